@@ -1,0 +1,119 @@
+"""The configuration as frozen values: every key, its unit and its default.
+
+Times are seconds, sizes are bytes; `inf` means no limit.  How they are written in
+TOML, and what is wrong with what a user wrote, is `load`'s business.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+
+GiB = 1 << 30
+MiB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a model holds while it is awake, in bytes over all its GPUs together."""
+
+    weights: int = 0
+    kv: int = 0
+    overhead: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.overhead
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """How a simulated worker behaves (`engine = "simulator"`); figures are pretend, the processes are real."""
+
+    load_time: float = 1.0  # seconds from exec to ready
+    sleep_time: float = 0.1
+    wake_time: float = 0.3
+    release_lag: float = 0.0  # seconds from a release's answer until the memory is really free
+    token_rate: float = 100.0  # tokens per second of one request
+    batch_slots: int = 8  # requests that run at once; the rest waits inside the engine
+    faults: tuple[str, ...] = ()  # see muxd/simulator/faults.py
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One `[models.NAME]` table."""
+
+    name: str
+    engine: str = "sglang"  # or "simulator"
+    model_path: str = ""
+    served_names: tuple[str, ...] = ()  # what clients send; the name itself where none is given
+    gpus: tuple[int, ...] = (0,)
+    memory: Memory | None = None
+    sleep_level: int = 2  # 1 weights to host RAM, 2 weights discarded, 3 the process ends
+    preload: bool = False
+    port: int = 0  # 0: muxd chooses a free one at each start
+    python: str = "python3"  # the interpreter that has SGLang
+    args: tuple[str, ...] = ()  # further flags of the engine, unchanged
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    start_timeout: float = 600.0
+    stop_timeout: float = 30.0
+    drain_timeout: float = 300.0
+    switch_timeout: float = 600.0
+    call_timeout: float = 120.0  # one engine call: release, resume, reload
+    gpu_release_timeout: float = 30.0  # from an answered release, or an exit, until the memory must be free
+    restart_limit: int = 5  # failures within restart_window, then "failed"
+    restart_window: float = 600.0
+    stable_after: float = 60.0  # ready for this long: the next failure counts as the first
+    cool_down: float = 60.0  # in "failed": until a request may try once more
+    probe_interval: float = 5.0
+    probe_timeout: float = 5.0
+    probe_failures: int = 3  # consecutive; then the worker is unresponsive
+    log_max_bytes: int = 64 * MiB
+    log_backups: int = 3
+    simulation: Simulation = Simulation()
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The `[muxd]` table."""
+
+    socket: Path
+    state_dir: Path
+    log_dir: Path
+    log_level: str = "info"  # debug, info, warning, error
+    log_format: str = "text"  # or "json"
+    admin_group: str | None = None  # its members may operate; the socket belongs to it
+    others: str = "read"  # or "none": what any other user who can open the socket may do
+    shutdown_timeout: float = 30.0  # how long SIGTERM lets requests in flight finish
+    simulated_gpu_memory: int = 80 * GiB  # of each pretend GPU, when a model's engine is the simulator
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The `[proxy]` table."""
+
+    host: str = "127.0.0.1"
+    port: int = 30100
+    managed: bool = True  # muxd runs the proxy as its child
+    user: str | None = None  # the uid an unmanaged proxy runs as: it may hold leases
+    max_body: int = 64 * MiB  # one request
+    buffer_memory: int = 512 * MiB  # all buffered bodies together; beyond it 503
+    upstream_timeout: float = inf  # to the first byte of an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The `[policy]` table."""
+
+    wait_target: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, checked configuration; `models` in the order of the file."""
+
+    daemon: Daemon
+    proxy: Proxy = Proxy()
+    policy: Policy = Policy()
+    models: tuple[Model, ...] = ()
+    path: Path | None = None  # the file it came from

@@ -1,0 +1,122 @@
+"""What to do about it.  The core makes these; the shell carries them out."""
+
+from dataclasses import dataclass
+
+from .states import State
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Load it from nothing; answered by WorkerReady or WorkerExited."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeWorker:
+    """Answered by WorkerReady, WakeFailed or WorkerExited."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SleepWorker:
+    """Put it to its deep level, 1 or 2; answered by WorkerAsleep, SleepFailed or WorkerExited."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """End its processes, at once if `kill`; answered by WorkerExited or WorkerWedged."""
+
+    worker: str
+    kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    lease: int
+    url: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """Admit nothing more; what is in flight has until `deadline` (the events' clock)."""
+
+    lease: int
+    reason: str
+    message: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailLease:
+    """The wait is over without a grant."""
+
+    lease: int
+    code: str
+    message: str
+    retry_after: float | None = None  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """A revoked lease is over, whether its holder has let go or not."""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishSwitch:
+    """The operator's switch is done: the worker is ready."""
+
+    ticket: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailSwitch:
+    ticket: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMove:
+    """A worker changed its state; for the journal."""
+
+    worker: str
+    before: State
+    after: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send TimerFired at this time; it replaces the timer set before.  None: no timer."""
+
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishShutdown:
+    """Nothing runs any more."""
+
+
+Command = (
+    StartWorker
+    | WakeWorker
+    | SleepWorker
+    | StopWorker
+    | GrantLease
+    | RevokeLease
+    | FailLease
+    | EndLease
+    | FinishSwitch
+    | FailSwitch
+    | RecordMove
+    | SetTimer
+    | FinishShutdown
+)

@@ -1,0 +1,164 @@
+"""What happened.  The shell makes these; the core only reads them.
+
+Every event carries `time`, seconds on a monotonic clock.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Failure(StrEnum):
+    """Why a worker ended or could not start, as far as it changes what to do next."""
+
+    EXITED = "exited"  # it ended by itself: restart with backoff
+    TIMED_OUT = "timed_out"  # not ready within start_timeout, or a call without an answer
+    REFUSED = "refused"  # port taken, cannot be executed, bad configuration: trying again is no use
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Requests of one key and priority that wait for a model at one lease holder."""
+
+    count: int = 1
+    oldest: float = 0.0  # seconds the oldest of them has waited
+    key: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """muxd is up: preloaded models may be loaded."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAsked:
+    time: float
+    lease: int
+    worker: str
+    waiting: tuple[Waiting, ...] = (Waiting(),)
+
+
+@dataclass(frozen=True, slots=True)
+class DemandReported:
+    """A lease holder says what it has in flight and what waits; it replaces what it said before."""
+
+    time: float
+    lease: int
+    in_flight: int
+    waiting: tuple[Waiting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """The holder closed its lease, or is gone."""
+
+    time: float
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchAsked:
+    """An operator wants this worker ready, ahead of the queue.  `ticket` names the question."""
+
+    time: float
+    ticket: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """It serves at `url`: after a start or after a wake."""
+
+    time: float
+    worker: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAsleep:
+    """It fell asleep and its GPU memory is measured to be free."""
+
+    time: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SleepFailed:
+    """An engine call of its sleep failed or is in doubt; nobody knows what it holds."""
+
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeFailed:
+    """An engine call of its wake failed or is in doubt; nobody knows what it holds."""
+
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHung:
+    """It has stopped answering its liveness probe."""
+
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """No process of it is left and its GPU memory is free; also the end of a start that came to nothing."""
+
+    time: float
+    worker: str
+    failure: Failure = Failure.EXITED
+    reason: str = ""
+    details: dict[str, object] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerWedged:
+    """SIGKILL did not end it, or its GPU memory did not come back, within the time allowed."""
+
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """Everything is to stop; leases get until `deadline`.  A second one with an earlier deadline hurries."""
+
+    time: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time that the last SetTimer named has come."""
+
+    time: float
+
+
+Event = (
+    Started
+    | LeaseAsked
+    | DemandReported
+    | LeaseEnded
+    | SwitchAsked
+    | WorkerReady
+    | WorkerAsleep
+    | SleepFailed
+    | WakeFailed
+    | WorkerHung
+    | WorkerExited
+    | WorkerWedged
+    | ShutdownAsked
+    | TimerFired
+)

@@ -1,0 +1,115 @@
+"""The GPU host as the core sees it: its workers, who holds which GPU, and the leases.
+
+Here is what can be done to a worker or a lease, each with the commands that it takes;
+when to do it is decided in `switching` and `scheduler`.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from .commands import (
+    Command,
+    EndLease,
+    GrantLease,
+    RecordMove,
+    RevokeLease,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from .events import Waiting
+from .memory import Ledger
+from .states import State
+from .worker import Lease, Worker, WorkerSpec
+
+
+class Host:
+    def __init__(self, specs: Iterable[WorkerSpec]) -> None:
+        self.workers = {spec.name: Worker(spec) for spec in specs}
+        self.ledger = Ledger({w.name: w.spec.gpus for w in self.workers.values()})
+        self.leases: dict[int, Lease] = {}
+        self.now = 0.0
+
+    def move(self, worker: Worker, to: State, reason: str = "") -> RecordMove:
+        before = worker.state
+        worker.move(to, self.now, reason)
+        return RecordMove(worker.name, before, to, reason)
+
+    def blockers(self, worker: Worker) -> list[Worker]:
+        """The other workers that hold a GPU which this one needs."""
+        return [self.workers[name] for name in sorted(self.ledger.blockers(worker.name))]
+
+    # What is done to a worker
+
+    def bring(self, worker: Worker) -> Iterator[Command]:
+        """Wake it if it sleeps, else start it; its GPUs must be free."""
+        assert not self.ledger.blockers(worker.name)
+        self.ledger.take(worker.name)
+        worker.generation += 1
+        if worker.state is State.ASLEEP:
+            yield self.move(worker, State.WAKING)
+            yield WakeWorker(worker.name)
+            return
+        if worker.state in (State.BACKOFF, State.FAILED):
+            worker.restarts += 1
+        worker.trial = worker.state is State.FAILED
+        yield self.move(worker, State.STARTING)
+        yield StartWorker(worker.name)
+
+    def drain(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:
+        """Admit nothing more; holders have until the deadline."""
+        worker.drain_deadline = deadline
+        yield self.move(worker, State.DRAINING, message)
+        yield from self.revoke_all(worker, reason, message, deadline)
+
+    def send_off(self, worker: Worker) -> Iterator[Command]:
+        """Put a drained worker to sleep, or end it where its level is 3."""
+        assert not worker.granted, f"{worker.name} still has leases {sorted(worker.granted)}"
+        if worker.spec.sleep_level == 3:
+            yield from self.stop(worker, worker.reason, kill=False)
+        else:
+            yield self.move(worker, State.FALLING_ASLEEP, worker.reason)
+            yield SleepWorker(worker.name)
+
+    def stop(self, worker: Worker, reason: str, *, kill: bool) -> Iterator[Command]:
+        yield self.move(worker, State.STOPPING, reason)
+        yield StopWorker(worker.name, kill)
+
+    # What is done to leases
+
+    def ask(self, lease_id: int, worker: Worker, waiting: tuple[Waiting, ...]) -> None:
+        lease = Lease(lease_id, worker.name, self.now, waiting)
+        self.leases[lease_id] = worker.waiting[lease_id] = lease
+
+    def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
+        lease = self.leases.get(lease_id)
+        if lease is not None:
+            lease.in_flight, lease.waiting, lease.told = in_flight, waiting, self.now
+
+    def forget(self, lease_id: int) -> None:
+        lease = self.leases.pop(lease_id, None)
+        if lease is not None:
+            self.workers[lease.worker].waiting.pop(lease_id, None)
+            self.workers[lease.worker].granted.pop(lease_id, None)
+
+    def grant_all(self, worker: Worker) -> Iterator[Command]:
+        """Admit everybody who waits for a ready worker.
+
+        Until its holder reports, all that waited counts as in flight: nobody is switched
+        away between a grant and the requests that it lets through.
+        """
+        for lease in list(worker.waiting.values()):
+            del worker.waiting[lease.id]
+            worker.granted[lease.id] = lease
+            lease.in_flight, lease.waiting = lease.count, ()
+            yield GrantLease(lease.id, worker.url, worker.generation)
+
+    def revoke_all(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:
+        for lease in worker.granted:
+            yield RevokeLease(lease, reason, message, deadline)
+
+    def end_all(self, worker: Worker) -> Iterator[Command]:
+        """Take every granted lease away, whether its holder has let go or not."""
+        for lease in list(worker.granted):
+            self.forget(lease)
+            yield EndLease(lease)

@@ -1,0 +1,83 @@
+"""What is going on for a worker and when it will be ready: for status and for those who wait.
+
+An ETA is an estimate from measured times; where a part of it was never measured on this
+host there is none, rather than a guess.
+"""
+
+from dataclasses import dataclass
+
+from .host import Host
+from .states import State
+from .switching import Switching
+from .worker import Cost, Worker
+
+#: The order in which a switch passes through its phases.
+LEAVING_PHASES = (State.DRAINING, State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """`phase`: a state's name, or "queued"; times in seconds."""
+
+    phase: str
+    giving_way: tuple[str, ...] = ()
+    elapsed: float = 0.0
+    eta: float | None = None
+
+
+def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Outlook:
+    switch = switching.switch_to(worker)
+    if worker.state in (State.STARTING, State.WAKING):
+        giving_way = tuple(sorted(switch.victims)) if switch is not None else ()
+        elapsed = now - (switch.since if switch is not None else worker.since)
+        return Outlook(worker.state, giving_way, elapsed, _left(worker.costs[worker.state], worker, now))
+    if switch is not None:
+        blockers = host.blockers(worker)
+        phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), worker.state)
+        eta = _sum(*(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
+        return Outlook(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
+    if worker.state is State.BACKOFF:
+        retry_in = max(0.0, worker.retry_at - now)
+        return Outlook(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
+    if worker.wanted and worker.state is not State.READY:
+        return Outlook("queued", (), worker.oldest_wait(now), _queued_eta(host, switching, worker, now))
+    return Outlook(worker.state, (), now - worker.since, 0.0 if worker.state is State.READY else None)
+
+
+def _queued_eta(host: Host, switching: Switching, worker: Worker, now: float) -> float | None:
+    """Until those in its way must begin to drain, then the drain and the switch."""
+    blockers = host.blockers(worker)
+    ahead = max((switching.gives_way_at(b, worker) - now for b in blockers if b.state is State.READY), default=None)
+    if ahead is None:
+        return None
+    return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
+
+
+def _until_gone(worker: Worker, now: float) -> float | None:
+    """Seconds until a worker that gives way is off the GPU."""
+    if worker.state is State.READY:
+        return _sum(0.0 if worker.idle else _known(worker.costs[State.DRAINING]), _known(worker.leave_cost))
+    if worker.state is State.DRAINING:
+        drained = _left(worker.costs[State.DRAINING], worker, now) if worker.granted else 0.0
+        return _sum(drained, _known(worker.leave_cost))
+    if worker.state in worker.costs:
+        return _left(worker.costs[worker.state], worker, now)
+    return None
+
+
+def _left(cost: Cost, worker: Worker, now: float) -> float | None:
+    return max(0.0, cost.seconds - (now - worker.since)) if cost.measured else None
+
+
+def _known(cost: Cost) -> float | None:
+    return cost.seconds if cost.measured else None
+
+
+def _sum(*parts: float | None) -> float | None:
+    """The sum, or None where a part is unknown."""
+    total = 0.0
+    for part in parts:
+        if part is None:
+            return None
+        total += part
+    return total

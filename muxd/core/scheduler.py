@@ -1,0 +1,234 @@
+"""The core's one face: `Scheduler.handle(event)` takes what happened and says what to do.
+
+First the event is taken in: what it means for a worker, a lease or an operator's wish.
+Then `_settle` draws the conclusions: grants, switches, shutdown, and the timer for the
+next look.  Owned by one task; synchronous; no I/O.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from .commands import Command, FailLease, FailSwitch, FinishShutdown, FinishSwitch, SetTimer, StopWorker
+from .events import (
+    DemandReported,
+    Event,
+    Failure,
+    LeaseAsked,
+    LeaseEnded,
+    ShutdownAsked,
+    SleepFailed,
+    Started,
+    SwitchAsked,
+    TimerFired,
+    WakeFailed,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerHung,
+    WorkerReady,
+    WorkerWedged,
+)
+from .host import Host
+from .states import State
+from .switching import AT_REST, END_GRACE, Switching, Wish
+from .worker import Worker, WorkerSpec
+
+WorkerEvent = WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerExited | WorkerWedged
+
+
+class Scheduler:
+    def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0) -> None:
+        self.host = Host(specs)
+        self.switching = Switching(self.host, wait_target)
+        self._shutdown_deadline: float | None = None
+        self._timer: float | None = None
+        self._finished = False
+
+    def handle(self, event: Event) -> list[Command]:
+        self.host.now = max(self.host.now, event.time)
+        return [*self._take_in(event), *self._settle()]
+
+    # What happened
+
+    def _take_in(self, event: Event) -> Iterator[Command]:
+        match event:
+            case Started():
+                self.switching.preload = [w.name for w in self.host.workers.values() if w.spec.preload]
+            case LeaseAsked():
+                yield from self._lease_asked(event)
+            case DemandReported(_, lease, in_flight, waiting):
+                self.host.report(lease, in_flight, waiting)
+            case LeaseEnded(_, lease):
+                self.host.forget(lease)
+            case SwitchAsked(_, ticket, name):
+                yield from self._switch_asked(ticket, self.host.workers[name])
+            case ShutdownAsked(_, deadline):
+                yield from self._shutdown_asked(deadline)
+            case TimerFired():
+                self._timer = None
+            case _:
+                yield from self._worker_changed(event, self.host.workers[event.worker])
+
+    def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
+        worker = self.host.workers[asked.worker]
+        refusal = self._refusal(worker)
+        if refusal is None:
+            self.host.ask(asked.lease, worker, asked.waiting)
+        else:
+            yield FailLease(asked.lease, *refusal)
+
+    def _switch_asked(self, ticket: int, worker: Worker) -> Iterator[Command]:
+        worker.retry_at = min(worker.retry_at, self.host.now)  # the operator knows better than a back-off
+        refusal = self._refusal(worker)
+        if refusal is not None:
+            yield FailSwitch(ticket, refusal[0], refusal[1])
+            return
+        wish = self.switching.wish
+        if wish is not None and wish.worker == worker.name:
+            wish.tickets.append(ticket)
+            return
+        yield from self._end_wish("superseded", f"a newer switch, to {worker.name}, took its place")
+        self.switching.wish = Wish(worker.name, [ticket])
+        self.switching.drop_unbegun(worker)
+
+    def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
+        """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
+        match event:
+            case WorkerReady(_, _, url) if worker.state in (State.STARTING, State.WAKING):
+                worker.became_ready(self.host.now, url)
+                yield self.host.move(worker, State.READY)
+            case WorkerAsleep() if worker.state is State.FALLING_ASLEEP:
+                self.host.ledger.give_back(worker.name)
+                yield self.host.move(worker, State.ASLEEP)
+            case SleepFailed(_, _, reason) if worker.state is State.FALLING_ASLEEP:
+                yield from self.host.stop(worker, f"its sleep failed: {reason}", kill=True)
+            case WakeFailed(_, _, reason) if worker.state is State.WAKING:
+                worker.blame = f"its wake failed: {reason}"
+                yield from self.host.stop(worker, worker.blame, kill=True)
+            case WorkerHung(_, _, reason) if worker.state in (State.READY, State.DRAINING, State.ASLEEP):
+                yield from self._hung(worker, f"stopped answering: {reason}")
+            case WorkerExited(_, _, failure, reason):
+                yield from self._exited(worker, failure, reason)
+            case WorkerWedged(_, _, reason) if worker.state not in AT_REST - {State.ASLEEP} | {State.STUCK}:
+                yield from self._take_leases(worker, "worker_exited", reason)
+                yield self.host.move(worker, State.STUCK, reason)
+
+    def _hung(self, worker: Worker, reason: str) -> Iterator[Command]:
+        if worker.state is State.READY:
+            worker.blame = reason
+        yield from self._take_leases(worker, "worker_unresponsive", reason)
+        yield self.host.move(worker, State.UNRESPONSIVE, reason)
+        yield StopWorker(worker.name, kill=True)
+
+    def _exited(self, worker: Worker, failure: Failure, reason: str) -> Iterator[Command]:
+        self.host.ledger.give_back(worker.name)
+        was, blame, worker.blame = worker.state, worker.blame, None
+        if was in AT_REST - {State.ASLEEP}:
+            return
+        reason = blame or reason
+        yield from self._take_leases(worker, "worker_exited", reason)
+        if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
+            worker.ready_since = None
+            yield self.host.move(worker, State.STOPPED, worker.reason)
+            return
+        lead = worker.fail(self.host.now, failure, reason)
+        serving = was in (State.STARTING, State.WAKING, State.READY) or blame is not None
+        yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)
+
+    def _take_leases(self, worker: Worker, reason: str, message: str) -> Iterator[Command]:
+        yield from self.host.revoke_all(worker, reason, f"the worker of {worker.name} {message}", self.host.now)
+        yield from self.host.end_all(worker)
+
+    # What cannot be had
+
+    def _refusal(self, worker: Worker) -> tuple[str, str, float | None] | None:
+        """Why nobody need wait for this worker: code, message, seconds until it is worth another try."""
+        if self._shutdown_deadline is not None:
+            return "shutting_down", "muxd is shutting down; send the request again when it is back", None
+        stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is State.STUCK]
+        if stuck:
+            what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
+            return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
+        if worker.state is State.FAILED and self.host.now < worker.retry_at:
+            wait = worker.retry_at - self.host.now
+            what = f"model {worker.name} failed: {worker.reason}"
+            return "model_failed", f"{what}; see `muxctl logs {worker.name}`; tried again in {wait:.0f} s", wait
+        return None
+
+    def _refuse_hopeless(self) -> Iterator[Command]:
+        """End the waits that no switch can end."""
+        for worker in self.host.workers.values():
+            wished = self.switching.wish is not None and self.switching.wish.worker == worker.name
+            refusal = self._refusal(worker) if worker.waiting or wished else None
+            if refusal is None:
+                continue
+            for lease in list(worker.waiting):
+                self.host.forget(lease)
+                yield FailLease(lease, *refusal)
+            if wished:
+                yield from self._end_wish(refusal[0], refusal[1])
+
+    def _end_wish(self, code: str, message: str) -> Iterator[Command]:
+        wish, self.switching.wish = self.switching.wish, None
+        for ticket in wish.tickets if wish is not None else ():
+            yield FailSwitch(ticket, code, message)
+
+    # Shutdown
+
+    def _shutdown_asked(self, deadline: float) -> Iterator[Command]:
+        first = self._shutdown_deadline is None
+        self._shutdown_deadline = deadline if first else min(deadline, self._shutdown_deadline or deadline)
+        self.switching.stop_deciding()
+        for worker in self.host.workers.values():
+            if worker.state is State.READY:
+                yield from self.host.drain(worker, "shutdown", "muxd is shutting down", self._shutdown_deadline)
+            elif worker.state is State.DRAINING:
+                worker.drain_deadline = min(worker.drain_deadline, self._shutdown_deadline)
+                yield from self.host.revoke_all(worker, "shutdown", "muxd is shutting down", worker.drain_deadline)
+            elif worker.state in (State.STARTING, State.WAKING, State.FALLING_ASLEEP, State.ASLEEP):
+                yield from self.host.stop(worker, "muxd is shutting down", kill=True)
+            elif worker.state is State.STOPPING and not first:
+                yield StopWorker(worker.name, kill=True)
+            elif worker.state in (State.BACKOFF, State.FAILED):
+                yield self.host.move(worker, State.STOPPED, worker.reason)
+
+    def _settle_shutdown(self) -> Iterator[Command]:
+        for worker in self.host.workers.values():
+            if worker.state is State.DRAINING:
+                if worker.granted and self.host.now >= worker.drain_deadline + END_GRACE:
+                    yield from self.host.end_all(worker)
+                if not worker.granted:
+                    yield from self.host.stop(worker, "muxd is shutting down", kill=False)
+        if not self._finished and all(w.state in (State.STOPPED, State.STUCK) for w in self.host.workers.values()):
+            self._finished = True
+            yield FinishShutdown()
+
+    # What follows
+
+    def _settle(self) -> Iterator[Command]:
+        yield from self._refuse_hopeless()
+        yield from self._grant()
+        self.switching.skip_preloaded()
+        if self._shutdown_deadline is not None:
+            yield from self._settle_shutdown()
+        else:
+            yield from self.switching.settle()
+            yield from self._grant()
+        yield from self._set_timer()
+
+    def _grant(self) -> Iterator[Command]:
+        wish = self.switching.wish
+        for worker in self.host.workers.values():
+            if worker.state is not State.READY:
+                continue
+            yield from self.host.grant_all(worker)
+            if wish is not None and wish.worker == worker.name:
+                self.switching.wish = None
+                for ticket in wish.tickets:
+                    yield FinishSwitch(ticket, worker.url)
+
+    def _set_timer(self) -> Iterator[Command]:
+        at = min(self.switching.deadlines())
+        wanted = None if at == inf else at
+        if wanted != self._timer:
+            self._timer = wanted
+            yield SetTimer(wanted)

@@ -1,0 +1,52 @@
+"""The states of a worker and every legal move between them.
+
+The diagram in the README is printed from MOVES (`python -m muxd.core.states`), and a
+test compares the two.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    STOPPED = "stopped"  # no process; a request starts it
+    STARTING = "starting"  # the process loads its model
+    READY = "ready"  # serves, or could at once
+    DRAINING = "draining"  # admits nothing more, finishes what is in flight
+    FALLING_ASLEEP = "falling_asleep"  # engine calls of its sleep are under way
+    ASLEEP = "asleep"  # the process lives, its GPU memory is given up
+    WAKING = "waking"  # engine calls of its wake are under way
+    STOPPING = "stopping"  # its processes are being ended
+    UNRESPONSIVE = "unresponsive"  # stopped answering; its processes are being killed
+    BACKOFF = "backoff"  # died; waits before the next start
+    FAILED = "failed"  # died too often or cannot start; one trial start after a cool-down
+    STUCK = "stuck"  # survived SIGKILL, or its GPU memory did not come back
+
+
+_S = State
+
+MOVES: dict[State, frozenset[State]] = {
+    _S.STOPPED: frozenset({_S.STARTING}),
+    _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.UNRESPONSIVE, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.DRAINING: frozenset({_S.READY, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.STOPPED, _S.STUCK}),
+    _S.FALLING_ASLEEP: frozenset({_S.ASLEEP, _S.STOPPING, _S.STOPPED, _S.STUCK}),
+    _S.ASLEEP: frozenset({_S.WAKING, _S.STOPPING, _S.UNRESPONSIVE, _S.STOPPED, _S.STUCK}),
+    _S.WAKING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.UNRESPONSIVE: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.STUCK: frozenset({_S.STOPPED}),
+}
+
+
+def diagram() -> str:
+    """MOVES as a Mermaid state diagram, one arrow a line, in the order of the table."""
+    lines = ["stateDiagram-v2", "    [*] --> stopped"]
+    for before, afters in MOVES.items():
+        lines += [f"    {before} --> {after}" for after in State if after in afters]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(diagram())

@@ -1,0 +1,222 @@
+"""Switches: one worker comes, others give way.
+
+A switch is a transaction.  No client can cancel it: once its victims drain it goes on
+until its target is ready or has failed.  Only an operator's wish may drop one, and only
+while the target has not begun; what had begun to drain for it then serves again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+
+from . import policy
+from .commands import Command
+from .host import Host
+from .policy import Candidate
+from .states import State
+from .worker import Worker
+
+#: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
+END_GRACE = 1.0
+
+#: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
+AT_ONCE = 0.001
+
+#: States in which a worker is on its way off the GPU: nothing need be asked of it again.
+LEAVING = frozenset({State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE})
+
+#: States from which a worker can be brought to the GPU.
+AT_REST = frozenset({State.STOPPED, State.ASLEEP, State.BACKOFF, State.FAILED})
+
+
+@dataclass(slots=True)
+class Switch:
+    target: str
+    victims: frozenset[str]
+    since: float
+    begun: bool = False  # the target is starting or waking
+
+
+@dataclass(slots=True)
+class Wish:
+    """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
+
+    worker: str
+    tickets: list[int] = field(default_factory=list)
+
+
+class Switching:
+    """Decides which switches to make and brings them forward."""
+
+    def __init__(self, host: Host, wait_target: float) -> None:
+        self.host = host
+        self.wait_target = wait_target
+        self.running: list[Switch] = []
+        self.wish: Wish | None = None
+        self.preload: list[str] = []  # still to be loaded once, in this order
+        self.next_decision = inf  # when a busy worker will have had its turn
+
+    def switch_to(self, worker: Worker) -> Switch | None:
+        return next((s for s in self.running if s.target == worker.name), None)
+
+    def settle(self) -> Iterator[Command]:
+        """Bring running switches forward, then begin those whose time has come."""
+        self._finish()
+        for switch in list(self.running):
+            yield from self._forward(switch)
+        yield from self._resume_spared()
+        self.next_decision = inf
+        for worker, urgent in self._in_order():
+            yield from self._consider(worker, urgent=urgent)
+        yield from self._rest_unwanted()
+
+    def stop_deciding(self) -> None:
+        """muxd shuts down: whatever was under way or planned is off."""
+        self.running.clear()
+        self.preload.clear()
+        self.next_decision = inf
+
+    def skip_preloaded(self) -> None:
+        """Take from the list what has been loaded once, or cannot be."""
+        while self.preload and self.host.workers[self.preload[0]].state in (State.READY, State.FAILED, State.STUCK):
+            self.preload.pop(0)
+
+    # Running switches
+
+    def _finish(self) -> None:
+        """Forget the switches that are over: the target is ready or has failed, or what is in its way is stuck."""
+        self.running = [s for s in self.running if self._is_under_way(s)]
+
+    def _is_under_way(self, switch: Switch) -> bool:
+        target = self._target(switch)
+        if switch.begun:
+            return target.state in (State.STARTING, State.WAKING)
+        return target.state in AT_REST and all(b.state is not State.STUCK for b in self.host.blockers(target))
+
+    def _target(self, switch: Switch) -> Worker:
+        return self.host.workers[switch.target]
+
+    def _forward(self, switch: Switch) -> Iterator[Command]:
+        for name in sorted(switch.victims):
+            victim = self.host.workers[name]
+            if victim.state is State.DRAINING:
+                yield from self._forward_drain(victim)
+        target = self._target(switch)
+        if switch.begun or self.host.blockers(target):
+            return
+        switch.begun = True
+        yield from self.host.bring(target)
+
+    def _forward_drain(self, victim: Worker) -> Iterator[Command]:
+        if victim.granted and self.host.now >= victim.drain_deadline + END_GRACE:
+            yield from self.host.end_all(victim)
+        if not victim.granted:
+            yield from self.host.send_off(victim)
+
+    def _resume_spared(self) -> Iterator[Command]:
+        """What drains for a switch that was dropped serves again; new leases are granted to it."""
+        wanted_away = {name for s in self.running for name in s.victims}
+        for worker in self.host.workers.values():
+            if worker.state is State.DRAINING and worker.name not in wanted_away:
+                yield self.host.move(worker, State.READY, "its switch was called off")
+
+    def drop_unbegun(self, worker: Worker) -> None:
+        """An operator wants `worker`: call off the switches in its way that have not begun."""
+        needs = self.host.ledger.needs(worker.name)
+        self.running = [s for s in self.running if s.begun or s.target == worker.name or not needs & self._claimed(s)]
+
+    def _claimed(self, switch: Switch) -> frozenset[int]:
+        """The GPUs that a switch is about: no other one may touch them."""
+        return frozenset().union(*(self.host.ledger.needs(n) for n in (switch.target, *switch.victims)))
+
+    # New ones
+
+    def _in_order(self) -> Iterator[tuple[Worker, bool]]:
+        """Who wants a GPU, best first: the operator's wish (urgent), demand, crashed workers, preloads."""
+        if self.wish is not None:
+            yield self.host.workers[self.wish.worker], True
+        for candidate in policy.ranked(self.candidates(), self.wait_target):
+            yield self.host.workers[candidate.worker], False
+        for worker in self.host.workers.values():
+            if worker.state is State.BACKOFF and not worker.wanted and not self.host.blockers(worker):
+                yield worker, False
+        if self.preload:
+            yield self.host.workers[self.preload[0]], False
+
+    def candidates(self) -> list[Candidate]:
+        """Every model with requests waiting that is not on the GPU, or on its way off it."""
+        return [self._candidate(w) for w in self.host.workers.values() if w.wanted and w.state in AT_REST | LEAVING]
+
+    def _candidate(self, worker: Worker) -> Candidate:
+        leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
+        cost = leaving + worker.return_cost.seconds
+        weight = sum(lease.weight for lease in worker.waiting.values())
+        turn = max(cost, worker.costs[State.DRAINING].seconds)
+        return Candidate(worker.name, weight, worker.oldest_wait(self.host.now), cost, turn)
+
+    def _consider(self, worker: Worker, *, urgent: bool) -> Iterator[Command]:
+        """Begin the switch to this worker, if it may come now; else note when to decide again."""
+        if worker.state not in AT_REST or self._is_claimed(worker) or not (urgent or self._may_pass_wish(worker)):
+            return
+        if worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
+            self.next_decision = min(self.next_decision, worker.retry_at)
+            return
+        blockers = self.host.blockers(worker)
+        if any(b.state is State.STUCK for b in blockers):
+            return
+        at = max((self.gives_way_at(b, worker) for b in blockers if not urgent), default=self.host.now)
+        if at > self.host.now + AT_ONCE:
+            self.next_decision = min(self.next_decision, at)
+            return
+        yield from self._begin(worker, blockers)
+
+    def _may_pass_wish(self, worker: Worker) -> bool:
+        """While an operator's wish is open, nobody else touches the GPUs that it needs."""
+        needs = self.host.ledger.needs
+        return self.wish is None or not needs(worker.name) & needs(self.wish.worker)
+
+    def _is_claimed(self, worker: Worker) -> bool:
+        return any(self.host.ledger.needs(worker.name) & self._claimed(s) for s in self.running)
+
+    def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
+        """When `blocker` gives way to `worker`: at once where it is idle or leaves already; inf for no reason."""
+        if blocker.state in LEAVING or (blocker.state is State.READY and blocker.idle):
+            return self.host.now
+        if not worker.wanted or blocker.state is not State.READY:
+            return inf
+        candidates = {c.worker: c for c in self.candidates()}
+        own = candidates.pop(worker.name)
+        return policy.gives_way_at(
+            own,
+            candidates.values(),
+            now=self.host.now,
+            active_since=blocker.since,
+            drain=blocker.costs[State.DRAINING].seconds,
+            wait_target=self.wait_target,
+        )
+
+    def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:
+        switch = Switch(worker.name, frozenset(b.name for b in blockers), self.host.now)
+        self.running.append(switch)
+        for blocker in blockers:
+            if blocker.state is State.READY:
+                message = f"{blocker.name} gives way to {worker.name}"
+                deadline = self.host.now + blocker.spec.drain_timeout
+                yield from self.host.drain(blocker, "switch", message, deadline)
+        yield from self._forward(switch)
+
+    def _rest_unwanted(self) -> Iterator[Command]:
+        """A crashed worker whose GPU another one has taken waits for a request like any other."""
+        for worker in self.host.workers.values():
+            wished = self.wish is not None and self.wish.worker == worker.name
+            if worker.state is State.BACKOFF and not worker.wanted and not wished and self.host.blockers(worker):
+                yield self.host.move(worker, State.STOPPED, worker.reason)
+
+    # When to look again
+
+    def deadlines(self) -> Iterator[float]:
+        """Every time at which something here must be looked at again."""
+        yield self.next_decision
+        for worker in self.host.workers.values():
+            if worker.state is State.DRAINING and worker.granted:
+                yield worker.drain_deadline + END_GRACE

@@ -1,0 +1,197 @@
+"""One worker as the core sees it: its state, its leases, what it costs, and how often it died."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from zlib import crc32
+
+from .events import Failure, Waiting
+from .states import MOVES, State
+
+#: How much the newest measurement counts in a moving average.
+NEWEST = 0.3
+
+#: Delays before a restart, in seconds, by the number of failures in a row: at once, then 1, 2, 4 ... 60.
+BACKOFF_CAP = 60.0
+
+
+class IllegalMove(AssertionError):
+    """The core asked for a move that MOVES does not list: a bug in muxd."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What the core needs to know of a worker; all times in seconds."""
+
+    name: str
+    gpus: frozenset[int] = frozenset({0})
+    sleep_level: int = 2
+    preload: bool = False
+    drain_timeout: float = 300.0
+    restart_limit: int = 5
+    restart_window: float = 600.0
+    stable_after: float = 60.0
+    cool_down: float = 60.0
+
+
+@dataclass(slots=True)
+class Lease:
+    """One holder's wish to send to a worker; granted or waiting."""
+
+    id: int
+    worker: str
+    told: float  # when its holder last said what waits
+    waiting: tuple[Waiting, ...]
+    in_flight: int = 0
+
+    def oldest(self, now: float) -> float:
+        """Seconds that its oldest waiting request has waited; 0 where none waits."""
+        return max((w.oldest + (now - self.told) for w in self.waiting), default=0.0)
+
+    @property
+    def count(self) -> int:
+        return sum(w.count for w in self.waiting)
+
+    @property
+    def weight(self) -> float:
+        """Its waiting requests, each counted 2 ** priority times."""
+        return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0 or bool(self.waiting)
+
+
+@dataclass(slots=True)
+class Cost:
+    """A duration in seconds: a guess until it was measured, then a moving average."""
+
+    seconds: float
+    measured: bool = False
+
+    def learn(self, seconds: float) -> None:
+        self.seconds = seconds if not self.measured else self.seconds + NEWEST * (seconds - self.seconds)
+        self.measured = True
+
+
+def _costs() -> dict[State, Cost]:
+    return {
+        State.STARTING: Cost(60.0),
+        State.WAKING: Cost(5.0),
+        State.FALLING_ASLEEP: Cost(1.0),
+        State.STOPPING: Cost(5.0),
+        State.DRAINING: Cost(5.0),
+    }
+
+
+@dataclass(slots=True)
+class Worker:
+    spec: WorkerSpec
+    state: State = State.STOPPED
+    since: float = 0.0
+    reason: str = ""  # why it is in this state, where that needs saying
+    url: str = ""
+    generation: int = 0  # counts its starts and wakes
+    granted: dict[int, Lease] = field(default_factory=dict)
+    waiting: dict[int, Lease] = field(default_factory=dict)
+    costs: dict[State, Cost] = field(default_factory=_costs)
+    drain_deadline: float = inf
+    ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
+    failures: deque[float] = field(default_factory=deque)
+    in_a_row: int = 0
+    restarts: int = 0
+    retry_at: float = 0.0  # in backoff and failed: when the next start may be
+    trial: bool = False  # started once more from "failed"
+    blame: str | None = None  # being killed for this failure
+    died: str = ""  # its last failure
+    died_at: float = 0.0
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def move(self, to: State, now: float, reason: str = "") -> None:
+        if to not in MOVES[self.state]:
+            raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
+        cost = self.costs.get(self.state)
+        if cost is not None and to in _COMPLETES[self.state]:
+            cost.learn(now - self.since)
+        self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
+        self.state, self.since, self.reason = to, now, reason
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lease.in_flight for lease in self.granted.values())
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
+
+    @property
+    def idle(self) -> bool:
+        return not any(lease.busy for lease in self.granted.values())
+
+    @property
+    def wanted(self) -> bool:
+        """Requests wait for it."""
+        return any(lease.waiting for lease in self.waiting.values())
+
+    @property
+    def return_cost(self) -> Cost:
+        """What it takes to get it ready from where it is: a wake or a start."""
+        return self.costs[State.WAKING if self.state is State.ASLEEP else State.STARTING]
+
+    @property
+    def leave_cost(self) -> Cost:
+        """What it takes to get it off the GPU once it is drained."""
+        return self.costs[State.STOPPING if self.spec.sleep_level == 3 else State.FALLING_ASLEEP]
+
+    def oldest_wait(self, now: float) -> float:
+        return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
+
+    def became_ready(self, now: float, url: str) -> None:
+        self.url = url
+        if self.ready_since is None:
+            self.ready_since = now
+        if self.trial:
+            self.trial = False
+            self.failures.clear()
+
+    def fail(self, now: float, failure: Failure, reason: str) -> State:
+        """Count a failure and say where it leads: to "backoff" with retry_at set, or to "failed"."""
+        if self.ready_since is not None and now - self.ready_since >= self.spec.stable_after:
+            self.in_a_row = 0
+        self.ready_since = None
+        self.died, self.died_at = reason, now
+        self.failures.append(now)
+        while self.failures[0] < now - self.spec.restart_window:
+            self.failures.popleft()
+        if failure is Failure.REFUSED or self.trial or len(self.failures) >= self.spec.restart_limit:
+            self.retry_at = now + self.spec.cool_down
+            return State.FAILED
+        self.retry_at = now + backoff(self.name, self.in_a_row)
+        self.in_a_row += 1
+        return State.BACKOFF
+
+
+#: Which way out of a state means that what it does was done: only such times are learned.
+_COMPLETES = {
+    State.STARTING: {State.READY},
+    State.WAKING: {State.READY},
+    State.FALLING_ASLEEP: {State.ASLEEP},
+    State.STOPPING: {State.STOPPED},
+    State.DRAINING: {State.FALLING_ASLEEP, State.STOPPING},
+}
+
+
+def backoff(name: str, in_a_row: int) -> float:
+    """Seconds to wait after `in_a_row` earlier failures: 0, then 1, 2, 4 ... 60, up to 10 % more.
+
+    The jitter keeps workers that died together from starting together.  It comes from
+    the name, not from chance, so that the core stays a function of its events.
+    """
+    if in_a_row == 0:
+        return 0.0
+    delay = min(BACKOFF_CAP, 2.0 ** min(in_a_row - 1, 10))
+    return delay * (1.0 + 0.1 * (crc32(f"{name}/{in_a_row}".encode()) / 2**32))

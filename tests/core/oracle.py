@@ -1,0 +1,100 @@
+"""What must hold after every event, judged from the commands alone: an independent witness.
+
+It keeps its own books of what each worker was told, as a GPU and an engine would, so a
+scheduler that fools itself does not fool it.
+"""
+
+from muxd.core.commands import (
+    Command,
+    EndLease,
+    FailLease,
+    FinishShutdown,
+    GrantLease,
+    RevokeLease,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from muxd.core.events import Event, LeaseAsked, LeaseEnded, WorkerAsleep, WorkerExited
+from muxd.core.scheduler import Scheduler
+from muxd.core.states import State
+
+GONE, LOADED, RELEASED = "gone", "loaded", "released"
+
+
+class Oracle:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.holds = dict.fromkeys(scheduler.host.workers, GONE)
+        self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
+        self.owner: dict[int, str] = {}
+        self.finished = False
+
+    def saw(self, event: Event) -> None:
+        match event:
+            case LeaseAsked(_, lease, worker):
+                self.leases[lease], self.owner[lease] = "waiting", worker
+            case LeaseEnded(_, lease):
+                self.leases.pop(lease, None)
+            case WorkerAsleep(_, worker):
+                assert self.holds[worker] in (RELEASED, GONE)
+            case WorkerExited(_, worker):
+                self.holds[worker] = GONE
+
+    def must_allow(self, command: Command) -> None:
+        match command:
+            case StartWorker(worker):
+                assert self.holds[worker] == GONE, f"a second copy of {worker}"
+                self._must_fit(worker)
+                self.holds[worker] = LOADED
+            case WakeWorker(worker):
+                assert self.holds[worker] == RELEASED, f"resume of {worker}, which is {self.holds[worker]}"
+                self._must_fit(worker)
+                self.holds[worker] = LOADED
+            case SleepWorker(worker):
+                assert self.holds[worker] == LOADED, f"release of {worker}, which is {self.holds[worker]}"
+                assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
+                self.holds[worker] = RELEASED
+            case StopWorker(worker, kill):
+                assert kill or not self._out(worker)
+            case GrantLease(lease):
+                assert self.leases[lease] == "waiting"
+                assert self.holds[self.owner[lease]] == LOADED
+                self.leases[lease] = "granted"
+            case RevokeLease(lease):
+                assert self.leases[lease] in ("granted", "revoked")
+                self.leases[lease] = "revoked"
+            case EndLease(lease):
+                assert self.leases.pop(lease) == "revoked", "a lease was taken without a word"
+            case FailLease(lease):
+                assert self.leases.pop(lease) == "waiting"
+            case FinishShutdown():
+                assert not self.finished
+                self.finished = True
+
+    def _out(self, worker: str) -> list[int]:
+        return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == worker]
+
+    def _must_fit(self, worker: str) -> None:
+        needs = self.scheduler.host.ledger.needs
+        for other, what in self.holds.items():
+            leaving = self.scheduler.host.workers[other].state is State.FALLING_ASLEEP
+            if other != worker and (what == LOADED or leaving):
+                assert not needs(other) & needs(worker), f"{worker} comes while {other} holds its GPU"
+
+    def must_hold(self) -> None:
+        host = self.scheduler.host
+        on_gpu = [w for w in host.workers.values() if host.ledger.holds(w.name)]
+        for gpu in set().union(*(w.spec.gpus for w in host.workers.values())):
+            assert len([w for w in on_gpu if gpu in w.spec.gpus]) <= 1, [w.name for w in on_gpu]
+        for worker in host.workers.values():
+            if worker.granted:
+                assert worker.state in (State.READY, State.DRAINING), (worker.name, worker.state, worker.granted)
+            if worker.state in (State.STOPPED, State.BACKOFF, State.FAILED):
+                assert self.holds[worker.name] == GONE
+                assert not host.ledger.holds(worker.name)
+        assert set(host.leases) == set(self.leases), "a lease is known to one side only"
+        assert {n for n, s in self.leases.items() if s == "waiting"} == {
+            n for w in host.workers.values() for n in w.waiting
+        }

@@ -1,0 +1,51 @@
+"""Tests of the core read as a script: `>>` an event, `<<` the commands it must cause.
+
+Moves and timers are left out of the script unless it names them (`moves=True`,
+`timers=True`): they have tests of their own.  The oracle watches every event.
+"""
+
+from typing import Self
+
+from muxd.core.commands import Command, RecordMove, SetTimer
+from muxd.core.events import Event
+from muxd.core.scheduler import Scheduler
+from muxd.core.states import State
+from muxd.core.worker import Worker, WorkerSpec
+
+from .oracle import Oracle
+
+
+class Playbook:
+    def __init__(self, *specs: str | WorkerSpec, wait_target: float = 30.0, moves: bool = False, timers: bool = False):
+        self.scheduler = Scheduler((WorkerSpec(s) if isinstance(s, str) else s for s in specs), wait_target)
+        self.oracle = Oracle(self.scheduler)
+        self.hidden = (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
+        self.pending: list[Command] = []
+        self.timer: float | None = None
+
+    def __rshift__(self, event: Event) -> Self:
+        assert not self.pending, f"before {event}, nobody expected {self.pending}"
+        self.oracle.saw(event)
+        commands = self.scheduler.handle(event)
+        for command in commands:
+            self.oracle.must_allow(command)
+            if isinstance(command, SetTimer):
+                self.timer = command.at
+        self.oracle.must_hold()
+        self.pending = [c for c in commands if not isinstance(c, self.hidden)]
+        return self
+
+    def __lshift__(self, command: Command) -> Self:
+        assert self.pending, f"expected {command}, nothing (more) was commanded"
+        assert self.pending.pop(0) == command
+        return self
+
+    def __bool__(self) -> bool:
+        assert not self.pending, f"nobody expected {self.pending}"
+        return True
+
+    def worker(self, name: str) -> Worker:
+        return self.scheduler.host.workers[name]
+
+    def state(self, name: str) -> State:
+        return self.worker(name).state

@@ -1,0 +1,210 @@
+"""No order of events breaks what must hold, and whatever happened, every wait ends.
+
+A random world answers the commands in random order and with random failures; the oracle
+judges every step.  Then the failures stop, and everybody who waits must be served.
+"""
+
+import random
+from math import inf
+
+import pytest
+
+from muxd.core.commands import (
+    Command,
+    EndLease,
+    FailLease,
+    FailSwitch,
+    FinishShutdown,
+    FinishSwitch,
+    GrantLease,
+    RevokeLease,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    Failure,
+    LeaseAsked,
+    LeaseEnded,
+    ShutdownAsked,
+    SleepFailed,
+    Started,
+    SwitchAsked,
+    TimerFired,
+    Waiting,
+    WakeFailed,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerHung,
+    WorkerReady,
+    WorkerWedged,
+)
+from muxd.core.worker import WorkerSpec
+
+from .playbook import Playbook
+
+SPECS = (
+    WorkerSpec("a", sleep_level=1, drain_timeout=20, preload=True),
+    WorkerSpec("b", sleep_level=2, drain_timeout=inf, restart_limit=2),
+    WorkerSpec("c", sleep_level=3, drain_timeout=5),
+    WorkerSpec("d", gpus=frozenset({1})),
+    WorkerSpec("e", gpus=frozenset({0, 1}), drain_timeout=10),
+)
+
+
+class World:
+    """Everything outside the core: processes, lease holders, operators; all of it by chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.book = Playbook(*SPECS, wait_target=5.0)
+        self.now = 0.0
+        self.jobs: dict[str, Command] = {}  # worker -> what it was last told and has not answered
+        self.alive: set[str] = set()
+        self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
+        self.tickets: set[int] = set()
+        self.last = 0
+        self.tell(Started(0.0))
+
+    def tell(self, event: Event) -> None:
+        self.book >> event
+        for command in self.book.pending:
+            self.obey(command)
+        self.book.pending.clear()
+
+    def obey(self, command: Command) -> None:
+        match command:
+            case StartWorker(worker):
+                self.alive.add(worker)
+                self.jobs[worker] = command
+            case WakeWorker(worker) | SleepWorker(worker) | StopWorker(worker):
+                self.jobs[worker] = command
+            case GrantLease(lease):
+                self.holders[lease] = "granted"
+            case RevokeLease(lease):
+                self.holders[lease] = "revoked"
+            case FailLease(lease) | EndLease(lease):
+                del self.holders[lease]
+            case FinishSwitch(ticket) | FailSwitch(ticket):
+                self.tickets.remove(ticket)
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock, stopping at the timer that the core set."""
+        end = self.now + seconds
+        while self.book.timer is not None and self.book.timer <= end:
+            self.now = max(self.now, self.book.timer)
+            self.book.timer = None
+            self.tell(TimerFired(self.now))
+        self.now = end
+
+    def step(self) -> None:
+        self.pass_time(self.rng.choice([0.0, 0.1, 1.0, 7.0]))
+        self.rng.choice(
+            [self.ask, self.let_go, self.report, self.answer, self.answer, self.answer, self.fail, self.switch]
+        )()
+
+    def ask(self) -> None:
+        self.last += 1
+        self.holders[self.last] = "waiting"
+        waiting = tuple(Waiting(self.rng.randint(1, 3)) for _ in range(self.rng.randint(0, 2)))
+        self.tell(LeaseAsked(self.now, self.last, self.rng.choice("abcde"), waiting))
+
+    def let_go(self) -> None:
+        if self.holders:
+            lease = self.rng.choice(sorted(self.holders))
+            del self.holders[lease]
+            self.tell(LeaseEnded(self.now, lease))
+
+    def report(self) -> None:
+        granted = sorted(n for n, state in self.holders.items() if state == "granted")
+        if granted:
+            self.tell(DemandReported(self.now, self.rng.choice(granted), self.rng.choice([0, 0, 1, 5])))
+
+    def switch(self) -> None:
+        if self.rng.random() < 0.2:
+            self.last += 1
+            self.tickets.add(self.last)
+            self.tell(SwitchAsked(self.now, self.last, self.rng.choice("abcde")))
+
+    def answer(self, *, honest: bool = False) -> None:
+        """One worker answers what it was told: as it should, or, unless honest, badly."""
+        if not self.jobs:
+            return
+        worker = self.rng.choice(sorted(self.jobs))
+        job = self.jobs.pop(worker)
+        bad = not honest and self.rng.random() < 0.2
+        match job:
+            case StartWorker() if bad:
+                self.exit(worker, self.rng.choice(list(Failure)))
+            case WakeWorker() if bad:
+                self.tell(WakeFailed(self.now, worker, "no answer"))
+            case SleepWorker() if bad:
+                self.tell(SleepFailed(self.now, worker, "no answer"))
+            case StopWorker() if bad:
+                self.jobs[worker] = job  # it ends later
+                self.tell(WorkerWedged(self.now, worker, "survived SIGKILL"))
+            case StartWorker() | WakeWorker():
+                self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
+            case SleepWorker():
+                self.tell(WorkerAsleep(self.now, worker))
+            case StopWorker():
+                self.exit(worker)
+
+    def exit(self, worker: str, failure: Failure = Failure.EXITED) -> None:
+        self.alive.discard(worker)
+        self.jobs.pop(worker, None)
+        self.tell(WorkerExited(self.now, worker, failure, "exited with status 1"))
+
+    def fail(self) -> None:
+        if self.alive and self.rng.random() < 0.3:
+            worker = self.rng.choice(sorted(self.alive))
+            if self.rng.random() < 0.5:
+                self.exit(worker)
+            else:
+                self.tell(WorkerHung(self.now, worker, "no answer"))
+
+    def calm_down(self) -> None:
+        """From now on everything works, every holder ends its requests and every revoked lease is let go."""
+        for _ in range(400):
+            for lease in sorted(n for n, state in self.holders.items() if state == "revoked"):
+                del self.holders[lease]
+                self.tell(LeaseEnded(self.now, lease))
+            for lease in sorted(n for n, state in self.holders.items() if state == "granted"):
+                self.tell(DemandReported(self.now, lease, 0))
+            self.answer(honest=True)
+            self.pass_time(1.0)
+
+
+@pytest.mark.parametrize("start", range(0, 1000, 100))
+def test_no_order_of_events_breaks_what_must_hold_and_every_wait_ends(start):
+    for seed in range(start, start + 100):
+        world = World(seed)
+        for _ in range(80):
+            world.step()
+        for lease in [n for n, state in world.holders.items() if state == "waiting"]:
+            world.tell(DemandReported(world.now, lease, 0, (Waiting(),)))
+        world.calm_down()
+        waiting = {n for n, state in world.holders.items() if state == "waiting"}
+        assert not waiting, f"seed {seed}: leases {waiting} wait for ever"
+        assert not world.tickets, f"seed {seed}: switches {world.tickets} never end"
+
+
+@pytest.mark.parametrize("start", range(0, 400, 100))
+def test_shutdown_ends_from_anywhere(start):
+    for seed in range(start, start + 100):
+        world = World(seed)
+        for _ in range(world.rng.randint(0, 60)):
+            world.step()
+        world.tell(ShutdownAsked(world.now, world.now + 30))
+        world.calm_down()
+        assert world.book.oracle.finished, f"seed {seed}: not finished"
+        assert not world.alive, f"seed {seed}: {world.alive} still run"
+        assert not [n for n, state in world.holders.items() if state != "waiting"] or not world.holders
+
+
+def test_a_finished_shutdown_is_said_once():
+    book = Playbook("a") >> ShutdownAsked(1, 31) << FinishShutdown()
+    assert book >> ShutdownAsked(2, 3)

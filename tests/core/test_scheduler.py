@@ -1,0 +1,516 @@
+from math import inf
+
+import pytest
+
+from muxd.core.commands import (
+    EndLease,
+    FailLease,
+    FailSwitch,
+    FinishShutdown,
+    FinishSwitch,
+    GrantLease,
+    RecordMove,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from muxd.core.events import (
+    DemandReported,
+    Failure,
+    LeaseAsked,
+    LeaseEnded,
+    ShutdownAsked,
+    SleepFailed,
+    Started,
+    SwitchAsked,
+    TimerFired,
+    Waiting,
+    WakeFailed,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerHung,
+    WorkerReady,
+    WorkerWedged,
+)
+from muxd.core.states import State
+from muxd.core.worker import WorkerSpec
+
+from .playbook import Playbook
+
+
+def serving_a(*specs, **options):
+    """Worker a is ready and lease 1 on it is granted, with one request in flight."""
+    return (
+        Playbook(*(specs or ("a", "b")), **options)
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> WorkerReady(10, "a", "http://a") << GrantLease(1, "http://a", 1)
+    )  # fmt: skip
+
+
+def idle_a(*specs, **options):
+    return serving_a(*specs, **options) >> DemandReported(20, 1, 0)
+
+
+def revoked(lease, deadline, to="b"):
+    return RevokeLease(lease, "switch", f"a gives way to {to}", deadline)
+
+
+# Leases and switches
+
+
+def test_first_request_starts_the_worker_then_gets_its_lease():
+    assert serving_a()
+
+
+def test_an_idle_model_gives_way_at_once_and_sleeps_before_the_next_one_starts():
+    assert (
+        idle_a()
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
+    )  # fmt: skip
+
+
+def test_a_sleeping_model_is_woken_not_started():
+    book = (
+        idle_a()
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> LeaseEnded(41, 2)
+        >> LeaseAsked(42, 3, "a") << SleepWorker("b")
+        >> WorkerAsleep(43, "b") << WakeWorker("a")
+        >> WorkerReady(44, "a", "http://a") << GrantLease(3, "http://a", 2)
+    )  # fmt: skip
+    assert book
+
+
+def test_at_level_3_the_process_ends_and_the_next_one_starts_when_it_is_gone():
+    assert (
+        idle_a(WorkerSpec("a", sleep_level=3), "b")
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseEnded(31, 1) << StopWorker("a")
+        >> WorkerExited(32, "a") << StartWorker("b")
+    )  # fmt: skip
+
+
+def test_a_busy_model_gives_way_when_the_waiter_nears_its_bound():
+    book = serving_a(wait_target=30.0, timers=True) >> LeaseAsked(20, 2, "b")
+    at = 20 + 30 - 5  # the wait target less the drain's estimate, counted from the question
+    assert book << SetTimer(max(at, 10 + 61))  # but a turn lasts as long as the switch costs: sleep 1 + start 60
+    assert book >> TimerFired(71) << revoked(1, 371) << SetTimer(372)
+
+
+def test_a_drain_ends_at_its_deadline_even_if_the_holder_does_not_let_go():
+    assert (
+        idle_a(WorkerSpec("a", drain_timeout=60), "b")
+        >> LeaseAsked(30, 2, "b") << revoked(1, 90)
+        >> TimerFired(90.5)
+        >> TimerFired(91) << EndLease(1) << SleepWorker("a")
+    )  # fmt: skip
+
+
+def test_a_drain_without_limit_waits_for_ever():
+    book = idle_a(WorkerSpec("a", drain_timeout=inf), "b") >> LeaseAsked(30, 2, "b") << revoked(1, inf)
+    assert book >> TimerFired(1e9)
+    assert book >> LeaseEnded(1e9, 1) << SleepWorker("a")
+
+
+def test_everybody_waiting_is_admitted_before_the_next_switch_is_decided():
+    assert (
+        idle_a()
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseAsked(30, 3, "a")
+        >> LeaseAsked(30, 4, "b")
+        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1) << GrantLease(4, "http://b", 1)
+        >> DemandReported(41, 2, 0)  # lease 4 still counts as busy: it has not reported yet
+        >> DemandReported(42, 4, 0)
+        << RevokeLease(2, "switch", "b gives way to a", 342) << RevokeLease(4, "switch", "b gives way to a", 342)
+    )  # fmt: skip
+
+
+def test_a_client_that_left_the_queue_starts_nothing():
+    assert serving_a() >> LeaseAsked(20, 2, "b") >> LeaseEnded(21, 2) >> LeaseEnded(22, 1)
+
+
+def test_a_lease_whose_requests_all_left_starts_nothing_until_one_comes():
+    assert (
+        idle_a(wait_target=10.0)
+        >> LeaseAsked(30, 2, "b", ())
+        >> DemandReported(40, 2, 0, (Waiting(),)) << revoked(1, 340)
+    )  # fmt: skip
+
+
+def test_a_disconnect_of_the_only_waiter_does_not_stop_a_switch_half_way():
+    assert (
+        idle_a()
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseEnded(31, 2)
+        >> LeaseEnded(32, 1) << SleepWorker("a")
+        >> WorkerAsleep(33, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b")
+    )  # fmt: skip
+
+
+def test_of_two_waiting_models_the_one_with_more_work_goes_first():
+    book = (
+        serving_a("a", "b", "c")
+        >> LeaseAsked(20, 2, "b", (Waiting(1),))
+        >> LeaseAsked(20, 3, "c", (Waiting(5),))
+        >> DemandReported(21, 1, 0)
+    )
+    assert book << revoked(1, 321, to="c")
+
+
+def test_priority_multiplies():
+    book = (
+        serving_a("a", "b", "c")
+        >> LeaseAsked(20, 2, "b", (Waiting(2, priority=2),))
+        >> LeaseAsked(20, 3, "c", (Waiting(5),))
+        >> DemandReported(21, 1, 0)
+    )
+    assert book << revoked(1, 321, to="b")
+
+
+def test_models_on_different_gpus_do_not_give_way_to_each_other():
+    assert (
+        serving_a(WorkerSpec("a", frozenset({0})), WorkerSpec("b", frozenset({1})))
+        >> LeaseAsked(20, 2, "b") << StartWorker("b")
+        >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
+    )  # fmt: skip
+
+
+def test_a_model_over_two_gpus_waits_for_both():
+    one, two, both = (
+        WorkerSpec("a", frozenset({0})),
+        WorkerSpec("b", frozenset({1})),
+        WorkerSpec("c", frozenset({0, 1})),
+    )
+    assert (
+        serving_a(one, two, both)
+        >> LeaseAsked(20, 2, "b") << StartWorker("b")
+        >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> LeaseEnded(31, 1)
+        >> LeaseAsked(32, 3, "c")
+        >> LeaseEnded(33, 2) << SleepWorker("a") << SleepWorker("b")
+        >> WorkerAsleep(34, "a")
+        >> WorkerAsleep(35, "b") << StartWorker("c")
+    )  # fmt: skip
+
+
+# Preload
+
+
+def test_preloaded_models_are_loaded_in_order_and_all_but_the_last_sleep():
+    assert (
+        Playbook(WorkerSpec("a", preload=True), "x", WorkerSpec("b", preload=True))
+        >> Started(0) << StartWorker("a")
+        >> WorkerReady(10, "a", "http://a") << SleepWorker("a")
+        >> WorkerAsleep(11, "a") << StartWorker("b")
+        >> WorkerReady(20, "b", "http://b")
+    )  # fmt: skip
+
+
+def test_a_preload_that_cannot_start_does_not_keep_the_others_waiting():
+    assert (
+        Playbook(WorkerSpec("a", preload=True), WorkerSpec("b", preload=True))
+        >> Started(0) << StartWorker("a")
+        >> WorkerExited(1, "a", Failure.REFUSED, "its port is taken") << StartWorker("b")
+    )  # fmt: skip
+
+
+# Failures
+
+
+def test_a_crash_revokes_the_leases_and_restarts_at_once_after_a_stable_time():
+    assert (
+        serving_a(timers=True)
+        >> WorkerExited(100, "a", Failure.EXITED, "was killed by SIGKILL")
+        << RevokeLease(1, "worker_exited", "the worker of a was killed by SIGKILL", 100) << EndLease(1)
+        << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_a_crashing_worker_waits_longer_each_time_and_then_is_failed():
+    book = Playbook(WorkerSpec("a", restart_limit=4)) >> LeaseAsked(0, 1, "a") << StartWorker("a")
+    assert book >> WorkerExited(1, "a") << StartWorker("a")
+    for delay in (1.0, 2.0):
+        now = book.scheduler.host.now
+        assert book >> WorkerExited(now, "a", reason="exited with status 1")
+        assert book.timer == pytest.approx(now + delay * 1.05, rel=0.05)
+        assert book >> TimerFired(book.timer) << StartWorker("a")
+    book = book >> WorkerExited(20, "a", reason="exited with status 1")
+    message = "model a failed: exited with status 1; see `muxctl logs a`; tried again in 60 s"
+    assert book << FailLease(1, "model_failed", message, 60.0)
+    assert book.state("a") is State.FAILED
+
+
+def failed_a(**spec):
+    return (
+        Playbook(WorkerSpec("a", **spec), "b")
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> WorkerExited(5, "a", Failure.REFUSED, "cannot start: port 31001 is in use")
+        << FailLease(
+            1,
+            "model_failed",
+            "model a failed: cannot start: port 31001 is in use; see `muxctl logs a`; tried again in 60 s",
+            60.0,
+        )
+    )  # fmt: skip
+
+
+def test_a_failed_worker_is_tried_once_more_on_a_request_after_its_cool_down():
+    book = failed_a()
+    book >> LeaseAsked(30, 2, "a")
+    assert [type(c) for c in book.pending] == [FailLease]
+    book.pending.clear()
+    assert book >> LeaseAsked(66, 3, "a") << StartWorker("a")
+    book >> WorkerExited(70, "a", reason="exited with status 1")
+    assert [type(c) for c in book.pending] == [FailLease], "a trial that fails is not repeated"
+
+
+def test_a_trial_that_succeeds_gives_a_fresh_budget():
+    book = (
+        failed_a(restart_limit=2)
+        >> LeaseAsked(66, 3, "a") << StartWorker("a")
+        >> WorkerReady(70, "a", "http://a") << GrantLease(3, "http://a", 2)
+    )  # fmt: skip
+    book >> WorkerExited(80, "a", reason="exited with status 1")
+    assert [type(c) for c in book.pending] == [RevokeLease, EndLease, StartWorker]
+
+
+def test_an_operator_may_try_a_failed_worker_at_once():
+    assert (
+        failed_a()
+        >> SwitchAsked(6, 1, "a") << StartWorker("a")
+        >> WorkerReady(9, "a", "http://a") << FinishSwitch(1, "http://a")
+    )  # fmt: skip
+
+
+def test_an_operators_switch_to_a_worker_that_fails_for_good_says_why():
+    book = Playbook("a") >> SwitchAsked(0, 1, "a") << StartWorker("a")
+    book >> WorkerExited(5, "a", Failure.REFUSED, "cannot start: port 31001 is in use")
+    (command,) = book.pending
+    assert isinstance(command, FailSwitch)
+    assert (command.ticket, command.code) == (1, "model_failed")
+    assert "port 31001 is in use" in command.message
+
+
+def test_a_crashed_model_does_not_take_the_gpu_back_from_the_next_one():
+    book = serving_a() >> LeaseAsked(20, 2, "b")
+    book >> WorkerExited(25, "a", reason="exited with status 1")
+    assert book.pending[-1] == StartWorker("b")
+    book.pending.clear()
+    assert book.state("a") is State.STOPPED
+    assert book >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
+    assert book >> LeaseEnded(31, 2)
+
+
+def test_a_sleep_that_fails_ends_the_process_and_the_switch_goes_on():
+    assert (
+        idle_a()
+        >> LeaseAsked(30, 2, "b") << revoked(1, 330)
+        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> SleepFailed(60, "a", "release: no answer in 30 s") << StopWorker("a", kill=True)
+        >> WorkerExited(61, "a") << StartWorker("b")
+    )  # fmt: skip
+
+
+def test_a_wake_in_doubt_is_killed_and_started_again():
+    book = (
+        idle_a()
+        >> LeaseEnded(20, 1)
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> LeaseEnded(41, 2)
+        >> LeaseAsked(42, 3, "a") << SleepWorker("b")
+        >> WorkerAsleep(43, "b") << WakeWorker("a")
+        >> WakeFailed(50, "a", "resume: no answer in 30 s") << StopWorker("a", kill=True)
+        >> WorkerExited(51, "a", reason="was killed by SIGKILL") << StartWorker("a")
+    )  # fmt: skip
+    assert book
+    assert book.worker("a").died == "its wake failed: resume: no answer in 30 s"
+
+
+def test_a_worker_that_dies_asleep_stays_down_until_it_is_wanted():
+    book = (
+        idle_a()
+        >> LeaseEnded(20, 1)
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> WorkerExited(33, "a", reason="was killed by SIGKILL")
+    )  # fmt: skip
+    assert book
+    assert book.state("a") is State.STOPPED
+
+
+def test_a_worker_that_stops_answering_is_killed_and_restarted():
+    assert (
+        serving_a()
+        >> WorkerHung(100, "a", "no answer from /ping 3 times")
+        << RevokeLease(1, "worker_unresponsive", "the worker of a stopped answering: no answer from /ping 3 times", 100)
+        << EndLease(1)
+        << StopWorker("a", kill=True)
+        >> WorkerExited(101, "a", reason="was killed by SIGKILL") << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_a_stuck_worker_refuses_those_who_need_its_gpu_and_says_so():
+    book = idle_a() >> LeaseEnded(21, 1) >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+    book = book >> SleepFailed(40, "a", "release: refused") << StopWorker("a", kill=True)
+    book >> WorkerWedged(80, "a", "process 77 survived SIGKILL")
+    (command,) = book.pending
+    book.pending.clear()
+    assert isinstance(command, FailLease)
+    assert command.code == "worker_stuck"
+    assert "process 77 survived SIGKILL" in command.message
+    book >> SwitchAsked(81, 1, "b")
+    assert [c.code for c in book.pending] == ["worker_stuck"]
+    book.pending.clear()
+    assert book >> WorkerExited(90, "a")
+    assert book >> LeaseAsked(91, 3, "b") << StartWorker("b")
+
+
+# The operator's switch
+
+
+def test_an_operators_switch_makes_a_busy_model_drain_at_once():
+    assert (
+        serving_a()
+        >> SwitchAsked(20, 7, "b") << revoked(1, 320)
+        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> WorkerAsleep(23, "a") << StartWorker("b")
+        >> WorkerReady(30, "b", "http://b") << FinishSwitch(7, "http://b")
+    )  # fmt: skip
+
+
+def test_a_switch_to_what_is_ready_is_done_at_once():
+    assert serving_a() >> SwitchAsked(20, 7, "a") << FinishSwitch(7, "http://a")
+
+
+def test_only_a_newer_switch_supersedes_one():
+    assert (
+        serving_a("a", "b", "c")
+        >> SwitchAsked(20, 7, "b") << revoked(1, 320)
+        >> SwitchAsked(21, 8, "c")
+        << FailSwitch(7, "superseded", "a newer switch, to c, took its place")
+        << RecordedDrain
+        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> WorkerAsleep(23, "a") << StartWorker("c")
+        >> WorkerReady(30, "c", "http://c") << FinishSwitch(8, "http://c")
+    )  # fmt: skip
+
+
+#: What was draining for a switch that is called off, and must drain for the next one: asked once more.
+RecordedDrain = revoked(1, 321, to="c")
+
+
+def test_two_operators_who_want_the_same_both_get_it():
+    assert (
+        idle_a()
+        >> SwitchAsked(20, 7, "b") << revoked(1, 320)
+        >> SwitchAsked(21, 8, "b")
+        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> WorkerAsleep(23, "a") << StartWorker("b")
+        >> WorkerReady(30, "b", "http://b") << FinishSwitch(7, "http://b") << FinishSwitch(8, "http://b")
+    )  # fmt: skip
+
+
+def test_a_switch_back_to_what_drains_calls_the_drain_off():
+    book = serving_a() >> LeaseAsked(20, 2, "b") >> SwitchAsked(21, 7, "b") << revoked(1, 321)
+    book >> SwitchAsked(22, 8, "a")
+    assert book << FailSwitch(7, "superseded", "a newer switch, to a, took its place") << FinishSwitch(8, "http://a")
+    assert book.state("a") is State.READY
+
+
+def test_a_switch_goes_ahead_of_the_queue():
+    assert (
+        serving_a("a", "b", "c")
+        >> LeaseAsked(20, 2, "b", (Waiting(50),))
+        >> SwitchAsked(21, 7, "c") << revoked(1, 321, to="c")
+        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> WorkerAsleep(23, "a") << StartWorker("c")
+        >> WorkerReady(30, "c", "http://c") << FinishSwitch(7, "http://c")
+        << SleepWorker("c")  # no pin: nobody asks c anything, so b gets its turn
+    )  # fmt: skip
+
+
+# Shutdown
+
+
+def test_shutdown_drains_then_stops_everything_and_says_when_it_is_done():
+    assert (
+        serving_a()
+        >> LeaseAsked(20, 2, "b")
+        >> ShutdownAsked(25, 55)
+        << RevokeLease(1, "shutdown", "muxd is shutting down", 55)
+        << FailLease(2, "shutting_down", "muxd is shutting down; send the request again when it is back", None)
+        >> LeaseEnded(30, 1) << StopWorker("a")
+        >> WorkerExited(31, "a") << FinishShutdown()
+    )  # fmt: skip
+
+
+def test_shutdown_kills_what_loads_and_what_sleeps():
+    assert (
+        idle_a()
+        >> LeaseEnded(20, 1)
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> WorkerAsleep(32, "a") << StartWorker("b")
+        >> ShutdownAsked(33, 63)
+        << StopWorker("a", kill=True) << StopWorker("b", kill=True)
+        << FailLease(2, "shutting_down", "muxd is shutting down; send the request again when it is back", None)
+        >> WorkerExited(34, "b")
+        >> WorkerExited(35, "a") << FinishShutdown()
+    )  # fmt: skip
+
+
+def test_shutdown_takes_leases_away_at_the_deadline():
+    assert (
+        serving_a()
+        >> ShutdownAsked(20, 50) << RevokeLease(1, "shutdown", "muxd is shutting down", 50)
+        >> TimerFired(51) << EndLease(1) << StopWorker("a")
+    )  # fmt: skip
+
+
+def test_a_second_shutdown_hurries():
+    assert (
+        serving_a()
+        >> ShutdownAsked(20, 50) << RevokeLease(1, "shutdown", "muxd is shutting down", 50)
+        >> ShutdownAsked(21, 21) << RevokeLease(1, "shutdown", "muxd is shutting down", 21)
+        >> TimerFired(22) << EndLease(1) << StopWorker("a")
+        >> ShutdownAsked(23, 23) << StopWorker("a", kill=True)
+        >> WorkerExited(24, "a") << FinishShutdown()
+    )  # fmt: skip
+
+
+def test_with_nothing_running_shutdown_is_done_at_once():
+    assert Playbook("a") >> ShutdownAsked(1, 31) << FinishShutdown()
+
+
+def test_moves_are_recorded_with_their_reason():
+    assert (
+        Playbook("a", moves=True)
+        >> LeaseAsked(0, 1, "a") << RecordMove("a", State.STOPPED, State.STARTING, "") << StartWorker("a")
+        >> WorkerExited(1, "a", Failure.REFUSED, "port taken")
+        << RecordMove("a", State.STARTING, State.FAILED, "port taken")
+        << FailLease(1, "model_failed", "model a failed: port taken; see `muxctl logs a`; tried again in 60 s", 60.0)
+    )  # fmt: skip
+
+
+def test_an_answer_that_comes_too_late_changes_nothing():
+    book = (
+        Playbook("a")
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> ShutdownAsked(1, 31) << StopWorker("a", kill=True)
+    )  # fmt: skip
+    book.pending.clear()
+    assert book >> WorkerReady(2, "a", "http://a")
+    assert book.state("a") is State.STOPPING
