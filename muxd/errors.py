@@ -88,6 +88,13 @@ class Superseded(MuxdError):
     status = 409
 
 
+class AlreadyRunning(MuxdError):
+    """Another muxd holds this control socket."""
+
+    code = "already_running"
+    status = 409
+
+
 class BodyTooLarge(MuxdError):
     code = "body_too_large"
     status = 413
@@ -116,6 +123,12 @@ class WorkerStuck(Unavailable):
     """A process that SIGKILL did not end holds the GPU."""
 
     code = "worker_stuck"
+
+
+class CannotSpawn(Unavailable):
+    """The system lacks what it takes to start a process, or an earlier one of that name still runs."""
+
+    code = "cannot_spawn"
 
 
 class SwitchTimeout(Unavailable):

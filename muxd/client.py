@@ -1,0 +1,199 @@
+"""The control API for other processes of muxd: the proxy holds its leases here.
+
+One connection per request: a lease is its connection, and the others are rare.  muxctl
+has its own client, standard library only.
+
+Whatever keeps an answer from coming is Unreachable, with every path that was tried and
+what was wrong there; an error that muxd answers is raised as the class it was over there.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import msgspec
+import trio
+
+from muxd.core.events import Waiting
+from muxd.errors import ConfigError, MuxdError, Unavailable, Unreachable
+from muxd.http.answer import AnswerParser
+from muxd.http.response import request_head
+
+Message = dict[str, Any]  # one JSON object
+
+_PATIENCE = 10.0  # seconds until a whole answer, or a stream's head; muxd never makes one wait longer
+_READ = 64 << 10
+_MAX_ANSWER = 64 << 20
+_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "muxd is not running (no such socket)",
+    NotADirectoryError: "muxd is not running (no such directory)",
+    ConnectionRefusedError: "the socket is stale: muxd has died",
+    PermissionError: "permission denied: be a member of muxd's admin_group",
+}
+
+
+class Client:
+    """muxd at the first of `sockets` where somebody listens."""
+
+    def __init__(self, sockets: Sequence[Path]) -> None:
+        self._sockets = tuple(sockets)
+
+    async def version(self) -> Message:
+        return await self._ask("GET", "/v1/version")
+
+    async def status(self) -> Message:
+        return await self._ask("GET", "/v1/status")
+
+    async def model(self, name: str) -> Message:
+        """One model's status, by name or served name; raises ModelNotFound."""
+        return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
+
+    async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[Waiting]) -> None:
+        """Replace what was said for this lease; raises LeaseNotFound when it is over."""
+        body = {"in_flight": in_flight, "waiting": _as_json(waiting)}
+        await self._ask("PUT", f"/v1/leases/{quote(lease, safe='')}", body)
+
+    @asynccontextmanager
+    async def lease(self, model: str, waiting: Iterable[Waiting]) -> AsyncIterator["Stream"]:
+        """Ask for a lease, and hold it until the scope is left; raises ModelNotFound.
+
+        The messages end when the lease is over.  `lease` is in every one of them.
+        """
+        async with self._answer("POST", "/v1/leases", {"model": model, "waiting": _as_json(waiting)}) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def events(self, after: int | None = None) -> AsyncIterator["Stream"]:
+        """What happens from now on, or after the event of that id."""
+        async with self._answer("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
+            yield stream
+
+    async def _ask(self, method: str, target: str, body: Message | None = None) -> Message:
+        async with self._answer(method, target, body) as answer:
+            return await answer.whole()
+
+    @asynccontextmanager
+    async def _answer(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["Stream"]:
+        """A good answer, its body still to be read; the connection ends with the scope."""
+        path, connection = await self._connect()
+        async with connection:
+            stream = Stream(path, connection)
+            await stream.ask(method, target, body)
+            yield stream
+
+    async def _connect(self) -> tuple[Path, trio.SocketStream]:
+        tried: list[str] = []
+        for path in self._sockets:
+            try:
+                return path, await trio.open_unix_socket(path)
+            except OSError as error:
+                tried.append(f"{path}: {_REASONS.get(type(error)) or error}")
+        raise Unreachable(f"muxd cannot be reached: {'; '.join(tried)}", tried=tried)
+
+
+class Stream:
+    """An answer's JSON lines as they come: `async for message in stream`.
+
+    Ends where muxd ended it; raises Unreachable when muxd is gone before.
+    """
+
+    def __init__(self, path: Path, connection: trio.SocketStream) -> None:
+        self._path = path
+        self._connection = connection
+        self._parser = AnswerParser()
+        self._received = b""  # of the body, not yet given out
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while b"\n" not in self._received:
+            if not await self._receive():
+                raise StopAsyncIteration
+        line, _, self._received = self._received.partition(b"\n")
+        return self._decode(line)
+
+    async def ask(self, method: str, target: str, body: Message | None) -> None:
+        """The client's: send the request and wait for the head; raises the error that it tells."""
+        content = b"" if body is None else msgspec.json.encode(body)
+        try:
+            with trio.fail_after(_PATIENCE):
+                await self._send(request_head(method, target, content) + content)
+                while not self._parser.status:
+                    await self._receive()
+        except trio.TooSlowError:
+            raise self._lost("does not answer") from None
+        if self._parser.status >= 400:
+            raise _as_error(await self._content())
+
+    async def whole(self) -> Message:
+        """The client's: the whole answer as one JSON object."""
+        return self._decode(await self._content())
+
+    async def _content(self) -> bytes:
+        try:
+            with trio.fail_after(_PATIENCE):
+                while await self._receive():
+                    if len(self._received) > _MAX_ANSWER:
+                        raise self._lost("sends too much")
+        except trio.TooSlowError:
+            raise self._lost("does not answer") from None
+        return self._received
+
+    async def _send(self, data: bytes) -> None:
+        with suppress(trio.BrokenResourceError):  # refused before it was read: the answer says why
+            await self._connection.send_all(data)
+
+    async def _receive(self) -> bool:
+        """Take in what arrives; False at the answer's end."""
+        if self._parser.complete:
+            return False
+        try:
+            data = await self._connection.receive_some(_READ)
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            raise self._lost("closed the connection")
+        try:
+            self._received += self._parser.feed(data)
+        except ValueError as error:
+            raise self._lost(f"does not speak HTTP: {error}") from None
+        return True
+
+    def _decode(self, data: bytes) -> Message:
+        try:
+            return msgspec.json.decode(data, type=Message)
+        except msgspec.DecodeError as error:
+            raise self._lost(f"does not speak JSON: {error}") from None
+
+    def _lost(self, what: str) -> Unreachable:
+        return Unreachable(f"muxd at {self._path} {what}", tried=[str(self._path)])
+
+
+def _as_json(waiting: Iterable[Waiting]) -> list[Message]:
+    return [
+        {"key": entry.key, "priority": entry.priority, "count": entry.count, "oldest_s": entry.oldest}
+        for entry in waiting
+    ]
+
+
+def _as_error(content: bytes) -> MuxdError:
+    """The error that muxd answered, as its class; one of a newer muxd as its nearest ancestor here."""
+    try:
+        told = msgspec.json.decode(content)["error"]
+        code, message, retryable, details = told["code"], told["message"], told["retryable"], dict(told["details"])
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return Unreachable("what answers at the control socket is not muxd")
+    kind = _by_code(MuxdError).get(code, Unavailable if retryable else MuxdError)
+    error = kind(message)
+    error.details = details
+    return error
+
+
+def _by_code(root: type[MuxdError]) -> dict[str, type[MuxdError]]:
+    found = {} if root is ConfigError else {root.code: root}  # ConfigError is made of a list of problems
+    for child in root.__subclasses__():
+        found |= _by_code(child)
+    return found

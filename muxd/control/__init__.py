@@ -1,0 +1,13 @@
+"""The control socket's server: who may ask, what may be asked, and how it is answered.
+
+`socket` makes the one socket of one muxd, `rights` says what a peer may do, `routes` and
+`streams` answer.  Everything is asked of an Office, which answers at once: no request
+waits behind a switch.
+"""
+
+from muxd.control.office import Office
+from muxd.control.rights import Rights
+from muxd.control.routes import serve_control
+from muxd.control.socket import ControlSocket
+
+__all__ = ["ControlSocket", "Office", "Rights", "serve_control"]

@@ -1,0 +1,88 @@
+"""What requests carry: bodies and queries, checked; every complaint names its field."""
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from muxd.core.events import Waiting
+from muxd.errors import BadRequest
+from muxd.http.request import Request
+
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+T = TypeVar("T", bound=Struct)
+
+_MOST_LINES = 10_000
+_TRUTHS = {"1": True, "true": True, "0": False, "false": False, "": True}
+
+
+class SwitchBody(Struct):
+    wait: bool = True
+
+
+class WaitingBody(Struct):
+    key: Annotated[str, Meta(max_length=256)] = ""
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    count: Count = 1
+    oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+    def as_waiting(self) -> Waiting:
+        return Waiting(self.count, self.oldest_s, self.key, self.priority)
+
+
+class LeaseBody(Struct):
+    model: str
+    waiting: tuple[WaitingBody, ...] = (WaitingBody(),)
+
+
+class DemandBody(Struct):
+    in_flight: Count = 0
+    waiting: tuple[WaitingBody, ...] = ()
+
+
+def body_of(request: Request, kind: type[T]) -> T:
+    """The JSON body as `kind`; fields it does not know are left to newer clients.  Raises BadRequest."""
+    try:
+        return msgspec.convert(request.json(), kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the body does not fit: {error}") from None
+
+
+def waiting_of(body: LeaseBody | DemandBody) -> tuple[Waiting, ...]:
+    return tuple(entry.as_waiting() for entry in body.waiting)
+
+
+def whole(query: dict[str, str], field: str, default: int | None, most: int | None = None) -> int | None:
+    """A whole number from 0 on."""
+    text = query.get(field)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19) or (most is not None and int(text) > most):
+        limit = "a whole number" if most is None else f"a whole number from 0 to {most}"
+        raise BadRequest(f"{field} must be {limit}, not {text!r}", field=field)
+    return int(text)
+
+
+def truth(query: dict[str, str], field: str, default: bool) -> bool:
+    """`?follow` alone means yes."""
+    text = query.get(field)
+    if text is None:
+        return default
+    if text not in _TRUTHS:
+        raise BadRequest(f"{field} must be 1 or 0, not {text!r}", field=field)
+    return _TRUTHS[text]
+
+
+def log_lines(query: dict[str, str]) -> int:
+    lines = whole(query, "lines", 100, _MOST_LINES)
+    return 100 if lines is None else lines
+
+
+def log_streams(query: dict[str, str]) -> tuple[str, ...]:
+    """Which of a worker's streams: both where none is given."""
+    stream = query.get("stream", "both")
+    if stream == "both":
+        return ("stdout", "stderr")
+    if stream not in ("stdout", "stderr"):
+        raise BadRequest(f"stream must be stdout, stderr or both, not {stream!r}", field="stream")
+    return (stream,)

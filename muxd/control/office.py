@@ -1,0 +1,54 @@
+"""What the control socket may ask of the supervisor."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from muxd.core.events import Waiting
+
+Message = dict[str, Any]  # one JSON object
+
+
+class Office(Protocol):
+    """Nothing here waits.  Every method may raise a MuxdError, which becomes the answer."""
+
+    def version(self) -> Message: ...
+
+    def status(self) -> Message: ...
+
+    def resolve(self, name: str) -> str:
+        """A model's name or served name -> its name; raises ModelNotFound."""
+        ...
+
+    def model_status(self, name: str) -> Message: ...
+
+    def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
+        """Progress, closed after `ready` or `failed`.  Dropping it does not cancel the switch."""
+        ...
+
+    def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
+        """The lease's number and its messages, closed when the lease is over."""
+        ...
+
+    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
+        """Raises LeaseNotFound."""
+        ...
+
+    def close_lease(self, lease: int) -> None:
+        """The holder is gone; of a lease that is over already, nothing happens."""
+        ...
+
+    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
+        """What happened after the event of that id, and with `follow` what happens from now on.
+
+        Bounded: a reader that is too slow is told how much it missed.  Without `follow` the
+        channel is closed after the last.
+        """
+        ...
+
+    def log_files(self, name: str) -> dict[str, Path]:
+        """`stdout` and `stderr`: the newest file of each."""
+        ...
+
+    def shutdown(self) -> None: ...

@@ -1,0 +1,87 @@
+"""Who is at the other end of the control socket, and what may they do.
+
+The socket's mode and group only admit; here the kernel's word on the peer decides.
+"""
+
+import os
+import pwd
+import socket
+import struct
+from dataclasses import dataclass
+from enum import Flag, auto
+
+import trio
+
+from muxd.config.schema import Config
+from muxd.control.socket import group_id
+from muxd.errors import ConfigError
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module has no name for it
+_MOST_GROUPS = 256  # what one getsockopt of Python returns
+
+
+class Right(Flag):
+    READ = auto()
+    OPERATE = auto()  # switch, shutdown
+    LEASE = auto()
+    ALL = READ | OPERATE | LEASE
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A connected process, as it was when it connected."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]  # its primary group too
+
+
+def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
+    """Ask the kernel.  Of a peer in more than 256 groups only the primary one counts."""
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
+    except OSError:
+        groups = b""
+    return Peer(pid, uid, frozenset((gid, *struct.unpack(f"{len(groups) // 4}I", groups))))
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """The rule.  Root and muxd's own user may do all; `admin_gid` operates, `proxy_uid` leases."""
+
+    own_uid: int
+    admin_gid: int | None = None
+    proxy_uid: int | None = None
+    others_read: bool = True
+
+    @classmethod
+    def of_config(cls, config: Config) -> "Rights":
+        """Raises ConfigError for a user or a group that does not exist."""
+        daemon, proxy = config.daemon, config.proxy
+        return cls(
+            own_uid=os.geteuid(),
+            admin_gid=group_id(daemon.admin_group) if daemon.admin_group else None,
+            proxy_uid=_user_id(proxy.user) if proxy.user else None,
+            others_read=daemon.others == "read",
+        )
+
+    def owns(self, peer: Peer) -> bool:
+        return peer.uid in (0, self.own_uid)
+
+    def of(self, peer: Peer) -> Right:
+        if self.owns(peer):
+            return Right.ALL
+        rights = Right.READ if self.others_read else Right(0)
+        if self.admin_gid in peer.groups:
+            rights |= Right.READ | Right.OPERATE
+        if peer.uid == self.proxy_uid:
+            rights |= Right.READ | Right.LEASE
+        return rights
+
+
+def _user_id(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError([f"proxy.user: there is no user {name}"]) from None

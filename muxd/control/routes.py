@@ -1,0 +1,178 @@
+"""Which request is answered how, and which right it needs."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Never
+from urllib.parse import unquote
+
+import trio
+
+from muxd.control.bodies import (
+    DemandBody,
+    LeaseBody,
+    SwitchBody,
+    body_of,
+    log_lines,
+    log_streams,
+    truth,
+    waiting_of,
+    whole,
+)
+from muxd.control.office import Office
+from muxd.control.rights import Right, Rights, peer_of
+from muxd.control.streams import Logs, relay
+from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
+from muxd.http.request import Request
+from muxd.http.server import Exchange, Limits, serve_http
+
+Answer = Callable[[Request, Exchange, str], Awaitable[None]]  # the str: the NAME or ID in the path
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str  # NAME or ID stands for one variable part
+    right: Right
+    answer: Answer
+
+
+class ControlRoutes:
+    """Answers requests out of one Office, as far as a peer's rights go."""
+
+    def __init__(self, office: Office, rights: Rights) -> None:
+        self._office = office
+        self._rights = rights
+        self._logs = Logs()
+        self._routes = {
+            (route.path, route.method): route
+            for route in (
+                Route("GET", "/v1/version", Right.READ, self._version),
+                Route("GET", "/v1/status", Right.READ, self._status),
+                Route("GET", "/v1/models/NAME", Right.READ, self._model),
+                Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch),
+                Route("GET", "/v1/models/NAME/logs", Right.READ, self._send_logs),
+                Route("GET", "/v1/events", Right.READ, self._events),
+                Route("POST", "/v1/leases", Right.LEASE, self._open_lease),
+                Route("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand),
+                Route("POST", "/v1/shutdown", Right.OPERATE, self._shutdown),
+            )
+        }
+        self._paths = sorted({path for path, _ in self._routes})
+
+    async def answer(self, request: Request, exchange: Exchange) -> None:
+        """The handler for serve_http."""
+        rights = self._rights.of(peer_of(exchange.peer))
+        if not rights:
+            raise _denied("use this socket")
+        route, variable = self._find(request)
+        if route.right not in rights:
+            raise _denied(f"{route.method} {route.path}")
+        await route.answer(request, exchange, variable)
+
+    def _find(self, request: Request) -> tuple[Route, str]:
+        """Raises RouteNotFound, MethodNotAllowed."""
+        path, variable = _parse(request.raw_path)
+        if path not in self._paths:
+            raise self._not_found(path)
+        method = "GET" if request.method == "HEAD" else request.method
+        route = self._routes.get((path, method))
+        if route is None:
+            allowed = [known for where, known in self._routes if where == path]
+            allowed += ["HEAD"] if "GET" in allowed else []
+            raise MethodNotAllowed(f"{path} takes {' and '.join(allowed)}, not {request.method}", allowed=allowed)
+        return route, variable
+
+    def _not_found(self, path: str) -> RouteNotFound:
+        nearest = get_close_matches(path, self._paths, n=1, cutoff=0.0)[0]
+        return RouteNotFound(f"there is no {path}; the nearest is {nearest}", nearest=nearest, known=self._paths)
+
+    async def _version(self, request: Request, exchange: Exchange, _: str) -> None:
+        await exchange.send_json(200, self._office.version())
+
+    async def _status(self, request: Request, exchange: Exchange, _: str) -> None:
+        await exchange.send_json(200, self._office.status())
+
+    async def _model(self, request: Request, exchange: Exchange, name: str) -> None:
+        await exchange.send_json(200, self._office.model_status(self._office.resolve(name)))
+
+    async def _switch(self, request: Request, exchange: Exchange, name: str) -> None:
+        body = body_of(request, SwitchBody)
+        name = self._office.resolve(name)
+        progress = self._office.switch(name)
+        if body.wait:
+            await relay(exchange, progress)
+        else:
+            progress.close()
+            await exchange.send_json(202, {"accepted": True, "model": name})
+
+    async def _send_logs(self, request: Request, exchange: Exchange, name: str) -> None:
+        query = request.query
+        lines, follow, streams = log_lines(query), truth(query, "follow", False), log_streams(query)
+        known = self._office.log_files(self._office.resolve(name))
+        files = {stream: known[stream] for stream in streams}
+        send = self._logs.send_following if follow else self._logs.send_tail
+        await send(exchange, files, lines)
+
+    async def _events(self, request: Request, exchange: Exchange, _: str) -> None:
+        query = request.query
+        after, follow = whole(query, "after", None), truth(query, "follow", True)
+        await relay(exchange, self._office.events(after, follow=follow))
+
+    async def _open_lease(self, request: Request, exchange: Exchange, _: str) -> None:
+        body = body_of(request, LeaseBody)
+        lease, messages = self._office.open_lease(self._office.resolve(body.model), waiting_of(body))
+        try:
+            await relay(exchange, messages)
+        finally:
+            self._office.close_lease(lease)
+
+    async def _report_demand(self, request: Request, exchange: Exchange, lease: str) -> None:
+        if not (lease.isascii() and lease.isdigit() and len(lease) < 19):
+            raise LeaseNotFound(f"there is no lease {lease}")
+        body = body_of(request, DemandBody)
+        self._office.report_demand(int(lease), body.in_flight, waiting_of(body))
+        await exchange.send_json(200, {})
+
+    async def _shutdown(self, request: Request, exchange: Exchange, _: str) -> None:
+        self._office.shutdown()
+        await exchange.send_json(202, {"stopping": True})
+
+
+def _parse(raw_path: str) -> tuple[str, str]:
+    """The path with NAME or ID in its variable part's place, and that part, percent-decoded.
+
+    A served name may hold slashes; where they are not encoded, all parts but a last one
+    that is an action are taken for the name.
+    """
+    parts = [unquote(part) for part in raw_path.split("/")]
+    if parts[:3] == ["", "v1", "leases"] and len(parts) == 4:
+        return "/v1/leases/ID", parts[3]
+    if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
+        return "/".join(parts), ""
+    if len(parts) > 4 and parts[-1] in ("switch", "logs"):
+        return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
+    return "/v1/models/NAME", "/".join(parts[3:])
+
+
+def _denied(what: str) -> PermissionDenied:
+    return PermissionDenied(f"your user may not {what}: be a member of muxd's admin_group, or its own user")
+
+
+async def serve_control(
+    office: Office,
+    listener: trio.SocketListener,
+    rights: Rights,
+    limits: Limits | None = None,
+    *,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+) -> Never:
+    """Serve the control API until cancelled; closes the listener."""
+    routes = ControlRoutes(office, rights)
+    await serve_http(
+        routes.answer,
+        [listener],
+        limits,
+        privileged=lambda connection: rights.owns(peer_of(connection)),
+        task_status=task_status,
+    )

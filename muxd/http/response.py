@@ -1,0 +1,46 @@
+"""The bytes of an answer."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from muxd.http.request import Headers
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+def head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Status line and headers, up to and with the empty line."""
+    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown" % status]
+    lines += [b"%b: %b" % header for header in headers]
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def json_response(
+    status: int, value: Any, *headers: tuple[bytes, bytes], keep_alive: bool = True, method: str = "GET"
+) -> bytes:
+    """A whole answer in JSON.  To HEAD: the same head, no body."""
+    body = msgspec.json.encode(value) + b"\n"
+    lines: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    if not keep_alive:
+        lines.append((b"connection", b"close"))
+    return head(status, lines) + (b"" if method == "HEAD" else body)
+
+
+def chunk(data: bytes) -> bytes:
+    """`data`, not empty, as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def request_head(method: str, target: str, body: bytes, host: str = "muxd") -> bytes:
+    """The head of a JSON request that is the last on its connection; `body` follows it."""
+    lines = [f"{method} {target} HTTP/1.1", f"host: {host}", "connection: close"]
+    if body:
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
+    return "\r\n".join([*lines, "\r\n"]).encode("ascii")

@@ -1,0 +1,337 @@
+"""Every route of the control API, over a real socket."""
+
+import json
+import os
+import random
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from muxd.control import Rights
+from muxd.control.office import Office
+from muxd.core.events import Waiting
+from muxd.http.response import request_head
+
+from .conftest import Desk, split, until, until_closed
+from .office import FakeOffice
+
+
+def test_the_fake_is_an_office(tmp_path: Path) -> None:
+    office: Office = FakeOffice(tmp_path)
+    assert office.resolve("Qwen/Qwen3-14B") == "qwen"
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/v1/version", {"version": "0", "pid": 1, "api": 1, "started": 0.0}),
+        ("/v1/status", {"models": []}),
+        ("/v1/status?x=1", {"models": []}),
+        ("/v1/models/qwen", {"name": "qwen"}),
+        ("/v1/models/Qwen%2FQwen3-14B", {"name": "qwen"}),
+        ("/v1/models/Qwen/Qwen3-14B", {"name": "qwen"}),
+        ("/v1/models/odd%2Flogs", {"name": "odd"}),
+        ("/v1/models/odd/logs", {"lines": []}),
+        ("http://muxd/v1/models/odd%2flogs/logs", {"lines": []}),
+    ],
+)
+async def test_reading(desk: Desk, target: str, expected: object) -> None:
+    status, _, body = await desk.ask("GET", target)
+    assert (status, json.loads(body)) == (200, expected)
+    status, head, body = await desk.ask("HEAD", target)
+    assert (status, body) == (200, b"")
+    assert b"content-type: application/json" in head
+
+
+@pytest.mark.parametrize(
+    ("target", "nearest"),
+    [("/v1/stats", "/v1/status"), ("/", "/v1"), ("/v2/events", "/v1/events"), ("/v1/models/", "/v1/models/NAME")],
+)
+async def test_an_unknown_route_names_the_nearest(desk: Desk, target: str, nearest: str) -> None:
+    status, _, body = await desk.ask("GET", target)
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (404, "route_not_found")
+    assert nearest in error["details"]["nearest"]
+    assert nearest in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allowed"),
+    [
+        ("POST", "/v1/status", b"GET, HEAD"),
+        ("GET", "/v1/models/qwen/switch", b"POST"),
+        ("DELETE", "/v1/leases", b"POST"),
+        ("GET", "/v1/leases/17", b"PUT"),
+        ("OPTIONS", "/v1/shutdown", b"POST"),
+        ("PROPFIND", "/v1/version", b"GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, target: str, allowed: bytes) -> None:
+    status, head, body = await desk.ask(method, target)
+    assert (status, json.loads(body)["error"]["code"]) == (405, "method_not_allowed")
+    assert b"\r\nallow: " + allowed in head
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "field"),
+    [
+        ("POST", "/v1/models/qwen/switch", '{"wait": 1}', "$.wait"),
+        ("POST", "/v1/models/qwen/switch", "[]", "object"),
+        ("POST", "/v1/models/qwen/switch", "null", "object"),
+        ("POST", "/v1/models/qwen/switch", "{", "not JSON"),
+        ("POST", "/v1/leases", "", "model"),
+        ("POST", "/v1/leases", '{"model": 3}', "$.model"),
+        ("POST", "/v1/leases", '{"model": "qwen", "waiting": {}}', "$.waiting"),
+        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"count": "2"}]}', "$.waiting[0].count"),
+        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"count": -2}]}', "$.waiting[0].count"),
+        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"priority": 1e300}]}', "$.waiting[0].priority"),
+        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{}, {"oldest_s": -1}]}', "$.waiting[1].oldest_s"),
+        ("PUT", "/v1/leases/17", '{"in_flight": 1.5}', "$.in_flight"),
+        ("PUT", "/v1/leases/17", '{"in_flight": 99999999999999999999999999}', "$.in_flight"),
+        ("GET", "/v1/models/qwen/logs?lines=-1", "", "lines"),
+        ("GET", "/v1/models/qwen/logs?lines=10001", "", "lines"),
+        ("GET", "/v1/models/qwen/logs?lines=%C2%B2", "", "lines"),
+        ("GET", "/v1/models/qwen/logs?follow=maybe", "", "follow"),
+        ("GET", "/v1/models/qwen/logs?stream=stdin", "", "stream"),
+        ("GET", "/v1/events?after=x", "", "after"),
+    ],
+)
+async def test_what_does_not_fit_is_named(desk: Desk, method: str, target: str, body: str, field: str) -> None:
+    desk.office.asked.clear()
+    status, _, answer = await desk.ask(method, target, body)
+    error = json.loads(answer)["error"]
+    assert (status, error["code"]) == (400, "bad_request")
+    assert field in error["message"]
+    assert desk.office.asked == []
+
+
+async def test_an_unknown_model_is_not_found_before_anything_streams(desk: Desk) -> None:
+    for method, target, body in (
+        ("GET", "/v1/models/nope", ""),
+        ("GET", "/v1/models/nope/logs?follow=1", ""),
+        ("POST", "/v1/models/nope/switch", ""),
+        ("POST", "/v1/leases", '{"model": "nope"}'),
+    ):
+        status, head, answer = await desk.ask(method, target, body)
+        assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
+        assert b"content-type: application/json" in head
+
+
+async def test_shutdown(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/shutdown")
+    assert (status, json.loads(body)) == (202, {"stopping": True})
+    assert desk.office.asked == [("shutdown",)]
+
+
+async def test_a_switch_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/models/Qwen%2FQwen3-14B/switch", '{"wait": false}')
+    assert (status, json.loads(body)) == (202, {"accepted": True, "model": "qwen"})
+    assert desk.office.asked == [("switch", "qwen")]
+
+
+async def test_a_switch_tells_its_progress_until_it_is_over(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/models/qwen/switch")
+    await desk.office.opened.wait()
+    (tell,) = desk.office.switches
+    await tell.send({"type": "switching", "phase": "draining"})
+    assert b"application/x-ndjson" in await until(stream, b'"draining"}\n')
+    await tell.send({"type": "ready"})
+    tell.close()
+    assert (await until_closed(stream)).endswith(b'{"type":"ready"}\n\r\n0\r\n\r\n')
+
+
+async def test_status_is_answered_while_a_switch_goes_on(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/models/qwen/switch")
+    await until(stream, b"\r\n\r\n")
+    assert (await desk.ask("GET", "/v1/status"))[0] == 200
+
+
+async def test_events_follow_from_where_the_reader_left(desk: Desk) -> None:
+    stream = await desk.send("GET", "/v1/events?after=1")
+    answer = await until(stream, b'{"id":3,"type":"started","model":"qwen"}\n')
+    assert b'{"id":1,' not in answer
+    desk.office.switches[0].close()
+    assert (await until_closed(stream)).endswith(b"0\r\n\r\n")
+
+
+async def test_events_that_are_not_followed_end(desk: Desk) -> None:
+    answer = await until_closed(await desk.send("GET", "/v1/events?after=2&follow=0"))
+    assert answer.endswith(b'{"id":3,"type":"started","model":"qwen"}\n\r\n0\r\n\r\n')
+
+
+WAITING = '{"model": "Qwen/Qwen3-14B", "waiting": [{"key": "k", "priority": 2, "count": 3, "oldest_s": 1.5, "new": 1}]}'
+
+
+async def test_a_lease_lives_as_long_as_its_connection(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/leases", WAITING)
+    await until(stream, b'"lease":"17"')
+    assert desk.office.asked == [("lease", "qwen", (Waiting(3, 1.5, "k", 2),))]
+    status, _, body = await desk.ask("PUT", "/v1/leases/17", '{"in_flight": 4, "waiting": [{}]}')
+    assert (status, json.loads(body)) == (200, {})
+    assert desk.office.asked[1:] == [("demand", 17, 4, (Waiting(),))]
+    await stream.aclose()
+    await desk.office.closed.wait()
+    assert desk.office.asked[2:] == [("close", 17)]
+
+
+async def test_a_holder_that_only_ends_its_side_releases_too(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/leases", WAITING)
+    await until(stream, b'"lease":"17"')
+    await stream.send_eof()
+    assert (await until_closed(stream)).endswith(b"0\r\n\r\n")
+    assert desk.office.asked[-1] == ("close", 17)
+
+
+async def test_a_lease_that_the_office_ends_ends_the_stream(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/leases", WAITING)
+    await until(stream, b'"lease":"17"')
+    desk.office.open[17].send_nowait({"type": "failed"})
+    desk.office.open[17].close()
+    assert (await until_closed(stream)).endswith(b'{"type":"failed"}\n\r\n0\r\n\r\n')
+    assert desk.office.asked[-1] == ("close", 17)
+
+
+async def test_a_holder_that_stops_reading_is_dropped(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/leases", WAITING)
+    await until(stream, b'"lease":"17"')
+    tell = desk.office.open[17]
+    with pytest.raises(trio.BrokenResourceError):
+        await send_forever(tell)
+    await desk.office.closed.wait()
+
+
+async def send_forever(tell: trio.MemorySendChannel[dict[str, object]]) -> None:
+    while True:
+        await tell.send({"type": "switching", "padding": "x" * 100_000})
+
+
+@pytest.mark.parametrize("lease", ["18", "x", "-1", "%C2%B2", "9" * 30, "1%2F2"])
+async def test_a_lease_that_is_not_there_is_not_found(desk: Desk, lease: str) -> None:
+    status, _, body = await desk.ask("PUT", f"/v1/leases/{lease}", "{}")
+    assert (status, json.loads(body)["error"]["code"]) == (404, "lease_not_found")
+
+
+class TestWithoutAnyRight:
+    @pytest.fixture
+    def rights(self) -> Rights:
+        return NoRights(own_uid=-1, others_read=False)
+
+    async def test_nothing_is_answered(self, desk: Desk) -> None:
+        for target in ("/v1/version", "/v1/nonsense", "/v1/shutdown"):
+            status, _, body = await desk.ask("POST", target)
+            assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
+        assert desk.office.asked == []
+
+
+class NoRights(Rights):
+    """Takes nobody for the owner, so that root can be a stranger in a test."""
+
+    def owns(self, peer: object) -> bool:
+        return False
+
+
+class TestAStranger:
+    @pytest.fixture
+    def rights(self) -> Rights:
+        return NoRights(own_uid=-1, others_read=True)
+
+    async def test_reads_and_no_more(self, desk: Desk) -> None:
+        assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("GET", "/v1/models/qwen/logs"))[0] == 200
+        for method, target in (("POST", "/v1/shutdown"), ("POST", "/v1/models/qwen/switch"), ("POST", "/v1/leases")):
+            status, _, body = await desk.ask(method, target, WAITING)
+            assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
+        assert (await desk.ask("PUT", "/v1/leases/17", "{}"))[0] == 403
+        assert desk.office.asked == []
+
+
+class TestAnAdministrator:
+    @pytest.fixture
+    def rights(self) -> Rights:
+        return NoRights(own_uid=-1, admin_gid=os.getegid(), others_read=False)
+
+    async def test_operates_but_holds_no_lease(self, desk: Desk) -> None:
+        assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("POST", "/v1/shutdown"))[0] == 202
+        assert (await desk.ask("POST", "/v1/leases", WAITING))[0] == 403
+
+
+class TestTheProxysUser:
+    @pytest.fixture
+    def rights(self) -> Rights:
+        return NoRights(own_uid=-1, proxy_uid=os.geteuid(), others_read=False)
+
+    async def test_holds_leases_but_does_not_operate(self, desk: Desk) -> None:
+        await until(await desk.send("POST", "/v1/leases", WAITING), b'"queued"')
+        assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("POST", "/v1/shutdown"))[0] == 403
+
+
+async def test_mutated_requests_never_change_anything_nor_show_a_traceback(desk: Desk) -> None:
+    """Damaged requests get an error; what is asked of the office is only what an intact one would ask."""
+    chance = random.Random(18)
+    seeds = [
+        request_head(method, target, body) + body
+        for method, target, body in (
+            ("POST", "/v1/leases", WAITING.encode()),
+            ("PUT", "/v1/leases/17", b'{"in_flight": 4, "waiting": [{"count": 1}]}'),
+            ("POST", "/v1/models/qwen/switch", b'{"wait": false}'),
+            ("GET", "/v1/models/qwen/logs?lines=5&stream=both", b""),
+        )
+    ]
+    for _ in range(800):
+        data = bytearray(chance.choice(seeds))
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        stream = await desk.connect()
+        await stream.send_all(data[: chance.choice((len(data), chance.randrange(len(data))))])
+        await stream.send_eof()
+        answer = await until_closed(stream)
+        await stream.aclose()
+        assert not answer or split(answer)[0] in (200, 202, 400, 403, 404, 405)
+        assert b"Traceback" not in answer
+    assert (await desk.ask("GET", "/v1/status"))[0] == 200
+    assert ("shutdown",) not in desk.office.asked
+    leases = sum(asked[0] == "lease" for asked in desk.office.asked)
+    assert leases == sum(asked[0] == "close" for asked in desk.office.asked)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["/v1/version"], b'"api":1'),
+        (["/v1/status"], b'{"models":[]}'),
+        (["/v1/models/qwen"], b'{"name":"qwen"}'),
+        (["-X", "POST", "/v1/models/qwen/switch"], b'{"type":"ready"}\n'),
+        (["-d", '{"wait": false}', "/v1/models/qwen/switch"], b'"accepted":true'),
+        (["/v1/models/qwen/logs"], b'{"lines":[]}'),
+        (["-N", "-m", "0.5", "/v1/models/qwen/logs?follow=1"], b""),
+        (["-N", "-m", "0.5", "/v1/events"], b'"id":1'),
+        (["-N", "-m", "0.5", "-d", WAITING, "/v1/leases"], b'"lease":"17"'),
+        (["-X", "PUT", "/v1/leases/17"], b"lease_not_found"),
+        (["-X", "POST", "/v1/shutdown"], b'{"stopping":true}'),
+        (["-0", "/v1/status"], b'{"models":[]}'),
+        (["-I", "/v1/status"], b"content-length: 14"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_curl_works(desk: Desk, arguments: list[str], expected: bytes) -> None:
+    async def finish_switch() -> None:
+        await desk.office.opened.wait()
+        for tell in desk.office.switches:
+            with suppress(trio.BrokenResourceError):  # it was not waited for
+                await tell.send({"type": "ready"})
+            tell.close()
+
+    *options, target = arguments
+    command = ["curl", "-sS", "--unix-socket", str(desk.path), *options, f"http://muxd{target}"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish_switch)
+        done = await trio.run_process(command, capture_stdout=True, check=False)
+        nursery.cancel_scope.cancel()
+    assert expected in done.stdout
+    assert done.returncode in ((0, 28) if "-m" in options else (0,))

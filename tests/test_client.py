@@ -1,0 +1,117 @@
+"""The client against the real control server."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from muxd.client import Client
+from muxd.control import Rights
+from muxd.core.events import Waiting
+from muxd.errors import LeaseNotFound, ModelNotFound, PermissionDenied, Unreachable
+from tests.control.conftest import Desk, desk, rights  # noqa: F401
+from tests.control.test_routes import NoRights
+
+
+async def test_questions_are_answered(desk: Desk) -> None:  # noqa: F811
+    client = Client([desk.path])
+    assert (await client.version())["api"] == 1
+    assert await client.status() == {"models": []}
+    assert await client.model("Qwen/Qwen3-14B") == {"name": "qwen"}
+
+
+async def test_a_lease_is_held_for_its_scope(desk: Desk) -> None:  # noqa: F811
+    client = Client([desk.path.with_name("none"), desk.path])
+    async with client.lease("Qwen/Qwen3-14B", [Waiting(2, 1.5, "k", 1)]) as lease:
+        first = await anext(lease)
+        assert (first["type"], first["lease"]) == ("queued", "17")
+        await client.report_demand(first["lease"], 3, [Waiting()])
+        await desk.office.open[17].send({"type": "granted", "text": "\u2028 é"})
+        assert await anext(lease) == {"type": "granted", "text": "\u2028 é"}
+    await desk.office.closed.wait()
+    assert desk.office.asked == [
+        ("lease", "qwen", (Waiting(2, 1.5, "k", 1),)),
+        ("demand", 17, 3, (Waiting(),)),
+        ("close", 17),
+    ]
+
+
+async def test_messages_end_when_muxd_ends_the_lease(desk: Desk) -> None:  # noqa: F811
+    async with Client([desk.path]).lease("qwen", []) as lease:
+        await desk.office.opened.wait()
+        desk.office.open[17].close()
+        assert [message["type"] async for message in lease] == ["queued"]
+
+
+async def test_events_come_from_an_id_on(desk: Desk) -> None:  # noqa: F811
+    async with Client([desk.path]).events(after=1) as events:
+        assert [(await anext(events))["id"] for _ in range(2)] == [2, 3]
+
+
+async def test_an_error_of_muxd_is_raised_as_its_class(desk: Desk) -> None:  # noqa: F811
+    client = Client([desk.path])
+    with pytest.raises(ModelNotFound, match="the nearest is qwen") as caught:
+        await client.model("nope")
+    assert caught.value.details == {"nearest": "qwen"}
+    with pytest.raises(ModelNotFound):
+        await enter_lease(client, "nope")
+    with pytest.raises(LeaseNotFound):
+        await client.report_demand("99", 0, [])
+
+
+class TestAStranger:
+    @pytest.fixture
+    def rights(self) -> Rights:
+        return NoRights(own_uid=-1, others_read=False)
+
+    async def test_is_told_so(self, desk: Desk) -> None:  # noqa: F811
+        with pytest.raises(PermissionDenied):
+            await Client([desk.path]).status()
+
+
+async def enter_lease(client: Client, model: str) -> None:
+    async with client.lease(model, []):
+        pytest.fail("it was granted")
+
+
+async def test_unreachable_tells_every_path_and_why(tmp_path: Path) -> None:
+    stale, missing = tmp_path / "stale", tmp_path / "missing"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stale))
+    with pytest.raises(Unreachable) as caught:
+        await Client([missing, stale]).status()
+    assert f"{missing}: muxd is not running" in caught.value.message
+    assert f"{stale}: the socket is stale" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b"", "closed the connection"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "closed the connection"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", "does not speak JSON"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", "does not speak JSON"),
+        (b"HTTP/1.1 502 Bad\r\ncontent-length: 2\r\n\r\nno", "not muxd"),
+        (b"HTTP/1.1 502 Bad\r\ncontent-length: 2\r\n\r\n{}", "not muxd"),
+    ],
+)
+async def test_whatever_else_answers_is_unreachable(tmp_path: Path, answer: bytes, complaint: str) -> None:
+    where = tmp_path / "s"
+    listening = trio.socket.socket(trio.socket.AF_UNIX)
+    await listening.bind(os.fspath(where))
+    listening.listen()
+
+    async def reply() -> None:
+        connection, _ = await listening.accept()
+        with connection:
+            await connection.recv(65536)
+            await connection.send(answer)
+
+    with listening:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reply)
+            with pytest.raises(Unreachable, match=complaint):
+                await Client([where]).status()
