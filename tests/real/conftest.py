@@ -1,0 +1,21 @@
+"""Fixtures for tests against real SGLang on a CPU; not part of the ordinary test run.
+
+python tests/real/install.py && pytest tests/real
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.real import install
+
+
+@pytest.fixture(scope="session")
+def sglang_home() -> Path:
+    """Where install.py put SGLang: `venv/bin/python`, `models/tiny-a`, `models/tiny-b`."""
+    home = Path(os.environ.get("MUXD_REAL_SGLANG") or install.DEFAULT).absolute()
+    if missing := install.Installation(home).missing_steps():
+        steps = ", ".join(step.name for step in missing)
+        pytest.fail(f"SGLang is not installed in {home} ({steps}): run `python tests/real/install.py`", pytrace=False)
+    return home
