@@ -1,7 +1,6 @@
 """TOML in, frozen and checked values out."""
 
-from .demo import demo_config
-from .load import load_config
+from .load import load_config, salvage_config
 from .places import find_config
 from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 
@@ -13,7 +12,7 @@ __all__ = [
     "Policy",
     "Proxy",
     "Simulation",
-    "demo_config",
     "find_config",
     "load_config",
+    "salvage_config",
 ]

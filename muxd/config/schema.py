@@ -35,6 +35,7 @@ class Simulation:
     release_lag: float = 0.0  # seconds from a release's answer until the memory is really free
     token_rate: float = 100.0  # tokens per second of one request
     batch_slots: int = 8  # requests that run at once; the rest waits inside the engine
+    pace: float = 0.1  # factor on SGLang's own waits, such as the 5 s until it notices SIGTERM; 1 is as real
     faults: tuple[str, ...] = ()  # see muxd/simulator/faults.py
 
 
@@ -68,6 +69,7 @@ class Model:
     probe_interval: float = 5.0
     probe_timeout: float = 5.0
     probe_failures: int = 3  # consecutive; then the worker is unresponsive
+    hang_timeout: float = 300.0  # it answers, but its scheduler takes no step for this long: unresponsive
     log_max_bytes: int = 64 * MiB
     log_backups: int = 3
     simulation: Simulation = Simulation()

@@ -1,0 +1,133 @@
+"""`muxctl logs NAME`: what a model wrote.  muxd is asked; when it is down, the files are read here."""
+
+import json
+import os
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from muxctl.connection import Connection, model_target
+from muxctl.exits import Exit, Failure
+from muxctl.places import find_socket
+
+STREAMS = ("stdout", "stderr")
+_POLL = 0.2  # seconds between two looks at a file that is followed
+
+Line = dict[str, Any]  # {"stream": "stderr", "line": "..."}
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a model's name, or what clients call it")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines until ^C")
+    parser.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="begin N lines back (100)")
+    parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which of its two outputs (both)")
+    parser.add_argument("--log-dir", type=Path, metavar="DIR", help="read the files in DIR, without asking muxd")
+    parser.epilog = "When muxd is down, the directory is looked up in the configuration that muxd start would find."
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a number of lines")
+    return int(text)
+
+
+def run(options: Namespace) -> int:
+    show = _json_line if options.json else _plain_line
+    connection = None if options.log_dir else _connected(options.socket)
+    if connection is None:
+        return _from_files(options, show)
+    with connection:
+        for line in _from_muxd(connection, options):
+            show(line)
+    if options.follow:
+        raise Failure("muxd has ended", Exit.UNREACHABLE)
+    return Exit.OK
+
+
+def _json_line(line: Line) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _plain_line(line: Line) -> None:
+    if "line" in line:
+        print(line["line"], flush=True)
+    else:
+        print(f"... {line.get('missed', 'some')} lines were missed", flush=True)
+
+
+def _connected(socket: str | None) -> Connection | None:
+    """None when muxd is down; whoever may not ask it is told so."""
+    try:
+        return Connection(find_socket(socket))
+    except Failure as failure:
+        if failure.code != Exit.UNREACHABLE:
+            raise
+        return None
+
+
+def _from_muxd(connection: Connection, options: Namespace) -> Iterator[Line]:
+    query = f"/logs?lines={options.lines}&follow={int(options.follow)}&stream={options.stream}"
+    answer = connection.ask("GET", model_target(options.name, query))
+    if options.follow:
+        yield from answer.lines()
+    else:
+        yield from answer.json()["lines"]
+
+
+def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
+    files = _find_files(options.name, options.log_dir)
+    wanted = STREAMS if options.stream == "both" else (options.stream,)
+    if options.follow:
+        _follow({stream: files[stream] for stream in wanted}, options.lines, show)
+    from muxd.logfiles import tail
+
+    for stream in wanted:
+        for text in tail(files[stream], options.lines):
+            show({"stream": stream, "line": text})
+    return Exit.OK
+
+
+def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) -> None:
+    """Until ^C."""
+    from muxd.logfiles import LogReader
+
+    with ExitStack() as opened:
+        readers = {stream: opened.enter_context(LogReader(path, lines)) for stream, path in files.items()}
+        while True:
+            fresh = [(stream, text) for stream, reader in readers.items() for text in reader.read()]
+            for stream, text in fresh:
+                show({"stream": stream, "line": text})
+            if not fresh:
+                time.sleep(_POLL)
+
+
+def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
+    """The files of one model, in the first directory that has some."""
+    directories, names = ([log_dir], {}) if log_dir else _look_up()
+    known = names.get(name, name)
+    if "/" not in known and known[:1] != ".":
+        for directory in directories:
+            files = {stream: directory / f"{known}.{stream}.log" for stream in STREAMS}
+            if any(file.exists() for file in files.values()):
+                return files
+    down = "" if log_dir else "muxd is not running, and "
+    places = ", ".join(map(str, directories))
+    code = Exit.FAILED if name in names else Exit.NO_MODEL
+    raise Failure(f"{down}there is no log of {name} in {places}; --log-dir names another place", code)
+
+
+def _look_up() -> tuple[list[Path], dict[str, str]]:
+    """Where logs may be, and which model each name means, as far as the configuration tells."""
+    from muxd.config import find_config, salvage_config
+    from muxd.config.places import SYSTEM_LOGS, default_log_dir, default_state_dir
+    from muxd.errors import ConfigError
+
+    try:
+        config = salvage_config(find_config(None), os.environ)
+    except ConfigError:
+        return [default_log_dir(os.environ, default_state_dir(os.environ)), SYSTEM_LOGS], {}
+    names = {name: model.name for model in config.models for name in (model.name, *model.served_names)}
+    return [config.daemon.log_dir, SYSTEM_LOGS], names

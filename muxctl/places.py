@@ -1,0 +1,84 @@
+"""Which socket muxd listens on, and why it cannot be reached when it cannot."""
+
+import os
+import stat
+from collections.abc import Mapping
+
+from muxctl.exits import Exit, Failure
+
+SYSTEM_SOCKET = "/run/muxd/muxd.sock"
+
+
+def candidates(environ: Mapping[str, str]) -> list[str]:
+    """Where a muxd of this user or of the system would listen."""
+    found = [SYSTEM_SOCKET, os.path.expanduser("~/.local/state/muxd/muxd.sock")]
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        found.insert(0, f"{runtime}/muxd/muxd.sock")
+    return found
+
+
+def find_socket(explicit: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """--socket, else MUXD_SOCKET, else the first candidate that is there."""
+    if named := explicit or environ.get("MUXD_SOCKET"):
+        return named
+    tried = candidates(environ)
+    for path in tried:
+        if _exists(path):
+            return path
+    raise not_running(tried)
+
+
+def _exists(path: str) -> bool:
+    """Also True when a directory on the way is closed to us: then that is what to tell."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def not_running(tried: list[str]) -> Failure:
+    return Failure(
+        f"muxd is not running: no socket at {', '.join(tried)}; "
+        "start it with muxd start, or name its socket with --socket or MUXD_SOCKET",
+        Exit.UNREACHABLE,
+    )
+
+
+def unreachable(path: str, error: OSError) -> Failure:
+    """The one line for a connect(2) that failed."""
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return not_running([path])
+        case ConnectionRefusedError():
+            return Failure(
+                f"stale socket {path}: muxd died; start it again and it replaces the socket", Exit.UNREACHABLE
+            )
+        case PermissionError():
+            return Failure(f"no permission for {path}: {_way_in(path)}", Exit.PERMISSION)
+        case _:
+            return Failure(f"cannot reach muxd at {path}: {error.strerror or error}", Exit.UNREACHABLE)
+
+
+def _way_in(path: str) -> str:
+    """The group that would be let in at the first thing on the way that does not let us."""
+    import grp
+
+    for step in (os.path.dirname(path) or ".", path):
+        try:
+            found = os.stat(step)
+        except OSError:
+            continue
+        wanted = os.X_OK if stat.S_ISDIR(found.st_mode) else os.W_OK
+        if os.access(step, wanted, effective_ids=True):
+            continue
+        needed = stat.S_IXGRP if stat.S_ISDIR(found.st_mode) else stat.S_IWGRP
+        if found.st_mode & needed and found.st_gid != 0:
+            try:
+                name = grp.getgrgid(found.st_gid).gr_name
+            except KeyError:
+                name = str(found.st_gid)
+            return f"add yourself to group {name} (usermod -aG {name} USER, then log in again), or use sudo"
+    return "use sudo, or set admin_group in muxd.toml to a group of yours"

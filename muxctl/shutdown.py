@@ -1,0 +1,63 @@
+"""`muxctl shutdown`: muxd drains, stops its models and ends."""
+
+import os
+import select
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+
+from muxctl.connection import Connection
+from muxctl.exits import Exit, Failure
+from muxctl.places import find_socket
+
+
+def arguments(parser: ArgumentParser) -> None:
+    wait = parser.add_mutually_exclusive_group()
+    wait.add_argument("--wait", action="store_true", default=True, help="return when muxd has ended (default)")
+    wait.add_argument("--no-wait", action="store_false", dest="wait", help="return when muxd has accepted it")
+
+
+def run(options: Namespace) -> int:
+    path = find_socket(options.socket)
+    with Connection(path) as connection, _Process(connection.peer_pid()) as process:
+        try:
+            connection.ask("POST", "/v1/shutdown", {}).json()
+            if options.wait:
+                process.wait(path)
+        except KeyboardInterrupt:
+            raise Failure("not waiting any more; muxd goes on stopping", Exit.INTERRUPTED) from None
+    print("muxd has stopped" if options.wait else "muxd is stopping")
+    return Exit.OK
+
+
+class _Process:
+    """The process behind the socket, held so that its pid cannot come to mean another one."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd: int | None = None
+        if pid > 0:
+            with suppress(OSError):
+                self._fd = os.pidfd_open(pid)
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def wait(self, path: str) -> None:
+        """Return when it has ended; where it cannot be seen, when nothing answers at `path`."""
+        if self._fd is not None:
+            select.select([self._fd], [], [])
+            return
+        poll = select.poll()
+        while _answers(path):
+            poll.poll(200)
+
+
+def _answers(path: str) -> bool:
+    try:
+        with Connection(path):
+            return True
+    except Failure:
+        return False

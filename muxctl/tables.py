@@ -1,0 +1,36 @@
+"""Text for people: aligned tables, durations, sizes; nothing in it moves a terminal's cursor."""
+
+from collections.abc import Sequence
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines with aligned columns, two blanks apart; those in `right` are aligned to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(_cell(cell, widths[i], i in right) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def _cell(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def duration(seconds: float) -> str:
+    """Its two largest units: "12s", "1min 5s", "2h 5min", "3d 4h"."""
+    rest = max(0, int(seconds))
+    parts: list[tuple[int, str]] = []
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count or (unit == "s" and not parts):
+            parts.append((size, f"{count}{unit}"))
+    largest = parts[0][0]
+    return " ".join(text for size, text in parts[:2] if size * 60 >= largest)
+
+
+def gibibytes(size: float) -> str:
+    return f"{size / (1 << 30):.1f}"
+
+
+def plain(value: object) -> str:
+    """One line without control characters: what others wrote must not steer the terminal."""
+    return "".join(char if char.isprintable() else " " for char in str(value))

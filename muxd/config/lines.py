@@ -1,0 +1,84 @@
+"""On which line of a TOML file a table or a key stands.
+
+`tomllib` keeps no positions, so this scans the text a second time.  It is only asked
+about text that `tomllib` has accepted, and what it does not see (keys inside inline
+tables) is found by its nearest parent.
+"""
+
+import re
+
+KeyPath = tuple[str, ...]
+
+_TOKEN = re.compile(
+    r'(?P<long>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5})'
+    r"""|(?P<quoted>"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
+    r"|(?P<bare>[A-Za-z0-9_-]+)"
+    r"|(?P<comment>\#[^\n]*)"
+    r"|(?P<newline>\n)"
+    r"|(?P<mark>[\[\]{}=.,])"
+    r"|(?P<other>.)",
+    re.DOTALL,
+)
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """The line, from 1, of every table header and of every key that starts a line."""
+    scan = _Scan()
+    for match in _TOKEN.finditer(text):
+        scan.take(match.lastgroup or "", match.group())
+    return scan.found
+
+
+def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int | None:
+    """The line of `path`, else of its nearest parent that has one."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    return None
+
+
+class _Scan:
+    """Where in a TOML text we are: before a key, inside a header, or in a value."""
+
+    def __init__(self) -> None:
+        self.found: dict[KeyPath, int] = {}
+        self._line = 1
+        self._table: KeyPath = ()
+        self._parts: list[str] = []
+        self._in_value = False
+        self._header = 0  # opening brackets of a header seen
+        self._depth = 0  # brackets open inside a value
+
+    def take(self, kind: str, text: str) -> None:
+        if kind == "newline":
+            self._end_line()
+        elif self._in_value:
+            self._depth += (text in ("[", "{")) - (text in ("]", "}")) if kind == "mark" else 0
+        elif kind in ("bare", "quoted"):
+            self._parts.append(text if kind == "bare" else _unquoted(text))
+        elif kind == "mark":
+            self._mark(text)
+        self._line += text.count("\n")
+
+    def _mark(self, text: str) -> None:
+        if text == "[" and not self._parts:
+            self._header += 1
+        elif text == "]" and self._header and self._parts:
+            self._table, self._parts = tuple(self._parts), []
+            self._note(self._table)
+        elif text == "=":
+            self._note(self._table + tuple(self._parts))
+            self._in_value = True
+
+    def _note(self, path: KeyPath) -> None:
+        for length in range(1, len(path) + 1):
+            self.found.setdefault(path[:length], self._line)
+
+    def _end_line(self) -> None:
+        if not (self._in_value and self._depth):
+            self._in_value, self._depth, self._header, self._parts = False, 0, 0, []
+
+
+def _unquoted(text: str) -> str:
+    inner = text[1:-1]
+    return inner if text[0] == "'" else re.sub(r"\\(.)", r"\1", inner)

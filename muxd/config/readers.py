@@ -1,0 +1,202 @@
+"""One reader per kind of value: from what TOML gives to what the configuration keeps.
+
+A reader raises ValueError; its text says what is wrong and what to do.  It knows
+nothing of the key it reads for.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from .names import did_you_mean
+from .units import parse_duration, parse_size, show_duration, show_size, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What relative paths and "~" in a file are relative to."""
+
+    directory: Path
+    home: Path
+
+    def resolve(self, text: str) -> Path:
+        """An absolute path; ".." is taken out as text, links are left alone."""
+        if text == "~" or text.startswith("~/"):
+            return self.home / text[2:]
+        return Path(os.path.normpath(self.directory / text))
+
+
+Reader = Callable[[Any, Base], Any]
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def choice(*allowed: str) -> Reader:
+    def read(value: Any, base: Base) -> str:
+        if value in allowed and isinstance(value, str):
+            return value
+        raise ValueError(f"{shown(value)} is not known; use {' or '.join(map(shown, allowed))}")
+
+    return read
+
+
+def boolean(value: Any, base: Base) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{shown(value)} is neither true nor false; write true or false without quotes")
+
+
+def integer(low: int, high: int) -> Reader:
+    def read(value: Any, base: Base) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{shown(value)} is not a whole number; write one from {low} to {high}")
+        if not low <= value <= high:
+            raise ValueError(f"{value} is out of range; use {low} to {high}")
+        return value
+
+    return read
+
+
+def number(above: float, high: float) -> Reader:
+    """A number greater than `above`, without a unit."""
+
+    def read(value: Any, base: Base) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{shown(value)} is not a number; write one without quotes")
+        if not above < value <= high:
+            raise ValueError(f"{value} is out of range; use more than {above:g} and at most {high:g}")
+        return float(value)
+
+    return read
+
+
+def duration(low: float = 0.0, *, endless: bool = False) -> Reader:
+    """Seconds, at least `low`; "inf" only where `endless`."""
+
+    def read(value: Any, base: Base) -> float:
+        seconds = parse_duration(value)
+        if seconds < low:
+            raise ValueError(f"{shown(value)} is too short; use at least {show_duration(low)}")
+        if not (endless or isfinite(seconds)):
+            raise ValueError(f"{shown(value)} is not allowed here; give a finite duration")
+        return seconds
+
+    return read
+
+
+def size(low: int = 0) -> Reader:
+    def read(value: Any, base: Base) -> int:
+        if (count := parse_size(value)) < low:
+            raise ValueError(f"{shown(value)} is too small; use at least {show_size(low)}")
+        return count
+
+    return read
+
+
+def text(value: Any, base: Base) -> str:
+    if isinstance(value, str) and value and not _CONTROL.search(value):
+        return value
+    raise ValueError(f"{shown(value)} is not usable; write one line of text in quotes")
+
+
+def texts(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of strings as they are: flags of a command line."""
+    if isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value):
+        return tuple(value)
+    raise ValueError(f'{shown(value)} is not a list of strings; write ["...", "..."]')
+
+
+def names(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of names, none empty, none twice."""
+    for item in texts(value, base):
+        text(item, base)
+    return _distinct(value)
+
+
+def gpu_numbers(value: Any, base: Base) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or any(isinstance(i, bool) or not isinstance(i, int) for i in value):
+        raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
+    if min(value) < 0:
+        raise ValueError(f"{min(value)} is not a GPU number; they count from 0")
+    return _distinct(value)
+
+
+def environment(value: Any, base: Base) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f'{shown(value)} is not a table; write {{ NAME = "value" }}')
+    for name, content in value.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"{shown(name)} is not the name of a variable; use letters, digits and _")
+        if not isinstance(content, str) or "\0" in content:
+            raise ValueError(f"the value of {name} is not text; put it in quotes")
+    return dict(value)
+
+
+def path(value: Any, base: Base) -> Path:
+    return base.resolve(text(value, base))
+
+
+def directory(value: Any, base: Base) -> Path:
+    found = path(value, base)
+    if stat.S_ISDIR(_mode(found)):
+        return found
+    raise ValueError(f"no directory {found}; create it or correct the path")
+
+
+def model_path(value: Any, base: Base) -> str:
+    """A local path must exist and becomes absolute; anything else is a Hub id and left alone."""
+    given = text(value, base)
+    if not given.startswith(("/", "./", "../", "~")):
+        return given
+    found = base.resolve(given)
+    if _mode(found):
+        return str(found)
+    raise ValueError(f"nothing at {found}; correct the path, or give a Hub id such as Qwen/Qwen3-14B")
+
+
+def _mode(found: Path) -> int:
+    """What is there, as stat(2) says it; 0 for nothing."""
+    try:
+        return found.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise ValueError(f"cannot look at {found}: {error.strerror}; correct the path or its permissions") from None
+
+
+def command(value: Any, base: Base) -> str:
+    """A program: looked up later when it is a bare name, absolute when it is a path."""
+    given = text(value, base)
+    return str(base.resolve(given)) if "/" in given or given.startswith("~") else given
+
+
+def address(value: Any, base: Base) -> tuple[str, int]:
+    """ "HOST:PORT", "[::1]:PORT"."""
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f'{shown(value)} is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"')
+    return host, int(port)
+
+
+def unknown_key(name: str, value: Any, known: list[str], *, in_model: bool) -> str:
+    """What to say about a key that no table has."""
+    if in_model and isinstance(value, dict):
+        return 'unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]'
+    return f"unknown key; {did_you_mean(name, known)}"
+
+
+def _distinct(values: list[Any]) -> tuple[Any, ...]:
+    twice = next((value for position, value in enumerate(values) if value in values[:position]), None)
+    if twice is not None:
+        raise ValueError(f"{shown(twice)} is there twice; name each once")
+    return tuple(values)

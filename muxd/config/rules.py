@@ -1,0 +1,155 @@
+"""What must hold between keys, between models, and between the file and this machine."""
+
+import grp
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
+from .lines import KeyPath
+from .problems import Problems
+from .schema import Config, Model
+from .units import show_size
+
+# sun_path holds 108 bytes and its end is a NUL.
+SOCKET_PATH_MAX = 107
+
+Finding = tuple[KeyPath, str]
+
+
+def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], problems: Problems) -> None:
+    """Note in `problems` whatever is wrong with values that are fine by themselves.
+
+    Where reading has found a problem already, nothing more is said: it would be about a default.
+    """
+    told = problems.paths()
+    stated = _Stated(raw)
+    for path, text in _findings(config, stated, environ, told):
+        if not any(_related(path, other) for other in told):
+            problems.add(path, text)
+
+
+def _related(path: KeyPath, other: KeyPath) -> bool:
+    """One of them lies within the other."""
+    length = min(len(path), len(other))
+    return path[:length] == other[:length]
+
+
+def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], told: set[KeyPath]) -> Iterator[Finding]:
+    if not config.models:
+        yield ("models",), "no model; add a table [models.NAME]"
+    yield from _daemon(config)
+    yield from _proxy(config)
+    yield from _names(config)
+    yield from _ports(config)
+    for model in config.models:
+        if stated.place(model.name, "engine") not in told:
+            yield from ((stated.place(model.name, *key), text) for key, text in _model(model, stated, environ))
+
+
+class _Stated:
+    """Which model keys the user wrote, and where: in the model's own table or in [defaults]."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._defaults = _as_table(raw.get("defaults"))
+        self._models = _as_table(raw.get("models"))
+
+    def place(self, name: str, *key: str) -> KeyPath:
+        """The path to blame for a key of a model."""
+        if key[0] in self._defaults and not self.by_model(name, key[0]):
+            return ("defaults", *key)
+        return ("models", name, *key)
+
+    def by_model(self, name: str, key: str) -> bool:
+        return key in _as_table(self._models.get(name))
+
+    def anywhere(self, name: str, key: str) -> bool:
+        return key in self._defaults or self.by_model(name, key)
+
+    def misspelt(self, name: str) -> bool:
+        """The model's table has a key that does not exist: what seems to be missing may be it."""
+        return not _as_table(self._models.get(name)).keys() <= MODEL.keys()
+
+
+def _as_table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _daemon(config: Config) -> Iterator[Finding]:
+    length = len(os.fsencode(config.daemon.socket))
+    if length > SOCKET_PATH_MAX:
+        yield (
+            ("muxd", "socket"),
+            f"{config.daemon.socket} has {length} bytes, a socket's path at most {SOCKET_PATH_MAX}; use a shorter one",
+        )
+    if (group := config.daemon.admin_group) is not None and not _group_exists(group):
+        yield ("muxd", "admin_group"), f"no group {group}; create it with: groupadd --system {group}"
+
+
+def _group_exists(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _proxy(config: Config) -> Iterator[Finding]:
+    proxy = config.proxy
+    if proxy.max_body > proxy.buffer_memory:
+        yield (
+            ("proxy", "max_body"),
+            f"{show_size(proxy.max_body)} is more than buffer_memory, {show_size(proxy.buffer_memory)}; "
+            "lower it or raise buffer_memory",
+        )
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    """Names and served names are unique over all models: a request must mean one of them."""
+    owner = {model.name: model.name for model in config.models}
+    for model in config.models:
+        for served in model.served_names:
+            first = owner.setdefault(served, model.name)
+            if first != model.name:
+                yield (
+                    ("models", model.name, "served_names"),
+                    f'"{served}" already means model {first}; give each name to one model',
+                )
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    owner = {config.proxy.port: "the proxy"} if config.proxy.port else {}
+    for model in config.models:
+        if model.port:
+            first = owner.setdefault(model.port, f"model {model.name}")
+            if first != f"model {model.name}":
+                yield (
+                    ("models", model.name, "port"),
+                    f"{model.port} is already the port of {first}; use another, or leave it out and muxd chooses one",
+                )
+
+
+def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Findings by key inside the model's table."""
+    yield from _owned(model)
+    if model.memory is not None and model.memory.total == 0:
+        yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
+    if model.engine == "simulator":
+        return
+    if stated.by_model(model.name, "simulation"):
+        yield ("simulation",), 'only engine = "simulator" has it; remove it or change engine'
+    if not stated.anywhere(model.name, "model_path") and not stated.misspelt(model.name):
+        yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
+    if shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))) is None:
+        yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
+
+
+def _owned(model: Model) -> Iterator[Finding]:
+    for arg in model.args:
+        flag = arg.split("=", 1)[0]
+        if flag in OWNED_FLAGS:
+            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+    for variable in model.env:
+        if variable in OWNED_ENV:
+            yield ("env", variable), f"muxd sets it; {OWNED_ENV[variable]}"

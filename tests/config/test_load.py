@@ -1,0 +1,413 @@
+import os
+from dataclasses import fields
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, salvage_config
+from muxd.config.keys import DAEMON, MEMORY, MODEL, OWNED_FLAGS, POLICY, PROXY, SIMULATION
+from muxd.config.schema import Daemon, GiB, MiB, Policy
+from muxd.errors import ConfigError
+
+ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'
+
+
+@pytest.fixture
+def environ(tmp_path):
+    """An environment with one program in its PATH: python3."""
+    program = tmp_path / "bin/python3"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return {"PATH": str(program.parent), "HOME": str(tmp_path / "home")}
+
+
+@pytest.fixture
+def load(tmp_path, environ):
+    def load(text: str, **more: str) -> Config:
+        file = tmp_path / "muxd.toml"
+        file.write_text(text)
+        return load_config(file, environ | more)
+
+    return load
+
+
+@pytest.fixture
+def problems(load, tmp_path):
+    """The problems of a text, each with F for the file."""
+
+    def problems(text: str, **more: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(text, **more)
+        return [problem.replace(f"{tmp_path}/muxd.toml", "F") for problem in caught.value.problems]
+
+    return problems
+
+
+def test_one_model_needs_two_lines(load, tmp_path, environ):
+    config = load(ONE_MODEL)
+    assert config == Config(
+        daemon=Daemon(
+            socket=tmp_path / "home/.local/state/muxd/muxd.sock",
+            state_dir=tmp_path / "home/.local/state/muxd",
+            log_dir=tmp_path / "home/.local/state/muxd/logs",
+        ),
+        models=(
+            Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), python=f"{environ['PATH']}/python3"),
+        ),
+        path=tmp_path / "muxd.toml",
+    )
+
+
+def test_every_kind_of_value_is_read(load, tmp_path):
+    (tmp_path / "weights").mkdir()
+    config = load("""
+[muxd]
+socket = "run/m.sock"
+others = "none"
+shutdown_timeout = "1min"
+simulated_gpu_memory = "24GiB"
+[proxy]
+listen = "[::1]:8000"
+managed = false
+upstream_timeout = "2min"
+[policy]
+wait_target = 12
+[models.big]
+model_path = "./weights"
+served_names = ["a", "b"]
+gpus = [0, 1]
+memory = { weights = "28GiB", kv = "10GiB" }
+sleep_level = 1
+port = 30001
+args = ["--context-length", "32768"]
+env = { A = "1" }
+cwd = "weights"
+drain_timeout = "inf"
+[models.pretend]
+engine = "simulator"
+[models.pretend.simulation]
+load_time = "250ms"
+token_rate = 50
+""")
+    assert config.daemon.socket == tmp_path / "run/m.sock"
+    assert (config.daemon.others, config.daemon.shutdown_timeout) == ("none", 60.0)
+    assert config.daemon.simulated_gpu_memory == 24 * GiB
+    assert config.proxy == Proxy(host="::1", port=8000, managed=False, upstream_timeout=120.0)
+    assert config.policy == Policy(wait_target=12.0)
+    big, pretend = config.models
+    assert big.model_path == str(tmp_path / "weights")
+    assert (big.served_names, big.gpus, big.sleep_level, big.port) == (("a", "b"), (0, 1), 1, 30001)
+    assert big.memory == Memory(weights=28 * GiB, kv=10 * GiB)
+    assert (big.args, big.env) == (("--context-length", "32768"), {"A": "1"})
+    assert (big.cwd, big.drain_timeout) == (tmp_path / "weights", inf)
+    assert pretend.simulation == Simulation(load_time=0.25, token_rate=50.0)
+
+
+def test_every_key_of_the_schema_can_be_written_and_no_other():
+    tables = [
+        (Daemon, DAEMON),
+        (Policy, POLICY),
+        (Memory, MEMORY),
+        (Simulation, SIMULATION),
+        (Model, MODEL | {"name": 0}),
+    ]
+    for schema, table in tables:
+        assert {field.name for field in fields(schema)} == set(table)
+    assert {field.name for field in fields(Proxy)} - {"host", "port"} == set(PROXY) - {"listen"}
+
+
+def test_defaults_are_every_models_and_tables_are_merged_key_by_key(load):
+    config = load("""
+[defaults]
+engine = "simulator"
+memory = { weights = "1GiB", overhead = "1MiB" }
+env = { A = "1", B = "1" }
+args = ["--x"]
+[models.one]
+memory = { weights = "2GiB" }
+env = { B = "2" }
+args = []
+[models.two]
+""")
+    one, two = config.models
+    assert one.memory == Memory(weights=2 * GiB, overhead=MiB)
+    assert two.memory == Memory(weights=1 * GiB, overhead=MiB)
+    assert (one.env, one.args) == ({"A": "1", "B": "2"}, ())
+    assert (two.env, two.args, two.engine) == ({"A": "1", "B": "1"}, ("--x",), "simulator")
+
+
+@pytest.mark.parametrize(
+    ("variables", "socket", "state", "logs"),
+    [
+        (
+            {
+                "RUNTIME_DIRECTORY": "/run/muxd",
+                "STATE_DIRECTORY": "/var/lib/muxd:/x",
+                "LOGS_DIRECTORY": "/var/log/muxd",
+            },
+            "/run/muxd/muxd.sock",
+            "/var/lib/muxd",
+            "/var/log/muxd",
+        ),
+        (
+            {"XDG_RUNTIME_DIR": "/run/user/7"},
+            "/run/user/7/muxd/muxd.sock",
+            "/h/.local/state/muxd",
+            "/h/.local/state/muxd/logs",
+        ),
+        (
+            {"RUNTIME_DIRECTORY": "/r", "XDG_RUNTIME_DIR": "/x"},
+            "/r/muxd.sock",
+            "/h/.local/state/muxd",
+            "/h/.local/state/muxd/logs",
+        ),
+    ],
+)
+def test_the_environment_says_where_things_are(load, variables, socket, state, logs):
+    daemon = load(ONE_MODEL, HOME="/h", **variables).daemon
+    assert (daemon.socket, daemon.state_dir, daemon.log_dir) == (Path(socket), Path(state), Path(logs))
+
+
+def test_logs_follow_a_state_dir_that_was_written(load, tmp_path):
+    daemon = load('[muxd]\nstate_dir = "~/s"\n' + ONE_MODEL).daemon
+    assert (daemon.state_dir, daemon.log_dir) == (tmp_path / "home/s", tmp_path / "home/s/logs")
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file(problems, tmp_path):
+    assert problems("""\
+[muxd]
+sockt = "/a"
+log_level = "verbose"
+[proxy]
+listen = "30100"
+max_body = "2GiB"
+[foo]
+[defaults]
+start_timeout = "10 minutes"
+memory = { weights = "38GB" }
+[models.qwen]
+modle_path = "x"
+args = ["--port=1", "--host", "x"]
+port = 30001
+[models.legacy]
+model_path = "./nope"
+port = 30001
+served_names = ["qwen"]
+python = "pythn"
+sleep_level = 0
+[models.qwen2.5]
+model_path = "Q/x"
+[models.s]
+engine = "vllm"
+simulation = { load_time = -1 }
+""") == [
+        "F:2: muxd.sockt: unknown key; did you mean socket?",
+        'F:3: muxd.log_level: "verbose" is not known; use "debug" or "info" or "warning" or "error"',
+        'F:5: proxy.listen: "30100" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
+        "F:6: proxy.max_body: 2GiB is more than buffer_memory, 512MiB; lower it or raise buffer_memory",
+        "F:7: foo: unknown key; known: muxd, proxy, policy, defaults, models",
+        'F:9: defaults.start_timeout: "10 minutes" is not a duration; write seconds or "90s", "5min", "2h"',
+        'F:10: defaults.memory.weights: "38GB" is not a size; write bytes or "38GiB", "512MiB"',
+        "F:12: models.qwen.modle_path: unknown key; did you mean model_path?",
+        "F:13: models.qwen.args: --port is muxd's own; use the key port",
+        "F:13: models.qwen.args: --host is muxd's own; leave it out: workers listen on loopback only",
+        f"F:16: models.legacy.model_path: nothing at {tmp_path}/nope; correct the path, "
+        "or give a Hub id such as Qwen/Qwen3-14B",
+        "F:17: models.legacy.port: 30001 is already the port of model qwen; use another, "
+        "or leave it out and muxd chooses one",
+        'F:18: models.legacy.served_names: "qwen" already means model qwen; give each name to one model',
+        "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
+        "F:20: models.legacy.sleep_level: 0 is out of range; use 1 to 3",
+        'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
+        'F:24: models.s.engine: "vllm" is not known; use "sglang" or "simulator"',
+        "F:25: models.s.simulation.load_time: -1 is too short; use at least 0s",
+    ]
+
+
+A = "[models.a]\nmodel_path = 'x/y'\n"
+LONG = "/" + "x" * 107
+
+# What is added to a good file -> the one problem it makes, from the key path on.
+WRONG = [
+    ('[muxd]\nlog_format = "xml"', 'muxd.log_format: "xml" is not known; use "text" or "json"'),
+    ("[muxd]\nsocket = 3", "muxd.socket: 3 is not usable; write one line of text in quotes"),
+    (
+        f'[muxd]\nsocket = "{LONG}"',
+        f"muxd.socket: {LONG} has 108 bytes, a socket's path at most 107; use a shorter one",
+    ),
+    (
+        '[muxd]\nadmin_group = "nobody-has-it"',
+        "muxd.admin_group: no group nobody-has-it; create it with: groupadd --system nobody-has-it",
+    ),
+    ('[muxd]\nshutdown_timeout = "inf"', 'muxd.shutdown_timeout: "inf" is not allowed here; give a finite duration'),
+    ("[muxd]\nsimulated_gpu_memory = 1", "muxd.simulated_gpu_memory: 1 is too small; use at least 1MiB"),
+    ('[proxy]\nmanaged = "yes"', 'proxy.managed: "yes" is neither true nor false; write true or false without quotes'),
+    (
+        '[proxy]\nlisten = "0.0.0.0:70000"',
+        'proxy.listen: "0.0.0.0:70000" is not an address; '
+        'write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
+    ),
+    (A + "port = 30100", "models.a.port: 30100 is already the port of the proxy; "
+     "use another, or leave it out and muxd chooses one"),
+    (A + "port = 99999", "models.a.port: 99999 is out of range; use 0 to 65535"),
+    (A + "port = true", "models.a.port: true is not a whole number; write one from 0 to 65535"),
+    (
+        "[models.A]",
+        "models.A: not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
+    ),
+    (
+        "[models.a]\nmodel_path = '/" + "x" * 300 + "'",
+        f"models.a.model_path: cannot look at /{'x' * 300}: File name too long; correct the path or its permissions",
+    ),
+    ("[models.a]", "models.a.model_path: missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"),
+    (
+        "[models.a]\nmodel_path = '~/nowhere'",
+        "models.a.model_path: nothing at HOME/nowhere; correct the path, or give a Hub id such as Qwen/Qwen3-14B",
+    ),
+    (A + "gpus = []", "models.a.gpus: [] is not a list of GPU numbers; write [0] or [0, 1]"),
+    (A + "gpus = [-1]", "models.a.gpus: -1 is not a GPU number; they count from 0"),
+    (A + "gpus = [1, 1]", "models.a.gpus: 1 is there twice; name each once"),
+    (A + "served_names = ['x', 'x']", 'models.a.served_names: "x" is there twice; name each once'),
+    (
+        A + "served_names = 'x'",
+        'models.a.served_names: "x" is not a list of strings; write ["...", "..."]',
+    ),
+    (
+        A + "memory = {}",
+        'models.a.memory: is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then',
+    ),
+    (A + "memory = '3GiB'", 'models.a.memory: "3GiB" is not a table; write memory = { weights = ... }'),
+    (A + "env = {A = 1}", "models.a.env: the value of A is not text; put it in quotes"),
+    (A + "env = {CUDA_VISIBLE_DEVICES = '1'}",
+     "models.a.env.CUDA_VISIBLE_DEVICES: muxd sets it; use the key gpus"),
+    (A + "cwd = '/no/such'", "models.a.cwd: no directory /no/such; create it or correct the path"),
+    (
+        A + "simulation = {}",
+        'models.a.simulation: only engine = "simulator" has it; remove it or change engine',
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nsimulation = { token_rate = 0 }",
+        "models.a.simulation.token_rate: 0 is out of range; use more than 0 and at most 1e+06",
+    ),
+    ("[models]\na = 3", 'models.a: 3 is not a table; write [models.a]'),
+    (
+        "[defaults]\npython = '/no/python'",
+        "defaults.python: /no/python is not an executable that can be found; give the path of SGLang's python",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "problem"), WRONG, ids=[text.splitlines()[-1] for text, _ in WRONG])
+def test_one_mistake_makes_one_problem_with_its_line(problems, tmp_path, text, problem):
+    *_, wrong_line = text.splitlines()
+    whole = text + "\n" + ONE_MODEL
+    found = [line.replace(f"{tmp_path}/home", "HOME") for line in problems(whole)]
+    assert found == [f"F:{whole.splitlines().index(wrong_line) + 1}: {problem}"]
+
+
+@pytest.mark.parametrize("flag", OWNED_FLAGS)
+def test_a_flag_that_muxd_sets_is_refused_in_both_spellings(problems, flag):
+    for written in (f'"{flag}", "x"', f'"{flag}=x"'):
+        assert problems(f"{ONE_MODEL}args = [{written}]") == [
+            f"F:3: models.qwen.args: {flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        ]
+
+
+def test_a_file_without_models_is_refused(problems):
+    assert problems("[muxd]\n") == ["F: models: no model; add a table [models.NAME]"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[muxd]\nsocket = \n", "F:2: not TOML: Invalid value; correct this line"),
+        (b"[models.a]\n[models.a]\n", "F:2: not TOML: Cannot declare ('models', 'a') twice; correct this line"),
+        (b"[muxd]\nsocket", "F:2: not TOML: Expected '=' after a key in a key/value pair; correct this line"),
+        (b"[muxd]\n# \xff\n", "F:2: not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_what_is_not_toml_is_told_with_its_line(tmp_path, content, problem):
+    file = tmp_path / "muxd.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert caught.value.problems == [problem.replace("F", str(file), 1)]
+
+
+def test_a_directory_in_place_of_the_file_is_told(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path, {})
+    assert caught.value.problems == [f"{tmp_path}: cannot be read: Is a directory; correct the path or its permissions"]
+
+
+def test_a_simulated_model_needs_neither_path_nor_python(load):
+    assert load("[models.a]\nengine = 'simulator'\n", PATH="").models[0].model_path == ""
+
+
+def test_python_is_looked_up_in_the_path_the_worker_will_have(load, tmp_path):
+    other = tmp_path / "venv/python3"
+    other.parent.mkdir()
+    other.write_text("")
+    other.chmod(0o755)
+    model = load(f'{ONE_MODEL}env = {{ PATH = "{other.parent}" }}').models[0]
+    assert model.python == str(other)
+
+
+def test_a_relative_python_starts_at_the_files_directory(load, tmp_path):
+    assert load(f'{ONE_MODEL}python = "bin/python3"').models[0].python == str(tmp_path / "bin/python3")
+
+
+def test_a_file_with_problems_still_tells_where_its_logs_are(tmp_path, environ):
+    file = tmp_path / "muxd.toml"
+    file.write_text('[muxd]\nlog_dir = "/logs"\n[models.a]\nmodel_path = "/gone"\nserved_names = ["x"]\n')
+    config = salvage_config(file, environ)
+    assert config.daemon.log_dir == Path("/logs")
+    assert config.models[0].served_names == ("x",)
+
+
+def test_the_groups_of_this_machine_are_known(load):
+    import grp
+
+    name = grp.getgrgid(os.getgid()).gr_name
+    assert load(f'[muxd]\nadmin_group = "{name}"\n{ONE_MODEL}').daemon.admin_group == name
+
+
+ODD = [
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "true",
+    '""',
+    '"\\u0000"',
+    '"~"',
+    '"\\n"',
+    "[]",
+    "[[]]",
+    "[1, true]",
+    "{}",
+    "{ a = {} }",
+]
+ODD += ["1979-05-27", "99999999999999999999", '"é"', '"inf"', '"~nobody/x"', '"[::1]:"', '":²"', "[{}]", '["\\u0000"]']
+TABLES = [("muxd", DAEMON), ("proxy", PROXY), ("policy", POLICY), ("defaults", MODEL), ("models.a", MODEL)]
+TABLES += [("models.a.memory", MEMORY), ("models.a.simulation", SIMULATION)]
+
+
+@pytest.mark.parametrize(("table", "keys"), TABLES, ids=[table for table, _ in TABLES])
+def test_no_value_of_any_key_is_more_than_a_problem(load, table, keys):
+    found = []
+    for key in keys:
+        for value in ODD:
+            try:
+                load(f"[{table}]\n{key} = {value}\n{ONE_MODEL}")
+            except ConfigError as error:
+                found += error.problems
+    assert found
+    assert [problem for problem in found if "; " not in problem] == []
+
+
+@pytest.mark.parametrize("table", ["muxd", "proxy", "policy", "defaults", "models"])
+def test_a_section_that_is_no_table_is_a_problem(problems, table):
+    assert any(f"F:1: {table}: 3 is not a table; write [{table}" in line for line in problems(f"{table} = 3\n"))

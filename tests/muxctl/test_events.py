@@ -1,0 +1,67 @@
+import json
+import signal
+
+import pytest
+
+EVENTS = [
+    {"id": 1, "time": 86400.0, "type": "muxd_started", "version": "0.1.0", "pid": 42},
+    {"id": 2, "time": 86401.5, "type": "state", "model": "qwen", "from": "stopped", "to": "starting", "reason": None},
+    {"type": "gap", "missed": 7},
+    {"id": 10, "time": 90000.0, "type": "state", "model": "qwen", "from": "ready", "to": "failed", "reason": "it died"},
+]
+SHOWN = """\
+1970-01-02 00:00:00 muxd_started version=0.1.0 pid=42
+1970-01-02 00:00:01 state qwen stopped -> starting
+... 7 events were missed
+1970-01-02 01:00:00 state qwen ready -> failed reason="it died"
+"""
+
+
+@pytest.fixture
+def tells(muxd):
+    def tells(target, *events, then_wait=False):
+        def script(talk):
+            talk.stream()
+            for event in events:
+                talk.chunk(event)
+            talk.wait_for_close() if then_wait else talk.end()
+
+        muxd.scripts[f"GET {target}"] = script
+
+    return tells
+
+
+def test_each_event_is_a_line_and_the_last_one_ends_it(tells, muxd, process):
+    tells("/v1/events?after=0&follow=0", *EVENTS)
+    child = process("--socket", str(muxd.path), "events")
+    assert child.communicate(timeout=20) == (SHOWN, "")
+    assert child.returncode == 0
+
+
+def test_json_is_every_event_as_it_came(tells, muxctl):
+    tells("/v1/events?after=1&follow=0", *EVENTS[1:])
+    code, out, _ = muxctl("events", "--after", "1", "--json")
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (0, EVENTS[1:])
+
+
+def test_following_goes_on_until_an_interrupt_and_ends_quietly(tells, muxd, process):
+    tells("/v1/events?after=0&follow=1", EVENTS[0], then_wait=True)
+    child = process("--socket", str(muxd.path), "events", "-f")
+    assert child.stdout.readline() == SHOWN.splitlines(keepends=True)[0]
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=20) == ("", "")
+    assert child.returncode == 130
+
+
+def test_following_says_when_muxd_has_ended(tells, muxctl):
+    tells("/v1/events?after=0&follow=1")
+    assert muxctl("events", "-f") == (7, "", "muxctl: muxd has ended\n")
+
+
+def test_a_reader_that_closes_its_pipe_is_no_error(tells, muxd, process):
+    tells("/v1/events?after=0&follow=1", *EVENTS * 5000)
+    child = process("--socket", str(muxd.path), "events", "-f")
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    assert child.wait(20) == 141

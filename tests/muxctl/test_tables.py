@@ -1,0 +1,31 @@
+import pytest
+
+from muxctl.tables import duration, plain, table
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (-3, "0s"),
+        (59.9, "59s"),
+        (60, "1min"),
+        (65, "1min 5s"),
+        (3600, "1h"),
+        (3605, "1h"),
+        (7505, "2h 5min"),
+        (86400, "1d"),
+        (86460, "1d"),
+        (273600, "3d 4h"),
+    ],
+)
+def test_a_duration_has_at_most_two_neighbouring_units(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_lines_end_without_blanks():
+    assert table([("A", "BB", "C"), ("aaa", "1", "")], right=(1,)) == ["A    BB  C", "aaa   1"]
+
+
+def test_what_others_wrote_is_one_line_without_control_characters():
+    assert plain("a\nb\x1b[31m é") == "a b [31m é"

@@ -1,0 +1,140 @@
+"""The files in conf/ are what they say they are."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from muxd.config import load_config
+from muxd.config.keys import DAEMON, MEMORY, MODEL, POLICY, PROXY, SIMULATION
+from muxd.config.readers import Base
+from muxd.config.schema import Daemon, Model, Policy, Proxy, Simulation
+
+CONF = Path(__file__).parents[1] / "conf"
+
+# Keys whose default comes from the environment, or is "none": the annotated file shows an example.
+EXAMPLES = {
+    "muxd": {
+        "socket": "/run/muxd/muxd.sock",
+        "state_dir": "/var/lib/muxd",
+        "log_dir": "/var/log/muxd",
+        "admin_group": "muxd",
+    },
+    "proxy": {"user": "muxd-proxy"},
+    "defaults": {"cwd": "/srv/models"},
+}
+
+
+@pytest.fixture
+def text():
+    return (CONF / "muxd.toml").read_text()
+
+
+@pytest.fixture
+def whole(text):
+    """The file with every setting that is commented out put in."""
+    return tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
+
+
+def written(table, keys):
+    """The values of a table as the configuration keeps them."""
+    base = Base(Path("/"), Path("/"))
+    return {key: keys[key](value, base) for key, value in table.items()}
+
+
+def defaults(schema):
+    return {
+        field.name: field.default if field.default is not MISSING else field.default_factory()
+        for field in fields(schema)
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+
+
+def test_it_loads_without_problems_once_the_local_model_path_is_edited(text, tmp_path):
+    (tmp_path / "weights").mkdir()
+    edited = text.replace("/srv/models/Mistral-Small-24B", "./weights")
+    assert edited != text
+    file = tmp_path / "muxd.toml"
+    file.write_text(edited)
+    config = load_config(file, {"PATH": str(Path(sys.executable).parent), "HOME": str(tmp_path)})
+    assert [model.name for model in config.models] == ["qwen", "mistral"]
+
+
+@pytest.mark.parametrize(
+    ("section", "schema", "keys"),
+    [("muxd", Daemon, DAEMON), ("policy", Policy, POLICY)],
+)
+def test_a_section_has_every_key_with_its_default(whole, section, schema, keys):
+    table = whole[section]
+    examples = EXAMPLES.get(section, {})
+    assert set(table) == set(keys)
+    assert {key: table[key] for key in examples} == examples
+    assert written({key: value for key, value in table.items() if key not in examples}, keys) == {
+        key: value for key, value in defaults(schema).items() if key not in examples
+    }
+
+
+def test_the_proxys_section_has_every_key_with_its_default(whole):
+    table = dict(whole["proxy"])
+    assert {key: table.pop(key) for key in EXAMPLES["proxy"]} == EXAMPLES["proxy"]
+    values = written(table, PROXY)
+    values["host"], values["port"] = values.pop("listen")
+    assert values | {"user": None} == defaults(Proxy)
+
+
+def test_a_models_keys_are_all_there_with_their_defaults(whole):
+    table = dict(whole["defaults"])
+    assert {key: table.pop(key) for key in EXAMPLES["defaults"]} == EXAMPLES["defaults"]
+    shown_on_a_model = {"model_path", "served_names", "memory", "simulation"}
+    assert table.keys() | shown_on_a_model | EXAMPLES["defaults"].keys() == MODEL.keys()
+    expected = defaults(Model)
+    assert written(table, MODEL) == {key: expected[key] for key in table}
+    assert {"model_path", "served_names", "memory"} <= whole["models"]["qwen"].keys()
+    assert whole["models"]["qwen"]["memory"].keys() == MEMORY.keys()
+
+
+def test_a_simulated_model_has_every_key_of_its_simulation_with_its_default(whole):
+    table = whole["models"]["pretend"]["simulation"]
+    assert written(table, SIMULATION) == defaults(Simulation)
+
+
+UNIT = [
+    "Type=notify",
+    "NotifyAccess=main",
+    "Restart=on-failure",
+    "RestartPreventExitStatus=2",
+    "WatchdogSec=30",
+    "TimeoutStopSec=180",
+    "KillMode=mixed",
+    "Delegate=yes",
+    "OOMPolicy=continue",
+    "TasksMax=infinity",
+    "LimitMEMLOCK=infinity",
+    "LimitNOFILE=65536",
+    "RuntimeDirectory=muxd",
+    "RuntimeDirectoryMode=0750",
+    "StateDirectory=muxd",
+    "LogsDirectory=muxd",
+    "CacheDirectory=muxd",
+]
+
+
+@pytest.mark.parametrize("line", UNIT)
+def test_the_unit_has_what_was_found_to_matter(line):
+    assert line in (CONF / "muxd.service").read_text().splitlines()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_has_nothing_to_say_about_the_unit(tmp_path):
+    text = (CONF / "muxd.service").read_text()
+    installed = text.replace("/opt/muxd/bin/muxd", sys.executable)
+    assert installed != text
+    unit = tmp_path / "muxd.service"
+    unit.write_text(installed)
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
