@@ -1,0 +1,72 @@
+"""Where the children's cgroups may be made: cgroup v2, and only what is ours to divide.
+
+A cgroup holds every descendant of a child, whatever it does, and is killed as one.  No
+controller is enabled: processes that survive muxd would keep its unit from starting again.
+What shims need too (to kill, to count, to remove one) is in `shim`.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from .shim import tell_cgroup
+
+log = logging.getLogger(__name__)
+
+#: The sub-cgroup that muxd moves to; its name can be no child's.
+SUPERVISOR = "supervisor"
+
+
+def enter(base: Path | None = None) -> Path | None:
+    """Move this process to a sub-cgroup of `base`, so that siblings may be made; `base`, or None if that cannot be.
+
+    Without `base`: of the cgroup that was delegated to this process.
+    """
+    base = base or delegated()
+    if base is None:
+        return None
+    home = base / SUPERVISOR
+    try:
+        home.mkdir(exist_ok=True)
+        tell_cgroup(str(home / "cgroup.procs"), b"0")
+    except OSError as error:
+        log.warning("no cgroups for the children, their processes are found without: %s", error)
+        return None
+    return base
+
+
+def delegated() -> Path | None:
+    """The cgroup of this process, if it may make others in it: not the root, and writable."""
+    here = own()
+    if here is None:
+        return None
+    if here.name == SUPERVISOR:  # muxd was executed anew
+        here = here.parent
+    if not (here.parent / "cgroup.procs").exists():
+        return None  # the root of the hierarchy, or of what this container sees of it
+    ours = os.access(here, os.W_OK) and os.access(here / "cgroup.procs", os.W_OK)
+    return here if ours else None
+
+
+def own() -> Path | None:
+    """The directory of this process's cgroup v2; None where none is mounted, or not that part."""
+    with open("/proc/self/cgroup") as file:
+        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file if " - cgroup2 " in line]
+    for _, _, _, root, mount_point, *_ in mounts:
+        if path is not None and Path(path).is_relative_to(root):
+            return Path(_unescaped(mount_point)) / Path(path).relative_to(root)
+    return None
+
+
+def make(base: Path, child: str) -> Path:
+    """A cgroup for one child; one that was left over will do, empty or not."""
+    cgroup = base / f"child-{child}"
+    cgroup.mkdir(exist_ok=True)
+    return cgroup
+
+
+def _unescaped(path: str) -> str:
+    """A path as mountinfo writes it: blanks and the like as three octal digits."""
+    return path.encode().decode("unicode_escape").encode("latin-1").decode()

@@ -1,0 +1,106 @@
+"""What muxd and the shims leave for each other on disk: the record of a child, its shim's card, its end."""
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+#: Failures of exec that may be over at the next try.
+PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY, errno.EINTR}
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRecord:
+    """What it takes to find a child again from another process; plain types, for the state file."""
+
+    name: str
+    shim_pid: int
+    shim_start: int  # clock ticks since boot: with it, a pid means one process and never another
+    boot_id: str
+    token: str  # random, new for each start; MUXD_TOKEN in the child's environment
+    lock_file: str
+    exit_file: str
+    cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a shim writes into its lock file once its child runs."""
+
+    token: str
+    pid: int  # of the child that was executed: the launcher, and the session it leads
+    start: int
+    pipes: tuple[int, ...] = ()  # inodes of what it was given as stdout and stderr
+    dropped_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended.  No process of it is left.  One of status, signal and error says how."""
+
+    status: int | None = None
+    signal: int | None = None
+    error: str | None = None  # it could not be executed, or its shim did not live to see its end
+    requested: bool = False  # a stop had been asked for
+    dropped_bytes: int = 0  # of its output, refused by the disk
+    swept: int = 0  # processes that outlived it and were killed
+    time: float = 0.0  # seconds since the epoch
+    errno: int | None = None  # of the exec that failed
+
+    @property
+    def refused(self) -> bool:
+        """It could not be executed, and trying again is no use."""
+        return self.errno is not None and self.errno not in PASSING
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return self.error
+        if self.signal is not None:
+            return f"killed by {signal_name(self.signal)}"
+        return f"exited with status {self.status}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def read_card(lock_file: str, token: str) -> Card | None:
+    """The card of that start of the child; None before its shim wrote it."""
+    card = _read(lock_file)
+    return msgspec.convert(card, Card) if card.get("token") == token else None
+
+
+def read_exit(exit_file: str, token: str) -> Exit | None:
+    """The end of that start of the child; None if its shim did not write it."""
+    ending = _read(exit_file)
+    return msgspec.convert(ending, Exit) if ending.get("token") == token else None
+
+
+def records_in(run_dir: Path) -> list[ChildRecord]:
+    """A record for every card found: also of children that muxd had not yet put into its state file when it died."""
+    cards = ((path, _read(str(path))) for path in sorted(run_dir.glob("*.lock")))
+    return [msgspec.convert(card | {"lock_file": str(path)}, ChildRecord) for path, card in cards if card]
+
+
+def forget(record: ChildRecord) -> None:
+    """Remove what that start of the child left.  The lock file stays: removing one that may be locked is a race."""
+    if read_exit(record.exit_file, record.token):
+        Path(record.exit_file).unlink()
+    if read_card(record.lock_file, record.token):
+        os.truncate(record.lock_file, 0)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The JSON object in the file; {} if there is none."""
+    try:
+        value = msgspec.json.decode(Path(path).read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
