@@ -1,0 +1,31 @@
+"""`python -m muxd.simulator FLAGS`: fork the children while this process is small, then become the launcher."""
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from .flags import parse_flags
+from .processes import fork_children, leave_temporary_files
+
+
+def main(argv: Sequence[str]) -> int:
+    flags = parse_flags(argv)
+    if flags.faults.has("ignore-term"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(f"muxd.simulator: {flags.model_path} as {flags.served_model_name}: loading", flush=True)
+    children = fork_children(flags)
+    leave_temporary_files()
+
+    import trio
+
+    from .server import serve
+
+    try:
+        trio.run(serve, flags, children)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,119 @@
+"""What can be made to go wrong, on purpose.
+
+`--fault NAME`, `--fault NAME=VALUE`, any number of times.  `,once=FILE` at the end makes a
+fault apply to one start only: to the one that finds FILE missing, and makes it.  So a
+worker can fail first and come up well after its restart.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Call(StrEnum):
+    """The engine calls that hang-on, fail-on and die-on can name."""
+
+    RELEASE = "release"
+    RESUME = "resume"
+    RELOAD = "reload"
+    PAUSE = "pause"
+    CONTINUE = "continue"
+
+
+class Kind(StrEnum):
+    """What a fault's value is."""
+
+    NONE = "no value"
+    SECONDS = "seconds"
+    SECONDS_OR_NONE = "seconds, 0 where none are given"
+    STATUS = "an exit status"
+    BYTES = "bytes per second"
+    COUNT = "a number"
+    CALL = "one of " + ", ".join(Call)
+
+
+# name: (its value, what happens)
+FAULTS: dict[str, tuple[Kind, str]] = {
+    "load-time": (Kind.SECONDS, "loading takes this long, whatever --load-time says"),
+    "die-while-loading": (Kind.SECONDS_OR_NONE, "the launcher ends after so long; its children stay as orphans"),
+    "oom-text": (Kind.NONE, "loading ends in CUDA's out-of-memory text and death, whatever is free"),
+    "die-after": (Kind.SECONDS, "the launcher ends so long after it was ready"),
+    "exit-code": (Kind.STATUS, "the status that die-while-loading, die-after and die-on end with; 1 without it"),
+    "hang": (Kind.SECONDS_OR_NONE, "from so long after ready it takes connections and requests and answers none"),
+    "sigstop-self": (Kind.SECONDS_OR_NONE, "the launcher stops itself (SIGSTOP) so long after it was ready"),
+    "log-flood": (Kind.BYTES, "numbered lines of 100 bytes on stdout from the start on, for ever"),
+    "ignore-term": (Kind.NONE, "SIGTERM is ignored from the start on"),
+    "slow-term": (Kind.SECONDS, "from SIGTERM to the exit it takes this long"),
+    "hang-on": (Kind.CALL, "the call is carried out and never answered"),
+    "fail-on": (Kind.CALL, "the call is not carried out; its answer is 500, that of reload 400"),
+    "die-on": (Kind.CALL, "the launcher ends instead of an answer"),
+    "setsid-grandchild": (Kind.NONE, "a descendant in a session of its own ignores SIGTERM and keeps stdout open"),
+    "stubborn-memory": (Kind.SECONDS, "GPU memory stays taken for so long after the processes are dead"),
+    "garbage-chunk": (Kind.NONE, "a stream's third part is not an event and not UTF-8"),
+    "close-early": (Kind.COUNT, "an answer's connection is closed after so many tokens"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The faults of this start: name -> the values given for it."""
+
+    given: dict[str, tuple[str, ...]]
+
+    def has(self, name: str, value: str | None = None) -> bool:
+        assert name in FAULTS, name
+        return name in self.given if value is None else value in self.given.get(name, ())
+
+    def number(self, name: str) -> float | None:
+        """The value given last, 0 for none; None where the fault was not asked for."""
+        assert name in FAULTS, name
+        return float(self.given[name][-1] or 0) if name in self.given else None
+
+    @property
+    def exit_code(self) -> int:
+        """The status that a fault ends the launcher with."""
+        status = self.number("exit-code")
+        return 1 if status is None else int(status)
+
+
+def parse_faults(texts: Iterable[str]) -> Faults:
+    """Read the `--fault` flags and make the markers of `once`; raises ValueError for one that does not exist."""
+    given: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        fault, _, marker = text.partition(",once=")
+        name, _, value = fault.partition("=")
+        _check(name, value)
+        if not marker or _first(marker):
+            given[name] = (*given.get(name, ()), value)
+    return Faults(given)
+
+
+def _check(name: str, value: str) -> None:
+    if name not in FAULTS:
+        raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    kind, _ = FAULTS[name]
+    if kind is Kind.NONE:
+        good = not value
+    elif kind is Kind.CALL:
+        good = value in set(Call)
+    else:
+        good = _is_number(value) or (kind is Kind.SECONDS_OR_NONE and not value)
+    if not good:
+        raise ValueError(f"the fault {name} takes {kind}, not {value!r}")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return float(value) >= 0
+    except ValueError:
+        return False
+
+
+def _first(marker: str) -> bool:
+    """Make the marker file; False when it is there already."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True

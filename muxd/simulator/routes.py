@@ -1,0 +1,108 @@
+"""Who may ask what: SGLang's routes, its rule about keys, and the words it refuses with.
+
+What a route does is in `control` and `openai`.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from muxd.errors import BadRequest
+from muxd.http.request import Request
+from muxd.http.server import Exchange
+
+Answer = Callable[[Request, Exchange], Awaitable[None]]
+
+OPEN = ("/health", "/ready", "/metrics")  # beginnings of the paths that need no key
+
+
+class Refusal(Exception):
+    """An answer that is an error in one of SGLang's forms."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(str(body))
+        self.status = status
+        self.body = body
+
+
+def bad_request(message: str, kind: str = "BadRequestError") -> Refusal:
+    """A 400 as the OpenAI routes form it."""
+    return Refusal(400, {"object": "error", "message": message, "type": kind, "param": None, "code": 400})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`control`: with an admin key set only that key works here; on the others only the API key does."""
+
+    answer: Answer
+    methods: tuple[str, ...] = ("GET",)
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    api: str | None
+    admin: str | None
+
+    def admit(self, request: Request, *, control: bool) -> bool:
+        if request.path.startswith(OPEN):
+            return True
+        key = self.admin if control and self.admin else self.api
+        return key is None or _bearer(request) == key
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = (request.header(b"authorization") or b"").decode("latin-1").partition(" ")
+    return token if scheme.lower() == "bearer" else None
+
+
+class Router:
+    """Finds a request's route and answers what none of them has to."""
+
+    def __init__(self, routes: dict[str, Route], keys: Keys) -> None:
+        self._routes = routes
+        self._keys = keys
+
+    async def __call__(self, request: Request, exchange: Exchange) -> None:
+        try:
+            await self._find(request).answer(request, exchange)
+        except Refusal as refusal:
+            await exchange.send_json(refusal.status, refusal.body)
+
+    def _find(self, request: Request) -> Route:
+        route = self._routes.get(request.path) or self._below(request.path)
+        fits = route is not None and request.method in route.methods
+        if not self._keys.admit(request, control=fits and route is not None and route.control):
+            raise Refusal(401, {"error": "Unauthorized"})
+        if route is None:
+            raise Refusal(404, {"detail": "Not Found"})
+        if not fits:
+            raise Refusal(405, {"detail": "Method Not Allowed"})
+        return route
+
+    def _below(self, path: str) -> Route | None:
+        """The route whose path ends in a slash and begins this one: the rest is a name."""
+        return next((r for p, r in self._routes.items() if len(p) > 1 and p[-1] == "/" and path.startswith(p)), None)
+
+
+def fields(request: Request, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The body as an object with these fields in it; raises Refusal as SGLang's validation does."""
+    kind = (request.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if not request.body:
+        raise _invalid(request, "{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': None}")
+    if kind != b"application/json":
+        raise _invalid(request, "Unsupported Media Type: Only 'application/json' is allowed")
+    try:
+        body = request.json()
+    except BadRequest as error:
+        raise _invalid(request, f"'JSON decode error': {error}") from None
+    if not isinstance(body, dict):
+        raise _invalid(request, "'Input should be a valid dictionary'")
+    for name in needs:
+        if name not in body:
+            raise _invalid(request, f"{{'type': 'missing', 'loc': ('body', '{name}'), 'msg': 'Field required'}}")
+    return body
+
+
+def _invalid(request: Request, problem: str) -> Refusal:
+    return bad_request(f"1 validation error:\n  {problem}\n\n    {request.method} {request.path}", "Bad Request")
