@@ -99,7 +99,7 @@ class Child:
         return card.dropped_bytes if card else 0
 
     def stop(self) -> None:
-        """Its stop signal to the launcher; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
+        """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
         self._ask(shim.STOP)
 
     def kill(self) -> None:

@@ -1,6 +1,6 @@
 """TOML in, frozen and checked values out."""
 
-from .load import load_config, salvage_config
+from .load import load_config, load_proxy_config, salvage_config
 from .places import find_config
 from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 
@@ -14,5 +14,6 @@ __all__ = [
     "Simulation",
     "find_config",
     "load_config",
+    "load_proxy_config",
     "salvage_config",
 ]

@@ -36,6 +36,17 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     return config
 
 
+def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """As load_config, for the proxy: what is wrong with the models is their worker's business, not its.
+
+    It may run as a user who cannot see their files, and must come up again whatever was
+    written there since muxd read it.
+    """
+    config, problems = _read(path, environ)
+    problems.raise_any(but=("models", "defaults"))
+    return config
+
+
 def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
     """What can be used of a file that may have problems: to find logs by, never to run.
 

@@ -26,9 +26,10 @@ class Problems:
         """Where problems have been found so far."""
         return {path for path, _ in self._found}
 
-    def raise_any(self) -> None:
-        """Raise ConfigError with all of them, in the order of the file."""
-        found = [(line_of(path, self._lines), path, text) for path, text in self._found]
+    def raise_any(self, but: tuple[str, ...] = ()) -> None:
+        """Raise ConfigError with all of them, in the order of the file, but those in the tables `but`."""
+        kept = [(path, text) for path, text in self._found if path[0] not in but]
+        found = [(line_of(path, self._lines), path, text) for path, text in kept]
         found.sort(key=lambda problem: problem[0] or 0)
         if found:
             raise ConfigError([self._shown(*problem) for problem in found])

@@ -23,6 +23,7 @@ class Outlook:
     giving_way: tuple[str, ...] = ()
     elapsed: float = 0.0
     eta: float | None = None
+    position: int | None = None  # among the models that wait, 1 is next
 
 
 def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Outlook:
@@ -40,7 +41,8 @@ def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Out
         retry_in = max(0.0, worker.retry_at - now)
         return Outlook(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
     if worker.wanted and worker.state is not State.READY:
-        return Outlook("queued", (), worker.oldest_wait(now), _queued_eta(host, switching, worker, now))
+        eta = _queued_eta(host, switching, worker, now)
+        return Outlook("queued", (), worker.oldest_wait(now), eta, switching.position(worker))
     return Outlook(worker.state, (), now - worker.since, 0.0 if worker.state is State.READY else None)
 
 

@@ -52,6 +52,8 @@ class Scheduler:
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
             case Started():
+                for worker in self.host.workers.values():
+                    worker.since = self.host.now
                 self.switching.preload = [w.name for w in self.host.workers.values() if w.spec.preload]
             case LeaseAsked():
                 yield from self._lease_asked(event)
@@ -125,12 +127,13 @@ class Scheduler:
         if was in AT_REST - {State.ASLEEP}:
             return
         reason = blame or reason
+        worker.ended, worker.ended_at = reason, self.host.now
         yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
             worker.ready_since = None
             yield self.host.move(worker, State.STOPPED, worker.reason)
             return
-        lead = worker.fail(self.host.now, failure, reason)
+        lead = worker.fail(self.host.now, failure)
         serving = was in (State.STARTING, State.WAKING, State.READY) or blame is not None
         yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)
 

@@ -147,6 +147,11 @@ class Switching:
         """Every model with requests waiting that is not on the GPU, or on its way off it."""
         return [self._candidate(w) for w in self.host.workers.values() if w.wanted and w.state in AT_REST | LEAVING]
 
+    def position(self, worker: Worker) -> int:
+        """Its place among the models that wait; 1 is next."""
+        names = [c.worker for c in policy.ranked(self.candidates(), self.wait_target)]
+        return names.index(worker.name) + 1 if worker.name in names else len(names) + 1
+
     def _candidate(self, worker: Worker) -> Candidate:
         leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
         cost = leaving + worker.return_cost.seconds

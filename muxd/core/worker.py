@@ -103,8 +103,8 @@ class Worker:
     retry_at: float = 0.0  # in backoff and failed: when the next start may be
     trial: bool = False  # started once more from "failed"
     blame: str | None = None  # being killed for this failure
-    died: str = ""  # its last failure
-    died_at: float = 0.0
+    ended: str = ""  # how its process last came to its end
+    ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
 
     @property
@@ -158,12 +158,11 @@ class Worker:
             self.trial = False
             self.failures.clear()
 
-    def fail(self, now: float, failure: Failure, reason: str) -> State:
+    def fail(self, now: float, failure: Failure) -> State:
         """Count a failure and say where it leads: to "backoff" with retry_at set, or to "failed"."""
         if self.ready_since is not None and now - self.ready_since >= self.spec.stable_after:
             self.in_a_row = 0
         self.ready_since = None
-        self.died, self.died_at = reason, now
         self.failures.append(now)
         while self.failures[0] < now - self.spec.restart_window:
             self.failures.popleft()

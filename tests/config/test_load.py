@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, salvage_config
+from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, load_proxy_config, salvage_config
 from muxd.config.keys import DAEMON, MEMORY, MODEL, OWNED_FLAGS, POLICY, PROXY, SIMULATION
 from muxd.config.schema import Daemon, GiB, MiB, Policy
 from muxd.errors import ConfigError
@@ -411,3 +411,17 @@ def test_no_value_of_any_key_is_more_than_a_problem(load, table, keys):
 @pytest.mark.parametrize("table", ["muxd", "proxy", "policy", "defaults", "models"])
 def test_a_section_that_is_no_table_is_a_problem(problems, table):
     assert any(f"F:1: {table}: 3 is not a table; write [{table}" in line for line in problems(f"{table} = 3\n"))
+
+
+def test_the_proxy_does_not_mind_what_is_wrong_with_the_models(tmp_path):
+    path = tmp_path / "muxd.toml"
+    path.write_text('[proxy]\nlisten = "127.0.0.1:1234"\n[models.a]\nmodel_path = "/no/such/model"\nprot = 3\n')
+    assert load_proxy_config(path, {"HOME": str(tmp_path)}).proxy.port == 1234
+
+
+def test_the_proxy_minds_what_is_wrong_with_its_own_table(tmp_path):
+    path = tmp_path / "muxd.toml"
+    path.write_text('[proxy]\nlisten = 7\n[models.a]\nmodel_path = "/no/such/model"\n')
+    with pytest.raises(ConfigError) as error:
+        load_proxy_config(path, {"HOME": str(tmp_path)})
+    assert [p.split(": ")[1] for p in error.value.problems] == ["proxy.listen"]

@@ -337,7 +337,7 @@ def test_a_wake_in_doubt_is_killed_and_started_again():
         >> WorkerExited(51, "a", reason="was killed by SIGKILL") << StartWorker("a")
     )  # fmt: skip
     assert book
-    assert book.worker("a").died == "its wake failed: resume: no answer in 30 s"
+    assert book.worker("a").ended == "its wake failed: resume: no answer in 30 s"
 
 
 def test_a_worker_that_dies_asleep_stays_down_until_it_is_wanted():

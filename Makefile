@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up that they need; `make check` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint real-sglang clean
+
+# The environment: made once, and again when the project's needs change.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m muxd.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+check: lint test
+
+# Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB).
+real-sglang: $(READY)
+	$(PYTHON) tests/real/install.py
+	$(BIN)/python -m pytest tests/real
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

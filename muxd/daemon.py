@@ -1,0 +1,112 @@
+"""`muxd start`: puts the rooms together, keeps them running, and takes them down in order.
+
+Up: the control socket is claimed (one muxd per socket), what an earlier muxd left is
+swept, then the supervisor, the control API and the proxy run; now systemd is told.
+Down: requests in flight finish, workers stop, then the proxy, then the rest.
+"""
+
+import logging
+import signal
+from functools import partial
+from math import inf
+
+import httpx
+import trio
+
+from . import cgroups
+from .children import Children, become_subreaper
+from .config import Config
+from .control import ControlSocket, Rights, serve_control
+from .core.events import Event
+from .gpus import open_gpus
+from .notify import Notifier
+from .proxy_child import ProxyChild, UnmanagedProxy
+from .runner import Surroundings, remove_traces
+from .state import State, StateFile
+from .supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+#: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
+SWEEP_TIMEOUT = 30.0
+
+
+async def run_daemon(config: Config, notifier: Notifier) -> None:
+    """Until a shutdown is asked for, by signal or by the control socket.  Raises MuxdError."""
+    daemon = config.daemon
+    anybody = daemon.others == "read" or config.proxy.user is not None  # may connect; rights are another matter
+    claimed = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
+    try:
+        for folder in (daemon.state_dir, daemon.log_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        await _run_claimed(config, notifier, claimed)
+    finally:
+        claimed.close()
+
+
+async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocket) -> None:
+    become_subreaper()
+    run_dir = config.daemon.state_dir / "children"
+    run_dir.mkdir(exist_ok=True, mode=0o700)
+    children = Children(run_dir, cgroups.enter())
+    state = StateFile(config.daemon.state_dir / "state.json")
+    await _sweep(children, state)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as http:
+        send, mailbox = trio.open_memory_channel[Event](inf)
+        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
+        managed = ProxyChild(config, children, state) if config.proxy.managed else None
+        supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(children.reap_orphans, name="orphans")
+            await nursery.start(_hear_signals, supervisor)
+            await nursery.start(supervisor.run)
+            control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
+            await nursery.start(control)
+            if managed is not None:
+                nursery.start_soon(managed.run, supervisor.journal.record, name="proxy")
+            nursery.start_soon(_tell_systemd, notifier, supervisor)
+            notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
+            log.info("ready: control socket %s", config.daemon.socket)
+            await supervisor.finished.wait()
+            if managed is not None:
+                await managed.stop()
+            supervisor.close()
+            nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _sweep(children: Children, state: StateFile) -> None:
+    """End whatever an earlier muxd left running: there is never a second copy of anything."""
+    left = state.load()
+    records = [worker.child for worker in left.workers.values()]
+    records += [left.proxy] if left.proxy is not None else []
+    for name in await children.sweep(records, SWEEP_TIMEOUT):
+        log.warning("%s was left running by an earlier muxd: ended", name)
+    for name, worker in left.workers.items():
+        if worker.call is not None:
+            log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
+        remove_traces(worker)
+    state.state = State()
+    state.save()
+
+
+async def _hear_signals(
+    supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGTERM and SIGINT shut down, the second one at once."""
+    hurry = False
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
+            supervisor.shutdown(hurry=hurry)
+            hurry = True
+
+
+async def _tell_systemd(notifier: Notifier, supervisor: Supervisor) -> None:
+    """Feed the watchdog from the loop that must not block."""
+    if notifier.watchdog_interval is None:
+        return
+    while not supervisor.finished.is_set():
+        notifier.watchdog()
+        await trio.sleep(notifier.watchdog_interval)

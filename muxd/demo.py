@@ -1,0 +1,135 @@
+"""The demo: two simulated models on one pretend GPU, and somebody who asks them in turn.
+
+`muxd start --demo` runs them until it is stopped; `make demo` (`python -m muxd.demo`)
+also asks both through the proxy, shows what muxd says, stops everything, and fails if
+anything went wrong.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+CONFIG = """\
+# Two simulated models that do not fit together on one pretend 80 GiB GPU.
+[muxd]
+socket = "{folder}/muxd.sock"
+state_dir = "{folder}/state"
+log_dir = "{folder}/logs"
+simulated_gpu_memory = "80GiB"
+log_level = "warning"
+
+[proxy]
+listen = "127.0.0.1:{port}"
+
+[defaults]
+engine = "simulator"
+
+[models.alpha]
+served_names = ["demo/alpha"]
+sleep_level = 1
+memory = {{ weights = "28GiB", kv = "20GiB", overhead = "2GiB" }}
+simulation = {{ load_time = "3s", sleep_time = "200ms", wake_time = "600ms", release_lag = "100ms" }}
+
+[models.beta]
+served_names = ["demo/beta"]
+sleep_level = 2
+memory = {{ weights = "40GiB", kv = "16GiB", overhead = "2GiB" }}
+simulation = {{ load_time = "4s", sleep_time = "200ms", wake_time = "900ms", release_lag = "100ms" }}
+"""
+
+#: No request of the demo takes longer, model loads included, unless something is wrong.
+PATIENCE = 40.0
+
+
+def write_demo_config(folder: Path, port: int = 30100) -> Path:
+    path = folder / "muxd.toml"
+    path.write_text(CONFIG.format(folder=folder, port=port))
+    return path
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="muxd-demo-") as name:
+        folder = Path(name)
+        port = _free_port()
+        config = write_demo_config(folder, port)
+        say("SIMULATED: two pretend models take turns on one pretend GPU; processes, switches and HTTP are real.")
+        say(f"$ muxd start --config {config}")
+        daemon = subprocess.Popen([sys.executable, "-m", "muxd", "start", "--config", str(config)])
+        try:
+            _until_listening(port, daemon)
+            _tour(f"http://127.0.0.1:{port}", folder / "muxd.sock")
+        finally:
+            say("stopping muxd")
+            daemon.terminate()
+            status = daemon.wait(PATIENCE)
+        if status != 0:
+            sys.exit(f"muxd ended with status {status}")
+        say("everything worked")
+
+
+def _tour(proxy: str, control: Path) -> None:
+    for model, stream in (("demo/alpha", False), ("demo/beta", False), ("demo/alpha", True), ("demo/beta", True)):
+        began = time.monotonic()
+        text = ask(proxy, model, stream=stream)
+        how = "streamed" if stream else "whole"
+        say(f"{model} answered, {how}, after {time.monotonic() - began:.1f} s: {text!r}")
+        assert text, f"{model} answered nothing"
+        muxctl(control, "status")
+    muxctl(control, "switch", "alpha")
+    muxctl(control, "status", "alpha")
+
+
+def ask(proxy: str, model: str, *, stream: bool) -> str:
+    """One chat completion through the proxy, with nothing but the standard library."""
+    say(f'$ curl {proxy}/v1/chat/completions -d \'{{"model": "{model}", "stream": {json.dumps(stream)}, ...}}\'')
+    messages = [{"role": "user", "content": "Who are you?"}]
+    body = {"model": model, "stream": stream, "max_tokens": 12, "messages": messages}
+    head = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{proxy}/v1/chat/completions", json.dumps(body).encode(), head)
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        if not stream:
+            return str(json.load(answer)["choices"][0]["message"]["content"])
+        events = [line[6:] for line in answer if line.startswith(b"data: ")]
+    assert events.pop().strip() == b"[DONE]", "the stream was cut"
+    return "".join(_delta(json.loads(event)) for event in events)
+
+
+def _delta(event: dict[str, Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+
+
+def muxctl(control: Path, *words: str) -> None:
+    say(f"$ muxctl {' '.join(words)}")
+    subprocess.run([sys.executable, "-m", "muxctl", "--socket", str(control), *words], check=True)
+
+
+def say(text: str) -> None:
+    print(f"\n{text}" if text.startswith("$") else text, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until_listening(port: int, daemon: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if daemon.poll() is not None:
+            sys.exit(f"muxd ended with status {daemon.returncode} before it was ready")
+        time.sleep(0.05)
+    sys.exit(f"muxd was not ready within {PATIENCE:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

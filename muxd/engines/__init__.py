@@ -1,0 +1,20 @@
+"""The kinds of server that can run a model: one file per kind.
+
+An engine knows flags, probes and the calls that put its server to sleep and wake it.
+It knows nothing of scheduling, and the scheduler nothing of it.
+"""
+
+from muxd.config import Model
+
+from .engine import Engine, EngineCallFailed, Launch, LaunchPlan, Link
+from .sglang import SGLang
+from .simulator import Simulator
+
+ENGINES: dict[str, type[Engine]] = {"sglang": SGLang, "simulator": Simulator}
+
+
+def engine_for(model: Model) -> Engine:
+    return ENGINES[model.engine]()
+
+
+__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Launch", "LaunchPlan", "Link", "engine_for"]

@@ -1,0 +1,149 @@
+"""SGLang: flags, probes, and its sleep and wake.
+
+What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CPU).
+"""
+
+import os
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from muxd.config import Model
+
+from .engine import EngineCallFailed, Launch, LaunchPlan, Link
+
+#: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
+TAGS = {"tags": ["kv_cache", "weights"]}
+
+#: A non-streamed request that was aborted can run on for 4 s.
+IDLE_TIMEOUT = 15.0
+IDLE_POLL = 0.05
+
+ENVIRONMENT = {
+    # A dead scheduler or detokenizer ends the whole server in about 1 s instead of 5 to 70 s.
+    "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+    "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    # /health is a flag, not a generation that takes a second and fails while paused.
+    "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
+    # Process titles leave /proc/PID/environ alone, by which a sweep finds strays.
+    "SPT_NOENV": "1",
+}
+
+SHM = Path("/dev/shm")
+SHM_FILES = ("sglang_loads_*", "sem.mp-*")
+_IN_SHM = re.compile(r" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
+
+
+class SGLang:
+    def __init__(self) -> None:
+        self._last_step: tuple[float, float] | None = None  # newest timestamp in /v1/loads, and when it was new
+
+    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+        config = plan.workdir / "server.yaml"  # SGLang insists on the ending
+        argv = [model.python, "-m", "sglang.launch_server", "--config", str(config), *server_flags(model, plan.port)]
+        tmp = plan.workdir / "tmp"
+        return Launch(
+            argv=(*argv, *model.args),
+            env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(tmp)},
+            files={config: f"admin-api-key: {plan.admin_key}\n"},
+            # SIGTERM is looked at every 5 s; SIGINT ends an idle server in 0.5 s.
+            stop_signal=signal.SIGINT,
+        )
+
+    async def is_ready(self, link: Link) -> bool:
+        status = await link.probe("/ready")
+        if status == 404:  # before about 0.5.19
+            status = await link.probe("/health")
+        return status == 200
+
+    async def is_alive(self, link: Link, model: Model) -> bool:
+        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout.
+
+        A stopped scheduler shows nowhere else: /ping, /ready and /health go on answering 200.
+        It stamps /v1/loads about every second, asleep too.
+        """
+        try:
+            step = last_step(await link.ask("/v1/loads"))
+        except EngineCallFailed:
+            return False
+        now = trio.current_time()
+        if step is None or self._last_step is None or step != self._last_step[0]:
+            self._last_step = (step or 0.0, now)
+        return now - self._last_step[1] < model.hang_timeout
+
+    async def sleep(self, link: Link, model: Model) -> None:
+        await link.call("pause", "/pause_generation", {"mode": "abort"})
+        await self._until_idle(link)
+        await link.call("release", "/release_memory_occupation", TAGS)
+
+    async def _until_idle(self, link: Link) -> None:
+        """Releasing a busy server kills it, and a closed client connection does not prove it idle."""
+        with trio.move_on_after(IDLE_TIMEOUT):
+            while not is_idle(await link.ask("/v1/loads")):
+                await trio.sleep(IDLE_POLL)
+            return
+        raise EngineCallFailed(f"requests still run {IDLE_TIMEOUT:.0f} s after the pause")
+
+    async def wake(self, link: Link, model: Model) -> None:
+        await link.call("resume", "/resume_memory_occupation", TAGS)
+        if model.sleep_level == 2:
+            reload = {"model_path": model.model_path, "load_format": "auto", "flush_cache": True}
+            await link.call("reload", "/update_weights_from_disk", reload)
+        await link.call("continue", "/continue_generation", {})
+
+    def leftovers(self, pid: int) -> list[Path]:
+        """Its load figures and semaphores in shared memory.
+
+        Their names are random, and a semaphore is mapped under a name that it loses at
+        once: they are told by the inodes that the session of `pid` has mapped.
+        """
+        mapped: set[int] = set()
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with suppress(OSError):  # it ended, or is another user's
+                    if os.getsid(int(process.name)) == pid:
+                        mapped |= {int(inode) for inode in _IN_SHM.findall((process / "maps").read_text())}
+        return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
+
+
+def visible_gpus(model: Model) -> dict[str, str]:
+    """Only the model's GPUs, counted as NVML counts them."""
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, model.gpus))}
+
+
+def server_flags(model: Model, port: int) -> list[str]:
+    """The flags that muxd owns; the rest of the command line is the user's `args`."""
+    flags = ["--model-path", model.model_path, "--served-model-name", model.served_names[0]]
+    flags += ["--host", "127.0.0.1", "--port", str(port)]
+    if model.sleep_level < 3:
+        flags.append("--enable-memory-saver")
+    if model.sleep_level == 1:
+        flags.append("--enable-weights-cpu-backup")
+    if len(model.gpus) > 1 and not {"--tp", "--tp-size", "--tensor-parallel-size"} & set(model.args):
+        flags += ["--tp-size", str(len(model.gpus))]
+    return flags
+
+
+def is_idle(answer: Any) -> bool:
+    """Nothing runs and nothing waits on any rank, by the answer of /v1/loads."""
+    loads = answer.get("loads", []) if isinstance(answer, dict) else []
+    if not loads:
+        raise EngineCallFailed("GET /v1/loads: no loads in the answer")
+    return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
+
+
+def last_step(answer: Any) -> float | None:
+    """When a scheduler last stamped its load figures, by the answer of /v1/loads; None where it does not say."""
+    loads = answer.get("loads", []) if isinstance(answer, dict) else []
+    return max((load["timestamp"] for load in loads if "timestamp" in load), default=None)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None

@@ -1,0 +1,43 @@
+"""The simulator: SGLang's calls and probes, with pretend memory and a server of our own."""
+
+import signal
+import sys
+
+from muxd.config import Model
+
+from .engine import Launch, LaunchPlan
+from .sglang import ENVIRONMENT, SGLang, server_flags
+
+
+class Simulator(SGLang):
+    """Same routes, same sleep and wake, same ways to be killed; see muxd/simulator."""
+
+    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+        simulation, memory = model.simulation, model.memory
+        config = plan.workdir / "server.yaml"
+        flags: dict[str, object] = {
+            "--load-time": simulation.load_time,
+            "--sleep-time": simulation.sleep_time,
+            "--wake-time": simulation.wake_time,
+            "--release-lag": simulation.release_lag,
+            "--token-rate": simulation.token_rate,
+            "--pace": simulation.pace,
+            "--batch-slots": simulation.batch_slots,
+            "--ledger": plan.simulated_gpu_ledger,
+            "--gpus": ",".join(map(str, model.gpus)),
+            "--gpu-memory": plan.simulated_gpu_memory,
+            "--weights": memory.weights if memory is not None else 0,
+            "--kv": memory.kv if memory is not None else 0,
+            "--overhead": memory.overhead if memory is not None else 0,
+        }
+        argv = [sys.executable, "-m", "muxd.simulator", "--config", str(config), *server_flags(model, plan.port)]
+        for flag, value in flags.items():
+            argv += [flag, str(value)]
+        for fault in simulation.faults:
+            argv += ["--fault", fault]
+        return Launch(
+            argv=(*argv, *model.args),
+            env={**ENVIRONMENT, "TMPDIR": str(plan.workdir / "tmp")},
+            files={config: f"admin-api-key: {plan.admin_key}\n"},
+            stop_signal=signal.SIGINT,
+        )

@@ -1,0 +1,153 @@
+"""How much memory of the GPUs is taken: NVML, the simulator's ledger, or nothing to ask.
+
+The one seam to the hardware.  Readings are of whole devices: per-process figures are
+missing in containers.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pynvml
+import trio
+
+from .config import Config
+from .simulator.ledger import GpuLedger
+
+log = logging.getLogger(__name__)
+
+#: A lost GPU can hang an NVML call for good; the thread that makes it is then abandoned.
+NVML_TIMEOUT = 5.0
+
+#: Readings that differ by less are the same: contexts of other processes come and go.
+NOISE = 64 << 20
+
+POLL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    index: int
+    name: str
+    total: int  # bytes
+    used: int  # bytes
+
+    @property
+    def free(self) -> int:
+        return self.total - self.used
+
+
+class Gpus(Protocol):
+    """A source of readings; `latest` is the last one, for status."""
+
+    simulated: bool
+    latest: dict[int, GpuMemory]
+
+    async def read(self) -> dict[int, GpuMemory]:
+        """A fresh reading by GPU index; empty where nothing can be read."""
+        ...
+
+
+class NoGpus:
+    """No GPU that could be asked: nothing is measured, nothing is waited for."""
+
+    simulated = False
+
+    def __init__(self) -> None:
+        self.latest: dict[int, GpuMemory] = {}
+
+    async def read(self) -> dict[int, GpuMemory]:
+        await trio.lowlevel.checkpoint()
+        return {}
+
+
+class SimulatedGpus:
+    """The pretend GPUs of simulated models."""
+
+    simulated = True
+
+    def __init__(self, ledger: GpuLedger, indices: Iterable[int]) -> None:
+        self._ledger = ledger
+        self._indices = sorted(indices)
+        self.latest: dict[int, GpuMemory] = {}
+
+    async def read(self) -> dict[int, GpuMemory]:
+        await trio.lowlevel.checkpoint()
+        total = self._ledger.capacity
+        self.latest = {i: GpuMemory(i, "simulated GPU", total, self._ledger.used(i)) for i in self._indices}
+        return self.latest
+
+
+class NvmlGpus:
+    """NVIDIA's management library.  Not yet seen on hardware by this project."""
+
+    simulated = False
+
+    def __init__(self) -> None:
+        """Raises pynvml.NVMLError where there is no driver."""
+        pynvml.nvmlInit()
+        self.latest: dict[int, GpuMemory] = {}
+
+    async def read(self) -> dict[int, GpuMemory]:
+        try:
+            with trio.fail_after(NVML_TIMEOUT):
+                self.latest = await trio.to_thread.run_sync(_read_nvml, abandon_on_cancel=True)
+        except (pynvml.NVMLError, trio.TooSlowError) as error:
+            log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
+            return {}
+        return self.latest
+
+
+def _read_nvml() -> dict[int, GpuMemory]:
+    readings = {}
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        device = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        readings[index] = GpuMemory(index, str(pynvml.nvmlDeviceGetName(device)), int(memory.total), int(memory.used))
+    return readings
+
+
+def simulated_ledger_path(config: Config) -> Path:
+    return config.daemon.state_dir / "simulated-gpus.json"
+
+
+def open_gpus(config: Config) -> Gpus:
+    """The simulator's where every model is simulated, else NVML, else none."""
+    if config.models and all(m.engine == "simulator" for m in config.models):
+        indices = {gpu for model in config.models for gpu in model.gpus}
+        return SimulatedGpus(GpuLedger(simulated_ledger_path(config), config.daemon.simulated_gpu_memory), indices)
+    try:
+        return NvmlGpus()
+    except pynvml.NVMLError as error:
+        log.info("no GPU memory is measured: %s", error)
+        return NoGpus()
+
+
+def used_on(reading: dict[int, GpuMemory], indices: Iterable[int]) -> int:
+    """Bytes taken on these GPUs together."""
+    return sum(reading[i].used for i in indices if i in reading)
+
+
+async def until_used_at_most(gpus: Gpus, indices: tuple[int, ...], limit: int, timeout: float) -> int | None:
+    """Wait until these GPUs together hold no more than `limit` bytes; what they hold beyond it when time is up."""
+    with trio.move_on_after(timeout):
+        while used_on(await gpus.read(), indices) > limit:
+            await trio.sleep(POLL)
+        return None
+    return used_on(await gpus.read(), indices) - limit
+
+
+async def until_free(gpus: Gpus, indices: tuple[int, ...], need: int, timeout: float) -> str | None:
+    """Wait until `need` bytes, an equal share on each of these GPUs, are free; what is missing when time is up."""
+    share = need // max(1, len(indices))
+    short: list[GpuMemory] = []
+    with trio.move_on_after(timeout):
+        while short := [g for i, g in (await gpus.read()).items() if i in indices and g.free + NOISE < share]:
+            await trio.sleep(POLL)
+    if not short:
+        return None
+    gib = 1 << 30
+    lacking = ", ".join(f"GPU {g.index} has {g.free / gib:.1f} GiB free of {share / gib:.1f} GiB needed" for g in short)
+    return f"{lacking} after {timeout:.0f} s: end what else holds the memory"

@@ -1,0 +1,68 @@
+"""Ports for workers: reserved before a load is paid for.
+
+A bound socket that does not listen keeps a port from everybody who does not ask for
+SO_REUSEADDR, and from the kernel's own choice, yet lets the worker (SGLang and the
+simulator ask for it) bind and listen: observed with SGLang 0.5.23.  SGLang itself
+notices a taken port only after its whole load.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+from .errors import MuxdError
+
+HOST = "127.0.0.1"
+
+
+class PortTaken(MuxdError):
+    code = "port_taken"
+
+
+class Reservation:
+    """A port that is ours until `close`."""
+
+    def __init__(self, port: int) -> None:
+        """Port 0: any free one.  Raises PortTaken, naming who has it where that can be seen."""
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((HOST, port))
+        except OSError as error:
+            self._socket.close()
+            raise PortTaken(f"port {port} cannot be used: {error.strerror}{_holder_of(port)}") from None
+        self.port: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _holder_of(port: int) -> str:
+    inodes = set(_listening_inodes(port))
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _owns(entry, inodes):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            return f"; process {entry.name} listens on it ({command[:80]}): end it, or give the model another port"
+    return "; another process has it: end it, or give the model another port"
+
+
+def _listening_inodes(port: int) -> list[str]:
+    """Inodes of sockets that listen on the port, from /proc/net/tcp and tcp6 (man proc)."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                found.append(f"socket:[{fields[9]}]")
+    return found
+
+
+def _owns(process: Path, inodes: set[str]) -> bool:
+    try:
+        return any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir())
+    except OSError:  # it ended, or is another user's
+        return False

@@ -1,0 +1,140 @@
+"""The managed proxy: muxd binds its port, runs it as a child and starts it again when it dies.
+
+The port stays bound by muxd, so clients queue instead of being refused while a new proxy
+starts.
+"""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .children import Child, Children, ChildSpec
+from .config import Config
+from .errors import MuxdError
+from .state import StateFile
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+
+#: Seconds before it is started again after it died, by how often in a row: at once, then 1, 2, 4 ... 30.
+BACKOFF_CAP = 30.0
+
+#: Up for so long: the next death counts as the first.
+STABLE_AFTER = 30.0
+
+
+class CannotListen(MuxdError):
+    code = "cannot_listen"
+
+
+class UnmanagedProxy:
+    """`[proxy] managed = false`: it is a service of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def status(self) -> dict[str, Any]:
+        proxy = self._config.proxy
+        return {"listen": f"{proxy.host}:{proxy.port}", "managed": False, "state": "unmanaged", "pid": None}
+
+
+class ProxyChild:
+    def __init__(self, config: Config, children: Children, state: StateFile) -> None:
+        """Binds the port; raises CannotListen."""
+        self._config = config
+        self._children = children
+        self._state = state
+        self._listener = bind(config.proxy.host, config.proxy.port)
+        self._child: Child | None = None
+        self._stopping = False
+        self._stopped = trio.Event()
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def status(self) -> dict[str, Any]:
+        running = self._child is not None
+        state = "running" if running else "stopped" if self._stopping else "backoff"
+        pid = self._child.pid if self._child is not None else None
+        return {"listen": f"{self._config.proxy.host}:{self.port}", "managed": True, "state": state, "pid": pid}
+
+    async def run(self, record: Callable[..., None]) -> None:
+        """Keep one running until `stop`; `record` is told of every end that nobody asked for."""
+        in_a_row = 0
+        while not self._stopping:
+            began = trio.current_time()
+            await self._one_life(record)
+            if self._stopping:
+                break
+            in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
+            await trio.sleep(0.0 if in_a_row <= 1 else min(BACKOFF_CAP, 2.0 ** min(in_a_row - 2, 5)))
+        self._listener.close()
+        self._stopped.set()
+
+    async def _one_life(self, record: Callable[..., None]) -> None:
+        try:
+            self._child = self._children.spawn(self._spec())
+        except (OSError, MuxdError) as error:
+            log.error("cannot start the proxy: %s", error)
+            return
+        self._state.state.proxy = self._child.record
+        self._state.save()
+        exit = await self._child.wait()
+        self._child = None
+        self._state.state.proxy = None
+        self._state.save()
+        if not self._stopping:
+            log.error("the proxy %s: starting it again; its log: %s", exit, self.log_files["stderr"])
+            record("proxy_exited", reason=str(exit))
+
+    async def stop(self) -> None:
+        """Let it finish what it can within its stop timeout, then end it."""
+        self._stopping = True
+        if self._child is not None:
+            self._child.stop()
+        await self._stopped.wait()
+
+    @property
+    def log_files(self) -> dict[str, Path]:
+        log_dir = self._config.daemon.log_dir
+        return {stream: log_dir / f"muxd-proxy.{stream}.log" for stream in ("stdout", "stderr")}
+
+    def _spec(self) -> ChildSpec:
+        argv = [sys.executable, "-m", "muxd", "proxy", "--config", str(self._config.path)]
+        files = self.log_files
+        return ChildSpec(
+            name="muxd-proxy",
+            argv=tuple(argv),
+            env=dict(os.environ),
+            cwd=Path("/"),
+            stdout=files["stdout"],
+            stderr=files["stderr"],
+            log_max_bytes=16 << 20,
+            log_backups=2,
+            stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
+            listen_fds=(self._listener.fileno(),),
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises CannotListen, saying who may have the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what it accepts
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = "another program has it; see [proxy] listen" if error.errno == 98 else "see [proxy] listen"
+        raise CannotListen(f"the proxy cannot listen on {host}:{port}: {error.strerror}; {hint}") from None
+    return listener

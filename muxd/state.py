@@ -1,0 +1,63 @@
+"""What survives muxd: the state file.
+
+It names every child, so that the next muxd can find and sweep what this one left, and
+the engine call that is under way at each worker, written before the call is sent.  It
+is replaced whole and atomically.  It is not synced to disk: a power cut that loses it
+has ended the processes it names, which the boot id tells.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from .children import ChildRecord
+from .errors import MuxdError
+
+
+class StateUnreadable(MuxdError):
+    code = "state_unreadable"
+
+
+class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One worker's processes and what is known of its engine."""
+
+    child: ChildRecord
+    workdir: str
+    port: int
+    admin_key: str
+    call: str | None = None  # sent and not answered: in doubt
+    asleep: bool = False
+    leftovers: list[str] = []  # files outside its work folder
+
+
+class State(msgspec.Struct, kw_only=True):
+    version: int = 1
+    workers: dict[str, WorkerRecord] = {}
+    proxy: ChildRecord | None = None
+
+
+class StateFile:
+    """The state in memory and on disk; call `save` after each change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = State()
+
+    def load(self) -> State:
+        """What an earlier muxd left; an empty state where there is no file."""
+        try:
+            self.state = msgspec.json.decode(self.path.read_bytes(), type=State)
+        except FileNotFoundError:
+            self.state = State()
+        except (OSError, msgspec.DecodeError) as error:
+            hint = "end any old SGLang processes by hand, then remove the file"
+            raise StateUnreadable(f"cannot read the state file {self.path}: {error}; {hint}") from None
+        return self.state
+
+    def save(self) -> None:
+        fresh = self.path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.encode(self.state))
+        os.replace(fresh, self.path)

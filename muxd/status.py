@@ -1,0 +1,68 @@
+"""What muxd knows, as JSON-ready values; nothing here waits or changes anything."""
+
+from typing import Any
+
+from .core.outlook import Outlook, outlook
+from .core.scheduler import Scheduler
+from .core.states import State
+from .core.worker import Worker
+from .gpus import Gpus
+from .runner import Runner
+from .streams import seconds
+
+
+def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, Any]:
+    worker, model = scheduler.host.workers[runner.model.name], runner.model
+    view = outlook(scheduler.host, scheduler.switching, worker, now)
+    return {
+        "name": model.name,
+        "served_names": list(model.served_names),
+        "engine": model.engine,
+        "state": worker.state,
+        "since_s": seconds(now - worker.since),
+        "sleep_level": model.sleep_level,
+        "gpus": list(model.gpus),
+        "url": worker.url if worker.state is State.READY else None,
+        "generation": worker.generation,
+        "in_flight": worker.in_flight,
+        "waiting": worker.waiting_count,
+        "oldest_wait_s": seconds(worker.oldest_wait(now)) if worker.wanted else None,
+        "leases": len(worker.granted),
+        "restarts": worker.restarts,
+        "pid": runner.pid,
+        "last_exit": _last_exit(worker, runner, now),
+        "reason": worker.reason or None,
+        "eta_s": seconds(view.eta),
+        "retry_in_s": _retry_in(worker, now),
+        "dropped_log_bytes": runner.dropped_log_bytes,
+    }
+
+
+def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | None:
+    if not worker.ended:
+        return None
+    return {"reason": worker.ended, "when_s": seconds(now - worker.ended_at), "log_tail": runner.last_words}
+
+
+def _retry_in(worker: Worker, now: float) -> float | None:
+    waits = worker.state in (State.BACKOFF, State.FAILED)
+    return seconds(max(0.0, worker.retry_at - now)) if waits else None
+
+
+def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
+    """The oldest switch that is under way."""
+    for switch in scheduler.switching.running:
+        worker = scheduler.host.workers[switch.target]
+        view: Outlook = outlook(scheduler.host, scheduler.switching, worker, now)
+        return {
+            "to": switch.target,
+            "from": sorted(switch.victims),
+            "phase": view.phase,
+            "elapsed_s": seconds(now - switch.since),
+            "eta_s": seconds(view.eta),
+        }
+    return None
+
+
+def gpu_status(gpus: Gpus) -> list[dict[str, Any]]:
+    return [{"index": g.index, "name": g.name, "total": g.total, "used": g.used} for g in gpus.latest.values()]

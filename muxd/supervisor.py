@@ -1,0 +1,277 @@
+"""The one loop that owns the core and carries out its commands.
+
+Everybody else tells it events (`tell`) or asks what it knows.  All of it runs in one
+trio thread, and no method that the control socket may call waits for anything: status
+never stands behind a switch.
+"""
+
+import difflib
+import logging
+import os
+import time
+from math import inf
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from . import __version__, status
+from .config import Config, Model
+from .core.commands import (
+    Command,
+    EndLease,
+    FailLease,
+    FailSwitch,
+    FinishShutdown,
+    FinishSwitch,
+    GrantLease,
+    RecordMove,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from .core.events import (
+    DemandReported,
+    Event,
+    LeaseAsked,
+    LeaseEnded,
+    ShutdownAsked,
+    Started,
+    SwitchAsked,
+    TimerFired,
+    Waiting,
+)
+from .core.outlook import Outlook, outlook
+from .core.scheduler import Scheduler
+from .core.worker import WorkerSpec
+from .errors import LeaseNotFound, ModelNotFound
+from .journal import Journal
+from .runner import Runner, Surroundings
+from .streams import Line, Streams, lease_line, seconds, switch_line
+
+log = logging.getLogger(__name__)
+
+#: How often those who wait are told how it goes, and the GPUs are read for status.
+TICK = 2.0
+
+
+class ProxyView(Protocol):
+    def status(self) -> dict[str, Any]: ...
+
+
+class Supervisor:
+    """Owns the core, the runners, and the streams of those who wait."""
+
+    def __init__(self, around: Surroundings, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView) -> None:
+        """`mailbox`: the receiving end of `around.tell`."""
+        self.config: Config = around.config
+        self.journal = Journal()
+        self.finished = trio.Event()  # after a shutdown: no worker is left
+        self._around = around
+        self._mailbox = mailbox
+        self._proxy = proxy
+        self._started = trio.current_time()
+        self._scheduler = Scheduler(map(spec_of, self.config.models), self.config.policy.wait_target)
+        self._runners = {model.name: Runner(model, around) for model in self.config.models}
+        self._names = {name: m.name for m in self.config.models for name in (m.name, *m.served_names)}
+        self._leases = Streams(lease_line)
+        self._switches = Streams(switch_line)
+        self._last_number = 0
+        self._stopping = False
+        self._timer: float | None = None
+        self._timer_changed = trio.Event()
+
+    def tell(self, event: Event) -> None:
+        self._around.tell(event)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time, name="timer")
+            nursery.start_soon(self._tick, name="tick")
+            self.journal.record("muxd_started", version=__version__, pid=os.getpid())
+            self.tell(Started(trio.current_time()))
+            task_status.started()
+            async for event in self._mailbox:
+                for command in self._scheduler.handle(event):
+                    self._carry_out(command, nursery)
+                self._tell_progress()
+
+    def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
+        match command:
+            case StartWorker(name):
+                nursery.start_soon(self._runners[name].start, name=f"life of {name}")
+            case WakeWorker(name):
+                self._runners[name].wake()
+            case SleepWorker(name):
+                self._runners[name].sleep()
+            case StopWorker(name, kill):
+                self._runners[name].stop(kill=kill)
+            case GrantLease() | RevokeLease() | FailLease() | EndLease():
+                self._tell_holder(command)
+            case FinishSwitch(ticket, url):
+                self._end_switch(ticket, {"type": "ready", "url": url})
+            case FailSwitch(ticket, code, message):
+                self._end_switch(ticket, {"type": "failed", "error": _error(code, message)})
+            case RecordMove(name, before, after, reason):
+                log.info("%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
+                facts = {"from": before, "to": after, "reason": reason or None}
+                self.journal.record("state", model=name, **facts)
+            case SetTimer(at):
+                self._timer = at
+                self._timer_changed.set()
+            case FinishShutdown():
+                self.finished.set()
+
+    def close(self) -> None:
+        """End every stream that is still open."""
+        self._leases.end_all()
+        self._switches.end_all()
+        self.journal.close()
+
+    # Time
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._timer_changed = trio.Event()
+            with trio.move_on_at(inf if self._timer is None else self._timer) as scope:
+                await self._timer_changed.wait()
+            if scope.cancelled_caught:
+                self._timer = None
+                self.tell(TimerFired(trio.current_time()))
+
+    async def _tick(self) -> None:
+        while True:
+            await self._around.gpus.read()
+            self._tell_progress()
+            await trio.sleep(TICK)
+
+    # Those who wait
+
+    def _tell_progress(self) -> None:
+        now = trio.current_time()
+        for streams in (self._leases, self._switches):
+            streams.tell_progress(self._outlook, now)
+
+    def _outlook(self, name: str) -> Outlook:
+        host = self._scheduler.host
+        return outlook(host, self._scheduler.switching, host.workers[name], trio.current_time())
+
+    def _tell_holder(self, command: GrantLease | RevokeLease | FailLease | EndLease) -> None:
+        stream = self._leases.get(command.lease)
+        if stream is None:
+            return
+        about: Line = {"lease": str(command.lease), "model": stream.worker}
+        match command:
+            case GrantLease(_, url, generation):
+                stream.waiting = False
+                stream.say({"type": "granted", **about, "url": url, "generation": generation})
+            case RevokeLease(_, reason, message, deadline):
+                left = seconds(max(0.0, deadline - trio.current_time()))
+                stream.say({"type": "revoked", **about, "reason": reason, "message": message, "deadline_s": left})
+            case FailLease(_, code, message, retry_after):
+                line = {"type": "failed", **about, "error": _error(code, message), "retry_after_s": retry_after}
+                self._leases.end(command.lease, line)
+            case EndLease(lease):
+                self._leases.end(lease)
+
+    def _end_switch(self, ticket: int, line: Line) -> None:
+        stream = self._switches.get(ticket)
+        if stream is not None:
+            elapsed = seconds(trio.current_time() - stream.opened)
+            self._switches.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
+
+    # What the control socket may ask: plain questions, answered at once
+
+    def version(self) -> dict[str, Any]:
+        started = time.time() - (trio.current_time() - self._started)
+        return {"version": __version__, "pid": os.getpid(), "api": 1, "started": round(started, 3)}
+
+    def status(self) -> dict[str, Any]:
+        now = trio.current_time()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": seconds(now - self._started),
+            "simulated": any(m.engine == "simulator" for m in self.config.models),
+            "proxy": self._proxy.status(),
+            "gpus": status.gpu_status(self._around.gpus),
+            "switch": status.switch_status(self._scheduler, now),
+            "models": [status.model_status(self._scheduler, r, now) for r in self._runners.values()],
+            "config": str(self.config.path) if self.config.path is not None else None,
+        }
+
+    def resolve(self, name: str) -> str:
+        """A model's name for its name or one of its served names."""
+        if name in self._names:
+            return self._names[name]
+        near = difflib.get_close_matches(name, self._names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._runners)}"
+        raise ModelNotFound(f"no model {name!r}{hint}", model=name)
+
+    def model_status(self, name: str) -> dict[str, Any]:
+        return status.model_status(self._scheduler, self._runners[name], trio.current_time())
+
+    def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        now = trio.current_time()
+        stream = self._switches.open(self._number(), name, now)
+        self.tell(SwitchAsked(now, stream.number, name))
+        return stream.receive
+
+    def open_lease(
+        self, name: str, waiting: tuple[Waiting, ...]
+    ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
+        now = trio.current_time()
+        stream = self._leases.open(self._number(), name, now)
+        self.tell(LeaseAsked(now, stream.number, name, waiting))
+        return stream.number, stream.receive
+
+    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
+        if self._leases.get(lease) is None:
+            raise LeaseNotFound(f"no lease {lease}: it has ended; ask for a new one", lease=str(lease))
+        self.tell(DemandReported(trio.current_time(), lease, in_flight, waiting))
+
+    def close_lease(self, lease: int) -> None:
+        if self._leases.get(lease) is not None:
+            self._leases.end(lease)
+            self.tell(LeaseEnded(trio.current_time(), lease))
+
+    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self.journal.read(after, follow=follow)
+
+    def log_files(self, name: str) -> dict[str, Path]:
+        return self._runners[name].log_files
+
+    def shutdown(self, *, hurry: bool = False) -> None:
+        """Let requests in flight finish for a bounded time, then stop everything; in a hurry: at once."""
+        now = trio.current_time()
+        if not self._stopping or hurry:
+            self._stopping = True
+            self.journal.record("shutdown", hurry=hurry)
+            self.tell(ShutdownAsked(now, now if hurry else now + self.config.daemon.shutdown_timeout))
+
+    def _number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+
+def spec_of(model: Model) -> WorkerSpec:
+    """What the core needs to know of a model."""
+    return WorkerSpec(
+        name=model.name,
+        gpus=frozenset(model.gpus),
+        sleep_level=model.sleep_level,
+        preload=model.preload,
+        drain_timeout=model.drain_timeout,
+        restart_limit=model.restart_limit,
+        restart_window=model.restart_window,
+        stable_after=model.stable_after,
+        cool_down=model.cool_down,
+    )
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"code": code, "message": message, "retryable": code != "superseded", "details": {}}

@@ -1,0 +1,37 @@
+from muxd.core.policy import Candidate, bound, gives_way_at, ranked, score
+
+
+def candidate(name="b", weight=1.0, oldest=0.0, cost=10.0, turn=10.0):
+    return Candidate(name, weight, oldest, cost, turn)
+
+
+def test_the_cheaper_switch_goes_first_for_the_same_work():
+    assert [c.worker for c in ranked([candidate("b", cost=60), candidate("c", cost=5)], 30)] == ["c", "b"]
+
+
+def test_a_long_wait_outweighs_much_work():
+    old, much = candidate("b", weight=1, oldest=300), candidate("c", weight=50)
+    assert [c.worker for c in ranked([much, old], 30)] == ["b", "c"]
+
+
+def test_equals_are_ordered_by_name():
+    assert [c.worker for c in ranked([candidate("c"), candidate("b")], 30)] == ["b", "c"]
+
+
+def test_a_score_needs_no_measured_cost():
+    assert score(candidate(cost=0.0), 30) > 0
+
+
+def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_switch():
+    others = [candidate("c", cost=5, turn=8), candidate("d", cost=7, turn=7)]
+    assert bound(candidate(cost=10), others, 30) == 30 + (8 + 5) + (7 + 7) + 10
+
+
+def test_alone_it_waits_no_longer_than_the_target():
+    at = gives_way_at(candidate(oldest=4, cost=10), [], now=100, active_since=0, drain=5, wait_target=30)
+    assert (at - 100) + 4 + 5 == 30
+
+
+def test_a_turn_lasts_as_long_as_the_switch_costs():
+    at = gives_way_at(candidate(oldest=1000, cost=40), [], now=100, active_since=90, drain=5, wait_target=30)
+    assert at == 130

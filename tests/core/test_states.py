@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+
+from muxd.core.states import MOVES, State, diagram
+from muxd.core.worker import IllegalMove, Worker, WorkerSpec
+
+
+def test_every_state_is_in_the_table_and_can_be_reached_and_left():
+    assert set(MOVES) == set(State)
+    assert set().union(*MOVES.values()) == set(State)
+    assert all(MOVES.values())
+
+
+def test_the_readme_shows_the_table():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert diagram() in readme
+
+
+def test_an_illegal_move_tells_the_story_so_far():
+    worker = Worker(WorkerSpec("a"))
+    worker.move(State.STARTING, 1.0)
+    worker.move(State.FAILED, 2.0, "port taken")
+    with pytest.raises(IllegalMove, match=r"a: failed -> ready .*starting -> failed port taken"):
+        worker.move(State.READY, 3.0)

@@ -1,0 +1,60 @@
+import pytest
+
+from muxd.core.events import Failure, Waiting
+from muxd.core.states import State
+from muxd.core.worker import Cost, Lease, Worker, WorkerSpec, backoff
+
+
+def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():
+    cost = Cost(60.0)
+    cost.learn(10.0)
+    assert (cost.seconds, cost.measured) == (10.0, True)
+    cost.learn(20.0)
+    assert cost.seconds == pytest.approx(13.0)
+
+
+def test_only_what_succeeded_is_learned():
+    worker = Worker(WorkerSpec("a"))
+    worker.move(State.STARTING, 0.0)
+    worker.move(State.BACKOFF, 3.0)
+    assert not worker.costs[State.STARTING].measured
+    worker.move(State.STARTING, 4.0)
+    worker.move(State.READY, 11.0)
+    assert worker.costs[State.STARTING].seconds == 7.0
+
+
+def test_delays_double_up_to_a_minute_and_never_vary_by_more_than_a_tenth():
+    delays = [backoff("a", n) for n in range(12)]
+    assert delays[0] == 0.0
+    for delay, expected in zip(delays[1:], [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], strict=True):
+        assert expected <= delay <= expected * 1.1
+
+
+def test_workers_that_died_together_do_not_start_together():
+    assert backoff("a", 3) != backoff("b", 3)
+
+
+def test_a_failure_after_a_stable_time_counts_as_the_first():
+    worker = Worker(WorkerSpec("a", stable_after=60))
+    worker.fail(0.0, Failure.EXITED)
+    worker.fail(1.0, Failure.EXITED)
+    worker.became_ready(10.0, "http://a")
+    assert worker.fail(70.0, Failure.EXITED) is State.BACKOFF
+    assert worker.retry_at == 70.0
+
+
+def test_failures_outside_the_window_are_forgotten():
+    worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100))
+    assert worker.fail(0.0, Failure.EXITED) is State.BACKOFF
+    assert worker.fail(150.0, Failure.EXITED) is State.BACKOFF
+    assert worker.fail(160.0, Failure.EXITED) is State.FAILED
+
+
+def test_a_wait_grows_while_its_holder_is_silent():
+    lease = Lease(1, "a", told=100.0, waiting=(Waiting(oldest=3.0), Waiting(oldest=7.0)))
+    assert lease.oldest(105.0) == 12.0
+
+
+def test_nobody_waits_when_nothing_waits():
+    lease = Lease(1, "a", told=100.0, waiting=())
+    assert lease.oldest(200.0) == 0.0

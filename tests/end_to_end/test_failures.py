@@ -1,0 +1,229 @@
+"""What breaks is repaired: every fault here hits real processes."""
+
+import json
+import os
+import signal
+import socket
+import threading
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from .conftest import two_models
+from .muxd import assert_never_two_awake, chat_body, eventually
+
+
+@pytest.mark.parametrize("role", ["launcher", "scheduler", "detokenizer"])
+def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(start, role):
+    muxd = start()
+    text = muxd.ask("alpha")
+    before = muxd.worker("alpha")
+    os.kill(before[role], signal.SIGKILL)
+    eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    assert muxd.ask("alpha") == text
+    assert not set(before.values()) & set(muxd.processes())
+    assert "SIGKILL" in muxd.status("alpha")["last_exit"]["reason"]
+
+
+def test_a_launcher_killed_while_it_loads_leaves_no_orphan_and_the_request_is_answered(start):
+    muxd = start(two_models(alpha="load_time = 2.0").replace("load_time = 0.3, sl", "sl"))
+    answer: list[str] = []
+    client = threading.Thread(target=lambda: answer.append(muxd.ask("alpha")))
+    client.start()
+    muxd.until_state("alpha", "starting")
+    before = eventually(lambda: tree if len(tree := muxd.worker("alpha")) == 3 else None, "its processes are there")
+    os.kill(before["launcher"], signal.SIGKILL)
+    client.join()
+    assert answer
+    assert not set(before.values()) & set(muxd.processes())
+
+
+def test_a_stream_whose_worker_dies_ends_with_an_error_and_not_as_if_it_were_whole(start):
+    muxd = start()
+    muxd.ask("alpha")
+    seen: list[str] = []
+    with muxd.stream("alpha", max_tokens=3000, ignore_eos=True) as lines:
+        next(lines)
+        os.kill(muxd.worker("alpha")["launcher"], signal.SIGKILL)
+        with pytest.raises(httpx.RemoteProtocolError):
+            seen.extend(lines)
+    assert "data: [DONE]" not in seen
+
+
+def test_a_worker_that_stops_answering_is_killed_and_restarted(start):
+    muxd = start(two_models(alpha_keys="probe_failures = 2"))
+    muxd.ask("alpha")
+    os.kill(muxd.worker("alpha")["launcher"], signal.SIGSTOP)
+    eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    assert ("alpha", "ready", "unresponsive") in muxd.moves()
+    assert muxd.ask("alpha")
+
+
+def test_a_scheduler_that_takes_no_step_is_found_out_though_its_server_answers(start):
+    muxd = start(two_models(alpha_keys='probe_failures = 1\nhang_timeout = "3s"'))
+    muxd.ask("alpha")
+    os.kill(muxd.worker("alpha")["scheduler"], signal.SIGSTOP)
+    eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    assert muxd.ask("alpha")
+
+
+@pytest.mark.parametrize("fault", ["hang-on=release", "fail-on=release", "die-on=release"])
+def test_a_sleep_that_fails_ends_the_process_and_the_switch_goes_on(start, fault):
+    muxd = start(two_models(alpha=f'faults = ["{fault}"]'))
+    text = muxd.ask("alpha")
+    assert muxd.ask("beta")
+    assert muxd.state("alpha") == "stopped"
+    assert muxd.ask("alpha") == text, "a cold start brings it back"
+    assert_never_two_awake(muxd.moves())
+
+
+@pytest.mark.parametrize("call", ["resume", "reload", "continue"])
+def test_a_wake_in_doubt_is_killed_and_started_again_and_the_request_is_answered(start, call):
+    muxd = start(two_models(levels=(2, 2), alpha=f'faults = ["hang-on={call}"]'))
+    text = muxd.ask("alpha")
+    assert muxd.ask("beta")
+    assert muxd.ask("alpha") == text
+    assert ("alpha", "waking", "stopping") in muxd.moves()
+    assert f"its wake failed: {call}: no answer" in muxd.status("alpha")["last_exit"]["reason"]
+
+
+def test_an_out_of_memory_at_load_fails_with_its_reason_and_log_after_a_few_tries(start):
+    big = '{ weights = "200GiB" }'
+    models = two_models(alpha_keys="restart_limit = 2").replace(
+        '{ weights = "28GiB", kv = "20GiB", overhead = "2GiB" }', big
+    )
+    muxd = start(models)
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert "GPU 0 has 80.0 GiB free of 200.0 GiB needed" in answer.json()["error"]["message"]
+    assert muxd.ask("beta"), "the other model is not harmed"
+
+
+def test_a_model_that_dies_at_every_start_is_failed_with_its_last_words(start):
+    muxd = start(two_models(alpha='faults = ["oom-text"]', alpha_keys="restart_limit = 2"))
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert int(answer.headers["retry-after"]) > 0
+    view = muxd.status("alpha")
+    assert view["state"] == "failed"
+    assert "out of memory" in "\n".join(view["last_exit"]["log_tail"])
+
+
+def test_a_start_that_takes_too_long_is_ended_and_counted(start):
+    models = two_models(alpha="load_time = 30.0", alpha_keys='start_timeout = "1s"\nrestart_limit = 1')
+    muxd = start(models.replace("load_time = 0.3, sl", "sl"))
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
+    assert "did not become ready in 1 s" in answer.json()["error"]["message"]
+
+
+def test_a_taken_port_fails_at_once_and_names_who_has_it(start):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        muxd = start(two_models(alpha_keys=f"port = {port}"))
+        answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
+        assert answer.status_code == 503
+        assert f"port {port} cannot be used" in answer.json()["error"]["message"]
+        assert f"process {os.getpid()} listens on it" in answer.json()["error"]["message"]
+    assert muxd.switch("alpha")["type"] == "ready", "an operator may try again at once"
+
+
+def test_a_program_that_is_gone_fails_at_once_and_is_named(start, tmp_path):
+    python = tmp_path / "python"
+    python.symlink_to("/bin/true")
+    muxd = start(f'[models.alpha]\nmodel_path = "x/y"\npython = "{python}"\n')
+    python.unlink()
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
+    assert answer.status_code == 503
+    assert str(python) in answer.json()["error"]["message"]
+
+
+# muxd itself
+
+
+def test_a_killed_muxd_leaves_streams_running_and_its_successor_never_makes_a_second_copy(start):
+    muxd = start(proxy="managed = false")
+    proxy = muxd.start_proxy()
+    muxd.ask("alpha")
+    old = muxd.worker("alpha")
+    with muxd.stream("alpha", max_tokens=300, ignore_eos=True) as lines:
+        next(lines)
+        muxd.kill()
+        assert list(lines)[-2] == "data: [DONE]"
+    assert muxd.ask("alpha"), "the lease that was held goes on"
+    refused = muxd.post("/v1/chat/completions", chat_body("beta", "x"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "muxd_unreachable")
+    assert int(refused.headers["retry-after"]) > 0
+    muxd.start_again()
+    assert not set(old.values()) & set(muxd.processes()), "what the old muxd left was swept"
+    eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy has found the new muxd")
+    assert muxd.ask("beta")
+    assert muxd.ask("alpha")
+    proxy.terminate()
+    assert proxy.wait(10) == 0
+
+
+def test_a_call_under_way_is_in_the_state_file_before_it_is_answered(start):
+    muxd = start(two_models(alpha='faults = ["hang-on=release"]'))
+    muxd.ask("alpha")
+    state = muxd.folder / "state" / "state.json"
+    assert "call" not in json.loads(state.read_text())["workers"]["alpha"]
+    with suppress(httpx.HTTPError):
+        httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("beta", "x"), timeout=0.5)
+    eventually(lambda: json.loads(state.read_text())["workers"]["alpha"].get("call") == "release", "written ahead")
+    muxd.kill()
+    muxd.start_again()
+    assert "did not see the end of its call 'release'" in muxd.log
+    assert muxd.ask("beta")
+
+
+def test_a_managed_proxy_that_dies_is_replaced_and_no_connection_is_refused(start):
+    muxd = start()
+    muxd.ask("alpha")
+    os.kill(muxd.status()["proxy"]["pid"], signal.SIGKILL)
+    assert httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x")).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_load_ends_everything_with_status_0(start, number):
+    muxd = start(two_models(alpha="load_time = 30.0").replace("load_time = 0.3, sl", "sl"))
+    refused: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: refused.append(muxd.post("/v1/chat/completions", chat_body("alpha", "x"))))
+    client.start()
+    muxd.until_state("alpha", "starting")
+    muxd.process.send_signal(number)
+    assert muxd.process.wait(20) == 0
+    client.join()
+    assert (refused[0].status_code, refused[0].json()["error"]["code"]) == (503, "shutting_down")
+    assert not muxd.left_behind()
+
+
+def test_requests_in_flight_finish_before_a_shutdown(start):
+    muxd = start()
+    muxd.ask("alpha")
+    with muxd.stream("alpha", max_tokens=500, ignore_eos=True) as lines:
+        next(lines)
+        assert muxd.muxctl("shutdown", "--no-wait").returncode == 0
+        assert list(lines)[-2] == "data: [DONE]"
+    assert muxd.process.wait(20) == 0
+
+
+def test_a_second_muxd_is_refused_and_told_who_is_first(start):
+    muxd = start()
+    second = muxd._run("start")
+    assert second.wait(20) == 1
+    assert f"pid {muxd.process.pid}" in muxd.log
+    assert muxd.ask("alpha"), "the first is not disturbed"
+
+
+def test_muxctl_says_that_muxd_is_not_running_and_shows_its_logs_all_the_same(start):
+    muxd = start()
+    muxd.ask("alpha")
+    muxd.stop()
+    gone = muxd.muxctl("status")
+    assert gone.returncode == 7
+    assert "muxd is not running" in gone.stderr
+    shown = muxd.muxctl("logs", "alpha", "--log-dir", str(muxd.folder / "logs"))
+    assert "/v1/chat/completions" in shown.stdout

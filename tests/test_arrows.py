@@ -1,0 +1,50 @@
+"""The arrows between the rooms, as far as importing shows them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MUXD = Path(__file__).parents[1] / "muxd"
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in (MUXD / "core").glob("*.py") if p.stem != "__init__"))
+def test_the_core_knows_nothing_of_the_outside(module):
+    outside = {"trio", "httpx", "subprocess", "socket", "logging", "random", "asyncio"}
+    found = loaded_by(f"muxd.core.{module}")
+    assert not outside & found
+    assert {m for m in found if m.startswith("muxd.")} <= {m for m in found if m.startswith("muxd.core")}
+
+
+def test_the_core_does_not_look_at_the_clock():
+    for path in (MUXD / "core").glob("*.py"):
+        assert "import time" not in path.read_text()
+
+
+def test_the_proxy_knows_only_the_clients_side():
+    found = {m for m in loaded_by("muxd.proxy.app") if m.startswith("muxd.")}
+    rooms = {m.split(".")[1] for m in found}
+    assert rooms <= {"proxy", "http", "client", "config", "errors", "core"}
+    assert {m for m in found if m.startswith("muxd.core.")} <= {"muxd.core.events"}
+
+
+def test_muxctl_starts_with_the_standard_library_alone():
+    heavy = {"trio", "httpx", "rich", "msgspec", "httptools", "asyncio", "subprocess", "muxd.config"}
+    assert not heavy & loaded_by("muxctl.__main__")
+
+
+def test_the_shim_is_the_standard_library_alone():
+    code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='shim'); print(*sys.modules)"
+    argv = [sys.executable, "-I", "-S", "-c", code, str(MUXD / "shim.py")]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    assert not [m for m in found if m.startswith(("muxd", "trio", "msgspec"))]
+
+
+def test_the_supervisor_is_not_in_the_data_path():
+    assert not [m for m in loaded_by("muxd.daemon") if m.startswith("muxd.proxy.")]

@@ -1,0 +1,56 @@
+from muxd.journal import KEPT, LAG, Journal
+
+
+def drain(channel):
+    found = []
+    while channel.statistics().current_buffer_used:
+        found.append(channel.receive_nowait())
+    return found
+
+
+async def test_a_reader_gets_what_is_kept_and_what_comes():
+    journal = Journal()
+    journal.record("state", model="a")
+    channel = journal.read(0, follow=True)
+    journal.record("state", model="b")
+    assert [await channel.receive() for _ in range(2)] == [
+        {"id": 1, "time": journal_time(journal, 1), "type": "state", "model": "a"},
+        {"id": 2, "time": journal_time(journal, 2), "type": "state", "model": "b"},
+    ]
+
+
+def journal_time(journal, number):
+    return next(e["time"] for e in journal._entries if e["id"] == number)
+
+
+async def test_a_reader_that_does_not_follow_gets_an_end():
+    journal = Journal()
+    journal.record("x")
+    assert [e["type"] async for e in journal.read(0, follow=False)] == ["x"]
+
+
+async def test_a_reader_that_is_too_slow_is_told_what_it_missed_and_holds_up_nobody():
+    journal = Journal()
+    channel = journal.read(None, follow=True)
+    for _ in range(LAG + 5):
+        journal.record("x")
+    assert [e["id"] for e in drain(channel)] == list(range(1, LAG + 1))
+    journal.record("x")
+    assert await channel.receive() == {"type": "gap", "missed": 5}
+    assert (await channel.receive())["id"] == LAG + 6
+
+
+async def test_what_is_no_longer_kept_is_a_gap():
+    journal = Journal()
+    for _ in range(KEPT + 3):
+        journal.record("x")
+    channel = journal.read(1, follow=False)
+    assert await channel.receive() == {"type": "gap", "missed": 2}
+
+
+async def test_a_reader_that_left_is_forgotten():
+    journal = Journal()
+    journal.read(None, follow=True).close()
+    journal.record("x")
+    journal.record("x")
+    assert not journal._followers

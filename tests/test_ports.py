@@ -1,0 +1,36 @@
+import os
+import socket
+
+import pytest
+
+from muxd.ports import PortTaken, Reservation
+
+
+def listening(port: int = 0) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen()
+    return listener
+
+
+def test_a_reserved_port_is_for_the_worker_alone():
+    reserved = Reservation(0)
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind(("127.0.0.1", reserved.port))
+    with listening(reserved.port) as worker, socket.create_connection(("127.0.0.1", reserved.port)):
+        worker.accept()[0].close()
+    reserved.close()
+
+
+def test_a_taken_port_is_refused_and_its_holder_is_named():
+    with listening() as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"port {port} .* process {os.getpid()} listens on it"):
+            Reservation(port)
+
+
+def test_a_port_is_free_again_after_its_reservation():
+    first = Reservation(0)
+    first.close()
+    Reservation(first.port).close()

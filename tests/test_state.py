@@ -1,0 +1,35 @@
+import pytest
+
+from muxd.children import ChildRecord
+from muxd.state import StateFile, StateUnreadable, WorkerRecord
+
+RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
+
+
+def a_worker(**facts):
+    return WorkerRecord(child=RECORD, workdir="/w", port=31001, admin_key="k", **facts)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    file = StateFile(tmp_path / "state.json")
+    file.state.workers["qwen"] = a_worker(call="release", leftovers=["/dev/shm/x"])
+    file.state.proxy = RECORD
+    file.save()
+    assert StateFile(tmp_path / "state.json").load() == file.state
+
+
+def test_nobody_else_may_read_it(tmp_path):
+    file = StateFile(tmp_path / "state.json")
+    file.save()
+    assert file.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_file_there_is_nothing_left_over(tmp_path):
+    assert StateFile(tmp_path / "state.json").load().workers == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"workers": 3}', b"\xff"])
+def test_a_file_that_cannot_be_read_stops_muxd_with_what_to_do(tmp_path, content):
+    (tmp_path / "state.json").write_bytes(content)
+    with pytest.raises(StateUnreadable, match="then remove the file"):
+        StateFile(tmp_path / "state.json").load()
