@@ -1,4 +1,4 @@
-"""Ports for workers: reserved before a load is paid for.
+"""Ports: the workers', reserved before a load is paid for, and the proxy's.
 
 A bound socket that does not listen keeps a port from everybody who does not ask for
 SO_REUSEADDR, and from the kernel's own choice, yet lets the worker (SGLang and the
@@ -15,8 +15,16 @@ from .errors import MuxdError
 HOST = "127.0.0.1"
 
 
+#: Clients that may wait to be accepted while a new proxy starts.
+BACKLOG = 4096
+
+
 class PortTaken(MuxdError):
     code = "port_taken"
+
+
+class CannotListen(MuxdError):
+    code = "cannot_listen"
 
 
 class Reservation:
@@ -35,6 +43,21 @@ class Reservation:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def listen_at(host: str, port: int) -> socket.socket:
+    """The proxy's listening socket; raises CannotListen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or str(error)).lower()
+        raise CannotListen(f"the proxy cannot listen at {host}:{port}: {reason}; see [proxy] listen") from None
+    return listener
 
 
 def _holder_of(port: int) -> str:

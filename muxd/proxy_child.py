@@ -6,7 +6,6 @@ starts.
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,16 @@ import trio
 from .children import Child, Children, ChildSpec
 from .config import Config
 from .errors import MuxdError
+from .ports import listen_at
 from .state import StateFile
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 4096
 
 #: Seconds before it is started again after it died, by how often in a row: at once, then 1, 2, 4 ... 30.
 BACKOFF_CAP = 30.0
 
 #: Up for so long: the next death counts as the first.
 STABLE_AFTER = 30.0
-
-
-class CannotListen(MuxdError):
-    code = "cannot_listen"
 
 
 class UnmanagedProxy:
@@ -51,7 +45,7 @@ class ProxyChild:
         self._config = config
         self._children = children
         self._state = state
-        self._listener = bind(config.proxy.host, config.proxy.port)
+        self._listener = listen_at(config.proxy.host, config.proxy.port)
         self._child: Child | None = None
         self._stopping = False
         self._stopped = trio.Event()
@@ -122,19 +116,3 @@ class ProxyChild:
             stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
             listen_fds=(self._listener.fileno(),),
         )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; raises CannotListen, saying who may have the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what it accepts
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        hint = "another program has it; see [proxy] listen" if error.errno == 98 else "see [proxy] listen"
-        raise CannotListen(f"the proxy cannot listen on {host}:{port}: {error.strerror}; {hint}") from None
-    return listener

@@ -1,0 +1,53 @@
+"""The proxy's own answers, in the shape that OpenAI's clients know."""
+
+from math import ceil
+from typing import Any
+
+import msgspec
+
+from muxd.errors import MuxdError
+from muxd.http.response import json_response
+
+BAD_REQUEST, BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 400, 502, 503, 504
+
+
+class Refusal(Exception):
+    """A request that gets an error instead of its answer.  `retry_after` in seconds."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = headers
+        if retry_after is not None:
+            # Never 0: clients take it as "at once".
+            self.headers = (*headers, (b"retry-after", b"%d" % max(1, ceil(retry_after))))
+
+    @classmethod
+    def of(cls, error: MuxdError) -> "Refusal":
+        return cls(error.status, error.code, error.message)
+
+    def as_json(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self, *, keep_alive: bool, method: str = "POST") -> bytes:
+        return json_response(self.status, self.as_json(), *self.headers, keep_alive=keep_alive, method=method)
+
+    def sse_event(self) -> bytes:
+        """The last event of a stream that breaks off.
+
+        OpenAI's client looks for "error" in the data, Anthropic's for the event's name and type.
+        """
+        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", **self.as_json()}) + b"\n\n"

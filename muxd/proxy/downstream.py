@@ -1,0 +1,325 @@
+"""A client's connection: requests in, answers out, one at a time and in order.
+
+While a request is on its way nothing is read: what a client pipelines meanwhile stays in the
+kernel, and the end of its sending shows in the event's mask.
+"""
+
+import socket
+import struct
+from collections import deque
+from enum import Enum, auto
+from math import inf
+from time import monotonic
+
+from muxd.errors import MuxdError
+from muxd.http.request import Request, RequestParser
+from muxd.http.response import CONTINUE
+
+from .answers import UNAVAILABLE, Refusal
+from .connection import Connection
+from .front import Front, Journey
+from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
+
+_TURNS = 8  # reads in a row until others get their turn
+_PROBES = 2
+_PROBE_AGAIN = 1.0  # seconds
+
+
+class Phase(Enum):
+    IDLE = auto()  # between two requests
+    HEAD = auto()
+    BODY = auto()
+    BUSY = auto()  # a request is on its way, or its answer is being sent
+    LEAVING = auto()  # the last answer is being sent
+    LINGERING = auto()  # it is sent; what the client still sends is thrown away
+
+
+class Client(Connection):
+    __slots__ = (
+        "_advancing",
+        "_backlog",
+        "_ended",
+        "_front",
+        "_parser",
+        "_probes",
+        "_reading",
+        "_unread",
+        "_weight",
+        "journey",
+        "phase",
+        "request",
+    )
+
+    def __init__(self, front: Front, sock: socket.socket) -> None:
+        super().__init__(front.reactor, sock)
+        self._front = front
+        self._parser = RequestParser(front.limits.max_head, front.limits.max_body)
+        self._backlog: deque[Request] = deque()  # complete, but not their turn yet
+        self._advancing = False
+        self._reading = False
+        self._unread = False  # the kernel may have more for us, and will not say so again
+        self._ended = False  # the client has shut down its sending side, or closed
+        self._probes = 0
+        self._weight = 0  # bytes of ours in front.held
+        self.request: Request | None = None  # the one being answered
+        self.journey: Journey | None = None
+        self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
+        self.deadline = self.reactor.after(front.limits.head_timeout)
+        front.clients += 1
+        self.reactor.add(sock, self)
+
+    # What the reactor calls
+
+    def on_event(self, mask: int) -> None:
+        if mask & BROKEN:
+            self.on_lost()
+            return
+        if mask & WRITABLE and self.outbox:
+            self._on_writable()
+        if mask & READABLE:
+            self._unread = True
+            if mask & ENDED and not self._ended:
+                self._ended = True
+                if self.journey is not None:
+                    self._probe()
+            if not self.closed:
+                self._read()
+
+    def _on_writable(self) -> None:
+        if self.flush():
+            self.deadline = self.reactor.after(self._front.limits.write_timeout)
+        if self.outbox:
+            return
+        self.deadline = inf
+        if self.journey is not None:
+            self.deadline = self.reactor.at(self.journey.deadline)
+            self.journey.on_drained()
+        elif self.phase is Phase.LEAVING:
+            self._linger()
+        else:
+            self._advance()
+
+    def on_deadline(self) -> None:
+        if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
+            self.on_lost()
+        elif self.journey is not None:
+            if self._ended and self._probes < _PROBES:
+                self._probe()
+            elif self.journey.deadline <= monotonic():
+                self.journey.on_deadline()
+            else:
+                self.deadline = self.reactor.at(self.journey.deadline)
+        elif self._parser.mid_message:
+            self._refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
+        else:
+            self.close()
+
+    def on_lost(self) -> None:
+        """The client is gone: so is its request."""
+        if self.journey is not None:
+            journey, self.journey = self.journey, None
+            journey.abandon()
+        self.close()
+
+    # Is a client that has ended its sending still there?
+
+    def _probe(self) -> None:
+        """A FIN looks the same from a client that only ended its sending and from one that is gone.
+
+        Something sent to the second comes back as a reset, which ends its request; the first
+        gets its answer.  What is sent must mean nothing: before an answer an interim response
+        (RFC 9110, 15.2), within an event stream a comment.  Sent twice: a relay between us and
+        the client learns from the first that the client is gone, and we from the second.
+        HTTP/1.0 has no interim responses: there the FIN counts as gone.
+        """
+        assert self.journey is not None
+        assert self.request is not None
+        if self.request.http_version == "1.0":
+            self.on_lost()
+            return
+        if self.outbox:
+            return  # what waits there asks the same question
+        self.send(self.journey.probe())
+        self._probes += 1
+        again = self.reactor.after(_PROBE_AGAIN) if self._probes < _PROBES else inf
+        self.deadline = self.reactor.at(min(self.journey.deadline, again))
+
+    def on_kept(self) -> None:
+        self.deadline = self.reactor.after(self._front.limits.write_timeout)
+
+    # Reading
+
+    def _read(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._read_some()
+            self._reading = False
+
+    def _read_some(self) -> None:
+        buffer = self.reactor.buffer
+        for _ in range(_TURNS):
+            if self.closed or self.phase in (Phase.BUSY, Phase.LEAVING):
+                return
+            try:
+                size = self.sock.recv_into(buffer)
+            except BlockingIOError:
+                self._unread = False
+                return
+            except OSError:
+                self.on_lost()
+                return
+            if not size:
+                self.close()  # nothing is on its way: with a request half sent there is none
+                return
+            if size < READ_SIZE and not self._ended:
+                self._unread = False  # emptied; an edge will tell of more
+            if self.phase is not Phase.LINGERING:
+                self._feed(buffer[:size])
+            if not self._unread:
+                return
+        self.reactor.again(self._read)
+
+    def _feed(self, data: memoryview) -> None:
+        try:
+            requests = self._parser.feed(data)
+        except MuxdError as error:
+            self._refuse(Refusal.of(error))
+            return
+        self._backlog.extend(requests)
+        held = self._parser.buffered + sum(len(request.body) for request in self._backlog)
+        self._weigh(held)
+        if held and self._front.held > self._front.limits.buffer_memory:
+            message = "the proxy holds as many request bodies as it may (buffer_memory): try again"
+            self._refuse(Refusal(UNAVAILABLE, "buffer_memory_exhausted", message, retry_after=1))
+            return
+        self._advance()
+
+    def _weigh(self, weight: int) -> None:
+        self._front.held += weight - self._weight
+        self._weight = weight
+
+    def lighten(self, size: int) -> None:
+        self._weigh(self._weight - size)
+
+    # One request after the other
+
+    def _advance(self) -> None:
+        """Begin what can begin.  Never within itself: answers that come at once return to the loop here."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._backlog and self.journey is None and not self.outbox and self.phase is not Phase.LEAVING:
+            self._begin(self._backlog.popleft())
+        self._advancing = False
+        if self.journey is None and not self.outbox and not self.closed:
+            if self.phase is Phase.LEAVING:
+                self._linger()
+            else:
+                self._await_request()
+
+    def _begin(self, request: Request) -> None:
+        self.phase = Phase.BUSY
+        self.deadline = inf
+        self.request = request
+        self._probes = 0
+        answer = self._front.answerer.answer(self, request)
+        if isinstance(answer, bytes):
+            self.lighten(len(request.body))
+            self.send(answer)
+            self.answered(keep_alive=True)
+        elif self.request is request:  # else it was answered already
+            self.journey = answer
+            self.deadline = self.reactor.at(answer.deadline)
+            if self._ended:
+                self._probe()
+
+    def answered(self, *, keep_alive: bool) -> None:
+        request, self.request, self.journey = self.request, None, None
+        assert request is not None
+        # An HTTP/1.0 client would have to be told that the connection stays open.
+        if not keep_alive or not request.keep_alive or request.http_version == "1.0":
+            self._leave()
+        if not self.outbox:
+            self._advance()
+
+    def _await_request(self) -> None:
+        parser, limits = self._parser, self._front.limits
+        if parser.broken is not None:
+            self._refuse(Refusal.of(parser.broken))
+            return
+        if parser.head_seen:
+            self.phase = Phase.BODY
+            self.deadline = self.reactor.after(limits.body_timeout)
+            if parser.expects_continue:
+                parser.expects_continue = False
+                self.send(CONTINUE)
+        elif parser.mid_message:
+            if self.phase is not Phase.HEAD:
+                self.phase = Phase.HEAD
+                self.deadline = self.reactor.after(limits.head_timeout)
+        elif self._front.closing:
+            self.close()
+            return
+        else:
+            self.phase = Phase.IDLE
+            self.deadline = self.reactor.after(limits.idle_timeout)
+        if self._unread and not self._reading:
+            self.reactor.again(self._read)
+
+    # The end
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what is not a usable request, and read no further one."""
+        self.send(refusal.response(keep_alive=False))
+        self._leave()
+        self._advance()
+
+    def cut(self, last: bytes = b"", *, reset: bool = False) -> None:
+        self.request = self.journey = None
+        if reset:
+            # The answer's end is the connection's end: only a reset tells that it was not reached.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close()
+            return
+        if last:
+            self.send(last)
+        self._leave()
+        if not self.outbox:
+            self._advance()
+
+    def _leave(self) -> None:
+        self._backlog.clear()
+        self._weigh(0)
+        self.phase = Phase.LEAVING
+
+    def _linger(self) -> None:
+        """Closing with unread data makes the kernel send a reset, which may overtake the answer."""
+        if not self._unread and not self._parser.mid_message and self._parser.broken is None:
+            self.close()
+            return
+        self.phase = Phase.LINGERING
+        self.deadline = self.reactor.after(self._front.limits.linger_timeout)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.reactor.again(self._read)
+
+    def retire(self) -> None:
+        """The proxy ends: close now if nothing is on its way, else after the answer."""
+        if self.phase is Phase.IDLE or (self.phase is Phase.HEAD and not self._parser.mid_message):
+            self.close()
+
+    def expel(self, refusal: Refusal) -> None:
+        """The proxy ends now."""
+        if self.journey is not None:
+            self.journey.cut(refusal)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._front.client_left()
+            self._weigh(0)
+        super().close()

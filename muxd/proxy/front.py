@@ -1,0 +1,91 @@
+"""What all client connections of a proxy share."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+import trio
+
+from muxd.http.request import Request
+
+from .answers import Refusal
+from .reactor import Reactor
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds, sizes in bytes."""
+
+    max_body: int
+    buffer_memory: int  # all request bodies held at once
+    max_head: int = 128 * 1024
+    max_clients: int = 16384
+    head_timeout: float = 10.0  # a request's head, from its first byte
+    body_timeout: float = 30.0  # between two reads of a body
+    idle_timeout: float = 75.0  # between two requests
+    write_timeout: float = 60.0  # for a client that reads nothing at all
+    linger_timeout: float = 5.0  # for a client to take note that it is refused
+    upstream_timeout: float = inf
+
+
+class Journey(Protocol):
+    """A request that is not answered at once."""
+
+    deadline: float  # when to call on_deadline, inf for never
+
+    def on_deadline(self) -> None: ...
+
+    def on_drained(self) -> None:
+        """The client has taken all that was sent."""
+
+    def cut(self, refusal: Refusal) -> None:
+        """End it now, with this error where the client can still be told."""
+
+    def abandon(self) -> None:
+        """The client is gone."""
+
+    def probe(self) -> bytes:
+        """Harmless bytes that the client may be sent now, to learn whether it still listens."""
+
+
+class Answerer(Protocol):
+    """Answers what needs no worker, and starts the journey of what does."""
+
+    def answer(self, client: "Asking", request: Request) -> bytes | Journey: ...
+
+
+class Asking(Protocol):
+    """A client's connection, as a journey sees it."""
+
+    def send(self, data: bytes | memoryview) -> bool: ...
+
+    def lighten(self, size: int) -> None:
+        """So much of a request's body is no longer held."""
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """All of the answer is sent, or on its way."""
+
+    def cut(self, last: bytes = b"", *, reset: bool = False) -> None:
+        """End the connection so that the client notices that its answer is not whole."""
+
+
+@dataclass(slots=True)
+class Front:
+    reactor: Reactor
+    limits: Limits
+    answerer: Answerer
+    held: int = 0  # bytes of request bodies
+    clients: int = 0
+    closing: bool = False  # no further request on any connection
+    _left: trio.Event = field(default_factory=trio.Event)
+
+    def client_left(self) -> None:
+        self.clients -= 1
+        if not self.clients:
+            self._left.set()
+
+    async def empty(self) -> None:
+        """Return when no client is connected."""
+        while self.clients:
+            self._left = trio.Event()
+            await self._left.wait()

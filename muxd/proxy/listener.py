@@ -1,0 +1,84 @@
+"""Accepts clients."""
+
+import errno
+import logging
+import socket
+from contextlib import suppress
+from math import inf
+
+from muxd.errors import TooManyConnections
+
+from .answers import Refusal
+from .downstream import Client
+from .front import Front
+
+log = logging.getLogger(__name__)
+
+_TURNS = 64  # clients accepted in a row until others get their turn
+_PAUSE = 0.1  # seconds until the next attempt when there are no descriptors or no memory left
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 60, 15, 4  # seconds, seconds, count
+
+
+class Listener:
+    """A listening socket, given bound; closing it ends nobody's connection."""
+
+    def __init__(self, front: Front, sock: socket.socket) -> None:
+        self.deadline = inf
+        self._front = front
+        self._sock = sock
+        self._open = True
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            _tune(sock)
+        front.reactor.add(sock, self)
+        front.reactor.again(self._accept)  # who came before it was registered makes no edge
+
+    def on_event(self, mask: int) -> None:
+        self._accept()
+
+    def on_deadline(self) -> None:
+        self._accept()
+
+    def _accept(self) -> None:
+        for _ in range(_TURNS):
+            if not self._open:
+                return
+            try:
+                sock, _address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("cannot accept a connection: %s", error.strerror)
+                    self.deadline = self._front.reactor.after(_PAUSE)
+                    return
+                continue  # that client is gone already (accept(2), "Error handling")
+            self._admit(sock)
+        self._front.reactor.again(self._accept)
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if self._front.clients < self._front.limits.max_clients:
+            Client(self._front, sock)
+            return
+        error = TooManyConnections("the proxy has as many connections as it may: try again later")
+        refusal = Refusal(error.status, error.code, error.message, retry_after=1)
+        with suppress(OSError):
+            sock.send(refusal.response(keep_alive=False))
+        sock.close()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self.deadline = inf
+            self._front.reactor.close(self._sock)
+
+
+def _tune(sock: socket.socket) -> None:
+    """On Linux what is accepted inherits these, which saves four calls per connection."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an event must not wait for the ACK of the last
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_ALIVE_PROBES)

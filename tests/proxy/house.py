@@ -1,0 +1,75 @@
+"""A proxy with a worker for each of two models and a fake muxd, all on real sockets."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from muxd.config.schema import Config, Daemon, Model
+from muxd.proxy.app import Proxy, open_proxy
+from muxd.proxy.front import Limits
+
+from .browser import Browser, Reply
+from .fake_muxd import FakeLease, FakeMuxd
+from .worker import Worker
+
+LIMITS = Limits(max_body=1 << 20, buffer_memory=4 << 20, max_clients=1000)
+
+
+@dataclass
+class House:
+    proxy: Proxy
+    muxd: FakeMuxd
+    alpha: Worker
+    beta: Worker
+    port: int
+    stack: AsyncExitStack
+    browsers: list[Browser] = field(default_factory=list)
+
+    async def connect(self) -> Browser:
+        browser = Browser(await trio.open_tcp_stream("127.0.0.1", self.port))
+        self.browsers.append(browser)
+        return browser
+
+    async def ask(self, data: bytes) -> Reply:
+        """On a connection of its own."""
+        return await (await self.connect()).ask(data)
+
+    async def lease(self, index: int = 0) -> FakeLease:
+        return await self.muxd.leases.nth(index)
+
+    def close(self) -> None:
+        for browser in self.browsers:
+            browser.close()
+
+
+@asynccontextmanager
+async def open_house(
+    tmp_path: Path, *, granted: bool = True, muxd_up: bool = True, switch_timeout: float = 600.0, **limits: Any
+) -> AsyncIterator[House]:
+    """`granted`: alpha's lease is granted at the first request; `limits` differ from LIMITS."""
+    daemon = Daemon(socket=tmp_path / "muxd.sock", state_dir=tmp_path, log_dir=tmp_path)
+    models = (
+        Model("alpha", served_names=("org/alpha", "alpha-mini"), switch_timeout=switch_timeout),
+        Model("beta", switch_timeout=switch_timeout),
+    )
+    muxd, alpha, beta = FakeMuxd(daemon.socket), Worker(), Worker()
+    muxd.models = [{"name": m.name, "served_names": list(m.served_names), "state": "stopped"} for m in models]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(alpha.running())
+        await stack.enter_async_context(beta.running())
+        if granted:
+            muxd.grants["alpha"] = alpha.url
+        if muxd_up:
+            await stack.enter_async_context(muxd.running())
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        config = Config(daemon=daemon, models=models)
+        proxy = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener))
+        house = House(proxy, muxd, alpha, beta, port, stack)
+        stack.callback(house.close)
+        yield house

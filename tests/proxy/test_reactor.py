@@ -1,0 +1,135 @@
+"""The epoll loop's own promises."""
+
+import logging
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from math import inf
+
+import pytest
+import trio
+import trio.lowlevel
+
+from muxd.proxy.connection import Connection
+from muxd.proxy.reactor import Reactor
+
+from .browser import Browser, get
+from .house import House
+from .record import PATIENCE, Record
+
+
+class Probe(Connection):
+    """Records what it is told."""
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        super().__init__(reactor, sock)
+        self.told: Record[str] = Record()
+        reactor.add(sock, self)
+
+    def on_event(self, mask: int) -> None:
+        self.told.append("event")
+
+    def on_deadline(self) -> None:
+        self.told.append("deadline")
+
+    def on_lost(self) -> None:
+        self.told.append("lost")
+
+
+def pair(reactor: Reactor) -> tuple[Probe, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return Probe(reactor, ours), theirs
+
+
+@pytest.fixture
+async def reactor() -> AsyncIterator[Reactor]:
+    reactor = Reactor()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reactor.run)
+        nursery.start_soon(reactor.sweep)
+        yield reactor
+        nursery.cancel_scope.cancel()
+    reactor.shut()
+
+
+async def test_a_new_socket_never_gets_the_events_of_a_closed_one_with_its_number(reactor: Reactor) -> None:
+    victim, peer_of_victim = pair(reactor)
+    await victim.told.nth(0)
+    heirs: list[Probe] = []
+    number = victim.sock.fileno()
+
+    class Killer(Probe):
+        def on_event(self, mask: int) -> None:
+            if not victim.closed:
+                victim.close()
+                sock = socket.socket(socket.AF_UNIX)
+                heirs.append(Probe(self.reactor, sock))
+
+    sock, peer_of_killer = socket.socketpair()
+    sock.setblocking(False)
+    peer_of_killer.send(b"first")
+    Killer(reactor, sock)
+    peer_of_victim.send(b"second, in the same batch")
+    with trio.fail_after(PATIENCE):
+        while not heirs:
+            await trio.lowlevel.checkpoint()
+    assert heirs[0].sock.fileno() != number
+    for peer in (peer_of_victim, peer_of_killer):
+        peer.close()
+
+
+async def test_deadlines_come_in_their_order_and_moved_ones_do_not(reactor: Reactor) -> None:
+    probes, peers = zip(*(pair(reactor) for _ in range(3)), strict=True)
+    probes[0].deadline = reactor.after(1000.0)
+    probes[1].deadline = reactor.after(0.2)
+    probes[2].deadline = reactor.after(0.1)
+    probes[2].deadline = inf
+    await probes[1].told.has("deadline")
+    assert "deadline" not in probes[0].told
+    assert "deadline" not in probes[2].told
+    for peer in peers:
+        peer.close()
+
+
+async def test_what_the_kernel_does_not_take_is_kept_in_order(reactor: Reactor) -> None:
+    probe, peer = pair(reactor)
+    data = os.urandom(100_000)
+    sent = [probe.send(memoryview(data)) for _ in range(20)]
+    assert not all(sent)
+    received = b""
+    while len(received) < 20 * len(data):
+        received += peer.recv(1 << 20)
+        probe.flush()
+    assert received == data * 20
+    assert not probe.outbox
+    peer.close()
+
+
+async def test_a_peer_found_gone_while_sending_is_told_after_the_call(reactor: Reactor) -> None:
+    probe, peer = pair(reactor)
+    peer.close()
+    probe.send(b"x")
+    assert "lost" not in probe.told
+    await probe.told.has("lost")
+
+
+async def test_without_descriptors_left_clients_wait_until_there_are_some(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client = socket.create_connection(("127.0.0.1", house.port))  # not yet accepted: the proxy had no turn
+    free = os.dup(client.fileno())
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with trio.fail_after(PATIENCE):
+            while "cannot accept" not in caplog.text:
+                await trio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    client.setblocking(False)
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
+        assert (await Browser(stream).ask(get(b"/health"))).status == 200

@@ -1,0 +1,135 @@
+"""What may be asked for, and how the rest is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from .browser import chat, get, post
+from .house import House, open_house
+
+GENERATE = (
+    b"chat/completions completions embeddings classify score rerank responses tokenize detokenize "
+    b"messages messages/count_tokens"
+).split()
+CONTROL = (
+    b"release_memory_occupation resume_memory_occupation pause_generation continue_generation flush_cache "
+    b"abort_request update_weights_from_disk v1/loads get_server_info generate v1 v1/chat v1/chat/completions/ "
+    b"v1//completions v1/chat/completions%00 v1/chat/../flush_cache v1/chat/completions;x"
+).split()
+
+
+@pytest.mark.parametrize("route", GENERATE)
+async def test_every_generating_route_is_passed_on(house: House, route: bytes) -> None:
+    assert (await house.ask(post(chat(), path=b"/v1/" + route))).status == 200
+    assert house.alpha.calls[0].head.startswith(b"POST /v1/" + route + b" HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("route", CONTROL)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_nothing_else_reaches_a_worker(house: House, route: bytes, method: bytes) -> None:
+    data = post(chat(), path=b"/" + route) if method == b"POST" else get(b"/" + route)
+    reply = await house.ask(data)
+    assert (reply.status, reply.code) == (404, "route_not_found")
+    assert not house.alpha.calls
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [(b"GET", b"/v1/completions", b"POST"), (b"PUT", b"/health", b"GET"), (b"DELETE", b"/v1/models/beta", b"GET")],
+)
+async def test_a_wrong_method_is_told_the_right_one(house: House, method: bytes, path: bytes, allowed: bytes) -> None:
+    reply = await house.ask(get(path, method))
+    assert (reply.status, reply.code, reply.header(b"allow")) == (405, "method_not_allowed", allowed)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b'{"model": "alpha", ', "invalid_json"),
+        (b'{"model": "alpha"} x', "invalid_json"),
+        (b'{"model": "\xff"}', "invalid_json"),
+        (b"[1]", "invalid_model"),
+        (b'"alpha"', "invalid_model"),
+        (b"{}", "invalid_model"),
+        (b'{"model": null}', "invalid_model"),
+        (b'{"model": 7}', "invalid_model"),
+        (b'{"model": "alpha", "x": ' + b"[" * 100_000, "invalid_json"),
+    ],
+)
+async def test_a_body_that_names_no_model_is_a_bad_request(house: House, body: bytes, code: str) -> None:
+    reply = await house.ask(post(body))
+    assert (reply.status, reply.code) == (400, code)
+
+
+async def test_a_bad_request_leaves_the_connection_usable(house: House) -> None:
+    browser = await house.connect()
+    assert (await browser.ask(post(b"{}"))).status == 400
+    assert (await browser.ask(post(chat()))).status == 200
+
+
+async def test_of_two_models_in_a_body_the_last_counts_as_it_does_in_the_worker(house: House) -> None:
+    assert (await house.ask(post(b'{"model": "nobody", "model": "alpha"}'))).status == 200
+
+
+async def test_an_unknown_model_is_told_what_there_is(house: House) -> None:
+    reply = await house.ask(post(chat("gpt-9")))
+    assert (reply.status, reply.code, reply.json["error"]["param"]) == (404, "model_not_found", "model")
+    assert reply.message == "there is no model 'gpt-9'; there are: org/alpha, alpha-mini, beta"
+
+
+async def test_models_are_listed_by_their_served_names(house: House) -> None:
+    house.muxd.set_state("beta", "ready")
+    await house.muxd.calls.until("GET /v1/status")
+    for path in (b"/models", b"/v1/models"):
+        listing = (await house.ask(get(path))).json
+        assert listing["object"] == "list"
+        assert [card["id"] for card in listing["data"]] == ["org/alpha", "alpha-mini", "beta"]
+        assert set(listing["data"][0]) == {
+            "id", "object", "created", "owned_by", "permission", "root", "parent", "state",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [b"org/alpha", b"org%2Falpha", b"alpha"])
+async def test_one_model_is_shown_by_any_of_its_names(house: House, asked: bytes) -> None:
+    card = (await house.ask(get(b"/v1/models/" + asked))).json
+    assert (card["id"], card["state"]) == ("org/alpha", "stopped")
+
+
+async def test_a_model_that_is_not_there_is_not_shown(house: House) -> None:
+    assert (await house.ask(get(b"/v1/models/nobody"))).code == "model_not_found"
+
+
+async def test_a_models_state_follows_muxds_events(house: House) -> None:
+    browser = await house.connect()
+    house.muxd.set_state("alpha", "ready")
+    seen = len(house.muxd.calls)
+    while (await browser.ask(get(b"/v1/models/alpha"))).json["state"] != "ready":
+        await house.muxd.calls.nth(seen)
+
+
+async def test_head_gets_the_head_alone(house: House) -> None:
+    browser = await house.connect()
+    await browser.send(get(b"/v1/models", b"HEAD") + get(b"/v1/models"))
+    bare = await browser.reply(to_head=True)
+    whole = await browser.reply()
+    assert bare.head == whole.head
+    assert whole.json["object"] == "list"
+
+
+async def test_health_tells_the_active_model(house: House) -> None:
+    health = await house.ask(get(b"/health"))
+    assert (health.status, health.json) == (200, {"status": "ok", "active_model": None, "muxd": "connected"})
+    await house.ask(post(chat()))
+    assert (await house.ask(get(b"/health"))).json["active_model"] == "alpha"
+
+
+async def test_without_muxd_health_is_degraded_and_the_configured_models_are_still_listed(tmp_path: Path) -> None:
+    async with open_house(tmp_path, muxd_up=False) as house:
+        health = await house.ask(get(b"/health"))
+        assert (health.status, health.json) == (
+            200,
+            {"status": "degraded", "active_model": None, "muxd": "unreachable"},
+        )
+        listing = (await house.ask(get(b"/v1/models"))).json
+        assert {card["state"] for card in listing["data"]} == {"unknown"}
