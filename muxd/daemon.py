@@ -13,8 +13,7 @@ from math import inf
 import httpx
 import trio
 
-from . import cgroups
-from .children import Children, become_subreaper
+from .children import Children, become_subreaper, cgroups
 from .config import Config
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event

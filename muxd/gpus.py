@@ -24,8 +24,6 @@ NVML_TIMEOUT = 5.0
 #: Readings that differ by less are the same: contexts of other processes come and go.
 NOISE = 64 << 20
 
-POLL = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
@@ -76,7 +74,11 @@ class SimulatedGpus:
     async def read(self) -> dict[int, GpuMemory]:
         await trio.lowlevel.checkpoint()
         total = self._ledger.capacity
-        self.latest = {i: GpuMemory(i, "simulated GPU", total, self._ledger.used(i)) for i in self._indices}
+        try:
+            self.latest = {i: GpuMemory(i, "simulated GPU", total, self._ledger.used(i)) for i in self._indices}
+        except OSError as error:
+            log.warning("the simulated GPUs cannot be read: %s", error)
+            return {}
         return self.latest
 
 
@@ -123,31 +125,3 @@ def open_gpus(config: Config) -> Gpus:
     except pynvml.NVMLError as error:
         log.info("no GPU memory is measured: %s", error)
         return NoGpus()
-
-
-def used_on(reading: dict[int, GpuMemory], indices: Iterable[int]) -> int:
-    """Bytes taken on these GPUs together."""
-    return sum(reading[i].used for i in indices if i in reading)
-
-
-async def until_used_at_most(gpus: Gpus, indices: tuple[int, ...], limit: int, timeout: float) -> int | None:
-    """Wait until these GPUs together hold no more than `limit` bytes; what they hold beyond it when time is up."""
-    with trio.move_on_after(timeout):
-        while used_on(await gpus.read(), indices) > limit:
-            await trio.sleep(POLL)
-        return None
-    return used_on(await gpus.read(), indices) - limit
-
-
-async def until_free(gpus: Gpus, indices: tuple[int, ...], need: int, timeout: float) -> str | None:
-    """Wait until `need` bytes, an equal share on each of these GPUs, are free; what is missing when time is up."""
-    share = need // max(1, len(indices))
-    short: list[GpuMemory] = []
-    with trio.move_on_after(timeout):
-        while short := [g for i, g in (await gpus.read()).items() if i in indices and g.free + NOISE < share]:
-            await trio.sleep(POLL)
-    if not short:
-        return None
-    gib = 1 << 30
-    lacking = ", ".join(f"GPU {g.index} has {g.free / gib:.1f} GiB free of {share / gib:.1f} GiB needed" for g in short)
-    return f"{lacking} after {timeout:.0f} s: end what else holds the memory"

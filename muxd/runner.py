@@ -9,14 +9,14 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import trio
 
-from . import gpus
 from .children import Child, Children, ChildSpec, Exit
 from .config import Config, Model
 from .core.events import (
@@ -32,6 +32,8 @@ from .core.events import (
 )
 from .engines import Engine, EngineCallFailed, Launch, LaunchPlan, Link, engine_for
 from .errors import MuxdError
+from .footprint import Footprint
+from .gpus import Gpus, simulated_ledger_path
 from .logfiles import tail
 from .ports import HOST, PortTaken, Reservation
 from .state import StateFile, WorkerRecord
@@ -59,7 +61,7 @@ class Surroundings:
 
     config: Config
     children: Children
-    gpus: gpus.Gpus
+    gpus: Gpus
     state: StateFile
     http: httpx.AsyncClient  # must not keep connections: a call on one that just died would be in doubt
     tell: Callable[[Event], None]
@@ -78,8 +80,7 @@ class Runner:
         self.engine: Engine = engine_for(model)
         self.last_words: list[str] = []  # the end of its log when it last ended
         self.dropped_log_bytes = 0
-        self.footprint = model.memory.total if model.memory is not None else 0
-        """GPU bytes it takes when it loads: as declared, else as last measured, 0 where unknown."""
+        self.footprint = Footprint(around.gpus, model)
         self._around = around
         self._life: _Life | None = None
 
@@ -92,10 +93,14 @@ class Runner:
         log_dir = self._around.config.daemon.log_dir
         return {stream: log_dir / f"{self.model.name}.{stream}.log" for stream in ("stdout", "stderr")}
 
-    async def start(self) -> None:
-        """One life; returns when no process of it is left."""
+    def start(self) -> Callable[[], Awaitable[None]]:
+        """A new life: what to run until no process of it is left.  It can be stopped from now on."""
         assert self._life is None, f"{self.model.name} lives already"
         self._life = _Life(self, self._around)
+        return self._live
+
+    async def _live(self) -> None:
+        assert self._life is not None
         try:
             await self._life.run()
         finally:
@@ -136,11 +141,10 @@ class _Life:
         self.child: Child | None = None
         self.orders: deque[Order] = deque()
         self.ordered = trio.Event()
+        self._footprint = runner.footprint
         self._stopping = trio.Event()
         self._kill = False
         self._timed_out = False
-        self._used_before = 0  # bytes on its GPUs, whoever has them, before its load
-        self._used_ready = 0  # and when it was ready
         self._noted_at = 0.0
         self._launching = trio.CancelScope()
         self._reservation: Reservation | None = None
@@ -179,20 +183,16 @@ class _Life:
             self._reservation = Reservation(self.model.port)
         except PortTaken as error:
             raise _CannotStart(Failure.REFUSED, f"cannot start: {error.message}") from None
+        self._footprint.forget()
         missing: str | None = None
         with self._launching:
-            missing = await self._memory_to_come(self.runner.footprint)
+            missing = await self._footprint.until_room_to_load()
         if missing is not None or self._stopping.is_set():
             raise _CannotStart(Failure.EXITED, f"cannot start: {missing or 'it was stopped first'}")
-        self._used_before = gpus.used_on(self.around.gpus.latest, self.model.gpus)
         try:
             self._spawn()
         except (OSError, MuxdError) as error:
             raise _CannotStart(Failure.EXITED, str(error)) from None
-
-    async def _memory_to_come(self, need: int) -> str | None:
-        """Wait until the memory it needs is free; what is missing, where it does not become so."""
-        return await gpus.until_free(self.around.gpus, self.model.gpus, need, self.model.gpu_release_timeout)
 
     def _spawn(self) -> None:
         assert self._reservation is not None
@@ -201,7 +201,7 @@ class _Life:
             port=self._reservation.port,
             workdir=self._workdir,
             admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
-            simulated_gpu_ledger=gpus.simulated_ledger_path(self.around.config),
+            simulated_gpu_ledger=simulated_ledger_path(self.around.config),
             simulated_gpu_memory=daemon.simulated_gpu_memory,
         )
         launch = self.runner.engine.launch(self.model, plan)
@@ -264,9 +264,7 @@ class _Life:
                 await self._obey(self.orders.popleft())
 
     async def _became_ready(self) -> None:
-        self._used_ready = gpus.used_on(await self.around.gpus.read(), self.model.gpus)
-        if self.model.memory is None:
-            self.runner.footprint = self._held
+        await self._footprint.loaded()
         self._note_leftovers(now=True)
         self._record.asleep = False
         self.around.state.save()
@@ -295,20 +293,17 @@ class _Life:
             await self._sleep()
 
     async def _sleep(self) -> None:
-        name, before = self.model.name, gpus.used_on(await self.around.gpus.read(), self.model.gpus)
         try:
+            await self._footprint.about_to_sleep()
             await self.runner.engine.sleep(self._link, self.model)
+            self._record.asleep = True
+            self.around.state.save()
+            if over := await self._footprint.until_released():
+                raise EngineCallFailed(over)
         except EngineCallFailed as error:
-            self.tell(SleepFailed(trio.current_time(), name, error.message))
-            return
-        self._record.asleep = True
-        self.around.state.save()
-        over = await self._memory_back(before)
-        if over is not None:
-            reason = f"{over >> 20} MiB of its GPU memory did not come back in {self.model.gpu_release_timeout:.0f} s"
-            self.tell(SleepFailed(trio.current_time(), name, reason))
-            return
-        self.tell(WorkerAsleep(trio.current_time(), name))
+            self.tell(SleepFailed(trio.current_time(), self.model.name, error.message))
+        else:
+            self.tell(WorkerAsleep(trio.current_time(), self.model.name))
 
     def _note_leftovers(self, *, now: bool = False) -> None:
         """Write down, every second of a load, what a kill would leave outside its work folder."""
@@ -321,35 +316,18 @@ class _Life:
             self._record.leftovers = found
             self.around.state.save()
 
-    @property
-    def _held(self) -> int:
-        """GPU bytes that its load was seen to take."""
-        return max(0, self._used_ready - self._used_before)
-
-    async def _memory_back(self, before: int) -> int | None:
-        """Wait until most of what its load took is free again (a part stays with a sleeping process).
-
-        The bytes that are still missing when gpu_release_timeout is over, else None.
-        """
-        if self._held < gpus.NOISE:
-            return None
-        limit = before - self._held // 2
-        return await gpus.until_used_at_most(self.around.gpus, self.model.gpus, limit, self.model.gpu_release_timeout)
-
     async def _wake(self) -> None:
-        name = self.model.name
         try:
-            missing = await self._memory_to_come(self._held // 2)
-            if missing is not None:
+            if missing := await self._footprint.until_room_to_wake():
                 raise EngineCallFailed(missing)
             await self.runner.engine.wake(self._link, self.model)
             await self._until_serving()
         except EngineCallFailed as error:
-            self.tell(WakeFailed(trio.current_time(), name, error.message))
+            self.tell(WakeFailed(trio.current_time(), self.model.name, error.message))
             return
         self._record.asleep = False
         self.around.state.save()
-        self.tell(WorkerReady(trio.current_time(), name, self.url))
+        self.tell(WorkerReady(trio.current_time(), self.model.name, self.url))
 
     async def _until_serving(self) -> None:
         with trio.move_on_after(self.model.call_timeout):
@@ -380,8 +358,8 @@ class _Life:
 
     async def _until_memory_is_back(self) -> None:
         """The processes are gone; if their memory is not, the worker is stuck until it is."""
-        while (over := await self._memory_back(self._used_ready)) is not None:
-            reason = f"its processes are gone but {over >> 20} MiB of their GPU memory did not come back"
+        while over := await self._footprint.until_gone():
+            reason = f"its processes are gone, but {over}"
             self.tell(WorkerWedged(trio.current_time(), self.model.name, reason))
 
     def _clean_up(self) -> None:
@@ -394,7 +372,8 @@ class _Life:
         shutil.rmtree(self._workdir, ignore_errors=True)
 
     def _ended(self, failure: Failure, reason: str) -> None:
-        self.runner.last_words = tail(self.runner.log_files["stderr"], LOG_TAIL_LINES)
+        with suppress(OSError):
+            self.runner.last_words = tail(self.runner.log_files["stderr"], LOG_TAIL_LINES)
         self.tell(WorkerExited(trio.current_time(), self.model.name, failure, reason))
 
 

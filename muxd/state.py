@@ -6,6 +6,7 @@ is replaced whole and atomically.  It is not synced to disk: a power cut that lo
 has ended the processes it names, which the boot id tells.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import msgspec
 
 from .children import ChildRecord
 from .errors import MuxdError
+
+log = logging.getLogger(__name__)
 
 
 class StateUnreadable(MuxdError):
@@ -56,6 +59,15 @@ class StateFile:
         return self.state
 
     def save(self) -> None:
+        """What cannot be written is logged and kept in memory: a full disk must not end what runs."""
+        try:
+            self._write()
+        except OSError as error:
+            log.error(
+                "cannot write the state file %s: %s; should muxd die now, it would not be up to date", self.path, error
+            )
+
+    def _write(self) -> None:
         fresh = self.path.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:

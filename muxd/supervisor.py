@@ -103,7 +103,7 @@ class Supervisor:
     def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
         match command:
             case StartWorker(name):
-                nursery.start_soon(self._runners[name].start, name=f"life of {name}")
+                nursery.start_soon(self._runners[name].start(), name=f"life of {name}")
             case WakeWorker(name):
                 self._runners[name].wake()
             case SleepWorker(name):

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from muxd.children import Child, Children, ChildSpec
-from muxd.shim import Process, process_table
+from muxd.shim.processes import Process, process_table
 
 #: For what takes milliseconds when all is well.
 DEADLINE = 20.0

@@ -39,11 +39,13 @@ def test_muxctl_starts_with_the_standard_library_alone():
     assert not heavy & loaded_by("muxctl.__main__")
 
 
-def test_the_shim_is_the_standard_library_alone():
-    code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='shim'); print(*sys.modules)"
-    argv = [sys.executable, "-I", "-S", "-c", code, str(MUXD / "shim.py")]
+def test_the_shim_is_the_standard_library_and_itself_alone():
+    code = "import sys; sys.path.append(sys.argv[1]); import muxd.shim.life; print(*sys.modules)"
+    argv = [sys.executable, "-I", "-S", "-c", code, str(MUXD.parent)]
     found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert not [m for m in found if m.startswith(("muxd", "trio", "msgspec"))]
+    assert {m.split(".")[0] for m in found} <= {*sys.stdlib_module_names, "__main__", "muxd"}
+    assert not {"typing", "dataclasses", "subprocess"} & set(found)  # they cost memory, beside every child
+    assert {m for m in found if m.startswith("muxd.")} == {m for m in found if m.startswith("muxd.shim")}
 
 
 def test_the_supervisor_is_not_in_the_data_path():

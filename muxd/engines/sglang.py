@@ -133,13 +133,17 @@ def is_idle(answer: Any) -> bool:
     loads = answer.get("loads", []) if isinstance(answer, dict) else []
     if not loads:
         raise EngineCallFailed("GET /v1/loads: no loads in the answer")
-    return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
+    try:
+        return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
+    except (KeyError, TypeError):
+        raise EngineCallFailed(f"GET /v1/loads: not the figures expected: {str(answer)[:200]}") from None
 
 
 def last_step(answer: Any) -> float | None:
     """When a scheduler last stamped its load figures, by the answer of /v1/loads; None where it does not say."""
     loads = answer.get("loads", []) if isinstance(answer, dict) else []
-    return max((load["timestamp"] for load in loads if "timestamp" in load), default=None)
+    stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)]
+    return max((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
 
 
 def _inode(path: Path) -> int | None:

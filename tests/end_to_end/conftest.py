@@ -7,14 +7,14 @@ import pytest
 
 from .muxd import Muxd
 
-QUICK = "load_time = 0.3, sleep_time = 0.02, wake_time = 0.05, token_rate = 500"
+QUICK = "load_time = 0.3, sleep_time = 0.02, wake_time = 0.05, token_rate = 500, pace = 0.02"
 
 MODELS = """\
 [defaults]
 engine = "simulator"
-gpu_release_timeout = "3s"
+gpu_release_timeout = "1500ms"
 stop_timeout = "3s"
-call_timeout = "3s"
+call_timeout = "1500ms"
 probe_interval = "300ms"
 probe_timeout = "1s"
 [models.alpha]

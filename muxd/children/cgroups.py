@@ -2,14 +2,14 @@
 
 A cgroup holds every descendant of a child, whatever it does, and is killed as one.  No
 controller is enabled: processes that survive muxd would keep its unit from starting again.
-What shims need too (to kill, to count, to remove one) is in `shim`.
+What shims need too (to kill, to count, to remove one) is in `muxd.shim.cgroup`.
 """
 
 import logging
 import os
 from pathlib import Path
 
-from .shim import tell_cgroup
+from muxd.shim.cgroup import tell_cgroup
 
 log = logging.getLogger(__name__)
 

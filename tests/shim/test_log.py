@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.shim import LINE_MARGIN, Log
-
-from .childworld import logged, rotated
+from muxd.shim.log import LINE_MARGIN, Log
+from tests.childworld import logged, rotated
 
 
 @pytest.fixture

@@ -97,6 +97,11 @@ def forget(record: ChildRecord) -> None:
         os.truncate(record.lock_file, 0)
 
 
+def error_file(lock_file: str | Path) -> Path:
+    """What the shim itself had to complain of."""
+    return Path(lock_file).with_suffix(".err")
+
+
 def _read(path: str) -> dict[str, Any]:
     """The JSON object in the file; {} if there is none."""
     try:

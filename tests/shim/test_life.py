@@ -4,8 +4,8 @@
 
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,15 +17,8 @@ import trio
 
 from muxd import shim
 from muxd.children import Children
-
-from .childworld import World, eventually, logged, rotated, zombies_of
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.clean_up()
+from muxd.shim.spec import Spec
+from tests.childworld import eventually, logged, rotated, zombies_of
 
 
 async def run(world, spec):
@@ -69,73 +62,6 @@ async def test_what_cannot_be_executed_says_why_and_that_trying_again_is_no_use(
 async def test_a_status_of_127_is_not_taken_for_a_failed_exec(world):
     ended = await run(world, world.sh("exit 127"))
     assert (ended.status, ended.error, ended.refused) == (127, None, False)
-
-
-# ---- what the child is given
-
-
-async def test_the_child_gets_nothing_that_it_was_not_meant_to_have(world, monkeypatch):
-    monkeypatch.setenv("OF_MUXD", "1")
-    report = """
-import json, os
-json.dump({
-    "env": dict(os.environ), "cwd": os.getcwd(), "fds": sorted(map(int, os.listdir("/proc/self/fd"))),
-    "stdin": os.readlink("/proc/self/fd/0"), "session": os.getsid(0) == os.getpid(),
-   }, open("report", "w"))
-"""
-    leak = os.open("/dev/null", os.O_RDONLY)
-    os.set_inheritable(leak, True)
-    env = {"LANG": "C.UTF-8", "KEPT": "yes", "ODD": "\udcff", "NOTIFY_SOCKET": "/run/n", "LISTEN_FDS": "3"}
-    try:
-        await run(world, world.python(report, env=env))
-    finally:
-        os.close(leak)
-    got = json.loads((world.run_dir / "report").read_text())
-    token = got["env"].pop("MUXD_TOKEN")
-    assert len(token) == 32
-    assert got["env"] == {"LANG": "C.UTF-8", "KEPT": "yes", "ODD": "\udcff", "SPT_NOENV": "1"}
-    assert got["cwd"] == str(world.run_dir)
-    assert got["fds"][:3] == [0, 1, 2]
-    assert len(got["fds"]) == 4  # and the directory that was being listed
-    assert got["stdin"] == "/dev/null"
-    assert got["session"]
-
-
-async def test_the_childs_signals_are_as_if_it_were_started_by_hand(world):
-    await run(world, world.spec("cat", "/proc/self/status"))
-    status = dict(line.split(":", 1) for line in world.stdout().splitlines())
-    assert [int(status[mask], 16) for mask in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
-
-
-async def test_listening_sockets_are_passed_on_as_systemd_does(world):
-    first, second = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
-    serve = """
-import os, socket
-assert os.environ["LISTEN_PID"] == str(os.getpid())
-assert os.environ["LISTEN_FDS"] == "2"
-for fd in 3, 4:
-    connection, _ = socket.socket(fileno=fd).accept()
-    connection.sendall(b"%d" % fd)
-    connection.close()
-"""
-    with first, second:
-        child = world.spawn(world.python(serve, listen_fds=(second.fileno(), first.fileno())))
-        for listener, fd in ((second, b"3"), (first, b"4")):
-            client = await trio.open_tcp_stream(*listener.getsockname())
-            async with client:
-                assert await client.receive_some() == fd
-        assert (await child.wait()).status == 0
-
-
-async def test_the_shim_itself_does_not_keep_the_sockets(world):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-        child = world.spawn(world.sh(f"exec 3>&-; exec {world.sleep}", listen_fds=(listener.fileno(),)))
-        await world.asleep(1)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address)
-    child.kill()
-    await child.wait()
 
 
 # ---- stopping
@@ -370,16 +296,16 @@ async def test_a_shim_is_named_so_in_ps(world):
     child = world.spawn(world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
     assert Path(f"/proc/{child.shim_pid}/comm").read_text() == "muxd-shim\n"
-    assert Path(f"/proc/{child.shim_pid}/cmdline").read_bytes().endswith(b"/muxd/shim.py\0qwen\0")
+    assert Path(f"/proc/{child.shim_pid}/cmdline").read_bytes().endswith(b"/muxd/shim/__main__.py\0qwen\0")
     child.kill()
     await child.wait()
 
 
-def test_the_shim_runs_as_a_single_file_without_muxd(tmp_path):
-    alone = tmp_path / "alone.py"
-    alone.write_bytes(Path(shim.__file__).read_bytes())
+def test_the_shim_runs_from_its_folder_without_muxd(tmp_path):
+    alone = tmp_path / "muxd" / "shim"
+    shutil.copytree(Path(shim.__file__).parent, alone)
     with tempfile.TemporaryFile() as lock, tempfile.TemporaryFile("w+") as order:
-        spec = shim.Spec(
+        spec = Spec(
             name="alone",
             token="t0",
             argv=["sh", "-c", "echo $MUXD_TOKEN"],
@@ -396,7 +322,7 @@ def test_the_shim_runs_as_a_single_file_without_muxd(tmp_path):
         )
         json.dump(vars(spec), order)
         order.seek(0)
-        command = [sys.executable, "-I", "-S", str(alone)]
+        command = [sys.executable, "-I", "-S", str(alone / "__main__.py")]
         subprocess.run(command, stdin=order, pass_fds=[lock.fileno()], check=True, timeout=30)
     assert (tmp_path / "out").read_text() == "t0\n"
     assert json.loads((tmp_path / "exit").read_text())["status"] == 0

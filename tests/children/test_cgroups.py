@@ -12,19 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from muxd import cgroups
-from muxd.children import ChildRecord, Children
+from muxd.children import ChildRecord, Children, cgroups
 from muxd.errors import CannotSpawn
-from muxd.shim import cgroup_populated
-
-from .childworld import World, eventually
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.clean_up()
+from muxd.shim.cgroup import cgroup_populated
+from tests.childworld import eventually
 
 
 @pytest.fixture
@@ -92,7 +83,7 @@ async def test_a_cgroup_that_cannot_be_joined_is_done_without(world, tmp_path):
 def test_muxd_moves_aside_once_and_finds_its_place_again(cgroup):
     script = f"""
 from pathlib import Path
-from muxd import cgroups
+from muxd.children import cgroups
 base = Path({str(cgroup)!r})
 assert cgroups.enter(base) == base
 assert cgroups.own() == base / "supervisor"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import trio
 
-from .childfiles import ChildRecord, read_card
-from .shim import GONE, Process, cgroup_kill, cgroup_members, cgroup_remove, process_table, send
+from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
+from muxd.shim.processes import GONE, Process, process_table, send
+
+from .files import ChildRecord, read_card
 
 SIGKILL = 9
 

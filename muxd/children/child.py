@@ -1,0 +1,100 @@
+"""A child that was started, as muxd sees it: to be asked to end, and how it ended."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+import trio
+
+from muxd.shim.spec import KILL, STOP
+
+from . import proctree
+from .files import ChildRecord, Exit, error_file, forget, read_card, read_exit, signal_name
+
+
+class Child:
+    """A child that was started; `wait` must be awaited by someone, to its end."""
+
+    def __init__(self, record: ChildRecord, process: subprocess.Popen[bytes], pidfd: int, shims: set[int]) -> None:
+        self.name = record.name
+        self.record = record
+        self.shim_pid = record.shim_pid
+        self._process = process
+        self._pidfd = pidfd
+        self._shims = shims
+        self._pid: int | None = None
+        self._asked = False
+        self._exit: Exit | None = None
+        self._ending = trio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The launcher's, once its shim has forked it."""
+        if self._pid is None:
+            card = read_card(self.record.lock_file, self.record.token)
+            self._pid = card.pid if card else None
+        return self._pid
+
+    @property
+    def dropped_bytes(self) -> int:
+        """How much of its output the disk has refused; up to a second old."""
+        if self._exit is not None:
+            return self._exit.dropped_bytes
+        card = read_card(self.record.lock_file, self.record.token)
+        return card.dropped_bytes if card else 0
+
+    def stop(self) -> None:
+        """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
+        self._ask(STOP)
+
+    def kill(self) -> None:
+        """Kill all of it now.  Returns at once, harmless if it has ended."""
+        self._ask(KILL)
+
+    async def wait(self) -> Exit:
+        """How it ended, once nothing of it is left; it does not return while a process survives SIGKILL.
+
+        Any number of tasks may wait, and any of them may be cancelled.
+        """
+        async with self._ending:  # a pidfd can be waited for by one task only
+            if self._exit is None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                self._exit = await self._find_out()
+                self._let_go()
+            return self._exit
+
+    async def _find_out(self) -> Exit:
+        self._process.poll()
+        ending = read_exit(self.record.exit_file, self.record.token)
+        if ending is not None:
+            return ending
+        card = read_card(self.record.lock_file, self.record.token)
+        swept = await proctree.end_all(proctree.marks_of(self.record, just_now=True))
+        return Exit(
+            error=self._shims_end(),
+            requested=self._asked,
+            dropped_bytes=card.dropped_bytes if card else 0,
+            swept=swept,
+            time=time.time(),
+        )
+
+    def _shims_end(self) -> str:
+        status = self._process.returncode
+        if status is not None and status < 0:
+            return f"its shim was killed by {signal_name(-status)}"
+        said = error_file(self.record.lock_file).read_text(errors="replace").strip().splitlines() or ["see its log"]
+        return f"its shim failed with status {status}: {said[-1]}"
+
+    def _let_go(self) -> None:
+        os.close(self._pidfd)
+        self._shims.discard(self.shim_pid)
+        forget(self.record)
+
+    def _ask(self, signum: int) -> None:
+        if self._exit is None:
+            self._asked = True
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signum)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)

@@ -1,0 +1,185 @@
+"""Starting children: each gets a name that is locked, a token, and a shim of its own."""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Never
+
+from muxd import shim
+from muxd.errors import CannotSpawn
+from muxd.shim.cgroup import cgroup_populated
+from muxd.shim.processes import boot_id, look_up
+from muxd.shim.spec import KILL, STOP, Spec
+
+from . import cgroups
+from .child import Child
+from .files import ChildRecord, error_file, records_in
+from .orphans import MOURNING, reap_orphans
+from .sweep import sweep
+
+#: What is executed as a shim.
+SHIM = Path(shim.__file__).with_name("__main__.py")
+
+MEANING = {
+    errno.EAGAIN: "the limit on processes is reached (ulimit -u, TasksMax)",
+    errno.ENOMEM: "the machine is out of memory",
+    errno.EMFILE: "muxd's limit on open files is reached (ulimit -n, LimitNOFILE)",
+    errno.ENFILE: "the machine's limit on open files is reached (fs.file-max)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What to run and where its output goes.  Times are seconds, sizes bytes."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]  # complete; nothing of muxd's own environment is added
+    cwd: Path
+    stdout: Path
+    stderr: Path  # may be the same as stdout
+    log_max_bytes: int
+    log_backups: int
+    stop_timeout: float
+    stop_signal: signal.Signals = signal.SIGTERM
+    listen_fds: tuple[int, ...] = ()  # sockets to pass on by LISTEN_FDS; they stay open here
+
+
+class Children:
+    """All of muxd's children.  `run_dir` is its alone; with `cgroup` each gets one in there (see `cgroups.enter`)."""
+
+    def __init__(self, run_dir: Path, cgroup: Path | None = None) -> None:
+        self._run_dir = run_dir.absolute()
+        self._cgroup = cgroup
+        self._shims: set[int] = set()  # children of this process that someone waits for
+
+    def spawn(self, spec: ChildSpec) -> Child:
+        """Start a child; whether it can be executed is told by its Exit.
+
+        Raises CannotSpawn, and nothing was started, when the system lacks what it takes for a shim, or when
+        something of the same name still runs.
+        """
+        try:
+            with ExitStack() as held:
+                return self._spawn(spec, held)
+        except OSError as error:
+            meaning = MEANING.get(error.errno or 0, "look at the path and its permissions")
+            raise CannotSpawn(f"cannot start {spec.name}: {error}: {meaning}", name=spec.name) from error
+
+    def _spawn(self, spec: ChildSpec, held: ExitStack) -> Child:
+        lock_file = self._run_dir / f"{spec.name}.lock"
+        exit_file = self._run_dir / f"{spec.name}.exit"
+        token = secrets.token_hex(16)
+        lock_fd = _locked(lock_file, spec.name, held)
+        cgroup = self._fresh_cgroup(spec.name)
+        exit_file.unlink(missing_ok=True)
+        order = Spec(
+            name=spec.name,
+            token=token,
+            argv=list(spec.argv),
+            env=spec.env,
+            cwd=str(spec.cwd.absolute()),
+            stdout=str(spec.stdout.absolute()),
+            stderr=str(spec.stderr.absolute()),
+            log_max_bytes=spec.log_max_bytes,
+            log_backups=spec.log_backups,
+            stop_timeout=spec.stop_timeout,
+            stop_signal=int(spec.stop_signal),
+            exit_file=str(exit_file),
+            lock_fd=lock_fd,
+            cgroup=cgroup,
+            listen_fds=spec.listen_fds,
+        )
+        process, pidfd, start = _launch(order, error_file(lock_file), held)
+        self._shims.add(process.pid)
+        record = ChildRecord(
+            spec.name, process.pid, start, boot_id(), token, str(lock_file), str(exit_file), cgroup
+        )  # fmt: skip
+        return Child(record, process, pidfd, self._shims)
+
+    def _fresh_cgroup(self, name: str) -> str | None:
+        if self._cgroup is None:
+            return None
+        cgroup = str(cgroups.make(self._cgroup, name))
+        if cgroup_populated(cgroup):
+            raise CannotSpawn(f"cannot start {name}: its cgroup {cgroup} still has processes", name=name)
+        return cgroup
+
+    async def sweep(self, records: Iterable[ChildRecord] = (), patience: float = inf) -> list[str]:
+        """Kill all that is left of an earlier muxd's children; the names of those that something was left of.
+
+        They are the records', and those whose cards are in the run directory; what was spawned here is not
+        touched.  Raises WorkerStuck when something survives SIGKILL for `patience` seconds.
+        """
+        found = (*records_in(self._run_dir), *records)
+        return await sweep([record for record in found if record.shim_pid not in self._shims], patience)
+
+    async def reap_orphans(self, mourning: float = MOURNING) -> Never:
+        """Bury what comes to this process as a subreaper, or as PID 1, and dies here.
+
+        Not what others here wait for: a shim, or anything that has not been dead for `mourning` seconds.
+        """
+        await reap_orphans(self._shims, mourning)
+
+
+def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
+    """The lock file, locked and empty.  The lock is the open file's: it passes to the shim that inherits it."""
+    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotSpawn(f"cannot start {name}: an earlier one of it still holds {lock_file}", name=name) from None
+    os.ftruncate(fd, 0)
+    return fd
+
+
+def _launch(order: Spec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start a shim: its process, a pidfd of it, and its start time.
+
+    Popen, in the thread that calls: trio's own way forks in a thread that may end before the child.
+    The order is read from a memory file: a pipe would have to wait for its reader, and a file would show secrets.
+    """
+    spec_fd = os.memfd_create("muxd-spec", os.MFD_CLOEXEC)
+    held.callback(os.close, spec_fd)
+    with open(spec_fd, "w", closefd=False) as file:
+        json.dump(vars(order), file)
+    os.lseek(spec_fd, 0, os.SEEK_SET)
+    with open(error_file, "wb") as errors, _signals_blocked():
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", str(SHIM), order.name],
+            stdin=spec_fd,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=(order.lock_fd, *order.listen_fds),
+        )
+    try:
+        itself = look_up(process.pid)
+        assert itself  # at least as a zombie
+        return process, os.pidfd_open(process.pid), itself.start
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started in here gets its signals when it asks for them: a shim, once it can handle them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {STOP, KILL, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,74 @@
+"""Ending what an earlier muxd has left: by its shims where they live, from here where they do not."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterable
+
+import trio
+
+from muxd.errors import WorkerStuck
+from muxd.shim.processes import boot_id, look_up, send
+from muxd.shim.spec import KILL
+
+from . import proctree
+from .files import ChildRecord, forget
+
+log = logging.getLogger(__name__)
+
+#: Seconds a shim gets to kill its own before it is killed itself and its work done from here.
+SHIM_PATIENCE = 5.0
+
+
+async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
+    """Kill all that is left of them; the names of those that something was left of.
+
+    Raises WorkerStuck when something survives SIGKILL for `patience` seconds.
+    """
+    by_token = {record.token: record for record in records}
+    unfinished = {record.name for record in by_token.values()}
+    alive: set[str] = set()
+
+    async def sweep_one(record: ChildRecord) -> None:
+        if record.boot_id == boot_id() and await _end(record):
+            alive.add(record.name)
+        forget(record)
+        unfinished.discard(record.name)
+
+    with trio.move_on_after(patience):
+        async with trio.open_nursery() as nursery:
+            for record in by_token.values():
+                nursery.start_soon(sweep_one, record, name=f"sweep {record.name}")
+    if unfinished:
+        names = sorted(unfinished)
+        raise WorkerStuck(f"processes of {', '.join(names)} from an earlier run survive SIGKILL", names=names)
+    return sorted(alive)
+
+
+async def _end(record: ChildRecord) -> bool:
+    """Kill all that is left of it; whether anything was."""
+    shim_was_alive = await _end_shim(record)
+    return bool(await proctree.end_all(proctree.marks_of(record))) or shim_was_alive
+
+
+async def _end_shim(record: ChildRecord) -> bool:
+    """Have the shim kill all of its child and end; if it does not, kill it.  Whether it was alive."""
+    process = look_up(record.shim_pid)
+    if process is None or process.start != record.shim_start or not process.alive:
+        return False
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        for signum in (KILL, signal.SIGCONT):
+            send(process, signum)
+        with trio.move_on_after(SHIM_PATIENCE) as scope:
+            await trio.lowlevel.wait_readable(pidfd)
+        if scope.cancelled_caught:
+            log.warning("the shim of %s (pid %d) does not end, killing it", record.name, process.pid)
+            send(process, signal.SIGKILL)
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    return True

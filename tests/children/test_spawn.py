@@ -1,0 +1,83 @@
+"""A start: one copy only, and nothing is left of one that fails."""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from muxd.children import Children
+from muxd.errors import CannotSpawn
+from tests.childworld import zombies_of
+
+
+async def test_a_name_runs_once(world):
+    child = world.spawn(world.sh(f"exec {world.sleep}"))
+    with pytest.raises(CannotSpawn, match=r"cannot start qwen: an earlier one of it still holds .*qwen.lock"):
+        world.spawn(world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    child.kill()
+    await child.wait()
+    again = world.spawn(world.sh("exit 4"))
+    assert (await again.wait()).status == 4
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Only this many files may be opened in here."""
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.open("/dev/null", os.O_RDONLY)]
+    while fillers[-1] <= highest:
+        fillers.append(os.open("/dev/null", os.O_RDONLY))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+async def test_without_file_descriptors_a_spawn_is_refused_and_the_next_one_works(world):
+    before = len(os.listdir("/proc/self/fd"))
+    refusals = []
+    for spare in range(15):
+        try:
+            with few_descriptors(spare):
+                child = world.spawn(world.sh("exit 0"))
+        except CannotSpawn as refused:  # and nothing was started, or the lock would be the reason next time
+            refusals.append(refused.message)
+        else:
+            assert (await child.wait()).status == 0
+    assert 3 <= len(refusals) < 15
+    assert all("limit on open files is reached" in message for message in refusals)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert zombies_of(os.getpid()) == []
+
+
+async def test_a_shim_that_could_not_be_watched_is_not_left_running(world, monkeypatch):
+    def refuse(pid):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", refuse)
+        with pytest.raises(CannotSpawn, match="Too many open files"):
+            world.spawn(world.sh("exit 0"))
+    assert (await world.spawn(world.sh("exit 4")).wait()).status == 4
+
+
+async def test_a_run_directory_that_is_gone_is_named(tmp_path, world):
+    with pytest.raises(CannotSpawn, match=r"cannot start qwen: .*No such file or directory: '.*/gone/qwen.lock'"):
+        Children(tmp_path / "gone").spawn(world.sh("exit 0"))
+
+
+async def test_a_shim_that_cannot_start_says_why(world, monkeypatch, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('no such thing')")
+    monkeypatch.setattr("muxd.children.spawn.SHIM", broken)
+    ended = await world.spawn(world.sh("exit 0")).wait()
+    assert str(ended) == "its shim failed with status 1: RuntimeError: no such thing"
+    assert not ended.refused

@@ -1,0 +1,203 @@
+"""muxd may be killed, its shims may be killed, and nothing is left; nor is anybody else's process taken for theirs."""
+
+# ruff: noqa: ASYNC240  (small files and short commands: what they block is the test)
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from muxd.children import ChildRecord, Children
+from muxd.errors import WorkerStuck
+from muxd.shim.processes import boot_id, look_up
+from tests.childworld import eventually
+
+#: Orphans that differ in what still ties them to their child: own session or not, output kept or not, environment
+#: kept or not.  (That with none of the three can be found by its cgroup only.)
+ORPHANS = {
+    "by its session": "env -i {sleep} <&- >&- 2>&- &",
+    "by its output": "setsid env -i {sleep} &",
+    "by its error output": "setsid env -i {sleep} >/dev/null &",
+    "by its environment": "setsid {sleep} <&- >&- 2>&- &",
+    "by its parent": "sh -c 'exec 9<&1 </dev/null >/dev/null 2>&1; setsid env -i {sleep} & wait' &",
+}
+
+
+# ---- a shim that is killed
+
+
+@pytest.mark.parametrize("orphan", ORPHANS.values(), ids=ORPHANS)
+async def test_what_a_killed_shim_leaves_is_found(world, orphan):
+    child = world.spawn(world.sh(f"{orphan.format(sleep=world.sleep)} exec {world.sleep}"))
+    await world.asleep(2)
+    await eventually(lambda: child.pid)
+    os.kill(child.shim_pid, signal.SIGKILL)
+    ended = await child.wait()
+    assert str(ended) == "its shim was killed by SIGKILL"
+    assert not ended.requested
+    assert ended.swept >= 1
+    assert not world.sleepers()
+
+
+async def test_a_launcher_does_not_outlive_its_shim(world):
+    """The kernel sees to it, whatever becomes of muxd."""
+    child = world.spawn(world.sh(f"exec {world.sleep}"))
+    [launcher] = await world.asleep(1)
+    os.kill(child.shim_pid, signal.SIGKILL)
+
+    def is_dead() -> bool:
+        return (now := look_up(launcher.pid)) is None or now.start != launcher.start or not now.alive
+
+    await eventually(is_dead)
+    await child.wait()
+
+
+# ---- muxd that is killed
+
+MUXD = """
+import sys, trio
+from pathlib import Path
+import msgspec
+from muxd.children import Children, ChildSpec
+
+async def main():
+    children = Children(Path(sys.argv[1]))
+    specs = msgspec.json.decode(sys.argv[2], type=list[ChildSpec], dec_hook=lambda kind, text: kind(text))
+    spawned = [children.spawn(spec) for spec in specs]
+    print(msgspec.json.encode([child.record for child in spawned]).decode(), flush=True)
+    await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    process = look_up(pid)
+    return process is not None and process.alive
+
+
+def killed_muxd(world, *specs) -> list[ChildRecord]:
+    """Let a muxd start these and be killed; what its state file would hold."""
+    orders = msgspec.json.encode(specs, enc_hook=str).decode()
+    command = [sys.executable, "-c", MUXD, str(world.run_dir), orders]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as muxd:
+        state = muxd.stdout.readline()
+        muxd.kill()
+    return msgspec.json.decode(state, type=list[ChildRecord])
+
+
+async def test_a_child_does_not_notice_that_muxd_was_killed(world):
+    gate = world.run_dir / "gate"
+    os.mkfifo(gate)
+    [record] = killed_muxd(world, world.sh(f"echo before; read line < {gate}; echo after; exit 3"))
+    gate.write_text("go\n")
+    await eventually(lambda: not is_alive(record.shim_pid))
+    ended = json.loads(Path(record.exit_file).read_text())
+    assert (ended["status"], ended["requested"]) == (3, False)
+    assert world.stdout() == "before\nafter\n"
+    assert await world.children.sweep([record]) == []
+
+
+async def test_a_new_muxd_sweeps_what_its_state_names(world):
+    orphan = ORPHANS["by its environment"].format(sleep=world.sleep)
+    running = world.sh(f"{orphan} {world.sleep}", name="running")
+    ended = world.sh("exit 0", name="ended")
+    records = killed_muxd(world, running, ended)
+    await world.asleep(2)
+    await eventually(lambda: not is_alive(records[1].shim_pid))
+    assert await world.children.sweep(records) == ["running"]
+    assert not world.sleepers()
+    assert not is_alive(records[0].shim_pid)
+    assert await world.children.sweep(records) == []
+    again = world.spawn(world.sh("exit 0", name="running"))
+    assert (await again.wait()).status == 0
+
+
+async def test_a_child_that_missed_the_state_file_is_found_by_its_card(world):
+    killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    assert await world.children.sweep([]) == ["qwen"]
+    assert not world.sleepers()
+
+
+@pytest.mark.parametrize("orphan", [o for i, o in ORPHANS.items() if i not in ("by its session", "by its parent")])
+async def test_orphans_are_found_when_muxd_and_the_shim_were_killed(world, orphan):
+    [record] = killed_muxd(world, world.sh(f"{orphan.format(sleep=world.sleep)} exec {world.sleep}"))
+    await world.asleep(2)
+    os.kill(record.shim_pid, signal.SIGKILL)
+    await world.asleep(1)
+    assert await world.children.sweep([record]) == ["qwen"]
+    assert not world.sleepers()
+
+
+async def test_a_shim_that_was_stopped_is_swept_too(world, caplog):
+    [record] = killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    os.kill(record.shim_pid, signal.SIGSTOP)
+    assert await world.children.sweep([record]) == ["qwen"]
+    assert not world.sleepers()
+    assert not caplog.records  # it did its work, and did not have to be killed
+
+
+async def test_a_shim_that_does_not_end_is_killed_itself(world, monkeypatch):
+    monkeypatch.setattr("muxd.children.sweep.SHIM_PATIENCE", 0.0)
+    [record] = killed_muxd(world, world.sh(f"trap '' TERM; {world.sleep} & {world.sleep}"))
+    await world.asleep(2)
+    assert await world.children.sweep([record]) == ["qwen"]
+    assert not world.sleepers()
+
+
+async def test_a_sweep_that_does_not_succeed_names_what_is_stuck(world):
+    [record] = killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    with pytest.raises(WorkerStuck, match="processes of qwen from an earlier run survive SIGKILL") as stuck:
+        await world.children.sweep([record], patience=0.0)
+    assert stuck.value.details == {"names": ["qwen"]}
+    assert await world.children.sweep([record]) in (["qwen"], [])
+    assert not world.sleepers()
+
+
+async def test_a_sweep_leaves_the_living_children_of_this_muxd_alone(world):
+    child = world.spawn(world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    await eventually(lambda: child.pid)
+    assert await world.children.sweep([child.record]) == []
+    assert len(world.sleepers()) == 1
+    child.kill()
+    await child.wait()
+
+
+# ---- never somebody else's
+
+
+@pytest.fixture
+def bystander(world) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(world.sleep.split(), start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_pid_that_was_used_again_is_left_alone(world, bystander):
+    process = look_up(bystander.pid)
+    lock = str(world.run_dir / "qwen.lock")
+    Path(lock).write_text(json.dumps({"token": "t0", "pid": process.pid, "start": process.start - 1, "pipes": []}))
+    record = ChildRecord("qwen", process.pid, process.start - 1, boot_id(), "t0", lock, lock + ".exit")
+    world.children = Children(world.run_dir / "other")
+    assert await world.children.sweep([record]) == []
+    assert bystander.poll() is None
+
+
+async def test_records_of_an_earlier_boot_are_left_alone(world, bystander):
+    process = look_up(bystander.pid)
+    lock = str(world.run_dir / "qwen.lock")
+    record = ChildRecord("qwen", process.pid, process.start, "another boot", "t0", lock, lock + ".exit")
+    assert await world.children.sweep([record]) == []
+    assert bystander.poll() is None
+    del record
+    assert look_up(process.pid).start == process.start

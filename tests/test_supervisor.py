@@ -1,0 +1,107 @@
+"""The loop with real runners and simulated workers; what needs no proxy and no process of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from math import inf
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from muxd.children import Children
+from muxd.config import Config, Daemon, Memory, Model, Simulation
+from muxd.core.events import Event, Waiting
+from muxd.errors import LeaseNotFound, ModelNotFound
+from muxd.gpus import open_gpus
+from muxd.proxy_child import UnmanagedProxy
+from muxd.runner import Surroundings
+from muxd.state import StateFile
+from muxd.supervisor import Supervisor
+
+GiB = 1 << 30
+
+
+def a_model(name: str, **facts: object) -> Model:
+    quick = Simulation(load_time=0.2, sleep_time=0.02, wake_time=0.02, pace=0.02)
+    memory = Memory(weights=50 * GiB)
+    return Model(name, engine="simulator", served_names=(f"org/{name}",), memory=memory, simulation=quick, **facts)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def supervised(folder: Path, *models: Model) -> AsyncIterator[Supervisor]:
+    for name in ("run", "state", "logs"):
+        (folder / name).mkdir()
+    config = Config(Daemon(folder / "socket", folder / "state", folder / "logs"), models=models)
+    children, state = Children(folder / "run"), StateFile(folder / "state" / "state.json")
+    send, mailbox = trio.open_memory_channel[Event](inf)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as http:
+        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
+        supervisor = Supervisor(around, mailbox, UnmanagedProxy(config))
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(supervisor.run)
+                yield supervisor
+                supervisor.shutdown(hurry=True)
+                await supervisor.finished.wait()
+                assert not state.state.workers
+                assert not list((folder / "state" / "workers").glob("*"))
+                supervisor.close()
+                nursery.cancel_scope.cancel()
+
+
+async def lines(channel):
+    return [line async for line in channel]
+
+
+async def until(channel, kind):
+    """The lines up to the first of this kind."""
+    seen = [await channel.receive()]
+    while seen[-1]["type"] != kind:
+        seen.append(await channel.receive())
+    return seen
+
+
+async def test_a_shutdown_right_after_a_start_ends_what_has_hardly_begun(tmp_path):
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        ticket = supervisor.switch("a")
+        supervisor.shutdown(hurry=True)
+        assert (await lines(ticket))[-1]["error"]["code"] == "shutting_down"
+
+
+async def test_a_lease_is_granted_revoked_and_over(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        number, told = supervisor.open_lease("a", (Waiting(),))
+        seen = await until(told, "granted")
+        assert [line["type"] for line in seen[:-1]] == ["switching"] * (len(seen) - 1)
+        assert {line["lease"] for line in seen} == {str(number)}
+        supervisor.report_demand(number, 0, ())
+        other, told_other = supervisor.open_lease("b", (Waiting(),))
+        await until(told, "revoked")
+        supervisor.close_lease(number)
+        await until(told_other, "granted")
+        with pytest.raises(LeaseNotFound):
+            supervisor.report_demand(number, 1, ())
+        supervisor.close_lease(other)
+
+
+async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        supervisor.switch("a").close()
+        while supervisor.model_status("a")["state"] != "ready":
+            await trio.sleep(0.02)
+
+
+async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(tmp_path):
+    async with supervised(tmp_path, a_model("qwen")) as supervisor:
+        assert supervisor.resolve("org/qwen") == supervisor.resolve("qwen") == "qwen"
+        with pytest.raises(ModelNotFound, match="did you mean 'qwen'"):
+            supervisor.resolve("qwem")
+
+
+async def test_a_preloaded_model_is_ready_without_anybody_asking(tmp_path):
+    async with supervised(tmp_path, a_model("a", preload=True), a_model("b", preload=True)) as supervisor:
+        states = {}
+        while states != {"a": "asleep", "b": "ready"}:
+            await trio.sleep(0.02)
+            states = {name: supervisor.model_status(name)["state"] for name in ("a", "b")}
