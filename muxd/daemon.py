@@ -20,9 +20,9 @@ from .core.events import Event
 from .gpus import open_gpus
 from .notify import Notifier
 from .proxy_child import ProxyChild, UnmanagedProxy
-from .runner import Surroundings, remove_traces
 from .state import State, StateFile
 from .supervisor import Supervisor
+from .workers import Surroundings, remove_traces
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from .core.scheduler import Scheduler
 from .core.states import State
 from .core.worker import Worker
 from .gpus import Gpus
-from .runner import Runner
 from .streams import seconds
+from .workers import Runner
 
 
 def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, Any]:

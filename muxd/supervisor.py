@@ -49,8 +49,8 @@ from .core.scheduler import Scheduler
 from .core.worker import WorkerSpec
 from .errors import LeaseNotFound, ModelNotFound
 from .journal import Journal
-from .runner import Runner, Surroundings
 from .streams import Line, Streams, lease_line, seconds, switch_line
+from .workers import Runner, Surroundings
 
 log = logging.getLogger(__name__)
 

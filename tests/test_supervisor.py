@@ -15,9 +15,9 @@ from muxd.core.events import Event, Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound
 from muxd.gpus import open_gpus
 from muxd.proxy_child import UnmanagedProxy
-from muxd.runner import Surroundings
 from muxd.state import StateFile
 from muxd.supervisor import Supervisor
+from muxd.workers import Surroundings
 
 GiB = 1 << 30
 

@@ -2,8 +2,8 @@ import pytest
 import trio
 
 from muxd.config import Memory, Model
-from muxd.footprint import Footprint, GiB
 from muxd.gpus import GpuMemory, NoGpus
+from muxd.workers.footprint import Footprint, GiB
 
 MODEL = Model("a", gpus=(0,), gpu_release_timeout=5.0)
 DECLARED = Model("a", gpus=(0, 1), gpu_release_timeout=5.0, memory=Memory(weights=40 * GiB, kv=20 * GiB))

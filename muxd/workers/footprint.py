@@ -7,8 +7,8 @@ nothing is waited for.
 
 import trio
 
-from .config import Model
-from .gpus import NOISE, GpuMemory, Gpus
+from muxd.config import Model
+from muxd.gpus import NOISE, GpuMemory, Gpus
 
 GiB = 1 << 30
 

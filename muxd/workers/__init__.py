@@ -1,0 +1,10 @@
+"""What the core commands for a worker, carried out: one runner a model, one life a start.
+
+`runner` takes commands, `launch` starts a server, `life` follows it from its start to its
+end, `footprint` waits for its GPU memory.
+"""
+
+from .launch import Surroundings, remove_traces
+from .runner import Runner
+
+__all__ = ["Runner", "Surroundings", "remove_traces"]

@@ -1,0 +1,110 @@
+"""How a server is started: what is set aside for it, what it is given, what it leaves behind."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from muxd.children import Child, Children, ChildSpec
+from muxd.config import Config, Model
+from muxd.core.events import Event
+from muxd.engines import Engine, Launch, LaunchPlan, Link
+from muxd.gpus import Gpus, simulated_ledger_path
+from muxd.ports import HOST
+from muxd.state import StateFile, WorkerRecord
+
+#: Of muxd's own environment, what a worker must not see.
+OWN_ENVIRONMENT = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "WATCHDOG_USEC")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all workers share."""
+
+    config: Config
+    children: Children
+    gpus: Gpus
+    state: StateFile
+    http: httpx.AsyncClient  # must not keep connections: a call on one that just died would be in doubt
+    tell: Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A server that was started; its record is in the state file."""
+
+    child: Child
+    record: WorkerRecord
+    url: str
+    link: Link
+
+
+def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Launched:
+    """Start it, with a work folder and an admin key of its own; raises OSError, CannotSpawn."""
+    config = around.config
+    plan = LaunchPlan(
+        port=port,
+        workdir=config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}",
+        admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
+        simulated_gpu_ledger=simulated_ledger_path(config),
+        simulated_gpu_memory=config.daemon.simulated_gpu_memory,
+    )
+    orders = engine.launch(model, plan)
+    try:
+        _write_files(plan.workdir, orders)
+        child = around.children.spawn(_spec(model, orders, plan, log_files(config, model)))
+    except BaseException:
+        shutil.rmtree(plan.workdir, ignore_errors=True)
+        raise
+    record = WorkerRecord(child=child.record, workdir=str(plan.workdir), port=port, admin_key=plan.admin_key)
+    around.state.state.workers[model.name] = record
+    around.state.save()
+
+    def intend(call: str | None) -> None:
+        record.call = call
+        around.state.save()
+
+    url = f"http://{HOST}:{port}"
+    timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
+    return Launched(child, record, url, Link(around.http, url, plan.admin_key, intend, **timeouts))
+
+
+def log_files(config: Config, model: Model) -> dict[str, Path]:
+    """Where its output goes: "stdout" and "stderr"."""
+    return {stream: config.daemon.log_dir / f"{model.name}.{stream}.log" for stream in ("stdout", "stderr")}
+
+
+def remove_traces(record: WorkerRecord) -> None:
+    """Delete what a dead worker left on disk and in shared memory."""
+    shutil.rmtree(record.workdir, ignore_errors=True)
+    for path in record.leftovers:
+        with suppress(OSError):
+            Path(path).unlink()
+
+
+def _write_files(workdir: Path, orders: Launch) -> None:
+    (workdir / "tmp").mkdir(parents=True, mode=0o700)
+    for path, text in orders.files.items():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+
+
+def _spec(model: Model, orders: Launch, plan: LaunchPlan, logs: dict[str, Path]) -> ChildSpec:
+    own = {key: value for key, value in os.environ.items() if key not in OWN_ENVIRONMENT}
+    return ChildSpec(
+        name=model.name,
+        argv=orders.argv,
+        env={**own, **orders.env, **model.env},
+        cwd=model.cwd or plan.workdir,
+        stdout=logs["stdout"],
+        stderr=logs["stderr"],
+        log_max_bytes=model.log_max_bytes,
+        log_backups=model.log_backups,
+        stop_timeout=model.stop_timeout,
+        stop_signal=orders.stop_signal,
+    )

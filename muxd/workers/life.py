@@ -1,0 +1,256 @@
+"""One life of a worker: from a start until no process of it is left.
+
+It is one trio task.  Sleep and wake are orders to it, taken one after the other; a stop
+is heard at any time.  What happens is told as events; the last one is handed back, to be
+told when everything of this life is gone.
+"""
+
+import logging
+from collections import deque
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+
+from muxd.children import Child, Exit
+from muxd.config import Model
+from muxd.core.events import (
+    Failure,
+    SleepFailed,
+    WakeFailed,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerHung,
+    WorkerReady,
+    WorkerWedged,
+)
+from muxd.engines import Engine, EngineCallFailed
+from muxd.errors import CannotSpawn
+from muxd.logfiles import tail
+from muxd.ports import PortTaken, Reservation
+
+from .footprint import Footprint
+from .launch import Launched, Surroundings, launch, log_files, remove_traces
+
+log = logging.getLogger(__name__)
+
+#: How often a loading server is asked whether it is ready.
+READY_POLL = 0.1
+
+#: And how often its shared memory is noted meanwhile, which costs some milliseconds.
+LEFTOVERS_POLL = 1.0
+
+#: After SIGKILL: so long until a worker that is still there is called stuck.
+KILL_TIMEOUT = 10.0
+
+LOG_TAIL_LINES = 20
+
+Order = Literal["sleep", "wake"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a life ended."""
+
+    event: WorkerExited
+    last_words: list[str]
+    dropped_log_bytes: int = 0
+
+
+class _CannotStart(Exception):
+    """Nothing was started; `failure` says whether another try may help."""
+
+    def __init__(self, failure: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = failure
+        self.reason = reason
+
+
+class Life:
+    def __init__(self, model: Model, engine: Engine, footprint: Footprint, around: Surroundings) -> None:
+        self._model = model
+        self._engine = engine
+        self._footprint = footprint
+        self._around = around
+        self._server: Launched | None = None
+        self._orders: deque[Order] = deque()
+        self._ordered = trio.Event()
+        self._stopping = trio.Event()
+        self._kill = False
+        self._timed_out = False
+        self._noted_at = 0.0
+        self._before_launch = trio.CancelScope()
+
+    @property
+    def child(self) -> Child | None:
+        return self._server.child if self._server is not None else None
+
+    def order(self, order: Order) -> None:
+        self._orders.append(order)
+        self._ordered.set()
+
+    def stop(self, *, kill: bool) -> None:
+        self._kill = self._kill or kill
+        self._stopping.set()
+        self._before_launch.cancel()
+        if self.child is not None:
+            self.child.kill() if kill else self.child.stop()
+
+    async def run(self) -> End:
+        with ExitStack() as held:
+            try:
+                self._server = await self._start(held)
+            except _CannotStart as error:
+                return self._end(error.failure, f"cannot start: {error.reason}")
+            return await self._live(self._server)
+
+    async def _start(self, held: ExitStack) -> Launched:
+        """Reserve what it needs, the port for as long as `held` is, then launch it; raises _CannotStart."""
+        try:
+            reservation = held.enter_context(closing(Reservation(self._model.port)))
+        except PortTaken as error:
+            raise _CannotStart(Failure.REFUSED, error.message) from None
+        await self._await_memory()
+        try:
+            return launch(self._model, self._engine, self._around, reservation.port)
+        except CannotSpawn as error:
+            reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
+            raise _CannotStart(Failure.EXITED, reason) from None
+        except OSError as error:
+            raise _CannotStart(Failure.EXITED, f"its work folder cannot be made: {error}") from None
+
+    async def _await_memory(self) -> None:
+        """Until there is room on its GPUs; raises _CannotStart."""
+        self._footprint.forget()
+        missing: str | None = None
+        with self._before_launch:
+            missing = await self._footprint.until_room_to_load()
+        if self._stopping.is_set():
+            raise _CannotStart(Failure.EXITED, "it was stopped first")
+        if missing is not None:
+            raise _CannotStart(Failure.EXITED, missing)
+
+    async def _live(self, server: Launched) -> End:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve, server, name=f"worker {self._model.name}")
+            nursery.start_soon(self._watch_for_wedge, name=f"end of {self._model.name}")
+            exit = await server.child.wait()
+            nursery.cancel_scope.cancel()
+        return await self._after(server, exit)
+
+    # While it lives
+
+    async def _serve(self, server: Launched) -> None:
+        if not await self._until_loaded(server):
+            self._timed_out = True
+            self.stop(kill=True)
+            return
+        await self._footprint.loaded()
+        self._note_leftovers(server)
+        self._tell_ready(server)
+        while not self._stopping.is_set():
+            await self._probe_until_ordered(server)
+            while self._orders and not self._stopping.is_set():
+                await (self._wake(server) if self._orders.popleft() == "wake" else self._sleep(server))
+
+    async def _until_loaded(self, server: Launched) -> bool:
+        with trio.move_on_after(self._model.start_timeout):
+            while not await self._engine.is_ready(server.link):
+                if trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
+                    self._note_leftovers(server)
+                await trio.sleep(READY_POLL)
+            return True
+        log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
+        return False
+
+    def _note_leftovers(self, server: Launched) -> None:
+        """Write down what a kill would leave outside its work folder."""
+        self._noted_at = trio.current_time()
+        if server.child.pid is None:
+            return
+        found = [str(path) for path in self._engine.leftovers(server.child.pid)]
+        if found != server.record.leftovers:
+            server.record.leftovers = found
+            self._around.state.save()
+
+    def _tell_ready(self, server: Launched) -> None:
+        server.record.asleep = False
+        self._around.state.save()
+        self._around.tell(WorkerReady(trio.current_time(), self._model.name, server.url))
+
+    async def _probe_until_ordered(self, server: Launched) -> None:
+        """Ask every few seconds whether it is alive, until there is an order; tell when it is not."""
+        misses = 0
+        while not self._orders:
+            self._ordered = trio.Event()
+            with trio.move_on_after(self._model.probe_interval):
+                await self._ordered.wait()
+                return
+            if await self._engine.is_alive(server.link, self._model):
+                misses = 0
+                continue
+            misses += 1
+            if misses == self._model.probe_failures:
+                reason = f"its liveness probe failed {misses} times in a row"
+                self._around.tell(WorkerHung(trio.current_time(), self._model.name, reason))
+
+    async def _sleep(self, server: Launched) -> None:
+        try:
+            await self._footprint.about_to_sleep()
+            await self._engine.sleep(server.link, self._model)
+            server.record.asleep = True
+            self._around.state.save()
+            if over := await self._footprint.until_released():
+                raise EngineCallFailed(over)
+        except EngineCallFailed as error:
+            self._around.tell(SleepFailed(trio.current_time(), self._model.name, error.message))
+        else:
+            self._around.tell(WorkerAsleep(trio.current_time(), self._model.name))
+
+    async def _wake(self, server: Launched) -> None:
+        try:
+            if missing := await self._footprint.until_room_to_wake():
+                raise EngineCallFailed(missing)
+            await self._engine.wake(server.link, self._model)
+            await self._until_serving(server)
+        except EngineCallFailed as error:
+            self._around.tell(WakeFailed(trio.current_time(), self._model.name, error.message))
+        else:
+            self._tell_ready(server)
+
+    async def _until_serving(self, server: Launched) -> None:
+        with trio.move_on_after(self._model.call_timeout):
+            while not await self._engine.is_ready(server.link):
+                await trio.sleep(READY_POLL)
+            return
+        raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
+
+    async def _watch_for_wedge(self) -> None:
+        """Once a stop is asked for: tell when it takes longer than any stop may."""
+        await self._stopping.wait()
+        await trio.sleep((0.0 if self._kill else self._model.stop_timeout) + KILL_TIMEOUT)
+        reason = f"its processes are still there {KILL_TIMEOUT:.0f} s after SIGKILL"
+        self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
+
+    # Its end
+
+    async def _after(self, server: Launched, exit: Exit) -> End:
+        """Its processes are gone: wait for their memory, and remove what they left."""
+        while not server.record.asleep and (over := await self._footprint.until_gone()):
+            reason = f"its processes are gone, but {over}"
+            self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
+        del self._around.state.state.workers[self._model.name]
+        remove_traces(server.record)
+        self._around.state.save()
+        if self._timed_out:
+            reason = f"did not become ready in {self._model.start_timeout:g} s"
+            return self._end(Failure.TIMED_OUT, reason, exit.dropped_bytes)
+        return self._end(Failure.REFUSED if exit.refused else Failure.EXITED, str(exit), exit.dropped_bytes)
+
+    def _end(self, failure: Failure, reason: str, dropped_log_bytes: int = 0) -> End:
+        last_words: list[str] = []
+        with suppress(OSError):
+            last_words = tail(log_files(self._around.config, self._model)["stderr"], LOG_TAIL_LINES)
+        event = WorkerExited(trio.current_time(), self._model.name, failure, reason)
+        return End(event, last_words, dropped_log_bytes)

@@ -1,0 +1,74 @@
+"""The supervisor's hand on one model's worker: start, sleep, wake, stop."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from muxd.config import Model
+from muxd.engines import Engine, engine_for
+
+from .footprint import Footprint
+from .launch import Surroundings, log_files
+from .life import Life
+
+
+class Runner:
+    """Carries out what the core commands for one worker; what happens is told as events.
+
+    Between two lives it remembers what outlasts a process: the end of its log, and what
+    it was seen to take on its GPUs.
+    """
+
+    def __init__(self, model: Model, around: Surroundings) -> None:
+        self.model = model
+        self._engine: Engine = engine_for(model)
+        self._footprint = Footprint(around.gpus, model)
+        self._around = around
+        self._life: Life | None = None
+        self._last_words: list[str] = []
+        self._dropped_log_bytes = 0  # in its former lives
+
+    @property
+    def pid(self) -> int | None:
+        return self._life.child.pid if self._life is not None and self._life.child is not None else None
+
+    @property
+    def last_words(self) -> list[str]:
+        """The end of its log when it last ended."""
+        return self._last_words
+
+    @property
+    def dropped_log_bytes(self) -> int:
+        """What the disk refused of its output since muxd is up."""
+        living = self._life.child.dropped_bytes if self._life is not None and self._life.child is not None else 0
+        return self._dropped_log_bytes + living
+
+    @property
+    def log_files(self) -> dict[str, Path]:
+        return log_files(self._around.config, self.model)
+
+    def start(self) -> Callable[[], Awaitable[None]]:
+        """A new life: what to run until no process of it is left.  It can be stopped from now on."""
+        assert self._life is None, f"{self.model.name} lives already"
+        self._life = Life(self.model, self._engine, self._footprint, self._around)
+        return self._live
+
+    async def _live(self) -> None:
+        life = self._life
+        assert life is not None
+        end = await life.run()
+        self._life = None
+        self._last_words = end.last_words
+        self._dropped_log_bytes += end.dropped_log_bytes
+        self._around.tell(end.event)
+
+    def sleep(self) -> None:
+        if self._life is not None:
+            self._life.order("sleep")
+
+    def wake(self) -> None:
+        if self._life is not None:
+            self._life.order("wake")
+
+    def stop(self, *, kill: bool) -> None:
+        if self._life is not None:
+            self._life.stop(kill=kill)
