@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/python -m muxd.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ Down: requests in flight finish, workers stop, then the proxy, then the rest.
 """
 
 import logging
+import shutil
 import signal
 from functools import partial
 from math import inf
@@ -85,6 +86,7 @@ async def _sweep(children: Children, state: StateFile) -> None:
         if worker.call is not None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
         remove_traces(worker)
+    shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also what no record names
     state.state = State()
     state.save()
 

@@ -13,13 +13,8 @@ from pathlib import Path
 import msgspec
 
 from .children import ChildRecord
-from .errors import MuxdError
 
 log = logging.getLogger(__name__)
-
-
-class StateUnreadable(MuxdError):
-    code = "state_unreadable"
 
 
 class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -48,14 +43,20 @@ class StateFile:
         self.state = State()
 
     def load(self) -> State:
-        """What an earlier muxd left; an empty state where there is no file."""
+        """What an earlier muxd left; an empty state where there is none.
+
+        One that cannot be read (a power cut can do that) is put aside: the children it
+        named are found by their lock files too.
+        """
         try:
             self.state = msgspec.json.decode(self.path.read_bytes(), type=State)
         except FileNotFoundError:
             self.state = State()
         except (OSError, msgspec.DecodeError) as error:
-            hint = "end any old SGLang processes by hand, then remove the file"
-            raise StateUnreadable(f"cannot read the state file {self.path}: {error}; {hint}") from None
+            aside = self.path.with_suffix(".unreadable")
+            log.error("the state file %s cannot be read (%s): put aside as %s", self.path, error, aside.name)
+            self.path.replace(aside)
+            self.state = State()
         return self.state
 
     def save(self) -> None:

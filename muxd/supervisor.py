@@ -5,7 +5,6 @@ trio thread, and no method that the control socket may call waits for anything: 
 never stands behind a switch.
 """
 
-import difflib
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ import trio
 
 from . import __version__, status
 from .config import Config, Model
+from .config.names import did_you_mean
 from .core.commands import (
     Command,
     EndLease,
@@ -26,6 +26,7 @@ from .core.commands import (
     FinishSwitch,
     GrantLease,
     RecordMove,
+    RestoreLease,
     RevokeLease,
     SetTimer,
     SleepWorker,
@@ -110,7 +111,7 @@ class Supervisor:
                 self._runners[name].sleep()
             case StopWorker(name, kill):
                 self._runners[name].stop(kill=kill)
-            case GrantLease() | RevokeLease() | FailLease() | EndLease():
+            case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
                 self._tell_holder(command)
             case FinishSwitch(ticket, url):
                 self._end_switch(ticket, {"type": "ready", "url": url})
@@ -160,7 +161,7 @@ class Supervisor:
         host = self._scheduler.host
         return outlook(host, self._scheduler.switching, host.workers[name], trio.current_time())
 
-    def _tell_holder(self, command: GrantLease | RevokeLease | FailLease | EndLease) -> None:
+    def _tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
         stream = self._leases.get(command.lease)
         if stream is None:
             return
@@ -172,6 +173,8 @@ class Supervisor:
             case RevokeLease(_, reason, message, deadline):
                 left = seconds(max(0.0, deadline - trio.current_time()))
                 stream.say({"type": "revoked", **about, "reason": reason, "message": message, "deadline_s": left})
+            case RestoreLease():
+                stream.say({"type": "restored", **about})
             case FailLease(_, code, message, retry_after):
                 line = {"type": "failed", **about, "error": _error(code, message), "retry_after_s": retry_after}
                 self._leases.end(command.lease, line)
@@ -208,9 +211,7 @@ class Supervisor:
         """A model's name for its name or one of its served names."""
         if name in self._names:
             return self._names[name]
-        near = difflib.get_close_matches(name, self._names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._runners)}"
-        raise ModelNotFound(f"no model {name!r}{hint}", model=name)
+        raise ModelNotFound(f"no model {name}; {did_you_mean(name, self._names)}", model=name)
 
     def model_status(self, name: str) -> dict[str, Any]:
         return status.model_status(self._scheduler, self._runners[name], trio.current_time())

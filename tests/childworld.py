@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import trio
 
 from muxd.children import Child, Children, ChildSpec
 from muxd.shim.processes import Process, process_table
+
+#: For records and marks made by hand: no other test run's.
+TOKEN = secrets.token_hex(8)
 
 #: For what takes milliseconds when all is well.
 DEADLINE = 20.0

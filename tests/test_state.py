@@ -1,7 +1,7 @@
 import pytest
 
 from muxd.children import ChildRecord
-from muxd.state import StateFile, StateUnreadable, WorkerRecord
+from muxd.state import StateFile, WorkerRecord
 
 RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
 
@@ -29,7 +29,15 @@ def test_without_a_file_there_is_nothing_left_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"workers": 3}', b"\xff"])
-def test_a_file_that_cannot_be_read_stops_muxd_with_what_to_do(tmp_path, content):
-    (tmp_path / "state.json").write_bytes(content)
-    with pytest.raises(StateUnreadable, match="then remove the file"):
-        StateFile(tmp_path / "state.json").load()
+def test_a_file_that_cannot_be_read_is_put_aside_and_nothing_of_it_is_lost(tmp_path, content):
+    file = StateFile(tmp_path / "state.json")
+    file.path.write_bytes(content)
+    assert file.load().workers == {}
+    assert (tmp_path / "state.unreadable").read_bytes() == content
+
+
+def test_a_full_disk_does_not_end_muxd(tmp_path, caplog):
+    file = StateFile(tmp_path / "no such folder" / "state.json")
+    file.state.workers["qwen"] = a_worker()
+    file.save()
+    assert "cannot write the state file" in caplog.text

@@ -2,6 +2,7 @@
 
 import grp
 import os
+import pwd
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from .units import show_size
 
 # sun_path holds 108 bytes and its end is a NUL.
 SOCKET_PATH_MAX = 107
+
+# The managed proxy's log and lock files.
+PROXY_NAME = "muxd-proxy"
 
 Finding = tuple[KeyPath, str]
 
@@ -45,7 +49,10 @@ def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], tol
     yield from _ports(config)
     for model in config.models:
         if stated.place(model.name, "engine") not in told:
-            yield from ((stated.place(model.name, *key), text) for key, text in _model(model, stated, environ))
+            findings = _model(model, stated, environ)
+            yield from (
+                (stated.place(model.name, *key) if key else ("models", model.name), text) for key, text in findings
+            )
 
 
 class _Stated:
@@ -95,8 +102,18 @@ def _group_exists(name: str) -> bool:
     return True
 
 
+def _user_exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 def _proxy(config: Config) -> Iterator[Finding]:
     proxy = config.proxy
+    if proxy.user is not None and not _user_exists(proxy.user):
+        yield ("proxy", "user"), f"no user {proxy.user}; create it with: useradd --system {proxy.user}"
     if proxy.max_body > proxy.buffer_memory:
         yield (
             ("proxy", "max_body"),
@@ -135,7 +152,10 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
     yield from _owned(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
+    if model.name == PROXY_NAME:
+        yield (), "the proxy is called so; give the model another name"
     if model.engine == "simulator":
+        yield from _faults(model)
         return
     if stated.by_model(model.name, "simulation"):
         yield ("simulation",), 'only engine = "simulator" has it; remove it or change engine'
@@ -143,6 +163,16 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
         yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
     if shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))) is None:
         yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
+
+
+def _faults(model: Model) -> Iterator[Finding]:
+    from muxd.simulator.faults import check_fault  # only where a simulated model asks for it
+
+    for fault in model.simulation.faults:
+        try:
+            check_fault(fault)
+        except ValueError as error:
+            yield ("simulation", "faults"), f"{error}; see muxd/simulator/faults.py"
 
 
 def _owned(model: Model) -> Iterator[Finding]:

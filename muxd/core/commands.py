@@ -52,6 +52,13 @@ class RevokeLease:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreLease:
+    """Its revocation is called off: it is as good as before."""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailLease:
     """The wait is over without a grant."""
 
@@ -112,6 +119,7 @@ Command = (
     | StopWorker
     | GrantLease
     | RevokeLease
+    | RestoreLease
     | FailLease
     | EndLease
     | FinishSwitch

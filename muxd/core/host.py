@@ -11,6 +11,7 @@ from .commands import (
     EndLease,
     GrantLease,
     RecordMove,
+    RestoreLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -107,6 +108,10 @@ class Host:
     def revoke_all(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:
         for lease in worker.granted:
             yield RevokeLease(lease, reason, message, deadline)
+
+    def restore_all(self, worker: Worker) -> Iterator[Command]:
+        for lease in worker.granted:
+            yield RestoreLease(lease)
 
     def end_all(self, worker: Worker) -> Iterator[Command]:
         """Take every granted lease away, whether its holder has let go or not."""

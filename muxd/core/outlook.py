@@ -68,7 +68,9 @@ def _until_gone(worker: Worker, now: float) -> float | None:
 
 
 def _left(cost: Cost, worker: Worker, now: float) -> float | None:
-    return max(0.0, cost.seconds - (now - worker.since)) if cost.measured else None
+    """What is left of an average; unknown where there is none, or where this time takes longer."""
+    left = cost.seconds - (now - worker.since)
+    return left if cost.measured and left > 0 else None
 
 
 def _known(cost: Cost) -> float | None:

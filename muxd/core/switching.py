@@ -114,11 +114,12 @@ class Switching:
             yield from self.host.send_off(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
-        """What drains for a switch that was dropped serves again; new leases are granted to it."""
+        """What drains for a switch that was dropped serves again, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
         for worker in self.host.workers.values():
             if worker.state is State.DRAINING and worker.name not in wanted_away:
                 yield self.host.move(worker, State.READY, "its switch was called off")
+                yield from self.host.restore_all(worker)
 
     def drop_unbegun(self, worker: Worker) -> None:
         """An operator wants `worker`: call off the switches in its way that have not begun."""

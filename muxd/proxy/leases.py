@@ -210,13 +210,18 @@ class Lease:
                 self._admit(message["url"], message["generation"])
             case "revoked":
                 self._revoke(message, nursery)
+            case "restored":
+                self._restore()
             case "failed":
                 self.refuse_waiting(_failed(message))
 
     def _admit(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
-        grant = self.grant = Grant(self._leases.pool(url), generation)
         self._told = None  # muxd counts all that waited as in flight until it is told
+        self._let_in(Grant(self._leases.pool(url), generation))
+
+    def _let_in(self, grant: Grant) -> None:
+        self.grant = grant
         waiting, self._waiting = self._waiting, {}
         grant.in_flight.update(waiting)
         self._changed.set()
@@ -236,12 +241,22 @@ class Lease:
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, _revoked(self.name, message), nursery)
 
+    def _restore(self) -> None:
+        """The switch was called off: the lease is as good as it was."""
+        if self._draining is not None:
+            log.info("lease on %s restored: its switch was called off", self.name)
+            grant, self._draining = self._draining, None
+            self._drain_scope.cancel()
+            self._let_in(grant)
+
     async def _drain(self, grant: Grant, refusal: Refusal, nursery: trio.Nursery) -> None:
-        grant.pool.close()
         with self._drain_scope:
             if grant.in_flight:
                 grant.drained = trio.Event()
                 await grant.drained.wait()
+        if self.grant is grant:  # restored
+            return
+        grant.pool.close()
         grant.cut(refusal)
         nursery.cancel_scope.cancel()
 

@@ -89,6 +89,12 @@ def parse_faults(texts: Iterable[str]) -> Faults:
     return Faults(given)
 
 
+def check_fault(text: str) -> None:
+    """Raises ValueError, saying what is wrong with one `--fault`; changes nothing."""
+    name, _, value = text.partition(",once=")[0].partition("=")
+    _check(name, value)
+
+
 def _check(name: str, value: str) -> None:
     if name not in FAULTS:
         raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")

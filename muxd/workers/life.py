@@ -214,6 +214,7 @@ class Life:
                 raise EngineCallFailed(missing)
             await self._engine.wake(server.link, self._model)
             await self._until_serving(server)
+            await self._around.gpus.read()  # for status
         except EngineCallFailed as error:
             self._around.tell(WakeFailed(trio.current_time(), self._model.name, error.message))
         else:

@@ -16,7 +16,7 @@ import pytest
 from muxd.children import ChildRecord, Children
 from muxd.errors import WorkerStuck
 from muxd.shim.processes import boot_id, look_up
-from tests.childworld import eventually
+from tests.childworld import TOKEN, eventually
 
 #: Orphans that differ in what still ties them to their child: own session or not, output kept or not, environment
 #: kept or not.  (That with none of the three can be found by its cgroup only.)
@@ -186,8 +186,8 @@ def bystander(world) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_pid_that_was_used_again_is_left_alone(world, bystander):
     process = look_up(bystander.pid)
     lock = str(world.run_dir / "qwen.lock")
-    Path(lock).write_text(json.dumps({"token": "t0", "pid": process.pid, "start": process.start - 1, "pipes": []}))
-    record = ChildRecord("qwen", process.pid, process.start - 1, boot_id(), "t0", lock, lock + ".exit")
+    Path(lock).write_text(json.dumps({"token": TOKEN, "pid": process.pid, "start": process.start - 1, "pipes": []}))
+    record = ChildRecord("qwen", process.pid, process.start - 1, boot_id(), TOKEN, lock, lock + ".exit")
     world.children = Children(world.run_dir / "other")
     assert await world.children.sweep([record]) == []
     assert bystander.poll() is None
@@ -196,7 +196,7 @@ async def test_a_pid_that_was_used_again_is_left_alone(world, bystander):
 async def test_records_of_an_earlier_boot_are_left_alone(world, bystander):
     process = look_up(bystander.pid)
     lock = str(world.run_dir / "qwen.lock")
-    record = ChildRecord("qwen", process.pid, process.start, "another boot", "t0", lock, lock + ".exit")
+    record = ChildRecord("qwen", process.pid, process.start, "another boot", TOKEN, lock, lock + ".exit")
     assert await world.children.sweep([record]) == []
     assert bystander.poll() is None
     del record

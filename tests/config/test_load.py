@@ -425,3 +425,25 @@ def test_the_proxy_minds_what_is_wrong_with_its_own_table(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_proxy_config(path, {"HOME": str(tmp_path)})
     assert [p.split(": ")[1] for p in error.value.problems] == ["proxy.listen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "what"),
+    [
+        ('[proxy]\nuser = "no-such-user"', "proxy.user", "no user no-such-user"),
+        ('[models.muxd-proxy]\nengine = "simulator"', "models.muxd-proxy", "the proxy is called so"),
+        (
+            '[models.a]\nengine = "simulator"\nsimulation = { faults = ["explode"] }',
+            "models.a.simulation.faults",
+            "there is no fault 'explode'",
+        ),
+    ],
+)
+def test_what_would_only_fail_at_the_start_is_found_by_check(tmp_path, text, path, what):
+    file = tmp_path / "muxd.toml"
+    file.write_text(text + '\n[models.ok]\nengine = "simulator"\n')
+    with pytest.raises(ConfigError) as error:
+        load_config(file, {"HOME": str(tmp_path)})
+    (problem,) = error.value.problems
+    assert f" {path}: " in problem
+    assert what in problem

@@ -10,6 +10,7 @@ from muxd.core.commands import (
     FailLease,
     FinishShutdown,
     GrantLease,
+    RestoreLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -65,6 +66,10 @@ class Oracle:
             case RevokeLease(lease):
                 assert self.leases[lease] in ("granted", "revoked")
                 self.leases[lease] = "revoked"
+            case RestoreLease(lease):
+                assert self.leases[lease] == "revoked"
+                assert self.holds[self.owner[lease]] == LOADED
+                self.leases[lease] = "granted"
             case EndLease(lease):
                 assert self.leases.pop(lease) == "revoked", "a lease was taken without a word"
             case FailLease(lease):

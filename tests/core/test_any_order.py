@@ -17,6 +17,7 @@ from muxd.core.commands import (
     FinishShutdown,
     FinishSwitch,
     GrantLease,
+    RestoreLease,
     RevokeLease,
     SleepWorker,
     StartWorker,
@@ -83,6 +84,8 @@ class World:
             case WakeWorker(worker) | SleepWorker(worker) | StopWorker(worker):
                 self.jobs[worker] = command
             case GrantLease(lease):
+                self.holders[lease] = "granted"
+            case RestoreLease(lease):
                 self.holders[lease] = "granted"
             case RevokeLease(lease):
                 self.holders[lease] = "revoked"

@@ -10,6 +10,7 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     RecordMove,
+    RestoreLease,
     RevokeLease,
     SetTimer,
     SleepWorker,
@@ -402,7 +403,8 @@ def test_only_a_newer_switch_supersedes_one():
         >> SwitchAsked(20, 7, "b") << revoked(1, 320)
         >> SwitchAsked(21, 8, "c")
         << FailSwitch(7, "superseded", "a newer switch, to c, took its place")
-        << RecordedDrain
+        << RestoreLease(1)
+        << RevokedAnew
         >> LeaseEnded(22, 1) << SleepWorker("a")
         >> WorkerAsleep(23, "a") << StartWorker("c")
         >> WorkerReady(30, "c", "http://c") << FinishSwitch(8, "http://c")
@@ -410,7 +412,7 @@ def test_only_a_newer_switch_supersedes_one():
 
 
 #: What was draining for a switch that is called off, and must drain for the next one: asked once more.
-RecordedDrain = revoked(1, 321, to="c")
+RevokedAnew = revoked(1, 321, to="c")
 
 
 def test_two_operators_who_want_the_same_both_get_it():
@@ -427,7 +429,12 @@ def test_two_operators_who_want_the_same_both_get_it():
 def test_a_switch_back_to_what_drains_calls_the_drain_off():
     book = serving_a() >> LeaseAsked(20, 2, "b") >> SwitchAsked(21, 7, "b") << revoked(1, 321)
     book >> SwitchAsked(22, 8, "a")
-    assert book << FailSwitch(7, "superseded", "a newer switch, to a, took its place") << FinishSwitch(8, "http://a")
+    assert (
+        book
+        << FailSwitch(7, "superseded", "a newer switch, to a, took its place")
+        << RestoreLease(1)
+        << FinishSwitch(8, "http://a")
+    )
     assert book.state("a") is State.READY
 
 

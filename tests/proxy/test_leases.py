@@ -103,6 +103,27 @@ async def test_a_revoked_lease_is_drained_and_closed_and_asked_for_anew(house: H
     assert len(house.beta.calls) == 1
 
 
+async def test_a_restored_lease_admits_again_and_cuts_nothing(house: House) -> None:
+    house.alpha.answer = answer_when_released
+    first, second = await house.connect(), await house.connect()
+    await first.send(post(chat()))
+    call = await house.alpha.calls.nth(0)
+    lease = await house.lease()
+    lease.revoke(deadline=1.0)
+    await _active(house, None)
+    await second.send(post(chat()))
+    await lease.reports.until((1, 1))
+    lease.say("restored")
+    other = await house.alpha.calls.nth(1)
+    await lease.reports.until((2, 0))
+    await trio.sleep(1.1)  # beyond the deadline that holds no more
+    for released, browser in ((call, first), (other, second)):
+        released.released.set()
+        assert (await browser.reply()).raw == OK
+    assert len(house.muxd.leases) == 1
+    assert not lease.over.is_set()
+
+
 async def test_a_revoked_lease_without_work_is_closed_at_once(house: House) -> None:
     await house.ask(post(chat()))
     lease = await house.lease()

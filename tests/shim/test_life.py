@@ -18,7 +18,7 @@ import trio
 from muxd import shim
 from muxd.children import Children
 from muxd.shim.spec import Spec
-from tests.childworld import eventually, logged, rotated, zombies_of
+from tests.childworld import TOKEN, eventually, logged, rotated, zombies_of
 
 
 async def run(world, spec):
@@ -307,7 +307,7 @@ def test_the_shim_runs_from_its_folder_without_muxd(tmp_path):
     with tempfile.TemporaryFile() as lock, tempfile.TemporaryFile("w+") as order:
         spec = Spec(
             name="alone",
-            token="t0",
+            token=TOKEN,
             argv=["sh", "-c", "echo $MUXD_TOKEN"],
             env={"PATH": os.environ["PATH"]},
             cwd="/",
@@ -324,5 +324,5 @@ def test_the_shim_runs_from_its_folder_without_muxd(tmp_path):
         order.seek(0)
         command = [sys.executable, "-I", "-S", str(alone / "__main__.py")]
         subprocess.run(command, stdin=order, pass_fds=[lock.fileno()], check=True, timeout=30)
-    assert (tmp_path / "out").read_text() == "t0\n"
+    assert (tmp_path / "out").read_text() == f"{TOKEN}\n"
     assert json.loads((tmp_path / "exit").read_text())["status"] == 0
