@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from muxctl.switch import Reporter, eta_text, phase_text, ready_text
+from muxctl.progress import Reporter, eta_text, phase_text, ready_text
 
 
 class LiveLine(Reporter):
