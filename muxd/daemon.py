@@ -6,6 +6,7 @@ Down: requests in flight finish, workers stop, then the proxy, then the rest.
 """
 
 import logging
+import os
 import shutil
 import signal
 from functools import partial
@@ -15,10 +16,12 @@ import httpx
 import trio
 
 from .children import Children, become_subreaper, cgroups
-from .config import Config
+from .config import Config, Daemon
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
+from .errors import MuxdError
 from .gpus import open_gpus
+from .locks import hold
 from .notify import Notifier
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .state import State, StateFile
@@ -26,6 +29,11 @@ from .supervisor import Supervisor
 from .workers import Surroundings, remove_traces
 
 log = logging.getLogger(__name__)
+
+
+class CannotStart(MuxdError):
+    code = "cannot_start"
+
 
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
@@ -37,18 +45,29 @@ async def run_daemon(config: Config, notifier: Notifier) -> None:
     anybody = daemon.others == "read" or config.proxy.user is not None  # may connect; rights are another matter
     claimed = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
     try:
-        for folder in (daemon.state_dir, daemon.log_dir):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        await _run_claimed(config, notifier, claimed)
+        lock = _claim_folders(daemon)
+        try:
+            await _run_claimed(config, notifier, claimed)
+        finally:
+            os.close(lock)
     finally:
         claimed.close()
 
 
+def _claim_folders(daemon: Daemon) -> int:
+    """Make them, and lock the state: a muxd at another socket may have it, whose workers are not ours to sweep."""
+    try:
+        for folder in (daemon.state_dir, daemon.log_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        (daemon.state_dir / "children").mkdir(exist_ok=True, mode=0o700)
+        return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
+    except OSError as error:
+        raise CannotStart(f"muxd cannot start: {error}; see [muxd] state_dir and log_dir") from None
+
+
 async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocket) -> None:
     become_subreaper()
-    run_dir = config.daemon.state_dir / "children"
-    run_dir.mkdir(exist_ok=True, mode=0o700)
-    children = Children(run_dir, cgroups.enter())
+    children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
     await _sweep(children, state)
     async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as http:
@@ -69,7 +88,7 @@ async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocke
             log.info("ready: control socket %s", config.daemon.socket)
             await supervisor.finished.wait()
             if managed is not None:
-                await managed.stop()
+                await managed.stop(supervisor.hurried)
             supervisor.close()
             nursery.cancel_scope.cancel()
     log.info("stopped")
@@ -94,20 +113,19 @@ async def _sweep(children: Children, state: StateFile) -> None:
 async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """SIGTERM and SIGINT shut down, the second one at once."""
-    hurry = False
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """SIGTERM, SIGINT and SIGHUP shut down; at once where a shutdown is under way already."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
+            hurry = supervisor.stopping.is_set()
             log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
             supervisor.shutdown(hurry=hurry)
-            hurry = True
 
 
 async def _tell_systemd(notifier: Notifier, supervisor: Supervisor) -> None:
     """Feed the watchdog from the loop that must not block."""
     if notifier.watchdog_interval is None:
         return
-    while not supervisor.finished.is_set():
+    while True:
         notifier.watchdog()
         await trio.sleep(notifier.watchdog_interval)

@@ -41,6 +41,7 @@ class Gpus(Protocol):
     """A source of readings; `latest` is the last one, for status."""
 
     simulated: bool
+    measured: bool  # there is something to read; a single reading may fail all the same
     latest: dict[int, GpuMemory]
 
     async def read(self) -> dict[int, GpuMemory]:
@@ -52,6 +53,7 @@ class NoGpus:
     """No GPU that could be asked: nothing is measured, nothing is waited for."""
 
     simulated = False
+    measured = False
 
     def __init__(self) -> None:
         self.latest: dict[int, GpuMemory] = {}
@@ -65,6 +67,7 @@ class SimulatedGpus:
     """The pretend GPUs of simulated models."""
 
     simulated = True
+    measured = True
 
     def __init__(self, ledger: GpuLedger, indices: Iterable[int]) -> None:
         self._ledger = ledger
@@ -86,16 +89,18 @@ class NvmlGpus:
     """NVIDIA's management library.  Not yet seen on hardware by this project."""
 
     simulated = False
+    measured = True
 
     def __init__(self) -> None:
         """Raises pynvml.NVMLError where there is no driver."""
         pynvml.nvmlInit()
+        self._thread = trio.CapacityLimiter(1)  # a call that hangs must not use up the threads of others
         self.latest: dict[int, GpuMemory] = {}
 
     async def read(self) -> dict[int, GpuMemory]:
         try:
             with trio.fail_after(NVML_TIMEOUT):
-                self.latest = await trio.to_thread.run_sync(_read_nvml, abandon_on_cancel=True)
+                self.latest = await trio.to_thread.run_sync(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
         except (pynvml.NVMLError, trio.TooSlowError) as error:
             log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
             return {}

@@ -64,9 +64,16 @@ def _holder_of(port: int) -> str:
     inodes = set(_listening_inodes(port))
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and _owns(entry, inodes):
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            return f"; process {entry.name} listens on it ({command[:80]}): end it, or give the model another port"
+            command = _command(entry)[:80]
+            return f"; process {entry.name} listens on it ({command}): end it, or give the model another port"
     return "; another process has it: end it, or give the model another port"
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:  # it has just ended
+        return "gone meanwhile"
 
 
 def _listening_inodes(port: int) -> list[str]:

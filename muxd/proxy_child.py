@@ -47,7 +47,7 @@ class ProxyChild:
         self._state = state
         self._listener = listen_at(config.proxy.host, config.proxy.port)
         self._child: Child | None = None
-        self._stopping = False
+        self._stopping = trio.Event()
         self._stopped = trio.Event()
 
     @property
@@ -56,20 +56,19 @@ class ProxyChild:
 
     def status(self) -> dict[str, Any]:
         running = self._child is not None
-        state = "running" if running else "stopped" if self._stopping else "backoff"
+        state = "running" if running else "stopped" if self._stopping.is_set() else "backoff"
         pid = self._child.pid if self._child is not None else None
         return {"listen": f"{self._config.proxy.host}:{self.port}", "managed": True, "state": state, "pid": pid}
 
     async def run(self, record: Callable[..., None]) -> None:
         """Keep one running until `stop`; `record` is told of every end that nobody asked for."""
         in_a_row = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = trio.current_time()
             await self._one_life(record)
-            if self._stopping:
-                break
             in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
-            await trio.sleep(0.0 if in_a_row <= 1 else min(BACKOFF_CAP, 2.0 ** min(in_a_row - 2, 5)))
+            with trio.move_on_after(0.0 if in_a_row <= 1 else min(BACKOFF_CAP, 2.0 ** min(in_a_row - 2, 5))):
+                await self._stopping.wait()
         self._listener.close()
         self._stopped.set()
 
@@ -85,16 +84,24 @@ class ProxyChild:
         self._child = None
         self._state.state.proxy = None
         self._state.save()
-        if not self._stopping:
+        if not self._stopping.is_set():
             log.error("the proxy %s: starting it again; its log: %s", exit, self.log_files["stderr"])
             record("proxy_exited", reason=str(exit))
 
-    async def stop(self) -> None:
-        """Let it finish what it can within its stop timeout, then end it."""
-        self._stopping = True
+    async def stop(self, hurried: trio.Event) -> None:
+        """Let it finish what it can within its stop timeout, or until `hurried`, then end it."""
+        self._stopping.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_child, hurried)
+            await self._stopped.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _end_child(self, hurried: trio.Event) -> None:
         if self._child is not None:
             self._child.stop()
-        await self._stopped.wait()
+        await hurried.wait()
+        if self._child is not None:
+            self._child.kill()
 
     @property
     def log_files(self) -> dict[str, Path]:

@@ -8,6 +8,7 @@ has ended the processes it names, which the boot id tells.
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -55,7 +56,8 @@ class StateFile:
         except (OSError, msgspec.DecodeError) as error:
             aside = self.path.with_suffix(".unreadable")
             log.error("the state file %s cannot be read (%s): put aside as %s", self.path, error, aside.name)
-            self.path.replace(aside)
+            with suppress(OSError):
+                self.path.replace(aside)
             self.state = State()
         return self.state
 

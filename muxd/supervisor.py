@@ -70,7 +70,9 @@ class Supervisor:
         """`mailbox`: the receiving end of `around.tell`."""
         self.config: Config = around.config
         self.journal = Journal()
-        self.finished = trio.Event()  # after a shutdown: no worker is left
+        self.stopping = trio.Event()  # a shutdown was asked for
+        self.hurried = trio.Event()  # and asked for again
+        self.finished = trio.Event()  # no worker is left
         self._around = around
         self._mailbox = mailbox
         self._proxy = proxy
@@ -81,7 +83,6 @@ class Supervisor:
         self._leases = Streams(lease_line)
         self._switches = Streams(switch_line)
         self._last_number = 0
-        self._stopping = False
         self._timer: float | None = None
         self._timer_changed = trio.Event()
 
@@ -249,8 +250,10 @@ class Supervisor:
     def shutdown(self, *, hurry: bool = False) -> None:
         """Let requests in flight finish for a bounded time, then stop everything; in a hurry: at once."""
         now = trio.current_time()
-        if not self._stopping or hurry:
-            self._stopping = True
+        if hurry:
+            self.hurried.set()
+        if not self.stopping.is_set() or hurry:
+            self.stopping.set()
             self.journal.record("shutdown", hurry=hurry)
             self.tell(ShutdownAsked(now, now if hurry else now + self.config.daemon.shutdown_timeout))
 

@@ -1,11 +1,9 @@
 """The control socket itself: one per muxd, and one muxd per socket.
 
 `<socket>.lock` is held with flock for as long as muxd lives; whoever holds it may replace
-a socket that a dead muxd left.  The lock file is never removed: removing it would let two
-processes lock two files of one name.
+a socket that a dead muxd left.
 """
 
-import fcntl
 import grp
 import os
 import socket
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import trio
 
-from muxd.errors import AlreadyRunning, ConfigError
+from muxd.errors import ConfigError
+from muxd.locks import already_running, hold
 
 _LONGEST_PATH = 107  # sun_path, less its final NUL
 _BACKLOG = 1024
@@ -61,30 +60,11 @@ def group_id(name: str) -> int:
 
 
 def _lock(path: Path) -> int:
-    """The lock's file descriptor, with our pid in the file for the next to read."""
     where = path.with_name(f"{path.name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        return hold(where, f"at {path}")
     except OSError as error:
         raise ConfigError([f"muxd.socket: cannot open {where}: {error.strerror}"]) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise _already_running(path, holder) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
-
-
-def _already_running(path: Path, holder: str) -> AlreadyRunning:
-    who = f"pid {holder}" if holder else "another process"
-    return AlreadyRunning(
-        f"muxd is already running at {path} ({who}): stop it first, or choose another socket",
-        pid=int(holder) if holder.isdigit() else None,
-    )
 
 
 def _clear(path: Path) -> None:
@@ -96,7 +76,7 @@ def _clear(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise ConfigError([f"muxd.socket: {path} exists and is not a socket: remove it, or choose another path"])
     if _answers(path):  # someone removed the lock file under a living muxd
-        raise _already_running(path, "")
+        raise already_running(f"at {path}", "")
     path.unlink()
 
 

@@ -112,6 +112,15 @@ class WorkerHung:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """No process of it is left, but its GPU memory is not free yet; WorkerExited follows."""
+
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExited:
     """No process of it is left and its GPU memory is free; also the end of a start that came to nothing."""
 
@@ -157,6 +166,7 @@ Event = (
     | SleepFailed
     | WakeFailed
     | WorkerHung
+    | WorkerDied
     | WorkerExited
     | WorkerWedged
     | ShutdownAsked

@@ -66,7 +66,7 @@ class Host:
     def send_off(self, worker: Worker) -> Iterator[Command]:
         """Put a drained worker to sleep, or end it where its level is 3."""
         assert not worker.granted, f"{worker.name} still has leases {sorted(worker.granted)}"
-        if worker.spec.sleep_level == 3:
+        if worker.sleep_level == 3:
             yield from self.stop(worker, worker.reason, kill=False)
         else:
             yield self.move(worker, State.FALLING_ASLEEP, worker.reason)

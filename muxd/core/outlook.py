@@ -37,7 +37,7 @@ def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Out
         phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), worker.state)
         eta = _sum(*(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
         return Outlook(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
-    if worker.state is State.BACKOFF:
+    if worker.state is State.BACKOFF and not host.blockers(worker):
         retry_in = max(0.0, worker.retry_at - now)
         return Outlook(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
     wished = switching.wish is not None and switching.wish.worker == worker.name

@@ -39,18 +39,14 @@ def bound(candidate: Candidate, others: Iterable[Candidate], wait_target: float)
     return wait_target + sum(o.turn + o.cost for o in others) + candidate.cost
 
 
-def gives_way_at(
-    candidate: Candidate,
-    others: Iterable[Candidate],
-    *,
-    now: float,
-    active_since: float,
-    drain: float,
-    wait_target: float,
-) -> float:
-    """When a busy active model must begin to drain for `candidate`, on the clock of `now`.
+def due_at(candidate: Candidate, others: Iterable[Candidate], *, now: float, drain: float, wait_target: float) -> float:
+    """When the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
 
-    `drain`: how long draining the active one is expected to take.
+    On the clock of `now`; `drain`: how long draining the active model is expected to take.
     """
-    slack = bound(candidate, others, wait_target) - (candidate.oldest + candidate.cost + drain)
-    return max(now + slack, active_since + candidate.cost)
+    return now + bound(candidate, others, wait_target) - (candidate.oldest + candidate.cost + drain)
+
+
+def turn_ends_at(candidate: Candidate, active_since: float) -> float:
+    """Until then a busy active model keeps its turn, which is as long as the switch away from it costs."""
+    return active_since + candidate.cost

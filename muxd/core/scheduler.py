@@ -22,6 +22,7 @@ from .events import (
     TimerFired,
     WakeFailed,
     WorkerAsleep,
+    WorkerDied,
     WorkerExited,
     WorkerHung,
     WorkerReady,
@@ -32,7 +33,16 @@ from .states import State
 from .switching import AT_REST, END_GRACE, Switching, Wish
 from .worker import Worker, WorkerSpec
 
-WorkerEvent = WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerExited | WorkerWedged
+WorkerEvent = (
+    WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerWedged
+)
+
+
+#: States of a worker that is to serve: when it dies, it is started again.
+SERVING = frozenset({State.STARTING, State.WAKING, State.READY})
+
+#: States of a worker that has processes and of which nobody has asked to end them.
+LIVING = SERVING | {State.DRAINING, State.FALLING_ASLEEP}
 
 
 class Scheduler:
@@ -41,6 +51,7 @@ class Scheduler:
         self.switching = Switching(self.host, wait_target)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
+        self._hurried = False
         self._finished = False
 
     def handle(self, event: Event) -> list[Command]:
@@ -97,17 +108,24 @@ class Scheduler:
         match event:
             case WorkerReady(_, _, url) if worker.state in (State.STARTING, State.WAKING):
                 worker.became_ready(self.host.now, url)
+                if worker.state is State.WAKING:
+                    worker.bad_levels = 0
                 yield self.host.move(worker, State.READY)
             case WorkerAsleep() if worker.state is State.FALLING_ASLEEP:
                 self.host.ledger.give_back(worker.name)
                 yield self.host.move(worker, State.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is State.FALLING_ASLEEP:
+                worker.bad_levels += 1
                 yield from self.host.stop(worker, f"its sleep failed: {reason}", kill=True)
             case WakeFailed(_, _, reason) if worker.state is State.WAKING:
                 worker.blame = f"its wake failed: {reason}"
+                worker.bad_levels += 1
+                worker.wake_failed = True
                 yield from self.host.stop(worker, worker.blame, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (State.READY, State.DRAINING, State.ASLEEP):
                 yield from self._hung(worker, f"stopped answering: {reason}")
+            case WorkerDied(_, _, reason) if worker.state in LIVING:
+                yield from self._died(worker, reason)
             case WorkerExited(_, _, failure, reason):
                 yield from self._exited(worker, failure, reason)
             case WorkerWedged(_, _, reason) if worker.state not in AT_REST - {State.ASLEEP} | {State.STUCK}:
@@ -121,6 +139,13 @@ class Scheduler:
         yield self.host.move(worker, State.UNRESPONSIVE, reason)
         yield StopWorker(worker.name, kill=True)
 
+    def _died(self, worker: Worker, reason: str) -> Iterator[Command]:
+        """As an exit, but it holds its GPUs until its memory is back."""
+        if worker.state in SERVING:
+            worker.blame = reason
+        yield from self._take_leases(worker, "worker_exited", reason)
+        yield self.host.move(worker, State.STOPPING, reason)
+
     def _exited(self, worker: Worker, failure: Failure, reason: str) -> Iterator[Command]:
         self.host.ledger.give_back(worker.name)
         was, blame, worker.blame = worker.state, worker.blame, None
@@ -133,8 +158,14 @@ class Scheduler:
             worker.ready_since = None
             yield self.host.move(worker, State.STOPPED, worker.reason)
             return
+        if was is State.STOPPING and worker.wake_failed:
+            # Its processes were killed for a sleep level that does not work; a cold start is another matter.
+            worker.wake_failed = False
+            worker.retry_at = self.host.now
+            yield self.host.move(worker, State.BACKOFF, reason)
+            return
         lead = worker.fail(self.host.now, failure)
-        serving = was in (State.STARTING, State.WAKING, State.READY) or blame is not None
+        serving = was in SERVING or blame is not None
         yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)
 
     def _take_leases(self, worker: Worker, reason: str, message: str) -> Iterator[Command]:
@@ -179,6 +210,7 @@ class Scheduler:
 
     def _shutdown_asked(self, deadline: float) -> Iterator[Command]:
         first = self._shutdown_deadline is None
+        self._hurried = not first
         self._shutdown_deadline = deadline if first else min(deadline, self._shutdown_deadline or deadline)
         self.switching.stop_deciding()
         for worker in self.host.workers.values():
@@ -200,7 +232,7 @@ class Scheduler:
                 if worker.granted and self.host.now >= worker.drain_deadline + END_GRACE:
                     yield from self.host.end_all(worker)
                 if not worker.granted:
-                    yield from self.host.stop(worker, "muxd is shutting down", kill=False)
+                    yield from self.host.stop(worker, "muxd is shutting down", kill=self._hurried)
         if not self._finished and all(w.state in (State.STOPPED, State.STUCK) for w in self.host.workers.values()):
             self._finished = True
             yield FinishShutdown()

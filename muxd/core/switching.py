@@ -55,6 +55,7 @@ class Switching:
         self.wish: Wish | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.next_decision = inf  # when a busy worker will have had its turn
+        self._kept_for: frozenset[int] = frozenset()  # GPUs that nobody may take before one who is due
 
     def switch_to(self, worker: Worker) -> Switch | None:
         return next((s for s in self.running if s.target == worker.name), None)
@@ -66,6 +67,7 @@ class Switching:
             yield from self._forward(switch)
         yield from self._resume_spared()
         self.next_decision = inf
+        self._kept_for = frozenset()
         for worker, urgent in self._in_order():
             yield from self._consider(worker, urgent=urgent)
         yield from self._rest_unwanted()
@@ -78,8 +80,8 @@ class Switching:
 
     def skip_preloaded(self) -> None:
         """Take from the list what has been loaded once, or cannot be."""
-        while self.preload and self.host.workers[self.preload[0]].state in (State.READY, State.FAILED, State.STUCK):
-            self.preload.pop(0)
+        over = (State.READY, State.FAILED, State.STUCK)
+        self.preload = [name for name in self.preload if self.host.workers[name].state not in over]
 
     # Running switches
 
@@ -136,22 +138,31 @@ class Switching:
         """Who wants a GPU, best first: the operator's wish (urgent), demand, crashed workers, preloads."""
         if self.wish is not None:
             yield self.host.workers[self.wish.worker], True
-        for candidate in policy.ranked(self.candidates(), self.wait_target):
+        for candidate in self._ranked(self.candidates()):
             yield self.host.workers[candidate.worker], False
         for worker in self.host.workers.values():
             if worker.state is State.BACKOFF and not worker.wanted and not self.host.blockers(worker):
                 yield worker, False
-        if self.preload:
-            yield self.host.workers[self.preload[0]], False
+        for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
+            earlier = (self.host.ledger.needs(n) for n in self.preload[:place])
+            if not self.host.ledger.needs(name) & frozenset().union(*earlier):
+                yield self.host.workers[name], False
 
     def candidates(self) -> list[Candidate]:
         """Every model with requests waiting that is not on the GPU, or on its way off it."""
         return [self._candidate(w) for w in self.host.workers.values() if w.wanted and w.state in AT_REST | LEAVING]
 
     def position(self, worker: Worker) -> int:
-        """Its place among the models that wait; 1 is next."""
-        names = [c.worker for c in policy.ranked(self.candidates(), self.wait_target)]
+        """Its place among the models that wait for its GPUs; 1 is next."""
+        names = [c.worker for c in self._ranked(self._rivals(worker))]
         return names.index(worker.name) + 1 if worker.name in names else len(names) + 1
+
+    def _ranked(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Those whose time has come, the longest due first; then the others by what serving them is worth."""
+        due = {c.worker: self._due_at(self.host.workers[c.worker]) for c in candidates}
+        now = self.host.now + AT_ONCE
+        first = sorted((c for c in candidates if due[c.worker] <= now), key=lambda c: (due[c.worker], c.worker))
+        return first + policy.ranked((c for c in candidates if due[c.worker] > now), self.wait_target)
 
     def _candidate(self, worker: Worker) -> Candidate:
         leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
@@ -162,7 +173,7 @@ class Switching:
 
     def _consider(self, worker: Worker, *, urgent: bool) -> Iterator[Command]:
         """Begin the switch to this worker, if it may come now; else note when to decide again."""
-        if worker.state not in AT_REST or self._is_claimed(worker) or not (urgent or self._may_pass_wish(worker)):
+        if worker.state not in AT_REST or self._is_claimed(worker) or not (urgent or self._may_pass(worker)):
             return
         if worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
             self.next_decision = min(self.next_decision, worker.retry_at)
@@ -173,33 +184,54 @@ class Switching:
         at = max((self.gives_way_at(b, worker) for b in blockers if not urgent), default=self.host.now)
         if at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
+            if all(self._is_due(b, worker) for b in blockers):
+                # Only the turn of the active one keeps it back.  Others, who would come sooner as they
+                # cost less, must not begin turn after turn in front of it.
+                self._kept_for |= self.host.ledger.needs(worker.name)
             return
         yield from self._begin(worker, blockers)
 
-    def _may_pass_wish(self, worker: Worker) -> bool:
-        """While an operator's wish is open, nobody else touches the GPUs that it needs."""
+    def _may_pass(self, worker: Worker) -> bool:
+        """Nobody touches the GPUs that an operator's open wish needs, or that are kept for one who waited long."""
         needs = self.host.ledger.needs
-        return self.wish is None or not needs(worker.name) & needs(self.wish.worker)
+        wished = needs(self.wish.worker) if self.wish is not None else frozenset()
+        return not needs(worker.name) & (wished | self._kept_for)
 
     def _is_claimed(self, worker: Worker) -> bool:
         return any(self.host.ledger.needs(worker.name) & self._claimed(s) for s in self.running)
 
     def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
         """When `blocker` gives way to `worker`: at once where it is idle or leaves already; inf for no reason."""
-        if blocker.state in LEAVING or (blocker.state is State.READY and blocker.idle):
+        if self._has_no_use(blocker):
             return self.host.now
         if not worker.wanted or blocker.state is not State.READY:
             return inf
-        candidates = {c.worker: c for c in self.candidates()}
-        own = candidates.pop(worker.name)
-        return policy.gives_way_at(
-            own,
-            candidates.values(),
+        return max(self._due_at(worker), policy.turn_ends_at(self._candidate(worker), blocker.since))
+
+    def _has_no_use(self, blocker: Worker) -> bool:
+        return blocker.state in LEAVING or (blocker.state is State.READY and blocker.idle)
+
+    def _is_due(self, blocker: Worker, worker: Worker) -> bool:
+        if self._has_no_use(blocker):
+            return True
+        due = worker.wanted and blocker.state is State.READY
+        return due and self._due_at(worker) <= self.host.now + AT_ONCE
+
+    def _due_at(self, worker: Worker) -> float:
+        """When whatever is on its GPUs must begin to drain, for its wait to stay within its bound."""
+        drains = [b.costs[State.DRAINING].seconds for b in self.host.blockers(worker) if b.state is State.READY]
+        return policy.due_at(
+            self._candidate(worker),
+            [c for c in self._rivals(worker) if c.worker != worker.name],
             now=self.host.now,
-            active_since=blocker.since,
-            drain=blocker.costs[State.DRAINING].seconds,
+            drain=max(drains, default=0.0),
             wait_target=self.wait_target,
         )
+
+    def _rivals(self, worker: Worker) -> list[Candidate]:
+        """Those who wait for a GPU that this one needs, itself included."""
+        needs = self.host.ledger.needs
+        return [c for c in self.candidates() if needs(c.worker) & needs(worker.name)]
 
     def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:
         switch = Switch(worker.name, frozenset(b.name for b in blockers), self.host.now)

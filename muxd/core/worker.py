@@ -15,6 +15,10 @@ NEWEST = 0.3
 BACKOFF_CAP = 60.0
 
 
+#: After so many sleeps or wakes in a row that failed, a worker sleeps at level 3: that always works.
+BAD_LEVELS = 2
+
+
 class IllegalMove(AssertionError):
     """The core asked for a move that MOVES does not list: a bug in muxd."""
 
@@ -102,7 +106,9 @@ class Worker:
     restarts: int = 0
     retry_at: float = 0.0  # in backoff and failed: when the next start may be
     trial: bool = False  # started once more from "failed"
-    blame: str | None = None  # being killed for this failure
+    blame: str | None = None  # being ended for this failure
+    wake_failed: bool = False  # and the failure is that of a wake
+    bad_levels: int = 0  # sleeps and wakes in a row that failed
     ended: str = ""  # how its process last came to its end
     ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
@@ -138,6 +144,11 @@ class Worker:
         return any(lease.waiting for lease in self.waiting.values())
 
     @property
+    def sleep_level(self) -> int:
+        """The level it really sleeps at."""
+        return 3 if self.bad_levels >= BAD_LEVELS else self.spec.sleep_level
+
+    @property
     def return_cost(self) -> Cost:
         """What it takes to get it ready from where it is: a wake or a start."""
         return self.costs[State.WAKING if self.state is State.ASLEEP else State.STARTING]
@@ -145,7 +156,7 @@ class Worker:
     @property
     def leave_cost(self) -> Cost:
         """What it takes to get it off the GPU once it is drained."""
-        return self.costs[State.STOPPING if self.spec.sleep_level == 3 else State.FALLING_ASLEEP]
+        return self.costs[State.STOPPING if self.sleep_level == 3 else State.FALLING_ASLEEP]
 
     def oldest_wait(self, now: float) -> float:
         return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)

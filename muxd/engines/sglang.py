@@ -35,12 +35,12 @@ ENVIRONMENT = {
 
 SHM = Path("/dev/shm")
 SHM_FILES = ("sglang_loads_*", "sem.mp-*")
-_IN_SHM = re.compile(r" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
+_IN_SHM = re.compile(rb" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
 
 
 class SGLang:
     def __init__(self) -> None:
-        self._last_step: tuple[float, float] | None = None  # newest timestamp in /v1/loads, and when it was new
+        self._last_step: tuple[float, float] | None = None  # the oldest rank's stamp in /v1/loads, and when it was new
 
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
         config = plan.workdir / "server.yaml"  # SGLang insists on the ending
@@ -83,10 +83,16 @@ class SGLang:
     async def _until_idle(self, link: Link) -> None:
         """Releasing a busy server kills it, and a closed client connection does not prove it idle."""
         with trio.move_on_after(IDLE_TIMEOUT):
-            while not is_idle(await link.ask("/v1/loads")):
+            while not await self._is_idle(link):
                 await trio.sleep(IDLE_POLL)
             return
-        raise EngineCallFailed(f"requests still run {IDLE_TIMEOUT:.0f} s after the pause")
+        raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
+
+    async def _is_idle(self, link: Link) -> bool:
+        try:
+            return is_idle(await link.ask("/v1/loads"))
+        except EngineCallFailed:
+            return False
 
     async def wake(self, link: Link, model: Model) -> None:
         await link.call("resume", "/resume_memory_occupation", TAGS)
@@ -106,7 +112,7 @@ class SGLang:
             if process.name.isdigit():
                 with suppress(OSError):  # it ended, or is another user's
                     if os.getsid(int(process.name)) == pid:
-                        mapped |= {int(inode) for inode in _IN_SHM.findall((process / "maps").read_text())}
+                        mapped |= {int(inode) for inode in _IN_SHM.findall((process / "maps").read_bytes())}
         return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
 
 
@@ -140,10 +146,10 @@ def is_idle(answer: Any) -> bool:
 
 
 def last_step(answer: Any) -> float | None:
-    """When a scheduler last stamped its load figures, by the answer of /v1/loads; None where it does not say."""
-    loads = answer.get("loads", []) if isinstance(answer, dict) else []
-    stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)]
-    return max((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
+    """When the scheduler that is most behind last stamped its load figures; None where /v1/loads does not say."""
+    loads = answer.get("loads") if isinstance(answer, dict) else None
+    stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)] if isinstance(loads, list) else []
+    return min((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
 
 
 def _inode(path: Path) -> int | None:

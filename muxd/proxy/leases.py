@@ -239,7 +239,7 @@ class Lease:
             log.info("lease on %s revoked: %s, %d in flight", self.name, message["reason"], len(grant.in_flight))
             self._draining = grant
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-            nursery.start_soon(self._drain, grant, _revoked(self.name, message), nursery)
+            nursery.start_soon(self._drain, grant, self._drain_scope, _revoked(self.name, message), nursery)
 
     def _restore(self) -> None:
         """The switch was called off: the lease is as good as it was."""
@@ -249,13 +249,13 @@ class Lease:
             self._drain_scope.cancel()
             self._let_in(grant)
 
-    async def _drain(self, grant: Grant, refusal: Refusal, nursery: trio.Nursery) -> None:
-        with self._drain_scope:
+    async def _drain(self, grant: Grant, scope: trio.CancelScope, refusal: Refusal, nursery: trio.Nursery) -> None:
+        with scope:
             if grant.in_flight:
                 grant.drained = trio.Event()
                 await grant.drained.wait()
-        if self.grant is grant:  # restored
-            return
+        if self._draining is not grant or self._drain_scope is not scope:
+            return  # restored, and perhaps revoked anew
         grant.pool.close()
         grant.cut(refusal)
         nursery.cancel_scope.cancel()

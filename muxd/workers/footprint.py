@@ -1,26 +1,31 @@
 """What one worker takes on its GPUs, as measured, and the waits until memory is really free.
 
 An engine may answer a release, and a process may be gone, before the memory is back; a
-load or a wake into memory that is not free ends the engine.  Where nothing can be read
-nothing is waited for.
+load or a wake into memory that is not free ends the engine.  Every GPU is looked at by
+itself.  A reading that fails is made again; where there is nothing to read, nothing is
+waited for.
 """
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from muxd.config import Model
-from muxd.gpus import NOISE, GpuMemory, Gpus
+from muxd.gpus import NOISE, Gpus
 
 GiB = 1 << 30
 
-#: Between two readings while memory is waited for.
+#: Between two readings while memory is waited for, in seconds.
 POLL = 0.05
 
 #: Two equal readings so far apart: what is going to come back quickly is back.
 SETTLED = 0.01
 
+Taken = dict[int, int]  # GPU -> bytes that somebody has there
+
 
 class Footprint:
-    """Of one model's worker; all sizes are bytes over all its GPUs together.
+    """Of one model's worker.
 
     Methods that wait give None when all is well, and what is wrong when the model's
     gpu_release_timeout is over.
@@ -30,88 +35,121 @@ class Footprint:
         self._gpus = gpus
         self._indices = model.gpus
         self._patience = model.gpu_release_timeout
-        self._load = model.memory.total if model.memory is not None else 0  # declared, else as last measured
-        self._declared = model.memory is not None
-        self._before = 0  # taken, by whomever, before it was loaded
-        self._ready = 0  # and when it was ready
-        self._awake = 0  # and before its sleep
-        self._given_up = 0  # by its sleep
+        declared = model.memory.total if model.memory is not None else 0
+        self._share = declared // max(1, len(model.gpus))  # of each GPU; 0: not declared
+        self._before: Taken | None = None  # before it last came to the GPU, by a load or a wake
+        self._awake: Taken | None = None  # when it was ready after that
+        self._given_up: Taken = {}  # by its last sleep
 
-    @property
-    def _held(self) -> int:
-        """What its load was seen to take."""
-        return max(0, self._ready - self._before)
+    # It comes
 
     async def until_room_to_load(self) -> str | None:
-        missing = await self._until_free(self._load)
-        self._before = self._taken(self._gpus.latest)
+        """As much as is declared is free; where nothing is, nobody else is just giving memory up."""
+        self._before = self._awake = None
+        self._given_up = {}
+        missing = await self._until_free(dict.fromkeys(self._indices, self._share))
+        self._before = await self._settled()
         return missing
 
-    async def loaded(self) -> None:
-        self._ready = self._taken(await self._gpus.read())
-        if not self._declared:
-            self._load = self._held
+    async def until_room_to_wake(self) -> str | None:
+        """All that its sleep gave up is free again."""
+        missing = await self._until_free(self._given_up)
+        self._before, self._awake = await self._read(), None
+        return missing
 
-    async def about_to_sleep(self) -> None:
-        self._awake = self._taken(await self._gpus.read())
+    async def came(self) -> None:
+        """It is ready, after a load or a wake."""
+        self._awake = await self._read()
+
+    # It goes
 
     async def until_released(self) -> str | None:
-        """After its sleep: most of what its load took is free (a part stays with the process), and no more comes."""
-        over = await self._until_half_is_back(self._awake)
-        if over is None:
-            self._given_up = max(0, self._awake - await self._settled())
+        """After its sleep: most of what it took is free (a part stays with the process), and no more comes."""
+        awake = self._awake
+        over = await self._until_given_back()
+        now = await self._settled()
+        if over is None and awake is not None and now is not None:
+            self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
         return over
 
-    async def until_room_to_wake(self) -> str | None:
-        return await self._until_free(self._given_up)
+    async def until_gone(self, patience: float | None = None) -> str | None:
+        """After the end of its processes; not for one that sleeps, whose place others have taken."""
+        return await self._until_given_back(patience)
 
-    async def until_gone(self) -> str | None:
-        """After the end of its processes, from awake."""
-        return await self._until_half_is_back(self._ready)
+    # What is free, what is back
 
-    def forget(self) -> None:
-        """A new life begins: nothing of the last one is there."""
-        self._before = self._ready = self._awake = self._given_up = 0
+    async def _until_free(self, need: Taken) -> str | None:
+        short: list[str] = []
+        if not self._gpus.measured or not any(need.values()):
+            return None
+
+        async def enough() -> bool:
+            reading = await self._gpus.read()
+            short[:] = [
+                f"GPU {gpu} has {reading[gpu].free / GiB:.1f} GiB free of {size / GiB:.1f} GiB needed"
+                if gpu in reading
+                else f"the memory of GPU {gpu} cannot be read"
+                for gpu, size in need.items()
+                if gpu not in reading or reading[gpu].free + NOISE < size
+            ]
+            return not short
+
+        if await self._within(self._patience, enough):
+            return None
+        return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory"
+
+    async def _until_given_back(self, patience: float | None = None) -> str | None:
+        """At least half of what it was seen to take is free again on each GPU."""
+        before, awake = self._before, self._awake
+        if before is None:
+            return None
+        patience = self._patience if patience is None else patience
+        over: list[str] = []
+
+        async def is_back() -> bool:
+            now = await self._read()
+            if now is None:
+                over[:] = ["an unknown amount, as it cannot be read,"]
+                return False
+            limits = {gpu: self._limit(before[gpu], awake[gpu] if awake is not None else None) for gpu in before}
+            over[:] = [
+                f"{now[gpu] - limit >> 20} MiB on GPU {gpu}" for gpu, limit in limits.items() if now[gpu] > limit
+            ]
+            return not over
+
+        if await self._within(patience, is_back):
+            return None
+        return f"{', '.join(over)} of its memory did not come back in {patience:g} s"
+
+    def _limit(self, before: int, awake: int | None) -> int:
+        held = max(0, awake - before) if awake is not None else self._share
+        return before + max(NOISE, held // 2)
+
+    async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
+        """Look until it holds; always once."""
+        with trio.move_on_after(patience):
+            while not await condition():
+                await trio.sleep(POLL)
+            return True
+        return await condition()
 
     # Readings
 
-    def _taken(self, reading: dict[int, GpuMemory]) -> int:
-        return sum(reading[i].used for i in self._indices if i in reading)
-
-    async def _until_half_is_back(self, taken: int) -> str | None:
-        if self._held < NOISE:
+    async def _read(self) -> Taken | None:
+        """None where not every one of its GPUs can be read."""
+        reading = await self._gpus.read()
+        if not all(gpu in reading for gpu in self._indices):
             return None
-        limit = taken - self._held // 2
-        with trio.move_on_after(self._patience):
-            while self._taken(await self._gpus.read()) > limit:
-                await trio.sleep(POLL)
-            return None
-        over = self._taken(await self._gpus.read()) - limit
-        return f"{over >> 20} MiB of its GPU memory did not come back in {self._patience:g} s"
+        return {gpu: reading[gpu].used for gpu in self._indices}
 
-    async def _settled(self) -> int:
-        """What is taken once two readings in a row agree."""
-        last = self._taken(self._gpus.latest)
+    async def _settled(self) -> Taken | None:
+        """Once two readings in a row agree."""
+        last = await self._read()
         with trio.move_on_after(self._patience):
-            while True:
+            while last is not None:
                 await trio.sleep(SETTLED)
-                now = self._taken(await self._gpus.read())
-                if abs(now - last) < NOISE:
+                now = await self._read()
+                if now is None or all(abs(now[gpu] - last[gpu]) < NOISE for gpu in now):
                     return now
                 last = now
         return last
-
-    async def _until_free(self, need: int) -> str | None:
-        """An equal share of `need` is free on each GPU."""
-        share = need // max(1, len(self._indices))
-        short: list[GpuMemory] = []
-        with trio.move_on_after(self._patience):
-            while short := self._short_of(share, await self._gpus.read()):
-                await trio.sleep(POLL)
-        if not short:
-            return None
-        lacking = [f"GPU {g.index} has {g.free / GiB:.1f} GiB free of {share / GiB:.1f} GiB needed" for g in short]
-        return f"{', '.join(lacking)} after {self._patience:g} s: end what else holds the memory"
-
-    def _short_of(self, share: int, reading: dict[int, GpuMemory]) -> list[GpuMemory]:
-        return [g for i, g in reading.items() if i in self._indices and g.free + NOISE < share]

@@ -20,6 +20,7 @@ from muxd.core.events import (
     SleepFailed,
     WakeFailed,
     WorkerAsleep,
+    WorkerDied,
     WorkerExited,
     WorkerHung,
     WorkerReady,
@@ -111,6 +112,8 @@ class Life:
             reservation = held.enter_context(closing(Reservation(self._model.port)))
         except PortTaken as error:
             raise _CannotStart(Failure.REFUSED, error.message) from None
+        except OSError as error:
+            raise _CannotStart(Failure.EXITED, f"no port can be reserved: {error}") from None
         await self._await_memory()
         try:
             return launch(self._model, self._engine, self._around, reservation.port)
@@ -122,7 +125,6 @@ class Life:
 
     async def _await_memory(self) -> None:
         """Until there is room on its GPUs; raises _CannotStart."""
-        self._footprint.forget()
         missing: str | None = None
         with self._before_launch:
             missing = await self._footprint.until_room_to_load()
@@ -146,9 +148,8 @@ class Life:
             self._timed_out = True
             self.stop(kill=True)
             return
-        await self._footprint.loaded()
         self._note_leftovers(server)
-        self._tell_ready(server)
+        await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
             while self._orders and not self._stopping.is_set():
@@ -174,9 +175,8 @@ class Life:
             server.record.leftovers = found
             self._around.state.save()
 
-    def _tell_ready(self, server: Launched) -> None:
-        server.record.asleep = False
-        self._around.state.save()
+    async def _tell_ready(self, server: Launched) -> None:
+        await self._footprint.came()
         self._around.tell(WorkerReady(trio.current_time(), self._model.name, server.url))
 
     async def _probe_until_ordered(self, server: Launched) -> None:
@@ -197,12 +197,10 @@ class Life:
 
     async def _sleep(self, server: Launched) -> None:
         try:
-            await self._footprint.about_to_sleep()
             await self._engine.sleep(server.link, self._model)
-            server.record.asleep = True
-            self._around.state.save()
             if over := await self._footprint.until_released():
                 raise EngineCallFailed(over)
+            self._note_asleep(server, asleep=True)
         except EngineCallFailed as error:
             self._around.tell(SleepFailed(trio.current_time(), self._model.name, error.message))
         else:
@@ -212,13 +210,18 @@ class Life:
         try:
             if missing := await self._footprint.until_room_to_wake():
                 raise EngineCallFailed(missing)
+            self._note_asleep(server, asleep=False)
             await self._engine.wake(server.link, self._model)
             await self._until_serving(server)
-            await self._around.gpus.read()  # for status
         except EngineCallFailed as error:
             self._around.tell(WakeFailed(trio.current_time(), self._model.name, error.message))
         else:
-            self._tell_ready(server)
+            await self._tell_ready(server)
+
+    def _note_asleep(self, server: Launched, *, asleep: bool) -> None:
+        """Its GPU memory is seen to be free; or is about to be taken again."""
+        server.record.asleep = asleep
+        self._around.state.save()
 
     async def _until_serving(self, server: Launched) -> None:
         with trio.move_on_after(self._model.call_timeout):
@@ -238,9 +241,8 @@ class Life:
 
     async def _after(self, server: Launched, exit: Exit) -> End:
         """Its processes are gone: wait for their memory, and remove what they left."""
-        while not server.record.asleep and (over := await self._footprint.until_gone()):
-            reason = f"its processes are gone, but {over}"
-            self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
+        if not server.record.asleep:
+            await self._until_memory_is_back(str(exit))
         del self._around.state.state.workers[self._model.name]
         remove_traces(server.record)
         self._around.state.save()
@@ -248,6 +250,14 @@ class Life:
             reason = f"did not become ready in {self._model.start_timeout:g} s"
             return self._end(Failure.TIMED_OUT, reason, exit.dropped_bytes)
         return self._end(Failure.REFUSED if exit.refused else Failure.EXITED, str(exit), exit.dropped_bytes)
+
+    async def _until_memory_is_back(self, how: str) -> None:
+        """Nobody may come to the GPU before; but that it is dead is told at once."""
+        if await self._footprint.until_gone(patience=0.0):
+            self._around.tell(WorkerDied(trio.current_time(), self._model.name, how))
+        while over := await self._footprint.until_gone():
+            reason = f"its processes are gone, but {over}"
+            self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
 
     def _end(self, failure: Failure, reason: str, dropped_log_bytes: int = 0) -> End:
         last_words: list[str] = []

@@ -38,6 +38,7 @@ from muxd.core.events import (
     Waiting,
     WakeFailed,
     WorkerAsleep,
+    WorkerDied,
     WorkerExited,
     WorkerHung,
     WorkerReady,
@@ -165,6 +166,9 @@ class World:
         if self.alive and self.rng.random() < 0.3:
             worker = self.rng.choice(sorted(self.alive))
             if self.rng.random() < 0.5:
+                if self.rng.random() < 0.5:  # its memory takes a while to come back
+                    self.tell(WorkerDied(self.now, worker, "exited with status 1"))
+                    self.pass_time(self.rng.choice([0.0, 3.0]))
                 self.exit(worker)
             else:
                 self.tell(WorkerHung(self.now, worker, "no answer"))

@@ -1,4 +1,4 @@
-from muxd.core.policy import Candidate, bound, gives_way_at, ranked, score
+from muxd.core.policy import Candidate, bound, due_at, ranked, score, turn_ends_at
 
 
 def candidate(name="b", weight=1.0, oldest=0.0, cost=10.0, turn=10.0):
@@ -28,10 +28,9 @@ def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_swit
 
 
 def test_alone_it_waits_no_longer_than_the_target():
-    at = gives_way_at(candidate(oldest=4, cost=10), [], now=100, active_since=0, drain=5, wait_target=30)
+    at = due_at(candidate(oldest=4, cost=10), [], now=100, drain=5, wait_target=30)
     assert (at - 100) + 4 + 5 == 30
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs():
-    at = gives_way_at(candidate(oldest=1000, cost=40), [], now=100, active_since=90, drain=5, wait_target=30)
-    assert at == 130
+    assert turn_ends_at(candidate(cost=40), active_since=90) == 130

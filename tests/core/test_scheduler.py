@@ -31,13 +31,14 @@ from muxd.core.events import (
     Waiting,
     WakeFailed,
     WorkerAsleep,
+    WorkerDied,
     WorkerExited,
     WorkerHung,
     WorkerReady,
     WorkerWedged,
 )
 from muxd.core.states import State
-from muxd.core.worker import WorkerSpec
+from muxd.core.worker import BAD_LEVELS, WorkerSpec
 
 from .playbook import Playbook
 
@@ -492,7 +493,7 @@ def test_a_second_shutdown_hurries():
         serving_a()
         >> ShutdownAsked(20, 50) << RevokeLease(1, "shutdown", "muxd is shutting down", 50)
         >> ShutdownAsked(21, 21) << RevokeLease(1, "shutdown", "muxd is shutting down", 21)
-        >> TimerFired(22) << EndLease(1) << StopWorker("a")
+        >> TimerFired(22) << EndLease(1) << StopWorker("a", kill=True)
         >> ShutdownAsked(23, 23) << StopWorker("a", kill=True)
         >> WorkerExited(24, "a") << FinishShutdown()
     )  # fmt: skip
@@ -521,3 +522,38 @@ def test_an_answer_that_comes_too_late_changes_nothing():
     book.pending.clear()
     assert book >> WorkerReady(2, "a", "http://a")
     assert book.state("a") is State.STOPPING
+
+
+def test_a_death_is_told_at_once_and_the_gpu_waits_for_its_memory():
+    book = serving_a() >> LeaseAsked(50, 2, "b") >> WorkerDied(52, "a", "killed by SIGKILL")
+    assert book << RevokeLease(1, "worker_exited", "the worker of a killed by SIGKILL", 52) << EndLease(1)
+    assert book.state("a") is State.STOPPING
+    assert book >> WorkerExited(60, "a", reason="killed by SIGKILL") << StartWorker("b")
+
+
+def test_a_wake_that_fails_does_not_use_up_the_restart_budget_and_the_level_is_given_up():
+    book = (
+        Playbook(WorkerSpec("a", restart_limit=1), "b")
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> WorkerReady(1, "a", "http://a") << GrantLease(1, "http://a", 1)
+        >> LeaseEnded(2, 1)
+    )  # fmt: skip
+    lease, now = 1, 10.0
+    for _ in range(BAD_LEVELS):
+        lease += 2
+        come = WakeWorker("b") if book.state("b") is State.ASLEEP else StartWorker("b")
+        assert (
+            book
+            >> LeaseAsked(now, lease, "b") << SleepWorker("a")
+            >> WorkerAsleep(now + 1, "a") << come
+            >> WorkerReady(now + 2, "b", "http://b") << GrantLease(lease, "http://b", book.worker("b").generation)
+            >> LeaseEnded(now + 3, lease)
+            >> LeaseAsked(now + 4, lease + 1, "a") << SleepWorker("b")
+            >> WorkerAsleep(now + 5, "b") << WakeWorker("a")
+            >> WakeFailed(now + 6, "a", "reload was refused: 400") << StopWorker("a", kill=True)
+            >> WorkerExited(now + 7, "a", reason="killed by SIGKILL") << StartWorker("a")
+            >> WorkerReady(now + 8, "a", "http://a") << GrantLease(lease + 1, "http://a", book.worker("a").generation)
+            >> LeaseEnded(now + 9, lease + 1)
+        )  # fmt: skip
+        now += 20
+    assert book >> LeaseAsked(now, 99, "b") << StopWorker("a"), "it sleeps at level 3 now"

@@ -124,6 +124,22 @@ async def test_a_restored_lease_admits_again_and_cuts_nothing(house: House) -> N
     assert not lease.over.is_set()
 
 
+async def test_a_mind_that_is_changed_twice_at_once_cuts_nothing_before_the_last_deadline(house: House) -> None:
+    house.alpha.answer = answer_when_released
+    first = await house.connect()
+    await first.send(post(chat()))
+    call = await house.alpha.calls.nth(0)
+    lease = await house.lease()
+    lease.revoke(deadline=0.3)
+    lease.say("restored")
+    lease.revoke(deadline=30.0)
+    await _active(house, None)
+    await trio.sleep(0.5)
+    call.released.set()
+    assert (await first.reply()).raw == OK
+    await lease.ended()
+
+
 async def test_a_revoked_lease_without_work_is_closed_at_once(house: House) -> None:
     await house.ask(post(chat()))
     lease = await house.lease()

@@ -13,14 +13,19 @@ class PretendGpus:
     """Two GPUs of 80 GiB; `later` says how much more is free from when on."""
 
     simulated = True
+    measured = True
 
     def __init__(self, used: float = 0.0) -> None:
         self.used = used
         self.later: list[tuple[float, float]] = []
         self.latest: dict[int, GpuMemory] = {}
+        self.fails = 0
 
     async def read(self) -> dict[int, GpuMemory]:
         await trio.lowlevel.checkpoint()
+        if self.fails:
+            self.fails -= 1
+            return {}
         freed = sum(amount for at, amount in self.later if trio.current_time() >= at)
         used = int((self.used - freed) * GiB)
         self.latest = {i: GpuMemory(i, "pretend", 80 * GiB, used) for i in (0, 1)}
@@ -32,7 +37,7 @@ async def loaded(gpus: PretendGpus, model: Model, size: float) -> Footprint:
     footprint = Footprint(gpus, model)
     assert await footprint.until_room_to_load() is None
     gpus.used += size
-    await footprint.loaded()
+    await footprint.came()
     return footprint
 
 
@@ -40,8 +45,7 @@ async def test_where_nothing_can_be_read_nothing_is_waited_for(autojump_clock):
     footprint = Footprint(NoGpus(), DECLARED)
     began = trio.current_time()
     assert await footprint.until_room_to_load() is None
-    await footprint.loaded()
-    await footprint.about_to_sleep()
+    await footprint.came()
     assert await footprint.until_released() is None
     assert await footprint.until_room_to_wake() is None
     assert await footprint.until_gone() is None
@@ -62,18 +66,17 @@ async def test_a_load_that_finds_no_room_says_what_is_missing_where(autojump_clo
     assert "GPU 1 has 20.0 GiB free" in missing
 
 
-async def test_an_undeclared_size_is_learned_from_the_first_load(autojump_clock):
-    gpus = PretendGpus()
-    footprint = await loaded(gpus, MODEL, 50)
-    footprint.forget()
-    gpus.used = 60
-    assert "of 50.0 GiB needed" in str(await footprint.until_room_to_load())
+async def test_an_undeclared_model_waits_until_nobody_is_giving_memory_up(autojump_clock):
+    gpus = PretendGpus(used=60)
+    now = trio.current_time()
+    gpus.later = [(now + step / 200, 2) for step in range(20)]
+    assert await Footprint(gpus, MODEL).until_room_to_load() is None
+    assert trio.current_time() >= now + 0.09
 
 
 async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
-    await footprint.about_to_sleep()
     gpus.later = [(trio.current_time() + 3, 48)]
     assert await footprint.until_released() is None
     assert trio.current_time() >= 3
@@ -81,7 +84,6 @@ async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
 
 async def test_memory_that_does_not_come_back_is_told(autojump_clock):
     footprint = await loaded(PretendGpus(), MODEL, 50)
-    await footprint.about_to_sleep()
     assert "did not come back in 5 s" in str(await footprint.until_released())
 
 
@@ -89,7 +91,6 @@ async def test_memory_that_does_not_come_back_is_told(autojump_clock):
 async def test_a_wake_waits_for_all_that_its_sleep_gave_up(autojump_clock, taken_meanwhile, room):
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
-    await footprint.about_to_sleep()
     gpus.used = 2
     assert await footprint.until_released() is None
     gpus.used += taken_meanwhile
@@ -102,3 +103,33 @@ async def test_the_memory_of_a_dead_process_is_waited_for(autojump_clock):
     assert "did not come back" in str(await footprint.until_gone())
     gpus.used = 10
     assert await footprint.until_gone() is None
+
+
+async def test_what_dies_while_it_loads_must_give_back_all_it_took(autojump_clock):
+    gpus = PretendGpus(used=10)
+    footprint = Footprint(gpus, MODEL)
+    assert await footprint.until_room_to_load() is None
+    gpus.used = 60
+    assert "51136 MiB on GPU 0 of its memory did not come back" in str(await footprint.until_gone())
+
+
+async def test_neighbours_that_sleep_beside_it_are_not_counted_as_its_memory(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 8)
+    gpus.used = 1
+    assert await footprint.until_released() is None
+    gpus.used += 6  # others came, and sleep with a part still held
+    assert await footprint.until_room_to_wake() is None
+    gpus.used += 7
+    await footprint.came()
+    gpus.used -= 8
+    assert await footprint.until_gone() is None
+
+
+async def test_a_reading_that_fails_is_made_again(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.used = 2
+    gpus.fails = 3
+    assert await footprint.until_released() is None
+    assert gpus.fails == 0
