@@ -47,12 +47,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads any more.  What is still buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return Exit.BROKEN_PIPE
     except OSError as error:
         print(f"muxctl: {error}", file=sys.stderr)
+        _discard_output()
         return Exit.FAILED
+
+
+def _discard_output() -> None:
+    """Nobody takes it any more.  What is still buffered must not fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:

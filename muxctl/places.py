@@ -52,6 +52,8 @@ def unreachable(path: str, error: OSError) -> Failure:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return not_running([path])
+        case ConnectionRefusedError() if not _is_socket(path):
+            return Failure(f"{path} is not a socket: name muxd's with --socket or MUXD_SOCKET", Exit.UNREACHABLE)
         case ConnectionRefusedError():
             return Failure(
                 f"stale socket {path}: muxd died; start it again and it replaces the socket", Exit.UNREACHABLE
@@ -60,6 +62,13 @@ def unreachable(path: str, error: OSError) -> Failure:
             return Failure(f"no permission for {path}: {_way_in(path)}", Exit.PERMISSION)
         case _:
             return Failure(f"cannot reach muxd at {path}: {error.strerror or error}", Exit.UNREACHABLE)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _way_in(path: str) -> str:

@@ -82,7 +82,7 @@ async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocke
             control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
             await nursery.start(control)
             if managed is not None:
-                nursery.start_soon(managed.run, supervisor.journal.record, name="proxy")
+                nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
             nursery.start_soon(_tell_systemd, notifier, supervisor)
             notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
             log.info("ready: control socket %s", config.daemon.socket)

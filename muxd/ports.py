@@ -71,7 +71,8 @@ def _holder_of(port: int) -> str:
 
 def _command(process: Path) -> str:
     try:
-        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+        return "".join(c if c.isprintable() else "?" for c in " ".join(words))
     except OSError:  # it has just ended
         return "gone meanwhile"
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 
 from .children import Child, Children, ChildSpec
 from .config import Config
+from .config.handover import write_for_proxy
 from .errors import MuxdError
 from .ports import listen_at
 from .state import StateFile
@@ -26,6 +28,12 @@ BACKOFF_CAP = 30.0
 
 #: Up for so long: the next death counts as the first.
 STABLE_AFTER = 30.0
+
+
+#: Its health is asked for this often, and so many misses in a row end it.
+PROBE_INTERVAL = 5.0
+PROBE_TIMEOUT = 5.0
+PROBE_FAILURES = 3
 
 
 class UnmanagedProxy:
@@ -46,13 +54,11 @@ class ProxyChild:
         self._children = children
         self._state = state
         self._listener = listen_at(config.proxy.host, config.proxy.port)
+        self.port = int(self._listener.getsockname()[1])
+        self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
         self._stopping = trio.Event()
         self._stopped = trio.Event()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
 
     def status(self) -> dict[str, Any]:
         running = self._child is not None
@@ -60,8 +66,25 @@ class ProxyChild:
         pid = self._child.pid if self._child is not None else None
         return {"listen": f"{self._config.proxy.host}:{self.port}", "managed": True, "state": state, "pid": pid}
 
-    async def run(self, record: Callable[..., None]) -> None:
-        """Keep one running until `stop`; `record` is told of every end that nobody asked for."""
+    async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
+        """Keep one running and answering until `stop`; `record` is told of every end that nobody asked for."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, http, name="proxy's health")
+            await self._keep_running(record)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, http: httpx.AsyncClient) -> None:
+        """Kill one that does not answer: it may be stopped, or stuck in its loop."""
+        url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}/health", 0
+        while True:
+            await trio.sleep(PROBE_INTERVAL)
+            misses = 0 if self._child is None or await _answers(http, url) else misses + 1
+            if misses == PROBE_FAILURES and self._child is not None:
+                log.error("the proxy has not answered %d times in a row: ending it", misses)
+                self._child.kill()
+                misses = 0
+
+    async def _keep_running(self, record: Callable[..., None]) -> None:
         in_a_row = 0
         while not self._stopping.is_set():
             began = trio.current_time()
@@ -74,6 +97,7 @@ class ProxyChild:
 
     async def _one_life(self, record: Callable[..., None]) -> None:
         try:
+            write_for_proxy(self._config, self._settings)
             self._child = self._children.spawn(self._spec())
         except (OSError, MuxdError) as error:
             log.error("cannot start the proxy: %s", error)
@@ -109,7 +133,7 @@ class ProxyChild:
         return {stream: log_dir / f"muxd-proxy.{stream}.log" for stream in ("stdout", "stderr")}
 
     def _spec(self) -> ChildSpec:
-        argv = [sys.executable, "-m", "muxd", "proxy", "--config", str(self._config.path)]
+        argv = [sys.executable, "-m", "muxd", "proxy", "--config", str(self._settings)]
         files = self.log_files
         return ChildSpec(
             name="muxd-proxy",
@@ -123,3 +147,16 @@ class ProxyChild:
             stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
             listen_fds=(self._listener.fileno(),),
         )
+
+
+async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await http.get(url, timeout=PROBE_TIMEOUT)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _reachable(host: str) -> str:
+    """Where a listener at `host` can be asked from here."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host

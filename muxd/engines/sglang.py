@@ -6,6 +6,7 @@ What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CP
 import os
 import re
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ TAGS = {"tags": ["kv_cache", "weights"]}
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
 IDLE_POLL = 0.05
+
+#: Load figures are stamped about every second (time.time() of the scheduler).
+FRESH = 4.0
 
 ENVIRONMENT = {
     # A dead scheduler or detokenizer ends the whole server in about 1 s instead of 5 to 70 s.
@@ -90,7 +94,8 @@ class SGLang:
 
     async def _is_idle(self, link: Link) -> bool:
         try:
-            return is_idle(await link.ask("/v1/loads"))
+            loads = await link.ask("/v1/loads")
+            return is_idle(loads) and is_fresh(loads)
         except EngineCallFailed:
             return False
 
@@ -136,8 +141,8 @@ def server_flags(model: Model, port: int) -> list[str]:
 
 def is_idle(answer: Any) -> bool:
     """Nothing runs and nothing waits on any rank, by the answer of /v1/loads."""
-    loads = answer.get("loads", []) if isinstance(answer, dict) else []
-    if not loads:
+    loads = answer.get("loads") if isinstance(answer, dict) else None
+    if not isinstance(loads, list) or not loads:
         raise EngineCallFailed("GET /v1/loads: no loads in the answer")
     try:
         return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
@@ -150,6 +155,12 @@ def last_step(answer: Any) -> float | None:
     loads = answer.get("loads") if isinstance(answer, dict) else None
     stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)] if isinstance(loads, list) else []
     return min((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
+
+
+def is_fresh(answer: Any) -> bool:
+    """A scheduler that is stopped leaves its last figures behind: old ones prove nothing."""
+    step = last_step(answer)
+    return step is None or abs(time.time() - step) < FRESH
 
 
 def _inode(path: Path) -> int | None:

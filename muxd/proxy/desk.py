@@ -50,7 +50,7 @@ class Desk:
 
     def _no_such_model(self, asked: str) -> Refusal:
         known = ", ".join(self._catalogue.served_names()) or "none"
-        return Refusal(404, "model_not_found", f"there is no model {asked!r}; there are: {known}", param="model")
+        return Refusal(404, "model_not_found", f"there is no model {asked[:100]!r}; there are: {known}", param="model")
 
     def _answer_local(self, request: Request) -> bytes:
         what, asked = routes.local(request)

@@ -21,6 +21,7 @@ def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(sta
     before = muxd.worker("alpha")
     os.kill(before[role], signal.SIGKILL)
     eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    muxd.until_state("alpha", "ready")
     assert muxd.ask("alpha") == text
     assert not set(before.values()) & set(muxd.processes())
     assert "SIGKILL" in muxd.status("alpha")["last_exit"]["reason"]
@@ -182,8 +183,23 @@ def test_a_call_under_way_is_in_the_state_file_before_it_is_answered(start):
 def test_a_managed_proxy_that_dies_is_replaced_and_no_connection_is_refused(start):
     muxd = start()
     muxd.ask("alpha")
+    with muxd.config.open("a") as file:
+        file.write("[half a")  # somebody is just editing it
     os.kill(muxd.status()["proxy"]["pid"], signal.SIGKILL)
     assert httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x")).status_code == 200
+
+
+def test_a_second_muxd_with_another_socket_does_not_touch_the_workers_of_the_first(start):
+    muxd = start()
+    muxd.ask("alpha")
+    before = muxd.worker("alpha")
+    config = muxd.config.read_text()
+    muxd.config.write_text(config.replace("muxd.sock", "other.sock").replace(str(muxd.port), "1"))
+    assert muxd._run("start").wait(20) == 1
+    assert "already running with the state in" in muxd.log
+    assert muxd.worker("alpha") == before
+    muxd.config.write_text(config)
+    assert muxd.ask("alpha")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -119,6 +119,7 @@ def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, r
     os.kill(before[role], signal.SIGKILL)
     eventually(lambda: muxd.status("tiny-a")["restarts"] == restarts + 1, "it was started again", 60)
     assert not set(before.values()) & set(muxd.processes())
+    muxd.until_state("tiny-a", "ready")
     assert muxd.ask(A, max_tokens=24) == texts[A]
 
 

@@ -1,0 +1,94 @@
+"""The order of the calls that put SGLang to sleep, seen by a server that answers as the test says."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import pytest
+import trio
+
+from muxd.config import Model
+from muxd.engines import EngineCallFailed, Link, engine_for
+from muxd.engines import sglang as sglang_module
+from muxd.http.request import Request
+from muxd.http.server import Exchange, serve_http
+
+MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
+
+
+class Server:
+    """Answers 200 to every call; `busy` is how many times its load figures show a running request."""
+
+    def __init__(self, busy: int = 0, stale: bool = False) -> None:
+        self.busy = busy
+        self.stale = stale
+        self.calls: list[tuple[str, object]] = []
+        self.keys: set[str | None] = set()
+
+    async def answer(self, request: Request, exchange: Exchange) -> None:
+        if request.path == "/v1/loads":
+            stamp = time.time() - (60 if self.stale else 0)
+            running, self.busy = (1, self.busy - 1) if self.busy else (0, 0)
+            load = {"timestamp": stamp, "num_running_reqs": running, "num_waiting_reqs": 0}
+            self.calls.append(("loads", running))
+            await exchange.send_json(200, {"loads": [load]})
+            return
+        key = request.header(b"authorization")
+        self.keys.add(key.decode() if key else None)
+        self.calls.append((request.path, json.loads(request.body)))
+        await exchange.send_json(200, None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[Link, list[str | None]]]:
+        intents: list[str | None] = []
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as http:
+            await nursery.start(partial(serve_http, self.answer, listeners))
+            yield (
+                Link(http, f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
+                intents,
+            )
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_sleep_pauses_then_waits_until_nothing_runs_then_releases():
+    server = Server(busy=2)
+    async with server.running() as (link, intents):
+        await engine_for(MODEL).sleep(link, MODEL)
+    tags = {"tags": ["kv_cache", "weights"]}
+    assert server.calls == [
+        ("/pause_generation", {"mode": "abort"}),
+        ("loads", 1),
+        ("loads", 1),
+        ("loads", 0),
+        ("/release_memory_occupation", tags),
+    ]
+    assert intents == ["pause", None, "release", None]
+    assert server.keys == {"Bearer key"}
+
+
+@pytest.mark.parametrize("server", [Server(busy=10**6), Server(stale=True)], ids=["busy", "stale figures"])
+async def test_what_is_not_seen_idle_is_never_released(server, monkeypatch):
+    monkeypatch.setattr(sglang_module, "IDLE_TIMEOUT", 0.3)
+    async with server.running() as (link, _):
+        with pytest.raises(EngineCallFailed, match="not seen idle"):
+            await engine_for(MODEL).sleep(link, MODEL)
+    assert "/release_memory_occupation" not in [path for path, _ in server.calls]
+
+
+@pytest.mark.parametrize(("level", "reloads"), [(1, 0), (2, 1)])
+async def test_a_wake_resumes_reloads_what_was_discarded_and_only_then_continues(level, reloads):
+    model = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=level)
+    server = Server()
+    async with server.running() as (link, _):
+        await engine_for(model).wake(link, model)
+    reload = ("/update_weights_from_disk", {"model_path": model.model_path, "load_format": "auto", "flush_cache": True})
+    assert server.calls == [
+        ("/resume_memory_occupation", {"tags": ["kv_cache", "weights"]}),
+        *[reload] * reloads,
+        ("/continue_generation", {}),
+    ]

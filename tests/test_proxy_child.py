@@ -1,0 +1,63 @@
+"""The managed proxy as a child: a real `muxd proxy`, without a muxd behind it."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from muxd import proxy_child
+from muxd.children import Children
+from muxd.config import load_config
+from muxd.demo import write_demo_config
+from muxd.proxy_child import ProxyChild
+from muxd.state import StateFile
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.02)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_child, "PROBE_INTERVAL", 0.1)
+    monkeypatch.setattr(proxy_child, "PROBE_TIMEOUT", 0.5)
+
+
+def a_proxy(folder: Path) -> ProxyChild:
+    for name in ("run", "state", "logs"):
+        (folder / name).mkdir()
+    config = load_config(write_demo_config(folder, port=0), os.environ)
+    return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"))
+
+
+async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery):
+    proxy, told = a_proxy(tmp_path), []
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
+        await eventually(lambda: proxy.status()["pid"])
+        first = proxy.status()["pid"]
+        assert (await http.get(f"http://127.0.0.1:{proxy.port}/health", timeout=20)).status_code == 200
+        os.kill(first, signal.SIGSTOP)
+        await eventually(lambda: proxy.status()["pid"] not in (None, first))
+        assert (await http.get(f"http://127.0.0.1:{proxy.port}/health", timeout=20)).status_code == 200
+        assert told == [("proxy_exited", {"reason": "killed by SIGKILL"})]
+        await proxy.stop(trio.Event())
+    assert proxy.status()["state"] == "stopped"
+
+
+async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_path, nursery):
+    proxy = a_proxy(tmp_path)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda *_: None, http)
+        await eventually(lambda: proxy.status()["pid"])
+        os.kill(proxy.status()["pid"], signal.SIGSTOP)
+        hurried = trio.Event()
+        hurried.set()
+        with trio.fail_after(10):
+            await proxy.stop(hurried)
