@@ -23,6 +23,7 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     child: ChildRecord
     workdir: str
+    tmpdir: str
     port: int
     admin_key: str
     call: str | None = None  # sent and not answered: in doubt

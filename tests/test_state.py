@@ -7,7 +7,7 @@ RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qw
 
 
 def a_worker(**facts):
-    return WorkerRecord(child=RECORD, workdir="/w", port=31001, admin_key="k", **facts)
+    return WorkerRecord(child=RECORD, workdir="/w", tmpdir="/w/tmp", port=31001, admin_key="k", **facts)
 
 
 def test_what_is_saved_is_loaded(tmp_path):

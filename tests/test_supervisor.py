@@ -1,6 +1,8 @@
 """The loop with real runners and simulated workers; what needs no proxy and no process of its own."""
 
-from collections.abc import AsyncIterator
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
@@ -105,3 +107,20 @@ async def test_a_preloaded_model_is_ready_without_anybody_asking(tmp_path):
         while states != {"a": "asleep", "b": "ready"}:
             await trio.sleep(0.02)
             states = {name: supervisor.model_status(name)["state"] for name in ("a", "b")}
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of our own with a short name."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+async def test_below_a_deep_state_folder_workers_run_and_leave_nothing(tmp_path, short):
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    async with supervised(deep, a_model("a")) as supervisor:
+        assert (await lines(supervisor.switch("a")))[-1]["type"] == "ready"
+        assert len(os.listdir(short)) == 1
+    assert os.listdir(short) == []

@@ -24,6 +24,7 @@ class LaunchPlan:
 
     port: int
     workdir: Path  # private to this launch; gone when it ends
+    tmpdir: Path  # likewise, and short enough for the sockets that an engine puts there
     admin_key: str
     simulated_gpu_ledger: Path
     simulated_gpu_memory: int  # bytes of each pretend GPU

@@ -49,10 +49,9 @@ class SGLang:
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
         config = plan.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.python, "-m", "sglang.launch_server", "--config", str(config), *server_flags(model, plan.port)]
-        tmp = plan.workdir / "tmp"
         return Launch(
             argv=(*argv, *model.args),
-            env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(tmp)},
+            env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},
             # SIGTERM is looked at every 5 s; SIGINT ends an idle server in 0.5 s.
             stop_signal=signal.SIGINT,

@@ -37,7 +37,7 @@ class Simulator(SGLang):
             argv += ["--fault", fault]
         return Launch(
             argv=(*argv, *model.args),
-            env={**ENVIRONMENT, "TMPDIR": str(plan.workdir / "tmp")},
+            env={**ENVIRONMENT, "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},
             stop_signal=signal.SIGINT,
         )

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from muxd.engines import Engine, Launch, LaunchPlan, Link
 from muxd.gpus import Gpus, simulated_ledger_path
 from muxd.ports import HOST
 from muxd.state import StateFile, WorkerRecord
+
+#: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
+TMPDIR_MAX = 80
 
 #: Of muxd's own environment, what a worker must not see.
 OWN_ENVIRONMENT = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "WATCHDOG_USEC")
@@ -47,21 +51,29 @@ class Launched:
 def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Launched:
     """Start it, with a work folder and an admin key of its own; raises OSError, CannotSpawn."""
     config = around.config
+    workdir = config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}"
     plan = LaunchPlan(
         port=port,
-        workdir=config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}",
+        workdir=workdir,
+        tmpdir=_short_tmpdir(workdir),
         admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
         simulated_gpu_ledger=simulated_ledger_path(config),
         simulated_gpu_memory=config.daemon.simulated_gpu_memory,
     )
     orders = engine.launch(model, plan)
     try:
-        _write_files(plan.workdir, orders)
+        _write_files(plan, orders)
         child = around.children.spawn(_spec(model, orders, plan, log_files(config, model)))
     except BaseException:
-        shutil.rmtree(plan.workdir, ignore_errors=True)
+        _remove(workdir, plan.tmpdir)
         raise
-    record = WorkerRecord(child=child.record, workdir=str(plan.workdir), port=port, admin_key=plan.admin_key)
+    record = WorkerRecord(
+        child=child.record,
+        workdir=str(workdir),
+        tmpdir=str(plan.tmpdir),
+        port=port,
+        admin_key=plan.admin_key,
+    )
     around.state.state.workers[model.name] = record
     around.state.save()
 
@@ -81,14 +93,28 @@ def log_files(config: Config, model: Model) -> dict[str, Path]:
 
 def remove_traces(record: WorkerRecord) -> None:
     """Delete what a dead worker left on disk and in shared memory."""
-    shutil.rmtree(record.workdir, ignore_errors=True)
+    _remove(Path(record.workdir), Path(record.tmpdir))
     for path in record.leftovers:
         with suppress(OSError):
             Path(path).unlink()
 
 
-def _write_files(workdir: Path, orders: Launch) -> None:
-    (workdir / "tmp").mkdir(parents=True, mode=0o700)
+def _short_tmpdir(workdir: Path) -> Path:
+    """In the work folder, unless that is so deep that a socket's path in it would be too long (107 bytes)."""
+    within = workdir / "tmp"
+    if len(os.fsencode(within)) <= TMPDIR_MAX:
+        return within
+    return Path(tempfile.gettempdir()) / f"muxd-{secrets.token_hex(6)}"
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_files(plan: LaunchPlan, orders: Launch) -> None:
+    plan.workdir.mkdir(parents=True, mode=0o700)
+    plan.tmpdir.mkdir(mode=0o700)
     for path, text in orders.files.items():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)

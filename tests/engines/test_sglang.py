@@ -67,7 +67,7 @@ def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
 
 
 def test_the_admin_key_is_in_a_file_and_nowhere_else():
-    plan = LaunchPlan(31001, Path("/w"), "secret", Path("/ledger"), 0)
+    plan = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
     launch = engine_for(MODEL).launch(MODEL, plan)
     assert not [word for word in (*launch.argv, *launch.env.values()) if "secret" in word]
     assert launch.files == {Path("/w/server.yaml"): "admin-api-key: secret\n"}
@@ -76,5 +76,5 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 def test_a_model_sees_its_own_gpus_only():
     model = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
-    env = engine_for(model).launch(model, LaunchPlan(1, Path("/w"), "k", Path("/l"), 0)).env
+    env = engine_for(model).launch(model, LaunchPlan(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")
