@@ -1,6 +1,7 @@
 """Requests switch models: the main job, with simulated workers and everything else real."""
 
 import json
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ import pytest
 
 from .conftest import two_models
 from .muxd import assert_never_two_awake, chat_body, eventually
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 
 
 @pytest.mark.parametrize("levels", [(1, 2), (2, 3), (3, 1)])
@@ -142,6 +145,7 @@ def test_logs_show_what_each_model_wrote(start):
     assert "/v1/chat/completions" in shown.stdout
 
 
+@needs_curl
 def test_curl_can_use_every_route_of_the_control_socket(start):
     muxd = start()
 
@@ -161,6 +165,7 @@ def test_curl_can_use_every_route_of_the_control_socket(start):
     assert muxd.process.wait(20) == 0
 
 
+@needs_curl
 def test_a_lease_by_curl_is_held_as_long_as_its_connection(start):
     muxd = start()
     argv = ["curl", "-sSN", "-X", "POST", "--unix-socket", str(muxd.socket), "http://muxd/v1/leases"]
