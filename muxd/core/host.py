@@ -23,6 +23,9 @@ from .memory import Ledger
 from .states import State
 from .worker import Lease, Worker, WorkerSpec
 
+#: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
+END_GRACE = 1.0
+
 
 class Host:
     def __init__(self, specs: Iterable[WorkerSpec]) -> None:
@@ -112,6 +115,11 @@ class Host:
     def restore_all(self, worker: Worker) -> Iterator[Command]:
         for lease in worker.granted:
             yield RestoreLease(lease)
+
+    def end_overdue(self, worker: Worker) -> Iterator[Command]:
+        """Once its drain's deadline is well over: take away what was not let go."""
+        if worker.granted and self.now >= worker.drain_deadline + END_GRACE:
+            yield from self.end_all(worker)
 
     def end_all(self, worker: Worker) -> Iterator[Command]:
         """Take every granted lease away, whether its holder has let go or not."""

@@ -40,8 +40,7 @@ def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Out
     if worker.state is State.BACKOFF and not host.blockers(worker):
         retry_in = max(0.0, worker.retry_at - now)
         return Outlook(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
-    wished = switching.wish is not None and switching.wish.worker == worker.name
-    if (worker.wanted or wished) and worker.state is not State.READY:
+    if (worker.wanted or switching.is_wished(worker)) and worker.state is not State.READY:
         eta = _queued_eta(host, switching, worker, now)
         return Outlook("queued", (), worker.oldest_wait(now), eta, switching.position(worker))
     return Outlook(worker.state, (), now - worker.since, 0.0 if worker.state is State.READY else None)

@@ -30,7 +30,7 @@ from .events import (
 )
 from .host import Host
 from .states import State
-from .switching import AT_REST, END_GRACE, Switching, Wish
+from .switching import AT_REST, Switching, Wish
 from .worker import Worker, WorkerSpec
 
 WorkerEvent = (
@@ -191,7 +191,7 @@ class Scheduler:
     def _refuse_hopeless(self) -> Iterator[Command]:
         """End the waits that no switch can end."""
         for worker in self.host.workers.values():
-            wished = self.switching.wish is not None and self.switching.wish.worker == worker.name
+            wished = self.switching.is_wished(worker)
             refusal = self._refusal(worker) if worker.waiting or wished else None
             if refusal is None:
                 continue
@@ -229,8 +229,7 @@ class Scheduler:
     def _settle_shutdown(self) -> Iterator[Command]:
         for worker in self.host.workers.values():
             if worker.state is State.DRAINING:
-                if worker.granted and self.host.now >= worker.drain_deadline + END_GRACE:
-                    yield from self.host.end_all(worker)
+                yield from self.host.end_overdue(worker)
                 if not worker.granted:
                     yield from self.host.stop(worker, "muxd is shutting down", kill=self._hurried)
         if not self._finished and all(w.state in (State.STOPPED, State.STUCK) for w in self.host.workers.values()):

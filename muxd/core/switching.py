@@ -11,13 +11,10 @@ from math import inf
 
 from . import policy
 from .commands import Command
-from .host import Host
+from .host import END_GRACE, Host
 from .policy import Candidate
 from .states import State
 from .worker import Worker
-
-#: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
-END_GRACE = 1.0
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
@@ -56,6 +53,7 @@ class Switching:
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.next_decision = inf  # when a busy worker will have had its turn
         self._kept_for: frozenset[int] = frozenset()  # GPUs that nobody may take before one who is due
+        self._queue: list[Candidate] = []  # who waited when it was last decided, best first
 
     def switch_to(self, worker: Worker) -> Switch | None:
         return next((s for s in self.running if s.target == worker.name), None)
@@ -68,6 +66,7 @@ class Switching:
         yield from self._resume_spared()
         self.next_decision = inf
         self._kept_for = frozenset()
+        self._line_up()
         for worker, urgent in self._in_order():
             yield from self._consider(worker, urgent=urgent)
         yield from self._rest_unwanted()
@@ -76,6 +75,7 @@ class Switching:
         """muxd shuts down: whatever was under way or planned is off."""
         self.running.clear()
         self.preload.clear()
+        self._queue.clear()
         self.next_decision = inf
 
     def skip_preloaded(self) -> None:
@@ -110,8 +110,7 @@ class Switching:
         yield from self.host.bring(target)
 
     def _forward_drain(self, victim: Worker) -> Iterator[Command]:
-        if victim.granted and self.host.now >= victim.drain_deadline + END_GRACE:
-            yield from self.host.end_all(victim)
+        yield from self.host.end_overdue(victim)
         if not victim.granted:
             yield from self.host.send_off(victim)
 
@@ -138,7 +137,7 @@ class Switching:
         """Who wants a GPU, best first: the operator's wish (urgent), demand, crashed workers, preloads."""
         if self.wish is not None:
             yield self.host.workers[self.wish.worker], True
-        for candidate in self._ranked(self.candidates()):
+        for candidate in self._queue:
             yield self.host.workers[candidate.worker], False
         for worker in self.host.workers.values():
             if worker.state is State.BACKOFF and not worker.wanted and not self.host.blockers(worker):
@@ -148,21 +147,25 @@ class Switching:
             if not self.host.ledger.needs(name) & frozenset().union(*earlier):
                 yield self.host.workers[name], False
 
-    def candidates(self) -> list[Candidate]:
-        """Every model with requests waiting that is not on the GPU, or on its way off it."""
-        return [self._candidate(w) for w in self.host.workers.values() if w.wanted and w.state in AT_REST | LEAVING]
-
     def position(self, worker: Worker) -> int:
         """Its place among the models that wait for its GPUs; 1 is next."""
-        names = [c.worker for c in self._ranked(self._rivals(worker))]
+        names = [c.worker for c in self._rivals(worker)]
         return names.index(worker.name) + 1 if worker.name in names else len(names) + 1
 
-    def _ranked(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Those whose time has come, the longest due first; then the others by what serving them is worth."""
-        due = {c.worker: self._due_at(self.host.workers[c.worker]) for c in candidates}
+    def is_wished(self, worker: Worker) -> bool:
+        """An operator's switch to it is open."""
+        return self.wish is not None and self.wish.worker == worker.name
+
+    def _line_up(self) -> None:
+        """Those whose time has come, the longest due first; then the others by what serving them is worth.
+
+        Once a decision: with many models waiting, every look at each of them counts.
+        """
+        self._queue = [self._candidate(w) for w in self.host.workers.values() if _waits(w)]
+        due = {c.worker: self._due_at(self.host.workers[c.worker], c) for c in self._queue}
         now = self.host.now + AT_ONCE
-        first = sorted((c for c in candidates if due[c.worker] <= now), key=lambda c: (due[c.worker], c.worker))
-        return first + policy.ranked((c for c in candidates if due[c.worker] > now), self.wait_target)
+        first = sorted((c for c in self._queue if due[c.worker] <= now), key=lambda c: (due[c.worker], c.worker))
+        self._queue = first + policy.ranked((c for c in self._queue if due[c.worker] > now), self.wait_target)
 
     def _candidate(self, worker: Worker) -> Candidate:
         leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
@@ -206,7 +209,8 @@ class Switching:
             return self.host.now
         if not worker.wanted or blocker.state is not State.READY:
             return inf
-        return max(self._due_at(worker), policy.turn_ends_at(self._candidate(worker), blocker.since))
+        own = self._candidate(worker)
+        return max(self._due_at(worker, own), policy.turn_ends_at(own, blocker.since))
 
     def _has_no_use(self, blocker: Worker) -> bool:
         return blocker.state in LEAVING or (blocker.state is State.READY and blocker.idle)
@@ -215,13 +219,13 @@ class Switching:
         if self._has_no_use(blocker):
             return True
         due = worker.wanted and blocker.state is State.READY
-        return due and self._due_at(worker) <= self.host.now + AT_ONCE
+        return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
 
-    def _due_at(self, worker: Worker) -> float:
+    def _due_at(self, worker: Worker, own: Candidate) -> float:
         """When whatever is on its GPUs must begin to drain, for its wait to stay within its bound."""
         drains = [b.costs[State.DRAINING].seconds for b in self.host.blockers(worker) if b.state is State.READY]
         return policy.due_at(
-            self._candidate(worker),
+            own,
             [c for c in self._rivals(worker) if c.worker != worker.name],
             now=self.host.now,
             drain=max(drains, default=0.0),
@@ -229,9 +233,10 @@ class Switching:
         )
 
     def _rivals(self, worker: Worker) -> list[Candidate]:
-        """Those who wait for a GPU that this one needs, itself included."""
-        needs = self.host.ledger.needs
-        return [c for c in self.candidates() if needs(c.worker) & needs(worker.name)]
+        """Those who still wait for a GPU that this one needs, itself included, best first."""
+        ledger, workers = self.host.ledger, self.host.workers
+        needs = ledger.needs(worker.name)
+        return [c for c in self._queue if _waits(workers[c.worker]) and not needs.isdisjoint(ledger.needs(c.worker))]
 
     def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:
         switch = Switch(worker.name, frozenset(b.name for b in blockers), self.host.now)
@@ -246,8 +251,8 @@ class Switching:
     def _rest_unwanted(self) -> Iterator[Command]:
         """A crashed worker whose GPU another one has taken waits for a request like any other."""
         for worker in self.host.workers.values():
-            wished = self.wish is not None and self.wish.worker == worker.name
-            if worker.state is State.BACKOFF and not worker.wanted and not wished and self.host.blockers(worker):
+            unwanted = not worker.wanted and not self.is_wished(worker)
+            if worker.state is State.BACKOFF and unwanted and self.host.blockers(worker):
                 yield self.host.move(worker, State.STOPPED, worker.reason)
 
     # When to look again
@@ -258,3 +263,8 @@ class Switching:
         for worker in self.host.workers.values():
             if worker.state is State.DRAINING and worker.granted:
                 yield worker.drain_deadline + END_GRACE
+
+
+def _waits(worker: Worker) -> bool:
+    """Requests wait for it, and it is not on the GPU, or on its way off it."""
+    return worker.wanted and (worker.state in AT_REST or worker.state in LEAVING)
