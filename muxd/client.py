@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from muxd.core.events import Waiting
-from muxd.errors import ConfigError, MuxdError, Unavailable, Unreachable
+from muxd.errors import MuxdError, Unavailable, Unreachable, error_of
 from muxd.http.answer import AnswerParser
 from muxd.http.response import request_head
 
@@ -186,14 +186,6 @@ def _as_error(content: bytes) -> MuxdError:
         code, message, retryable, details = told["code"], told["message"], told["retryable"], dict(told["details"])
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         return Unreachable("what answers at the control socket is not muxd")
-    kind = _by_code(MuxdError).get(code, Unavailable if retryable else MuxdError)
-    error = kind(message)
+    error = error_of(code, message, Unavailable if retryable else MuxdError)
     error.details = details
     return error
-
-
-def _by_code(root: type[MuxdError]) -> dict[str, type[MuxdError]]:
-    found = {} if root is ConfigError else {root.code: root}  # ConfigError is made of a list of problems
-    for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found

@@ -31,12 +31,12 @@ from .workers import Surroundings, remove_traces
 log = logging.getLogger(__name__)
 
 
-class CannotStart(MuxdError):
-    code = "cannot_start"
-
-
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
+
+
+class CannotStart(MuxdError):
+    code = "cannot_start"
 
 
 async def run_daemon(config: Config, notifier: Notifier) -> None:
@@ -83,7 +83,7 @@ async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocke
             await nursery.start(control)
             if managed is not None:
                 nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
-            nursery.start_soon(_tell_systemd, notifier, supervisor)
+            nursery.start_soon(_tell_systemd, notifier)
             notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
             log.info("ready: control socket %s", config.daemon.socket)
             await supervisor.finished.wait()
@@ -122,7 +122,7 @@ async def _hear_signals(
             supervisor.shutdown(hurry=hurry)
 
 
-async def _tell_systemd(notifier: Notifier, supervisor: Supervisor) -> None:
+async def _tell_systemd(notifier: Notifier) -> None:
     """Feed the watchdog from the loop that must not block."""
     if notifier.watchdog_interval is None:
         return

@@ -149,3 +149,15 @@ class Unreachable(Unavailable):
     """The control socket did not answer; the message lists what was tried."""
 
     code = "muxd_unreachable"
+
+
+def error_of(code: str, message: str, unknown: type[MuxdError] = MuxdError) -> MuxdError:
+    """An error of the class that has this code; of `unknown` where there is none."""
+    return _by_code(MuxdError).get(code, unknown)(message)
+
+
+def _by_code(root: type[MuxdError]) -> dict[str, type[MuxdError]]:
+    found = {} if root is ConfigError else {root.code: root}  # ConfigError is made of a list of problems
+    for child in root.__subclasses__():
+        found |= _by_code(child)
+    return found

@@ -40,7 +40,6 @@ class GpuMemory:
 class Gpus(Protocol):
     """A source of readings; `latest` is the last one, for status."""
 
-    simulated: bool
     measured: bool  # there is something to read; a single reading may fail all the same
     latest: dict[int, GpuMemory]
 
@@ -52,7 +51,6 @@ class Gpus(Protocol):
 class NoGpus:
     """No GPU that could be asked: nothing is measured, nothing is waited for."""
 
-    simulated = False
     measured = False
 
     def __init__(self) -> None:
@@ -66,7 +64,6 @@ class NoGpus:
 class SimulatedGpus:
     """The pretend GPUs of simulated models."""
 
-    simulated = True
     measured = True
 
     def __init__(self, ledger: GpuLedger, indices: Iterable[int]) -> None:
@@ -88,7 +85,6 @@ class SimulatedGpus:
 class NvmlGpus:
     """NVIDIA's management library.  Not yet seen on hardware by this project."""
 
-    simulated = False
     measured = True
 
     def __init__(self) -> None:

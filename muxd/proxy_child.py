@@ -29,7 +29,6 @@ BACKOFF_CAP = 30.0
 #: Up for so long: the next death counts as the first.
 STABLE_AFTER = 30.0
 
-
 #: Its health is asked for this often, and so many misses in a row end it.
 PROBE_INTERVAL = 5.0
 PROBE_TIMEOUT = 5.0

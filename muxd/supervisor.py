@@ -48,7 +48,7 @@ from .core.events import (
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
 from .core.worker import WorkerSpec
-from .errors import LeaseNotFound, ModelNotFound
+from .errors import LeaseNotFound, ModelNotFound, error_of
 from .journal import Journal
 from .streams import Line, Streams, lease_line, seconds, switch_line
 from .workers import Runner, Surroundings
@@ -117,7 +117,7 @@ class Supervisor:
             case FinishSwitch(ticket, url):
                 self._end_switch(ticket, {"type": "ready", "url": url})
             case FailSwitch(ticket, code, message):
-                self._end_switch(ticket, {"type": "failed", "error": _error(code, message)})
+                self._end_switch(ticket, {"type": "failed", **error_of(code, message).as_json()})
             case RecordMove(name, before, after, reason):
                 log.info("%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
@@ -177,7 +177,12 @@ class Supervisor:
             case RestoreLease():
                 stream.say({"type": "restored", **about})
             case FailLease(_, code, message, retry_after):
-                line = {"type": "failed", **about, "error": _error(code, message), "retry_after_s": retry_after}
+                line = {
+                    "type": "failed",
+                    **about,
+                    **error_of(code, message).as_json(),
+                    "retry_after_s": retry_after,
+                }
                 self._leases.end(command.lease, line)
             case EndLease(lease):
                 self._leases.end(lease)
@@ -275,7 +280,3 @@ def spec_of(model: Model) -> WorkerSpec:
         stable_after=model.stable_after,
         cool_down=model.cool_down,
     )
-
-
-def _error(code: str, message: str) -> dict[str, Any]:
-    return {"code": code, "message": message, "retryable": code != "superseded", "details": {}}

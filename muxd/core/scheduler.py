@@ -31,7 +31,7 @@ from .events import (
 from .host import Host
 from .states import State
 from .switching import AT_REST, Switching, Wish
-from .worker import Worker, WorkerSpec
+from .worker import Blame, Worker, WorkerSpec
 
 WorkerEvent = (
     WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerWedged
@@ -118,53 +118,40 @@ class Scheduler:
                 worker.bad_levels += 1
                 yield from self.host.stop(worker, f"its sleep failed: {reason}", kill=True)
             case WakeFailed(_, _, reason) if worker.state is State.WAKING:
-                worker.blame = f"its wake failed: {reason}"
+                worker.blame = Blame(f"its wake failed: {reason}", counts=False)
                 worker.bad_levels += 1
-                worker.wake_failed = True
-                yield from self.host.stop(worker, worker.blame, kill=True)
+                yield from self.host.stop(worker, worker.blame.reason, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (State.READY, State.DRAINING, State.ASLEEP):
-                yield from self._hung(worker, f"stopped answering: {reason}")
+                yield from self._lost(worker, State.UNRESPONSIVE, "worker_unresponsive", f"stopped answering: {reason}")
+                yield StopWorker(worker.name, kill=True)
             case WorkerDied(_, _, reason) if worker.state in LIVING:
-                yield from self._died(worker, reason)
+                yield from self._lost(worker, State.STOPPING, "worker_exited", reason)
             case WorkerExited(_, _, failure, reason):
                 yield from self._exited(worker, failure, reason)
             case WorkerWedged(_, _, reason) if worker.state not in AT_REST - {State.ASLEEP} | {State.STUCK}:
                 yield from self._take_leases(worker, "worker_exited", reason)
                 yield self.host.move(worker, State.STUCK, reason)
 
-    def _hung(self, worker: Worker, reason: str) -> Iterator[Command]:
-        if worker.state is State.READY:
-            worker.blame = reason
-        yield from self._take_leases(worker, "worker_unresponsive", reason)
-        yield self.host.move(worker, State.UNRESPONSIVE, reason)
-        yield StopWorker(worker.name, kill=True)
-
-    def _died(self, worker: Worker, reason: str) -> Iterator[Command]:
-        """As an exit, but it holds its GPUs until its memory is back."""
+    def _lost(self, worker: Worker, to: State, code: str, reason: str) -> Iterator[Command]:
+        """It serves nobody any more, yet holds its GPUs until nothing of it is left."""
         if worker.state in SERVING:
-            worker.blame = reason
-        yield from self._take_leases(worker, "worker_exited", reason)
-        yield self.host.move(worker, State.STOPPING, reason)
+            worker.blame = Blame(reason)
+        yield from self._take_leases(worker, code, reason)
+        yield self.host.move(worker, to, reason)
 
     def _exited(self, worker: Worker, failure: Failure, reason: str) -> Iterator[Command]:
         self.host.ledger.give_back(worker.name)
         was, blame, worker.blame = worker.state, worker.blame, None
         if was in AT_REST - {State.ASLEEP}:
             return
-        reason = blame or reason
+        reason = blame.reason if blame is not None else reason
         worker.ended, worker.ended_at = reason, self.host.now
         yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
             worker.ready_since = None
             yield self.host.move(worker, State.STOPPED, worker.reason)
             return
-        if was is State.STOPPING and worker.wake_failed:
-            # Its processes were killed for a sleep level that does not work; a cold start is another matter.
-            worker.wake_failed = False
-            worker.retry_at = self.host.now
-            yield self.host.move(worker, State.BACKOFF, reason)
-            return
-        lead = worker.fail(self.host.now, failure)
+        lead = worker.fail(self.host.now, failure, counts=blame is None or blame.counts)
         serving = was in SERVING or blame is not None
         yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)
 

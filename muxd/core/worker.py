@@ -38,6 +38,18 @@ class WorkerSpec:
     cool_down: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Why a worker is being ended that should serve.
+
+    A wake that failed does not count: the processes are killed for a sleep level that
+    does not work, and a cold start is another matter.
+    """
+
+    reason: str
+    counts: bool = True
+
+
 @dataclass(slots=True)
 class Lease:
     """One holder's wish to send to a worker; granted or waiting."""
@@ -106,8 +118,7 @@ class Worker:
     restarts: int = 0
     retry_at: float = 0.0  # in backoff and failed: when the next start may be
     trial: bool = False  # started once more from "failed"
-    blame: str | None = None  # being ended for this failure
-    wake_failed: bool = False  # and the failure is that of a wake
+    blame: Blame | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
     ended: str = ""  # how its process last came to its end
     ended_at: float = 0.0
@@ -169,8 +180,11 @@ class Worker:
             self.trial = False
             self.failures.clear()
 
-    def fail(self, now: float, failure: Failure) -> State:
+    def fail(self, now: float, failure: Failure, *, counts: bool = True) -> State:
         """Count a failure and say where it leads: to "backoff" with retry_at set, or to "failed"."""
+        if not counts:
+            self.retry_at = now
+            return State.BACKOFF
         if self.ready_since is not None and now - self.ready_since >= self.spec.stable_after:
             self.in_a_row = 0
         self.ready_since = None

@@ -8,7 +8,7 @@ import msgspec
 from muxd.errors import MuxdError
 from muxd.http.response import json_response
 
-BAD_REQUEST, BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 400, 502, 503, 504
+BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
 
 class Refusal(Exception):

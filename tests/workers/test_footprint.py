@@ -12,7 +12,6 @@ DECLARED = Model("a", gpus=(0, 1), gpu_release_timeout=5.0, memory=Memory(weight
 class PretendGpus:
     """Two GPUs of 80 GiB; `later` says how much more is free from when on."""
 
-    simulated = True
     measured = True
 
     def __init__(self, used: float = 0.0) -> None:
