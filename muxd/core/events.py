@@ -3,7 +3,7 @@
 Every event carries `time`, seconds on a monotonic clock.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -91,6 +91,7 @@ class SleepFailed:
     time: float
     worker: str
     reason: str
+    code: str = ""  # of the cause, where it is known: the code of an error in muxd.errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class WakeFailed:
     time: float
     worker: str
     reason: str
+    code: str = ""  # as in SleepFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class WorkerExited:
     worker: str
     failure: Failure = Failure.EXITED
     reason: str = ""
-    details: dict[str, object] = field(default_factory=dict, compare=False)
+    code: str = ""  # as in SleepFailed
 
 
 @dataclass(frozen=True, slots=True)
