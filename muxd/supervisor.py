@@ -47,7 +47,7 @@ from .core.events import (
 )
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
-from .core.worker import WorkerSpec
+from .core.spec import WorkerSpec
 from .errors import LeaseNotFound, ModelNotFound, error_of
 from .journal import Journal
 from .streams import Line, Streams, lease_line, seconds, switch_line

@@ -91,6 +91,43 @@ class FailSwitch:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishOrder:
+    """An operator's order is done; the worker is in this state."""
+
+    ticket: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class FailOrder:
+    ticket: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberStop:
+    """An operator stopped it, or lifted that again: it outlasts muxd."""
+
+    worker: str
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RenewWorker:
+    """No process of it is left: from now on it is what the new configuration says."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetWorker:
+    """No process of it is left, and the configuration has it no more."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordMove:
     """A worker changed its state; for the journal."""
 
@@ -124,6 +161,11 @@ Command = (
     | EndLease
     | FinishSwitch
     | FailSwitch
+    | FinishOrder
+    | FailOrder
+    | RememberStop
+    | RenewWorker
+    | ForgetWorker
     | RecordMove
     | SetTimer
     | FinishShutdown

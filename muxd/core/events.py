@@ -6,6 +6,8 @@ Every event carries `time`, seconds on a monotonic clock.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .spec import WorkerSpec
+
 
 class Failure(StrEnum):
     """Why a worker ended or could not start, as far as it changes what to do next."""
@@ -13,6 +15,17 @@ class Failure(StrEnum):
     EXITED = "exited"  # it ended by itself: restart with backoff
     TIMED_OUT = "timed_out"  # not ready within start_timeout, or a call without an answer
     REFUSED = "refused"  # port taken, cannot be executed, bad configuration: trying again is no use
+
+
+class Verb(StrEnum):
+    """What can be ordered of one worker; an operator gives the first four."""
+
+    START = "start"  # load or wake it when its GPUs are free; evicts nobody
+    STOP = "stop"  # end its processes and keep them ended until a start
+    RESTART = "restart"  # end its processes, then start
+    SLEEP = "sleep"  # give the GPU up; the next request may wake it
+    RENEW = "renew"  # end its processes: the configuration changed
+    RETIRE = "retire"  # likewise, and forget it: the configuration has it no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +40,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """muxd is up: preloaded models may be loaded."""
+    """muxd is up: preloaded models may be loaded.  An operator stopped those in `held_down`."""
 
     time: float
+    held_down: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,27 @@ class SwitchAsked:
     time: float
     ticket: int
     worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderGiven:
+    """An operator's order for one worker.  `now`: what is in flight is not waited for."""
+
+    time: float
+    ticket: int
+    worker: str
+    verb: Verb
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """A new configuration holds.  The workers in `changed` need other processes than they have."""
+
+    time: float
+    specs: tuple[WorkerSpec, ...]
+    changed: frozenset[str]
+    wait_target: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +198,8 @@ Event = (
     | DemandReported
     | LeaseEnded
     | SwitchAsked
+    | OrderGiven
+    | Reconfigured
     | WorkerReady
     | WorkerAsleep
     | SleepFailed

@@ -20,8 +20,9 @@ from .commands import (
 )
 from .events import Waiting
 from .memory import Ledger
+from .spec import WorkerSpec
 from .states import State
-from .worker import Lease, Worker, WorkerSpec
+from .worker import Lease, Worker
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
@@ -29,10 +30,34 @@ END_GRACE = 1.0
 
 class Host:
     def __init__(self, specs: Iterable[WorkerSpec]) -> None:
-        self.workers = {spec.name: Worker(spec) for spec in specs}
-        self.ledger = Ledger({w.name: w.spec.gpus for w in self.workers.values()})
+        self.workers: dict[str, Worker] = {}
+        self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
+        for spec in specs:
+            self.add(spec)
+
+    def add(self, spec: WorkerSpec) -> None:
+        self.workers[spec.name] = Worker(spec, since=self.now)
+        self.ledger.expect(spec.name, spec.gpus)
+
+    def remove(self, worker: Worker) -> None:
+        """Forget one that has no process and no lease."""
+        assert not worker.granted
+        assert not worker.waiting
+        self.ledger.forget(worker.name)
+        del self.workers[worker.name]
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Let the workers stand in this order, then those that are on their way out."""
+        order = [*names, *self.workers]
+        self.workers = {name: self.workers[name] for name in order}
+
+    def renew(self, worker: Worker) -> None:
+        """It has no process: let its successor's spec hold, and forget what the old one did wrong and cost."""
+        assert worker.successor is not None
+        worker.renew(worker.successor)
+        self.ledger.expect(worker.name, worker.spec.gpus)
 
     def move(self, worker: Worker, to: State, reason: str = "") -> RecordMove:
         before = worker.state

@@ -5,15 +5,22 @@ gone, with its memory measured free.  What a sleeping process still holds (a CUD
 context, some hundred MiB) is not counted.
 """
 
-from collections.abc import Mapping
-
 
 class Ledger:
     """Claims of workers on GPUs; at most one worker holds a GPU."""
 
-    def __init__(self, needs: Mapping[str, frozenset[int]]) -> None:
-        self._needs = dict(needs)
+    def __init__(self) -> None:
+        self._needs: dict[str, frozenset[int]] = {}
         self._holder: dict[int, str] = {}
+
+    def expect(self, worker: str, gpus: frozenset[int]) -> None:
+        """What it needs from now on; it must hold nothing."""
+        assert not self.holds(worker), f"{worker} holds GPUs"
+        self._needs[worker] = gpus
+
+    def forget(self, worker: str) -> None:
+        self.give_back(worker)
+        self._needs.pop(worker, None)
 
     def needs(self, worker: str) -> frozenset[int]:
         return self._needs[worker]

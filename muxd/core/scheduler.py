@@ -8,18 +8,30 @@ next look.  Owned by one task; synchronous; no I/O.
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from .commands import Command, FailLease, FailSwitch, FinishShutdown, FinishSwitch, SetTimer, StopWorker
+from .commands import (
+    Command,
+    FailLease,
+    FailOrder,
+    FailSwitch,
+    FinishShutdown,
+    FinishSwitch,
+    SetTimer,
+    StopWorker,
+)
 from .events import (
     DemandReported,
     Event,
     Failure,
     LeaseAsked,
     LeaseEnded,
+    OrderGiven,
+    Reconfigured,
     ShutdownAsked,
     SleepFailed,
     Started,
     SwitchAsked,
     TimerFired,
+    Verb,
     WakeFailed,
     WorkerAsleep,
     WorkerDied,
@@ -29,9 +41,11 @@ from .events import (
     WorkerWedged,
 )
 from .host import Host
+from .orders import Orders
+from .spec import WorkerSpec
 from .states import State
 from .switching import AT_REST, Switching, Wish
-from .worker import Blame, Worker, WorkerSpec
+from .worker import Blame, Worker
 
 WorkerEvent = (
     WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerWedged
@@ -49,6 +63,7 @@ class Scheduler:
     def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0) -> None:
         self.host = Host(specs)
         self.switching = Switching(self.host, wait_target)
+        self._orders = Orders(self.host, self.switching)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
         self._hurried = False
@@ -62,10 +77,12 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started():
+            case Started(_, held_down):
                 for worker in self.host.workers.values():
                     worker.since = self.host.now
-                self.switching.preload = [w.name for w in self.host.workers.values() if w.spec.preload]
+                    worker.held_down = worker.name in held_down
+                    worker.reason = "an operator stopped it" if worker.held_down else ""
+                self._plan_preload(self.host.workers.values())
             case LeaseAsked():
                 yield from self._lease_asked(event)
             case DemandReported(_, lease, in_flight, waiting):
@@ -74,12 +91,25 @@ class Scheduler:
                 self.host.forget(lease)
             case SwitchAsked(_, ticket, name):
                 yield from self._switch_asked(ticket, self.host.workers[name])
+            case OrderGiven(_, ticket, name, verb, now):
+                yield from self._order_given(ticket, self.host.workers[name], verb, now=now)
+            case Reconfigured():
+                yield from self._reconfigured(event)
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
                 self._timer = None
-            case _:
+            case _ if event.worker in self.host.workers:
                 yield from self._worker_changed(event, self.host.workers[event.worker])
+
+    def _plan_preload(self, workers: Iterable[Worker]) -> None:
+        self.switching.preload += [w.name for w in workers if w.spec.preload and not w.held_down]
+
+    def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
+        known = set(self.host.workers)
+        self.switching.wait_target = event.wait_target
+        yield from self._orders.reconfigure(event.specs, event.changed)
+        self._plan_preload(w for name, w in self.host.workers.items() if name not in known)
 
     def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
         worker = self.host.workers[asked.worker]
@@ -95,6 +125,8 @@ class Scheduler:
         if refusal is not None:
             yield FailSwitch(ticket, refusal[0], refusal[1])
             return
+        if worker.order is not None and worker.order.verb is Verb.SLEEP:
+            yield from self._orders.fail(worker, "superseded", f"a newer switch to {worker.name} took its place")
         wish = self.switching.wish
         if wish is not None and wish.worker == worker.name:
             wish.tickets.append(ticket)
@@ -103,31 +135,40 @@ class Scheduler:
         self.switching.wish = Wish(worker.name, [ticket])
         self.switching.drop_unbegun(worker)
 
+    def _order_given(self, ticket: int, worker: Worker, verb: Verb, *, now: bool) -> Iterator[Command]:
+        if self._shutdown_deadline is not None or worker.retired:
+            code, message, _ = self._refusal(worker) or ("", "", None)
+            yield FailOrder(ticket, code, message)
+            return
+        if verb is Verb.SLEEP and self.switching.is_wished(worker):
+            yield from self._end_wish("superseded", f"a newer order, sleep {worker.name}, took its place")
+        yield from self._orders.give(worker, verb, ticket, now=now)
+
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
         match event:
             case WorkerReady(_, _, url) if worker.state in (State.STARTING, State.WAKING):
                 worker.became_ready(self.host.now, url)
                 if worker.state is State.WAKING:
-                    worker.bad_levels = 0
+                    worker.bad_levels, worker.level_trouble = 0, ""
                 yield self.host.move(worker, State.READY)
             case WorkerAsleep() if worker.state is State.FALLING_ASLEEP:
                 self.host.ledger.give_back(worker.name)
                 yield self.host.move(worker, State.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is State.FALLING_ASLEEP:
-                worker.bad_levels += 1
-                yield from self.host.stop(worker, f"its sleep failed: {reason}", kill=True)
-            case WakeFailed(_, _, reason) if worker.state is State.WAKING:
-                worker.blame = Blame(f"its wake failed: {reason}", counts=False)
-                worker.bad_levels += 1
-                yield from self.host.stop(worker, worker.blame.reason, kill=True)
+                worker.level_failed(f"its sleep failed: {reason}")
+                yield from self.host.stop(worker, worker.level_trouble, kill=True)
+            case WakeFailed(_, _, reason, code) if worker.state is State.WAKING:
+                worker.level_failed(f"its wake failed: {reason}")
+                worker.blame = Blame(worker.level_trouble, counts=False, code=code)
+                yield from self.host.stop(worker, worker.level_trouble, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (State.READY, State.DRAINING, State.ASLEEP):
                 yield from self._lost(worker, State.UNRESPONSIVE, "worker_unresponsive", f"stopped answering: {reason}")
                 yield StopWorker(worker.name, kill=True)
             case WorkerDied(_, _, reason) if worker.state in LIVING:
                 yield from self._lost(worker, State.STOPPING, "worker_exited", reason)
-            case WorkerExited(_, _, failure, reason):
-                yield from self._exited(worker, failure, reason)
+            case WorkerExited(_, _, failure, reason, code):
+                yield from self._exited(worker, failure, reason, code)
             case WorkerWedged(_, _, reason) if worker.state not in AT_REST - {State.ASLEEP} | {State.STUCK}:
                 yield from self._take_leases(worker, "worker_exited", reason)
                 yield self.host.move(worker, State.STUCK, reason)
@@ -139,13 +180,13 @@ class Scheduler:
         yield from self._take_leases(worker, code, reason)
         yield self.host.move(worker, to, reason)
 
-    def _exited(self, worker: Worker, failure: Failure, reason: str) -> Iterator[Command]:
+    def _exited(self, worker: Worker, failure: Failure, reason: str, code: str) -> Iterator[Command]:
         self.host.ledger.give_back(worker.name)
         was, blame, worker.blame = worker.state, worker.blame, None
         if was in AT_REST - {State.ASLEEP}:
             return
-        reason = blame.reason if blame is not None else reason
-        worker.ended, worker.ended_at = reason, self.host.now
+        reason, code = (blame.reason, blame.code or code) if blame is not None else (reason, code)
+        worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
             worker.ready_since = None
@@ -165,6 +206,11 @@ class Scheduler:
         """Why nobody need wait for this worker: code, message, seconds until it is worth another try."""
         if self._shutdown_deadline is not None:
             return "shutting_down", "muxd is shutting down; send the request again when it is back", None
+        if worker.retired:
+            return "model_not_found", f"model {worker.name} is no longer in the configuration", None
+        if worker.held_down:
+            what = f"model {worker.name} is stopped by an operator"
+            return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
         stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is State.STUCK]
         if stuck:
             what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
@@ -172,16 +218,23 @@ class Scheduler:
         if worker.state is State.FAILED and self.host.now < worker.retry_at:
             wait = worker.retry_at - self.host.now
             what = f"model {worker.name} failed: {worker.reason}"
-            return "model_failed", f"{what}; see `muxctl logs {worker.name}`; tried again in {wait:.0f} s", wait
+            return (
+                worker.ended_code or "model_failed",
+                f"{what}; see `muxctl logs {worker.name}`; tried again in {wait:.0f} s",
+                wait,
+            )
         return None
 
     def _refuse_hopeless(self) -> Iterator[Command]:
         """End the waits that no switch can end."""
         for worker in self.host.workers.values():
             wished = self.switching.is_wished(worker)
-            refusal = self._refusal(worker) if worker.waiting or wished else None
+            is_started = worker.order is not None and worker.order.verb in (Verb.START, Verb.RESTART)
+            refusal = self._refusal(worker) if worker.waiting or wished or is_started else None
             if refusal is None:
                 continue
+            if is_started and worker.state is not State.STUCK:
+                yield from self._orders.fail(worker, refusal[0], refusal[1])
             for lease in list(worker.waiting):
                 self.host.forget(lease)
                 yield FailLease(lease, *refusal)
@@ -200,6 +253,8 @@ class Scheduler:
         self._hurried = not first
         self._shutdown_deadline = deadline if first else min(deadline, self._shutdown_deadline or deadline)
         self.switching.stop_deciding()
+        for worker in self.host.workers.values():
+            yield from self._orders.fail(worker, "shutting_down", "muxd is shutting down")
         for worker in self.host.workers.values():
             if worker.state is State.READY:
                 yield from self.host.drain(worker, "shutdown", "muxd is shutting down", self._shutdown_deadline)
@@ -232,8 +287,10 @@ class Scheduler:
         if self._shutdown_deadline is not None:
             yield from self._settle_shutdown()
         else:
+            yield from self._orders.forward()
             yield from self.switching.settle()
             yield from self._grant()
+            yield from self._orders.finish_ready()
         yield from self._set_timer()
 
     def _grant(self) -> Iterator[Command]:

@@ -118,9 +118,37 @@ class Switching:
         """What drains for a switch that was dropped serves again, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
         for worker in self.host.workers.values():
-            if worker.state is State.DRAINING and worker.name not in wanted_away:
+            if worker.state is State.DRAINING and not worker.sent_away and worker.name not in wanted_away:
                 yield self.host.move(worker, State.READY, "its switch was called off")
                 yield from self.host.restore_all(worker)
+
+    def call_off(self, worker: Worker) -> None:
+        """It is ordered away: nothing that has not begun brings it any more."""
+        self.drop(worker)
+        self.preload = [name for name in self.preload if name != worker.name]
+
+    def drop(self, worker: Worker) -> None:
+        """Drop a switch to it that has not begun."""
+        self.running = [s for s in self.running if s.begun or s.target != worker.name]
+
+    def forget(self, worker: Worker) -> None:
+        """It is about to be removed."""
+        self.call_off(worker)
+        for switch in self.running:
+            switch.victims -= {worker.name}
+
+    def is_coming(self, worker: Worker) -> bool:
+        """A switch brings it, or will as an operator wishes."""
+        return self.switch_to(worker) is not None or self.is_wished(worker)
+
+    def claimants(self, worker: Worker) -> list[Worker]:
+        """The workers that a running switch brings to a GPU that this one needs."""
+        needs = self.host.ledger.needs(worker.name)
+        return [self._target(s) for s in self.running if s.target != worker.name and needs & self._claimed(s)]
+
+    def begin_unopposed(self, worker: Worker) -> Iterator[Command]:
+        """Bring it to GPUs that are free."""
+        yield from self._begin(worker, [])
 
     def drop_unbegun(self, worker: Worker) -> None:
         """An operator wants `worker`: call off the switches in its way that have not begun."""
@@ -213,7 +241,8 @@ class Switching:
         return max(self._due_at(worker, own), policy.turn_ends_at(own, blocker.since))
 
     def _has_no_use(self, blocker: Worker) -> bool:
-        return blocker.state in LEAVING or (blocker.state is State.READY and blocker.idle)
+        leaves = blocker.state in LEAVING and not blocker.comes_back
+        return leaves or (blocker.state is State.READY and blocker.idle)
 
     def _is_due(self, blocker: Worker, worker: Worker) -> bool:
         if self._has_no_use(blocker):

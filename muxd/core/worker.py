@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from math import inf
 from zlib import crc32
 
-from .events import Failure, Waiting
+from .events import Failure, Verb, Waiting
+from .spec import WorkerSpec
 from .states import MOVES, State
 
 #: How much the newest measurement counts in a moving average.
@@ -24,21 +25,6 @@ class IllegalMove(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """What the core needs to know of a worker; all times in seconds."""
-
-    name: str
-    gpus: frozenset[int] = frozenset({0})
-    sleep_level: int = 2
-    preload: bool = False
-    drain_timeout: float = 300.0
-    restart_limit: int = 5
-    restart_window: float = 600.0
-    stable_after: float = 60.0
-    cool_down: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
 class Blame:
     """Why a worker is being ended that should serve.
 
@@ -48,6 +34,18 @@ class Blame:
 
     reason: str
     counts: bool = True
+    code: str = ""  # of the cause, where it is known
+
+
+@dataclass(slots=True)
+class Order:
+    """What a worker is to do, by an operator (whose `tickets` wait for its end) or by a new configuration."""
+
+    verb: Verb
+    tickets: list[int] = field(default_factory=list)
+    now: bool = False  # what is in flight is not waited for
+    killed: bool = False  # a stop that was under way has been hurried
+    is_down: bool = False  # of a restart: the processes have ended
 
 
 @dataclass(slots=True)
@@ -120,7 +118,13 @@ class Worker:
     trial: bool = False  # started once more from "failed"
     blame: Blame | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
+    level_trouble: str = ""  # why the last of these failed
+    order: Order | None = None
+    held_down: bool = False  # an operator stopped it: it stays down until a start
+    retired: bool = False  # the configuration has it no more: it goes as soon as it can
+    successor: WorkerSpec | None = None  # what it is to be once its processes have ended
     ended: str = ""  # how its process last came to its end
+    ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
 
@@ -136,6 +140,17 @@ class Worker:
             cost.learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
+
+    def renew(self, spec: WorkerSpec) -> None:
+        """Another configuration holds, and no process of the former is left: what was learned of that is void."""
+        self.spec, self.successor = spec, None
+        self.costs = _costs()
+        self.failures.clear()
+        self.in_a_row = self.bad_levels = 0
+        self.level_trouble = ""
+        self.retry_at = 0.0
+        self.trial = False
+        self.ready_since = None
 
     @property
     def in_flight(self) -> int:
@@ -155,6 +170,16 @@ class Worker:
         return any(lease.waiting for lease in self.waiting.values())
 
     @property
+    def sent_away(self) -> bool:
+        """An order takes it off the GPU, whoever else wants that."""
+        return self.order is not None and self.order.verb is not Verb.START
+
+    @property
+    def comes_back(self) -> bool:
+        """It leaves only to be started again at once."""
+        return self.order is not None and self.order.verb is Verb.RESTART
+
+    @property
     def sleep_level(self) -> int:
         """The level it really sleeps at."""
         return 3 if self.bad_levels >= BAD_LEVELS else self.spec.sleep_level
@@ -171,6 +196,11 @@ class Worker:
 
     def oldest_wait(self, now: float) -> float:
         return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
+
+    def level_failed(self, why: str) -> None:
+        """A sleep or a wake at its level did not work."""
+        self.bad_levels += 1
+        self.level_trouble = why
 
     def became_ready(self, now: float, url: str) -> None:
         self.url = url

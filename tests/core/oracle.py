@@ -8,8 +8,11 @@ from muxd.core.commands import (
     Command,
     EndLease,
     FailLease,
+    FinishOrder,
     FinishShutdown,
+    ForgetWorker,
     GrantLease,
+    RenewWorker,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -17,7 +20,7 @@ from muxd.core.commands import (
     StopWorker,
     WakeWorker,
 )
-from muxd.core.events import Event, LeaseAsked, LeaseEnded, WorkerAsleep, WorkerExited
+from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
 from muxd.core.scheduler import Scheduler
 from muxd.core.states import State
 
@@ -36,6 +39,9 @@ class Oracle:
         match event:
             case LeaseAsked(_, lease, worker):
                 self.leases[lease], self.owner[lease] = "waiting", worker
+            case Reconfigured(_, specs):
+                for spec in specs:
+                    self.holds.setdefault(spec.name, GONE)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
             case WorkerAsleep(_, worker):
@@ -74,6 +80,13 @@ class Oracle:
                 assert self.leases.pop(lease) == "revoked", "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
+            case FinishOrder(_, state):
+                assert state in (State.READY, State.STOPPED, State.ASLEEP, State.FAILED)
+            case RenewWorker(worker):
+                assert self.holds[worker] == GONE, f"{worker} is renewed while its old processes live"
+            case ForgetWorker(worker):
+                assert self.holds.pop(worker) == GONE
+                assert worker not in self.scheduler.host.workers
             case FinishShutdown():
                 assert not self.finished
                 self.finished = True
@@ -84,8 +97,8 @@ class Oracle:
     def _must_fit(self, worker: str) -> None:
         needs = self.scheduler.host.ledger.needs
         for other, what in self.holds.items():
-            leaving = self.scheduler.host.workers[other].state is State.FALLING_ASLEEP
-            if other != worker and (what == LOADED or leaving):
+            known = self.scheduler.host.workers.get(other)
+            if known is not None and other != worker and (what == LOADED or known.state is State.FALLING_ASLEEP):
                 assert not needs(other) & needs(worker), f"{worker} comes while {other} holds its GPU"
 
     def must_hold(self) -> None:
@@ -96,6 +109,9 @@ class Oracle:
         for worker in host.workers.values():
             if worker.granted:
                 assert worker.state in (State.READY, State.DRAINING), (worker.name, worker.state, worker.granted)
+            if worker.held_down:
+                assert not worker.waiting, f"leases wait for {worker.name}, which an operator stopped"
+                assert worker.state is not State.READY
             if worker.state in (State.STOPPED, State.BACKOFF, State.FAILED):
                 assert self.holds[worker.name] == GONE
                 assert not host.ledger.holds(worker.name)

@@ -9,8 +9,9 @@ from typing import Self
 from muxd.core.commands import Command, RecordMove, SetTimer
 from muxd.core.events import Event
 from muxd.core.scheduler import Scheduler
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import State
-from muxd.core.worker import Worker, WorkerSpec
+from muxd.core.worker import Worker
 
 from .oracle import Oracle
 

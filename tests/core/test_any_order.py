@@ -13,7 +13,9 @@ from muxd.core.commands import (
     Command,
     EndLease,
     FailLease,
+    FailOrder,
     FailSwitch,
+    FinishOrder,
     FinishShutdown,
     FinishSwitch,
     GrantLease,
@@ -30,11 +32,14 @@ from muxd.core.events import (
     Failure,
     LeaseAsked,
     LeaseEnded,
+    OrderGiven,
+    Reconfigured,
     ShutdownAsked,
     SleepFailed,
     Started,
     SwitchAsked,
     TimerFired,
+    Verb,
     Waiting,
     WakeFailed,
     WorkerAsleep,
@@ -44,7 +49,8 @@ from muxd.core.events import (
     WorkerReady,
     WorkerWedged,
 )
-from muxd.core.worker import WorkerSpec
+from muxd.core.spec import WorkerSpec
+from muxd.core.states import State
 
 from .playbook import Playbook
 
@@ -54,6 +60,14 @@ SPECS = (
     WorkerSpec("c", sleep_level=3, drain_timeout=5),
     WorkerSpec("d", gpus=frozenset({1})),
     WorkerSpec("e", gpus=frozenset({0, 1}), drain_timeout=10),
+)
+
+
+#: What the configuration may hold in place of each.
+OTHERS = (
+    WorkerSpec("a", sleep_level=3, gpus=frozenset({1}), drain_timeout=20),
+    WorkerSpec("b", sleep_level=1, drain_timeout=3),
+    WorkerSpec("f", gpus=frozenset({0}), preload=True),
 )
 
 
@@ -69,7 +83,8 @@ class World:
         self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
         self.tickets: set[int] = set()
         self.last = 0
-        self.tell(Started(0.0))
+        self.specs = {spec.name: spec for spec in SPECS}
+        self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
     def tell(self, event: Event) -> None:
         self.book >> event
@@ -92,7 +107,7 @@ class World:
                 self.holders[lease] = "revoked"
             case FailLease(lease) | EndLease(lease):
                 del self.holders[lease]
-            case FinishSwitch(ticket) | FailSwitch(ticket):
+            case FinishSwitch(ticket) | FailSwitch(ticket) | FinishOrder(ticket) | FailOrder(ticket):
                 self.tickets.remove(ticket)
 
     def pass_time(self, seconds: float) -> None:
@@ -107,14 +122,23 @@ class World:
     def step(self) -> None:
         self.pass_time(self.rng.choice([0.0, 0.1, 1.0, 7.0]))
         self.rng.choice(
-            [self.ask, self.let_go, self.report, self.answer, self.answer, self.answer, self.fail, self.switch]
+            [
+                self.ask,
+                self.let_go,
+                self.report,
+                *[self.answer] * 3,
+                self.fail,
+                self.switch,
+                self.order,
+                self.reload,
+            ]
         )()
 
     def ask(self) -> None:
         self.last += 1
         self.holders[self.last] = "waiting"
         waiting = tuple(Waiting(self.rng.randint(1, 3)) for _ in range(self.rng.randint(0, 2)))
-        self.tell(LeaseAsked(self.now, self.last, self.rng.choice("abcde"), waiting))
+        self.tell(LeaseAsked(self.now, self.last, self.rng.choice(sorted(self.specs)), waiting))
 
     def let_go(self) -> None:
         if self.holders:
@@ -131,7 +155,22 @@ class World:
         if self.rng.random() < 0.2:
             self.last += 1
             self.tickets.add(self.last)
-            self.tell(SwitchAsked(self.now, self.last, self.rng.choice("abcde")))
+            self.tell(SwitchAsked(self.now, self.last, self.rng.choice(sorted(self.specs))))
+
+    def order(self) -> None:
+        if self.rng.random() < 0.4:
+            self.last += 1
+            self.tickets.add(self.last)
+            verb = self.rng.choice([Verb.START, Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP])
+            model, now = self.rng.choice(sorted(self.specs)), self.rng.random() < 0.3
+            self.tell(OrderGiven(self.now, self.last, model, verb, now))
+
+    def reload(self) -> None:
+        if self.rng.random() < 0.2:
+            wanted = {spec.name: spec for spec in SPECS + OTHERS if self.rng.random() < 0.8}
+            changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
+            self.specs = wanted or self.specs
+            self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0))
 
     def answer(self, *, honest: bool = False) -> None:
         """One worker answers what it was told: as it should, or, unless honest, badly."""
@@ -173,6 +212,15 @@ class World:
             else:
                 self.tell(WorkerHung(self.now, worker, "no answer"))
 
+    def must_be_as_configured(self) -> None:
+        """Nothing is left to do: every model is what the configuration says, or stuck."""
+        workers = {n: w for n, w in self.book.scheduler.host.workers.items() if w.state is not State.STUCK}
+        assert workers.keys() <= self.specs.keys()
+        for name, worker in workers.items():
+            assert worker.spec == self.specs[name]
+            assert worker.order is worker.successor is None
+            assert worker.state is State.STOPPED or not worker.held_down
+
     def calm_down(self) -> None:
         """From now on everything works, every holder ends its requests and every revoked lease is let go."""
         for _ in range(400):
@@ -196,7 +244,8 @@ def test_no_order_of_events_breaks_what_must_hold_and_every_wait_ends(start):
         world.calm_down()
         waiting = {n for n, state in world.holders.items() if state == "waiting"}
         assert not waiting, f"seed {seed}: leases {waiting} wait for ever"
-        assert not world.tickets, f"seed {seed}: switches {world.tickets} never end"
+        assert not world.tickets, f"seed {seed}: the orders {world.tickets} never end"
+        world.must_be_as_configured()
 
 
 @pytest.mark.parametrize("start", range(0, 400, 100))

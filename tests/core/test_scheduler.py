@@ -37,8 +37,9 @@ from muxd.core.events import (
     WorkerReady,
     WorkerWedged,
 )
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import State
-from muxd.core.worker import BAD_LEVELS, WorkerSpec
+from muxd.core.worker import BAD_LEVELS
 
 from .playbook import Playbook
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import MOVES, State, diagram
-from muxd.core.worker import IllegalMove, Worker, WorkerSpec
+from muxd.core.worker import IllegalMove, Worker
 
 
 def test_every_state_is_in_the_table_and_can_be_reached_and_left():

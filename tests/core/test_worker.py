@@ -1,8 +1,9 @@
 import pytest
 
 from muxd.core.events import Failure, Waiting
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import State
-from muxd.core.worker import Cost, Lease, Worker, WorkerSpec, backoff
+from muxd.core.worker import Cost, Lease, Worker, backoff
 
 
 def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():

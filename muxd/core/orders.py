@@ -1,0 +1,213 @@
+"""What an operator orders a worker to do, and what a new configuration asks of it.
+
+An order is brought forward after every event until it is done.  Only a newer order for
+the same worker takes its place; a client's disconnect does not.  `switch` is not among
+them: it is about the GPU, not about one worker, and lives in `switching`.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from .commands import Command, FailOrder, FinishOrder, ForgetWorker, RememberStop, RenewWorker, StopWorker
+from .events import Verb
+from .host import Host
+from .spec import WorkerSpec
+from .states import State
+from .switching import Switching
+from .worker import Order, Worker
+
+#: States without a process: nothing is left to end.
+DOWN = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
+
+#: States in which nothing more happens to a worker until somebody wants it.
+OFF_GPU = DOWN | {State.ASLEEP}
+
+
+_MESSAGES = {
+    Verb.STOP: "{} is stopped by an operator",
+    Verb.RESTART: "{} is restarted",
+    Verb.SLEEP: "{} is put to sleep by an operator",
+    Verb.RENEW: "the configuration of {} has changed",
+    Verb.RETIRE: "{} is no longer in the configuration",
+}
+
+
+class Orders:
+    """Takes orders and brings them forward."""
+
+    def __init__(self, host: Host, switching: Switching) -> None:
+        self.host = host
+        self._switching = switching
+
+    # Taken
+
+    def give(self, worker: Worker, verb: Verb, ticket: int, *, now: bool) -> Iterator[Command]:
+        """A newer order: the one before it ends as superseded, unless it says the same."""
+        if verb in (Verb.START, Verb.STOP, Verb.RESTART):
+            yield from self._hold_down(worker, down=verb is Verb.STOP)
+        if verb in (Verb.START, Verb.RESTART):
+            worker.retry_at = min(worker.retry_at, self.host.now)  # the operator knows better than a back-off
+        if worker.order is not None and worker.order.verb is verb:
+            worker.order.tickets.append(ticket)
+            worker.order.now = worker.order.now or now
+            return
+        yield from self.fail(worker, "superseded", f"a newer order, {verb} {worker.name}, took its place")
+        worker.order = Order(verb, [ticket], now)
+        if verb is not Verb.START:
+            self._switching.call_off(worker)
+
+    def _hold_down(self, worker: Worker, *, down: bool) -> Iterator[Command]:
+        if worker.held_down is not down:
+            worker.held_down = down
+            yield RememberStop(worker.name, down)
+
+    def fail(self, worker: Worker, code: str, message: str) -> Iterator[Command]:
+        """End its order, if there is one."""
+        order, worker.order = worker.order, None
+        for ticket in order.tickets if order is not None else ():
+            yield FailOrder(ticket, code, message)
+
+    def _finish(self, worker: Worker) -> Iterator[Command]:
+        order, worker.order = worker.order, None
+        for ticket in order.tickets if order is not None else ():
+            yield FinishOrder(ticket, worker.state)
+
+    # A new configuration
+
+    def reconfigure(self, specs: Iterable[WorkerSpec], changed: frozenset[str]) -> Iterator[Command]:
+        """Models that are new, gone, or `changed`: these need other processes than they have."""
+        wanted = {spec.name: spec for spec in specs}
+        for name, worker in self.host.workers.items():
+            if name not in wanted:
+                worker.retired = True
+                yield from self.fail(worker, "model_not_found", _MESSAGES[Verb.RETIRE].format(name))
+        for name, spec in wanted.items():
+            if name not in self.host.workers:
+                self.host.add(spec)
+            else:
+                self._reconfigure(self.host.workers[name], spec, changed=name in changed)
+        self.host.sort(wanted)
+
+    def _reconfigure(self, worker: Worker, spec: WorkerSpec, *, changed: bool) -> None:
+        if changed or worker.retired or worker.successor is not None:
+            worker.successor, worker.retired = spec, False
+        else:
+            worker.spec = spec
+
+    def _draw_consequences(self, worker: Worker) -> None:
+        """What the configuration asks of it, unless an operator's order is under way that will do."""
+        order = worker.order
+        if worker.retired:
+            if order is None or order.verb is not Verb.RETIRE:
+                worker.order = Order(Verb.RETIRE)
+                self._switching.call_off(worker)
+        elif worker.successor is not None and order is None and worker.state not in DOWN:
+            worker.order = Order(Verb.RENEW if worker.state is State.ASLEEP else Verb.RESTART)
+
+    # Brought forward
+
+    def forward(self) -> Iterator[Command]:
+        for worker in list(self.host.workers.values()):
+            if worker.state in DOWN:
+                yield from self._renew(worker)
+            self._draw_consequences(worker)
+            if worker.order is not None:
+                yield from self._forward(worker, worker.order)
+
+    def finish_ready(self) -> Iterator[Command]:
+        """End the orders of those that the last decisions left ready."""
+        for worker in self.host.workers.values():
+            order = worker.order
+            if worker.state is State.READY and order is not None and (order.verb is Verb.START or order.is_down):
+                yield from self._finish(worker)
+
+    def _forward(self, worker: Worker, order: Order) -> Iterator[Command]:
+        if worker.state is State.STUCK:
+            message = f"worker {worker.name} is stuck ({worker.reason}); end its processes by hand or reset the GPU"
+            yield from self.fail(worker, "worker_stuck", message)
+            return
+        match order.verb:
+            case Verb.START:
+                yield from self._bring(worker)
+            case Verb.RESTART if order.is_down:
+                yield from self._bring(worker)
+            case Verb.RESTART:
+                yield from self._take_down(worker, order)
+                if worker.state in DOWN:
+                    order.is_down = True
+                    yield from self._renew(worker)
+                    yield from self._bring(worker)
+            case Verb.SLEEP:
+                yield from self._put_to_sleep(worker, order)
+            case _:
+                yield from self._take_down(worker, order)
+                if worker.state is State.STOPPED:
+                    yield from self._finish(worker)
+                    if worker.retired:
+                        self._switching.forget(worker)
+                        self.host.remove(worker)
+                        yield ForgetWorker(worker.name)
+
+    def _renew(self, worker: Worker) -> Iterator[Command]:
+        """A new configuration takes hold; a switch that has not begun was about the GPUs of the old one."""
+        if worker.successor is not None:
+            self._switching.drop(worker)
+            self.host.renew(worker)
+            yield RenewWorker(worker.name)
+
+    def _bring(self, worker: Worker) -> Iterator[Command]:
+        """On to its GPUs, if they are free."""
+        if worker.state is State.READY:
+            yield from self._finish(worker)
+        elif worker.state not in OFF_GPU or self._switching.is_coming(worker):
+            return
+        elif worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
+            return  # it is started again by itself, or its order is refused
+        elif holders := self._holders(worker):
+            who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w in holders)
+            message = (
+                f"{worker.name} may run, but there is no room on its GPU: {who} has it; a request for {worker.name} "
+                f"brings it in its turn, `muxctl switch {worker.name}` at once"
+            )
+            yield from self.fail(worker, "no_room", message)
+        else:
+            yield from self._switching.begin_unopposed(worker)
+
+    def _holders(self, worker: Worker) -> list[Worker]:
+        """Who has its GPUs, or is about to come to them."""
+        return self.host.blockers(worker) or self._switching.claimants(worker)
+
+    def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
+        if worker.state is State.BACKOFF:
+            yield self.host.move(worker, State.STOPPED, worker.reason)
+        if worker.state in OFF_GPU:
+            yield from self._finish(worker)
+        elif worker.state is State.READY:
+            yield from self._drain(worker, order)
+        if worker.state is State.DRAINING:
+            yield from self.host.end_overdue(worker)
+            if not worker.granted:
+                yield from self.host.send_off(worker)
+
+    def _take_down(self, worker: Worker, order: Order) -> Iterator[Command]:
+        """Towards STOPPED, from wherever it is."""
+        message = _MESSAGES[order.verb].format(worker.name)
+        if worker.state is State.READY:
+            yield from self._drain(worker, order)
+        if worker.state is State.DRAINING:
+            if order.now and worker.drain_deadline > self.host.now:
+                worker.drain_deadline = self.host.now
+                yield from self.host.revoke_all(worker, order.verb, message, self.host.now)
+            yield from self.host.end_overdue(worker)
+            if not worker.granted:
+                yield from self.host.stop(worker, message, kill=False)
+        elif worker.state in (State.STARTING, State.WAKING, State.ASLEEP):
+            yield from self.host.stop(worker, message, kill=True)  # nothing runs in it; one that is paused cannot drain
+        elif worker.state is State.STOPPING and order.now and not order.killed:
+            order.killed = True
+            yield StopWorker(worker.name, kill=True)
+        elif worker.state in DOWN and worker.state is not State.STOPPED:
+            yield self.host.move(worker, State.STOPPED, message)
+
+    def _drain(self, worker: Worker, order: Order) -> Iterator[Command]:
+        deadline = self.host.now if order.now else self.host.now + worker.spec.drain_timeout
+        yield from self.host.drain(worker, order.verb, _MESSAGES[order.verb].format(worker.name), deadline)
