@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real-sglang clean
+.PHONY: demo test check lint real-sglang systemd soak clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -30,6 +30,15 @@ check: lint test
 real-sglang: $(READY)
 	$(PYTHON) tests/real/install.py
 	$(BIN)/python -m pytest tests/real
+
+# Real systemd, booted in a container (root, systemd-container and debootstrap; about 400 MB under /var/tmp).
+systemd: $(READY)
+	$(PYTHON) tests/systemd/root.py
+	$(BIN)/python -m pytest tests/systemd
+
+# Twenty simulated models under thousands of requests, with and without crashes; some minutes.
+soak: $(READY)
+	$(BIN)/python -m pytest tests/soak
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

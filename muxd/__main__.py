@@ -2,17 +2,19 @@
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .config import Config
+from .config import LOG_LEVELS, Config
 from .errors import ConfigError, MuxdError
 
 if TYPE_CHECKING:
     import socket
+
+    from .importers.drop_in import DropIn
 
 USAGE_ERROR = 2
 
@@ -41,6 +43,8 @@ def _parser() -> ArgumentParser:
     start = commands.add_parser("start", help="run the supervisor, in the foreground")
     start.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
+    start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
+    _add_scripts(start)
     start.set_defaults(run=_start)
 
     proxy = commands.add_parser("proxy", help="run the OpenAI-compatible proxy by itself")
@@ -49,13 +53,72 @@ def _parser() -> ArgumentParser:
 
     check = commands.add_parser("check", help="say everything that is wrong with a configuration")
     check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    _add_scripts(check)
     check.set_defaults(run=_check)
+
+    init = commands.add_parser("init", help="write a first configuration, from what is on this machine")
+    init.add_argument("--output", type=Path, metavar="FILE", default=Path("muxd.toml"), help="else ./muxd.toml")
+    more = "search these folders too, beside the cache of the Hugging Face Hub"
+    init.add_argument("--models", type=Path, metavar="FOLDER", nargs="+", action="extend", default=[], help=more)
+    init.add_argument("--force", action="store_true", help="replace the file where there is one")
+    init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
+    init.set_defaults(run=_init)
     return parser
+
+
+def _add_scripts(command: ArgumentParser) -> None:
+    """sglangmux's command line."""
+    scripts = "launch scripts, one server each: loaded in this order; with --config beside its models, else alone"
+    command.add_argument("scripts", type=Path, nargs="*", metavar="SCRIPT", help=scripts)
+    command.add_argument("--host", help="where the proxy listens, instead of the configuration's")
+    command.add_argument("--listen-port", type=_port, metavar="PORT")
+    for flag, what in (
+        ("--upstream-timeout-secs", "to the first byte of an answer"),
+        ("--model-ready-timeout-secs", "from a model's start until it is ready"),
+        ("--model-switch-timeout-secs", "that a request waits for its model"),
+    ):
+        command.add_argument(flag, type=_seconds, metavar="SECONDS", help=what)
+    command.add_argument("--log-dir", type=Path, metavar="DIR", help="of the models' output")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ArgumentTypeError(f"{text!r} is not a port; write a number up to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a time; write seconds")
+    return seconds
+
+
+def _drop_in(options: Namespace) -> "DropIn | None":
+    """What the command line adds to the configuration, if anything."""
+    flags = {
+        "host": options.host,
+        "listen_port": options.listen_port,
+        "upstream_timeout": options.upstream_timeout_secs,
+        "start_timeout": options.model_ready_timeout_secs,
+        "switch_timeout": options.model_switch_timeout_secs,
+        "log_dir": options.log_dir,
+    }
+    if not options.scripts and all(value is None for value in flags.values()):
+        return None
+    from .importers.drop_in import DropIn
+
+    return DropIn(tuple(options.scripts), **flags)
 
 
 def _start(options: Namespace) -> int:
     if not options.demo:
-        return _run_daemon(_load(options.config))
+        return _run_daemon(lambda: _load(options.config, _drop_in(options)).with_log_level(options.log_level))
+    if _drop_in(options) is not None:
+        raise ConfigError(["--demo brings its own models and settings; leave out the rest of the command line"])
     import tempfile
 
     from .demo import write_demo_config
@@ -63,17 +126,19 @@ def _start(options: Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="muxd-demo-") as folder:
         path = write_demo_config(Path(folder))
         print(f"demo: two simulated models, no GPU; everything is in {folder}", file=sys.stderr)
-        return _run_daemon(_load(path))
+        return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 
-def _run_daemon(config: Config) -> int:
+def _run_daemon(read: Callable[[], Config]) -> int:
+    """`read` reads the configuration: now, and again for each reload."""
     from .daemon import run_daemon
     from .logs import setup_logging
     from .notify import Notifier
 
+    config = read()
     notifier = Notifier.from_environ(os.environ)
     setup_logging(config.daemon.log_level, config.daemon.log_format)
-    _run(run_daemon, config, notifier)
+    _run(run_daemon, config, read, notifier)
     return 0
 
 
@@ -93,22 +158,32 @@ def _proxy(options: Namespace) -> int:
 def _check(options: Namespace) -> int:
     from .config.check import check
 
-    return check(options.config, os.environ)
+    return check(options.config, os.environ, _drop_in(options))
 
 
-def _load(explicit: Path | None) -> Config:
+def _init(options: Namespace) -> int:
+    from .init.command import init
+
+    return init(options, os.environ)
+
+
+def _load(explicit: Path | None, added: "DropIn | None" = None) -> Config:
+    """Scripts need no configuration: with them, none is searched."""
     from .config.load import load_config
     from .config.places import find_config
 
-    return load_config(find_config(explicit, os.environ), os.environ)
+    alone = explicit is None and added is not None and added.stands_alone
+    return load_config(None if alone else find_config(explicit, os.environ), os.environ, added)
 
 
 def _passed_listener() -> "socket.socket | None":
     """The listening socket that muxd or systemd passes as descriptor 3 (sd_listen_fds(3)), if one does."""
     import socket
 
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or os.environ.pop("LISTEN_FDS", "") != "1":
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return None
+    if (count := os.environ.pop("LISTEN_FDS", "")) != "1":
+        raise ConfigError([f"the proxy was passed {count} sockets and takes one: leave one ListenStream= in its unit"])
     os.set_inheritable(3, False)
     return socket.socket(fileno=3)
 

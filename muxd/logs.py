@@ -62,7 +62,7 @@ class _Text(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One object per record; whatever was given as `extra` is in it."""
+    """One object per record; whatever was given as `extra` is in it, under a name of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -71,10 +71,14 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _PLAIN_RECORD}
+        for key, value in vars(record).items():
+            if key not in _PLAIN_RECORD:
+                line[f"{key}_" if key in line else key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return _json(line)
 
 
 class _Prioritised(logging.Formatter):
@@ -87,6 +91,14 @@ class _Prioritised(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
         return "\n".join(f"<{priority}>{line}" for line in self._inner.format(record).split("\n"))
+
+
+def _json(line: dict[str, Any]) -> str:
+    """Every value in some form: one that JSON has not, such as an endless duration, as text."""
+    try:
+        return json.dumps(line, default=str, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps({key: str(value) for key, value in line.items()}, ensure_ascii=False)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -2,9 +2,10 @@
 
 from .load import load_config, load_proxy_config, salvage_config
 from .places import find_config
-from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
+from .schema import LOG_LEVELS, Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 
 __all__ = [
+    "LOG_LEVELS",
     "Config",
     "Daemon",
     "Memory",

@@ -11,6 +11,7 @@ from pathlib import Path
 import tomli_w
 
 from .schema import Config
+from .sources import WHOLE
 
 
 def write_for_proxy(config: Config, path: Path) -> None:
@@ -38,6 +39,7 @@ def write_for_proxy(config: Config, path: Path) -> None:
         },
     }
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(WHOLE.encode())
         tomli_w.dump(settings, file)
 
 

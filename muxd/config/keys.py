@@ -22,7 +22,7 @@ from .readers import (
     text,
     texts,
 )
-from .schema import MiB
+from .schema import LOG_LEVELS, MiB
 
 Table = dict[str, "Reader | Table"]
 
@@ -30,7 +30,7 @@ DAEMON: Table = {
     "socket": path,
     "state_dir": path,
     "log_dir": path,
-    "log_level": choice("debug", "info", "warning", "error"),
+    "log_level": choice(*LOG_LEVELS),
     "log_format": choice("text", "json"),
     "admin_group": text,
     "others": choice("read", "none"),
@@ -69,6 +69,7 @@ SIMULATION: Table = {
 }
 
 MODEL: Table = {
+    "script": path,
     "engine": choice("sglang", "simulator"),
     "model_path": model_path,
     "served_names": names,
@@ -90,7 +91,7 @@ MODEL: Table = {
     "restart_limit": integer(1, 1000),
     "restart_window": duration(1, endless=True),
     "stable_after": duration(),
-    "cool_down": duration(endless=True),
+    "cool_down": duration(1, endless=True),
     "probe_interval": duration(0.1),
     "probe_timeout": duration(0.1),
     "probe_failures": integer(1, 1000),

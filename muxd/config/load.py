@@ -1,37 +1,50 @@
-"""One TOML file -> one checked `Config`, or every problem in it at once.
+"""TOML files -> one checked `Config`, or every problem in them at once.
 
-What each key may hold is declared in `keys`; what must hold between keys is in
-`rules`; defaults are those of `schema`.
+Which files those are is said in `sources`; what each key may hold is declared in
+`keys`; what must hold between keys is in `rules`; defaults are those of `schema`.
 """
 
-import re
 import shutil
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from muxd.errors import ConfigError
 
 from . import keys
-from .lines import KeyPath, key_lines
+from .lines import KeyPath
 from .names import MODEL_NAME
 from .places import default_log_dir, default_socket, default_state_dir, home
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check
 from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
+from .sources import Source, merged, read_sources
 from .units import shown
 
 SECTIONS = ["muxd", "proxy", "policy", "defaults", "models"]
 
-_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+class Addition(Protocol):
+    """What a command line adds to the files: see muxd/importers/drop_in.py."""
+
+    @property
+    def stands_alone(self) -> bool:
+        """It brings models: no file has to be found for them."""
+        ...
+
+    def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]: ...
+
+    def amend(self, config: Config) -> Config: ...
 
 
-def load_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """Read, check and complete one file.  ConfigError names every problem, one line each."""
-    config, problems = _read(path, environ)
+def load_config(path: Path | None, environ: Mapping[str, str], added: Addition | None = None) -> Config:
+    """Read, check and complete the file and those of `muxd.d` beside it, from scratch at each call.
+
+    Without a path: `added` is all.  ConfigError names every problem, one line each.
+    """
+    config, problems = _read(path, environ, added=added)
     problems.raise_any()
     return config
 
@@ -48,42 +61,32 @@ def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """What can be used of a file that may have problems: to find logs by, never to run.
+    """What can be used of files that may have problems: to find logs by, never to run.
 
-    ConfigError when it is not TOML at all.
+    ConfigError when the first one is not TOML at all.
     """
-    return _read(path, environ)[0]
+    return _read(path, environ, salvage=True)[0]
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> tuple[Config, Problems]:
-    source = _text(path)
-    raw = _parse(path, source)
-    problems = Problems(path, key_lines(source))
-    config = _Reading(Base(path.absolute().parent, home(environ)), environ, problems).config(raw, path.absolute())
+def _read(
+    path: Path | None, environ: Mapping[str, str], *, salvage: bool = False, added: Addition | None = None
+) -> tuple[Config, Problems]:
+    files = _files(path, salvage=salvage) if path is not None else []
+    problems = Problems(files)
+    raw = merged([*files, *(added.join(files, problems) if added is not None else [])])
+    file = path.absolute() if path is not None else None
+    base = Base(file.parent if file is not None else Path.cwd(), home(environ))
+    config = _Reading(base, environ, problems).config(raw, file)
+    config = added.amend(config) if added is not None else config
     check(config, raw, environ, problems)
-    return config, problems
+    return replace(config, files=tuple(source.file.absolute() for source in files)), problems
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}; correct the path or its permissions"]) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError([f"{path}:{line}: not UTF-8; save the file as UTF-8"]) from None
-
-
-def _parse(path: Path, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        at = _AT_LINE.search(message)
-        line = at[1] if at and at[1] else source.count("\n") + 1
-        raise ConfigError([f"{path}:{line}: not TOML: {_AT_LINE.sub('', message)}; correct this line"]) from None
-    except RecursionError:
-        raise ConfigError([f"{path}: not usable: nested too deeply; write plain tables"]) from None
+def _files(path: Path, *, salvage: bool) -> list[Source]:
+    main, parts, broken = read_sources(path)
+    if main is None or (broken and not salvage):
+        raise ConfigError(broken)
+    return [main, *parts]
 
 
 class _Reading:
@@ -94,7 +97,7 @@ class _Reading:
         self._environ = environ
         self._problems = problems
 
-    def config(self, raw: dict[str, Any], path: Path) -> Config:
+    def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(SECTIONS):
             self._problems.add((name,), unknown_key(name, raw[name], SECTIONS, in_model=False))
         defaults = self._table(("defaults",), raw.get("defaults", {}), keys.MODEL)
@@ -131,7 +134,12 @@ class _Reading:
             self._problems.add(
                 path, "not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
             )
-        given = _merged(defaults, self._table(path, raw, keys.MODEL))
+        own = self._table(path, raw, keys.MODEL)
+        if "script" in own:
+            from muxd.importers.models import follow_script  # only where there is one: the proxy never needs it
+
+            own = follow_script(name, own, defaults, self._base, self._environ, self._problems)
+        given = _merged({key: value for key, value in defaults.items() if key != "script"}, own)
         given["served_names"] = given.get("served_names") or (name,)
         if "memory" in given:
             given["memory"] = Memory(**given["memory"])
@@ -142,7 +150,9 @@ class _Reading:
     def _with_program(self, model: Model) -> Model:
         """A bare `python` is looked up now, in the PATH it will run with."""
         search = model.env.get("PATH", self._environ.get("PATH"))
-        found = None if model.engine == "simulator" else shutil.which(model.python, path=search)
+        found = (
+            None if model.engine == "simulator" or model.script is not None else shutil.which(model.python, path=search)
+        )
         return replace(model, python=found) if found else model
 
     def _table(self, path: KeyPath, raw: Any, table: keys.Table) -> dict[str, Any]:

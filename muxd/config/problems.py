@@ -1,42 +1,63 @@
-"""What is wrong with one configuration file, gathered until all of it is known."""
+"""What is wrong with a configuration, gathered until all of it is known."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from muxd.errors import ConfigError
 
 from .lines import KeyPath, line_of
+from .sources import Source
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Problems:
-    """Problems of one file, each with its key path."""
+    """Problems of the files that were merged, each with its key path."""
 
-    def __init__(self, file: Path, lines: dict[KeyPath, int]) -> None:
-        self._file = file
-        self._lines = lines
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
         self._found: dict[tuple[KeyPath, str], None] = {}  # as a set that keeps its order
 
     def add(self, path: KeyPath, text: str) -> None:
         """`text` says what is wrong, then "; ", then what to do.  The same problem twice is one."""
         self._found[path, text] = None
 
+    def also(self, source: Source) -> None:
+        """Something else that said keys, to be blamed for them as the files are: a launch script."""
+        self._sources.append(source)
+
     def paths(self) -> set[KeyPath]:
         """Where problems have been found so far."""
         return {path for path, _ in self._found}
 
     def raise_any(self, but: tuple[str, ...] = ()) -> None:
-        """Raise ConfigError with all of them, in the order of the file, but those in the tables `but`."""
-        kept = [(path, text) for path, text in self._found if path[0] not in but]
-        found = [(line_of(path, self._lines), path, text) for path, text in kept]
-        found.sort(key=lambda problem: problem[0] or 0)
+        """Raise ConfigError with all of them, in the order of the files, but those in the tables `but`."""
+        found = [(*self._place(path), path, text) for path, text in self._found if path[0] not in but]
+        found.sort(key=lambda problem: problem[:2])
         if found:
             raise ConfigError([self._shown(*problem) for problem in found])
 
-    def _shown(self, line: int | None, path: KeyPath, text: str) -> str:
-        where = f"{self._file}:{line}" if line else str(self._file)
-        return f"{where}: {shown_path(path)}: {text}"
+    def _place(self, path: KeyPath) -> tuple[int, int]:
+        """The file to blame, by its position, and the line in it; 0 for none.
+
+        It is the one that said the key last.  What nobody said is missing where its table first stands.
+        """
+        for length in range(len(path), 0, -1):
+            said = [place for place, source in enumerate(self._sources) if source.has(path[:length])]
+            if said:
+                place = said[-1] if length == len(path) else said[0]
+                return place, line_of(path[:length], self._sources[place].lines) or 0
+        return 0, 0
+
+    def _shown(self, place: int, line: int, path: KeyPath, text: str) -> str:
+        file = shown_file(self._sources[place].file)
+        return f"{file}:{line}: {shown_path(path)}: {text}" if line else f"{file}: {shown_path(path)}: {text}"
+
+
+def shown_file(file: Path) -> str:
+    """A path that any stream can take: what is not UTF-8 in it is written out."""
+    return str(file).encode(errors="backslashreplace").decode()
 
 
 def shown_path(path: KeyPath) -> str:

@@ -16,6 +16,9 @@ from .units import show_size
 # sun_path holds 108 bytes and its end is a NUL.
 SOCKET_PATH_MAX = 107
 
+# Keys that say what a launch script says.
+SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
+
 # The managed proxy's log and lock files.
 PROXY_NAME = "muxd-proxy"
 
@@ -44,9 +47,11 @@ def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], tol
     if not config.models:
         yield ("models",), "no model; add a table [models.NAME]"
     yield from _daemon(config)
-    yield from _proxy(config)
+    yield from _proxy(config, stated)
     yield from _names(config)
     yield from _ports(config)
+    if stated.by_default("script"):
+        yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
     for model in config.models:
         if stated.place(model.name, "engine") not in told:
             findings = _model(model, stated, environ)
@@ -56,11 +61,18 @@ def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], tol
 
 
 class _Stated:
-    """Which model keys the user wrote, and where: in the model's own table or in [defaults]."""
+    """Which keys the user wrote, and those of a model where: in its own table or in [defaults]."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self._defaults = _as_table(raw.get("defaults"))
         self._models = _as_table(raw.get("models"))
+        self._proxy = _as_table(raw.get("proxy"))
+
+    def by_proxy(self, key: str) -> bool:
+        return key in self._proxy
+
+    def by_default(self, key: str) -> bool:
+        return key in self._defaults
 
     def place(self, name: str, *key: str) -> KeyPath:
         """The path to blame for a key of a model."""
@@ -110,16 +122,19 @@ def _user_exists(name: str) -> bool:
     return True
 
 
-def _proxy(config: Config) -> Iterator[Finding]:
+def _proxy(config: Config, stated: "_Stated") -> Iterator[Finding]:
     proxy = config.proxy
     if proxy.user is not None and not _user_exists(proxy.user):
         yield ("proxy", "user"), f"no user {proxy.user}; create it with: useradd --system {proxy.user}"
     if proxy.max_body > proxy.buffer_memory:
-        yield (
-            ("proxy", "max_body"),
-            f"{show_size(proxy.max_body)} is more than buffer_memory, {show_size(proxy.buffer_memory)}; "
-            "lower it or raise buffer_memory",
-        )
+        larger, smaller = show_size(proxy.max_body), show_size(proxy.buffer_memory)
+        if stated.by_proxy("buffer_memory") and not stated.by_proxy("max_body"):
+            yield ("proxy", "buffer_memory"), f"{smaller} is less than max_body, {larger}; raise it or lower max_body"
+        else:
+            yield (
+                ("proxy", "max_body"),
+                f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
+            )
 
 
 def _names(config: Config) -> Iterator[Finding]:
@@ -143,7 +158,8 @@ def _ports(config: Config) -> Iterator[Finding]:
             if first != f"model {model.name}":
                 yield (
                     ("models", model.name, "port"),
-                    f"{model.port} is already the port of {first}; use another, or leave it out and muxd chooses one",
+                    f"{model.port} is already the port of {first}; use another"
+                    + (", or leave it out and muxd chooses one" if model.script is None else ""),
                 )
 
 
@@ -154,6 +170,9 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
     if model.name == PROXY_NAME:
         yield (), "the proxy is called so; give the model another name"
+    if stated.by_model(model.name, "script"):
+        yield from _script(model, stated)
+        return
     if model.engine == "simulator":
         yield from _faults(model)
         return
@@ -163,6 +182,15 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
         yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
     if shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))) is None:
         yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
+
+
+def _script(model: Model, stated: _Stated) -> Iterator[Finding]:
+    """What a launch script says itself, and cannot be told."""
+    if model.engine != "sglang":
+        yield ("engine",), "a launch script starts SGLang; leave this out"
+    for key in SCRIPTS_OWN:
+        if stated.by_model(model.name, key):
+            yield (key,), "is for the command line that muxd makes; put it into the script, and leave this out"
 
 
 def _faults(model: Model) -> Iterator[Finding]:

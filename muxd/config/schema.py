@@ -4,12 +4,14 @@ Times are seconds, sizes are bytes; `inf` means no limit.  How they are written 
 TOML, and what is wrong with what a user wrote, is `load`'s business.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 
 GiB = 1 << 30
 MiB = 1 << 20
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,21 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """A launch script that starts the server, and what muxd has read in it; see muxd/importers."""
+
+    argv: tuple[str, ...]  # a shell and the script
+    env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
+    admin_key: str = field(default="", repr=False)  # that the script gives its server
+    api_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.NAME]` table."""
 
     name: str
+    script: Script | None = None  # starts the server in place of muxd's own command line
     engine: str = "sglang"  # or "simulator"
     model_path: str = ""
     served_names: tuple[str, ...] = ()  # what clients send; the name itself where none is given
@@ -82,7 +95,7 @@ class Daemon:
     socket: Path
     state_dir: Path
     log_dir: Path
-    log_level: str = "info"  # debug, info, warning, error
+    log_level: str = "info"  # of LOG_LEVELS
     log_format: str = "text"  # or "json"
     admin_group: str | None = None  # its members may operate; the socket belongs to it
     others: str = "read"  # or "none": what any other user who can open the socket may do
@@ -119,3 +132,8 @@ class Config:
     policy: Policy = Policy()
     models: tuple[Model, ...] = ()
     path: Path | None = None  # the file it came from
+    files: tuple[Path, ...] = ()  # all that were read: it and those of muxd.d, in the order they were merged in
+
+    def with_log_level(self, level: str | None) -> "Config":
+        """As it is, but for a level that the command line gave."""
+        return replace(self, daemon=replace(self.daemon, log_level=level)) if level is not None else self

@@ -57,6 +57,7 @@ def test_one_model_needs_two_lines(load, tmp_path, environ):
             Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), python=f"{environ['PATH']}/python3"),
         ),
         path=tmp_path / "muxd.toml",
+        files=(tmp_path / "muxd.toml",),
     )
 
 

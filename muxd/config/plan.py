@@ -1,0 +1,135 @@
+"""What a reload would do: the difference between the configuration that runs and the one that is wanted.
+
+Pure: nothing is read and nothing is carried out here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from .schema import Config, Model
+
+Action = Literal["add", "remove", "restart", "update"]
+
+#: Keys of a model that its process, its log files or its claim on the GPUs are made from.
+PROCESS_KEYS = frozenset(
+    {
+        "script",
+        "engine",
+        "model_path",
+        "gpus",
+        "memory",
+        "sleep_level",
+        "port",
+        "python",
+        "args",
+        "env",
+        "cwd",
+        "log_max_bytes",
+        "log_backups",
+        "simulation",
+    }
+)
+
+#: Keys of a model that only muxd looks at, while the worker runs.
+WATCH_KEYS = frozenset(
+    {
+        "preload",
+        "start_timeout",
+        "stop_timeout",
+        "drain_timeout",
+        "switch_timeout",
+        "call_timeout",
+        "gpu_release_timeout",
+        "restart_limit",
+        "restart_window",
+        "stable_after",
+        "cool_down",
+        "probe_interval",
+        "probe_timeout",
+        "probe_failures",
+        "hang_timeout",
+    }
+)
+
+#: Keys outside the models that a running muxd can take over; every other one needs a restart of muxd.
+LIVE_SETTINGS = frozenset({"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens to one model."""
+
+    model: str
+    action: Action
+    changes: tuple[str, ...] = ()  # the keys that differ; none where the model comes or goes
+
+    def as_json(self) -> dict[str, Any]:
+        return {"model": self.model, "action": self.action, "changes": list(self.changes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What goes first, then the rest in the order of the wanted file; names may move between models in one plan."""
+
+    steps: tuple[Step, ...] = ()
+    settings: tuple[str, ...] = ()  # changed, and taken over by a running muxd
+    needs_restart: tuple[str, ...] = ()  # changed, and only a restart of muxd takes them over
+    unchanged: tuple[str, ...] = ()  # models
+
+    def __bool__(self) -> bool:
+        """Something has changed."""
+        return bool(self.steps or self.settings or self.needs_restart)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "plan": [step.as_json() for step in self.steps],
+            "settings": list(self.settings),
+            "needs_restart": list(self.needs_restart),
+            "unchanged": list(self.unchanged),
+        }
+
+
+def plan_of(running: Config, wanted: Config) -> Plan:
+    """How to get from one to the other.  A model is told by its name: a renamed one goes, and comes."""
+    settings = tuple(_changed_settings(running, wanted))
+    steps = tuple(_steps(running, wanted))
+    touched = {step.model for step in steps}
+    return Plan(
+        steps=steps,
+        settings=tuple(key for key in settings if key in LIVE_SETTINGS),
+        needs_restart=tuple(key for key in settings if key not in LIVE_SETTINGS),
+        unchanged=tuple(model.name for model in wanted.models if model.name not in touched),
+    )
+
+
+def _steps(running: Config, wanted: Config) -> Iterator[Step]:
+    before = {model.name: model for model in running.models}
+    kept = {model.name for model in wanted.models}
+    yield from (Step(name, "remove") for name in before if name not in kept)
+    for model in wanted.models:
+        if (old := before.get(model.name)) is None:
+            yield Step(model.name, "add")
+        elif changes := _differences(old, model):
+            yield Step(model.name, "restart" if _needs_new_process(old, model, changes) else "update", changes)
+
+
+def _needs_new_process(old: Model, new: Model, changes: tuple[str, ...]) -> bool:
+    """The engine is told the first served name alone; a key that is in no class counts as its process's."""
+    return old.served_names[:1] != new.served_names[:1] or not WATCH_KEYS.issuperset({*changes} - {"served_names"})
+
+
+def _changed_settings(running: Config, wanted: Config) -> Iterator[str]:
+    """As the user writes them, in the order of the schema."""
+    for section, old, new in (
+        ("muxd", running.daemon, wanted.daemon),
+        ("proxy", running.proxy, wanted.proxy),
+        ("policy", running.policy, wanted.policy),
+    ):
+        keys = ("listen" if section == "proxy" and key in ("host", "port") else key for key in _differences(old, new))
+        yield from dict.fromkeys(f"{section}.{key}" for key in keys)
+
+
+def _differences(old: Any, new: Any) -> tuple[str, ...]:
+    """The fields of two dataclasses of one type that are not equal."""
+    return tuple(field.name for field in fields(old) if getattr(old, field.name) != getattr(new, field.name))

@@ -1,0 +1,98 @@
+"""`muxd start a.sh b.sh`: sglangmux's command line, as an addition to the configuration or all there is of one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from muxd.config.names import MODEL_NAME
+from muxd.config.problems import Problems
+from muxd.config.schema import Config, Model
+from muxd.config.sources import Source
+
+from .models import blamed, shown_script
+from .syntax import Place
+
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")
+
+
+@dataclass(frozen=True, slots=True)
+class DropIn:
+    """What the command line says.  `None`: the configuration, or muxd's own default.  Times are seconds."""
+
+    scripts: tuple[Path, ...] = ()
+    host: str | None = None
+    listen_port: int | None = None
+    upstream_timeout: float | None = None
+    start_timeout: float | None = None
+    switch_timeout: float | None = None
+    log_dir: Path | None = None
+
+    @property
+    def stands_alone(self) -> bool:
+        return bool(self.scripts)
+
+    def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]:
+        """The scripts as models, after those of `sources`: loaded once each, in their order, and run from here."""
+        taken = {name: shown_model(source) for source in sources for name in _models(source)}
+        added = []
+        for script in self.scripts:
+            path = Path(os.path.abspath(script))
+            name = model_name(path)
+            if not MODEL_NAME.fullmatch(name):
+                self._refuse(name, path, "has a name that makes none for a model; rename it", problems)
+            elif name in taken:
+                text = f"would be model {name}, as {taken[name]} is; rename one of the files"
+                self._refuse(name, path, text, problems)
+            else:
+                taken[name] = shown_script(path)
+                table = {"script": str(path), "preload": True, "cwd": os.getcwd()}
+                source = Source(Path(shown_script(path)), {"models": {name: table}}, {("models", name): 1})
+                problems.also(source)
+                added.append(source)
+        return added
+
+    def _refuse(self, name: str, path: Path, text: str, problems: Problems) -> None:
+        for source in blamed(name, {(): Place(shown_script(path), 0)}):
+            problems.also(source)
+        problems.add(("models", name), f"{shown_script(path)} {text}")
+
+    def amend(self, config: Config) -> Config:
+        """The flags over everything; the scripts' models share all GPUs that any of them names: one is awake."""
+        scripts = {model_name(path) for path in self.scripts}
+        shared = tuple(sorted({gpu for model in config.models if model.name in scripts for gpu in model.gpus}))
+        models = tuple(replace(m, gpus=shared) if m.name in scripts else m for m in config.models)
+        return replace(
+            config,
+            daemon=replace(config.daemon, **_given(log_dir=self.log_dir and Path(os.path.abspath(self.log_dir)))),
+            proxy=replace(
+                config.proxy,
+                **_given(host=self.host, port=self.listen_port, upstream_timeout=self.upstream_timeout),
+            ),
+            models=tuple(self._timed(model) for model in models),
+        )
+
+    def _timed(self, model: Model) -> Model:
+        return replace(model, **_given(start_timeout=self.start_timeout, switch_timeout=self.switch_timeout))
+
+
+def model_name(script: Path) -> str:
+    """The name of the file without its ending, as far as a model can have it."""
+    return _NOT_IN_NAMES.sub("-", script.stem.lower()).lstrip("._-")
+
+
+def shown_model(source: Source) -> str:
+    return f"a model in {source.file}"
+
+
+def _models(source: Source) -> list[str]:
+    models = source.table.get("models")
+    return list(models) if isinstance(models, dict) else []
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,146 @@
+"""A model whose server a launch script starts: what its table says, completed by what the script says.
+
+What the table says itself comes first, then the script, then `[defaults]`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from muxd.config.problems import Problems
+from muxd.config.readers import Base
+from muxd.config.schema import Script
+from muxd.config.sources import Source
+
+from .scripts import Fact, LaunchScript, gpu_list, read_script
+from .syntax import Place
+
+
+def follow_script(
+    name: str,
+    own: dict[str, Any],
+    defaults: Mapping[str, Any],
+    base: Base,
+    environ: Mapping[str, str],
+    problems: Problems,
+) -> dict[str, Any]:
+    """`own` with all that the script settles; what is wrong with it goes to `problems`, with its file and line."""
+    return _Table(name, own, defaults, base, environ, problems).completed()
+
+
+class _Table:
+    def __init__(
+        self,
+        name: str,
+        own: dict[str, Any],
+        defaults: Mapping[str, Any],
+        base: Base,
+        environ: Mapping[str, str],
+        problems: Problems,
+    ) -> None:
+        self._name = name
+        self._own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
+        self._defaults = defaults
+        self._problems = problems
+        self._cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory
+        self._set = self._set_for_it()
+        env = {**environ, **self._set, **defaults.get("env", {}), **own.get("env", {})}
+        path: Path = own["script"]
+        self._shown = shown_script(path)
+        self._script = read_script(path, self._shown, env, self._cwd)
+
+    def _set_for_it(self) -> dict[str, str]:
+        """GPUs and port as the table has them, by the variables that scripts go by."""
+        set_for_it: dict[str, str] = {}
+        if gpus := self._own.get("gpus", self._defaults.get("gpus")):
+            set_for_it |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+        if port := self._own.get("port"):
+            set_for_it["PORT"] = str(port)
+        return set_for_it
+
+    def completed(self) -> dict[str, Any]:
+        script, own = self._script, self._own
+        self._blame()
+        self._compare()
+        keys = {"admin_key": script.admin_key, "api_key": script.api_key}
+        says = {
+            "engine": "sglang",
+            "args": (),
+            "model_path": "",
+            "served_names": tuple(fact.text for fact in script.served_names),
+            "port": int(script.port.text) if script.port is not None else 0,
+            "gpus": self._defaults.get("gpus") or script.gpus or tuple(range(script.tensor_parallel)),
+            "sleep_level": script.sleep_level,
+            "cwd": self._cwd,
+        }
+        return {**says, **own, "script": Script(script.argv, self._set, **keys)}
+
+    # What is wrong
+
+    def _blame(self) -> None:
+        """The script's lines for what it said, and its problems but those that the table settles."""
+        script, said = self._script, dict[tuple[str, ...], Place]()
+        facts: dict[str, Fact | None] = {"port": script.port, "served_names": next(iter(script.served_names), None)}
+        said |= {(key,): fact.place for key, fact in facts.items() if fact is not None and key not in self._own}
+        settled = self._own.keys() - {"script"}
+        found = [problem for problem in script.problems if problem.key[0] not in settled]
+        said |= {problem.key: problem.place for problem in found}
+        for source in blamed(self._name, said):
+            self._problems.also(source)
+        for problem in found:
+            self._problems.add(("models", self._name, *problem.key), problem.text)
+
+    def _compare(self) -> None:
+        """The table and the script must not contradict each other."""
+        script, own = self._script, self._own
+        if not script.problems:
+            self._compare_port(script, own)
+            self._compare_gpus(script)
+            level = own.get("sleep_level", 3)
+            if not script.can_sleep_at(level):
+                flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if level == 1 else "")
+                where = script.launch or Place(self._shown, 1)
+                text = f"{level} needs {flags}, which {where} does not have; add it there, or leave this out"
+                self._problems.add(("models", self._name, "sleep_level"), text)
+
+    def _compare_port(self, script: LaunchScript, own: Mapping[str, Any]) -> None:
+        if script.port is not None and own.get("port", int(script.port.text)) != int(script.port.text):
+            there = f"the script's server listens on {script.port.text} ({script.port.place})"
+            text = f"{there}; write the same, or PORT=${{PORT:-{script.port.text}}} there"
+            self._problems.add(("models", self._name, "port"), text)
+
+    def _compare_gpus(self, script: LaunchScript) -> None:
+        given = gpu_list(self._set.get("CUDA_VISIBLE_DEVICES", ""))
+        if given is None or script.gpus in (None, given):
+            return
+        key = ("models", self._name, "gpus") if "gpus" in self._own else ("defaults", "gpus")
+        visible = ",".join(map(str, script.gpus or ()))
+        text = f"{self._shown} sets CUDA_VISIBLE_DEVICES={visible} itself; name the same GPUs, or leave this out"
+        self._problems.add(key, text)
+
+
+def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterable[Source]:
+    """Where keys of a model stand that no TOML file has."""
+    for file in dict.fromkeys(place.file for place in said.values()):
+        table: dict[str, Any] = {}
+        lines = {}
+        for key, place in said.items():
+            if place.file == file:
+                _put(table, key)
+                if place.line:
+                    lines["models", name, *key] = place.line
+        yield Source(Path(file), {"models": {name: table}}, lines)
+
+
+def _put(table: dict[str, Any], key: tuple[str, ...]) -> None:
+    for part in key:
+        table = table.setdefault(part, {})
+
+
+def shown_script(path: Path) -> str:
+    """As it is found from here, where it is below; else in full."""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near

@@ -1,0 +1,68 @@
+"""Putting a file in its place: whole or not at all, and never over another one unasked."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkstemp
+
+from muxd.config.problems import shown_file
+from muxd.errors import ConfigError, MuxdError
+
+MODE = 0o644
+
+
+class CannotWrite(MuxdError):
+    code = "cannot_write"
+
+
+def refuse_if_taken(path: Path, *, force: bool) -> None:
+    """ConfigError where `place` would not write."""
+    if os.path.isdir(path):  # which is False where nobody may look
+        raise ConfigError([f"{shown_file(path)}: is a directory; name the file: --output {shown_file(path)}/muxd.toml"])
+    if os.path.exists(path) and not os.path.isfile(path):  # a device, such as /dev/null, would be replaced
+        raise ConfigError([f"{shown_file(path)}: is not a file; --output FILE names another place, --print only shows"])
+    if not force and os.path.lexists(path):
+        raise ConfigError([_is_taken(path)])
+
+
+def place(path: Path, text: str, *, force: bool) -> None:
+    """Directories above it are made; `force` writes through a link."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _place(Path(os.path.realpath(path)) if force else path, text.encode(), force=force)
+    except OSError as error:
+        refuse_if_taken(path, force=force)  # it may have come meanwhile
+        where = shown_file(path)
+        raise CannotWrite(f"{where} cannot be written: {error.strerror}; --output FILE names another place") from None
+
+
+def _is_taken(path: Path) -> str:
+    return f"{shown_file(path)}: is there already; --force replaces it, --output FILE names another, --print only shows"
+
+
+def _place(path: Path, content: bytes, *, force: bool) -> None:
+    descriptor, name = mkstemp(prefix=".muxd-init-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, MODE)
+            file.flush()
+            os.fsync(descriptor)
+        if force:
+            os.replace(name, path)
+        else:
+            _move_to_nothing(name, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _move_to_nothing(name: str, path: Path) -> None:
+    """As rename(2), but FileExistsError where something is."""
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
+        os.replace(name, path)

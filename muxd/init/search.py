@@ -1,0 +1,177 @@
+"""The models on this machine: in the cache of the Hugging Face Hub, and in folders that were named."""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from muxd.config.places import home
+
+from .kinds import Kind, NoModel, Unusable, kind_of
+from .weights import weights_of
+
+#: How far below a named folder is looked: ORG/NAME/REVISION, and room for more.
+DEEPEST = 6
+
+OTHER_REPOSITORIES = {"datasets": "a data set", "spaces": "a space of the Hub"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that can be served."""
+
+    label: str  # what people call it: Qwen/Qwen3-14B, or the folder's name
+    model_path: str  # a Hub id, or an absolute path
+    kind: Kind
+    size: int  # bytes of its weight files
+    folder: Path  # where they are, links followed
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    label: str
+    reason: str
+    leaf: bool = True  # nothing else is below it
+
+
+Finding = Found | Skipped
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it downloads."""
+    if given := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+        return _expanded(given, environ)
+    if given := environ.get("HF_HOME"):
+        return _expanded(given, environ) / "hub"
+    cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(cache, environ) / "huggingface/hub"
+
+
+def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+    return (home(environ) / path[2:] if path.startswith("~/") else Path(path)).absolute()
+
+
+def in_cache(cache: Path) -> list[Finding]:
+    """By Hub id.  A cache that is not there is empty."""
+    try:
+        names = sorted(os.listdir(cache), key=str.lower)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [Skipped(str(cache), f"cannot be read: {error.strerror}")]
+    nameable = str(cache).isprintable()  # models are found by id only where the configuration can say where
+    return [_repository(cache / name, hub=nameable) for name in names if _is_repository(name)]
+
+
+def _is_repository(name: str) -> bool:
+    what, separator, _ = name.partition("--")
+    return bool(separator) and what in ("models", *OTHER_REPOSITORIES)
+
+
+def _repository(repository: Path, *, hub: bool) -> Finding:
+    """One of the cache; `hub`: its id is enough to find it again."""
+    what, *parts = repository.name.split("--")
+    label = "/".join(parts)
+    if what != "models":
+        return Skipped(label, OTHER_REPOSITORIES[what])
+    try:
+        return _of_snapshots(repository, label, hub=hub)
+    except Unusable as error:
+        return Skipped(label, str(error))
+    except OSError as error:
+        return Skipped(label, f"cannot be read: {error.strerror}")
+
+
+def _of_snapshots(repository: Path, label: str, *, hub: bool) -> Finding:
+    """The revision that the name means, else the newest one that is whole, by its path."""
+    if list(repository.glob("blobs/*.incomplete")):
+        raise Unusable(f"a partial download, or one under way; finish it with: hf download {label}")
+    main, *others = _revisions(repository)
+    try:
+        return _judged(main, label, label if hub and _is_main(main) else str(main))
+    except Unusable as reason:
+        for other in others:
+            try:
+                return _judged(other, label, str(other))
+            except Unusable:
+                continue
+        raise reason from None
+
+
+def _revisions(repository: Path) -> list[Path]:
+    """What the branch main was when it was downloaded comes first, then the newest."""
+    try:
+        snapshots = [path for path in (repository / "snapshots").iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        snapshots = []
+    if not snapshots:
+        raise Unusable("nothing was downloaded")
+    return sorted(snapshots, key=lambda path: (not _is_main(path), -path.stat().st_mtime, path.name))
+
+
+def _is_main(snapshot: Path) -> bool:
+    try:
+        return (snapshot.parents[1] / "refs/main").read_text().strip() == snapshot.name
+    except (OSError, ValueError):
+        return False
+
+
+def in_folder(folder: Path) -> Iterator[Finding]:
+    """Every directory at or below `folder` that has a config.json, and the repositories of a cache."""
+    yield from _below(Path(os.path.abspath(folder)), 0, set())
+
+
+def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Finding]:
+    """`seen`: directories by device and inode, for links may lead anywhere."""
+    try:
+        found = folder.stat()
+        if (key := (found.st_dev, found.st_ino)) in seen:
+            return
+        seen.add(key)
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name for entry in entries if not entry.name.startswith(".")), key=str.lower)
+    except OSError as error:
+        yield Skipped(str(folder), f"cannot be read: {error.strerror}")
+        return
+    if {"config.json", "adapter_config.json", "model_index.json"} & set(names):
+        finding = _directory(folder)
+        yield finding
+        if isinstance(finding, Found) or finding.leaf:
+            return
+    if depth < DEEPEST:
+        for name in names:
+            if _is_repository(name):
+                yield _repository(folder / name, hub=False)
+            elif _is_directory(folder / name):
+                yield from _below(folder / name, depth + 1, seen)
+
+
+def _directory(folder: Path) -> Finding:
+    """A stray config.json says nothing about the folders below it; those of a model hold its parts."""
+    try:
+        if list(folder.glob(".cache/huggingface/download/**/*.incomplete")):
+            raise Unusable("a partial download, or one under way")
+        return _judged(folder, folder.name, str(folder))
+    except Unusable as error:
+        return Skipped(str(folder), str(error), leaf=not isinstance(error, NoModel))
+    except OSError as error:
+        return Skipped(str(folder), f"cannot be read: {error.strerror}")
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _judged(folder: Path, label: str, model_path: str) -> Found:
+    """Raises Unusable, also for names that a configuration cannot hold."""
+    try:
+        if not f"{label}{model_path}".isprintable():
+            raise ValueError
+        model_path.encode()
+    except ValueError:
+        raise Unusable("its path has characters that a configuration cannot hold; rename it") from None
+    return Found(label, model_path, kind_of(folder), weights_of(folder), Path(os.path.realpath(folder)))

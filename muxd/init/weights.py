@@ -1,0 +1,91 @@
+"""Are the weights of a model all there, and how much are they?"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .kinds import NoModel, Unusable
+
+#: In the order in which SGLang looks for them.
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+PATTERNS = ("*.safetensors", "*.bin", "*.pt")
+
+# Other things of the same endings: a second copy in Mistral's own format, the state of a training.
+_NOT_WEIGHTS = re.compile(
+    r"consolidated.*|adapter_model.*|(training_args|optimizer|scheduler|rng_state|trainer_state).*"
+)
+_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+
+_POINTER = b"version https://git-lfs.github.com"
+
+#: An index of a large model has some MB.
+LARGEST_INDEX = 64 << 20
+
+
+def weights_of(folder: Path) -> int:
+    """Bytes of the weight files.  Raises Unusable where some or all are missing."""
+    names = _names(folder)
+    sizes = [_size(folder / name) for name in names]
+    missing = sum(size is None for size in sizes)
+    if missing:
+        raise Unusable(f"a partial download: {missing} of {len(names)} weight files are missing")
+    return sum(size for size in sizes if size is not None)
+
+
+def _names(folder: Path) -> list[str]:
+    for index in INDEXES:
+        if (folder / index).is_file():
+            return _indexed(folder / index)
+    files = os.listdir(folder)
+    for pattern in PATTERNS:
+        ending = pattern.removeprefix("*")
+        found = sorted(name for name in files if name.endswith(ending) and not name.startswith("."))
+        if whole := [name for name in found if not _NOT_WEIGHTS.fullmatch(name)] or _only_mistrals(found):
+            return _with_all_numbers(whole)
+    if any(name.endswith(".gguf") for name in files):
+        raise Unusable("only GGUF files; write one by hand: model_path = the path of the .gguf file")
+    raise NoModel("no weights")
+
+
+def _only_mistrals(names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith("consolidated") and name.endswith(".safetensors")]
+
+
+def _with_all_numbers(names: list[str]) -> list[str]:
+    """model-00001-of-00003.safetensors says that there are three."""
+    numbered = {(match[1], int(match[3]), match[4]) for name in names if (match := _NUMBERED.fullmatch(name))}
+    expected = {
+        f"{stem}-{number:05}-of-{count:05}{ending}"
+        for stem, count, ending in numbered
+        for number in range(1, count + 1)
+    }
+    return sorted(expected | set(names))
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names."""
+    try:
+        if index.stat().st_size > LARGEST_INDEX:
+            raise Unusable(f"{index.name} is larger than {LARGEST_INDEX >> 20} MiB")
+        files: Iterable[object] = json.loads(index.read_bytes())["weight_map"].values()
+        names = {str(name) for name in files}
+    except OSError as error:
+        raise Unusable(f"{index.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise Unusable(f"{index.name} is not an index of weights") from None
+    if not names or any("/" in name or "\0" in name for name in names):
+        raise Unusable(f"{index.name} is not an index of weights")
+    return sorted(names)
+
+
+def _size(file: Path) -> int | None:
+    """None where it is not there; a link of the cache to what was not downloaded is nothing, too."""
+    try:
+        size = file.stat().st_size if file.is_file() else 0
+        if 0 < size < 1024 and file.read_bytes().startswith(_POINTER):
+            raise Unusable(f"{file.name} is a pointer of git-lfs, not the file; run: git lfs pull")
+    except OSError:
+        return None
+    return size or None

@@ -1,0 +1,158 @@
+from dataclasses import MISSING, fields, replace
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation
+from muxd.config.plan import LIVE_SETTINGS, PROCESS_KEYS, WATCH_KEYS, Plan, Step, plan_of
+from muxd.config.schema import Daemon
+
+QWEN = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen", "gpt"))
+LLAMA = Model("llama", model_path="/models/llama", served_names=("llama",))
+RUNNING = Config(Daemon(Path("/s"), Path("/state"), Path("/logs")), models=(QWEN, LLAMA), path=Path("/muxd.toml"))
+
+
+def with_models(*models):
+    return replace(RUNNING, models=models)
+
+
+def another(value):
+    """A value of the same kind that differs."""
+    match value:
+        case bool():
+            return not value
+        case str():
+            return value + "x"
+        case int() | float():
+            return value + 1
+        case tuple():
+            return (*value, "another")
+        case dict():
+            return {**value, "A": "1"}
+        case Simulation():
+            return replace(value, pace=value.pace + 1)
+        case None:
+            return Memory(weights=1)
+    raise AssertionError(f"no other value for {value!r}")
+
+
+def test_the_same_configuration_is_an_empty_plan():
+    plan = plan_of(RUNNING, replace(RUNNING, path=Path("/elsewhere.toml")))
+    assert plan == Plan(unchanged=("qwen", "llama"))
+    assert not plan
+
+
+def test_another_order_of_the_models_is_no_change():
+    assert not plan_of(RUNNING, with_models(LLAMA, QWEN))
+
+
+def test_models_that_come_and_go_are_told_first_those_that_go():
+    plan = plan_of(RUNNING, with_models(replace(LLAMA, name="lama"), QWEN))
+    assert plan.steps == (Step("llama", "remove"), Step("lama", "add"))
+    assert plan.unchanged == ("qwen",)
+
+
+def test_several_models_that_go_keep_their_order():
+    many = tuple(replace(QWEN, name=f"m{number}") for number in range(20))
+    steps = plan_of(with_models(*many), with_models()).steps
+    assert [step.model for step in steps] == [model.name for model in many]
+
+
+def test_every_key_of_a_model_is_in_one_class():
+    keys = {field.name for field in fields(Model)} - {"name", "served_names"}
+    assert keys == PROCESS_KEYS | WATCH_KEYS
+    assert not PROCESS_KEYS & WATCH_KEYS
+
+
+@pytest.mark.parametrize("key", sorted(PROCESS_KEYS))
+def test_what_the_process_is_made_from_restarts_it(key):
+    changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
+    assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "restart", (key,)),)
+
+
+@pytest.mark.parametrize("key", sorted(WATCH_KEYS))
+def test_what_only_muxd_looks_at_is_an_update(key):
+    changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
+    assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "update", (key,)),)
+
+
+def test_one_key_of_the_process_is_enough_to_restart_it():
+    changed = replace(QWEN, preload=True, args=("--x",), drain_timeout=inf)
+    (step,) = plan_of(RUNNING, with_models(changed, LLAMA)).steps
+    assert step == Step("qwen", "restart", ("preload", "args", "drain_timeout"))
+
+
+@pytest.mark.parametrize(
+    ("served", "action"),
+    [
+        (("qwen",), "update"),
+        (("qwen", "gpt", "another"), "update"),
+        (("gpt", "qwen"), "restart"),
+        (("another", "gpt"), "restart"),
+    ],
+)
+def test_only_the_first_served_name_is_the_engines(served, action):
+    changed = replace(QWEN, served_names=served)
+    assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", action, ("served_names",)),)
+
+
+def test_a_name_can_move_from_one_model_to_another():
+    plan = plan_of(
+        RUNNING, with_models(replace(QWEN, served_names=("qwen",)), replace(LLAMA, served_names=("llama", "gpt")))
+    )
+    assert [(step.model, step.action) for step in plan.steps] == [("qwen", "update"), ("llama", "update")]
+
+
+def test_the_settings_that_can_be_taken_over_are_told_from_those_that_cannot():
+    wanted = replace(
+        RUNNING,
+        daemon=replace(RUNNING.daemon, log_level="debug", log_format="json", shutdown_timeout=1.0, socket=Path("/t")),
+        proxy=Proxy(host="::", port=1, max_body=2048),
+        policy=Policy(wait_target=5.0),
+    )
+    plan = plan_of(RUNNING, wanted)
+    assert plan.settings == ("muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target")
+    assert plan.needs_restart == ("muxd.socket", "proxy.listen", "proxy.max_body")
+    assert plan.unchanged == ("qwen", "llama")
+    assert plan
+
+
+def test_every_setting_is_named_as_the_user_writes_it():
+    from muxd.config.keys import DAEMON, POLICY, PROXY
+
+    written = {
+        f"{section}.{key}" for section, keys in (("muxd", DAEMON), ("proxy", PROXY), ("policy", POLICY)) for key in keys
+    }
+    assert written >= LIVE_SETTINGS
+    everything = replace(
+        RUNNING,
+        daemon=replaced(RUNNING.daemon),
+        proxy=replaced(RUNNING.proxy),
+        policy=replaced(RUNNING.policy),
+    )
+    plan = plan_of(RUNNING, everything)
+    assert {*plan.settings, *plan.needs_restart} == written
+
+
+def replaced(settings):
+    """All fields different; what each of them holds does not matter to a plan."""
+    return type(settings)(**{field.name: object() for field in fields(settings)})
+
+
+def test_everything_a_configuration_is_made_of_is_looked_at():
+    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "models", "path", "files"}
+    assert all(field.default is not MISSING for field in fields(Config) if field.name in ("path", "files"))
+
+
+def test_a_plan_as_json():
+    plan = Plan((Step("a", "restart", ("args",)), Step("b", "add")), ("muxd.log_level",), ("proxy.listen",), ("c",))
+    assert plan.as_json() == {
+        "plan": [
+            {"model": "a", "action": "restart", "changes": ["args"]},
+            {"model": "b", "action": "add", "changes": []},
+        ],
+        "settings": ["muxd.log_level"],
+        "needs_restart": ["proxy.listen"],
+        "unchanged": ["c"],
+    }
