@@ -2,34 +2,11 @@
 
 import os
 import sys
-from argparse import ArgumentParser
-from importlib import import_module
+from argparse import ArgumentParser, Namespace
 
 from muxctl.exits import Exit, Failure
+from muxctl.verbs import VERBS, did_you_mean, find_verb, module_of, parser_of, parser_of_all
 from muxd import __version__
-
-VERBS = {
-    "status": "what every model is doing, or everything about one",
-    "switch": "make a model ready now, ahead of the queue",
-    "logs": "what a model wrote, also when muxd is down",
-    "events": "what happened, and with -f what happens",
-    "shutdown": "stop every model, and muxd",
-}
-
-HELP = f"""\
-usage: muxctl [--socket PATH] [--json] VERB ...
-
-Talks to the muxd of this host.
-
-{chr(10).join(f"  {verb:10}{summary}" for verb, summary in VERBS.items())}
-
-  --socket PATH   muxd's control socket; else $MUXD_SOCKET, else the first that exists of
-                  $XDG_RUNTIME_DIR/muxd/muxd.sock, /run/muxd/muxd.sock, ~/.local/state/muxd/muxd.sock
-  --json          for programs (status, switch, events)
-
-muxctl VERB --help tells more.  Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 known but not ready,
-4 no such model, 5 no permission, 7 muxd unreachable, 8 timed out, 9 superseded.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,12 +43,7 @@ def _run(argv: list[str]) -> int:
     if verb is None:
         print(rest[0])
         return Exit.OK
-    module = import_module(f"muxctl.{verb}")
-    parser = ArgumentParser(f"muxctl {verb}", description=f"{VERBS[verb].capitalize()}.")
-    parser.add_argument("--socket", metavar="PATH", help="muxd's control socket")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    module.arguments(parser)
-    return int(module.run(parser.parse_args(rest)))
+    return int(module_of(verb).run(_parsed(parser_of(verb), rest)))
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -83,21 +55,22 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
         if before[-1] == "--socket" and rest:
             before.append(rest.pop(0))
     if "--help" in before or "-h" in before:
-        return None, [HELP.rstrip()]
+        return None, [parser_of_all().format_help().rstrip()]
     if "--version" in before:
         return None, [f"muxctl {__version__}"]
     if not rest:
         raise Failure(f"say what to do: {', '.join(VERBS)}; muxctl --help tells more", Exit.USAGE)
-    if rest[0] not in VERBS:
-        raise Failure(f"no such verb: {rest[0]}; {_meant(rest[0])}", Exit.USAGE)
-    return rest[0], before + rest[1:]
+    return find_verb(rest[0]), before + rest[1:]
 
 
-def _meant(verb: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(verb, VERBS, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
+def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
+    """Exits with 2 where they cannot be understood, and says which option may have been meant."""
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        meant = did_you_mean(unknown[0], parser._option_string_actions) if unknown[0][:1] == "-" else ""
+        hint = f"; did you mean {meant}?" if meant else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options
 
 
 if __name__ == "__main__":

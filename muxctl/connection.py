@@ -28,10 +28,12 @@ class DeadlinePassed(Exception):
 class Connection:
     """One connection, for one request.  A context manager: leaving it closes."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, patience: float | None = None) -> None:
+        """`patience` seconds of silence are waited for; by default ANSWER_TIMEOUT."""
         self.path = path
+        self._patience = ANSWER_TIMEOUT if patience is None else patience
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(ANSWER_TIMEOUT)
+        self._socket.settimeout(self._patience)
         try:
             self._socket.connect(path)
         except OSError as error:
@@ -61,7 +63,7 @@ class Connection:
             raise _silent(self.path) from None
         except OSError:
             pass  # refused before it was read: the answer says why
-        return Answer(_Bytes(self._socket, self.path))
+        return Answer(_Bytes(self._socket, self.path, self._patience))
 
 
 class Answer:
@@ -95,7 +97,7 @@ class Answer:
         if self.status >= 400:
             self.json()
         self._source.deadline = deadline
-        self._source.patient = True
+        self._source.patience = None
         rest = b""
         for piece in self._pieces(None):
             *whole, rest = (rest + piece).split(b"\n")
@@ -150,12 +152,12 @@ class Answer:
 class _Bytes:
     """What has come from the socket and is not used yet."""
 
-    def __init__(self, source: socket.socket, path: str) -> None:
+    def __init__(self, source: socket.socket, path: str, patience: float) -> None:
         self._socket = source
         self._path = path
         self._buffer = b""
         self.deadline: float | None = None
-        self.patient = False  # silence is fine: a stream
+        self.patience: float | None = patience  # None: silence is fine, it is a stream
 
     def head(self) -> list[str]:
         lines = []
@@ -207,7 +209,7 @@ class _Bytes:
         self._buffer += received
 
     def _received(self) -> bytes:
-        self._socket.settimeout(self._patience())
+        self._socket.settimeout(self._until())
         try:
             return self._socket.recv(_READ)
         except TimeoutError:
@@ -217,10 +219,10 @@ class _Bytes:
         except ConnectionResetError:
             return b""
 
-    def _patience(self) -> float | None:
+    def _until(self) -> float | None:
         if self.deadline is not None:
             return max(self.deadline - time.monotonic(), 0.001)
-        return None if self.patient else ANSWER_TIMEOUT
+        return self.patience
 
     def nonsense(self) -> Failure:
         return Failure(
@@ -232,9 +234,9 @@ def _silent(path: str) -> Failure:
     return Failure(f"muxd at {path} accepted the connection, but does not answer; see its log", Exit.UNREACHABLE)
 
 
-def ask(path: str, method: str, target: str, body: Any = None) -> Any:
+def ask(path: str, method: str, target: str, body: Any = None, patience: float | None = None) -> Any:
     """One request, its whole answer as JSON."""
-    with Connection(path) as connection:
+    with Connection(path, patience) as connection:
         return connection.ask(method, target, body).json()
 
 

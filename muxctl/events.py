@@ -6,9 +6,22 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from muxctl.connection import stream
-from muxctl.exits import Exit, Failure
+from muxctl.display.tables import plain
+from muxctl.exits import EVERYWHERE, Exit, Failure
 from muxctl.places import find_socket
-from muxctl.tables import plain
+
+MEANING = """\
+Every change of a model's state, every operator's order and every reload, as far
+back as muxd remembers; its memory begins when it is started."""
+EXAMPLES = {
+    "muxctl events": "what happened so far",
+    "muxctl events -f": "and what happens from now on",
+    "muxctl events -f --json": "one JSON object a line",
+}
+EXITS = EVERYWHERE | {
+    Exit.UNREACHABLE: "muxd unreachable, or it ended while it was followed",
+    Exit.INTERRUPTED: "interrupted, as -f is meant to end",
+}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -27,16 +40,26 @@ def run(options: Namespace) -> int:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """Time, kind, model, and whatever else the event tells."""
-    if event["type"] == "gap":
-        return f"... {event['missed']} events were missed"
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+    """Time, kind, model, and whatever else the event tells, also of kinds that are not known here."""
+    kind = event.get("type", "event")
+    if kind == "gap":
+        return f"... {event.get('missed', 'some')} events were missed"
     rest = {key: value for key, value in event.items() if key not in ("id", "time", "type", "model")}
-    move = [f"{rest.pop('from')} -> {rest.pop('to')}"] if {"from", "to"} <= rest.keys() else []
-    facts = [f"{key}={_value(value)}" for key, value in rest.items() if value is not None]
-    return " ".join([when, event["type"], *([event["model"]] if event.get("model") else []), *move, *facts])
+    move = [f"{_value(rest.pop('from'))} -> {_value(rest.pop('to'))}"] if {"from", "to"} <= rest.keys() else []
+    facts = [f"{plain(key)}={_value(value)}" for key, value in rest.items() if value is not None]
+    return " ".join(
+        [_when(event), plain(kind), *([plain(event["model"])] if event.get("model") else []), *move, *facts]
+    )
+
+
+def _when(event: dict[str, Any]) -> str:
+    when = event.get("time")
+    return "?" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
 def _value(value: object) -> str:
+    """Lists without their brackets; quotes where there are blanks."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value) or "-"
     text = value if isinstance(value, str) else json.dumps(value)
     return plain(json.dumps(text) if " " in text and isinstance(value, str) else text)

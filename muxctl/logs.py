@@ -10,8 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from muxctl.connection import Connection, model_target
-from muxctl.exits import Exit, Failure
+from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure
 from muxctl.places import find_socket
+
+MEANING = """\
+What the model's processes wrote to stdout and stderr, across rotated files.
+When muxd is down the files are read here, from the log directory of the
+configuration that muxd start would find, or from --log-dir."""
+EXAMPLES = {
+    "muxctl logs qwen": "the last 100 lines of each",
+    "muxctl logs qwen -f": "and what comes from now on",
+    "muxctl logs qwen -n 1000 --stream stderr": "more, of one",
+}
+EXITS = EVERYWHERE | {
+    Exit.NO_MODEL: MEANINGS[Exit.NO_MODEL],
+    Exit.UNREACHABLE: "muxd ended while its log was followed",
+    Exit.INTERRUPTED: "interrupted, as -f is meant to end",
+}
 
 STREAMS = ("stdout", "stderr")
 _POLL = 0.2  # seconds between two looks at a file that is followed
@@ -25,7 +40,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="begin N lines back (100)")
     parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which of its two outputs (both)")
     parser.add_argument("--log-dir", type=Path, metavar="DIR", help="read the files in DIR, without asking muxd")
-    parser.epilog = "When muxd is down, the directory is looked up in the configuration that muxd start would find."
 
 
 def _count(text: str) -> int:

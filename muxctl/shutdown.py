@@ -1,13 +1,20 @@
 """`muxctl shutdown`: muxd drains, stops its models and ends."""
 
+import json
 import os
 import select
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 
 from muxctl.connection import Connection
-from muxctl.exits import Exit, Failure
+from muxctl.exits import EVERYWHERE, Exit, Failure
 from muxctl.places import find_socket
+
+MEANING = """\
+muxd finishes the requests in flight (at most shutdown_timeout), ends every
+model and then itself.  Under systemd, systemctl stop muxd does the same."""
+EXAMPLES = {"muxctl shutdown": "and wait until it has ended", "muxctl shutdown --no-wait": "order it only"}
+EXITS = EVERYWHERE | {Exit.OK: "muxd has ended", Exit.INTERRUPTED: "interrupted; muxd goes on stopping"}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,7 +32,10 @@ def run(options: Namespace) -> int:
                 process.wait(path)
         except KeyboardInterrupt:
             raise Failure("not waiting any more; muxd goes on stopping", Exit.INTERRUPTED) from None
-    print("muxd has stopped" if options.wait else "muxd is stopping")
+    if options.json:
+        print(json.dumps({"stopped": bool(options.wait)}))
+    else:
+        print("muxd has stopped" if options.wait else "muxd is stopping")
     return Exit.OK
 
 

@@ -9,6 +9,7 @@ import pytest
 from muxctl.__main__ import main
 
 from .fake_muxd import FakeMuxd
+from .terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,3 +76,17 @@ def process(monkeypatch):
     for child in started:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def terminal():
+    """Start muxctl on a terminal of its own; it is gone when the test ends."""
+    opened = []
+
+    def start(*argv: str, **options) -> Terminal:
+        opened.append(Terminal([sys.executable, "-m", "muxctl", *argv], cwd=ROOT, **options))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()

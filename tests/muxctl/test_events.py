@@ -8,12 +8,20 @@ EVENTS = [
     {"id": 2, "time": 86401.5, "type": "state", "model": "qwen", "from": "stopped", "to": "starting", "reason": None},
     {"type": "gap", "missed": 7},
     {"id": 10, "time": 90000.0, "type": "state", "model": "qwen", "from": "ready", "to": "failed", "reason": "it died"},
+    {"id": 11, "time": 90001.0, "type": "operator", "model": "qwen", "order": "stop"},
+    {"id": 12, "time": 90002.0, "type": "reload", "restart": ["qwen", "b"], "add": [], "plan": [{"model": "c\x1b"}]},
+    {"id": 13, "type": "of tomorrow", "model": None, "from": ["a"], "to": None, "deep": {"er": 1}},
+    {},
 ]
 SHOWN = """\
 1970-01-02 00:00:00 muxd_started version=0.1.0 pid=42
 1970-01-02 00:00:01 state qwen stopped -> starting
 ... 7 events were missed
 1970-01-02 01:00:00 state qwen ready -> failed reason="it died"
+1970-01-02 01:00:01 operator qwen order=stop
+1970-01-02 01:00:02 reload restart=qwen,b add=- plan=[{"model": "c\\u001b"}]
+? of tomorrow a -> null deep={"er": 1}
+? event
 """
 
 

@@ -50,6 +50,11 @@ def test_no_wait_returns_when_it_is_accepted(ending, muxctl):
     assert muxd.poll() is None
 
 
+def test_json_says_whether_it_has_ended(muxd, muxctl):
+    muxd.scripts["POST /v1/shutdown"] = lambda talk: talk.json({"stopping": True}, 202)
+    assert muxctl("shutdown", "--no-wait", "--json") == (0, '{"stopped": false}\n', "")
+
+
 def test_where_the_process_cannot_be_seen_the_socket_is_watched(muxd, muxctl, monkeypatch):
     """As in a container: the pid is that of somebody else or of nobody."""
     monkeypatch.setattr("muxctl.connection.Connection.peer_pid", lambda connection: 0)

@@ -1,6 +1,4 @@
 import json
-import os
-import pty
 import signal
 
 import pytest
@@ -56,7 +54,14 @@ def test_json_is_every_line_as_it_came(tells, muxctl):
 
 @pytest.mark.parametrize(
     ("code", "exit_code"),
-    [("model_failed", 1), ("worker_stuck", 1), ("superseded", 9), ("switch_timeout", 8), ("something_new", 1)],
+    [
+        ("model_failed", 1),
+        ("worker_stuck", 1),
+        ("superseded", 9),
+        ("switch_timeout", 8),
+        ("model_stopped", 3),
+        ("something_new", 1),
+    ],
 )
 def test_the_reason_of_a_failure_is_its_exit_code(tells, muxctl, code, exit_code):
     tells(failed(code, "qwen failed: exited with status 1"))
@@ -64,8 +69,8 @@ def test_the_reason_of_a_failure_is_its_exit_code(tells, muxctl, code, exit_code
 
 
 def test_a_failure_shows_the_end_of_the_log(tells, muxctl):
-    tells(failed("model_failed", "qwen failed", log_tail=["Traceback", "KeyError: 1"]))
-    assert muxctl("switch", "qwen")[2] == "muxctl: qwen failed\n  | Traceback\n  | KeyError: 1\n"
+    tells(failed("model_failed", "qwen failed", log_tail=["Traceback\x1b[2J", "KeyError: 1"]))
+    assert muxctl("switch", "qwen")[2] == "muxctl: qwen failed\n  | Traceback [2J\n  | KeyError: 1\n"
 
 
 def test_a_model_nobody_knows_is_exit_4(muxd, muxctl):
@@ -95,10 +100,16 @@ def test_a_timeout_that_is_none_is_a_usage_error(muxd, muxctl):
     assert muxd.requests == []
 
 
+@pytest.mark.parametrize("timeout", ["inf", "99999999999", "1"])
+def test_a_timeout_may_be_as_long_as_one_likes(tells, muxctl, timeout):
+    tells(READY)
+    assert muxctl("switch", "qwen", "--timeout", timeout) == (0, "qwen is ready after 21.3s\n", "")
+
+
 def test_a_muxd_that_goes_away_meanwhile_is_told(tells, muxctl):
     tells(LINES[0])
     code, _, err = muxctl("switch", "qwen")
-    assert (code, err) == (7, "muxctl: muxd ended before the switch did; see its log\n")
+    assert (code, err) == (7, "muxctl: muxd ended before qwen was ready; see its log\n")
 
 
 def test_an_interrupt_leaves_the_switch_running_and_says_so(tells, muxd, process):
@@ -111,18 +122,16 @@ def test_an_interrupt_leaves_the_switch_running_and_says_so(tells, muxd, process
     assert err == "muxctl: not watching any more; the switch goes on: see muxctl status qwen\n"
 
 
-def test_a_terminal_gets_a_line_that_is_redrawn(tells, muxd, process):
+def test_a_terminal_gets_a_line_that_is_redrawn(tells, muxd, terminal):
     tells(*LINES, READY)
-    ours, theirs = pty.openpty()
-    child = process("--socket", str(muxd.path), "switch", "qwen", stdout=theirs, env={"TERM": "xterm"})
-    os.close(theirs)
-    shown = b""
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        try:
-            while piece := terminal.read(4096):
-                shown += piece
-        except OSError:  # how Linux says that nobody has the other end any more
-            pass
-    assert child.wait(20) == 0
-    assert b"\x1b[2K" in shown  # the live line was taken away
-    assert shown.rstrip().endswith(b"qwen is ready after 21.3s\x1b[0m")
+    shown = terminal("--socket", str(muxd.path), "switch", "qwen")
+    assert shown.ended() == 0
+    assert "\x1b[2K" in shown.text  # the live line was taken away
+    assert shown.text.rstrip().endswith("qwen is ready after 21.3s\x1b[0m")
+
+
+def test_a_terminal_whose_cursor_cannot_be_moved_gets_lines(tells, muxd, terminal):
+    tells(*LINES, READY)
+    shown = terminal("--socket", str(muxd.path), "switch", "qwen", env={"TERM": "dumb"})
+    assert shown.ended() == 0
+    assert shown.text.splitlines()[-2:] == ["qwen is waking", "qwen is ready after 21.3s"]

@@ -1,4 +1,4 @@
-"""One line on a terminal that follows a switch, with the time it has taken so far."""
+"""One line on a terminal that follows an order, with the time it has taken so far."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from muxctl.progress import Reporter, eta_text, phase_text, ready_text
+from muxctl.display.progress import Reporter, ending_text, eta_text, is_step, is_success, phase_text
 
 
 class LiveLine(Reporter):
     """Redraws one line in place and takes it away in the end; then says how it ended."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
+    def __init__(self, verb: str) -> None:
+        super().__init__(verb)
+        self._console = Console(highlight=False, soft_wrap=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("asking muxd", total=None)
@@ -28,7 +29,7 @@ class LiveLine(Reporter):
             self._console.print(Text(self._ending, style="green"))
 
     def take(self, line: dict[str, Any]) -> None:
-        if line["type"] == "switching":
-            self._progress.update(self._task, description=phase_text(line) + eta_text(line))
-        elif line["type"] == "ready":
-            self._ending = ready_text(line)
+        if is_step(line):
+            self._progress.update(self._task, description=phase_text(line) + eta_text(self.verb, line))
+        elif is_success(line):
+            self._ending = ending_text(self.verb, line)

@@ -1,6 +1,6 @@
 import pytest
 
-from muxctl.tables import duration, plain, table
+from muxctl.display.tables import cut, duration, hanging, plain, table
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,14 @@ def test_columns_are_as_wide_as_their_widest_cell_and_lines_end_without_blanks()
 
 def test_what_others_wrote_is_one_line_without_control_characters():
     assert plain("a\nb\x1b[31m é") == "a b [31m é"
+
+
+def test_what_is_too_long_is_cut_and_shows_it():
+    assert (cut("12345", 5), cut("123456", 5)) == ("12345", "1234…")
+
+
+def test_a_long_text_goes_on_below_its_beginning_where_there_is_room():
+    facts = [("a:", "one two three four five six"), ("long:", "")]
+    assert hanging(facts) == ["a:     one two three four five six", "long:"]
+    assert hanging(facts, 27) == ["a:     one two three four", "       five six", "long:"]
+    assert hanging(facts, 20) == hanging(facts)

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.text import Text
 
+from muxctl.status import Compose
+
 # A state in the second column of a table, or behind "state:", by the colour it gets.
 _STATES = {
     "green": ("ready",),
@@ -13,11 +15,15 @@ _STATES = {
 _AT_STATE = "|".join(f"(?P<{style}>{'|'.join(states)})" for style, states in _STATES.items())
 
 
-def show(lines: list[str]) -> None:
-    """Print lines of `muxctl status`; long ones wrap, nothing is cut."""
+def show(compose: Compose) -> None:
+    """Print lines of `muxctl status` for the width of the terminal."""
     console = Console(highlight=False, soft_wrap=True)
-    for line in lines:
-        text = Text(line)
-        text.highlight_regex(rf"^(?:\S+|state:) +(?:{_AT_STATE})\b")
-        text.highlight_regex(r"^(?P<bold>MODEL .*|switching .*)")
-        console.print(text)
+    for line in compose(console.width, None):
+        console.print(coloured(line))
+
+
+def coloured(line: str) -> Text:
+    text = Text(line)
+    text.highlight_regex(rf"^(?:\S+)? +(?:{_AT_STATE})(?=  | for )")
+    text.highlight_regex(r"^(?P<bold>MODEL .*|switching .*)")
+    return text

@@ -1,5 +1,7 @@
 """Text for people: aligned tables, durations, sizes; nothing in it moves a terminal's cursor."""
 
+import os
+import sys
 from collections.abc import Sequence
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -13,6 +15,25 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
 
 def _cell(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
+
+
+def cut(text: str, width: int) -> str:
+    """At most `width` columns of it; … stands for what is left off."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def hanging(rows: Sequence[tuple[str, str]], width: int | None = None) -> list[str]:
+    """Names and what they are; what is longer than `width` goes on below its beginning."""
+    indent = max(len(name) for name, _ in rows) + 2
+    if width is None or width < indent + 20:
+        return table(rows)
+    from textwrap import wrap
+
+    lines = []
+    for name, text in rows:
+        first, *more = wrap(text, width - indent, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [f"{name:{indent}}{first}".rstrip(), *(" " * indent + line for line in more)]
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -34,3 +55,8 @@ def gibibytes(size: float) -> str:
 def plain(value: object) -> str:
     """One line without control characters: what others wrote must not steer the terminal."""
     return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def on_terminal() -> bool:
+    """Whether output is read on a terminal whose cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")

@@ -1,0 +1,52 @@
+"""`muxctl completion SHELL`: the script that makes a shell complete muxctl's words."""
+
+import re
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from importlib import import_module
+
+from muxctl.exits import Exit, Failure
+
+MEANING = """\
+Prints a script for the shell; its first lines say where to put it.  It
+completes verbs, their options and the models that muxd has when TAB is
+pressed; while muxd is down there are none."""
+EXAMPLES = {
+    "source <(muxctl completion bash)": "for this bash",
+    "source <(muxctl completion zsh)": "for this zsh, after compinit",
+    "muxctl completion fish | source": "for this fish",
+}
+EXITS = {Exit.OK: "it was printed", Exit.USAGE: "usage"}
+
+SHELLS = ("bash", "zsh", "fish")
+
+_PATIENCE = 1.0  # seconds that whoever presses TAB waits for a muxd that hangs
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", nargs="?", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+    # What the scripts ask: every model, as NAME:STATE.
+    parser.add_argument("--models", action="store_true", help=SUPPRESS)
+
+
+def run(options: Namespace) -> int:
+    if options.models:
+        for line in _models(options.socket):
+            print(line)
+    elif options.shell is None:
+        raise Failure(f"say for which shell: {', '.join(SHELLS)}", Exit.USAGE)
+    else:
+        print(import_module(f"muxctl.completion.{options.shell}").script(), end="")
+    return Exit.OK
+
+
+def _models(socket: str | None) -> list[str]:
+    """None at all where muxd cannot be asked: whoever presses TAB wants no message."""
+    from muxctl.connection import ask
+    from muxctl.places import find_socket
+
+    try:
+        models = ask(find_socket(socket), "GET", "/v1/status", patience=_PATIENCE)["models"]
+    except (Failure, KeyError):
+        return []
+    # A shell may take anything else in a name for one of its own signs.
+    return [f"{m['name']}:{m['state']}" for m in models if re.fullmatch(r"[\w./-]+", m["name"], re.ASCII)]

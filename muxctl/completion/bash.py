@@ -1,0 +1,123 @@
+"""Completion for bash: no more than bash 4 has, so that it works without the bash-completion package."""
+
+from shlex import quote
+
+from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Outline, Value, outline
+from muxctl.verbs import VERBS
+
+_HEAD = """\
+# bash completion for muxctl, printed by `muxctl completion bash`.
+# For this shell:   source <(muxctl completion bash)
+# For every shell:  muxctl completion bash > ~/.local/share/bash-completion/completions/muxctl
+#                   (needs the package bash-completion; without it, source that file in ~/.bashrc)
+
+# _muxctl_offer WORD:MEANING...: those that begin with $cur; what they mean only where a list is shown.
+_muxctl_offer() {
+    local item
+    local -a found=()
+    for item in "$@"; do
+        [[ ${item%%:*} == "$cur"* ]] && found+=("$item")
+    done
+    for item in "${found[@]}"; do
+        if [[ ${COMP_TYPE-9} == 63 && ${#found[@]} -gt 1 && -n ${item#*:} ]]; then
+            printf -v item '%-14s %s' "${item%%:*}" "${item#*:}"
+            COMPREPLY+=("$item")
+        else
+            COMPREPLY+=("${item%%:*}")
+        fi
+    done
+}
+
+_muxctl_models() {
+    local -a models
+    mapfile -t models < <("${COMP_WORDS[0]}" "${socket[@]}" completion --models 2>/dev/null)
+    _muxctl_offer "${models[@]}"
+}
+
+_muxctl_paths() {  # -f or -d
+    mapfile -t COMPREPLY < <(compgen "$1" -- "$cur")
+    compopt -o filenames 2>/dev/null
+}
+
+_muxctl() {
+    local cur=${COMP_WORDS[COMP_CWORD]} verb= want= may= word i count=0
+    local -a socket=()
+    COMPREPLY=()
+    [[ $cur == = ]] && cur=
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        [[ $word == = ]] && continue
+        if [[ -n $want ]]; then
+            [[ $want == --socket ]] && socket=(--socket "$word")
+            want=
+            continue
+        fi
+        if [[ -n $may && $word == [0-9]* ]]; then
+            may=
+            continue
+        fi
+        may=
+        case "$verb $word" in
+"""
+
+_MIDDLE = """\
+            *' '-*) ;;
+            ' '*) verb=$word ;;
+            *) ((count++)) ;;
+        esac
+    done
+"""
+
+_TAIL = """\
+}
+
+complete -F _muxctl muxctl
+"""
+
+
+def script() -> str:
+    outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
+    lines = [_flag_cases(verb, of) for verb, of in outlines.items()]
+    lines += [_MIDDLE, '    case "$verb $want" in\n', "        *' ') ;;\n"]
+    lines += [_value_case(verb, option) for verb, of in outlines.items() for option in of.options]
+    lines += ["        *) return ;;\n", "    esac\n", '    [[ -n $want ]] && return\n    case "$verb" in\n']
+    lines += [_word_case(verb, of) for verb, of in outlines.items()]
+    return "".join([_HEAD, *lines, "    esac\n", _TAIL])
+
+
+def _flag_cases(verb: str, of: Outline) -> str:
+    """Which of its words are followed by a value."""
+    cases = [("want=$word", of.flags(optional=False)), ("may=1", of.flags(optional=True))]
+    return "".join(f"            {_patterns(verb, flags)}) {action} ;;\n" for action, flags in cases if flags)
+
+
+def _patterns(verb: str, flags: list[str]) -> str:
+    return " | ".join(quote(f"{verb} {flag}") for flag in flags)
+
+
+def _value_case(verb: str, option: Option) -> str:
+    proposed = _proposal(option.value)
+    if option.value is None or option.value.optional or not proposed:
+        return ""
+    return f"        {_patterns(verb, list(option.flags))}) {proposed} ;;\n"
+
+
+def _word_case(verb: str, of: Outline) -> str:
+    """Options after a dash, and where there is nothing else to say; else the verb, or its argument."""
+    options = _offer({flag: option.meaning for option in of.options for flag in option.flags})
+    proposed = _proposal(of.argument) if verb else _offer(VERBS)
+    condition = "$cur != -*" + (" && $count == 0" if verb else "")
+    body = f"if [[ {condition} ]]; then {proposed}; else {options}; fi" if proposed else options
+    return f"        {quote(verb)}) {body} ;;\n"
+
+
+def _proposal(value: Value | None) -> str:
+    """The command that proposes it; empty when nothing can be proposed."""
+    if value is None:
+        return ""
+    commands = {MODELS: "_muxctl_models", FILES: "_muxctl_paths -f", DIRECTORIES: "_muxctl_paths -d"}
+    return commands.get(value.source) or (_offer(value.words) if value.words else "")
+
+
+def _offer(words: dict[str, str]) -> str:
+    return " ".join(["_muxctl_offer", *(quote(f"{word}:{meaning}") for word, meaning in words.items())])

@@ -1,0 +1,99 @@
+"""Completion for fish: one `complete` for each thing that may be written."""
+
+from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Value, outline
+from muxctl.verbs import VERBS
+
+_HEAD = """\
+# fish completion for muxctl, printed by `muxctl completion fish`.
+# For this shell:   muxctl completion fish | source
+# For every shell:  muxctl completion fish > ~/.config/fish/completions/muxctl.fish
+
+# The verb and its arguments so far: what is neither an option nor the value of one.
+function __muxctl_words
+    set -l tokens (commandline -opc)
+    set -l value no
+    set -l may no
+    for token in $tokens[2..-1]
+        if test $value = yes
+            set value no
+            continue
+        end
+        if test $may = yes; and string match -qr '^[0-9]' -- $token
+            set may no
+            continue
+        end
+        set may no
+        switch $token
+"""
+
+_FUNCTIONS = """\
+            case '-*'
+            case '*'
+                echo $token
+        end
+    end
+end
+
+# __muxctl_at COUNT [VERB]: so many words are there, and the first is the verb.
+function __muxctl_at
+    set -l found (__muxctl_words)
+    test (count $found) -eq $argv[1]; and test "$argv[2]" = "$found[1]"
+end
+
+function __muxctl_in
+    set -l found (__muxctl_words)
+    test "$argv[1]" = "$found[1]"
+end
+
+function __muxctl_models
+    set -l tokens (commandline -opc)
+    set -l socket
+    if set -l at (contains -i -- --socket $tokens)
+        set socket --socket $tokens[(math $at + 1)]
+    end
+    $tokens[1] $socket completion --models 2>/dev/null | string replace : \\t
+end
+
+complete -c muxctl -f
+"""
+
+
+def script() -> str:
+    outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
+    lines = []
+    for optional, variable in ((False, "value"), (True, "may")):
+        flags = sorted({flag for of in outlines.values() for flag in of.flags(optional=optional)})
+        lines.append(f"            case {' '.join(flags)}\n                set {variable} yes\n")
+    lines.append(_FUNCTIONS)
+    lines += [_complete("__muxctl_at 0", f"-a {verb} -d {_quoted(text)}") for verb, text in VERBS.items()]
+    for verb, of in outlines.items():
+        where = f"__muxctl_in {verb}" if verb else "__muxctl_at 0"
+        lines += [_complete(where, _option(option)) for option in of.options]
+        if of.argument is not None and (proposed := _proposed(of.argument)):
+            lines += [_complete(f"__muxctl_at 1 {verb}", words) for words in proposed]
+    return "".join([_HEAD, *lines])
+
+
+def _complete(condition: str, what: str) -> str:
+    return f"complete -c muxctl -n {_quoted(condition)} {what}\n"
+
+
+def _option(option: Option) -> str:
+    flags = [f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags]
+    needs = ""
+    if option.value is not None and not option.value.optional:
+        needs = " -r -F" if option.value.source in (FILES, DIRECTORIES) else " -x"
+        needs += f" -a {_quoted(' '.join(option.value.words))}" if option.value.words else ""
+    return f"{' '.join(flags)}{needs} -d {_quoted(option.meaning)}"
+
+
+def _proposed(value: Value) -> list[str]:
+    if value.source == MODELS:
+        return ["-a '(__muxctl_models)'"]
+    return [f"-a {word}" + (f" -d {_quoted(meaning)}" if meaning else "") for word, meaning in value.words.items()]
+
+
+def _quoted(text: str) -> str:
+    """As fish reads it: only backslash and quote mean something between single quotes."""
+    text = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"

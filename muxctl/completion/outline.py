@@ -1,0 +1,62 @@
+"""What may be written after muxctl, taken from the parsers: the one source of every shell's completion."""
+
+import argparse
+from typing import NamedTuple
+
+from muxctl.verbs import VERBS, parser_of, parser_of_all
+
+FILES, DIRECTORIES, MODELS = "files", "directories", "models"
+
+_BY_METAVAR = {"PATH": FILES, "DIR": DIRECTORIES, "NAME": MODELS}
+
+
+class Value(NamedTuple):
+    """What is expected as an argument, or as the value of an option."""
+
+    name: str  # as help writes it
+    source: str = ""  # FILES, DIRECTORIES, MODELS, or nothing that can be proposed
+    words: dict[str, str] = {}  # noqa: RUF012  those that can be, with what they mean
+    optional: bool = False
+
+
+class Option(NamedTuple):
+    flags: tuple[str, ...]
+    meaning: str
+    value: Value | None
+
+
+class Outline(NamedTuple):
+    """Of one verb, or of what comes before it."""
+
+    options: tuple[Option, ...]
+    argument: Value | None
+
+    def flags(self, *, optional: bool) -> list[str]:
+        """Those that take a value; or those that may take one."""
+        return [
+            flag
+            for option in self.options
+            if option.value is not None and option.value.optional is optional
+            for flag in option.flags
+        ]
+
+
+def outline(verb: str | None = None) -> Outline:
+    """Of `verb`; of muxctl itself without."""
+    parser = parser_of_all() if verb is None else parser_of(verb)
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    options = tuple(
+        Option(tuple(action.option_strings), action.help or "", _value(action))
+        for action in shown
+        if action.option_strings
+    )
+    arguments = [_value(action) for action in shown if not action.option_strings]
+    return Outline(options, arguments[0] if arguments else None)
+
+
+def _value(action: argparse.Action) -> Value | None:
+    if action.nargs == 0:
+        return None
+    name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    words = VERBS if name == "VERB" else dict.fromkeys(map(str, action.choices or ()), "")
+    return Value(name, _BY_METAVAR.get(name, ""), words, action.nargs == "?")

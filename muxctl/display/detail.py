@@ -1,0 +1,105 @@
+"""The lines of `muxctl status NAME`: everything about one model; what nobody measured is "unknown"."""
+
+from typing import Any
+
+from muxctl.display.overview import seconds_to_ready
+from muxctl.display.tables import duration, gibibytes, hanging, plain
+
+Model = dict[str, Any]
+
+
+def detail(model: Model, width: int | None = None) -> list[str]:
+    """Facts, each once; then the end of its log as it was when it last ended."""
+    facts = [
+        ("model", plain(model["name"])),
+        ("state", _state(model)),
+        ("reason", plain(model["reason"] or "")),
+        ("next", _next(model)),
+        ("ready in", _ready_in(model)),
+        ("served names", ", ".join(map(plain, model["served_names"]))),
+        ("engine", f"{plain(model['engine'])}, sleep level {model['sleep_level']}"),
+        ("sleep trouble", plain(model.get("sleep_trouble") or "")),
+        ("script", plain(model.get("script") or "")),
+        ("GPUs", ", ".join(map(str, model["gpus"])) or "none"),
+        ("memory", _memory(model)),
+        ("worker", _worker(model)),
+        ("requests", _requests(model)),
+        ("restarts", str(model["restarts"])),
+        ("last exit", _last_exit(model)),
+        ("log", f"{model['dropped_log_bytes']} bytes of it were lost" if model["dropped_log_bytes"] else ""),
+    ]
+    lines = hanging([(f"{name}:", text) for name, text in facts if text], width)
+    if (last := model["last_exit"]) and last["log_tail"]:
+        lines += ["", f"The end of its log, {duration(last['when_s'])} ago:"]
+        lines += [f"  | {plain(line)}" for line in last["log_tail"]]
+    return lines
+
+
+def _state(model: Model) -> str:
+    state = f"{model['state']} for {duration(model['since_s'])}"
+    if model.get("held_down"):
+        state += ", by an operator" if model["state"] == "stopped" else "; an operator stops it"
+    return f"{state}; not configured any more" if model.get("removed") else state
+
+
+def _next(model: Model) -> str:
+    if model.get("next"):
+        return plain(model["next"])
+    if model.get("held_down"):
+        return f"stays down until muxctl start {plain(model['name'])}"
+    if model["retry_in_s"] is not None:
+        return f"tries again in {duration(model['retry_in_s'])}"
+    return "nothing is planned" if "next" in model else ""
+
+
+def _ready_in(model: Model) -> str:
+    """Unknown for one that is on its way, but was never timed; nothing for one that is ready."""
+    if model["state"] == "ready":
+        return ""
+    if (eta := seconds_to_ready(model)) is not None:
+        return f"about {duration(eta)}"
+    if model.get("held_down"):
+        return "-"
+    on_its_way = model["waiting"] or model["state"] in ("starting", "waking", "backoff")
+    return "unknown" if on_its_way else "nobody waits for it"
+
+
+def _memory(model: Model) -> str:
+    """On its GPUs, all together; an older muxd does not tell it."""
+    memory = model.get("memory")
+    if memory is None:
+        return ""
+    awake, asleep = (_size(memory.get(when), "unknown") for when in ("awake", "asleep"))
+    return f"awake {awake}, asleep {asleep}; declared {_size(memory.get('declared'), 'none')}"
+
+
+def _size(size: float | None, otherwise: str) -> str:
+    return otherwise if size is None else f"{gibibytes(size)} GiB"
+
+
+def _worker(model: Model) -> str:
+    if not model["pid"]:
+        return "none"
+    where = f" at {model['url']}" if model["url"] else ""
+    return f"pid {model['pid']}{where}, generation {model['generation']}"
+
+
+def _requests(model: Model) -> str:
+    return f"{model['in_flight']} in flight, {model['waiting']} waiting{_wait(model)}; leases held: {model['leases']}"
+
+
+def _wait(model: Model) -> str:
+    if not model["waiting"]:
+        return ""
+    oldest, limit = model["oldest_wait_s"], model.get("switch_timeout_s")
+    parts = [f"the oldest for {duration(oldest)}"] if oldest is not None else []
+    parts += [f"each at most {duration(limit)}"] if limit is not None else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _last_exit(model: Model) -> str:
+    last = model["last_exit"]
+    if not last:
+        return "none"
+    code = f" ({plain(last['code'])})" if last.get("code") else ""
+    return f"{plain(last['reason'])}{code}, {duration(last['when_s'])} ago"

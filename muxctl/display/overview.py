@@ -1,0 +1,160 @@
+"""The lines of `muxctl status`: muxd, its GPUs, and a table of every model, for a pipe or for a terminal's size."""
+
+from typing import Any
+
+from muxctl.display.tables import cut, duration, gibibytes, plain, table
+
+COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS", "NOTE")
+_SHORT = ("MODEL", "STATE", "SINCE", "GPU", "BUSY", "WAIT", "RST")
+_NUMBERS = (2, 4, 5, 6)
+
+_NOTE = 48  # columns that are enough for the beginning of a note; where there are fewer, it gets a line of its own
+_INDENT = "    "
+_LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
+_OLD = 3600  # seconds after which an exit is no news
+
+Model = dict[str, Any]
+
+
+def overview(status: dict[str, Any], width: int | None = None, height: int | None = None) -> list[str]:
+    """Everything, whole; within `width` a line of its own for what does not fit beside, cut where even that is long.
+
+    Within `height`, models at rest are left off rather than others, and counted.
+    """
+    head, models = [*_head(status), ""], status["models"]
+    lines = [*head, *_table(models, width)]
+    if height is None or len(lines) <= height:
+        return lines
+    left_off = 0
+    while (over := len(lines) - (height - 1)) > 0 and any(map(_rests, models)):
+        models = _without_last(models, -(-over // 2))  # each has a line, some have two
+        left_off = len(status["models"]) - len(models)
+        lines = [*head, *_table(models, width)]
+    if left_off:
+        lines.append(f"... and {left_off} more, asleep or stopped")
+    if len(lines) > height:
+        return [*lines[: height - 1], f"... and {len(lines) - height + 1} more lines"]
+    return lines
+
+
+def _without_last(models: list[Model], count: int) -> list[Model]:
+    """Without the last `count` of those at rest."""
+    at_rest = [place for place, model in enumerate(models) if _rests(model)][-count:]
+    return [model for place, model in enumerate(models) if place not in at_rest]
+
+
+def _rests(model: Model) -> bool:
+    return model["state"] in ("asleep", "stopped") and not model["waiting"]
+
+
+def _head(status: dict[str, Any]) -> list[str]:
+    lines = [_daemon(status)]
+    if status["simulated"]:
+        lines.append("simulated: pretend models on pretend GPUs")
+    if switch := status["switch"]:
+        lines.append(_switch(switch))
+    return lines + [_gpu(gpu) for gpu in status["gpus"]]
+
+
+def _daemon(status: dict[str, Any]) -> str:
+    proxy = status["proxy"]
+    up = duration(status["uptime_s"])
+    return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({proxy['state']})"
+
+
+def _switch(switch: dict[str, Any]) -> str:
+    left = "" if switch["eta_s"] is None else f", ready in about {duration(switch['eta_s'])}"
+    source = " and ".join(switch["from"]) or "nothing"
+    phase = str(switch["phase"]).replace("_", " ")
+    return f"switching {source} -> {switch['to']}: {phase}, {duration(switch['elapsed_s'])} so far{left}"
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    used = "?" if gpu["used"] is None else gibibytes(gpu["used"])
+    return f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
+
+
+def _table(models: list[Model], width: int | None) -> list[str]:
+    rows = [(*_cells(model), note(model)) for model in models]
+    lines = table([COLUMNS, *rows], right=_NUMBERS)
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    note_at = lines[0].index("NOTE")
+    if width - note_at >= _NOTE:
+        return [cut(line, width) for line in lines]
+    return _narrow(models, width)
+
+
+def _narrow(models: list[Model], width: int) -> list[str]:
+    """Each note on a line of its own, and names too, where they leave no room for what follows."""
+    rows = [_cells(model) for model in models]
+    for columns in (COLUMNS[:-1], _SHORT):
+        rest = table([row[1:] for row in (columns, *rows)], right=[column - 1 for column in _NUMBERS])
+        longest = max(len(row[0]) for row in (columns, *rows))
+        room = width - 2 - max(map(len, rest))
+        if longest <= room:
+            break
+    indent = longest if longest <= room else max((len(row[0]) for row in rows if len(row[0]) <= room), default=5)
+    lines = [f"{columns[0]:{indent}}  {rest[0]}"]
+    for model, (name, *_), line in zip(models, rows, rest[1:], strict=True):
+        lines += [f"{name:{indent}}  {line}"] if len(name) <= indent else [name, f"{'':{indent}}  {line}"]
+        if text := note(model, brief=True):
+            lines.append(_INDENT + cut(text, width - len(_INDENT)))
+    return lines
+
+
+def _cells(model: Model) -> tuple[str, ...]:
+    return (
+        plain(model["name"]),
+        model["state"],
+        duration(model["since_s"]),
+        ",".join(map(str, model["gpus"])) or "-",
+        str(model["in_flight"]),
+        str(model["waiting"]),
+        str(model["restarts"]),
+    )
+
+
+def note(model: Model, *, brief: bool = False) -> str:
+    """What else is worth knowing at a glance; empty when all is well.
+
+    `brief` leaves off what is as it always is, or long ago.
+    """
+    parts = [_held_down(model), _next(model)]
+    if (eta := seconds_to_ready(model)) is not None:
+        parts.append(f"ready in about {duration(eta)}")
+    if model["waiting"] and model["oldest_wait_s"]:
+        parts.append(f"oldest waits {duration(model['oldest_wait_s'])}")
+    if model["state"] == "asleep" and not brief:
+        parts.append(f"sleep level {model['sleep_level']}")
+    if model["reason"] and not model.get("held_down"):
+        parts.append(plain(model["reason"]))
+    elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):
+        parts.append(f"{plain(last['reason'])} {duration(last['when_s'])} ago")
+    if model["dropped_log_bytes"]:
+        parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost")
+    return "; ".join(part for part in parts if part)
+
+
+def seconds_to_ready(model: Model) -> float | None:
+    """None where nobody knows, where it is ready, or where its ETA is that of its going: nobody waits for it then."""
+    leaves = model["state"] in _LEAVING and not model["waiting"]
+    if model["state"] == "ready" or model.get("held_down") or leaves:
+        return None
+    eta: float | None = model["eta_s"]
+    return eta
+
+
+def _held_down(model: Model) -> str:
+    if model.get("removed"):
+        return "not configured any more"
+    if not model.get("held_down"):
+        return ""
+    return "stopped by an operator" if model["state"] == "stopped" else "an operator stops it"
+
+
+def _next(model: Model) -> str:
+    """What happens next, where that is not what always does: a model at rest wakes when it is asked for."""
+    if model.get("next"):
+        return "" if _rests(model) else plain(model["next"])
+    return "" if model["retry_in_s"] is None else f"tries again in {duration(model['retry_in_s'])}"

@@ -1,0 +1,82 @@
+"""`muxctl status --watch` on a terminal: redrawn in place, on the alternate screen.
+
+So a table that is higher than the window, or a window that changes its size, leaves no
+rubbish in the scrollback; the last view is printed there in the end, to be read on and copied.
+"""
+
+import os
+import signal
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from muxctl.display.colour import coloured
+from muxctl.display.tables import duration
+from muxctl.display.watch import View, trouble_text
+from muxctl.exits import Failure
+from muxctl.status import Compose
+
+# Blocked, and taken while waiting: none of them may come in the middle of a drawing.
+_SIGNALS = {signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM}
+
+
+class Screen(View):
+    def __init__(self, pace: str) -> None:
+        self._pace = pace
+        self._console = Console(highlight=False)
+        self._live = Live(
+            console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+        self._compose: Compose = lambda width, height: []
+        self._trouble_since: float | None = None
+
+    def __enter__(self) -> "Screen":
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+        if exc[0] is KeyboardInterrupt:
+            for line in self._compose(self._console.width, None):
+                self._console.print(coloured(line), soft_wrap=True)
+
+    def show(self, value: dict[str, Any], compose: Compose) -> None:
+        self._trouble_since = None
+        self._compose = compose
+        self._draw()
+
+    def trouble(self, failure: Failure) -> None:
+        if self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+        waited = duration(time.monotonic() - self._trouble_since)
+        lines = [*trouble_text(failure).splitlines(), f"waiting for it, {waited} so far"]
+        self._compose = lambda width, height: lines
+        self._draw()
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        takes = {signal.SIGWINCH: self._draw, signal.SIGTSTP: self._pause, signal.SIGTERM: _terminated}
+        while (left := end - time.monotonic()) > 0 and (taken := signal.sigtimedwait(_SIGNALS, left)) is not None:
+            takes[signal.Signals(taken.si_signo)]()
+
+    def _draw(self) -> None:
+        width, height = self._console.size
+        lines = self._compose(width, height - 2)
+        footer = Text(f"{time.strftime('%H:%M:%S')}, {self._pace}; Ctrl-C ends", style="dim")
+        text = Text("\n").join([*map(coloured, lines), Text(""), footer])
+        self._live.update(text, refresh=True)
+
+    def _pause(self) -> None:
+        """^Z: the shell gets its own screen back."""
+        self._live.stop()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._live.start()
+        self._draw()
+
+
+def _terminated() -> None:
+    raise SystemExit(128 + signal.SIGTERM)

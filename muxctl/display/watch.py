@@ -1,0 +1,127 @@
+"""`muxctl status --watch`: look again and again, also while muxd is restarted."""
+
+import json
+import re
+import select
+import sys
+import time
+from argparse import Namespace
+from typing import Any
+
+from muxctl.display.tables import duration, on_terminal, plain
+from muxctl.exits import Exit, Failure
+from muxctl.status import Compose, asked, composer
+
+_SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two looks
+
+# What changes by itself, in a line for people: durations, and the blanks that align them.
+_CLOCKS = re.compile(r"\d+(?:d|h|min|s)\b(?: \d+(?:h|min|s)\b)?|\s+")
+
+# Answers that another look may change: muxd is down, or ends, or had a fault.
+_MAY_PASS = (Exit.UNREACHABLE, Exit.FAILED)
+
+
+def watch(options: Namespace) -> int:
+    """Until ^C, which is how it is meant to end."""
+    interval = _interval(options)
+    try:
+        with _view(options, interval) as view:
+            while True:
+                _look(options, view)
+                view.wait(interval)
+    except KeyboardInterrupt:
+        return Exit.OK
+
+
+class View:
+    """Where looks are shown.  A context manager, for those that must clean up."""
+
+    def __enter__(self) -> "View":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def show(self, value: dict[str, Any], compose: Compose) -> None:
+        raise NotImplementedError
+
+    def trouble(self, failure: Failure) -> None:
+        """There was no answer, but there may be one."""
+        raise NotImplementedError
+
+    def wait(self, seconds: float) -> None:
+        """Until the next look.  Raises BrokenPipeError when nobody reads any more."""
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if poll.poll(seconds * 1000):
+            raise BrokenPipeError
+
+
+class JsonObjects(View):
+    """Every look, one object a line."""
+
+    def show(self, value: dict[str, Any], compose: Compose) -> None:
+        print(json.dumps(value, separators=(",", ":")), flush=True)
+
+    def trouble(self, failure: Failure) -> None:
+        code = "muxd_unreachable" if failure.code == Exit.UNREACHABLE else "failed"
+        self.show({"error": {"code": code, "message": failure.message}}, lambda width, height: [])
+
+
+class Blocks(View):
+    """A block with its time whenever more than the clock has changed: what a pipe or a log file wants."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def show(self, value: dict[str, Any], compose: Compose) -> None:
+        self._print(compose(None, None))
+
+    def trouble(self, failure: Failure) -> None:
+        self._print([f"{trouble_text(failure)}; waiting for it"])
+
+    def _print(self, lines: list[str]) -> None:
+        block = "\n".join(lines)
+        if (seen := _CLOCKS.sub(" ", block)) != self._last:
+            self._last = seen
+            print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n{block}", flush=True)
+
+
+def trouble_text(failure: Failure) -> str:
+    text = plain(failure.message)
+    return text if text.startswith("muxd ") or failure.code != Exit.UNREACHABLE else f"muxd is not running: {text}"
+
+
+def _look(options: Namespace, view: View) -> None:
+    try:
+        value = asked(options)
+    except Failure as failure:
+        if failure.code not in _MAY_PASS:
+            raise
+        view.trouble(failure)
+    else:
+        view.show(value, composer(options, value))
+
+
+def _view(options: Namespace, interval: float) -> View:
+    if options.json:
+        return JsonObjects()
+    if on_terminal():
+        from muxctl.display.screen import Screen
+
+        return Screen(f"every {duration(interval)}" if interval >= 1 else f"every {interval:g}s")
+    return Blocks()
+
+
+def _interval(options: Namespace) -> float:
+    """The seconds of --watch; `status --watch qwen` means the model, with the usual seconds."""
+    text = options.watch
+    if options.name is None and not text[:1].isdecimal():
+        options.name, text = text, "1"
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        raise Failure(f"--watch takes seconds, not {text}", Exit.USAGE) from None
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise Failure(f"--watch takes {_SHORTEST:g} to {_LONGEST:.0f} seconds, not {text}", Exit.USAGE)
+    return seconds

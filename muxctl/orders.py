@@ -1,0 +1,95 @@
+"""What switch, start, stop, restart and sleep share: an order for one model, watched until it is carried out."""
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from typing import Any
+
+from muxctl.connection import DeadlinePassed, ask, model_target, stream
+from muxctl.display.progress import JsonLines, PhaseLines, Reporter, goal, is_success
+from muxctl.display.tables import on_terminal
+from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure, refusal
+from muxctl.places import find_socket
+
+EXITS = (
+    EVERYWHERE
+    | {code: MEANINGS[code] for code in (Exit.NO_MODEL, Exit.TIMED_OUT, Exit.SUPERSEDED)}
+    | {Exit.INTERRUPTED: "interrupted; what was ordered goes on"}
+)
+
+_ACCEPTED = {
+    "switch": "muxd switches to {}",
+    "start": "muxd starts {}",
+    "stop": "muxd stops {}",
+    "restart": "muxd restarts {}",
+    "sleep": "muxd puts {} to sleep",
+}
+
+_LONGEST_WAIT = 20 * 86400.0  # poll(2) counts milliseconds in 31 bits
+
+
+def arguments(parser: ArgumentParser, *, now: bool = False) -> None:
+    parser.add_argument("name", metavar="NAME", help="a model's name, or what clients call it")
+    if now:
+        parser.add_argument("--now", action="store_true", help="do not wait for requests in flight: they are cut off")
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as muxd has accepted it")
+    parser.add_argument("--timeout", metavar="TIME", help='stop watching after "90s", "5min" or seconds; it goes on')
+
+
+def give(verb: str, options: Namespace, **body: Any) -> int:
+    """Order it and watch; returns when the model is what the verb says, raises the Failure when it will not be."""
+    limit = _seconds(options.timeout) if options.timeout else None
+    path = find_socket(options.socket)
+    target = model_target(options.name, f"/{verb}")
+    if options.no_wait:
+        answer = ask(path, "POST", target, {"wait": False, **body})
+        accepted = f"{_ACCEPTED[verb].format(options.name)}; watch it with muxctl status"
+        print(json.dumps(answer) if options.json else accepted)
+        return Exit.OK
+    deadline = None if limit is None else time.monotonic() + limit
+    try:
+        lines = stream(path, "POST", target, {"wait": True, **body}, deadline)
+        return _watch(verb, options.name, lines, _reporter(verb, options))
+    except DeadlinePassed:
+        message = f"{options.name} was not {goal(verb)} within {options.timeout}; {_goes_on(verb, options.name)}"
+        raise Failure(message, Exit.TIMED_OUT) from None
+    except KeyboardInterrupt:
+        raise Failure(f"not watching any more; {_goes_on(verb, options.name)}", Exit.INTERRUPTED) from None
+
+
+def _goes_on(verb: str, name: str) -> str:
+    return f"the {verb} goes on: see muxctl status {name}"
+
+
+def _seconds(text: str) -> float | None:
+    """None for "inf", and for longer than anybody waits."""
+    from muxd.config.units import parse_duration
+
+    try:
+        limit = parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
+    except ValueError as error:
+        raise Failure(f"--timeout: {error}", Exit.USAGE) from None
+    return limit if limit <= _LONGEST_WAIT else None
+
+
+def _reporter(verb: str, options: Namespace) -> Reporter:
+    if options.json:
+        return JsonLines(verb)
+    if on_terminal():
+        from muxctl.display.live import LiveLine
+
+        return LiveLine(verb)
+    return PhaseLines(verb)
+
+
+def _watch(verb: str, name: str, lines: Iterable[dict[str, Any]], reporter: Reporter) -> int:
+    """Report every line until it has ended."""
+    with reporter:
+        for line in lines:
+            reporter.take(line)
+            if is_success(line):
+                return Exit.OK
+            if line["type"] == "failed":
+                raise refusal(line)
+    raise Failure(f"muxd ended before {name} was {goal(verb)}; see its log", Exit.UNREACHABLE)

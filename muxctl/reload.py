@@ -1,0 +1,71 @@
+"""`muxctl reload`: have muxd read its configuration again; say what that does, and to whom."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from muxctl.connection import ask
+from muxctl.display.tables import plain, table
+from muxctl.exits import EVERYWHERE, Exit
+from muxctl.places import find_socket
+
+MEANING = """\
+muxd reads its configuration again and applies what changed: all of it,
+or nothing, where anything in it is wrong or needs a new start of muxd.  Models
+that the plan does not name go on undisturbed."""
+EXAMPLES = {
+    "muxctl reload --dry-run": "what would change, without changing it",
+    "muxctl reload": "apply it",
+}
+EXITS = EVERYWHERE | {
+    Exit.OK: "applied, or nothing to change",
+    Exit.FAILED: "failed, or muxd must be started anew for it; nothing was changed",
+    Exit.USAGE: "usage, or problems in the configuration; nothing was changed",
+}
+
+COLUMNS = ("MODEL", "ACTION", "CHANGES")
+
+_PATIENCE = 60.0  # seconds: it is checked first, down to the files of every model, perhaps on a slow disk
+
+_IN_WORDS = {
+    "add": "added; it may be asked for at once",
+    "remove": "stopped after its requests have finished, and not known any more",
+    "restart": "restarted after its requests have finished",
+    "update": "changed while it runs; no request is disturbed",
+}
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+
+
+def run(options: Namespace) -> int:
+    answer = ask(find_socket(options.socket), "POST", "/v1/reload", {"dry_run": options.dry_run}, _PATIENCE)
+    if options.json:
+        import json
+
+        print(json.dumps(answer, indent=2))
+    else:
+        print("\n".join(plan_lines(answer)))
+    return Exit.OK
+
+
+def plan_lines(answer: dict[str, Any]) -> list[str]:
+    """The plan as a table, then what happens to whom in plain words."""
+    plan, settings = answer["plan"], answer["settings"]
+    if not plan and not settings:
+        return ["nothing to change"]
+    lines = [*table([COLUMNS, *map(_row, plan)]), ""] if plan else []
+    lines += [f"{plain(step['model'])}: {_in_words(step['action'])}" for step in plan]
+    lines += [f"{plain(setting)}: takes its new value, no model is disturbed" for setting in settings]
+    if answer["unchanged"]:
+        lines.append(f"unchanged: {', '.join(map(plain, answer['unchanged']))}")
+    read = ", ".join(map(plain, answer["files"])) or "the configuration"
+    return [*lines, "", f"applied {read}" if answer["applied"] else f"nothing was changed yet; read {read}"]
+
+
+def _row(step: dict[str, Any]) -> tuple[str, ...]:
+    return plain(step["model"]), plain(step["action"]), ", ".join(map(plain, step["changes"])) or "-"
+
+
+def _in_words(action: str) -> str:
+    return _IN_WORDS.get(action, plain(action))

@@ -1,0 +1,102 @@
+"""The verbs there are, and the parser of each.  Help and completion take every list of verbs and options from here."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from types import ModuleType
+
+from muxctl.exits import MEANINGS, Exit, Failure
+
+# Each is a module of muxctl with MEANING, EXAMPLES, EXITS, arguments(parser) and run(options).
+VERBS = {
+    "status": "what every model is doing, or everything about one",
+    "switch": "make a model ready now, ahead of the queue",
+    "start": "load a model where it fits, evict nobody; lifts a stop",
+    "stop": "end a model, and keep it down until it is started",
+    "restart": "end a model and load it again",
+    "sleep": "make a model give its GPU up until it is asked for",
+    "reload": "read the configuration again and apply what changed",
+    "logs": "what a model wrote, also when muxd is down",
+    "events": "what happened, and with -f what happens",
+    "shutdown": "stop every model, and muxd",
+    "completion": "print what makes a shell complete muxctl's words",
+    "help": "how to use muxctl, or one verb",
+}
+
+# What people type who mean one of ours.
+_ALSO_SAID = {
+    "list": "status",
+    "ls": "status",
+    "ps": "status",
+    "top": "status --watch",
+    "watch": "status --watch",
+    "wake": "switch or start",
+    "load": "switch or start",
+    "unload": "sleep",
+    "kill": "stop --now",
+    "tail": "logs -f",
+}
+
+
+def module_of(verb: str) -> ModuleType:
+    return import_module(f"muxctl.{verb}")
+
+
+def parser_of(verb: str) -> ArgumentParser:
+    """What `muxctl VERB` takes, and its help."""
+    module = module_of(verb)
+    parser = ArgumentParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
+    parser.description = f"{VERBS[verb].capitalize()}.\n\n{module.MEANING}"
+    parser.epilog = _epilog(module.EXAMPLES, module.EXITS)
+    _common(parser)
+    module.arguments(parser)
+    return parser
+
+
+def parser_of_all() -> ArgumentParser:
+    """What muxctl takes before a verb, and the help that names every verb."""
+    parser = ArgumentParser("muxctl", formatter_class=RawDescriptionHelpFormatter)
+    parser.usage = "muxctl [--socket PATH] [--json] VERB ..."
+    verbs = "\n".join(f"  {verb:12}{summary}" for verb, summary in VERBS.items())
+    parser.description = f"Talks to the muxd of this host.\n\n{verbs}\n\nmuxctl VERB --help tells more."
+    parser.epilog = f"{_WHERE}\n\n{_epilog({}, MEANINGS)}"
+    parser.add_argument("--version", action="store_true", help="say which version this is")
+    _common(parser)
+    return parser
+
+
+_WHERE = """\
+Without --socket muxd is looked for at $MUXD_SOCKET, else at the first that
+exists of $XDG_RUNTIME_DIR/muxd/muxd.sock, /run/muxd/muxd.sock and
+~/.local/state/muxd/muxd.sock."""
+
+
+def _common(parser: ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="muxd's control socket")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _epilog(examples: Mapping[str, str], exits: Mapping[Exit, str]) -> str:
+    width = max(map(len, examples), default=0)
+    shown = [f"  {command:{width}}  {meaning}".rstrip() for command, meaning in examples.items()]
+    codes = [f"  {code.value:3}  {exits[code]}" for code in sorted(exits)]
+    return "\n".join([*(["Examples:", *shown, ""] if shown else []), "Exit codes:", *codes])
+
+
+def find_verb(word: str) -> str:
+    """The verb itself; the Failure for any other word says which may have been meant."""
+    if word in VERBS:
+        return word
+    meant = _ALSO_SAID.get(word) or did_you_mean(word, VERBS)
+    hint = f"did you mean {meant}?" if meant else f"there are {', '.join(VERBS)}"
+    raise Failure(f"no such verb: {word}; {hint}", Exit.USAGE)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Those that it begins, else the one that is spelled most like it; empty when none is."""
+    from difflib import get_close_matches
+
+    known = list(known)
+    close = [other for other in known if other.startswith(word)] or get_close_matches(word, known, 1, 0.7)
+    *others, last = close or [""]
+    return f"{', '.join(others)} or {last}" if others else last

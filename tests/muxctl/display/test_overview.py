@@ -1,0 +1,97 @@
+import pytest
+
+from muxctl.display.overview import note, overview
+from tests.muxctl.test_status import ASLEEP, BACKOFF, READY, STATUS
+
+RESTS = ASLEEP | {"waiting": 0, "oldest_wait_s": None, "eta_s": None, "next": "wakes at its next request"}
+LONG = "exited with status 1 before ready: torch.OutOfMemoryError: CUDA out of memory. " * 4
+
+
+def twenty():
+    """At three in the morning: two GPUs, twenty models, long names, and one that failed for a long reason."""
+    models = [RESTS | {"name": f"model-{i:02}{'-instruct-awq' * (i % 3 == 0)}", "gpus": [i % 2]} for i in range(20)]
+    models[3] = BACKOFF | {"name": models[3]["name"], "state": "failed", "reason": LONG, "retry_in_s": 55.0}
+    models[5] = READY | {"name": "qwen3-235b-a22b-instruct-2507-fp8", "gpus": [0, 1], "next": "gives way to b in 12s"}
+    models[19] |= {"state": "stopped", "held_down": True}
+    return STATUS | {"models": models}
+
+
+def test_where_a_table_fits_it_is_whole():
+    assert overview(STATUS, width=200) == overview(STATUS)
+
+
+def test_where_the_notes_alone_are_too_long_they_are_cut():
+    lines = overview(twenty(), width=150)
+    assert "NOTE" in lines[5]
+    assert max(map(len, lines)) == 150
+    failed = next(line for line in lines if "failed" in line)
+    assert "tries again in 55s; exited with status 1" in failed
+    assert failed.endswith("…")
+
+
+def test_at_80_columns_each_model_is_a_line_and_what_is_to_be_said_of_it_another():
+    lines = overview(twenty(), width=80)
+    assert max(map(len, lines)) <= 80
+    assert lines[5:13] == [
+        "MODEL                              STATE      SINCE  GPU  BUSY  WAIT  RST",
+        "model-00-instruct-awq              asleep   2h 5min  0       0     0    0",
+        "model-01                           asleep   2h 5min  1       0     0    0",
+        "model-02                           asleep   2h 5min  0       0     0    0",
+        "model-03-instruct-awq              failed        1s  0       0     0    4",
+        "    tries again in 55s; exited with status 1 before ready: torch.OutOfMemoryErr…",
+        "model-04                           asleep   2h 5min  0       0     0    0",
+        "qwen3-235b-a22b-instruct-2507-fp8  ready        12s  0,1     3     0    0",
+    ]
+    assert lines[-2:] == [
+        "model-19                           stopped  2h 5min  1       0     0    0",
+        "    stopped by an operator",
+    ]
+
+
+def test_a_name_is_never_cut_for_it_must_be_typed():
+    lines = overview(twenty(), width=60)
+    assert max(map(len, lines[5:])) <= 60
+    assert "qwen3-235b-a22b-instruct-2507-fp8" in lines
+    assert lines[lines.index("qwen3-235b-a22b-instruct-2507-fp8") + 1].split()[0] == "ready"
+
+
+@pytest.mark.parametrize("height", range(14, 40))
+def test_in_a_low_window_models_at_rest_are_left_off_first(height):
+    lines = overview(twenty(), width=80, height=height)
+    assert len(lines) <= height
+    assert any(line.startswith("model-03-instruct-awq") for line in lines)
+    assert any(line.startswith("qwen3-235b") for line in lines)
+    shown = sum(line.startswith(("model-", "qwen3")) for line in lines)
+    told = [f"... and {20 - shown} more, asleep or stopped"] if shown < 20 else []
+    assert [line for line in lines if line.startswith("...")] == told
+
+
+def test_a_window_that_is_far_too_low_says_what_it_hides():
+    lines = overview(twenty(), width=80, height=8)
+    assert len(lines) == 8
+    assert lines[-1].endswith(" more lines")
+
+
+def test_a_note_says_what_happens_next_unless_nothing_is_asked_of_the_model():
+    assert note(RESTS) == "sleep level 2"
+    assert note(RESTS, brief=True) == ""
+    waits = RESTS | {"waiting": 1, "oldest_wait_s": 3, "next": "waits for alpha to finish 2 requests"}
+    assert note(waits) == "waits for alpha to finish 2 requests; oldest waits 3s; sleep level 2"
+    assert note(BACKOFF | {"next": "starts again in 4s", "reason": None, "last_exit": None}).startswith(
+        "starts again in 4s; 17 bytes"
+    )
+
+
+def test_a_note_says_who_stopped_it():
+    says = {"next": "stays down until `muxctl start qwen`", "reason": "qwen is stopped by an operator"}
+    stopped = RESTS | {"state": "stopped", "held_down": True, **says}
+    assert note(stopped) == "stopped by an operator"
+    drains = stopped | {"state": "draining", "next": "finishes 2 requests, for at most 9s", "eta_s": 9.0}
+    assert note(drains) == "an operator stops it; finishes 2 requests, for at most 9s"
+    assert note(stopped | {"removed": True}) == "not configured any more"
+
+
+def test_an_exit_of_long_ago_is_no_news_where_there_is_little_room():
+    old = READY | {"last_exit": {"reason": "exited with status 1", "when_s": 90000, "log_tail": []}}
+    assert note(old) == "exited with status 1 1d 1h ago"
+    assert note(old, brief=True) == ""

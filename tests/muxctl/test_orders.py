@@ -1,0 +1,152 @@
+"""start, stop, restart and sleep; what they share with switch is tested in test_switch."""
+
+import json
+import signal
+
+import pytest
+
+from muxctl.exits import BY_CODE
+
+TOLD = {"type": "working", "model": "qwen", "from": []}
+DRAINING = TOLD | {"phase": "draining", "elapsed_s": 0.0, "eta_s": 12.2}
+DONE = {"type": "done", "model": "qwen", "elapsed_s": 3.21}
+
+ENDS = {
+    "start": ("ready", "qwen is ready after 3.2s"),
+    "stop": ("stopped", "qwen is stopped; requests for it get 503 until muxctl start qwen"),
+    "restart": ("ready", "qwen is ready after 3.2s"),
+    "sleep": ("asleep", "qwen is asleep"),
+}
+VERBS = sorted(ENDS)
+GOALS = {"start": "ready", "stop": "stopped", "restart": "ready", "sleep": "asleep"}
+
+
+def failed(code, message):
+    error = {"code": code, "message": message, "retryable": True, "details": {}}
+    return {"type": "failed", "model": "qwen", "elapsed_s": 1.0, "error": error}
+
+
+@pytest.fixture
+def tells(muxd):
+    """Make an order for qwen tell these lines."""
+
+    def tells(verb, *lines, then_wait=False):
+        def script(talk):
+            talk.stream()
+            for line in lines:
+                talk.chunk(line)
+            talk.wait_for_close() if then_wait else talk.end()
+
+        muxd.scripts[f"POST /v1/models/qwen/{verb}"] = script
+
+    return tells
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_phase_is_told_and_in_the_end_what_the_model_is_now(tells, muxctl, verb):
+    state, said = ENDS[verb]
+    tells(verb, DRAINING, DRAINING | {"eta_s": 11.0}, TOLD | {"phase": "queued"}, DONE | {"state": state})
+    assert muxctl(verb, "qwen") == (
+        0,
+        f"qwen is draining, {GOALS[verb]} in about 12s\nqwen is waiting for its turn\n{said}\n",
+        "",
+    )
+
+
+def test_a_model_that_sleeps_by_ending_is_not_said_to_be_held_down(tells, muxctl):
+    tells("sleep", DONE | {"state": "stopped"})
+    assert muxctl("sleep", "qwen") == (0, "qwen is stopped\n", "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_json_is_every_line_as_it_came(tells, muxctl, verb):
+    lines = [DRAINING, DONE | {"state": ENDS[verb][0]}]
+    tells(verb, *lines)
+    code, out, _ = muxctl("--json", verb, "qwen")
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (0, lines)
+
+
+@pytest.mark.parametrize(
+    ("argv", "body"),
+    [
+        (("start", "qwen"), {"wait": True}),
+        (("sleep", "qwen"), {"wait": True}),
+        (("stop", "qwen"), {"wait": True, "now": False}),
+        (("stop", "qwen", "--now"), {"wait": True, "now": True}),
+        (("restart", "--now", "qwen"), {"wait": True, "now": True}),
+    ],
+)
+def test_what_is_asked_for_is_what_was_written(tells, muxd, muxctl, argv, body):
+    tells(argv[0], DONE | {"state": "ready"})
+    assert muxctl(*argv)[0] == 0
+    assert [sent for _, sent in muxd.requests] == [body]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_wait_returns_when_it_is_accepted(muxd, muxctl, verb):
+    muxd.scripts[f"POST /v1/models/qwen/{verb}"] = lambda talk: talk.json({"accepted": True, "model": "qwen"}, 202)
+    said = {"sleep": "muxd puts qwen to sleep"}.get(verb, f"muxd {verb}s qwen")
+    assert muxctl(verb, "qwen", "--no-wait") == (0, f"{said}; watch it with muxctl status\n", "")
+    assert muxctl(verb, "qwen", "--no-wait", "--json")[1] == '{"accepted": true, "model": "qwen"}\n'
+    assert [body["wait"] for _, body in muxd.requests] == [False, False]
+
+
+@pytest.mark.parametrize("verb", ["start", "sleep"])
+def test_only_what_drains_can_be_hurried(muxctl, verb):
+    code, _, err = muxctl(verb, "qwen", "--now")
+    assert code == 2
+    assert f"muxctl {verb}: error: unrecognized arguments: --now" in err
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("no_room", 3), ("superseded", 9), ("model_stopped", 3), ("model_failed", 1), ("of_tomorrow", 1)],
+)
+def test_the_reason_of_a_failure_is_its_exit_code(tells, muxctl, code, exit_code):
+    message = "qwen may run, but beta holds GPU 0: muxctl switch qwen makes room"
+    tells("start", failed(code, message))
+    assert muxctl("start", "qwen") == (exit_code, "", f"muxctl: {message}\n")
+    assert BY_CODE.get(code, 1) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [(404, "model_not_found", 4), (403, "permission_denied", 5), (409, "superseded", 9)],
+)
+def test_a_refusal_is_told_and_has_its_exit_code(muxd, muxctl, status, code, exit_code):
+    muxd.scripts["POST /v1/models/qwen/stop"] = lambda talk: talk.error(status, code, "no, because")
+    assert muxctl("stop", "qwen") == (exit_code, "", "muxctl: no, because\n")
+
+
+def test_a_timeout_stops_watching_only(tells, muxctl):
+    tells("stop", DRAINING, then_wait=True)
+    assert muxctl("stop", "qwen", "--timeout", "100ms") == (
+        8,
+        "qwen is draining, stopped in about 12s\n",
+        "muxctl: qwen was not stopped within 100ms; the stop goes on: see muxctl status qwen\n",
+    )
+
+
+def test_a_muxd_that_goes_away_meanwhile_is_told(tells, muxctl):
+    tells("sleep", DRAINING)
+    code, _, err = muxctl("sleep", "qwen")
+    assert (code, err) == (7, "muxctl: muxd ended before qwen was asleep; see its log\n")
+
+
+def test_an_interrupt_leaves_the_order_standing_and_says_so(tells, muxd, process):
+    tells("restart", DRAINING, then_wait=True)
+    child = process("--socket", str(muxd.path), "restart", "qwen")
+    assert child.stdout.readline() == "qwen is draining, ready in about 12s\n"
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=20)[1] == (
+        "muxctl: not watching any more; the restart goes on: see muxctl status qwen\n"
+    )
+    assert child.returncode == 130
+
+
+def test_a_terminal_gets_a_line_that_is_redrawn(tells, muxd, terminal):
+    tells("stop", DRAINING, DONE | {"state": "stopped"})
+    shown = terminal("--socket", str(muxd.path), "stop", "qwen")
+    assert shown.ended() == 0
+    assert "\x1b[2K" in shown.text
+    assert "qwen is stopped; requests for it get 503 until muxctl start qwen" in shown.text
