@@ -88,6 +88,20 @@ class Superseded(MuxdError):
     status = 409
 
 
+class NeedsRestart(MuxdError):
+    """A running muxd cannot take this change of the configuration over; nothing was changed."""
+
+    code = "needs_restart"
+    status = 409
+
+
+class NoRoom(MuxdError):
+    """A start evicts nobody, and the model's GPUs are taken."""
+
+    code = "no_room"
+    status = 409
+
+
 class AlreadyRunning(MuxdError):
     """Another muxd holds this control socket."""
 
@@ -117,6 +131,123 @@ class ModelFailed(Unavailable):
     """The worker died too often, or cannot start at all."""
 
     code = "model_failed"
+
+
+# Why a model failed, where it is known: `muxd.engines.causes` recognises them.
+
+
+class BadFlag(ModelFailed):
+    """The engine does not take a flag, or its value, that the model's args or launch script give it."""
+
+    code = "bad_flag"
+
+
+class ModelPathMissing(ModelFailed):
+    """`model_path` names nothing that exists here."""
+
+    code = "model_path_missing"
+
+
+class ModelIncomplete(ModelFailed):
+    """The model's folder is there, but lacks its config.json or its weights, or one of them is damaged."""
+
+    code = "model_incomplete"
+
+
+class ModelDownloadFailed(ModelFailed):
+    """The model cannot be had from the Hub: no such model, no access to it, or no connection."""
+
+    code = "model_download_failed"
+
+
+class UnsupportedModel(ModelFailed):
+    """This engine cannot run such a model, or only with code that comes with the model."""
+
+    code = "unsupported_model"
+
+
+class ContextTooLong(ModelFailed):
+    """The context asked for is longer than the model or its KV cache allows."""
+
+    code = "context_too_long"
+
+
+class OutOfGpuMemory(ModelFailed):
+    """The GPU has less free memory than the model needs."""
+
+    code = "out_of_memory"
+
+
+class OutOfHostMemory(ModelFailed):
+    """The host has less free memory than the model needs."""
+
+    code = "host_out_of_memory"
+
+
+class DiskFull(ModelFailed):
+    """A disk, or shared memory, on which the engine writes is full."""
+
+    code = "disk_full"
+
+
+class AccessDenied(ModelFailed):
+    """muxd's user may not read or execute a file that the model needs."""
+
+    code = "access_denied"
+
+
+class EngineMissing(ModelFailed):
+    """The engine, or a part of it, is not installed where the model looks for it."""
+
+    code = "engine_missing"
+
+
+class EngineTooOld(ModelFailed):
+    """The engine lacks what muxd, or the model's sleep level, needs of it."""
+
+    code = "engine_too_old"
+
+
+class EngineLocked(ModelFailed):
+    """The engine does not take muxd's key for its control routes."""
+
+    code = "engine_locked"
+
+
+class EngineError(ModelFailed):
+    """The engine ended with an error that muxd does not know; the message quotes it."""
+
+    code = "engine_error"
+
+
+class CudaUnavailable(ModelFailed):
+    """The engine finds no GPU that it can use: no driver, one too old, or another CUDA than it was built for."""
+
+    code = "cuda_unavailable"
+
+
+class ReloadRefused(ModelFailed):
+    """The engine cannot read its weights again after a sleep at level 2."""
+
+    code = "reload_refused"
+
+
+class MemoryNotReleased(ModelFailed):
+    """The engine said that it sleeps, but its GPU memory did not become free."""
+
+    code = "memory_not_released"
+
+
+class StartTimeout(ModelFailed):
+    """It was not ready within start_timeout."""
+
+    code = "start_timeout"
+
+
+class ModelStopped(Unavailable):
+    """An operator stopped it, and has not started it since."""
+
+    code = "model_stopped"
 
 
 class WorkerStuck(Unavailable):

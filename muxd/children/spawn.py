@@ -53,6 +53,7 @@ class ChildSpec:
     stop_timeout: float
     stop_signal: signal.Signals = signal.SIGTERM
     listen_fds: tuple[int, ...] = ()  # sockets to pass on by LISTEN_FDS; they stay open here
+    stop_port: int = 0  # a stop is asked of whoever of its processes listens there, not of the launcher
 
 
 class Children:
@@ -99,6 +100,7 @@ class Children:
             lock_fd=lock_fd,
             cgroup=cgroup,
             listen_fds=spec.listen_fds,
+            stop_port=spec.stop_port,
         )
         process, pidfd, start = _launch(order, error_file(lock_file), held)
         self._shims.add(process.pid)

@@ -6,7 +6,8 @@ It knows nothing of scheduling, and the scheduler nothing of it.
 
 from muxd.config import Model
 
-from .engine import Engine, EngineCallFailed, Launch, LaunchPlan, Link
+from .engine import Engine, EngineCallFailed, Keys, Launch, LaunchPlan, Link
+from .script import LaunchedByScript
 from .sglang import SGLang
 from .simulator import Simulator
 
@@ -14,7 +15,7 @@ ENGINES: dict[str, type[Engine]] = {"sglang": SGLang, "simulator": Simulator}
 
 
 def engine_for(model: Model) -> Engine:
-    return ENGINES[model.engine]()
+    return LaunchedByScript() if model.script is not None else ENGINES[model.engine]()
 
 
-__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Launch", "LaunchPlan", "Link", "engine_for"]
+__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Keys", "Launch", "LaunchPlan", "Link", "engine_for"]

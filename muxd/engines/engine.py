@@ -6,16 +6,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
-
 from muxd.config import Model
 from muxd.errors import MuxdError
+from muxd.http.asking import Answer, NoAnswer, TooSlow, ask
+
+from . import causes
+from .causes import Cause
 
 
 class EngineCallFailed(MuxdError):
-    """An engine call was refused, or nobody knows what became of it."""
+    """An engine call was refused, or nobody knows what became of it.
+
+    `cause`: why, where that is known.  `broken`: the call whose connection broke before an answer, as it does
+    when the engine dies of it.
+    """
 
     code = "engine_call_failed"
+
+    def __init__(self, message: str, *, cause: Cause | None = None, broken: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.broken = broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,16 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
+    stop_port: int = 0  # whoever of its processes listens there is to be asked, not the first one
+    keys: "Keys | None" = None  # where the server is not told the plan's admin key
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a server asks for: on its control routes, and on all others."""
+
+    admin: str
+    api: str = ""
 
 
 class Engine(Protocol):
@@ -62,6 +83,10 @@ class Engine(Protocol):
 
     async def wake(self, link: "Link", model: Model) -> None: ...
 
+    async def kept_memory(self, link: "Link", over: str) -> Cause:
+        """Why its memory did not come back though it said that it sleeps; `over` says how much."""
+        ...
+
     def leftovers(self, pid: int) -> list[Path]:
         """Files outside its work folder that the live server `pid` will leave when it is killed."""
         ...
@@ -77,17 +102,17 @@ class Link:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
         url: str,
         admin_key: str,
         intend: Callable[[str | None], None],
         *,
         call_timeout: float,
         probe_timeout: float,
+        api_key: str = "",
     ) -> None:
-        self._http = http
         self._url = url
-        self._auth = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
+        self._auth = _bearer(admin_key)
+        self._api_auth = _bearer(api_key)
         self._intend = intend
         self.call_timeout = call_timeout
         self._probe_timeout = probe_timeout
@@ -96,33 +121,43 @@ class Link:
         """POST a call that changes the server; raises EngineCallFailed unless it answers 200."""
         self._intend(verb)
         try:
-            answer = await self._http.post(self._url + path, json=body, headers=self._auth, timeout=self.call_timeout)
-        except httpx.TimeoutException:
-            raise EngineCallFailed(f"{verb}: no answer in {self.call_timeout:.0f} s") from None
-        except httpx.HTTPError as error:
-            raise EngineCallFailed(f"{verb}: the connection broke before an answer ({error!r})") from None
-        if answer.status_code != 200:
-            raise EngineCallFailed(f"{verb} was refused: {answer.status_code} {_excerpt(answer)}")
+            answer = await ask("POST", self._url + path, headers=self._auth, body=body, timeout=self.call_timeout)
+        except TooSlow as error:
+            raise EngineCallFailed(f"{verb}: {error}") from None
+        except NoAnswer as error:
+            message = f"{verb}: the connection broke before an answer ({error})"
+            raise EngineCallFailed(message, broken=verb) from None
+        if answer.status != 200:
+            cause = causes.of_answer(verb, answer.status, answer.text)
+            raise EngineCallFailed(f"{verb} was refused: {answer.status} {_excerpt(answer)}", cause=cause)
         self._intend(None)
 
     async def probe(self, path: str) -> int | None:
         """GET; the status, or None where nobody answered in time."""
         try:
-            answer = await self._http.get(self._url + path, timeout=self._probe_timeout)
-        except httpx.HTTPError:
+            return (await self._get(path)).status
+        except NoAnswer:
             return None
-        return answer.status_code
 
     async def ask(self, path: str) -> Any:
         """GET a JSON document; raises EngineCallFailed."""
         try:
-            answer = await self._http.get(self._url + path, timeout=self._probe_timeout)
-            answer.raise_for_status()
-            return answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise EngineCallFailed(f"GET {path}: {error!r}") from None
+            answer = await self._get(path)
+            if answer.status == 200:
+                return answer.json()
+        except (NoAnswer, ValueError) as error:
+            raise EngineCallFailed(f"GET {path}: {error}") from None
+        cause = causes.of_answer(path, answer.status, answer.text)
+        raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
+
+    async def _get(self, path: str) -> Answer:
+        return await ask("GET", self._url + path, headers=self._api_auth, timeout=self._probe_timeout)
 
 
-def _excerpt(answer: httpx.Response) -> str:
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _excerpt(answer: Answer) -> str:
     text = " ".join(answer.text.split())
     return text if len(text) <= 300 else text[:300] + "..."

@@ -3,7 +3,6 @@
 What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CPU).
 """
 
-import os
 import re
 import signal
 import time
@@ -14,7 +13,10 @@ from typing import Any
 import trio
 
 from muxd.config import Model
+from muxd.shim.processes import process_table
 
+from . import causes
+from .causes import Cause
 from .engine import EngineCallFailed, Launch, LaunchPlan, Link
 
 #: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
@@ -22,7 +24,7 @@ TAGS = {"tags": ["kv_cache", "weights"]}
 
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
-IDLE_POLL = 0.05
+FIRST_POLL, IDLE_POLL = 0.002, 0.05  # seconds between two looks: at first, and at most after doubling
 
 #: Load figures are stamped about every second (time.time() of the scheduler).
 FRESH = 4.0
@@ -85,9 +87,11 @@ class SGLang:
 
     async def _until_idle(self, link: Link) -> None:
         """Releasing a busy server kills it, and a closed client connection does not prove it idle."""
+        pause = FIRST_POLL
         with trio.move_on_after(IDLE_TIMEOUT):
             while not await self._is_idle(link):
-                await trio.sleep(IDLE_POLL)
+                await trio.sleep(pause)
+                pause = min(2 * pause, IDLE_POLL)
             return
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
 
@@ -95,29 +99,47 @@ class SGLang:
         try:
             loads = await link.ask("/v1/loads")
             return is_idle(loads) and is_fresh(loads)
-        except EngineCallFailed:
+        except EngineCallFailed as error:
+            if error.cause is not None:  # as where it has no such route: it will never be seen idle
+                raise
             return False
 
     async def wake(self, link: Link, model: Model) -> None:
+        path = await self.weights_of(link, model) if model.sleep_level == 2 else ""
         await link.call("resume", "/resume_memory_occupation", TAGS)
         if model.sleep_level == 2:
-            reload = {"model_path": model.model_path, "load_format": "auto", "flush_cache": True}
+            reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)
         await link.call("continue", "/continue_generation", {})
+
+    async def weights_of(self, link: Link, model: Model) -> str:
+        """What the server was loaded from."""
+        return model.model_path
+
+    async def kept_memory(self, link: Link, over: str) -> Cause:
+        """Without its memory saver SGLang answers every release with 200 and gives nothing up."""
+        try:
+            info = await link.ask("/server_info")
+        except EngineCallFailed:
+            info = {}
+        has_saver = info.get("enable_memory_saver") if isinstance(info, dict) else None
+        return causes.of_kept_memory(over, has_saver=has_saver)
 
     def leftovers(self, pid: int) -> list[Path]:
         """Its load figures and semaphores in shared memory.
 
         Their names are random, and a semaphore is mapped under a name that it loses at
-        once: they are told by the inodes that the session of `pid` has mapped.
+        once: they are told by the inodes that its processes have mapped.
         """
         mapped: set[int] = set()
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit():
-                with suppress(OSError):  # it ended, or is another user's
-                    if os.getsid(int(process.name)) == pid:
-                        mapped |= {int(inode) for inode in _IN_SHM.findall((process / "maps").read_bytes())}
+        for process in self.processes_of(pid):
+            with suppress(OSError):  # it ended, or is another user's
+                mapped |= {int(inode) for inode in _IN_SHM.findall(Path(f"/proc/{process}/maps").read_bytes())}
         return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
+
+    def processes_of(self, pid: int) -> list[int]:
+        """SGLang keeps all its processes in one session."""
+        return [process.pid for process in process_table().values() if process.session == pid]
 
 
 def visible_gpus(model: Model) -> dict[str, str]:

@@ -12,7 +12,17 @@ import time
 from .cgroup import cgroup_kill, cgroup_members, cgroup_populated, cgroup_remove
 from .fork import become_child
 from .log import Log
-from .processes import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, boot_id, descendants, look_up, prctl, send
+from .processes import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_NAME,
+    Process,
+    boot_id,
+    descendants,
+    listeners,
+    look_up,
+    prctl,
+    send,
+)
 from .spec import KILL, STOP, Spec
 
 TYPE_CHECKING = False
@@ -22,6 +32,9 @@ if TYPE_CHECKING:
 #: Bytes read from a pipe at once, and what is asked for as its size, so that a child can go on writing
 #: while a log is written: 100 MB in 0.33 s, and in 0.43 s with the kernel's default of 64 KiB.
 CHUNK, PIPE_SIZE = 1 << 16, 1 << 20
+
+#: Seconds that a script has for itself once its server was stopped: for what it traps, and not for another server.
+AFTERWARDS = 2.0
 
 
 class Shim:
@@ -41,6 +54,7 @@ class Shim:
         self._failure: dict[str, Any] = {}  # why it could not be executed
         self._requested = False
         self._kill_at: float | None = None  # on the monotonic clock
+        self._servers: set[int] = set()  # pidfds of those that were asked to end in the child's place
         self._swept: set[tuple[int, int]] = set()  # pid and start of what outlived the child
         self._card: dict[str, Any] = {}
         self._card_due = 0.0
@@ -129,6 +143,8 @@ class Shim:
         for fd, _ in self._poll.poll(min(at_most, 3600.0) * 1000 + 1):
             if fd == self._wakeup:
                 self._take_signals()
+            elif fd in self._servers:
+                self._server_ended(fd)
             elif not self._read(fd):
                 self._poll.unregister(fd)
                 del self._pipes[fd]
@@ -165,8 +181,39 @@ class Shim:
         self._requested = True
         if self._kill_at is None and self._pid and self._status is None:
             self._kill_at = time.monotonic() + self._spec.stop_timeout
+            if self._spec.stop_port:
+                self._stop_server()
+                return
             os.kill(self._pid, self._spec.stop_signal)
             os.kill(self._pid, signal.SIGCONT)
+
+    def _stop_server(self) -> None:
+        """The child is a script, which may not hear or not pass it on.  What does not listen yet may be any of its
+        group: all of that, as if the script were interrupted at a terminal."""
+        servers = listeners(self._spec.stop_port, descendants(os.getpid()))
+        for server in servers:
+            self._watch(server)
+            send(server, self._spec.stop_signal)
+            send(server, signal.SIGCONT)
+        if not servers:
+            os.killpg(self._pid, self._spec.stop_signal)
+            os.killpg(self._pid, signal.SIGCONT)
+
+    def _watch(self, server: Process) -> None:
+        try:
+            fd = os.pidfd_open(server.pid)
+        except OSError:
+            return  # it has just ended
+        self._servers.add(fd)
+        self._poll.register(fd, select.POLLIN)
+
+    def _server_ended(self, fd: int) -> None:
+        """Nothing is left to wait for but the end of the script."""
+        self._poll.unregister(fd)
+        os.close(fd)
+        self._servers.discard(fd)
+        if not self._servers and self._kill_at is not None:
+            self._kill_at = min(self._kill_at, time.monotonic() + AFTERWARDS)
 
     def _reap(self) -> bool:
         """Bury the dead, the child's orphans too; whether any child is left."""

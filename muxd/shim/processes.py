@@ -68,6 +68,44 @@ def descendants(ancestor: int) -> list[Process]:
     return [process for process in found if process.alive]
 
 
+def listeners(port: int, among: list[Process]) -> list[Process]:
+    """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
+    sockets = set(_listening(port))
+    found = [process for process in among if sockets and _has_any(process.pid, sockets)]
+    pids = {process.pid for process in found}
+    return [process for process in found if process.ppid not in pids]
+
+
+def _listening(port: int) -> list[str]:
+    """What such sockets are called in /proc/PID/fd; /proc/net/tcp is described in man 5 proc."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, "rb") as file:
+                rows = [row.split() for row in file.readlines()[1:]]
+        except OSError:
+            continue  # without IPv6
+        found += [
+            f"socket:[{int(row[9])}]" for row in rows if row[3] == b"0A" and int(row[1].rpartition(b":")[2], 16) == port
+        ]
+    return found
+
+
+def _has_any(pid: int, sockets: set[str]) -> bool:
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except GONE:
+        return False
+    for name in names:
+        try:
+            if os.readlink(f"{folder}/{name}") in sockets:
+                return True
+        except GONE:
+            continue
+    return False
+
+
 def send(process: Process, signum: int) -> bool:
     """Signal exactly this process, never another one that got its pid; whether it was still there."""
     try:

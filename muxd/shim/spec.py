@@ -29,6 +29,7 @@ class Spec:
         lock_fd: int,  # the open lock file, flock held: it identifies this shim
         cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
         listen_fds: tuple[int, ...] = (),  # inherited sockets to be passed on, as 3, 4 ...
+        stop_port: int = 0,  # whoever of its processes listens there is asked to end, not the child
     ) -> None:
         self.name = name
         self.token = token
@@ -45,3 +46,4 @@ class Spec:
         self.lock_fd = lock_fd
         self.cgroup = cgroup
         self.listen_fds = listen_fds
+        self.stop_port = stop_port

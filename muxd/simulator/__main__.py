@@ -4,12 +4,15 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from .endings import ENDINGS
 from .flags import parse_flags
 from .processes import fork_children, leave_temporary_files
 
 
 def main(argv: Sequence[str]) -> int:
     flags = parse_flags(argv)
+    if (ending := flags.faults.ending()) is not None:
+        ENDINGS[ending].happen(flags.model_path)
     if flags.faults.has("ignore-term"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(f"muxd.simulator: {flags.model_path} as {flags.served_model_name}: loading", flush=True)

@@ -16,7 +16,7 @@ from muxd.http.request import Request
 from muxd.http.server import Exchange
 
 from .engine import Engine, Status
-from .faults import Call, Faults
+from .faults import Call, Faults, Part
 from .flags import Flags, GiB
 from .routes import Refusal, Route, bad_request, fields
 
@@ -31,7 +31,7 @@ def control_routes(engine: Engine) -> dict[str, Route]:
     flags = engine.flags
     probe, steer = _Probes(engine), _Steering(engine, flags.faults)
     both = ("GET", "POST")
-    return {
+    routes = {
         "/": Route(probe.root, ("GET", "HEAD")),
         "/ready": Route(probe.ready),
         "/ping": Route(probe.ping),
@@ -52,6 +52,16 @@ def control_routes(engine: Engine) -> dict[str, Route]:
         "/flush_cache": Route(steer.flush_cache, both, control=True),
         "/abort_request": Route(steer.abort, ("POST",), control=True),
     }
+    lacking = _SLEEP_ROUTES if flags.faults.has("lacks", Part.SLEEP_ROUTES) else ()
+    return {path: route for path, route in routes.items() if path not in lacking}
+
+
+_SLEEP_ROUTES = (
+    "/pause_generation",
+    "/continue_generation",
+    "/release_memory_occupation",
+    "/resume_memory_occupation",
+)
 
 
 async def _send_empty(exchange: Exchange, status: int) -> None:
@@ -218,7 +228,7 @@ class _Steering:
             self._engine.end(self._faults.exit_code)
         if self._faults.has("fail-on", call):
             reload = call is Call.RELOAD
-            raise Refusal(400 if reload else 500, _reloaded(False, "fault") if reload else "Internal Server Error")
+            raise Refusal(400 if reload else 500, _reloaded(False, _NO_RELOAD) if reload else "Internal Server Error")
         await carry_out()
         if self._faults.has("hang-on", call):
             await exchange.disconnected()
@@ -230,6 +240,12 @@ def _tags(request: Request) -> list[str]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise bad_request("1 validation error:\n  'Input should be a valid list'", "Bad Request")
     return tags
+
+
+#: Of a checkpoint in FP8.
+_NO_RELOAD = (
+    "Failed to update weights: 'Parameter' object has no attribute 'weight_loader'.\nRolling back to original weights."
+)
 
 
 def _reloaded(success: bool, message: str) -> dict[str, Any]:

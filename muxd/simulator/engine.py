@@ -151,8 +151,11 @@ class Engine:
     # Requests.
 
     @asynccontextmanager
-    async def request(self, rid: str) -> AsyncIterator[str]:
-        """One request's stay in the engine; gives the weights that will answer it, once it is let in."""
+    async def request(self, rid: str, *, generates: bool = False) -> AsyncIterator[str]:
+        """One request's stay in the engine; gives the weights that will answer it, once it is let in.
+
+        `generates`: it asks for text, which a server of embeddings dies of.
+        """
         self.requests.add(rid)
         inside = 0
         try:
@@ -160,7 +163,7 @@ class Engine:
                 await self._unpaused.wait()
             inside = 1
             self._inside += 1
-            answer = await self.call("compute")
+            answer = await self.call("compute", generates=generates)
             yield answer["weights"]
         finally:
             self._inside -= inside

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .endings import ENDINGS
+
 
 class Call(StrEnum):
     """The engine calls that hang-on, fail-on and die-on can name."""
@@ -19,6 +21,15 @@ class Call(StrEnum):
     RELOAD = "reload"
     PAUSE = "pause"
     CONTINUE = "continue"
+
+
+class Part(StrEnum):
+    """What of SGLang the fault lacks can name."""
+
+    MEMORY_SAVER = "memory-saver"  # the flag --enable-memory-saver
+    CPU_BACKUP = "cpu-backup"  # the flag --enable-weights-cpu-backup
+    SLEEP_ROUTES = "sleep-routes"  # pause, release, resume and continue
+    EFFECT = "effect"  # as without --enable-memory-saver: every release is a 200, and nothing is free
 
 
 class Kind(StrEnum):
@@ -31,6 +42,8 @@ class Kind(StrEnum):
     BYTES = "bytes per second"
     COUNT = "a number"
     CALL = "one of " + ", ".join(Call)
+    PART = "one of " + ", ".join(Part)
+    ENDING = "one of " + ", ".join(ENDINGS)
 
 
 # name: (its value, what happens)
@@ -38,6 +51,8 @@ FAULTS: dict[str, tuple[Kind, str]] = {
     "load-time": (Kind.SECONDS, "loading takes this long, whatever --load-time says"),
     "die-while-loading": (Kind.SECONDS_OR_NONE, "the launcher ends after so long; its children stay as orphans"),
     "oom-text": (Kind.NONE, "loading ends in CUDA's out-of-memory text and death, whatever is free"),
+    "cannot-start": (Kind.ENDING, "its start ends at once, with what SGLang says and how it ends for that reason"),
+    "lacks": (Kind.PART, "it is a SGLang that has no such part"),
     "die-after": (Kind.SECONDS, "the launcher ends so long after it was ready"),
     "exit-code": (Kind.STATUS, "the status that die-while-loading, die-after and die-on end with; 1 without it"),
     "hang": (Kind.SECONDS_OR_NONE, "from so long after ready it takes connections and requests and answers none"),
@@ -46,7 +61,7 @@ FAULTS: dict[str, tuple[Kind, str]] = {
     "ignore-term": (Kind.NONE, "SIGTERM is ignored from the start on"),
     "slow-term": (Kind.SECONDS, "from SIGTERM to the exit it takes this long"),
     "hang-on": (Kind.CALL, "the call is carried out and never answered"),
-    "fail-on": (Kind.CALL, "the call is not carried out; its answer is 500, that of reload 400"),
+    "fail-on": (Kind.CALL, "the call is not carried out; its answer is 500, that of reload 400 with SGLang's words"),
     "die-on": (Kind.CALL, "the launcher ends instead of an answer"),
     "setsid-grandchild": (Kind.NONE, "a descendant in a session of its own ignores SIGTERM and keeps stdout open"),
     "stubborn-memory": (Kind.SECONDS, "GPU memory stays taken for so long after the processes are dead"),
@@ -69,6 +84,10 @@ class Faults:
         """The value given last, 0 for none; None where the fault was not asked for."""
         assert name in FAULTS, name
         return float(self.given[name][-1] or 0) if name in self.given else None
+
+    def ending(self) -> str | None:
+        """How its start is to end, if it is not to succeed."""
+        return self.given["cannot-start"][-1] if "cannot-start" in self.given else None
 
     @property
     def exit_code(self) -> int:
@@ -101,12 +120,15 @@ def _check(name: str, value: str) -> None:
     kind, _ = FAULTS[name]
     if kind is Kind.NONE:
         good = not value
-    elif kind is Kind.CALL:
-        good = value in set(Call)
+    elif kind in _NAMES:
+        good = value in _NAMES[kind]
     else:
         good = _is_number(value) or (kind is Kind.SECONDS_OR_NONE and not value)
     if not good:
         raise ValueError(f"the fault {name} takes {kind}, not {value!r}")
+
+
+_NAMES: dict[Kind, set[str]] = {Kind.CALL: set(Call), Kind.PART: set(Part), Kind.ENDING: set(ENDINGS)}
 
 
 def _is_number(value: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .faults import FAULTS, Faults, parse_faults
+from .faults import FAULTS, Faults, Part, parse_faults
 
 GiB = 1 << 30
 _SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "is_embedding")
@@ -64,9 +64,16 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     values["model_path"] = known.model_path or known.served_model_name or "model"
     values["served_model_name"] = known.served_model_name or known.model_path
     try:
-        return Flags(**{**values, "faults": parse_faults(known.faults)})
+        faults = parse_faults(known.faults)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    if lacking := [flag for flag, part in _OF_PART.items() if flag in argv and faults.has("lacks", part)]:
+        parser.error(f"unrecognized arguments: {' '.join(lacking)}")
+    values["enable_memory_saver"] &= not faults.has("lacks", Part.EFFECT)
+    return Flags(**{**values, "faults": faults})
+
+
+_OF_PART = {"--enable-memory-saver": Part.MEMORY_SAVER, "--enable-weights-cpu-backup": Part.CPU_BACKUP}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,9 +35,14 @@ def run_scheduler(
         _load(memory, flags, rank)
         _Scheduler(flags, memory, tokens, replies, took_step).run(commands)
     except (AssertionError, KeyError, Fatal, OutOfMemory) as error:
-        name = "torch.OutOfMemoryError" if isinstance(error, OutOfMemory) else type(error).__name__
+        name, text = type(error).__name__, str(error)
+        if isinstance(error, OutOfMemory):  # torch counts the GPUs that the process sees
+            name, text = (
+                "torch.OutOfMemoryError",
+                text.replace(f"GPU {error.gpu}", f"GPU {flags.gpus.index(error.gpu)}"),
+            )
         print(f"[TP{rank}] Scheduler hit an exception: {traceback.format_exc()}", file=sys.stderr)
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
@@ -76,8 +81,10 @@ def _memory(flags: Flags, rank: int) -> GpuMemory:
 def _load(memory: GpuMemory, flags: Flags, rank: int) -> None:
     began = time.monotonic()
     load_time = flags.faults.number("load-time")
+    print(f"[TP{rank}] Load weight begin.", flush=True)
     memory.load(flags.model_path)
     time.sleep(max(0.0, (flags.load_time if load_time is None else load_time) + began - time.monotonic()))
+    print(f"[TP{rank}] Load weight end.", flush=True)
     if flags.faults.has("oom-text"):
         raise OutOfMemory(flags.gpus[rank % len(flags.gpus)], flags.kv, 0, flags.gpu_memory)
     memory.make_pool()
@@ -115,6 +122,8 @@ class _Scheduler:
             case "serve":
                 self._serving = True
             case "compute":
+                if self._flags.is_embedding and command.get("generates"):  # as seen on 0.5.23
+                    raise Fatal("'LogitsProcessorOutput' object has no attribute 'embeddings'")
                 self._memory.compute()
             case "release":
                 time.sleep(0 if command["busy"] or not _has_weights(command) else self._flags.sleep_time)

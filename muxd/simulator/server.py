@@ -15,9 +15,10 @@ from muxd.http.request import Request
 from muxd.http.server import Exchange, Limits, serve_http
 
 from .control import control_routes
+from .embeddings import embedding_routes
 from .engine import Engine, Status
 from .flags import Flags
-from .openai import model_routes
+from .openai import text_routes
 from .processes import Children
 from .routes import Keys, Router
 
@@ -60,7 +61,7 @@ class _Server:
         self._children = children
         self._hung = False
         keys = Keys(flags.api_key, flags.admin_api_key)
-        self._router = Router({**control_routes(engine), **model_routes(engine)}, keys)
+        self._router = Router({**control_routes(engine), **text_routes(engine), **embedding_routes(engine)}, keys)
 
     async def handle(self, request: Request, exchange: Exchange) -> None:
         if request.method != "GET":

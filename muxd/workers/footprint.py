@@ -15,10 +15,11 @@ from muxd.gpus import NOISE, Gpus
 
 GiB = 1 << 30
 
-#: Between two readings while memory is waited for, in seconds.
-POLL = 0.05
+#: Between two readings while memory is waited for, in seconds: at first, and at most after doubling.
+POLL, SLOW_POLL = 0.002, 0.05
 
-#: Two equal readings so far apart: what is going to come back quickly is back.
+#: Two equal readings so far apart: what is going to come back quickly is back.  A first sleep waits for that; a later
+#: one is over when as much is back as by the one before, which takes 10 ms from every switch but the first.
 SETTLED = 0.01
 
 Taken = dict[int, int]  # GPU -> bytes that somebody has there
@@ -35,11 +36,29 @@ class Footprint:
         self._gpus = gpus
         self._indices = model.gpus
         self._patience = model.gpu_release_timeout
-        declared = model.memory.total if model.memory is not None else 0
-        self._share = declared // max(1, len(model.gpus))  # of each GPU; 0: not declared
+        self.declared = model.memory.total if model.memory is not None else 0
+        self._share = self.declared // max(1, len(model.gpus))  # of each GPU; 0: not declared
         self._before: Taken | None = None  # before it last came to the GPU, by a load or a wake
         self._awake: Taken | None = None  # when it was ready after that
         self._given_up: Taken = {}  # by its last sleep
+        self._kept: int | None = None  # bytes that its last sleep left with the process
+        self._kept_before = 0  # likewise, of the sleep before it last came
+
+    def update(self, model: Model) -> None:
+        """The configuration changed in what does not concern its processes."""
+        self._patience = model.gpu_release_timeout
+
+    @property
+    def awake(self) -> int | None:
+        """Bytes that it was seen to have on its GPUs when it was last ready; None where that was not measured."""
+        if self._before is None or self._awake is None:
+            return None
+        return max(0, sum(self._awake.values()) - sum(self._before.values())) + self._kept_before
+
+    @property
+    def asleep(self) -> int | None:
+        """Bytes that its last sleep left there; None where it has not slept since it was loaded."""
+        return self._kept
 
     # It comes
 
@@ -47,6 +66,7 @@ class Footprint:
         """As much as is declared is free; where nothing is, nobody else is just giving memory up."""
         self._before = self._awake = None
         self._given_up = {}
+        self._kept, self._kept_before = None, 0
         missing = await self._until_free(dict.fromkeys(self._indices, self._share))
         self._before = await self._settled()
         return missing
@@ -55,6 +75,7 @@ class Footprint:
         """All that its sleep gave up is free again."""
         missing = await self._until_free(self._given_up)
         self._before, self._awake = await self._read(), None
+        self._kept_before = self._kept or 0
         return missing
 
     async def came(self) -> None:
@@ -66,11 +87,23 @@ class Footprint:
     async def until_released(self) -> str | None:
         """After its sleep: most of what it took is free (a part stays with the process), and no more comes."""
         awake = self._awake
+        had = self.awake
         over = await self._until_given_back()
-        now = await self._settled()
+        now = await self._read()
+        is_as_before = self._is_as_before(awake, now)
+        if not is_as_before:
+            now = await self._settled()
         if over is None and awake is not None and now is not None:
-            self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
+            if not is_as_before:  # else the figure would drift
+                self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
+            self._kept = max(0, (had or 0) - sum(self._given_up.values()))
         return over
+
+    def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
+        """On each GPU as much is back as by its last sleep."""
+        if awake is None or now is None or not self._given_up:
+            return False
+        return all(awake[gpu] - now[gpu] + NOISE >= self._given_up.get(gpu, 0) for gpu in awake)
 
     async def until_gone(self, patience: float | None = None) -> str | None:
         """After the end of its processes; not for one that sleeps, whose place others have taken."""
@@ -127,9 +160,11 @@ class Footprint:
 
     async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
         """Look until it holds; always once."""
+        pause = POLL
         with trio.move_on_after(patience):
             while not await condition():
-                await trio.sleep(POLL)
+                await trio.sleep(pause)
+                pause = min(2 * pause, SLOW_POLL)
             return True
         return await condition()
 

@@ -26,11 +26,13 @@ from muxd.core.events import (
     WorkerReady,
     WorkerWedged,
 )
-from muxd.engines import Engine, EngineCallFailed
+from muxd.engines import Engine, EngineCallFailed, causes
+from muxd.engines.causes import Cause, Ending
 from muxd.errors import CannotSpawn
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
 
+from .evidence import Evidence
 from .footprint import Footprint
 from .launch import Launched, Surroundings, launch, log_files, remove_traces
 
@@ -39,11 +41,17 @@ log = logging.getLogger(__name__)
 #: How often a loading server is asked whether it is ready.
 READY_POLL = 0.1
 
+#: A server that wakes is ready at once or soon: the pauses between two questions double from here.
+FIRST_POLL = 0.002
+
 #: And how often its shared memory is noted meanwhile, which costs some milliseconds.
 LEFTOVERS_POLL = 1.0
 
 #: After SIGKILL: so long until a worker that is still there is called stuck.
 KILL_TIMEOUT = 10.0
+
+#: After an engine call whose connection broke: so long until a server that dies of it is gone.
+DYING = 3.0
 
 LOG_TAIL_LINES = 20
 
@@ -62,10 +70,11 @@ class End:
 class _CannotStart(Exception):
     """Nothing was started; `failure` says whether another try may help."""
 
-    def __init__(self, failure: Failure, reason: str) -> None:
+    def __init__(self, failure: Failure, reason: str, code: str = "") -> None:
         super().__init__(reason)
         self.failure = failure
         self.reason = reason
+        self.code = code
 
 
 class Life:
@@ -82,10 +91,17 @@ class Life:
         self._timed_out = False
         self._noted_at = 0.0
         self._before_launch = trio.CancelScope()
+        self._evidence = Evidence(log_files(around.config, model)[stream] for stream in ("stderr", "stdout"))
+        self._doing: str | None = None  # since it was first ready
+        self._given_up: Cause | None = None  # it was killed for this before it was ready
 
     @property
     def child(self) -> Child | None:
         return self._server.child if self._server is not None else None
+
+    def update(self, model: Model) -> None:
+        """The configuration changed in what does not concern its processes."""
+        self._model = model
 
     def order(self, order: Order) -> None:
         self._orders.append(order)
@@ -103,7 +119,7 @@ class Life:
             try:
                 self._server = await self._start(held)
             except _CannotStart as error:
-                return self._end(error.failure, f"cannot start: {error.reason}")
+                return self._end(error.failure, f"cannot start: {error.reason}", error.code)
             return await self._live(self._server)
 
     async def _start(self, held: ExitStack) -> Launched:
@@ -111,7 +127,7 @@ class Life:
         try:
             reservation = held.enter_context(closing(Reservation(self._model.port)))
         except PortTaken as error:
-            raise _CannotStart(Failure.REFUSED, error.message) from None
+            raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {error}") from None
         await self._await_memory()
@@ -119,9 +135,13 @@ class Life:
             return launch(self._model, self._engine, self._around, reservation.port)
         except CannotSpawn as error:
             reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
-            raise _CannotStart(Failure.EXITED, reason) from None
+            raise self._cannot_run(error.__cause__, reason, error.code) from None
         except OSError as error:
-            raise _CannotStart(Failure.EXITED, f"its work folder cannot be made: {error}") from None
+            raise self._cannot_run(error, f"its work folder cannot be made: {error}") from None
+
+    def _cannot_run(self, error: BaseException | None, reason: str, code: str = "") -> _CannotStart:
+        cause = causes.of_failed_exec(error.errno if isinstance(error, OSError) else None, reason)
+        return _CannotStart(Failure.EXITED, str(cause or reason), cause.code if cause is not None else code)
 
     async def _await_memory(self) -> None:
         """Until there is room on its GPUs; raises _CannotStart."""
@@ -131,7 +151,8 @@ class Life:
         if self._stopping.is_set():
             raise _CannotStart(Failure.EXITED, "it was stopped first")
         if missing is not None:
-            raise _CannotStart(Failure.EXITED, missing)
+            cause = causes.of_missing_memory(missing)
+            raise _CannotStart(Failure.EXITED, str(cause), cause.code)
 
     async def _live(self, server: Launched) -> End:
         async with trio.open_nursery() as nursery:
@@ -145,7 +166,6 @@ class Life:
 
     async def _serve(self, server: Launched) -> None:
         if not await self._until_loaded(server):
-            self._timed_out = True
             self.stop(kill=True)
             return
         self._note_leftovers(server)
@@ -160,8 +180,12 @@ class Life:
             while not await self._engine.is_ready(server.link):
                 if trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
                     self._note_leftovers(server)
+                    self._given_up = causes.of_living(self._evidence.said(), self._model)
+                if self._given_up is not None:
+                    return False
                 await trio.sleep(READY_POLL)
             return True
+        self._timed_out = True
         log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
         return False
 
@@ -177,6 +201,8 @@ class Life:
 
     async def _tell_ready(self, server: Launched) -> None:
         await self._footprint.came()
+        self._doing = "served"
+        self._evidence.turn_page()
         self._around.tell(WorkerReady(trio.current_time(), self._model.name, server.url))
 
     async def _probe_until_ordered(self, server: Launched) -> None:
@@ -196,37 +222,53 @@ class Life:
                 self._around.tell(WorkerHung(trio.current_time(), self._model.name, reason))
 
     async def _sleep(self, server: Launched) -> None:
+        self._doing = "fell asleep"
         try:
             await self._engine.sleep(server.link, self._model)
             if over := await self._footprint.until_released():
-                raise EngineCallFailed(over)
-            self._note_asleep(server, asleep=True)
+                raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
+            server.record.asleep = True  # its memory is seen to be free
+            self._around.state.save()
         except EngineCallFailed as error:
-            self._around.tell(SleepFailed(trio.current_time(), self._model.name, error.message))
+            reason, code = await self._explain(error, server)
+            self._around.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
             self._around.tell(WorkerAsleep(trio.current_time(), self._model.name))
 
     async def _wake(self, server: Launched) -> None:
+        self._doing = "woke"
         try:
             if missing := await self._footprint.until_room_to_wake():
-                raise EngineCallFailed(missing)
-            self._note_asleep(server, asleep=False)
+                raise EngineCallFailed(missing, cause=causes.of_missing_memory(missing))
+            server.record.asleep = False  # written with the first call
             await self._engine.wake(server.link, self._model)
             await self._until_serving(server)
         except EngineCallFailed as error:
-            self._around.tell(WakeFailed(trio.current_time(), self._model.name, error.message))
+            reason, code = await self._explain(error, server)
+            self._around.tell(WakeFailed(trio.current_time(), self._model.name, reason, code))
         else:
             await self._tell_ready(server)
+            self._around.state.save()
 
-    def _note_asleep(self, server: Launched, *, asleep: bool) -> None:
-        """Its GPU memory is seen to be free; or is about to be taken again."""
-        server.record.asleep = asleep
-        self._around.state.save()
+    async def _explain(self, error: EngineCallFailed, server: Launched) -> tuple[str, str]:
+        """Reason and code; a server that died of the call is heard out first, even when it ends meanwhile."""
+        cause = error.cause
+        if cause is None and error.broken:
+            with trio.move_on_after(DYING, shield=True):
+                await server.child.wait()
+            said = self._evidence.said()
+            cause = causes.of_log(said, self._model, self._doing) or causes.of_broken_call(error.broken)
+        if cause is None:
+            return error.message, ""
+        self._log_cause(cause.code, str(cause))
+        return str(cause), cause.code
 
     async def _until_serving(self, server: Launched) -> None:
+        pause = FIRST_POLL
         with trio.move_on_after(self._model.call_timeout):
             while not await self._engine.is_ready(server.link):
-                await trio.sleep(READY_POLL)
+                await trio.sleep(pause)
+                pause = min(2 * pause, READY_POLL)
             return
         raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
 
@@ -246,10 +288,25 @@ class Life:
         del self._around.state.state.workers[self._model.name]
         remove_traces(server.record)
         self._around.state.save()
+        cause = self._cause_of(exit)
+        reason, code = (str(exit), "") if cause is None else (str(cause), cause.code)
+        refused = exit.refused or (cause is not None and cause.refused)
+        failure = Failure.TIMED_OUT if self._timed_out else Failure.REFUSED if refused else Failure.EXITED
+        return self._end(failure, reason, code, exit.dropped_bytes)
+
+    def _cause_of(self, exit: Exit) -> Cause | None:
+        """Why it ended; None where it was asked to, or nobody knows."""
+        if exit.error is not None:
+            return causes.of_failed_exec(exit.errno, exit.error)
+        if self._given_up is not None:
+            return self._given_up
+        said = self._evidence.said()
         if self._timed_out:
-            reason = f"did not become ready in {self._model.start_timeout:g} s"
-            return self._end(Failure.TIMED_OUT, reason, exit.dropped_bytes)
-        return self._end(Failure.REFUSED if exit.refused else Failure.EXITED, str(exit), exit.dropped_bytes)
+            return causes.of_log(said, self._model) or causes.of_start_timeout(self._model.start_timeout)
+        if exit.requested:
+            return None
+        ending = Ending(said, exit.signal, exit.status, self._evidence.oom_kills(), self._doing)
+        return causes.of_end(ending, self._model)
 
     async def _until_memory_is_back(self, how: str) -> None:
         """Nobody may come to the GPU before; but that it is dead is told at once."""
@@ -259,9 +316,14 @@ class Life:
             reason = f"its processes are gone, but {over}"
             self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
 
-    def _end(self, failure: Failure, reason: str, dropped_log_bytes: int = 0) -> End:
+    def _end(self, failure: Failure, reason: str, code: str, dropped_log_bytes: int = 0) -> End:
         last_words: list[str] = []
         with suppress(OSError):
             last_words = tail(log_files(self._around.config, self._model)["stderr"], LOG_TAIL_LINES)
-        event = WorkerExited(trio.current_time(), self._model.name, failure, reason)
+        self._log_cause(code, reason)
+        event = WorkerExited(trio.current_time(), self._model.name, failure, reason, code)
         return End(event, last_words, dropped_log_bytes)
+
+    def _log_cause(self, code: str, reason: str) -> None:
+        if code:
+            log.warning("%s: %s: %s", self._model.name, code, reason)

@@ -27,6 +27,24 @@ class Runner:
         self._last_words: list[str] = []
         self._dropped_log_bytes = 0  # in its former lives
 
+    def renew(self, model: Model) -> None:
+        """Another configuration holds; no process of the former is left."""
+        assert self._life is None, f"{self.model.name} lives"
+        self.model = model
+        self._engine = engine_for(model)
+        self._footprint = Footprint(self._around.gpus, model)
+
+    def update(self, model: Model) -> None:
+        """The configuration changed in what does not concern its processes."""
+        self.model = model
+        self._footprint.update(model)
+        if self._life is not None:
+            self._life.update(model)
+
+    @property
+    def footprint(self) -> Footprint:
+        return self._footprint
+
     @property
     def pid(self) -> int | None:
         return self._life.child.pid if self._life is not None and self._life.child is not None else None

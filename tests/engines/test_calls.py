@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-import httpx
 import pytest
 import trio
 
@@ -46,10 +45,10 @@ class Server:
         intents: list[str | None] = []
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery, httpx.AsyncClient(trust_env=False) as http:
+        async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_http, self.answer, listeners))
             yield (
-                Link(http, f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
+                Link(f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
                 intents,
             )
             nursery.cancel_scope.cancel()

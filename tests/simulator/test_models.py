@@ -11,7 +11,12 @@ from .harness import eventually
 
 @pytest.fixture(scope="module")
 def other(start_for_module):
-    return start_for_module("--model-path", "other/model", "--is-embedding", "--batch-slots", 1)
+    return start_for_module("--model-path", "other/model", "--batch-slots", 1)
+
+
+@pytest.fixture(scope="module")
+def embedder(start_for_module):
+    return start_for_module("--model-path", "small/embedder", "--is-embedding")
 
 
 def test_answers_depend_on_model_and_prompt_and_are_the_same_each_time(simulator, other):
@@ -75,13 +80,53 @@ def test_tokens_are_counted_and_turned_back(simulator):
     assert len(simulator.post("/v1/detokenize", {"tokens": counted["tokens"]}).json["text"].split()) == 3
 
 
-def test_embeddings_need_the_flag(simulator, other):
-    ask = {"model": "m", "input": ["a", "b"]}
-    refused = simulator.post("/v1/embeddings", ask)
+NUMBERS = {
+    "/v1/embeddings": {"input": ["a", "b"]},
+    "/v1/rerank": {"query": "q", "documents": ["a", "b"]},
+    "/v1/classify": {"input": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_what_is_made_of_embeddings_needs_the_flag(path, simulator):
+    refused = simulator.post(path, {"model": "m", **NUMBERS[path]})
     assert refused.status == 400
     assert "--is-embedding" in refused.json["message"]
-    first, second = other.post("/v1/embeddings", ask).json["data"]
-    assert first["embedding"] != second["embedding"]
+
+
+def test_an_embedding_depends_on_the_text_and_names_the_servers_own_model(embedder):
+    answer = embedder.post("/v1/embeddings", {"model": "m", "input": ["a", "b", "a"]}).json
+    one, two, again = (each["embedding"] for each in answer["data"])
+    assert one == again != two
+    assert answer["model"] == "small/embedder"
+
+
+def test_documents_are_ranked_best_first_under_their_own_numbers(embedder):
+    documents = ["one", "two", "three"]
+    ranked = embedder.post("/v1/rerank", {"query": "q", "documents": documents}).json
+    assert [documents[one["index"]] for one in ranked] == [one["document"] for one in ranked]
+    assert sorted(one["index"] for one in ranked) == [0, 1, 2]
+    assert ranked == sorted(ranked, key=lambda one: -one["score"])
+
+
+def test_texts_are_classified_one_by_one(embedder):
+    data = embedder.post("/v1/classify", {"model": "m", "input": ["a", "b"]}).json["data"]
+    assert [one["index"] for one in data] == [0, 1]
+
+
+def test_items_are_scored_by_the_likelihood_of_the_labels(simulator):
+    ask = {"model": "m", "query": "q", "items": ["a", "b"], "label_token_ids": [3, 4], "apply_softmax": True}
+    scores = simulator.post("/v1/score", ask).json["scores"]
+    assert [sum(row) for row in scores] == pytest.approx([1, 1])
+    assert scores[0] != scores[1]
+
+
+def test_a_server_of_embeddings_dies_when_it_is_asked_for_text(start):
+    doomed = start("--is-embedding", SGLANG_PYSPY_DUMP_BEFORE_CRASH="0", SGLANG_CUDA_COREDUMP_BEFORE_CRASH="0")
+    with pytest.raises(ConnectionError):
+        doomed.chat()
+    assert doomed.ended() == -9
+    assert "no attribute 'embeddings'" in doomed.output
 
 
 def test_the_served_model_is_listed(simulator):

@@ -1,0 +1,51 @@
+"""SGLang as a launch script starts it: the script decides how, muxd does the rest.
+
+It gets its environment and nothing else: no flag, and no admin key but one of its own.
+"""
+
+import signal
+from typing import Any
+
+from muxd.config import Model
+from muxd.shim.processes import descendants, look_up, process_table
+
+from .engine import EngineCallFailed, Keys, Launch, LaunchPlan, Link
+from .sglang import ENVIRONMENT, SGLang
+
+
+class LaunchedByScript(SGLang):
+    """`pid` is the script's shell, or the server where the script ends with `exec`."""
+
+    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+        script = model.script
+        assert script is not None
+        return Launch(
+            argv=script.argv,
+            env={**ENVIRONMENT, **script.env, "TMPDIR": str(plan.tmpdir)},
+            # With a real SGLang 0.5.23 below bash, without exec: SIGINT to bash alone is not heard before the server
+            # ends, SIGTERM ends bash alone; SIGINT to both makes the server die of KeyboardInterrupt and, where bash
+            # waits for a job, ends bash first.  SIGINT to the process that listens ends it cleanly in 0.5 s, and then
+            # the script, in each of these.
+            stop_signal=signal.SIGINT,
+            stop_port=plan.port,
+            keys=Keys(script.admin_key or script.api_key, script.api_key),
+        )
+
+    async def weights_of(self, link: Link, model: Model) -> str:
+        """As the server tells: the name that clients use may be any."""
+        path = _path_in(await link.ask("/model_info"))
+        if path is None:
+            raise EngineCallFailed("GET /model_info: no model_path in the answer")
+        return path
+
+    def processes_of(self, pid: int) -> list[int]:
+        """A script may have put its server into a session of its own, or have left it to the shim, its own parent."""
+        shell = look_up(pid)
+        session = {process.pid for process in process_table().values() if process.session == pid}
+        below = descendants(shell.ppid) if shell is not None else []
+        return sorted(session | {process.pid for process in below})
+
+
+def _path_in(answer: Any) -> str | None:
+    path = answer.get("model_path") if isinstance(answer, dict) else None
+    return path if isinstance(path, str) and path else None

@@ -1,0 +1,99 @@
+"""Anthropic's Messages, as SGLang 0.5.23 answers them.  Recorded from it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from .asked import Asked, Tool, dialogue, plain, read, with_tools
+from .replies import Event, called
+from .routes import Refusal
+from .saying import Choice
+
+_STOPPED = {"length": "max_tokens", "tool_calls": "tool_use"}
+_CHOICES = {"any": "required", "none": "none"}  # Anthropic's tool_choice in OpenAI's words
+
+
+def read_messages(body: dict[str, Any], longest: int) -> Asked:
+    for name in ("messages", "max_tokens"):
+        if name not in body:
+            raise _refusal(f"{name}: Field required")
+    if not isinstance(body["messages"], list) or not body["messages"]:
+        raise _refusal("messages: at least one message is required")
+    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    stops = {"stop": body["stop_sequences"]} if body.get("stop_sequences") else {}
+    asked = read({**body, **stops, "n": 1}, (dialogue([*system, *body["messages"]]),), longest)
+    tools = tuple(Tool(str(one.get("name")), one.get("input_schema") or {}) for one in body.get("tools") or [])
+    choice = body.get("tool_choice") or {}
+    wanted = {"name": choice["name"]} if choice.get("type") == "tool" else _CHOICES.get(choice.get("type", ""))
+    return with_tools(asked, tools, wanted, body["messages"])
+
+
+def count_tokens(body: dict[str, Any]) -> dict[str, int]:
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        raise _refusal("messages: Field required")
+    system = plain(body.get("system"))
+    return {"input_tokens": len(f"{system} {dialogue(messages)}".split())}
+
+
+class MessagesForm:
+    """One content block an answer: its text, or its call of a tool."""
+
+    end = b""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._id = f"msg_{uuid4().hex}"
+
+    def whole(self, choices: Sequence[Choice]) -> Event:
+        (choice,) = choices
+        arguments = called(choice)
+        text = {"type": "text", "text": choice.text()}
+        block = text if arguments is None else {**_tool_use(choice), "input": arguments}
+        usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": choice.made}
+        return {**self._head([block]), "stop_reason": _stopped(choice), "usage": usage}
+
+    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": 0}
+        yield {"type": "message_start", "message": {**self._head([]), "usage": usage}}
+        (choice,) = choices
+        block = {"type": "text", "text": ""} if choice.called is None else {**_tool_use(choice), "input": {}}
+        yield {"type": "content_block_start", "index": 0, "content_block": block}
+
+    def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
+        if choice.called is None:
+            yield _delta({"type": "text_delta", "text": choice.text(first, last)})
+        elif arguments := choice.arguments(first, last):
+            yield _delta({"type": "input_json_delta", "partial_json": arguments})
+
+    def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        (choice,) = choices
+        yield {"type": "content_block_stop", "index": 0}
+        ends = {"delta": {"stop_reason": _stopped(choice)}, "usage": {"output_tokens": choice.made}}
+        yield {"type": "message_delta", **ends}
+        yield {"type": "message_stop"}
+
+    def encode(self, event: Event) -> bytes:
+        return f"event: {event['type']}\n".encode() + b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+    def _head(self, content: list[Event]) -> Event:
+        named = {"id": self._id, "type": "message", "role": "assistant"}
+        return {**named, "content": content, "model": self.asked.model}
+
+
+def _tool_use(choice: Choice) -> Event:
+    return {"type": "tool_use", "id": choice.call_id, "name": choice.called}
+
+
+def _delta(delta: Event) -> Event:
+    return {"type": "content_block_delta", "index": 0, "delta": delta}
+
+
+def _stopped(choice: Choice) -> str:
+    return _STOPPED.get(choice.finish or "", "end_turn")
+
+
+def _refusal(message: str) -> Refusal:
+    return Refusal(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})

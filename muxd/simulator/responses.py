@@ -1,0 +1,122 @@
+"""OpenAI's Responses, as SGLang 0.5.23 answers them: one message of text an answer, no tools, nothing kept.
+
+Recorded from it.  SGLang has this route only where `openai_harmony` is installed.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from .asked import Asked, dialogue, read
+from .replies import Event
+from .routes import bad_request
+from .saying import Choice
+
+_COUNTING = {"input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}}
+
+
+def read_response(body: dict[str, Any], longest: int) -> Asked:
+    given = body["input"]
+    messages = given if isinstance(given, list) else [{"role": "user", "content": given}]
+    if not messages:
+        raise bad_request("Messages cannot be empty.")
+    if body.get("instructions"):
+        messages = [{"role": "system", "content": body["instructions"]}, *messages]
+    return read({**body, "max_tokens": body.get("max_output_tokens"), "n": 1}, (dialogue(messages),), longest)
+
+
+class ResponsesForm:
+    end = b""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._id = f"resp_{uuid4().hex}"
+        self._item = f"msg_{uuid4().hex}"
+        self._last = -1  # the number of the last event
+
+    def whole(self, choices: Sequence[Choice]) -> Event:
+        (choice,) = choices
+        cut = choice.finish == "length"
+        text = {"format": {"type": "text"}}
+        ended = self._response("incomplete" if cut else "completed", [self._message(choice)], text)
+        counts = {
+            "input_tokens": self.asked.prompt_tokens,
+            **_COUNTING,
+            "output_tokens": choice.made,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.asked.prompt_tokens + choice.made,
+        }
+        return {**ended, "usage": counts, "incomplete_details": {"reason": "max_output_tokens"} if cut else None}
+
+    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        begun = self._response("in_progress", [], None)
+        yield self._event("created", response=begun)
+        yield self._event("in_progress", response=begun)
+        yield self._event("output_item.added", output_index=0, item=self._message(None))
+        yield self._about_part("content_part.added", part=_part(""))
+
+    def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
+        yield self._about_part("output_text.delta", delta=choice.text(first, last), logprobs=[])
+
+    def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        (choice,) = choices
+        yield self._about_part("output_text.done", text=choice.text(), logprobs=[])
+        yield self._about_part("content_part.done", part=_part(choice.text()))
+        yield self._event("output_item.done", output_index=0, item=self._message(choice))
+        ended = self.whole(choices)
+        yield self._event(ended["status"], response=ended)
+
+    def encode(self, event: Event) -> bytes:
+        return f"event: {event['type']}\n".encode() + b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+    def _event(self, name: str, **fields: Any) -> Event:
+        self._last += 1
+        return {"type": f"response.{name}", **fields, "sequence_number": self._last}
+
+    def _about_part(self, name: str, **fields: Any) -> Event:
+        return self._event(name, content_index=0, output_index=0, item_id=self._item, **fields)
+
+    def _message(self, choice: Choice | None) -> Event:
+        """The message; without a choice, as it begins."""
+        return {
+            "id": self._item,
+            "content": [_part(choice.text())] if choice else [],
+            "role": "assistant",
+            "status": "completed" if choice else "in_progress",
+            "type": "message",
+            "phase": "final_answer",
+        }
+
+    def _response(self, status: str, output: list[Event], text: Event | None) -> Event:
+        body = self.asked.body
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self.asked.created,
+            "model": self.asked.model,
+            "output": output,
+            "status": status,
+            "usage": None,
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.get("instructions"),
+            "max_output_tokens": body.get("max_output_tokens"),
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": True,
+            "temperature": body.get("temperature"),
+            "text": text,
+            "top_p": body.get("top_p"),
+            "truncation": "disabled",
+            "user": body.get("user"),
+            "metadata": body.get("metadata") or {},
+        }
+
+
+def _part(text: str) -> Event:
+    return {"annotations": [], "text": text, "type": "output_text", "logprobs": None}
