@@ -1,0 +1,96 @@
+"""muxd-proxy.service and its socket under real systemd: nobody is refused, whatever happens to the proxy."""
+
+import pytest
+
+from tests.end_to_end.muxd import eventually
+from tests.systemd.house import CONFIG, MUXD, PORT, PROXY
+
+
+def test_while_the_proxy_is_down_clients_wait_and_are_answered(house):
+    house.ask("alpha")
+    old = house.main_pid(PROXY)
+    house.run(f"kill -KILL {old}")
+    assert house.ask("alpha", count=20, at_once=20) == ["200 alpha"] * 20
+    assert house.main_pid(PROXY) not in (0, old)
+
+
+def test_a_restart_under_load_loses_no_request(house):
+    house.ask("alpha")
+    old = house.main_pid(PROXY)
+    with house.asking("alpha", count=200, at_once=4) as asking:
+        first = [asking.stdout.readline().strip() for _ in range(20)]
+        house.run(f"systemctl restart {PROXY}")
+        rest = asking.stdout.read().splitlines()
+    assert first + rest == ["200 alpha"] * 200
+    assert house.main_pid(PROXY) not in (0, old)
+
+
+def test_a_proxy_killed_under_load_loses_only_what_it_was_answering(house):
+    house.ask("alpha")
+    with house.asking("alpha", count=200, at_once=4) as asking:
+        first = [asking.stdout.readline().strip() for _ in range(20)]
+        house.run(f"kill -KILL {house.main_pid(PROXY)}")
+        rest = asking.stdout.read().splitlines()
+    answers = first + rest
+    assert len(answers) == 200
+    lost = [answer for answer in answers if answer != "200 alpha"]
+    assert len(lost) <= 4, lost
+    assert all(answer.startswith("cut") for answer in lost), lost
+
+
+def test_streams_and_leases_go_on_while_muxd_is_killed(house):
+    """Wants= and not Requires=: the proxy is not restarted with muxd."""
+    house.ask("alpha")
+    muxd, proxy = house.main_pid(), house.main_pid(PROXY)
+    house.run(f"kill -KILL {muxd}")
+    house.until_active_again(muxd)
+    assert house.main_pid(PROXY) == proxy
+    assert house.ask("beta") == ["200 beta"]
+    house.run(f"systemctl stop {MUXD}")
+    assert house.main_pid(PROXY) == proxy
+    assert house.ask("beta")[0].startswith("503 ")
+
+
+def test_a_proxy_whose_configuration_is_bad_keeps_its_clients_until_it_is_corrected(house):
+    house.run(f"systemctl stop {PROXY}", check=False)
+    house.guest.write("/etc/muxd/muxd.toml", CONFIG.replace("[proxy]", "[proxy]\nmax_bodi = 1"))
+    with house.asking("alpha", count=2, at_once=2) as asking:
+        eventually(lambda: int(house.show("NRestarts", PROXY)) >= 2, "it was started and failed")
+        assert any("max_bodi" in entry["MESSAGE"] for entry in house.journal(unit=PROXY))
+        assert house.show("ActiveState", PORT) == "active"
+        house.guest.write("/etc/muxd/muxd.toml", CONFIG)
+        assert asking.stdout.read().splitlines() == ["200 alpha"] * 2
+
+
+def test_a_socket_unit_with_two_addresses_is_told(house):
+    """It would bind an address of its own otherwise, which is in use: by the socket unit."""
+    drop_in = "/run/systemd/system/muxd-proxy.socket.d/two.conf"
+    house.guest.write(drop_in, "[Socket]\nListenStream=127.0.0.1:30101\n")
+    try:
+        house.run(f"systemctl daemon-reload && systemctl restart {PORT}")
+        house.run(f"systemctl start {PROXY}")
+        told = "the proxy was passed 2 sockets and takes one"
+        eventually(lambda: any(told in entry["MESSAGE"] for entry in house.journal(unit=PROXY)), told)
+    finally:
+        house.run(f"rm {drop_in} && systemctl daemon-reload")
+
+
+def test_without_the_socket_there_is_no_door(house):
+    house.ask("alpha")
+    house.run(f"systemctl stop {PORT}")
+    assert house.show("ActiveState", PROXY) == "inactive"
+    assert house.ask("alpha") == ["refused"]
+
+
+@pytest.mark.parametrize("name", ["muxd.toml", "muxd.env"])
+def test_the_proxy_needs_no_secrets(house, name):
+    """muxd.env is for root's eyes only, and neither the proxy nor the models' other users read it."""
+    house.guest.write("/etc/muxd/muxd.env", "HF_TOKEN=hf_secret\n")
+    house.run("chmod 600 /etc/muxd/muxd.env")
+    house.run(f"systemctl restart {MUXD}")
+    assert house.ask("alpha") == ["200 alpha"]
+    may_read = house.run(f"cat /etc/muxd/{name}", user="muxd-proxy", check=False).returncode == 0
+    assert may_read == (name == "muxd.toml")
+    environ = house.guest.path(f"/proc/{house.status('alpha')['pid']}/environ").read_bytes()
+    assert b"HF_TOKEN=hf_secret" in environ.split(b"\0")
+    house.run("rm /etc/muxd/muxd.env")
