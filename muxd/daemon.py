@@ -12,7 +12,6 @@ import signal
 from functools import partial
 from math import inf
 
-import httpx
 import trio
 
 from .children import Children, become_subreaper, cgroups
@@ -24,6 +23,7 @@ from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
 from .proxy_child import ProxyChild, UnmanagedProxy
+from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
 from .workers import Surroundings, remove_traces
@@ -39,15 +39,18 @@ class CannotStart(MuxdError):
     code = "cannot_start"
 
 
-async def run_daemon(config: Config, notifier: Notifier) -> None:
-    """Until a shutdown is asked for, by signal or by the control socket.  Raises MuxdError."""
+async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None:
+    """Until a shutdown is asked for, by signal or by the control socket.  Raises MuxdError.
+
+    `reread` reads the configuration again, for a reload.
+    """
     daemon = config.daemon
     anybody = daemon.others == "read" or config.proxy.user is not None  # may connect; rights are another matter
     claimed = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
     try:
         lock = _claim_folders(daemon)
         try:
-            await _run_claimed(config, notifier, claimed)
+            await _run_claimed(config, reread, notifier, claimed)
         finally:
             os.close(lock)
     finally:
@@ -65,37 +68,39 @@ def _claim_folders(daemon: Daemon) -> int:
         raise CannotStart(f"muxd cannot start: {error}; see [muxd] state_dir and log_dir") from None
 
 
-async def _run_claimed(config: Config, notifier: Notifier, claimed: ControlSocket) -> None:
+async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
     become_subreaper()
     children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
-    await _sweep(children, state)
-    async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as http:
-        send, mailbox = trio.open_memory_channel[Event](inf)
-        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
-        managed = ProxyChild(config, children, state) if config.proxy.managed else None
-        supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(children.reap_orphans, name="orphans")
-            await nursery.start(_hear_signals, supervisor)
-            await nursery.start(supervisor.run)
-            control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
-            await nursery.start(control)
-            if managed is not None:
-                nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
-            nursery.start_soon(_tell_systemd, notifier)
-            notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
-            log.info("ready: control socket %s", config.daemon.socket)
-            await supervisor.finished.wait()
-            if managed is not None:
-                await managed.stop(supervisor.hurried)
-            supervisor.close()
-            nursery.cancel_scope.cancel()
+    await _sweep(children, state, {model.name for model in config.models})
+    send, mailbox = trio.open_memory_channel[Event](inf)
+    around = Surroundings(config, children, open_gpus(config), state, send.send_nowait)
+    managed = ProxyChild(config, children, state) if config.proxy.managed else None
+    supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(children.reap_orphans, name="orphans")
+        await nursery.start(_hear_signals, supervisor)
+        await nursery.start(supervisor.run)
+        control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
+        await nursery.start(control)
+        if managed is not None:
+            nursery.start_soon(managed.run, supervisor.journal.record, name="proxy")
+        nursery.start_soon(_tell_systemd, notifier)
+        notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
+        log.info("ready: control socket %s", config.daemon.socket)
+        await supervisor.finished.wait()
+        if managed is not None:
+            await managed.stop(supervisor.hurried)
+        supervisor.close()
+        nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-async def _sweep(children: Children, state: StateFile) -> None:
-    """End whatever an earlier muxd left running: there is never a second copy of anything."""
+async def _sweep(children: Children, state: StateFile, models: set[str]) -> None:
+    """End whatever an earlier muxd left running: there is never a second copy of anything.
+
+    Of its state, what an operator stopped is kept.
+    """
     left = state.load()
     records = [worker.child for worker in left.workers.values()]
     records += [left.proxy] if left.proxy is not None else []
@@ -106,20 +111,30 @@ async def _sweep(children: Children, state: StateFile) -> None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
         remove_traces(worker)
     shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also what no record names
-    state.state = State()
+    state.state = State(stopped=[name for name in left.stopped if name in models])
     state.save()
 
 
 async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """SIGTERM, SIGINT and SIGHUP shut down; at once where a shutdown is under way already."""
+    """SIGHUP reads the configuration again; SIGTERM and SIGINT shut down, a second one at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
+            if number == signal.SIGHUP:
+                await _reload(supervisor)
+                continue
             hurry = supervisor.stopping.is_set()
             log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
             supervisor.shutdown(hurry=hurry)
+
+
+async def _reload(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.reload()
+    except MuxdError as error:
+        log.error("the configuration was not taken over, nothing was changed: %s", error.message)
 
 
 async def _tell_systemd(notifier: Notifier) -> None:

@@ -14,6 +14,7 @@ import pynvml
 import trio
 
 from .config import Config
+from .errors import NeedsRestart
 from .simulator.ledger import GpuLedger
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Gpus(Protocol):
         """A fresh reading by GPU index; empty where nothing can be read."""
         ...
 
+    def cover(self, config: Config) -> None:
+        """Look at the GPUs of these models from now on; raises NeedsRestart where that takes another source."""
+        ...
+
 
 class NoGpus:
     """No GPU that could be asked: nothing is measured, nothing is waited for."""
@@ -59,6 +64,9 @@ class NoGpus:
     async def read(self) -> dict[int, GpuMemory]:
         await trio.lowlevel.checkpoint()
         return {}
+
+    def cover(self, config: Config) -> None:
+        _must_be_real(config)
 
 
 class SimulatedGpus:
@@ -81,6 +89,11 @@ class SimulatedGpus:
             return {}
         return self.latest
 
+    def cover(self, config: Config) -> None:
+        if not _is_simulated(config):
+            raise NeedsRestart("real models in place of simulated ones need a restart of muxd; nothing was changed")
+        self._indices = _indices(config)
+
 
 class NvmlGpus:
     """NVIDIA's management library.  Not yet seen on hardware by this project."""
@@ -102,6 +115,9 @@ class NvmlGpus:
             return {}
         return self.latest
 
+    def cover(self, config: Config) -> None:
+        _must_be_real(config)
+
 
 def _read_nvml() -> dict[int, GpuMemory]:
     readings = {}
@@ -116,11 +132,24 @@ def simulated_ledger_path(config: Config) -> Path:
     return config.daemon.state_dir / "simulated-gpus.json"
 
 
+def _is_simulated(config: Config) -> bool:
+    return bool(config.models) and all(model.engine == "simulator" for model in config.models)
+
+
+def _must_be_real(config: Config) -> None:
+    if _is_simulated(config):
+        raise NeedsRestart("simulated models in place of real ones need a restart of muxd; nothing was changed")
+
+
+def _indices(config: Config) -> list[int]:
+    return sorted({gpu for model in config.models for gpu in model.gpus})
+
+
 def open_gpus(config: Config) -> Gpus:
     """The simulator's where every model is simulated, else NVML, else none."""
-    if config.models and all(m.engine == "simulator" for m in config.models):
-        indices = {gpu for model in config.models for gpu in model.gpus}
-        return SimulatedGpus(GpuLedger(simulated_ledger_path(config), config.daemon.simulated_gpu_memory), indices)
+    if _is_simulated(config):
+        ledger = GpuLedger(simulated_ledger_path(config), config.daemon.simulated_gpu_memory)
+        return SimulatedGpus(ledger, _indices(config))
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:

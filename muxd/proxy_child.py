@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
 from .children import Child, Children, ChildSpec
 from .config import Config
 from .config.handover import write_for_proxy
 from .errors import MuxdError
+from .http.asking import NoAnswer, ask
 from .ports import listen_at
 from .state import StateFile
 
@@ -45,6 +45,9 @@ class UnmanagedProxy:
         proxy = self._config.proxy
         return {"listen": f"{proxy.host}:{proxy.port}", "managed": False, "state": "unmanaged", "pid": None}
 
+    def reconfigure(self, config: Config) -> None:
+        self._config = config
+
 
 class ProxyChild:
     def __init__(self, config: Config, children: Children, state: StateFile) -> None:
@@ -65,19 +68,23 @@ class ProxyChild:
         pid = self._child.pid if self._child is not None else None
         return {"listen": f"{self._config.proxy.host}:{self.port}", "managed": True, "state": state, "pid": pid}
 
-    async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
+    def reconfigure(self, config: Config) -> None:
+        """For the next one that is started; the running one learns of models from muxd itself."""
+        self._config = config
+
+    async def run(self, record: Callable[..., None]) -> None:
         """Keep one running and answering until `stop`; `record` is told of every end that nobody asked for."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, http, name="proxy's health")
+            nursery.start_soon(self._watch, name="proxy's health")
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
-    async def _watch(self, http: httpx.AsyncClient) -> None:
+    async def _watch(self) -> None:
         """Kill one that does not answer: it may be stopped, or stuck in its loop."""
         url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}/health", 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
-            misses = 0 if self._child is None or await _answers(http, url) else misses + 1
+            misses = 0 if self._child is None or await _answers(url) else misses + 1
             if misses == PROBE_FAILURES and self._child is not None:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
                 self._child.kill()
@@ -148,10 +155,10 @@ class ProxyChild:
         )
 
 
-async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+async def _answers(url: str) -> bool:
     try:
-        return (await http.get(url, timeout=PROBE_TIMEOUT)).status_code == 200
-    except httpx.HTTPError:
+        return (await ask("GET", url, headers={}, timeout=PROBE_TIMEOUT)).status == 200
+    except NoAnswer:
         return False
 
 

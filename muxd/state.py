@@ -35,6 +35,7 @@ class State(msgspec.Struct, kw_only=True):
     version: int = 1
     workers: dict[str, WorkerRecord] = {}
     proxy: ChildRecord | None = None
+    stopped: list[str] = []  # models that an operator stopped: they stay down
 
 
 class StateFile:

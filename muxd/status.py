@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .core.outlook import Outlook, outlook
+from .config import Model
+from .core.outlook import Outlook, next_step, outlook
 from .core.scheduler import Scheduler
 from .core.states import State
 from .core.worker import Worker
@@ -11,8 +12,9 @@ from .streams import seconds
 from .workers import Runner
 
 
-def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, Any]:
-    worker, model = scheduler.host.workers[runner.model.name], runner.model
+def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now: float) -> dict[str, Any]:
+    """`wanted`: the model as it is configured now, None where it is not any more."""
+    worker, model = scheduler.host.workers[runner.model.name], wanted or runner.model
     view = outlook(scheduler.host, scheduler.switching, worker, now)
     return {
         "name": model.name,
@@ -21,6 +23,9 @@ def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, 
         "state": worker.state,
         "since_s": seconds(now - worker.since),
         "sleep_level": worker.sleep_level,
+        "sleep_trouble": worker.level_trouble or None,
+        "held_down": worker.held_down,
+        "removed": wanted is None,
         "gpus": list(model.gpus),
         "url": worker.url if worker.state is State.READY else None,
         "generation": worker.generation,
@@ -28,11 +33,14 @@ def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, 
         "waiting": worker.waiting_count,
         "oldest_wait_s": seconds(worker.oldest_wait(now)) if worker.wanted else None,
         "leases": len(worker.granted),
+        "switch_timeout_s": seconds(model.switch_timeout),
         "restarts": worker.restarts,
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
         "reason": worker.reason or None,
-        "eta_s": seconds(view.eta),
+        "memory": _memory(runner),
+        "next": next_step(scheduler.host, scheduler.switching, worker, now),
+        "eta_s": None if worker.sent_away and not worker.comes_back else seconds(view.eta),
         "retry_in_s": _retry_in(worker, now),
         "dropped_log_bytes": runner.dropped_log_bytes,
     }
@@ -41,7 +49,19 @@ def model_status(scheduler: Scheduler, runner: Runner, now: float) -> dict[str, 
 def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | None:
     if not worker.ended:
         return None
-    return {"reason": worker.ended, "when_s": seconds(now - worker.ended_at), "log_tail": runner.last_words}
+    code = worker.ended_code or None
+    return {
+        "code": code,
+        "reason": worker.ended,
+        "when_s": seconds(now - worker.ended_at),
+        "log_tail": runner.last_words,
+    }
+
+
+def _memory(runner: Runner) -> dict[str, int | None]:
+    """Bytes on its GPUs together: as declared, and as measured while awake and while asleep."""
+    footprint = runner.footprint
+    return {"declared": footprint.declared or None, "awake": footprint.awake, "asleep": footprint.asleep}
 
 
 def _retry_in(worker: Worker, now: float) -> float | None:

@@ -107,6 +107,10 @@ def lease_line(stream: Stream, outlook: Outlook) -> Line:
     return line | {"phase": outlook.phase, "from": list(outlook.giving_way)}
 
 
+def order_line(stream: Stream, outlook: Outlook) -> Line:
+    return switch_line(stream, outlook) | {"type": "working"}
+
+
 def switch_line(stream: Stream, outlook: Outlook) -> Line:
     return {
         "type": "switching",

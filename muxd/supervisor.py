@@ -17,15 +17,21 @@ import trio
 from . import __version__, status
 from .config import Config, Model
 from .config.names import did_you_mean
+from .config.plan import Step
 from .core.commands import (
     Command,
     EndLease,
     FailLease,
+    FailOrder,
     FailSwitch,
+    FinishOrder,
     FinishShutdown,
     FinishSwitch,
+    ForgetWorker,
     GrantLease,
     RecordMove,
+    RememberStop,
+    RenewWorker,
     RestoreLease,
     RevokeLease,
     SetTimer,
@@ -39,18 +45,23 @@ from .core.events import (
     Event,
     LeaseAsked,
     LeaseEnded,
+    OrderGiven,
+    Reconfigured,
     ShutdownAsked,
     Started,
     SwitchAsked,
     TimerFired,
+    Verb,
     Waiting,
 )
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
-from .errors import LeaseNotFound, ModelNotFound, error_of
+from .errors import LeaseNotFound, ModelNotFound, Unavailable, error_of
 from .journal import Journal
-from .streams import Line, Streams, lease_line, seconds, switch_line
+from .logs import setup_logging
+from .reload import Reload, Reread, read_again
+from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
 from .workers import Runner, Surroundings
 
 log = logging.getLogger(__name__)
@@ -62,11 +73,17 @@ TICK = 2.0
 class ProxyView(Protocol):
     def status(self) -> dict[str, Any]: ...
 
+    def reconfigure(self, config: Config) -> None:
+        """What the next proxy that is started is told."""
+        ...
+
 
 class Supervisor:
     """Owns the core, the runners, and the streams of those who wait."""
 
-    def __init__(self, around: Surroundings, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView) -> None:
+    def __init__(
+        self, around: Surroundings, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView, reread: Reread
+    ) -> None:
         """`mailbox`: the receiving end of `around.tell`."""
         self.config: Config = around.config
         self.journal = Journal()
@@ -79,9 +96,11 @@ class Supervisor:
         self._started = trio.current_time()
         self._scheduler = Scheduler(map(spec_of, self.config.models), self.config.policy.wait_target)
         self._runners = {model.name: Runner(model, around) for model in self.config.models}
-        self._names = {name: m.name for m in self.config.models for name in (m.name, *m.served_names)}
+        self._names = _names(self.config)
+        self._reread = reread
         self._leases = Streams(lease_line)
         self._switches = Streams(switch_line)
+        self._orders = Streams(order_line)
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -95,7 +114,7 @@ class Supervisor:
             nursery.start_soon(self._keep_time, name="timer")
             nursery.start_soon(self._tick, name="tick")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
-            self.tell(Started(trio.current_time()))
+            self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
                 for command in self._scheduler.handle(event):
@@ -118,6 +137,16 @@ class Supervisor:
                 self._end_switch(ticket, {"type": "ready", "url": url})
             case FailSwitch(ticket, code, message):
                 self._end_switch(ticket, {"type": "failed", **error_of(code, message).as_json()})
+            case FinishOrder(ticket, state):
+                self._end_order(ticket, {"type": "done", "state": state})
+            case FailOrder(ticket, code, message):
+                self._end_order(ticket, {"type": "failed", **error_of(code, message).as_json()})
+            case RememberStop(name, stopped):
+                self._remember_stop(name, stopped=stopped)
+            case RenewWorker(name):
+                self._runners[name].renew(self._models()[name])
+            case ForgetWorker(name):
+                del self._runners[name]
             case RecordMove(name, before, after, reason):
                 log.info("%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
@@ -130,8 +159,8 @@ class Supervisor:
 
     def close(self) -> None:
         """End every stream that is still open."""
-        self._leases.end_all()
-        self._switches.end_all()
+        for streams in (self._leases, self._switches, self._orders):
+            streams.end_all()
         self.journal.close()
 
     # Time
@@ -155,7 +184,7 @@ class Supervisor:
 
     def _tell_progress(self) -> None:
         now = trio.current_time()
-        for streams in (self._leases, self._switches):
+        for streams in (self._leases, self._switches, self._orders):
             streams.tell_progress(self._outlook, now)
 
     def _outlook(self, name: str) -> Outlook:
@@ -193,6 +222,18 @@ class Supervisor:
             elapsed = seconds(trio.current_time() - stream.opened)
             self._switches.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
+    def _end_order(self, ticket: int, line: Line) -> None:
+        stream = self._orders.get(ticket)
+        if stream is not None:
+            elapsed = seconds(trio.current_time() - stream.opened)
+            self._orders.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
+
+    def _remember_stop(self, name: str, *, stopped: bool) -> None:
+        state = self._around.state
+        others = [other for other in state.state.stopped if other != name]
+        state.state.stopped = [*others, name] if stopped else others
+        state.save()
+
     # What the control socket may ask: plain questions, answered at once
 
     def version(self) -> dict[str, Any]:
@@ -209,9 +250,12 @@ class Supervisor:
             "proxy": self._proxy.status(),
             "gpus": status.gpu_status(self._around.gpus),
             "switch": status.switch_status(self._scheduler, now),
-            "models": [status.model_status(self._scheduler, r, now) for r in self._runners.values()],
+            "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
             "config": str(self.config.path) if self.config.path is not None else None,
         }
+
+    def _model_status(self, name: str, now: float) -> dict[str, Any]:
+        return status.model_status(self._scheduler, self._runners[name], self._models().get(name), now)
 
     def resolve(self, name: str) -> str:
         """A model's name for its name or one of its served names."""
@@ -220,13 +264,58 @@ class Supervisor:
         raise ModelNotFound(f"no model {name}; {did_you_mean(name, self._names)}", model=name)
 
     def model_status(self, name: str) -> dict[str, Any]:
-        return status.model_status(self._scheduler, self._runners[name], trio.current_time())
+        if name not in self._scheduler.host.workers:
+            raise Unavailable(f"model {name} has just been added to the configuration; ask again")
+        return self._model_status(name, trio.current_time())
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         now = trio.current_time()
         stream = self._switches.open(self._number(), name, now)
         self.tell(SwitchAsked(now, stream.number, name))
         return stream.receive
+
+    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        time = trio.current_time()
+        stream = self._orders.open(self._number(), name, time)
+        self.journal.record("operator", model=name, order=verb)
+        self.tell(OrderGiven(time, stream.number, name, verb, now))
+        return stream.receive
+
+    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Raises ConfigError and NeedsRestart; then nothing was changed."""
+        reload = await read_again(self._reread, lambda: self.config)
+        if not dry_run:
+            self._take_over(reload)
+        files = [str(file) for file in reload.wanted.files]
+        return {"applied": not dry_run, "files": files, **reload.plan.as_json()}
+
+    def _take_over(self, reload: Reload) -> None:
+        """Whole, or not at all: what can fail comes first."""
+        self._around.gpus.cover(reload.wanted)
+        self.config = reload.wanted
+        self._names = _names(self.config)
+        self._proxy.reconfigure(self.config)
+        if any(key.startswith("muxd.log_") for key in reload.plan.settings):
+            setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
+        for step in reload.plan.steps:
+            self._take_over_model(step)
+        models = {name: self._runners[name] for name in self._models()}
+        self._runners = models | self._runners  # in the order of the configuration
+        specs = tuple(map(spec_of, self.config.models))
+        self.tell(Reconfigured(trio.current_time(), specs, reload.changed(), self.config.policy.wait_target))
+        self.journal.record("reload", **reload.plan.as_json())
+        log.info("the configuration was read again: %s", reload.plan)
+
+    def _take_over_model(self, step: Step) -> None:
+        """A model that is new or changes without a new process; the core tells when others may change."""
+        if step.action == "add" and step.model not in self._runners:
+            self._runners[step.model] = Runner(self._models()[step.model], self._around)
+        elif step.action == "update":
+            self._runners[step.model].update(self._models()[step.model])
+
+    def _models(self) -> dict[str, Model]:
+        """As they are configured now; a worker may still run under an older configuration."""
+        return {model.name: model for model in self.config.models}
 
     def open_lease(
         self, name: str, waiting: tuple[Waiting, ...]
@@ -265,6 +354,11 @@ class Supervisor:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+
+def _names(config: Config) -> dict[str, str]:
+    """A model's name for its name and each of its served names."""
+    return {name: model.name for model in config.models for name in (model.name, *model.served_names)}
 
 
 def spec_of(model: Model) -> WorkerSpec:

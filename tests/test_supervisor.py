@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from math import inf
 from pathlib import Path
 
-import httpx
 import pytest
 import trio
 
@@ -30,26 +29,30 @@ def a_model(name: str, **facts: object) -> Model:
     return Model(name, engine="simulator", served_names=(f"org/{name}",), memory=memory, simulation=quick, **facts)  # type: ignore[arg-type]
 
 
+wanted: list[Config] = []
+
+
 @asynccontextmanager
 async def supervised(folder: Path, *models: Model) -> AsyncIterator[Supervisor]:
+    """What `wanted` ends with is what a reload reads."""
     for name in ("run", "state", "logs"):
         (folder / name).mkdir()
     config = Config(Daemon(folder / "socket", folder / "state", folder / "logs"), models=models)
+    wanted.append(config)
     children, state = Children(folder / "run"), StateFile(folder / "state" / "state.json")
     send, mailbox = trio.open_memory_channel[Event](inf)
-    async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False) as http:
-        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
-        supervisor = Supervisor(around, mailbox, UnmanagedProxy(config))
-        with trio.fail_after(30):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(supervisor.run)
-                yield supervisor
-                supervisor.shutdown(hurry=True)
-                await supervisor.finished.wait()
-                assert not state.state.workers
-                assert not list((folder / "state" / "workers").glob("*"))
-                supervisor.close()
-                nursery.cancel_scope.cancel()
+    around = Surroundings(config, children, open_gpus(config), state, send.send_nowait)
+    supervisor = Supervisor(around, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            yield supervisor
+            supervisor.shutdown(hurry=True)
+            await supervisor.finished.wait()
+            assert not state.state.workers
+            assert not list((folder / "state" / "workers").glob("*"))
+            supervisor.close()
+            nursery.cancel_scope.cancel()
 
 
 async def lines(channel):

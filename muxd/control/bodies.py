@@ -20,6 +20,15 @@ class SwitchBody(Struct):
     wait: bool = True
 
 
+class OrderBody(Struct):
+    wait: bool = True
+    now: bool = False
+
+
+class ReloadBody(Struct):
+    dry_run: bool = False
+
+
 class WaitingBody(Struct):
     key: Annotated[str, Meta(max_length=256)] = ""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0

@@ -5,13 +5,13 @@ from typing import Any, Protocol
 
 import trio
 
-from muxd.core.events import Waiting
+from muxd.core.events import Verb, Waiting
 
 Message = dict[str, Any]  # one JSON object
 
 
 class Office(Protocol):
-    """Nothing here waits.  Every method may raise a MuxdError, which becomes the answer."""
+    """Nothing here waits but `reload`, for the disk.  Every method may raise a MuxdError, which becomes the answer."""
 
     def version(self) -> Message: ...
 
@@ -25,6 +25,14 @@ class Office(Protocol):
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
         """Progress, closed after `ready` or `failed`.  Dropping it does not cancel the switch."""
+        ...
+
+    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
+        """Progress, closed after `done` or `failed`.  Dropping it does not take the order back."""
+        ...
+
+    async def reload(self, *, dry_run: bool = False) -> Message:
+        """Read the configuration again and take it over, or only say what that would do; raises ConfigError."""
         ...
 
     def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Never
 from urllib.parse import unquote
 
@@ -11,6 +12,8 @@ import trio
 from muxd.control.bodies import (
     DemandBody,
     LeaseBody,
+    OrderBody,
+    ReloadBody,
     SwitchBody,
     body_of,
     log_lines,
@@ -22,9 +25,13 @@ from muxd.control.bodies import (
 from muxd.control.office import Office
 from muxd.control.rights import Right, Rights, peer_of
 from muxd.control.streams import Logs, relay
+from muxd.core.events import Verb
 from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
 from muxd.http.request import Request
 from muxd.http.server import Exchange, Limits, serve_http
+
+#: What an operator may order of one model.
+ORDERS = (Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP)
 
 Answer = Callable[[Request, Exchange, str], Awaitable[None]]  # the str: the NAME or ID in the path
 
@@ -51,6 +58,8 @@ class ControlRoutes:
                 Route("GET", "/v1/status", Right.READ, self._status),
                 Route("GET", "/v1/models/NAME", Right.READ, self._model),
                 Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch),
+                *(self._order_route(verb) for verb in ORDERS),
+                Route("POST", "/v1/reload", Right.OPERATE, self._reload),
                 Route("GET", "/v1/models/NAME/logs", Right.READ, self._send_logs),
                 Route("GET", "/v1/events", Right.READ, self._events),
                 Route("POST", "/v1/leases", Right.LEASE, self._open_lease),
@@ -59,6 +68,9 @@ class ControlRoutes:
             )
         }
         self._paths = sorted({path for path, _ in self._routes})
+
+    def _order_route(self, verb: Verb) -> Route:
+        return Route("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb))
 
     async def answer(self, request: Request, exchange: Exchange) -> None:
         """The handler for serve_http."""
@@ -106,6 +118,20 @@ class ControlRoutes:
             progress.close()
             await exchange.send_json(202, {"accepted": True, "model": name})
 
+    async def _order(self, verb: Verb, request: Request, exchange: Exchange, name: str) -> None:
+        body = body_of(request, OrderBody)
+        name = self._office.resolve(name)
+        progress = self._office.order(name, verb, now=body.now)
+        if body.wait:
+            await relay(exchange, progress)
+        else:
+            progress.close()
+            await exchange.send_json(202, {"accepted": True, "model": name})
+
+    async def _reload(self, request: Request, exchange: Exchange, _: str) -> None:
+        body = body_of(request, ReloadBody)
+        await exchange.send_json(200, await self._office.reload(dry_run=body.dry_run))
+
     async def _send_logs(self, request: Request, exchange: Exchange, name: str) -> None:
         query = request.query
         lines, follow, streams = log_lines(query), truth(query, "follow", False), log_streams(query)
@@ -150,7 +176,7 @@ def _parse(raw_path: str) -> tuple[str, str]:
         return "/v1/leases/ID", parts[3]
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
-    if len(parts) > 4 and parts[-1] in ("switch", "logs"):
+    if len(parts) > 4 and parts[-1] in ("switch", "logs", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
 

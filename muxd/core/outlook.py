@@ -5,10 +5,11 @@ host there is none, rather than a guess.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from .host import Host
 from .states import State
-from .switching import Switching
+from .switching import AT_REST, Switching
 from .worker import Cost, Worker
 
 #: The order in which a switch passes through its phases.
@@ -28,6 +29,9 @@ class Outlook:
 
 def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Outlook:
     switch = switching.switch_to(worker)
+    if worker.sent_away and worker.state in LEAVING_PHASES:
+        back = _known(worker.costs[State.STARTING]) if worker.comes_back else 0.0
+        return Outlook(worker.state, (), now - worker.since, _sum(_until_gone(worker, now), back))
     if worker.state in (State.STARTING, State.WAKING):
         giving_way = tuple(sorted(switch.victims)) if switch is not None else ()
         elapsed = now - (switch.since if switch is not None else worker.since)
@@ -44,6 +48,50 @@ def outlook(host: Host, switching: Switching, worker: Worker, now: float) -> Out
         eta = _queued_eta(host, switching, worker, now)
         return Outlook("queued", (), worker.oldest_wait(now), eta, switching.position(worker))
     return Outlook(worker.state, (), now - worker.since, 0.0 if worker.state is State.READY else None)
+
+
+def next_step(host: Host, switching: Switching, worker: Worker, now: float) -> str | None:
+    """What happens to it next, as a phrase after its name; None where its state says it all."""
+    match worker.state:
+        case State.READY:
+            return _next_of_ready(host, switching, worker, now)
+        case State.DRAINING:
+            return _next_of_draining(worker, now)
+        case State.BACKOFF if not host.blockers(worker):
+            return f"starts again in {max(0.0, worker.retry_at - now):.0f}s"
+        case State.STOPPED if worker.held_down:
+            return f"stays down until `muxctl start {worker.name}`"
+        case State.STUCK:
+            return "needs its processes ended by hand, or the GPU reset"
+        case state if state in AT_REST:
+            return _next_at_rest(host, switching, worker, now)
+    return None
+
+
+def _next_of_ready(host: Host, switching: Switching, worker: Worker, now: float) -> str | None:
+    rivals = [w for w in host.workers.values() if w.wanted and w.state in AT_REST and worker in host.blockers(w)]
+    turns = {w.name: switching.gives_way_at(worker, w) for w in rivals}
+    if not turns:
+        return None
+    rival = min(turns, key=lambda name: turns[name])
+    at = turns[rival]
+    return None if at == inf else f"gives way to {rival} in at most {max(0.0, at - now):.0f}s"
+
+
+def _next_of_draining(worker: Worker, now: float) -> str:
+    count = worker.in_flight
+    what = f"finishes {count} request{'s' if count != 1 else ''}"
+    return what if worker.drain_deadline == inf else f"{what}, for at most {max(0.0, worker.drain_deadline - now):.0f}s"
+
+
+def _next_at_rest(host: Host, switching: Switching, worker: Worker, now: float) -> str:
+    if worker.wanted or switching.is_coming(worker):
+        holders = " and ".join(w.name for w in host.blockers(worker))
+        return f"waits for {holders} to give way" if holders else "is about to be loaded"
+    verb = "wakes" if worker.state is State.ASLEEP else "starts"
+    if worker.state is State.FAILED and now < worker.retry_at:
+        return f"is tried again by a request in {worker.retry_at - now:.0f}s or later"
+    return f"{verb} at its next request"
 
 
 def _queued_eta(host: Host, switching: Switching, worker: Worker, now: float) -> float | None:

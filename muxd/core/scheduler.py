@@ -186,12 +186,12 @@ class Scheduler:
         if was in AT_REST - {State.ASLEEP}:
             return
         reason, code = (blame.reason, blame.code or code) if blame is not None else (reason, code)
-        worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
-            worker.ready_since = None
+            worker.ready_since = None  # it ended because it was told to
             yield self.host.move(worker, State.STOPPED, worker.reason)
             return
+        worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         lead = worker.fail(self.host.now, failure, counts=blame is None or blame.counts)
         serving = was in SERVING or blame is not None
         yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)

@@ -1,6 +1,6 @@
 """The states of a worker and every legal move between them.
 
-The diagram in the README is printed from MOVES (`python -m muxd.core.states`), and a
+The diagram in docs/architecture.md is printed from MOVES (`python -m muxd.core.states`), and a
 test compares the two.
 """
 

@@ -88,7 +88,7 @@ async def open_proxy(config: Config, limits: Limits, listener: socket.socket) ->
     reactor = Reactor()
     control = Control([config.daemon.socket])
     catalogue = Catalogue(control, config)
-    leases = Leases(control, reactor, {model.name: model.switch_timeout for model in config.models})
+    leases = Leases(control, reactor, catalogue.switch_timeout)
     desk = Desk(catalogue, leases, limits.upstream_timeout)
     front = Front(reactor, limits, desk)
     try:

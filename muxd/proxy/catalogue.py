@@ -6,16 +6,20 @@ instead of "no such model" while muxd is away.
 
 import logging
 from dataclasses import dataclass
+from math import inf
 from time import time
 from typing import Any
 
 import trio
 
 from muxd.client import Client
-from muxd.config.schema import Config
+from muxd.config.schema import Config, Model
 from muxd.errors import MuxdError
 
 log = logging.getLogger(__name__)
+
+#: Of a model that nothing is known of.
+DEFAULT_SWITCH_TIMEOUT = 600.0
 
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
@@ -26,6 +30,7 @@ class Entry:
     name: str
     served_names: tuple[str, ...]
     state: str
+    switch_timeout: float
 
 
 class Catalogue:
@@ -36,8 +41,14 @@ class Catalogue:
         self._control = control
         self._created = int(time())
         self._stale = trio.Event()
+        self._urgent = trio.Event()  # there may be models with other names: not to be known late
         self._complained = False  # once per absence
-        self._take([Entry(model.name, model.served_names or (model.name,), "unknown") for model in config.models])
+        self._take(
+            [
+                Entry(model.name, model.served_names or (model.name,), "unknown", model.switch_timeout)
+                for model in config.models
+            ]
+        )
 
     def _take(self, entries: list[Entry]) -> None:
         self._entries = entries
@@ -48,6 +59,10 @@ class Catalogue:
     def resolve(self, asked: str) -> str | None:
         """The name of the model that a client calls so: by a served name, or by its own."""
         return self._names.get(asked)
+
+    def switch_timeout(self, name: str) -> float:
+        """How long a request may wait for the model of that name, in seconds."""
+        return next((entry.switch_timeout for entry in self._entries if entry.name == name), DEFAULT_SWITCH_TIMEOUT)
 
     def served_names(self) -> list[str]:
         return list(self._by_served_name)
@@ -92,8 +107,10 @@ class Catalogue:
                     if not tried:
                         tried = True
                         task_status.started()
-                    async for _ in events:
+                    async for event in events:
                         self._stale.set()
+                        if event["type"] == "reload":
+                            self._urgent.set()
                     nursery.cancel_scope.cancel()
             except* MuxdError as errors:
                 self._lost(errors)
@@ -106,18 +123,15 @@ class Catalogue:
         while True:
             await self._stale.wait()
             self._stale = trio.Event()
+            self._urgent = trio.Event()
             await self._refresh()
-            await trio.sleep(_REFRESH_GAP)
+            with trio.move_on_after(_REFRESH_GAP):
+                await self._urgent.wait()
 
     async def _refresh(self) -> None:
         """What muxd says of its models replaces what was known."""
         status = await self._control.status()
-        self._take(
-            [
-                Entry(model["name"], tuple(model["served_names"]) or (model["name"],), model["state"])
-                for model in status["models"]
-            ]
-        )
+        self._take([_entry(model) for model in status["models"] if not model["removed"]])
 
     def _found(self) -> None:
         self.connected = True
@@ -129,6 +143,16 @@ class Catalogue:
         if not self._complained:
             self._complained = True
             log.warning("muxd is not there: %s", _first(errors))
+
+
+def _configured(model: Model) -> Entry:
+    return Entry(model.name, model.served_names or (model.name,), "unknown", model.switch_timeout)
+
+
+def _entry(model: dict[str, Any]) -> Entry:
+    timeout = model["switch_timeout_s"]
+    names = tuple(model["served_names"]) or (model["name"],)
+    return Entry(model["name"], names, model["state"], inf if timeout is None else timeout)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ asked for anew.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any, Protocol
@@ -32,7 +32,6 @@ _REPORT_EVERY = 1.0  # seconds until it is reported that more or less is in flig
 _IDLE_GRACE = 0.02  # seconds without a request in flight that are not called idle: a client between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _CUT_GRACE = 0.2  # seconds for what a dead worker had sent already to be read
-_DEFAULT_SWITCH_TIMEOUT = 600.0
 
 _WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 
@@ -69,10 +68,11 @@ class Grant:
 class Leases:
     """All leases of a proxy; their tasks live in `run`."""
 
-    def __init__(self, control: Client, reactor: Reactor, switch_timeouts: Mapping[str, float]) -> None:
+    def __init__(self, control: Client, reactor: Reactor, switch_timeout: Callable[[str], float]) -> None:
+        """`switch_timeout`: how long a request may wait for a model, in seconds."""
         self._control = control
         self._reactor = reactor
-        self._switch_timeouts = switch_timeouts
+        self.switch_timeout = switch_timeout
         self._leases: dict[str, Lease] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -85,8 +85,7 @@ class Leases:
     def of(self, model: str) -> "Lease":
         lease = self._leases.get(model)
         if lease is None:
-            timeout = self._switch_timeouts.get(model, _DEFAULT_SWITCH_TIMEOUT)
-            lease = self._leases[model] = Lease(model, timeout, self)
+            lease = self._leases[model] = Lease(model, self)
         return lease
 
     def granted(self) -> list[str]:
@@ -109,9 +108,8 @@ class Leases:
 class Lease:
     """One model's.  `enter` and `leave` are the hot path."""
 
-    def __init__(self, name: str, switch_timeout: float, leases: Leases) -> None:
+    def __init__(self, name: str, leases: Leases) -> None:
         self.name = name
-        self.switch_timeout = switch_timeout
         self.grant: Grant | None = None  # while requests are admitted
         self._leases = leases
         self._waiting: dict[Ticket, None] = {}
@@ -121,6 +119,11 @@ class Lease:
         self._changed = trio.Event()
         self._told: tuple[int, int] | None = None  # the figures that muxd has
         self._progress = ""  # what muxd last said about the wait
+
+    @property
+    def switch_timeout(self) -> float:
+        """As muxd says it now: a reload can change it."""
+        return self._leases.switch_timeout(self.name)
 
     # For the requests
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import trio
 
-from muxd.core.events import Waiting
-from muxd.errors import LeaseNotFound, ModelNotFound
+from muxd.core.events import Verb, Waiting
+from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound
 
 Message = dict[str, Any]
 Served = {"qwen": "qwen", "Qwen/Qwen3-14B": "qwen", "odd/logs": "odd", "odd": "odd"}
@@ -18,6 +18,7 @@ class FakeOffice:
     def __init__(self, logs: Path) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.logs = logs
+        self.broken: list[str] = []  # what is wrong with the configuration
         self.open: dict[int, trio.MemorySendChannel[Message]] = {}
         self.opened = trio.Event()
         self.closed = trio.Event()
@@ -43,6 +44,20 @@ class FakeOffice:
         self.switches.append(tell)
         self.opened.set()
         return told
+
+    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
+        self.asked.append((str(verb), name, now))
+        tell, told = trio.open_memory_channel[Message](64)
+        self.switches.append(tell)
+        self.opened.set()
+        return told
+
+    async def reload(self, *, dry_run: bool = False) -> Message:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(("reload", dry_run))
+        if self.broken:
+            raise ConfigError(self.broken)
+        return {"applied": not dry_run, "plan": []}
 
     def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
         self.asked.append(("lease", name, waiting))

@@ -143,6 +143,36 @@ async def test_a_switch_tells_its_progress_until_it_is_over(desk: Desk) -> None:
     assert (await until_closed(stream)).endswith(b'{"type":"ready"}\n\r\n0\r\n\r\n')
 
 
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "sleep"])
+async def test_an_order_tells_its_progress_until_it_is_done(desk: Desk, verb: str) -> None:
+    stream = await desk.send("POST", f"/v1/models/Qwen%2FQwen3-14B/{verb}", '{"now": true}')
+    await desk.office.opened.wait()
+    assert desk.office.asked == [(verb, "qwen", True)]
+    (tell,) = desk.office.switches
+    await tell.send({"type": "working", "phase": "draining"})
+    await until(stream, b'"draining"}\n')
+    await tell.send({"type": "done", "state": "stopped"})
+    tell.close()
+    assert (await until_closed(stream)).endswith(b'{"type":"done","state":"stopped"}\n\r\n0\r\n\r\n')
+
+
+async def test_an_order_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/models/qwen/stop", '{"wait": false}')
+    assert (status, json.loads(body)) == (202, {"accepted": True, "model": "qwen"})
+    assert desk.office.asked == [("stop", "qwen", False)]
+
+
+async def test_a_reload_tells_its_plan_or_every_problem(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/reload", '{"dry_run": true}')
+    assert (status, json.loads(body)["applied"]) == (200, False)
+    assert desk.office.asked == [("reload", True)]
+    desk.office.broken = ["muxd.toml:3: models.a.port: ...", "muxd.toml:9: models.b: ..."]
+    status, _, body = await desk.ask("POST", "/v1/reload")
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (400, "config_invalid")
+    assert error["details"]["problems"] == desk.office.broken
+
+
 async def test_status_is_answered_while_a_switch_goes_on(desk: Desk) -> None:
     stream = await desk.send("POST", "/v1/models/qwen/switch")
     await until(stream, b"\r\n\r\n")
@@ -241,7 +271,13 @@ class TestAStranger:
     async def test_reads_and_no_more(self, desk: Desk) -> None:
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
         assert (await desk.ask("GET", "/v1/models/qwen/logs"))[0] == 200
-        for method, target in (("POST", "/v1/shutdown"), ("POST", "/v1/models/qwen/switch"), ("POST", "/v1/leases")):
+        for method, target in (
+            ("POST", "/v1/shutdown"),
+            ("POST", "/v1/reload"),
+            ("POST", "/v1/models/qwen/switch"),
+            ("POST", "/v1/models/qwen/stop"),
+            ("POST", "/v1/leases"),
+        ):
             status, _, body = await desk.ask(method, target, WAITING)
             assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
         assert (await desk.ask("PUT", "/v1/leases/17", "{}"))[0] == 403

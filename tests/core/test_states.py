@@ -13,9 +13,8 @@ def test_every_state_is_in_the_table_and_can_be_reached_and_left():
     assert all(MOVES.values())
 
 
-def test_the_readme_shows_the_table():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert diagram() in readme
+def test_the_documentation_shows_the_table():
+    assert diagram() in (Path(__file__).parents[2] / "docs/architecture.md").read_text()
 
 
 def test_an_illegal_move_tells_the_story_so_far():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 #: For what takes moments when all is well.
 DEADLINE = 30.0
@@ -156,6 +157,9 @@ class Muxd:
     def post(self, path: str, body: Any) -> httpx.Response:
         return self._http.post(self.url + path, json=body)
 
+    def get(self, path: str) -> httpx.Response:
+        return self._http.get(self.url + path)
+
     def health(self) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = self._http.get(f"{self.url}/health").json()
@@ -194,6 +198,9 @@ class Muxd:
     def until_state(self, model: str, *states: str) -> None:
         eventually(lambda: self.state(model) in states, f"{model} is {' or '.join(states)}", self.deadline)
 
+    def control(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        return self._control.request(method, path, json=body or {})
+
     def switch(self, model: str) -> dict[str, Any]:
         """An operator's switch, watched to its end: its last line."""
         with self._control.stream("POST", f"/v1/models/{model}/switch") as lines:
@@ -221,6 +228,14 @@ def streamed_text(lines: Iterator[str]) -> str:
     assert events.pop() == "[DONE]", f"the stream was cut after {events[-1:]}"
     choices = [choice for event in events for choice in json.loads(event)["choices"]]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def until_cut(lines: Iterator[str]) -> list[str]:
+    """What comes of a stream that does not end as it should."""
+    seen: list[str] = []
+    with pytest.raises(httpx.RemoteProtocolError):
+        seen.extend(lines)
+    return seen
 
 
 ON_GPU = {"starting", "ready", "draining", "falling_asleep", "waking"}

@@ -96,7 +96,7 @@ def test_an_out_of_memory_at_load_fails_with_its_reason_and_log_after_a_few_trie
     )
     muxd = start(models)
     answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
     assert "GPU 0 has 80.0 GiB free of 200.0 GiB needed" in answer.json()["error"]["message"]
     assert muxd.ask("beta"), "the other model is not harmed"
 
@@ -104,7 +104,7 @@ def test_an_out_of_memory_at_load_fails_with_its_reason_and_log_after_a_few_trie
 def test_a_model_that_dies_at_every_start_is_failed_with_its_last_words(start):
     muxd = start(two_models(alpha='faults = ["oom-text"]', alpha_keys="restart_limit = 2"))
     answer = muxd.post("/v1/chat/completions", chat_body("alpha", "x"))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
     assert int(answer.headers["retry-after"]) > 0
     view = muxd.status("alpha")
     assert view["state"] == "failed"

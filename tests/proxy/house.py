@@ -58,7 +58,16 @@ async def open_house(
         Model("beta", switch_timeout=switch_timeout),
     )
     muxd, alpha, beta = FakeMuxd(daemon.socket), Worker(), Worker()
-    muxd.models = [{"name": m.name, "served_names": list(m.served_names), "state": "stopped"} for m in models]
+    muxd.models = [
+        {
+            "name": m.name,
+            "served_names": list(m.served_names),
+            "state": "stopped",
+            "switch_timeout_s": switch_timeout,
+            "removed": False,
+        }
+        for m in models
+    ]
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alpha.running())
         await stack.enter_async_context(beta.running())

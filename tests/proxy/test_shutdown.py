@@ -93,7 +93,9 @@ def test_an_address_in_use_is_named() -> None:
 async def test_sigterm_ends_the_process_with_status_0_after_what_is_in_flight(tmp_path: Path, passed: bool) -> None:
     async with Worker().running_as(answer_when_released) as alpha:
         muxd = FakeMuxd(tmp_path / "muxd.sock")
-        muxd.models = [{"name": "alpha", "served_names": [], "state": "ready"}]
+        muxd.models = [
+            {"name": "alpha", "served_names": [], "state": "ready", "switch_timeout_s": 600.0, "removed": False}
+        ]
         muxd.grants["alpha"] = alpha.url
         async with muxd.running(), trio.open_nursery() as nursery:
             with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,0 +1,44 @@
+"""A new configuration in a running muxd: read, compared, and taken over whole or not at all.
+
+What it means for the workers is the core's business; here is what has to be known first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from .config import Config
+from .config.plan import Plan, plan_of
+from .errors import NeedsRestart
+
+#: Reads what muxd was started with again; raises ConfigError.
+Reread = Callable[[], Config]
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A configuration that can be taken over, and what that does."""
+
+    wanted: Config
+    plan: Plan
+
+    def changed(self) -> frozenset[str]:
+        """The models that need other processes than they have."""
+        return frozenset(step.model for step in self.plan.steps if step.action == "restart")
+
+
+async def read_again(reread: Reread, running: Callable[[], Config]) -> Reload:
+    """Raises ConfigError, and NeedsRestart for what a running muxd cannot change.
+
+    `running` is asked when the files are read: another reload may have come first.
+    """
+    wanted = await trio.to_thread.run_sync(reread)  # files, perhaps on a slow disk
+    plan = plan_of(running(), wanted)
+    if plan.needs_restart:
+        keys = ", ".join(plan.needs_restart)
+        raise NeedsRestart(
+            f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
+            keys=list(plan.needs_restart),
+        )
+    return Reload(wanted, plan)

@@ -1,0 +1,261 @@
+"""sglangmux's launch scripts, unchanged, under a real `muxd start a.sh b.sh`; their servers are simulated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .muxd import Muxd, assert_never_two_awake, chat_body, eventually, free_port
+
+#: What all servers share.  MODEL_NAME is no path, as it may be: the weights are elsewhere.
+HEAD = """\
+#!/usr/bin/env bash
+set -euo pipefail
+MODEL_NAME="org/{name}"  # what clients send
+PORT={port}
+FOLDER='{folder}'
+FLAGS=(--load-time 0.3 --sleep-time 0.02 --wake-time 0.05 --token-rate 500 --pace 0.02
+       --ledger "$FOLDER/gpus" --gpu-memory 80000 --weights 40000 --kv 20000)
+SERVER=({python} -m muxd.simulator --model-path "$FOLDER/weights/{name}" --port "$PORT" "${{FLAGS[@]}}")
+"""
+
+#: How a script keeps its server.  It writes how that ended to NAME.ended, where it lives to see that.
+ENDED = 'echo $? > "$FOLDER/{name}.ended"'
+SHAPES = {
+    "exec": 'exec "${SERVER[@]}" --enable-memory-saver',
+    "no exec": f'"${{SERVER[@]}}" --enable-memory-saver; {ENDED}',
+    "in the background": f'"${{SERVER[@]}}" --enable-memory-saver &\nwait $!; {ENDED}',
+    "nohup": f'nohup "${{SERVER[@]}}" --enable-memory-saver; {ENDED}',
+    "a session of its own": f'setsid --wait "${{SERVER[@]}}" --enable-memory-saver; {ENDED}',
+    "signals ignored": f'trap "" TERM INT HUP\n"${{SERVER[@]}}" --enable-memory-saver; {ENDED}',
+    "a trap": f"trap 'echo heard > /dev/null' TERM INT\n\"${{SERVER[@]}}\" --enable-memory-saver; {ENDED}",
+    "a pipe": f'"${{SERVER[@]}}" --enable-memory-saver 2>&1 | tee /dev/null; {ENDED}',
+}
+#: What a script can do so that it never ends by itself.
+ENDLESS = {
+    "it is kept up": 'while true; do "${SERVER[@]}" --enable-memory-saver; done',
+    "a daemon": '( ( setsid "${SERVER[@]}" --enable-memory-saver > /dev/null 2>&1 < /dev/null & ) & )\nsleep 100000',
+    "others beside it": 'setsid sleep 100000 &\nnohup sleep 100000 &\n"${SERVER[@]}" --enable-memory-saver\nwait',
+}
+
+
+class Scripts(Muxd):
+    """`muxd start SCRIPTS`, without a configuration; everything is in its folder."""
+
+    def __init__(self, folder: Path, *words: str, shown: Path | None = None) -> None:
+        self._words = words
+        super().__init__(folder, "")
+
+    def _run(self, *words: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "muxd", *words, "--listen-port", str(self.port), *self._words]
+        return subprocess.Popen(argv, stdout=self._log, stderr=self._log, cwd=self.folder, env=environ(self.folder))
+
+
+def environ(folder: Path) -> dict[str, str]:
+    """Where muxd's own files go when nobody says: as systemd would have it."""
+    places = {"RUNTIME_DIRECTORY": str(folder), "STATE_DIRECTORY": f"{folder}/state"}
+    return {**os.environ, **places, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def write(folder: Path, name: str, body: str, port: int | None = None) -> str:
+    head = HEAD.format(name=name, folder=folder, port=port or free_port(), python=sys.executable)
+    (folder / f"{name}.sh").write_text(f"{head}{body.replace('{name}', name)}\n")  # no executable bit
+    return f"{name}.sh"
+
+
+def two(folder: Path, body: str) -> tuple[str, str]:
+    return write(folder, "alpha", body), write(folder, "beta", body)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Scripts]]:
+    with ExitStack() as stack:
+        yield lambda *words: stack.enter_context(Scripts(tmp_path, *words))
+
+
+def once_loaded(muxd: Muxd) -> Muxd:
+    """Both were loaded in their order; the last one is awake."""
+    muxd.until_state("beta", "ready")
+    muxd.until_state("alpha", "asleep", "stopped")
+    return muxd
+
+
+def test_scripts_are_loaded_once_in_their_order_and_the_last_one_stays_awake(start, tmp_path):
+    muxd = once_loaded(start(*two(tmp_path, SHAPES["exec"])))
+    moves = muxd.moves()
+    loads = [model for model, before, after in moves if (before, after) == ("starting", "ready")]
+    assert loads == ["alpha", "beta"]
+    assert muxd.state("alpha") == "asleep"
+    assert_never_two_awake(moves)
+
+
+def test_both_answer_in_turn_by_the_names_in_the_scripts_with_their_own_unchanged_text(start, tmp_path):
+    muxd = once_loaded(start(*two(tmp_path, SHAPES["no exec"])))
+    first = muxd.ask("org/beta"), muxd.ask("org/alpha")
+    assert first[0] != first[1]
+    for _ in range(2):
+        assert (muxd.ask("org/beta"), muxd.ask("org/alpha", stream=True)) == first, "reloaded from its own weights"
+    assert muxd.ask("alpha") == first[1], "the file's name means it too"
+    assert [muxd.status(name)["restarts"] for name in ("alpha", "beta")] == [0, 0]
+    assert_never_two_awake(muxd.moves())
+
+
+@pytest.mark.parametrize("body", SHAPES.values(), ids=SHAPES)
+def test_a_stop_ends_the_server_by_itself_whatever_is_around_it(start, tmp_path, body):
+    muxd = start(write(tmp_path, "alpha", body))
+    muxd.until_state("alpha", "ready")
+    muxd.process.terminate()
+    assert muxd.process.wait(20) == 0, muxd.log
+    assert not muxd.left_behind()
+    ended = [path.read_text() for path in tmp_path.glob("*.ended")]
+    assert ended == (["0\n"] if "ended" in body else []), "not killed"
+
+
+def test_an_interrupt_at_the_terminal_ends_who_is_awake_and_who_sleeps(start, tmp_path):
+    muxd = once_loaded(start(*two(tmp_path, SHAPES["no exec"])))
+    muxd.process.send_signal(signal.SIGINT)
+    assert muxd.process.wait(20) == 0, muxd.log
+    assert not muxd.left_behind()
+
+
+@pytest.mark.parametrize("body", ENDLESS.values(), ids=ENDLESS)
+def test_a_script_that_never_ends_leaves_nothing_behind_either(start, tmp_path, body):
+    muxd = start(write(tmp_path, "alpha", body))
+    muxd.until_state("alpha", "ready")
+    muxd.process.terminate()
+    assert muxd.process.wait(20) == 0, muxd.log
+    assert not muxd.left_behind()
+
+
+@pytest.mark.parametrize("shape", ["exec", "no exec", "a session of its own"])
+def test_a_stop_while_a_server_loads_leaves_nothing_behind(start, tmp_path, shape):
+    slow = SHAPES[shape].replace('"${SERVER[@]}"', '"${SERVER[@]}" --load-time 60')
+    muxd = start(write(tmp_path, "alpha", slow), "--log-dir", "logs")
+    log = tmp_path / "logs/alpha.stdout.log"
+    eventually(lambda: log.exists() and "loading" in log.read_text(), "the server loads")
+    for _ in range(2):
+        muxd.process.terminate()
+    muxd.process.wait(60)
+    assert not muxd.left_behind()
+
+
+def test_a_server_that_dies_below_its_script_is_started_again(start, tmp_path):
+    muxd = once_loaded(start(*two(tmp_path, SHAPES["no exec"])))
+    shell = muxd.status("beta")["pid"]
+    server = next(pid for pid, line in muxd.processes().items() if "weights/beta" in line and pid != shell)
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: muxd.status("beta")["restarts"] == 1, "it was started again")
+    assert muxd.ask("org/beta")
+
+
+def test_a_script_whose_server_is_a_daemon_has_ended_and_nothing_is_left(start, tmp_path):
+    body = '"${SERVER[@]}" --enable-memory-saver > /dev/null 2>&1 &\nexit 0'
+    muxd = start(write(tmp_path, "alpha", body))
+    muxd.until_state("alpha", "backoff", "failed")
+    eventually(lambda: not [line for line in muxd.processes().values() if "muxd.simulator" in line], "it is swept")
+
+
+def test_servers_without_memory_saver_end_instead_of_sleeping(start, tmp_path):
+    muxd = once_loaded(start(*two(tmp_path, 'exec "${SERVER[@]}"')))
+    assert muxd.state("alpha") == "stopped"
+    assert muxd.ask("org/alpha")
+    assert muxd.state("beta") == "stopped"
+
+
+def test_keys_that_scripts_give_their_servers_are_used(start, tmp_path):
+    body = 'exec "${SERVER[@]}" --enable-memory-saver --api-key open-sesame --admin-api-key shut-sesame'
+    muxd = once_loaded(start(*two(tmp_path, body), "--upstream-timeout-secs", "30"))
+    assert muxd.state("alpha") == "asleep"
+    with httpx.Client(timeout=30, headers={"Authorization": "Bearer open-sesame"}) as client:
+        for model in ("org/alpha", "org/beta"):
+            assert client.post(f"{muxd.url}/v1/chat/completions", json=chat_body(model, "x")).status_code == 200
+    assert muxd.post("/v1/chat/completions", chat_body("org/beta", "x")).status_code == 401, "the client's own to send"
+    assert_never_two_awake(muxd.moves())
+
+
+def test_the_flags_of_sglangmux_mean_what_they_mean_there(start, tmp_path):
+    slow = SHAPES["exec"].replace('"${SERVER[@]}"', '"${SERVER[@]}" --load-time 20')
+    scripts = write(tmp_path, "alpha", slow), write(tmp_path, "beta", SHAPES["exec"])
+    flags = ["--host", "127.0.0.1", "--model-ready-timeout-secs", "1.5", "--model-switch-timeout-secs", "1"]
+    muxd = start(*flags, "--log-dir", "their-logs", *scripts)
+    waited = muxd.post("/v1/chat/completions", chat_body("org/alpha", "x"))
+    assert (waited.status_code, waited.json()["error"]["code"]) == (503, "switch_timeout")
+    eventually(lambda: "did not become ready in 1.5 s" in json.dumps(muxd.status("alpha")), "it timed out")
+    assert {path.name for path in (tmp_path / "their-logs").glob("alpha.*")} == {"alpha.stdout.log", "alpha.stderr.log"}
+
+
+def test_scripts_beside_a_configuration_and_in_it(tmp_path):
+    """[models.legacy] has a script; another comes on the command line; a simulated model is beside them."""
+    port = free_port()
+    write(tmp_path, "old", SHAPES["no exec"].replace('"${SERVER[@]}"', '"${SERVER[@]}" --port "$PORT"'), port=30999)
+    text = (tmp_path / "old.sh").read_text().replace("PORT=30999", "PORT=${PORT:-30999}")
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch/old.sh").write_text(text)
+    beta = write(tmp_path, "beta", SHAPES["exec"])
+    models = f"""
+[models.legacy]
+script = "launch/old.sh"
+port = {port}
+served_names = ["old", "older"]
+sleep_level = 3
+[models.pretend]
+engine = "simulator"
+"""
+    with Beside(tmp_path, models, beta) as muxd:
+        muxd.until_state("beta", "ready")
+        assert muxd.state("legacy") == "stopped", "what a file names is loaded when it is asked for"
+        assert muxd.ask("older") == muxd.ask("legacy")
+        assert muxd.ask("org/beta")
+        assert muxd.state("legacy") == "stopped"
+        assert muxd.post("/v1/chat/completions", chat_body("org/old", "x")).status_code == 404
+
+
+class Beside(Muxd):
+    """`muxd start --config FILE SCRIPT`."""
+
+    def __init__(self, folder: Path, models: str, script: str) -> None:
+        self._script = script
+        super().__init__(folder, models)
+
+    def _run(self, *words: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "muxd", *words, "--config", str(self.config), self._script]
+        return subprocess.Popen(argv, stdout=self._log, stderr=self._log, cwd=self.folder, env=environ(self.folder))
+
+
+def muxd_says(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "muxd", *words]
+    return subprocess.run(
+        argv, cwd=folder, env=environ(folder), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_what_is_wrong_with_scripts_is_told_at_once_with_their_lines_and_nothing_is_started(tmp_path):
+    (tmp_path / "a.sh").write_text("MODEL_NAME=a\nPORT=$(free_port)\nexec ./serve\n")
+    (tmp_path / "b.sh").write_text("python -m sglang.launch_server --model-path b --port 30001\n")
+    (tmp_path / "c.sh").write_text("# one\nMODEL_NAME=c PORT=30001\n./serve\n")
+    for command in ("start", "check"):
+        said = muxd_says(tmp_path, command, "a.sh", "b.sh", "c.sh", "d.sh")
+        assert said.returncode == 2
+        assert said.stderr.splitlines() == [
+            "a.sh:2: models.a.port: the port: $(free_port) is known only when it runs; write it plainly, or give port "
+            "to [models.NAME] in muxd.toml beside `script`",
+            "c.sh:2: models.c.port: 30001 is already the port of model b; use another",
+            "d.sh: models.d.script: cannot be read: No such file or directory; correct the path or its permissions",
+        ]
+    assert not (tmp_path / "state").exists()
+
+
+def test_check_says_which_models_scripts_are(tmp_path):
+    scripts = two(tmp_path, SHAPES["exec"])
+    said = muxd_says(tmp_path, "check", *scripts, "--listen-port", "8000")
+    assert (said.returncode, said.stdout) == (
+        0,
+        f"ok: 2 models (alpha, beta), proxy on 127.0.0.1:8000, control socket {tmp_path}/muxd.sock\n",
+    )
