@@ -1,22 +1,19 @@
-"""CPU of one plain `muxctl status` against a running muxd: median, beside an empty Python.
+"""CPU of one plain `muxctl status` against a running muxd, beside an empty Python.
 
-    python bench/muxctl_status.py [RUNS]
+    python bench/muxctl_status.py [--quick] [RUNS]
 
 Every run is a process of its own, measured by the kernel (wait4); the two alternate.
 """
 
+import argparse
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-from muxd.demo import write_demo_config
+from figures import Figure, show
+from house import house
 
-STATUS = [sys.executable, "-m", "muxctl", "--socket"]
-EMPTY = [sys.executable, "-c", "pass"]
+GOAL = 60.0  # milliseconds
 
 
 def cpu_ms(argv: list[str]) -> float:
@@ -28,22 +25,20 @@ def cpu_ms(argv: list[str]) -> float:
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 31
-    with tempfile.TemporaryDirectory() as folder:
-        config = write_demo_config(Path(folder), port=0)
-        daemon = subprocess.Popen([sys.executable, "-m", "muxd", "start", "--config", str(config)])
-        try:
-            socket = Path(folder) / "muxd.sock"
-            while not socket.exists():
-                time.sleep(0.05)
-            figures = [(cpu_ms([*STATUS, str(socket), "status"]), cpu_ms(EMPTY)) for _ in range(runs)]
-        finally:
-            daemon.terminate()
-            daemon.wait()
-    status, empty = (statistics.median(column) for column in zip(*figures, strict=True))
-    print(f"muxctl status  {status:5.1f} ms of CPU (median of {runs})")
-    print(f"empty Python   {empty:5.1f} ms")
-    print(f"ratio          {status / empty:5.2f}")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    parser.add_argument("runs", nargs="?", type=int, default=31)
+    options = parser.parse_args()
+    runs = 1 if options.quick else options.runs
+    with house() as muxd:
+        status = [sys.executable, "-m", "muxctl", "--socket", str(muxd.socket), "status"]
+        empty = [sys.executable, "-c", "pass"]
+        pairs = [(cpu_ms(status), cpu_ms(empty)) for _ in range(runs)]
+    of_status, of_nothing = zip(*pairs, strict=True)
+    show(
+        "muxctl status",
+        [Figure("CPU of muxctl status", of_status, "ms", GOAL), Figure("CPU of an empty Python", of_nothing, "ms")],
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from .children import Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
+from .engines import open_http
 from .errors import MuxdError
 from .gpus import open_gpus
 from .locks import hold
@@ -74,17 +75,17 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     state = StateFile(config.daemon.state_dir / "state.json")
     await _sweep(children, state, {model.name for model in config.models})
     send, mailbox = trio.open_memory_channel[Event](inf)
-    around = Surroundings(config, children, open_gpus(config), state, send.send_nowait)
     managed = ProxyChild(config, children, state) if config.proxy.managed else None
-    supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
-    async with trio.open_nursery() as nursery:
+    async with open_http() as http, trio.open_nursery() as nursery:
+        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
+        supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
         control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
         await nursery.start(control)
         if managed is not None:
-            nursery.start_soon(managed.run, supervisor.journal.record, name="proxy")
+            nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
         notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
         log.info("ready: control socket %s", config.daemon.socket)

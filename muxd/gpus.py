@@ -14,7 +14,6 @@ import pynvml
 import trio
 
 from .config import Config
-from .errors import NeedsRestart
 from .simulator.ledger import GpuLedger
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Gpus(Protocol):
         ...
 
     def cover(self, config: Config) -> None:
-        """Look at the GPUs of these models from now on; raises NeedsRestart where that takes another source."""
+        """Look at the GPUs of these models from now on; they need the same source."""
         ...
 
 
@@ -66,7 +65,7 @@ class NoGpus:
         return {}
 
     def cover(self, config: Config) -> None:
-        _must_be_real(config)
+        pass
 
 
 class SimulatedGpus:
@@ -90,8 +89,6 @@ class SimulatedGpus:
         return self.latest
 
     def cover(self, config: Config) -> None:
-        if not _is_simulated(config):
-            raise NeedsRestart("real models in place of simulated ones need a restart of muxd; nothing was changed")
         self._indices = _indices(config)
 
 
@@ -116,7 +113,7 @@ class NvmlGpus:
         return self.latest
 
     def cover(self, config: Config) -> None:
-        _must_be_real(config)
+        pass
 
 
 def _read_nvml() -> dict[int, GpuMemory]:
@@ -132,13 +129,9 @@ def simulated_ledger_path(config: Config) -> Path:
     return config.daemon.state_dir / "simulated-gpus.json"
 
 
-def _is_simulated(config: Config) -> bool:
+def are_simulated(config: Config) -> bool:
+    """The pretend GPUs are asked only where all models are simulated: a real one takes real memory."""
     return bool(config.models) and all(model.engine == "simulator" for model in config.models)
-
-
-def _must_be_real(config: Config) -> None:
-    if _is_simulated(config):
-        raise NeedsRestart("simulated models in place of real ones need a restart of muxd; nothing was changed")
 
 
 def _indices(config: Config) -> list[int]:
@@ -147,7 +140,7 @@ def _indices(config: Config) -> list[int]:
 
 def open_gpus(config: Config) -> Gpus:
     """The simulator's where every model is simulated, else NVML, else none."""
-    if _is_simulated(config):
+    if are_simulated(config):
         ledger = GpuLedger(simulated_ledger_path(config), config.daemon.simulated_gpu_memory)
         return SimulatedGpus(ledger, _indices(config))
     try:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 
 from .children import Child, Children, ChildSpec
 from .config import Config
 from .config.handover import write_for_proxy
 from .errors import MuxdError
-from .http.asking import NoAnswer, ask
 from .ports import listen_at
 from .state import StateFile
 
@@ -72,19 +72,19 @@ class ProxyChild:
         """For the next one that is started; the running one learns of models from muxd itself."""
         self._config = config
 
-    async def run(self, record: Callable[..., None]) -> None:
+    async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
         """Keep one running and answering until `stop`; `record` is told of every end that nobody asked for."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, name="proxy's health")
+            nursery.start_soon(self._watch, http, name="proxy's health")
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
-    async def _watch(self) -> None:
+    async def _watch(self, http: httpx.AsyncClient) -> None:
         """Kill one that does not answer: it may be stopped, or stuck in its loop."""
         url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}/health", 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
-            misses = 0 if self._child is None or await _answers(url) else misses + 1
+            misses = 0 if self._child is None or await _answers(http, url) else misses + 1
             if misses == PROBE_FAILURES and self._child is not None:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
                 self._child.kill()
@@ -155,10 +155,10 @@ class ProxyChild:
         )
 
 
-async def _answers(url: str) -> bool:
+async def _answers(http: httpx.AsyncClient, url: str) -> bool:
     try:
-        return (await ask("GET", url, headers={}, timeout=PROBE_TIMEOUT)).status == 200
-    except NoAnswer:
+        return (await http.get(url, timeout=PROBE_TIMEOUT)).status_code == 200
+    except httpx.HTTPError:
         return False
 
 

@@ -11,6 +11,7 @@ import trio
 from .config import Config
 from .config.plan import Plan, plan_of
 from .errors import NeedsRestart
+from .gpus import are_simulated
 
 #: Reads what muxd was started with again; raises ConfigError.
 Reread = Callable[[], Config]
@@ -35,6 +36,10 @@ async def read_again(reread: Reread, running: Callable[[], Config]) -> Reload:
     """
     wanted = await trio.to_thread.run_sync(reread)  # files, perhaps on a slow disk
     plan = plan_of(running(), wanted)
+    if are_simulated(wanted) != are_simulated(running()):
+        raise NeedsRestart(
+            "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
+        )
     if plan.needs_restart:
         keys = ", ".join(plan.needs_restart)
         raise NeedsRestart(

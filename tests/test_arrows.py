@@ -50,3 +50,18 @@ def test_the_shim_is_the_standard_library_and_itself_alone():
 
 def test_the_supervisor_is_not_in_the_data_path():
     assert not [m for m in loaded_by("muxd.daemon") if m.startswith("muxd.proxy.")]
+
+
+def test_the_supervisor_starts_without_what_costs_much_and_is_not_needed():
+    assert not {"rich", "asyncio"} & loaded_by("muxd.daemon")
+
+
+def test_scripts_are_read_with_nothing_but_themselves():
+    found = {m for m in loaded_by("muxd.importers.shell.builtin") if m.startswith("muxd.")}
+    assert {m for m in found if not m.startswith("muxd.importers")} == set()
+    rooms = {m.split(".")[1] for m in loaded_by("muxd.importers.drop_in") if m.startswith("muxd.")}
+    assert rooms <= {"importers", "config", "errors"}
+
+
+def test_without_a_script_nothing_is_loaded_to_read_one():
+    assert not [m for m in loaded_by("muxd.daemon, muxd.config.load") if m.startswith("muxd.importers")]

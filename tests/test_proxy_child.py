@@ -39,7 +39,7 @@ def a_proxy(folder: Path) -> ProxyChild:
 async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery):
     proxy, told = a_proxy(tmp_path), []
     async with httpx.AsyncClient(trust_env=False) as http:
-        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)))
+        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
         await eventually(lambda: proxy.status()["pid"])
         first = proxy.status()["pid"]
         assert (await http.get(f"http://127.0.0.1:{proxy.port}/health", timeout=20)).status_code == 200
@@ -53,10 +53,11 @@ async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery
 
 async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_path, nursery):
     proxy = a_proxy(tmp_path)
-    nursery.start_soon(proxy.run, lambda *_: None)
-    await eventually(lambda: proxy.status()["pid"])
-    os.kill(proxy.status()["pid"], signal.SIGSTOP)
-    hurried = trio.Event()
-    hurried.set()
-    with trio.fail_after(10):
-        await proxy.stop(hurried)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda *_: None, http)
+        await eventually(lambda: proxy.status()["pid"])
+        os.kill(proxy.status()["pid"], signal.SIGSTOP)
+        hurried = trio.Event()
+        hurried.set()
+        with trio.fail_after(10):
+            await proxy.stop(hurried)

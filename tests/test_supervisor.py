@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
 from muxd.core.events import Event, Waiting
+from muxd.engines import open_http
 from muxd.errors import LeaseNotFound, ModelNotFound
 from muxd.gpus import open_gpus
 from muxd.proxy_child import UnmanagedProxy
@@ -41,10 +43,10 @@ async def supervised(folder: Path, *models: Model) -> AsyncIterator[Supervisor]:
     wanted.append(config)
     children, state = Children(folder / "run"), StateFile(folder / "state" / "state.json")
     send, mailbox = trio.open_memory_channel[Event](inf)
-    around = Surroundings(config, children, open_gpus(config), state, send.send_nowait)
-    supervisor = Supervisor(around, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
+        async with open_http() as http, trio.open_nursery() as nursery:
+            around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
+            supervisor = Supervisor(around, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
             await nursery.start(supervisor.run)
             yield supervisor
             supervisor.shutdown(hurry=True)
@@ -95,6 +97,18 @@ async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
         supervisor.switch("a").close()
         while supervisor.model_status("a")["state"] != "ready":
             await trio.sleep(0.02)
+
+
+async def test_after_a_switch_there_and_back_the_state_file_has_no_call_under_way(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        for name in ("a", "b", "a"):
+            assert (await lines(supervisor.switch(name)))[-1]["type"] == "ready"
+            await trio.testing.wait_all_tasks_blocked()
+        workers = StateFile(tmp_path / "state" / "state.json").load().workers
+        assert {name: (worker.call, worker.asleep) for name, worker in workers.items()} == {
+            "a": (None, False),
+            "b": (None, True),
+        }
 
 
 async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(tmp_path):

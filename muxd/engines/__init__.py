@@ -6,7 +6,7 @@ It knows nothing of scheduling, and the scheduler nothing of it.
 
 from muxd.config import Model
 
-from .engine import Engine, EngineCallFailed, Keys, Launch, LaunchPlan, Link
+from .engine import Engine, EngineCallFailed, Keys, Launch, LaunchPlan, Link, open_http
 from .script import LaunchedByScript
 from .sglang import SGLang
 from .simulator import Simulator
@@ -18,4 +18,4 @@ def engine_for(model: Model) -> Engine:
     return LaunchedByScript() if model.script is not None else ENGINES[model.engine]()
 
 
-__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Keys", "Launch", "LaunchPlan", "Link", "engine_for"]
+__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Keys", "Launch", "LaunchPlan", "Link", "engine_for", "open_http"]

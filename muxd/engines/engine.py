@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
+import trio
+
 from muxd.config import Model
 from muxd.errors import MuxdError
-from muxd.http.asking import Answer, NoAnswer, TooSlow, ask
 
 from . import causes
 from .causes import Cause
@@ -92,6 +94,15 @@ class Engine(Protocol):
         ...
 
 
+def open_http() -> httpx.AsyncClient:
+    """For calls and probes on loopback.
+
+    It keeps no connection: a call on one whose server has just died would be in doubt.  There is no TLS: loading
+    the certificates would cost 30 ms of CPU.
+    """
+    return httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False, verify=False)
+
+
 class Link:
     """Control calls and probes to one server.
 
@@ -102,6 +113,7 @@ class Link:
 
     def __init__(
         self,
+        http: httpx.AsyncClient,
         url: str,
         admin_key: str,
         intend: Callable[[str | None], None],
@@ -110,54 +122,57 @@ class Link:
         probe_timeout: float,
         api_key: str = "",
     ) -> None:
+        self._http = http
         self._url = url
         self._auth = _bearer(admin_key)
         self._api_auth = _bearer(api_key)
         self._intend = intend
         self.call_timeout = call_timeout
-        self._probe_timeout = probe_timeout
+        self.probe_timeout = probe_timeout
 
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
         """POST a call that changes the server; raises EngineCallFailed unless it answers 200."""
         self._intend(verb)
         try:
-            answer = await ask("POST", self._url + path, headers=self._auth, body=body, timeout=self.call_timeout)
-        except TooSlow as error:
-            raise EngineCallFailed(f"{verb}: {error}") from None
-        except NoAnswer as error:
-            message = f"{verb}: the connection broke before an answer ({error})"
+            with trio.fail_after(self.call_timeout):
+                answer = await self._http.post(self._url + path, json=body, headers=self._auth, timeout=None)
+        except trio.TooSlowError:
+            raise EngineCallFailed(f"{verb}: no answer in {self.call_timeout:g} s") from None
+        except httpx.HTTPError as error:
+            message = f"{verb}: the connection broke before an answer ({error!r})"
             raise EngineCallFailed(message, broken=verb) from None
-        if answer.status != 200:
-            cause = causes.of_answer(verb, answer.status, answer.text)
-            raise EngineCallFailed(f"{verb} was refused: {answer.status} {_excerpt(answer)}", cause=cause)
+        if answer.status_code != 200:
+            cause = causes.of_answer(verb, answer.status_code, answer.text)
+            raise EngineCallFailed(f"{verb} was refused: {answer.status_code} {_excerpt(answer)}", cause=cause)
         self._intend(None)
 
     async def probe(self, path: str) -> int | None:
         """GET; the status, or None where nobody answered in time."""
         try:
-            return (await self._get(path)).status
-        except NoAnswer:
+            return (await self._get(path)).status_code
+        except (httpx.HTTPError, trio.TooSlowError):
             return None
 
     async def ask(self, path: str) -> Any:
         """GET a JSON document; raises EngineCallFailed."""
         try:
             answer = await self._get(path)
-            if answer.status == 200:
+            if answer.status_code == 200:
                 return answer.json()
-        except (NoAnswer, ValueError) as error:
-            raise EngineCallFailed(f"GET {path}: {error}") from None
-        cause = causes.of_answer(path, answer.status, answer.text)
-        raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
+        except (httpx.HTTPError, trio.TooSlowError, ValueError) as error:
+            raise EngineCallFailed(f"GET {path}: {error!r}") from None
+        cause = causes.of_answer(path, answer.status_code, answer.text)
+        raise EngineCallFailed(f"GET {path}: {answer.status_code}", cause=cause)
 
-    async def _get(self, path: str) -> Answer:
-        return await ask("GET", self._url + path, headers=self._api_auth, timeout=self._probe_timeout)
+    async def _get(self, path: str) -> httpx.Response:
+        with trio.fail_after(self.probe_timeout):
+            return await self._http.get(self._url + path, headers=self._api_auth, timeout=None)
 
 
 def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _excerpt(answer: Answer) -> str:
+def _excerpt(answer: httpx.Response) -> str:
     text = " ".join(answer.text.split())
     return text if len(text) <= 300 else text[:300] + "..."

@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 from muxd.config import Model
-from muxd.shim.processes import descendants, look_up, process_table
+from muxd.shim.processes import descendants, listening, look_up, process_table
 
 from .engine import EngineCallFailed, Keys, Launch, LaunchPlan, Link
 from .sglang import ENVIRONMENT, SGLang
@@ -16,7 +16,12 @@ from .sglang import ENVIRONMENT, SGLang
 class LaunchedByScript(SGLang):
     """`pid` is the script's shell, or the server where the script ends with `exec`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._sockets: list[str] | None = None  # where the server of this launch listens
+
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+        self._sockets = None
         script = model.script
         assert script is not None
         return Launch(
@@ -30,6 +35,13 @@ class LaunchedByScript(SGLang):
             stop_port=plan.port,
             keys=Keys(script.admin_key or script.api_key, script.api_key),
         )
+
+    async def is_alive(self, link: Link, model: Model) -> bool:
+        """And is the one that was loaded: a script may start another, which comes to the GPU unasked, awake."""
+        sockets = listening(model.port)
+        if self._sockets is None:
+            self._sockets = sockets
+        return sockets == self._sockets and await super().is_alive(link, model)
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""

@@ -24,10 +24,7 @@ TAGS = {"tags": ["kv_cache", "weights"]}
 
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
-FIRST_POLL, IDLE_POLL = 0.002, 0.05  # seconds between two looks: at first, and at most after doubling
-
-#: Load figures are stamped about every second (time.time() of the scheduler).
-FRESH = 4.0
+FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two looks: at first, and at most after doubling
 
 ENVIRONMENT = {
     # A dead scheduler or detokenizer ends the whole server in about 1 s instead of 5 to 70 s.
@@ -81,24 +78,28 @@ class SGLang:
         return now - self._last_step[1] < model.hang_timeout
 
     async def sleep(self, link: Link, model: Model) -> None:
+        began = time.time()
         await link.call("pause", "/pause_generation", {"mode": "abort"})
-        await self._until_idle(link)
+        await self._until_idle(link, since=began)
         await link.call("release", "/release_memory_occupation", TAGS)
 
-    async def _until_idle(self, link: Link) -> None:
-        """Releasing a busy server kills it, and a closed client connection does not prove it idle."""
+    async def _until_idle(self, link: Link, since: float) -> None:
+        """Releasing a busy server kills it, and a closed client connection does not prove it idle.
+
+        Nor do figures from before the pause: a prefill that began since is not in them.
+        """
         pause = FIRST_POLL
         with trio.move_on_after(IDLE_TIMEOUT):
-            while not await self._is_idle(link):
+            while not await self._is_idle(link, since):
                 await trio.sleep(pause)
                 pause = min(2 * pause, IDLE_POLL)
             return
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
 
-    async def _is_idle(self, link: Link) -> bool:
+    async def _is_idle(self, link: Link, since: float) -> bool:
         try:
             loads = await link.ask("/v1/loads")
-            return is_idle(loads) and is_fresh(loads)
+            return is_idle(loads) and is_newer(loads, since)
         except EngineCallFailed as error:
             if error.cause is not None:  # as where it has no such route: it will never be seen idle
                 raise
@@ -178,10 +179,10 @@ def last_step(answer: Any) -> float | None:
     return min((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
 
 
-def is_fresh(answer: Any) -> bool:
-    """A scheduler that is stopped leaves its last figures behind: old ones prove nothing."""
+def is_newer(answer: Any, since: float) -> bool:
+    """All ranks have stamped their figures since then; a scheduler that is stopped leaves its last ones behind."""
     step = last_step(answer)
-    return step is None or abs(time.time() - step) < FRESH
+    return step is None or step > since
 
 
 def _inode(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The other side of a connection: reading one answer, of muxd or of an engine."""
+"""The other side of a connection: reading one answer, for the control socket's client."""
 
 from httptools import HttpParserError, HttpResponseParser
 
@@ -11,7 +11,6 @@ class AnswerParser:
         self._parts: list[bytes] = []
         self.status = 0  # 0 until the head is complete
         self.complete = False
-        self._has_length = False
 
     def feed(self, data: bytes) -> bytes:
         """The part of the body that `data` brings."""
@@ -21,15 +20,6 @@ class AnswerParser:
         except HttpParserError as error:
             raise ValueError(str(error)) from None
         return b"".join(self._parts)
-
-    @property
-    def ends_with_connection(self) -> bool:
-        """Nothing else says where the answer ends."""
-        return self.status > 0 and not self._has_length
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
-            self._has_length = True
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()

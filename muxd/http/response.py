@@ -1,6 +1,6 @@
 """The bytes of an answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -38,18 +38,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def request_head(
-    method: str, target: str, body: bytes, host: str = "muxd", headers: Mapping[str, str] | None = None
-) -> bytes:
-    """The head of a JSON request that is the last on its connection; `body` follows it.
-
-    Raises ValueError for a header that is not plain text.
-    """
+def request_head(method: str, target: str, body: bytes, host: str = "muxd") -> bytes:
+    """The head of a JSON request that is the last on its connection; `body` follows it."""
     lines = [f"{method} {target} HTTP/1.1", f"host: {host}", "connection: close"]
-    for name, value in (headers or {}).items():
-        if not value.isascii() or not value.isprintable():
-            raise ValueError(f"the value of the header {name} has characters that HTTP does not allow")
-        lines.append(f"{name}: {value}")
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, "\r\n"]).encode("ascii")

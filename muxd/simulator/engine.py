@@ -102,17 +102,22 @@ class Engine:
         self._last_id += 1
         number = self._last_id
         call = self._calls[number] = _Call(len(self._commands))
-        line = json.dumps({"do": do, "id": number, **arguments}).encode() + b"\n"
+        try:
+            await self._tell({"do": do, "id": number, **arguments})
+            await call.done.wait()
+        finally:
+            del self._calls[number]
+        return call.answer
+
+    async def _tell(self, command: dict[str, Any]) -> None:
+        """Every scheduler; of one that is dead nothing comes any more."""
+        line = json.dumps(command).encode() + b"\n"
         try:
             async with self._turn:
                 for stream in self._commands:
                     await stream.send_all(line)
-            await call.done.wait()
         except trio.BrokenResourceError:
             await trio.sleep_forever()
-        finally:
-            del self._calls[number]
-        return call.answer
 
     async def _read_replies(self) -> None:
         rest = b""
@@ -188,6 +193,7 @@ class Engine:
             self.batch.freeze(retract=mode == "retract")
             return
         self.batch.abort("")
+        await self._tell({"do": "abort", "id": -1})  # nobody waits for the answer; the schedulers take a step by it
         while self._inside:
             await trio.sleep(self.flags.seconds(ABORT_POLL))
             self.batch.abort("")

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
@@ -32,6 +34,7 @@ class Surroundings:
     children: Children
     gpus: Gpus
     state: StateFile
+    http: httpx.AsyncClient  # must not keep connections: a call on one that just died would be in doubt
     tell: Callable[[Event], None]
 
 
@@ -82,7 +85,7 @@ def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Lau
 
     url = f"http://{HOST}:{port}"
     timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
-    link = Link(url, keys.admin, intend, **timeouts, api_key=keys.api)
+    link = Link(around.http, url, keys.admin, intend, **timeouts, api_key=keys.api)
     return Launched(child, record, url, link)
 
 

@@ -102,6 +102,9 @@ class Life:
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""
         self._model = model
+        if self._server is not None:
+            self._server.link.call_timeout = model.call_timeout
+            self._server.link.probe_timeout = model.probe_timeout
 
     def order(self, order: Order) -> None:
         self._orders.append(order)
@@ -157,7 +160,7 @@ class Life:
     async def _live(self, server: Launched) -> End:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._serve, server, name=f"worker {self._model.name}")
-            nursery.start_soon(self._watch_for_wedge, name=f"end of {self._model.name}")
+            nursery.start_soon(self._watch_for_wedge, server, name=f"end of {self._model.name}")
             exit = await server.child.wait()
             nursery.cancel_scope.cancel()
         return await self._after(server, exit)
@@ -272,10 +275,16 @@ class Life:
             return
         raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
 
-    async def _watch_for_wedge(self) -> None:
-        """Once a stop is asked for: tell when it takes longer than any stop may."""
+    async def _watch_for_wedge(self, server: Launched) -> None:
+        """Once a stop is asked for: tell when it takes longer than any stop may.
+
+        The shim kills after the stop_timeout that it was started with; a shorter one of today counts too.
+        """
         await self._stopping.wait()
-        await trio.sleep((0.0 if self._kill else self._model.stop_timeout) + KILL_TIMEOUT)
+        if not self._kill:
+            await trio.sleep(self._model.stop_timeout)
+            server.child.kill()
+        await trio.sleep(KILL_TIMEOUT)
         reason = f"its processes are still there {KILL_TIMEOUT:.0f} s after SIGKILL"
         self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from muxd.config import Model
-from muxd.engines import EngineCallFailed, Link, engine_for
+from muxd.engines import EngineCallFailed, Link, engine_for, open_http
 from muxd.engines import sglang as sglang_module
 from muxd.http.request import Request
 from muxd.http.server import Exchange, serve_http
@@ -45,10 +45,10 @@ class Server:
         intents: list[str | None] = []
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, open_http() as http:
             await nursery.start(partial(serve_http, self.answer, listeners))
             yield (
-                Link(f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
+                Link(http, f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
                 intents,
             )
             nursery.cancel_scope.cancel()

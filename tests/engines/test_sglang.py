@@ -7,7 +7,7 @@ import pytest
 
 from muxd.config import Model
 from muxd.engines import EngineCallFailed, LaunchPlan, engine_for
-from muxd.engines.sglang import is_fresh, is_idle, last_step, server_flags
+from muxd.engines.sglang import is_idle, is_newer, last_step, server_flags
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
 
@@ -40,9 +40,10 @@ def test_the_rank_that_is_most_behind_counts():
     assert last_step({"loads": [{"timestamp": 5.0}, {"timestamp": 3}]}) == 3.0
 
 
-def test_old_figures_prove_nothing():
-    assert is_fresh({"loads": [figures(timestamp=time.time())]})
-    assert not is_fresh({"loads": [figures(timestamp=time.time() - 60)]})
+def test_figures_from_before_the_pause_prove_nothing():
+    paused = time.time()
+    assert is_newer({"loads": [figures(timestamp=paused + 0.001)]}, paused)
+    assert not is_newer({"loads": [figures(timestamp=paused + 1), figures(timestamp=paused - 0.001)]}, paused)
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,33 @@ async def test_a_reading_that_fails_is_made_again(autojump_clock):
     gpus.fails = 3
     assert await footprint.until_released() is None
     assert gpus.fails == 0
+
+
+async def test_a_sleep_like_the_one_before_is_not_watched_for_more_to_come(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    took = []
+    for _ in range(3):
+        gpus.used = 2
+        began = trio.current_time()
+        assert await footprint.until_released() is None
+        took.append(trio.current_time() - began)
+        assert await footprint.until_room_to_wake() is None
+        gpus.used = 50
+        await footprint.came()
+    assert took[0] > 0
+    assert took[1:] == [0, 0]
+
+
+async def test_a_sleep_that_gives_less_back_than_the_one_before_is_watched_until_no_more_comes(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.used = 2
+    assert await footprint.until_released() is None
+    assert await footprint.until_room_to_wake() is None
+    gpus.used = 50
+    await footprint.came()
+    gpus.used, now = 20, trio.current_time()  # more than half is back
+    gpus.later = [(now + step / 200, 1) for step in range(1, 19)]
+    assert await footprint.until_released() is None
+    assert footprint.asleep == 2 * GiB

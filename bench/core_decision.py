@@ -1,0 +1,61 @@
+"""What one decision costs with many models waiting: the core alone, no I/O.
+
+    python bench/core_decision.py [--quick] [--models N]
+
+N models share one GPU; one of them is busy, and requests wait for all the others.  Measured is
+the CPU of one event (a lease holder reports what waits for it) and of one look at how each of
+those who wait fares, which follows every event.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+from figures import Figure, show
+
+from muxd.core.events import DemandReported, LeaseAsked, Started, Waiting, WorkerReady
+from muxd.core.outlook import outlook
+from muxd.core.scheduler import Scheduler
+from muxd.core.spec import WorkerSpec
+
+
+def crowded(models: int) -> Scheduler:
+    """Everybody waits but the first, which was just loaded and is busy."""
+    names = [f"model-{number:03}" for number in range(models + 1)]
+    scheduler = Scheduler([WorkerSpec(name, frozenset({0})) for name in names])
+    scheduler.handle(Started(0.0))
+    scheduler.handle(LeaseAsked(0.0, 0, names[0]))
+    scheduler.handle(WorkerReady(10.0, names[0], "http://127.0.0.1:1"))
+    scheduler.handle(DemandReported(10.0, 0, 5))
+    for number, name in enumerate(names[1:], start=1):
+        scheduler.handle(LeaseAsked(10.0, number, name, (Waiting(number % 7 + 1, number / 100),)))
+    return scheduler
+
+
+def cpu_ms(act: Callable[[], object]) -> float:
+    began = time.process_time_ns()
+    act()
+    return (time.process_time_ns() - began) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    parser.add_argument("--models", type=int, default=50, metavar="N")
+    options = parser.parse_args()
+    runs = 3 if options.quick else 300
+    scheduler, now = crowded(options.models), 11.0
+    host, switching = scheduler.host, scheduler.switching
+    reports = [DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(2, 1.0),)) for run in range(runs)]
+    events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
+    waiting = [worker for worker in host.workers.values() if worker.wanted]
+    looks = [cpu_ms(lambda: [outlook(host, switching, worker, now) for worker in waiting]) for _ in range(runs)]
+    assert len(waiting) == options.models
+    show(
+        f"The core with {options.models} models waiting",
+        [Figure("one event", events, "ms", 8.0), Figure("how all of them fare", looks, "ms", 4.0)],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`muxd start` or `muxd proxy`, with stamps of all that a switch waits for; run by bench/switch.py.
+
+One JSON line a stamp in the file that MUXD_STAMPS names: [seconds on the monotonic clock,
+which is the same for all processes; what; of what; detail].  Sockets are stamped where bytes
+leave and arrive, so that all that muxd does around an engine call counts as muxd's.
+"""
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from muxd.core.scheduler import Scheduler
+from muxd.engines import Link
+from muxd.proxy.leases import Lease
+from muxd.state import StateFile
+from muxd.workers.footprint import Footprint
+from muxd.workers.life import Life
+
+_OUT = os.open(os.environ["MUXD_STAMPS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+_stamps: list[tuple[float, str, str, str]] = []
+
+
+def stamp(what: str, of: str = "", detail: str = "") -> None:
+    """Kept in memory until the next grant: writing must not take part in what is measured."""
+    _stamps.append((time.monotonic(), what, of, detail))
+    if what in ("granted", "admitted"):
+        os.write(_OUT, b"".join(json.dumps(each).encode() + b"\n" for each in _stamps))
+        _stamps.clear()
+
+
+def stamp_core() -> None:
+    plain = Scheduler.handle
+
+    def handle(self: Scheduler, event: Any) -> Any:
+        stamp("event", getattr(event, "worker", ""), type(event).__name__)
+        commands = plain(self, event)
+        stamp("decided", "", " ".join(type(command).__name__ for command in commands))
+        for command in commands:
+            if type(command).__name__ == "GrantLease":
+                stamp("granted", self.host.leases[command.lease].worker)
+        return commands
+
+    Scheduler.handle = handle  # type: ignore[method-assign]
+
+
+def stamp_method(owner: type, name: str) -> None:
+    plain: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    async def stamped(self: Any, *args: Any, **options: Any) -> Any:
+        label = f"{owner.__name__}.{name}"
+        stamp("begin", label)
+        try:
+            return await plain(self, *args, **options)
+        finally:
+            stamp("end", label)
+
+    setattr(owner, name, stamped)
+
+
+def stamp_saves() -> None:
+    plain = StateFile.save
+
+    def save(self: StateFile) -> None:
+        stamp("begin", "StateFile.save")
+        plain(self)
+        stamp("end", "StateFile.save")
+
+    StateFile.save = save  # type: ignore[method-assign]
+
+
+def stamp_sockets() -> None:
+    """Every exchange with a worker: when its request was sent, and when the first bytes of its answer came."""
+    send, receive = trio.SocketStream.send_all, trio.SocketStream.receive_some
+    asked: dict[int, str] = {}
+
+    async def send_all(self: trio.SocketStream, data: bytes) -> None:
+        await send(self, data)
+        if self.socket.family == trio.socket.AF_INET:
+            if id(self) not in asked:
+                asked[id(self)] = bytes(data[:80]).split(b" ")[1].decode()
+            stamp("sent", asked[id(self)])
+
+    async def receive_some(self: trio.SocketStream, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await receive(self, max_bytes)
+        path = asked.pop(id(self), None)
+        if path is not None:
+            stamp("answered", path)
+        return data
+
+    trio.SocketStream.send_all = send_all  # type: ignore[method-assign,assignment]
+    trio.SocketStream.receive_some = receive_some  # type: ignore[method-assign]
+
+
+def stamp_admission() -> None:
+    plain = Lease._admit
+
+    def admit(self: Lease, url: str, generation: int) -> None:
+        plain(self, url, generation)
+        stamp("admitted", self.name)
+
+    Lease._admit = admit  # type: ignore[method-assign]
+
+
+def main() -> None:
+    stamp_core()
+    for owner, name in (
+        *((Life, name) for name in ("_sleep", "_wake", "_until_serving")),
+        *((Footprint, name) for name in ("until_released", "until_room_to_wake", "came")),
+        *((Link, name) for name in ("call", "ask", "probe")),
+    ):
+        stamp_method(owner, name)
+    stamp_saves()
+    stamp_sockets()
+    stamp_admission()
+    from muxd.__main__ import main as muxd
+
+    muxd()
+
+
+if __name__ == "__main__":
+    main()
