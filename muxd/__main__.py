@@ -21,7 +21,7 @@ USAGE_ERROR = 2
 
 def main() -> None:
     """The entry point; exits 0, 1 (failed) or 2 (usage or configuration)."""
-    options = _parser().parse_args()
+    options = _options()
     try:
         sys.exit(options.run(options))
     except ConfigError as error:
@@ -32,6 +32,17 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _options() -> Namespace:
+    """Scripts may stand between flags, as with sglangmux: argparse leaves over those behind the first flag."""
+    parser = _parser()
+    options, rest = parser.parse_known_args()
+    if any(word.startswith("-") or not hasattr(options, "scripts") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.scripts += map(Path, rest)
+    return options
 
 
 def _parser() -> ArgumentParser:

@@ -17,11 +17,16 @@ class Problems:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
-        self._found: dict[tuple[KeyPath, str], None] = {}  # as a set that keeps its order
+        self._found: dict[tuple[KeyPath, str], Source | None] = {}  # in their order
 
-    def add(self, path: KeyPath, text: str) -> None:
-        """`text` says what is wrong, then "; ", then what to do.  The same problem twice is one."""
-        self._found[path, text] = None
+    def add(self, path: KeyPath, text: str, source: Source | None = None) -> None:
+        """`text` says what is wrong, then "; ", then what to do.  The same problem twice is one.
+
+        `source` is to blame, where it is not one of those that said the key.
+        """
+        self._found[path, text] = source
+        if source is not None:
+            self._sources.append(source)
 
     def also(self, source: Source) -> None:
         """Something else that said keys, to be blamed for them as the files are: a launch script."""
@@ -33,16 +38,22 @@ class Problems:
 
     def raise_any(self, but: tuple[str, ...] = ()) -> None:
         """Raise ConfigError with all of them, in the order of the files, but those in the tables `but`."""
-        found = [(*self._place(path), path, text) for path, text in self._found if path[0] not in but]
+        found = [
+            (*self._place(path, source), path, text)
+            for (path, text), source in self._found.items()
+            if path[0] not in but
+        ]
         found.sort(key=lambda problem: problem[:2])
         if found:
             raise ConfigError([self._shown(*problem) for problem in found])
 
-    def _place(self, path: KeyPath) -> tuple[int, int]:
+    def _place(self, path: KeyPath, source: Source | None = None) -> tuple[int, int]:
         """The file to blame, by its position, and the line in it; 0 for none.
 
         It is the one that said the key last.  What nobody said is missing where its table first stands.
         """
+        if source is not None:
+            return self._sources.index(source), line_of(path, source.lines) or 0
         for length in range(len(path), 0, -1):
             said = [place for place, source in enumerate(self._sources) if source.has(path[:length])]
             if said:

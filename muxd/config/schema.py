@@ -45,7 +45,8 @@ class Simulation:
 class Script:
     """A launch script that starts the server, and what muxd has read in it; see muxd/importers."""
 
-    argv: tuple[str, ...]  # a shell and the script
+    argv: tuple[str, ...]  # bash and the script
+    digest: str = ""  # SHA-256 of its text: a reload sees that it was edited
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
     admin_key: str = field(default="", repr=False)  # that the script gives its server
     api_key: str = field(default="", repr=False)

@@ -18,10 +18,11 @@ class LaunchedByScript(SGLang):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sockets: list[str] | None = None  # where the server of this launch listens
+        self._port = 0
+        self._sockets: list[str] | None = None  # by which the server of this launch listens, once it is ready
 
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
-        self._sockets = None
+        self._port, self._sockets = plan.port, None
         script = model.script
         assert script is not None
         return Launch(
@@ -36,12 +37,16 @@ class LaunchedByScript(SGLang):
             keys=Keys(script.admin_key or script.api_key, script.api_key),
         )
 
+    async def is_ready(self, link: Link) -> bool:
+        ready = await super().is_ready(link)
+        if ready and self._sockets is None:
+            self._sockets = listening(self._port)
+        return ready
+
     async def is_alive(self, link: Link, model: Model) -> bool:
         """And is the one that was loaded: a script may start another, which comes to the GPU unasked, awake."""
-        sockets = listening(model.port)
-        if self._sockets is None:
-            self._sockets = sockets
-        return sockets == self._sockets and await super().is_alive(link, model)
+        same = self._sockets is None or listening(self._port) == self._sockets
+        return same and await super().is_alive(link, model)
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""

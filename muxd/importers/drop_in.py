@@ -15,7 +15,7 @@ from muxd.config.schema import Config, Model
 from muxd.config.sources import Source
 
 from .models import blamed, shown_script
-from .syntax import Place
+from .shell.syntax import Place
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")
 
@@ -57,9 +57,8 @@ class DropIn:
         return added
 
     def _refuse(self, name: str, path: Path, text: str, problems: Problems) -> None:
-        for source in blamed(name, {(): Place(shown_script(path), 0)}):
-            problems.also(source)
-        problems.add(("models", name), f"{shown_script(path)} {text}")
+        (source,) = blamed(name, {(): Place(shown_script(path), 0)})
+        problems.add(("models", name), f"{shown_script(path)} {text}", source)
 
     def amend(self, config: Config) -> Config:
         """The flags over everything; the scripts' models share all GPUs that any of them names: one is awake."""

@@ -6,7 +6,7 @@ What the table says itself comes first, then the script, then `[defaults]`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from muxd.config.schema import Script
 from muxd.config.sources import Source
 
 from .scripts import Fact, LaunchScript, gpu_list, read_script
-from .syntax import Place
+from .shell.syntax import Place
 
 
 def follow_script(
@@ -65,7 +65,7 @@ class _Table:
         script, own = self._script, self._own
         self._blame()
         self._compare()
-        keys = {"admin_key": script.admin_key, "api_key": script.api_key}
+        about = {"digest": script.digest, "admin_key": script.admin_key, "api_key": script.api_key}
         says = {
             "engine": "sglang",
             "args": (),
@@ -76,22 +76,24 @@ class _Table:
             "sleep_level": script.sleep_level,
             "cwd": self._cwd,
         }
-        return {**says, **own, "script": Script(script.argv, self._set, **keys)}
+        return {**says, **own, "script": Script(script.argv, env=self._set, **about)}
 
     # What is wrong
 
     def _blame(self) -> None:
         """The script's lines for what it said, and its problems but those that the table settles."""
-        script, said = self._script, dict[tuple[str, ...], Place]()
+        script = self._script
         facts: dict[str, Fact | None] = {"port": script.port, "served_names": next(iter(script.served_names), None)}
-        said |= {(key,): fact.place for key, fact in facts.items() if fact is not None and key not in self._own}
-        settled = self._own.keys() - {"script"}
-        found = [problem for problem in script.problems if problem.key[0] not in settled]
-        said |= {problem.key: problem.place for problem in found}
+        said: dict[tuple[str, ...], Place] = {
+            (key,): fact.place for key, fact in facts.items() if fact is not None and key not in self._own
+        }
         for source in blamed(self._name, said):
             self._problems.also(source)
-        for problem in found:
-            self._problems.add(("models", self._name, *problem.key), problem.text)
+        settled = self._own.keys() - {"script"}
+        for problem in script.problems:
+            if problem.key[0] not in settled:
+                (source,) = blamed(self._name, {problem.key: problem.place})
+                self._problems.add(("models", self._name, *problem.key), problem.text, source)
 
     def _compare(self) -> None:
         """The table and the script must not contradict each other."""
@@ -122,7 +124,7 @@ class _Table:
         self._problems.add(key, text)
 
 
-def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterable[Source]:
+def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterator[Source]:
     """Where keys of a model stand that no TOML file has."""
     for file in dict.fromkeys(place.file for place in said.values()):
         table: dict[str, Any] = {}

@@ -10,16 +10,17 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from .builtin import BUILTINS
-from .expansion import Ends
-from .grammar import read_commands
-from .state import State, Unknown, Value, Variable
-from .syntax import NotUnderstood, Place
-from .walk import Run, Walk
+from .shell.builtin import BUILTINS
+from .shell.grammar import read_commands
+from .shell.parameters import Ends
+from .shell.state import State, Unknown, Value, Variable
+from .shell.syntax import NotUnderstood, Place
+from .shell.walk import Run, Walk
 
 MODEL_FLAGS = ("--model-path", "--model")
 PORT_FLAGS = ("--port",)
@@ -27,9 +28,6 @@ TENSOR_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
 
 #: Their servers listen in a network of their own: the port outside is the one that PORT= names.
 CONTAINERS = ("docker", "podman", "nerdctl")
-
-#: Shells that a `#!` line may ask for.
-INTERPRETERS = ("bash", "sh", "dash", "ash", "ksh", "mksh", "zsh")
 
 #: Set anew for each start, so that nobody knows them when a script is read.
 PER_START = ("TMPDIR", "MUXD_TOKEN")
@@ -54,7 +52,8 @@ class Fact(NamedTuple):
 class LaunchScript:
     """What was read.  `None` where the script does not say; then `problems` tells, if muxd needs it."""
 
-    argv: tuple[str, ...] = ()  # the interpreter and the script
+    argv: tuple[str, ...] = ()  # bash and the script
+    digest: str = ""  # of its text
     served_names: list[Fact] = field(default_factory=list)
     port: Fact | None = None
     gpus: tuple[int, ...] | None = None  # that it names itself
@@ -88,7 +87,8 @@ def read_script(path: Path, shown: str, environ: Mapping[str, str], folder: Path
     except ValueError as error:
         script.problems.append(Problem(("script",), Place(shown, 0), str(error)))
         return script
-    script.argv = (*_interpreter(text, environ, shown, script), str(path))
+    script.argv = (_bash(environ, shown, script), str(path))
+    script.digest = sha256(text.encode()).hexdigest()
     if "\r\n" in text:
         line = text[: text.index("\r\n")].count("\n") + 1
         wrong = f"lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' {shown}"
@@ -110,18 +110,13 @@ def _text(path: Path) -> str:
         raise ValueError("not UTF-8, or no script at all; give a shell script") from None
 
 
-def _interpreter(text: str, environ: Mapping[str, str], shown: str, script: LaunchScript) -> tuple[str, ...]:
-    """The shell of the `#!` line, without its options (sglangmux runs `bash SCRIPT` whatever they are); else bash."""
-    first = text.partition("\n")[0]
-    words = first[2:].split() if first.startswith("#!") else []
-    if words and os.path.basename(words[0]) == "env":
-        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-    shell = words[0] if words and os.path.basename(words[0]) in INTERPRETERS else "bash"
-    found = shutil.which(shell, path=environ.get("PATH"))
+def _bash(environ: Mapping[str, str], shown: str, script: LaunchScript) -> str:
+    """As sglangmux does, whatever the `#!` line says: scripts that ran there may need it."""
+    found = shutil.which("bash", path=environ.get("PATH"))
     if found is None:
-        wrong = f"{shell} is not an executable that can be found; correct the #! line or install it"
+        wrong = "launch scripts are run by bash, which is not in PATH; install it, or correct PATH"
         script.problems.append(Problem(("script",), Place(shown, 1), wrong))
-    return (found or shell,)
+    return found or "bash"
 
 
 def _followed(

@@ -70,14 +70,14 @@ def descendants(ancestor: int) -> list[Process]:
 
 def listeners(port: int, among: list[Process]) -> list[Process]:
     """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
-    sockets = set(_listening(port))
+    sockets = set(listening(port))
     found = [process for process in among if sockets and _has_any(process.pid, sockets)]
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid not in pids]
 
 
-def _listening(port: int) -> list[str]:
-    """What such sockets are called in /proc/PID/fd; /proc/net/tcp is described in man 5 proc."""
+def listening(port: int) -> list[str]:
+    """What sockets that listen on a TCP port are called in /proc/PID/fd; of /proc/net/tcp tells man 5 proc."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from .muxd import Muxd, assert_never_two_awake, chat_body, eventually, free_port
+from .scripts import Scripts, environ
 
 #: What all servers share.  MODEL_NAME is no path, as it may be: the weights are elsewhere.
 HEAD = """\
@@ -44,24 +45,6 @@ ENDLESS = {
     "a daemon": '( ( setsid "${SERVER[@]}" --enable-memory-saver > /dev/null 2>&1 < /dev/null & ) & )\nsleep 100000',
     "others beside it": 'setsid sleep 100000 &\nnohup sleep 100000 &\n"${SERVER[@]}" --enable-memory-saver\nwait',
 }
-
-
-class Scripts(Muxd):
-    """`muxd start SCRIPTS`, without a configuration; everything is in its folder."""
-
-    def __init__(self, folder: Path, *words: str, shown: Path | None = None) -> None:
-        self._words = words
-        super().__init__(folder, "")
-
-    def _run(self, *words: str) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "muxd", *words, "--listen-port", str(self.port), *self._words]
-        return subprocess.Popen(argv, stdout=self._log, stderr=self._log, cwd=self.folder, env=environ(self.folder))
-
-
-def environ(folder: Path) -> dict[str, str]:
-    """Where muxd's own files go when nobody says: as systemd would have it."""
-    places = {"RUNTIME_DIRECTORY": str(folder), "STATE_DIRECTORY": f"{folder}/state"}
-    return {**os.environ, **places, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def write(folder: Path, name: str, body: str, port: int | None = None) -> str:
@@ -149,10 +132,29 @@ def test_a_stop_while_a_server_loads_leaves_nothing_behind(start, tmp_path, shap
 def test_a_server_that_dies_below_its_script_is_started_again(start, tmp_path):
     muxd = once_loaded(start(*two(tmp_path, SHAPES["no exec"])))
     shell = muxd.status("beta")["pid"]
-    server = next(pid for pid, line in muxd.processes().items() if "weights/beta" in line and pid != shell)
-    os.kill(server, signal.SIGKILL)
+    os.kill(server_of(muxd, "beta", shell), signal.SIGKILL)
     eventually(lambda: muxd.status("beta")["restarts"] == 1, "it was started again")
     assert muxd.ask("org/beta")
+
+
+def test_a_server_that_its_script_starts_again_by_itself_is_ended_and_started_by_muxd(tmp_path):
+    write(tmp_path, "alpha", ENDLESS["it is kept up"])
+    models = '[models.alpha]\nscript = "alpha.sh"\npreload = true\nprobe_interval = "200ms"\nprobe_timeout = "1s"\n'
+    with Scripts(tmp_path, models=models) as muxd:
+        muxd.until_state("alpha", "ready")
+        shell = muxd.status("alpha")["pid"]
+        assert muxd.ask("org/alpha")
+        eventually(lambda: server_of(muxd, "alpha", shell), "its server is there")
+        os.kill(server_of(muxd, "alpha", shell), signal.SIGKILL)
+        eventually(lambda: muxd.status("alpha")["restarts"] == 1, "another server is no server of muxd's")
+        assert muxd.ask("org/alpha")
+        assert muxd.status("alpha")["pid"] != shell
+
+
+def server_of(muxd: Muxd, name: str, shell: int) -> int:
+    """The process that a script runs: the launcher of its server."""
+    lines = {pid: line for pid, line in muxd.processes().items() if f"weights/{name}" in line and pid != shell}
+    return next(iter(sorted(lines)))
 
 
 def test_a_script_whose_server_is_a_daemon_has_ended_and_nothing_is_left(start, tmp_path):
@@ -191,6 +193,21 @@ def test_the_flags_of_sglangmux_mean_what_they_mean_there(start, tmp_path):
     assert {path.name for path in (tmp_path / "their-logs").glob("alpha.*")} == {"alpha.stdout.log", "alpha.stderr.log"}
 
 
+def test_a_script_that_was_edited_is_run_anew_by_a_reload_and_the_other_is_left_alone(start, tmp_path):
+    scripts = two(tmp_path, SHAPES["exec"])
+    muxd = start(*scripts)
+    muxd.until_state("beta", "ready")
+    before = muxd.worker("beta")
+    path = tmp_path / scripts[0]
+    path.write_text(path.read_text().replace("set -euo pipefail", "set -euo pipefail\nexport MARK=new"))
+    plan = muxd.control("POST", "/v1/reload").json()
+    assert plan["plan"] == [{"model": "alpha", "action": "restart", "changes": ["script"]}]
+    muxd.until_state("alpha", "stopped")
+    assert muxd.worker("beta") == before
+    assert muxd.ask("org/alpha")
+    assert b"MARK=new" in Path(f"/proc/{muxd.worker('alpha')['launcher']}/environ").read_bytes()
+
+
 def test_scripts_beside_a_configuration_and_in_it(tmp_path):
     """[models.legacy] has a script; another comes on the command line; a simulated model is beside them."""
     port = free_port()
@@ -208,25 +225,13 @@ sleep_level = 3
 [models.pretend]
 engine = "simulator"
 """
-    with Beside(tmp_path, models, beta) as muxd:
+    with Scripts(tmp_path, beta, models=models) as muxd:
         muxd.until_state("beta", "ready")
         assert muxd.state("legacy") == "stopped", "what a file names is loaded when it is asked for"
         assert muxd.ask("older") == muxd.ask("legacy")
         assert muxd.ask("org/beta")
         assert muxd.state("legacy") == "stopped"
         assert muxd.post("/v1/chat/completions", chat_body("org/old", "x")).status_code == 404
-
-
-class Beside(Muxd):
-    """`muxd start --config FILE SCRIPT`."""
-
-    def __init__(self, folder: Path, models: str, script: str) -> None:
-        self._script = script
-        super().__init__(folder, models)
-
-    def _run(self, *words: str) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "muxd", *words, "--config", str(self.config), self._script]
-        return subprocess.Popen(argv, stdout=self._log, stderr=self._log, cwd=self.folder, env=environ(self.folder))
 
 
 def muxd_says(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -254,7 +259,7 @@ def test_what_is_wrong_with_scripts_is_told_at_once_with_their_lines_and_nothing
 
 def test_check_says_which_models_scripts_are(tmp_path):
     scripts = two(tmp_path, SHAPES["exec"])
-    said = muxd_says(tmp_path, "check", *scripts, "--listen-port", "8000")
+    said = muxd_says(tmp_path, "check", scripts[0], "--listen-port", "8000", scripts[1])
     assert (said.returncode, said.stdout) == (
         0,
         f"ok: 2 models (alpha, beta), proxy on 127.0.0.1:8000, control socket {tmp_path}/muxd.sock\n",

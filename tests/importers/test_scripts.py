@@ -8,13 +8,12 @@ import pytest
 from muxd.importers.scripts import LaunchScript, flag, gpu_list, read_script
 
 from .bash import Bash, program_of
-from .test_walk import SCRIPTS, write
+from .shell.test_walk import write
 
 SERVE = "python -m sglang.launch_server"
 
 #: A script -> the name that clients use, and the port.  All of them are run by bash too.
 LAUNCHES = {
-    **{text: None for text in SCRIPTS.values()},
     f'MODEL_NAME="org/a"\nPORT=30001\n{SERVE} --model-path /w --port $PORT': ("org/a", 30001),
     f"MODEL_NAME='org/a' PORT=30001\n{SERVE} --port $PORT": ("org/a", 30001),
     f"MODEL_NAME=org/a; PORT=30001; {SERVE} --port $PORT": ("org/a", 30001),
@@ -53,7 +52,6 @@ LAUNCHES = {
     f'ROOT="$(cd "$(dirname "$0")" && pwd)"\n{SERVE} --model-path "$ROOT/w" --port 30001': ("HERE/w", 30001),
     f'{SERVE} --model ~/w --port 30001 "$@" ${{EXTRA_ARGS:-}}': ("HERE/home/w", 30001),
 }  # fmt: skip
-LAUNCHES = {text: expected for text, expected in LAUNCHES.items() if expected is not None}
 
 
 @pytest.fixture
@@ -162,14 +160,10 @@ def test_keys_are_read_and_not_shown(read):
     assert (found.api_key, found.admin_key) == ("geheim", "chef")
 
 
-@pytest.mark.parametrize(
-    ("first", "shell"),
-    [("", "bash"), ("#!/bin/sh", "/bin/sh"), ("#!/usr/bin/env bash", "bash"), ("#!/bin/bash -e", "/bin/bash"),
-     ("#!/usr/bin/env -S bash -eu", "bash"), ("#!/usr/bin/python3", "bash"), ("# !/bin/sh", "bash")],
-)  # fmt: skip
-def test_it_is_run_by_the_shell_that_it_asks_for(read, bash, first, shell):
+@pytest.mark.parametrize("first", ["", "#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/python3", "# !/bin/sh"])
+def test_it_is_run_by_bash_as_sglangmux_runs_it(read, bash, first):
     found = read(f"{first}\nMODEL_NAME=a PORT=1\n./x")
-    assert found.argv[0] == shell or (shell == "bash" and found.argv[0] in ("/usr/bin/bash", "/bin/bash"))
+    assert Path(found.argv[0]).name == "bash"
     assert found.argv[1:] == (str(bash.folder / "script.sh"),)
 
 
@@ -227,9 +221,6 @@ WRONG = {
     "MODEL_NAME=a\r\nPORT=1\r\n./x": [
         "1 script: lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' a.sh"
     ],
-    "#!/opt/no/zsh\nMODEL_NAME=a PORT=1\n./x": [
-        "1 script: /opt/no/zsh is not an executable that can be found; correct the #! line or install it"
-    ],
 }  # fmt: skip
 
 
@@ -268,7 +259,7 @@ def test_a_way_that_ends_the_script_does_not_count(read):
 
 
 def test_what_cannot_be_looked_into_does_not_hide_what_can(read):
-    text = f'eval "$(conda shell.bash hook)"\nconda activate sglang\nsource /nowhere\nPORT=1\n{SERVE} --model a --port $PORT'
+    text = f'eval "$(conda shell.bash hook)"\nconda activate x\nsource /nowhere\nPORT=1\n{SERVE} --model a --port $PORT'
     found = read(text)
     assert (found.problems, found.port.text) == ([], "1")
 
@@ -284,10 +275,14 @@ def test_port_and_name_that_are_set_are_enough(read):
     assert (found.problems, found.port.text, found.served_names[0].text) == ([], "30001", "org/a")
 
 
-@pytest.mark.parametrize("text", ["while true; do :; done", "f() { f; }; f", "until false; do X=x$X; done", "X=$X$X" * 50,
-                                  "A" * 5000, "(" * 500, "$((" * 300, "${X:-" * 300, "if " * 300, "\\", "<<", "'", "$'", "${",
-                                  "$(", "`", "((", "[[", "case x in", "f() {", "A=(", "a &&", "|", ";;", "&", ")", "\0",
-                                  "X=1;" * 3000])  # fmt: skip
+ODD = ["while true; do :; done", "f() { f; }; f", "until false; do X=x$X; done", "X=$X$X" * 50, "A" * 5000, "\\"]
+ODD += ["(" * 500, "$((" * 300, "${X:-" * 300, "if " * 300, "'", "$'", "${", "$(", "`", "((", "[[", "case x in"]
+ODD += ["A=(", "a &&", "|", ";;", "&", ")", "\0", "X=1;" * 3000, "[[ a | b ]]", "for x in a | b; do", "f() {", "<<"]
+ODD += ["X=a; while :; do X=$X$X; done", 'A=(a); while :; do A+=("${A[@]}"); done', "X=$((1<<99999))"]
+ODD += ["ls /*/*/*/*/*", "[[ x == @(a|b) ]]"]
+
+
+@pytest.mark.parametrize("text", ODD)
 def test_no_text_is_more_than_a_problem(read, text):
     for whole in (text, f"{text}\nMODEL_NAME=a\nPORT=1\n./x", f"MODEL_NAME=a\nPORT=1\n./x\n{text}"):
         for problem in read(whole).problems:

@@ -1,26 +1,22 @@
-"""Follows a script as bash would run it, without running anything.
+"""Which commands of a script are run, and in what state: lists, conditions, loops, functions.
 
-What it starts is noted as it would be started.  Where a decision is not known before,
-every way is followed, and what they do not agree on is unknown from there on.  What
-cannot be looked into (`eval "$(conda shell.bash hook)"`, a file that is not there) is
-taken to leave the variables alone that the script itself sets.
+Where a decision is not known before, every way is followed, and what they do not agree on
+is unknown from there on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
 
 from .conditions import held
-from .expansion import Ends, Expansion
+from .expansion import Expansion
+from .parameters import Ends
 from .patterns import NotKnown
-from .state import State, Unknown, Value, Variable, merged
+from .state import State, Unknown, Value, merged
 from .syntax import (
-    Assignment,
     Background,
     Calculation,
     Case,
@@ -31,13 +27,11 @@ from .syntax import (
     Function,
     Group,
     If,
-    Item,
     Loop,
     NotUnderstood,
     Pipeline,
     Place,
     Simple,
-    Substitution,
     Word,
 )
 
@@ -45,17 +39,7 @@ from .syntax import (
 ROUNDS = 50
 
 #: Commands followed in one script, and how deep they may be in each other.
-STEPS, DEPTH = 100_000, 60
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A command that the script starts: not a builtin, not a function."""
-
-    arguments: tuple[Value, ...]
-    environment: dict[str, Value]
-    variables: dict[str, Variable]  # of the script, at that time
-    place: Place
+STEPS, DEPTH = 20_000, 60
 
 
 class Leave(Exception):
@@ -67,20 +51,22 @@ class Leave(Exception):
         self.levels = levels
 
 
-class Walk:
-    def __init__(self, state: State, *, builtins: Builtins, output: list[Value] | None = None, depth: int = 0) -> None:
+class Flow:
+    """What is the same whatever simple commands do."""
+
+    def __init__(self, state: State, output: list[Value] | None, depth: int) -> None:
         self.state = state
-        self.runs: list[Run] = []
         self.output = output  # of a substitution; None: nobody reads it
-        self._builtins = builtins
         self._conditional = 0  # how many conditions we are in: failures end nothing there
-        self._frames: list[dict[str, Variable | None]] = []  # of each function that runs: what `local` has hidden
         self._depth = depth
         self._steps = 0
 
     @property
     def expansion(self) -> Expansion:
-        return Expansion(self.state, self._substitute)
+        raise NotImplementedError
+
+    def simple(self, command: Simple) -> None:
+        raise NotImplementedError
 
     def follow(self, commands: tuple[Command, ...]) -> None:
         for command in commands:
@@ -106,7 +92,7 @@ class Walk:
     def _command(self, command: Command) -> None:
         match command:
             case Simple():
-                self._simple(command)
+                self.simple(command)
             case Pipeline(commands, negated):
                 self._pipeline(commands, negated=negated)
             case Chain(first, rest):
@@ -313,190 +299,11 @@ class Walk:
             self.state.assign(name, Unknown(f"${name} is known only when it runs", place), place)
         self.state.status = None
 
-    # Simple commands
-
-    def _simple(self, command: Simple) -> None:
-        words = tuple(word for word in command.words if isinstance(word, Word))
-        arguments = self.expansion.fields(words)
-        declared = [word for word in command.words if isinstance(word, Assignment)]
-        if not arguments:
-            self._assign_all(command)
-            return
-        written, self.output = self.output, None if _goes_elsewhere(command) else self.output
-        try:
-            self._start(arguments, declared, command)
-        finally:
-            self.output = written
-
-    def _assign_all(self, command: Simple) -> None:
-        for assignment in command.assignments:
-            self.assign(assignment)
-        certain = not any(_substitutes(assignment) for assignment in command.assignments)
-        self.state.status = 0 if certain else None
-        if self.output is not None and command.redirections:
-            self.output.append(Unknown("what is in a file", command.place))
-
-    def _start(self, arguments: list[Value], declared: list[Assignment], command: Simple) -> None:
-        name = arguments[0]
-        if isinstance(name, str) and name in self.state.functions:
-            with self._for_now(command.assignments):
-                self._call(self.state.functions[name], arguments[1:])
-        elif isinstance(name, str) and self._builtins.knows(name):
-            self._builtins.carry_out(self, name, arguments[1:], declared, command)
-        else:
-            self.start(arguments, command)
-
-    def start(self, arguments: list[Value], command: Simple) -> None:
-        """A program."""
-        with self._for_now(command.assignments, export=True):
-            if not self._builtins.look_inside(self, arguments, command):
-                self._note(arguments, command.place)
-        if self.output is not None:
-            name = arguments[0] if isinstance(arguments[0], str) else "a command"
-            self.output.append(Unknown(f"the output of {name} is known only when it runs", command.place))
-        self.state.status = None
-
-    def _note(self, arguments: list[Value], place: Place) -> None:
-        self.runs.append(Run(tuple(arguments), self.state.exports(), dict(self.state.variables), place))
-
-    @contextmanager
-    def _for_now(self, assignments: tuple[Assignment, ...], *, export: bool = False) -> Iterator[None]:
-        """`NAME=VALUE COMMAND`."""
-        before = {a.name: self.state.variables.get(a.name) for a in assignments}
-        for assignment in assignments:
-            self.assign(assignment, export=export)
-        try:
-            yield
-        finally:
-            for name, old in before.items():
-                self._restore(name, old)
-
-    def _restore(self, name: str, old: Variable | None) -> None:
-        if old is None:
-            self.state.variables.pop(name, None)
-        else:
-            self.state.variables[name] = old
-
-    def _call(self, body: Command, arguments: list[Value]) -> None:
-        outer, self.state.arguments = self.state.arguments, arguments
-        self._frames.append({})
-        try:
-            self.command(body)
-        except Leave as leave:
-            if leave.how != "return":
-                raise
-        finally:
-            for name, old in self._frames.pop().items():
-                self._restore(name, old)
-            self.state.arguments = outer
-
-    def hide(self, name: str) -> None:
-        """`local NAME`: to be restored when the function ends."""
-        if self._frames:
-            self._frames[-1].setdefault(name, self.state.variables.get(name))
-
-    @property
-    def in_function(self) -> bool:
-        return bool(self._frames)
-
-    # Assignments
-
-    def assign(self, assignment: Assignment, *, export: bool = False) -> None:
-        old = self.state.variables.get(assignment.name)
-        value = self._value(assignment, old)
-        self.state.assign(assignment.name, value, assignment.place, export=export)
-
-    def _value(self, assignment: Assignment, old: Variable | None) -> Value | dict[str, Value]:
-        if isinstance(assignment.value, tuple):
-            start = _as_array(old) if assignment.append else {}
-            return self._array(start, assignment.value, by_name=old is not None and old.by_name)
-        value = self.expansion.joined(assignment.value)
-        if assignment.index is not None:
-            return self._with_element(assignment, value, old)
-        if not assignment.append:
-            return value
-        before = self.state.text(assignment.name) or ""
-        return _appended(before, value)
-
-    def _with_element(self, assignment: Assignment, value: Value, old: Variable | None) -> Value | dict[str, Value]:
-        assert assignment.index is not None
-        array = _as_array(old)
-        try:
-            by_name = old is not None and old.by_name
-            key = self.expansion.key(assignment.index, assignment.place, by_name=by_name, of=array)
-        except NotKnown:
-            return Unknown(f"${assignment.name} is known only when it runs", assignment.place)
-        return array | {key: _appended(array.get(key, ""), value) if assignment.append else value}
-
-    def _array(self, array: dict[str, Value], items: tuple[Item, ...], *, by_name: bool) -> Value | dict[str, Value]:
-        array = dict(array)
-        for item in items:
-            if item.key is not None:
-                try:
-                    key = self.expansion.key(item.key, item.word.place, by_name=by_name, of=array)
-                except NotKnown:
-                    return Unknown("the array is known only when it runs", item.word.place)
-                array[key] = self.expansion.joined(item.word)
-                continue
-            for value in self.expansion.fields((item.word,)):
-                array[str(max(map(int, array), default=-1) + 1)] = value
-        return array
-
-    # $(...)
-
-    def _substitute(self, substitution: Substitution, place: Place) -> Value:
-        unknown = Unknown(f"{_short(substitution.source)} is known only when it runs", place)
-        if substitution.commands is None:
-            return unknown
-        output: list[Value] = []
-        inner = Walk(self.state.copy(), builtins=self._builtins, output=output, depth=self._depth)
-        inner._frames = [dict(frame) for frame in self._frames]
-        with suppress(Leave, Ends):
-            inner.follow(substitution.commands)
-        if any(isinstance(part, Unknown) for part in output):
-            return unknown
-        return "".join(map(str, output)).rstrip("\n")
-
-
-class Builtins(Protocol):
-    """What the shell does itself; see `builtin`."""
-
-    def knows(self, name: str) -> bool: ...
-
-    def carry_out(
-        self, walk: Walk, name: str, arguments: list[Value], declared: list[Assignment], command: Simple
-    ) -> None: ...
-
-    def look_inside(self, walk: Walk, arguments: list[Value], command: Simple) -> bool:
-        """A program that starts another one: whether that was followed."""
-        ...
-
 
 def assigned_in(expression: str) -> list[str]:
     """The variables that an arithmetic expression changes."""
     found = re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|(?:<<|>>|[-+*/%&|^])?=(?!=))", expression)
     return [*found, *re.findall(r"(?:\+\+|--)\s*([A-Za-z_]\w*)", expression)]
-
-
-def _as_array(variable: Variable | None) -> dict[str, Value]:
-    if variable is None:
-        return {}
-    return variable.value if isinstance(variable.value, dict) else {"0": variable.value}
-
-
-def _appended(before: Value, more: Value) -> Value:
-    if isinstance(before, Unknown):
-        return before
-    return before + more if isinstance(more, str) else Unknown(more.why, more.place, before + more.prefix, more.many)
-
-
-def _substitutes(assignment: Assignment) -> bool:
-    words = [assignment.value] if isinstance(assignment.value, Word) else [item.word for item in assignment.value]
-    return any(isinstance(part, Substitution) for word in words for part in word.parts)
-
-
-def _goes_elsewhere(command: Simple) -> bool:
-    return any(r.startswith((">", "1>", "&>")) for r in command.redirections)
 
 
 def _place_of(command: Command) -> Place:
@@ -507,8 +314,3 @@ def _place_of(command: Command) -> Place:
             return _place_of(inner)
         case Case() | Calculation() | Condition() | For() | If() | Loop() | Simple():
             return command.place
-
-
-def _short(source: str) -> str:
-    line = " ".join(source.split())
-    return line if len(line) <= 60 else line[:57] + "..."

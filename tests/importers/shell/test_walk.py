@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from muxd.importers.builtin import BUILTINS
-from muxd.importers.grammar import read_commands
-from muxd.importers.state import State
-from muxd.importers.walk import Run, Walk
-
-from .bash import NOTED, Bash, program_of
+from muxd.importers.shell.builtin import BUILTINS
+from muxd.importers.shell.grammar import read_commands
+from muxd.importers.shell.state import State
+from muxd.importers.shell.walk import Run, Walk
+from tests.importers.bash import NOTED, Bash, program_of
 
 #: What is in a word, in a variable, in an array: each is an argument list of one `python`.
 WORDS = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from .simple import SimpleCommands, literal
 from .syntax import (
-    Assignment,
     Background,
     Calculation,
     Case,
@@ -20,23 +20,16 @@ from .syntax import (
     Function,
     Group,
     If,
-    Item,
     Loop,
     Pipeline,
-    Simple,
     Text,
     Word,
 )
-from .words import META, Words
-
-#: Builtins whose arguments may be assignments, arrays included.
-DECLARING = frozenset({"export", "declare", "local", "readonly", "typeset"})
+from .words import META
 
 _KEYWORD = re.compile(r"[a-z]+|[{}!]|\[\[")
 _BARE = re.compile(r"[^\s;&|<>()$`'\"\\]+")
-_REDIRECTION = re.compile(r"(?:[0-9]+|\{[A-Za-z_]\w*\})?(<<<|<<-|<<|<&|<>|<(?!\()|>>|>&|>\||>(?!\()|&>>|&>)")
 _FUNCTION = re.compile(r"([^\s;&|<>()$`'\"\\=]+)[ \t]*\([ \t]*\)")
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[|\+?=)")
 _ENDINGS = (";;&", ";;", ";&")
 
 
@@ -45,45 +38,7 @@ def read_commands(text: str, file: str, first_line: int = 1) -> tuple[Command, .
     return Grammar(text, file, first_line).commands_until()
 
 
-class Grammar(Words):
-    def __init__(self, text: str, file: str, first_line: int = 1) -> None:
-        super().__init__(text, file, first_line)
-        self._documents: list[tuple[str, bool]] = []  # ends of here-documents that begin at the next line
-
-    # Blanks
-
-    def _skip_blanks(self) -> None:
-        while True:
-            if self.next and self.next in " \t":
-                self.at += 1
-            elif self.sees("\\\n"):
-                self.at += 2
-            elif self.next == "#":
-                end = self.text.find("\n", self.at)
-                self.at = len(self.text) if end < 0 else end
-            else:
-                return
-
-    def _skip_lines(self) -> None:
-        self._skip_blanks()
-        while self.next == "\n":
-            self._end_line()
-            self._skip_blanks()
-
-    def _end_line(self) -> None:
-        self.at += 1
-        for delimiter, tabs in self._documents:
-            self._skip_document(delimiter, tabs)
-        self._documents.clear()
-
-    def _skip_document(self, delimiter: str, tabs: bool) -> None:
-        while self.next:
-            end = self.text.find("\n", self.at)
-            end = len(self.text) if end < 0 else end
-            line, self.at = self.text[self.at : end], min(end + 1, len(self.text))
-            if (line.lstrip("\t") if tabs else line) == delimiter:
-                return
-
+class Grammar(SimpleCommands):
     def _keyword(self) -> str:
         """The bare word here, when it could be a reserved one."""
         match = _KEYWORD.match(self.text, self.at)
@@ -168,9 +123,7 @@ class Grammar(Words):
         if command is None:
             return self._simple()
         self._skip_blanks()
-        while _REDIRECTION.match(self.text, self.at):
-            self._redirection()
-            self._skip_blanks()
+        self._skip_redirections()
         return command
 
     def _compound(self) -> Command | None:
@@ -219,13 +172,14 @@ class Grammar(Words):
             words.append(self._condition_word(after=literal(words[-1]) if words else None))
 
     def _condition_word(self, after: str | None) -> Word:
-        """An operator is a word of its own; what follows =~ may have brackets in it."""
+        """An operator is a word of its own; a pattern and a regular expression may have brackets in them."""
         place = self.place()
-        if after != "=~":
+        is_pattern = after in ("=~", "==", "!=", "=")
+        if not is_pattern:
             for operator in ("&&", "||", "(", ")", "<", ">"):
                 if self.take(operator):
                     return Word((Text(operator, False),), place)
-        return self.word(" \t\n" if after == "=~" else META)
+        return self._some_word(" \t\n" if is_pattern else META)
 
     def _if(self) -> Command:
         place = self.place()
@@ -269,7 +223,7 @@ class Grammar(Words):
             words = []
             self._skip_blanks()
             while self.next not in ("", "\n", ";"):
-                words.append(self.word())
+                words.append(self._some_word())
                 self._skip_blanks()
         self._end_of_head()
         return For(name, tuple(words) if words is not None else None, self._do(), place, known)
@@ -324,86 +278,3 @@ class Grammar(Words):
             raise self.wrong(f"expected {what}")
         self.at = match.end()
         return match[0]
-
-    # Simple commands
-
-    def _simple(self) -> Command:
-        place = self.place()
-        assignments: list[Assignment] = []
-        words: list[Word | Assignment] = []
-        redirections: list[str] = []
-        start = self.at
-        while True:
-            self._skip_blanks()
-            if _REDIRECTION.match(self.text, self.at):
-                redirections.append(self._redirection())
-            elif not self.next or (self.next in META and not self._sees_process()):
-                break
-            elif not words and (assignment := self._assignment()):
-                assignments.append(assignment)
-            elif words and self._declares(words[0]) and (assignment := self._assignment()):
-                words.append(assignment)
-            else:
-                words.append(self.word())
-        if self.at == start:
-            raise self.wrong(f"this {self.next} is not understood" if self.next else "the file ends too early")
-        return Simple(tuple(assignments), tuple(words), place, tuple(redirections))
-
-    def _declares(self, word: Word | Assignment) -> bool:
-        return isinstance(word, Word) and literal(word) in DECLARING
-
-    def _assignment(self) -> Assignment | None:
-        start, place = self.at, self.place()
-        match = _ASSIGNMENT.match(self.text, self.at)
-        if match is None:
-            return None
-        index = None
-        self.at = match.end()
-        if match[2] == "[":
-            self.at -= 1
-            index = self._index()
-            if not (self.sees("=") or self.sees("+=")):
-                self.at = start
-                return None
-        append = match[2] == "+=" or (index is not None and self.take("+"))
-        if index is not None:
-            self.at += 1
-        value = self._array() if self.take("(") else self.word()
-        return Assignment(match[1], value, place, index, append)
-
-    def _array(self) -> tuple[Item, ...]:
-        items: list[Item] = []
-        while True:
-            self._skip_lines()
-            if self.take(")"):
-                return tuple(items)
-            if not self.next or self.next in META:
-                raise self.wrong("there is no closing ) of the array")
-            items.append(self._item())
-
-    def _item(self) -> Item:
-        start = self.at
-        if key := self._index():
-            if self.take("="):
-                return Item(self.word(), key)
-            self.at = start
-        return Item(self.word())
-
-    def _redirection(self) -> str:
-        match = _REDIRECTION.match(self.text, self.at)
-        assert match
-        self.at = match.end()
-        self._skip_blanks()
-        start = self.at
-        target = self.word()
-        if self.at == start:
-            raise self.wrong(f"nothing follows {match[0]}")
-        if match[1] in ("<<", "<<-"):
-            self._documents.append((literal(target) or "", match[1] == "<<-"))
-        return match[0]
-
-
-def literal(word: Word) -> str | None:
-    """What a word without parameters says."""
-    texts = [part.text for part in word.parts if isinstance(part, Text)]
-    return "".join(texts) if len(texts) == len(word.parts) else None

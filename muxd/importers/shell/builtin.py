@@ -7,40 +7,15 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from .conditions import tested
-from .expansion import Ends
+from .flow import Leave, assigned_in
 from .grammar import read_commands
+from .parameters import Ends
+from .programs import PROGRAMS, Call, unknown
 from .state import Unknown, Value, Variable
 from .syntax import Assignment, NotUnderstood, Place, Simple
-from .walk import Leave, Walk, assigned_in
-
-
-class Call(NamedTuple):
-    walk: Walk
-    name: str
-    arguments: list[Value]
-    declared: list[Assignment]
-    command: Simple
-
-    @property
-    def place(self) -> Place:
-        return self.command.place
-
-    @property
-    def texts(self) -> list[str]:
-        """The arguments that are known."""
-        return [value for value in self.arguments if isinstance(value, str)]
-
-    @property
-    def all_known(self) -> bool:
-        return len(self.texts) == len(self.arguments)
-
-    def write(self, value: Value) -> None:
-        if self.walk.output is not None:
-            self.walk.output.append(value)
-
+from .walk import Walk
 
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -165,67 +140,6 @@ def _pwd(call: Call) -> None:
     call.walk.state.status = 0
 
 
-# Output: only what scripts compute paths with
-
-
-def _echo(call: Call) -> None:
-    arguments = list(call.arguments)
-    while arguments and arguments[0] in ("-n", "-e", "-E"):
-        arguments.pop(0)
-    known = [value for value in arguments if isinstance(value, str)]
-    clear = len(known) == len(arguments) and not any("\\" in text for text in known)
-    call.write(" ".join(known) + "\n" if clear else Unknown("what echo says is known only when it runs", call.place))
-    call.walk.state.status = 0
-
-
-def _printf(call: Call) -> None:
-    if call.texts[:1] == ["-v"]:
-        call.walk.forget(call.texts[1:2], call.place)
-        return
-    plain = call.all_known and len(call.texts) == 2 and call.texts[0] in ("%s", "%s\\n")
-    alone = call.all_known and len(call.texts) == 1 and not {"%", "\\"} & set(call.texts[0])
-    unknown = Unknown("what printf says is known only when it runs", call.place)
-    call.write(call.texts[-1] if plain or alone else unknown)
-    call.walk.state.status = 0
-
-
-def _of_path(change: Callable[..., str], counts: tuple[int, ...] = (1,)) -> Callable[[Call], None]:
-    """A program that makes a path of a path; how many arguments are understood."""
-
-    def run(call: Call) -> None:
-        state = call.walk.state
-        known = call.all_known and len(call.texts) in counts and isinstance(state.folder, str)
-        folder = state.folder if isinstance(state.folder, str) else ""
-        result = change(folder, *call.texts) if known else None
-        call.write(Unknown(f"the output of {call.name} is known only when it runs", call.place)
-                   if result is None else result + "\n")  # fmt: skip
-        state.status = 0 if known else None
-
-    return run
-
-
-def _dirname(folder: str, path: str) -> str:
-    stripped = path.rstrip("/")
-    return os.path.dirname(stripped).rstrip("/") or ("/" if path.startswith("/") else ".")
-
-
-def _basename(folder: str, path: str, ending: str = "") -> str:
-    name = os.path.basename(path.rstrip("/")) or path[:1]
-    return name if name == ending else name.removesuffix(ending)
-
-
-def _realpath(folder: str, path: str) -> str:
-    return os.path.realpath(os.path.join(folder, path))
-
-
-def _readlink(call: Call) -> None:
-    options = [text for text in call.texts if text.startswith("-")]
-    if options in (["-f"], ["-m"]):
-        _of_path(_realpath)(call._replace(arguments=[v for v in call.arguments if v not in options]))
-    else:
-        call.walk.start([call.name, *call.arguments], call.command)
-
-
 # Other text to follow
 
 
@@ -269,7 +183,7 @@ def follow_text(walk: Walk, text: str, place: Place) -> None:
     """What of it is not understood is taken to change nothing."""
     try:
         commands = read_commands(text, place.file, place.line)
-    except NotUnderstood:
+    except (NotUnderstood, RecursionError):
         walk.state.status = None
         return
     walk.follow(commands)
@@ -326,11 +240,6 @@ def _false(call: Call) -> None:
     call.walk.settle(False)
 
 
-def _unknown(call: Call) -> None:
-    call.write(Unknown(f"the output of {call.name} is known only when it runs", call.place))
-    call.walk.state.status = None
-
-
 _HARMLESS = (
     "trap",
     "ulimit",
@@ -352,7 +261,7 @@ class ShellBuiltins:
     def __init__(self) -> None:
         self._known: dict[str, Callable[[Call], None]] = {
             **dict.fromkeys(_HARMLESS, _true),
-            **dict.fromkeys(_UNDECIDED, _unknown),
+            **dict.fromkeys(_UNDECIDED, unknown),
             **dict.fromkeys(("export", "declare", "typeset", "local", "readonly"), _declare),
             **dict.fromkeys(("read", "mapfile", "readarray", "getopts", "wait"), _forget),
             **dict.fromkeys(("exit", "return", "break", "continue"), _leave),
@@ -369,12 +278,7 @@ class ShellBuiltins:
             "set": _set,
             "shift": _shift,
             "pwd": _pwd,
-            "echo": _echo,
-            "printf": _printf,
-            "dirname": _of_path(_dirname),
-            "basename": _of_path(_basename, (1, 2)),
-            "realpath": _of_path(_realpath),
-            "readlink": _readlink,
+            **PROGRAMS,
             "eval": _eval,
             "exec": _exec,
         }

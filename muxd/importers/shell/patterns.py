@@ -5,18 +5,23 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 #: A pattern in pieces: text, and whether it is quoted and so means itself.
-Pieces = Iterable[tuple[str, bool]]
+Pieces = Sequence[tuple[str, bool]]
 
 
 class NotKnown(Exception):
     """The text is known, but not what bash would make of it."""
 
 
+_EXTENDED = re.compile(r"[@?*+!]\(")
+
+
 def compiled(pieces: Pieces) -> re.Pattern[str]:
     """A shell pattern as a regular expression for `fullmatch`."""
+    if any(_EXTENDED.search(text) for text, quoted in pieces if not quoted):
+        raise NotKnown
     parts = [re.escape(text) if quoted else _translated(text) for text, quoted in pieces]
     try:
         return re.compile("".join(parts), re.DOTALL)
@@ -42,6 +47,7 @@ def _translated_piece(match: re.Match[str]) -> str:
 
 def trimmed(text: str, how: str, pattern: re.Pattern[str]) -> str:
     """`#` and `##` take a beginning off, `%` and `%%` an end; doubled: the longest that fits."""
+    _check_length(text)
     lengths = range(len(text) + 1)
     for length in reversed(lengths) if len(how) == 2 else lengths:
         rest = len(text) - length
@@ -54,6 +60,7 @@ def trimmed(text: str, how: str, pattern: re.Pattern[str]) -> str:
 
 def replaced(text: str, how: str, pattern: re.Pattern[str], by: str) -> str:
     """`/` the first, `//` every one, `/#` at the beginning, `/%` at the end; always the longest that fits."""
+    _check_length(text)
     if how == "/%":
         starts = [start for start in range(len(text) + 1) if pattern.fullmatch(text[start:])]
         return text[: starts[0]] + by if starts else text
@@ -72,6 +79,12 @@ def replaced(text: str, how: str, pattern: re.Pattern[str], by: str) -> str:
             result.append(text[at : at + 1])
             at += 1
     return "".join(result)
+
+
+def _check_length(text: str) -> None:
+    """Longer ones would take long: every part of the text is tried."""
+    if len(text) > 512:
+        raise NotKnown
 
 
 def recased(text: str, how: str) -> str:
@@ -118,7 +131,14 @@ def calculated(expression: str, value: Callable[[str], str]) -> int:
         tree = ast.parse(_OCTAL.sub(r"0o\1", numbers.strip()) or "0", mode="eval")
     except SyntaxError:
         raise NotKnown from None
-    return _evaluated(tree.body)
+    return _in_range(_evaluated(tree.body))
+
+
+def _in_range(number: int) -> int:
+    """bash counts in 64 bits, and around when they are full."""
+    if not -(2**63) <= number < 2**63:
+        raise NotKnown
+    return number
 
 
 def _evaluated(node: ast.expr) -> int:
@@ -131,6 +151,8 @@ def _evaluated(node: ast.expr) -> int:
         case ast.BinOp(left=left, op=ast.Div() | ast.Mod() as how, right=right):
             return _divided(_evaluated(left), _evaluated(right), rest=isinstance(how, ast.Mod))
         case ast.BinOp(left=left, op=how, right=right) if type(how) in _BINARY:
+            if isinstance(how, ast.LShift | ast.RShift) and not 0 <= _evaluated(right) < 64:
+                raise NotKnown
             return _BINARY[type(how)](_evaluated(left), _evaluated(right))
         case ast.Compare(left=left, ops=[how], comparators=[right]) if type(how) in _COMPARED:
             return int(_COMPARED[type(how)](_evaluated(left), _evaluated(right)))

@@ -70,6 +70,8 @@ class Words:
             return [self._escaped(quoted)]
         if self.next == "'" and not quoted:
             return [Text(self._until("'", self.at + 1), True)]
+        if self.sees('$"') and not quoted:
+            self.at += 1  # to be translated: in the C locale what it says
         if self.take('"'):
             return self._double() or [Text("", True)]
         if self.next in "$`":
@@ -126,23 +128,12 @@ class Words:
             return self._braced(start, quoted)
         if self.sees("$'") and not quoted:
             return Text(self._ansi(), True)
-        if self.sees('$"') and not quoted:
-            self.at += 1
-            return Text("$", False) if self.next != '"' else self._localised()
         self.at += 1
         if match := _PARAMETER.match(self.text, self.at):
             name = match[0][0] if match[0][0].isdigit() else match[0]
             self.at += len(name)
             return Parameter(name, quoted, f"${name}")
         return Text("$", True)
-
-    def _localised(self) -> Part:
-        """`$"..."`: in the C locale what it says."""
-        self.at += 1
-        parts = self._double()
-        if all(isinstance(part, Text) for part in parts):
-            return Text("".join(part.text for part in parts if isinstance(part, Text)), True)
-        raise self.wrong('a translated text, $"...", with parameters in it')
 
     def _ansi(self) -> str:
         start = self.at + 2

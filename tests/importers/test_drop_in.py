@@ -1,0 +1,125 @@
+"""sglangmux's command line: scripts as models, beside those of a file or alone."""
+
+from pathlib import Path
+
+import pytest
+
+from muxd.config import load_config
+from muxd.errors import ConfigError
+from muxd.importers.drop_in import DropIn, model_name
+
+SERVE = "python -m sglang.launch_server"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """`write(NAME, PORT)`: a script in the folder that the command is given in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, port, before="", flags=""):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{before}\n{SERVE} --model-path org/{path.stem} --port {port} {flags}\n")
+        return Path(name)
+
+    return write
+
+
+@pytest.fixture
+def problems(bash):
+    def problems(added, file=None):
+        with pytest.raises(ConfigError) as caught:
+            load_config(file, bash.environ, added)
+        return caught.value.problems
+
+    return problems
+
+
+def test_scripts_are_all_there_is_of_a_configuration(write, bash, tmp_path):
+    config = load_config(None, bash.environ, DropIn((write("a.sh", 30001), write("b.sh", 30002))))
+    assert [(m.name, m.served_names, m.port, m.preload, m.cwd) for m in config.models] == [
+        ("a", ("org/a",), 30001, True, tmp_path),
+        ("b", ("org/b",), 30002, True, tmp_path),
+    ]
+    assert config.path is None
+    assert config.daemon.state_dir == tmp_path / "home/.local/state/muxd"
+    assert (config.proxy.host, config.proxy.port) == ("127.0.0.1", 30100)
+
+
+def test_flags_say_what_sglangmux_means_by_them(write, bash, tmp_path):
+    flags = {"host": "0.0.0.0", "listen_port": 8000, "upstream_timeout": 5.0, "start_timeout": 6.0}
+    added = DropIn((write("a.sh", 30001),), **flags, switch_timeout=7.0, log_dir=Path("logs"))
+    config = load_config(None, bash.environ, added)
+    assert (config.proxy.host, config.proxy.port, config.proxy.upstream_timeout) == ("0.0.0.0", 8000, 5.0)
+    assert (config.models[0].start_timeout, config.models[0].switch_timeout) == (6.0, 7.0)
+    assert config.daemon.log_dir == tmp_path / "logs"
+
+
+def test_scripts_and_flags_come_beside_and_over_a_file(write, bash, tmp_path):
+    file = tmp_path / "etc/muxd.toml"
+    file.parent.mkdir()
+    file.write_text(
+        '[muxd]\nstate_dir = "s"\n[proxy]\nlisten = "127.0.0.1:1"\n'
+        '[models.own]\nengine = "simulator"\nstart_timeout = 1\n'
+    )
+    config = load_config(file, bash.environ, DropIn((write("a.sh", 30001),), listen_port=8000, start_timeout=6.0))
+    assert [(m.name, m.start_timeout, m.preload) for m in config.models] == [("own", 6.0, False), ("a", 6.0, True)]
+    assert (config.proxy.host, config.proxy.port) == ("127.0.0.1", 8000)
+    assert config.daemon.state_dir == tmp_path / "etc/s"
+    assert config.models[1].cwd == tmp_path, "where the command was given, not where the file is"
+    assert config.files == (file,)
+
+
+def test_flags_alone_change_a_file(bash, tmp_path):
+    file = tmp_path / "muxd.toml"
+    file.write_text('[models.own]\nengine = "simulator"\n')
+    assert load_config(file, bash.environ, DropIn(host="::1")).proxy.host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "gpus"),
+    [
+        ([("", ""), ("", "")], (0,)),
+        ([("", "--tp 2"), ("", "")], (0, 1)),
+        ([("export CUDA_VISIBLE_DEVICES=2", ""), ("export CUDA_VISIBLE_DEVICES=0,3", "")], (0, 2, 3)),
+    ],
+)
+def test_scripts_share_all_gpus_that_any_of_them_names(write, bash, scripts, gpus):
+    files = [write(f"{number}.sh", 30000 + number, *script) for number, script in enumerate(scripts)]
+    config = load_config(None, bash.environ, DropIn(tuple(files)))
+    assert [model.gpus for model in config.models] == [gpus, gpus]
+    assert [model.script.env for model in config.models] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("qwen.sh", "qwen"), ("Qwen 2.5 (7B).sh", "qwen-2.5--7b-"), ("run_model-a.bash", "run_model-a"), ("-x.sh", "x"),
+     ("llama", "llama"), ("Größe.sh", "gr--e")],
+)  # fmt: skip
+def test_a_model_is_called_as_its_file(file, name):
+    assert model_name(Path(file)) == name
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders(write, problems):
+    scripts = write("a.sh", 30001), write("other/A.sh", 30002), write("b.sh", 30001)
+    assert problems(DropIn(scripts)) == [
+        "other/A.sh: models.a: other/A.sh would be model a, as a.sh is; rename one of the files",
+        "b.sh:2: models.b.port: 30001 is already the port of model a; use another",
+    ]
+
+
+def test_a_file_that_has_the_name_of_a_model_is_refused(write, problems, tmp_path):
+    file = tmp_path / "muxd.toml"
+    file.write_text('[models.a]\nengine = "simulator"\n')
+    (problem,) = problems(DropIn((write("a.sh", 30001),)), file)
+    assert problem == f"a.sh: models.a: a.sh would be model a, as a model in {file} is; rename one of the files"
+
+
+def test_a_name_that_leaves_nothing_is_refused(write, problems):
+    (problem,) = problems(DropIn((write("___.sh", 30001), write("a.sh", 30002))))
+    assert problem.endswith("___.sh has a name that makes none for a model; rename it")
+
+
+def test_a_port_of_the_proxy_is_no_scripts(write, problems):
+    (problem,) = problems(DropIn((write("a.sh", 8000),), listen_port=8000))
+    assert problem == "a.sh:2: models.a.port: 8000 is already the port of the proxy; use another"

@@ -1,0 +1,165 @@
+"""A model whose table names a launch script: the table first, then the script, then [defaults]."""
+
+from pathlib import Path
+
+import pytest
+
+from muxd.config import load_config, load_proxy_config
+from muxd.errors import ConfigError
+
+SERVE = "python -m sglang.launch_server"
+LEGACY = f"MODEL_NAME=org/legacy\nPORT=30001\n{SERVE} --model-path /w --port $PORT --served-model-name old\n"
+SAVING = LEGACY.replace("--port", "--enable-memory-saver --port")
+
+
+@pytest.fixture
+def load(tmp_path, bash):
+    def load(models, script=LEGACY, **more):
+        (tmp_path / "launch").mkdir(exist_ok=True)
+        (tmp_path / "launch/legacy.sh").write_text(script)
+        (tmp_path / "muxd.toml").write_text(models)
+        return load_config(tmp_path / "muxd.toml", bash.environ | more)
+
+    return load
+
+
+@pytest.fixture
+def problems(load, tmp_path):
+    def problems(models, script=LEGACY, **more):
+        with pytest.raises(ConfigError) as caught:
+            load(models, script, **more)
+        return [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+    return problems
+
+
+NAMED = '[models.legacy]\nscript = "launch/legacy.sh"\n'
+
+
+def test_a_script_says_all_that_a_model_needs(load, tmp_path):
+    (model,) = load(NAMED).models
+    assert model.name == "legacy"
+    assert model.served_names == ("org/legacy", "old")
+    assert (model.port, model.gpus, model.sleep_level, model.preload) == (30001, (0,), 3, False)
+    assert model.cwd == tmp_path, "where relative paths of the file start"
+    assert Path(model.script.argv[0]).name == "bash"
+    assert model.script.argv[1:] == (f"{tmp_path}/launch/legacy.sh",)
+    assert model.script.env == {}
+
+
+def test_the_table_goes_before_the_script(load, tmp_path):
+    keys = 'served_names = ["x"]\nsleep_level = 3\ncwd = "launch"\nstart_timeout = 5\npreload = true\nport = 30001'
+    (model,) = load(NAMED + keys, SAVING).models
+    assert (model.served_names, model.sleep_level, model.start_timeout, model.preload) == (("x",), 3, 5.0, True)
+    assert model.cwd == tmp_path / "launch"
+
+
+def test_a_port_is_given_to_a_script_that_asks_for_one(load):
+    script = LEGACY.replace("PORT=30001", "PORT=${PORT:-30001}")
+    (model,) = load(f"{NAMED}port = 31000", script).models
+    assert (model.port, model.script.env) == (31000, {"PORT": "31000"})
+    (model,) = load(f"{NAMED}port = 0", script).models
+    assert (model.port, model.script.env) == (30001, {})
+
+
+def test_what_cannot_be_read_in_the_script_can_be_said_in_the_table(load):
+    script = f"PORT=$(free_port)\n{SERVE} --model-path $(pick) --port $PORT"
+    (model,) = load(f'{NAMED}port = 31000\nserved_names = ["a"]', script).models
+    assert (model.port, model.served_names) == (31000, ("a",))
+
+
+def test_gpus_of_the_table_are_given_to_the_script(load):
+    (model,) = load(f"{NAMED}gpus = [2, 3]").models
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((2, 3), "2,3")
+    (model,) = load(f"[defaults]\ngpus = [1]\n{NAMED}").models
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((1,), "1")
+
+
+def test_gpus_that_the_script_names_are_the_models(load):
+    (model,) = load(NAMED, f"export CUDA_VISIBLE_DEVICES=4,5\n{LEGACY}").models
+    assert (model.gpus, model.script.env) == ((4, 5), {})
+    (model,) = load(NAMED, LEGACY, CUDA_VISIBLE_DEVICES="6").models
+    assert model.gpus == (6,)
+    (model,) = load(NAMED, LEGACY.replace("--port", "--tp 2 --port"), CUDA_VISIBLE_DEVICES="GPU-1").models
+    assert model.gpus == (0, 1)
+
+
+def test_defaults_do_not_speak_for_a_script(load):
+    defaults = 'sleep_level = 1\nargs = ["--x"]\npython = "/no/python"\nengine = "simulator"\ncwd = "launch"'
+    (model,) = load(f"[defaults]\n{defaults}\n{NAMED}", SAVING).models
+    assert (model.sleep_level, model.args, model.engine) == (2, (), "sglang")
+    assert model.cwd.name == "launch"
+
+
+def test_env_of_the_table_is_what_the_script_runs_with(load):
+    script = LEGACY.replace("org/legacy", "${NAME:-none}")
+    (model,) = load(f'[defaults]\nenv = {{ NAME = "far" }}\n{NAMED}env = {{ OTHER = "1" }}', script).models
+    assert model.served_names[0] == "far"
+    assert model.env == {"NAME": "far", "OTHER": "1"}
+
+
+def test_keys_are_not_shown(load):
+    (model,) = load(NAMED, LEGACY.replace("--port", "--api-key geheim --port")).models
+    assert model.script.api_key == "geheim"
+    assert "geheim" not in repr(model)
+
+
+WRONG = {
+    "sleep_level = 2": "muxd.toml:3: models.legacy.sleep_level: 2 needs --enable-memory-saver, which "
+    "launch/legacy.sh:3 does not have; add it there, or leave this out",
+    "sleep_level = 1": "muxd.toml:3: models.legacy.sleep_level: 1 needs --enable-memory-saver "
+    "--enable-weights-cpu-backup, which launch/legacy.sh:3 does not have; add it there, or leave this out",
+    "port = 31000": "muxd.toml:3: models.legacy.port: the script's server listens on 30001 (launch/legacy.sh:2); "
+    "write the same, or PORT=${PORT:-30001} there",
+    'args = ["--x"]': "muxd.toml:3: models.legacy.args: is for the command line that muxd makes; "
+    "put it into the script, and leave this out",
+    'python = "python3"': "muxd.toml:3: models.legacy.python: is for the command line that muxd makes; "
+    "put it into the script, and leave this out",
+    'model_path = "a/b"': "muxd.toml:3: models.legacy.model_path: is for the command line that muxd makes; "
+    "put it into the script, and leave this out",
+    'engine = "simulator"': "muxd.toml:3: models.legacy.engine: a launch script starts SGLang; leave this out",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "problem"), WRONG.items())
+def test_a_table_that_contradicts_its_script_is_told_at_its_line(problems, key, problem):
+    assert problems(NAMED + key) == [problem]
+
+
+def test_gpus_that_the_script_sets_otherwise_are_a_contradiction(problems):
+    script = f"export CUDA_VISIBLE_DEVICES=1\n{LEGACY}"
+    assert problems(f"{NAMED}gpus = [0]", script) == [
+        "muxd.toml:3: models.legacy.gpus: launch/legacy.sh sets CUDA_VISIBLE_DEVICES=1 itself; "
+        "name the same GPUs, or leave this out"
+    ]
+
+
+def test_a_script_for_all_models_is_none(problems):
+    (problem,) = problems(f'[defaults]\nscript = "launch/legacy.sh"\n{NAMED}')
+    assert problem == "muxd.toml:2: defaults.script: starts one server; write it to [models.NAME]"
+
+
+def test_problems_of_files_and_scripts_are_told_together(problems):
+    models = f'[proxy]\nlisten = "x"\n{NAMED}[models.other]\nscript = "gone.sh"\n'
+    assert problems(models, "PORT=1\n./x") == [
+        'muxd.toml:2: proxy.listen: "x" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
+        "launch/legacy.sh:1: models.legacy.served_names: no model: it neither sets MODEL_NAME nor starts a server with "
+        "--model-path; add a line MODEL_NAME=NAME",
+        "gone.sh: models.other.script: cannot be read: No such file or directory; correct the path or its permissions",
+    ]
+
+
+def test_what_two_models_cannot_share_is_blamed_on_the_scripts_line(problems, tmp_path):
+    (tmp_path / "other.sh").write_text(LEGACY)
+    models = f'{NAMED}[models.other]\nscript = "other.sh"\n'
+    assert problems(models) == [
+        'other.sh:1: models.other.served_names: "org/legacy" already means model legacy; give each name to one model',
+        'other.sh:1: models.other.served_names: "old" already means model legacy; give each name to one model',
+        "other.sh:2: models.other.port: 30001 is already the port of model legacy; use another",
+    ]
+
+
+def test_a_script_that_is_gone_is_nothing_to_the_proxy(tmp_path):
+    file = tmp_path / "muxd.toml"
+    file.write_text('[proxy]\nlisten = "127.0.0.1:1234"\n[models.a]\nscript = "gone.sh"\n')
+    assert load_proxy_config(file, {"HOME": str(tmp_path)}).proxy.port == 1234
