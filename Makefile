@@ -38,7 +38,7 @@ systemd: $(READY)
 
 # Twenty simulated models under thousands of requests, with and without crashes; some minutes.
 soak: $(READY)
-	$(BIN)/python -m pytest tests/soak
+	$(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

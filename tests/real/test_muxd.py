@@ -164,7 +164,7 @@ def test_a_bad_flag_is_told_with_sglangs_own_words(sglang_home, tmp_path):
     models = config(sglang_home, (2, 2), "restart_limit = 1").replace("'--device'", "'--no-such-flag', '--device'", 1)
     with Muxd(tmp_path, models, deadline=DEADLINE) as muxd:
         refused = muxd.post("/v1/chat/completions", chat_body(A, "hello"))
-        assert refused.json()["error"]["code"] == "model_failed"
+        assert refused.json()["error"]["code"] == "bad_flag"
         assert "no-such-flag" in "\n".join(muxd.status("tiny-a")["last_exit"]["log_tail"])
 
 
