@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real-sglang systemd soak clean
+.PHONY: demo test check lint real-sglang systemd soak compare clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -39,6 +39,12 @@ systemd: $(READY)
 # Twenty simulated models under thousands of requests, with and without crashes; some minutes.
 soak: $(READY)
 	$(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600
+
+# muxd beside the real sglangmux on the same simulated workers; about two minutes.
+compare: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group peers
+	$(BIN)/python -m bench.sglangmux
+	$(BIN)/python -m pytest -n 4 tests/side_by_side
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

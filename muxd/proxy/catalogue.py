@@ -67,6 +67,10 @@ class Catalogue:
     def served_names(self) -> list[str]:
         return list(self._by_served_name)
 
+    def shown(self, name: str) -> str:
+        """What clients call the model of that name: the first of its ids in the listing."""
+        return next((entry.served_names[0] for entry in self._entries if entry.name == name), name)
+
     def ready(self) -> list[str]:
         """The names of the models that are ready."""
         return [entry.name for entry in self._entries if entry.state == "ready"]

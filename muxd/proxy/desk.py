@@ -70,9 +70,10 @@ class Desk:
         """Always 200: a proxy without muxd still serves the leases it holds."""
         granted, connected = self._leases.granted(), self._catalogue.connected
         ready = [name for name in self._catalogue.ready() if name not in granted] if connected else []
+        active = [self._catalogue.shown(name) for name in (*granted, *ready)]
         return {
             "status": "ok" if connected else "degraded",
-            "active_model": next(iter([*granted, *ready]), None),
+            "active_model": next(iter(active), None),
             "muxd": "connected" if connected else "unreachable",
         }
 

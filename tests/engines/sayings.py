@@ -352,7 +352,7 @@ HOST = (
         CPU + "'s python without SGLang",
         "engine_missing",
         True,
-        "/work/venv/bin/python: Error while finding module specification for 'sglang.launch_server' "
+        "/opt/sglang/bin/python: Error while finding module specification for 'sglang.launch_server' "
         "(ModuleNotFoundError: No module named 'sglang')\n",
         "sglang is not installed",
     ),

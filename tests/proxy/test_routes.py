@@ -121,7 +121,7 @@ async def test_health_tells_the_active_model(house: House) -> None:
     health = await house.ask(get(b"/health"))
     assert (health.status, health.json) == (200, {"status": "ok", "active_model": None, "muxd": "connected"})
     await house.ask(post(chat()))
-    assert (await house.ask(get(b"/health"))).json["active_model"] == "alpha"
+    assert (await house.ask(get(b"/health"))).json["active_model"] == "org/alpha", "as it is listed, and asked for"
 
 
 async def test_without_muxd_health_is_degraded_and_the_configured_models_are_still_listed(tmp_path: Path) -> None:
