@@ -38,6 +38,8 @@ def _discard_output() -> None:
 
 
 def _run(argv: list[str]) -> int:
+    if sys.stdout is None:  # closed by who started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     verb, rest = _split(argv)
     if verb is None:

@@ -120,15 +120,17 @@ async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """SIGHUP reads the configuration again; SIGTERM and SIGINT shut down, a second one at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
-                await _reload(supervisor)
-                continue
-            hurry = supervisor.stopping.is_set()
-            log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
-            supervisor.shutdown(hurry=hurry)
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with trio.open_signal_receiver(*watched) as signals:
+        async with trio.open_nursery() as reloads:  # on a slow disk one must not keep other signals from being heard
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    reloads.start_soon(_reload, supervisor)
+                    continue
+                hurry = supervisor.stopping.is_set()
+                log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
+                supervisor.shutdown(hurry=hurry)
 
 
 async def _reload(supervisor: Supervisor) -> None:

@@ -117,11 +117,20 @@ class NvmlGpus:
 
 
 def _read_nvml() -> dict[int, GpuMemory]:
-    readings = {}
+    """Those that can be read: one that is lost must not blind muxd for the others."""
+    readings, lost = {}, None
     for index in range(pynvml.nvmlDeviceGetCount()):
-        device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-        readings[index] = GpuMemory(index, str(pynvml.nvmlDeviceGetName(device)), int(memory.total), int(memory.used))
+        try:
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        except pynvml.NVMLError as error:
+            lost = error
+            log.warning("GPU %d cannot be read: %s", index, error)
+            continue
+        name = str(pynvml.nvmlDeviceGetName(device))
+        readings[index] = GpuMemory(index, name, int(memory.total), int(memory.used))
+    if lost is not None and not readings:
+        raise lost
     return readings
 
 

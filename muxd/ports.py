@@ -6,7 +6,6 @@ simulator ask for it) bind and listen: observed with SGLang 0.5.23.  SGLang itse
 notices a taken port only after its whole load.
 """
 
-import os
 import socket
 from pathlib import Path
 
@@ -61,9 +60,11 @@ def listen_at(host: str, port: int) -> socket.socket:
 
 
 def _holder_of(port: int) -> str:
-    inodes = set(_listening_inodes(port))
+    from .shim.processes import has_any, listening  # only where there is something to explain
+
+    sockets = set(listening(port))
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _owns(entry, inodes):
+        if entry.name.isdigit() and has_any(int(entry.name), sockets):
             command = _command(entry)[:80]
             return f"; process {entry.name} listens on it ({command}): end it, or give the model another port"
     return "; another process has it: end it, or give the model another port"
@@ -75,25 +76,3 @@ def _command(process: Path) -> str:
         return "".join(c if c.isprintable() else "?" for c in " ".join(words))
     except OSError:  # it has just ended
         return "gone meanwhile"
-
-
-def _listening_inodes(port: int) -> list[str]:
-    """Inodes of sockets that listen on the port, from /proc/net/tcp and tcp6 (man proc)."""
-    found = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            fields = row.split()
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                found.append(f"socket:[{fields[9]}]")
-    return found
-
-
-def _owns(process: Path, inodes: set[str]) -> bool:
-    try:
-        return any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir())
-    except OSError:  # it ended, or is another user's
-        return False

@@ -4,13 +4,13 @@ What it means for the workers is the core's business; here is what has to be kno
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from .config import Config
 from .config.plan import Plan, plan_of
-from .errors import NeedsRestart
+from .errors import ConfigError, NeedsRestart
 from .gpus import are_simulated
 
 #: Reads what muxd was started with again; raises ConfigError.
@@ -23,20 +23,22 @@ class Reload:
 
     wanted: Config
     plan: Plan
+    taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:
         """The models that need other processes than they have."""
         return frozenset(step.model for step in self.plan.steps if step.action == "restart")
 
 
-async def read_again(reread: Reread, running: Callable[[], Config]) -> Reload:
-    """Raises ConfigError, and NeedsRestart for what a running muxd cannot change.
-
-    `running` is asked when the files are read: another reload may have come first.
-    """
-    wanted = await trio.to_thread.run_sync(reread)  # files, perhaps on a slow disk
-    plan = plan_of(running(), wanted)
-    if are_simulated(wanted) != are_simulated(running()):
+async def read_again(reread: Reread, running: Config) -> Reload:
+    """Raises ConfigError, and NeedsRestart for what a running muxd cannot change."""
+    try:
+        # Files, perhaps on a disk that hangs: muxd must be able to end all the same.
+        wanted = await trio.to_thread.run_sync(reread, abandon_on_cancel=True)
+    except OSError as error:
+        raise ConfigError([f"the configuration cannot be read again: {error}; nothing was changed"]) from None
+    plan = plan_of(running, wanted)
+    if are_simulated(wanted) != are_simulated(running):
         raise NeedsRestart(
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
         )

@@ -82,11 +82,11 @@ class Streams:
     def __iter__(self) -> Iterator[Stream]:
         return iter(self._open.values())
 
-    def tell_progress(self, outlook_of: Callable[[str], Outlook], now: float) -> None:
+    def tell_progress(self, outlook_of: Callable[[str], Outlook | None], now: float) -> None:
         for stream in self:
             if stream.waiting:
                 outlook = outlook_of(stream.worker)
-                if stream.progress(outlook, now):
+                if outlook is not None and stream.progress(outlook, now):
                     stream.say(self._compose(stream, outlook))
 
 

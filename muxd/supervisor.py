@@ -57,7 +57,7 @@ from .core.events import (
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
-from .errors import LeaseNotFound, ModelNotFound, Unavailable, error_of
+from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .journal import Journal
 from .logs import setup_logging
 from .reload import Reload, Reread, read_again
@@ -98,6 +98,8 @@ class Supervisor:
         self._runners = {model.name: Runner(model, around) for model in self.config.models}
         self._names = _names(self.config)
         self._reread = reread
+        self._reloading = trio.Lock()
+        self._reload: Reload | None = None  # the one that is to be taken over
         self._leases = Streams(lease_line)
         self._switches = Streams(switch_line)
         self._orders = Streams(order_line)
@@ -117,6 +119,8 @@ class Supervisor:
             self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
+                if isinstance(event, Reconfigured):
+                    self._take_over()
                 for command in self._scheduler.handle(event):
                     self._carry_out(command, nursery)
                 self._tell_progress()
@@ -147,6 +151,7 @@ class Supervisor:
                 self._runners[name].renew(self._models()[name])
             case ForgetWorker(name):
                 del self._runners[name]
+                self._remember_stop(name, stopped=False)
             case RecordMove(name, before, after, reason):
                 log.info("%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
@@ -187,8 +192,11 @@ class Supervisor:
         for streams in (self._leases, self._switches, self._orders):
             streams.tell_progress(self._outlook, now)
 
-    def _outlook(self, name: str) -> Outlook:
+    def _outlook(self, name: str) -> Outlook | None:
+        """None for one that a reload has just removed: what was asked for it is about to be refused."""
         host = self._scheduler.host
+        if name not in host.workers:
+            return None
         return outlook(host, self._scheduler.switching, host.workers[name], trio.current_time())
 
     def _tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
@@ -264,8 +272,6 @@ class Supervisor:
         raise ModelNotFound(f"no model {name}; {did_you_mean(name, self._names)}", model=name)
 
     def model_status(self, name: str) -> dict[str, Any]:
-        if name not in self._scheduler.host.workers:
-            raise Unavailable(f"model {name} has just been added to the configuration; ask again")
         return self._model_status(name, trio.current_time())
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
@@ -282,15 +288,24 @@ class Supervisor:
         return stream.receive
 
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
-        """Raises ConfigError and NeedsRestart; then nothing was changed."""
-        reload = await read_again(self._reread, lambda: self.config)
-        if not dry_run:
-            self._take_over(reload)
+        """Raises ConfigError, NeedsRestart and ShuttingDown; then nothing was changed.  One after the other."""
+        async with self._reloading:
+            reload = await read_again(self._reread, self.config)
+            if self.stopping.is_set():
+                raise ShuttingDown("muxd is shutting down; nothing was changed")
+            if not dry_run:
+                self._reload = reload
+                specs = tuple(map(spec_of, reload.wanted.models))
+                wait_target = reload.wanted.policy.wait_target
+                self.tell(Reconfigured(trio.current_time(), specs, reload.changed(), wait_target))
+                await reload.taken_over.wait()
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, **reload.plan.as_json()}
 
-    def _take_over(self, reload: Reload) -> None:
-        """Whole, or not at all: what can fail comes first."""
+    def _take_over(self) -> None:
+        """In one step with the core, which hears of it now: no question falls in between."""
+        reload = self._reload
+        assert reload is not None
         self._around.gpus.cover(reload.wanted)
         self.config = reload.wanted
         self._names = _names(self.config)
@@ -301,10 +316,9 @@ class Supervisor:
             self._take_over_model(step)
         models = {name: self._runners[name] for name in self._models()}
         self._runners = models | self._runners  # in the order of the configuration
-        specs = tuple(map(spec_of, self.config.models))
-        self.tell(Reconfigured(trio.current_time(), specs, reload.changed(), self.config.policy.wait_target))
         self.journal.record("reload", **reload.plan.as_json())
         log.info("the configuration was read again: %s", reload.plan)
+        reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:
         """A model that is new or changes without a new process; the core tells when others may change."""

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import trio.testing
 
 from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
-from muxd.core.events import Event, Waiting
+from muxd.core.events import Event, Verb, Waiting
 from muxd.engines import open_http
-from muxd.errors import LeaseNotFound, ModelNotFound
+from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound
 from muxd.gpus import open_gpus
 from muxd.proxy_child import UnmanagedProxy
 from muxd.state import StateFile
@@ -141,3 +142,75 @@ async def test_below_a_deep_state_folder_workers_run_and_leave_nothing(tmp_path,
         assert (await lines(supervisor.switch("a")))[-1]["type"] == "ready"
         assert len(os.listdir(short)) == 1
     assert os.listdir(short) == []
+
+
+# A reload among everything else
+
+
+def with_models(config: Config, *models: Model) -> Config:
+    return replace(config, models=models)
+
+
+async def test_a_reload_and_questions_about_what_it_adds_do_not_meet_half_way(tmp_path):
+    async with supervised(tmp_path, a_model("a")) as supervisor, trio.open_nursery() as nursery:
+        wanted.append(with_models(wanted[-1], a_model("a"), a_model("b")))
+        nursery.start_soon(supervisor.reload)
+        while True:
+            try:
+                name = supervisor.resolve("b")
+                break
+            except ModelNotFound:
+                await trio.lowlevel.checkpoint()
+        assert supervisor.model_status(name)["state"] == "stopped"
+        _, told = supervisor.open_lease(name, (Waiting(),))
+        supervisor.status()
+        await until(told, "granted")
+
+
+async def test_two_reloads_at_once_come_one_after_the_other(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        whole = wanted[-1]
+        wanted.append(with_models(whole, a_model("a")))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.reload)
+            await trio.lowlevel.checkpoint()
+            wanted.append(whole)
+            nursery.start_soon(supervisor.reload)
+        assert [model["name"] for model in supervisor.status()["models"]] == ["a", "b"]
+        ends = await lines(supervisor.order("b", Verb.START))
+        assert ends[-1]["state"] == "ready"
+
+
+async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        wanted.append(with_models(wanted[-1], a_model("a")))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.reload)
+            asked = []
+            while "b" in [model["name"] for model in supervisor.status()["models"]]:
+                asked.append(supervisor.open_lease("b", (Waiting(),))[1])
+                await trio.lowlevel.checkpoint()
+        for told in asked:
+            assert (await lines(told))[-1]["error"]["code"] == "model_not_found"
+
+
+async def test_a_stop_is_forgotten_with_its_model(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        assert (await lines(supervisor.order("b", Verb.STOP)))[-1]["state"] == "stopped"
+        whole = wanted[-1]
+        wanted.append(with_models(whole, a_model("a")))
+        await supervisor.reload()
+        wanted.append(whole)
+        await supervisor.reload()
+        assert StateFile(tmp_path / "state" / "state.json").load().stopped == []
+        assert not supervisor.model_status("b")["held_down"]
+
+
+async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        wanted.append(None)  # type: ignore[arg-type]
+        supervisor._reread = lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No such file", "a.sh"))
+        with pytest.raises(ConfigError, match="nothing was changed"):
+            await supervisor.reload()
+        assert supervisor.model_status("a")["state"] == "stopped"
+        wanted.pop()

@@ -22,7 +22,7 @@ from muxd.control.bodies import (
     waiting_of,
     whole,
 )
-from muxd.control.office import Office
+from muxd.control.office import Message, Office
 from muxd.control.rights import Right, Rights, peer_of
 from muxd.control.streams import Logs, relay
 from muxd.core.events import Verb
@@ -60,7 +60,7 @@ class ControlRoutes:
                 Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch),
                 *(self._order_route(verb) for verb in ORDERS),
                 Route("POST", "/v1/reload", Right.OPERATE, self._reload),
-                Route("GET", "/v1/models/NAME/logs", Right.READ, self._send_logs),
+                Route("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs),
                 Route("GET", "/v1/events", Right.READ, self._events),
                 Route("POST", "/v1/leases", Right.LEASE, self._open_lease),
                 Route("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand),
@@ -103,10 +103,18 @@ class ControlRoutes:
         await exchange.send_json(200, self._office.version())
 
     async def _status(self, request: Request, exchange: Exchange, _: str) -> None:
-        await exchange.send_json(200, self._office.status())
+        status = self._office.status()
+        await exchange.send_json(200, {**status, "models": [self._shown(m, exchange) for m in status["models"]]})
 
     async def _model(self, request: Request, exchange: Exchange, name: str) -> None:
-        await exchange.send_json(200, self._office.model_status(self._office.resolve(name)))
+        model = self._office.model_status(self._office.resolve(name))
+        await exchange.send_json(200, self._shown(model, exchange))
+
+    def _shown(self, model: Message, exchange: Exchange) -> Message:
+        """Logs are for operators: SGLang writes its keys and, if told to, its requests there."""
+        if Right.OPERATE in self._rights.of(peer_of(exchange.peer)) or not model.get("last_exit"):
+            return model
+        return {**model, "last_exit": {**model["last_exit"], "log_tail": []}}
 
     async def _switch(self, request: Request, exchange: Exchange, name: str) -> None:
         body = body_of(request, SwitchBody)

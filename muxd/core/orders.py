@@ -46,7 +46,7 @@ class Orders:
             yield from self._hold_down(worker, down=verb is Verb.STOP)
         if verb in (Verb.START, Verb.RESTART):
             worker.retry_at = min(worker.retry_at, self.host.now)  # the operator knows better than a back-off
-        if worker.order is not None and worker.order.verb is verb:
+        if worker.order is not None and worker.order.verb is verb and not worker.order.is_down:
             worker.order.tickets.append(ticket)
             worker.order.now = worker.order.now or now
             return
@@ -109,16 +109,25 @@ class Orders:
         for worker in list(self.host.workers.values()):
             if worker.state in DOWN:
                 yield from self._renew(worker)
-            self._draw_consequences(worker)
-            if worker.order is not None:
-                yield from self._forward(worker, worker.order)
+            yield from self._advance(worker)
 
     def finish_ready(self) -> Iterator[Command]:
         """End the orders of those that the last decisions left ready."""
-        for worker in self.host.workers.values():
+        for worker in list(self.host.workers.values()):
             order = worker.order
             if worker.state is State.READY and order is not None and (order.verb is Verb.START or order.is_down):
                 yield from self._finish(worker)
+                yield from self._advance(worker)
+
+    def _advance(self, worker: Worker) -> Iterator[Command]:
+        """Bring its order forward; where that ends, what the configuration asks for comes next."""
+        for _ in ("the order", "what the configuration asks for after it"):
+            self._draw_consequences(worker)
+            order = worker.order
+            if order is not None:
+                yield from self._forward(worker, order)
+            if worker.order is order or worker.name not in self.host.workers:
+                return
 
     def _forward(self, worker: Worker, order: Order) -> Iterator[Command]:
         if worker.state is State.STUCK:
@@ -177,7 +186,7 @@ class Orders:
         return self.host.blockers(worker) or self._switching.claimants(worker)
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
-        if worker.state is State.BACKOFF:
+        if worker.state is State.BACKOFF and not worker.wanted:
             yield self.host.move(worker, State.STOPPED, worker.reason)
         if worker.state in OFF_GPU:
             yield from self._finish(worker)

@@ -89,6 +89,9 @@ class Scheduler:
                 self.host.report(lease, in_flight, waiting)
             case LeaseEnded(_, lease):
                 self.host.forget(lease)
+            case SwitchAsked(_, ticket, name) | OrderGiven(_, ticket, name) if name not in self.host.workers:
+                fail = FailSwitch if isinstance(event, SwitchAsked) else FailOrder
+                yield fail(ticket, *_not_configured(name)[:2])
             case SwitchAsked(_, ticket, name):
                 yield from self._switch_asked(ticket, self.host.workers[name])
             case OrderGiven(_, ticket, name, verb, now):
@@ -106,17 +109,17 @@ class Scheduler:
         self.switching.preload += [w.name for w in workers if w.spec.preload and not w.held_down]
 
     def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
-        known = set(self.host.workers)
+        known = {name for name, worker in self.host.workers.items() if not worker.retired}
         self.switching.wait_target = event.wait_target
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.workers.items() if name not in known)
 
     def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
-        worker = self.host.workers[asked.worker]
-        refusal = self._refusal(worker)
-        if refusal is None:
+        worker = self.host.workers.get(asked.worker)
+        refusal = self._refusal(worker) if worker is not None else _not_configured(asked.worker)
+        if worker is not None and refusal is None:
             self.host.ask(asked.lease, worker, asked.waiting)
-        else:
+        elif refusal is not None:
             yield FailLease(asked.lease, *refusal)
 
     def _switch_asked(self, ticket: int, worker: Worker) -> Iterator[Command]:
@@ -136,9 +139,10 @@ class Scheduler:
         self.switching.drop_unbegun(worker)
 
     def _order_given(self, ticket: int, worker: Worker, verb: Verb, *, now: bool) -> Iterator[Command]:
-        if self._shutdown_deadline is not None or worker.retired:
-            code, message, _ = self._refusal(worker) or ("", "", None)
-            yield FailOrder(ticket, code, message)
+        is_over = self._shutdown_deadline is not None or worker.retired
+        refusal = self._refusal(worker)
+        if refusal is not None and (is_over or (verb is Verb.SLEEP and worker.held_down)):
+            yield FailOrder(ticket, refusal[0], refusal[1])
             return
         if verb is Verb.SLEEP and self.switching.is_wished(worker):
             yield from self._end_wish("superseded", f"a newer order, sleep {worker.name}, took its place")
@@ -207,7 +211,7 @@ class Scheduler:
         if self._shutdown_deadline is not None:
             return "shutting_down", "muxd is shutting down; send the request again when it is back", None
         if worker.retired:
-            return "model_not_found", f"model {worker.name} is no longer in the configuration", None
+            return _not_configured(worker.name)
         if worker.held_down:
             what = f"model {worker.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
@@ -310,3 +314,7 @@ class Scheduler:
         if wanted != self._timer:
             self._timer = wanted
             yield SetTimer(wanted)
+
+
+def _not_configured(name: str) -> tuple[str, str, float | None]:
+    return "model_not_found", f"model {name} is no longer in the configuration", None

@@ -3,8 +3,11 @@
 It gets its environment and nothing else: no flag, and no admin key but one of its own.
 """
 
+import os
 import signal
 from typing import Any
+
+import trio
 
 from muxd.config import Model
 from muxd.shim.processes import descendants, listening, look_up, process_table
@@ -19,7 +22,7 @@ class LaunchedByScript(SGLang):
     def __init__(self) -> None:
         super().__init__()
         self._port = 0
-        self._sockets: list[str] | None = None  # by which the server of this launch listens, once it is ready
+        self._sockets: frozenset[str] | None = None  # by which the server of this launch listens, once it is ready
 
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
         self._port, self._sockets = plan.port, None
@@ -40,13 +43,20 @@ class LaunchedByScript(SGLang):
     async def is_ready(self, link: Link) -> bool:
         ready = await super().is_ready(link)
         if ready and self._sockets is None:
-            self._sockets = listening(self._port)
+            self._sockets = await self._listening()
         return ready
 
     async def is_alive(self, link: Link, model: Model) -> bool:
         """And is the one that was loaded: a script may start another, which comes to the GPU unasked, awake."""
-        same = self._sockets is None or listening(self._port) == self._sockets
-        return same and await super().is_alive(link, model)
+        same = self._sockets is None or self._sockets & await self._listening()
+        return bool(same) and await super().is_alive(link, model)
+
+    async def _listening(self) -> frozenset[str]:
+        """Others may listen on that port at other addresses: only that its own sockets are gone says something.
+
+        In a thread: with thousands of connections the tables take tens of milliseconds to read.
+        """
+        return frozenset(await trio.to_thread.run_sync(listening, self._port))
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""
@@ -59,7 +69,9 @@ class LaunchedByScript(SGLang):
         """A script may have put its server into a session of its own, or have left it to the shim, its own parent."""
         shell = look_up(pid)
         session = {process.pid for process in process_table().values() if process.session == pid}
-        below = descendants(shell.ppid) if shell is not None else []
+        # Without its shim it has muxd for a parent, or init: what is below these is not its own.
+        has_shim = shell is not None and shell.ppid not in (1, os.getpid())
+        below = descendants(shell.ppid) if shell is not None and has_shim else []
         return sorted(session | {process.pid for process in below})
 
 

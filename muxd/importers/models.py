@@ -144,5 +144,8 @@ def _put(table: dict[str, Any], key: tuple[str, ...]) -> None:
 
 def shown_script(path: Path) -> str:
     """As it is found from here, where it is below; else in full."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except OSError:  # here is a folder that was removed
+        return str(path)
     return str(path) if near.startswith("..") else near

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -102,6 +103,8 @@ def read_script(path: Path, shown: str, environ: Mapping[str, str], folder: Path
 def _text(path: Path) -> str:
     """Raises ValueError, which says what to do."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us for as long as nobody writes
+            raise ValueError("is not a file; correct the path")
         return path.read_bytes().decode()
     except OSError as error:
         reason = error.strerror or "it is not a file"

@@ -43,12 +43,7 @@ class Catalogue:
         self._stale = trio.Event()
         self._urgent = trio.Event()  # there may be models with other names: not to be known late
         self._complained = False  # once per absence
-        self._take(
-            [
-                Entry(model.name, model.served_names or (model.name,), "unknown", model.switch_timeout)
-                for model in config.models
-            ]
-        )
+        self._take([_configured(model) for model in config.models])
 
     def _take(self, entries: list[Entry]) -> None:
         self._entries = entries

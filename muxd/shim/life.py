@@ -196,8 +196,11 @@ class Shim:
             send(server, self._spec.stop_signal)
             send(server, signal.SIGCONT)
         if not servers:
-            os.killpg(self._pid, self._spec.stop_signal)
-            os.killpg(self._pid, signal.SIGCONT)
+            try:
+                os.killpg(self._pid, self._spec.stop_signal)
+                os.killpg(self._pid, signal.SIGCONT)
+            except ProcessLookupError:  # it has no group of its own yet
+                os.kill(self._pid, self._spec.stop_signal)
 
     def _watch(self, server: Process) -> None:
         try:

@@ -71,7 +71,7 @@ def descendants(ancestor: int) -> list[Process]:
 def listeners(port: int, among: list[Process]) -> list[Process]:
     """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
     sockets = set(listening(port))
-    found = [process for process in among if sockets and _has_any(process.pid, sockets)]
+    found = [process for process in among if sockets and has_any(process.pid, sockets)]
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid not in pids]
 
@@ -91,7 +91,7 @@ def listening(port: int) -> list[str]:
     return found
 
 
-def _has_any(pid: int, sockets: set[str]) -> bool:
+def has_any(pid: int, sockets: set[str]) -> bool:
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)

@@ -36,6 +36,8 @@ class FakeOffice:
         return Served[name]
 
     def model_status(self, name: str) -> Message:
+        if name == "odd":
+            return {"name": name, "last_exit": {"reason": "out of memory", "log_tail": ["api_key='secret'"]}}
         return {"name": name}
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:

@@ -24,6 +24,9 @@ def test_the_fake_is_an_office(tmp_path: Path) -> None:
     assert office.resolve("Qwen/Qwen3-14B") == "qwen"
 
 
+ODD = {"name": "odd", "last_exit": {"reason": "out of memory", "log_tail": ["api_key='secret'"]}}
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
@@ -33,7 +36,7 @@ def test_the_fake_is_an_office(tmp_path: Path) -> None:
         ("/v1/models/qwen", {"name": "qwen"}),
         ("/v1/models/Qwen%2FQwen3-14B", {"name": "qwen"}),
         ("/v1/models/Qwen/Qwen3-14B", {"name": "qwen"}),
-        ("/v1/models/odd%2Flogs", {"name": "odd"}),
+        ("/v1/models/odd%2Flogs", ODD),
         ("/v1/models/odd/logs", {"lines": []}),
         ("http://muxd/v1/models/odd%2flogs/logs", {"lines": []}),
     ],
@@ -270,8 +273,10 @@ class TestAStranger:
 
     async def test_reads_and_no_more(self, desk: Desk) -> None:
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
-        assert (await desk.ask("GET", "/v1/models/qwen/logs"))[0] == 200
+        ended = json.loads((await desk.ask("GET", "/v1/models/odd"))[2])["last_exit"]
+        assert ended == {"reason": "out of memory", "log_tail": []}, "logs are for operators"
         for method, target in (
+            ("GET", "/v1/models/qwen/logs"),
             ("POST", "/v1/shutdown"),
             ("POST", "/v1/reload"),
             ("POST", "/v1/models/qwen/switch"),
@@ -291,6 +296,9 @@ class TestAnAdministrator:
 
     async def test_operates_but_holds_no_lease(self, desk: Desk) -> None:
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("GET", "/v1/models/qwen/logs"))[0] == 200
+        ended = json.loads((await desk.ask("GET", "/v1/models/odd"))[2])["last_exit"]
+        assert ended["log_tail"] == ["api_key='secret'"]
         assert (await desk.ask("POST", "/v1/shutdown"))[0] == 202
         assert (await desk.ask("POST", "/v1/leases", WAITING))[0] == 403
 

@@ -81,7 +81,7 @@ class Oracle:
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
             case FinishOrder(_, state):
-                assert state in (State.READY, State.STOPPED, State.ASLEEP, State.FAILED)
+                assert state in (State.READY, State.STOPPED, State.ASLEEP, State.FAILED, State.BACKOFF)
             case RenewWorker(worker):
                 assert self.holds[worker] == GONE, f"{worker} is renewed while its old processes live"
             case ForgetWorker(worker):

@@ -389,3 +389,67 @@ def test_a_model_that_comes_back_while_it_still_drains_is_kept_as_a_new_one():
         >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")
     )  # fmt: skip
     assert book
+
+
+# Between two orders
+
+
+def test_a_stopped_model_is_not_put_to_sleep_instead():
+    assert (
+        serving_a()
+        >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", "a is stopped by an operator", 320)
+        >> order(21, Verb.SLEEP, ticket=10) << FailOrder(10, "model_stopped", STOPPED)
+        >> LeaseEnded(22, 1) << StopWorker("a")
+        >> WorkerExited(23, "a") << FinishOrder(9, State.STOPPED)
+    )  # fmt: skip
+
+
+def test_a_second_restart_ends_a_load_that_hangs():
+    assert (
+        Playbook("a")
+        >> order(0, Verb.RESTART) << StartWorker("a")
+        >> order(50, Verb.RESTART, ticket=10) << FailOrder(9, "superseded", "a newer order, restart a, took its place")
+        << StopWorker("a", kill=True)
+        >> WorkerExited(51, "a") << StartWorker("a")
+        >> WorkerReady(60, "a", "http://a") << FinishOrder(10, State.READY)
+    )  # fmt: skip
+
+
+def test_sleep_does_not_go_around_a_back_off_that_requests_wait_for():
+    assert (
+        Playbook("a")
+        >> LeaseAsked(0, 1, "a") << StartWorker("a")
+        >> WorkerExited(1, "a") << StartWorker("a")
+        >> WorkerExited(2, "a")
+        >> order(2.1, Verb.SLEEP) << FinishOrder(9, State.BACKOFF)
+        >> TimerFired(4) << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_a_change_that_came_during_a_start_is_applied_as_soon_as_that_is_done():
+    assert (
+        Playbook("a")
+        >> order(0, Verb.START) << StartWorker("a")
+        >> configured(5, replace(A, sleep_level=1), changed=["a"])
+        >> WorkerReady(10, "a", "http://a") << FinishOrder(9, State.READY) << StopWorker("a")
+        >> WorkerExited(11, "a") << RenewWorker("a") << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_what_was_asked_of_a_model_that_a_reload_has_just_removed_is_refused():
+    gone = "model a is no longer in the configuration"
+    book = Playbook("a", "b") >> configured(1, B) << ForgetWorker("a")
+    assert book >> LeaseAsked(2, 1, "a") << FailLease(1, "model_not_found", gone)
+    assert book >> SwitchAsked(3, 2, "a") << FailSwitch(2, "model_not_found", gone)
+    assert book >> order(4, Verb.START) << FailOrder(9, "model_not_found", gone)
+
+
+def test_a_preloaded_model_that_comes_back_while_it_drains_is_preloaded_again():
+    preloaded = replace(A, preload=True)
+    book = (
+        serving_a(preloaded, "b")
+        >> configured(20, B) << revoked("retire", "a is no longer in the configuration", 320)
+        >> configured(21, preloaded, B)
+        >> LeaseEnded(25, 1) << StopWorker("a")
+    )  # fmt: skip
+    assert book >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")

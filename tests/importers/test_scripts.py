@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path, content):
 
 def test_a_folder_is_no_script(tmp_path):
     (problem,) = read_script(tmp_path, "a.sh", {}, tmp_path).problems
-    assert problem.text == "cannot be read: Is a directory; correct the path or its permissions"
+    assert problem.text == "is not a file; correct the path"
 
 
 def test_of_two_ways_that_agree_it_does_not_matter_which_is_taken(read):
