@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +98,31 @@ async def test_a_server_that_does_not_say_is_not_woken(info):
         with pytest.raises(EngineCallFailed, match="no model_path"):
             await engine_for(model()).wake(link, model())
     assert [path for path, _, _ in server.calls] == ["/model_info"]
+
+
+async def test_a_stranger_at_the_same_port_of_another_address_says_nothing_of_the_server():
+    async with Server({}).running() as link:
+        engine, port = LaunchedByScript(), int(link._url.rpartition(":")[2])
+        engine.launch(model(), replace(PLAN, port=port))
+        assert await engine.is_ready(link)
+        with socket.create_server(("127.0.0.2", port)):
+            assert await engine.is_alive(link, model())
+        assert await engine.is_alive(link, model())
+
+
+async def test_a_server_that_took_the_place_of_the_one_that_was_loaded_is_not_that():
+    engine = LaunchedByScript()
+    async with Server({}).running() as link:
+        port = int(link._url.rpartition(":")[2])
+        engine.launch(model(), replace(PLAN, port=port))
+        assert await engine.is_ready(link)
+        assert await engine.is_alive(link, model())
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    async with trio.open_nursery() as nursery, open_http() as http:
+        await nursery.start(partial(serve_http, Server({}).answer, listeners))
+        link = Link(http, f"http://127.0.0.1:{port}", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
+        assert not await engine.is_alive(link, model())
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

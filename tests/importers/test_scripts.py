@@ -1,6 +1,7 @@
 """What muxd takes from a launch script, and what it says of one that it cannot use."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,9 @@ def test_what_bash_notes_is_what_was_started(bash):
     assert [s.argv for s in bash.run(write(bash, "nohup python 'a b' ''"))] == [["python", "a b", ""]]
     assert program_of(["env", "A=1", "/x/python", "b"]) == ["python", "b"]
     assert json.loads(json.dumps(bash.run(write(bash, "PORT=5 python"))[0].environ)) == {"PORT": "5"}
+
+
+def test_a_pipe_is_no_script_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.sh")
+    (problem,) = read_script(tmp_path / "pipe.sh", "pipe.sh", {}, tmp_path).problems
+    assert problem.text == "is not a file; correct the path"
