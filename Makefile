@@ -26,10 +26,10 @@ lint: $(READY)
 
 check: lint test
 
-# Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB).
+# Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)
 	$(PYTHON) tests/real/install.py
-	$(BIN)/python -m pytest tests/real
+	$(BIN)/python -m pytest tests/real $(ARGS)
 
 # Real systemd, booted in a container (root, systemd-container and debootstrap; about 400 MB under /var/tmp).
 systemd: $(READY)

@@ -87,6 +87,8 @@ class Answer:
             raise self._source.nonsense() from None
         if self.status >= 400:
             raise refusal(value)
+        if not isinstance(value, dict):
+            raise self._source.nonsense()
         return value
 
     def lines(self, deadline: float | None = None) -> Iterator[Any]:
@@ -231,7 +233,10 @@ class _Bytes:
 
 
 def _silent(path: str) -> Failure:
-    return Failure(f"muxd at {path} accepted the connection, but does not answer; see its log", Exit.UNREACHABLE)
+    return Failure(
+        f"muxd at {path} accepted the connection, but does not answer; what was asked may still be done; see its log",
+        Exit.UNREACHABLE,
+    )
 
 
 def ask(path: str, method: str, target: str, body: Any = None, patience: float | None = None) -> Any:

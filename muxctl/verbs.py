@@ -46,7 +46,7 @@ def parser_of(verb: str) -> ArgumentParser:
     """What `muxctl VERB` takes, and its help."""
     module = module_of(verb)
     parser = ArgumentParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
-    parser.description = f"{VERBS[verb].capitalize()}.\n\n{module.MEANING}"
+    parser.description = f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n\n{module.MEANING}"
     parser.epilog = _epilog(module.EXAMPLES, module.EXITS)
     _common(parser)
     module.arguments(parser)

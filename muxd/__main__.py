@@ -127,7 +127,9 @@ def _drop_in(options: Namespace) -> "DropIn | None":
 
 def _start(options: Namespace) -> int:
     if not options.demo:
-        return _run_daemon(lambda: _load(options.config, _drop_in(options)).with_log_level(options.log_level))
+        added = _drop_in(options)
+        path = _found(options.config, added)  # once: a reload must not come upon another file
+        return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
     if _drop_in(options) is not None:
         raise ConfigError(["--demo brings its own models and settings; leave out the rest of the command line"])
     import tempfile
@@ -136,7 +138,11 @@ def _start(options: Namespace) -> int:
 
     with tempfile.TemporaryDirectory(prefix="muxd-demo-") as folder:
         path = write_demo_config(Path(folder))
-        print(f"demo: two simulated models, no GPU; everything is in {folder}", file=sys.stderr)
+        demo = _load(path)
+        names = " and ".join(model.served_names[0] for model in demo.models)
+        where = f"http://{demo.proxy.host}:{demo.proxy.port}/v1"
+        print(f"demo: two simulated models, no GPU: {names} at {where}", file=sys.stderr)
+        print(f"for muxctl: export MUXD_SOCKET={demo.daemon.socket}", file=sys.stderr)
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 
@@ -178,13 +184,18 @@ def _init(options: Namespace) -> int:
     return init(options, os.environ)
 
 
-def _load(explicit: Path | None, added: "DropIn | None" = None) -> Config:
-    """Scripts need no configuration: with them, none is searched."""
-    from .config.load import load_config
+def _found(explicit: Path | None, added: "DropIn | None") -> Path | None:
+    """The configuration to use.  Scripts need none: with them, none is searched."""
     from .config.places import find_config
 
     alone = explicit is None and added is not None and added.stands_alone
-    return load_config(None if alone else find_config(explicit, os.environ), os.environ, added)
+    return None if alone else find_config(explicit, os.environ).absolute()
+
+
+def _load(path: Path | None, added: "DropIn | None" = None) -> Config:
+    from .config.load import load_config
+
+    return load_config(path, os.environ, added)
 
 
 def _passed_listener() -> "socket.socket | None":

@@ -88,7 +88,8 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
         notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
-        log.info("ready: control socket %s", config.daemon.socket)
+        where = f"proxy on {config.proxy.host}:{config.proxy.port}, " if config.proxy.managed else ""
+        log.info("ready: %scontrol socket %s", where, config.daemon.socket)
         await supervisor.finished.wait()
         if managed is not None:
             await managed.stop(supervisor.hurried)
@@ -129,7 +130,7 @@ async def _hear_signals(
                     reloads.start_soon(_reload, supervisor)
                     continue
                 hurry = supervisor.stopping.is_set()
-                log.info("%s: shutting down%s", signal.Signals(number).name, " at once" if hurry else "")
+                log.info("%s was heard", signal.Signals(number).name)
                 supervisor.shutdown(hurry=hurry)
 
 

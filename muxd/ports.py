@@ -65,14 +65,15 @@ def _holder_of(port: int) -> str:
     sockets = set(listening(port))
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and has_any(int(entry.name), sockets):
-            command = _command(entry)[:80]
-            return f"; process {entry.name} listens on it ({command}): end it, or give the model another port"
+            who = f"process {entry.name} listens on it ({_program(entry)})"
+            return f"; {who}: end it, or give the model another port"
     return "; another process has it: end it, or give the model another port"
 
 
-def _command(process: Path) -> str:
+def _program(process: Path) -> str:
+    """Its name only: this is told to clients, and arguments can be secret."""
     try:
-        words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-        return "".join(c if c.isprintable() else "?" for c in " ".join(words))
+        name = (process / "comm").read_text(errors="replace").strip()
+        return "".join(c if c.isprintable() else "?" for c in name)
     except OSError:  # it has just ended
         return "gone meanwhile"

@@ -57,6 +57,7 @@ from .core.events import (
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
+from .core.states import State
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .journal import Journal
 from .logs import setup_logging
@@ -68,6 +69,15 @@ log = logging.getLogger(__name__)
 
 #: How often those who wait are told how it goes, and the GPUs are read for status.
 TICK = 2.0
+
+
+#: States of a worker that an operator should hear of.
+LOUD = {
+    State.BACKOFF: logging.WARNING,
+    State.UNRESPONSIVE: logging.WARNING,
+    State.FAILED: logging.ERROR,
+    State.STUCK: logging.ERROR,
+}
 
 
 class ProxyView(Protocol):
@@ -153,7 +163,8 @@ class Supervisor:
                 del self._runners[name]
                 self._remember_stop(name, stopped=False)
             case RecordMove(name, before, after, reason):
-                log.info("%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
+                level = LOUD.get(after, logging.INFO)
+                log.log(level, "%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
                 self.journal.record("state", model=name, **facts)
             case SetTimer(at):
@@ -277,15 +288,20 @@ class Supervisor:
     def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         now = trio.current_time()
         stream = self._switches.open(self._number(), name, now)
+        self._record_order(name, "switch")
         self.tell(SwitchAsked(now, stream.number, name))
         return stream.receive
 
     def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time = trio.current_time()
         stream = self._orders.open(self._number(), name, time)
-        self.journal.record("operator", model=name, order=verb)
+        self._record_order(name, verb)
         self.tell(OrderGiven(time, stream.number, name, verb, now))
         return stream.receive
+
+    def _record_order(self, name: str, order: str) -> None:
+        self.journal.record("operator", model=name, order=order)
+        log.info("%s: an operator ordered %s", name, order)
 
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
         """Raises ConfigError, NeedsRestart and ShuttingDown; then nothing was changed.  One after the other."""
@@ -317,7 +333,7 @@ class Supervisor:
         models = {name: self._runners[name] for name in self._models()}
         self._runners = models | self._runners  # in the order of the configuration
         self.journal.record("reload", **reload.plan.as_json())
-        log.info("the configuration was read again: %s", reload.plan)
+        log.info("the configuration was read again and taken over: %s", reload.plan)
         reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:
@@ -363,6 +379,7 @@ class Supervisor:
         if not self.stopping.is_set() or hurry:
             self.stopping.set()
             self.journal.record("shutdown", hurry=hurry)
+            log.info("shutting down%s", " at once" if hurry else "")
             self.tell(ShutdownAsked(now, now if hurry else now + self.config.daemon.shutdown_timeout))
 
     def _number(self) -> int:

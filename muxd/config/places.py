@@ -37,7 +37,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str] = os.environ) 
         if _exists(candidate):
             return candidate
     places = ", ".join(map(str, tried))
-    raise ConfigError([f"no configuration: tried {places}; write one of them, or name one with --config"])
+    raise ConfigError([f"no configuration: tried {places}; write one (`muxd init` does), or name one with --config"])
 
 
 def _exists(path: Path) -> bool:

@@ -81,6 +81,13 @@ class Plan:
         """Something has changed."""
         return bool(self.steps or self.settings or self.needs_restart)
 
+    def __str__(self) -> str:
+        """One line for a log."""
+        steps = [
+            f"{step.action} {step.model}" + f" ({', '.join(step.changes)})" * bool(step.changes) for step in self.steps
+        ]
+        return "; ".join([*steps, *(f"change {key}" for key in self.settings)]) or "nothing has changed"
+
     def as_json(self) -> dict[str, Any]:
         return {
             "plan": [step.as_json() for step in self.steps],

@@ -16,16 +16,16 @@ _MOST_LINES = 10_000
 _TRUTHS = {"1": True, "true": True, "0": False, "false": False, "": True}
 
 
-class SwitchBody(Struct):
+class SwitchBody(Struct, forbid_unknown_fields=True):
     wait: bool = True
 
 
-class OrderBody(Struct):
+class OrderBody(Struct, forbid_unknown_fields=True):
     wait: bool = True
     now: bool = False
 
 
-class ReloadBody(Struct):
+class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
@@ -50,7 +50,12 @@ class DemandBody(Struct):
 
 
 def body_of(request: Request, kind: type[T]) -> T:
-    """The JSON body as `kind`; fields it does not know are left to newer clients.  Raises BadRequest."""
+    """The JSON body as `kind`; raises BadRequest.
+
+    A lease may have fields of newer clients; an order may not: what is misspelt there would be done otherwise.
+    """
+    if request.query:
+        raise BadRequest(f"{request.path} takes a JSON body and no query; put {', '.join(request.query)} there")
     try:
         return msgspec.convert(request.json(), kind)
     except msgspec.ValidationError as error:

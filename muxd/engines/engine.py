@@ -15,6 +15,9 @@ from muxd.errors import MuxdError
 from . import causes
 from .causes import Cause
 
+#: Seconds that a connection to an engine outlasts an answer.
+KEPT = 0.2
+
 
 class EngineCallFailed(MuxdError):
     """An engine call was refused, or nobody knows what became of it.
@@ -97,10 +100,12 @@ class Engine(Protocol):
 def open_http() -> httpx.AsyncClient:
     """For calls and probes on loopback.
 
-    It keeps no connection: a call on one whose server has just died would be in doubt.  There is no TLS: loading
-    the certificates would cost 30 ms of CPU.
+    A connection is kept for the calls of one sleep or wake, which follow each other at once: that halves what each
+    costs (0.5 ms instead of 1 ms of CPU).  No longer: a call on one whose server has died meanwhile would be in
+    doubt.  There is no TLS: loading the certificates would cost 30 ms of CPU.
     """
-    return httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False, verify=False)
+    limits = httpx.Limits(keepalive_expiry=KEPT)
+    return httpx.AsyncClient(limits=limits, trust_env=False, verify=False)
 
 
 class Link:

@@ -13,6 +13,7 @@ from muxd.errors import (
     ContextTooLong,
     CudaUnavailable,
     DiskFull,
+    EngineError,
     EngineMissing,
     EngineTooOld,
     ModelDownloadFailed,
@@ -263,9 +264,15 @@ SIGNS = (
     ),
     Sign(
         EngineMissing,
-        _SHELL + r"(?P<program>\S+): (?:command )?not found$",
+        _SHELL + r"(?P<program>[^\s:]+): (?:(?:command )?not found|No such file or directory)$",
         "the launch script calls {program}, which is not found",
         "correct the script, or PATH in the model's env",
+    ),
+    Sign(
+        EngineError,
+        _SHELL + r"cd: (?P<path>[^\n]+): (?P<why>[^:\n]+)$",
+        "the launch script cannot go to {path}: {why}",
+        "correct the script",
     ),
     Sign(
         CudaUnavailable,

@@ -34,7 +34,7 @@ class Surroundings:
     children: Children
     gpus: Gpus
     state: StateFile
-    http: httpx.AsyncClient  # must not keep connections: a call on one that just died would be in doubt
+    http: httpx.AsyncClient
     tell: Callable[[Event], None]
 
 

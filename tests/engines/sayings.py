@@ -373,6 +373,20 @@ HOST = (
     Saying("dash", "engine_missing", True, "/etc/muxd/legacy.sh: 3: python4: not found\n", "python4"),
     Saying(
         "bash 5",
+        "engine_missing",
+        True,
+        "/etc/muxd/legacy.sh: line 1: /opt/old/bin/python: No such file or directory\n",
+        "calls /opt/old/bin/python, which is not found",
+    ),
+    Saying(
+        "bash 5",
+        "engine_error",
+        True,
+        "/etc/muxd/legacy.sh: line 1: cd: /no/such/dir: No such file or directory\n",
+        "cannot go to /no/such/dir: No such file or directory",
+    ),
+    Saying(
+        "bash 5",
         "access_denied",
         True,
         "/etc/muxd/legacy.sh: line 3: /opt/sglang/bin/python: Permission denied\n",

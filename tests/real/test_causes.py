@@ -93,6 +93,7 @@ def test_what_keeps_it_from_starting_is_told_by_name_with_what_to_do(muxd, model
     assert "Traceback" not in error["message"]
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_while_it_loads_is_told_though_sglang_does_not_end_of_it(muxd, port):
     with socket.socket() as other, ThreadPoolExecutor(1) as client:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

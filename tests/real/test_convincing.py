@@ -6,6 +6,8 @@ Prints what was asked and how long it took: run it with -s.
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.muxd import Muxd, assert_never_two_awake
 from tests.soak.clients import Crowd, problems, spread, table
 from tests.soak.follower import Follower
@@ -13,6 +15,8 @@ from tests.soak.follower import Follower
 from .sglang_cpu import CPU_ARGS, shared_memory_of
 from .test_muxd import A, B, config
 from .test_simulator_truth import TOOLS
+
+pytestmark = pytest.mark.long
 
 #: In bfloat16 the likeliest of a random model's tokens are so near each other that what else is in the batch
 #: decides: without any muxd, 25 of 200 such requests to tiny-b were answered otherwise than a lone one.

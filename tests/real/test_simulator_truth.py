@@ -27,6 +27,8 @@ TOOLS = (
     "--constrained-json-disable-any-whitespace",
 )
 
+pytestmark = pytest.mark.long
+
 NAME = "tests/tiny-a"
 MESSAGES = [{"role": "user", "content": "hello"}]
 SCHEMA = {
