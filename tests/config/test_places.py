@@ -42,7 +42,8 @@ def test_without_any_file_all_places_are_told(places):
     with pytest.raises(ConfigError) as caught:
         find_config(None, environ)
     assert caught.value.problems == [
-        f"no configuration: tried {ours}, {users}, /etc/muxd/muxd.toml; write one (`muxd init` does), or name one with --config"
+        f"no configuration: tried {ours}, {users}, /etc/muxd/muxd.toml; "
+        "write one (`muxd init` does), or name one with --config"
     ]
 
 
