@@ -147,6 +147,7 @@ def test_a_server_that_its_script_starts_again_by_itself_is_ended_and_started_by
         eventually(lambda: server_of(muxd, "alpha", shell), "its server is there")
         os.kill(server_of(muxd, "alpha", shell), signal.SIGKILL)
         eventually(lambda: muxd.status("alpha")["restarts"] == 1, "another server is no server of muxd's")
+        muxd.until_state("alpha", "ready")
         assert muxd.ask("org/alpha")
         assert muxd.status("alpha")["pid"] != shell
 
