@@ -57,6 +57,7 @@ def test_a_worker_that_stops_answering_is_killed_and_restarted(start):
     muxd.ask("alpha")
     os.kill(muxd.worker("alpha")["launcher"], signal.SIGSTOP)
     eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    muxd.until_state("alpha", "ready")
     assert ("alpha", "ready", "unresponsive") in muxd.moves()
     assert muxd.ask("alpha")
 
@@ -66,6 +67,7 @@ def test_a_scheduler_that_takes_no_step_is_found_out_though_its_server_answers(s
     muxd.ask("alpha")
     os.kill(muxd.worker("alpha")["scheduler"], signal.SIGSTOP)
     eventually(lambda: muxd.status("alpha")["restarts"] == 1, "alpha was started again")
+    muxd.until_state("alpha", "ready")
     assert muxd.ask("alpha")
 
 

@@ -134,6 +134,7 @@ def test_a_server_that_dies_below_its_script_is_started_again(start, tmp_path):
     shell = muxd.status("beta")["pid"]
     os.kill(server_of(muxd, "beta", shell), signal.SIGKILL)
     eventually(lambda: muxd.status("beta")["restarts"] == 1, "it was started again")
+    muxd.until_state("beta", "ready")
     assert muxd.ask("org/beta")
 
 
