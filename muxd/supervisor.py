@@ -107,6 +107,7 @@ class Supervisor:
         self._scheduler = Scheduler(map(spec_of, self.config.models), self.config.policy.wait_target)
         self._runners = {model.name: Runner(model, around) for model in self.config.models}
         self._names = _names(self.config)
+        self._models = {model.name: model for model in self.config.models}  # as configured; older processes may run
         self._reread = reread
         self._reloading = trio.Lock()
         self._reload: Reload | None = None  # the one that is to be taken over
@@ -148,17 +149,17 @@ class Supervisor:
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
                 self._tell_holder(command)
             case FinishSwitch(ticket, url):
-                self._end_switch(ticket, {"type": "ready", "url": url})
+                self._end(self._switches, ticket, {"type": "ready", "url": url})
             case FailSwitch(ticket, code, message):
-                self._end_switch(ticket, {"type": "failed", **error_of(code, message).as_json()})
+                self._end(self._switches, ticket, {"type": "failed", **error_of(code, message).as_json()})
             case FinishOrder(ticket, state):
-                self._end_order(ticket, {"type": "done", "state": state})
+                self._end(self._orders, ticket, {"type": "done", "state": state})
             case FailOrder(ticket, code, message):
-                self._end_order(ticket, {"type": "failed", **error_of(code, message).as_json()})
+                self._end(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
             case RememberStop(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case RenewWorker(name):
-                self._runners[name].renew(self._models()[name])
+                self._runners[name].renew(self._models[name])
             case ForgetWorker(name):
                 del self._runners[name]
                 self._remember_stop(name, stopped=False)
@@ -235,17 +236,12 @@ class Supervisor:
             case EndLease(lease):
                 self._leases.end(lease)
 
-    def _end_switch(self, ticket: int, line: Line) -> None:
-        stream = self._switches.get(ticket)
+    def _end(self, streams: Streams, ticket: int, line: Line) -> None:
+        """The last line of what an operator asked for."""
+        stream = streams.get(ticket)
         if stream is not None:
             elapsed = seconds(trio.current_time() - stream.opened)
-            self._switches.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
-
-    def _end_order(self, ticket: int, line: Line) -> None:
-        stream = self._orders.get(ticket)
-        if stream is not None:
-            elapsed = seconds(trio.current_time() - stream.opened)
-            self._orders.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
+            streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._around.state
@@ -274,7 +270,7 @@ class Supervisor:
         }
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
-        return status.model_status(self._scheduler, self._runners[name], self._models().get(name), now)
+        return status.model_status(self._scheduler, self._runners[name], self._models.get(name), now)
 
     def resolve(self, name: str) -> str:
         """A model's name for its name or one of its served names."""
@@ -325,12 +321,13 @@ class Supervisor:
         self._around.gpus.cover(reload.wanted)
         self.config = reload.wanted
         self._names = _names(self.config)
+        self._models = {model.name: model for model in self.config.models}
         self._proxy.reconfigure(self.config)
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
             setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
         for step in reload.plan.steps:
             self._take_over_model(step)
-        models = {name: self._runners[name] for name in self._models()}
+        models = {name: self._runners[name] for name in self._models}
         self._runners = models | self._runners  # in the order of the configuration
         self.journal.record("reload", **reload.plan.as_json())
         log.info("the configuration was read again and taken over: %s", reload.plan)
@@ -339,13 +336,9 @@ class Supervisor:
     def _take_over_model(self, step: Step) -> None:
         """A model that is new or changes without a new process; the core tells when others may change."""
         if step.action == "add" and step.model not in self._runners:
-            self._runners[step.model] = Runner(self._models()[step.model], self._around)
+            self._runners[step.model] = Runner(self._models[step.model], self._around)
         elif step.action == "update":
-            self._runners[step.model].update(self._models()[step.model])
-
-    def _models(self) -> dict[str, Model]:
-        """As they are configured now; a worker may still run under an older configuration."""
-        return {model.name: model for model in self.config.models}
+            self._runners[step.model].update(self._models[step.model])
 
     def open_lease(
         self, name: str, waiting: tuple[Waiting, ...]

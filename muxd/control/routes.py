@@ -119,22 +119,12 @@ class ControlRoutes:
     async def _switch(self, request: Request, exchange: Exchange, name: str) -> None:
         body = body_of(request, SwitchBody)
         name = self._office.resolve(name)
-        progress = self._office.switch(name)
-        if body.wait:
-            await relay(exchange, progress)
-        else:
-            progress.close()
-            await exchange.send_json(202, {"accepted": True, "model": name})
+        await _tell(exchange, name, self._office.switch(name), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: Exchange, name: str) -> None:
         body = body_of(request, OrderBody)
         name = self._office.resolve(name)
-        progress = self._office.order(name, verb, now=body.now)
-        if body.wait:
-            await relay(exchange, progress)
-        else:
-            progress.close()
-            await exchange.send_json(202, {"accepted": True, "model": name})
+        await _tell(exchange, name, self._office.order(name, verb, now=body.now), wait=body.wait)
 
     async def _reload(self, request: Request, exchange: Exchange, _: str) -> None:
         body = body_of(request, ReloadBody)
@@ -187,6 +177,15 @@ def _parse(raw_path: str) -> tuple[str, str]:
     if len(parts) > 4 and parts[-1] in ("switch", "logs", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
+
+
+async def _tell(exchange: Exchange, name: str, progress: trio.MemoryReceiveChannel[Message], *, wait: bool) -> None:
+    """What an operator asked for: its progress to the end, or only that it was accepted."""
+    if wait:
+        await relay(exchange, progress)
+    else:
+        progress.close()
+        await exchange.send_json(202, {"accepted": True, "model": name})
 
 
 def _denied(what: str) -> PermissionDenied:

@@ -12,15 +12,8 @@ from .events import Verb
 from .host import Host
 from .spec import WorkerSpec
 from .states import State
-from .switching import Switching
+from .switching import AT_REST, DOWN, Switching
 from .worker import Order, Worker
-
-#: States without a process: nothing is left to end.
-DOWN = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
-
-#: States in which nothing more happens to a worker until somebody wants it.
-OFF_GPU = DOWN | {State.ASLEEP}
-
 
 _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",
@@ -62,14 +55,10 @@ class Orders:
 
     def fail(self, worker: Worker, code: str, message: str) -> Iterator[Command]:
         """End its order, if there is one."""
-        order, worker.order = worker.order, None
-        for ticket in order.tickets if order is not None else ():
-            yield FailOrder(ticket, code, message)
+        yield from (FailOrder(ticket, code, message) for ticket in _ended(worker))
 
     def _finish(self, worker: Worker) -> Iterator[Command]:
-        order, worker.order = worker.order, None
-        for ticket in order.tickets if order is not None else ():
-            yield FinishOrder(ticket, worker.state)
+        yield from (FinishOrder(ticket, worker.state) for ticket in _ended(worker))
 
     # A new configuration
 
@@ -167,7 +156,7 @@ class Orders:
         """On to its GPUs, if they are free."""
         if worker.state is State.READY:
             yield from self._finish(worker)
-        elif worker.state not in OFF_GPU or self._switching.is_coming(worker):
+        elif worker.state not in AT_REST or self._switching.is_coming(worker):
             return
         elif worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
             return  # it is started again by itself, or its order is refused
@@ -188,7 +177,7 @@ class Orders:
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
         if worker.state is State.BACKOFF and not worker.wanted:
             yield self.host.move(worker, State.STOPPED, worker.reason)
-        if worker.state in OFF_GPU:
+        if worker.state in AT_REST:
             yield from self._finish(worker)
         elif worker.state is State.READY:
             yield from self._drain(worker, order)
@@ -220,3 +209,9 @@ class Orders:
     def _drain(self, worker: Worker, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + worker.spec.drain_timeout
         yield from self.host.drain(worker, order.verb, _MESSAGES[order.verb].format(worker.name), deadline)
+
+
+def _ended(worker: Worker) -> list[int]:
+    """It has no order any more; the tickets of the one that it had."""
+    order, worker.order = worker.order, None
+    return order.tickets if order is not None else []

@@ -44,7 +44,7 @@ from .host import Host
 from .orders import Orders
 from .spec import WorkerSpec
 from .states import State
-from .switching import AT_REST, Switching, Wish
+from .switching import DOWN, Switching, Wish
 from .worker import Blame, Worker
 
 WorkerEvent = (
@@ -173,7 +173,7 @@ class Scheduler:
                 yield from self._lost(worker, State.STOPPING, "worker_exited", reason)
             case WorkerExited(_, _, failure, reason, code):
                 yield from self._exited(worker, failure, reason, code)
-            case WorkerWedged(_, _, reason) if worker.state not in AT_REST - {State.ASLEEP} | {State.STUCK}:
+            case WorkerWedged(_, _, reason) if worker.state not in DOWN | {State.STUCK}:
                 yield from self._take_leases(worker, "worker_exited", reason)
                 yield self.host.move(worker, State.STUCK, reason)
 
@@ -187,7 +187,7 @@ class Scheduler:
     def _exited(self, worker: Worker, failure: Failure, reason: str, code: str) -> Iterator[Command]:
         self.host.ledger.give_back(worker.name)
         was, blame, worker.blame = worker.state, worker.blame, None
-        if was in AT_REST - {State.ASLEEP}:
+        if was in DOWN:
             return
         reason, code = (blame.reason, blame.code or code) if blame is not None else (reason, code)
         yield from self._take_leases(worker, "worker_exited", reason)

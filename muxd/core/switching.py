@@ -22,8 +22,11 @@ AT_ONCE = 0.001
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
 LEAVING = frozenset({State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE})
 
-#: States from which a worker can be brought to the GPU.
-AT_REST = frozenset({State.STOPPED, State.ASLEEP, State.BACKOFF, State.FAILED})
+#: States without a process: nothing is left to end.
+DOWN = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
+
+#: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
+AT_REST = DOWN | {State.ASLEEP}
 
 
 @dataclass(slots=True)
