@@ -23,8 +23,12 @@ EXAMPLES = {
         "log_dir": "/var/log/muxd",
         "admin_group": "muxd",
     },
-    "proxy": {"user": "muxd-proxy"},
-    "defaults": {"cwd": "/srv/models"},
+    "proxy": {
+        "user": "muxd-proxy",
+        "metrics_listen": "127.0.0.1:30101",
+        "access_log_dir": "/var/log/muxd/access",
+    },
+    "defaults": {"cwd": "/srv/models", "upstream_name": "Qwen/Qwen3-14B"},
 }
 
 
@@ -82,7 +86,8 @@ def test_the_proxys_section_has_every_key_with_its_default(whole):
     assert {key: table.pop(key) for key in EXAMPLES["proxy"]} == EXAMPLES["proxy"]
     values = written(table, PROXY)
     values["host"], values["port"] = values.pop("listen")
-    assert values | {"user": None} == defaults(Proxy)
+    nowhere = {"user": None, "metrics_listen": None, "access_log_dir": None}
+    assert values | nowhere == defaults(Proxy)
 
 
 def test_a_models_keys_are_all_there_with_their_defaults(whole):

@@ -13,16 +13,18 @@ from .readers import (
     duration,
     environment,
     gpu_numbers,
+    header_names,
     integer,
     model_path,
     names,
     number,
+    params,
     path,
     size,
     text,
     texts,
 )
-from .schema import LOG_LEVELS, MiB
+from .schema import ACCESS_LOGS, LOG_LEVELS, MiB
 
 Table = dict[str, "Reader | Table"]
 
@@ -45,6 +47,13 @@ PROXY: Table = {
     "max_body": size(low=1024),
     "buffer_memory": size(low=1024),
     "upstream_timeout": duration(0.1, endless=True),
+    "drain_timeout": duration(endless=True),
+    "comment_interval": duration(0.1, endless=True),
+    "allow_anonymous": boolean,
+    "metrics_listen": address,
+    "request_id_headers": header_names,
+    "access_log": choice(*ACCESS_LOGS),
+    "access_log_dir": path,
 }
 
 POLICY: Table = {
@@ -96,6 +105,11 @@ MODEL: Table = {
     "probe_timeout": duration(0.1),
     "probe_failures": integer(1, 1000),
     "hang_timeout": duration(1, endless=True),
+    "concurrency_limit": integer(0, 1_000_000),
+    "queue_limit": integer(0, 1_000_000),
+    "upstream_name": text,
+    "set_params": params,
+    "strip_params": names,
     "log_max_bytes": size(low=64 * 1024),
     "log_backups": integer(0, 1000),
     "simulation": SIMULATION,

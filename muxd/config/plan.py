@@ -49,11 +49,16 @@ WATCH_KEYS = frozenset(
         "probe_timeout",
         "probe_failures",
         "hang_timeout",
+        "concurrency_limit",
+        "queue_limit",
+        "upstream_name",
+        "set_params",
+        "strip_params",
     }
 )
 
 #: Keys outside the models that a running muxd can take over; every other one needs a restart of muxd.
-LIVE_SETTINGS = frozenset({"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target"})
+LIVE_SETTINGS = frozenset({"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target", "keys"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,8 @@ def _changed_settings(running: Config, wanted: Config) -> Iterator[str]:
     ):
         keys = ("listen" if section == "proxy" and key in ("host", "port") else key for key in _differences(old, new))
         yield from dict.fromkeys(f"{section}.{key}" for key in keys)
+    if running.keys != wanted.keys:
+        yield "keys"
 
 
 def _differences(old: Any, new: Any) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Base:
 Reader = Callable[[Any, Base], Any]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -117,6 +118,37 @@ def names(value: Any, base: Base) -> tuple[str, ...]:
     for item in texts(value, base):
         text(item, base)
     return _distinct(value)
+
+
+def header_names(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of HTTP header names, not empty, in lower case."""
+    found = names(value, base)
+    for item in found:
+        if not _TOKEN.fullmatch(item):
+            raise ValueError(f"{shown(item)} is not the name of a header; use letters, digits and -")
+    if not found:
+        raise ValueError('an empty list names no header; write ["x-request-id"]')
+    return _distinct([item.lower() for item in found])
+
+
+def params(value: Any, base: Base) -> dict[str, Any]:
+    """A table of what JSON can say, for a request's top-level fields."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is not a table; write {{ temperature = 0.2 }}")
+    if "model" in value:
+        raise ValueError("the model is not set here; use upstream_name")
+    _check_json(value)
+    return dict(value)
+
+
+def _check_json(value: Any) -> None:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _check_json(item)
+    elif not isinstance(value, str | bool | int | float) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(f"{shown(value)} cannot be said in JSON; use text, numbers, true, false, lists and tables")
 
 
 def gpu_numbers(value: Any, base: Base) -> tuple[int, ...]:

@@ -7,11 +7,14 @@ TOML, and what is wrong with what a user wrote, is `load`'s business.
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 GiB = 1 << 30
 MiB = 1 << 20
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+ACCESS_LOGS = ("text", "json", "off")
+REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,11 @@ class Model:
     probe_interval: float = 5.0
     probe_timeout: float = 5.0
     probe_failures: int = 3  # consecutive; then the worker is unresponsive
+    concurrency_limit: int = 0  # requests that its worker gets at once, the rest waits in the proxy; 0: no limit
+    queue_limit: int = 10_000  # requests that may wait for it in the proxy; further ones get 429
+    upstream_name: str = ""  # what its server must be asked for; "": whatever the client said
+    set_params: dict[str, Any] = field(default_factory=dict)  # top-level fields of a request, set for everybody
+    strip_params: tuple[str, ...] = ()  # and removed
     hang_timeout: float = 300.0  # it answers, but its scheduler takes no step for this long: unresponsive
     log_max_bytes: int = 64 * MiB
     log_backups: int = 3
@@ -115,6 +123,26 @@ class Proxy:
     max_body: int = 64 * MiB  # one request
     buffer_memory: int = 512 * MiB  # all buffered bodies together; beyond it 503
     upstream_timeout: float = inf  # to the first byte of an answer
+    drain_timeout: float = 30.0  # how long SIGTERM lets requests in flight finish
+    comment_interval: float = 5.0  # between two SSE comments to a streaming client that waits for its model
+    allow_anonymous: bool = False  # without a key, beyond loopback
+    metrics_listen: tuple[str, int] | None = None  # a port of its own for /metrics
+    request_id_headers: tuple[str, ...] = REQUEST_ID_HEADERS  # the first that a request has; the first of all is made
+    access_log: str = "text"  # of ACCESS_LOGS
+    access_log_dir: Path | None = None  # one file a day there; None: stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One `[[keys]]` table: an API key that clients show the proxy."""
+
+    name: str
+    secret_sha256: str = field(repr=False)  # hex, of what follows "Bearer "
+    models: tuple[str, ...] = ()  # names of models; none: all
+    requests_per_minute: int = 0  # 0: no limit
+    priority: int = 0  # a waiting request counts 2 ** priority times
+    expires: float = inf  # seconds since the epoch
+    revoked: bool = False  # kept in the file, so that revoking the last key does not open the door
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +160,7 @@ class Config:
     proxy: Proxy = Proxy()
     policy: Policy = Policy()
     models: tuple[Model, ...] = ()
+    keys: tuple[Key, ...] = ()
     path: Path | None = None  # the file it came from
     files: tuple[Path, ...] = ()  # all that were read: it and those of muxd.d, in the order they were merged in
 

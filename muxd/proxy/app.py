@@ -16,11 +16,11 @@ from muxd.ports import listen_at
 
 from .catalogue import Catalogue
 from .desk import Desk, shutting_down
-from .downstream import Client
-from .front import Front, Limits
 from .leases import Leases
-from .listener import Listener
-from .reactor import Reactor
+from .sockets.downstream import Client
+from .sockets.front import Front, Limits
+from .sockets.listener import Listener
+from .sockets.reactor import Reactor
 
 log = logging.getLogger(__name__)
 

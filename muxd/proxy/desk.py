@@ -5,13 +5,13 @@ from typing import Any
 from muxd.http.request import Request
 from muxd.http.response import json_response
 
-from . import routes
 from .answers import UNAVAILABLE, Refusal
+from .asking import routes
+from .asking.routes import Local
 from .catalogue import Catalogue
 from .exchange import Exchange
-from .front import Asking
 from .leases import Leases
-from .routes import Local
+from .sockets.front import Asking
 
 
 class Desk:

@@ -13,10 +13,10 @@ from muxd.http.response import CONTINUE, chunk
 
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
 from .forwarding import worker_head
-from .front import Asking
 from .leases import Grant, Lease
-from .legacy import Unframer
-from .upstream import Loss, Upstream
+from .sockets.front import Asking
+from .sockets.reframing import Unframer
+from .sockets.upstream import Loss, Upstream
 
 _KEEP_ALIVE_COMMENT = chunk(b":\n\n")
 

@@ -22,8 +22,8 @@ from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
 
 from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
-from .reactor import Reactor
-from .upstream import Pool
+from .sockets.reactor import Reactor
+from .sockets.upstream import Pool
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation
 from muxd.config.plan import LIVE_SETTINGS, PROCESS_KEYS, WATCH_KEYS, Plan, Step, plan_of
-from muxd.config.schema import Daemon
+from muxd.config.schema import Daemon, Key
 
 QWEN = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen", "gpt"))
 LLAMA = Model("llama", model_path="/models/llama", served_names=("llama",))
@@ -124,15 +124,16 @@ def test_every_setting_is_named_as_the_user_writes_it():
     written = {
         f"{section}.{key}" for section, keys in (("muxd", DAEMON), ("proxy", PROXY), ("policy", POLICY)) for key in keys
     }
-    assert written >= LIVE_SETTINGS
+    assert written | {"keys"} >= LIVE_SETTINGS
     everything = replace(
         RUNNING,
         daemon=replaced(RUNNING.daemon),
         proxy=replaced(RUNNING.proxy),
         policy=replaced(RUNNING.policy),
+        keys=(Key("alice", "00"),),
     )
     plan = plan_of(RUNNING, everything)
-    assert {*plan.settings, *plan.needs_restart} == written
+    assert {*plan.settings, *plan.needs_restart} == written | {"keys"}
 
 
 def replaced(settings):
@@ -141,8 +142,8 @@ def replaced(settings):
 
 
 def test_everything_a_configuration_is_made_of_is_looked_at():
-    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "models", "path", "files"}
-    assert all(field.default is not MISSING for field in fields(Config) if field.name in ("path", "files"))
+    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "models", "keys", "path", "files"}
+    assert all(field.default is not MISSING for field in fields(Config) if field.name in ("keys", "path", "files"))
 
 
 def test_a_plan_as_json():

@@ -11,7 +11,7 @@ import trio
 
 from muxd.config.schema import Config, Daemon, Model
 from muxd.proxy.app import Proxy, open_proxy
-from muxd.proxy.front import Limits
+from muxd.proxy.sockets.front import Limits
 
 from .browser import Browser, Reply
 from .fake_muxd import FakeLease, FakeMuxd

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from muxd.proxy.downstream import Client
+from muxd.proxy.sockets.downstream import Client
 
 from .browser import Browser, chat, get, post
 from .house import House

@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.lowlevel
 
-from muxd.proxy.connection import Connection
-from muxd.proxy.reactor import Reactor
+from muxd.proxy.sockets.connection import Connection
+from muxd.proxy.sockets.reactor import Reactor
 
 from .browser import Browser, get
 from .house import House

@@ -228,7 +228,7 @@ async def test_an_answer_before_the_whole_request_was_sent_is_passed_on(tmp_path
 async def test_a_worker_on_a_listening_socket_that_never_accepts_is_given_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muxd.proxy.upstream.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("muxd.proxy.sockets.upstream.CONNECT_TIMEOUT", 0.1)
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
@@ -244,7 +244,7 @@ async def test_a_worker_on_a_listening_socket_that_never_accepts_is_given_up(
 
 
 async def test_the_connect_timeout_ends_with_the_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muxd.proxy.upstream.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("muxd.proxy.sockets.upstream.CONNECT_TIMEOUT", 0.1)
     house.alpha.answer = answer_when_released
     browser = await house.connect()
     await browser.send(post(chat()))

@@ -7,8 +7,8 @@ from typing import Protocol
 import trio
 
 from muxd.http.request import Request
+from muxd.proxy.answers import Refusal
 
-from .answers import Refusal
 from .reactor import Reactor
 
 

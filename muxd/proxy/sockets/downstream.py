@@ -14,8 +14,8 @@ from time import monotonic
 from muxd.errors import MuxdError
 from muxd.http.request import Request, RequestParser
 from muxd.http.response import CONTINUE
+from muxd.proxy.answers import UNAVAILABLE, Refusal
 
-from .answers import UNAVAILABLE, Refusal
 from .connection import Connection
 from .front import Front, Journey
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE

@@ -7,8 +7,8 @@ from contextlib import suppress
 from math import inf
 
 from muxd.errors import TooManyConnections
+from muxd.proxy.answers import Refusal
 
-from .answers import Refusal
 from .downstream import Client
 from .front import Front
 

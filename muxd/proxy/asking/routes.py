@@ -5,8 +5,7 @@ from enum import Enum, auto
 import msgspec
 
 from muxd.http.request import Request
-
-from .answers import Refusal
+from muxd.proxy.answers import Refusal
 
 
 class Local(Enum):
