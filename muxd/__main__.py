@@ -3,7 +3,8 @@
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,8 @@ def _proxy(options: Namespace) -> int:
     from .proxy.app import run_proxy
 
     setup_logging(config.daemon.log_level, config.daemon.log_format)
-    _run(run_proxy, config, _passed_listener())
+    with _plain_errors():
+        run_proxy(config, _passed_listener())
     return 0
 
 
@@ -211,11 +213,17 @@ def _passed_listener() -> "socket.socket | None":
 
 
 def _run(main: "Callable[..., Awaitable[None]]", *args: object) -> None:
-    """trio.run; a MuxdError comes out as itself, not in the groups that nurseries make."""
     import trio
 
-    try:
+    with _plain_errors():
         trio.run(main, *args)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A MuxdError comes out as itself, not in the groups that nurseries make."""
+    try:
+        yield
     except* MuxdError as group:
         raise _first(group) from None
 

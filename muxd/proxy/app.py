@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -19,6 +20,7 @@ from .desk import Desk, shutting_down
 from .leases import Leases
 from .sockets.downstream import Client
 from .sockets.front import Front, Limits
+from .sockets.host import run_hosted
 from .sockets.listener import Listener
 from .sockets.reactor import Reactor
 
@@ -29,21 +31,21 @@ _MOST_DESCRIPTORS = 1 << 17
 _LAST_WORDS = 2.0  # seconds for clients to take the errors they are cut off with
 
 
-async def run_proxy(config: Config, listen: socket.socket | None) -> None:
+def run_proxy(config: Config, listen: socket.socket | None) -> None:
+    """Raises what `_run` does, and the groups that nurseries make of it."""
+    limits = _limits(config)
+    run_hosted(partial(_run, config, limits, listen))
+
+
+async def _run(config: Config, limits: Limits, listen: socket.socket | None, reactor: Reactor) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight within `shutdown_timeout`.
 
     `listen` is bound and listening, and closed in the end; without one the address in the
     configuration is bound; raises CannotListen.  A second signal ends the wait at once.
     """
     listener = listen or listen_at(config.proxy.host, config.proxy.port)
-    limits = Limits(
-        max_body=config.proxy.max_body,
-        buffer_memory=config.proxy.buffer_memory,
-        max_clients=_room_for_clients(),
-        upstream_timeout=config.proxy.upstream_timeout,
-    )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_proxy(config, limits, listener) as proxy, trio.open_nursery() as nursery:
+        async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
             log.info("listening on %s", _name(listener))
             await anext(signals)
             nursery.start_soon(_cancel_at_next, signals, nursery.cancel_scope)
@@ -83,9 +85,8 @@ class Proxy:
 
 
 @asynccontextmanager
-async def open_proxy(config: Config, limits: Limits, listener: socket.socket) -> AsyncIterator[Proxy]:
-    """A proxy that runs while the scope lasts; it accepts once muxd was asked what there is."""
-    reactor = Reactor()
+async def open_proxy(config: Config, limits: Limits, listener: socket.socket, reactor: Reactor) -> AsyncIterator[Proxy]:
+    """A proxy that runs while the scope lasts and `reactor` is turned; it accepts once muxd was asked what there is."""
     control = Control([config.daemon.socket])
     catalogue = Catalogue(control, config)
     leases = Leases(control, reactor, catalogue.switch_timeout)
@@ -95,18 +96,25 @@ async def open_proxy(config: Config, limits: Limits, listener: socket.socket) ->
         async with trio.open_nursery() as nursery:
             await nursery.start(leases.run)
             await nursery.start(catalogue.run)
-            nursery.start_soon(reactor.run)
-            nursery.start_soon(reactor.sweep)
             yield Proxy(front, desk, leases, Listener(front, listener))
             nursery.cancel_scope.cancel()
     finally:
-        reactor.shut()
+        reactor.close_all()
         listener.close()
 
 
 async def _cancel_at_next(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     await anext(signals)
     scope.cancel()
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_body=config.proxy.max_body,
+        buffer_memory=config.proxy.buffer_memory,
+        max_clients=_room_for_clients(),
+        upstream_timeout=config.proxy.upstream_timeout,
+    )
 
 
 def _room_for_clients() -> int:

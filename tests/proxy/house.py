@@ -12,6 +12,7 @@ import trio
 from muxd.config.schema import Config, Daemon, Model
 from muxd.proxy.app import Proxy, open_proxy
 from muxd.proxy.sockets.front import Limits
+from muxd.proxy.sockets.reactor import Reactor
 
 from .browser import Browser, Reply
 from .fake_muxd import FakeLease, FakeMuxd
@@ -48,6 +49,25 @@ class House:
 
 
 @asynccontextmanager
+async def turning() -> AsyncIterator[Reactor]:
+    """A reactor turned by a trio task: `muxd proxy` has it the other way round, see muxd/proxy/sockets/host.py."""
+    reactor = Reactor()
+
+    async def turn() -> None:
+        while True:
+            with trio.move_on_after(reactor.patience()):
+                await trio.lowlevel.wait_readable(reactor.fileno())
+            reactor.turn(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turn)
+        yield reactor
+        nursery.cancel_scope.cancel()
+    reactor.close_all()
+    reactor.shut()
+
+
+@asynccontextmanager
 async def open_house(
     tmp_path: Path, *, granted: bool = True, muxd_up: bool = True, switch_timeout: float = 600.0, **limits: Any
 ) -> AsyncIterator[House]:
@@ -78,7 +98,8 @@ async def open_house(
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         config = Config(daemon=daemon, models=models)
-        proxy = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener))
+        reactor = await stack.enter_async_context(turning())
+        proxy = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener, reactor))
         house = House(proxy, muxd, alpha, beta, port, stack)
         stack.callback(house.close)
         yield house

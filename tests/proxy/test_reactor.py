@@ -15,7 +15,7 @@ from muxd.proxy.sockets.connection import Connection
 from muxd.proxy.sockets.reactor import Reactor
 
 from .browser import Browser, get
-from .house import House
+from .house import House, turning
 from .record import PATIENCE, Record
 
 
@@ -45,13 +45,8 @@ def pair(reactor: Reactor) -> tuple[Probe, socket.socket]:
 
 @pytest.fixture
 async def reactor() -> AsyncIterator[Reactor]:
-    reactor = Reactor()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reactor.run)
-        nursery.start_soon(reactor.sweep)
+    async with turning() as reactor:
         yield reactor
-        nursery.cancel_scope.cancel()
-    reactor.shut()
 
 
 async def test_a_new_socket_never_gets_the_events_of_a_closed_one_with_its_number(reactor: Reactor) -> None:

@@ -129,12 +129,12 @@ def _config(tmp_path: Path, port: int) -> Path:
 
 
 _PROGRAM = """
-import socket, sys, trio
+import socket, sys
 from pathlib import Path
 from muxd.config.load import load_config
 from muxd.proxy.app import run_proxy
 listen = socket.socket(fileno=int(sys.argv[2])) if sys.argv[2] else None
-trio.run(run_proxy, load_config(Path(sys.argv[1]), {}), listen)
+run_proxy(load_config(Path(sys.argv[1]), {}), listen)
 """
 
 

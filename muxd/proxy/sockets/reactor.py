@@ -1,4 +1,4 @@
-"""One epoll for all of the proxy's sockets, turned by one trio task.
+"""One epoll for all of the proxy's sockets, and the deadlines.
 
 A socket is registered once, edge-triggered, for its whole life; events are plain method
 calls.  That costs a tenth of a trio wait per event.  The price: an edge is told only once,
@@ -6,16 +6,17 @@ so who stops reading before the kernel has nothing left must remember it (`again
 flag of its own).
 
 Nothing in a callback may block or await.  An exception in one is a bug and ends the proxy.
+Who turns it: `host`.
 """
 
+import os
 import select
 import socket
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Protocol
-
-import trio
 
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # at least one direction is over
 BROKEN = select.EPOLLHUP | select.EPOLLERR  # both are
@@ -24,11 +25,6 @@ WRITABLE = select.EPOLLOUT
 
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _BATCH = 256  # events per epoll_wait
-_BURST = 0.005  # seconds of callbacks until trio's other tasks get their turn
-# While events come this close together, wait for the next in our own epoll: a trio cycle
-# costs 15-40 us, more than most callbacks.  Other tasks are held up by at most this.
-# (One millisecond is epoll_wait's own resolution.)
-_DENSE = 0.001
 _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 
 READ_SIZE = 128 * 1024
@@ -46,18 +42,30 @@ class Handler(Protocol):
     def close(self) -> None: ...
 
 
+class Timed(Protocol):
+    """What has a deadline and no socket."""
+
+    deadline: float
+
+    def on_deadline(self) -> None: ...
+
+
 class Reactor:
-    """Needs its two tasks: `run` for the sockets, `sweep` for the deadlines."""
+    """Does nothing by itself: `turn` it."""
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_SIZE))  # one for everybody: nothing in it outlives a callback
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._timed: set[Timed] = set()
         self._again: list[Callable[[], None]] = []
+        self._soon: deque[Callable[[], object]] = deque()  # appended to by other threads
         self._closing: list[socket.socket] = []
-        self._dispatching = False
+        self._turning = False
         self._next_sweep = inf
-        self._earlier = trio.Event()
+        self._last_sweep = 0.0
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
 
     # For the handlers
 
@@ -73,17 +81,31 @@ class Reactor:
         """
         del self._handlers[sock.fileno()]
         self._epoll.unregister(sock.fileno())
-        if self._dispatching:
+        if self._turning:
             self._closing.append(sock)
         else:
             sock.close()
 
     def again(self, callback: Callable[[], None]) -> None:
         """Call it after the other events: who asks stopped only to let others have a turn."""
-        if self._dispatching:
-            self._again.append(callback)
-        else:
-            trio.lowlevel.current_trio_token().run_sync_soon(callback)
+        self._again.append(callback)
+        if not self._turning:
+            self._rouse()
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call it in the next turn; may be called from any thread."""
+        self._soon.append(callback)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def watch(self, timed: Timed) -> None:
+        """Heed the deadline of something without a socket, until `unwatch`."""
+        self._timed.add(timed)
+
+    def unwatch(self, timed: Timed) -> None:
+        self._timed.discard(timed)
 
     def after(self, seconds: float) -> float:
         """The deadline so far from now, to be set on a handler."""
@@ -93,73 +115,70 @@ class Reactor:
         """This deadline, to be set on a handler: one not asked for here or by `after` may be missed."""
         if at < self._next_sweep:
             self._next_sweep = at
-            self._earlier.set()
+            if not self._turning:
+                self._rouse()
         return at
 
     def handlers(self) -> list[Handler]:
         return list(self._handlers.values())
 
-    # The two tasks
+    # For the host
 
-    async def run(self) -> None:
-        """Turn until cancelled."""
-        last = 0.0
-        while True:
-            if self._again:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self._epoll)
-            self._burst(dense=monotonic() - last < _DENSE)
-            last = monotonic()
+    def fileno(self) -> int:
+        """Readable when there is something to do before `patience` is over."""
+        return self._epoll.fileno()
 
-    def _burst(self, dense: bool) -> None:
-        """Dispatch what there is; if `dense`, also what comes within a millisecond each."""
-        until = monotonic() + _BURST
-        events = self._epoll.poll(0, _BATCH)
-        while events or self._again:
-            self._dispatch(events)
-            if not dense or monotonic() > until:
-                return
-            events = self._epoll.poll(0 if self._again else _DENSE, _BATCH)
+    def patience(self) -> float:
+        """Seconds until there is something to do even if nothing happens; inf for never."""
+        if self._again or self._soon:
+            return 0.0
+        return inf if self._next_sweep == inf else max(0.0, self._due() - monotonic())
 
-    def _dispatch(self, events: list[tuple[int, int]]) -> None:
-        self._dispatching = True
+    def turn(self, patience: float) -> None:
+        """Wait for events, at most `patience` seconds, and call everything that is due."""
+        events = self._epoll.poll(None if patience == inf else patience, _BATCH)
+        self._turning = True
         handlers = self._handlers
         for fd, mask in events:
             handler = handlers.get(fd)
             if handler is not None:
                 handler.on_event(mask)
-        if self._again:
-            again, self._again = self._again, []
-            for callback in again:
-                callback()
-        self._dispatching = False
+        if self._again or self._soon:
+            self._call()
+        if self._next_sweep != inf and self._due() <= monotonic():
+            self._expire()
+        self._turning = False
         while self._closing:
             self._closing.pop().close()
 
-    async def sweep(self) -> None:
-        """Call `on_deadline` of every handler whose deadline has passed, until cancelled.
+    def _call(self) -> None:
+        """What asked for it before now; what asks meanwhile has its turn with the next events."""
+        again, self._again = self._again, []
+        for callback in again:
+            callback()
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
 
-        A scan of all handlers, and only when the earliest deadline is due: 1000 connections
-        take 50 us.  A timer object per request would cost more.
-        """
-        while True:
-            self._earlier = trio.Event()
-            with trio.move_on_after(max(_SWEEP, self._next_sweep - monotonic())):
-                await self._earlier.wait()
-                continue
-            self._expire()
+    def _due(self) -> float:
+        """A scan of everything, so not often: 1000 connections take 50 us; a timer object per request costs more."""
+        return max(self._next_sweep, self._last_sweep + _SWEEP)
 
     def _expire(self) -> None:
-        now = monotonic()
-        for handler in self.handlers():
+        now = self._last_sweep = monotonic()
+        self._next_sweep = inf  # until the scan is through: deadlines that are set meanwhile count by themselves
+        for handler in (*self._handlers.values(), *self._timed):
             if handler.deadline <= now:
                 handler.deadline = inf
                 handler.on_deadline()
-        self._next_sweep = min((handler.deadline for handler in self._handlers.values()), default=inf)
+        for handler in (*self._handlers.values(), *self._timed):
+            self.at(handler.deadline)
 
-    def shut(self) -> None:
+    def close_all(self) -> None:
         """Close everything that is registered."""
         for handler in self.handlers():
             handler.close()
+
+    def shut(self) -> None:
+        """The end; nothing may be registered any more."""
         self._epoll.close()
+        os.close(self._wake)
