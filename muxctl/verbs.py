@@ -16,6 +16,7 @@ VERBS = {
     "restart": "end a model and load it again",
     "sleep": "make a model give its GPU up until it is asked for",
     "reload": "read the configuration again and apply what changed",
+    "keys": "make, list and revoke API keys of the proxy",
     "logs": "what a model wrote, also when muxd is down",
     "events": "what happened, and with -f what happens",
     "shutdown": "stop every model, and muxd",
@@ -35,6 +36,7 @@ _ALSO_SAID = {
     "unload": "sleep",
     "kill": "stop --now",
     "tail": "logs -f",
+    "revoke": "keys revoke",
 }
 
 

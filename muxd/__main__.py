@@ -83,6 +83,8 @@ def _add_scripts(command: ArgumentParser) -> None:
     scripts = "launch scripts, one server each: loaded in this order; with --config beside its models, else alone"
     command.add_argument("scripts", type=Path, nargs="*", metavar="SCRIPT", help=scripts)
     command.add_argument("--host", help="where the proxy listens, instead of the configuration's")
+    anybody = "let other machines in without an API key, where --host or the configuration lets them in at all"
+    command.add_argument("--allow-anonymous", action="store_true", default=None, help=anybody)
     command.add_argument("--listen-port", type=_port, metavar="PORT")
     for flag, what in (
         ("--upstream-timeout-secs", "to the first byte of an answer"),
@@ -118,6 +120,7 @@ def _drop_in(options: Namespace) -> "DropIn | None":
         "start_timeout": options.model_ready_timeout_secs,
         "switch_timeout": options.model_switch_timeout_secs,
         "log_dir": options.log_dir,
+        "allow_anonymous": options.allow_anonymous,
     }
     if not options.scripts and all(value is None for value in flags.values()):
         return None

@@ -46,9 +46,18 @@ class Client:
     async def status(self) -> Message:
         return await self._ask("GET", "/v1/status")
 
+    async def proxy_settings(self) -> Message:
+        """What a proxy must know of the configuration, for `muxd.config.load.told_config`."""
+        return await self._ask("GET", "/v1/proxy")
+
     async def model(self, name: str) -> Message:
         """One model's status, by name or served name; raises ModelNotFound."""
         return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
+
+    async def metrics(self) -> str:
+        """The supervisor's and the awake engines', in Prometheus' text format; takes up to 2.5 seconds."""
+        async with self._answer("GET", "/metrics") as answer:
+            return await answer.text()
 
     async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[Waiting]) -> None:
         """Replace what was said for this lease; raises LeaseNotFound when it is over."""
@@ -131,6 +140,10 @@ class Stream:
     async def whole(self) -> Message:
         """The client's: the whole answer as one JSON object."""
         return self._decode(await self._content())
+
+    async def text(self) -> str:
+        """The client's: the whole answer as it is."""
+        return (await self._content()).decode(errors="replace")
 
     async def _content(self) -> bytes:
         try:

@@ -44,8 +44,8 @@ class Reservation:
         self._socket.close()
 
 
-def listen_at(host: str, port: int) -> socket.socket:
-    """The proxy's listening socket; raises CannotListen."""
+def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
+    """A listening socket of the proxy; raises CannotListen, which names the `setting` that has the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +55,7 @@ def listen_at(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = (error.strerror or str(error)).lower()
-        raise CannotListen(f"the proxy cannot listen at {host}:{port}: {reason}; see [proxy] listen") from None
+        raise CannotListen(f"the proxy cannot listen at {host}:{port}: {reason}; see [proxy] {setting}") from None
     return listener
 
 

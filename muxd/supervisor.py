@@ -16,6 +16,7 @@ import trio
 
 from . import __version__, status
 from .config import Config, Model
+from .config.handover import settings_for_proxy
 from .config.names import did_you_mean
 from .config.plan import Step
 from .core.commands import (
@@ -61,6 +62,9 @@ from .core.states import State
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .journal import Journal
 from .logs import setup_logging
+from .metrics import Metrics
+from .metrics.engines import awake
+from .metrics.facts import Facts, WorkerFacts
 from .reload import Reload, Reread, read_again
 from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
 from .workers import Runner, Surroundings
@@ -114,6 +118,7 @@ class Supervisor:
         self._leases = Streams(lease_line)
         self._switches = Streams(switch_line)
         self._orders = Streams(order_line)
+        self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -168,6 +173,7 @@ class Supervisor:
                 log.log(level, "%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
                 self.journal.record("state", model=name, **facts)
+                self._count(command)
             case SetTimer(at):
                 self._timer = at
                 self._timer_changed.set()
@@ -243,13 +249,18 @@ class Supervisor:
             elapsed = seconds(trio.current_time() - stream.opened)
             streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
+    def _count(self, move: RecordMove) -> None:
+        runner, now, running = self._runners[move.worker], self._scheduler.host.now, self._scheduler.switching.running
+        level, waited = runner.model.sleep_level, runner.footprint.waited
+        self._metrics.switches.note(move, now, running, level=level, waited=waited)
+
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._around.state
         others = [other for other in state.state.stopped if other != name]
         state.state.stopped = [*others, name] if stopped else others
         state.save()
 
-    # What the control socket may ask: plain questions, answered at once
+    # What the control socket may ask: plain questions, answered at once, but for a reload and metrics
 
     def version(self) -> dict[str, Any]:
         started = time.time() - (trio.current_time() - self._started)
@@ -268,6 +279,23 @@ class Supervisor:
             "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
             "config": str(self.config.path) if self.config.path is not None else None,
         }
+
+    def proxy_settings(self) -> dict[str, Any]:
+        return settings_for_proxy(self.config)
+
+    async def metrics(self) -> bytes:
+        return await self._metrics.page()
+
+    def _facts(self) -> Facts:
+        workers = self._scheduler.host.workers.items()
+        return Facts(
+            version=__version__,
+            uptime=trio.current_time() - self._started,
+            workers=tuple(WorkerFacts.of(worker, self._runners[name]) for name, worker in workers),
+            gpus=tuple(self._around.gpus.latest.values()),
+            switches=self._metrics.switches.tallies(),
+            scrape_failures=dict(self._metrics.scrape_failures),
+        )
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
         return status.model_status(self._scheduler, self._runners[name], self._models.get(name), now)

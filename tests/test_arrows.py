@@ -30,7 +30,7 @@ def test_the_core_does_not_look_at_the_clock():
 def test_the_proxy_knows_only_the_clients_side():
     found = {m for m in loaded_by("muxd.proxy.app") if m.startswith("muxd.")}
     rooms = {m.split(".")[1] for m in found}
-    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports"}
+    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports", "logs"}
     assert {m for m in found if m.startswith("muxd.core.")} <= {"muxd.core.events", "muxd.core.spec"}
 
 
@@ -53,7 +53,7 @@ def test_the_supervisor_is_not_in_the_data_path():
 
 
 def test_the_supervisor_starts_without_what_costs_much_and_is_not_needed():
-    assert not {"rich", "asyncio"} & loaded_by("muxd.daemon")
+    assert not {"rich", "asyncio", "prometheus_client"} & loaded_by("muxd.daemon")
 
 
 def test_scripts_are_read_with_nothing_but_themselves():

@@ -12,6 +12,7 @@ from muxd.control import Rights
 from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, PermissionDenied, Unreachable
 from tests.control.conftest import Desk, desk, rights  # noqa: F401
+from tests.control.office import METRICS
 from tests.control.test_routes import NoRights
 
 
@@ -20,6 +21,10 @@ async def test_questions_are_answered(desk: Desk) -> None:  # noqa: F811
     assert (await client.version())["api"] == 1
     assert await client.status() == {"models": []}
     assert await client.model("Qwen/Qwen3-14B") == {"name": "qwen"}
+
+
+async def test_metrics_are_told_as_text(desk: Desk) -> None:  # noqa: F811
+    assert await Client([desk.path]).metrics() == METRICS
 
 
 async def test_a_lease_is_held_for_its_scope(desk: Desk) -> None:  # noqa: F811
@@ -69,6 +74,8 @@ class TestAStranger:
     async def test_is_told_so(self, desk: Desk) -> None:  # noqa: F811
         with pytest.raises(PermissionDenied):
             await Client([desk.path]).status()
+        with pytest.raises(PermissionDenied):
+            await Client([desk.path]).metrics()
 
 
 async def enter_lease(client: Client, model: str) -> None:

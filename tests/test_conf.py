@@ -1,5 +1,6 @@
 """conf/muxd.toml has every key, with its default.  The other files of conf/ are tested in tests/conf."""
 
+import hashlib
 import re
 import sys
 import tomllib
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from muxd.config import load_config
+from muxd.config.api_keys import KEY
 from muxd.config.keys import DAEMON, MEMORY, MODEL, POLICY, PROXY, SIMULATION
 from muxd.config.readers import Base
-from muxd.config.schema import Daemon, Model, Policy, Proxy, Simulation
+from muxd.config.schema import Daemon, Key, Model, Policy, Proxy, Simulation
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -105,3 +107,17 @@ def test_a_models_keys_are_all_there_with_their_defaults(whole):
 def test_a_simulated_model_has_every_key_of_its_simulation_with_its_default(whole):
     table = whole["models"]["pretend"]["simulation"]
     assert written(table, SIMULATION) == defaults(Simulation)
+
+
+def test_an_api_key_has_every_key_and_the_defaults_of_those_that_have_one(whole):
+    (table,) = whole["keys"]
+    assert list(table) == list(KEY)
+    assert table["secret_sha256"] == hashlib.sha256(b"secret").hexdigest()
+    shown = written(table, KEY)
+    assert {key: shown[key] for key in ("priority", "revoked")} == {
+        key: value for key, value in defaults(Key).items() if key in ("priority", "revoked")
+    }
+
+
+def test_nobody_has_a_key_before_somebody_makes_one(text):
+    assert "keys" not in tomllib.loads(text)

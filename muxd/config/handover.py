@@ -5,20 +5,32 @@ secrets in a model's `env`, which are no business of the proxy's.
 """
 
 import os
+from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
-from .schema import Config
+from .schema import Config, Key, Model
 from .sources import WHOLE
+
+
+#: Flags of an engine that say what a model can be asked for; others may hold secrets.
+TELLING_FLAGS = frozenset({"--is-embedding"})
 
 
 def write_for_proxy(config: Config, path: Path) -> None:
     """To be read by `load_proxy_config`."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(WHOLE.encode())
+        tomli_w.dump(settings_for_proxy(config), file)
+
+
+def settings_for_proxy(config: Config) -> dict[str, Any]:
+    """As a configuration file has them, and JSON can: for a file, and for `load.told_config`."""
     daemon, proxy = config.daemon, config.proxy
-    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
-    settings = {
+    settings: dict[str, Any] = {
         "muxd": {
             "socket": str(daemon.socket),
             "state_dir": str(daemon.state_dir),
@@ -28,19 +40,59 @@ def write_for_proxy(config: Config, path: Path) -> None:
             "shutdown_timeout": daemon.shutdown_timeout,
         },
         "proxy": {
-            "listen": f"{host}:{proxy.port}",
+            "listen": _address(proxy.host, proxy.port),
             "max_body": proxy.max_body,
             "buffer_memory": proxy.buffer_memory,
             "upstream_timeout": _duration(proxy.upstream_timeout),
+            "drain_timeout": min(proxy.drain_timeout, daemon.shutdown_timeout),
+            "comment_interval": _duration(proxy.comment_interval),
+            "allow_anonymous": proxy.allow_anonymous,
+            "request_id_headers": list(proxy.request_id_headers),
+            "access_log": proxy.access_log,
         },
-        "models": {
-            model.name: {"served_names": list(model.served_names), "switch_timeout": _duration(model.switch_timeout)}
-            for model in config.models
-        },
+        "models": {model.name: _model(model) for model in config.models},
+        "keys": [_key(key) for key in config.keys],
     }
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(WHOLE.encode())
-        tomli_w.dump(settings, file)
+    if proxy.metrics_listen is not None:
+        settings["proxy"]["metrics_listen"] = _address(*proxy.metrics_listen)
+    if proxy.access_log_dir is not None:
+        settings["proxy"]["access_log_dir"] = str(proxy.access_log_dir)
+    return settings
+
+
+def _model(model: Model) -> dict[str, Any]:
+    """What it says of requests."""
+    said: dict[str, Any] = {
+        "served_names": list(model.served_names),
+        "switch_timeout": _duration(model.switch_timeout),
+        "concurrency_limit": model.concurrency_limit,
+        "queue_limit": model.queue_limit,
+        "set_params": model.set_params,
+        "strip_params": list(model.strip_params),
+        "args": [flag for flag in model.args if flag in TELLING_FLAGS],
+    }
+    return said | ({"upstream_name": model.upstream_name} if model.upstream_name else {})
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _key(key: Key) -> dict[str, Any]:
+    """Its secret's hash, wherever the secret is: the proxy needs no environment variable for it."""
+    said = {
+        "name": key.name,
+        "secret_sha256": key.secret_sha256,
+        "priority": key.priority,
+        "revoked": key.revoked,
+    }
+    if key.models:
+        said["models"] = list(key.models)
+    if key.requests_per_minute:
+        said["requests_per_minute"] = key.requests_per_minute
+    if key.expires != inf:
+        said["expires"] = datetime.fromtimestamp(key.expires, UTC).isoformat()
+    return said
 
 
 def _duration(seconds: float) -> float | str:

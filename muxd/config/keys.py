@@ -94,7 +94,7 @@ MODEL: Table = {
     "start_timeout": duration(1, endless=True),
     "stop_timeout": duration(0.1),
     "drain_timeout": duration(endless=True),
-    "switch_timeout": duration(1, endless=True),
+    "switch_timeout": duration(0.1, endless=True),
     "call_timeout": duration(0.1),
     "gpu_release_timeout": duration(0.1),
     "restart_limit": integer(1, 1000),

@@ -22,7 +22,10 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line, from 1, of every table header and of every key that starts a line."""
+    """The line, from 1, of every table header and of every key that starts a line.
+
+    The tables of an array, [[keys]], are numbered: ("keys", "0"), ("keys", "1", "name").
+    """
     scan = _Scan()
     for match in _TOKEN.finditer(text):
         scan.take(match.lastgroup or "", match.group())
@@ -44,6 +47,7 @@ class _Scan:
         self.found: dict[KeyPath, int] = {}
         self._line = 1
         self._table: KeyPath = ()
+        self._tables: dict[KeyPath, int] = {}  # of each array, how many there were
         self._parts: list[str] = []
         self._in_value = False
         self._header = 0  # opening brackets of a header seen
@@ -65,10 +69,17 @@ class _Scan:
             self._header += 1
         elif text == "]" and self._header and self._parts:
             self._table, self._parts = tuple(self._parts), []
+            if self._header == 2:
+                self._table = self._next_of(self._table)
             self._note(self._table)
         elif text == "=":
             self._note(self._table + tuple(self._parts))
             self._in_value = True
+
+    def _next_of(self, array: KeyPath) -> KeyPath:
+        number = self._tables.get(array, 0)
+        self._tables[array] = number + 1
+        return (*array, str(number))
 
     def _note(self, path: KeyPath) -> None:
         for length in range(1, len(path) + 1):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from muxd.errors import ConfigError
 
 from . import keys
+from .api_keys import read_keys
 from .lines import KeyPath
 from .names import MODEL_NAME
 from .places import default_log_dir, default_socket, default_state_dir, home
@@ -23,7 +24,7 @@ from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 from .sources import Source, merged, read_sources
 from .units import shown
 
-SECTIONS = ["muxd", "proxy", "policy", "defaults", "models"]
+SECTIONS = ["muxd", "proxy", "policy", "defaults", "models", "keys"]
 
 
 class Addition(Protocol):
@@ -60,6 +61,13 @@ def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
     return config
 
 
+def told_config(settings: dict[str, Any], environ: Mapping[str, str]) -> Config:
+    """As load_proxy_config, of what `handover.settings_for_proxy` says."""
+    config, problems = _merged_config([Source(Path("muxd"), settings, {}, whole=True)], None, environ)
+    problems.raise_any(but=("models", "defaults"))
+    return config
+
+
 def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
     """What can be used of files that may have problems: to find logs by, never to run.
 
@@ -72,14 +80,23 @@ def _read(
     path: Path | None, environ: Mapping[str, str], *, salvage: bool = False, added: Addition | None = None
 ) -> tuple[Config, Problems]:
     files = _files(path, salvage=salvage) if path is not None else []
+    config, problems = _merged_config(files, path, environ, added)
+    return replace(config, files=tuple(source.file.absolute() for source in files)), problems
+
+
+def _merged_config(
+    files: list[Source], path: Path | None, environ: Mapping[str, str], added: Addition | None = None
+) -> tuple[Config, Problems]:
     problems = Problems(files)
-    raw = merged([*files, *(added.join(files, problems) if added is not None else [])])
+    sources = [*files, *(added.join(files, problems) if added is not None else [])]
+    raw = merged(sources)
     file = path.absolute() if path is not None else None
     base = Base(file.parent if file is not None else Path.cwd(), home(environ))
     config = _Reading(base, environ, problems).config(raw, file)
+    config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
     check(config, raw, environ, problems)
-    return replace(config, files=tuple(source.file.absolute() for source in files)), problems
+    return config, problems
 
 
 def _files(path: Path, *, salvage: bool) -> list[Source]:

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from muxd.errors import ConfigError
 
 from .lines import KeyPath, line_of
+from .names import MODEL_NAME
 from .sources import Source
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -17,14 +19,14 @@ class Problems:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
-        self._found: dict[tuple[KeyPath, str], Source | None] = {}  # in their order
+        self._found: dict[tuple[KeyPath, str, Path | None], Source | None] = {}  # in their order
 
     def add(self, path: KeyPath, text: str, source: Source | None = None) -> None:
         """`text` says what is wrong, then "; ", then what to do.  The same problem twice is one.
 
         `source` is to blame, where it is not one of those that said the key.
         """
-        self._found[path, text] = source
+        self._found[path, text, source.file if source is not None else None] = source
         if source is not None:
             self._sources.append(source)
 
@@ -34,13 +36,17 @@ class Problems:
 
     def paths(self) -> set[KeyPath]:
         """Where problems have been found so far."""
-        return {path for path, _ in self._found}
+        return {path for path, _, _ in self._found}
+
+    def said(self, path: KeyPath) -> bool:
+        """One of those that may be blamed has it."""
+        return any(source.has(path) for source in self._sources)
 
     def raise_any(self, but: tuple[str, ...] = ()) -> None:
         """Raise ConfigError with all of them, in the order of the files, but those in the tables `but`."""
         found = [
             (*self._place(path, source), path, text)
-            for (path, text), source in self._found.items()
+            for (path, text, _), source in self._found.items()
             if path[0] not in but
         ]
         found.sort(key=lambda problem: problem[:2])
@@ -63,7 +69,16 @@ class Problems:
 
     def _shown(self, place: int, line: int, path: KeyPath, text: str) -> str:
         file = shown_file(self._sources[place].file)
+        path = _with_name(path, self._sources[place].table)
         return f"{file}:{line}: {shown_path(path)}: {text}" if line else f"{file}: {shown_path(path)}: {text}"
+
+
+def _with_name(path: KeyPath, table: dict[str, Any]) -> KeyPath:
+    """A table of [[keys]] is told by its name in place of its number, where it has one."""
+    if path[0] != "keys" or len(path) < 2:
+        return path
+    name = table["keys"][int(path[1])].get("name")
+    return ("keys", *([name] if isinstance(name, str) and MODEL_NAME.fullmatch(name) else []), *path[2:])
 
 
 def shown_file(file: Path) -> str:

@@ -121,13 +121,11 @@ def names(value: Any, base: Base) -> tuple[str, ...]:
 
 
 def header_names(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of HTTP header names, not empty, in lower case."""
+    """A list of HTTP header names, in lower case."""
     found = names(value, base)
     for item in found:
         if not _TOKEN.fullmatch(item):
             raise ValueError(f"{shown(item)} is not the name of a header; use letters, digits and -")
-    if not found:
-        raise ValueError('an empty list names no header; write ["x-request-id"]')
     return _distinct([item.lower() for item in found])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
+from .loopback import ADVICE, is_loopback
 from .problems import Problems
 from .schema import Config, Model
 from .units import show_size
@@ -32,7 +33,8 @@ def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], pr
     """
     told = problems.paths()
     stated = _Stated(raw)
-    for path, text in _findings(config, stated, environ, told):
+    by_flag = problems.said(("--host",))
+    for path, text in (*_findings(config, stated, environ, told), *_open_door(config, told, by_flag=by_flag)):
         if not any(_related(path, other) for other in told):
             problems.add(path, text)
 
@@ -135,6 +137,17 @@ def _proxy(config: Config, stated: "_Stated") -> Iterator[Finding]:
                 ("proxy", "max_body"),
                 f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
             )
+
+
+def _open_door(config: Config, told: set[KeyPath], *, by_flag: bool) -> Iterator[Finding]:
+    """A key that was revoked, or cannot be read, is one: whoever takes the last one back opens nothing."""
+    proxy = config.proxy
+    if is_loopback(proxy.host) or proxy.allow_anonymous or config.keys or any(path[0] == "keys" for path in told):
+        return
+    if by_flag:
+        yield ("--host",), f"{proxy.host} {ADVICE.format('add --allow-anonymous')}"
+    else:
+        yield ("proxy", "listen"), f"{proxy.host} {ADVICE.format('write allow_anonymous = true')}"
 
 
 def _names(config: Config) -> Iterator[Finding]:

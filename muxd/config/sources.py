@@ -1,7 +1,8 @@
 """The files that a configuration is written in: the one that was named, then `muxd.d/*.toml` beside it.
 
 The second kind is for what commands and packages write, so that nobody's own file is
-ever edited: merged key by key over what came before, in the order of their names.
+ever edited: merged key by key over what came before, in the order of their names; only
+`[[keys]]` add up (see `api_keys`, which reads them file by file).
 Paths in them are relative to where the first file is, as if they stood at its end.
 """
 

@@ -11,11 +11,22 @@ Message = dict[str, Any]  # one JSON object
 
 
 class Office(Protocol):
-    """Nothing here waits but `reload`, for the disk.  Every method may raise a MuxdError, which becomes the answer."""
+    """Nothing here waits but `reload`, for the disk, and `metrics`, for the engines.
+
+    Every method may raise a MuxdError, which becomes the answer.
+    """
 
     def version(self) -> Message: ...
 
     def status(self) -> Message: ...
+
+    def proxy_settings(self) -> Message:
+        """What a proxy must know of the configuration that runs: see muxd/config/handover.py."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """muxd's and its awake engines', in Prometheus' text format; takes up to 2.5 seconds."""
+        ...
 
     def resolve(self, name: str) -> str:
         """A model's name or served name -> its name; raises ModelNotFound."""

@@ -33,6 +33,9 @@ from muxd.http.server import Exchange, Limits, serve_http
 #: What an operator may order of one model.
 ORDERS = (Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP)
 
+#: Prometheus' text format.
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 Answer = Callable[[Request, Exchange, str], Awaitable[None]]  # the str: the NAME or ID in the path
 
 
@@ -56,6 +59,8 @@ class ControlRoutes:
             for route in (
                 Route("GET", "/v1/version", Right.READ, self._version),
                 Route("GET", "/v1/status", Right.READ, self._status),
+                Route("GET", "/metrics", Right.READ, self._metrics),
+                Route("GET", "/v1/proxy", Right.LEASE, self._proxy_settings),
                 Route("GET", "/v1/models/NAME", Right.READ, self._model),
                 Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch),
                 *(self._order_route(verb) for verb in ORDERS),
@@ -105,6 +110,12 @@ class ControlRoutes:
     async def _status(self, request: Request, exchange: Exchange, _: str) -> None:
         status = self._office.status()
         await exchange.send_json(200, {**status, "models": [self._shown(m, exchange) for m in status["models"]]})
+
+    async def _metrics(self, request: Request, exchange: Exchange, _: str) -> None:
+        await exchange.send_body(METRICS_TYPE, await self._office.metrics())
+
+    async def _proxy_settings(self, request: Request, exchange: Exchange, _: str) -> None:
+        await exchange.send_json(200, self._office.proxy_settings())
 
     async def _model(self, request: Request, exchange: Exchange, name: str) -> None:
         model = self._office.model_status(self._office.resolve(name))

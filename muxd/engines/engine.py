@@ -92,6 +92,13 @@ class Engine(Protocol):
         """Why its memory did not come back though it said that it sleeps; `over` says how much."""
         ...
 
+    async def metrics(self, link: "Link") -> bytes | None:
+        """What it counts, in Prometheus' text format; None where it was not started to tell that.
+
+        The caller limits the time.
+        """
+        ...
+
     def leftovers(self, pid: int) -> list[Path]:
         """Files outside its work folder that the live server `pid` will leave when it is killed."""
         ...
@@ -168,6 +175,29 @@ class Link:
             raise EngineCallFailed(f"GET {path}: {error!r}") from None
         cause = causes.of_answer(path, answer.status_code, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status_code}", cause=cause)
+
+    async def page(self, path: str, most: int) -> bytes | None:
+        """GET a text of at most `most` bytes, as it is sent; None where there is none (404).
+
+        Raises EngineCallFailed.  The caller limits the time.
+        """
+        headers = {**self._api_auth, "Accept-Encoding": "identity"}
+        received, status = bytearray(), 0
+        try:
+            with trio.CancelScope() as scope:  # httpx must be told, not left, in the middle of an answer
+                async with self._http.stream("GET", self._url + path, headers=headers, timeout=None) as answer:
+                    status = answer.status_code
+                    async for data in answer.aiter_raw():
+                        received += data
+                        if len(received) > most:
+                            scope.cancel()
+        except httpx.HTTPError as error:
+            raise EngineCallFailed(f"GET {path}: {error!r}") from None
+        if len(received) > most:
+            raise EngineCallFailed(f"GET {path}: it is longer than {most} bytes")
+        if status not in (200, 404):
+            raise EngineCallFailed(f"GET {path}: {status}")
+        return bytes(received) if status == 200 else None
 
     async def _get(self, path: str) -> httpx.Response:
         with trio.fail_after(self.probe_timeout):

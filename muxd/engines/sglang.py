@@ -26,6 +26,13 @@ TAGS = {"tags": ["kv_cache", "weights"]}
 IDLE_TIMEOUT = 15.0
 FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two looks: at first, and at most after doubling
 
+#: Tells /metrics from its own HTTP port.  It costs nothing that could be measured: a start takes the same CPU, an idle
+#: server 1.8 % of a core with it and 1.6 % without; what it counts lies in its TMPDIR (600 KB) and outlasts a sleep.
+METRICS = "--enable-metrics"
+
+#: Bytes of /metrics; 85 KB are usual.
+LONGEST_PAGE = 8 << 20
+
 ENVIRONMENT = {
     # A dead scheduler or detokenizer ends the whole server in about 1 s instead of 5 to 70 s.
     "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
@@ -126,6 +133,9 @@ class SGLang:
         has_saver = info.get("enable_memory_saver") if isinstance(info, dict) else None
         return causes.of_kept_memory(over, has_saver=has_saver)
 
+    async def metrics(self, link: Link) -> bytes | None:
+        return await link.page("/metrics", LONGEST_PAGE)
+
     def leftovers(self, pid: int) -> list[Path]:
         """Its load figures and semaphores in shared memory.
 
@@ -156,6 +166,8 @@ def server_flags(model: Model, port: int) -> list[str]:
         flags.append("--enable-memory-saver")
     if model.sleep_level == 1:
         flags.append("--enable-weights-cpu-backup")
+    if METRICS not in model.args:
+        flags.append(METRICS)
     if len(model.gpus) > 1 and not {"--tp", "--tp-size", "--tensor-parallel-size"} & set(model.args):
         flags += ["--tp-size", str(len(model.gpus))]
     return flags

@@ -27,10 +27,30 @@ def json_response(
 ) -> bytes:
     """A whole answer in JSON.  To HEAD: the same head, no body."""
     body = msgspec.json.encode(value) + b"\n"
-    lines: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    return body_response(status, b"application/json", body, *headers, keep_alive=keep_alive, method=method)
+
+
+def body_response(
+    status: int,
+    content_type: bytes,
+    body: bytes,
+    *headers: tuple[bytes, bytes],
+    keep_alive: bool = True,
+    method: str = "GET",
+) -> bytes:
+    """A whole answer.  To HEAD: the same head, no body."""
+    lines: Headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     if not keep_alive:
         lines.append((b"connection", b"close"))
     return head(status, lines) + (b"" if method == "HEAD" else body)
+
+
+def spliced(answer: bytes, lines: bytes) -> bytes:
+    """An answer with further header lines, each ended, put before its own."""
+    if not lines:
+        return answer
+    end = answer.index(b"\r\n") + 2
+    return b"".join((answer[:end], lines, answer[end:]))
 
 
 def chunk(data: bytes) -> bytes:

@@ -42,7 +42,7 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """The answer to one request: either `send_json`, or `start_stream` and `write`."""
+    """The answer to one request: either `send_json` or `send_body`, or `start_stream` and `write`."""
 
     def __init__(self, stream: trio.SocketStream, request: Request, limits: Limits) -> None:
         self._stream = stream
@@ -69,6 +69,13 @@ class Exchange:
         lines = [*headers, *self._kept_alive()]
         answer = json_response(status, value, *lines, keep_alive=self.keep_alive, method=self._request.method)
         await self._send(answer)
+
+    async def send_body(self, content_type: str, body: bytes) -> None:
+        """The whole answer, 200."""
+        self.started = True
+        lines: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
+        lines += self._kept_alive() if self.keep_alive else [(b"connection", b"close")]
+        await self._send(head(200, lines) + (b"" if self.head_only else body))
 
     async def send_error(self, error: MuxdError) -> None:
         """The whole answer; where the error tells the allowed methods, they are in its header too."""

@@ -31,6 +31,7 @@ class DropIn:
     start_timeout: float | None = None
     switch_timeout: float | None = None
     log_dir: Path | None = None
+    allow_anonymous: bool | None = None
 
     @property
     def stands_alone(self) -> bool:
@@ -38,6 +39,8 @@ class DropIn:
 
     def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]:
         """The scripts as models, after those of `sources`: loaded once each, in their order, and run from here."""
+        if self.host is not None:
+            problems.also(Source(Path("the command line"), {"--host": self.host}, {}))
         taken = {name: shown_model(source) for source in sources for name in _models(source)}
         added = []
         for script in self.scripts:
@@ -70,7 +73,12 @@ class DropIn:
             daemon=replace(config.daemon, **_given(log_dir=self.log_dir and Path(os.path.abspath(self.log_dir)))),
             proxy=replace(
                 config.proxy,
-                **_given(host=self.host, port=self.listen_port, upstream_timeout=self.upstream_timeout),
+                **_given(
+                    host=self.host,
+                    port=self.listen_port,
+                    upstream_timeout=self.upstream_timeout,
+                    allow_anonymous=self.allow_anonymous,
+                ),
             ),
             models=tuple(self._timed(model) for model in models),
         )

@@ -2,16 +2,15 @@
 
 It passes bytes on, holds leases from muxd, and knows nothing of GPUs or processes.
 
-    reactor      an epoll of its own inside one trio task, and the deadlines
-    connection   a non-blocking socket with an outbox
-    listener     accepts clients
-    downstream   a client's connection: reads requests, writes answers
-    exchange     one request's way: admission, worker, answer, every way it can fail
-    upstream     a worker's connection, and the pool of idle ones
-    legacy       answers for HTTP/1.0 clients, unframed
-    routes       what may be asked for, and which model a request names
-    answers      the proxy's own answers, OpenAI-shaped
-    leases       one lease per model: the queue before it, what is in flight behind it
+    sockets/     the epoll loop, a client's connection, a worker's connection, framing
+    desk         where every request comes first: answered here, refused, or sent on its way
+    doors/       who may ask: API keys, rates, whether anybody may
+    asking/      what is asked for: routes, the model that a body names, edits of a body
+    exchange     one request's way: admission, worker, answer, replay, every way it can fail
+    leases       one lease per model; queue: who waits for it
     catalogue    the models muxd has, and whether muxd can be reached
+    forwarding   the request head that a worker gets
+    answers      the proxy's own errors;  errand: its own answers that take a moment
+    records/     what is told of each request: metrics, access log, ids, tokens
     app          puts it together, and ends it
 """

@@ -11,6 +11,10 @@ from muxd.http.response import json_response
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
 
+#: OpenAI's and Anthropic's names for them.
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
 class Refusal(Exception):
     """A request that gets an error instead of its answer.  `retry_after` in seconds."""
 
@@ -38,12 +42,16 @@ class Refusal(Exception):
     def of(cls, error: MuxdError) -> "Refusal":
         return cls(error.status, error.code, error.message)
 
-    def as_json(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+    def as_json(self, route: str = "") -> dict[str, Any]:
+        """As OpenAI's clients know it; on the routes of others, as theirs do."""
+        if route.startswith("/api/"):
+            return {"error": self.message}  # Ollama's
+        kind = _KINDS.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
+        error = {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"type": "error", **error} if route.startswith("/v1/messages") else error
 
-    def response(self, *, keep_alive: bool, method: str = "POST") -> bytes:
-        return json_response(self.status, self.as_json(), *self.headers, keep_alive=keep_alive, method=method)
+    def response(self, *, keep_alive: bool, method: str = "POST", route: str = "") -> bytes:
+        return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
     def sse_event(self) -> bytes:
         """The last event of a stream that breaks off.

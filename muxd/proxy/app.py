@@ -4,20 +4,29 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import trio
 
 from muxd.client import Client as Control
 from muxd.config.schema import Config
+from muxd.logs import setup_logging
 from muxd.ports import listen_at
 
 from .catalogue import Catalogue
 from .desk import Desk, shutting_down
+from .doors.anybody import loopback_only, said_at_start
+from .doors.keys import Keyring
+from .exchange import Pace
 from .leases import Leases
+from .records.access_log import open_access_log
+from .records.meters import Gauges, Meters
+from .records.metrics_port import listen_for_metrics, serve_metrics
+from .records.page import CONTENT_TYPE, whole_page
+from .records.request_ids import RequestIds
+from .records.visit import Records
 from .sockets.downstream import Client
 from .sockets.front import Front, Limits
 from .sockets.host import run_hosted
@@ -38,34 +47,81 @@ def run_proxy(config: Config, listen: socket.socket | None) -> None:
 
 
 async def _run(config: Config, limits: Limits, listen: socket.socket | None, reactor: Reactor) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight within `shutdown_timeout`.
+    """Serve until SIGTERM or SIGINT, then finish what is in flight within `drain_timeout`.
 
     `listen` is bound and listening, and closed in the end; without one the address in the
     configuration is bound; raises CannotListen.  A second signal ends the wait at once.
     """
     listener = listen or listen_at(config.proxy.host, config.proxy.port)
+    loopback_only(config, listener.getsockname())
+    where = config.proxy.metrics_listen
+    metrics = listen_for_metrics(*where) if where is not None else None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
             log.info("listening on %s", _name(listener))
+            if (warning := said_at_start(config, listener.getsockname())) is not None:
+                log.warning("%s", warning)
+            if metrics is not None:
+                nursery.start_soon(serve_metrics, metrics, proxy.metrics, name="metrics port")
             await anext(signals)
             nursery.start_soon(_cancel_at_next, signals, nursery.cancel_scope)
-            await proxy.drain(config.daemon.shutdown_timeout)
+            await proxy.drain(config.proxy.drain_timeout)
             nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-@dataclass(frozen=True, slots=True)
 class Proxy:
-    """A running proxy."""
+    """A running proxy: what it is made of, and how its parts hear of each other."""
 
-    front: Front
-    desk: Desk
-    leases: Leases
-    listener: Listener
+    def __init__(self, config: Config, limits: Limits, reactor: Reactor, nursery: trio.Nursery) -> None:
+        """Raises CannotWriteLog."""
+        proxy = config.proxy
+        control = Control([config.daemon.socket])
+        meters = Meters()
+        meters.gauges = self._gauges
+        self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
+        self.metrics: Callable[[], Awaitable[bytes]] = partial(whole_page, meters, control)
+        self.catalogue = Catalogue(control, config, self._hear)
+        self.leases = Leases(control, reactor, self.catalogue.terms, meters)
+        records = Records(meters, self.log, RequestIds(proxy.request_id_headers))
+        pace = Pace(proxy.upstream_timeout, proxy.comment_interval)
+        self.desk = Desk(self.catalogue, self.leases, Keyring(config.keys), pace, records, self._begin_page)
+        self.front = Front(reactor, limits, self.desk)
+        self._nursery = nursery
+        self._logging = _logging(config)
+        self._listener: Listener | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept once muxd was asked what there is."""
+        if self.log is not None:
+            await self._nursery.start(self.log.run)
+        await self._nursery.start(self.leases.run)
+        await self._nursery.start(self.catalogue.run)
+        self._listener = Listener(self.front, listener)
+
+    def _hear(self, config: Config) -> None:
+        """muxd may run with another configuration than before."""
+        self.desk.keyring = self.desk.keyring.renewed(config.keys)
+        self.leases.renew()
+        if self._logging != _logging(config):
+            self._logging = _logging(config)
+            setup_logging(*self._logging)
+
+    def _begin_page(self, deliver: Callable[[bytes, bytes], None]) -> None:
+        async def make() -> None:
+            deliver(CONTENT_TYPE.encode(), await self.metrics())
+
+        self._nursery.start_soon(make, name="metrics")
+
+    def _gauges(self) -> Gauges:
+        figures = {lease.name: lease.figures() for lease in self.leases.all()}
+        models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
+        return Gauges(self.front.clients, self.front.held, self.log.dropped if self.log is not None else 0, models)
 
     async def drain(self, seconds: float) -> None:
         """Accept nobody, refuse what waits, let what is in flight finish; cut it after `seconds`."""
-        self.listener.close()
+        if self._listener is not None:
+            self._listener.close()
         self.front.closing = True
         self.desk.close(shutting_down())
         self.leases.refuse_waiting(shutting_down())
@@ -87,20 +143,19 @@ class Proxy:
 @asynccontextmanager
 async def open_proxy(config: Config, limits: Limits, listener: socket.socket, reactor: Reactor) -> AsyncIterator[Proxy]:
     """A proxy that runs while the scope lasts and `reactor` is turned; it accepts once muxd was asked what there is."""
-    control = Control([config.daemon.socket])
-    catalogue = Catalogue(control, config)
-    leases = Leases(control, reactor, catalogue.switch_timeout)
-    desk = Desk(catalogue, leases, limits.upstream_timeout)
-    front = Front(reactor, limits, desk)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(leases.run)
-            await nursery.start(catalogue.run)
-            yield Proxy(front, desk, leases, Listener(front, listener))
+            proxy = Proxy(config, limits, reactor, nursery)
+            await proxy.start(listener)
+            yield proxy
             nursery.cancel_scope.cancel()
     finally:
         reactor.close_all()
         listener.close()
+
+
+def _logging(config: Config) -> tuple[str, str]:
+    return config.daemon.log_level, config.daemon.log_format
 
 
 async def _cancel_at_next(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -113,7 +168,6 @@ def _limits(config: Config) -> Limits:
         max_body=config.proxy.max_body,
         buffer_memory=config.proxy.buffer_memory,
         max_clients=_room_for_clients(),
-        upstream_timeout=config.proxy.upstream_timeout,
     )
 
 

@@ -1,86 +1,89 @@
-"""The models muxd has and their states, as of its last word; and whether it can be reached.
+"""The models muxd has, what is said of their requests, and their states, as of its last word.
 
-From the start it knows the names in the configuration, so that a client is told "not now"
-instead of "no such model" while muxd is away.
+From the start it knows what the proxy's own configuration says, so that a client is told "not
+now" instead of "no such model" while muxd is away.
 """
 
 import logging
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Callable, Iterable
 from time import time
 from typing import Any
 
 import trio
 
 from muxd.client import Client
+from muxd.config.load import told_config
 from muxd.config.schema import Config, Model
 from muxd.errors import MuxdError
 
-log = logging.getLogger(__name__)
+from .asking.edits import Edits
+from .asking.kinds import speaks_text
 
-#: Of a model that nothing is known of.
-DEFAULT_SWITCH_TIMEOUT = 600.0
+log = logging.getLogger(__name__)
 
 _RETRY = 0.25  # seconds between two attempts to reach muxd
 _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    name: str
-    served_names: tuple[str, ...]
-    state: str
-    switch_timeout: float
+    """One model."""
+
+    __slots__ = ("edits", "model", "name", "served_names", "speaks_text", "state")
+
+    def __init__(self, model: Model, state: str) -> None:
+        self.model = model
+        self.name = model.name
+        self.served_names = model.served_names or (model.name,)
+        self.state = state
+        self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
+        self.speaks_text = speaks_text(model.args)
 
 
 class Catalogue:
-    """Kept by the task in `run`."""
+    """Kept by the task in `run`, which calls `told` with what muxd says anew of its configuration."""
 
-    def __init__(self, control: Client, config: Config) -> None:
+    def __init__(self, control: Client, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
         self._control = control
+        self._told = told
         self._created = int(time())
         self._stale = trio.Event()
-        self._urgent = trio.Event()  # there may be models with other names: not to be known late
+        self._reloaded = trio.Event()  # there may be models with other names: not to be known late
         self._complained = False  # once per absence
-        self._take([_configured(model) for model in config.models])
+        self._states: dict[str, str] = {}
+        self._take(config.models)
 
-    def _take(self, entries: list[Entry]) -> None:
-        self._entries = entries
-        self._by_served_name = {served: entry for entry in entries for served in entry.served_names}
-        self._names = {entry.name: entry.name for entry in entries}
-        self._names |= {served: entry.name for served, entry in self._by_served_name.items()}
+    def _take(self, models: Iterable[Model]) -> None:
+        self._entries = {model.name: Entry(model, self._states.get(model.name, "unknown")) for model in models}
+        self._by_served_name = {served: entry for entry in self._entries.values() for served in entry.served_names}
+        self._by_name = self._entries | self._by_served_name
 
-    def resolve(self, asked: str) -> str | None:
-        """The name of the model that a client calls so: by a served name, or by its own."""
-        return self._names.get(asked)
+    def find(self, asked: str) -> Entry | None:
+        """The model that a client calls so: by a served name, or by its own.
 
-    def switch_timeout(self, name: str) -> float:
-        """How long a request may wait for the model of that name, in seconds."""
-        return next((entry.switch_timeout for entry in self._entries if entry.name == name), DEFAULT_SWITCH_TIMEOUT)
+        SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model.
+        """
+        return self._by_name.get(asked) or self._by_name.get(asked.rpartition(":")[0])
 
-    def served_names(self) -> list[str]:
-        return list(self._by_served_name)
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def terms(self, name: str) -> Model:
+        """What its configuration says of the model of that name; the defaults where it is gone meanwhile."""
+        entry = self._entries.get(name)
+        return entry.model if entry is not None else Model(name)
 
     def shown(self, name: str) -> str:
         """What clients call the model of that name: the first of its ids in the listing."""
-        return next((entry.served_names[0] for entry in self._entries if entry.name == name), name)
+        entry = self._entries.get(name)
+        return entry.served_names[0] if entry is not None else name
 
     def ready(self) -> list[str]:
         """The names of the models that are ready."""
-        return [entry.name for entry in self._entries if entry.state == "ready"]
+        return [entry.name for entry in self._entries.values() if entry.state == "ready"]
 
-    def listing(self) -> dict[str, Any]:
-        """GET /v1/models."""
-        return {"object": "list", "data": [self._card(served) for served in self._by_served_name]}
-
-    def card(self, asked: str) -> dict[str, Any] | None:
-        """GET /v1/models/ID, by a served name or the model's own."""
-        if asked in self._by_served_name:
-            return self._card(asked)
-        return next((self._card(entry.served_names[0]) for entry in self._entries if entry.name == asked), None)
-
-    def _card(self, served: str) -> dict[str, Any]:
+    def card(self, entry: Entry, served: str) -> dict[str, Any]:
+        """What GET /v1/models tells of a model under one of its names."""
         return {
             "id": served,
             "object": "model",
@@ -89,7 +92,7 @@ class Catalogue:
             "permission": [],
             "root": served,
             "parent": None,
-            "state": self._by_served_name[served].state,
+            "state": entry.state,
         }
 
     # Its task
@@ -100,7 +103,8 @@ class Catalogue:
         while True:
             try:
                 async with self._control.events() as events, trio.open_nursery() as nursery:
-                    await self._refresh()  # after subscribing: no change falls between the two
+                    await self._read_settings()  # after subscribing: no change falls between the two
+                    await self._refresh()
                     self._found()
                     nursery.start_soon(self._keep_fresh)
                     if not tried:
@@ -109,7 +113,7 @@ class Catalogue:
                     async for event in events:
                         self._stale.set()
                         if event["type"] == "reload":
-                            self._urgent.set()
+                            self._reloaded.set()
                     nursery.cancel_scope.cancel()
             except* MuxdError as errors:
                 self._lost(errors)
@@ -122,15 +126,24 @@ class Catalogue:
         while True:
             await self._stale.wait()
             self._stale = trio.Event()
-            self._urgent = trio.Event()
+            if self._reloaded.is_set():
+                self._reloaded = trio.Event()
+                await self._read_settings()
             await self._refresh()
             with trio.move_on_after(_REFRESH_GAP):
-                await self._urgent.wait()
+                await self._reloaded.wait()
+
+    async def _read_settings(self) -> None:
+        """What muxd runs with replaces what was known."""
+        config = told_config(await self._control.proxy_settings(), {})
+        self._take(config.models)
+        self._told(config)
 
     async def _refresh(self) -> None:
-        """What muxd says of its models replaces what was known."""
         status = await self._control.status()
-        self._take([_entry(model) for model in status["models"] if not model["removed"]])
+        self._states = {model["name"]: model["state"] for model in status["models"]}
+        for entry in self._entries.values():
+            entry.state = self._states.get(entry.name, "unknown")
 
     def _found(self) -> None:
         self.connected = True
@@ -142,16 +155,6 @@ class Catalogue:
         if not self._complained:
             self._complained = True
             log.warning("muxd is not there: %s", _first(errors))
-
-
-def _configured(model: Model) -> Entry:
-    return Entry(model.name, model.served_names or (model.name,), "unknown", model.switch_timeout)
-
-
-def _entry(model: dict[str, Any]) -> Entry:
-    timeout = model["switch_timeout_s"]
-    names = tuple(model["served_names"]) or (model["name"],)
-    return Entry(model["name"], names, model["state"], inf if timeout is None else timeout)
 
 
 def _first(error: BaseException) -> BaseException:

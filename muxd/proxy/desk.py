@@ -2,81 +2,171 @@
 
 from typing import Any
 
+import msgspec
+
 from muxd.http.request import Request
-from muxd.http.response import json_response
+from muxd.http.response import body_response, spliced
 
 from .answers import UNAVAILABLE, Refusal
-from .asking import routes
-from .asking.routes import Local
-from .catalogue import Catalogue
-from .exchange import Exchange
+from .asking import kinds, ollama, routes
+from .asking.routes import Here, Local, ToWorker
+from .catalogue import Catalogue, Entry
+from .doors.keys import Holder, Keyring
+from .errand import Errand, Page
+from .exchange import Exchange, Pace
 from .leases import Leases
+from .records.visit import Records, Visit
 from .sockets.front import Asking
+
+_JSON = b"application/json"
+_OPEN = frozenset((b"/health", b"/"))  # to whoever has no key
 
 
 class Desk:
-    def __init__(self, catalogue: Catalogue, leases: Leases, upstream_timeout: float) -> None:
+    def __init__(
+        self, catalogue: Catalogue, leases: Leases, keyring: Keyring, pace: Pace, records: Records, metrics: Page
+    ) -> None:
+        """`metrics` makes the page of GET /metrics."""
+        self.keyring = keyring
         self._catalogue = catalogue
         self._leases = leases
-        self._upstream_timeout = upstream_timeout
+        self._pace = pace
+        self._records = records
+        self._metrics = metrics
         self._closed: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:
         """From now on every request for a model gets this."""
         self._closed = refusal
 
-    def answer(self, client: Asking, request: Request) -> bytes | Exchange:
-        """The whole answer, or the exchange that is under way to one."""
+    def answer(self, client: Asking, request: Request) -> "bytes | Exchange | Errand":
+        """The whole answer, or what is under way to one."""
+        visit = Visit(self._records, request, client.address)
         try:
-            target = routes.worker_target(request)
-            if target is None:
-                return self._answer_local(request)
-            model = self._model(request.body)
+            return self._answer(client, request, visit)
         except Refusal as refusal:
-            return refusal.response(keep_alive=request.keep_alive, method=request.method)
-        lease = self._leases.of(model)
-        exchange = Exchange(client, request, target, lease, self._upstream_timeout)
+            visit.refused(refusal.status, refusal.code)
+            answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=visit.route)
+            return spliced(answer, visit.id.line)
+
+    def _answer(self, client: Asking, request: Request, visit: Visit) -> "bytes | Exchange | Errand":
+        holder = self._holder(request)
+        if holder is not None:
+            visit.key = holder.name
+        found = routes.find(request)
+        visit.route = found.label
+        if isinstance(found, ToWorker):
+            return self._send(client, request, visit, found, holder)
+        if found.what is Local.METRICS:
+            self._may_see_all(holder)
+            return Errand(client, request, visit, self._metrics)
+        content_type, body = self._local(found, holder)
+        visit.end(200, "ok")
+        answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
+        return spliced(answer, visit.id.line)
+
+    def _holder(self, request: Request) -> Holder | None:
+        """Who asks, where keys are configured; anybody may ask whether the proxy is there.  Raises Refusal."""
+        if not self.keyring or request.target in _OPEN:
+            return None
+        return self.keyring.holder(request)
+
+    # To a worker
+
+    def _send(self, client: Asking, request: Request, visit: Visit, found: ToWorker, holder: Holder | None) -> Exchange:
+        if self._closed is not None:
+            raise self._closed
+        asked = found.asked
+        entry = self._entry(asked.model, holder)
+        visit.model = entry.name
+        if not entry.speaks_text and (refusal := kinds.refusal(found.label, asked.model)) is not None:
+            raise refusal
+        lines, priority = visit.id.line, 0
+        if holder is not None:
+            lines, priority = holder.admit(entry.name) + lines, holder.priority
+        if not entry.edits.idle:
+            _edit(client, request, found, entry)
+        lease = self._leases.of(entry.name)
+        visit.meter = lease.meter
+        exchange = Exchange(client, request, found, lease, self._pace, visit, lines=lines, priority=priority)
         lease.enter(exchange)
         return exchange
 
-    def _model(self, body: bytes) -> str:
-        if self._closed is not None:
-            raise self._closed
-        asked = routes.named_model(body)
-        model = self._catalogue.resolve(asked)
-        if model is None:
-            raise self._no_such_model(asked)
-        return model
+    def _entry(self, asked: str, holder: Holder | None) -> Entry:
+        """The model that a client calls so; raises Refusal."""
+        entry = self._catalogue.find(asked)
+        if entry is not None:
+            return entry
+        known = ", ".join(name for other in self._visible(holder) for name in other.served_names) or "none"
+        message = f"there is no model {asked[:100]!r}; there are: {known}"
+        raise Refusal(404, "model_not_found", message, param="model")
 
-    def _no_such_model(self, asked: str) -> Refusal:
-        known = ", ".join(self._catalogue.served_names()) or "none"
-        return Refusal(404, "model_not_found", f"there is no model {asked[:100]!r}; there are: {known}", param="model")
+    # Here
 
-    def _answer_local(self, request: Request) -> bytes:
-        what, asked = routes.local(request)
-        value: Any = None
-        match what:
+    def _visible(self, holder: Holder | None) -> list[Entry]:
+        """What a holder may know of; without keys, everything."""
+        entries = self._catalogue.entries()
+        if holder is None:
+            return [] if self.keyring else entries
+        return [entry for entry in entries if holder.may_use(entry.name)]
+
+    def _local(self, found: Here, holder: Holder | None) -> tuple[bytes, bytes]:
+        """A content type, and the answer; raises Refusal."""
+        if found.what is Local.ROOT:
+            return b"text/plain; charset=utf-8", ollama.ROOT
+        return _JSON, msgspec.json.encode(self._value(found, holder)) + b"\n"
+
+    def _value(self, found: Here, holder: Holder | None) -> Any:
+        match found.what:
             case Local.HEALTH:
-                value = self._health()
+                return self._health()
             case Local.MODELS:
-                value = self._catalogue.listing()
+                cards = [self._catalogue.card(e, name) for e in self._visible(holder) for name in e.served_names]
+                return {"object": "list", "data": cards}
             case Local.MODEL:
-                value = self._catalogue.card(asked)
-                if value is None:
-                    raise self._no_such_model(asked)
-        return json_response(200, value, keep_alive=request.keep_alive, method=request.method)
+                entry = self._seen(found.asked, holder)
+                served = found.asked if found.asked in entry.served_names else entry.served_names[0]
+                return self._catalogue.card(entry, served)
+            case Local.OLLAMA_TAGS:
+                return ollama.tags(self._visible(holder))
+            case Local.OLLAMA_PS:
+                return ollama.ps(self._visible(holder))
+            case Local.OLLAMA_SHOW:
+                entry = self._seen(found.asked, holder)
+                return ollama.show(entry.served_names[0], speaks_text=entry.speaks_text)
+        return ollama.version()
+
+    def _seen(self, asked: str, holder: Holder | None) -> Entry:
+        entry = self._entry(asked, holder)
+        if holder is not None and not holder.may_use(entry.name):
+            raise Refusal(403, "model_not_allowed", f"the API key {holder.name} is not for model {entry.name}")
+        return entry
 
     def _health(self) -> dict[str, Any]:
         """Always 200: a proxy without muxd still serves the leases it holds."""
-        granted, connected = self._leases.granted(), self._catalogue.connected
+        connected = self._catalogue.connected
+        health = {"status": "ok" if connected else "degraded", "muxd": "connected" if connected else "unreachable"}
+        if self.keyring:
+            return health  # nobody was asked who he is
+        granted = self._leases.granted()
         ready = [name for name in self._catalogue.ready() if name not in granted] if connected else []
         active = [self._catalogue.shown(name) for name in (*granted, *ready)]
-        return {
-            "status": "ok" if connected else "degraded",
-            "active_model": next(iter(active), None),
-            "muxd": "connected" if connected else "unreachable",
-        }
+        return {**health, "active_model": next(iter(active), None)}
+
+    def _may_see_all(self, holder: Holder | None) -> None:
+        """Metrics tell of every model.  Raises Refusal."""
+        if holder is not None and not all(holder.may_use(entry.name) for entry in self._catalogue.entries()):
+            message = f"the API key {holder.name} is for some models, and metrics tell of all: use one for all of them"
+            raise Refusal(403, "metrics_not_allowed", message)
 
 
 def shutting_down() -> Refusal:
     return Refusal(UNAVAILABLE, "shutting_down", "the proxy is shutting down: send the request again", retry_after=1)
+
+
+def _edit(client: Asking, request: Request, found: ToWorker, entry: Entry) -> None:
+    """Make of the body what the model's configuration wants; raises Refusal."""
+    body = entry.edits.apply(request, found.asked)
+    if body is not None:
+        client.lighten(len(request.body) - len(body))
+        request.body = body

@@ -1,24 +1,44 @@
 """One request for a model: admission, worker, answer, and every way it can fail.
 
     queued -> asked -> answering -> done
-What is known of it at each step is in `grant`, `upstream` and `answering`; whoever ends it
-calls `_let_go` first, so that nothing is told twice.
+       ^--------'  its worker was lost before the first byte of an answer: held, and replayed
+What is known of it at each step is in `_grant`, `_upstream`, `_status` and `_begun`; whoever
+ends it calls `_let_go` first, so that nothing is told twice.
 """
 
+import logging
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
 from muxd.http.request import Request
-from muxd.http.response import CONTINUE, chunk
+from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
+from .asking.asked import Form
+from .asking.routes import ToWorker
 from .forwarding import worker_head
 from .leases import Grant, Lease
+from .records.usage import Usage
+from .records.usage import reader as usage_of
+from .records.visit import CLIENT_GONE, NO_TOKENS, Visit
 from .sockets.front import Asking
-from .sockets.reframing import Unframer
+from .sockets.reframing import Gatherer, Rechunker, Unframer
 from .sockets.upstream import Loss, Upstream
 
+log = logging.getLogger(__name__)
+
+REPLAY_MOST = 1 << 20  # bytes of a body that is kept to be sent a second time
+_DEATHS = 2  # of workers that had the request, until it is held to be the cause
 _KEEP_ALIVE_COMMENT = chunk(b":\n\n")
+_STREAM_HEAD = head(
+    200,
+    (
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"transfer-encoding", b"chunked"),
+    ),
+)
 
 _LOSSES = {
     Loss.UNREACHABLE: (BAD_GATEWAY, "worker_unreachable", "cannot be reached"),
@@ -28,37 +48,113 @@ _LOSSES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds."""
+
+    upstream_timeout: float = inf  # to the first byte of an answer
+    comment_interval: float = inf  # between two comments to a streaming client that waits
+
+
 class Exchange:
     """Ties a client's connection to a worker's, while one of its requests is answered."""
 
     __slots__ = (
-        "_answering",
+        "_begun",
         "_client",
-        "_first_byte_timeout",
+        "_comment_interval",
+        "_deaths",
+        "_gap",
+        "_give_up_at",
         "_grant",
+        "_head_size",
+        "_headed",
+        "_last_bytes",
         "_lease",
+        "_legacy",
+        "_lines",
+        "_loss",
+        "_reframer",
         "_request",
+        "_status",
+        "_stream",
         "_target",
-        "_unframer",
         "_upstream",
-        "asked_at",
+        "_upstream_timeout",
+        "_usage",
+        "_visit",
         "deadline",
+        "priority",
+        "replayed",
+        "since",
     )
 
     def __init__(
-        self, client: Asking, request: Request, target: bytes, lease: Lease, first_byte_timeout: float
+        self,
+        client: Asking,
+        request: Request,
+        to: ToWorker,
+        lease: Lease,
+        pace: Pace,
+        visit: Visit,
+        *,
+        lines: bytes = b"",
+        priority: int = 0,
     ) -> None:
+        """`lines`: header lines for the head of the answer."""
         self._client = client
         self._request = request
-        self._target = target
+        self._target = to.target
         self._lease = lease
-        self._first_byte_timeout = first_byte_timeout
+        self._visit = visit
+        self._lines = lines
+        self._upstream_timeout = pace.upstream_timeout
+        self._legacy = request.http_version == "1.0"
+        self._reframer: Unframer | None = Unframer() if self._legacy else None
+        reads_events = to.asked.stream and to.asked.form is not Form.OLLAMA and not self._legacy
+        self._comment_interval = pace.comment_interval if reads_events else inf
         self._grant: Grant | None = None
         self._upstream: Upstream | None = None
-        self._answering = False  # the client has some of the answer
-        self._unframer = Unframer() if request.http_version == "1.0" else None
-        self.asked_at = monotonic()
-        self.deadline = self.asked_at + lease.switch_timeout
+        self._status = 0  # of the worker's answer, once its head is here
+        self._head_size = 0  # of that head, until the client has it
+        self._headed = False  # the client has a head: the worker's, or one that was made for comments
+        self._begun = False  # the client has some of the worker's body
+        self._stream = False  # the answer is a stream of server-sent events
+        self._last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
+        self._gap = lease.meter.gap
+        new_usage = usage_of(to.label)
+        self._usage: Usage | None = new_usage() if new_usage is not None else None
+        self._deaths = 0
+        self._loss: Refusal | None = None  # of the last worker that was lost
+        self.priority = priority
+        self.replayed = False
+        self.since = visit.arrived
+        self._give_up_at = self.since + lease.terms.switch_timeout
+        self.deadline = min(self._give_up_at, self.since + self._comment_interval)
+
+    # While it waits
+
+    def waited(self, seconds: float) -> None:
+        """It did, and is forwarded now."""
+        self._visit.waited += seconds
+        self._lease.meter.waited(seconds)
+
+    def on_deadline(self) -> None:
+        now = monotonic()
+        if now >= self._give_up_at:
+            self.deadline = inf
+            self.refuse(self._loss or self._lease.late())
+        else:
+            self._comment()
+            self.deadline = min(self._give_up_at, now + self._comment_interval)
+
+    def _comment(self) -> None:
+        """Say how it goes, in the midst of a stream that has nothing else to say yet."""
+        said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {self._lease.outlook()}".encode())
+        if not self._headed:
+            self._headed = True
+            said = spliced(_STREAM_HEAD, self._lines) + said
+        self._send(said)
 
     # What the lease says
 
@@ -72,26 +168,34 @@ class Exchange:
         """It waits no longer, or found no worker: the error is its answer."""
         request, client = self._request, self._client
         self._let_go()
-        client.send(refusal.response(keep_alive=request.keep_alive, method=request.method))
-        client.answered(keep_alive=True)
+        self._visit.refused(refusal.status, refusal.code)
+        if self._headed:
+            client.cut(chunk(refusal.sse_event()))
+        else:
+            route = self._visit.route
+            answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+            client.send(spliced(answer, self._lines))
+            client.answered(keep_alive=True)
+
+    def lose(self, refusal: Refusal) -> None:
+        """Its worker is gone."""
+        if not self._replay(refusal, died=True):
+            self.cut(refusal)
 
     def cut(self, refusal: Refusal) -> None:
         """End it, wherever it is."""
-        upstream = self._upstream
-        if not self._answering or upstream is None:
+        upstream, status = self._upstream, self._status
+        if upstream is None or not status:
             self._close_upstream()
             self.refuse(refusal)
             return
         last, reset = self._last_words(upstream, refusal)
         self._close_upstream()
         self._let_go()
+        self._visit.end(status, "cut", refusal.code)
         self._client.cut(last, reset=reset)
 
     # What the client's connection says
-
-    def on_deadline(self) -> None:
-        self.deadline = inf
-        self._lease.give_up(self)
 
     def on_drained(self) -> None:
         if self._upstream is not None:
@@ -100,30 +204,76 @@ class Exchange:
     def abandon(self) -> None:
         self._close_upstream()
         self._let_go()
+        self._visit.end(self._status or CLIENT_GONE, "client_gone")
 
     def probe(self) -> bytes:
-        if not self._answering:
+        if not self._headed:
             return CONTINUE
+        return _KEEP_ALIVE_COMMENT if self._may_speak() else b""
+
+    def _may_speak(self) -> bool:
+        """Whether the client is between two events of a stream that comes in chunks."""
         upstream = self._upstream
-        if upstream is not None and upstream.is_event_stream() and upstream.between_events():
-            return _KEEP_ALIVE_COMMENT
-        return b""
+        if isinstance(self._reframer, Rechunker):
+            return self._reframer.between_events()
+        if upstream is None or not self._status:
+            return True  # so far the stream has only comments
+        return self._stream and self._reframer is None and upstream.between_events()
 
     # What the worker's connection says
 
-    def on_answer(self) -> None:
-        self._answering = True
-        self._drop_body()
+    def on_answer(self, status: int, head: bytes) -> None:
+        lowered = head.lower()
+        self._status = status
+        self._head_size = len(head)
+        self._stream = b"\r\ncontent-type: text/event-stream" in lowered
+        if self._usage is not None and b"\r\ncontent-encoding:" in lowered:
+            self._usage = None
+        if self._headed:
+            plain = self._stream and status == 200 and b"\r\ncontent-encoding:" not in lowered
+            self._reframer = Rechunker() if plain else Gatherer()
 
-    def on_bytes(self, data: bytes | memoryview) -> bool:
-        if self._unframer is not None:
-            data = self._unframer.feed(data)
+    def on_bytes(self, data: bytes) -> bool:
+        if self._last_bytes:
+            now = monotonic()
+            self._gap(now - self._last_bytes)
+            self._last_bytes = now
+        elif not self._begun:
+            data = self._begin(data)
+        if self._usage is not None:
+            self._usage.see(data)
+        if self._reframer is not None:
+            data = self._reframer.feed(data)
+        self._visit.sent += len(data)
         return self._client.send(data)
+
+    def _begin(self, data: bytes) -> bytes:
+        """Until some of the body is there; the first piece is or begins with the head."""
+        self._begun = not self._stream or len(data) > self._head_size
+        if self._head_size and not self._headed:
+            self._headed = True
+            if self._lines:
+                data = spliced(data, self._lines)
+        self._head_size = 0
+        if self._begun:
+            self._drop_body()
+            if self._stream:
+                self._last_bytes = monotonic()
+                self._visit.first_byte = self._last_bytes - self._visit.arrived
+                self._lease.meter.first_byte(self._visit.first_byte)
+        return data
 
     def on_complete(self, keep_alive: bool) -> None:
         self._upstream = None
+        reframer, client = self._reframer, self._client
+        if isinstance(reframer, Gatherer):
+            self._send(chunk(reframer.as_event()) + LAST_CHUNK)
+        elif isinstance(reframer, Rechunker):
+            self._send(LAST_CHUNK)
         self._let_go()
-        self._client.answered(keep_alive=keep_alive)
+        tokens = self._usage.result() if self._usage is not None else NO_TOKENS
+        self._visit.end(self._status, "ok", tokens=tokens)
+        client.answered(keep_alive=keep_alive or isinstance(reframer, Gatherer | Rechunker))
 
     def on_stale(self) -> None:
         self._ask(None)
@@ -132,29 +282,85 @@ class Exchange:
         assert self._grant is not None
         status, code, what = _LOSSES[loss]
         message = f"model {self._lease.name}: its worker at {self._grant.pool.url} {what}: {why}"
-        self.cut(Refusal(status, code, message))
+        refusal = Refusal(status, code, message)
+        gone = loss in (Loss.DIED, Loss.UNREACHABLE)
+        if not (gone and self._replay(refusal, died=loss is Loss.DIED)):
+            self.cut(refusal)
 
     def _ask(self, idle: Upstream | None) -> None:
         assert self._grant is not None
-        pool = self._grant.pool
+        pool, id = self._grant.pool, self._visit.id
         try:
             self._upstream = idle or pool.connect()
         except OSError as error:
             self._upstream = None
             self.on_loss(Loss.UNREACHABLE, (error.strerror or str(error)).lower())
             return
-        head = worker_head(self._request, self._target, pool.authority)
-        self._upstream.ask(self, head, self._request.body, self._first_byte_timeout)
+        # A stream that has begun with comments cannot become a compressed one.
+        drop = (id.drop, b"accept-encoding") if self._headed else (id.drop,) if id.drop else ()
+        head = worker_head(self._request, self._target, pool.authority, id.upstream, drop)
+        self._upstream.ask(self, head, self._request.body, self._upstream_timeout)
+
+    # A second worker for it
+
+    def _replay(self, refusal: Refusal, *, died: bool) -> bool:
+        """Hold it for the next worker, if it can still be told from the start; True if it is seen to."""
+        if not self._is_replayable():
+            return False
+        self._close_upstream()
+        self._deaths += died
+        if self._deaths >= _DEATHS:
+            self.refuse(self._named(refusal))
+            return True
+        grant, self._grant = self._grant, None
+        assert grant is not None
+        now = monotonic()
+        if died or not self.replayed:
+            self._give_up_at = now + self._lease.terms.switch_timeout
+        self._status, self._stream = 0, False
+        self._reframer = Unframer() if self._legacy else None
+        self._loss = refusal
+        self.replayed = True
+        self.since = now
+        self.deadline = min(self._give_up_at, now + self._comment_interval)
+        self._visit.replays += 1
+        self._lease.meter.replayed()
+        self._client.heed()
+        self._lease.retry(self, grant)
+        return True
+
+    def _is_replayable(self) -> bool:
+        """No byte of an answer has reached the client, but for the head of a stream: any worker's is like it."""
+        upstream = self._upstream
+        if self._begun or len(self._request.body) > REPLAY_MOST:
+            return False
+        if not self._status:
+            return True
+        like_any = self._stream and self._status == 200 and upstream is not None and upstream.is_chunked()
+        return like_any and not self._legacy
+
+    def _named(self, refusal: Refusal) -> Refusal:
+        """It may be the cause."""
+        told = f"request {self._visit.id.text} was with its worker at {self._deaths} deaths: it is not tried again"
+        log.error("model %s: %s", self._lease.name, told)
+        return Refusal(refusal.status, refusal.code, f"{refusal.message}; {told}")
 
     # The end
 
+    def _send(self, data: bytes) -> None:
+        self._visit.sent += len(data)
+        self._client.send(data)
+
     def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
         """What can still be said in the midst of an answer, and whether only a reset can end it."""
-        if self._unframer is not None or not (upstream.is_chunked() or upstream.has_length()):
+        if isinstance(self._reframer, Gatherer):
+            return chunk(refusal.sse_event()), False
+        framed = isinstance(self._reframer, Rechunker) or upstream.is_chunked() or upstream.has_length()
+        if self._legacy or not framed:
             # It ends with the connection: an event can follow, or else nothing but a reset
             # tells the client that something is missing.
-            return (refusal.sse_event(), False) if upstream.is_event_stream() else (b"", True)
-        if upstream.is_event_stream() and upstream.between_events():
+            return (refusal.sse_event(), False) if self._stream else (b"", True)
+        if self._stream and self._may_speak():
             return chunk(refusal.sse_event()), False
         return b"", False  # no last chunk, or less than the promised length: the client will notice
 

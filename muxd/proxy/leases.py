@@ -4,6 +4,8 @@ While a lease is granted a request needs no round trip: it is counted, and goes.
 that holds the lease's connection runs beside, and so does the one that reports demand.
 
     nobody asks -> asked (requests wait) -> granted -> revoked (draining) -> over
+A worker that was lost to a request before it answered makes its grant *suspected*: nothing
+is admitted until muxd has revoked it, or a moment has passed in which it did not.
 When muxd is gone under a granted lease the lease goes on: the worker does too, and a fresh
 muxd sweeps it before it starts another.  Once muxd answers again the lease is over, and
 asked for anew.
@@ -22,7 +24,9 @@ from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
 
 from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
-from .sockets.reactor import Reactor
+from .queue import Queue
+from .records.meters import Meters, ModelMeter
+from .sockets.reactor import Alarm, Reactor
 from .sockets.upstream import Pool
 
 log = logging.getLogger(__name__)
@@ -31,7 +35,9 @@ _REPORT_GAP = 0.05  # seconds between two reports, at least
 _REPORT_EVERY = 1.0  # seconds until it is reported that more or less is in flight than before
 _IDLE_GRACE = 0.02  # seconds without a request in flight that are not called idle: a client between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
+_SUSPICION = 0.25  # seconds until a worker that was lost to a request is tried again, if muxd does not revoke it
 _CUT_GRACE = 0.2  # seconds for what a dead worker had sent already to be read
+_NO_ETA = 10.0  # seconds: Retry-After where nothing is known
 
 _WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 
@@ -39,11 +45,19 @@ _WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 class Ticket(Protocol):
     """A request that wants the model."""
 
-    asked_at: float  # monotonic
+    since: float  # when it began to wait, monotonic
+    priority: int
+    replayed: bool  # it has lost a worker before
+
+    def waited(self, seconds: float) -> None:
+        """It is about to be forwarded, after so long."""
 
     def forward(self, grant: "Grant") -> None: ...
 
     def refuse(self, refusal: Refusal) -> None: ...
+
+    def lose(self, refusal: Refusal) -> None:
+        """Its worker is gone: end it, or have it wait for the next one."""
 
     def cut(self, refusal: Refusal) -> None: ...
 
@@ -59,22 +73,36 @@ class Grant:
         self.in_flight: set[Ticket] = set()
         self.drained = trio.Event()  # while it drains: set with the last request's end
 
-    def cut(self, refusal: Refusal) -> None:
-        """End what is in flight."""
-        for ticket in list(self.in_flight):
-            ticket.cut(refusal)
+
+class Terms(Protocol):
+    """What a model's configuration says of its requests; a reload changes it."""
+
+    @property
+    def switch_timeout(self) -> float:
+        """How long a request may wait, in seconds."""
+        ...
+
+    @property
+    def concurrency_limit(self) -> int:
+        """Requests in flight at once; 0 for no limit."""
+        ...
+
+    @property
+    def queue_limit(self) -> int:
+        """Requests that may wait."""
+        ...
 
 
 class Leases:
     """All leases of a proxy; their tasks live in `run`."""
 
-    def __init__(self, control: Client, reactor: Reactor, switch_timeout: Callable[[str], float]) -> None:
-        """`switch_timeout`: how long a request may wait for a model, in seconds."""
+    def __init__(self, control: Client, reactor: Reactor, terms: Callable[[str], Terms], meters: Meters) -> None:
         self._control = control
-        self._reactor = reactor
-        self.switch_timeout = switch_timeout
+        self._meters = meters
+        self._terms = terms
         self._leases: dict[str, Lease] = {}
         self._nursery: trio.Nursery | None = None
+        self.reactor = reactor
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold leases until cancelled."""
@@ -85,8 +113,16 @@ class Leases:
     def of(self, model: str) -> "Lease":
         lease = self._leases.get(model)
         if lease is None:
-            lease = self._leases[model] = Lease(model, self)
+            lease = self._leases[model] = Lease(model, self, self._terms(model), self._meters.of(model))
         return lease
+
+    def all(self) -> list["Lease"]:
+        return list(self._leases.values())
+
+    def renew(self) -> None:
+        """The configuration has changed."""
+        for lease in self._leases.values():
+            lease.renew(self._terms(lease.name))
 
     def granted(self) -> list[str]:
         return [lease.name for lease in self._leases.values() if lease.grant is not None]
@@ -102,44 +138,60 @@ class Leases:
         self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
 
     def pool(self, url: str) -> Pool:
-        return Pool(self._reactor, url)
+        return Pool(self.reactor, url)
 
 
 class Lease:
     """One model's.  `enter` and `leave` are the hot path."""
 
-    def __init__(self, name: str, leases: Leases) -> None:
+    def __init__(self, name: str, leases: Leases, terms: Terms, meter: ModelMeter) -> None:
         self.name = name
+        self.terms = terms
+        self.meter = meter
         self.grant: Grant | None = None  # while requests are admitted
         self._leases = leases
-        self._waiting: dict[Ticket, None] = {}
+        self._limit: float = terms.concurrency_limit or inf
+        self._waiting: Queue[Ticket] = Queue()
         self._holding = False
+        self._suspected: Grant | None = None
         self._draining: Grant | None = None
         self._drain_scope = trio.CancelScope()
         self._changed = trio.Event()
         self._told: tuple[int, int] | None = None  # the figures that muxd has
-        self._progress = ""  # what muxd last said about the wait
-
-    @property
-    def switch_timeout(self) -> float:
-        """As muxd says it now: a reload can change it."""
-        return self._leases.switch_timeout(self.name)
+        self._news: dict[str, Any] | None = None  # what muxd last said about the wait
+        self._news_at = 0.0
+        self._idle = Alarm(leases.reactor, self._tell)
+        self._trust_again = Alarm(leases.reactor, self._trust)
 
     # For the requests
 
     def enter(self, ticket: Ticket) -> None:
-        """Forward it now, or when the lease is granted; or refuse it."""
+        """Forward it now, or when there is a place for it; or refuse it."""
         grant = self.grant
-        if grant is None:
+        if grant is None or len(grant.in_flight) >= self._limit:
             self._queue(ticket)
-            return
+        else:
+            self._admit(ticket, grant)
+
+    def _admit(self, ticket: Ticket, grant: Grant) -> None:
         grant.in_flight.add(ticket)
         if len(grant.in_flight) == 1:
-            self._changed.set()
+            # To wake the reporting task costs more than a request: muxd need not hear of a pause that is over.
+            self._idle.clear()
+            if self._told is not None and not self._told[0]:
+                self._changed.set()
         ticket.forward(grant)
 
     def _queue(self, ticket: Ticket) -> None:
-        self._waiting[ticket] = None
+        limit = self.terms.queue_limit
+        if len(self._waiting) >= limit:
+            message = f"model {self.name}: {limit} requests wait for it already (queue_limit): try again later"
+            ticket.refuse(Refusal(429, "queue_full", message, retry_after=self.eta() or 1.0))
+            return
+        self._wait(ticket)
+
+    def _wait(self, ticket: Ticket) -> None:
+        self._waiting.put(ticket)
         self._changed.set()
         if not self._holding:
             self._holding = True
@@ -147,35 +199,105 @@ class Lease:
 
     def leave(self, ticket: Ticket, grant: Grant | None) -> None:
         """It waits no longer, or its answer has ended.  Idempotent."""
-        if grant is not None:
-            grant.in_flight.discard(ticket)
-            if not grant.in_flight:
+        if grant is None:
+            if self._waiting.discard(ticket):
                 self._changed.set()
-                grant.drained.set()
-        elif ticket in self._waiting:
-            del self._waiting[ticket]
+            return
+        grant.in_flight.discard(ticket)
+        if self._waiting:
+            self._fill(grant)
+        if not grant.in_flight:
+            self._idle.set(_IDLE_GRACE)
+            grant.drained.set()
+
+    def _fill(self, grant: Grant) -> None:
+        """Admit those who wait for a place."""
+        while grant is self.grant and self._waiting and len(grant.in_flight) < self._limit:
+            ticket = self._waiting.pop()
+            ticket.waited(monotonic() - ticket.since)
+            self._admit(ticket, grant)
             self._changed.set()
 
-    def give_up(self, ticket: Ticket) -> None:
-        """It has waited as long as it may."""
-        message = f"model {self.name} was not ready within {self.switch_timeout:g} s (switch_timeout){self._progress}"
-        ticket.refuse(Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=10))
+    def retry(self, ticket: Ticket, grant: Grant) -> None:
+        """Its worker was lost before it answered: keep it until there is one again."""
+        self.leave(ticket, grant)
+        if grant is self.grant:
+            self.grant, self._suspected = None, grant
+            self._trust_again.set(_SUSPICION)
+        self._wait(ticket)
+        if self.grant is not None:
+            self._fill(self.grant)
 
-    def refuse_waiting(self, refusal: Refusal) -> None:
+    def _trust(self) -> None:
+        """muxd knows of no loss: the worker lives, and only that connection died."""
+        grant, self._suspected = self._suspected, None
+        if grant is not None:
+            self._let_in(grant)
+
+    def renew(self, terms: Terms) -> None:
+        self.terms = terms
+        self._limit = terms.concurrency_limit or inf
+        if self.grant is not None:
+            self._fill(self.grant)
+
+    def refuse_waiting(self, refusal: Refusal, *, but_replayed: bool = False) -> None:
         for ticket in list(self._waiting):
-            ticket.refuse(refusal)
+            if not (but_replayed and ticket.replayed):
+                ticket.refuse(refusal)
+
+    # How it goes
+
+    def eta(self) -> float | None:
+        """Seconds until the model is ready, where muxd knows."""
+        if self._news is None or (eta := self._news.get("eta_s")) is None:
+            return None
+        return max(0.0, float(eta) - (monotonic() - self._news_at))
+
+    def outlook(self) -> str:
+        """How it goes with those who wait, in a few words."""
+        if self.grant is not None:
+            return f"waiting for a free place ({len(self.grant.in_flight)} in flight, {len(self._waiting)} waiting)"
+        if self._suspected is not None:
+            return "its worker was lost"
+        return "queued" if self._news is None else _outlook(self._news, self.eta())
+
+    def late(self) -> Refusal:
+        """For who has waited as long as they may."""
+        seconds = f"{self.terms.switch_timeout:g} s (switch_timeout)"
+        eta = self.eta()
+        if self.grant is not None:
+            message = f"model {self.name} had no free place within {seconds}: {self.outlook()}"
+            return Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=1)
+        message = f"model {self.name} was not ready within {seconds}: {self.outlook()}"
+        return Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=_NO_ETA if eta is None else eta)
+
+    def figures(self) -> tuple[int, int]:
+        """How many are in flight, and how many wait."""
+        grant = self._current or self._draining
+        return (len(grant.in_flight) if grant is not None else 0), len(self._waiting)
+
+    def _work(self) -> tuple[int, int]:
+        """The same for muxd: who waits for a place at a worker that this lease holds is work in hand."""
+        in_flight, waiting = self.figures()
+        return (in_flight + waiting, 0) if self._current is not None else (in_flight, waiting)
+
+    @property
+    def _current(self) -> Grant | None:
+        return self.grant or self._suspected
 
     # Its task
 
     async def hold(self, control: Client) -> None:
         """Hold a lease for as long as there is reason to."""
         while self._waiting:
-            self._told = self._figures()
+            self._told = self._work()
             try:
-                async with control.lease(self.name, self._demand()[1]) as messages:
+                async with control.lease(self.name, self._demand()) as messages:
                     await self._follow(control, messages)
             except Unreachable as error:
-                self.refuse_waiting(_unreachable(error))
+                self.refuse_waiting(_unreachable(error), but_replayed=True)
+                if self._waiting:
+                    await trio.sleep(_RETRY)
             except ModelNotFound as error:
                 self.refuse_waiting(Refusal(404, error.code, error.message, param="model"))
             except MuxdError as error:
@@ -194,23 +316,29 @@ class Lease:
                     self._hear(message, nursery)
                 self._over()
             except Unreachable as error:
-                self.refuse_waiting(_unreachable(error))
-                if self.grant is not None:
+                self.refuse_waiting(_unreachable(error), but_replayed=True)
+                if self._current is not None:
                     await self._outlive_muxd(control)
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished
             nursery.cancel_scope.cancel()
-        self._progress = ""
-        if self.grant is not None:
-            self.grant.pool.close()
-        self.grant = self._draining = None
+        self._news = None
+        if (grant := self._take_grant()) is not None:
+            grant.pool.close()
+        self._draining = None
+
+    def _take_grant(self) -> Grant | None:
+        """From now on nothing is admitted by it."""
+        grant = self._current
+        self.grant = self._suspected = None
+        return grant
 
     def _hear(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         match message["type"]:
             case "queued" | "switching":
-                self._progress = _progress(message)
+                self._news, self._news_at = message, monotonic()
             case "granted":
-                self._admit(message["url"], message["generation"])
+                self._be_granted(message["url"], message["generation"])
             case "revoked":
                 self._revoke(message, nursery)
             case "restored":
@@ -218,18 +346,15 @@ class Lease:
             case "failed":
                 self.refuse_waiting(_failed(message))
 
-    def _admit(self, url: str, generation: int) -> None:
+    def _be_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
         self._told = None  # muxd counts all that waited as in flight until it is told
         self._let_in(Grant(self._leases.pool(url), generation))
 
     def _let_in(self, grant: Grant) -> None:
         self.grant = grant
-        waiting, self._waiting = self._waiting, {}
-        grant.in_flight.update(waiting)
         self._changed.set()
-        for ticket in waiting:
-            ticket.forward(grant)
+        self._fill(grant)
 
     def _revoke(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         """Admit nothing more.  A second revocation can only bring the deadline forward."""
@@ -237,12 +362,11 @@ class Lease:
         seconds = inf if given is None else max(float(given), _CUT_GRACE)
         if self._draining is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
-        elif self.grant is not None:
-            grant, self.grant = self.grant, None
+        elif (grant := self._take_grant()) is not None:
             log.info("lease on %s revoked: %s, %d in flight", self.name, message["reason"], len(grant.in_flight))
             self._draining = grant
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-            nursery.start_soon(self._drain, grant, self._drain_scope, _revoked(self.name, message), nursery)
+            nursery.start_soon(self._drain, grant, self._drain_scope, message, nursery)
 
     def _restore(self) -> None:
         """The switch was called off: the lease is as good as it was."""
@@ -252,7 +376,9 @@ class Lease:
             self._drain_scope.cancel()
             self._let_in(grant)
 
-    async def _drain(self, grant: Grant, scope: trio.CancelScope, refusal: Refusal, nursery: trio.Nursery) -> None:
+    async def _drain(
+        self, grant: Grant, scope: trio.CancelScope, message: dict[str, Any], nursery: trio.Nursery
+    ) -> None:
         with scope:
             if grant.in_flight:
                 grant.drained = trio.Event()
@@ -260,17 +386,27 @@ class Lease:
         if self._draining is not grant or self._drain_scope is not scope:
             return  # restored, and perhaps revoked anew
         grant.pool.close()
-        grant.cut(refusal)
+        self._end(grant, message)
         nursery.cancel_scope.cancel()
+
+    def _end(self, grant: Grant, message: dict[str, Any]) -> None:
+        """End what is in flight still."""
+        refusal, lost = _revoked(self.name, message), message["reason"] in _WORKER_LOST
+        for ticket in list(grant.in_flight):
+            if lost:
+                ticket.lose(refusal)
+            else:
+                ticket.cut(refusal)
 
     def _over(self) -> None:
         """muxd has ended the lease: from now on the worker may be put to sleep at any time."""
         self._drain_scope.cancel()
-        grant, self.grant = self.grant, None
+        grant = self._take_grant()
         if grant is not None:
             grant.pool.close()
             why = f"model {self.name} was taken off the GPU before this request ended: its lease is over"
-            grant.cut(Refusal(UNAVAILABLE, "lease_over", why, retry_after=1))
+            for ticket in list(grant.in_flight):
+                ticket.cut(Refusal(UNAVAILABLE, "lease_over", why, retry_after=1))
 
     async def _outlive_muxd(self, control: Client) -> None:
         """Return once a muxd answers again: it knows nothing of this lease."""
@@ -285,31 +421,25 @@ class Lease:
 
     # Reports
 
-    def _demand(self) -> tuple[int, tuple[Waiting, ...]]:
-        grant = self.grant or self._draining
-        in_flight = len(grant.in_flight) if grant is not None else 0
-        if not self._waiting:
-            return in_flight, ()
-        oldest = monotonic() - next(iter(self._waiting)).asked_at  # they queue in order
-        return in_flight, (Waiting(len(self._waiting), oldest),)
+    def _tell(self) -> None:
+        self._changed.set()
 
-    def _figures(self) -> tuple[int, int]:
-        grant = self.grant or self._draining
-        return (len(grant.in_flight) if grant is not None else 0), len(self._waiting)
+    def _demand(self) -> tuple[Waiting, ...]:
+        return self._waiting.demand(monotonic()) if self._current is None else ()
 
     async def _report(self, control: Client, lease: str) -> None:
         """Tell muxd what waits and whether something is in flight at once, and how much of it now and then."""
         while True:
-            with trio.move_on_after(_REPORT_EVERY if any(self._figures()) else inf):
+            with trio.move_on_after(_REPORT_EVERY if any(self._work()) else inf):
                 await self._changed.wait()
             self._changed = trio.Event()
-            if self._told is not None and self._told[0] and not self._figures()[0]:
-                await trio.sleep(_IDLE_GRACE)
-            figures = self._figures()
+            figures = self._work()
+            if self._idle.pending and self._told is not None and self._told[0] and not figures[0]:
+                continue  # the alarm will say so
             if figures != self._told:
                 try:
                     self._told = figures
-                    await control.report_demand(lease, *self._demand())
+                    await control.report_demand(lease, figures[0], self._demand())
                 except LeaseNotFound:
                     return  # the stream is about to say so
                 except MuxdError as error:
@@ -343,7 +473,6 @@ def _revoked(name: str, message: dict[str, Any]) -> Refusal:
     return Refusal(UNAVAILABLE, code, message_, retry_after=1)
 
 
-def _progress(message: dict[str, Any]) -> str:
-    eta = message.get("eta_s")
-    what = f"{message['phase']}" if message["type"] == "switching" else f"number {message['position']} in the queue"
-    return f": {what}" + (f", about {eta:.0f} s to go" if eta is not None else "")
+def _outlook(news: dict[str, Any], eta: float | None) -> str:
+    what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
+    return what + (f", about {eta:.0f} s to go" if eta else "")

@@ -60,6 +60,8 @@ class Batch:
         self._waiting: deque[Job] = deque()
         self._frozen_since: float | None = None
         self.retracted = False  # what ran was put back into the queue
+        self.made = 0  # tokens, by all jobs so far
+        self.left = 0  # jobs that are over
 
     @property
     def running(self) -> int:
@@ -82,6 +84,7 @@ class Batch:
         self._running.pop(job.rid, None)
         if job in self._waiting:
             self._waiting.remove(job)
+        self.left += 1
         self._fill()
 
     async def step(self, job: Job, interval: float) -> int:
@@ -89,6 +92,7 @@ class Batch:
         while job.finish is None:
             await job.wait(self._rate, interval, self.frozen)
             if not self.frozen and (new := job.advance(self._rate)):
+                self.made += new
                 return new
         return 0
 

@@ -9,7 +9,12 @@ from muxd.http.server import Exchange
 
 from . import text
 from .engine import Engine
-from .routes import Route, bad_request, fields
+from .routes import Refusal, Route, bad_request, fields
+
+_NO_EMBEDDINGS = (
+    "This model does not appear to be an embedding model by default. "
+    "Please add `--is-embedding` when launching the server or try another model."
+)
 
 
 def embedding_routes(engine: Engine) -> dict[str, Route]:
@@ -19,6 +24,8 @@ def embedding_routes(engine: Engine) -> dict[str, Route]:
         "/v1/rerank": Route(numbers.rerank, ("POST", "PUT")),
         "/v1/classify": Route(numbers.classify, post),
         "/v1/score": Route(numbers.score, post),
+        "/encode": Route(numbers.encode, ("POST", "PUT")),
+        "/classify": Route(numbers.encode, ("POST", "PUT")),
         "/v1/tokenize": Route(numbers.tokenize, post),
         "/tokenize": Route(numbers.tokenize, post),
         "/v1/detokenize": Route(numbers.detokenize, post),
@@ -55,6 +62,18 @@ class _Numbers:
         head = {"id": f"classify-{uuid4().hex}", "object": "list", "created": 0, "model": body.get("model", "default")}
         await exchange.send_json(200, {**head, "data": data, "usage": _usage(inputs)})
 
+    async def encode(self, request: Request, exchange: Exchange) -> None:
+        """SGLang's own: an object for one text, a list for several; its /classify answers likewise."""
+        given = fields(request).get("text")
+        if given is None:
+            problem = "At least one of text, input_ids, image, video, or audio should be provided"
+            raise Refusal(400, {"error": {"message": problem}})
+        if not self._engine.flags.is_embedding:
+            raise Refusal(400, {"error": {"message": _NO_EMBEDDINGS}})
+        vectors = [text.vector(await self._weights(), one) for one in _several(given)]
+        answers = [{"embedding": vector, "meta_info": _meta()} for vector in vectors]
+        await exchange.send_json(200, answers if isinstance(given, list) else answers[0])
+
     async def score(self, request: Request, exchange: Exchange) -> None:
         """How likely each of the labels is to come after the query and an item."""
         body = fields(request, needs=("query", "items"))
@@ -81,10 +100,7 @@ class _Numbers:
     def _embedding_fields(self, request: Request, *needs: str) -> dict[str, Any]:
         body = fields(request, needs=needs)
         if not self._engine.flags.is_embedding:
-            raise bad_request(
-                "This model does not appear to be an embedding model by default. "
-                "Please add `--is-embedding` when launching the server or try another model."
-            )
+            raise bad_request(_NO_EMBEDDINGS)
         return body
 
     async def _weights(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from .faults import FAULTS, Faults, Part, parse_faults
 
 GiB = 1 << 30
-_SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "is_embedding")
+_SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "enable_metrics", "is_embedding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Flags:
     admin_api_key: str | None
     enable_memory_saver: bool
     enable_weights_cpu_backup: bool
+    enable_metrics: bool
     is_embedding: bool
     tp_size: int
     context_length: int
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     sglang.add_argument("--admin-api-key")
     sglang.add_argument("--enable-memory-saver", action="store_true")
     sglang.add_argument("--enable-weights-cpu-backup", action="store_true")
+    sglang.add_argument("--enable-metrics", action="store_true")
     sglang.add_argument("--is-embedding", action="store_true")
     sglang.add_argument("--tp-size", "--tensor-parallel-size", "--tp", type=_positive, default=1)
     sglang.add_argument("--context-length", type=_positive, default=32768)

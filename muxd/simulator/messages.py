@@ -7,7 +7,7 @@ from uuid import uuid4
 import msgspec
 
 from .asked import Asked, Tool, dialogue, plain, read, with_tools
-from .replies import Event, called
+from .replies import EVENT_STREAM, Event, called
 from .routes import Refusal
 from .saying import Choice
 
@@ -41,6 +41,7 @@ def count_tokens(body: dict[str, Any]) -> dict[str, int]:
 class MessagesForm:
     """One content block an answer: its text, or its call of a tool."""
 
+    content_type = EVENT_STREAM
     end = b""
 
     def __init__(self, asked: Asked) -> None:

@@ -1,8 +1,9 @@
-"""The routes that answer with text: chat, completions, messages, responses, SGLang's own /generate."""
+"""The routes that answer with text: OpenAI's, Anthropic's, Ollama's and SGLang's own."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from muxd.errors import MuxdError
@@ -12,10 +13,12 @@ from muxd.http.server import Exchange
 from .asked import Asked, read, read_chat, read_completion
 from .engine import Engine
 from .messages import MessagesForm, count_tokens, read_messages
+from .ollama import OllamaChatForm, OllamaGenerateForm, nothing_to_say, read_ollama_chat, read_ollama_generate
 from .replies import ChatForm, CompletionForm, Form, GenerateForm
 from .responses import ResponsesForm, read_response
 from .routes import Answer, Route, bad_request, fields
 from .saying import Choice, choices
+from .transcriptions import TranscriptionForm, read_transcription
 
 # Seconds of SGLang's own; Flags.seconds brings it to this simulator's pace.
 DISCONNECT_POLL = 4.0  # how late it notices that the client of an answer in one piece is gone
@@ -38,6 +41,9 @@ def text_routes(engine: Engine) -> dict[str, Route]:
         "/v1/messages": Route(texts.answer(read_messages, MessagesForm), post),
         "/v1/messages/count_tokens": Route(texts.count_tokens, post),
         "/generate": Route(texts.answer(_read_generate, GenerateForm), ("POST", "PUT")),
+        "/api/chat": Route(texts.answer(read_ollama_chat, texts.as_served(OllamaChatForm), needs=("messages",)), post),
+        "/api/generate": Route(texts.ollama_generate, post),
+        "/v1/audio/transcriptions": Route(texts.transcribe, post),
     }
 
 
@@ -52,6 +58,26 @@ class _Texts:
             await self._answer(form(asked), exchange)
 
         return answer
+
+    def as_served(self, form: Callable[[Asked, str], Form]) -> Callable[[Asked], Form]:
+        """A form that tells the server's own name in place of what the client wrote."""
+        return lambda asked: form(asked, self._engine.served_model_name)
+
+    async def ollama_generate(self, request: Request, exchange: Exchange) -> None:
+        body = fields(request, needs=("prompt",))
+        if str(body["prompt"]).strip() or body.get("system"):
+            asked = read_ollama_generate(body, self._engine.flags.context_length)
+            await self._answer(self.as_served(OllamaGenerateForm)(asked), exchange)
+            return
+        answer = nothing_to_say(self._engine.served_model_name)
+        if body.get("stream", True):
+            await exchange.send_body(OllamaGenerateForm.content_type, msgspec.json.encode(answer) + b"\n")
+        else:
+            await exchange.send_json(200, answer)
+
+    async def transcribe(self, request: Request, exchange: Exchange) -> None:
+        form = TranscriptionForm(*read_transcription(request, self._engine.flags.context_length))
+        await self._answer(form, exchange)
 
     async def count_tokens(self, request: Request, exchange: Exchange) -> None:
         await exchange.send_json(200, count_tokens(fields(request)))
@@ -95,7 +121,11 @@ class _Whole:
             await self._exchange.start_stream("application/json")
             await self._exchange.write(b'{"id":')
             return False
-        await self._exchange.send_json(200, self._form.whole(answers))
+        whole = self._form.whole(answers)
+        if isinstance(whole, str):
+            await self._exchange.send_body("text/plain; charset=utf-8", whole.encode())
+        else:
+            await self._exchange.send_json(200, whole)
         return True
 
     async def _say(self, choice: Choice, scope: trio.CancelScope) -> None:
@@ -118,7 +148,7 @@ class _Stream:
         self._turn = trio.Lock()
 
     async def run(self, answers: Sequence[Choice]) -> bool:
-        await self._exchange.start_stream("text/event-stream; charset=utf-8")
+        await self._exchange.start_stream(self._form.content_type)
         await self._write(*(self._form.encode(event) for event in self._form.opening(answers)))
         async with trio.open_nursery() as nursery:
             for choice in answers:

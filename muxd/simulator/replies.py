@@ -1,7 +1,7 @@
 """The shapes of SGLang's answers: the whole one, and the events of a stream.  Recorded from 0.5.23.
 
-Here are OpenAI's chat and completions and SGLang's own /generate; `messages` and
-`responses` have the others.  tests/real/test_simulator_truth.py compares them all.
+Here are OpenAI's chat and completions and SGLang's own /generate; `messages`, `responses`,
+`ollama` and `transcriptions` have the others.  tests/real/test_simulator_truth.py compares them all.
 """
 
 import json
@@ -17,14 +17,19 @@ from .saying import Choice
 
 Event = dict[str, Any]
 
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
 
 class Form(Protocol):
     """One route's way to say it.  One per request: it may remember what it said."""
 
     asked: Asked
-    end: bytes  # what closes a stream
+    content_type: str  # of a stream
+    end: bytes  # what closes one
 
-    def whole(self, choices: Sequence[Choice]) -> Event: ...
+    def whole(self, choices: Sequence[Choice]) -> "Event | str":
+        """In JSON, or as plain text."""
+        ...
 
     def opening(self, choices: Sequence[Choice]) -> Iterable[Event]: ...
 
@@ -40,6 +45,7 @@ class Form(Protocol):
 class _DataEvents:
     """Server-sent events without names, as OpenAI's older routes have them."""
 
+    content_type = EVENT_STREAM
     end = b"data: [DONE]\n\n"
 
     def __init__(self, asked: Asked) -> None:

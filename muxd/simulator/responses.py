@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from .asked import Asked, dialogue, read
-from .replies import Event
+from .replies import EVENT_STREAM, Event
 from .routes import bad_request
 from .saying import Choice
 
@@ -28,6 +28,7 @@ def read_response(body: dict[str, Any], longest: int) -> Asked:
 
 
 class ResponsesForm:
+    content_type = EVENT_STREAM
     end = b""
 
     def __init__(self, asked: Asked) -> None:

@@ -18,6 +18,7 @@ from .control import control_routes
 from .embeddings import embedding_routes
 from .engine import Engine, Status
 from .flags import Flags
+from .metrics import metrics_routes
 from .openai import text_routes
 from .processes import Children
 from .routes import Keys, Router
@@ -61,7 +62,8 @@ class _Server:
         self._children = children
         self._hung = False
         keys = Keys(flags.api_key, flags.admin_api_key)
-        self._router = Router({**control_routes(engine), **text_routes(engine), **embedding_routes(engine)}, keys)
+        routes = {**control_routes(engine), **text_routes(engine), **embedding_routes(engine), **metrics_routes(engine)}
+        self._router = Router(routes, keys)
 
     async def handle(self, request: Request, exchange: Exchange) -> None:
         if request.method != "GET":

@@ -6,7 +6,8 @@ itself.  A reading that fails is made again; where there is nothing to read, not
 waited for.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -43,6 +44,7 @@ class Footprint:
         self._given_up: Taken = {}  # by its last sleep
         self._kept: int | None = None  # bytes that its last sleep left with the process
         self._kept_before = 0  # likewise, of the sleep before it last came
+        self.waited = 0.0  # seconds that the last of its waits took, for room or for what it gave back
 
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""
@@ -67,14 +69,16 @@ class Footprint:
         self._before = self._awake = None
         self._given_up = {}
         self._kept, self._kept_before = None, 0
-        missing = await self._until_free(dict.fromkeys(self._indices, self._share))
-        self._before = await self._settled()
+        with self._timed():
+            missing = await self._until_free(dict.fromkeys(self._indices, self._share))
+            self._before = await self._settled()
         return missing
 
     async def until_room_to_wake(self) -> str | None:
         """All that its sleep gave up is free again."""
-        missing = await self._until_free(self._given_up)
-        self._before, self._awake = await self._read(), None
+        with self._timed():
+            missing = await self._until_free(self._given_up)
+            self._before, self._awake = await self._read(), None
         self._kept_before = self._kept or 0
         return missing
 
@@ -88,11 +92,12 @@ class Footprint:
         """After its sleep: most of what it took is free (a part stays with the process), and no more comes."""
         awake = self._awake
         had = self.awake
-        over = await self._until_given_back()
-        now = await self._read()
-        is_as_before = self._is_as_before(awake, now)
-        if not is_as_before:
-            now = await self._settled()
+        with self._timed():
+            over = await self._until_given_back()
+            now = await self._read()
+            is_as_before = self._is_as_before(awake, now)
+            if not is_as_before:
+                now = await self._settled()
         if over is None and awake is not None and now is not None:
             if not is_as_before:  # else the figure would drift
                 self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
@@ -107,7 +112,14 @@ class Footprint:
 
     async def until_gone(self, patience: float | None = None) -> str | None:
         """After the end of its processes; not for one that sleeps, whose place others have taken."""
-        return await self._until_given_back(patience)
+        with self._timed():
+            return await self._until_given_back(patience)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = trio.current_time()
+        yield
+        self.waited = trio.current_time() - began
 
     # What is free, what is back
 

@@ -22,8 +22,12 @@ from muxd.state import StateFile, WorkerRecord
 #: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
 TMPDIR_MAX = 80
 
-#: Of muxd's own environment, what a worker must not see.
-OWN_ENVIRONMENT = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "WATCHDOG_USEC")
+#: Of muxd's own environment, what a worker must not see.  By the last one all engines would keep their metrics in one
+#: folder, and each would tell those of all.
+OWN_ENVIRONMENT = (
+    *("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "WATCHDOG_USEC"),
+    "PROMETHEUS_MULTIPROC_DIR",
+)
 
 
 @dataclass(frozen=True, slots=True)

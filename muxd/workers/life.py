@@ -26,7 +26,7 @@ from muxd.core.events import (
     WorkerReady,
     WorkerWedged,
 )
-from muxd.engines import Engine, EngineCallFailed, causes
+from muxd.engines import Engine, EngineCallFailed, Link, causes
 from muxd.engines.causes import Cause, Ending
 from muxd.errors import CannotSpawn
 from muxd.logfiles import tail
@@ -98,6 +98,11 @@ class Life:
     @property
     def child(self) -> Child | None:
         return self._server.child if self._server is not None else None
+
+    @property
+    def link(self) -> Link | None:
+        """The line to its server, once that was started."""
+        return self._server.link if self._server is not None else None
 
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""

@@ -64,6 +64,14 @@ class Runner:
     def log_files(self) -> dict[str, Path]:
         return log_files(self._around.config, self.model)
 
+    async def metrics(self) -> bytes | None:
+        """Its engine's metrics in Prometheus' text format, as sent; None where there are none.
+
+        Raises EngineCallFailed.  The caller limits the time.
+        """
+        link = self._life.link if self._life is not None else None
+        return await self._engine.metrics(link) if link is not None else None
+
     def start(self) -> Callable[[], Awaitable[None]]:
         """A new life: what to run until no process of it is left.  It can be stopped from now on."""
         assert self._life is None, f"{self.model.name} lives already"

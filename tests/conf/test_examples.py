@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV
 
 CONF = Path(__file__).parents[2] / "conf"
 EXAMPLES = [*sorted((CONF / "examples").glob("*.toml")), CONF / "docker/muxd.toml"]
+ENVIRON = {**os.environ, "MUXD_API_KEY": "a secret"}  # what the Dockerfile says to pass on
 ELSEWHERE = re.compile(r'"(/(?:opt|srv)/[^"]+)"')  # what exists on the reader's machine only
 
 
@@ -31,7 +33,7 @@ def load(tmp_path):
                 here.mkdir()
         file = tmp_path / "muxd.toml"
         file.write_text(ELSEWHERE.sub(rf'"{tmp_path}\1"', text))
-        return load_config(file, {**os.environ, "HOME": str(tmp_path)})
+        return load_config(file, {**ENVIRON, "HOME": str(tmp_path)})
 
     return run
 
@@ -42,7 +44,7 @@ def model(config, name):
 
 def problems(path):
     try:
-        load_config(path, dict(os.environ))
+        load_config(path, ENVIRON)
     except ConfigError as error:
         return error.problems
     return []
@@ -59,6 +61,13 @@ def test_elsewhere_nothing_is_wrong_with_it_but_what_is_not_there(path):
     assert not any(Path(place).exists() for place in places)
     for problem in problems(path):
         assert any(place in problem for place in places), problem
+
+
+def test_the_containers_key_is_what_it_is_started_with(load):
+    (key,) = load(CONF / "docker/muxd.toml").keys
+    assert key.secret_sha256 == sha256(b"a secret").hexdigest()
+    assert '"MUXD_API_KEY"' in (CONF / "docker/muxd.toml").read_text()
+    assert "-e MUXD_API_KEY" in (CONF / "docker/Dockerfile").read_text()
 
 
 def test_a_models_own_args_replace_the_defaults_as_the_example_says(load):

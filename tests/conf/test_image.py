@@ -50,16 +50,33 @@ def test_muxd_itself_is_what_the_container_runs_with_no_shell_in_between(last_st
     assert isinstance(json.loads(the(last_stage, "CMD")), list)
 
 
-def test_the_port_can_be_reached_from_outside_whatever_the_configuration_says(last_stage, tmp_path):
-    config = tmp_path / "muxd.toml"
-    config.write_text('[proxy]\nlisten = "127.0.0.1:30100"\n[models.alpha]\nengine = "simulator"\n')
-    start, *words = json.loads(the(last_stage, "CMD"))
-    words = [str(config) if word == "/etc/muxd/muxd.toml" else word for word in words]
-    done = subprocess.run(
-        [sys.executable, "-m", "muxd", "check", *words], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert start == "start"
-    assert "proxy on 0.0.0.0:30100" in done.stdout
+@pytest.fixture
+def check(last_stage, tmp_path):
+    """What `muxd check` says of a configuration that the container is started with."""
+
+    def check(text):
+        config = tmp_path / "muxd.toml"
+        config.write_text(text + '[models.alpha]\nengine = "simulator"\n')
+        start, *words = json.loads(the(last_stage, "CMD"))
+        assert start == "start"
+        words = [str(config) if word == "/etc/muxd/muxd.toml" else word for word in words]
+        return subprocess.run(
+            [sys.executable, "-m", "muxd", "check", *words], capture_output=True, text=True, timeout=60
+        )
+
+    return check
+
+
+def test_the_port_can_be_reached_from_outside_whatever_the_configuration_says(check):
+    said = check(f'[proxy]\nlisten = "127.0.0.1:30100"\n[[keys]]\nname = "a"\nsecret_sha256 = "{"0" * 64}"\n')
+    assert "proxy on 0.0.0.0:30100" in said.stdout
+
+
+def test_nobody_is_let_in_from_outside_without_a_key_unless_the_configuration_says_so(check):
+    refused = check("")
+    assert refused.returncode == 2
+    assert "allow" in refused.stderr
+    assert check("[proxy]\nallow_anonymous = true\n").returncode == 0
 
 
 def test_a_stop_is_the_signal_that_drains(last_stage):

@@ -21,6 +21,9 @@ env.A = "x"
 "port" = 1
 [[many]]
 x = 1
+[[many]]
+y = 1
+x = 2
 '''
 
 
@@ -39,7 +42,11 @@ def test_keys_and_headers_are_found_on_their_lines():
         ("models", "qwen2.5"): 17,
         ("models", "qwen2.5", "port"): 18,
         ("many",): 19,
-        ("many", "x"): 20,
+        ("many", "0"): 19,
+        ("many", "0", "x"): 20,
+        ("many", "1"): 21,
+        ("many", "1", "y"): 22,
+        ("many", "1", "x"): 23,
     }
 
 

@@ -12,6 +12,9 @@ Message = dict[str, Any]
 Served = {"qwen": "qwen", "Qwen/Qwen3-14B": "qwen", "odd/logs": "odd", "odd": "odd"}
 
 
+METRICS = '# TYPE a gauge\na{model="é"} 1.0\n'
+
+
 class FakeOffice:
     """Knows the models `qwen` (served as Qwen/Qwen3-14B) and `odd` (served as odd/logs)."""
 
@@ -27,8 +30,15 @@ class FakeOffice:
     def version(self) -> Message:
         return {"version": "0", "pid": 1, "api": 1, "started": 0.0}
 
+    def proxy_settings(self) -> dict[str, Any]:
+        return {"models": {}, "keys": []}
+
     def status(self) -> Message:
         return {"models": []}
+
+    async def metrics(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return METRICS.encode()
 
     def resolve(self, name: str) -> str:
         if name not in Served:

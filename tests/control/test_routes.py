@@ -16,7 +16,7 @@ from muxd.core.events import Waiting
 from muxd.http.response import request_head
 
 from .conftest import Desk, split, until, until_closed
-from .office import FakeOffice
+from .office import METRICS, FakeOffice
 
 
 def test_the_fake_is_an_office(tmp_path: Path) -> None:
@@ -49,9 +49,17 @@ async def test_reading(desk: Desk, target: str, expected: object) -> None:
     assert b"content-type: application/json" in head
 
 
+async def test_metrics_are_plain_text(desk: Desk) -> None:
+    status, head, body = await desk.ask("GET", "/metrics")
+    assert (status, body.decode()) == (200, METRICS)
+    assert b"content-type: text/plain; version=0.0.4; charset=utf-8" in head
+    assert (await desk.ask("HEAD", "/metrics"))[::2] == (200, b"")
+    assert (await desk.ask("POST", "/metrics"))[0] == 405
+
+
 @pytest.mark.parametrize(
     ("target", "nearest"),
-    [("/v1/stats", "/v1/status"), ("/", "/v1"), ("/v2/events", "/v1/events"), ("/v1/models/", "/v1/models/NAME")],
+    [("/v1/stats", "/v1/status"), ("/", "/metrics"), ("/v2/events", "/v1/events"), ("/v1/models/", "/v1/models/NAME")],
 )
 async def test_an_unknown_route_names_the_nearest(desk: Desk, target: str, nearest: str) -> None:
     status, _, body = await desk.ask("GET", target)
@@ -252,6 +260,10 @@ class TestWithoutAnyRight:
     def rights(self) -> Rights:
         return NoRights(own_uid=-1, others_read=False)
 
+    async def test_no_metrics_are_told(self, desk: Desk) -> None:
+        status, _, body = await desk.ask("GET", "/metrics")
+        assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
+
     async def test_nothing_is_answered(self, desk: Desk) -> None:
         for target in ("/v1/version", "/v1/nonsense", "/v1/shutdown"):
             status, _, body = await desk.ask("POST", target)
@@ -273,6 +285,7 @@ class TestAStranger:
 
     async def test_reads_and_no_more(self, desk: Desk) -> None:
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("GET", "/metrics"))[0] == 200
         ended = json.loads((await desk.ask("GET", "/v1/models/odd"))[2])["last_exit"]
         assert ended == {"reason": "out of memory", "log_tail": []}, "logs are for operators"
         for method, target in (

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -12,8 +12,10 @@ import trio
 from muxd.config import Model
 from muxd.engines import EngineCallFailed, Link, engine_for, open_http
 from muxd.engines import sglang as sglang_module
+from muxd.engines.sglang import LONGEST_PAGE
+from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import Exchange, serve_http
+from muxd.http.server import ClientGone, Exchange, Handler, serve_http
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
 
@@ -91,3 +93,72 @@ async def test_a_wake_resumes_reloads_what_was_discarded_and_only_then_continues
         *[reload] * reloads,
         ("/continue_generation", {}),
     ]
+
+
+# Its metrics
+
+
+@asynccontextmanager
+async def telling(answer: Handler) -> AsyncIterator[Link]:
+    server = Server()
+    server.answer = answer  # type: ignore[method-assign]
+    async with server.running() as (link, _):
+        with trio.fail_after(15):
+            yield link
+
+
+async def test_metrics_are_handed_on_as_they_are():
+    async def answer(request: Request, exchange: Exchange) -> None:
+        assert (request.method, request.path) == ("GET", "/metrics")
+        assert request.header(b"accept-encoding") == b"identity"
+        await exchange.send_body("text/plain", b"\xff" * LONGEST_PAGE)
+
+    async with telling(answer) as link:
+        assert await engine_for(MODEL).metrics(link) == b"\xff" * LONGEST_PAGE
+
+
+async def test_an_engine_that_was_not_told_to_count_has_no_metrics():
+    async def answer(request: Request, exchange: Exchange) -> None:
+        await exchange.send_json(404, {"detail": "Not Found"})
+
+    async with telling(answer) as link:
+        assert await engine_for(MODEL).metrics(link) is None
+
+
+async def test_a_page_without_an_end_is_refused():
+    async def answer(request: Request, exchange: Exchange) -> None:
+        await exchange.start_stream("text/plain")
+        with suppress(ClientGone):
+            while True:
+                await exchange.write(b"x 1\n" * 10_000)
+
+    async with telling(answer) as link:
+        with pytest.raises(EngineCallFailed, match=f"longer than {LONGEST_PAGE} bytes"):
+            await engine_for(MODEL).metrics(link)
+
+
+async def test_a_page_that_is_cut_short_is_none():
+    async def answer(request: Request, exchange: Exchange) -> None:
+        await exchange.start_stream("text/plain")
+        await exchange.write(b"x 1\n")
+        raise MuxdError("cut")
+
+    async with telling(answer) as link:
+        with pytest.raises(EngineCallFailed, match="GET /metrics"):
+            await engine_for(MODEL).metrics(link)
+
+
+async def test_an_error_is_no_page():
+    async def answer(request: Request, exchange: Exchange) -> None:
+        await exchange.send_json(500, "x 1")
+
+    async with telling(answer) as link:
+        with pytest.raises(EngineCallFailed, match="GET /metrics: 500"):
+            await engine_for(MODEL).metrics(link)
+
+
+async def test_where_nobody_listens_there_is_no_page():
+    async with open_http() as http:
+        dead = Link(http, "http://127.0.0.1:1", "", print, call_timeout=1.0, probe_timeout=1.0)
+        with pytest.raises(EngineCallFailed, match="GET /metrics: ConnectError"):
+            await engine_for(MODEL).metrics(dead)

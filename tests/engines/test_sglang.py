@@ -60,6 +60,13 @@ def test_a_sleep_level_is_a_choice_at_launch(level, flags):
     assert set(server_flags(model, 1)) & owned == flags
 
 
+def test_it_is_told_once_to_count_for_prometheus():
+    for args in ((), ("--enable-metrics",), ("--enable-metrics-for-all-schedulers",)):
+        model = Model("qwen", model_path="m", served_names=("qwen",), args=args)
+        plan = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
+        assert engine_for(model).launch(model, plan).argv.count("--enable-metrics") == 1
+
+
 def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
     both = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
     assert server_flags(both, 1)[-2:] == ["--tp-size", "2"]

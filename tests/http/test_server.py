@@ -157,6 +157,19 @@ async def test_a_client_that_only_writes_still_reads_the_refusal(tmp_path: Path)
         assert statuses(await until(stream, b"}}\n")) == [413]
 
 
+async def plain(request: Request, exchange: Exchange) -> None:
+    await exchange.send_body("text/plain", b"one\n")
+
+
+async def test_a_plain_body_is_sent_as_it_is(tmp_path: Path) -> None:
+    async with serving(tmp_path, plain) as connect:
+        answers = await talk(connect, GET + GET.replace(b"GET", b"HEAD") + GET)
+        old = await talk(connect, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n\r\n")
+    whole = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n"
+    assert answers == (whole + b"\r\none\n") + (whole + b"\r\n") + (whole + b"\r\none\n")
+    assert old == whole + b"connection: keep-alive\r\n\r\none\n" + whole + b"connection: close\r\n\r\none\n"
+
+
 async def stream_three(request: Request, exchange: Exchange) -> None:
     await exchange.start_stream("text/plain", headers=[(b"x-extra", b"1")])
     for line in (b"one\n", b"", b"three\n"):

@@ -1,5 +1,6 @@
 """sglangmux's command line: scripts as models, beside those of a file or alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,9 @@ def test_scripts_are_all_there_is_of_a_configuration(write, bash, tmp_path):
 def test_flags_say_what_sglangmux_means_by_them(write, bash, tmp_path):
     flags = {"host": "0.0.0.0", "listen_port": 8000, "upstream_timeout": 5.0, "start_timeout": 6.0}
     added = DropIn((write("a.sh", 30001),), **flags, switch_timeout=7.0, log_dir=Path("logs"))
-    config = load_config(None, bash.environ, added)
+    config = load_config(None, bash.environ, replace(added, allow_anonymous=True))
     assert (config.proxy.host, config.proxy.port, config.proxy.upstream_timeout) == ("0.0.0.0", 8000, 5.0)
+    assert config.proxy.allow_anonymous
     assert (config.models[0].start_timeout, config.models[0].switch_timeout) == (6.0, 7.0)
     assert config.daemon.log_dir == tmp_path / "logs"
 
@@ -74,6 +76,23 @@ def test_flags_alone_change_a_file(bash, tmp_path):
     file = tmp_path / "muxd.toml"
     file.write_text('[models.own]\nengine = "simulator"\n')
     assert load_config(file, bash.environ, DropIn(host="::1")).proxy.host == "::1"
+
+
+BLAME = "the command line: --host: 0.0.0.0 lets other machines in, and there is no API key: "
+ADVICE = "make one with `muxctl keys add NAME`, or add --allow-anonymous if anybody may use the models"
+
+
+def test_other_machines_are_let_in_without_a_key_only_by_a_flag_that_says_so(write, problems):
+    assert problems(DropIn((write("a.sh", 30001),), host="0.0.0.0")) == [BLAME + ADVICE]
+
+
+def test_the_flag_is_to_blame_where_a_file_says_loopback(bash, problems, tmp_path):
+    file = tmp_path / "muxd.toml"
+    model = '[models.own]\nengine = "simulator"\n'
+    file.write_text(f'[proxy]\nlisten = "127.0.0.1:1"\n{model}')
+    assert problems(DropIn(host="0.0.0.0"), file) == [BLAME + ADVICE]
+    file.write_text(f'{model}[[keys]]\nname = "a"\nsecret_sha256 = "{"0" * 64}"\n')
+    assert load_config(file, bash.environ, DropIn(host="0.0.0.0")).proxy.host == "0.0.0.0"
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,9 @@ NAMES = ["llama-3.1", "qwen", "qwen3-vl"]
         ("muxctl reload q", []),
         ("muxctl completion ", ["bash", "fish", "zsh"]),
         ("muxctl help sl", ["sleep"]),
+        ("muxctl keys ", ["add", "list", "revoke"]),
+        ("muxctl keys add alice --pr", ["--priority"]),
+        ("muxctl keys revoke q", []),
         ("muxctl --vers", ["--version"]),
     ],
 )

@@ -60,6 +60,7 @@ class FakeMuxd:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.models: list[Message] = []
+        self.settings: Message = {}
         self.grants: dict[str, str] = {}
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
@@ -83,14 +84,20 @@ class FakeMuxd:
         for model in self.models:
             if model["name"] == name:
                 model["state"] = state
+        self.tell("state", model=name)
+
+    def tell(self, type: str, **facts: Any) -> None:
+        """An event for everybody who follows them."""
         for follower in self._followers:
-            follower.send_nowait({"id": 1, "time": 0.0, "type": "state", "model": name})
+            follower.send_nowait({"id": 1, "time": 0.0, "type": type, **facts})
 
     async def _handle(self, request: Request, exchange: Exchange) -> None:
         self.calls.append(f"{request.method} {request.path}")
         match request.method, request.path.split("/")[2:]:
             case "GET", ["version"]:
                 await exchange.send_json(200, {"version": "0", "pid": 1, "api": 1, "started": 0})
+            case "GET", ["proxy"]:
+                await exchange.send_json(200, self._settings())
             case "GET", ["status"]:
                 await exchange.send_json(200, {"models": self.models})
             case "GET", ["events"]:
@@ -99,6 +106,11 @@ class FakeMuxd:
                 await self._lease(request, exchange)
             case "PUT", ["leases", id]:
                 await self._report(id, request, exchange)
+
+    def _settings(self) -> Message:
+        """What was set; else the models under the names they have."""
+        models = {model["name"]: {"served_names": model.get("served_names", [])} for model in self.models}
+        return self.settings or {"models": models}
 
     async def _events(self, exchange: Exchange) -> None:
         send, receive = trio.open_memory_channel[Message](100)

@@ -9,8 +9,10 @@ from typing import Any
 
 import trio
 
-from muxd.config.schema import Config, Daemon, Model
-from muxd.proxy.app import Proxy, open_proxy
+from muxd.config.handover import settings_for_proxy
+from muxd.config.schema import Config, Daemon, Key, Model, Proxy
+from muxd.proxy.app import Proxy as RunningProxy
+from muxd.proxy.app import open_proxy
 from muxd.proxy.sockets.front import Limits
 from muxd.proxy.sockets.reactor import Reactor
 
@@ -18,12 +20,15 @@ from .browser import Browser, Reply
 from .fake_muxd import FakeLease, FakeMuxd
 from .worker import Worker
 
+#: No line in an answer that its worker did not send.
+QUIET = Proxy(access_log="off", request_id_headers=())
+
 LIMITS = Limits(max_body=1 << 20, buffer_memory=4 << 20, max_clients=1000)
 
 
 @dataclass
 class House:
-    proxy: Proxy
+    proxy: RunningProxy
     muxd: FakeMuxd
     alpha: Worker
     beta: Worker
@@ -69,25 +74,26 @@ async def turning() -> AsyncIterator[Reactor]:
 
 @asynccontextmanager
 async def open_house(
-    tmp_path: Path, *, granted: bool = True, muxd_up: bool = True, switch_timeout: float = 600.0, **limits: Any
+    tmp_path: Path,
+    *,
+    granted: bool = True,
+    muxd_up: bool = True,
+    proxy: Proxy | None = None,
+    keys: tuple[Key, ...] = (),
+    model: dict[str, Any] | None = None,
+    **limits: Any,
 ) -> AsyncIterator[House]:
-    """`granted`: alpha's lease is granted at the first request; `limits` differ from LIMITS."""
+    """`granted`: alpha's lease is granted at the first request; `model`: keys of both; `limits` differ from LIMITS."""
+    terms = {"engine": "simulator", **(model or {})}
     daemon = Daemon(socket=tmp_path / "muxd.sock", state_dir=tmp_path, log_dir=tmp_path)
     models = (
-        Model("alpha", served_names=("org/alpha", "alpha-mini"), switch_timeout=switch_timeout),
-        Model("beta", switch_timeout=switch_timeout),
+        Model("alpha", served_names=("org/alpha", "alpha-mini"), **terms),
+        Model("beta", **terms),
     )
     muxd, alpha, beta = FakeMuxd(daemon.socket), Worker(), Worker()
-    muxd.models = [
-        {
-            "name": m.name,
-            "served_names": list(m.served_names),
-            "state": "stopped",
-            "switch_timeout_s": switch_timeout,
-            "removed": False,
-        }
-        for m in models
-    ]
+    config = Config(daemon=daemon, proxy=proxy or QUIET, models=models, keys=keys)
+    muxd.models = [{"name": m.name, "state": "stopped"} for m in models]
+    muxd.settings = settings_for_proxy(config)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alpha.running())
         await stack.enter_async_context(beta.running())
@@ -97,9 +103,8 @@ async def open_house(
             await stack.enter_async_context(muxd.running())
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        config = Config(daemon=daemon, models=models)
         reactor = await stack.enter_async_context(turning())
-        proxy = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener, reactor))
-        house = House(proxy, muxd, alpha, beta, port, stack)
+        running = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener, reactor))
+        house = House(running, muxd, alpha, beta, port, stack)
         stack.callback(house.close)
         yield house

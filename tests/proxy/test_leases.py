@@ -6,6 +6,8 @@ from pathlib import Path
 
 import trio
 
+from muxd.proxy.exchange import REPLAY_MOST
+
 from .browser import chat, get, post
 from .house import House, open_house
 from .record import PATIENCE
@@ -212,15 +214,16 @@ async def test_when_muxd_ends_a_draining_lease_the_drain_is_over(house: House) -
     assert (await browser.reply()).code == "drain_timeout"
 
 
-async def test_the_requests_of_a_lost_worker_are_told_why(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.calls.nth(0)
-    (await house.lease()).revoke("worker_unresponsive", 0.0, "no answer to 3 probes")
-    reply = await browser.reply()
-    assert (reply.status, reply.code) == (502, "worker_unresponsive")
-    assert reply.message == "model alpha: no answer to 3 probes"
+async def test_the_requests_of_a_lost_worker_are_told_why(tmp_path: Path) -> None:
+    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as house:
+        house.alpha.answer = answer_when_released
+        browser = await house.connect()
+        await browser.send(post(chat(padding="x" * REPLAY_MOST)))  # more than is kept for another worker
+        await house.alpha.calls.nth(0)
+        (await house.lease()).revoke("worker_unresponsive", 0.0, "no answer to 3 probes")
+        reply = await browser.reply()
+        assert (reply.status, reply.code) == (502, "worker_unresponsive")
+        assert reply.message == "model alpha: no answer to 3 probes"
 
 
 async def test_a_failed_lease_tells_all_who_wait(house: House) -> None:
@@ -254,19 +257,19 @@ async def test_a_model_that_muxd_no_longer_has_is_not_found(house: House) -> Non
 
 
 async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path) -> None:
-    async with open_house(tmp_path, switch_timeout=0.2) as house:
+    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as house:
         browser = await house.connect()
         await browser.send(post(chat("beta")))
         lease = await house.lease()
         lease.say("switching", phase="starting", eta_s=40.0)
         reply = await browser.reply()
-        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", b"10")
+        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", b"40")
         assert reply.message == "model beta was not ready within 0.2 s (switch_timeout): starting, about 40 s to go"
         await lease.reports.until((0, 0))
 
 
 async def test_switch_timeout_ends_with_the_grant(tmp_path: Path) -> None:
-    async with open_house(tmp_path, switch_timeout=0.2) as house:
+    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as house:
         house.alpha.answer = answer_when_released
         browser = await house.connect()
         await browser.send(post(chat()))

@@ -13,7 +13,7 @@ GENERATE = (
 ).split()
 CONTROL = (
     b"release_memory_occupation resume_memory_occupation pause_generation continue_generation flush_cache "
-    b"abort_request update_weights_from_disk v1/loads get_server_info generate v1 v1/chat v1/chat/completions/ "
+    b"abort_request update_weights_from_disk v1/loads get_server_info server_info v1 v1/chat v1/chat/completions/ "
     b"v1//completions v1/chat/completions%00 v1/chat/../flush_cache v1/chat/completions;x"
 ).split()
 

@@ -16,7 +16,7 @@ from .browser import Browser, chat, get, post
 from .fake_muxd import FakeMuxd
 from .house import House, open_house
 from .record import PATIENCE
-from .worker import OK, SSE_HEAD, Call, Worker, answer_when_released, event
+from .worker import OK, OK_BODY, SSE_HEAD, Call, Worker, answer_when_released, event
 
 
 async def test_what_is_in_flight_finishes_and_what_waits_is_told(house: House) -> None:
@@ -112,7 +112,9 @@ async def test_sigterm_ends_the_process_with_status_0_after_what_is_in_flight(tm
             if not passed:
                 await _refused(port)
             call.released.set()
-            assert await browser.rest() == OK
+            answer = await browser.reply()
+            assert (answer.status, answer.body) == (200, OK_BODY)
+            await browser.closed()
             browser.close()
             with trio.fail_after(PATIENCE):
                 assert await process.wait() == 0

@@ -162,3 +162,23 @@ async def test_a_sleep_that_gives_less_back_than_the_one_before_is_watched_until
     gpus.later = [(now + step / 200, 1) for step in range(1, 19)]
     assert await footprint.until_released() is None
     assert footprint.asleep == 2 * GiB
+
+
+async def test_how_long_each_wait_took_is_remembered(autojump_clock):
+    gpus = PretendGpus(used=60)
+    footprint = Footprint(gpus, DECLARED)
+    took = []
+    for wait in (footprint.until_room_to_load, footprint.until_released, footprint.until_room_to_wake):
+        now = trio.current_time()
+        gpus.later = [(now + 1 + len(took), 40)]
+        assert await wait() is None
+        took.append((footprint.waited, trio.current_time() - now))
+        gpus.used, gpus.later = 70, []
+        await footprint.came()
+    gpus.later = [(trio.current_time() + 4, 60)]
+    assert await footprint.until_gone(patience=0.0) is not None
+    assert footprint.waited == 0
+    assert await footprint.until_gone() is None
+    assert footprint.waited == pytest.approx(4, abs=0.1)
+    assert [waited for waited, _ in took] == [elapsed for _, elapsed in took]
+    assert took[0][0] >= 1

@@ -38,11 +38,8 @@ class Connection:
     def on_kept(self) -> None:
         """The outbox is no longer empty."""
 
-    def send(self, data: bytes | memoryview) -> bool:
-        """Send it now or keep it; False if some is still kept.
-
-        A memoryview is taken to be of the reactor's buffer and copied; bytes are not.
-        """
+    def send(self, data: bytes) -> bool:
+        """Send it now or keep it; False if some is still kept."""
         sent = 0
         if not self.outbox:
             try:
@@ -54,8 +51,7 @@ class Connection:
                 return True
             if sent == len(data):
                 return True
-        kept = data[sent:] if isinstance(data, memoryview) else memoryview(data)[sent:]
-        self.outbox.append(memoryview(bytes(kept)) if isinstance(data, memoryview) else kept)
+        self.outbox.append(memoryview(data)[sent:])
         if len(self.outbox) == 1:
             self.on_kept()
         return False

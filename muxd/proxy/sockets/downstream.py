@@ -45,14 +45,16 @@ class Client(Connection):
         "_reading",
         "_unread",
         "_weight",
+        "address",
         "journey",
         "phase",
         "request",
     )
 
-    def __init__(self, front: Front, sock: socket.socket) -> None:
+    def __init__(self, front: Front, sock: socket.socket, address: str) -> None:
         super().__init__(front.reactor, sock)
         self._front = front
+        self.address = address
         self._parser = RequestParser(front.limits.max_head, front.limits.max_body)
         self._backlog: deque[Request] = deque()  # complete, but not their turn yet
         self._advancing = False
@@ -107,12 +109,18 @@ class Client(Connection):
                 self._probe()
             elif self.journey.deadline <= monotonic():
                 self.journey.on_deadline()
+                self.heed()
             else:
-                self.deadline = self.reactor.at(self.journey.deadline)
+                self.heed()
         elif self._parser.mid_message:
             self._refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
         else:
             self.close()
+
+    def heed(self) -> None:
+        """The journey's deadline is another than it was.  While something is unsent, its own deadline counts."""
+        if self.journey is not None and not self.outbox:
+            self.deadline = self.reactor.at(self.journey.deadline)
 
     def on_lost(self) -> None:
         """The client is gone: so is its request."""

@@ -1,7 +1,6 @@
 """What all client connections of a proxy share."""
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Protocol
 
 import trio
@@ -25,7 +24,6 @@ class Limits:
     idle_timeout: float = 75.0  # between two requests
     write_timeout: float = 60.0  # for a client that reads nothing at all
     linger_timeout: float = 5.0  # for a client to take note that it is refused
-    upstream_timeout: float = inf
 
 
 class Journey(Protocol):
@@ -57,7 +55,12 @@ class Answerer(Protocol):
 class Asking(Protocol):
     """A client's connection, as a journey sees it."""
 
-    def send(self, data: bytes | memoryview) -> bool: ...
+    def send(self, data: bytes) -> bool: ...
+
+    address: str  # the peer's
+
+    def heed(self) -> None:
+        """The journey's deadline has changed."""
 
     def lighten(self, size: int) -> None:
         """So much of a request's body is no longer held."""

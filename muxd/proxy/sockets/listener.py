@@ -45,7 +45,7 @@ class Listener:
             if not self._open:
                 return
             try:
-                sock, _address = self._sock.accept()
+                sock, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -54,13 +54,13 @@ class Listener:
                     self.deadline = self._front.reactor.after(_PAUSE)
                     return
                 continue  # that client is gone already (accept(2), "Error handling")
-            self._admit(sock)
+            self._admit(sock, address)
         self._front.reactor.again(self._accept)
 
-    def _admit(self, sock: socket.socket) -> None:
+    def _admit(self, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
         if self._front.clients < self._front.limits.max_clients:
-            Client(self._front, sock)
+            Client(self._front, sock, str(address[0]) if isinstance(address, tuple) else "unix")
             return
         error = TooManyConnections("the proxy has as many connections as it may: try again later")
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)

@@ -42,12 +42,32 @@ class Handler(Protocol):
     def close(self) -> None: ...
 
 
-class Timed(Protocol):
-    """What has a deadline and no socket."""
+class Alarm:
+    """A time to be called at, kept to the millisecond; there are few, and each lives as long as the reactor."""
 
-    deadline: float
+    __slots__ = ("_callback", "_reactor", "deadline")
 
-    def on_deadline(self) -> None: ...
+    def __init__(self, reactor: "Reactor", callback: Callable[[], None]) -> None:
+        self.deadline = inf
+        self._reactor = reactor
+        self._callback = callback
+        reactor.watch(self)
+
+    def set(self, seconds: float) -> None:
+        """Call the callback so far from now; a second call moves it."""
+        self.deadline = monotonic() + seconds
+        self._reactor.alarm_at(self.deadline)
+
+    def clear(self) -> None:
+        self.deadline = inf
+
+    @property
+    def pending(self) -> bool:
+        return self.deadline != inf
+
+    def ring(self) -> None:
+        self.deadline = inf
+        self._callback()
 
 
 class Reactor:
@@ -57,13 +77,14 @@ class Reactor:
         self.buffer = memoryview(bytearray(READ_SIZE))  # one for everybody: nothing in it outlives a callback
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        self._timed: set[Timed] = set()
+        self._alarms: list[Alarm] = []
         self._again: list[Callable[[], None]] = []
         self._soon: deque[Callable[[], object]] = deque()  # appended to by other threads
         self._closing: list[socket.socket] = []
         self._turning = False
         self._next_sweep = inf
         self._last_sweep = 0.0
+        self._next_alarm = inf
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
 
@@ -100,12 +121,14 @@ class Reactor:
     def _rouse(self) -> None:
         os.eventfd_write(self._wake, 1)
 
-    def watch(self, timed: Timed) -> None:
-        """Heed the deadline of something without a socket, until `unwatch`."""
-        self._timed.add(timed)
+    def watch(self, alarm: Alarm) -> None:
+        self._alarms.append(alarm)
 
-    def unwatch(self, timed: Timed) -> None:
-        self._timed.discard(timed)
+    def alarm_at(self, at: float) -> None:
+        if at < self._next_alarm:
+            self._next_alarm = at
+            if not self._turning:
+                self._rouse()
 
     def after(self, seconds: float) -> float:
         """The deadline so far from now, to be set on a handler."""
@@ -132,7 +155,8 @@ class Reactor:
         """Seconds until there is something to do even if nothing happens; inf for never."""
         if self._again or self._soon:
             return 0.0
-        return inf if self._next_sweep == inf else max(0.0, self._due() - monotonic())
+        due = self._due()
+        return inf if due == inf else max(0.0, due - monotonic())
 
     def turn(self, patience: float) -> None:
         """Wait for events, at most `patience` seconds, and call everything that is due."""
@@ -145,8 +169,8 @@ class Reactor:
                 handler.on_event(mask)
         if self._again or self._soon:
             self._call()
-        if self._next_sweep != inf and self._due() <= monotonic():
-            self._expire()
+        if (due := self._due()) != inf and due <= (now := monotonic()):
+            self._expire(now)
         self._turning = False
         while self._closing:
             self._closing.pop().close()
@@ -160,17 +184,30 @@ class Reactor:
             self._soon.popleft()()
 
     def _due(self) -> float:
-        """A scan of everything, so not often: 1000 connections take 50 us; a timer object per request costs more."""
-        return max(self._next_sweep, self._last_sweep + _SWEEP)
+        """A sweep scans everything, so not often: 50 us for 1000 connections; a timer for each request costs more."""
+        sweep = self._next_sweep
+        if sweep != inf:
+            sweep = max(sweep, self._last_sweep + _SWEEP)
+        return sweep if sweep < self._next_alarm else self._next_alarm
 
-    def _expire(self) -> None:
-        now = self._last_sweep = monotonic()
+    def _expire(self, now: float) -> None:
+        if self._next_alarm <= now:
+            self._next_alarm = inf
+            for alarm in self._alarms:
+                if alarm.deadline <= now:
+                    alarm.ring()
+            self._next_alarm = min(self._next_alarm, min(alarm.deadline for alarm in self._alarms))
+        if self._next_sweep <= now and self._last_sweep + _SWEEP <= now:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        self._last_sweep = now
         self._next_sweep = inf  # until the scan is through: deadlines that are set meanwhile count by themselves
-        for handler in (*self._handlers.values(), *self._timed):
+        for handler in self.handlers():
             if handler.deadline <= now:
                 handler.deadline = inf
                 handler.on_deadline()
-        for handler in (*self._handlers.values(), *self._timed):
+        for handler in self._handlers.values():
             self.at(handler.deadline)
 
     def close_all(self) -> None:

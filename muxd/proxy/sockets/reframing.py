@@ -1,12 +1,18 @@
-"""Answers for HTTP/1.0 clients, who do not know chunks: the body bare, ended by the connection's end."""
+"""Answers that cannot pass as they come: for HTTP/1.0 clients, and for those who were sent a head already."""
 
 from httptools import HttpResponseParser
 
+from muxd.http.response import chunk
+
 _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
+_EVENT_END = b"\n\n"
 
 
 class Unframer:
-    """Feed it a worker's answer as received; it returns what an HTTP/1.0 client can read."""
+    """For HTTP/1.0, which does not know chunks: the body bare, ended by the connection's end.
+
+    Feed it a worker's answer as received; it returns what such a client can read.
+    """
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
@@ -16,16 +22,57 @@ class Unframer:
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
 
-    def feed(self, raw: bytes | memoryview) -> bytes:
+    def feed(self, raw: bytes) -> bytes:
         """`raw` starts with the whole head at the first call; the caller knows that it parses."""
-        self._parser.feed_data(raw)
-        body = b"".join(self._body)
-        self._body.clear()
+        body = self._bare(raw)
         if self._in_body:
             return body
         self._in_body = True
-        return self._bare_head(bytes(raw).partition(b"\r\n\r\n")[0]) + body
+        return self._bare_head(raw.partition(b"\r\n\r\n")[0]) + body
+
+    def _bare(self, raw: bytes) -> bytes:
+        self._parser.feed_data(raw)
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
 
     def _bare_head(self, head: bytes) -> bytes:
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(_DROPPED)]
         return b"\r\n".join([*lines, b"Connection: close", b"", b""])
+
+
+class Rechunker(Unframer):
+    """For a client whose stream has begun before its worker answered: the body alone, in chunks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tail = _EVENT_END
+
+    def feed(self, raw: bytes) -> bytes:
+        body = self._bare(raw)
+        if not body:
+            return b""
+        self._tail = body[-2:]
+        return chunk(body)
+
+    def between_events(self) -> bool:
+        return self._tail == _EVENT_END
+
+
+class Gatherer(Unframer):
+    """For an answer that such a client cannot be given as it is: its body, kept up to a limit."""
+
+    MOST = 64 * 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = b""
+
+    def feed(self, raw: bytes) -> bytes:
+        self._kept = (self._kept + self._bare(raw))[: self.MOST]
+        return b""
+
+    def as_event(self) -> bytes:
+        """The whole of it as an SSE event that tells of an error."""
+        lines = self._kept.strip().splitlines() or [b"{}"]
+        return b"event: error\n" + b"".join(b"data: %b\n" % line for line in lines) + b"\n"

@@ -38,10 +38,10 @@ class Loss(Enum):
 class Asker(Protocol):
     """Who a worker's answer is for.  After any call but `on_bytes` it has let go of the connection."""
 
-    def on_answer(self) -> None:
+    def on_answer(self, status: int, head: bytes) -> None:
         """The whole head is here; its bytes follow."""
 
-    def on_bytes(self, data: bytes | memoryview) -> bool:
+    def on_bytes(self, data: bytes) -> bool:
         """Some of the answer, head included; False: pause until `resume`."""
 
     def on_complete(self, keep_alive: bool) -> None:
@@ -219,7 +219,7 @@ class Upstream(Connection):
             if not size:
                 self._ended(None)
                 return
-            self._receive(buffer[:size])
+            self._receive(bytes(buffer[:size]))
             # A short read has emptied the socket, so the next edge will come; but the edge
             # that tells of the end came already if this one did.
             if size < READ_SIZE and not self._ending:
@@ -228,7 +228,7 @@ class Upstream(Connection):
 
     # The answer
 
-    def _receive(self, data: bytes | memoryview) -> None:
+    def _receive(self, data: bytes) -> None:
         if self.asker is None:
             self._retire()  # nobody asked
             return
@@ -243,14 +243,15 @@ class Upstream(Connection):
         if not self.answering:
             self.answering = True
             self.deadline = inf
-            self.asker.on_answer()
+            assert self._parser is not None
+            self.asker.on_answer(self._parser.get_status_code(), self.head)
         if not self.asker.on_bytes(data):
             self._paused = True
-        self._tail = bytes(data[-4:])
+        self._tail = data[-4:]
         if self._complete:
             self._finish()
 
-    def _take_head(self, data: bytes | memoryview) -> bytes | None:
+    def _take_head(self, data: bytes) -> bytes | None:
         """Everything received, once it has a whole final head; None before that."""
         received = self.head + data
         while True:
@@ -269,7 +270,7 @@ class Upstream(Connection):
             self._fail(Loss.GARBAGE, f"the head of its answer exceeds {MAX_HEAD} bytes")
         return None
 
-    def _follow(self, data: bytes | memoryview) -> bool:
+    def _follow(self, data: bytes) -> bool:
         """Let the parser see it; False if it is not the one answer that was asked for."""
         assert self._parser is not None
         try:

@@ -1,0 +1,296 @@
+"""`muxctl keys add|list|revoke`: the API keys that the proxy's clients show."""
+
+import json
+import os
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muxctl.connection import ask
+from muxctl.display.tables import table
+from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure
+from muxctl.places import find_socket
+from muxctl.reload import plan_lines
+
+if TYPE_CHECKING:
+    from muxd.config.api_keys import Entry
+
+MEANING = """\
+add makes a key and prints its secret on stdout, this one time: only a hash is
+kept, in muxd.d/keys.toml beside the configuration that muxd runs with (or would
+find).  revoke refuses a key from now on.  A running muxd reloads at once."""
+EXAMPLES = {
+    "muxctl keys add alice": "a key for every model",
+    "muxctl keys add ci --models qwen,llama --expires 30d": "for two, for 30 days",
+    "muxctl keys add bob --requests-per-minute 60": "for 60 requests a minute",
+    "muxctl keys list": "all keys, of every file",
+    "muxctl keys revoke alice": "refuse it from now on",
+}
+EXITS = EVERYWHERE | {
+    Exit.OK: "done; with muxd down it counts from its next start",
+    Exit.FAILED: "failed: no such key, one of that name, or not one that muxctl wrote",
+    Exit.USAGE: "usage, or problems in the configuration",
+    Exit.NO_MODEL: MEANINGS[Exit.NO_MODEL],
+    Exit.UNREACHABLE: "muxd went while it was told of the change, which is kept",
+}
+
+COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "EXPIRES", "STATE", "FILE")
+
+_PATIENCE = 60.0  # seconds: muxd checks the whole configuration first, perhaps on a slow disk
+
+_OF_ADD = ("models", "requests_per_minute", "priority", "expires")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("action", choices=_ACTIONS, metavar="ACTION", help="add, list or revoke")
+    parser.add_argument("name", nargs="?", metavar="KEY", help="the key's name, for add and revoke")
+    parser.add_argument("--models", metavar="A,B", type=_listed, help="what it is for (every model)")
+    parser.add_argument("--requests-per-minute", metavar="N", type=_whole, help="at most (no limit)")
+    parser.add_argument("--priority", metavar="N", type=_whole, help="from -10 to 10: whose request waits less (0)")
+    parser.add_argument("--expires", metavar="WHEN", help='"2027-01-31", "2027-01-31T18:00Z", "30d" (never)')
+    parser.add_argument("--config", metavar="PATH", type=Path, help="instead of the one that muxd runs with")
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def run(options: Namespace) -> int:
+    if options.action != "add":
+        for option in _OF_ADD:
+            if getattr(options, option) is not None:
+                raise Failure(f"{_flag(option)} is for muxctl keys add", Exit.USAGE)
+    if (options.name is None) != (options.action == "list"):
+        wants = "no name" if options.action == "list" else "the name of a key"
+        raise Failure(f"muxctl keys {options.action} takes {wants}", Exit.USAGE)
+    return _ACTIONS[options.action](options, _Place(options))
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+class _Place:
+    """The configuration to work on, and the muxd that runs with it, if one does."""
+
+    def __init__(self, options: Namespace) -> None:
+        from muxctl.keyfile import KeyFile, entries
+
+        self._socket, running = _running(options.socket)
+        explicit: Path | None = options.config
+        self._elsewhere = ""
+        if self._socket is not None and running is None and explicit is None:
+            raise Failure("muxd runs without a configuration file, which keys need: start it with --config")
+        if self._socket is not None and explicit is not None and not _same(explicit, running):
+            self._elsewhere = f"with {running}" if running is not None else "without a file"
+        self.config = running if running is not None and not self._elsewhere else _found(explicit)
+        self.file = KeyFile(self.config)
+        self._entries = entries
+
+    def entries(self) -> tuple[list["Entry"], list[str]]:
+        return self._entries(self.config)
+
+    def tell_muxd(self, done: str, effect: str) -> None:
+        """Have muxd take the files over; what comes of it, on stderr.  The Failure says what was done before it."""
+        if self._elsewhere:
+            _say(f"{done}; muxd runs {self._elsewhere}, so nothing changes for it")
+        elif self._socket is None:
+            _say(f"{done}; muxd is not running: {effect} once it is started")
+        else:
+            try:
+                answer = ask(self._socket, "POST", "/v1/reload", {"dry_run": False}, _PATIENCE)
+            except Failure as failure:
+                raise Failure(f"{done}, but muxd has not taken it over: {failure.message}", failure.code) from None
+            _say(f"{done}; muxd has taken it over: {effect} from now on")
+            if answer["plan"]:
+                _say("what else was waiting in the configuration went with it:\n")
+                _say("\n".join(plan_lines(answer)))
+
+
+def _running(socket: str | None) -> tuple[str | None, Path | None]:
+    """The socket of the muxd that answers, and its configuration, if it has a file."""
+    try:
+        path = find_socket(socket)
+        config = ask(path, "GET", "/v1/status")["config"]
+    except Failure as failure:
+        if failure.code != Exit.UNREACHABLE:
+            raise
+        return None, None
+    return path, Path(config) if config is not None else None
+
+
+def _found(explicit: Path | None) -> Path:
+    from muxd.config.places import find_config
+    from muxd.errors import ConfigError
+
+    try:
+        return find_config(explicit, os.environ).absolute()
+    except ConfigError as error:
+        raise Failure(error.message, Exit.USAGE) from None
+
+
+def _same(one: Path, other: Path | None) -> bool:
+    try:
+        return other is not None and one.samefile(other)
+    except OSError:
+        return False
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _add(options: Namespace, place: _Place) -> int:
+    import secrets
+    from hashlib import sha256
+
+    wanted = _wanted(options, place.config)
+    secret = f"muxd-{secrets.token_urlsafe(32)}"
+    made = {"name": options.name, "secret_sha256": sha256(secret.encode()).hexdigest(), **wanted}
+    with place.file.locked():
+        _check_free(options.name, place)
+        place.file.put(options.name, made)
+    # Before muxd is told, which may take its time or fail: nobody can find the secret again.
+    value = {"name": options.name, "secret": secret, "file": str(place.file.path)}
+    print(json.dumps(value) if options.json else secret, flush=True)
+    _say("this is the only time that the secret is shown: put it where its holder finds it")
+    place.tell_muxd(f"{options.name} is in {place.file.path}", "it works")
+    return Exit.OK
+
+
+def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
+    """What the options say, checked as the configuration checks it."""
+    from muxd.config.api_keys import KEY
+    from muxd.config.readers import Base
+
+    given = {name: value for name in _OF_ADD if (value := getattr(options, name)) is not None}
+    if "expires" in given:
+        given["expires"] = _moment(given["expires"])
+    for name, value in {"name": options.name, **given}.items():
+        try:
+            KEY[name](value, Base(Path(), Path()))
+        except ValueError as error:
+            raise Failure(f"{name if name == 'name' else _flag(name)}: {error}", Exit.USAGE) from None
+    _check_models(given.get("models", []), config)
+    return given
+
+
+def _moment(text: str) -> Any:
+    """A datetime in UTC, of a date or of how long from now."""
+    from datetime import UTC, datetime
+
+    from muxd.config.api_keys import moment
+    from muxd.config.readers import Base
+    from muxd.config.units import parse_duration
+
+    try:
+        at = time.time() + parse_duration(text)
+    except ValueError:
+        try:
+            at = moment(text, Base(Path(), Path()))
+        except ValueError as error:
+            raise Failure(f"--expires: {error}, or a time from now on: 12h, 30d", Exit.USAGE) from None
+    try:
+        when = datetime.fromtimestamp(int(at), UTC)
+    except (OverflowError, ValueError):
+        raise Failure(f"--expires: {text} is too far away; leave it out for a key that stays", Exit.USAGE) from None
+    if at <= time.time():
+        raise Failure(f"--expires: {text} is over already", Exit.USAGE)
+    return when
+
+
+def _check_models(names: list[str], config: Path) -> None:
+    from muxd.config import salvage_config
+    from muxd.config.names import did_you_mean
+    from muxd.errors import ConfigError
+
+    try:
+        models = salvage_config(config, os.environ).models
+    except ConfigError as error:
+        raise _unusable(error.problems) from None
+    known = [name for model in models for name in (model.name, *model.served_names)]
+    for name in names:
+        if name not in known:
+            raise Failure(f"--models: no model {name}; {did_you_mean(name, dict.fromkeys(known))}", Exit.NO_MODEL)
+
+
+def _unusable(problems: list[str]) -> Failure:
+    return Failure("\n  ".join(["the configuration cannot be used; nothing was changed:", *problems]), Exit.USAGE)
+
+
+def _check_free(name: str, place: _Place) -> None:
+    from muxctl.display.keys import state_of
+
+    entries, broken = place.entries()
+    if broken:
+        raise _unusable(broken)
+    for entry in entries:
+        if entry.table.get("name") != name:
+            continue
+        if (state := state_of(entry.table)) == "active":
+            raise Failure(f"there is a key {name} already, at {entry}; revoke it first, or use another name")
+        if not place.file.has(entry):
+            raise Failure(f"{name} is the name of a key that is {state}, at {entry}; remove it there, or use another")
+
+
+def _revoke(options: Namespace, place: _Place) -> int:
+    name = options.name
+    with place.file.locked():
+        entry = _to_revoke(name, place)
+        revoked = bool(entry.table.get("revoked"))
+        if not revoked:
+            place.file.put(name, {**entry.table, "revoked": True})
+    if options.json:
+        print(json.dumps({"name": name, "revoked": True, "file": str(place.file.path)}))
+    done = f"{name} was revoked before, in {place.file.path}" if revoked else f"{name} is revoked in {place.file.path}"
+    place.tell_muxd(done, "it is refused")
+    return Exit.OK
+
+
+def _to_revoke(name: str, place: _Place) -> "Entry":
+    """The key of that name in muxctl's own file; else the Failure that says where it is, or what there is."""
+    entries, broken = place.entries()
+    found = [entry for entry in entries if entry.table.get("name") == name]
+    for entry in found:
+        if place.file.has(entry):
+            return entry
+    if found:
+        file, line = found[0].source.file, found[0].line
+        raise Failure(
+            f"muxctl did not write the key {name}, and changes no file of yours: "
+            f"write revoked = true below [[keys]] in line {line} of {file}, then muxctl reload"
+        )
+    if broken:
+        raise _unusable(broken)
+    from muxd.config.names import did_you_mean
+
+    names = [str(entry.table["name"]) for entry in entries if "name" in entry.table]
+    raise Failure(f"no key {name}; {did_you_mean(name, names)}")
+
+
+def _list(options: Namespace, place: _Place) -> int:
+    from muxctl.display.keys import as_json, rows
+
+    entries, broken = place.entries()
+    if options.json:
+        print(json.dumps({"keys": [as_json(entry) for entry in entries]}, indent=2))
+    elif entries:
+        print("\n".join(table([COLUMNS, *rows(entries)], right=(2, 3))))
+    elif not broken:
+        print("no keys; muxctl keys add NAME makes one")
+    if broken:
+        raise Failure("\n  ".join(["not all files can be read:", *broken]), Exit.USAGE)
+    return Exit.OK
+
+
+_ACTIONS: dict[str, Callable[[Namespace, _Place], int]] = {"add": _add, "list": _list, "revoke": _revoke}

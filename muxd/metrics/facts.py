@@ -1,0 +1,36 @@
+"""What holds at the moment of a scrape, copied: it is written by a thread, while muxd goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from muxd.core.states import State
+from muxd.core.worker import Worker
+from muxd.gpus import GpuMemory
+from muxd.workers import Runner
+
+from .switches import Kind, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    name: str
+    state: State
+    restarts: int
+    memory: Mapping[str, int]  # bytes on its GPUs together, by "declared", "awake", "asleep": those that are known
+
+    @classmethod
+    def of(cls, worker: Worker, runner: Runner) -> "WorkerFacts":
+        footprint = runner.footprint
+        known = {"declared": footprint.declared or None, "awake": footprint.awake, "asleep": footprint.asleep}
+        memory = {kind: size for kind, size in known.items() if size is not None}
+        return cls(worker.name, worker.state, worker.restarts, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    version: str
+    uptime: float  # seconds
+    workers: tuple[WorkerFacts, ...]
+    gpus: tuple[GpuMemory, ...]  # as they were last read
+    switches: Mapping[Kind, Tally]
+    scrape_failures: Mapping[str, int]  # of engines, by model

@@ -1,0 +1,22 @@
+"""Changes of a text by position: what is not named stays as it is, byte for byte."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+
+class Splice(msgspec.Struct, frozen=True, order=True, gc=False):
+    """From `start` to before `end` the text is to be `new` instead."""
+
+    start: int
+    end: int
+    new: bytes
+
+
+def spliced(text: bytes, splices: Iterable[Splice]) -> bytes:
+    """The text with these changes; none may reach into another, and of two at one place the shorter comes first."""
+    pieces, at = [], 0
+    for splice in sorted(splices):
+        pieces += [text[at : splice.start], splice.new]
+        at = splice.end
+    return b"".join((*pieces, text[at:]))

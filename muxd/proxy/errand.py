@@ -1,0 +1,58 @@
+"""A request that the proxy answers itself, but not at once."""
+
+from collections.abc import Callable
+from math import inf
+
+from muxd.http.request import Request
+from muxd.http.response import CONTINUE, body_response, spliced
+
+from .answers import Refusal
+from .records.visit import CLIENT_GONE, Visit
+from .sockets.front import Asking
+
+#: Begins to make a page of Prometheus' text, and calls back with its content type and the page.
+Page = Callable[[Callable[[bytes, bytes], None]], None]
+
+
+class Errand:
+    """Waits for a page."""
+
+    deadline = inf
+
+    def __init__(self, client: Asking, request: Request, visit: Visit, page: Page) -> None:
+        self._client = client
+        self._request = request
+        self._visit = visit
+        self._over = False
+        page(self._deliver)
+
+    def _deliver(self, content_type: bytes, body: bytes) -> None:
+        request = self._request
+        if self._over:
+            return
+        answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
+        self._visit.sent = len(answer)
+        self._visit.end(200, "ok")
+        self._answer(answer)
+
+    def _answer(self, answer: bytes) -> None:
+        self._over = True
+        self._client.send(spliced(answer, self._visit.id.line))
+        self._client.answered(keep_alive=True)
+
+    def on_deadline(self) -> None:
+        """It has none: whoever makes the page bounds the time it takes."""
+
+    def on_drained(self) -> None:
+        """Nothing more is to come."""
+
+    def cut(self, refusal: Refusal) -> None:
+        self._visit.refused(refusal.status, refusal.code)
+        self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
+
+    def abandon(self) -> None:
+        self._over = True
+        self._visit.end(CLIENT_GONE, "client_gone")
+
+    def probe(self) -> bytes:
+        return CONTINUE

@@ -1,0 +1,52 @@
+"""GET /metrics: some of SGLang's own, by their names and labels."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from muxd.http.request import Request
+from muxd.http.server import Exchange
+
+from .engine import Engine
+from .routes import Route
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def metrics_routes(engine: Engine) -> dict[str, Route]:
+    """None without --enable-metrics."""
+    return {"/metrics": Route(_Metrics(engine).answer)} if engine.flags.enable_metrics else {}
+
+
+class _Metrics:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._name = engine.served_model_name  # SGLang goes on telling the one that it was started with
+
+    async def answer(self, request: Request, exchange: Exchange) -> None:
+        from prometheus_client import generate_latest  # 40 ms that only who asks has to pay
+
+        await exchange.send_body(_TYPE, generate_latest(self))
+
+    def collect(self) -> "Iterator[Metric]":
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+        batch = self._engine.batch
+        engine, rank = ("engine_type", "model_name"), ("moe_ep_rank", "pp_rank", "tp_rank")
+        here = ("unified", self._name)
+        for name, what, value in (
+            ("sglang:num_running_reqs", "The number of running requests.", batch.running),
+            ("sglang:num_queue_reqs", "The number of requests in the waiting queue.", batch.waiting),
+        ):
+            gauge = GaugeMetricFamily(name, what, labels=(*engine, *rank))
+            gauge.add_metric((*here, *("0" for _ in rank)), value)
+            yield gauge
+        for name, what, value in (
+            ("sglang:generation_tokens", "Number of generation tokens processed.", batch.made),
+            ("sglang:num_requests", "Number of requests processed.", batch.left),
+        ):
+            counter = CounterMetricFamily(name, what, labels=engine)
+            counter.add_metric(here, value)
+            yield counter

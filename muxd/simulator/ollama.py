@@ -1,0 +1,105 @@
+"""Ollama's chat and generate, as SGLang 0.5.23 answers them.  Recorded from it.
+
+A stream is one JSON object a line; its last one, which says that it is done, leaves out the
+text of the last token.  The model calls itself as it was served, whatever the client said.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from .asked import Asked, dialogue, read
+from .replies import Event
+from .saying import Choice
+
+_LIMIT = 2048  # where the client names none
+_OPTIONS = {"temperature": "temperature", "num_predict": "max_tokens", "stop": "stop", "seed": "seed"}
+
+
+def read_ollama_chat(body: dict[str, Any], longest: int) -> Asked:
+    return _read(body, dialogue(body["messages"]), longest)
+
+
+def read_ollama_generate(body: dict[str, Any], longest: int) -> Asked:
+    system = f"{body['system']}\n\n" if body.get("system") else ""
+    return _read(body, system + body["prompt"], longest)
+
+
+def _read(body: dict[str, Any], prompt: str, longest: int) -> Asked:
+    options = body.get("options") or {}
+    known = {name: options[option] for option, name in _OPTIONS.items() if option in options}
+    named = {"model": body.get("model"), "stream": body.get("stream", True)}
+    return read({**named, **known}, (prompt,), longest, otherwise=min(_LIMIT, longest))
+
+
+class OllamaChatForm:
+    content_type = "application/x-ndjson"
+    end = b""
+
+    def __init__(self, asked: Asked, served: str) -> None:
+        self.asked = asked
+        self._served = served
+
+    def whole(self, choices: Sequence[Choice]) -> Event:
+        (choice,) = choices
+        return ended(self._served, self._said(choice.text()), self.asked.prompt_tokens, choice.made)
+
+    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        return ()
+
+    def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
+        done = choice.finish is not None
+        if text := choice.text(first, last - done):
+            yield self._line(text, done=False)
+        if done:
+            yield self._line("", done=True)
+
+    def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        (choice,) = choices
+        if choice.finish == "abort" or not choice.tokens:  # the last part did not know that it was
+            yield self._line("", done=True)
+
+    def encode(self, event: Event) -> bytes:
+        return msgspec.json.encode(event) + b"\n"
+
+    def _line(self, text: str, *, done: bool) -> Event:
+        head = {"model": self._served, "created_at": now(), **self._said(text)}
+        return {**head, "done": done, "done_reason": "stop" if done else None}
+
+    def _said(self, text: str) -> Event:
+        return {"message": {"role": "assistant", "content": text, "images": None}}
+
+
+class OllamaGenerateForm(OllamaChatForm):
+    def whole(self, choices: Sequence[Choice]) -> Event:
+        return {**super().whole(choices), "context": None}
+
+    def _said(self, text: str) -> Event:
+        return {"response": text}
+
+
+def nothing_to_say(served: str) -> Event:
+    """To an empty prompt, by which Ollama's own client has a model loaded."""
+    return {**ended(served, {"response": ""}, None, None), "context": None, "total_duration": None}
+
+
+def ended(served: str, said: Event, prompt_tokens: int | None, made: int | None) -> Event:
+    return {
+        "model": served,
+        "created_at": now(),
+        **said,
+        "done": True,
+        "done_reason": "stop",
+        "total_duration": 1_000_000,
+        "load_duration": None,
+        "prompt_eval_count": prompt_tokens,
+        "prompt_eval_duration": None,
+        "eval_count": made,
+        "eval_duration": None,
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

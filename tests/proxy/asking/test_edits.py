@@ -1,0 +1,220 @@
+"""What is changed in a body, and that nothing else is."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from muxd.proxy.answers import Refusal
+from muxd.proxy.asking import routes
+from muxd.proxy.asking.edits import Edits
+from muxd.proxy.asking.multipart import read_form
+
+from .asking import BOUNDARY, ask, form, part, send_form
+from .dice import Dice
+
+
+def edited(body: bytes, upstream_name: str = "", strip: tuple[str, ...] = (), **set_params: Any) -> bytes | None:
+    request = ask(b"/generate", body, headers=((b"x-muxd-model", b"client"),))
+    found = routes.find(request)
+    assert isinstance(found, routes.ToWorker)
+    return Edits(upstream_name, set_params, strip).apply(request, found.asked)
+
+
+def test_without_edits_the_body_is_the_clients():
+    assert Edits("", {}, ()).idle
+    assert edited(b'{"model": "m"}') is None
+
+
+def test_a_model_that_is_called_by_its_upstream_name_is_left_alone():
+    assert edited(b'{"model": "org/m"}', "org/m") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b'{"model":"m"}', b'{"model":"org/new"}'),
+        (b' {\t"x" : [1, {"model": "m"}] ,\r\n"model"\n: "m" , "y":"\\"model\\":\\"m\\""}\n', None),
+        (b'{"model": "first", "model": "m"}', b'{"model": "first", "model": "org/new"}'),
+        (b'{"model": "m", "model": "m"}', b'{"model": "m", "model": "org/new"}'),
+        (b'{"model": "first", "mod\\u0065l": "m", "x": 1}', b'{"model": "first", "mod\\u0065l": "org/new", "x": 1}'),
+        (b'{"\xc3\xa9": "\\ud83d\\ude00\xe2\x82\xac", "model": "m"}', None),
+        (b'{"text": "names no model"}', b'{"text": "names no model"}'),
+    ],
+)
+def test_the_model_is_replaced_and_every_other_byte_is_kept(body, result):
+    if result is None:
+        head, _, tail = body.rpartition(b'"m"')
+        result = head + b'"org/new"' + tail
+    assert edited(body, "org/new") == result
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b'{"model": "m"}', b'{"model": "m","top_k":5}'),
+        (b'{"model": "m" , "top_k" : 1.50 }\n', b'{"model": "m" , "top_k" : 5 }\n'),
+        (b'{"top_k": 1, "top_k": {"a": [2]}, "model": "m"}', b'{"top_k": 1, "top_k": 5, "model": "m"}'),
+        (b'{"x": {"top_k": 1}, "model": "m" }', b'{"x": {"top_k": 1}, "model": "m","top_k":5 }'),
+        (b"{}", b'{"top_k":5}'),
+        (b" { } ", b' {"top_k":5 } '),
+    ],
+)
+def test_a_field_is_set_where_it_is_or_at_the_end(body, result):
+    assert edited(body, top_k=5) == result
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b'{"a": 1, "model": "m"}', b'{"model": "m"}'),
+        (b'{"model": "m", "a": 1}', b'{"model": "m"}'),
+        (b'{"model": "m" , "a": [1, "}"] , "z": 2}', b'{"model": "m" , "z": 2}'),
+        (b'{"a": 1, "b": 2, "model": "m", "a": 3, "b": 4 }', b'{"model": "m" }'),
+        (b'{ "a": 1 , "b": null }', b"{  }"),
+        (b'{"model": "m", "x": {"a": 1}}', b'{"model": "m", "x": {"a": 1}}'),
+    ],
+)
+def test_a_field_is_taken_out_with_its_comma(body, result):
+    assert edited(body, strip=("a", "b")) == result
+
+
+def test_what_is_set_is_not_taken_out_and_the_model_never_is():
+    assert edited(b'{"a": 1, "model": "m"}', strip=("a", "model"), a=2) == b'{"a": 2, "model": "m"}'
+
+
+def test_all_at_once():
+    body = b'{"drop": 0, "model": "m", "keep": [1,  2], "temperature": 1, "drop": {}}'
+    result = edited(body, "org/new", ("drop",), temperature=0.2, stop=["\n"])
+    assert result == b'{"model": "org/new", "keep": [1,  2], "temperature": 0.2,"stop":["\\n"]}'
+
+
+def test_a_number_that_begins_another_is_not_taken_for_it():
+    assert edited(b'{"a": 12, "b": 3, "a": 1}', strip=("b",)) == b'{"a": 12, "a": 1}'
+    assert (
+        edited(b'{"a": 1' + b"0" * 6000 + b', "b": 3, "a": 1}', strip=("b",)) == b'{"a": 1' + b"0" * 6000 + b', "a": 1}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"{" + b",".join(b'"%d":0' % n for n in range(10_001)) + b"}", "more than 10000 top-level fields"),
+        (b'{"x":"' + b":" * 1_000_001 + b'"}', "more than 1000000 colons"),
+        (b'{"\\ud800": 1}', "not JSON"),
+        (b'{"a": "\\ud800", "a": 1}', "not JSON"),
+    ],
+)
+def test_a_body_that_costs_too_much_or_is_no_json_is_refused(body, problem):
+    with pytest.raises(Refusal) as caught:
+        edited(body, top_k=5)
+    assert caught.value.status == 400
+    assert problem in caught.value.message
+
+
+# Against json, on random documents
+
+
+def pairs(body: bytes) -> list[tuple[str, str]]:
+    """The top-level members in their order, duplicates too, each value in one spelling."""
+    found: list[tuple[str, Any]] = json.JSONDecoder(object_pairs_hook=list).decode(body.decode())
+    return [(name, json.dumps(value)) for name, value in found]
+
+
+def expected(body: bytes, new: dict[str, Any], gone: set[str]) -> list[tuple[str, str]]:
+    """What edits are to leave, by another way."""
+    found = pairs(body)
+    last = {name: index for index, (name, _) in enumerate(found)}
+    texts = {name: json.dumps(value) for name, value in new.items()}
+    kept = [
+        (name, texts[name] if name in texts and last[name] == index else value)
+        for index, (name, value) in enumerate(found)
+        if name not in gone
+    ]
+    return kept + [(name, text) for name, text in texts.items() if name not in last]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_documents_are_changed_as_json_says(seed):
+    dice = Dice(seed)
+    for _ in range(100):
+        body = dice.document()
+        new = {name: dice.draw.choice((1, "x", None, [])) for name in dice.draw.sample(dice.NAMES[1:], 2)}
+        gone = set(dice.draw.sample(dice.NAMES[1:], 2)) - new.keys()
+        result = Edits("", new, tuple(gone)).apply(ask(b"/generate", body), routes.asked.Asked("m"))
+        assert result is not None
+        msgspec.json.decode(result)
+        assert pairs(result) == expected(body, new, gone), body
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_random_documents_only_the_models_bytes_are_replaced(seed):
+    dice = Dice(1000 + seed)
+    for _ in range(100):
+        before, after = dice.members(), ["", ', "b" : [1]', ',"z":{"model":"m"}', ',"stream":true , "é":0']
+        key, value = dice.string("model"), dice.string("the client's own")
+        head = (
+            "{"
+            + "".join(f"{one}{dice.space()}," for one in before)
+            + f"{dice.space()}{key}{dice.space()}:{dice.space()}"
+        )
+        tail = dice.space() + dice.draw.choice(after) + "}\n"
+        request = ask(b"/v1/completions", f"{head}{value}{tail}".encode())
+        found = routes.find(request)
+        assert isinstance(found, routes.ToWorker)
+        assert found.asked.model == "the client's own"
+        assert Edits("org/new", {}, ()).apply(request, found.asked) == f'{head}"org/new"{tail}'.encode()
+
+
+# Forms
+
+
+def fields(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(one.name, body[one.start : one.end]) for one in read_form(send_form(body)).parts]
+
+
+AUDIO = part("file", b"RIFF\x00\r\n", "a.wav")
+
+
+def edited_form(body: bytes, upstream_name: str = "", strip: tuple[str, ...] = (), **set_params: Any) -> bytes | None:
+    request = send_form(body)
+    found = routes.find(request)
+    assert isinstance(found, routes.ToWorker)
+    return Edits(upstream_name, set_params, strip).apply(request, found.asked)
+
+
+def test_a_forms_model_is_replaced_and_every_other_byte_is_kept():
+    for parts in ((AUDIO, b"%b"), (b"%b", AUDIO), (part("model", b"first"), AUDIO, b"%b")):
+        body = form(*parts)
+        old, new = part("model", b"whisper"), part("model", b"org/new")
+        assert edited_form(body.replace(b"%b", old), "org/new") == body.replace(b"%b", new)
+    assert edited_form(form(part("model", b"org/new")), "org/new") is None
+
+
+def test_a_forms_fields_are_set_and_taken_out():
+    body = form(part("language", b"de"), part("x", b"1"), AUDIO, part("model", b"whisper"), part("x", b"2"))
+    result = edited_form(body, strip=("x", "model"), language="en", temperature=0.5, stream=True)
+    assert result is not None
+    assert fields(result) == [
+        (b"language", b"en"),
+        (b"file", b"RIFF\x00\r\n"),
+        (b"model", b"whisper"),
+        (b"stream", b"true"),
+        (b"temperature", b"0.5"),
+    ]
+    assert result.endswith(b"--%b--\r\n" % BOUNDARY)
+
+
+def test_a_list_becomes_a_field_for_each_of_its_items():
+    body = form(part("model", b"whisper"), part("timestamp_granularities[]", b"none"))
+    result = edited_form(body, **{"timestamp_granularities[]": ["word", "segment"]})
+    assert result is not None
+    assert fields(result)[1:] == [(b"timestamp_granularities[]", b"word"), (b"timestamp_granularities[]", b"segment")]
+
+
+def test_what_has_no_body_is_not_edited():
+    request = ask(b"/upstream/m/model_info", method="GET")
+    found = routes.find(request)
+    assert isinstance(found, routes.ToWorker)
+    assert Edits("org/new", {"a": 1}, ("b",)).apply(request, found.asked) is None

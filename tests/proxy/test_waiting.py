@@ -1,0 +1,200 @@
+"""What a client sees while it waits: comments in its stream, a bounded queue, an honest Retry-After."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from .browser import CHAT, Browser, chat, post
+from .house import QUIET, House, open_house
+from .record import PATIENCE
+from .worker import OK, OK_BODY, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
+
+TALKATIVE = replace(QUIET, comment_interval=0.1)
+END = b"0\r\n\r\n"
+
+
+async def stream(call: Call) -> None:
+    await call.send(SSE_HEAD + event("1"))
+    await call.released.wait()
+    await call.send(event("2") + END)
+
+
+async def waiting(house: House, **more: object) -> Browser:
+    """A client that has been told by comments how it goes with beta."""
+    browser = await house.connect()
+    await browser.send(post(chat("beta", stream=True, **more)))
+    (await house.lease()).say("queued", position=2, eta_s=40.0)
+    await browser.until(b"about 40 s to go\n\n")
+    return browser
+
+
+async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        browser = await waiting(house)
+        head, _, comments = bytes(browser.buffer).partition(b"\r\n\r\n")
+        assert b"content-type: text/event-stream" in head
+        assert b": muxd: model beta: number 2 in the queue, about 40 s to go\n\n" in comments
+        house.beta.answer = stream
+        lease = await house.lease()
+        lease.say("switching", phase="waking", eta_s=1.0)
+        await browser.until(b": muxd: model beta: waking, about 1 s to go\n\n")
+        lease.grant(house.beta.url)
+        await browser.until(event("1"))
+        house.beta.calls[0].released.set()
+        assert (await browser.until(END)).endswith(event("2") + END)
+        assert browser.buffer.count(b"HTTP/1.1") == 1
+        browser.buffer.clear()
+        house.beta.answer = answer_ok
+        assert (await browser.ask(post(chat("beta")))).raw == OK  # the connection is as good as ever
+
+
+async def test_the_worker_is_not_asked_to_compress_what_has_begun_plainly(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        browser = await house.connect()
+        await browser.send(post(chat("beta", stream=True), b"Accept-Encoding: gzip\r\n"))
+        await browser.until(b": muxd: ")
+        (await house.lease()).grant(house.beta.url)
+        assert b"ncoding" not in (await house.beta.calls.nth(0)).head
+
+
+async def test_a_worker_that_refuses_after_comments_tells_why_in_an_event(tmp_path: Path) -> None:
+    refusal = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
+
+    async def refuse(call: Call) -> None:
+        await call.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(refusal) + refusal)
+
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        browser = await waiting(house)
+        house.beta.answer = refuse
+        (await house.lease()).grant(house.beta.url)
+        assert (await browser.until(END)).endswith(chunk(b"event: error\ndata: " + refusal + b"\n\n") + END)
+
+
+async def test_who_waits_in_vain_after_comments_gets_an_error_event_and_an_unclean_end(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE, model={"switch_timeout": 0.5}) as house:
+        browser = await waiting(house)
+        rest = await browser.rest()
+        assert b'event: error\ndata: {"type":"error"' in rest
+        assert b'"code":"switch_timeout"' in rest
+        assert not rest.endswith(END)
+
+
+async def test_a_worker_that_dies_after_comments_is_told_between_two_events(tmp_path: Path) -> None:
+    async def die(call: Call) -> bool:
+        await call.send(SSE_HEAD + event("1"))
+        await call.released.wait()
+        return False
+
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        browser = await waiting(house)
+        house.beta.answer = die
+        (await house.lease()).grant(house.beta.url)
+        await browser.until(event("1"))
+        house.beta.calls[0].released.set()
+        rest = await browser.rest()
+        assert b'"code":"worker_died"' in rest
+        assert not rest.endswith(END)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(chat("beta")),
+        post(chat("beta", stream=True), version=b"1.0"),
+        post(chat("beta", stream=True), path=b"/api/chat"),
+    ],
+    ids=["not streamed", "HTTP/1.0", "Ollama"],
+)
+async def test_who_does_not_read_events_gets_no_comments(tmp_path: Path, request_: bytes) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        talkative, silent = await house.connect(), await house.connect()
+        await silent.send(request_)
+        await talkative.send(post(chat("beta", stream=True)))
+        await talkative.until(b": muxd: ")
+        await talkative.until(b": muxd: ")
+        (await house.lease()).grant(house.beta.url)
+        answer = await silent.rest() if b"HTTP/1.0" in request_ else (await silent.reply()).raw
+        assert answer.endswith(OK_BODY)
+        assert b"muxd:" not in answer
+
+
+async def test_comments_stop_when_the_client_leaves(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        browser = await waiting(house)
+        browser.close()
+        await (await house.lease()).reports.until((0, 0))
+
+
+async def test_no_more_are_at_a_worker_than_concurrency_limit_says(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"concurrency_limit": 2}) as house:
+        house.alpha.answer = answer_when_released
+        browsers = [await house.connect() for _ in range(4)]
+        for browser in browsers:
+            await browser.send(post(chat()))
+        await house.alpha.calls.nth(1)
+        await (await house.lease()).reports.until((4, 0))  # to muxd all of it is the worker's work
+        assert len(house.alpha.calls) == 2
+        house.alpha.calls[0].released.set()
+        await house.alpha.calls.nth(2)
+        for index in (1, 2):
+            house.alpha.calls[index].released.set()
+        (await house.alpha.calls.nth(3)).released.set()
+        assert [(await browser.reply()).raw for browser in browsers] == [OK] * 4
+
+
+async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"queue_limit": 1}) as house:
+        first = await house.connect()
+        await first.send(post(chat("beta")))
+        lease = await house.lease()
+        lease.say("queued", position=1, eta_s=7.5)
+        with trio.fail_after(PATIENCE):
+            while house.proxy.leases.of("beta").eta() is None:
+                await trio.sleep(0.01)
+        reply = await house.ask(post(chat("beta")))
+        assert (reply.status, reply.code, reply.header(b"retry-after")) == (429, "queue_full", b"8")
+        lease.grant(house.beta.url)
+        assert (await first.reply()).raw == OK
+
+
+async def test_who_waits_for_a_place_is_told_so_at_the_end(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"concurrency_limit": 1, "switch_timeout": 0.3}) as house:
+        house.alpha.answer = answer_when_released
+        first = await house.connect()
+        await first.send(post(chat()))
+        await house.alpha.calls.nth(0)
+        reply = await house.ask(post(chat()))
+        assert (reply.status, reply.code) == (503, "switch_timeout")
+        assert "no free place" in reply.message
+        house.alpha.calls[0].released.set()
+        assert (await first.reply()).raw == OK
+
+
+async def test_a_limit_that_a_reload_lifts_lets_them_in(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"concurrency_limit": 1}) as house:
+        house.alpha.answer = answer_when_released
+        browsers = [await house.connect() for _ in range(3)]
+        for browser in browsers:
+            await browser.send(post(chat()))
+        await (await house.lease()).reports.until((3, 0))
+        for model in house.muxd.settings["models"].values():
+            model["concurrency_limit"] = 0
+        house.muxd.tell("reload")
+        await house.alpha.calls.nth(2)
+        for call in house.alpha.calls:
+            call.released.set()
+        assert [(await browser.reply()).raw for browser in browsers] == [OK] * 3
+
+
+async def test_no_comment_is_said_by_default_before_five_seconds(house: House) -> None:
+    browser = await house.connect()
+    await browser.send(post(chat("beta", stream=True)))
+    lease = await house.lease()
+    with trio.move_on_after(0.3):
+        await browser.rest()
+    assert not browser.buffer
+    lease.grant(house.beta.url)
+    assert (await browser.reply()).raw == OK
+    assert CHAT in house.beta.calls[0].head

@@ -1,0 +1,114 @@
+"""The programs behind `python -m bench.dataplane` count right, and the command prints its table."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.dataplane import programs, table, targets
+from bench.dataplane.programs import Load
+from bench.dataplane.rows import Goal
+from bench.sglangmux.programs import free_ports
+
+ROOT = Path(__file__).parents[1]
+NEEDED = [name for name in ("cc", "taskset") if shutil.which(name) is None]
+
+with_programs = pytest.mark.skipif(bool(NEEDED), reason=f"this machine has no {' and no '.join(NEEDED)}")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Both programs, compiled now: with -Wall -Wextra -Werror among the flags."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "BUILD", tmp_path_factory.mktemp("build"))
+        yield [programs.compiled(name) for name in ("upstream", "load")]
+
+
+@pytest.fixture
+def server(built):
+    """A model server's port, and load for it; both on one core, which is enough to count."""
+    core, (port,) = min(os.sched_getaffinity(0)), free_ports(1)
+    with programs.upstream(core, port):
+        yield port, Load(core, port)
+
+
+def stats(port):
+    return json.loads(targets.fetched(f"http://127.0.0.1:{port}/stats"))
+
+
+@with_programs
+def test_both_programs_compile_and_every_warning_is_an_error(built):
+    assert {"-Wall", "-Wextra", "-Werror"} <= set(programs.FLAGS)
+    assert all(os.access(program, os.X_OK) for program in built)
+
+
+@with_programs
+@pytest.mark.parametrize("prompt_bytes", [700, 5_000_000])
+def test_every_request_counts_once_on_both_sides(server, prompt_bytes):
+    port, load = server
+    seen = load.requests(4, 0.2, prompt_bytes)
+    assert seen["answers"] == stats(port)["requests"] >= 4
+    assert (seen["refused"], seen["errors"], seen["cut"]) == (0, 0, 0)
+    assert 0 < seen["latency_p50"] <= seen["latency_p99"] <= seen["latency_max"] < 1e6 * seen["seconds"]
+
+
+@with_programs
+def test_every_stream_is_held_to_its_end_and_every_event_arrives_after_it_was_made(server):
+    port, load = server
+    seen = load.streams(8, 5, 2, 0.01)
+    assert (seen["answers"], seen["completed"], seen["events"]) == (8, 8, 40)
+    assert (seen["refused"], seen["errors"], seen["cut"]) == (0, 0, 0)
+    assert stats(port) == {"requests": 8, "streams": 8, "completed": 8, "abandoned": 0}
+    assert 0 < seen["delay_p50"] <= seen["delay_p99"] <= seen["delay_max"] < 1e6 * seen["seconds"]
+    assert seen["seconds"] >= 5 * 0.002
+
+
+@with_programs
+def test_streams_that_outlast_the_limit_count_as_cut(server):
+    _, load = server
+    seen = load.streams(3, 1000, 50, 0, limit_s=0.3)
+    assert (seen["cut"], seen["completed"], seen["errors"]) == (3, 0, 0)
+
+
+@with_programs
+def test_nobody_listening_counts_as_errors(built):
+    (port,) = free_ports(1)
+    assert Load(min(os.sched_getaffinity(0)), port).requests(2, 0.1)["errors"] == 2
+
+
+def test_a_ratio_is_the_median_of_the_ratios_of_each_round():
+    results = table.Results()
+    for turn, (ours, theirs) in enumerate([(1.0, 10.0), (6.0, 20.0), (9.0, 30.0)]):
+        results.values["cpu", "muxd"][turn] = ours
+        results.values["cpu", "nginx"][turn] = theirs
+    judged = table.judged(results, "cpu", Goal(0.4, "nginx", stretch=0.2))
+    assert judged == ("<= 0.4 x nginx (stretch 0.2)", "0.30 (0.10 to 0.30)", "yes, by 25 %; stretch: no, by 50 %")
+
+
+def test_a_goal_without_figures_is_not_met():
+    assert table.judged(table.Results(), "cpu", Goal(1.0, "nginx"))[2] == "not measured"
+
+
+@with_programs
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a proxy and its load need a core each")
+def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():
+    argv = [
+        sys.executable,
+        "-m",
+        "bench.dataplane",
+        "--rounds",
+        "1",
+        "--rows",
+        "latency",
+        "--targets",
+        "muxd",
+        "direct",
+    ]
+    printed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
+    head, _, row = (line.split("|")[1:4] for line in printed.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in head] == ["figure", "muxd", "direct"]
+    assert all(float(cell) > 0 for cell in row[1:])

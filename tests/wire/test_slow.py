@@ -1,0 +1,219 @@
+"""Clients that read slowly or not at all, and clients that send slowly: nobody else has to wait for them."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.proxy import house as near
+from tests.proxy.browser import CHAT, Browser, chat, get, post
+from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
+
+from .site import House
+
+MiB = 1 << 20
+PATTERN = bytes(range(256)) * 256  # 64 KiB
+
+
+def kernel_holds() -> int:
+    """How much the kernel's buffers can hold between a worker that sends little at a time and a client."""
+    most = [Path(f"/proc/sys/net/ipv4/tcp_{which}mem").read_text().split()[2] for which in "rw"]
+    return sum(map(int, most))
+
+
+class Flood:
+    """Answers of `size` bytes; `sent` has how much of each the proxy has taken."""
+
+    def __init__(self) -> None:
+        self.size = (2 * kernel_holds() // len(PATTERN) + 1) * len(PATTERN)
+        self.head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % self.size
+        self.sent: dict[int, int] = {}
+
+    async def answer(self, call: Call) -> None:
+        call.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        self.sent[call.connection] = 0
+        await call.send(self.head)
+        for _ in range(self.size // len(PATTERN)):
+            await call.send(PATTERN)
+            self.sent[call.connection] += len(PATTERN)
+
+
+async def stuck_reader(house: House, request: bytes, begin: bytes = b"\r\n\r\n") -> Browser:
+    """It has read the beginning of an answer, and reads no further."""
+    browser = await house.connect()
+    browser.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    await browser.send(request)
+    await browser.until(begin)
+    return browser
+
+
+async def read_flood(browser: Browser, flood: Flood) -> None:
+    """All of it, compared piece by piece: it is more than a test should hold."""
+    await browser.at_least(len(flood.head))
+    assert browser.buffer.startswith(flood.head)
+    del browser.buffer[: len(flood.head)]
+    for _ in range(flood.size // len(PATTERN)):
+        await browser.at_least(len(PATTERN))
+        assert browser.buffer[: len(PATTERN)] == PATTERN
+        del browser.buffer[: len(PATTERN)]
+    assert not browser.buffer
+
+
+async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_heaped_up(house: House) -> None:
+    flood = Flood()
+    house.worker.answer = flood.answer
+    before = await house.memory()
+    stuck = [await stuck_reader(house, house.post()) for _ in range(4)]
+    brisk = await house.connect()
+    await brisk.send(house.post())
+    await read_flood(brisk, flood)  # as much has passed for it as could for each of the others
+    paused = sorted(flood.sent.values())[:4]
+    assert len(flood.sent) == 5
+    assert max(paused) <= kernel_holds()
+    assert await house.memory() < before + 8 * MiB
+    await read_flood(stuck.pop(), flood)
+    for browser in stuck:
+        browser.close()
+
+
+async def test_a_client_that_does_not_read_delays_no_stream(house: House) -> None:
+    streaming, call = await house.begin(stream=True)
+    await call.send(SSE_HEAD)
+    flood = Flood()
+    house.worker.answer = flood.answer
+    await stuck_reader(house, house.post())
+    for number in range(300):
+        await call.send(event(f"number {number}"))
+        await streaming.until(event(f"number {number}"))
+    assert next(iter(flood.sent.values())) <= kernel_holds()
+
+
+async def test_a_stream_that_is_read_in_drops_arrives_whole(house: House) -> None:
+    async def tell(call: Call) -> None:
+        await call.send(SSE_HEAD)
+        for number in range(20_000):
+            await call.send(event(f"number {number}"))
+        await call.send(b"0\r\n\r\n")
+
+    house.worker.answer = tell
+    browser = await stuck_reader(house, house.post(stream=True), begin=b"number 3")
+    received = bytearray(browser.buffer)
+    while not received.endswith(b"\r\n0\r\n\r\n"):
+        received += await browser.stream.receive_some(1000)
+    assert received == SSE_HEAD + b"".join(event(f"number {number}") for number in range(20_000)) + b"0\r\n\r\n"
+
+
+async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(house: House) -> None:
+    flood = Flood()
+    house.worker.answer = flood.answer
+    browser = await stuck_reader(house, house.post())
+    browser.close()  # with much unread, which makes it a reset
+    await house.worker.ended.nth(0)
+
+
+async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(house: House) -> None:
+    """Its answers are 80 times as large as its questions."""
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        questions = get(b"/v1/models") * 100
+        while True:
+            await browser.send(questions)
+            asked += len(questions)
+
+    before = await house.memory()
+    async with trio.open_nursery() as nursery:
+        browser = await stuck_reader(house, get(b"/v1/models"))
+        nursery.start_soon(ask)
+        for _ in range(1000):
+            await house.caught_up()
+        assert asked <= kernel_holds()
+        assert await house.memory() < before + 8 * MiB
+        nursery.cancel_scope.cancel()
+
+
+async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_they_sent(house: House) -> None:
+    before = await house.memory()
+    slow = [await house.connect() for _ in range(200)]
+    head, body = house.post()[:-20], house.post()[-20:]
+    for browser in slow:
+        await browser.send(head[:30])
+    assert (await house.ask(house.post())).raw == OK
+    for at in range(30, len(head), 40):
+        for browser in slow:
+            await browser.send(head[at : at + 40])
+        assert (await house.ask(house.post())).raw == OK
+    assert await house.memory() < before + 8 * MiB
+    for browser in slow:
+        await browser.send(body)
+    for browser in slow:
+        assert (await browser.reply()).raw == OK
+
+
+async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: House) -> None:
+    body = house.chat(pad="0123456789" * 1_000_000)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    house.site.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    async with listener:
+        browser = await house.connect()
+        await browser.send(post(body))
+        async with await listener.accept() as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+            received = bytearray()
+            while not received.endswith(body[-100:]):
+                received += await worker.receive_some(8000)
+            await worker.send_all(OK)
+            assert (await browser.reply()).raw == OK
+        assert received.partition(b"\r\n\r\n")[2] == body
+
+
+# What takes too long: with limits that a test can wait for, in this process
+
+
+@pytest.fixture
+async def strict(tmp_path: Path) -> AsyncIterator[near.House]:
+    async with near.open_house(tmp_path, head_timeout=0.2, body_timeout=0.2, linger_timeout=0.2) as house:
+        yield house
+
+
+CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
+STOPS = {
+    "after the head": CHUNKED,
+    "within a chunk's size": CHUNKED + b"1",
+    "within a chunk": CHUNKED + b"ff\r\n{",
+    "after a chunk": CHUNKED + chunk(chat()),
+    "within the last chunk": CHUNKED + chunk(chat()) + b"0\r\n",
+    "within the trailers": CHUNKED + chunk(chat()) + b"0\r\nX: y",
+}
+
+
+@pytest.mark.parametrize("part", STOPS.values(), ids=STOPS)
+async def test_a_chunked_request_that_stops_halfway_times_out(strict: near.House, part: bytes) -> None:
+    browser = await strict.connect()
+    reply = await browser.ask(part)
+    assert (reply.status, reply.code, reply.header(b"connection")) == (408, "request_timeout", b"close")
+    await browser.closed()
+    assert not strict.alpha.calls
+
+
+@pytest.mark.parametrize("part", [b"POST", post(chat())[:-1]], ids=["head", "body"])
+async def test_a_pipelined_request_that_stops_halfway_times_out_after_the_answer_before_it(
+    strict: near.House, part: bytes
+) -> None:
+    strict.alpha.answer = answer_ok
+    browser = await strict.connect()
+    await browser.send(post(chat()) + part)
+    assert (await browser.reply()).raw == OK
+    assert (await browser.reply()).status == 408
+    await browser.closed()
+
+
+async def test_a_client_that_never_sends_the_body_it_asked_leave_for_times_out(strict: near.House) -> None:
+    browser = await strict.connect()
+    await browser.send(post(chat(), b"Expect: 100-continue\r\n").removesuffix(chat()))
+    assert (await browser.reply()).status == 100
+    assert (await browser.reply()).status == 408
+    await browser.closed()

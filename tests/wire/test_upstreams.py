@@ -1,0 +1,253 @@
+"""Workers that break off, babble, or answer when nobody asked: what their clients get, and that the next is well."""
+
+import pytest
+import trio
+
+from tests.proxy.browser import Browser, post
+from tests.proxy.record import PATIENCE
+from tests.proxy.worker import OK, OK_BODY, SSE_HEAD, Answer, Call, answer_ok, chunk, event
+
+from .site import House
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def says(data: bytes, then_closes: bool = True) -> Answer:
+    async def answer(call: Call) -> bool:
+        await call.send(data)
+        if not then_closes:
+            await call.gone.wait()
+        return False
+
+    return answer
+
+
+async def all_is_well(house: House, browser: Browser | None = None) -> None:
+    """The next request gets its own answer."""
+    house.worker.answer = answer_ok
+    browser = browser or await house.connect()
+    assert (await browser.ask(house.post())).raw == OK
+
+
+# It closes early
+
+
+@pytest.mark.parametrize("part", [b"", b"H", b"HTTP/1.1 200 OK\r\ncontent-le", OK.partition(b"\r\n\r\n")[0] + b"\r\n"])
+async def test_before_its_head_is_whole_the_client_gets_502_after_few_attempts(house: House, part: bytes) -> None:
+    house.worker.answer = says(part)
+    browser = await house.connect()
+    reply = await browser.ask(house.post())
+    assert (reply.status, reply.code) == (502, "worker_died")
+    assert len(house.worker.calls) <= 3
+    await all_is_well(house, browser)
+
+
+BROKEN_OFF = {
+    "within a length": b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly so much",
+    "before a body": b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n",
+    "within a chunk": CHUNKED + b"64\r\nonly so much",
+    "within a chunk's size": CHUNKED + chunk(b"whole") + b"6",
+    "after a chunk": CHUNKED + chunk(b"whole") + chunk(b"whole, too"),
+    "after a chunk's CR": CHUNKED + b"5\r\nwhole\r",
+    "within the last chunk": CHUNKED + chunk(b"whole") + b"0\r\n",
+    "within the trailers": CHUNKED + chunk(b"whole") + b"0\r\nX-Sum: 1\r\n",
+    "within an event": SSE_HEAD + event("1") + b"40\r\ndata: {",
+    "within an event, between chunks": SSE_HEAD + event("1") + chunk(b"data: {"),
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN_OFF.values(), ids=BROKEN_OFF)
+async def test_in_the_midst_of_an_answer_the_client_gets_what_came_and_no_clean_end(
+    house: House, answer: bytes
+) -> None:
+    house.worker.answer = says(answer)
+    browser = await house.connect()
+    await browser.send(house.post(stream=True))
+    assert await browser.rest() == answer
+    await all_is_well(house)
+
+
+WHOLE = {
+    "with a length": OK,
+    "in chunks": CHUNKED + chunk(b"whole") + b"0\r\n\r\n",
+    "in events": SSE_HEAD + event("1") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n",
+    "without a body": b"HTTP/1.1 204 No Content\r\nx: y\r\n\r\n",
+    "not modified": b'HTTP/1.1 304 Not Modified\r\netag: "1"\r\ncontent-length: 1000\r\n\r\n',
+}
+
+
+@pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE)
+async def test_a_worker_that_closes_after_its_answer_costs_the_client_nothing(house: House, answer: bytes) -> None:
+    house.worker.answer = says(answer)
+    browser = await house.connect()
+    for number in range(5):
+        await browser.send(house.post())
+        await browser.at_least(len(answer))
+        assert bytes(browser.buffer) == answer
+        browser.buffer.clear()
+        await house.worker.ended.nth(number)
+    await all_is_well(house, browser)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_that_ends_with_the_connection_is_whole(house: House, version: bytes) -> None:
+    answer = b"HTTP/%b 200 OK\r\ncontent-type: text/plain\r\n\r\nto the end" % version
+    house.worker.answer = says(answer)
+    browser = await house.connect()
+    await browser.send(house.post())
+    assert await browser.rest() == answer
+    await all_is_well(house)
+
+
+# It sends garbage
+
+
+GARBAGE = {
+    "ssh": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "tls": b"\x15\x03\x01\x00\x02\x02\x28",
+    "http/2": b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "a status of letters": b"HTTP/1.1 abc\r\n\r\n",
+    "a status of two digits": b"HTTP/1.1 20 OK\r\ncontent-length: 0\r\n\r\n",
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/2 in words": b"HTTP/2 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "a switch of protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxy",
+    "a negative length": b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+    "a length with a plus": b"HTTP/1.1 200 OK\r\ncontent-length: +1\r\n\r\nx",
+    "a length that is no number": b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\nx",
+    "a length beyond 64 bits": b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nx",
+    "length and chunks": b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a NUL in a header": b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n",
+    "a folded header": b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\ncontent-length: 0\r\n\r\n",
+    "a space before a colon": b"HTTP/1.1 200 OK\r\ncontent-length : 0\r\n\r\n",
+    "a bare LF": b"HTTP/1.1 200 OK\r\nx: y\ncontent-length: 0\r\n\r\n",
+    "a chunk size that is no number": CHUNKED + b"many\r\n",
+    "a negative chunk size": CHUNKED + b"-5\r\nwhole\r\n0\r\n\r\n",
+    "a chunk size beyond 64 bits": CHUNKED + b"fffffffffffffffff\r\nwhole\r\n0\r\n\r\n",
+    "a chunk longer than its size": CHUNKED + b"1\r\nwhole\r\n0\r\n\r\n",
+    "a body where there is none": b"HTTP/1.1 204 No Content\r\n\r\nsome",
+    "two answers": OK + OK,
+    "an answer and a half": OK + b"HTTP/1.1 2",
+    "an endless head": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 50_000,
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_is_answered_with_502_and_none_of_it_is_passed_on(house: House, garbage: bytes) -> None:
+    house.worker.answer = says(garbage, then_closes=False)
+    browser = await house.connect()
+    reply = await browser.ask(house.post())
+    assert (reply.status, reply.code) == (502, "worker_garbled")
+    assert len(house.worker.calls) <= 3
+    await all_is_well(house, browser)
+
+
+@pytest.mark.parametrize("garbage", [b"garbage\r\n", b"-1\r\n", b"5\r\nwhole!!\r\n", b"0\r\n\r\n" + OK])
+async def test_garbage_in_the_midst_of_a_stream_is_not_passed_on_and_ends_it(house: House, garbage: bytes) -> None:
+    browser, call = await house.begin(stream=True)
+    begin = SSE_HEAD + event("1")
+    await call.send(begin)
+    await browser.at_least(len(begin))
+    await call.send(garbage)
+    rest = (await browser.rest()).removeprefix(begin)
+    assert garbage not in rest
+    assert b'"code":"worker_garbled"' in rest
+    assert not rest.endswith(b"0\r\n\r\n")
+    await all_is_well(house)
+
+
+# It says more than it was asked
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </x>; rel=preload"])
+async def test_interim_answers_are_not_taken_for_the_answer(house: House, interim: bytes, count: int) -> None:
+    browser, call = await house.begin()
+    await call.send((b"HTTP/1.1 " + interim + b"\r\n\r\n") * count)
+    await call.send(OK)
+    call.released.set()
+    while (reply := await browser.reply()).status < 200:
+        pass
+    assert reply.raw == OK
+    await all_is_well(house, browser)
+    assert {call.connection for call in house.worker.calls} == {1}
+
+
+async def test_an_answer_after_the_answer_is_nobodys(house: House) -> None:
+    other = OK.replace(OK_BODY, b"x" * len(OK_BODY))
+    browser, call = await house.begin()
+    await call.send(OK)
+    assert (await browser.reply()).raw == OK
+    await call.send(other)
+    await call.aborted()
+    await all_is_well(house, browser)
+    assert house.worker.connections == 2
+
+
+async def test_an_answer_on_an_idle_connection_is_nobodys(house: House) -> None:
+    browser, call = await house.begin()
+    await call.send(OK)
+    assert (await browser.reply()).raw == OK
+    call.released.set()
+    await call.send(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    await house.worker.ended.nth(0)
+    await all_is_well(house, browser)
+    assert house.worker.connections == 2
+
+
+async def test_an_answer_in_pieces_of_one_byte_is_one_answer(house: House) -> None:
+    browser, call = await house.begin()
+    for byte in OK:
+        await call.send(bytes((byte,)))
+    call.released.set()
+    assert (await browser.reply()).raw == OK
+    await all_is_well(house, browser)
+
+
+async def test_an_answer_before_the_whole_request_was_read_is_passed_on(house: House) -> None:
+    refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno\n"
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    house.site.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    browser = await house.connect()
+    await browser.send(house.post(pad="x" * 40_000_000))  # more than the kernel's buffers hold
+    with trio.fail_after(PATIENCE):
+        async with listener, await listener.accept() as first:
+            await first.receive_some(100)
+            await first.send_all(refusal)
+            assert (await browser.reply()).raw == refusal
+            await browser.send(house.post())
+            async with await listener.accept() as second:  # the first would take it for the rest of the body
+                await second.receive_some()
+                await second.send_all(OK)
+                assert (await browser.reply()).raw == OK
+
+
+# It is not there
+
+
+async def test_a_worker_that_nobody_listens_for_is_answered_with_502(house: House) -> None:
+    house.worker.die()
+    reply = await house.ask(house.post())
+    assert (reply.status, reply.code) == (502, "worker_unreachable")
+    assert house.model in reply.message
+
+
+async def test_a_worker_that_closes_idle_connections_loses_no_request(house: House) -> None:
+    browser = await house.connect()
+    for _ in range(50):
+        assert (await browser.ask(house.post())).raw == OK
+        house.worker.close_idle()
+    assert len(house.worker.calls) == 50
+
+
+async def test_an_error_of_one_model_says_nothing_about_another(house: House) -> None:
+    async with trio.open_nursery() as nursery:
+        browser, call = await house.begin(stream=True)
+        await call.send(SSE_HEAD + event("1"))
+        await browser.until(event("1"))
+        unknown = post(b'{"model":"nobody"}')
+        nursery.start_soon(house.ask, unknown)
+        nursery.start_soon(house.ask, unknown)
+    await call.send(event("2"))
+    await browser.until(event("2"))
