@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real-sglang systemd soak compare clean
+.PHONY: demo test check lint real-sglang systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -46,5 +46,16 @@ compare: $(READY)
 	$(BIN)/python -m bench.sglangmux
 	$(BIN)/python -m pytest -n 4 tests/side_by_side
 
+# What muxd's data plane costs beside nginx (from the system), sglang-router, sglangmux and litellm; about 15 minutes,
+# and less with ARGS='--rounds 1 --rows requests': see bench/dataplane/README.md.
+dataplane: $(READY) .bench-venvs/peers/.ready .bench-venvs/litellm/.ready
+	$(BIN)/python -m bench.dataplane $(ARGS)
+
+.bench-venvs/%/.ready: pyproject.toml
+	$(PYTHON) -m venv .bench-venvs/$*
+	.bench-venvs/$*/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	.bench-venvs/$*/bin/python -m pip install --quiet --disable-pip-version-check --group dataplane-$*
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .bench-venvs build dist *.egg-info

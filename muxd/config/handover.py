@@ -15,7 +15,6 @@ import tomli_w
 from .schema import Config, Key, Model
 from .sources import WHOLE
 
-
 #: Flags of an engine that say what a model can be asked for; others may hold secrets.
 TELLING_FLAGS = frozenset({"--is-embedding"})
 

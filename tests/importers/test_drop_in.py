@@ -1,5 +1,7 @@
 """sglangmux's command line: scripts as models, beside those of a file or alone."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,3 +144,15 @@ def test_a_name_that_leaves_nothing_is_refused(write, problems):
 def test_a_port_of_the_proxy_is_no_scripts(write, problems):
     (problem,) = problems(DropIn((write("a.sh", 8000),), listen_port=8000))
     assert problem == "a.sh:2: models.a.port: 8000 is already the port of the proxy; use another"
+
+
+@pytest.mark.parametrize("flags", [["--host", "0.0.0.0", "--allow-anonymous"], ["--allow-anonymous", "--host", "::"]])
+def test_the_command_line_has_the_flag(tmp_path, flags):
+    file = tmp_path / "muxd.toml"
+    file.write_text('[models.own]\nengine = "simulator"\n')
+    argv = [sys.executable, "-m", "muxd", "check", "--config", str(file), *flags]
+    assert subprocess.run(argv, capture_output=True, timeout=60).returncode == 0
+    argv.remove("--allow-anonymous")
+    refused = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "or add --allow-anonymous if anybody may use the models" in refused.stderr

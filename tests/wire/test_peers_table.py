@@ -68,7 +68,6 @@ BEGINNINGS = {
     "after two events in one read": [SSE_HEAD, event("1") + event("2")],
     "after an event whose end came by itself": [SSE_HEAD, event("1")[:-1], event("1")[-1:]],
     "after an event with CRLF": [SSE_HEAD, chunk(b"data: 1\r\n\r\n")],
-    "after the head": [SSE_HEAD],
 }
 
 
@@ -92,6 +91,22 @@ async def test_a_stream_whose_worker_dies_ends_with_an_error_event_and_not_clean
     name, data, *end = last.split(b"\n")
     assert (name, end) == (b"event: error", [b"", b"\r", b""])
     assert msgspec.json.decode(data.removeprefix(b"data: "))["error"]["code"] == "worker_died"
+
+
+async def test_a_stream_whose_workers_die_after_its_head_ends_with_an_error_event(house: House) -> None:
+    async def die(call: Call) -> bool:
+        await call.send(SSE_HEAD)
+        return False
+
+    house.worker.answer = die
+    browser = await house.connect()
+    await browser.send(house.post(stream=True))
+    answer = await browser.rest()
+    assert answer.startswith(SSE_HEAD)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b'"code":"worker_died"' in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert len(house.worker.calls) <= 3
 
 
 async def test_an_unknown_model_is_not_found_and_reaches_nobody(house: House) -> None:

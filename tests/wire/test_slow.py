@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,22 @@ async def test_a_client_that_never_sends_the_body_it_asked_leave_for_times_out(s
     assert (await browser.reply()).status == 100
     assert (await browser.reply()).status == 408
     await browser.closed()
+
+
+@pytest.mark.parametrize("first", [b"", get(b"/health")], ids=["before a request", "after one"])
+async def test_empty_lines_are_no_sign_of_a_request(tmp_path: Path, first: bytes) -> None:
+    async def drip() -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await browser.send(b"\r\n")
+                await trio.sleep(0.02)
+
+    async with near.open_house(tmp_path, head_timeout=0.2, idle_timeout=0.2, linger_timeout=0.2) as house:
+        browser = await house.connect()
+        if first:
+            assert (await browser.ask(first)).status == 200
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            with suppress(trio.BrokenResourceError):
+                await browser.closed()
+            nursery.cancel_scope.cancel()

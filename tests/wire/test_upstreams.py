@@ -223,14 +223,7 @@ async def test_an_answer_before_the_whole_request_was_read_is_passed_on(house: H
                 assert (await browser.reply()).raw == OK
 
 
-# It is not there
-
-
-async def test_a_worker_that_nobody_listens_for_is_answered_with_502(house: House) -> None:
-    house.worker.die()
-    reply = await house.ask(house.post())
-    assert (reply.status, reply.code) == (502, "worker_unreachable")
-    assert house.model in reply.message
+# It comes and goes
 
 
 async def test_a_worker_that_closes_idle_connections_loses_no_request(house: House) -> None:

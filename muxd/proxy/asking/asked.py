@@ -35,6 +35,7 @@ class Asked(msgspec.Struct):
     model: str
     stream: bool | None = False
     form: ClassVar[Form] = Form.JSON
+    in_body: ClassVar[bool] = True  # it is the body that names the model
 
 
 class _AskedOllama(Asked):
@@ -44,6 +45,10 @@ class _AskedOllama(Asked):
 
 class _AskedNative(Asked):
     model: str = ""
+
+
+class _AskedByHeader(Asked):
+    in_body: ClassVar[bool] = False
 
 
 class _AskedMultipart(Asked):
@@ -98,9 +103,7 @@ def beside_json(request: Request) -> Asked:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         model, stream = _read_again(request.body, error)
         asked = _AskedNative("" if model is None else _string(model), stream is not None and _is_true(stream))
-    if not asked.model:
-        asked.model = _of_header(request)
-    return asked
+    return asked if asked.model else _AskedByHeader(_of_header(request), asked.stream)
 
 
 def in_form(request: Request) -> Asked:

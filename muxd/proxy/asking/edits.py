@@ -31,13 +31,12 @@ class Edits:
         """The body that the worker is to see; None where it is the client's.  Raises Refusal."""
         if self.idle or asked.form is Form.NOTHING:
             return None
-        renames = bool(self._upstream_name) and self._upstream_name != asked.model
+        renames = bool(self._upstream_name) and self._upstream_name != asked.model and asked.in_body
         if not (renames or self._text or self._gone):
             return None
         return self._in_form(request, renames) if asked.form is Form.MULTIPART else self._in_json(request.body, renames)
 
     def _in_json(self, body: bytes, renames: bool) -> bytes:
-        """A body that names no model, as of /generate, is not given one."""
         if renames and not (self._text or self._gone) and (at := plain_model(body)) is not None:
             return b"".join((body[: at[0]], self._model, body[at[1] :]))
         found = members(body)

@@ -11,10 +11,10 @@ from muxd.proxy.answers import Refusal
 from .splices import Splice
 
 # From the opening brace, or from the end of a value, to the beginning of the next value.
-_KEY = re.compile(rb'[ \t\r\n]*,?[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*')
+_KEY = re.compile(rb'[ \t\r\n]*,?[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
 _AFTER_VALUE = frozenset(b",} \t\r\n")
 
-_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*+")')
+_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")')
 
 # msgspec finds the values, 5 MB in 1 to 4 ms where a scan with regular expressions takes 12 to 32; each costs an
 # object.  Bodies of very many small members are refused before they cost memory.
@@ -38,7 +38,7 @@ def plain_model(body: bytes) -> tuple[int, int] | None:
     """From where to where the model's name lies in a body that names one; None where it takes `members` to tell.
 
     Only an escape \\uXXXX could write that key in another way: without one in the body, what looks
-    like the key once is the key.  It takes 1 us where `members` takes 7.
+    like the key once is the key.  It takes 2 us of 700 bytes, all of an edit by `members` 10.
     """
     if body.count(b'"model"') != 1 or b"\\u" in body:
         return None

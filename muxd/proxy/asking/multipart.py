@@ -14,7 +14,8 @@ from muxd.proxy.answers import Refusal
 
 from .splices import Splice
 
-_PARAMETER = re.compile(rb""";[ \t]*([^\s=;"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"[ \t]*|([^";]*))(?=;|\Z)""", re.S)
+_QUOTED = rb"""\"([^"\\]*+(?:\\.[^"\\]*+)*+)\"[ \t]*"""
+_PARAMETER = re.compile(rb""";[ \t]*([^\s=;"]+)[ \t]*=[ \t]*(?:%b|([^";]*))(?=;|\Z)""" % _QUOTED, re.S)
 _DISPOSITION = re.compile(rb"(?<=\r\n)content-disposition:[ \t]*form-data[ \t]*([^\r\n]*)", re.I)
 _ESCAPE = re.compile(rb'\\(["\\])')  # other backslashes stand for themselves: browsers send C:\path so
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")

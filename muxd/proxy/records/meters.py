@@ -1,8 +1,9 @@
 """What the proxy counts, as plain integers and lists; `page` makes Prometheus text of them.
 
-prometheus-client's own objects take a lock and look labels up in a dict: 0.9 us for one counter
-and 2.0 us for one histogram, where these take 0.12 and 0.20 (timeit, python 3.11).  Only one
-thread counts, and a page is made in the same one, so that no lock is needed.
+prometheus-client's own objects take a lock: 0.30 us for one counter and 0.74 us for one histogram,
+their labels looked up before (0.9 us more), where a histogram here takes 0.13, and `finished`,
+which is both, 0.27 (timeit, python 3.11).  Only one thread counts, and a page is made of the
+numbers in the same one, so that no lock is needed.
 """
 
 from bisect import bisect_left

@@ -1,7 +1,7 @@
 """Request ids: the client's own where it sent a good one, else one made here.
 
-A made id is random once per process and then counts: 0.6 us with everything around it, where
-uuid4, which asks the kernel for each, takes 2.5 for itself (timeit).
+A made id is random once per process and then counts: 0.75 us with everything around it for a
+request of four headers, where uuid4, which asks the kernel for each, takes 2.4 for itself (timeit).
 """
 
 from itertools import count
@@ -32,7 +32,7 @@ class RequestIds:
         self._ranks = {name: rank for rank, name in enumerate(names)}
         # Few headers are as long as one of these: 0.035 us a header, where lower() would make it 0.06.
         self._lengths = frozenset(map(len, names))
-        self._prefix = urandom(4).hex() + "-"
+        self._prefix = urandom(4).hex()
         # One % for the whole line: 0.09 us, where encoding and joining take 0.2.
         self._lines = {name: b"%b: %b%%d\r\n" % (name, self._prefix.encode()) for name in names}
         self._default = self._lines[names[0]] if names else b""  # none: an id is for the log alone

@@ -40,7 +40,9 @@ def test_a_model_that_is_called_by_its_upstream_name_is_left_alone():
         (b'{"model": "m", "model": "m"}', b'{"model": "m", "model": "org/new"}'),
         (b'{"model": "first", "mod\\u0065l": "m", "x": 1}', b'{"model": "first", "mod\\u0065l": "org/new", "x": 1}'),
         (b'{"\xc3\xa9": "\\ud83d\\ude00\xe2\x82\xac", "model": "m"}', None),
-        (b'{"text": "names no model"}', b'{"text": "names no model"}'),
+        (b'{"text": "model", "mod\\u0065l": "m"}', b'{"text": "model", "mod\\u0065l": "org/new"}'),
+        (b'{"x": {"model": "no"}, "mod\\u0065l": "m"}', b'{"x": {"model": "no"}, "mod\\u0065l": "org/new"}'),
+        (b'{"stop": ["model"], "model": "m"}', b'{"stop": ["model"], "model": "org/new"}'),
     ],
 )
 def test_the_model_is_replaced_and_every_other_byte_is_kept(body, result):
@@ -48,6 +50,11 @@ def test_the_model_is_replaced_and_every_other_byte_is_kept(body, result):
         head, _, tail = body.rpartition(b'"m"')
         result = head + b'"org/new"' + tail
     assert edited(body, "org/new") == result
+
+
+@pytest.mark.parametrize("body", [b'{"text": "x"}', b'{"x": {"model": "client"}}', b'{"model": null, "text": "model"}'])
+def test_a_body_whose_model_a_header_names_is_left_alone(body):
+    assert edited(body, "org/new") is None
 
 
 @pytest.mark.parametrize(

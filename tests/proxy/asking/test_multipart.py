@@ -97,6 +97,7 @@ def test_a_boundary_that_begins_another_is_told_apart_from_it():
         (form(MODEL).replace(b'name="model"', b'nome="model"'), None, "part 1 has no name"),
         (form(AUDIO, MODEL).replace(b'name="model"', b'name="model'), None, "of part 2 is not clear"),
         (form(MODEL).replace(b'name="model"', b'x="a"; name=no"model"'), None, "of part 1 is not clear"),
+        (form(MODEL).replace(b'"model"', b'"model"\nX: y'), None, "the head of part 1 has a bare end of line"),
         (form(*[MODEL] * 1001), None, "more than 1000 parts"),
         (
             form(MODEL).replace(b"form-data; ", b"form-data; x=" + b"y" * 20_000 + b"; "),

@@ -20,7 +20,9 @@ def test_the_clients_id_is_taken_and_told_back_under_its_name() -> None:
 
 
 def test_the_first_configured_header_goes_before_the_first_that_was_sent() -> None:
-    assert given((b"request-id", b"last"), (b"x-correlation-id", b"middle"), (b"x-request-id", b"first")).text == "first"
+    assert (
+        given((b"request-id", b"last"), (b"x-correlation-id", b"middle"), (b"x-request-id", b"first")).text == "first"
+    )
 
 
 def test_of_one_header_sent_twice_the_first_counts() -> None:

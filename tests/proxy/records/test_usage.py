@@ -227,7 +227,15 @@ def test_a_compressed_answer_tells_nothing() -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [b"{}", b"null", b'"prompt_tokens"', b"[1]", b'{"prompt_tokens":-5}', b'{"prompt_tokens":1e99}', b'{"prompt_tokens":'],
+    [
+        b"{}",
+        b"null",
+        b'"prompt_tokens"',
+        b"[1]",
+        b'{"prompt_tokens":-5}',
+        b'{"prompt_tokens":1e99}',
+        b'{"prompt_tokens":',
+    ],
 )
 def test_what_is_no_usage_tells_nothing(told: bytes) -> None:
     assert read(CHAT, HEAD, b'{"usage":' + told + b',"x_tokens":1}') == (0, 0, 0)
@@ -235,7 +243,20 @@ def test_what_is_no_usage_tells_nothing(told: bytes) -> None:
 
 def test_garbage_is_survived() -> None:
     dice = random.Random(5)
-    words = [b'"usage":', b'_tokens":', b"{", b"}", b'"meta_info":', b'"id"', b"\r\n", b"\n\n", b"5", b'"', b"\xff", b"null"]
+    words = [
+        b'"usage":',
+        b'_tokens":',
+        b"{",
+        b"}",
+        b'"meta_info":',
+        b'"id"',
+        b"\r\n",
+        b"\n\n",
+        b"5",
+        b'"',
+        b"\xff",
+        b"null",
+    ]
     for _ in range(3000):
         pieces = [b"".join(dice.choices(words, k=dice.randrange(12))) for _ in range(4)]
         for route in (CHAT, MESSAGES, GENERATE, "/api/chat"):

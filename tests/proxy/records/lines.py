@@ -1,0 +1,69 @@
+"""Requests to log, and a place that keeps the lines."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from muxd.proxy.records.access_log import AccessLog
+from muxd.proxy.records.log_places import Lost
+
+NOON = 1_774_008_000.125  # 2026-03-20T12:00:00.125Z
+
+REQUEST: dict[str, Any] = {
+    "client": "192.0.2.7",
+    "key": "team",
+    "request_id": "abc-1",
+    "method": "POST",
+    "target": b"/v1/chat/completions?api_key=secret",
+    "route": "/v1/chat/completions",
+    "model": "qwen",
+    "status": 200,
+    "received": 512,
+    "sent": 664,
+    "wait": 0.5,
+    "ttft": 0.75,
+    "duration": 1.25,
+    "prompt": 12,
+    "completion": 345,
+    "replays": 1,
+    "code": "",
+    "end": "ok",
+}
+
+
+class Kept:
+    """A place that writes into a list; `hold` it, and it hangs like a disk."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.came = trio.Event()
+
+    def prepare(self, now: float) -> None:
+        pass
+
+    def write(self, lines: list[str]) -> Lost | None:
+        self.lines += lines
+        trio.from_thread.run_sync(self.came.set)
+        return None
+
+
+def record(log: AccessLog, **changed: Any) -> None:
+    log.record(*(REQUEST | changed).values())
+
+
+async def finish(log: AccessLog) -> None:
+    """Run it no longer than it takes to write what it has."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await log.run()
+
+
+async def line_of(form: str, now: Callable[[], float] = lambda: NOON, **changed: Any) -> str:
+    """What is written of such a request."""
+    kept = Kept()
+    log = AccessLog(form, kept, now)
+    record(log, **changed)
+    await finish(log)
+    (line,) = kept.lines
+    return line

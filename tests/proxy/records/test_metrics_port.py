@@ -1,0 +1,83 @@
+"""A port of its own for Prometheus."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import trio
+
+from muxd.ports import CannotListen
+from muxd.proxy.records.metrics_port import listen_for_metrics, serve_metrics
+
+
+async def page() -> bytes:
+    return b"muxd_up 1.0\n"
+
+
+@pytest.fixture
+async def prometheus() -> AsyncIterator[httpx.AsyncClient]:
+    listener = listen_for_metrics("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(base_url=url) as client:
+        await nursery.start(serve_metrics, listener, page)
+        yield client
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_page_is_at_metrics(prometheus: httpx.AsyncClient) -> None:
+    answer = await prometheus.get("/metrics?name[]=x")
+    assert (answer.status_code, answer.text) == (200, "muxd_up 1.0\n")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_head_has_the_same_head_and_no_body(prometheus: httpx.AsyncClient) -> None:
+    answer = await prometheus.head("/metrics")
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "12", b"")
+
+
+async def test_the_root_points_there(prometheus: httpx.AsyncClient) -> None:
+    assert "/metrics" in (await prometheus.get("/")).text
+
+
+async def test_nothing_else_is_there(prometheus: httpx.AsyncClient) -> None:
+    assert (await prometheus.get("/v1/models")).status_code == 404
+    answer = await prometheus.post("/metrics")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_a_page_takes_its_time_while_another_client_is_answered() -> None:
+    asked, go = trio.Event(), trio.Event()
+
+    async def slow_page() -> bytes:
+        asked.set()
+        await go.wait()
+        return b"slow\n"
+
+    listener = listen_for_metrics("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    answers: list[str] = []
+
+    async def scrape() -> None:
+        answers.append((await client.get("/metrics")).text)
+
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(base_url=url) as client:
+        await nursery.start(serve_metrics, listener, slow_page)
+        async with trio.open_nursery() as scraping:
+            scraping.start_soon(scrape)
+            await asked.wait()
+            assert "/metrics" in (await client.get("/")).text
+            go.set()
+        nursery.cancel_scope.cancel()
+    assert answers == ["slow\n"]
+
+
+def test_a_port_that_is_taken_is_told_with_the_setting_that_has_it() -> None:
+    with listen_for_metrics("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(CannotListen, match=rf"at 127.0.0.1:{port}: .*; see \[proxy\] metrics_listen"):
+            listen_for_metrics("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_here_is_told() -> None:
+    with pytest.raises(CannotListen, match=r"192\.0\.2\.1:9"):
+        listen_for_metrics("192.0.2.1", 9)
