@@ -268,7 +268,7 @@ class Client(Connection):
         elif self._front.closing:
             self.close()
             return
-        else:
+        elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line came, which buys no time
             self.phase = Phase.IDLE
             self.deadline = self.reactor.after(limits.idle_timeout)
         if self._unread and not self._reading:

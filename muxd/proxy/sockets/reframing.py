@@ -5,7 +5,7 @@ from httptools import HttpResponseParser
 from muxd.http.response import chunk
 
 _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
-_EVENT_END = b"\n\n"
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 
 
 class Unframer:
@@ -46,17 +46,17 @@ class Rechunker(Unframer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tail = _EVENT_END
+        self._tail = b"\n\n"
 
     def feed(self, raw: bytes) -> bytes:
         body = self._bare(raw)
         if not body:
             return b""
-        self._tail = body[-2:]
+        self._tail = (self._tail + body[-4:])[-4:]
         return chunk(body)
 
     def between_events(self) -> bool:
-        return self._tail == _EVENT_END
+        return self._tail.endswith(_EVENT_ENDS)
 
 
 class Gatherer(Unframer):

@@ -24,6 +24,7 @@ MAX_HEAD = 256 * 1024
 _TURNS = 4  # reads in a row until others get their turn
 _JOIN_BELOW = 64 * 1024  # a body this small goes out in one call with its head
 _STATUS_LINE = b"HTTP/1."
+_EVENT_ENDS = (b"\n\n\r\n", b"\r\n\r\n\r\n")  # of a chunk that ends an event
 
 
 class Loss(Enum):
@@ -107,7 +108,9 @@ class Upstream(Connection):
     """One connection; `asker` is who waits for an answer on it, None while it is idle."""
 
     __slots__ = (
+        "_bare",
         "_begun",
+        "_between_chunks",
         "_complete",
         "_ending",
         "_first_byte_timeout",
@@ -144,6 +147,8 @@ class Upstream(Connection):
         self._complete = False
         self._keep_alive = False
         self._whole_chunks = True
+        self._between_chunks = True  # so is the client, who has not got what is refused
+        self._bare = False  # nothing was passed on but the head
         self._tail = b""
         self._paused = False
         self._first_byte_timeout = inf
@@ -170,7 +175,7 @@ class Upstream(Connection):
 
     def between_events(self) -> bool:
         """Whether an event of one's own can be put into this stream of server-sent events, as a chunk."""
-        return self.is_chunked() and self._whole_chunks and self._tail == b"\n\n\r\n"
+        return self.is_chunked() and self._between_chunks and (self._bare or self._tail.endswith(_EVENT_ENDS))
 
     def is_event_stream(self) -> bool:
         return b"\r\ncontent-type: text/event-stream" in self.head.lower()
@@ -245,9 +250,13 @@ class Upstream(Connection):
             self.deadline = inf
             assert self._parser is not None
             self.asker.on_answer(self._parser.get_status_code(), self.head)
+            self._bare = len(data) == len(self.head)  # before the first event is between events, too
+        else:
+            self._bare = False
         if not self.asker.on_bytes(data):
             self._paused = True
-        self._tail = data[-4:]
+        self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
+        self._between_chunks = self._whole_chunks
         if self._complete:
             self._finish()
 
