@@ -9,14 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import put_first
+from bench.processes import below
 from bench.sglangmux.programs import free_ports
 
-from .programs import Load, upstream
+from .programs import Load, hurried, may_hurry, upstream
 from .rows import EXPERIMENTS, HELD, Experiment, Failed, streams_to_hold
 from .table import Results, lines, number
 from .targets import OPEN, Place, Running, missing, used, version
@@ -31,6 +31,7 @@ class Plan:
     targets: Sequence[str]
     experiments: Sequence[Experiment]
     holders: Sequence[str]  # of many streams
+    first: bool
     proxy_core: int
     load_core: int
 
@@ -44,9 +45,8 @@ def main() -> None:
     plan = planned(options, [name for name in options.targets if name not in lacking])
     raise_open_files()
     os.sched_setaffinity(0, {plan.load_core})
-    if options.first:
-        put_first(os.getpid())  # and with it all that it starts
-    results, proofs = compared(plan)
+    with hurried(os.getpid()) if options.first else nullcontext():
+        results, proofs = compared(plan)
     notes = [*proofs, *(f"{name}: left out; {how}" for name, how in lacking.items()), *_about_open_files(plan)]
     table = lines(results, plan.experiments, plan.targets)
     print("\n".join(["", _title(plan), "", *table, "", *(f"- {note}" for note in notes)]))
@@ -61,10 +61,12 @@ def planned(options: argparse.Namespace, targets: Sequence[str]) -> Plan:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("the proxies need a core of their own, and the load another: this process may use one only")
+    if options.first and not may_hurry():
+        sys.exit("--first: this user may not put a process before others: run it as root, or leave it out")
     if not targets:
         sys.exit("none of these targets is installed: `make dataplane` installs them, but for nginx")
     experiments = [each for each in EXPERIMENTS if each.name in options.rows]
-    return Plan(options.rounds, targets, experiments, options.held, *cores[:2])
+    return Plan(options.rounds, targets, experiments, options.held, options.first, *cores[:2])
 
 
 def arguments() -> argparse.Namespace:
@@ -74,7 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", choices=OPEN, default=[*OPEN], metavar="NAME", help=", ".join(OPEN))
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--held", nargs="+", choices=OPEN, default=["muxd"], metavar="NAME", help="for the row `held`")
-    parser.add_argument("--first", action="store_true", help="before all else that this machine does; needs root")
+    parser.add_argument("--first", action="store_true", help="before what else the machine does; needs root")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every round's figures, too")
     return parser.parse_args()
 
@@ -91,9 +93,8 @@ def compared(plan: Plan) -> tuple[Results, list[str]]:
                 for target in running:
                     if plan.takes(experiment, target.name):
                         _measure(plan, experiment, target, turn, results)
-            proofs = [
-                f"{target.name} {version(target.name)}: {target.proof}" for target in running if target.root is not None
-            ]
+            proxies = [target for target in running if target.root is not None]
+            proofs = [f"{target.name} {version(target.name)}: {target.proof}" for target in proxies]
     return results, proofs
 
 
@@ -103,12 +104,16 @@ def _opened(stack: ExitStack, plan: Plan, name: str, results: Results) -> Runnin
     (port,) = free_ports(1)
     stack.enter_context(upstream(plan.load_core, port))
     try:
-        return stack.enter_context(OPEN[name](Place(plan.proxy_core, plan.load_core, port, folder)))
+        target = stack.enter_context(OPEN[name](Place(plan.proxy_core, plan.load_core, port, folder)))
     except SystemExit as error:
         _tell(f"{name}: {error}")
         for experiment in plan.experiments:
             results.failures[experiment.name, name] = "does not start"
         return None
+    if plan.first and target.root is not None:
+        for pid in below(target.root):  # each, as muxd's children have sessions of their own
+            stack.enter_context(hurried(pid))
+    return target
 
 
 def _measure(plan: Plan, experiment: Experiment, target: Running, turn: int, results: Results) -> None:

@@ -60,10 +60,12 @@ def _rows(results: Results, experiment: Experiment, targets: Sequence[str]) -> I
 
 
 def _cell(results: Results, experiment: Experiment, row: Row, target: str) -> str:
+    """A round that failed is told, whatever the others were."""
     value = results.median(row.key, target)
-    if value is not None:
-        return number(value)
-    return results.failures.get((experiment.name, target), "") if row is experiment.rows[0] else ""
+    failure = results.failures.get((experiment.name, target), "") if row is experiment.rows[0] else ""
+    if value is None:
+        return failure
+    return f"{number(value)} (once: {failure})" if failure else number(value)
 
 
 def judged(results: Results, key: str, goal: Goal) -> tuple[str, str, str]:
