@@ -31,12 +31,13 @@ from .sockets.downstream import Client
 from .sockets.front import Front, Limits
 from .sockets.host import run_hosted
 from .sockets.listener import Listener
-from .sockets.reactor import Reactor
+from .sockets.reactor import Alarm, Reactor
 
 log = logging.getLogger(__name__)
 
 _SPARE_DESCRIPTORS = 64  # for the control socket, logs and the like
 _MOST_DESCRIPTORS = 1 << 17
+_SETTLE = 0.1  # seconds until the end of a request is told, at most
 _LAST_WORDS = 2.0  # seconds for clients to take the errors they are cut off with
 
 
@@ -83,9 +84,10 @@ class Proxy:
         self.metrics: Callable[[], Awaitable[bytes]] = partial(whole_page, meters, control)
         self.catalogue = Catalogue(control, config, self._hear)
         self.leases = Leases(control, reactor, self.catalogue.terms, meters)
-        records = Records(meters, self.log, RequestIds(proxy.request_id_headers))
+        self._settling = Alarm(reactor, self.settle)
+        self._records = Records(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
         pace = Pace(proxy.upstream_timeout, proxy.comment_interval)
-        self.desk = Desk(self.catalogue, self.leases, Keyring(config.keys), pace, records, self._begin_page)
+        self.desk = Desk(self.catalogue, self.leases, Keyring(config.keys), pace, self._records, self._begin_page)
         self.front = Front(reactor, limits, self.desk)
         self._nursery = nursery
         self._logging = _logging(config)
@@ -113,7 +115,16 @@ class Proxy:
 
         self._nursery.start_soon(make, name="metrics")
 
+    def settle(self) -> None:
+        """Tell of everything that has ended."""
+        self._records.settle()
+
+    def _settle_soon(self) -> None:
+        self._settling.set(_SETTLE)
+
     def _gauges(self) -> Gauges:
+        """Asked for by a page, which is to tell of everything that has ended."""
+        self.settle()
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
         return Gauges(self.front.clients, self.front.held, self.log.dropped if self.log is not None else 0, models)
@@ -148,6 +159,7 @@ async def open_proxy(config: Config, limits: Limits, listener: socket.socket, re
             proxy = Proxy(config, limits, reactor, nursery)
             await proxy.start(listener)
             yield proxy
+            proxy.settle()
             nursery.cancel_scope.cancel()
     finally:
         reactor.close_all()

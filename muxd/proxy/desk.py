@@ -43,20 +43,22 @@ class Desk:
         """The whole answer, or what is under way to one."""
         visit = Visit(self._records, request, client.address)
         try:
-            return self._answer(client, request, visit)
+            holder = self._holder(request) if self.keyring else None
+            if holder is not None:
+                visit.key = holder.name
+            found = routes.find(request)
+            visit.route = found.label
+            if isinstance(found, ToWorker):
+                return self._send(client, request, visit, found, holder)
+            return self._answer(client, request, visit, found, holder)
         except Refusal as refusal:
             visit.refused(refusal.status, refusal.code)
             answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=visit.route)
             return spliced(answer, visit.id.line)
 
-    def _answer(self, client: Asking, request: Request, visit: Visit) -> "bytes | Exchange | Errand":
-        holder = self._holder(request)
-        if holder is not None:
-            visit.key = holder.name
-        found = routes.find(request)
-        visit.route = found.label
-        if isinstance(found, ToWorker):
-            return self._send(client, request, visit, found, holder)
+    def _answer(
+        self, client: Asking, request: Request, visit: Visit, found: Here, holder: Holder | None
+    ) -> "bytes | Errand":
         if found.what is Local.METRICS:
             self._may_see_all(holder)
             return Errand(client, request, visit, self._metrics)
@@ -66,10 +68,8 @@ class Desk:
         return spliced(answer, visit.id.line)
 
     def _holder(self, request: Request) -> Holder | None:
-        """Who asks, where keys are configured; anybody may ask whether the proxy is there.  Raises Refusal."""
-        if not self.keyring or request.target in _OPEN:
-            return None
-        return self.keyring.holder(request)
+        """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
+        return None if request.target in _OPEN else self.keyring.holder(request)
 
     # To a worker
 
@@ -77,7 +77,7 @@ class Desk:
         if self._closed is not None:
             raise self._closed
         asked = found.asked
-        entry = self._entry(asked.model, holder)
+        entry = self._catalogue.find(asked.model) or self._entry(asked.model, holder)
         visit.model = entry.name
         if not entry.speaks_text and (refusal := kinds.refusal(found.label, asked.model)) is not None:
             raise refusal

@@ -9,7 +9,6 @@ escaped.  Queries are not logged: people put secrets into them.
 
 import json
 import logging
-from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -81,11 +80,9 @@ def open_access_log(form: str, folder: Path | None) -> "AccessLog | None":
 class AccessLog:
     """`dropped` counts the lines that are not in the log: the disk was full, away, or too slow."""
 
-    def __init__(self, form: str, place: Place, now: Callable[[], float] = time) -> None:
-        """`now`: seconds since the epoch."""
+    def __init__(self, form: str, place: Place) -> None:
         self.dropped = 0
         self._place = place
-        self._now = now
         self._form, self._word = (_JSON, _json_word) if form == "json" else (_TEXT, _text_word)
         # Parts of lines as they are written, by what they were made of: they come again and again, and 0.15 us finds
         # one where making it takes 2.
@@ -101,6 +98,7 @@ class AccessLog:
 
     def record(
         self,
+        at: float,
         client: str,
         key: str,
         request_id: str,
@@ -120,9 +118,11 @@ class AccessLog:
         code: str,
         end: str,
     ) -> None:
-        """A request has ended: `end` is ok, client_gone, cut or refused; times in seconds, sizes in bytes."""
-        now = self._now()
-        second = int(now)
+        """A request ended `at`, seconds since the epoch; `end` is ok, client_gone, cut or refused.
+
+        Times in seconds, sizes in bytes.
+        """
+        second = int(at)
         if second != self._second:
             self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
         if b"?" in target:
@@ -130,7 +130,7 @@ class AccessLog:
         asked, ended, parts = (client, key, method, target, route, model), (status, end, code), self._parts
         line = self._form.line % (
             self._stamp,
-            (now - second) * 1000,
+            (at - second) * 1000,
             parts.get(asked) or self._asked(asked),
             parts.get(ended) or self._ended(ended),
             duration,

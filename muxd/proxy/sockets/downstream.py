@@ -193,8 +193,10 @@ class Client(Connection):
         except MuxdError as error:
             self._refuse(Refusal.of(error))
             return
-        self._backlog.extend(requests)
-        held = self._parser.buffered + sum(len(request.body) for request in self._backlog)
+        held = self._parser.buffered
+        for request in requests:
+            self._backlog.append(request)
+            held += len(request.body)
         self._weigh(held)
         if held and self._front.held > self._front.limits.buffer_memory:
             message = "the proxy holds as many request bodies as it may (buffer_memory): try again"
@@ -237,7 +239,8 @@ class Client(Connection):
             self.answered(keep_alive=True)
         elif self.request is request:  # else it was answered already
             self.journey = answer
-            self.deadline = self.reactor.at(answer.deadline)
+            if answer.deadline != inf:
+                self.deadline = self.reactor.at(answer.deadline)
             if self._ended:
                 self._probe()
 

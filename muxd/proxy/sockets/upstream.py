@@ -262,7 +262,7 @@ class Upstream(Connection):
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Everything received, once it has a whole final head; None before that."""
-        received = self.head + data
+        received = self.head + data if self.head else data
         while True:
             if not received.startswith(_STATUS_LINE[: len(received)]) or received[9:12] == b"101":
                 self._fail(Loss.GARBAGE, "its answer is not HTTP/1.1")

@@ -1,6 +1,5 @@
 """Requests to log, and a place that keeps the lines."""
 
-from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -11,6 +10,7 @@ from muxd.proxy.records.log_places import Lost
 NOON = 1_774_008_000.125  # 2026-03-20T12:00:00.125Z
 
 REQUEST: dict[str, Any] = {
+    "at": NOON,
     "client": "192.0.2.7",
     "key": "team",
     "request_id": "abc-1",
@@ -59,10 +59,10 @@ async def finish(log: AccessLog) -> None:
         await log.run()
 
 
-async def line_of(form: str, now: Callable[[], float] = lambda: NOON, **changed: Any) -> str:
+async def line_of(form: str, **changed: Any) -> str:
     """What is written of such a request."""
     kept = Kept()
-    log = AccessLog(form, kept, now)
+    log = AccessLog(form, kept)
     record(log, **changed)
     await finish(log)
     (line,) = kept.lines

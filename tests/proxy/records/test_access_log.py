@@ -14,7 +14,7 @@ from muxd.proxy.records import access_log
 from muxd.proxy.records.access_log import AccessLog, CannotWriteLog, open_access_log
 from muxd.proxy.records.log_places import Lost
 
-from .lines import NOON, Kept, finish, line_of, record
+from .lines import Kept, finish, line_of, record
 
 FORMS = pytest.mark.parametrize("form", ["text", "json"])
 
@@ -114,7 +114,7 @@ async def test_a_long_path_is_cut() -> None:
 @FORMS
 async def test_words_that_come_again_are_the_same_and_others_are_not_taken_for_them(form: str) -> None:
     kept = Kept()
-    log = AccessLog(form, kept, lambda: NOON)
+    log = AccessLog(form, kept)
     asked: list[dict[str, Any]] = [
         {"client": f"c{n % 3}", "status": 200 + n % 2, "model": f"m{n % 5}"} for n in range(60)
     ]
@@ -127,7 +127,7 @@ async def test_words_that_come_again_are_the_same_and_others_are_not_taken_for_t
 async def test_many_different_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log, "_MOST_PARTS", 8)
     kept = Kept()
-    log = AccessLog("text", kept, lambda: NOON)
+    log = AccessLog("text", kept)
     for number in range(100):
         record(log, client=f"192.0.2.{number}")
     await finish(log)
@@ -140,7 +140,7 @@ async def test_many_different_clients_do_not_fill_the_memory(monkeypatch: pytest
 
 async def test_a_line_is_written_a_quarter_of_a_second_later(autojump_clock: trio.testing.MockClock) -> None:
     kept = Kept()
-    log = AccessLog("text", kept, lambda: NOON)
+    log = AccessLog("text", kept)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         for _ in range(3):
@@ -157,7 +157,7 @@ async def test_a_line_is_written_a_quarter_of_a_second_later(autojump_clock: tri
 
 async def test_many_lines_are_written_at_once(autojump_clock: trio.testing.MockClock) -> None:
     kept = Kept()
-    log = AccessLog("text", kept, lambda: NOON)
+    log = AccessLog("text", kept)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         began = trio.current_time()
@@ -170,7 +170,7 @@ async def test_many_lines_are_written_at_once(autojump_clock: trio.testing.MockC
 
 async def test_the_end_writes_what_is_left() -> None:
     kept = Kept()
-    log = AccessLog("text", kept, lambda: NOON)
+    log = AccessLog("text", kept)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         record(log)
@@ -194,7 +194,7 @@ class Hanging(Kept):
 
 async def test_while_the_disk_hangs_8_mib_are_kept_and_the_rest_is_dropped_and_counted() -> None:
     hanging = Hanging()
-    log = AccessLog("text", hanging, lambda: NOON)
+    log = AccessLog("text", hanging)
     size = len(await line_of("text"))
     total = (8 << 20) // size + 1000
     async with trio.open_nursery() as nursery:
@@ -215,7 +215,7 @@ async def test_while_the_disk_hangs_8_mib_are_kept_and_the_rest_is_dropped_and_c
 
 async def test_a_disk_that_hangs_holds_the_end_up_for_two_seconds(autojump_clock: trio.testing.MockClock) -> None:
     hanging = Hanging()
-    log = AccessLog("text", hanging, lambda: NOON)
+    log = AccessLog("text", hanging)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         record(log)
@@ -240,7 +240,7 @@ async def test_what_cannot_be_written_is_counted_and_told_once_and_so_is_the_rec
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     failing = Failing()
-    log = AccessLog("text", failing, lambda: NOON)
+    log = AccessLog("text", failing)
     caplog.set_level(logging.INFO)
     for why in ("", "no space left", "no space left", "", ""):
         failing.why = why

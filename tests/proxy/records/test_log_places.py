@@ -54,10 +54,9 @@ def test_lines_before_and_after_midnight_come_into_two_files(folder: Folder, tmp
 
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_a_request_is_logged_on_its_day_in_utc(folder: Folder, tmp_path: Path, form: str) -> None:
-    times = iter([MIDNIGHT - 0.001, MIDNIGHT])
-    log = AccessLog(form, folder, lambda: next(times))
-    record(log, request_id="late")
-    record(log, request_id="early")
+    log = AccessLog(form, folder)
+    record(log, at=MIDNIGHT - 0.001, request_id="late")
+    record(log, at=MIDNIGHT, request_id="early")
     await finish(log)
     assert "2026-03-16T23:59:59.999Z" in (late := file(tmp_path).read_text())
     assert "2026-03-17T00:00:00.000Z" in (early := file(tmp_path, TUESDAY).read_text())
