@@ -43,6 +43,9 @@ class Errand:
     def on_deadline(self) -> None:
         """It has none: whoever makes the page bounds the time it takes."""
 
+    def on_kept(self) -> None:
+        """Nothing more is to come."""
+
     def on_drained(self) -> None:
         """Nothing more is to come."""
 

@@ -178,6 +178,10 @@ class Exchange:
 
     # What the client's connection says
 
+    def on_kept(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
     def on_drained(self) -> None:
         if self._upstream is not None:
             self._upstream.resume()

@@ -153,6 +153,8 @@ class Client(Connection):
         self.deadline = self.reactor.at(min(self.journey.deadline, again))
 
     def on_kept(self) -> None:
+        if self.journey is not None:
+            self.journey.on_kept()
         self.deadline = self.reactor.after(self._front.limits.write_timeout)
 
     # Reading
@@ -289,6 +291,7 @@ class Client(Connection):
         self.request = self.journey = None
         if reset:
             # The answer's end is the connection's end: only a reset tells that it was not reached.
+            self.write()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()
             return
@@ -310,6 +313,7 @@ class Client(Connection):
             return
         self.phase = Phase.LINGERING
         self.deadline = self.reactor.after(self._front.limits.linger_timeout)
+        self.write()
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -331,6 +335,7 @@ class Client(Connection):
 
     def close(self) -> None:
         if not self.closed:
+            self.write()
             self._front.client_left()
             self._weigh(0)
         super().close()

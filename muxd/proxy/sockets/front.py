@@ -33,6 +33,9 @@ class Journey(Protocol):
 
     def on_deadline(self) -> None: ...
 
+    def on_kept(self) -> None:
+        """The client does not take all that is sent."""
+
     def on_drained(self) -> None:
         """The client has taken all that was sent."""
 

@@ -42,6 +42,10 @@ class Handler(Protocol):
     def close(self) -> None: ...
 
 
+class Sender(Protocol):
+    def write(self) -> None: ...
+
+
 class Alarm:
     """A time to be called at, kept to the millisecond; there are few, and each lives as long as the reactor."""
 
@@ -81,6 +85,7 @@ class Reactor:
         self._again: list[Callable[[], None]] = []
         self._soon: deque[Callable[[], object]] = deque()  # appended to by other threads
         self._closing: list[socket.socket] = []
+        self._unsent: list[Sender] = []
         self._turning = False
         self._next_sweep = inf
         self._last_sweep = 0.0
@@ -110,6 +115,12 @@ class Reactor:
     def again(self, callback: Callable[[], None]) -> None:
         """Call it after the other events: who asks stopped only to let others have a turn."""
         self._again.append(callback)
+        if not self._turning:
+            self._rouse()
+
+    def unsent(self, sender: Sender) -> None:
+        """Have it write at the end of this turn."""
+        self._unsent.append(sender)
         if not self._turning:
             self._rouse()
 
@@ -153,7 +164,7 @@ class Reactor:
 
     def patience(self) -> float:
         """Seconds until there is something to do even if nothing happens; inf for never."""
-        if self._again or self._soon:
+        if self._again or self._soon or self._unsent:
             return 0.0
         due = self._due()
         return inf if due == inf else max(0.0, due - monotonic())
@@ -171,6 +182,10 @@ class Reactor:
             self._call()
         if (due := self._due()) != inf and due <= (now := monotonic()):
             self._expire(now)
+        while self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for sender in unsent:
+                sender.write()
         self._turning = False
         while self._closing:
             self._closing.pop().close()

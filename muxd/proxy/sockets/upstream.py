@@ -167,6 +167,10 @@ class Upstream(Connection):
             self.send(head)
             self.send(body)
 
+    def pause(self) -> None:
+        """The asker can take no more for now."""
+        self._paused = True
+
     def resume(self) -> None:
         """The asker can take more."""
         if self._paused:
