@@ -6,6 +6,7 @@ costs nothing until one of its tasks has something to do; all of its tasks still
 thread that runs everything else here, so nothing needs a lock.
 """
 
+import gc
 import os
 import resource
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,8 @@ _DESCRIPTORS = 16384  # the kernel's table of them is made for so many at once
 def run_hosted(main: Callable[[Reactor], Awaitable[T]]) -> T:
     """Run `main` as trio.run would, on a reactor that turns meanwhile; what it raises is raised."""
     _grow_descriptor_table()
+    gc.collect()
+    gc.freeze()  # modules live as long as the process: to look through them again stops every stream for 5 to 20 ms
     reactor = Reactor()
     ended: list[outcome.Outcome[T]] = []
     try:

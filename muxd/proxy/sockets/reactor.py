@@ -24,7 +24,7 @@ READABLE = select.EPOLLIN | ENDED
 WRITABLE = select.EPOLLOUT
 
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_BATCH = 256  # events per epoll_wait
+_BATCH = 32  # events per epoll_wait, whose answers are written together: more would make the first wait too long
 _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 
 READ_SIZE = 128 * 1024
@@ -90,6 +90,7 @@ class Reactor:
         self._next_sweep = inf
         self._last_sweep = 0.0
         self._next_alarm = inf
+        self._due = inf  # when the next of both is
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
 
@@ -138,8 +139,7 @@ class Reactor:
     def alarm_at(self, at: float) -> None:
         if at < self._next_alarm:
             self._next_alarm = at
-            if not self._turning:
-                self._rouse()
+            self._reckon()
 
     def after(self, seconds: float) -> float:
         """The deadline so far from now, to be set on a handler."""
@@ -149,9 +149,14 @@ class Reactor:
         """This deadline, to be set on a handler: one not asked for here or by `after` may be missed."""
         if at < self._next_sweep:
             self._next_sweep = at
-            if not self._turning:
-                self._rouse()
+            self._reckon()
         return at
+
+    def _reckon(self) -> None:
+        """A sweep scans everything, so not often: 50 us for 1000 connections; a timer for each request costs more."""
+        self._due = min(self._next_alarm, max(self._next_sweep, self._last_sweep + _SWEEP))
+        if not self._turning:
+            self._rouse()
 
     def handlers(self) -> list[Handler]:
         return list(self._handlers.values())
@@ -166,8 +171,7 @@ class Reactor:
         """Seconds until there is something to do even if nothing happens; inf for never."""
         if self._again or self._soon or self._unsent:
             return 0.0
-        due = self._due()
-        return inf if due == inf else max(0.0, due - monotonic())
+        return inf if self._due == inf else max(0.0, self._due - monotonic())
 
     def turn(self, patience: float) -> None:
         """Wait for events, at most `patience` seconds, and call everything that is due."""
@@ -180,7 +184,7 @@ class Reactor:
                 handler.on_event(mask)
         if self._again or self._soon:
             self._call()
-        if (due := self._due()) != inf and due <= (now := monotonic()):
+        if self._due != inf and self._due <= (now := monotonic()):
             self._expire(now)
         while self._unsent:
             unsent, self._unsent = self._unsent, []
@@ -198,13 +202,6 @@ class Reactor:
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 
-    def _due(self) -> float:
-        """A sweep scans everything, so not often: 50 us for 1000 connections; a timer for each request costs more."""
-        sweep = self._next_sweep
-        if sweep != inf:
-            sweep = max(sweep, self._last_sweep + _SWEEP)
-        return sweep if sweep < self._next_alarm else self._next_alarm
-
     def _expire(self, now: float) -> None:
         if self._next_alarm <= now:
             self._next_alarm = inf
@@ -214,6 +211,7 @@ class Reactor:
             self._next_alarm = min(self._next_alarm, min(alarm.deadline for alarm in self._alarms))
         if self._next_sweep <= now and self._last_sweep + _SWEEP <= now:
             self._sweep(now)
+        self._reckon()
 
     def _sweep(self, now: float) -> None:
         self._last_sweep = now
@@ -222,8 +220,7 @@ class Reactor:
             if handler.deadline <= now:
                 handler.deadline = inf
                 handler.on_deadline()
-        for handler in self._handlers.values():
-            self.at(handler.deadline)
+        self._next_sweep = min(self._next_sweep, min((h.deadline for h in self._handlers.values()), default=inf))
 
     def close_all(self) -> None:
         """Close everything that is registered."""

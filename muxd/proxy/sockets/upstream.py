@@ -238,7 +238,8 @@ class Upstream(Connection):
     # The answer
 
     def _receive(self, data: bytes) -> None:
-        if self.asker is None:
+        asker = self.asker
+        if asker is None:
             self._retire()  # nobody asked
             return
         if not self.answering:
@@ -246,23 +247,32 @@ class Upstream(Connection):
             if whole is None:
                 return
             data = whole
-        if not self._follow(data):
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self._begun = 0
+        if self._begun != 1:  # it is not the one answer that was asked for
             self._fail(Loss.GARBAGE, "its answer is not valid HTTP")
             return
-        if not self.answering:
-            self.answering = True
-            self.deadline = inf
-            assert self._parser is not None
-            self.asker.on_answer(self._parser.get_status_code(), self.head)
-            self._bare = len(data) == len(self.head)  # before the first event is between events, too
-        else:
+        if self.answering:
             self._bare = False
-        if not self.asker.on_bytes(data):
+        else:
+            self._answer(asker, data)
+        if not asker.on_bytes(data):
             self._paused = True
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
         self._between_chunks = self._whole_chunks
         if self._complete:
             self._finish()
+
+    def _answer(self, asker: Asker, data: bytes) -> None:
+        """The head is here."""
+        assert self._parser is not None
+        self.answering = True
+        self.deadline = inf
+        asker.on_answer(self._parser.get_status_code(), self.head)
+        self._bare = len(data) == len(self.head)  # before the first event is between events, too
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Everything received, once it has a whole final head; None before that."""
@@ -282,15 +292,6 @@ class Upstream(Connection):
         if len(received) > MAX_HEAD:
             self._fail(Loss.GARBAGE, f"the head of its answer exceeds {MAX_HEAD} bytes")
         return None
-
-    def _follow(self, data: bytes) -> bool:
-        """Let the parser see it; False if it is not the one answer that was asked for."""
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(data)
-        except HttpParserError:
-            return False
-        return self._begun == 1
 
     def on_message_begin(self) -> None:
         self._begun += 1
