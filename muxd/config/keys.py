@@ -21,6 +21,7 @@ from .readers import (
     params,
     path,
     size,
+    stripped,
     text,
     texts,
 )
@@ -109,7 +110,7 @@ MODEL: Table = {
     "queue_limit": integer(0, 1_000_000),
     "upstream_name": text,
     "set_params": params,
-    "strip_params": names,
+    "strip_params": stripped,
     "log_max_bytes": size(low=64 * 1024),
     "log_backups": integer(0, 1000),
     "simulation": SIMULATION,

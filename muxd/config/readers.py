@@ -7,7 +7,7 @@ nothing of the key it reads for.
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -133,10 +133,24 @@ def params(value: Any, base: Base) -> dict[str, Any]:
     """A table of what JSON can say, for a request's top-level fields."""
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not a table; write {{ temperature = 0.2 }}")
-    if "model" in value:
-        raise ValueError("the model is not set here; use upstream_name")
+    _leave_alone(value)
     _check_json(value)
     return dict(value)
+
+
+def stripped(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of the names of a request's fields."""
+    found = names(value, base)
+    _leave_alone(found)
+    return found
+
+
+def _leave_alone(fields: Collection[str]) -> None:
+    """What the proxy itself goes by."""
+    if "model" in fields:
+        raise ValueError("model cannot be changed here; use upstream_name")
+    if "stream" in fields:
+        raise ValueError("stream is the client's to say; leave it out")
 
 
 def _check_json(value: Any) -> None:

@@ -18,6 +18,7 @@ from muxd.errors import MuxdError
 
 from .asking.edits import Edits
 from .asking.kinds import speaks_text
+from .asking.ollama import untagged
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,10 @@ class Catalogue:
         SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model.
         """
         return self._by_name.get(asked) or self._by_name.get(asked.rpartition(":")[0])
+
+    def find_tagged(self, asked: str) -> Entry | None:
+        """The same for Ollama's clients, who may add the tag ":latest" to a name, and mean another model by another."""
+        return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
     def entries(self) -> list[Entry]:
         return list(self._entries.values())

@@ -9,6 +9,7 @@ from muxd.http.response import body_response, spliced
 
 from .answers import UNAVAILABLE, Refusal
 from .asking import kinds, ollama, routes
+from .asking.asked import Form
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
 from .doors.keys import Holder, Keyring
@@ -52,6 +53,8 @@ class Desk:
                 return self._send(client, request, visit, found, holder)
             return self._answer(client, request, visit, found, holder)
         except Refusal as refusal:
+            if not visit.route and request.target.startswith(b"/api/"):
+                visit.route = "/api/"  # for the shape that Ollama's clients know
             visit.refused(refusal.status, refusal.code)
             answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=visit.route)
             return spliced(answer, visit.id.line)
@@ -77,7 +80,7 @@ class Desk:
         if self._closed is not None:
             raise self._closed
         asked = found.asked
-        entry = self._catalogue.find(asked.model) or self._entry(asked.model, holder)
+        entry = self._entry(asked.model, holder, tagged=asked.form is Form.OLLAMA)
         visit.model = entry.name
         if not entry.speaks_text and (refusal := kinds.refusal(found.label, asked.model)) is not None:
             raise refusal
@@ -92,9 +95,9 @@ class Desk:
         lease.enter(exchange)
         return exchange
 
-    def _entry(self, asked: str, holder: Holder | None) -> Entry:
+    def _entry(self, asked: str, holder: Holder | None, *, tagged: bool = False) -> Entry:
         """The model that a client calls so; raises Refusal."""
-        entry = self._catalogue.find(asked)
+        entry = self._catalogue.find_tagged(asked) if tagged else self._catalogue.find(asked)
         if entry is not None:
             return entry
         known = ", ".join(name for other in self._visible(holder) for name in other.served_names) or "none"
@@ -132,12 +135,12 @@ class Desk:
             case Local.OLLAMA_PS:
                 return ollama.ps(self._visible(holder))
             case Local.OLLAMA_SHOW:
-                entry = self._seen(found.asked, holder)
+                entry = self._seen(found.asked, holder, tagged=True)
                 return ollama.show(entry.served_names[0], speaks_text=entry.speaks_text)
         return ollama.version()
 
-    def _seen(self, asked: str, holder: Holder | None) -> Entry:
-        entry = self._entry(asked, holder)
+    def _seen(self, asked: str, holder: Holder | None, *, tagged: bool = False) -> Entry:
+        entry = self._entry(asked, holder, tagged=tagged)
         if holder is not None and not holder.may_use(entry.name):
             raise Refusal(403, "model_not_allowed", f"the API key {holder.name} is not for model {entry.name}")
         return entry

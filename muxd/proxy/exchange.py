@@ -173,7 +173,7 @@ class Exchange:
         last, reset = self._last_words(upstream, refusal)
         self._close_upstream()
         self._let_go()
-        self._visit.end(status, "cut", refusal.code)
+        self._visit.cut(status, refusal.code)
         self._client.cut(last, reset=reset)
 
     # What the client's connection says

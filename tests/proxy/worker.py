@@ -125,7 +125,8 @@ class Worker:
     async def _conversation(self, line: "_Line", number: int) -> None:
         while await line.until(lambda: b"\r\n\r\n" in line.buffer):
             head, _, line.buffer = line.buffer.partition(b"\r\n\r\n")
-            length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+            stated = re.search(rb"(?i)content-length: (\d+)", head)
+            length = int(stated[1]) if stated else 0
             if not await line.until(lambda length=length: len(line.buffer) >= length):  # type: ignore[misc]
                 return
             call = Call(head, line.buffer[:length], number, line.stream)

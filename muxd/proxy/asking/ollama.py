@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from muxd import __version__
-from muxd.proxy.answers import Refusal
 
 #: To GET and HEAD /, by which a client finds out that somebody is there.
 ROOT = b"muxd is running"
@@ -63,11 +62,6 @@ def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
 def version() -> dict[str, str]:
     """GET /api/version: muxd's own, as there is no Ollama."""
     return {"version": __version__}
-
-
-def error(refusal: Refusal) -> dict[str, str]:
-    """A refusal on a route of Ollama's: its clients show what "error" says."""
-    return {"error": refusal.message}
 
 
 def _card(served: str) -> dict[str, Any]:

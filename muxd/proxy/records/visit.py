@@ -120,6 +120,11 @@ class Visit:
         self.records.meters.rejected(code)
         self.end(status, "refused", code)
 
+    def cut(self, status: int, code: str) -> None:
+        """Its answer was broken off, for the reason that the code tells."""
+        self.records.meters.rejected(code)
+        self.end(status, "cut", code)
+
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
         """`how`: ok, client_gone, cut or refused; `tokens`: prompt, cached, completion."""
         self.records.end((self, status, how, code, tokens, monotonic() - self.arrived, time()))

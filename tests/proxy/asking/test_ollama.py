@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 
 from muxd import __version__
-from muxd.proxy.answers import Refusal
 from muxd.proxy.asking import ollama
 
 
@@ -59,7 +58,3 @@ def test_the_version_is_muxds_own():
 )
 def test_the_tag_that_means_nothing_is_taken_off(asked, name):
     assert ollama.untagged(asked) == name
-
-
-def test_a_refusal_is_told_as_ollamas_clients_read_it():
-    assert ollama.error(Refusal(404, "model_not_found", "there is no model 'x'")) == {"error": "there is no model 'x'"}

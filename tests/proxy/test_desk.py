@@ -1,0 +1,177 @@
+"""Doors and names at the proxy: who may use which model, what it is called, and what reaches its worker."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muxd.config.schema import Key
+
+from .browser import chat, get, post
+from .house import QUIET, House, open_house
+from .worker import OK, OK_BODY
+
+SECRET, OTHER = "muxd-all", "muxd-beta-only"
+
+
+def key(name: str, secret: str, **more: Any) -> Key:
+    return Key(name, sha256(secret.encode()).hexdigest(), **more)
+
+
+def bearer(secret: str) -> bytes:
+    return b"Authorization: Bearer %b\r\n" % secret.encode()
+
+
+def with_key(request: bytes, secret: str = SECRET) -> bytes:
+    line, rest = request.split(b"\r\n", 1)
+    return line + b"\r\n" + bearer(secret) + rest
+
+
+@pytest.fixture
+async def locked(tmp_path: Path) -> AsyncIterator[House]:
+    """A house with a key for everything, and one for beta alone, twice a minute."""
+    keys = (key("all", SECRET, priority=2), key("some", OTHER, models=("beta",), requests_per_minute=2))
+    async with open_house(tmp_path, keys=keys) as house:
+        house.muxd.grants["beta"] = house.beta.url
+        yield house
+
+
+async def test_without_a_key_nothing_but_health_is_told(locked: House) -> None:
+    for request in (post(chat()), get(b"/v1/models"), get(b"/metrics"), get(b"/api/tags")):
+        reply = await locked.ask(request)
+        assert (reply.status, reply.header(b"www-authenticate")) == (401, b"Bearer")
+    assert (await locked.ask(get(b"/health"))).json == {"status": "ok", "muxd": "connected"}
+    assert not locked.alpha.calls
+
+
+async def test_a_key_opens_and_stays_with_the_proxy(locked: House) -> None:
+    assert (await locked.ask(post(chat(), bearer(SECRET)))).raw == OK
+    assert b"uthorization" not in locked.alpha.calls[0].head
+
+
+async def test_a_workers_own_credentials_pass_where_there_are_no_keys(house: House) -> None:
+    await house.ask(post(chat(), bearer("hf_something")))
+    assert bearer("hf_something").strip() in house.alpha.calls[0].head
+
+
+async def test_a_key_for_some_models_is_for_no_other_and_shows_no_other(locked: House) -> None:
+    reply = await locked.ask(post(chat(), bearer(OTHER)))
+    assert (reply.status, reply.code) == (403, "model_not_allowed")
+    models = (await locked.ask(with_key(get(b"/v1/models"), OTHER))).json["data"]
+    assert [model["id"] for model in models] == ["beta"]
+    assert (await locked.ask(with_key(get(b"/v1/models/alpha"), OTHER))).status == 403
+    assert "alpha" not in (await locked.ask(post(chat("gamma"), bearer(OTHER)))).message
+
+
+async def test_too_many_requests_of_a_key_are_refused_and_each_answer_tells_how_many_are_left(locked: House) -> None:
+    first = await locked.ask(post(chat("beta"), bearer(OTHER)))
+    assert (first.status, first.header(b"x-ratelimit-remaining-requests")) == (200, b"1")
+    await locked.ask(post(chat("beta"), bearer(OTHER)))
+    refused = await locked.ask(post(chat("beta"), bearer(OTHER)))
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert refused.json["error"]["type"] == "rate_limit_error"
+    assert int(refused.header(b"retry-after") or b"0") in range(1, 31)
+    assert refused.header(b"x-ratelimit-limit-requests") == b"2"
+
+
+async def test_a_revoked_key_is_refused_with_the_next_request(locked: House) -> None:
+    browser = await locked.connect()
+    assert (await browser.ask(post(chat(), bearer(SECRET)))).status == 200
+    for entry in locked.muxd.settings["keys"]:
+        entry["revoked"] = True
+    locked.muxd.tell("reload")
+    while (reply := await browser.ask(post(chat(), bearer(SECRET)))).status == 200:
+        pass
+    assert (reply.status, reply.code) == (401, "invalid_api_key")
+
+
+async def test_metrics_are_for_keys_that_may_use_everything(locked: House) -> None:
+    reply = await locked.ask(with_key(get(b"/metrics")))
+    assert (reply.status, reply.header(b"content-type")[:10]) == (200, b"text/plain")  # type: ignore[index]
+    assert (await locked.ask(with_key(get(b"/metrics"), OTHER))).code == "metrics_not_allowed"
+
+
+async def test_a_keys_priority_is_told_to_muxd(locked: House) -> None:
+    locked.muxd.grants.clear()
+    browser = await locked.connect()
+    await browser.send(post(chat(), bearer(SECRET)))
+    assert (await locked.lease()).asked[0]["priority"] == 2
+
+
+async def test_metrics_tell_of_a_request_as_soon_as_it_has_ended(house: House) -> None:
+    await house.ask(post(chat()))
+    page = (await house.ask(get(b"/metrics"))).body
+    told = b'muxd_requests_total{model="alpha",route="/v1/chat/completions",status="200"} 1.0'
+    assert told in page
+    assert b"muxd_up 0.0" in page or b"muxd_up 1.0" in page
+
+
+@pytest.mark.parametrize("asked", ["org/alpha", "alpha-mini", "alpha", "org/alpha:my-adapter"])
+async def test_a_model_has_several_names_and_adapters(house: House, asked: str) -> None:
+    body = chat(asked)
+    assert (await house.ask(post(body))).raw == OK
+    assert house.alpha.calls[0].body == body
+
+
+@pytest.mark.parametrize(("asked", "status"), [("alpha:latest", 200), ("alpha", 200), ("alpha:70b", 404)])
+async def test_ollamas_clients_may_add_a_tag_that_means_nothing(house: House, asked: str, status: int) -> None:
+    reply = await house.ask(post(chat(asked), path=b"/api/chat"))
+    assert reply.status == status
+    if status == 404:
+        assert set(reply.json) == {"error"}
+
+
+async def test_what_cannot_be_read_is_refused_in_the_shape_of_the_route(house: House) -> None:
+    assert set((await house.ask(post(b"{", path=b"/api/chat"))).json) == {"error"}
+    anthropic = (await house.ask(post(chat("gamma"), path=b"/v1/messages"))).json
+    assert (anthropic["type"], anthropic["error"]["code"]) == ("error", "model_not_found")
+
+
+async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: Path) -> None:
+    terms = {"upstream_name": "real/name", "set_params": {"temperature": 0.5}, "strip_params": ("seed",)}
+    async with open_house(tmp_path, model=terms) as house:
+        body = b'{"model": "alpha",  "seed": 7, "x": "\\u00e4", "temperature": 2}'
+        assert (await house.ask(post(body))).raw == OK
+        call = house.alpha.calls[0]
+        assert call.body == b'{"model": "real/name", "x": "\\u00e4", "temperature": 0.5}'
+        assert b"Content-Length: %d" % len(call.body) in call.head
+        assert house.proxy.front.held == 0
+
+
+async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"args": ("--is-embedding",)}) as house:
+        reply = await house.ask(post(chat()))
+        assert (reply.status, reply.code) == (400, "not_a_text_model")
+        assert not house.alpha.calls
+        assert (await house.ask(post(chat(), path=b"/v1/embeddings"))).raw == OK
+
+
+async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id", "x-trace-id"))) as house:
+        made = await house.ask(post(chat()))
+        id = made.header(b"x-request-id") or b""
+        assert id
+        assert b"x-request-id: " + id in house.alpha.calls[0].head
+        given = await house.ask(post(chat(), b"X-Trace-Id: mine\r\n"))
+        assert given.header(b"x-trace-id") == b"mine"
+        assert given.body == OK_BODY
+        assert (await house.ask(post(chat("gamma"), b"X-Trace-Id: mine\r\n"))).header(b"x-trace-id") == b"mine"
+
+
+async def test_upstream_reaches_what_only_reads(house: House) -> None:
+    assert (await house.ask(get(b"/upstream/org/alpha/model_info"))).raw == OK
+    assert house.alpha.calls[0].head.startswith(b"GET /model_info HTTP/1.1\r\n")
+    assert b"ontent-" not in house.alpha.calls[0].head
+    for path in (b"server_info", b"flush_cache", b"v1/chat/completions"):
+        assert (await house.ask(get(b"/upstream/alpha/" + path))).status == 404
+
+
+async def test_the_route_of_a_model_in_a_form(house: House) -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\x00\xff\r\n'
+    form += b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nalpha-mini\r\n--b--\r\n'
+    head = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    assert (await house.ask(post(form, head, path=b"/v1/audio/transcriptions"))).raw == OK
+    assert house.alpha.calls[0].body == form
