@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) ->
 async def test_a_folder_gets_the_lines(tmp_path: Path) -> None:
     log = open_access_log("json", tmp_path / "logs")
     assert log is not None
-    record(log)
+    record(log, at=time.time())
     await finish(log)
     (file,) = (tmp_path / "logs").iterdir()
     assert json.loads(file.read_text())["request_id"] == "abc-1"
