@@ -1,5 +1,6 @@
 """`muxd`: which process to be.  Each is imported only when it is the one."""
 
+import gc
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -159,6 +160,7 @@ def _run_daemon(read: Callable[[], Config]) -> int:
     config = read()
     notifier = Notifier.from_environ(os.environ)
     setup_logging(config.daemon.log_level, config.daemon.log_format)
+    gc.freeze()  # what is loaded now stays: looking through it again would hold up everybody for 20 ms
     _run(run_daemon, config, read, notifier)
     return 0
 
