@@ -20,17 +20,27 @@ Headers = list[tuple[bytes, bytes]]
 
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _TELLING = frozenset(map(len, (b"host", b"expect", b"upgrade", b"content-length", b"transfer-encoding")))
+_SMALL = 4096  # bytes of a head that are not worth counting
 _FRAGMENTS = 1024  # body pieces held before they are joined: one-byte chunks cost 40 bytes each until then
 
 
 class Request:
     """One complete request.  `headers` are as sent: case, order and duplicates kept."""
 
-    __slots__ = ("body", "headers", "http_version", "keep_alive", "method", "target")
+    __slots__ = ("body", "head_size", "headers", "http_version", "keep_alive", "method", "target")
 
     def __init__(
-        self, method: str, target: bytes, headers: Headers, body: bytes, http_version: str, keep_alive: bool
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        http_version: str,
+        keep_alive: bool,
+        head_size: int = 0,
     ) -> None:
+        """`head_size`: bytes of a head that is worth counting, else 0."""
+        self.head_size = head_size
         self.method = method
         self.target = target
         self.headers = headers
@@ -107,6 +117,7 @@ class RequestParser:
         "buffered",
         "expects_continue",
         "head_seen",
+        "head_size",
         "mid_message",
     )
 
@@ -132,6 +143,7 @@ class RequestParser:
         self._joined = 0
         self._fed = 0  # bytes of earlier feeds that belong to a head not yet complete
         self.buffered = 0  # body bytes held
+        self.head_size = 0  # of a complete head that is worth counting
         self.head_seen = False
         self.mid_message = False  # some of a message was received, not all
 
@@ -165,6 +177,17 @@ class RequestParser:
         if self.broken is not None and not ready:
             raise self.broken
         return ready
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes held of a message's head, as far as they are worth counting."""
+        return self.head_size if self.head_seen else self._fed
+
+    def head(self) -> Request:
+        """The message that is under way, without its body; all of it is there once `head_seen`."""
+        return Request(
+            self._method if self.head_seen else "", self._url, list(self._headers), b"", self._version, False
+        )
 
     def _decline_upgrade(self) -> bytes:
         """The head to read once more, as if it had not asked for another protocol (RFC 9110, 7.8).
@@ -216,7 +239,7 @@ class RequestParser:
             raise self._head_too_large()
 
     def on_headers_complete(self) -> None:
-        if self._fed + self._feeding > self._max_head:
+        if self._fed + self._feeding > min(_SMALL, self._max_head):
             self._weigh_head()
         method = self._parser.get_method()
         self._method = _METHODS.get(method) or method.decode("latin-1")
@@ -229,6 +252,7 @@ class RequestParser:
         size = len(self._url) + 16 + sum(len(name) + len(value) + 4 for name, value in self._headers)
         if size > self._max_head:
             raise self._head_too_large()
+        self.head_size = size if size > _SMALL else 0
 
     def _check_head(self) -> None:
         """Refuse what llhttp lets through, and note what decides about the body."""
@@ -244,7 +268,8 @@ class RequestParser:
             if key == b"host":
                 hosts += 1
             elif key == b"content-length":
-                if int(value) > self._max_body:
+                digits = value.lstrip(b"0")  # Python refuses to read thousands of them
+                if len(digits) > 19 or int(digits or b"0") > self._max_body:
                     raise self._body_too_large()
             elif key == b"transfer-encoding":
                 self._check_coding(value)
@@ -280,7 +305,8 @@ class RequestParser:
         keep_alive = self._parser.should_keep_alive()  # after this callback it says False
         parts = self._parts
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
-        self._ready.append(Request(self._method, self._url, self._headers, body, self._version, keep_alive))
+        request = Request(self._method, self._url, self._headers, body, self._version, keep_alive, self.head_size)
+        self._ready.append(request)
         self._ended = not keep_alive
         self.expects_continue = False
         self._renew()

@@ -17,7 +17,7 @@ from muxd.ports import listen_at
 
 from .catalogue import Catalogue
 from .desk import Desk, shutting_down
-from .doors.anybody import loopback_only, said_at_start
+from .doors.anybody import loopback_only, said_at_start, would_open
 from .doors.keys import Keyring
 from .exchange import Pace
 from .leases import Leases
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _SPARE_DESCRIPTORS = 64  # for the control socket, logs and the like
 _MOST_DESCRIPTORS = 1 << 17
+_FIRST_WORD = 1.0  # seconds for muxd to say what there is, until clients are let in without
 _SETTLE = 0.1  # seconds until the end of a request is told, at most
 _LAST_WORDS = 2.0  # seconds for clients to take the errors they are cut off with
 
@@ -83,7 +84,7 @@ class Proxy:
         self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
         self.metrics: Callable[[], Awaitable[bytes]] = partial(whole_page, meters, control)
         self.catalogue = Catalogue(control, config, self._hear)
-        self.leases = Leases(control, reactor, self.catalogue.terms, meters)
+        self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle)
         self._settling = Alarm(reactor, self.settle)
         self._records = Records(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
         pace = Pace(proxy.upstream_timeout, proxy.comment_interval)
@@ -92,22 +93,35 @@ class Proxy:
         self._nursery = nursery
         self._logging = _logging(config)
         self._listener: Listener | None = None
+        self._sockname: object = None
 
     async def start(self, listener: socket.socket) -> None:
         """Accept once muxd was asked what there is."""
+        self._sockname = listener.getsockname()
         if self.log is not None:
             await self._nursery.start(self.log.run)
         await self._nursery.start(self.leases.run)
-        await self._nursery.start(self.catalogue.run)
+        self._nursery.start_soon(self.catalogue.run, name="catalogue")
+        with trio.move_on_after(_FIRST_WORD):
+            await self.catalogue.tried.wait()
         self._listener = Listener(self.front, listener)
 
     def _hear(self, config: Config) -> None:
         """muxd may run with another configuration than before."""
-        self.desk.keyring = self.desk.keyring.renewed(config.keys)
+        self._renew_keys(config)
         self.leases.renew()
         if self._logging != _logging(config):
             self._logging = _logging(config)
             setup_logging(*self._logging)
+
+    def _renew_keys(self, config: Config) -> None:
+        """Our socket may be one that muxd knows nothing of: no reload opens it to anybody."""
+        if would_open(config, self._sockname):
+            log.error(
+                "the new configuration has no API key, and %s is open to others: the old keys stay", self._sockname
+            )
+        else:
+            self.desk.keyring = self.desk.keyring.renewed(config.keys)
 
     def _begin_page(self, deliver: Callable[[bytes, bytes], None]) -> None:
         async def make() -> None:
@@ -176,10 +190,12 @@ async def _cancel_at_next(signals: AsyncIterator[int], scope: trio.CancelScope) 
 
 
 def _limits(config: Config) -> Limits:
+    clients = _room_for_clients()
     return Limits(
         max_body=config.proxy.max_body,
         buffer_memory=config.proxy.buffer_memory,
-        max_clients=_room_for_clients(),
+        max_clients=clients,
+        most_idle=max(8, clients // 8),  # several models' together must not take the descriptors that clients need
     )
 
 

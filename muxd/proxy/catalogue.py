@@ -45,6 +45,7 @@ class Catalogue:
 
     def __init__(self, control: Client, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
+        self.tried = trio.Event()  # to reach muxd, once
         self._control = control
         self._told = told
         self._created = int(time())
@@ -102,9 +103,8 @@ class Catalogue:
 
     # Its task
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stay in touch with muxd until cancelled; `started` after the first attempt."""
-        tried = False
+    async def run(self) -> None:
+        """Stay in touch with muxd until cancelled; `tried` after the first attempt."""
         while True:
             try:
                 async with self._control.events() as events, trio.open_nursery() as nursery:
@@ -112,9 +112,7 @@ class Catalogue:
                     await self._refresh()
                     self._found()
                     nursery.start_soon(self._keep_fresh)
-                    if not tried:
-                        tried = True
-                        task_status.started()
+                    self.tried.set()
                     async for event in events:
                         self._stale.set()
                         if event["type"] == "reload":
@@ -122,9 +120,7 @@ class Catalogue:
                     nursery.cancel_scope.cancel()
             except* MuxdError as errors:
                 self._lost(errors)
-            if not tried:
-                tried = True
-                task_status.started()
+            self.tried.set()
             await trio.sleep(_RETRY)
 
     async def _keep_fresh(self) -> None:

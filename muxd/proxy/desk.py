@@ -37,7 +37,7 @@ class Desk:
         self._closed: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:
-        """From now on every request for a model gets this."""
+        """From now on a request that would have to wait for its model gets this."""
         self._closed = refusal
 
     def answer(self, client: Asking, request: Request) -> "bytes | Exchange | Errand":
@@ -53,11 +53,20 @@ class Desk:
                 return self._send(client, request, visit, found, holder)
             return self._answer(client, request, visit, found, holder)
         except Refusal as refusal:
-            if not visit.route and request.target.startswith(b"/api/"):
-                visit.route = "/api/"  # for the shape that Ollama's clients know
-            visit.refused(refusal.status, refusal.code)
-            answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=visit.route)
-            return spliced(answer, visit.id.line)
+            return _refused(visit, refusal, request)
+
+    def judge(self, address: str, head: Request) -> bytes | None:
+        """Refuse who has no key before the body is taken in: it may be large, and never come."""
+        if not self.keyring:
+            return None
+        try:
+            self._holder(head)
+        except Refusal as refusal:
+            return self.turn_away(address, head, refusal)
+        return None
+
+    def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
+        return _refused(Visit(self._records, head, address), refusal, head)
 
     def _answer(
         self, client: Asking, request: Request, visit: Visit, found: Here, holder: Holder | None
@@ -66,8 +75,9 @@ class Desk:
             self._may_see_all(holder)
             return Errand(client, request, visit, self._metrics)
         content_type, body = self._local(found, holder)
-        visit.end(200, "ok")
         answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
+        visit.sent = len(answer)
+        visit.end(200, "ok")
         return spliced(answer, visit.id.line)
 
     def _holder(self, request: Request) -> Holder | None:
@@ -77,8 +87,6 @@ class Desk:
     # To a worker
 
     def _send(self, client: Asking, request: Request, visit: Visit, found: ToWorker, holder: Holder | None) -> Exchange:
-        if self._closed is not None:
-            raise self._closed
         asked = found.asked
         entry = self._entry(asked.model, holder, tagged=asked.form is Form.OLLAMA)
         visit.model = entry.name
@@ -90,6 +98,8 @@ class Desk:
         if not entry.edits.idle:
             _edit(client, request, found, entry)
         lease = self._leases.of(entry.name)
+        if self._closed is not None and lease.grant is None:
+            raise self._closed
         visit.meter = lease.meter
         exchange = Exchange(client, request, found, lease, self._pace, visit, lines=lines, priority=priority)
         lease.enter(exchange)
@@ -161,6 +171,14 @@ class Desk:
         if holder is not None and not all(holder.may_use(entry.name) for entry in self._catalogue.entries()):
             message = f"the API key {holder.name} is for some models, and metrics tell of all: use one for all of them"
             raise Refusal(403, "metrics_not_allowed", message)
+
+
+def _refused(visit: Visit, refusal: Refusal, request: Request) -> bytes:
+    route = visit.route or request.target.decode("latin-1")  # whose shape of an error, where no route was found
+    answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+    visit.sent = len(answer)
+    visit.refused(refusal.status, refusal.code)
+    return spliced(answer, visit.id.line)
 
 
 def shutting_down() -> Refusal:

@@ -75,7 +75,9 @@ class Exchange:
     _usage: Usage | None = None
     _reframer: Unframer | None = None
     _legacy = False  # an HTTP/1.0 client
+    _encoded = False  # the answer is compressed
     _deaths = 0
+    _died_last = False  # the last worker had it when it was lost
     _loss: Refusal | None = None  # of the last worker that was lost
 
     def __init__(
@@ -116,9 +118,8 @@ class Exchange:
     # While it waits
 
     def waited(self, seconds: float) -> None:
-        """It did, and is forwarded now."""
+        """It did, and is forwarded or given up now."""
         self._visit.waited += seconds
-        self._lease.meter.waited(seconds)
 
     def on_deadline(self) -> None:
         now = monotonic()
@@ -143,20 +144,28 @@ class Exchange:
         """Send it to the worker."""
         self._grant = grant
         self.deadline = inf
+        if self._died_last:
+            self._died_last = False
+            self._visit.replays += 1
+            self._lease.meter.replayed()
         self._ask(grant.pool.take())
 
     def refuse(self, refusal: Refusal) -> None:
         """It waits no longer, or found no worker: the error is its answer."""
         request, client = self._request, self._client
+        if self._grant is None:
+            self.waited(monotonic() - self.since)
         self._let_go()
-        self._visit.refused(refusal.status, refusal.code)
         if self._headed:
+            self._visit.refused(refusal.status, refusal.code)
             client.cut(chunk(refusal.sse_event()))
-        else:
-            route = self._visit.route
-            answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
-            client.send(spliced(answer, self._lines))
-            client.answered(keep_alive=True)
+            return
+        route = self._visit.route
+        answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+        self._visit.sent = len(answer)
+        self._visit.refused(refusal.status, refusal.code)
+        client.send(spliced(answer, self._lines))
+        client.answered(keep_alive=True)
 
     def lose(self, refusal: Refusal) -> None:
         """Its worker is gone."""
@@ -203,7 +212,7 @@ class Exchange:
             return self._reframer.between_events()
         if upstream is None or not self._status:
             return True  # so far the stream has only comments
-        return self._stream and self._reframer is None and upstream.between_events()
+        return self._stream and not self._encoded and self._reframer is None and upstream.between_events()
 
     # What the worker's connection says
 
@@ -212,11 +221,11 @@ class Exchange:
         self._status = status
         self._head_size = len(head)
         self._stream = b"\r\ncontent-type: text/event-stream" in lowered
-        if self._usage is not None and b"\r\ncontent-encoding:" in lowered:
+        self._encoded = b"\r\ncontent-encoding:" in lowered
+        if self._encoded:
             self._usage = None
         if self._headed:
-            plain = self._stream and status == 200 and b"\r\ncontent-encoding:" not in lowered
-            self._reframer = Rechunker() if plain else Gatherer()
+            self._reframer = Rechunker() if self._stream and status == 200 and not self._encoded else Gatherer()
 
     def on_bytes(self, data: bytes) -> bool:
         if self._last_bytes:
@@ -252,7 +261,7 @@ class Exchange:
         self._upstream = None
         reframer, client = self._reframer, self._client
         if isinstance(reframer, Gatherer):
-            self._send(chunk(reframer.as_event()) + LAST_CHUNK)
+            self._send(chunk(reframer.as_event(self._status)) + LAST_CHUNK)
         elif isinstance(reframer, Rechunker):
             self._send(LAST_CHUNK)
         self._let_go()
@@ -266,7 +275,7 @@ class Exchange:
     def on_loss(self, loss: Loss, why: str) -> None:
         assert self._grant is not None
         status, code, what = _LOSSES[loss]
-        message = f"model {self._lease.name}: its worker at {self._grant.pool.url} {what}: {why}"
+        message = f"model {self._lease.name}: its worker {what}: {why}"
         refusal = Refusal(status, code, message)
         gone = loss in (Loss.DIED, Loss.UNREACHABLE)
         if not (gone and self._replay(refusal, died=loss is Loss.DIED)):
@@ -308,8 +317,7 @@ class Exchange:
         self.replayed = True
         self.since = now
         self.deadline = min(self._give_up_at, now + self._comment_interval)
-        self._visit.replays += 1
-        self._lease.meter.replayed()
+        self._died_last = self._died_last or died
         self._client.heed()
         self._lease.retry(self, grant)
         return True
@@ -322,7 +330,7 @@ class Exchange:
         if not self._status:
             return True
         like_any = self._stream and self._status == 200 and upstream is not None and upstream.is_chunked()
-        return like_any and not self._legacy
+        return like_any and not self._legacy and not self._encoded
 
     def _named(self, refusal: Refusal) -> Refusal:
         """It may be the cause."""

@@ -32,13 +32,15 @@ _NAMES_NO_OTHER = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
 
 # Header names as clients spell them, and what kind they are: a look-up costs a third of lower() and one.
 _spelled: dict[bytes, int] = {}
-_MOST_SPELLED = 4096
+_MOST_SPELLED, _LONGEST_SPELLED = 4096, 40
 
 
 def _kind(name: bytes) -> int:
-    if len(_spelled) >= _MOST_SPELLED:
-        _spelled.clear()
-    kind = _spelled[name] = int(_KINDS.get(name.lower(), _Kind.PASS))
+    kind = int(_KINDS.get(name.lower(), _Kind.PASS))
+    if len(name) <= _LONGEST_SPELLED:
+        if len(_spelled) >= _MOST_SPELLED:
+            _spelled.clear()
+        _spelled[name] = kind
     return kind
 
 
@@ -62,7 +64,7 @@ def worker_head(
             elif kind == _Kind.LENGTH:
                 has_length, value = True, b"%d" % len(request.body)  # its model's settings may have changed it
             elif kind == _Kind.CONNECTION and value not in _NAMES_NO_OTHER:
-                return worker_head(request, target, authority, lines, (*drop, *_named(value), name))
+                return worker_head(request, target, authority, lines, (*drop, *_named(headers), b"connection"))
             else:
                 continue
         parts.append(name + b": " + value)
@@ -74,9 +76,10 @@ def worker_head(
     return b"\r\n".join(parts)
 
 
-def _named(value: bytes) -> list[bytes]:
-    """What a Connection header declares to be for that connection only."""
-    return [token.strip() for token in value.split(b",")]
+def _named(headers: Headers) -> list[bytes]:
+    """What the Connection headers declare to be for that connection only."""
+    values = [value for name, value in headers if name.lower() == b"connection"]
+    return [token.strip() for value in values for token in value.split(b",")]
 
 
 def _without(headers: Headers, drop: tuple[bytes, ...]) -> Headers:

@@ -96,7 +96,11 @@ class Terms(Protocol):
 class Leases:
     """All leases of a proxy; their tasks live in `run`."""
 
-    def __init__(self, control: Client, reactor: Reactor, terms: Callable[[str], Terms], meters: Meters) -> None:
+    def __init__(
+        self, control: Client, reactor: Reactor, terms: Callable[[str], Terms], meters: Meters, most_idle: int
+    ) -> None:
+        """`most_idle`: connections to one worker that are kept for later."""
+        self._most_idle = most_idle
         self._control = control
         self._meters = meters
         self._terms = terms
@@ -138,7 +142,7 @@ class Leases:
         self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
 
     def pool(self, url: str) -> Pool:
-        return Pool(self.reactor, url)
+        return Pool(self.reactor, url, self._most_idle)
 
 
 class Lease:
@@ -153,9 +157,11 @@ class Lease:
         self._limit: float = terms.concurrency_limit or inf
         self._waiting: Queue[Ticket] = Queue()
         self._holding = False
+        self._filling = False
         self._suspected: Grant | None = None
         self._draining: Grant | None = None
         self._drain_scope = trio.CancelScope()
+        self._why: dict[str, Any] = {}  # it drains
         self._changed = trio.Event()
         self._told: tuple[int, int] | None = None  # the figures that muxd has
         self._news: dict[str, Any] | None = None  # what muxd last said about the wait
@@ -211,19 +217,23 @@ class Lease:
             grant.drained.set()
 
     def _fill(self, grant: Grant) -> None:
-        """Admit those who wait for a place."""
+        """Admit those who wait for a place.  Never within itself: who fails at once is back here."""
+        if self._filling:
+            return
+        self._filling = True
         while grant is self.grant and self._waiting and len(grant.in_flight) < self._limit:
             ticket = self._waiting.pop()
             ticket.waited(monotonic() - ticket.since)
             self._admit(ticket, grant)
             self._changed.set()
+        self._filling = False
 
     def retry(self, ticket: Ticket, grant: Grant) -> None:
         """Its worker was lost before it answered: keep it until there is one again."""
-        self.leave(ticket, grant)
-        if grant is self.grant:
+        if grant is self.grant:  # before it leaves: nobody who waits for its place is to have it
             self.grant, self._suspected = None, grant
             self._trust_again.set(_SUSPICION)
+        self.leave(ticket, grant)
         self._wait(ticket)
         if self.grant is not None:
             self._fill(self.grant)
@@ -362,11 +372,12 @@ class Lease:
         seconds = inf if given is None else max(float(given), _CUT_GRACE)
         if self._draining is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
+            self._why = message
         elif (grant := self._take_grant()) is not None:
             log.info("lease on %s revoked: %s, %d in flight", self.name, message["reason"], len(grant.in_flight))
-            self._draining = grant
+            self._draining, self._why = grant, message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-            nursery.start_soon(self._drain, grant, self._drain_scope, message, nursery)
+            nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
 
     def _restore(self) -> None:
         """The switch was called off: the lease is as good as it was."""
@@ -376,9 +387,7 @@ class Lease:
             self._drain_scope.cancel()
             self._let_in(grant)
 
-    async def _drain(
-        self, grant: Grant, scope: trio.CancelScope, message: dict[str, Any], nursery: trio.Nursery
-    ) -> None:
+    async def _drain(self, grant: Grant, scope: trio.CancelScope, nursery: trio.Nursery) -> None:
         with scope:
             if grant.in_flight:
                 grant.drained = trio.Event()
@@ -386,7 +395,7 @@ class Lease:
         if self._draining is not grant or self._drain_scope is not scope:
             return  # restored, and perhaps revoked anew
         grant.pool.close()
-        self._end(grant, message)
+        self._end(grant, self._why)
         nursery.cancel_scope.cancel()
 
     def _end(self, grant: Grant, message: dict[str, Any]) -> None:
@@ -400,7 +409,8 @@ class Lease:
 
     def _over(self) -> None:
         """muxd has ended the lease: from now on the worker may be put to sleep at any time."""
-        self._drain_scope.cancel()
+        if self._draining is None or self._why["reason"] not in _WORKER_LOST:
+            self._drain_scope.cancel()
         grant = self._take_grant()
         if grant is not None:
             grant.pool.close()
@@ -430,7 +440,7 @@ class Lease:
     async def _report(self, control: Client, lease: str) -> None:
         """Tell muxd what waits and whether something is in flight at once, and how much of it now and then."""
         while True:
-            with trio.move_on_after(_REPORT_EVERY if any(self._work()) else inf):
+            with trio.move_on_after(_REPORT_EVERY if self._told is None or any(self._work()) else inf):
                 await self._changed.wait()
             self._changed = trio.Event()
             figures = self._work()
@@ -450,7 +460,9 @@ class Lease:
 
 
 def _unreachable(error: MuxdError) -> Refusal:
-    return Refusal(UNAVAILABLE, error.code, f"no model can be loaded now: {error.message}", retry_after=1)
+    """Why is for the log: clients need not know our paths."""
+    log.warning("no model can be loaded: %s", error.message)
+    return Refusal(UNAVAILABLE, error.code, "no model can be loaded now: muxd cannot be reached", retry_after=1)
 
 
 def _failed(message: dict[str, Any]) -> Refusal:

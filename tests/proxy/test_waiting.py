@@ -69,7 +69,8 @@ async def test_a_worker_that_refuses_after_comments_tells_why_in_an_event(tmp_pa
         browser = await waiting(house)
         house.beta.answer = refuse
         (await house.lease()).grant(house.beta.url)
-        assert (await browser.until(END)).endswith(chunk(b"event: error\ndata: " + refusal + b"\n\n") + END)
+        told = b'event: error\ndata: {"type":"error",' + refusal[1:] + b"\n\n"
+        assert (await browser.until(END)).endswith(chunk(told) + END)
 
 
 async def test_who_waits_in_vain_after_comments_gets_an_error_event_and_an_unclean_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from muxd.errors import ConfigError
 
 def loopback_only(config: Config, sockname: object) -> None:
     """Raise ConfigError where the socket is open to anybody, and the configuration does not say that it may be."""
-    if _anybody(config, sockname) and not config.proxy.allow_anonymous:
+    if would_open(config, sockname):
         advice = ADVICE.format("write allow_anonymous = true under [proxy]")
         raise ConfigError([f"the proxy was passed a socket at {_shown(sockname)}, which {advice}"])
 
@@ -21,6 +21,19 @@ def said_at_start(config: Config, sockname: object) -> str | None:
     if not _anybody(config, sockname):
         return None
     return f"{_shown(sockname)} asks nobody for an API key (allow_anonymous): whoever reaches it may use the models"
+
+
+def metrics_said_at_start(config: Config) -> str | None:
+    """The line to log where other machines reach the metrics, which have no key: Prometheus may be on one of them."""
+    where = config.proxy.metrics_listen
+    if where is None or is_loopback(where[0]):
+        return None
+    return f"{_shown(where)} (metrics_listen) tells whoever reaches it the models' names and how they are used"
+
+
+def would_open(config: Config, sockname: object) -> bool:
+    """Whether this configuration would let anybody in through the socket, without saying that it may."""
+    return _anybody(config, sockname) and not config.proxy.allow_anonymous
 
 
 def _anybody(config: Config, sockname: object) -> bool:

@@ -124,7 +124,7 @@ class UsageObject:
         """False if it tells no tokens."""
         try:
             told = _decode(piece).tokens()
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             whole = _FRAMING.sub(b"", piece)
             return whole != piece and self._take(whole)
         if told[0] or told[2]:

@@ -55,6 +55,8 @@ class Records:
             meter.finished(visit.route, status, seconds)
             if tokens is not NO_TOKENS:
                 meter.tokens(*tokens)
+            if visit.waited:
+                meter.waited(visit.waited)
         if self.log is not None:
             self.log.record(
                 at,
@@ -106,7 +108,8 @@ class Visit:
         self.id = records.ids.of(request)
         self.address = address
         self.method = request.method
-        self.target = request.target
+        target = request.target
+        self.target = target if target[:1] == b"/" else request.raw_path.encode("latin-1")  # it may have a password
         self.received = len(request.body)
         self.key = self.route = self.model = ""
         self.meter: ModelMeter | None = None  # of its model, once that is known

@@ -41,6 +41,13 @@ class Connection:
     def on_kept(self) -> None:
         """The outbox is no longer empty."""
 
+    def on_sent(self) -> None:
+        """The kernel has all that was sent in a turn, at the turn's end."""
+
+    def sending(self) -> bool:
+        """Something is not yet with the kernel: at the end of the turn it may be."""
+        return bool(self._written or self.outbox)
+
     def send(self, data: bytes) -> bool:
         """Have it sent at the end of this turn, or keep it; False if the kernel takes no more.
 
@@ -50,9 +57,12 @@ class Connection:
         if self.outbox:
             self.outbox.append(memoryview(data))
         elif len(data) >= _LARGE:
-            self.write()
-            self._written = data
-            self.write()
+            self._write()
+            if self.outbox:
+                self.outbox.append(memoryview(data))
+            else:
+                self._written = data
+                self._write()
         elif self._written:
             self._written += data
         else:
@@ -61,6 +71,12 @@ class Connection:
         return not self.outbox
 
     def write(self) -> None:
+        """The reactor's, at the end of a turn."""
+        self._write()
+        if not self.outbox and not self.closed:
+            self.on_sent()
+
+    def _write(self) -> None:
         """Give the kernel what was sent in this turn."""
         data, self._written = self._written, b""
         if not data:

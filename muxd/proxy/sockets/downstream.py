@@ -23,6 +23,7 @@ from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 _TURNS = 8  # reads in a row until others get their turn
 _PROBES = 2
 _PROBE_AGAIN = 1.0  # seconds
+_LAST_CHANCE = 1.0  # seconds for a new connection to ask, when the proxy ends
 
 
 class Phase(Enum):
@@ -40,6 +41,7 @@ class Client(Connection):
         "_backlog",
         "_ended",
         "_front",
+        "_head_weight",
         "_parser",
         "_probes",
         "_reading",
@@ -63,6 +65,7 @@ class Client(Connection):
         self._ended = False  # the client has shut down its sending side, or closed
         self._probes = 0
         self._weight = 0  # bytes of ours in front.held
+        self._head_weight = 0  # and in front.heads
         self.request: Request | None = None  # the one being answered
         self.journey: Journey | None = None
         self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
@@ -87,6 +90,17 @@ class Client(Connection):
             if not self.closed:
                 self._read()
 
+    def on_sent(self) -> None:
+        if self.journey is None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Everything is sent, and nothing is on its way."""
+        if self.phase is Phase.LEAVING:
+            self._linger()
+        else:
+            self._advance()
+
     def _on_writable(self) -> None:
         if self.flush():
             self.deadline = self.reactor.after(self._front.limits.write_timeout)
@@ -96,10 +110,8 @@ class Client(Connection):
         if self.journey is not None:
             self.deadline = self.reactor.at(self.journey.deadline)
             self.journey.on_drained()
-        elif self.phase is Phase.LEAVING:
-            self._linger()
         else:
-            self._advance()
+            self._go_on()
 
     def on_deadline(self) -> None:
         if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
@@ -195,16 +207,25 @@ class Client(Connection):
         except MuxdError as error:
             self._refuse(Refusal.of(error))
             return
-        held = self._parser.buffered
+        held, heads = self._parser.buffered, self._parser.head_bytes
         for request in requests:
             self._backlog.append(request)
             held += len(request.body)
+            heads += request.head_size
         self._weigh(held)
-        if held and self._front.held > self._front.limits.buffer_memory:
-            message = "the proxy holds as many request bodies as it may (buffer_memory): try again"
+        if heads or self._head_weight:
+            self._weigh_heads(heads)
+        if (held and self._front.held > self._front.limits.buffer_memory) or (
+            heads and self._front.heads > self._front.limits.head_memory
+        ):
+            message = "the proxy holds as much of requests as it may (buffer_memory): try again"
             self._refuse(Refusal(UNAVAILABLE, "buffer_memory_exhausted", message, retry_after=1))
             return
         self._advance()
+
+    def _weigh_heads(self, weight: int) -> None:
+        self._front.heads += weight - self._head_weight
+        self._head_weight = weight
 
     def _weigh(self, weight: int) -> None:
         self._front.held += weight - self._weight
@@ -220,10 +241,10 @@ class Client(Connection):
         if self._advancing:
             return
         self._advancing = True
-        while self._backlog and self.journey is None and not self.outbox and self.phase is not Phase.LEAVING:
+        while self._backlog and self.journey is None and not self.sending() and self.phase is not Phase.LEAVING:
             self._begin(self._backlog.popleft())
         self._advancing = False
-        if self.journey is None and not self.outbox and not self.closed:
+        if self.journey is None and not self.sending() and not self.closed:
             if self.phase is Phase.LEAVING:
                 self._linger()
             else:
@@ -249,10 +270,12 @@ class Client(Connection):
     def answered(self, *, keep_alive: bool) -> None:
         request, self.request, self.journey = self.request, None, None
         assert request is not None
+        if self._head_weight:
+            self._weigh_heads(0)
         # An HTTP/1.0 client would have to be told that the connection stays open.
         if not keep_alive or not request.keep_alive or request.http_version == "1.0":
             self._leave()
-        if not self.outbox:
+        if not self.sending():
             self._advance()
 
     def _await_request(self) -> None:
@@ -261,6 +284,9 @@ class Client(Connection):
             self._refuse(Refusal.of(parser.broken))
             return
         if parser.head_seen:
+            if self.phase is not Phase.BODY and (answer := self._front.answerer.judge(self.address, parser.head())):
+                self._end_with(answer)
+                return
             self.phase = Phase.BODY
             self.deadline = self.reactor.after(limits.body_timeout)
             if parser.expects_continue:
@@ -282,28 +308,32 @@ class Client(Connection):
     # The end
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what is not a usable request, and read no further one."""
-        self.send(refusal.response(keep_alive=False))
+        """Answer what is not a usable request."""
+        self._end_with(self._front.answerer.turn_away(self.address, self._parser.head(), refusal))
+
+    def _end_with(self, answer: bytes) -> None:
+        """It is the last: no further request is read."""
+        self.send(answer)
         self._leave()
-        self._advance()
 
     def cut(self, last: bytes = b"", *, reset: bool = False) -> None:
         self.request = self.journey = None
         if reset:
             # The answer's end is the connection's end: only a reset tells that it was not reached.
-            self.write()
+            self._write()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()
             return
         if last:
             self.send(last)
         self._leave()
-        if not self.outbox:
+        if not self.sending():
             self._advance()
 
     def _leave(self) -> None:
         self._backlog.clear()
         self._weigh(0)
+        self._weigh_heads(0)
         self.phase = Phase.LEAVING
 
     def _linger(self) -> None:
@@ -313,7 +343,6 @@ class Client(Connection):
             return
         self.phase = Phase.LINGERING
         self.deadline = self.reactor.after(self._front.limits.linger_timeout)
-        self.write()
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -322,9 +351,16 @@ class Client(Connection):
         self.reactor.again(self._read)
 
     def retire(self) -> None:
-        """The proxy ends: close now if nothing is on its way, else after the answer."""
-        if self.phase is Phase.IDLE or (self.phase is Phase.HEAD and not self._parser.mid_message):
-            self.close()
+        """The proxy ends: close now if nothing is on its way, else after the answer.
+
+        A connection that has not asked for anything yet may be about to: it gets a moment.
+        """
+        if self.phase is Phase.IDLE:
+            self._read()  # what has arrived is not lost
+            if self.phase is Phase.IDLE:
+                self.close()
+        elif self.phase is Phase.HEAD and not self._parser.mid_message:
+            self.deadline = self.reactor.at(min(self.deadline, monotonic() + _LAST_CHANCE))
 
     def expel(self, refusal: Refusal) -> None:
         """The proxy ends now."""
@@ -335,7 +371,7 @@ class Client(Connection):
 
     def close(self) -> None:
         if not self.closed:
-            self.write()
             self._front.client_left()
             self._weigh(0)
+            self._weigh_heads(0)
         super().close()

@@ -17,8 +17,10 @@ class Limits:
 
     max_body: int
     buffer_memory: int  # all request bodies held at once
+    head_memory: int = 64 << 20  # all heads over 4 KiB
     max_head: int = 128 * 1024
     max_clients: int = 16384
+    most_idle: int = 1024  # connections to one worker that are kept for later
     head_timeout: float = 10.0  # a request's head, from its first byte
     body_timeout: float = 30.0  # between two reads of a body
     idle_timeout: float = 75.0  # between two requests
@@ -54,6 +56,12 @@ class Answerer(Protocol):
 
     def answer(self, client: "Asking", request: Request) -> bytes | Journey: ...
 
+    def judge(self, address: str, head: Request) -> bytes | None:
+        """The answer to a request whose body need not be waited for."""
+
+    def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
+        """The answer to what is no usable request, of which `head` is as much as there is."""
+
 
 class Asking(Protocol):
     """A client's connection, as a journey sees it."""
@@ -81,6 +89,7 @@ class Front:
     limits: Limits
     answerer: Answerer
     held: int = 0  # bytes of request bodies
+    heads: int = 0  # bytes of heads that are worth counting
     clients: int = 0
     closing: bool = False  # no further request on any connection
     _left: trio.Event = field(default_factory=trio.Event)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from math import inf
 
 from muxd.errors import TooManyConnections
+from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
 from .downstream import Client
@@ -14,6 +15,7 @@ from .front import Front
 
 log = logging.getLogger(__name__)
 
+NOTHING = Request("", b"", [], b"", "1.1", False)  # what was read of a client that is turned away at the door
 _TURNS = 64  # clients accepted in a row until others get their turn
 _PAUSE = 0.1  # seconds until the next attempt when there are no descriptors or no memory left
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -60,12 +62,12 @@ class Listener:
     def _admit(self, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
         if self._front.clients < self._front.limits.max_clients:
-            Client(self._front, sock, str(address[0]) if isinstance(address, tuple) else "unix")
+            Client(self._front, sock, _shown(address))
             return
         error = TooManyConnections("the proxy has as many connections as it may: try again later")
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)
         with suppress(OSError):
-            sock.send(refusal.response(keep_alive=False))
+            sock.send(self._front.answerer.turn_away(_shown(address), NOTHING, refusal))
         sock.close()
 
     def close(self) -> None:
@@ -73,6 +75,10 @@ class Listener:
             self._open = False
             self.deadline = inf
             self._front.reactor.close(self._sock)
+
+
+def _shown(address: object) -> str:
+    return str(address[0]) if isinstance(address, tuple) else "unix"
 
 
 def _tune(sock: socket.socket) -> None:

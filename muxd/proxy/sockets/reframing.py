@@ -1,5 +1,6 @@
 """Answers that cannot pass as they come: for HTTP/1.0 clients, and for those who were sent a head already."""
 
+import msgspec
 from httptools import HttpResponseParser
 
 from muxd.http.response import chunk
@@ -72,7 +73,24 @@ class Gatherer(Unframer):
         self._kept = (self._kept + self._bare(raw))[: self.MOST]
         return b""
 
-    def as_event(self) -> bytes:
-        """The whole of it as an SSE event that tells of an error."""
-        lines = self._kept.strip().splitlines() or [b"{}"]
-        return b"event: error\n" + b"".join(b"data: %b\n" % line for line in lines) + b"\n"
+    def as_event(self, status: int) -> bytes:
+        """The whole of it as an SSE event: what it says where it is a success, else an error that clients know."""
+        body = self._kept.strip()
+        if status < 300 and len(body) < self.MOST:
+            return b"".join(b"data: %b\n" % line for line in body.splitlines()) + b"\n"
+        return b"event: error\ndata: " + _as_error(body, status) + b"\n\n"
+
+
+def _as_error(body: bytes, status: int) -> bytes:
+    """OpenAI's clients look for an object "error" in the data, Anthropic's for a type beside it."""
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        said = {"message": body.decode("utf-8", "replace")}
+    error = said.get("error")
+    if not isinstance(error, dict):
+        fields = {key: said[key] for key in ("message", "type", "param", "code") if key in said}
+        error = {"message": f"the model answered with status {status}", "type": "server_error", "code": status} | fields
+    return msgspec.json.encode({"type": "error", "error": error})

@@ -57,7 +57,7 @@ class Asker(Protocol):
 class Pool:
     """Connections to one worker, last used first: the rest may run into the worker's idle timeout."""
 
-    def __init__(self, reactor: Reactor, url: str) -> None:
+    def __init__(self, reactor: Reactor, url: str, most_idle: int = 1024) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # muxd gives addresses, not names
@@ -66,6 +66,7 @@ class Pool:
         self.url = url
         self.authority = parts.netloc.encode()
         self._idle: dict[Upstream, None] = {}
+        self._most_idle = most_idle
         self._open = True
 
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ class Pool:
         return Upstream(self, sock)
 
     def put(self, upstream: "Upstream") -> None:
-        if self._open:
+        if self._open and len(self._idle) < self._most_idle:
             self._idle[upstream] = None
         else:
             upstream.close()
