@@ -96,13 +96,13 @@ def stamp_sockets() -> None:
 
 
 def stamp_admission() -> None:
-    plain = Lease._admit
+    plain = Lease._be_granted
 
     def admit(self: Lease, url: str, generation: int) -> None:
         plain(self, url, generation)
         stamp("admitted", self.name)
 
-    Lease._admit = admit  # type: ignore[method-assign]
+    Lease._be_granted = admit  # type: ignore[method-assign]
 
 
 def main() -> None:

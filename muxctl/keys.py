@@ -100,12 +100,15 @@ class _Place:
     def entries(self) -> tuple[list["Entry"], list[str]]:
         return self._entries(self.config)
 
-    def tell_muxd(self, done: str, effect: str) -> None:
-        """Have muxd take the files over; what comes of it, on stderr.  The Failure says what was done before it."""
+    def tell_muxd(self, done: str, effect: str, meanwhile: str = "") -> None:
+        """Have muxd take the files over; what comes of it, on stderr.  The Failure says what was done before it.
+
+        `meanwhile`: what is so until then, where it is not running.
+        """
         if self._elsewhere:
             _say(f"{done}; muxd runs {self._elsewhere}, so nothing changes for it")
         elif self._socket is None:
-            _say(f"{done}; muxd is not running: {effect} once it is started")
+            _say(f"{done}; muxd is not running: {effect} once it is started{meanwhile}")
         else:
             try:
                 answer = ask(self._socket, "POST", "/v1/reload", {"dry_run": False}, _PATIENCE)
@@ -253,7 +256,8 @@ def _revoke(options: Namespace, place: _Place) -> int:
     if options.json:
         print(json.dumps({"name": name, "revoked": True, "file": str(place.file.path)}))
     done = f"{name} was revoked before, in {place.file.path}" if revoked else f"{name} is revoked in {place.file.path}"
-    place.tell_muxd(done, "it is refused")
+    # Proxies hear of keys from muxd, and outlive it.
+    place.tell_muxd(done, "it is refused", "; a proxy that still runs takes it until then, or until it is restarted")
     return Exit.OK
 
 

@@ -51,11 +51,13 @@ class UnmanagedProxy:
 
 class ProxyChild:
     def __init__(self, config: Config, children: Children, state: StateFile) -> None:
-        """Binds the port; raises CannotListen."""
+        """Binds the port, and sees that the one for metrics can be bound; raises CannotListen."""
         self._config = config
         self._children = children
         self._state = state
         self._listener = listen_at(config.proxy.host, config.proxy.port)
+        if config.proxy.metrics_listen is not None:
+            listen_at(*config.proxy.metrics_listen, setting="metrics_listen").close()
         self.port = int(self._listener.getsockname()[1])
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None

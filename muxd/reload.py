@@ -23,6 +23,7 @@ class Reload:
 
     wanted: Config
     plan: Plan
+    opens: bool = False  # it takes the last API key away
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:
@@ -48,4 +49,4 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
-    return Reload(wanted, plan)
+    return Reload(wanted, plan, opens=bool(running.keys) and not wanted.keys)

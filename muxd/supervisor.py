@@ -100,6 +100,7 @@ class Supervisor:
     ) -> None:
         """`mailbox`: the receiving end of `around.tell`."""
         self.config: Config = around.config
+        around.withhold(self.config)
         self.journal = Journal()
         self.stopping = trio.Event()  # a shutdown was asked for
         self.hurried = trio.Event()  # and asked for again
@@ -347,6 +348,7 @@ class Supervisor:
         reload = self._reload
         assert reload is not None
         self._around.gpus.cover(reload.wanted)
+        self._around.withhold(reload.wanted)
         self.config = reload.wanted
         self._names = _names(self.config)
         self._models = {model.name: model for model in self.config.models}
@@ -359,6 +361,8 @@ class Supervisor:
         self._runners = models | self._runners  # in the order of the configuration
         self.journal.record("reload", **reload.plan.as_json())
         log.info("the configuration was read again and taken over: %s", reload.plan)
+        if reload.opens:
+            log.warning("no API key is left: anybody who reaches the proxy may use the models; see `muxctl keys`")
         reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +16,7 @@ from muxd import proxy_child
 from muxd.children import Children
 from muxd.config import load_config
 from muxd.demo import write_demo_config
+from muxd.ports import CannotListen
 from muxd.proxy_child import ProxyChild
 from muxd.state import StateFile
 
@@ -29,10 +33,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_child, "PROBE_TIMEOUT", 0.5)
 
 
-def a_proxy(folder: Path) -> ProxyChild:
+def a_proxy(folder: Path, **settings: Any) -> ProxyChild:
     for name in ("run", "state", "logs"):
         (folder / name).mkdir()
     config = load_config(write_demo_config(folder, port=0), os.environ)
+    config = replace(config, proxy=replace(config.proxy, **settings))
     return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"))
 
 
@@ -61,3 +66,10 @@ async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_pat
         hurried.set()
         with trio.fail_after(10):
             await proxy.stop(hurried)
+
+
+def test_a_port_for_metrics_that_somebody_has_is_named_before_anything_is_started(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = taken.getsockname()
+        with pytest.raises(CannotListen, match=f"metrics_listen|{where[1]}"):
+            a_proxy(tmp_path, metrics_listen=where)

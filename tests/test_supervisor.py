@@ -14,6 +14,7 @@ import trio.testing
 
 from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
+from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
 from muxd.engines import open_http
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound
@@ -204,6 +205,19 @@ async def test_a_stop_is_forgotten_with_its_model(tmp_path):
         await supervisor.reload()
         assert StateFile(tmp_path / "state" / "state.json").load().stopped == []
         assert not supervisor.model_status("b")["held_down"]
+
+
+async def test_a_reload_that_takes_the_last_key_away_says_so(tmp_path, caplog):
+    alice, bob = Key("alice", "ab" * 32), Key("bob", "cd" * 32, revoked=True)
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        open_to_all = wanted[-1]
+        for keys in ((), (alice, bob), (bob,)):
+            wanted.append(replace(open_to_all, keys=keys))
+            await supervisor.reload()
+        assert "no API key" not in caplog.text
+        wanted.append(open_to_all)
+        await supervisor.reload()
+        assert "no API key is left: anybody who reaches the proxy may use the models" in caplog.text
 
 
 async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):

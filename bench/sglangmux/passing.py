@@ -43,18 +43,23 @@ def _sorted(text: str) -> str:
 def other_routes(lab: Lab) -> Observation:
     """What SGLang answers beside chat and completions."""
     model = lab.kit.beta
+    messages = [{"role": "user", "content": "hello"}]
     bodies: dict[str, dict[str, Any]] = {
-        "responses": {"model": model, "input": "hello"},
-        "messages": {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]},
-        "tokenize": {"model": model, "prompt": "hello"},
+        "/v1/responses": {"model": model, "input": "hello"},
+        "/v1/messages": {"model": model, "max_tokens": 8, "messages": messages},
+        "/v1/tokenize": {"model": model, "prompt": "hello"},
+        "/generate": {"model": model, "text": "hello"},
+        "/api/chat": {"model": model, "stream": False, "messages": messages},
     }
     with lab.host() as host:
-        statuses = {name: exchange(host.port, post(host.port, f"/v1/{name}", b)).status for name, b in bodies.items()}
-    text = ", ".join(f"{name} {status}" for name, status in statuses.items())
+        statuses = {path: exchange(host.port, post(host.port, path, body)).status for path, body in bodies.items()}
+    text = ", ".join(f"{path} {status}" for path, status in statuses.items())
     return Observation(set(statuses.values()) != {200}, text)
 
 
 def metrics(lab: Lab) -> Observation:
     with lab.host() as host:
         answer = exchange(host.port, get(host.port, "/metrics"))
-    return Observation(answer.status != 200, f"GET /metrics: {answer.status}")
+    families = answer.body.count(b"# TYPE ")
+    told = f" with {families} metrics" if families else ""
+    return Observation(answer.status != 200 or not families, f"GET /metrics: {answer.status}{told}")

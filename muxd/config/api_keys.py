@@ -171,6 +171,7 @@ class _Reading:
                 yield "secret_env", f"{name} is not set, or empty, where muxd runs; set it, or use secret_sha256"
                 return
             given["secret_sha256"] = sha256(secret.encode(errors="surrogateescape")).hexdigest()
+            given["variable"] = name
         elif not entry.table.keys() - KEY.keys() and not {"secret_sha256", "secret_env"} & entry.table.keys():
             yield "secret_sha256", "missing; `muxctl keys add` makes a key with its own, or name a secret_env"
         if (hashed := given.get("secret_sha256")) is not None:

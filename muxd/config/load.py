@@ -19,7 +19,7 @@ from .names import MODEL_NAME
 from .places import default_log_dir, default_socket, default_state_dir, home
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
-from .rules import check
+from .rules import check, check_folders
 from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 from .sources import Source, merged, read_sources
 from .units import shown
@@ -46,6 +46,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], added: Addition |
     Without a path: `added` is all.  ConfigError names every problem, one line each.
     """
     config, problems = _read(path, environ, added=added)
+    check_folders(config, problems)
     problems.raise_any()
     return config
 

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .folders import why_no_logs
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
-from .loopback import ADVICE, is_loopback
+from .loopback import ADVICE, collide, is_loopback
 from .problems import Problems
 from .schema import Config, Model
 from .units import show_size
@@ -37,6 +38,16 @@ def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], pr
     for path, text in (*_findings(config, stated, environ, told), *_open_door(config, told, by_flag=by_flag)):
         if not any(_related(path, other) for other in told):
             problems.add(path, text)
+
+
+def check_folders(config: Config, problems: Problems) -> None:
+    """As `check`, of folders; for muxd alone: a proxy that serves must not ask a disk, which may hang."""
+    proxy, path = config.proxy, ("proxy", "access_log_dir")
+    if proxy.access_log_dir is None or path in problems.paths():
+        return
+    # muxd's own proxy runs as the user that muxd does.
+    if why := why_no_logs(proxy.access_log_dir, config.daemon.state_dir if proxy.managed else None):
+        problems.add(path, why)
 
 
 def _related(path: KeyPath, other: KeyPath) -> bool:
@@ -137,6 +148,12 @@ def _proxy(config: Config, stated: "_Stated") -> Iterator[Finding]:
                 ("proxy", "max_body"),
                 f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
             )
+    if proxy.access_log_dir is not None and proxy.access_log == "off":
+        yield ("proxy", "access_log_dir"), 'nothing is written there while access_log is "off"; leave one of them out'
+    host, port = proxy.metrics_listen or ("", 0)
+    if port and port == proxy.port and collide(host, proxy.host):
+        text = f"{port} is already the port of listen; use another, or leave it out: /metrics is there, too"
+        yield ("proxy", "metrics_listen"), text
 
 
 def _open_door(config: Config, told: set[KeyPath], *, by_flag: bool) -> Iterator[Finding]:
@@ -164,7 +181,9 @@ def _names(config: Config) -> Iterator[Finding]:
 
 
 def _ports(config: Config) -> Iterator[Finding]:
-    owner = {config.proxy.port: "the proxy"} if config.proxy.port else {}
+    _, metrics = config.proxy.metrics_listen or ("", 0)
+    said = {metrics: "metrics_listen, under [proxy]", config.proxy.port: "the proxy"}
+    owner = {port: whose for port, whose in said.items() if port}
     for model in config.models:
         if model.port:
             first = owner.setdefault(model.port, f"model {model.name}")

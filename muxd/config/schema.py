@@ -70,7 +70,7 @@ class Model:
     preload: bool = False
     port: int = 0  # 0: muxd chooses a free one at each start
     python: str = "python3"  # the interpreter that has SGLang
-    args: tuple[str, ...] = ()  # further flags of the engine, unchanged
+    args: tuple[str, ...] = ()  # further flags of the engine, unchanged; of a script's those that say what it is for
     env: dict[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     start_timeout: float = 600.0
@@ -143,6 +143,7 @@ class Key:
     priority: int = 0  # a waiting request counts 2 ** priority times
     expires: float = inf  # seconds since the epoch
     revoked: bool = False  # kept in the file, so that revoking the last key does not open the door
+    variable: str = field(default="", repr=False, compare=False)  # of the environment, where the secret is in one
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class _Table:
         about = {"digest": script.digest, "admin_key": script.admin_key, "api_key": script.api_key}
         says = {
             "engine": "sglang",
-            "args": (),
+            "args": script.telling_flags,
             "model_path": "",
             "served_names": tuple(fact.text for fact in script.served_names),
             "port": int(script.port.text) if script.port is not None else 0,

@@ -1,4 +1,4 @@
-"""What muxd has to know of a launch script before it runs it: its server's name, port, keys, GPUs and sleep level.
+"""What muxd must know of a launch script before it runs it: its server's name, port, keys, GPUs, sleep level and kind.
 
 The script is read, never run.  Anything else about it is its own business.
 """
@@ -15,6 +15,8 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+from muxd.config.handover import TELLING_FLAGS
 
 from .shell.builtin import BUILTINS
 from .shell.grammar import read_commands
@@ -61,6 +63,7 @@ class LaunchScript:
     tensor_parallel: int = 1
     memory_saver: bool = False
     cpu_backup: bool = False
+    telling_flags: tuple[str, ...] = ()  # of handover.TELLING_FLAGS
     all_flags_seen: bool = False
     launch: Place | None = None
     admin_key: str = ""
@@ -168,6 +171,7 @@ class _Facts:
         script, words = self._script, run.arguments
         script.memory_saver = "--enable-memory-saver" in words
         script.cpu_backup = "--enable-weights-cpu-backup" in words
+        script.telling_flags = tuple(flag for flag in sorted(TELLING_FLAGS) if flag in words)
         hidden = any(_hidden(words)) or flag(words, "--config") is not None
         script.all_flags_seen = _is_sglang(run) and not hidden
         tensor = flag(words, *TENSOR_FLAGS)

@@ -17,7 +17,7 @@ from muxd.ports import listen_at
 
 from .catalogue import Catalogue
 from .desk import Desk, shutting_down
-from .doors.anybody import loopback_only, said_at_start, would_open
+from .doors.anybody import loopback_only, metrics_said_at_start, said_at_start, would_open
 from .doors.keys import Keyring
 from .exchange import Pace
 from .leases import Leases
@@ -61,8 +61,9 @@ async def _run(config: Config, limits: Limits, listen: socket.socket | None, rea
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
             log.info("listening on %s", _name(listener))
-            if (warning := said_at_start(config, listener.getsockname())) is not None:
-                log.warning("%s", warning)
+            for warning in (said_at_start(config, listener.getsockname()), metrics_said_at_start(config)):
+                if warning is not None:
+                    log.warning("%s", warning)
             if metrics is not None:
                 nursery.start_soon(serve_metrics, metrics, proxy.metrics, name="metrics port")
             await anext(signals)

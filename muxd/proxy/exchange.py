@@ -18,7 +18,8 @@ from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
 from .asking.asked import Form
 from .asking.routes import ToWorker
 from .forwarding import worker_head
-from .leases import Grant, Lease
+from .grant import Grant
+from .leases import Lease
 from .records.usage import Usage
 from .records.usage import reader as usage_of
 from .records.visit import CLIENT_GONE, NO_TOKENS, Visit

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -23,9 +23,11 @@ from muxd.client import Client, Stream
 from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
 
-from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
+from .answers import UNAVAILABLE, Refusal
+from .grant import Grant, Terms, Ticket
 from .queue import Queue
 from .records.meters import Meters, ModelMeter
+from .refusals import WORKER_LOST, failed, outlook, revoked, unreachable
 from .sockets.reactor import Alarm, Reactor
 from .sockets.upstream import Pool
 
@@ -38,59 +40,6 @@ _RETRY = 0.25  # seconds between two attempts to reach muxd
 _SUSPICION = 0.25  # seconds until a worker that was lost to a request is tried again, if muxd does not revoke it
 _CUT_GRACE = 0.2  # seconds for what a dead worker had sent already to be read
 _NO_ETA = 10.0  # seconds: Retry-After where nothing is known
-
-_WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
-
-
-class Ticket(Protocol):
-    """A request that wants the model."""
-
-    since: float  # when it began to wait, monotonic
-    priority: int
-    replayed: bool  # it has lost a worker before
-
-    def waited(self, seconds: float) -> None:
-        """It is about to be forwarded, after so long."""
-
-    def forward(self, grant: "Grant") -> None: ...
-
-    def refuse(self, refusal: Refusal) -> None: ...
-
-    def lose(self, refusal: Refusal) -> None:
-        """Its worker is gone: end it, or have it wait for the next one."""
-
-    def cut(self, refusal: Refusal) -> None: ...
-
-
-class Grant:
-    """The right to send to a worker, and the requests that do."""
-
-    __slots__ = ("drained", "generation", "in_flight", "pool")
-
-    def __init__(self, pool: Pool, generation: int) -> None:
-        self.pool = pool
-        self.generation = generation
-        self.in_flight: set[Ticket] = set()
-        self.drained = trio.Event()  # while it drains: set with the last request's end
-
-
-class Terms(Protocol):
-    """What a model's configuration says of its requests; a reload changes it."""
-
-    @property
-    def switch_timeout(self) -> float:
-        """How long a request may wait, in seconds."""
-        ...
-
-    @property
-    def concurrency_limit(self) -> int:
-        """Requests in flight at once; 0 for no limit."""
-        ...
-
-    @property
-    def queue_limit(self) -> int:
-        """Requests that may wait."""
-        ...
 
 
 class Leases:
@@ -269,7 +218,7 @@ class Lease:
             return f"waiting for a free place ({len(self.grant.in_flight)} in flight, {len(self._waiting)} waiting)"
         if self._suspected is not None:
             return "its worker was lost"
-        return "queued" if self._news is None else _outlook(self._news, self.eta())
+        return "queued" if self._news is None else outlook(self._news, self.eta())
 
     def late(self) -> Refusal:
         """For who has waited as long as they may."""
@@ -305,7 +254,7 @@ class Lease:
                 async with control.lease(self.name, self._demand()) as messages:
                     await self._follow(control, messages)
             except Unreachable as error:
-                self.refuse_waiting(_unreachable(error), but_replayed=True)
+                self.refuse_waiting(unreachable(error), but_replayed=True)
                 if self._waiting:
                     await trio.sleep(_RETRY)
             except ModelNotFound as error:
@@ -326,7 +275,7 @@ class Lease:
                     self._hear(message, nursery)
                 self._over()
             except Unreachable as error:
-                self.refuse_waiting(_unreachable(error), but_replayed=True)
+                self.refuse_waiting(unreachable(error), but_replayed=True)
                 if self._current is not None:
                     await self._outlive_muxd(control)
             if self._draining is not None:
@@ -354,7 +303,7 @@ class Lease:
             case "restored":
                 self._restore()
             case "failed":
-                self.refuse_waiting(_failed(message))
+                self.refuse_waiting(failed(message))
 
     def _be_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
@@ -400,7 +349,7 @@ class Lease:
 
     def _end(self, grant: Grant, message: dict[str, Any]) -> None:
         """End what is in flight still."""
-        refusal, lost = _revoked(self.name, message), message["reason"] in _WORKER_LOST
+        refusal, lost = revoked(self.name, message), message["reason"] in WORKER_LOST
         for ticket in list(grant.in_flight):
             if lost:
                 ticket.lose(refusal)
@@ -409,7 +358,7 @@ class Lease:
 
     def _over(self) -> None:
         """muxd has ended the lease: from now on the worker may be put to sleep at any time."""
-        if self._draining is None or self._why["reason"] not in _WORKER_LOST:
+        if self._draining is None or self._why["reason"] not in WORKER_LOST:
             self._drain_scope.cancel()
         grant = self._take_grant()
         if grant is not None:
@@ -457,34 +406,3 @@ class Lease:
                     log.warning("demand for %s could not be reported: %s", self.name, error)
                     await trio.sleep(_REPORT_EVERY)
             await trio.sleep(_REPORT_GAP)
-
-
-def _unreachable(error: MuxdError) -> Refusal:
-    """Why is for the log: clients need not know our paths."""
-    log.warning("no model can be loaded: %s", error.message)
-    return Refusal(UNAVAILABLE, error.code, "no model can be loaded now: muxd cannot be reached", retry_after=1)
-
-
-def _failed(message: dict[str, Any]) -> Refusal:
-    error = message["error"]
-    status = 404 if error["code"] == ModelNotFound.code else UNAVAILABLE
-    param = "model" if status == 404 else None
-    retry_after = message.get("retry_after_s")
-    if retry_after is None and status == UNAVAILABLE:
-        retry_after = 5
-    return Refusal(status, error["code"], error["message"], param=param, retry_after=retry_after)
-
-
-def _revoked(name: str, message: dict[str, Any]) -> Refusal:
-    """What a request is told that was still in flight at the deadline."""
-    reason, why = message["reason"], message.get("message") or ""
-    if reason in _WORKER_LOST:
-        return Refusal(BAD_GATEWAY, reason, f"model {name}: {why or 'its worker is gone'}")
-    code = "shutting_down" if reason == "shutdown" else "drain_timeout"
-    message_ = f"model {name} was taken off the GPU before this request ended: {why or reason}"
-    return Refusal(UNAVAILABLE, code, message_, retry_after=1)
-
-
-def _outlook(news: dict[str, Any], eta: float | None) -> str:
-    what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
-    return what + (f", about {eta:.0f} s to go" if eta else "")

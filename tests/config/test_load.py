@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, load_proxy_config, salvage_config
+from muxd.config.handover import settings_for_proxy
 from muxd.config.keys import DAEMON, MEMORY, MODEL, OWNED_FLAGS, POLICY, PROXY, SIMULATION
+from muxd.config.load import told_config
 from muxd.config.schema import Daemon, GiB, MiB, Policy
 from muxd.errors import ConfigError
 
@@ -252,6 +254,16 @@ WRONG = [
     ),
     (A + "port = 30100", "models.a.port: 30100 is already the port of the proxy; "
      "use another, or leave it out and muxd chooses one"),
+    ('[proxy]\nmetrics_listen = "127.0.0.1:30100"', "proxy.metrics_listen: 30100 is already the port of listen; "
+     "use another, or leave it out: /metrics is there, too"),
+    ('[proxy]\nlisten = "localhost:1"\nmetrics_listen = "0.0.0.0:1"', "proxy.metrics_listen: 1 is already the port of "
+     "listen; use another, or leave it out: /metrics is there, too"),
+    ('[proxy]\nmetrics_listen = "127.0.0.1:7"\n' + A + "port = 7", "models.a.port: 7 is already the port of "
+     "metrics_listen, under [proxy]; use another, or leave it out and muxd chooses one"),
+    ('[proxy]\naccess_log = "off"\naccess_log_dir = "logs"', "proxy.access_log_dir: nothing is written there while "
+     'access_log is "off"; leave one of them out'),
+    ('[proxy]\naccess_log_dir = "muxd.toml/logs"', "proxy.access_log_dir: F is not a directory; "
+     "name one that is, or can be made"),
     (A + "port = 99999", "models.a.port: 99999 is out of range; use 0 to 65535"),
     (A + "port = true", "models.a.port: true is not a whole number; write one from 0 to 65535"),
     (
@@ -304,7 +316,7 @@ WRONG = [
 def test_one_mistake_makes_one_problem_with_its_line(problems, tmp_path, text, problem):
     *_, wrong_line = text.splitlines()
     whole = text + "\n" + ONE_MODEL
-    found = [line.replace(f"{tmp_path}/home", "HOME") for line in problems(whole)]
+    found = [line.replace(f"{tmp_path}/home", "HOME").replace(f"{tmp_path}/muxd.toml", "F") for line in problems(whole)]
     assert found == [f"F:{whole.splitlines().index(wrong_line) + 1}: {problem}"]
 
 
@@ -412,6 +424,29 @@ def test_no_value_of_any_key_is_more_than_a_problem(load, table, keys):
 @pytest.mark.parametrize("table", ["muxd", "proxy", "policy", "defaults", "models"])
 def test_a_section_that_is_no_table_is_a_problem(problems, table):
     assert any(f"F:1: {table}: 3 is not a table; write [{table}" in line for line in problems(f"{table} = 3\n"))
+
+
+@pytest.mark.parametrize("metrics", ["127.0.0.1:30101", "127.0.0.2:30100", "[::1]:30100"])
+def test_metrics_may_have_the_proxys_port_at_another_address(load, metrics):
+    host, _, port = metrics.rpartition(":")
+    assert load(f'[proxy]\nmetrics_listen = "{metrics}"\n{ONE_MODEL}').proxy.metrics_listen == (
+        host.strip("[]"),
+        int(port),
+    )
+
+
+def test_ports_that_are_chosen_at_each_start_are_not_one(load):
+    text = f'[proxy]\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n{ONE_MODEL}port = 0\n'
+    assert load(text).models[0].port == 0
+
+
+def test_a_proxy_asks_no_disk_for_the_folder_of_its_log(tmp_path):
+    """It does when it opens the log; while it serves, a disk that hangs must not hold it up."""
+    path = tmp_path / "muxd.toml"
+    path.write_text('[proxy]\naccess_log_dir = "/proc/nope"\n')
+    config = load_proxy_config(path, {"HOME": str(tmp_path)})
+    assert config.proxy.access_log_dir == Path("/proc/nope")
+    assert told_config(settings_for_proxy(config), {}).proxy == config.proxy
 
 
 def test_the_proxy_does_not_mind_what_is_wrong_with_the_models(tmp_path):

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from muxd.config import load_config, load_proxy_config
+from muxd.config.handover import settings_for_proxy
+from muxd.config.load import told_config
+from muxd.config.plan import Step, plan_of
 from muxd.errors import ConfigError
 
 SERVE = "python -m sglang.launch_server"
@@ -96,6 +99,21 @@ def test_env_of_the_table_is_what_the_script_runs_with(load):
     (model,) = load(f'[defaults]\nenv = {{ NAME = "far" }}\n{NAMED}env = {{ OTHER = "1" }}', script).models
     assert model.served_names[0] == "far"
     assert model.env == {"NAME": "far", "OTHER": "1"}
+
+
+def test_a_script_that_serves_embeddings_says_so_to_the_proxy(load):
+    config = load(NAMED, LEGACY.replace("--port", "--is-embedding --log-level info --port"))
+    assert config.models[0].args == ("--is-embedding",)
+    (told,) = told_config(settings_for_proxy(config), {}).models
+    assert (told.name, told.args) == ("legacy", ("--is-embedding",))
+
+
+def test_a_script_whose_server_is_for_something_else_now_needs_a_new_process(load, tmp_path):
+    script = f"source ./kind\n{LEGACY.replace('--port', '$KIND --port')}"
+    (tmp_path / "kind").write_text("KIND=--is-embedding")
+    running = load(NAMED, script)
+    (tmp_path / "kind").write_text("KIND=")
+    assert plan_of(running, load(NAMED, script)).steps == (Step("legacy", "restart", ("args",)),)
 
 
 def test_keys_are_not_shown(load):

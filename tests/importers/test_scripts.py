@@ -120,6 +120,13 @@ def test_the_sleep_level_is_what_the_flags_can_do(read, flags, level):
     assert [found.can_sleep_at(n) for n in (1, 2, 3)] == [level == 1, level <= 2, True]
 
 
+def test_what_a_server_is_for_is_kept_and_no_other_flag(read):
+    assert read(f"FLAGS='--is-embedding --tp 2'\n{SERVE} --model a --port 1 --x $FLAGS").telling_flags == (
+        "--is-embedding",
+    )
+    assert read(f"python embed.py --is-embedding\n{SERVE} --model a --port 1").telling_flags == ()
+
+
 @pytest.mark.parametrize("text", [f"{SERVE} --model a --port 1 $(flags)", f"{SERVE} --config c.yaml --port 1 --model a",
                                   "MODEL_NAME=a PORT=1\n./start-it"])  # fmt: skip
 def test_flags_that_cannot_be_seen_may_be_there(read, text):

@@ -450,6 +450,14 @@ def test_a_revoked_key_stays_in_the_file_and_opens_nothing(muxctl, running, conf
     assert [line for line, _ in running.requests] == ["GET /v1/status", "POST /v1/reload"] * 2
 
 
+def test_with_muxd_down_a_proxy_that_outlives_it_has_not_heard_of_it(muxctl, config, file):
+    muxctl("keys", "add", "alice")
+    assert muxctl("keys", "revoke", "alice")[2] == (
+        f"alice is revoked in {file}; muxd is not running: it is refused once it is started; "
+        "a proxy that still runs takes it until then, or until it is restarted\n"
+    )
+
+
 def test_revoking_twice_tells_muxd_once_more(muxctl, running, config, file):
     muxctl("keys", "add", "alice")
     muxctl("keys", "revoke", "alice")

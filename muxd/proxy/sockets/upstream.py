@@ -182,9 +182,6 @@ class Upstream(Connection):
         """Whether an event of one's own can be put into this stream of server-sent events, as a chunk."""
         return self.is_chunked() and self._between_chunks and (self._bare or self._tail.endswith(_EVENT_ENDS))
 
-    def is_event_stream(self) -> bool:
-        return b"\r\ncontent-type: text/event-stream" in self.head.lower()
-
     def is_chunked(self) -> bool:
         return b"\r\ntransfer-encoding:" in self.head.lower()
 

@@ -8,7 +8,7 @@ import pytest
 
 from muxd.config.schema import Config, Daemon, Key, Proxy
 from muxd.errors import ConfigError
-from muxd.proxy.doors.anybody import loopback_only, said_at_start
+from muxd.proxy.doors.anybody import loopback_only, metrics_said_at_start, said_at_start, would_open
 
 CONFIG = Config(Daemon(Path("/s"), Path("/d"), Path("/l")))
 OPEN = replace(CONFIG, proxy=Proxy(allow_anonymous=True))
@@ -46,6 +46,26 @@ def test_an_open_door_is_said_at_the_start():
     assert said_at_start(OPEN, ("0.0.0.0", 30100)) == (
         "0.0.0.0:30100 asks nobody for an API key (allow_anonymous): whoever reaches it may use the models"
     )
+
+
+def test_a_configuration_opens_what_others_reach_without_a_key_and_without_a_word():
+    assert would_open(CONFIG, ("0.0.0.0", 80))
+    assert not would_open(CONFIG, ("127.0.0.1", 80))
+    assert not would_open(KEYED, ("0.0.0.0", 80))
+    assert not would_open(OPEN, ("0.0.0.0", 80))
+
+
+@pytest.mark.parametrize("config", [OPEN, KEYED])
+def test_metrics_that_others_reach_are_said_at_the_start_with_keys_and_without(config):
+    def said(*where):
+        return metrics_said_at_start(replace(config, proxy=replace(config.proxy, metrics_listen=where)))
+
+    assert said("0.0.0.0", 30101) == (
+        "0.0.0.0:30101 (metrics_listen) tells whoever reaches it the models' names and how they are used"
+    )
+    assert said("::", 30101).startswith("[::]:30101 ")
+    assert said("127.0.0.1", 30101) is None
+    assert metrics_said_at_start(config) is None
 
 
 def test_a_real_sockets_name_is_understood():
