@@ -55,9 +55,9 @@ class ProxyChild:
         self._config = config
         self._children = children
         self._state = state
-        self._listener = listen_at(config.proxy.host, config.proxy.port)
         if config.proxy.metrics_listen is not None:
             listen_at(*config.proxy.metrics_listen, setting="metrics_listen").close()
+        self._listener = listen_at(config.proxy.host, config.proxy.port)
         self.port = int(self._listener.getsockname()[1])
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
