@@ -39,6 +39,10 @@ class Entry:
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
         self.speaks_text = speaks_text(model.args)
 
+    def adapter(self, asked: str) -> str:
+        """The LoRA adapter that is asked for by a name by which this model was found, NAME:ADAPTER; empty for none."""
+        return "" if asked == self.name or asked in self.served_names else asked.rpartition(":")[2]
+
 
 class Catalogue:
     """Kept by the task in `run`, which calls `told` with what muxd says anew of its configuration."""

@@ -187,7 +187,9 @@ def shutting_down() -> Refusal:
 
 def _edit(client: Asking, request: Request, found: ToWorker, entry: Entry) -> None:
     """Make of the body what the model's configuration wants; raises Refusal."""
-    body = entry.edits.apply(request, found.asked)
+    asked = found.asked
+    adapter = "" if asked.form is Form.OLLAMA else entry.adapter(asked.model)
+    body = entry.edits.apply(request, asked, adapter)
     if body is not None:
         client.lighten(len(request.body) - len(body))
         request.body = body

@@ -15,7 +15,6 @@ from muxd.http.request import Request
 from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
-from .asking.asked import Form
 from .asking.routes import ToWorker
 from .forwarding import worker_head
 from .grant import Grant
@@ -110,7 +109,7 @@ class Exchange:
         if request.http_version == "1.0":
             self._legacy = True
             self._reframer = Unframer()
-        elif to.asked.stream and to.asked.form is not Form.OLLAMA:
+        elif to.streams:
             self._comment_interval = pace.comment_interval
         self.since = visit.arrived
         self._give_up_at = self.since + lease.terms.switch_timeout

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from . import text
-from .routes import bad_request
+from .routes import bad_request, of_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def read_completion(body: dict[str, Any], longest: int) -> Asked:
 def with_tools(asked: Asked, tools: tuple[Tool, ...], choice: Any, messages: list[Any]) -> Asked:
     """`choice` is OpenAI's tool_choice.  By itself a model calls what the last message names, if a user wrote it."""
     if isinstance(choice, dict):
-        name = (choice.get("function") or choice).get("name")
+        name = (of_kind(choice, "function", dict) or choice).get("name")
         call = next((tool for tool in tools if tool.name == name), None)
         if call is None:
             raise bad_request(f"Tool '{name}' not found in tools list.")
@@ -165,7 +165,7 @@ def _schema(body: dict[str, Any]) -> dict[str, Any] | None:
         case "json_object":
             return {"properties": {"answer": {"type": "string"}, "sure": {"type": "boolean"}}}
         case "json_schema":
-            return dict((form.get("json_schema") or {}).get("schema") or {})
+            return dict(of_kind(of_kind(form, "json_schema", dict) or {}, "schema", dict) or {})
     return None
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from .asked import Asked, Tool, dialogue, plain, read, with_tools
 from .replies import EVENT_STREAM, Event, called
-from .routes import Refusal
+from .routes import Refusal, of_kind
 from .saying import Choice
 
 _STOPPED = {"length": "max_tokens", "tool_calls": "tool_use"}
@@ -24,9 +24,10 @@ def read_messages(body: dict[str, Any], longest: int) -> Asked:
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
     stops = {"stop": body["stop_sequences"]} if body.get("stop_sequences") else {}
     asked = read({**body, **stops, "n": 1}, (dialogue([*system, *body["messages"]]),), longest)
-    tools = tuple(Tool(str(one.get("name")), one.get("input_schema") or {}) for one in body.get("tools") or [])
-    choice = body.get("tool_choice") or {}
-    wanted = {"name": choice["name"]} if choice.get("type") == "tool" else _CHOICES.get(choice.get("type", ""))
+    given = [one for one in body.get("tools") or [] if isinstance(one, dict)]
+    tools = tuple(Tool(str(one.get("name")), one.get("input_schema") or {}) for one in given)
+    choice = of_kind(body, "tool_choice", dict) or {}
+    wanted = {"name": choice.get("name")} if choice.get("type") == "tool" else _CHOICES.get(str(choice.get("type")))
     return with_tools(asked, tools, wanted, body["messages"])
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from .asked import Asked, dialogue, read
 from .replies import Event
+from .routes import of_kind
 from .saying import Choice
 
 _LIMIT = 2048  # where the client names none
@@ -23,8 +24,9 @@ def read_ollama_chat(body: dict[str, Any], longest: int) -> Asked:
 
 
 def read_ollama_generate(body: dict[str, Any], longest: int) -> Asked:
-    system = f"{body['system']}\n\n" if body.get("system") else ""
-    return _read(body, system + body["prompt"], longest)
+    system = of_kind(body, "system", str)
+    prompt = of_kind(body, "prompt", str)
+    return _read(body, f"{system}\n\n{prompt}" if system else prompt, longest)
 
 
 def _read(body: dict[str, Any], prompt: str, longest: int) -> Asked:

@@ -13,6 +13,20 @@ from muxd.http.server import Exchange
 
 Answer = Callable[[Request, Exchange], Awaitable[None]]
 
+# What these fields hold wherever they are; in place of any of them there may be null.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "messages": (list,),
+    "tools": (list,),
+    "tokens": (list,),
+    "label_token_ids": (list,),
+    "options": (dict,),
+    "sampling_params": (dict,),
+    "stream_options": (dict,),
+    "response_format": (dict,),
+    "tool_choice": (dict, str),
+    "system": (str, list),
+}
+
 OPEN = ("/health", "/ready", "/metrics")  # beginnings of the paths that need no key
 
 
@@ -86,7 +100,7 @@ class Router:
 
 
 def fields(request: Request, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The body as an object with these fields in it; raises Refusal as SGLang's validation does."""
+    """The body as an object with these fields in it, none of them null; raises Refusal as SGLang's validation does."""
     kind = (request.header(b"content-type") or b"").partition(b";")[0].strip().lower()
     if not request.body:
         raise _invalid(request, "{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': None}")
@@ -99,9 +113,20 @@ def fields(request: Request, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise _invalid(request, "'Input should be a valid dictionary'")
     for name in needs:
-        if name not in body:
+        if body.get(name) is None:
             raise _invalid(request, f"{{'type': 'missing', 'loc': ('body', '{name}'), 'msg': 'Field required'}}")
+    for name, kinds in _KINDS.items():
+        of_kind(body, name, *kinds)
     return body
+
+
+def of_kind(body: dict[str, Any], name: str, *kinds: type) -> Any:
+    """What the field holds, which is one of these or None; raises Refusal."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise bad_request(f"1 validation error:\n  'Input should be a valid {wanted}': {name}", "Bad Request")
+    return value
 
 
 def _invalid(request: Request, problem: str) -> Refusal:

@@ -86,7 +86,7 @@ def _form(request: Request) -> tuple[dict[str, str], bytes]:
     for part in message.iter_parts() if message.is_multipart() else ():
         name, content = str(part.get_param("name", header="content-disposition")), part.get_payload(decode=True)
         if part.get_filename() is None:
-            fields[name] = bytes(content or b"").decode()
+            fields[name] = bytes(content or b"").decode(errors="replace")
         elif name == "file":
             audio = bytes(content or b"")
     if audio is None:

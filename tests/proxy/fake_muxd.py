@@ -61,6 +61,7 @@ class FakeMuxd:
         self.path = path
         self.models: list[Message] = []
         self.settings: Message = {}
+        self.silent = False  # it takes every call and answers none
         self.grants: dict[str, str] = {}
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
@@ -93,6 +94,8 @@ class FakeMuxd:
 
     async def _handle(self, request: Request, exchange: Exchange) -> None:
         self.calls.append(f"{request.method} {request.path}")
+        if self.silent:
+            await trio.sleep_forever()
         match request.method, request.path.split("/")[2:]:
             case "GET", ["version"]:
                 await exchange.send_json(200, {"version": "0", "pid": 1, "api": 1, "started": 0})

@@ -141,6 +141,14 @@ async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: 
         assert house.proxy.front.held == 0
 
 
+async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_tag_is_none(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"upstream_name": "real/name"}) as house:
+        await house.ask(post(chat("alpha:ad1")))
+        await house.ask(post(chat("alpha:latest"), path=b"/api/chat"))
+        assert b'"real/name:ad1"' in house.alpha.calls[0].body
+        assert b'"real/name"' in house.alpha.calls[1].body
+
+
 async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> None:
     async with open_house(tmp_path, model={"args": ("--is-embedding",)}) as house:
         reply = await house.ask(post(chat()))

@@ -332,3 +332,13 @@ async def _health(house: House, muxd: str) -> None:
     with trio.fail_after(5):
         while (await house.ask(get(b"/health"))).json["muxd"] != muxd:
             await trio.sleep(0.01)
+
+
+async def test_with_a_held_lease_requests_make_no_round_trip_to_muxd(house: House) -> None:
+    browser = await house.connect()
+    assert (await browser.ask(post(chat()))).raw == OK
+    await (await house.lease()).reports.until((0, 0))
+    house.muxd.silent = True  # whoever asks it something now waits for ever
+    for _ in range(20):
+        assert (await browser.ask(post(chat()))).raw == OK
+    assert len(house.muxd.leases) == 1

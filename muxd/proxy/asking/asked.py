@@ -2,18 +2,25 @@
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
+from .members import members, no_model
 from .multipart import read_form
 
 #: Names the model for the routes whose body has no field for it.
 MODEL_HEADER = b"x-muxd-model"
 
+# A body that is longer, or not as it should be, is not decoded: first it is looked where its fields lie, and
+# of those that count only what is short is read.
+_LARGE = 64 << 10  # bytes
+_LONGEST_NAME = 64 << 10  # bytes, as written
+_LONGEST_TRUTH = 64
+_READ = ("model", "stream", "name")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # what SGLang reads as true, in whatever case
 
 
@@ -59,13 +66,6 @@ class _AskedNothing(Asked):
     form: ClassVar[Form] = Form.NOTHING
 
 
-class _Anything(msgspec.Struct):
-    """A body of which one field is not as it should be."""
-
-    model: Any = None
-    stream: Any = None
-
-
 class _Shown(msgspec.Struct):
     model: str = ""
     name: str = ""
@@ -76,44 +76,59 @@ Read = Callable[[Request], Asked]
 _decode = msgspec.json.Decoder(Asked).decode
 _decode_ollama = msgspec.json.Decoder(_AskedOllama).decode
 _decode_native = msgspec.json.Decoder(_AskedNative).decode
+_decode_shown = msgspec.json.Decoder(_Shown).decode
+_OTHERWISE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def in_json(request: Request) -> Asked:
     """Raises Refusal.  A second "model" wins, as it does in the worker."""
+    body = request.body
     try:
-        return _decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        model, stream = _read_again(request.body, error)
-        return Asked(_string(model), stream is not None and _is_true(stream))
+        asked = _decode(body) if len(body) <= _LARGE else None
+    except _OTHERWISE:
+        asked = None
+    if asked is not None:
+        return asked
+    found = _fields(body)
+    return Asked(_name(found.get("model")), _is_true(found.get("stream", b"false")))
 
 
 def in_ollamas_json(request: Request) -> Asked:
     """Streamed unless it says otherwise.  Raises Refusal."""
+    body = request.body
     try:
-        return _decode_ollama(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        model, stream = _read_again(request.body, error)
-        return _AskedOllama(_string(model), stream is None or _is_true(stream))
+        asked = _decode_ollama(body) if len(body) <= _LARGE else None
+    except _OTHERWISE:
+        asked = None
+    if asked is not None:
+        return asked
+    found = _fields(body)
+    return _AskedOllama(_name(found.get("model")), _is_true(found.get("stream", b"true")))
 
 
 def beside_json(request: Request) -> Asked:
     """Of SGLang's own routes, which know no model: the body's "model", else the header's.  Raises Refusal."""
+    body = request.body
     try:
-        asked = _decode_native(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        model, stream = _read_again(request.body, error)
-        asked = _AskedNative("" if model is None else _string(model), stream is not None and _is_true(stream))
+        asked = _decode_native(body) if len(body) <= _LARGE else None
+    except _OTHERWISE:
+        asked = None
+    if asked is None:
+        found = _fields(body)
+        asked = _AskedNative(_name(found.get("model", b'""')), _is_true(found.get("stream", b"false")))
     return asked if asked.model else _AskedByHeader(_of_header(request), asked.stream)
 
 
 def in_form(request: Request) -> Asked:
     """Raises Refusal.  Of several fields of one name the last counts, as it does in the worker."""
     form = read_form(request)
-    model, stream = form.value(b"model"), form.value(b"stream")
+    model, stream = form.value(b"model", _LONGEST_NAME + 1), form.value(b"stream", _LONGEST_TRUTH)
     if model is None:
         raise Refusal(400, "invalid_model", 'the form has no field "model": GET /v1/models lists them', param="model")
+    if len(model) > _LONGEST_NAME:
+        raise _too_long()
     try:
-        return _AskedMultipart(str(model, "utf-8"), stream is not None and _is_true(str(stream, "latin-1")))
+        return _AskedMultipart(str(model, "utf-8"), str(stream or b"", "latin-1").lower() in _TRUE)
     except UnicodeDecodeError:
         raise Refusal(400, "invalid_model", 'the form\'s field "model" is not UTF-8', param="model") from None
 
@@ -125,37 +140,46 @@ def of_path(model: str) -> Asked:
 
 def to_show(request: Request) -> str:
     """The model that Ollama's clients ask about: "model", or "name" as it was called.  Raises Refusal."""
+    body = request.body
     try:
-        found = msgspec.json.decode(request.body, type=_Shown)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _string(_read_again(request.body, error)[0])
-    return found.model or found.name
+        shown = _decode_shown(body) if len(body) <= _LARGE else None
+    except _OTHERWISE:
+        shown = None
+    if shown is not None:
+        return shown.model or shown.name
+    found = _fields(body)
+    return _name(found.get("model") or found.get("name"))
 
 
-def _read_again(body: bytes, error: Exception) -> tuple[Any, Any]:
-    """The two fields of a body that is good JSON after all; raises Refusal."""
-    if isinstance(error, RecursionError):
-        raise Refusal(400, "invalid_json", "the body is nested too deeply") from None
+def _fields(body: bytes) -> dict[str, bytes]:
+    """How the fields that count are written, of long ones the beginning; without those that are null.
+
+    Raises Refusal where the body is not a JSON object.
+    """
+    fits = _LONGEST_NAME + 1
+    found = {one.name: body[one.start : min(one.end, one.start + fits)] for one in members(body) if one.name in _READ}
+    return {name: text for name, text in found.items() if text != b"null"}
+
+
+def _name(text: bytes | None) -> str:
+    if text is None or text[:1] != b'"':
+        raise no_model()
+    if len(text) > _LONGEST_NAME:
+        raise _too_long()
     try:
-        found = msgspec.json.decode(body, type=_Anything)
-    except msgspec.ValidationError:
-        raise _no_model() from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise Refusal(400, "invalid_json", f"the body is not JSON: {wrong}") from None
-    except RecursionError:
-        raise Refusal(400, "invalid_json", "the body is nested too deeply") from None
-    return found.model, found.stream
+        return msgspec.json.decode(text, type=str)
+    except UnicodeDecodeError as error:
+        raise Refusal(400, "invalid_json", f"the body is not JSON: {error}") from None
 
 
-def _string(model: Any) -> str:
-    if not isinstance(model, str):
-        raise _no_model()
-    return model
-
-
-def _is_true(stream: Any) -> bool:
+def _is_true(text: bytes) -> bool:
     """As SGLang reads what is no truth value; what it refuses may be anything here."""
-    return str(stream).lower() in _TRUE
+    if len(text) > _LONGEST_TRUTH or text[:1] in b"[{":
+        return False
+    try:
+        return str(msgspec.json.decode(text)).lower() in _TRUE
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False  # a number without an end, a text of no characters
 
 
 def _of_header(request: Request) -> str:
@@ -166,6 +190,5 @@ def _of_header(request: Request) -> str:
     return named.decode("utf-8", "replace")
 
 
-def _no_model() -> Refusal:
-    problem = 'the body must be a JSON object with a string "model": GET /v1/models lists them'
-    return Refusal(400, "invalid_model", problem, param="model")
+def _too_long() -> Refusal:
+    return Refusal(400, "invalid_model", f'"model" is longer than {_LONGEST_NAME} bytes', param="model")

@@ -16,32 +16,37 @@ from .splices import Splice, spliced
 class Edits:
     """Of one model.  What they do not name reaches the worker byte for byte."""
 
-    __slots__ = ("_fields", "_gone", "_model", "_text", "_text_and_model", "_upstream_name", "idle")
+    __slots__ = ("_fields", "_gone", "_text", "_upstream_name", "idle")
 
     def __init__(self, upstream_name: str, set_params: dict[str, Any], strip_params: tuple[str, ...]) -> None:
         self.idle = not (upstream_name or set_params or strip_params)  # nothing is ever changed
         self._upstream_name = upstream_name
-        self._model = msgspec.json.encode(upstream_name)
         self._text = {name: msgspec.json.encode(value) for name, value in set_params.items()}
-        self._text_and_model = {**self._text, "model": self._model}
         self._fields = {name.encode(): _as_field(value) for name, value in set_params.items()}
         self._gone = frozenset(strip_params) - set_params.keys() - {"model"}  # a worker is always told its name
 
-    def apply(self, request: Request, asked: Asked) -> bytes | None:
-        """The body that the worker is to see; None where it is the client's.  Raises Refusal."""
+    def apply(self, request: Request, asked: Asked, adapter: str = "") -> bytes | None:
+        """The body that the worker is to see; None where it is the client's.  Raises Refusal.
+
+        `adapter` is the LoRA adapter of the model that is asked for, in SGLang's way: NAME:ADAPTER.
+        """
         if self.idle or asked.form is Form.NOTHING:
             return None
-        renames = bool(self._upstream_name) and self._upstream_name != asked.model and asked.in_body
-        if not (renames or self._text or self._gone):
+        name = self._upstream_name
+        if name and adapter:
+            name = f"{name}:{adapter}"
+        renamed = name if name != asked.model and asked.in_body else ""
+        if not (renamed or self._text or self._gone):
             return None
-        return self._in_form(request, renames) if asked.form is Form.MULTIPART else self._in_json(request.body, renames)
+        return self._in_form(request, renamed) if asked.form is Form.MULTIPART else self._in_json(request.body, renamed)
 
-    def _in_json(self, body: bytes, renames: bool) -> bytes:
-        if renames and not (self._text or self._gone) and (at := plain_model(body)) is not None:
-            return b"".join((body[: at[0]], self._model, body[at[1] :]))
-        found = members(body)
-        new = self._text_and_model if renames else self._text
-        splices = replaced(found, new)
+    def _in_json(self, body: bytes, renamed: str) -> bytes:
+        """`renamed` is the model's new name, or empty."""
+        model = msgspec.json.encode(renamed)
+        if renamed and not (self._text or self._gone) and (at := plain_model(body)) is not None:
+            return b"".join((body[: at[0]], model, body[at[1] :]))
+        found = list(members(body))
+        splices = replaced(found, {**self._text, "model": model} if renamed else self._text)
         if self._gone:
             splices += removed(found, self._gone)
         if self._text and (missing := self._text.keys() - {member.name for member in found}):
@@ -55,9 +60,9 @@ class Edits:
         follows = any(member.name not in self._gone for member in found)
         return Splice(at, at, (b"," if follows else b"") + b",".join(added))
 
-    def _in_form(self, request: Request, renames: bool) -> bytes:
+    def _in_form(self, request: Request, renamed: str) -> bytes:
         form = read_form(request)
-        fields = self._fields | ({b"model": (self._upstream_name.encode(),)} if renames else {})
+        fields = self._fields | ({b"model": (renamed.encode(),)} if renamed else {})
         splices = [splice for name, values in fields.items() for splice in form.with_values(name, values)]
         splices += [splice for name in self._gone for splice in form.without(name.encode())]
         return spliced(request.body, splices)

@@ -41,11 +41,15 @@ class Local(Enum):
 
 
 class ToWorker(msgspec.Struct, frozen=True, gc=False):
-    """A request for a worker.  `target` is what the worker is to see; `label` is one of a few, for metrics."""
+    """A request for a worker.  `target` is what the worker is to see; `label` is one of a few, for metrics.
+
+    `streams`: the answer is to be a stream of server-sent events, and there comments mean nothing.
+    """
 
     target: bytes
     label: str
     asked: Asked
+    streams: bool = False
 
 
 class Here(msgspec.Struct, frozen=True):
@@ -60,10 +64,24 @@ class _Route(msgspec.Struct, frozen=True):
     target: bytes
     label: str
     read: Read
+    has_events: bool  # it can answer with server-sent events; the others ignore a "stream", or refuse it
+
+
+# As Ollama's own the routes below /api/ stream lines of JSON.
+_HAVE_EVENTS = frozenset(
+    (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/generate",
+    )
+)
 
 
 def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:
-    return {path.encode(): _Route((prefix + path).encode(), path, read) for path in paths}
+    return {path.encode(): _Route((prefix + path).encode(), path, read, path in _HAVE_EVENTS) for path in paths}
 
 
 _POST: dict[bytes, _Route] = {
@@ -118,7 +136,8 @@ def find(request: Request) -> ToWorker | Here:
         return _find_slowly(request)
     if request.method != "POST":
         raise _wrong_method(request, "POST")
-    return ToWorker(route.target, route.label, route.read(request))
+    said = route.read(request)
+    return ToWorker(route.target, route.label, said, route.has_events and bool(said.stream))
 
 
 def _find_slowly(request: Request) -> ToWorker | Here:
@@ -128,7 +147,8 @@ def _find_slowly(request: Request) -> ToWorker | Here:
     route = _POST.get(path.encode())
     if route is not None:
         _demand(request, "POST")
-        return ToWorker(route.target + mark + query, route.label, route.read(request))
+        said = route.read(request)
+        return ToWorker(route.target + mark + query, route.label, said, route.has_events and bool(said.stream))
     inside = _UPSTREAM.fullmatch(path)
     if inside is not None:
         _demand(request, "GET")

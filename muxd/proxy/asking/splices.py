@@ -15,8 +15,9 @@ class Splice(msgspec.Struct, frozen=True, order=True, gc=False):
 
 def spliced(text: bytes, splices: Iterable[Splice]) -> bytes:
     """The text with these changes; none may reach into another, and of two at one place the shorter comes first."""
-    pieces, at = [], 0
+    kept, at = memoryview(text), 0  # no second copy of what is long
+    pieces: list[bytes | memoryview] = []
     for splice in sorted(splices):
-        pieces += [text[at : splice.start], splice.new]
+        pieces += [kept[at : splice.start], splice.new]
         at = splice.end
-    return b"".join((*pieces, text[at:]))
+    return b"".join((*pieces, kept[at:]))

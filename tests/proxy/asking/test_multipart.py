@@ -15,7 +15,7 @@ MODEL = part("model", b"whisper")
 
 
 def model_of(body: bytes, content_type: bytes | None = None) -> bytes | None:
-    return read_form(send_form(body) if content_type is None else send_form(body, content_type)).value(b"model")
+    return read_form(send_form(body) if content_type is None else send_form(body, content_type)).value(b"model", 100)
 
 
 @pytest.mark.parametrize("body", [form(MODEL, AUDIO), form(AUDIO, MODEL), form(MODEL), b"\r\n" + form(AUDIO, MODEL)])

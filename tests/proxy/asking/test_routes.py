@@ -232,6 +232,20 @@ def test_a_stream_is_what_the_worker_takes_for_one(written, streams):
     assert bool(to_worker(b"/generate", body).asked.stream) is streams
 
 
+EVENTS = """
+/v1/chat/completions /v1/completions /v1/responses /v1/messages /generate
+""".split()  # noqa: SIM905 (as many literals, one a line, would read worse)
+
+
+@pytest.mark.parametrize("path", [*IN_JSON, "/rerank"])
+def test_only_what_sglang_streams_in_events_is_taken_for_such_a_stream(path):
+    for target in (path, f"{path}?x"):
+        assert to_worker(target.encode(), {"model": "a", "stream": True}).streams is (path in EVENTS)
+        assert to_worker(target.encode(), {"model": "a", "stream": "yes"}).streams is (path in EVENTS)
+        assert to_worker(target.encode(), {"model": "a", "stream": False}).streams is False
+        assert to_worker(target.encode(), {"model": "a", "stream": None}).streams is False
+
+
 def test_ollamas_routes_stream_unless_they_are_told_not_to():
     for body, streams in (({}, True), ({"stream": True}, True), ({"stream": False}, False), ({"stream": 0}, False)):
         found = to_worker(b"/api/chat", {"model": "a", **body})
@@ -262,3 +276,4 @@ def test_a_transcription_names_its_model_in_its_form():
         Form.MULTIPART,
     )
     assert found.asked.stream
+    assert found.streams

@@ -1,0 +1,16 @@
+"""What a model is called, and what else its name may say."""
+
+import pytest
+
+from muxd.config.schema import Model
+from muxd.proxy.catalogue import Entry
+
+ENTRY = Entry(Model("e", served_names=("org/e", "org/e:14b")), "ready")
+
+
+@pytest.mark.parametrize(
+    ("asked", "adapter"),
+    [("e", ""), ("org/e", ""), ("org/e:14b", ""), ("e:ad1", "ad1"), ("org/e:ad1", "ad1"), ("org/e:14b:ad1", "ad1")],
+)
+def test_what_follows_one_of_its_names_is_an_adapter(asked, adapter):
+    assert ENTRY.adapter(asked) == adapter
