@@ -95,10 +95,11 @@ class Proxy:
         self._logging = _logging(config)
         self._listener: Listener | None = None
         self._sockname: object = None
+        self._where = ""
 
     async def start(self, listener: socket.socket) -> None:
         """Accept once muxd was asked what there is."""
-        self._sockname = listener.getsockname()
+        self._sockname, self._where = listener.getsockname(), _name(listener)
         if self.log is not None:
             await self._nursery.start(self.log.run)
         await self._nursery.start(self.leases.run)
@@ -118,9 +119,7 @@ class Proxy:
     def _renew_keys(self, config: Config) -> None:
         """Our socket may be one that muxd knows nothing of: no reload opens it to anybody."""
         if would_open(config, self._sockname):
-            log.error(
-                "the new configuration has no API key, and %s is open to others: the old keys stay", self._sockname
-            )
+            log.error("the new configuration has no API key, and %s is open to others: the old keys stay", self._where)
         else:
             self.desk.keyring = self.desk.keyring.renewed(config.keys)
 
@@ -142,7 +141,8 @@ class Proxy:
         self.settle()
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
-        return Gauges(self.front.clients, self.front.held, self.log.dropped if self.log is not None else 0, models)
+        buffered = self.front.held + self.front.heads
+        return Gauges(self.front.clients, buffered, self.log.dropped if self.log is not None else 0, models)
 
     async def drain(self, seconds: float) -> None:
         """Accept nobody, refuse what waits, let what is in flight finish; cut it after `seconds`."""

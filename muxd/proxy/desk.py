@@ -76,9 +76,10 @@ class Desk:
             return Errand(client, request, visit, self._metrics)
         content_type, body = self._local(found, holder)
         answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
+        answer = spliced(answer, visit.id.line)
         visit.sent = len(answer)
         visit.end(200, "ok")
-        return spliced(answer, visit.id.line)
+        return answer
 
     def _holder(self, request: Request) -> Holder | None:
         """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
@@ -176,9 +177,10 @@ class Desk:
 def _refused(visit: Visit, refusal: Refusal, request: Request) -> bytes:
     route = visit.route or request.target.decode("latin-1")  # whose shape of an error, where no route was found
     answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+    answer = spliced(answer, visit.id.line)
     visit.sent = len(answer)
     visit.refused(refusal.status, refusal.code)
-    return spliced(answer, visit.id.line)
+    return answer
 
 
 def shutting_down() -> Refusal:

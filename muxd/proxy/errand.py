@@ -30,14 +30,14 @@ class Errand:
         request = self._request
         if self._over:
             return
-        answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
-        self._visit.sent = len(answer)
+        self._answer(body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method))
         self._visit.end(200, "ok")
-        self._answer(answer)
 
     def _answer(self, answer: bytes) -> None:
+        answer = spliced(answer, self._visit.id.line)
         self._over = True
-        self._client.send(spliced(answer, self._visit.id.line))
+        self._visit.sent = len(answer)
+        self._client.send(answer)
         self._client.answered(keep_alive=True)
 
     def on_deadline(self) -> None:
@@ -50,8 +50,8 @@ class Errand:
         """Nothing more is to come."""
 
     def cut(self, refusal: Refusal) -> None:
-        self._visit.refused(refusal.status, refusal.code)
         self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
+        self._visit.refused(refusal.status, refusal.code)
 
     def abandon(self) -> None:
         self._over = True

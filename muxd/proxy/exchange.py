@@ -162,9 +162,10 @@ class Exchange:
             return
         route = self._visit.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+        answer = spliced(answer, self._lines)
         self._visit.sent = len(answer)
         self._visit.refused(refusal.status, refusal.code)
-        client.send(spliced(answer, self._lines))
+        client.send(answer)
         client.answered(keep_alive=True)
 
     def lose(self, refusal: Refusal) -> None:

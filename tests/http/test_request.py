@@ -287,6 +287,23 @@ def test_heads_within_the_limit_are_taken_however_much_is_pipelined() -> None:
     assert len(outcome([data[i : i + 1000] for i in range(0, len(data), 1000)])) == 5
 
 
+def test_a_head_is_weighed_while_it_comes_and_when_it_is_whole() -> None:
+    reader = RequestParser(max_head=1 << 17, max_body=4096)
+    reader.feed(POST + b"X: " + b"x" * 9000)
+    assert 9000 < reader.head_bytes < 9100
+    reader.feed(b"\r\nContent-Length: 2\r\n\r\na")
+    assert 9000 < reader.head_bytes < 9200
+    (request,) = reader.feed(b"b")
+    assert 9000 < request.head_size < 9200
+    assert reader.head_bytes == 0
+
+
+def test_a_head_that_many_have_is_not_worth_counting() -> None:
+    reader = RequestParser(max_head=1 << 17, max_body=4096)
+    (request,) = reader.feed(POST + b"X: " + b"x" * 900 + b"\r\n\r\n")
+    assert (request.head_size, reader.head_bytes) == (0, 0)
+
+
 def test_trailers_are_limited_like_a_head() -> None:
     with pytest.raises(HeadTooLarge):
         parser().feed(CHUNKED + b"0\r\n" + b"X: 0123456789\r\n" * 1000 + b"\r\n")
@@ -296,6 +313,24 @@ def test_a_declared_body_over_the_limit_is_refused_at_once() -> None:
     with pytest.raises(BodyTooLarge):
         parser().feed(POST + b"Content-Length: 4097\r\n\r\n")
     assert parser().feed(POST + b"Content-Length: 4096\r\n\r\n") == []
+
+
+@pytest.mark.parametrize("step", [1, 1000, 100_000])
+def test_a_length_behind_thousands_of_zeros_is_read(step: int) -> None:
+    """Python's int() refuses more than 4300 digits."""
+    data = POST + b"Content-Length: %b2\r\n\r\nab" % (b"0" * 5000)
+    reader = RequestParser(max_head=1 << 17, max_body=4096)
+    requests = [request for at in range(0, len(data), step) for request in reader.feed(data[at : at + step])]
+    assert [request.body for request in requests] == [b"ab"]
+    with pytest.raises(BodyTooLarge):
+        RequestParser(1 << 17, 4096).feed(POST + b"Content-Length: %b4097\r\n\r\n" % (b"0" * 5000))
+    (empty,) = RequestParser(1 << 17, 4096).feed(POST + b"Content-Length: %b\r\n\r\n" % (b"0" * 5000))
+    assert empty.body == b""
+
+
+def test_a_length_that_fits_19_digits_and_no_memory_is_refused() -> None:
+    with pytest.raises(BodyTooLarge):
+        parser().feed(POST + b"Content-Length: 9223372036854775807\r\n\r\n")
 
 
 def test_chunks_over_the_limit_are_refused_while_they_come() -> None:

@@ -81,6 +81,7 @@ async def open_house(
     proxy: Proxy | None = None,
     keys: tuple[Key, ...] = (),
     model: dict[str, Any] | None = None,
+    host: str = "127.0.0.1",
     **limits: Any,
 ) -> AsyncIterator[House]:
     """`granted`: alpha's lease is granted at the first request; `model`: keys of both; `limits` differ from LIMITS."""
@@ -101,7 +102,7 @@ async def open_house(
             muxd.grants["alpha"] = alpha.url
         if muxd_up:
             await stack.enter_async_context(muxd.running())
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((host, 0))
         port = listener.getsockname()[1]
         reactor = await stack.enter_async_context(turning())
         running = await stack.enter_async_context(open_proxy(config, replace(LIMITS, **limits), listener, reactor))

@@ -50,6 +50,66 @@ async def test_a_request_still_arriving_is_refused(house: House) -> None:
         await browser.closed()
 
 
+async def silent(house: House) -> Browser:
+    """Accepted, and nothing said yet: its request may be under way."""
+    browser = await house.connect()
+    with trio.fail_after(PATIENCE):
+        while house.proxy.front.clients < len(house.browsers):
+            await trio.sleep(0.001)
+    return browser
+
+
+async def test_who_is_silent_when_it_comes_may_still_ask_and_is_answered(house: House) -> None:
+    assert (await house.ask(post(chat()))).raw == OK
+    browser = await silent(house)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.proxy.drain, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        await browser.send(post(chat()) + post(chat()))
+        assert await browser.rest() == OK + OK  # both had been sent
+
+
+async def test_who_is_silent_when_it_comes_may_not_wait_for_a_model(house: House) -> None:
+    browser = await silent(house)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.proxy.drain, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await browser.ask(post(chat("beta")))).code == "shutting_down"
+        await browser.closed()
+    assert not house.muxd.leases
+
+
+async def test_who_stays_silent_is_not_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muxd.proxy.sockets.downstream._LAST_CHANCE", 0.05, raising=False)
+    browser = await silent(house)
+    with trio.fail_after(PATIENCE):
+        await house.proxy.drain(60.0)
+    await browser.closed()
+
+
+@pytest.mark.parametrize("request_", [post(chat()), get(b"/health"), post(chat()) * 2], ids=["chat", "health", "two"])
+async def test_what_an_idle_connection_has_already_sent_is_answered(house: House, request_: bytes) -> None:
+    browser = await house.connect()
+    assert (await browser.ask(post(chat()))).raw == OK
+    os.write(browser.stream.socket.fileno(), request_)  # no await: the proxy cannot have seen it
+    with trio.fail_after(PATIENCE):
+        await house.proxy.drain(60.0)
+    for _ in range(request_.count(b" HTTP/1.1")):
+        assert (await browser.reply()).status == 200
+    await browser.closed()
+
+
+async def test_a_body_that_an_idle_connection_has_begun_to_send_is_waited_for(house: House) -> None:
+    browser = await house.connect()
+    assert (await browser.ask(post(chat()))).raw == OK
+    os.write(browser.stream.socket.fileno(), post(chat())[:-1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.proxy.drain, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        await browser.send(b"}")
+        assert await browser.rest() == OK
+
+
 async def test_what_does_not_finish_is_cut_with_an_error(house: House) -> None:
     async def endless(call: Call) -> None:
         if b'"stream":true' in call.body:

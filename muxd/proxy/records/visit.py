@@ -109,7 +109,7 @@ class Visit:
         self.address = address
         self.method = request.method
         target = request.target
-        self.target = target if target[:1] == b"/" else request.raw_path.encode("latin-1")  # it may have a password
+        self.target = target if target[:1] == b"/" else _without_password(request)
         self.received = len(request.body)
         self.key = self.route = self.model = ""
         self.meter: ModelMeter | None = None  # of its model, once that is known
@@ -131,3 +131,9 @@ class Visit:
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
         """`how`: ok, client_gone, cut or refused; `tokens`: prompt, cached, completion."""
         self.records.end((self, status, how, code, tokens, monotonic() - self.arrived, time()))
+
+
+def _without_password(request: Request) -> bytes:
+    """A target of the absolute or the authority form, less "USER:PASSWORD@"."""
+    path = request.raw_path.encode("latin-1")
+    return path if path[:1] == b"/" else path.rpartition(b"@")[2]

@@ -266,3 +266,10 @@ def test_garbage_is_survived() -> None:
 @pytest.mark.parametrize("route", ["/v1/tokenize", "/v1/models", "", "/v1/messages/count_tokens"])
 def test_routes_that_generate_nothing_have_no_reader(route: str) -> None:
     assert reader(route) is None
+
+
+@pytest.mark.parametrize("route", [CHAT, MESSAGES, RESPONSES, GENERATE])
+@pytest.mark.parametrize("depth", [100, 1200, 100_000])
+def test_an_answer_nested_too_deeply_to_be_read_harms_nobody(route: str, depth: int) -> None:
+    told = read(route, HEAD, b'{"usage":{"x":%b,"prompt_tokens":5}}' % (b"[" * depth + b"]" * depth))
+    assert told in ((0, 0, 0), (5, 0, 0))

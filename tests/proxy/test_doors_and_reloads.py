@@ -1,0 +1,103 @@
+"""A reload changes who may ask, and never opens a socket that others reach."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from .browser import chat, get, post
+from .house import QUIET, House, open_house
+from .record import PATIENCE
+from .test_desk import bearer, key
+from .worker import OK
+
+OLD, NEW = "muxd-old", "muxd-new"
+
+
+@pytest.fixture
+async def reached(tmp_path: Path) -> AsyncIterator[House]:
+    """Behind a socket as systemd passes it, which muxd knows nothing of: other machines reach it."""
+    async with open_house(tmp_path, keys=(key("old", OLD),), host="0.0.0.0") as house:
+        yield house
+
+
+async def ask(house: House, secret: str | None = None) -> int:
+    return (await house.ask(post(chat(), b"" if secret is None else bearer(secret)))).status
+
+
+async def reload(house: House, **settings: Any) -> None:
+    """Return when the proxy has what muxd runs with now."""
+    house.muxd.settings |= settings
+    names = house.muxd.settings["models"]["alpha"]["served_names"]
+    names.append(f"name-{len(names)}")
+    house.muxd.tell("reload")
+    with trio.fail_after(PATIENCE):
+        while house.proxy.catalogue.find(names[-1]) is None:
+            await trio.sleep(0.001)
+
+
+async def test_a_reload_without_keys_does_not_open_a_socket_that_others_reach(
+    reached: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    await reload(reached, keys=[])
+    assert await ask(reached) == 401
+    assert (await reached.ask(post(chat("name-2"), bearer(OLD)))).raw == OK  # the rest of it is in force
+    error = caplog.messages[0]
+    assert "no API key" in error
+    assert "0.0.0.0" in error
+    assert "the old keys stay" in error
+
+
+async def test_a_reload_with_other_keys_changes_them_there_too(reached: House) -> None:
+    (other,) = reached.muxd.settings["keys"]
+    new = key("new", NEW)
+    await reload(reached, keys=[other | {"name": new.name, "secret_sha256": new.secret_sha256}])
+    assert [await ask(reached, secret) for secret in (None, OLD, NEW)] == [401, 401, 200]
+
+
+async def test_keys_that_come_back_replace_those_that_stayed(reached: House) -> None:
+    (other,) = reached.muxd.settings["keys"]
+    await reload(reached, keys=[])
+    new = key("new", NEW)
+    await reload(reached, keys=[other | {"name": new.name, "secret_sha256": new.secret_sha256}])
+    assert [await ask(reached, secret) for secret in (None, OLD, NEW)] == [401, 401, 200]
+
+
+async def test_a_reload_that_says_so_opens_it(reached: House) -> None:
+    await reload(reached, keys=[], proxy=reached.muxd.settings["proxy"] | {"allow_anonymous": True})
+    assert await ask(reached) == 200
+
+
+async def test_a_reload_without_keys_opens_what_only_this_machine_reaches(tmp_path: Path) -> None:
+    async with open_house(tmp_path, keys=(key("old", OLD),)) as house:
+        assert await ask(house) == 401
+        await reload(house, keys=[])
+        assert await ask(house) == 200
+
+
+async def test_a_muxd_without_keys_that_is_found_later_does_not_open_it_either(tmp_path: Path) -> None:
+    async with open_house(tmp_path, keys=(key("old", OLD),), host="0.0.0.0", muxd_up=False) as house:
+        house.muxd.settings["keys"] = []
+        async with house.muxd.running():
+            with trio.fail_after(PATIENCE):
+                while not house.proxy.catalogue.connected:
+                    await trio.sleep(0.001)
+            assert await ask(house) == 401
+            assert await ask(house, OLD) == 200
+
+
+async def test_a_muxd_that_says_nothing_keeps_no_client_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muxd.proxy.app._FIRST_WORD", 0.05, raising=False)
+    with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(PATIENCE):
+        silent.bind(str(tmp_path / "muxd.sock"))
+        silent.listen(10)
+        async with open_house(tmp_path, proxy=replace(QUIET), muxd_up=False) as house:
+            assert (await house.ask(get(b"/health"))).json["muxd"] == "unreachable"

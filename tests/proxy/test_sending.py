@@ -1,0 +1,160 @@
+"""What was sent arrives whole and in order, however little of it the kernel takes at once."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from muxd.proxy.sockets.connection import Connection
+from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.reactor import Reactor
+
+from .browser import Browser, chat, get, post
+from .house import House, open_house
+from .record import PATIENCE
+from .worker import OK, SSE_HEAD, Call, answer_ok, event
+
+#: More than the kernel takes of a slow reader's answer, and less than the proxy writes before a turn's end.
+LONG_BODY = b"x" * 30_000
+LONG = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(LONG_BODY) + LONG_BODY
+
+
+async def answer_at_length(call: Call) -> None:
+    await call.send(LONG)
+
+
+async def slow_reader(house: House) -> Browser:
+    """A client for which the kernel keeps a few kilobytes, at the proxy's end and at its own."""
+    sock = trio.socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    await sock.connect(("127.0.0.1", house.port))
+    browser = Browser(trio.SocketStream(sock))
+    house.browsers.append(browser)
+    assert (await browser.ask(get(b"/health"))).status == 200
+    for handler in house.proxy.front.reactor.handlers():
+        if isinstance(handler, Client) and handler.sock.getpeername() == sock.getsockname():
+            handler.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return browser
+
+
+async def stuck(house: House) -> None:
+    """Return when there is something that the kernel did not take."""
+    with trio.fail_after(PATIENCE):
+        while not any(isinstance(h, Client) and h.outbox for h in house.proxy.front.reactor.handlers()):
+            await trio.sleep(0.001)
+
+
+class Hurried(socket.socket):
+    """Whenever the kernel takes less than all, the other side reads what there is before the next call."""
+
+    def read_by(self, peer: socket.socket) -> None:
+        self.peer, self.got = peer, b""
+        peer.setblocking(False)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
+        try:
+            sent = super().send(data, flags)
+        except BlockingIOError:
+            self.drain()
+            raise
+        if sent < len(data):
+            self.drain()
+        return sent
+
+    def drain(self) -> None:
+        while True:
+            try:
+                self.got += self.peer.recv(1 << 20)
+            except BlockingIOError:
+                return
+
+
+class Sender(Connection):
+    def on_event(self, mask: int) -> None:
+        self.flush()
+
+    def on_lost(self) -> None:
+        raise AssertionError(self.error)
+
+
+@pytest.mark.parametrize("sizes", [(20_000, 40_000), (20_000, 20_000, 40_000, 5), (40_000, 20_000, 40_000)])
+def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: tuple[int, ...]) -> None:
+    ours, theirs = socket.socketpair()
+    with Hurried(fileno=ours.detach()) as sock, theirs:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.read_by(theirs)
+        reactor = Reactor()
+        sender = Sender(reactor, sock)
+        reactor.add(sock, sender)
+        pieces = [bytes([number]) * size for number, size in enumerate(sizes, ord("a"))]
+        for piece in pieces:
+            sender.send(piece)
+        while sender.unsent():
+            reactor.turn(0)
+            sock.drain()
+        assert sock.got == b"".join(pieces)
+        sender.close()
+        reactor.shut()
+
+
+async def test_a_slow_reader_gets_all_of_the_answer_after_which_the_connection_closes(house: House) -> None:
+    house.alpha.answer = answer_at_length
+    browser = await slow_reader(house)
+    await browser.send(post(chat(), b"Connection: close\r\n"))
+    assert await browser.rest() == LONG
+
+
+async def test_a_slow_http_1_0_reader_gets_all_of_its_answer(house: House) -> None:
+    house.alpha.answer = answer_at_length
+    browser = await slow_reader(house)
+    await browser.send(post(chat(), version=b"1.0"))
+    assert (await browser.rest()).partition(b"\r\n\r\n")[2] == LONG_BODY
+
+
+async def test_a_slow_reader_of_a_stream_that_breaks_gets_all_of_it_and_then_the_error(house: House) -> None:
+    async def break_off(call: Call) -> bool:
+        os.write(call.stream.socket.fileno(), SSE_HEAD + event("1" * 20_000))  # no await: the proxy learns of
+        return False  # its end at once, too
+
+    house.alpha.answer = break_off
+    browser = await slow_reader(house)
+    await browser.send(post(chat(stream=True)))
+    rest = await browser.rest()
+    assert rest.startswith(SSE_HEAD + event("1" * 20_000))
+    assert b'"code":"worker_died"' in rest
+    assert rest.endswith(b"}\n\n\r\n")
+
+
+async def test_a_slow_reader_that_has_read_all_of_it_asks_again_on_the_same_connection(house: House) -> None:
+    house.alpha.answer = answer_at_length
+    browser = await slow_reader(house)
+    for _ in range(2):
+        await browser.send(post(chat()) + get(b"/health"))
+        await stuck(house)
+        assert (await browser.reply()).raw == LONG
+        assert (await browser.reply()).json["status"] == "ok"
+    house.alpha.answer = answer_ok
+    assert (await browser.ask(post(chat()))).raw == OK
+
+
+async def test_the_idle_timeout_runs_once_a_slow_reader_has_read_its_answer(tmp_path: Path) -> None:
+    async with open_house(tmp_path, idle_timeout=0.2) as house:
+        house.alpha.answer = answer_at_length
+        browser = await slow_reader(house)
+        await browser.send(post(chat()))
+        await stuck(house)
+        assert (await browser.reply()).raw == LONG
+        await browser.closed()
+
+
+async def test_a_slow_reader_that_stops_before_a_last_answers_end_is_given_up(tmp_path: Path) -> None:
+    async with open_house(tmp_path, write_timeout=0.2) as house:
+        house.alpha.answer = answer_at_length
+        browser = await slow_reader(house)
+        await browser.send(post(chat(), b"Connection: close\r\n"))
+        await stuck(house)
+        with trio.fail_after(PATIENCE):
+            await house.proxy.front.empty()
