@@ -19,7 +19,8 @@ HEAD = """\
 # Files in muxd.d/, beside this one, that end in .toml are merged after it.
 
 [proxy]
-# Where clients find the OpenAI API.  "0.0.0.0:30100" lets other machines in.
+# Where clients find the OpenAI API.  "0.0.0.0:30100" lets other machines in, who must show an API key then:
+# `muxctl keys add NAME` makes one.
 listen = "127.0.0.1:30100"
 
 # Any key of a model, for all models that do not have it.

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -40,6 +40,11 @@ class Surroundings:
     state: StateFile
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
+    withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets to see
+
+    def withhold(self, config: Config) -> None:
+        """What clients show the proxy.  For good: muxd has it in its environment when the key is configured no more."""
+        self.withheld.update(key.variable for key in config.keys if key.variable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Lau
     keys = orders.keys or Keys(plan.admin_key)
     try:
         _write_files(plan, orders)
-        child = around.children.spawn(_spec(model, orders, plan, log_files(config, model)))
+        child = around.children.spawn(_spec(model, orders, plan, around))
     except BaseException:
         _remove(workdir, plan.tmpdir)
         raise
@@ -127,8 +132,10 @@ def _write_files(plan: LaunchPlan, orders: Launch) -> None:
             file.write(text)
 
 
-def _spec(model: Model, orders: Launch, plan: LaunchPlan, logs: dict[str, Path]) -> ChildSpec:
-    own = {key: value for key, value in os.environ.items() if key not in OWN_ENVIRONMENT}
+def _spec(model: Model, orders: Launch, plan: LaunchPlan, around: Surroundings) -> ChildSpec:
+    logs = log_files(around.config, model)
+    kept = around.withheld.union(OWN_ENVIRONMENT)
+    own = {name: value for name, value in os.environ.items() if name not in kept}
     return ChildSpec(
         name=model.name,
         argv=orders.argv,

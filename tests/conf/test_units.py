@@ -44,7 +44,13 @@ FACTS = {
         "DeviceAllow=char-nvidia* rw",
         "ProtectControlGroups=no",  # yes would take the delegated cgroups away
     ],
-    "muxd-proxy.service": ["User=muxd-proxy", "Wants=muxd.service", "Restart=always", "StartLimitIntervalSec=0"],
+    "muxd-proxy.service": [
+        "User=muxd-proxy",
+        "Wants=muxd.service",
+        "Restart=always",
+        "StartLimitIntervalSec=0",
+        "LogsDirectory=muxd-proxy",
+    ],
     "muxd-proxy.socket": ["Backlog=4096"],
 }
 
@@ -72,9 +78,17 @@ def test_the_sockets_address_is_the_proxys_default():
     assert setting("muxd-proxy.socket", "ListenStream") == f"{Proxy().host}:{Proxy().port}"
 
 
-@pytest.mark.parametrize("name", ["muxd.service", "muxd-proxy.service"])
-def test_a_stop_has_the_time_that_a_drain_takes(name):
-    assert float(setting(name, "TimeoutStopSec")) > Daemon(*[Path()] * 3).shutdown_timeout + 5
+@pytest.mark.parametrize(
+    ("name", "drain"),
+    [("muxd.service", Daemon(*[Path()] * 3).shutdown_timeout), ("muxd-proxy.service", Proxy().drain_timeout)],
+)
+def test_a_stop_has_the_time_that_a_drain_takes(name, drain):
+    assert float(setting(name, "TimeoutStopSec")) > drain + 5
+
+
+def test_muxd_and_the_proxy_know_the_same_api_keys():
+    files = {name: [line for line in lines(name) if line.startswith("EnvironmentFile=")] for name in UNITS}
+    assert set(files["muxd-proxy.service"]) == {"EnvironmentFile=-/etc/muxd/keys.env"} <= set(files["muxd.service"])
 
 
 def test_every_user_that_a_unit_names_is_made():

@@ -223,8 +223,8 @@ def chat_body(model: str, prompt: str, **fields: Any) -> dict[str, Any]:
 
 
 def streamed_text(lines: Iterator[str]) -> str:
-    """The text of an SSE stream, which must end as it should."""
-    events = [line.removeprefix("data: ") for line in lines if line]
+    """The text of an SSE stream, which must end as it should; what it is told while it waits is a comment."""
+    events = [line.removeprefix("data: ") for line in lines if line and not line.startswith(": muxd: ")]
     assert events.pop() == "[DONE]", f"the stream was cut after {events[-1:]}"
     choices = [choice for event in events for choice in json.loads(event)["choices"]]
     return "".join(choice["delta"].get("content") or "" for choice in choices)

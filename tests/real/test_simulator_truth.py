@@ -7,7 +7,7 @@ protocol.  Texts, numbers and how a stream is cut into events are the model's an
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SC
 FORCED = {"type": "function", "function": {"name": "get_weather"}}
 CLAUDE_TOOL = {"name": "get_weather", "input_schema": SCHEMA}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+OLLAMA = {"options": {"num_predict": 6, "temperature": 0}}
 
 Question = tuple[str, dict[str, Any]]
 
@@ -124,9 +125,15 @@ QUESTIONS: dict[str, Question] = {
         {"input": MESSAGES, "instructions": "be kind", "max_output_tokens": 6, "temperature": 0},
     ),
     "scores": ("/v1/score", {"query": "a", "items": ["b", "c"], "label_token_ids": [5, 6]}),
+    "an Ollama chat": ("/api/chat", {"messages": MESSAGES, "stream": False, **OLLAMA}),
+    "a streamed Ollama chat": ("/api/chat", {"messages": MESSAGES, **OLLAMA}),
+    "Ollama's generate": ("/api/generate", {"prompt": "hello", "stream": False, **OLLAMA}),
+    "Ollama's generate, streamed": ("/api/generate", {"prompt": "hello", **OLLAMA}),
+    "Ollama's generate of nothing": ("/api/generate", {"prompt": ""}),
     "tokens": ("/v1/tokenize", {"prompt": "hello world"}),
     "text of tokens": ("/v1/detokenize", {"tokens": [5, 6]}),
     "an embedding of a model that makes none": ("/v1/embeddings", {"input": "a"}),
+    "an encoding of a model that makes none": ("/encode", {"text": "a"}),
     "a chat without messages": ("/v1/chat/completions", {}),
     "an empty chat": chat(messages=[]),
     "a chat that is too cold": chat(temperature=-1),
@@ -137,6 +144,8 @@ NUMBERS: dict[str, Question] = {
     "embeddings": ("/v1/embeddings", {"input": ["a", "b"]}),
     "a ranking": ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}),
     "a classification": ("/v1/classify", {"input": ["a", "b"]}),
+    "an encoding": ("/encode", {"text": "a"}),
+    "two encodings": ("/classify", {"text": ["a", "b"]}),
     "tokens": ("/v1/tokenize", {"prompt": "hello world"}),
 }
 
@@ -213,15 +222,21 @@ MAPS = {"top_logprobs"}
 
 def shape(answer: httpx.Response) -> Any:
     kind = answer.headers["content-type"].partition(";")[0]
-    if kind != "text/event-stream":
-        return answer.status_code, kind, parts("", answer.json())
-    shapes: list[Any] = []
-    for block in answer.text.strip().split("\n\n"):
-        *names, data = block.split("\n")
-        said = data if data == "data: [DONE]" else parts("", json.loads(data.removeprefix("data: ")))
-        if (tuple(names), said) not in shapes:
-            shapes.append((tuple(names), said))
-    return answer.status_code, kind, shapes
+    if kind == "text/event-stream":
+        return answer.status_code, kind, distinct(map(event, answer.text.strip().split("\n\n")))
+    if kind == "application/x-ndjson":
+        return answer.status_code, kind, distinct(parts("", json.loads(line)) for line in answer.text.splitlines())
+    return answer.status_code, kind, parts("", answer.json())
+
+
+def event(block: str) -> tuple[tuple[str, ...], Any]:
+    *names, data = block.split("\n")
+    return tuple(names), data if data == "data: [DONE]" else parts("", json.loads(data.removeprefix("data: ")))
+
+
+def distinct(shapes: Iterable[Any]) -> list[Any]:
+    """Each once, in the order of their first."""
+    return list(dict.fromkeys(shapes))
 
 
 def parts(path: str, value: Any) -> frozenset[str]:

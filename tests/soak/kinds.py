@@ -286,7 +286,7 @@ def _curl(client: Client, model: str) -> Said:
 @kind("curl, streamed")
 def _curl_stream(client: Client, model: str) -> Said:
     lines = client.curled("/v1/chat/completions", body_of(model, stream=True), "-N").split("\n\n")
-    *events, done = [line.removeprefix("data: ") for line in lines if line]
+    *events, done = [line.removeprefix("data: ") for line in lines if line and not line.startswith(": muxd: ")]
     assert done == "[DONE]", f"the stream was cut after {events[-1:]}"
     choices = [choice for event in events for choice in json.loads(event)["choices"]]
     return Said("chat", "".join(choice["delta"].get("content") or "" for choice in choices))

@@ -44,12 +44,12 @@ def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterat
     """Everything is done with the commands of the install page; they must say nothing on stderr."""
     with Guest(debian, shares={opt: "/opt/muxd", PROJECT / "conf": "/src/conf"}) as guest:
         steps = install_page()
-        follow(guest, steps["2"])
+        follow(guest, steps["Users, and the configuration"])
         guest.write("/etc/muxd/muxd.toml", CONFIG)
-        follow(guest, "ln -sf /opt/muxd/bin/muxctl /usr/local/bin/muxctl\n" + steps["3"])
+        follow(guest, "ln -sf /opt/muxd/bin/muxctl /usr/local/bin/muxctl\n" + steps["The service"])
         if request.param == "hardened":
-            follow(guest, steps["4"])
-        follow(guest, steps["5"])
+            follow(guest, steps["Without root"])
+        follow(guest, steps["The proxy as a service of its own"])
         guest.run("useradd --groups muxd alice; useradd bob")
         yield House(guest, hardened=request.param == "hardened")
 
@@ -62,8 +62,9 @@ def house(installed: House) -> House:
 
 
 def install_page() -> dict[str, str]:
-    """Its commands, by the number of the section."""
-    sections = re.findall(r"^## (\d)\..*?^```sh\n(.*?)^```$", (PROJECT / "conf/README.md").read_text(), re.M | re.S)
+    """Its commands, by the title of the section, without what is said in brackets."""
+    text = (PROJECT / "conf/README.md").read_text()
+    sections = re.findall(r"^## \d\. ([^(\n]*?)(?: \([^\n]*)?$.*?^```sh\n(.*?)^```$", text, re.M | re.S)
     return dict(sections)
 
 

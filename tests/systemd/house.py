@@ -48,13 +48,13 @@ class House:
         self.run(f"systemctl start {MUXD} {PORT}")
         self.since = self.run("date +@%s.%N").stdout.strip()
 
-    def ask(self, model: str, count: int = 1, at_once: int = 1) -> list[str]:
+    def ask(self, model: str, count: int = 1, at_once: int = 1, key: str = "none") -> list[str]:
         """What the proxy answered to so many requests."""
-        return self.run(f"{PYTHON} {ASK} {model} {count} {at_once}").stdout.splitlines()
+        return self.run(f"API_KEY={key} {PYTHON} {ASK} {model} {count} {at_once}").stdout.splitlines()
 
-    def asking(self, model: str, count: int, at_once: int) -> "subprocess.Popen[str]":
-        """The same, while it goes on."""
-        return self.guest.start(f"{PYTHON} {ASK} {model} {count} {at_once}")
+    def asking(self, model: str, count: int, at_once: int, more: str = "") -> "subprocess.Popen[str]":
+        """The same, while it goes on; `more` of ask.py's arguments."""
+        return self.guest.start(f"{PYTHON} {ASK} {model} {count} {at_once} {more}")
 
     def muxctl(self, words: str, user: str | None = None) -> "subprocess.CompletedProcess[str]":
         return self.run(f"muxctl {words}", user=user, check=False)

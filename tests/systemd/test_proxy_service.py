@@ -3,7 +3,7 @@
 import pytest
 
 from tests.end_to_end.muxd import eventually
-from tests.systemd.house import CONFIG, MUXD, PORT, PROXY
+from tests.systemd.house import CONFIG, MUXD, PORT, PROXY, PYTHON
 
 
 def test_while_the_proxy_is_down_clients_wait_and_are_answered(house):
@@ -23,6 +23,22 @@ def test_a_restart_under_load_loses_no_request(house):
         rest = asking.stdout.read().splitlines()
     assert first + rest == ["200 alpha"] * 200
     assert house.main_pid(PROXY) not in (0, old)
+
+
+@pytest.mark.parametrize("stream", ["", "stream"])
+def test_a_restart_lets_the_request_in_flight_finish_and_refuses_nobody(house, stream):
+    """It has 6 s to go when the restart begins; who comes meanwhile waits at the socket."""
+    house.ask("alpha")
+    old = house.main_pid(PROXY)
+    with house.asking("alpha", 1, 1, f"3000 {stream}") as asking:
+        eventually(lambda: house.status("alpha")["in_flight"] == 1, "it is in flight")
+        restart = house.guest.start(f"systemctl restart {PROXY}")
+        eventually(lambda: house.show("ActiveState", PROXY) == "deactivating", "the proxy drains")
+        assert house.ask("alpha", count=20, at_once=20) == ["200 alpha"] * 20
+        assert asking.stdout.read().splitlines() == ["200 alpha"]
+    assert restart.communicate() == ("", None)
+    assert house.main_pid(PROXY) not in (0, old)
+    assert house.show("NRestarts", PROXY) == "0", "it ended by itself"
 
 
 def test_a_proxy_killed_under_load_loses_only_what_it_was_answering(house):
@@ -62,6 +78,37 @@ def test_a_proxy_whose_configuration_is_bad_keeps_its_clients_until_it_is_correc
         assert asking.stdout.read().splitlines() == ["200 alpha"] * 2
 
 
+def test_its_access_log_is_in_the_journal(house):
+    assert house.ask("alpha") == ["200 alpha"]
+    line = eventually(lambda: logged(house), "the request is logged")
+    assert (line["PRIORITY"], line["_TRANSPORT"]) == ("6", "stdout")
+
+
+def logged(house):
+    lines = house.journal(unit=PROXY)
+    return next((line for line in lines if " POST /v1/chat/completions " in line["MESSAGE"]), None)
+
+
+def test_its_access_log_can_be_in_files_and_its_metrics_at_a_port_of_their_own(house):
+    keys = 'access_log_dir = "/var/log/muxd-proxy"\nmetrics_listen = "127.0.0.1:30101"\n'
+    house.begin_anew(CONFIG.replace("[proxy]\n", f"[proxy]\n{keys}"))
+    assert house.ask("alpha") == ["200 alpha"]
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:30101/metrics').read().decode())"
+    counted = 'muxd_requests_total{model="alpha",route="/v1/chat/completions",status="200"} 1.0'
+    assert counted in house.run(f'{PYTHON} -c "{fetch}"').stdout.splitlines()
+    in_files = "cat /var/log/muxd-proxy/access-*.log"
+    eventually(lambda: " POST /v1/chat/completions " in house.run(in_files).stdout, "the request is logged")
+    assert logged(house) is None
+    assert house.run("stat --format='%U %a' /var/log/muxd-proxy").stdout == "muxd-proxy 750\n"
+
+
+def test_an_access_log_where_the_unit_lets_it_not_write_is_told(house):
+    house.begin_anew(CONFIG.replace("[proxy]\n", '[proxy]\naccess_log_dir = "/var/log/muxd/access"\n'))
+    house.run(f"systemctl start {PROXY}")
+    told = "the access log cannot be written in /var/log/muxd/access"
+    eventually(lambda: any(told in entry["MESSAGE"] for entry in house.journal(unit=PROXY)), told)
+
+
 def test_a_socket_unit_with_two_addresses_is_told(house):
     """It would bind an address of its own otherwise, which is in use: by the socket unit."""
     drop_in = "/run/systemd/system/muxd-proxy.socket.d/two.conf"
@@ -94,3 +141,33 @@ def test_the_proxy_needs_no_secrets(house, name):
     environ = house.guest.path(f"/proc/{house.status('alpha')['pid']}/environ").read_bytes()
     assert b"HF_TOKEN=hf_secret" in environ.split(b"\0")
     house.run("rm /etc/muxd/muxd.env")
+
+
+def test_a_key_of_the_install_page_opens_the_door_and_shuts_it_again(house):
+    """Its file must be readable to muxd and to the proxy, whoever they are."""
+    secret = house.run("muxctl keys add carol --models alpha --expires 90d").stdout.strip()
+    try:
+        eventually(lambda: house.ask("alpha", key="wrong")[0].startswith("401 "), "the proxy has heard of it")
+        assert house.ask("alpha", key=secret) == ["200 alpha"]
+        assert house.ask("beta", key=secret)[0].startswith("403 ")
+        house.run(f"systemctl restart {PROXY}")
+        assert house.ask("alpha", key=secret) == ["200 alpha"]
+        assert "carol" in house.run("muxctl keys list").stdout
+        house.run("muxctl keys revoke carol")
+        eventually(lambda: house.ask("alpha", key=secret)[0].startswith("401 "), "the proxy has heard of it")
+    finally:
+        house.run("rm -r /etc/muxd/muxd.d")
+
+
+def test_a_key_whose_secret_is_in_the_environment_is_known_to_both_and_no_model_sees_it(house):
+    house.guest.write("/etc/muxd/keys.env", "CAROLS_KEY=carols-secret\n")
+    house.run("chmod 600 /etc/muxd/keys.env")
+    try:
+        house.begin_anew(CONFIG + '[[keys]]\nname = "carol"\nsecret_env = "CAROLS_KEY"\n')
+        assert house.ask("alpha", key="carols-secret") == ["200 alpha"]
+        assert house.ask("alpha", key="wrong")[0].startswith("401 ")
+        environ = house.guest.path(f"/proc/{house.status('alpha')['pid']}/environ").read_bytes()
+        assert b"carols-secret" not in environ
+        assert b"CAROLS_KEY" not in environ
+    finally:
+        house.run("rm /etc/muxd/keys.env")
