@@ -7,7 +7,7 @@ from uuid import uuid4
 import msgspec
 
 from .asked import Asked, Tool, dialogue, plain, read, with_tools
-from .replies import EVENT_STREAM, Event, called
+from .replies import Event, Form, called
 from .routes import Refusal, of_kind
 from .saying import Choice
 
@@ -39,11 +39,8 @@ def count_tokens(body: dict[str, Any]) -> dict[str, int]:
     return {"input_tokens": len(f"{system} {dialogue(messages)}".split())}
 
 
-class MessagesForm:
+class MessagesForm(Form):
     """One content block an answer: its text, or its call of a tool."""
-
-    content_type = EVENT_STREAM
-    end = b""
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
@@ -57,10 +54,9 @@ class MessagesForm:
         usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": choice.made}
         return {**self._head([block]), "stop_reason": _stopped(choice), "usage": usage}
 
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
+    def first(self, choice: Choice) -> Iterable[Event]:
         usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": 0}
         yield {"type": "message_start", "message": {**self._head([]), "usage": usage}}
-        (choice,) = choices
         block = {"type": "text", "text": ""} if choice.called is None else {**_tool_use(choice), "input": {}}
         yield {"type": "content_block_start", "index": 0, "content_block": block}
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from .asked import Asked, dialogue, read
-from .replies import Event
+from .replies import Event, Form
 from .routes import of_kind
 from .saying import Choice
 
@@ -36,9 +36,8 @@ def _read(body: dict[str, Any], prompt: str, longest: int) -> Asked:
     return read({**named, **known}, (prompt,), longest, otherwise=min(_LIMIT, longest))
 
 
-class OllamaChatForm:
+class OllamaChatForm(Form):
     content_type = "application/x-ndjson"
-    end = b""
 
     def __init__(self, asked: Asked, served: str) -> None:
         self.asked = asked
@@ -47,9 +46,6 @@ class OllamaChatForm:
     def whole(self, choices: Sequence[Choice]) -> Event:
         (choice,) = choices
         return ended(self._served, self._said(choice.text()), self.asked.prompt_tokens, choice.made)
-
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return ()
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         done = choice.finish is not None

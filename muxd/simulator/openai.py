@@ -14,7 +14,7 @@ from .asked import Asked, read, read_chat, read_completion
 from .engine import Engine
 from .messages import MessagesForm, count_tokens, read_messages
 from .ollama import OllamaChatForm, OllamaGenerateForm, nothing_to_say, read_ollama_chat, read_ollama_generate
-from .replies import ChatForm, CompletionForm, Form, GenerateForm
+from .replies import ChatForm, CompletionForm, Event, Form, GenerateForm
 from .responses import ResponsesForm, read_response
 from .routes import Answer, Route, bad_request, fields
 from .saying import Choice, choices
@@ -95,12 +95,10 @@ class _Texts:
 
     async def _generate(self, form: Form, exchange: Exchange) -> bool:
         """False when the connection is to be cut."""
+        saying = (_Stream if form.asked.stream else _Whole)(form, exchange, self._engine)
+        await saying.begin()
         async with self._engine.request(form.asked.rid, generates=True) as weights:
-            answers = choices(form.asked, weights)
-            saying = (
-                _Stream(form, exchange, self._engine) if form.asked.stream else _Whole(form, exchange, self._engine)
-            )
-            return await saying.run(answers)
+            return await saying.run(choices(form.asked, weights))
 
 
 class _Whole:
@@ -112,6 +110,9 @@ class _Whole:
         self._engine = engine
         self._cut_after = engine.flags.faults.number("close-early")
         self._is_cut = False
+
+    async def begin(self) -> None:
+        """Nothing of it is sent before it is whole."""
 
     async def run(self, answers: Sequence[Choice]) -> bool:
         async with trio.open_nursery() as nursery:
@@ -147,15 +148,18 @@ class _Stream:
         self._is_cut = False
         self._turn = trio.Lock()
 
+    async def begin(self) -> None:
+        """Before the engine has the request."""
+        if self._form.head_at_once:
+            await self._write(*self._form.opening())
+
     async def run(self, answers: Sequence[Choice]) -> bool:
-        await self._exchange.start_stream(self._form.content_type)
-        await self._write(*(self._form.encode(event) for event in self._form.opening(answers)))
         async with trio.open_nursery() as nursery:
             for choice in answers:
                 nursery.start_soon(self._say, choice, nursery.cancel_scope)
         if self._is_cut:
             return False
-        await self._write(*(self._form.encode(event) for event in self._form.closing(answers)), self._form.end)
+        await self._write(*self._form.closing(answers), end=self._form.end)
         return True
 
     async def _say(self, choice: Choice, scope: trio.CancelScope) -> None:
@@ -163,17 +167,23 @@ class _Stream:
         async with self._engine.job(choice.job):
             while new := await self._engine.batch.step(choice.job, _STREAM_INTERVAL):
                 parts += 1
+                if parts == 1:
+                    await self._write(*self._form.first(choice))
                 if parts == 3 and self._engine.flags.faults.has("garbage-chunk"):
-                    await self._write(b"\x00\xff\xfe this is no event\n")
-                events = self._form.part(choice, choice.made - new, choice.made)
-                await self._write(*(self._form.encode(event) for event in events))
+                    await self._write(end=b"\x00\xff\xfe this is no event\n")
+                await self._write(*self._form.part(choice, choice.made - new, choice.made))
                 if self._cut_after is not None and choice.made >= self._cut_after:
                     self._is_cut = True
                     scope.cancel()
 
-    async def _write(self, *events: bytes) -> None:
+        if not parts:
+            await self._write(*self._form.first(choice))
+
+    async def _write(self, *events: Event, end: bytes = b"") -> None:
         async with self._turn:
-            await self._exchange.write(b"".join(events))
+            if not self._exchange.started:
+                await self._exchange.start_stream(self._form.content_type)
+            await self._exchange.write(b"".join(map(self._form.encode, events)) + end)
 
 
 async def _leave(exchange: Exchange, patience: float, scope: trio.CancelScope) -> None:

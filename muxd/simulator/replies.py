@@ -5,9 +5,10 @@ Here are OpenAI's chat and completions and SGLang's own /generate; `messages`, `
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from time import time
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -20,32 +21,43 @@ Event = dict[str, Any]
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
-class Form(Protocol):
+class Form(ABC):
     """One route's way to say it.  One per request: it may remember what it said."""
 
     asked: Asked
-    content_type: str  # of a stream
-    end: bytes  # what closes one
+    content_type = EVENT_STREAM  # of a stream
+    head_at_once = True  # the head of a stream comes before there is anything to tell, else with its first event
+    end = b""  # what closes one
 
+    @abstractmethod
     def whole(self, choices: Sequence[Choice]) -> "Event | str":
         """In JSON, or as plain text."""
         ...
 
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]: ...
+    def opening(self) -> Iterable[Event]:
+        """Told before anything is made, by a form that has its head at once."""
+        return ()
 
+    def first(self, choice: Choice) -> Iterable[Event]:
+        """Told ahead of the choice's first part."""
+        return ()
+
+    @abstractmethod
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         """The tokens from `first` to before `last`; the choice's last ones if it has finished."""
         ...
 
+    @abstractmethod
     def closing(self, choices: Sequence[Choice]) -> Iterable[Event]: ...
 
+    @abstractmethod
     def encode(self, event: Event) -> bytes: ...
 
 
-class _DataEvents:
+class _DataEvents(Form):
     """Server-sent events without names, as OpenAI's older routes have them."""
 
-    content_type = EVENT_STREAM
+    head_at_once = False
     end = b"data: [DONE]\n\n"
 
     def __init__(self, asked: Asked) -> None:
@@ -61,8 +73,8 @@ class ChatForm(_DataEvents):
         answers = [_choice(c, "message", _message(c), self._logprobs(c, 0, c.made), ended=True) for c in choices]
         return {**head, "choices": answers, "usage": usage(self.asked, choices), "metadata": _metadata(choices)}
 
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return (self._chunk(c, {"reasoning_content": None, "role": "assistant", "content": ""}) for c in choices)
+    def first(self, choice: Choice) -> Iterable[Event]:
+        yield self._chunk(choice, {"reasoning_content": None, "role": "assistant", "content": ""})
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         logprobs = self._logprobs(choice, first, last)
@@ -95,9 +107,6 @@ class CompletionForm(_DataEvents):
         head = _head(self.asked, self.asked.rid, "text_completion")
         answers = [self._answer(c, 0, c.made, ended=True) for c in choices]
         return {**head, "choices": answers, "usage": usage(self.asked, choices), "metadata": _metadata(choices)}
-
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return ()
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         head = _head(self.asked, choice.rid, "text_completion")
@@ -134,21 +143,20 @@ class CompletionForm(_DataEvents):
 class GenerateForm(_DataEvents):
     """SGLang's own: each event repeats the text from its beginning."""
 
-    def whole(self, choices: Sequence[Choice]) -> Event:
-        return self._so_far(choices[0], choices[0].made)
+    head_at_once = True
 
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return ()
+    def whole(self, choices: Sequence[Choice]) -> Event:
+        return self._so_far(choices[0], choices[0].made, begins=True)
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
-        yield self._so_far(choice, last)
+        yield self._so_far(choice, last, begins=first == 0)
 
     def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return (self._so_far(c, c.made) for c in choices if c.finish == "abort")
+        return (self._so_far(c, c.made, begins=c.made == 0) for c in choices if c.finish == "abort")
 
-    def _so_far(self, choice: Choice, made: int) -> Event:
+    def _so_far(self, choice: Choice, made: int, *, begins: bool) -> Event:
         finish = {"type": choice.finish, **({"length": made} if choice.finish == "length" else {})}
-        meta = {
+        meta: Event = {
             "id": choice.rid,
             "finish_reason": finish if choice.finish else None,
             "prompt_tokens": self.asked.prompt_tokens,
@@ -156,12 +164,14 @@ class GenerateForm(_DataEvents):
             "reasoning_tokens": 0,
             "completion_tokens": made,
             "cached_tokens": 0,
-            "cached_tokens_details": {"device": 0, "host": 0},
+            "cached_tokens_details": None,
             "dp_rank": None,
-            "e2e_latency": time() - self.asked.created,
-            "response_sent_to_client_ts": time(),
-            **_metadata([choice]),
+            "weight_version": "default",
         }
+        if begins:
+            meta["response_sent_to_client_ts"] = time()
+        if choice.finish:
+            meta |= {"e2e_latency": time() - self.asked.created, **_metadata([choice])}
         ids = [text.token_id(token) for token in choice.tokens[:made]]
         return {"text": choice.text(0, made), "output_ids": ids, "meta_info": meta}
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from .asked import Asked, dialogue, read
-from .replies import EVENT_STREAM, Event
+from .replies import Event, Form
 from .routes import bad_request
 from .saying import Choice
 
@@ -27,10 +27,7 @@ def read_response(body: dict[str, Any], longest: int) -> Asked:
     return read({**body, "max_tokens": body.get("max_output_tokens"), "n": 1}, (dialogue(messages),), longest)
 
 
-class ResponsesForm:
-    content_type = EVENT_STREAM
-    end = b""
-
+class ResponsesForm(Form):
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self._id = f"resp_{uuid4().hex}"
@@ -51,10 +48,12 @@ class ResponsesForm:
         }
         return {**ended, "usage": counts, "incomplete_details": {"reason": "max_output_tokens"} if cut else None}
 
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
+    def opening(self) -> Iterable[Event]:
         begun = self._response("in_progress", [], None)
         yield self._event("created", response=begun)
         yield self._event("in_progress", response=begun)
+
+    def first(self, choice: Choice) -> Iterable[Event]:
         yield self._event("output_item.added", output_index=0, item=self._message(None))
         yield self._about_part("content_part.added", part=_part(""))
 

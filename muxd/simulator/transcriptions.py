@@ -17,7 +17,7 @@ import msgspec
 from muxd.http.request import Request
 
 from .asked import Asked, read
-from .replies import EVENT_STREAM, Event
+from .replies import Event, Form
 from .routes import Refusal, bad_request
 from .saying import Choice
 
@@ -38,8 +38,7 @@ def read_transcription(request: Request, longest: int) -> tuple[Asked, str, byte
     return read(body, (heard,), longest), form, audio
 
 
-class TranscriptionForm:
-    content_type = EVENT_STREAM
+class TranscriptionForm(Form):
     end = b"data: [DONE]\n\n"
 
     def __init__(self, asked: Asked, form: str, audio: bytes) -> None:
@@ -57,9 +56,6 @@ class TranscriptionForm:
             return {"text": text, "usage": usage}
         head = {"task": "transcribe", "language": self.asked.body["language"], "duration": round(self._seconds, 2)}
         return {**head, "text": text, "segments": [], "usage": usage}
-
-    def opening(self, choices: Sequence[Choice]) -> Iterable[Event]:
-        return ()
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         yield self._chunk(choice.text(first, last), None)

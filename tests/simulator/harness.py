@@ -116,8 +116,14 @@ class Simulator:
         load = self.get("/v1/loads").json["loads"][0]
         return load["num_running_reqs"], load["num_waiting_reqs"]
 
-    def open_stream(self, **fields: Any) -> "Stream":
-        return Stream(self.url, fields)
+    def open_stream(self, timeout: float = DEADLINE, **fields: Any) -> "Stream":
+        """Of a chat; its head comes with its first token, or httpx.ReadTimeout does."""
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+        return Stream(f"{self.url}/v1/chat/completions", {**asked, **fields}, timeout)
+
+    def open_generation(self, **sampling: Any) -> "Stream":
+        """Of SGLang's own /generate, whose head comes before there is a token."""
+        return Stream(f"{self.url}/generate", {"text": "hello", "sampling_params": sampling})
 
     def ended(self) -> int:
         """Wait for the launcher's end; its status, negative for a signal."""
@@ -152,12 +158,11 @@ class Simulator:
 
 
 class Stream:
-    """An open chat stream, read event by event."""
+    """An open stream, read event by event."""
 
-    def __init__(self, url: str, fields: dict[str, Any]) -> None:
-        body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0, "stream": True}
-        self._client = httpx.Client(timeout=DEADLINE)
-        request = self._client.build_request("POST", f"{url}/v1/chat/completions", json={**body, **fields})
+    def __init__(self, url: str, fields: dict[str, Any], timeout: float = DEADLINE) -> None:
+        self._client = httpx.Client(timeout=timeout)
+        request = self._client.build_request("POST", url, json={"stream": True, **fields})
         self._response = self._client.send(request, stream=True)
         self._lines = self._response.iter_lines()
 

@@ -39,7 +39,7 @@ def test_what_was_asked_is_counted_and_outlasts_a_sleep(start):
 
 def test_what_runs_and_waits_is_shown(start):
     simulator = start("--enable-metrics", "--batch-slots", "1", "--token-rate", "20")
-    with simulator.open_stream(max_tokens=1000, ignore_eos=True), simulator.open_stream(max_tokens=1000):
+    with simulator.open_stream(max_tokens=1000, ignore_eos=True), simulator.open_generation():
         while simulator.loads() != (1, 1):
             pass
         now = told(simulator)

@@ -166,9 +166,20 @@ def test_unknown_routes_and_methods_are_refused(simulator):
 
 
 def test_requests_beyond_the_slots_wait(other):
-    with other.open_stream(max_tokens=10_000, ignore_eos=True), other.open_stream(max_tokens=5):
+    with other.open_stream(max_tokens=10_000, ignore_eos=True), other.open_generation(max_new_tokens=5):
         eventually(lambda: other.loads() == (1, 1), "one runs, one waits")
     eventually(lambda: other.loads() == (0, 0), "both are gone with their clients")
+
+
+def test_what_waits_for_its_first_token_has_a_head_where_sglangs_has(other):
+    with other.open_stream(max_tokens=10_000, ignore_eos=True) as running:
+        running.next()
+        with other.open_generation(max_new_tokens=5):
+            pass
+        with pytest.raises(httpx.ReadTimeout):
+            other.open_stream(max_tokens=5, timeout=0.5)
+    with other.open_stream(max_tokens=5) as stream:
+        assert stream.next()["choices"][0]["delta"]["role"] == "assistant"
 
 
 def test_a_client_that_leaves_ends_its_request(simulator):
