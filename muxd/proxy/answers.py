@@ -3,10 +3,10 @@
 from math import ceil
 from typing import Any
 
-import msgspec
-
 from muxd.errors import MuxdError
 from muxd.http.response import json_response
+
+from .sockets.streams import Stream
 
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
@@ -53,9 +53,6 @@ class Refusal(Exception):
     def response(self, *, keep_alive: bool, method: str = "POST", route: str = "") -> bytes:
         return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
-    def sse_event(self) -> bytes:
-        """The last event of a stream that breaks off.
-
-        OpenAI's client looks for "error" in the data, Anthropic's for the event's name and type.
-        """
-        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", **self.as_json()}) + b"\n\n"
+    def part(self, stream: Stream) -> bytes:
+        """The last part of a stream that breaks off."""
+        return stream.error(self.as_json()["error"])

@@ -24,13 +24,13 @@ from .records.usage import reader as usage_of
 from .records.visit import CLIENT_GONE, NO_TOKENS, Visit
 from .sockets.front import Asking
 from .sockets.reframing import Gatherer, Rechunker, Unframer
+from .sockets.streams import EVENTS, Stream, kind_of
 from .sockets.upstream import Loss, Upstream
 
 log = logging.getLogger(__name__)
 
 REPLAY_MOST = 1 << 20  # bytes of a body that is kept to be sent a second time
 _DEATHS = 2  # of workers that had the request, until it is held to be the cause
-_KEEP_ALIVE_COMMENT = chunk(b":\n\n")
 _STREAM_HEAD = head(
     200,
     (
@@ -69,7 +69,8 @@ class Exchange:
     _head_size = 0  # of that head, until the client has it
     _headed = False  # the client has a head: the worker's, or one that was made for comments
     _begun = False  # the client has some of the worker's body
-    _stream = False  # the answer is a stream of server-sent events
+    _stream: Stream | None = None  # of which kind the answer is, where it is one
+    _told: Stream = EVENTS  # in which kind the client is told what is not the worker's
     _last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
     _comment_interval = inf
     _usage: Usage | None = None
@@ -158,7 +159,7 @@ class Exchange:
         self._let_go()
         if self._headed:
             self._visit.refused(refusal.status, refusal.code)
-            client.cut(chunk(refusal.sse_event()))
+            client.cut(chunk(refusal.part(self._told)))
             return
         route = self._visit.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
@@ -204,16 +205,19 @@ class Exchange:
     def probe(self) -> bytes:
         if not self._headed:
             return CONTINUE
-        return _KEEP_ALIVE_COMMENT if self._may_speak() else b""
+        nothing = self._told.nothing
+        return chunk(nothing) if nothing and self._may_speak() else b""
 
     def _may_speak(self) -> bool:
-        """Whether the client is between two events of a stream that comes in chunks."""
-        upstream = self._upstream
+        """Whether the client is between two parts of a stream that comes in chunks."""
+        upstream, stream = self._upstream, self._stream
         if isinstance(self._reframer, Rechunker):
-            return self._reframer.between_events()
+            return self._reframer.between_parts()
         if upstream is None or not self._status:
             return True  # so far the stream has only comments
-        return self._stream and not self._encoded and self._reframer is None and upstream.between_events()
+        if stream is None or self._encoded or self._reframer is not None:
+            return False
+        return upstream.between_parts(stream)
 
     # What the worker's connection says
 
@@ -221,12 +225,15 @@ class Exchange:
         lowered = head.lower()
         self._status = status
         self._head_size = len(head)
-        self._stream = b"\r\ncontent-type: text/event-stream" in lowered
+        self._stream = stream = kind_of(lowered)
         self._encoded = b"\r\ncontent-encoding:" in lowered
         if self._encoded:
             self._usage = None
         if self._headed:
-            self._reframer = Rechunker() if self._stream and status == 200 and not self._encoded else Gatherer()
+            like = stream is self._told and status == 200 and not self._encoded
+            self._reframer = Rechunker(self._told) if like else Gatherer()
+        elif stream is not None:
+            self._told = stream
 
     def on_bytes(self, data: bytes) -> bool:
         if self._last_bytes:
@@ -244,7 +251,7 @@ class Exchange:
 
     def _begin(self, data: bytes) -> bytes:
         """Until some of the body is there; the first piece is or begins with the head."""
-        self._begun = not self._stream or len(data) > self._head_size
+        self._begun = self._stream is None or len(data) > self._head_size
         if self._head_size and not self._headed:
             self._headed = True
             if self._lines:
@@ -262,7 +269,7 @@ class Exchange:
         self._upstream = None
         reframer, client = self._reframer, self._client
         if isinstance(reframer, Gatherer):
-            self._send(chunk(reframer.as_event(self._status)) + LAST_CHUNK)
+            self._send(chunk(reframer.as_part(self._told, self._status)) + LAST_CHUNK)
         elif isinstance(reframer, Rechunker):
             self._send(LAST_CHUNK)
         self._let_go()
@@ -312,7 +319,7 @@ class Exchange:
         now = monotonic()
         if died or not self.replayed:
             self._give_up_at = now + self._lease.terms.switch_timeout
-        self._status, self._stream = 0, False
+        self._status, self._stream = 0, None
         self._reframer = Unframer() if self._legacy else None
         self._loss = refusal
         self.replayed = True
@@ -330,8 +337,9 @@ class Exchange:
             return False
         if not self._status:
             return True
-        like_any = self._stream and self._status == 200 and upstream is not None and upstream.is_chunked()
-        return like_any and not self._legacy and not self._encoded
+        if self._stream is None or self._status != 200 or upstream is None or not upstream.is_chunked():
+            return False
+        return not self._legacy and not self._encoded
 
     def _named(self, refusal: Refusal) -> Refusal:
         """It may be the cause."""
@@ -348,14 +356,14 @@ class Exchange:
     def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
         """What can still be said in the midst of an answer, and whether only a reset can end it."""
         if isinstance(self._reframer, Gatherer):
-            return chunk(refusal.sse_event()), False
+            return chunk(refusal.part(self._told)), False
         framed = isinstance(self._reframer, Rechunker) or upstream.is_chunked() or upstream.has_length()
         if self._legacy or not framed:
-            # It ends with the connection: an event can follow, or else nothing but a reset
+            # It ends with the connection: a part can follow, or else nothing but a reset
             # tells the client that something is missing.
-            return (refusal.sse_event(), False) if self._stream else (b"", True)
+            return (refusal.part(self._told), False) if self._stream else (b"", True)
         if self._stream and self._may_speak():
-            return chunk(refusal.sse_event()), False
+            return chunk(refusal.part(self._told)), False
         return b"", False  # no last chunk, or less than the promised length: the client will notice
 
     def _close_upstream(self) -> None:

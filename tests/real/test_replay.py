@@ -5,8 +5,6 @@ and of Ollama's routes at once, of OpenAI's chat and completions with the first 
 """
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.end_to_end.loss import Loss, said
 from tests.end_to_end.muxd import Muxd, chat_body, eventually, until_cut
 
 from .test_muxd import DEADLINE, A, config
@@ -23,6 +22,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 HEADS_AT_ONCE: dict[str, dict[str, Any]] = {
     "/generate": {"text": "hello", "sampling_params": {"max_new_tokens": 6, "temperature": 0}},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 6, "temperature": 0},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 6, "temperature": 0}},
 }
 
 
@@ -39,33 +39,9 @@ def text(muxd: Muxd) -> str:
     return muxd.ask(A, max_tokens=24)
 
 
-class Loss:
-    """A worker whose scheduler does not answer, and then is killed; and what was replayed since."""
-
-    def __init__(self, muxd: Muxd) -> None:
-        muxd.ask(A)
-        self._muxd = muxd
-        self._scheduler = muxd.worker("tiny-a")["scheduler"]
-        self._before = self._count()
-
-    def stop(self) -> None:
-        os.kill(self._scheduler, signal.SIGSTOP)
-
-    def kill(self) -> None:
-        os.kill(self._scheduler, signal.SIGKILL)
-
-    def _count(self) -> float:
-        lines = (line.split() for line in self._muxd.get("/metrics").text.splitlines())
-        return sum(float(words[1]) for words in lines if words[0] == 'muxd_replays_total{model="tiny-a"}')
-
-    @property
-    def replays(self) -> float:
-        return self._count() - self._before
-
-
 @pytest.fixture
 def loss(muxd: Muxd, text: str) -> Loss:
-    return Loss(muxd)
+    return Loss(muxd, A, "tiny-a")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -99,22 +75,13 @@ def running(muxd: Muxd) -> int:
 def test_a_stream_that_has_its_head_and_no_event_goes_on_with_those_of_the_next_worker(muxd, loss, path):
     body = {"model": A, "stream": True, **HEADS_AT_ONCE[path]}
     with httpx.stream("POST", f"{muxd.url}{path}", json=body, timeout=DEADLINE) as answer:
-        undisturbed = said(answer)
+        undisturbed = said(answer.read().decode())
     loss.stop()
     with httpx.stream("POST", f"{muxd.url}{path}", json=body, timeout=DEADLINE) as answer:
         assert (answer.status_code, answer.headers["server"]) == (200, "uvicorn"), "its worker's own head"
         loss.kill()
-        assert said(answer) == undisturbed
+        assert said(answer.read().decode()) == undisturbed
     assert loss.replays == 1
-
-
-def said(answer: httpx.Response) -> tuple[str, str]:
-    """The text of a stream, however it is cut into events, and what ends it."""
-    assert answer.status_code == 200, answer.read()
-    *events, end = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
-    told = list(map(json.loads, events))
-    deltas = [event["delta"].get("text", "") for event in told if "delta" in event]
-    return ("".join(deltas) if deltas else told[-1]["text"]), end  # SGLang's own events each have all the text so far
 
 
 def test_a_stream_that_has_begun_ends_with_an_error_and_uncleanly(muxd, loss):

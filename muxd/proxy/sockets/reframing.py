@@ -1,12 +1,15 @@
 """Answers that cannot pass as they come: for HTTP/1.0 clients, and for those who were sent a head already."""
 
+from typing import Any
+
 import msgspec
 from httptools import HttpResponseParser
 
 from muxd.http.response import chunk
 
+from .streams import Stream
+
 _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 
 
 class Unframer:
@@ -45,9 +48,10 @@ class Unframer:
 class Rechunker(Unframer):
     """For a client whose stream has begun before its worker answered: the body alone, in chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Stream) -> None:
         super().__init__()
-        self._tail = b"\n\n"
+        self._ends = stream.ends
+        self._tail = stream.ends[0]
 
     def feed(self, raw: bytes) -> bytes:
         body = self._bare(raw)
@@ -56,8 +60,8 @@ class Rechunker(Unframer):
         self._tail = (self._tail + body[-4:])[-4:]
         return chunk(body)
 
-    def between_events(self) -> bool:
-        return self._tail.endswith(_EVENT_ENDS)
+    def between_parts(self) -> bool:
+        return self._tail.endswith(self._ends)
 
 
 class Gatherer(Unframer):
@@ -73,16 +77,16 @@ class Gatherer(Unframer):
         self._kept = (self._kept + self._bare(raw))[: self.MOST]
         return b""
 
-    def as_event(self, status: int) -> bytes:
-        """The whole of it as an SSE event: what it says where it is a success, else an error that clients know."""
+    def as_part(self, stream: Stream, status: int) -> bytes:
+        """The whole of it as a part of a stream: what it says where it is a success, else an error."""
         body = self._kept.strip()
         if status < 300 and len(body) < self.MOST:
-            return b"".join(b"data: %b\n" % line for line in body.splitlines()) + b"\n"
-        return b"event: error\ndata: " + _as_error(body, status) + b"\n\n"
+            return stream.says(body)
+        return stream.error(_error(body, status))
 
 
-def _as_error(body: bytes, status: int) -> bytes:
-    """OpenAI's clients look for an object "error" in the data, Anthropic's for a type beside it."""
+def _error(body: bytes, status: int) -> dict[str, Any]:
+    """OpenAI's object, of what another server made of it."""
     try:
         said = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -93,4 +97,4 @@ def _as_error(body: bytes, status: int) -> bytes:
     if not isinstance(error, dict):
         fields = {key: said[key] for key in ("message", "type", "param", "code") if key in said}
         error = {"message": f"the model answered with status {status}", "type": "server_error", "code": status} | fields
-    return msgspec.json.encode({"type": "error", "error": error})
+    return error

@@ -18,13 +18,13 @@ from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE, Reactor
+from .streams import Stream
 
 CONNECT_TIMEOUT = 10.0  # seconds
 MAX_HEAD = 256 * 1024
 _TURNS = 4  # reads in a row until others get their turn
 _JOIN_BELOW = 64 * 1024  # a body this small goes out in one call with its head
 _STATUS_LINE = b"HTTP/1."
-_EVENT_ENDS = (b"\n\n\r\n", b"\r\n\r\n\r\n")  # of a chunk that ends an event
 
 
 class Loss(Enum):
@@ -178,9 +178,9 @@ class Upstream(Connection):
             self._paused = False
             self._read()
 
-    def between_events(self) -> bool:
-        """Whether an event of one's own can be put into this stream of server-sent events, as a chunk."""
-        return self.is_chunked() and self._between_chunks and (self._bare or self._tail.endswith(_EVENT_ENDS))
+    def between_parts(self, stream: Stream) -> bool:
+        """Whether a part of one's own can be put into this stream, as a chunk."""
+        return self.is_chunked() and self._between_chunks and (self._bare or self._tail.endswith(stream.chunk_ends))
 
     def is_chunked(self) -> bool:
         return b"\r\ntransfer-encoding:" in self.head.lower()
@@ -270,7 +270,7 @@ class Upstream(Connection):
         self.answering = True
         self.deadline = inf
         asker.on_answer(self._parser.get_status_code(), self.head)
-        self._bare = len(data) == len(self.head)  # before the first event is between events, too
+        self._bare = len(data) == len(self.head)  # before the first part is between parts, too
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Everything received, once it has a whole final head; None before that."""

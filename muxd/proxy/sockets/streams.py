@@ -1,0 +1,69 @@
+"""The kinds of streams that workers answer with, where their parts end, and how to say something in their midst."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """`ends`: what a part ends with; `chunk_ends`: and a chunk that ends with one."""
+
+    ends: tuple[bytes, ...]
+    chunk_ends: tuple[bytes, ...]
+
+    def says(self, body: bytes) -> bytes:
+        """A whole answer as a part of the stream."""
+        raise NotImplementedError
+
+    def error(self, error: dict[str, Any]) -> bytes:
+        """The last part of a stream that breaks off; `error` is OpenAI's object."""
+        raise NotImplementedError
+
+    @property
+    def nothing(self) -> bytes:
+        """A part that clients pass over."""
+        raise NotImplementedError
+
+
+class _Events(Stream):
+    def says(self, body: bytes) -> bytes:
+        return b"".join(b"data: %b\n" % line for line in body.splitlines()) + b"\n"
+
+    def error(self, error: dict[str, Any]) -> bytes:
+        """OpenAI's client looks for "error" in the data, Anthropic's for the event's name and type."""
+        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
+
+    @property
+    def nothing(self) -> bytes:
+        return b":\n\n"
+
+
+class _Lines(Stream):
+    def says(self, body: bytes) -> bytes:
+        return body + b"\n"
+
+    def error(self, error: dict[str, Any]) -> bytes:
+        """Ollama's clients look for a line with "error"."""
+        return msgspec.json.encode({"error": error["message"]}) + b"\n"
+
+    @property
+    def nothing(self) -> bytes:
+        return b""  # a client takes an empty line for a broken one
+
+
+#: Server-sent events.
+EVENTS = _Events((b"\n\n", b"\r\n\r\n"), (b"\n\n\r\n", b"\r\n\r\n\r\n"))
+
+#: One JSON object a line, Ollama's.
+LINES = _Lines((b"\n",), (b"\n\r\n",))
+
+
+def kind_of(head: bytes) -> Stream | None:
+    """By the content type in an answer's head, in lower case."""
+    if b"\r\ncontent-type: text/event-stream" in head:
+        return EVENTS
+    if b"\r\ncontent-type: application/x-ndjson" in head:
+        return LINES
+    return None

@@ -1,0 +1,111 @@
+"""Streams of JSON lines, Ollama's: held, replayed and broken off like events, in words that its clients read."""
+
+import re
+
+import trio
+
+from .browser import chat, post
+from .house import House
+from .test_replay import END, revoked
+from .worker import Call, chunk
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+ASKED = post(chat(), path=b"/api/chat")
+
+
+def line(text: bytes) -> bytes:
+    return chunk(b'{"response":"%b","done":false}\n' % text)
+
+
+class DiesBehind:
+    """A worker that sends this, and dies when `heard` is set."""
+
+    def __init__(self, sent: bytes) -> None:
+        self._sent = sent
+        self.heard = trio.Event()
+
+    async def __call__(self, call: Call) -> bool:
+        await call.send(self._sent)
+        await self.heard.wait()
+        return False
+
+
+async def broken_off(house: House, sent: bytes) -> bytes:
+    """What a client gets of a stream that ends so, behind its head."""
+    house.alpha.answer = dies = DiesBehind(HEAD + sent)
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(sent)
+    dies.heard.set()
+    return (await browser.rest()).removeprefix(HEAD)
+
+
+async def test_one_that_breaks_ends_with_a_line_that_says_so_and_no_last_chunk(house: House) -> None:
+    last = (await broken_off(house, line(b"1"))).removeprefix(line(b"1"))
+    size, _, data = last.partition(b"\r\n")
+    assert int(size, 16) == len(data) - 2
+    assert data.startswith(b'{"error":"model alpha: its worker broke off')
+    assert data.endswith(b'"}\n\r\n')
+
+
+async def test_one_that_breaks_within_a_line_is_just_cut(house: House) -> None:
+    part = chunk(b'{"response":')
+    assert await broken_off(house, part) == part
+
+
+async def replayed(house: House, answer: bytes) -> bytes:
+    """What a client gets behind the head of its dead worker, when the next one answers so."""
+
+    async def next_one(call: Call) -> None:
+        await call.send(answer)
+
+    house.alpha.answer = dies = DiesBehind(HEAD)
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(HEAD)
+    dies.heard.set()
+    await house.alpha.ended.nth(0)
+    house.beta.answer = next_one
+    (await revoked(house)).grant(house.beta.url, generation=2)
+    reply = await browser.reply()
+    assert reply.head + b"\r\n\r\n" == HEAD
+    return reply.body
+
+
+async def test_one_that_had_a_head_and_no_line_goes_on_with_those_of_the_next_worker(house: House) -> None:
+    body = await replayed(house, HEAD + line(b"1") + line(b"2") + END)
+    assert re.findall(rb"\{.*\}\n", body) == [b'{"response":"1","done":false}\n', b'{"response":"2","done":false}\n']
+    assert body.endswith(END)
+
+
+async def test_an_error_of_the_next_worker_becomes_a_line(house: House) -> None:
+    body = b'{"error":{"message":"too long","type":"invalid_request_error","code":400}}'
+    error = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    assert await replayed(house, error) == chunk(b'{"error":"too long"}\n') + END
+
+
+async def test_a_stop_meanwhile_becomes_a_line(house: House) -> None:
+    house.alpha.answer = dies = DiesBehind(HEAD)
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(HEAD)
+    dies.heard.set()
+    await house.alpha.ended.nth(0)
+    (await revoked(house)).fail("model_stopped", "model alpha was stopped")
+    last = (await browser.rest()).removeprefix(HEAD)
+    assert b'{"error":"' in last
+    assert b"event:" not in last
+
+
+async def test_a_client_that_shuts_its_side_gets_no_comment_between_lines(house: House) -> None:
+    async def slowly(call: Call) -> None:
+        await call.send(HEAD + line(b"1"))
+        await trio.sleep(0.2)
+        await call.send(line(b"2") + END)
+
+    house.alpha.answer = slowly
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(line(b"1"))
+    browser.finish_sending()
+    assert (await browser.rest()).endswith(line(b"1") + line(b"2") + END)
