@@ -134,8 +134,12 @@ class Worker:
             self.calls.append(call)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(line.watch, call)
-                if await self.answer(call) is False:
-                    await line.stream.aclose()
+                try:
+                    if await self.answer(call) is False:
+                        await line.stream.aclose()
+                except trio.BrokenResourceError:
+                    call.gone.set()
+                    raise
                 nursery.cancel_scope.cancel()
 
 
