@@ -101,7 +101,7 @@ class Exchange:
         self._visit = visit
         self._lines = lines
         self._upstream_timeout = pace.upstream_timeout
-        self._gap = lease.meter.gap
+        self._gaps = lease.meter.gaps
         new_usage = usage_of(to.label)
         if new_usage is not None:
             self._usage = new_usage()
@@ -222,11 +222,10 @@ class Exchange:
     # What the worker's connection says
 
     def on_answer(self, status: int, head: bytes) -> None:
-        lowered = head.lower()
         self._status = status
         self._head_size = len(head)
-        self._stream = stream = kind_of(lowered)
-        self._encoded = b"\r\ncontent-encoding:" in lowered
+        self._stream = stream = kind_of(head)
+        self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
         if self._encoded:
             self._usage = None
         if self._headed:
@@ -238,7 +237,7 @@ class Exchange:
     def on_bytes(self, data: bytes) -> bool:
         if self._last_bytes:
             now = monotonic()
-            self._gap(now - self._last_bytes)
+            self._gaps.add(now - self._last_bytes)
             self._last_bytes = now
         elif not self._begun:
             data = self._begin(data)
@@ -248,6 +247,21 @@ class Exchange:
             data = self._reframer.feed(data)
         self._visit.sent += len(data)
         return self._client.send(data)
+
+    def on_event(self, data: bytes, now: float) -> None:
+        if not self._last_bytes or self._reframer is not None:
+            self.on_bytes(data)
+            return
+        gaps = self._gaps
+        gaps.noted.append(now - self._last_bytes)
+        if len(gaps.noted) > gaps.MOST_NOTED:
+            gaps.settle()
+        self._last_bytes = now
+        usage = self._usage
+        if usage is not None and data.rfind(usage.key) >= 0:
+            usage.see(data)
+        self._visit.sent += len(data)
+        self._client.relay(data)
 
     def _begin(self, data: bytes) -> bytes:
         """Until some of the body is there; the first piece is or begins with the head."""

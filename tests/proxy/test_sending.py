@@ -79,8 +79,9 @@ class Sender(Connection):
         raise AssertionError(self.error)
 
 
+@pytest.mark.parametrize("relayed", ["none", "every second", "all"])
 @pytest.mark.parametrize("sizes", [(20_000, 40_000), (20_000, 20_000, 40_000, 5), (40_000, 20_000, 40_000)])
-def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: tuple[int, ...]) -> None:
+def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: tuple[int, ...], relayed: str) -> None:
     ours, theirs = socket.socketpair()
     with Hurried(fileno=ours.detach()) as sock, theirs:
         sock.setblocking(False)
@@ -90,8 +91,9 @@ def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: t
         sender = Sender(reactor, sock)
         reactor.add(sock, sender)
         pieces = [bytes([number]) * size for number, size in enumerate(sizes, ord("a"))]
-        for piece in pieces:
-            sender.send(piece)
+        for number, piece in enumerate(pieces):
+            at_once = relayed == "all" or (relayed == "every second" and number % 2 == 1)
+            (sender.relay if at_once else sender.send)(piece)
         while sender.unsent():
             reactor.turn(0)
             sock.drain()

@@ -70,7 +70,9 @@ def _families(meters: Meters, up: bool) -> "Iterator[Metric]":
     yield _histogram(meters, "request_seconds", "Time from a request's arrival to its end.", lambda m: m.requests)
     first = "Time from a request's arrival to the first byte of its streamed answer."
     yield _histogram(meters, "ttft_seconds", first, lambda m: m.first_bytes)
-    yield _histogram(meters, "event_gap_seconds", "Time between two reads of a streamed answer.", lambda m: m.gaps)
+    yield _histogram(
+        meters, "event_gap_seconds", "Time between two reads of a streamed answer.", lambda m: m.gaps.settle()
+    )
     yield _histogram(meters, "queue_wait_seconds", "Time that requests waited for their model.", lambda m: m.waits)
     yield _tokens(meters)
     yield _counter("replays", "Requests sent again because their worker died.", "model", _replays(meters))

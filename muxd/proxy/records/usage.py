@@ -12,7 +12,7 @@ are missed.  SGLang never does: a chunk of its is a whole event.
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import msgspec
 
@@ -35,6 +35,8 @@ _FIGURE = re.compile(rb"\s*(\d{1,12})")
 
 class Usage(Protocol):
     """Reads one answer along."""
+
+    key: ClassVar[bytes]  # a whole event without it tells nothing
 
     def see(self, data: bytes) -> None:
         """Some more of the answer, as relayed; the first piece has its head."""
@@ -81,6 +83,7 @@ class UsageObject:
     Of several the last counts.
     """
 
+    key: ClassVar[bytes] = b'_tokens":'
     __slots__ = ("_rest", "_tokens")
 
     def __init__(self) -> None:
@@ -151,6 +154,7 @@ class MessagesUsage(UsageObject):
 class MetaInfo:
     """`"meta_info":{"id":..}` of SGLang's own /generate: cumulative in each event, and one for each part of a batch."""
 
+    key: ClassVar[bytes] = b'"meta_info":'
     __slots__ = ("_begins", "_parts", "_rest", "_seen")
 
     def __init__(self) -> None:
@@ -204,6 +208,7 @@ class MetaInfo:
 class EvalCounts:
     """Ollama's `"prompt_eval_count"` and `"eval_count"`, at the end of the last object."""
 
+    key: ClassVar[bytes] = b'eval_count":'
     __slots__ = ("_end",)
 
     def __init__(self) -> None:

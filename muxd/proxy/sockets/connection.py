@@ -70,6 +70,26 @@ class Connection:
             self.reactor.unsent(self)
         return not self.outbox
 
+    def relay(self, data: bytes) -> None:
+        """Send it at once, or keep it.
+
+        For events of streams: they come alone, or as many as do are so little work that their end is not worth
+        waiting for.
+        """
+        if self._written or self.outbox:
+            self.send(data)
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        if sent < len(data):
+            self.outbox.append(memoryview(data)[sent:])
+            self.on_kept()
+
     def write(self) -> None:
         """The reactor's, at the end of a turn."""
         self._write()

@@ -68,6 +68,8 @@ class Asking(Protocol):
 
     def send(self, data: bytes) -> bool: ...
 
+    def relay(self, data: bytes) -> None: ...
+
     address: str  # the peer's
 
     def heed(self) -> None:

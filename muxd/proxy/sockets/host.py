@@ -32,8 +32,9 @@ def run_hosted(main: Callable[[Reactor], Awaitable[T]]) -> T:
     ended: list[outcome.Outcome[T]] = []
     try:
         trio.lowlevel.start_guest_run(main, reactor, run_sync_soon_threadsafe=reactor.soon, done_callback=ended.append)
+        turn = reactor.turn
         while not ended:
-            reactor.turn(reactor.patience())
+            turn()
     finally:
         reactor.shut()
     return ended[0].unwrap()

@@ -79,6 +79,7 @@ class Reactor:
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_SIZE))  # one for everybody: nothing in it outlives a callback
+        self.now = monotonic()  # when this turn began
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._alarms: list[Alarm] = []
@@ -173,9 +174,15 @@ class Reactor:
             return 0.0
         return inf if self._due == inf else max(0.0, self._due - monotonic())
 
-    def turn(self, patience: float) -> None:
+    def turn(self, patience: float | None = None) -> None:
         """Wait for events, at most `patience` seconds, and call everything that is due."""
-        events = self._epoll.poll(None if patience == inf else patience, _BATCH)
+        if patience is None:
+            if self._again or self._soon or self._unsent:
+                patience = 0.0
+            elif self._due != inf:
+                patience = max(0.0, self._due - self.now)
+        events = self._epoll.poll(patience, _BATCH)
+        self.now = now = monotonic()
         self._turning = True
         handlers = self._handlers
         for fd, mask in events:
@@ -184,7 +191,7 @@ class Reactor:
                 handler.on_event(mask)
         if self._again or self._soon:
             self._call()
-        if self._due != inf and self._due <= (now := monotonic()):
+        if self._due <= now:
             self._expire(now)
         while self._unsent:
             unsent, self._unsent = self._unsent, []

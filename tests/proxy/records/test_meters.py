@@ -39,10 +39,19 @@ def test_requests_are_counted_by_route_and_status() -> None:
 def test_each_time_has_its_histogram() -> None:
     meter = Meters().of("qwen")
     meter.first_byte(1.0)
-    meter.gap(2.0)
+    meter.gaps.noted.append(2.0)
     meter.waited(3.0)
-    assert (meter.first_bytes.total, meter.gaps.total, meter.waits.total) == (1.0, 2.0, 3.0)
+    assert (meter.first_bytes.total, meter.gaps.settle().total, meter.waits.total) == (1.0, 2.0, 3.0)
     assert sum(meter.requests.counts) == 0
+
+
+def test_what_was_noted_is_counted_once() -> None:
+    gaps = Meters().of("qwen").gaps
+    gaps.noted += [0.0005, 0.2, 0.2]
+    assert sum(gaps.settle().counts) == sum(gaps.settle().counts) == 3
+    assert gaps.total == pytest.approx(0.4005)
+    gaps.noted.append(1.0)
+    assert sum(gaps.settle().counts) == 4
 
 
 def test_tokens_and_replays_add_up() -> None:

@@ -40,7 +40,7 @@ def counted() -> Meters:
     for seconds in (0.002, 0.3, 0.3, 45.0, 90_000.0):
         qwen.finished(ROUTE, 200, seconds)
         qwen.first_byte(seconds)
-        qwen.gap(seconds)
+        qwen.gaps.noted.append(seconds)
         qwen.waited(seconds)
     qwen.finished(ROUTE, 503, 0.5)
     qwen.tokens(100, 40, 30)

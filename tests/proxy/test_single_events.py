@@ -1,0 +1,161 @@
+"""Events that come one at a time, each a chunk of its own: they pass without being parsed, and nothing else does."""
+
+import pytest
+import trio
+import trio.testing
+
+from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.reactor import READ_SIZE
+
+from .browser import Browser, chat, post
+from .house import House
+from .test_lost_workers import metric
+from .test_sending import slow_reader
+from .worker import SSE_HEAD, Call, chunk
+
+END = b"0\r\n\r\n"
+
+
+def sized(size: int) -> bytes:
+    """A chunk of so many bytes that is one event."""
+    return chunk(b"data: ".ljust(size - 2, b"x") + b"\n\n")
+
+
+class Hand:
+    """A worker that sends a stream piece by piece, each when it is told to."""
+
+    def __init__(self, house: House, browser: Browser) -> None:
+        self._pieces, pieces = trio.open_memory_channel[bytes | None](0)
+        self._browser = browser
+
+        async def answer(call: Call) -> bool:
+            await call.send(SSE_HEAD)
+            async for piece in pieces:
+                if piece is None:
+                    return False
+                await call.send(piece)
+            return True
+
+        house.alpha.answer = answer
+
+    async def gives(self, piece: bytes) -> None:
+        """And the client has it."""
+        await self._pieces.send(piece)
+        await self._browser.until(piece)
+
+    async def dies(self) -> None:
+        await self._pieces.send(None)
+
+    async def sends(self, piece: bytes) -> None:
+        await self._pieces.send(piece)
+
+
+@pytest.fixture
+async def browser(house: House) -> Browser:
+    return await house.connect()
+
+
+@pytest.fixture
+async def hand(house: House, browser: Browser) -> Hand:
+    hand = Hand(house, browser)
+    await browser.send(post(chat(stream=True)))
+    await browser.until(SSE_HEAD)
+    return hand
+
+
+async def test_events_of_every_size_pass_byte_for_byte(hand: Hand, browser: Browser) -> None:
+    pieces = [sized(size) for size in (8, 15, 16, 17, 255, 256, 257, 4092, 4095, 4096, 4097, 9000)]
+    for piece in pieces:
+        await hand.gives(piece)
+    await hand.sends(END)
+    assert (await browser.reply()).body == b"".join(pieces) + END
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"0010\r\ndata: 12345678\n\n\r\n",
+        b"F\r\ndata: 1234567\n\n\r\n",
+        b"10;a=b\r\ndata: 12345678\n\n\r\n",
+        b"8\r\ndata: 12\r\n8\r\n345678\n\n\r\n",
+        sized(16) + sized(20),
+        sized(16) + b"1",
+    ],
+    ids=["zeros first", "upper case", "an extension", "two chunks", "two events", "more than an event"],
+)
+async def test_what_is_not_quite_one_event_passes_too(hand: Hand, browser: Browser, piece: bytes) -> None:
+    rest = b"0\r\ndata: 12345678\n\n\r\n" if piece.endswith(b"\r\n1") else b""
+    for part in (sized(20), piece, rest, sized(30)):
+        if part:
+            await hand.gives(part)
+    await hand.sends(END)
+    assert (await browser.reply()).body == sized(20) + piece + rest + sized(30) + END
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"zz\r\ndata: 12345678\n\n\r\n", b"+10\r\ndata: 12345678\n\n\r\n", b"data: 12345678\n\n\r\n"],
+    ids=["no figure", "a sign", "no size"],
+)
+async def test_what_is_no_chunk_is_found_out_behind_events(hand: Hand, browser: Browser, piece: bytes) -> None:
+    await hand.gives(sized(20))
+    await hand.gives(sized(30))
+    await hand.sends(piece)
+    assert b'"code":"worker_garbled"' in await browser.rest()
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+async def test_a_size_that_is_off_by_one_is_found_out(hand: Hand, browser: Browser, off: int) -> None:
+    await hand.gives(sized(20))
+    await hand.sends(b"%x\r\n" % (30 + off) + sized(30).partition(b"\r\n")[2])
+    await hand.sends(sized(20))
+    assert b'"code":"worker_garbled"' in await browser.rest()
+
+
+async def test_a_worker_that_dies_behind_an_event_is_told_of_in_an_event(hand: Hand, browser: Browser) -> None:
+    await hand.gives(sized(20))
+    await hand.gives(sized(30))
+    await hand.dies()
+    last = (await browser.rest()).rpartition(sized(30))[2]
+    size, _, data = last.partition(b"\r\n")
+    assert int(size, 16) == len(data) - 2
+    assert data.startswith(b"event: error\n")
+
+
+async def test_a_client_that_reads_late_gets_every_event_and_little_is_kept_for_it(house: House) -> None:
+    browser = await slow_reader(house)
+    hand = Hand(house, browser)
+    await browser.send(post(chat(stream=True)))
+    events = [sized(4000 + number % 9) for number in range(50)]
+    for event in events:
+        await hand.sends(event)
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    handlers = house.proxy.front.reactor.handlers()
+    assert 0 < sum(handler.unsent() for handler in handlers if isinstance(handler, Client)) < READ_SIZE + 5000
+    await hand.sends(END)
+    assert (await browser.reply()).body == b"".join(events) + END
+
+
+async def test_tokens_told_in_an_event_of_two_chunks_are_counted(house: House, hand: Hand, browser: Browser) -> None:
+    told = b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n'
+    first = told.rindex(b"_tokens") + 3
+    for piece in (sized(20), chunk(told[:first]), chunk(told[first:]), sized(20)):
+        await hand.gives(piece)
+    await hand.sends(END)
+    await browser.reply()
+    assert await metric(house, "muxd_tokens_total") == "7.0 0.0 5.0"
+
+
+async def test_tokens_told_in_an_event_of_its_own_are_counted(house: House, hand: Hand, browser: Browser) -> None:
+    usage = chunk(b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n')
+    for piece in (sized(20), usage, chunk(b"data: [DONE]\n\n")):
+        await hand.gives(piece)
+    await hand.sends(END)
+    await browser.reply()
+    assert await metric(house, "muxd_tokens_total") == "7.0 0.0 5.0"
+
+
+async def test_the_time_between_events_is_counted(house: House, hand: Hand) -> None:
+    for size in range(20, 320):
+        await hand.gives(sized(size))
+    assert await metric(house, "muxd_event_gap_seconds_count") == "299.0"
