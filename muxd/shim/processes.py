@@ -5,6 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from itertools import takewhile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -82,13 +87,20 @@ def listening(port: int) -> list[str]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, "rb") as file:
-                rows = [row.split() for row in file.readlines()[1:]]
+                found += [f"socket:[{int(row[9])}]" for row in _listeners(file) if row[1].endswith(b":%04X" % port)]
         except OSError:
             continue  # without IPv6
-        found += [
-            f"socket:[{int(row[9])}]" for row in rows if row[3] == b"0A" and int(row[1].rpartition(b":")[2], 16) == port
-        ]
     return found
+
+
+def _listeners(table: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The kernel lists those that listen first, and makes no more of the table than is read.
+
+    All of it, with the connections that a busy proxy has had in the last minute, takes 60 to 90 ms.
+    """
+    rows = (line.split() for line in table)
+    next(rows, None)  # the titles
+    return takewhile(lambda row: row[3] == b"0A", rows)
 
 
 def has_any(pid: int, sockets: set[str]) -> bool:
