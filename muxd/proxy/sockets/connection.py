@@ -73,8 +73,7 @@ class Connection:
     def relay(self, data: bytes) -> None:
         """Send it at once, or keep it.
 
-        For events of streams: they come alone, or as many as do are so little work that their end is not worth
-        waiting for.
+        For events of streams: there is so little to do for one that waiting for the turn's end costs more than it saves.
         """
         if self._written or self.outbox:
             self.send(data)
