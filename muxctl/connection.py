@@ -15,6 +15,8 @@ from muxctl.exits import Exit, Failure, refusal
 from muxctl.places import unreachable
 
 ANSWER_TIMEOUT = 10.0  # muxd answers at once, or it hangs
+#: Seconds.  Python does not see an interrupt that comes right before it begins to wait, until the wait is over.
+NOTICE_INTERRUPT = 1.0
 MAX_HEAD = 64 << 10
 MAX_BODY = 64 << 20
 MAX_LINE = 8 << 20
@@ -211,20 +213,22 @@ class _Bytes:
         self._buffer += received
 
     def _received(self) -> bytes:
-        self._socket.settimeout(self._until())
-        try:
-            return self._socket.recv(_READ)
-        except TimeoutError:
-            if self.deadline is not None:
-                raise DeadlinePassed from None
-            raise _silent(self._path) from None
-        except ConnectionResetError:
-            return b""
+        while True:
+            self._socket.settimeout(self._until())
+            try:
+                return self._socket.recv(_READ)
+            except TimeoutError:
+                if self.deadline is not None:
+                    raise DeadlinePassed from None
+                if self.patience is not None:
+                    raise _silent(self._path) from None
+            except ConnectionResetError:
+                return b""
 
-    def _until(self) -> float | None:
+    def _until(self) -> float:
         if self.deadline is not None:
             return max(self.deadline - time.monotonic(), 0.001)
-        return self.patience
+        return NOTICE_INTERRUPT if self.patience is None else self.patience
 
     def nonsense(self) -> Failure:
         return Failure(

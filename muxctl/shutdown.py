@@ -6,7 +6,7 @@ import select
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 
-from muxctl.connection import Connection
+from muxctl.connection import NOTICE_INTERRUPT, Connection
 from muxctl.exits import EVERYWHERE, Exit, Failure
 from muxctl.places import find_socket
 
@@ -58,7 +58,8 @@ class _Process:
     def wait(self, path: str) -> None:
         """Return when it has ended; where it cannot be seen, when nothing answers at `path`."""
         if self._fd is not None:
-            select.select([self._fd], [], [])
+            while not select.select([self._fd], [], [], NOTICE_INTERRUPT)[0]:
+                pass
             return
         poll = select.poll()
         while _answers(path):
