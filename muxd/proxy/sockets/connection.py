@@ -73,7 +73,7 @@ class Connection:
     def relay(self, data: bytes) -> None:
         """Send it at once, or keep it.
 
-        For events of streams: there is so little to do for one that waiting for the turn's end costs more than it saves.
+        For events of streams: one is so little work that to wait for the turn's end costs more than it saves.
         """
         if self._written or self.outbox:
             self.send(data)
