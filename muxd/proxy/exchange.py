@@ -205,8 +205,8 @@ class Exchange:
     def probe(self) -> bytes:
         if not self._headed:
             return CONTINUE
-        nothing = self._told.nothing
-        return chunk(nothing) if nothing and self._may_speak() else b""
+        means_nothing = self._told is EVENTS or not self._begun
+        return chunk(self._told.nothing) if means_nothing and self._may_speak() else b""
 
     def _may_speak(self) -> bool:
         """Whether the client is between two parts of a stream that comes in chunks."""
@@ -373,9 +373,10 @@ class Exchange:
             return chunk(refusal.part(self._told)), False
         framed = isinstance(self._reframer, Rechunker) or upstream.is_chunked() or upstream.has_length()
         if self._legacy or not framed:
-            # It ends with the connection: a part can follow, or else nothing but a reset
+            # It ends with the connection: an event can follow, or else nothing but a reset
             # tells the client that something is missing.
-            return (refusal.part(self._told), False) if self._stream else (b"", True)
+            speaks = self._stream is EVENTS and not self._encoded
+            return (refusal.part(EVENTS), False) if speaks else (b"", True)
         if self._stream and self._may_speak():
             return chunk(refusal.part(self._told)), False
         return b"", False  # no last chunk, or less than the promised length: the client will notice

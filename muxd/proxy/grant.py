@@ -5,7 +5,7 @@ from typing import Protocol
 import trio
 
 from .answers import Refusal
-from .sockets.upstream import Pool
+from .sockets.pool import Pool
 
 
 class Ticket(Protocol):

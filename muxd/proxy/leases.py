@@ -28,8 +28,8 @@ from .grant import Grant, Terms, Ticket
 from .queue import Queue
 from .records.meters import Meters, ModelMeter
 from .refusals import WORKER_LOST, failed, outlook, revoked, unreachable
+from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
-from .sockets.upstream import Pool
 
 log = logging.getLogger(__name__)
 

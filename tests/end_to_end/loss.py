@@ -4,7 +4,7 @@ import os
 import re
 import signal
 
-from .muxd import Muxd
+from .muxd import Muxd, eventually
 
 
 class Loss:
@@ -19,6 +19,8 @@ class Loss:
         self._before = self._count()
 
     def stop(self) -> None:
+        """Once nothing is in flight: who then is, is with a worker that does not answer."""
+        eventually(lambda: self._muxd.status(self._model)["in_flight"] == 0, "nothing is in flight")
         os.kill(self._scheduler, signal.SIGSTOP)
 
     def kill(self) -> None:

@@ -6,13 +6,14 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from math import inf
+from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.lowlevel
 
 from muxd.proxy.sockets.connection import Connection
-from muxd.proxy.sockets.reactor import Reactor
+from muxd.proxy.sockets.reactor import Alarm, Reactor
 
 from .browser import Browser, get
 from .house import House, turning
@@ -86,6 +87,24 @@ async def test_deadlines_come_in_their_order_and_moved_ones_do_not(reactor: Reac
     assert "deadline" not in probes[2].told
     for peer in peers:
         peer.close()
+
+
+async def test_a_deadline_that_comes_near_during_a_turn_is_waited_for_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy() -> None:
+        clock[0] += 5.0
+        alarm.set(0.01)
+
+    clock, reactor = [100.0], Reactor()
+    monkeypatch.setattr("muxd.proxy.sockets.reactor.monotonic", lambda: clock[0])
+    waits: list[float | None] = []
+    monkeypatch.setattr(reactor, "_epoll", SimpleNamespace(poll=lambda patience, most: waits.append(patience) or []))
+    alarm = Alarm(reactor, lambda: None)
+    reactor.soon(busy)
+    reactor.turn()
+    reactor.turn()
+    assert waits == [0.0, pytest.approx(0.01)]
 
 
 async def test_what_the_kernel_does_not_take_is_kept_in_order(reactor: Reactor) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import trio
 
 from muxd.proxy.sockets.connection import Connection
 from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.pool import Pool
 from muxd.proxy.sockets.reactor import Reactor
+from muxd.proxy.sockets.upstream import Loss
 
 from .browser import Browser, chat, get, post
 from .house import House, open_house
@@ -99,6 +102,51 @@ def test_pieces_never_overtake_each_other_where_the_kernel_takes_a_part(sizes: t
             sock.drain()
         assert sock.got == b"".join(pieces)
         sender.close()
+        reactor.shut()
+
+
+class Ignoring:
+    """Asks, and does not care what is answered."""
+
+    def on_answer(self, status: int, head: bytes) -> None: ...
+
+    def on_bytes(self, data: bytes) -> bool:
+        return True
+
+    def on_event(self, data: bytes, now: float) -> None: ...
+
+    def on_complete(self, keep_alive: bool) -> None: ...
+
+    def on_stale(self) -> None: ...
+
+    def on_loss(self, loss: Loss, why: str) -> None:
+        raise AssertionError(why)
+
+
+def test_a_worker_that_streams_before_it_has_read_the_request_gets_all_of_it() -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        reactor = Reactor()
+        upstream = Pool(reactor, f"http://127.0.0.1:{listener.getsockname()[1]}").connect()
+        upstream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        upstream.ask(Ignoring(), b"POST / HTTP/1.1\r\n\r\n", b"x" * 300_000)
+        worker, _ = listener.accept()
+        reactor.turn(0.1)
+        worker.setblocking(False)
+        worker.send(SSE_HEAD)
+        for _ in range(2000):
+            worker.send(event("1"))
+            with suppress(BlockingIOError):
+                while worker.recv(1 << 20):
+                    pass
+            reactor.turn(0.01)
+            if not upstream.unsent():
+                break
+        assert not upstream.unsent()
+        upstream.close()
+        worker.close()
         reactor.shut()
 
 

@@ -1,13 +1,16 @@
 """Streams of JSON lines, Ollama's: held, replayed and broken off like events, in words that its clients read."""
 
+import json
 import re
 
+import pytest
 import trio
 
 from .browser import chat, post
 from .house import House
+from .record import PATIENCE
 from .test_replay import END, revoked
-from .worker import Call, chunk
+from .worker import OK, SSE_HEAD, Call, chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
 ASKED = post(chat(), path=b"/api/chat")
@@ -109,3 +112,79 @@ async def test_a_client_that_shuts_its_side_gets_no_comment_between_lines(house:
     await browser.until(line(b"1"))
     browser.finish_sending()
     assert (await browser.rest()).endswith(line(b"1") + line(b"2") + END)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"error":{"code":400}}', "the model answered with status 400"),
+        (b'{"error":{}}', "the model answered with status 400"),
+        (b'{"error":"model not found"}', "model not found"),
+        (b'{"error":{"message":{"a":1}}}', "{'a': 1}"),
+        (b"no JSON", "no JSON"),
+    ],
+)
+async def test_whatever_error_the_next_worker_has_becomes_a_line_with_a_text(
+    house: House, body: bytes, told: str
+) -> None:
+    error = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    said = (await replayed(house, error)).removesuffix(END).partition(b"\r\n")[2]
+    assert json.loads(said) == {"error": told}
+
+
+@pytest.mark.parametrize(("head", "asked"), [(HEAD, ASKED), (SSE_HEAD, post(chat(stream=True)))], ids=["lines", "SSE"])
+async def test_a_client_that_leaves_while_it_is_held_behind_a_head_is_noticed(
+    house: House, head: bytes, asked: bytes
+) -> None:
+    house.alpha.answer = dies = DiesBehind(head)
+    browser = await house.connect()
+    await browser.send(asked)
+    await browser.until(head)
+    dies.heard.set()
+    await house.alpha.ended.nth(0)
+    lease = await revoked(house)
+    browser.close()
+    with trio.fail_after(PATIENCE):
+        while house.proxy.front.clients:
+            await trio.sleep(0.01)
+    lease.grant(house.beta.url, generation=2)
+    assert (await house.ask(post(chat()))).raw == OK
+    assert len(house.beta.calls) == 1
+
+
+async def test_a_client_that_shuts_its_side_while_it_is_held_gets_lines_that_can_be_read(house: House) -> None:
+    async def next_one(call: Call) -> None:
+        await call.send(HEAD + line(b"1") + line(b"2") + END)
+
+    house.alpha.answer = dies = DiesBehind(HEAD)
+    house.beta.answer = next_one
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(HEAD)
+    dies.heard.set()
+    await house.alpha.ended.nth(0)
+    lease = await revoked(house)
+    browser.finish_sending()
+    await browser.until(chunk(b" "))
+    lease.grant(house.beta.url, generation=2)
+    lines = re.sub(rb"(^|\r\n)[0-9a-f]+\r\n", b"", (await browser.rest()).removeprefix(HEAD)).splitlines()
+    assert [json.loads(line)["response"] for line in lines if line.strip()] == ["1", "2"]
+
+
+@pytest.mark.parametrize("encoding", [b"", b"content-encoding: gzip\r\n"])
+async def test_an_old_client_of_one_that_breaks_is_reset(house: House, encoding: bytes) -> None:
+    heard = trio.Event()
+
+    async def answer(call: Call) -> bool:
+        head, _, rest = HEAD.partition(b"\r\n")
+        await call.send(head + b"\r\n" + encoding + rest + line(b"1") + chunk(b'{"response":"ha'))
+        await heard.wait()
+        return False
+
+    house.alpha.answer = answer
+    browser = await house.connect()
+    await browser.send(post(chat(), path=b"/api/chat", version=b"1.0"))
+    await browser.until(b'"ha')
+    heard.set()
+    with pytest.raises(trio.BrokenResourceError):
+        await browser.rest()

@@ -180,7 +180,7 @@ class Reactor:
             if self._again or self._soon or self._unsent:
                 patience = 0.0
             elif self._due != inf:
-                patience = max(0.0, self._due - self.now)
+                patience = max(0.0, self._due - monotonic())
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self._turning = True

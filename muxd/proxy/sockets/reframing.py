@@ -94,7 +94,10 @@ def _error(body: bytes, status: int) -> dict[str, Any]:
     if not isinstance(said, dict):
         said = {"message": body.decode("utf-8", "replace")}
     error = said.get("error")
-    if not isinstance(error, dict):
-        fields = {key: said[key] for key in ("message", "type", "param", "code") if key in said}
-        error = {"message": f"the model answered with status {status}", "type": "server_error", "code": status} | fields
-    return error
+    if isinstance(error, dict) and "message" in error:
+        return error
+    if isinstance(error, str):
+        error = {"message": error}  # Ollama's
+    elif not isinstance(error, dict):
+        error = {key: said[key] for key in ("message", "type", "param", "code") if key in said}
+    return {"message": f"the model answered with status {status}", "type": "server_error", "code": status} | error

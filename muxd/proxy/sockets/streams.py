@@ -23,7 +23,7 @@ class Stream:
 
     @property
     def nothing(self) -> bytes:
-        """A part that clients pass over."""
+        """What clients pass over in front of the first part."""
         raise NotImplementedError
 
 
@@ -42,15 +42,15 @@ class _Events(Stream):
 
 class _Lines(Stream):
     def says(self, body: bytes) -> bytes:
-        return body + b"\n"
+        return b" ".join(body.splitlines()) + b"\n" if body else b""
 
     def error(self, error: dict[str, Any]) -> bytes:
         """Ollama's clients look for a line with "error"."""
-        return msgspec.json.encode({"error": error["message"]}) + b"\n"
+        return msgspec.json.encode({"error": str(error["message"])}) + b"\n"
 
     @property
     def nothing(self) -> bytes:
-        return b""  # a client takes an empty line for a broken one
+        return b" "  # in front of an object, where there is another: to a client an empty line is a broken one
 
 
 #: Server-sent events.

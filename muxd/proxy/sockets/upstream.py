@@ -1,4 +1,4 @@
-"""A connection to a worker, and the pool of those that are idle.
+"""A connection to a worker.
 
 The answer is relayed as raw bytes; llhttp only follows along, to know where it ends.  It
 gets no callback for headers or body, which is what makes it cheap (1700 -> 54 us a request).
@@ -10,16 +10,17 @@ import socket
 import struct
 import termios
 from enum import Enum, auto
-from errno import EINPROGRESS
 from math import inf
-from typing import Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
-from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE, Reactor
+from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 from .streams import Stream
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 CONNECT_TIMEOUT = 10.0  # seconds
 MAX_HEAD = 256 * 1024
@@ -77,57 +78,6 @@ class Asker(Protocol):
     def on_loss(self, loss: Loss, why: str) -> None: ...
 
 
-class Pool:
-    """Connections to one worker, last used first: the rest may run into the worker's idle timeout."""
-
-    def __init__(self, reactor: Reactor, url: str, most_idle: int = 1024) -> None:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 80
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # muxd gives addresses, not names
-        self.family, self.address = found[0][0], found[0][4]
-        self.reactor = reactor
-        self.url = url
-        self.authority = parts.netloc.encode()
-        self._idle: dict[Upstream, None] = {}
-        self._most_idle = most_idle
-        self._open = True
-
-    def __len__(self) -> int:
-        return len(self._idle)
-
-    def take(self) -> "Upstream | None":
-        """An idle connection."""
-        return self._idle.popitem()[0] if self._idle else None
-
-    def connect(self) -> "Upstream":
-        """A new connection, perhaps not yet established; raises OSError."""
-        sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            code = sock.connect_ex(self.address)
-            if code not in (0, EINPROGRESS):
-                raise OSError(code, "")
-        except OSError:
-            sock.close()
-            raise
-        return Upstream(self, sock)
-
-    def put(self, upstream: "Upstream") -> None:
-        if self._open and len(self._idle) < self._most_idle:
-            self._idle[upstream] = None
-        else:
-            upstream.close()
-
-    def discard(self, upstream: "Upstream") -> None:
-        self._idle.pop(upstream, None)
-
-    def close(self) -> None:
-        """Close what is idle now, and later what becomes idle."""
-        self._open = False
-        while self._idle:
-            self._idle.popitem()[0].close()
-
-
 class Upstream(Connection):
     """One connection; `asker` is who waits for an answer on it, None while it is idle."""
 
@@ -154,7 +104,7 @@ class Upstream(Connection):
         "reused",
     )
 
-    def __init__(self, pool: Pool, sock: socket.socket) -> None:
+    def __init__(self, pool: "Pool", sock: socket.socket) -> None:
         super().__init__(pool.reactor, sock)
         self.pool = pool
         self.asker: Asker | None = None
@@ -219,13 +169,15 @@ class Upstream(Connection):
 
     def on_event(self, mask: int) -> None:
         """Most of what comes of a stream is one chunk that is one event: nobody needs to parse it."""
-        if mask != _DATA or not self._flows or self._paused:
+        if mask != _DATA or not self._flows or self._paused or self.outbox:
             self._on_any_event(mask)
             return
         try:
             data = self.sock.recv(_READ_EVENT)
-        except OSError:
-            self._read()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._ended(error)
             return
         size = len(data)
         if size < _READ_EVENT and data.endswith(_EVENT_END) and data.startswith(_SIZE_LINES[size]):

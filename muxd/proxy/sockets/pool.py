@@ -1,0 +1,59 @@
+"""The connections to one worker that are idle, and new ones."""
+
+import socket
+from errno import EINPROGRESS
+from urllib.parse import urlsplit
+
+from .reactor import Reactor
+from .upstream import Upstream
+
+
+class Pool:
+    """Connections to one worker, last used first: the rest may run into the worker's idle timeout."""
+
+    def __init__(self, reactor: Reactor, url: str, most_idle: int = 1024) -> None:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 80
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # muxd gives addresses, not names
+        self.family, self.address = found[0][0], found[0][4]
+        self.reactor = reactor
+        self.url = url
+        self.authority = parts.netloc.encode()
+        self._idle: dict[Upstream, None] = {}
+        self._most_idle = most_idle
+        self._open = True
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> Upstream | None:
+        """An idle connection."""
+        return self._idle.popitem()[0] if self._idle else None
+
+    def connect(self) -> Upstream:
+        """A new connection, perhaps not yet established; raises OSError."""
+        sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            code = sock.connect_ex(self.address)
+            if code not in (0, EINPROGRESS):
+                raise OSError(code, "")
+        except OSError:
+            sock.close()
+            raise
+        return Upstream(self, sock)
+
+    def put(self, upstream: Upstream) -> None:
+        if self._open and len(self._idle) < self._most_idle:
+            self._idle[upstream] = None
+        else:
+            upstream.close()
+
+    def discard(self, upstream: Upstream) -> None:
+        self._idle.pop(upstream, None)
+
+    def close(self) -> None:
+        """Close what is idle now, and later what becomes idle."""
+        self._open = False
+        while self._idle:
+            self._idle.popitem()[0].close()
