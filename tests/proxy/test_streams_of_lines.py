@@ -188,3 +188,17 @@ async def test_an_old_client_of_one_that_breaks_is_reset(house: House, encoding:
     heard.set()
     with pytest.raises(trio.BrokenResourceError):
         await browser.rest()
+
+
+async def test_a_client_that_leaves_before_the_first_line_ends_its_request(house: House) -> None:
+    async def only_a_head(call: Call) -> bool:
+        await call.send(HEAD)
+        await call.gone.wait()
+        return False
+
+    house.alpha.answer = only_a_head
+    browser = await house.connect()
+    await browser.send(ASKED)
+    await browser.until(HEAD)
+    browser.close()
+    await house.alpha.calls[0].aborted()
