@@ -6,7 +6,8 @@ import re
 import pytest
 import trio
 
-from .browser import chat, post
+from .browser import Browser, chat, post
+from .fake_muxd import FakeLease
 from .house import House
 from .record import PATIENCE
 from .test_replay import END, revoked
@@ -56,20 +57,26 @@ async def test_one_that_breaks_within_a_line_is_just_cut(house: House) -> None:
     assert await broken_off(house, part) == part
 
 
+async def held(house: House, head: bytes = HEAD, asked: bytes = ASKED) -> tuple[Browser, FakeLease]:
+    """A client that has the head of its dead worker, and the lease that is to give it the next one."""
+    house.alpha.answer = dies = DiesBehind(head)
+    browser = await house.connect()
+    await browser.send(asked)
+    await browser.until(head)
+    dies.heard.set()
+    await house.alpha.ended.nth(0)
+    return browser, await revoked(house)
+
+
 async def replayed(house: House, answer: bytes) -> bytes:
     """What a client gets behind the head of its dead worker, when the next one answers so."""
 
     async def next_one(call: Call) -> None:
         await call.send(answer)
 
-    house.alpha.answer = dies = DiesBehind(HEAD)
-    browser = await house.connect()
-    await browser.send(ASKED)
-    await browser.until(HEAD)
-    dies.heard.set()
-    await house.alpha.ended.nth(0)
+    browser, lease = await held(house)
     house.beta.answer = next_one
-    (await revoked(house)).grant(house.beta.url, generation=2)
+    lease.grant(house.beta.url, generation=2)
     reply = await browser.reply()
     assert reply.head + b"\r\n\r\n" == HEAD
     return reply.body
@@ -88,13 +95,8 @@ async def test_an_error_of_the_next_worker_becomes_a_line(house: House) -> None:
 
 
 async def test_a_stop_meanwhile_becomes_a_line(house: House) -> None:
-    house.alpha.answer = dies = DiesBehind(HEAD)
-    browser = await house.connect()
-    await browser.send(ASKED)
-    await browser.until(HEAD)
-    dies.heard.set()
-    await house.alpha.ended.nth(0)
-    (await revoked(house)).fail("model_stopped", "model alpha was stopped")
+    browser, lease = await held(house)
+    lease.fail("model_stopped", "model alpha was stopped")
     last = (await browser.rest()).removeprefix(HEAD)
     assert b'{"error":"' in last
     assert b"event:" not in last
@@ -136,13 +138,7 @@ async def test_whatever_error_the_next_worker_has_becomes_a_line_with_a_text(
 async def test_a_client_that_leaves_while_it_is_held_behind_a_head_is_noticed(
     house: House, head: bytes, asked: bytes
 ) -> None:
-    house.alpha.answer = dies = DiesBehind(head)
-    browser = await house.connect()
-    await browser.send(asked)
-    await browser.until(head)
-    dies.heard.set()
-    await house.alpha.ended.nth(0)
-    lease = await revoked(house)
+    browser, lease = await held(house, head, asked)
     browser.close()
     with trio.fail_after(PATIENCE):
         while house.proxy.front.clients:
@@ -156,14 +152,8 @@ async def test_a_client_that_shuts_its_side_while_it_is_held_gets_lines_that_can
     async def next_one(call: Call) -> None:
         await call.send(HEAD + line(b"1") + line(b"2") + END)
 
-    house.alpha.answer = dies = DiesBehind(HEAD)
     house.beta.answer = next_one
-    browser = await house.connect()
-    await browser.send(ASKED)
-    await browser.until(HEAD)
-    dies.heard.set()
-    await house.alpha.ended.nth(0)
-    lease = await revoked(house)
+    browser, lease = await held(house)
     browser.finish_sending()
     await browser.until(chunk(b" "))
     lease.grant(house.beta.url, generation=2)

@@ -98,19 +98,8 @@ class Connection:
     def _write(self) -> None:
         """Give the kernel what was sent in this turn."""
         data, self._written = self._written, b""
-        if not data:
-            return
-        sent = 0
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self._lose(error)
-            return
-        if sent < len(data):
-            self.outbox.append(memoryview(data)[sent:])
-            self.on_kept()
+        if data:
+            self.relay(data)
 
     def flush(self) -> bool:
         """Send what was kept; False if nothing could be sent."""
