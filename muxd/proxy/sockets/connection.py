@@ -61,8 +61,7 @@ class Connection:
             if self.outbox:
                 self.outbox.append(memoryview(data))
             else:
-                self._written = data
-                self._write()
+                self.relay(data)
         elif self._written:
             self._written += data
         else:
