@@ -90,12 +90,14 @@ class Connection:
 
     def write(self) -> None:
         """The reactor's, at the end of a turn."""
-        self._write()
+        data, self._written = self._written, b""
+        if data:
+            self.relay(data)
         if not self.outbox and not self.closed:
             self.on_sent()
 
     def _write(self) -> None:
-        """Give the kernel what was sent in this turn."""
+        """Give the kernel what was sent in this turn, before its end."""
         data, self._written = self._written, b""
         if data:
             self.relay(data)
