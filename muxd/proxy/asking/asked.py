@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from muxd.proxy.answers import Refusal
 
 from .members import members, no_model
 from .multipart import read_form
+
+T = TypeVar("T")
 
 #: Names the model for the routes whose body has no field for it.
 MODEL_HEADER = b"x-muxd-model"
@@ -77,16 +79,20 @@ _decode = msgspec.json.Decoder(Asked).decode
 _decode_ollama = msgspec.json.Decoder(_AskedOllama).decode
 _decode_native = msgspec.json.Decoder(_AskedNative).decode
 _decode_shown = msgspec.json.Decoder(_Shown).decode
-_OTHERWISE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _at_once(decode: Callable[[bytes], T], body: bytes) -> T | None:
+    """What the body says, where it is neither too large to be decoded whole nor in any way unusual."""
+    try:
+        return decode(body) if len(body) <= _LARGE else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def in_json(request: Request) -> Asked:
     """Raises Refusal.  A second "model" wins, as it does in the worker."""
     body = request.body
-    try:
-        asked = _decode(body) if len(body) <= _LARGE else None
-    except _OTHERWISE:
-        asked = None
+    asked = _at_once(_decode, body)
     if asked is not None:
         return asked
     found = _fields(body)
@@ -96,10 +102,7 @@ def in_json(request: Request) -> Asked:
 def in_ollamas_json(request: Request) -> Asked:
     """Streamed unless it says otherwise.  Raises Refusal."""
     body = request.body
-    try:
-        asked = _decode_ollama(body) if len(body) <= _LARGE else None
-    except _OTHERWISE:
-        asked = None
+    asked = _at_once(_decode_ollama, body)
     if asked is not None:
         return asked
     found = _fields(body)
@@ -109,10 +112,7 @@ def in_ollamas_json(request: Request) -> Asked:
 def beside_json(request: Request) -> Asked:
     """Of SGLang's own routes, which know no model: the body's "model", else the header's.  Raises Refusal."""
     body = request.body
-    try:
-        asked = _decode_native(body) if len(body) <= _LARGE else None
-    except _OTHERWISE:
-        asked = None
+    asked = _at_once(_decode_native, body)
     if asked is None:
         found = _fields(body)
         asked = _AskedNative(_name(found.get("model", b'""')), _is_true(found.get("stream", b"false")))
@@ -141,10 +141,7 @@ def of_path(model: str) -> Asked:
 def to_show(request: Request) -> str:
     """The model that Ollama's clients ask about: "model", or "name" as it was called.  Raises Refusal."""
     body = request.body
-    try:
-        shown = _decode_shown(body) if len(body) <= _LARGE else None
-    except _OTHERWISE:
-        shown = None
+    shown = _at_once(_decode_shown, body)
     if shown is not None:
         return shown.model or shown.name
     found = _fields(body)

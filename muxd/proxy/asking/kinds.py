@@ -2,10 +2,11 @@
 
 from muxd.proxy.answers import Refusal
 
-#: What SGLang makes text for.  One that was started with --is-embedding ends of it, seen with 0.5.23: its scheduler
-#: raises "no attribute 'embeddings'".  The other way round nothing happens: a model of text refuses an embedding
-#: with 400 before its scheduler sees it, and so does a model of embeddings with what it is asked to rank or decide.
-_TEXT_ROUTES = frozenset(
+#: What SGLang makes text for, and streams on demand.
+#: One that was started with --is-embedding ends of it, seen with 0.5.23: its scheduler raises "no attribute
+#: 'embeddings'".  The other way round nothing happens: a model of text refuses an embedding with 400 before its
+#: scheduler sees it, and so does a model of embeddings with what it is asked to rank or decide.
+TEXT_ROUTES = frozenset(
     (
         "/v1/chat/completions",
         "/v1/completions",
@@ -26,6 +27,6 @@ def speaks_text(args: tuple[str, ...]) -> bool:
 
 def refusal(label: str, model: str) -> Refusal | None:
     """What a request on the route of that label gets from a model that does not speak text; None where it may pass."""
-    if label not in _TEXT_ROUTES:
+    if label not in TEXT_ROUTES:
         return None
     return Refusal(400, "not_a_text_model", f"{model} makes embeddings: POST /v1/embeddings", param="model")

@@ -24,6 +24,7 @@ from muxd.proxy.answers import Refusal
 
 from . import asked
 from .asked import Asked, Read
+from .kinds import TEXT_ROUTES
 
 
 class Local(Enum):
@@ -68,16 +69,7 @@ class _Route(msgspec.Struct, frozen=True):
 
 
 # As Ollama's own the routes below /api/ stream lines of JSON.
-_HAVE_EVENTS = frozenset(
-    (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/audio/transcriptions",
-        "/generate",
-    )
-)
+_HAVE_EVENTS = frozenset(label for label in TEXT_ROUTES if not label.startswith("/api/"))
 
 
 def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:

@@ -175,12 +175,9 @@ class Reactor:
         return inf if self._due == inf else max(0.0, self._due - monotonic())
 
     def turn(self, patience: float | None = None) -> None:
-        """Wait for events, at most `patience` seconds, and call everything that is due."""
-        if patience is None:
-            if self._again or self._soon or self._unsent:
-                patience = 0.0
-            elif self._due != inf:
-                patience = max(0.0, self._due - monotonic())
+        """Wait for events, at most `patience` seconds or `patience()`, and call everything that is due."""
+        if patience is None and (wait := self.patience()) != inf:
+            patience = wait
         events = self._epoll.poll(patience, _BATCH)
         self.now = now = monotonic()
         self._turning = True
