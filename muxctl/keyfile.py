@@ -74,7 +74,7 @@ class KeyFile:
         except OSError as error:
             code = Exit.PERMISSION if error.errno in (errno.EACCES, errno.EPERM) else Exit.FAILED
             hint = "; use sudo, or be the user whom it belongs to" if code == Exit.PERMISSION else ""
-            raise Failure(f"cannot write {self.path}: {error.strerror or error}{hint}", code) from None
+            raise Failure(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}{hint}", code) from None
 
     def put(self, name: str, table: Table) -> None:
         """Add the key, or put it in place of the one of its name."""

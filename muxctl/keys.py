@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MEANING = """\
 add makes a key and prints its secret on stdout, this one time: only a hash is
 kept, in muxd.d/keys.toml beside the configuration that muxd runs with (or would
-find).  revoke refuses a key from now on.  A running muxd reloads at once."""
+find).  revoke refuses a key from now on.  A running muxd reloads at once.
+Without any key nobody needs one; with the first one everybody does."""
 EXAMPLES = {
     "muxctl keys add alice": "a key for every model",
     "muxctl keys add ci --models qwen,llama --expires 30d": "for two, for 30 days",
@@ -52,6 +53,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--priority", metavar="N", type=_whole, help="from -10 to 10: whose request waits less (0)")
     parser.add_argument("--expires", metavar="WHEN", help='"2027-01-31", "2027-01-31T18:00Z", "30d" (never)')
     parser.add_argument("--config", metavar="PATH", type=Path, help="instead of the one that muxd runs with")
+    parser.add_argument("--yes", action="store_true", help="do not ask before the first key shuts everybody else out")
 
 
 def _listed(text: str) -> list[str]:
@@ -160,6 +162,9 @@ def _add(options: Namespace, place: _Place) -> int:
     wanted = _wanted(options, place.config)
     secret = f"muxd-{secrets.token_urlsafe(32)}"
     made = {"name": options.name, "secret_sha256": sha256(secret.encode()).hexdigest(), **wanted}
+    _check_free(options.name, place)
+    if not place.entries()[0]:
+        _announce_first(options, place.config)
     with place.file.locked():
         _check_free(options.name, place)
         place.file.put(options.name, made)
@@ -169,6 +174,21 @@ def _add(options: Namespace, place: _Place) -> int:
     _say("this is the only time that the secret is shown: put it where its holder finds it")
     place.tell_muxd(f"{options.name} is in {place.file.path}", "it works")
     return Exit.OK
+
+
+def _announce_first(options: Namespace, config: Path) -> None:
+    """Say whom the first key shuts out, and ask a person; raises the Failure where the answer is no."""
+    from muxctl.door import anybody
+
+    _say(
+        f"{options.name} is the first API key: until now {anybody(config)} may use the models without one; "
+        "with it everybody needs a key, and whoever shows none gets 401"
+    )
+    if options.yes or options.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    print("make it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure("no key was made; nothing was changed")
 
 
 def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
@@ -258,7 +278,23 @@ def _revoke(options: Namespace, place: _Place) -> int:
     done = f"{name} was revoked before, in {place.file.path}" if revoked else f"{name} is revoked in {place.file.path}"
     # Proxies hear of keys from muxd, and outlive it.
     place.tell_muxd(done, "it is refused", "; a proxy that still runs takes it until then, or until it is restarted")
+    _tell_of_last(place)
     return Exit.OK
+
+
+def _tell_of_last(place: _Place) -> None:
+    """A revoked key keeps the door shut: where no other works, nobody gets in."""
+    from muxctl.display.keys import state_of
+    from muxctl.door import without_keys
+
+    entries, broken = place.entries()
+    if broken or any(state_of(entry.table) == "active" for entry in entries):
+        return
+    files = ", ".join(dict.fromkeys(str(entry.source.file) for entry in entries))
+    _say(
+        "no API key is left that works: every request to the proxy gets 401 until muxctl keys add NAME makes another; "
+        f"without any [[keys]] in {files}, {without_keys(place.config)}"
+    )
 
 
 def _to_revoke(name: str, place: _Place) -> "Entry":

@@ -5,6 +5,7 @@ socket and the proxy turn them into JSON, the command lines into one line on std
 This module imports nothing of muxd.
 """
 
+import os
 from typing import Any, ClassVar
 
 
@@ -280,6 +281,17 @@ class Unreachable(Unavailable):
     """The control socket did not answer; the message lists what was tried."""
 
     code = "muxd_unreachable"
+
+
+def in_words(error: OSError) -> str:
+    """What the system refused, of which file: no errno, no repr."""
+    reason = (error.strerror or str(error) or "no reason given").lower()
+    files = " -> ".join(
+        str(os.fsdecode(name))
+        for name in (error.filename, error.filename2)
+        if isinstance(name, str | bytes | os.PathLike)
+    )
+    return f"{files}: {reason}" if files else reason
 
 
 def error_of(code: str, message: str, unknown: type[MuxdError] = MuxdError) -> MuxdError:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .config import Model
+from .config import Config, Model
+from .config.loopback import is_loopback
 from .core.outlook import Outlook, next_step, outlook
 from .core.scheduler import Scheduler
 from .core.states import State
@@ -86,3 +87,14 @@ def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
 
 def gpu_status(gpus: Gpus) -> list[dict[str, Any]]:
     return [{"index": g.index, "name": g.name, "total": g.total, "used": g.used} for g in gpus.latest.values()]
+
+
+def door_status(config: Config, now: float) -> dict[str, Any]:
+    """Who may ask the proxy; `now` is wall clock time.  Keys that do not work keep the door shut, too."""
+    working = sum(not key.revoked and now < key.expires for key in config.keys)
+    open_to = "host" if is_loopback(config.proxy.host) else "everybody"
+    return {
+        "open_to": "key_holders" if config.keys else open_to,
+        "keys": working,
+        "keys_not_working": len(config.keys) - working,
+    }

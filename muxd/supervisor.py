@@ -275,6 +275,7 @@ class Supervisor:
             "uptime_s": seconds(now - self._started),
             "simulated": any(m.engine == "simulator" for m in self.config.models),
             "proxy": self._proxy.status(),
+            "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._around.gpus),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.workers],

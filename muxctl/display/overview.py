@@ -48,7 +48,7 @@ def _rests(model: Model) -> bool:
 
 
 def _head(status: dict[str, Any]) -> list[str]:
-    lines = [_daemon(status)]
+    lines = [_daemon(status), *_door(status.get("door"), status["proxy"]["listen"])]
     if status["simulated"]:
         lines.append("simulated: pretend models on pretend GPUs")
     if switch := status["switch"]:
@@ -60,6 +60,20 @@ def _daemon(status: dict[str, Any]) -> str:
     proxy = status["proxy"]
     up = duration(status["uptime_s"])
     return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({proxy['state']})"
+
+
+def _door(door: dict[str, Any] | None, listen: str) -> list[str]:
+    """Who may ask the proxy; an older muxd does not tell it."""
+    if door is None:
+        return []
+    keys, others = door["keys"], door["keys_not_working"]
+    if door["open_to"] != "key_holders":
+        who = "on this host" if door["open_to"] == "host" else f"who reaches {listen}"
+        return [f"door: open to everybody {who} (no API key)"]
+    more = f"; {others} more expired or revoked" if others else ""
+    if keys:
+        return [f"door: {keys} API key{'s' if keys != 1 else ''}{more}"]
+    return [f"door: shut, no API key works ({others} expired or revoked); muxctl keys add NAME makes one"]
 
 
 def _switch(switch: dict[str, Any]) -> str:

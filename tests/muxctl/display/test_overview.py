@@ -95,3 +95,24 @@ def test_an_exit_of_long_ago_is_no_news_where_there_is_little_room():
     old = READY | {"last_exit": {"reason": "exited with status 1", "when_s": 90000, "log_tail": []}}
     assert note(old) == "exited with status 1 1d 1h ago"
     assert note(old, brief=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("door", "line"),
+    [
+        ({"open_to": "key_holders", "keys": 3, "keys_not_working": 0}, "door: 3 API keys"),
+        ({"open_to": "key_holders", "keys": 1, "keys_not_working": 2}, "door: 1 API key; 2 more expired or revoked"),
+        (
+            {"open_to": "key_holders", "keys": 0, "keys_not_working": 2},
+            "door: shut, no API key works (2 expired or revoked); muxctl keys add NAME makes one",
+        ),
+        ({"open_to": "host", "keys": 0, "keys_not_working": 0}, "door: open to everybody on this host (no API key)"),
+        (
+            {"open_to": "everybody", "keys": 0, "keys_not_working": 0},
+            "door: open to everybody who reaches 127.0.0.1:30100 (no API key)",
+        ),
+    ],
+)
+def test_who_may_ask_the_proxy_has_a_line(door, line):
+    assert overview(STATUS | {"door": door})[1] == line
+    assert not any(line.startswith("door") for line in overview(STATUS))  # an older muxd
