@@ -21,7 +21,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "name": model.name,
         "served_names": list(model.served_names),
         "engine": model.engine,
-        "state": worker.state,
+        "state": worker.shown_state,
         "since_s": seconds(now - worker.since),
         "sleep_level": worker.sleep_level,
         "sleep_trouble": worker.level_trouble or None,

@@ -162,7 +162,7 @@ async def test_a_reload_and_questions_about_what_it_adds_do_not_meet_half_way(tm
                 break
             except ModelNotFound:
                 await trio.lowlevel.checkpoint()
-        assert supervisor.model_status(name)["state"] == "stopped"
+        assert supervisor.model_status(name)["state"] == "unloaded"
         _, told = supervisor.open_lease(name, (Waiting(),))
         supervisor.status()
         await until(told, "granted")
@@ -226,5 +226,5 @@ async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):
         supervisor._reread = lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No such file", "a.sh"))
         with pytest.raises(ConfigError, match="nothing was changed"):
             await supervisor.reload()
-        assert supervisor.model_status("a")["state"] == "stopped"
+        assert supervisor.model_status("a")["state"] == "unloaded"
         wanted.pop()

@@ -10,7 +10,7 @@ _STATES = {
     "green": ("ready",),
     "yellow": ("starting", "waking", "draining", "falling_asleep", "stopping", "backoff", "adopting"),
     "red": ("failed", "stuck", "unresponsive"),
-    "dim": ("asleep", "stopped"),
+    "dim": ("asleep", "unloaded", "stopped"),
 }
 _AT_STATE = "|".join(f"(?P<{style}>{'|'.join(states)})" for style, states in _STATES.items())
 

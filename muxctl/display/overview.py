@@ -31,7 +31,7 @@ def overview(status: dict[str, Any], width: int | None = None, height: int | Non
         left_off = len(status["models"]) - len(models)
         lines = [*head, *_table(models, width)]
     if left_off:
-        lines.append(f"... and {left_off} more, asleep or stopped")
+        lines.append(f"... and {left_off} more at rest")
     if len(lines) > height:
         return [*lines[: height - 1], f"... and {len(lines) - height + 1} more lines"]
     return lines
@@ -44,7 +44,7 @@ def _without_last(models: list[Model], count: int) -> list[Model]:
 
 
 def _rests(model: Model) -> bool:
-    return model["state"] in ("asleep", "stopped") and not model["waiting"]
+    return model["state"] in ("asleep", "unloaded", "stopped") and not model["waiting"]
 
 
 def _head(status: dict[str, Any]) -> list[str]:

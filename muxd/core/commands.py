@@ -92,10 +92,10 @@ class FailSwitch:
 
 @dataclass(frozen=True, slots=True)
 class FinishOrder:
-    """An operator's order is done; the worker is in this state."""
+    """An operator's order is done; the worker is in this state, as users see it."""
 
     ticket: int
-    state: State
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

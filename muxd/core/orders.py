@@ -51,6 +51,8 @@ class Orders:
     def _hold_down(self, worker: Worker, *, down: bool) -> Iterator[Command]:
         if worker.held_down is not down:
             worker.held_down = down
+            if worker.state is State.UNLOADED:
+                worker.reason = _MESSAGES[Verb.STOP].format(worker.name) if down else ""
             yield RememberStop(worker.name, down)
 
     def fail(self, worker: Worker, code: str, message: str) -> Iterator[Command]:
@@ -58,7 +60,7 @@ class Orders:
         yield from (FailOrder(ticket, code, message) for ticket in _ended(worker))
 
     def _finish(self, worker: Worker) -> Iterator[Command]:
-        yield from (FinishOrder(ticket, worker.state) for ticket in _ended(worker))
+        yield from (FinishOrder(ticket, worker.shown_state) for ticket in _ended(worker))
 
     # A new configuration
 
@@ -138,7 +140,7 @@ class Orders:
                 yield from self._put_to_sleep(worker, order)
             case _:
                 yield from self._take_down(worker, order)
-                if worker.state is State.STOPPED:
+                if worker.state is State.UNLOADED:
                     yield from self._finish(worker)
                     if worker.retired:
                         self._switching.forget(worker)
@@ -176,7 +178,7 @@ class Orders:
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
         if worker.state is State.BACKOFF and not worker.wanted:
-            yield self.host.move(worker, State.STOPPED, worker.reason)
+            yield self.host.move(worker, State.UNLOADED, worker.reason)
         if worker.state in AT_REST:
             yield from self._finish(worker)
         elif worker.state is State.READY:
@@ -203,8 +205,8 @@ class Orders:
         elif worker.state is State.STOPPING and order.now and not order.killed:
             order.killed = True
             yield StopWorker(worker.name, kill=True)
-        elif worker.state in DOWN and worker.state is not State.STOPPED:
-            yield self.host.move(worker, State.STOPPED, message)
+        elif worker.state in DOWN and worker.state is not State.UNLOADED:
+            yield self.host.move(worker, State.UNLOADED, message)
 
     def _drain(self, worker: Worker, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + worker.spec.drain_timeout

@@ -59,7 +59,7 @@ def next_step(host: Host, switching: Switching, worker: Worker, now: float) -> s
             return _next_of_draining(worker, now)
         case State.BACKOFF if not host.blockers(worker):
             return f"starts again in {max(0.0, worker.retry_at - now):.0f}s"
-        case State.STOPPED if worker.held_down:
+        case State.UNLOADED if worker.held_down:
             return f"stays down until `muxctl start {worker.name}`"
         case State.STUCK:
             return "needs its processes ended by hand, or the GPU reset"

@@ -193,12 +193,13 @@ class Scheduler:
         yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
             worker.ready_since = None  # it ended because it was told to
-            yield self.host.move(worker, State.STOPPED, worker.reason)
+            is_told_why = worker.held_down or self._shutdown_deadline is not None
+            yield self.host.move(worker, State.UNLOADED, worker.reason if is_told_why else "")
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         lead = worker.fail(self.host.now, failure, counts=blame is None or blame.counts)
         serving = was in SERVING or blame is not None
-        yield self.host.move(worker, lead if serving and was is not State.STUCK else State.STOPPED, reason)
+        yield self.host.move(worker, lead if serving and was is not State.STUCK else State.UNLOADED, reason)
 
     def _take_leases(self, worker: Worker, reason: str, message: str) -> Iterator[Command]:
         yield from self.host.revoke_all(worker, reason, f"the worker of {worker.name} {message}", self.host.now)
@@ -270,7 +271,7 @@ class Scheduler:
             elif worker.state is State.STOPPING and not first:
                 yield StopWorker(worker.name, kill=True)
             elif worker.state in (State.BACKOFF, State.FAILED):
-                yield self.host.move(worker, State.STOPPED, worker.reason)
+                yield self.host.move(worker, State.UNLOADED, worker.reason)
 
     def _settle_shutdown(self) -> Iterator[Command]:
         for worker in self.host.workers.values():
@@ -278,7 +279,7 @@ class Scheduler:
                 yield from self.host.end_overdue(worker)
                 if not worker.granted:
                     yield from self.host.stop(worker, "muxd is shutting down", kill=self._hurried)
-        if not self._finished and all(w.state in (State.STOPPED, State.STUCK) for w in self.host.workers.values()):
+        if not self._finished and all(w.state in (State.UNLOADED, State.STUCK) for w in self.host.workers.values()):
             self._finished = True
             yield FinishShutdown()
 

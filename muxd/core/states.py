@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    STOPPED = "stopped"  # no process; a request starts it
+    UNLOADED = "unloaded"  # no process; a request starts it, unless an operator stopped it
     STARTING = "starting"  # the process loads its model
     READY = "ready"  # serves, or could at once
     DRAINING = "draining"  # admits nothing more, finishes what is in flight
@@ -25,24 +25,24 @@ class State(StrEnum):
 _S = State
 
 MOVES: dict[State, frozenset[State]] = {
-    _S.STOPPED: frozenset({_S.STARTING}),
+    _S.UNLOADED: frozenset({_S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.UNRESPONSIVE, _S.BACKOFF, _S.FAILED, _S.STUCK}),
-    _S.DRAINING: frozenset({_S.READY, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.STOPPED, _S.STUCK}),
-    _S.FALLING_ASLEEP: frozenset({_S.ASLEEP, _S.STOPPING, _S.STOPPED, _S.STUCK}),
-    _S.ASLEEP: frozenset({_S.WAKING, _S.STOPPING, _S.UNRESPONSIVE, _S.STOPPED, _S.STUCK}),
+    _S.DRAINING: frozenset({_S.READY, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),
+    _S.FALLING_ASLEEP: frozenset({_S.ASLEEP, _S.STOPPING, _S.UNLOADED, _S.STUCK}),
+    _S.ASLEEP: frozenset({_S.WAKING, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),
     _S.WAKING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
-    _S.STOPPING: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
-    _S.UNRESPONSIVE: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
-    _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
-    _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
-    _S.STUCK: frozenset({_S.STOPPED}),
+    _S.STOPPING: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.UNRESPONSIVE: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.UNLOADED}),
+    _S.FAILED: frozenset({_S.STARTING, _S.UNLOADED}),
+    _S.STUCK: frozenset({_S.UNLOADED}),
 }
 
 
 def diagram() -> str:
     """MOVES as a Mermaid state diagram, one arrow a line, in the order of the table."""
-    lines = ["stateDiagram-v2", "    [*] --> stopped"]
+    lines = ["stateDiagram-v2", "    [*] --> unloaded"]
     for before, afters in MOVES.items():
         lines += [f"    {before} --> {after}" for after in State if after in afters]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ AT_ONCE = 0.001
 LEAVING = frozenset({State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE})
 
 #: States without a process: nothing is left to end.
-DOWN = frozenset({State.STOPPED, State.BACKOFF, State.FAILED})
+DOWN = frozenset({State.UNLOADED, State.BACKOFF, State.FAILED})
 
 #: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
 AT_REST = DOWN | {State.ASLEEP}
@@ -296,7 +296,7 @@ class Switching:
         for worker in self.host.workers.values():
             unwanted = not worker.wanted and not self.is_wished(worker)
             if worker.state is State.BACKOFF and unwanted and self.host.blockers(worker):
-                yield self.host.move(worker, State.STOPPED, worker.reason)
+                yield self.host.move(worker, State.UNLOADED, worker.reason)
 
     # When to look again
 

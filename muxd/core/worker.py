@@ -101,7 +101,7 @@ def _costs() -> dict[State, Cost]:
 @dataclass(slots=True)
 class Worker:
     spec: WorkerSpec
-    state: State = State.STOPPED
+    state: State = State.UNLOADED
     since: float = 0.0
     reason: str = ""  # why it is in this state, where that needs saying
     url: str = ""
@@ -131,6 +131,11 @@ class Worker:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def shown_state(self) -> str:
+        """Return the state as users see it: "stopped" for a worker without a process that an operator stopped."""
+        return "stopped" if self.held_down and self.state is State.UNLOADED else self.state
 
     def move(self, to: State, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
@@ -234,7 +239,7 @@ _COMPLETES = {
     State.STARTING: {State.READY},
     State.WAKING: {State.READY},
     State.FALLING_ASLEEP: {State.ASLEEP},
-    State.STOPPING: {State.STOPPED},
+    State.STOPPING: {State.UNLOADED},
     State.DRAINING: {State.FALLING_ASLEEP, State.STOPPING},
 }
 

@@ -81,7 +81,7 @@ class Oracle:
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
             case FinishOrder(_, state):
-                assert state in (State.READY, State.STOPPED, State.ASLEEP, State.FAILED, State.BACKOFF)
+                assert state in (State.READY, State.UNLOADED, State.ASLEEP, State.FAILED, State.BACKOFF, "stopped")
             case RenewWorker(worker):
                 assert self.holds[worker] == GONE, f"{worker} is renewed while its old processes live"
             case ForgetWorker(worker):
@@ -112,7 +112,7 @@ class Oracle:
             if worker.held_down:
                 assert not worker.waiting, f"leases wait for {worker.name}, which an operator stopped"
                 assert worker.state is not State.READY
-            if worker.state in (State.STOPPED, State.BACKOFF, State.FAILED):
+            if worker.state in (State.UNLOADED, State.BACKOFF, State.FAILED):
                 assert self.holds[worker.name] == GONE
                 assert not host.ledger.holds(worker.name)
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"

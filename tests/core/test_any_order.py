@@ -219,7 +219,7 @@ class World:
         for name, worker in workers.items():
             assert worker.spec == self.specs[name]
             assert worker.order is worker.successor is None
-            assert worker.state is State.STOPPED or not worker.held_down
+            assert worker.state is State.UNLOADED or not worker.held_down
 
     def calm_down(self) -> None:
         """From now on everything works, every holder ends its requests and every revoked lease is let go.

@@ -74,7 +74,7 @@ class Crowd:
 def test_an_expensive_model_is_not_passed_over_by_cheap_ones_in_turn(work):
     crowd = Crowd(work)
     crowd.until(1000.0)
-    assert crowd.book.worker("x").state is State.STOPPED
+    assert crowd.book.worker("x").state is State.UNLOADED
     assert crowd.book.worker("x").costs[State.STARTING] == Cost(60.0)
     crowd.ask("x")
     crowd.until(crowd.now + 3000.0)

@@ -84,14 +84,14 @@ def test_a_stop_lets_requests_finish_and_is_remembered():
         serving_a()
         >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", "a is stopped by an operator", 320)
         >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(26, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
     assert book
     assert book.worker("a").held_down
 
 
 def test_a_stopped_model_is_refused_by_name_until_a_start():
-    book = Playbook("a", "b") >> order(1, Verb.STOP) << RememberStop("a", True) << FinishOrder(9, State.STOPPED)
+    book = Playbook("a", "b") >> order(1, Verb.STOP) << RememberStop("a", True) << FinishOrder(9, "stopped")
     assert book >> LeaseAsked(2, 1, "a") << FailLease(1, "model_stopped", STOPPED)
     assert book >> SwitchAsked(3, 4, "a") << FailSwitch(4, "model_stopped", STOPPED)
     assert (
@@ -114,7 +114,7 @@ def test_a_stop_refuses_those_who_wait_and_ends_a_start_at_once():
         >> LeaseAsked(0, 1, "a") << StartWorker("a")
         >> order(5, Verb.STOP) << RememberStop("a", True) << FailLease(1, "model_stopped", STOPPED)
         << StopWorker("a", kill=True)
-        >> WorkerExited(6, "a") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(6, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_a_second_stop_with_now_hurries_the_first():
         >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", message, 320)
         >> order(30, Verb.STOP, ticket=10, now=True) << revoked("stop", message, 30)
         >> LeaseEnded(30, 1) << StopWorker("a")
-        >> WorkerExited(31, "a") << FinishOrder(9, State.STOPPED) << FinishOrder(10, State.STOPPED)
+        >> WorkerExited(31, "a") << FinishOrder(9, "stopped") << FinishOrder(10, "stopped")
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_a_sleeping_model_that_is_stopped_loses_its_process():
     assert (
         asleep_a()
         >> order(50, Verb.STOP) << RememberStop("a", True) << StopWorker("a", kill=True)
-        >> WorkerExited(51, "a") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(51, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_a_model_that_gives_way_is_stopped_instead_of_put_to_sleep():
         >> SwitchAsked(20, 7, "b") << RevokeLease(1, "switch", "a gives way to b", 320)
         >> order(21, Verb.STOP) << RememberStop("a", True)
         >> LeaseEnded(22, 1) << StopWorker("a")
-        >> WorkerExited(23, "a") << FinishOrder(9, State.STOPPED) << StartWorker("b")
+        >> WorkerExited(23, "a") << FinishOrder(9, "stopped") << StartWorker("b")
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_stopping_the_target_of_a_switch_that_has_not_begun_gives_the_gpu_back()
         >> SwitchAsked(20, 7, "b") << RevokeLease(1, "switch", "a gives way to b", 320)
         >> order(21, Verb.STOP, "b") << RememberStop("b", True)
         << FailSwitch(7, "model_stopped", STOPPED.replace(" a ", " b ").replace("start a", "start b"))
-        << FinishOrder(9, State.STOPPED) << RestoreLease(1)
+        << FinishOrder(9, "stopped") << RestoreLease(1)
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_stopping_the_target_of_a_switch_that_has_not_begun_gives_the_gpu_back()
 def test_a_start_evicts_nobody_but_lifts_the_stop():
     book = (
         serving_a("b", "a")
-        >> order(20, Verb.STOP, "b") << RememberStop("b", True) << FinishOrder(9, State.STOPPED)
+        >> order(20, Verb.STOP, "b") << RememberStop("b", True) << FinishOrder(9, "stopped")
         >> order(21, Verb.START, "b") << RememberStop("b", False)
         << FailOrder(9, "no_room", NO_ROOM.format("a (ready)").replace("a may", "b may").replace("for a", "for b")
                      .replace("switch a`", "switch b`"))
@@ -195,7 +195,7 @@ def test_a_start_wakes_a_model_whose_gpu_is_free():
     assert (
         asleep_a()
         >> order(50, Verb.STOP, "b") << RememberStop("b", True) << StopWorker("b")
-        >> WorkerExited(51, "b") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(51, "b") << FinishOrder(9, "stopped")
         >> order(52, Verb.START) << WakeWorker("a")
         >> WorkerReady(53, "a", "http://a") << FinishOrder(9, State.READY)
     )  # fmt: skip
@@ -278,7 +278,7 @@ def test_sleep_at_level_3_ends_the_process():
     assert (
         idle_a(WorkerSpec("a", sleep_level=3), "b") >> LeaseEnded(21, 1)
         >> order(22, Verb.SLEEP) << StopWorker("a")
-        >> WorkerExited(23, "a") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(23, "a") << FinishOrder(9, State.UNLOADED)
     )  # fmt: skip
 
 
@@ -400,7 +400,7 @@ def test_a_stopped_model_is_not_put_to_sleep_instead():
         >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", "a is stopped by an operator", 320)
         >> order(21, Verb.SLEEP, ticket=10) << FailOrder(10, "model_stopped", STOPPED)
         >> LeaseEnded(22, 1) << StopWorker("a")
-        >> WorkerExited(23, "a") << FinishOrder(9, State.STOPPED)
+        >> WorkerExited(23, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
 
 
@@ -453,3 +453,11 @@ def test_a_preloaded_model_that_comes_back_while_it_drains_is_preloaded_again():
         >> LeaseEnded(25, 1) << StopWorker("a")
     )  # fmt: skip
     assert book >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")
+
+
+def test_a_lifted_stop_leaves_no_reason_behind():
+    book = Playbook("a", "b") >> order(1, Verb.STOP) << RememberStop("a", True) << FinishOrder(9, "stopped")
+    assert book
+    assert (book.worker("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
+    assert book >> order(2, Verb.START) << RememberStop("a", False) << StartWorker("a")
+    assert book.worker("a").reason == ""

@@ -311,7 +311,7 @@ def test_a_crashed_model_does_not_take_the_gpu_back_from_the_next_one():
     book >> WorkerExited(25, "a", reason="exited with status 1")
     assert book.pending[-1] == StartWorker("b")
     book.pending.clear()
-    assert book.state("a") is State.STOPPED
+    assert book.state("a") is State.UNLOADED
     assert book >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
     assert book >> LeaseEnded(31, 2)
 
@@ -352,7 +352,7 @@ def test_a_worker_that_dies_asleep_stays_down_until_it_is_wanted():
         >> WorkerExited(33, "a", reason="was killed by SIGKILL")
     )  # fmt: skip
     assert book
-    assert book.state("a") is State.STOPPED
+    assert book.state("a") is State.UNLOADED
 
 
 def test_a_worker_that_stops_answering_is_killed_and_restarted():
@@ -507,7 +507,7 @@ def test_with_nothing_running_shutdown_is_done_at_once():
 def test_moves_are_recorded_with_their_reason():
     assert (
         Playbook("a", moves=True)
-        >> LeaseAsked(0, 1, "a") << RecordMove("a", State.STOPPED, State.STARTING, "") << StartWorker("a")
+        >> LeaseAsked(0, 1, "a") << RecordMove("a", State.UNLOADED, State.STARTING, "") << StartWorker("a")
         >> WorkerExited(1, "a", Failure.REFUSED, "port taken")
         << RecordMove("a", State.STARTING, State.FAILED, "port taken")
         << FailLease(1, "model_failed", "model a failed: port taken; see `muxctl logs a`; tried again in 60 s", 60.0)

@@ -183,7 +183,7 @@ def test_a_reload_that_is_refused_is_served_by_a_cold_start_and_after_two_it_sle
     assert muxd.status("alpha")["sleep_level"] == 3
     assert "could not reload its weights" in muxd.status("alpha")["sleep_trouble"]
     assert muxd.ask("beta")
-    assert muxd.state("alpha") == "stopped"
+    assert muxd.state("alpha") == "unloaded"
     assert muxd.ask("alpha") == text
 
 

@@ -73,7 +73,7 @@ def test_a_sleep_that_fails_ends_the_process_and_the_switch_goes_on(start, fault
     muxd = start(two_models(alpha=f'faults = ["{fault}"]'))
     text = muxd.ask("alpha")
     assert muxd.ask("beta")
-    assert muxd.state("alpha") == "stopped"
+    assert muxd.state("alpha") == "unloaded"
     assert muxd.ask("alpha") == text, "a cold start brings it back"
     assert_never_two_awake(muxd.moves())
 

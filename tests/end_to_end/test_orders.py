@@ -67,7 +67,7 @@ def test_a_start_evicts_nobody(start: Callable[..., Muxd]) -> None:
     end = order(muxd, "beta", "start")
     assert end["error"]["code"] == "no_room"  # type: ignore[index]
     assert muxd.state("alpha") == "ready"
-    assert muxd.state("beta") == "stopped"
+    assert muxd.state("beta") == "unloaded"
 
 
 def test_a_restart_has_new_processes_and_the_same_gpu(start: Callable[..., Muxd]) -> None:

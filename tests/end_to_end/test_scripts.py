@@ -66,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Scripts]]:
 def once_loaded(muxd: Muxd) -> Muxd:
     """Both were loaded in their order; the last one is awake."""
     muxd.until_state("beta", "ready")
-    muxd.until_state("alpha", "asleep", "stopped")
+    muxd.until_state("alpha", "asleep", "unloaded")
     return muxd
 
 
@@ -167,9 +167,9 @@ def test_a_script_whose_server_is_a_daemon_has_ended_and_nothing_is_left(start, 
 
 def test_servers_without_memory_saver_end_instead_of_sleeping(start, tmp_path):
     muxd = once_loaded(start(*two(tmp_path, 'exec "${SERVER[@]}"')))
-    assert muxd.state("alpha") == "stopped"
+    assert muxd.state("alpha") == "unloaded"
     assert muxd.ask("org/alpha")
-    assert muxd.state("beta") == "stopped"
+    assert muxd.state("beta") == "unloaded"
 
 
 def test_keys_that_scripts_give_their_servers_are_used(start, tmp_path):
@@ -203,7 +203,7 @@ def test_a_script_that_was_edited_is_run_anew_by_a_reload_and_the_other_is_left_
     path.write_text(path.read_text().replace("set -euo pipefail", "set -euo pipefail\nexport MARK=new"))
     plan = muxd.control("POST", "/v1/reload").json()
     assert plan["plan"] == [{"model": "alpha", "action": "restart", "changes": ["script"]}]
-    muxd.until_state("alpha", "stopped")
+    muxd.until_state("alpha", "unloaded")
     assert muxd.worker("beta") == before
     assert muxd.ask("org/alpha")
     assert b"MARK=new" in Path(f"/proc/{muxd.worker('alpha')['launcher']}/environ").read_bytes()
@@ -228,10 +228,10 @@ engine = "simulator"
 """
     with Scripts(tmp_path, beta, models=models) as muxd:
         muxd.until_state("beta", "ready")
-        assert muxd.state("legacy") == "stopped", "what a file names is loaded when it is asked for"
+        assert muxd.state("legacy") == "unloaded", "what a file names is loaded when it is asked for"
         assert muxd.ask("older") == muxd.ask("legacy")
         assert muxd.ask("org/beta")
-        assert muxd.state("legacy") == "stopped"
+        assert muxd.state("legacy") == "unloaded"
         assert muxd.post("/v1/chat/completions", chat_body("org/old", "x")).status_code == 404
 
 

@@ -23,7 +23,7 @@ def test_both_models_answer_in_turn_with_their_own_unchanged_text(start, levels)
     for stream in (False, True):
         assert (muxd.ask("alpha", stream=stream), muxd.ask("beta", stream=stream)) == first
     assert_never_two_awake(muxd.moves())
-    asleep = {1: "asleep", 2: "asleep", 3: "stopped"}
+    asleep = {1: "asleep", 2: "asleep", 3: "unloaded"}
     assert (muxd.state("alpha"), muxd.state("beta")) == (asleep[levels[0]], "ready")
 
 
@@ -156,7 +156,7 @@ def test_curl_can_use_every_route_of_the_control_socket(start):
 
     assert curl("GET", "/v1/version")[0]["pid"] == muxd.process.pid
     assert [m["name"] for m in curl("GET", "/v1/status")[0]["models"]] == ["alpha", "beta"]
-    assert curl("GET", "/v1/models/org%2Falpha")[0]["state"] == "stopped"
+    assert curl("GET", "/v1/models/org%2Falpha")[0]["state"] == "unloaded"
     assert curl("POST", "/v1/models/alpha/switch")[-1]["type"] == "ready"
     assert curl("POST", "/v1/models/beta/switch", "-d", '{"wait": false}')[0]["accepted"] is True
     assert curl("GET", "/v1/events?after=0&follow=0")[0]["type"] == "muxd_started"

@@ -16,7 +16,7 @@ from muxd.metrics.switches import Kind, Tally
 WORKERS = (
     WorkerFacts("a", State.READY, 2, {"declared": 50, "awake": 48}),
     WorkerFacts("b", State.ASLEEP, 0, {"declared": 60, "awake": 58, "asleep": 2}),
-    WorkerFacts("c", State.STOPPED, 0, {}),
+    WorkerFacts("c", State.UNLOADED, 0, {}),
 )
 SECONDS = {"drain": 1.0, "sleep": 2.5, "free": 0.25, "wake": 4.0}
 SWITCHES = {Kind("", "a", ""): Tally(1), Kind("a+b", "c", "1+2"): Tally(2, SECONDS)}

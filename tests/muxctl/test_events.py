@@ -5,7 +5,7 @@ import pytest
 
 EVENTS = [
     {"id": 1, "time": 86400.0, "type": "muxd_started", "version": "0.1.0", "pid": 42},
-    {"id": 2, "time": 86401.5, "type": "state", "model": "qwen", "from": "stopped", "to": "starting", "reason": None},
+    {"id": 2, "time": 86401.5, "type": "state", "model": "qwen", "from": "unloaded", "to": "starting", "reason": None},
     {"type": "gap", "missed": 7},
     {"id": 10, "time": 90000.0, "type": "state", "model": "qwen", "from": "ready", "to": "failed", "reason": "it died"},
     {"id": 11, "time": 90001.0, "type": "operator", "model": "qwen", "order": "stop"},
@@ -15,7 +15,7 @@ EVENTS = [
 ]
 SHOWN = """\
 1970-01-02 00:00:00 muxd_started version=0.1.0 pid=42
-1970-01-02 00:00:01 state qwen stopped -> starting
+1970-01-02 00:00:01 state qwen unloaded -> starting
 ... 7 events were missed
 1970-01-02 01:00:00 state qwen ready -> failed reason="it died"
 1970-01-02 01:00:01 operator qwen order=stop

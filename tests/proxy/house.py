@@ -93,7 +93,7 @@ async def open_house(
     )
     muxd, alpha, beta = FakeMuxd(daemon.socket), Worker(), Worker()
     config = Config(daemon=daemon, proxy=proxy or QUIET, models=models, keys=keys)
-    muxd.models = [{"name": m.name, "state": "stopped"} for m in models]
+    muxd.models = [{"name": m.name, "state": "unloaded"} for m in models]
     muxd.settings = settings_for_proxy(config)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alpha.running())

@@ -93,7 +93,7 @@ async def test_models_are_listed_by_their_served_names(house: House) -> None:
 @pytest.mark.parametrize("asked", [b"org/alpha", b"org%2Falpha", b"alpha"])
 async def test_one_model_is_shown_by_any_of_its_names(house: House, asked: bytes) -> None:
     card = (await house.ask(get(b"/v1/models/" + asked))).json
-    assert (card["id"], card["state"]) == ("org/alpha", "stopped")
+    assert (card["id"], card["state"]) == ("org/alpha", "unloaded")
 
 
 async def test_a_model_that_is_not_there_is_not_shown(house: House) -> None:

@@ -141,7 +141,7 @@ def test_level_3_ends_the_process_and_starts_it_again_with_the_same_text(sglang_
     with Muxd(tmp_path, config(sglang_home, (3, 3)), deadline=DEADLINE) as muxd:
         assert muxd.ask(A, max_tokens=24) == texts[A]
         assert muxd.ask(B, max_tokens=24) == texts[B]
-        assert muxd.state("tiny-a") == "stopped"
+        assert muxd.state("tiny-a") == "unloaded"
         assert muxd.ask(A, max_tokens=24) == texts[A]
         assert_never_two_awake(muxd.moves())
 

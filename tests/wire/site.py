@@ -89,7 +89,7 @@ def open_site(folder: Path, proxy_keys: str = "") -> Iterator[Site]:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    return {"name": name, "served_names": [], "state": "stopped", "switch_timeout_s": 600.0, "removed": False}
+    return {"name": name, "served_names": [], "state": "unloaded", "switch_timeout_s": 600.0, "removed": False}
 
 
 def _write_config(folder: Path, port: int, proxy_keys: str) -> Path:

@@ -62,7 +62,7 @@ def test_in_a_low_window_models_at_rest_are_left_off_first(height):
     assert any(line.startswith("model-03-instruct-awq") for line in lines)
     assert any(line.startswith("qwen3-235b") for line in lines)
     shown = sum(line.startswith(("model-", "qwen3")) for line in lines)
-    told = [f"... and {20 - shown} more, asleep or stopped"] if shown < 20 else []
+    told = [f"... and {20 - shown} more at rest"] if shown < 20 else []
     assert [line for line in lines if line.startswith("...")] == told
 
 

@@ -56,9 +56,9 @@ def test_a_restart_of_muxd_is_waited_for(watched, muxd, short_dir):
 
 def test_a_window_that_becomes_lower_is_filled_anew_at_once(watched):
     shown = watched("3600", status=twenty(), lines=50)
-    assert "more, asleep or stopped" not in shown.text
+    assert "more at rest" not in shown.text
     shown.resize(20, 80)
-    shown.until("more, asleep or stopped")
+    shown.until("more at rest")
     shown.until("every 1h; Ctrl-C ends")
 
 
