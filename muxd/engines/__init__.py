@@ -6,7 +6,8 @@ It knows nothing of scheduling, and the scheduler nothing of it.
 
 from muxd.config import Model
 
-from .engine import Engine, EngineCallFailed, Keys, Launch, LaunchPlan, Link, open_http
+from .engine import Engine, Keys, Launch, LaunchPlan
+from .link import EngineCallFailed, Link, open_http
 from .script import LaunchedByScript
 from .sglang import SGLang
 from .simulator import Simulator

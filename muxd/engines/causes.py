@@ -30,6 +30,9 @@ from .signs import OTHER_LEVEL, SIGNS
 #: So much of what an engine says is quoted.
 QUOTE = 200
 
+#: And no more than that of it is looked at.
+LONGEST_QUOTED = 1 << 14
+
 #: An error in so many last lines of the log is what it died of.
 LAST_LINES = 12
 
@@ -126,7 +129,7 @@ def _of_last_error(said: str) -> Cause | None:
     """Quote what the log ends with."""
     for line in reversed(said.splitlines()[-LAST_LINES:]):
         if _LAST_ERROR.match(line):
-            return Cause(EngineError.code, f"the engine failed: {_quote(line)}", "see its log")
+            return Cause(EngineError.code, f"the engine failed: {quote(line)}", "see its log")
     return None
 
 
@@ -138,7 +141,7 @@ def of_answer(call: str, status: int, body: str) -> Cause | None:
         message = f"the engine did not take muxd's key for {call}"
         return Cause(EngineLocked.code, message, "take --api-key and --admin-api-key out of its args or launch script")
     if call == "reload" and (said := _refusal(body)) is not None:
-        return Cause(ReloadRefused.code, f"the engine could not reload its weights: {_quote(said)}", _NO_RELOAD)
+        return Cause(ReloadRefused.code, f"the engine could not reload its weights: {quote(said)}", _NO_RELOAD)
     return None
 
 
@@ -191,15 +194,17 @@ def _refusal(body: str) -> str | None:
     """SGLang's own words in the answer of a reload that it did not carry out."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    refused = isinstance(answer, dict) and answer.get("success") is False
-    return str(answer.get("message") or "it does not say why") if refused else None
+    if not isinstance(answer, dict) or answer.get("success") is not False:
+        return None
+    said = answer.get("message")
+    return said if isinstance(said, str) and said else "it does not say why"
 
 
 def _words(match: re.Match[str], model: Model) -> dict[str, str]:
     """What a sign's words may name."""
-    words = {name: _quote(text or "") for name, text in match.groupdict().items()}
+    words = {name: quote(text or "") for name, text in match.groupdict().items()}
     words["path"] = words.get("path") or "one of its files"
     words["flags"] = " ".join(_flags(match.groupdict().get("args") or ""))
     words["model"] = model.model_path or "the model"
@@ -228,8 +233,9 @@ def _physical(visible: int, model: Model) -> str:
     return str(model.gpus[visible]) if visible < len(model.gpus) else f"{visible} of those it sees"
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """One line of printable text without muxd's key in it, cut where it is long."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(_SECRETS.sub("[secret]", text).split()))
+    words = _SECRETS.sub("[secret]", text[:LONGEST_QUOTED]).split()
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(words))
     line = line.rstrip(".")
     return line if len(line) <= QUOTE else line[:QUOTE] + "..."

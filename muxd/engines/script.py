@@ -12,7 +12,8 @@ import trio
 from muxd.config import Model
 from muxd.shim.processes import descendants, listening, look_up, process_table
 
-from .engine import EngineCallFailed, Keys, Launch, LaunchPlan, Link
+from .engine import Keys, Launch, LaunchPlan
+from .link import EngineCallFailed, Link
 from .sglang import ENVIRONMENT, SGLang
 
 

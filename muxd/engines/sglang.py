@@ -5,7 +5,6 @@ What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CP
 
 import re
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from muxd.shim.processes import process_table
 
 from . import causes
 from .causes import Cause
-from .engine import EngineCallFailed, Launch, LaunchPlan, Link
+from .engine import Launch, LaunchPlan
+from .link import EngineCallFailed, Link
 
 #: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}
@@ -48,6 +48,10 @@ SHM_FILES = ("sglang_loads_*", "sem.mp-*")
 _IN_SHM = re.compile(rb" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
 
 
+#: One for each rank.
+Stamps = tuple[float, ...]
+
+
 class SGLang:
     def __init__(self) -> None:
         self._last_step: tuple[float, float] | None = None  # the oldest rank's stamp in /v1/loads, and when it was new
@@ -70,47 +74,53 @@ class SGLang:
         return status == 200
 
     async def is_alive(self, link: Link, model: Model) -> bool:
-        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout.
+        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout; so it is believed to be where
+        muxd could not ask.
 
         A stopped scheduler shows nowhere else: /ping, /ready and /health go on answering 200.
         It stamps /v1/loads about every second, asleep too.
         """
         try:
-            step = last_step(await link.ask("/v1/loads"))
-        except EngineCallFailed:
-            return False
+            stamps = stamps_in(await link.ask("/v1/loads"))
+        except EngineCallFailed as error:
+            return error.lacking
         now = trio.current_time()
+        step = min(stamps, default=None)
         if step is None or self._last_step is None or step != self._last_step[0]:
             self._last_step = (step or 0.0, now)
         return now - self._last_step[1] < model.hang_timeout
 
     async def sleep(self, link: Link, model: Model) -> None:
-        began = time.time()
+        loads = await self._loads(link)
         await link.call("pause", "/pause_generation", {"mode": "abort"})
-        await self._until_idle(link, since=began)
+        await self._until_idle(link, stamps_in(loads))
         await link.call("release", "/release_memory_occupation", TAGS)
 
-    async def _until_idle(self, link: Link, since: float) -> None:
+    async def _until_idle(self, link: Link, before: Stamps) -> None:
         """Releasing a busy server kills it, and a closed client connection does not prove it idle.
 
-        Nor do figures from before the pause: a prefill that began since is not in them.
+        Nor do figures from `before` the pause: a prefill that began since is not in them.
         """
         pause = FIRST_POLL
         with trio.move_on_after(IDLE_TIMEOUT):
-            while not await self._is_idle(link, since):
+            while True:
+                loads = await self._loads(link)
+                if is_idle(loads) and are_news(stamps_in(loads), before):
+                    return
+                if len(stamps_in(loads)) != len(before):  # it did not answer before, or not in full
+                    before = stamps_in(loads)
                 await trio.sleep(pause)
                 pause = min(2 * pause, IDLE_POLL)
-            return
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
 
-    async def _is_idle(self, link: Link, since: float) -> bool:
+    async def _loads(self, link: Link) -> Any:
+        """What it answers to /v1/loads, be it nothing; raises EngineCallFailed where it never will."""
         try:
-            loads = await link.ask("/v1/loads")
-            return is_idle(loads) and is_newer(loads, since)
+            return await link.ask("/v1/loads")
         except EngineCallFailed as error:
             if error.cause is not None:  # as where it has no such route: it will never be seen idle
                 raise
-            return False
+            return None
 
     async def wake(self, link: Link, model: Model) -> None:
         path = await self.weights_of(link, model) if model.sleep_level == 2 else ""
@@ -174,27 +184,29 @@ def server_flags(model: Model, port: int) -> list[str]:
 
 
 def is_idle(answer: Any) -> bool:
-    """Nothing runs and nothing waits on any rank, by the answer of /v1/loads."""
+    """Nothing runs and nothing waits on any rank, by the answer of /v1/loads; one that does not say proves nothing."""
     loads = answer.get("loads") if isinstance(answer, dict) else None
     if not isinstance(loads, list) or not loads:
-        raise EngineCallFailed("GET /v1/loads: no loads in the answer")
+        return False
     try:
         return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
     except (KeyError, TypeError):
-        raise EngineCallFailed(f"GET /v1/loads: not the figures expected: {str(answer)[:200]}") from None
+        return False
 
 
-def last_step(answer: Any) -> float | None:
-    """When the scheduler that is most behind last stamped its load figures; None where /v1/loads does not say."""
+def stamps_in(answer: Any) -> Stamps:
+    """When each rank last stamped its load figures, by its own clock; empty where /v1/loads does not say."""
     loads = answer.get("loads") if isinstance(answer, dict) else None
     stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)] if isinstance(loads, list) else []
-    return min((float(stamp) for stamp in stamps if isinstance(stamp, int | float)), default=None)
+    return tuple(float(stamp) for stamp in stamps if isinstance(stamp, int | float))
 
 
-def is_newer(answer: Any, since: float) -> bool:
-    """All ranks have stamped their figures since then; a scheduler that is stopped leaves its last ones behind."""
-    step = last_step(answer)
-    return step is None or step > since
+def are_news(now: Stamps, before: Stamps) -> bool:
+    """All ranks have stamped their figures since; a scheduler that is stopped leaves its last ones behind.
+
+    Another stamp is news, be it an earlier time: the clock may have been set back meanwhile.
+    """
+    return len(now) == len(before) and all(new != old for new, old in zip(now, before, strict=True))
 
 
 def _inode(path: Path) -> int | None:

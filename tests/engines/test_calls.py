@@ -23,15 +23,17 @@ MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep
 class Server:
     """Answers 200 to every call; `busy` is how many times its load figures show a running request."""
 
-    def __init__(self, busy: int = 0, stale: bool = False) -> None:
+    def __init__(self, busy: int = 0, stale: bool = False, set_back: bool = False) -> None:
         self.busy = busy
         self.stale = stale
+        self.set_back = set_back  # its clock, from one answer to the next
         self.calls: list[tuple[str, object]] = []
         self.keys: set[str | None] = set()
 
     async def answer(self, request: Request, exchange: Exchange) -> None:
         if request.path == "/v1/loads":
-            stamp = time.time() - (60 if self.stale else 0)
+            stamp = 1e9 if self.stale else time.time()
+            stamp -= 1000 * len(self.calls) if self.set_back else 0
             running, self.busy = (1, self.busy - 1) if self.busy else (0, 0)
             load = {"timestamp": stamp, "num_running_reqs": running, "num_waiting_reqs": 0}
             self.calls.append(("loads", running))
@@ -57,11 +59,12 @@ class Server:
 
 
 async def test_a_sleep_pauses_then_waits_until_nothing_runs_then_releases():
-    server = Server(busy=2)
+    server = Server(busy=3)
     async with server.running() as (link, intents):
         await engine_for(MODEL).sleep(link, MODEL)
     tags = {"tags": ["kv_cache", "weights"]}
     assert server.calls == [
+        ("loads", 1),
         ("/pause_generation", {"mode": "abort"}),
         ("loads", 1),
         ("loads", 1),
@@ -79,6 +82,14 @@ async def test_what_is_not_seen_idle_is_never_released(server, monkeypatch):
         with pytest.raises(EngineCallFailed, match="not seen idle"):
             await engine_for(MODEL).sleep(link, MODEL)
     assert "/release_memory_occupation" not in [path for path, _ in server.calls]
+
+
+async def test_a_clock_that_is_set_back_meanwhile_keeps_nobody_from_sleep(monkeypatch):
+    monkeypatch.setattr(sglang_module, "IDLE_TIMEOUT", 5.0)
+    server = Server(set_back=True)
+    async with server.running() as (link, _):
+        await engine_for(MODEL).sleep(link, MODEL)
+    assert server.calls[-1][0] == "/release_memory_occupation"
 
 
 @pytest.mark.parametrize(("level", "reloads"), [(1, 0), (2, 1)])

@@ -1,13 +1,12 @@
 """What is made of SGLang's answers and told to it; the calls themselves run against the simulator and the real one."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from muxd.config import Model
-from muxd.engines import EngineCallFailed, LaunchPlan, engine_for
-from muxd.engines.sglang import is_idle, is_newer, last_step, server_flags
+from muxd.engines import LaunchPlan, engine_for
+from muxd.engines.sglang import are_news, is_idle, server_flags, stamps_in
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
 
@@ -31,19 +30,20 @@ def test_idle_is_when_nothing_runs_or_waits_on_any_rank(loads, idle):
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"loads": []}, {"loads": 5}, {"loads": [{}]}, {"loads": ["x"]}])
 def test_an_answer_without_figures_is_no_proof_and_no_crash(answer):
-    with pytest.raises(EngineCallFailed):
-        is_idle(answer)
-    assert last_step(answer) is None
+    assert not is_idle(answer)
+    assert stamps_in(answer) == ()
 
 
-def test_the_rank_that_is_most_behind_counts():
-    assert last_step({"loads": [{"timestamp": 5.0}, {"timestamp": 3}]}) == 3.0
+def test_every_rank_has_a_stamp():
+    assert stamps_in({"loads": [{"timestamp": 5.0}, {"timestamp": 3}, {"timestamp": "x"}]}) == (5.0, 3.0)
 
 
-def test_figures_from_before_the_pause_prove_nothing():
-    paused = time.time()
-    assert is_newer({"loads": [figures(timestamp=paused + 0.001)]}, paused)
-    assert not is_newer({"loads": [figures(timestamp=paused + 1), figures(timestamp=paused - 0.001)]}, paused)
+@pytest.mark.parametrize(
+    ("now", "news"),
+    [((6.0, 4.0), True), ((5.0, 4.0), False), ((6.0, 3.0), False), ((1.0, 2.0), True), ((6.0,), False), ((), False)],
+)
+def test_only_a_stamp_of_every_rank_that_has_changed_is_news_whatever_the_clock_was_set_to(now, news):
+    assert are_news(now, before=(5.0, 3.0)) is news
 
 
 @pytest.mark.parametrize(
