@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from muxctl.exits import Exit, Failure
-from muxctl.verbs import VERBS, did_you_mean, find_verb, module_of, parser_of, parser_of_all
+from muxctl.verbs import VERBS, find_verb, module_of, nearest, parser_of, parser_of_all
 from muxd import __version__
 
 
@@ -27,9 +27,11 @@ def main(argv: list[str] | None = None) -> int:
         _discard_output()
         return Exit.BROKEN_PIPE
     except OSError as error:
-        print(f"muxctl: {error}", file=sys.stderr)
+        from muxd.errors import in_words
+
+        print(f"muxctl: cannot go on: {in_words(error)}", file=sys.stderr)
         _discard_output()
-        return Exit.FAILED
+        return Exit.PERMISSION if isinstance(error, PermissionError) else Exit.FAILED
 
 
 def _discard_output() -> None:
@@ -69,10 +71,21 @@ def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
     """Exits with 2 where they cannot be understood, and says which option may have been meant."""
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        meant = did_you_mean(unknown[0], parser._option_string_actions) if unknown[0][:1] == "-" else ""
-        hint = f"; did you mean {meant}?" if meant else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(unknown[0], parser)}")
     return options
+
+
+def _hint(word: str, parser: ArgumentParser) -> str:
+    """What may have been meant, or what there is.  The dashes that all options share make none like another."""
+    if not word.startswith("-"):
+        return ""
+    options = sorted(option for option in parser._option_string_actions if option.startswith("--"))
+    meant = nearest(word.partition("=")[0].lstrip("-"), [option[2:] for option in options])
+    return (
+        f"; did you mean {' or '.join(f'--{name}' for name in meant)}?"
+        if meant
+        else f"; there are {', '.join(options)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`muxctl logs NAME`: what a model wrote.  muxd is asked; when it is down, the files are read here."""
+"""`muxctl logs NAME`: what a model, or the proxy, wrote.  muxd is asked; when it is down, the files are read here."""
 
 import json
 import os
+import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
@@ -10,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from muxctl.connection import Connection, model_target
+from muxctl.display.tables import plain, visible
 from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure
 from muxctl.places import find_socket
 
 MEANING = """\
-What the model's processes wrote to stdout and stderr, across rotated files.
+What the model's processes wrote to stdout and stderr, across rotated files;
+`proxy` is muxd's own proxy.  muxd itself writes to its stderr: to the journal,
+where systemd runs it (journalctl -u muxd).
+On a terminal control characters are written out, as \\x1b; not into a pipe.
 When muxd is down the files are read here, from the log directory of the
 configuration that muxd start would find, or from --log-dir."""
 EXAMPLES = {
     "muxctl logs qwen": "the last 100 lines of each",
     "muxctl logs qwen -f": "and what comes from now on",
     "muxctl logs qwen -n 1000 --stream stderr": "more, of one",
+    "muxctl logs proxy": "what the proxy had to say",
 }
 EXITS = EVERYWHERE | {
     Exit.NO_MODEL: MEANINGS[Exit.NO_MODEL],
@@ -31,6 +37,8 @@ EXITS = EVERYWHERE | {
 STREAMS = ("stdout", "stderr")
 _POLL = 0.2  # seconds between two looks at a file that is followed
 
+_OWN = {"proxy": "muxd-proxy"}  # what muxd's own children write, by what they are called
+
 Line = dict[str, Any]  # {"stream": "stderr", "line": "..."}
 
 
@@ -39,6 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines until ^C")
     parser.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="begin N lines back (100)")
     parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which of its two outputs (both)")
+    parser.add_argument("--raw", action="store_true", help="control characters as they are, on a terminal, too")
     parser.add_argument("--log-dir", type=Path, metavar="DIR", help="read the files in DIR, without asking muxd")
 
 
@@ -49,7 +58,12 @@ def _count(text: str) -> int:
 
 
 def run(options: Namespace) -> int:
-    show = _json_line if options.json else _plain_line
+    if options.json:
+        show = _json_line
+    elif sys.stdout.isatty() and not options.raw:
+        show = _visible_line
+    else:
+        show = _plain_line
     connection = None if options.log_dir else _connected(options.socket)
     if connection is None:
         return _from_files(options, show)
@@ -63,6 +77,11 @@ def run(options: Namespace) -> int:
 
 def _json_line(line: Line) -> None:
     print(json.dumps(line), flush=True)
+
+
+def _visible_line(line: Line) -> None:
+    """What a model wrote, or made its clients' prompts into, must not steer the terminal."""
+    _plain_line(line | {"line": visible(line["line"])} if "line" in line else line)
 
 
 def _plain_line(line: Line) -> None:
@@ -87,20 +106,46 @@ def _from_muxd(connection: Connection, options: Namespace) -> Iterator[Line]:
     answer = connection.ask("GET", model_target(options.name, query))
     if options.follow:
         yield from answer.lines()
-    else:
-        yield from answer.json()["lines"]
+        return
+    told = answer.json()
+    yield from told["lines"]
+    if lost := told.get("lost"):
+        _say(f"{lost['bytes']} bytes of the log of {options.name} were lost: {plain(lost['reason'])}")
+    elif not told["lines"] and options.lines:
+        _say(f"{options.name} has written nothing so far{_to(options.stream)}")
+
+
+def _to(stream: str) -> str:
+    return "" if stream == "both" else f" to {stream}"
+
+
+def _say(text: str) -> None:
+    print(f"muxctl: {text}", file=sys.stderr)
 
 
 def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
-    files = _find_files(options.name, options.log_dir)
-    wanted = STREAMS if options.stream == "both" else (options.stream,)
-    if options.follow:
-        _follow({stream: files[stream] for stream in wanted}, options.lines, show)
-    from muxd.logfiles import tail
+    try:
+        files = _find_files(options.name, options.log_dir)
+        wanted = STREAMS if options.stream == "both" else (options.stream,)
+        if options.follow:
+            _follow({stream: files[stream] for stream in wanted}, options.lines, show)
+        from muxd.logfiles import tail
 
-    for stream in wanted:
-        for text in tail(files[stream], options.lines):
-            show({"stream": stream, "line": text})
+        lines = [{"stream": stream, "line": text} for stream in wanted for text in tail(files[stream], options.lines)]
+    except PermissionError as error:
+        from muxd.errors import in_words
+
+        down = "" if options.log_dir else "muxd is not running, and "
+        message = (
+            f"{down}your user may not read its logs ({in_words(error)}): use sudo, or be the user that muxd runs as"
+        )
+        raise Failure(message, Exit.PERMISSION) from None
+    for line in lines:
+        show(line)
+    if not lines and options.lines:
+        _say(
+            f"{options.name} has written nothing{_to(options.stream)}: its files in {files['stdout'].parent} are empty"
+        )
     return Exit.OK
 
 
@@ -121,7 +166,9 @@ def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) ->
 def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
     """The files of one model, in the first directory that has some."""
     directories, names = ([log_dir], {}) if log_dir else _look_up()
-    known = names.get(name, name)
+    if name == "muxd" and name not in names:
+        raise Failure("muxd keeps no log of its own: see journalctl -u muxd, or where its stderr goes", Exit.NO_MODEL)
+    known = names.get(name, _OWN.get(name, name))
     if "/" not in known and known[:1] != ".":
         for directory in directories:
             files = {stream: directory / f"{known}.{stream}.log" for stream in STREAMS}

@@ -1,7 +1,7 @@
 """The verbs there are, and the parser of each.  Help and completion take every list of verbs and options from here."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -95,10 +95,13 @@ def find_verb(word: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Those that it begins, else the one that is spelled most like it; empty when none is."""
+    """The nearest ones; empty when none is near."""
+    *others, last = nearest(word, list(known)) or [""]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def nearest(word: str, known: Sequence[str]) -> list[str]:
+    """Those that it begins, else the one that is spelled most like it."""
     from difflib import get_close_matches
 
-    known = list(known)
-    close = [other for other in known if other.startswith(word)] or get_close_matches(word, known, 1, 0.7)
-    *others, last = close or [""]
-    return f"{', '.join(others)} or {last}" if others else last
+    return [other for other in known if other.startswith(word)] or get_close_matches(word, known, 1, 0.7)

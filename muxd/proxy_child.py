@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import trio
 
-from .children import Child, Children, ChildSpec
+from .children import Child, Children, ChildSpec, Dropped
 from .config import Config
 from .config.handover import write_for_proxy
 from .errors import MuxdError
@@ -48,6 +48,10 @@ class UnmanagedProxy:
     def reconfigure(self, config: Config) -> None:
         self._config = config
 
+    @property
+    def log_teller(self) -> None:
+        return None
+
 
 class ProxyChild:
     def __init__(self, config: Config, children: Children, state: StateFile) -> None:
@@ -61,6 +65,7 @@ class ProxyChild:
         self.port = int(self._listener.getsockname()[1])
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
+        self._dropped = Dropped()  # of the output of former ones
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
@@ -113,6 +118,7 @@ class ProxyChild:
         self._state.state.proxy = self._child.record
         self._state.save()
         exit = await self._child.wait()
+        self._dropped = self.dropped
         self._child = None
         self._state.state.proxy = None
         self._state.save()
@@ -134,6 +140,15 @@ class ProxyChild:
         await hurried.wait()
         if self._child is not None:
             self._child.kill()
+
+    @property
+    def log_teller(self) -> "ProxyChild":
+        return self
+
+    @property
+    def dropped(self) -> Dropped:
+        """Of its output, since muxd is up."""
+        return self._dropped if self._child is None else self._child.dropped.after(self._dropped)
 
     @property
     def log_files(self) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
 from .core.outlook import Outlook, next_step, outlook
@@ -43,7 +44,8 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "next": next_step(scheduler.host, scheduler.switching, worker, now),
         "eta_s": None if worker.sent_away and not worker.comes_back else seconds(view.eta),
         "retry_in_s": _retry_in(worker, now),
-        "dropped_log_bytes": runner.dropped_log_bytes,
+        "dropped_log_bytes": runner.dropped.bytes,
+        "dropped_log_reason": runner.dropped.why or None,
     }
 
 
@@ -98,3 +100,8 @@ def door_status(config: Config, now: float) -> dict[str, Any]:
         "keys": working,
         "keys_not_working": len(config.keys) - working,
     }
+
+
+def lost(dropped: Dropped) -> dict[str, Any] | None:
+    """Bytes of a log, and what the system said when it refused them."""
+    return {"bytes": dropped.bytes, "reason": dropped.why} if dropped.bytes else None

@@ -61,6 +61,7 @@ from .core.spec import WorkerSpec
 from .core.states import State
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .journal import Journal
+from .log_losses import LogTeller, Losses
 from .logs import setup_logging
 from .metrics import Metrics
 from .metrics.engines import awake
@@ -85,6 +86,11 @@ LOUD = {
 
 
 class ProxyView(Protocol):
+    @property
+    def log_teller(self) -> LogTeller | None:
+        """None where muxd does not run it."""
+        ...
+
     def status(self) -> dict[str, Any]: ...
 
     def reconfigure(self, config: Config) -> None:
@@ -120,6 +126,7 @@ class Supervisor:
         self._switches = Streams(switch_line)
         self._orders = Streams(order_line)
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
+        self._losses = Losses()
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -202,6 +209,7 @@ class Supervisor:
         while True:
             await self._around.gpus.read()
             self._tell_progress()
+            self._losses.look([(name, runner.dropped) for name, runner in self._runners.items()])
             await trio.sleep(TICK)
 
     # Those who wait
@@ -394,8 +402,14 @@ class Supervisor:
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         return self.journal.read(after, follow=follow)
 
-    def log_files(self, name: str) -> dict[str, Path]:
-        return self._runners[name].log_files
+    def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
+        teller: LogTeller | None = self._proxy.log_teller
+        if name in self._names or name not in ("proxy", "muxd"):
+            teller = self._runners[self.resolve(name)]
+        elif name == "muxd" or teller is None:
+            where = "the journal of its unit, or wherever the stderr of the process goes"
+            raise ModelNotFound(f"muxd does not keep the log of {name}: see {where}", model=name)
+        return teller.log_files, status.lost(teller.dropped)
 
     def shutdown(self, *, hurry: bool = False) -> None:
         """Let requests in flight finish for a bounded time, then stop everything; in a hurry: at once."""

@@ -228,3 +228,19 @@ async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):
             await supervisor.reload()
         assert supervisor.model_status("a")["state"] == "unloaded"
         wanted.pop()
+
+
+async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where_it_is(tmp_path):
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        files, lost = supervisor.log_of("org/a")
+        assert (files["stderr"].name, lost) == ("a.stderr.log", None)
+        for name in ("muxd", "proxy"):  # a proxy that is a service of its own
+            with pytest.raises(ModelNotFound, match=f"muxd does not keep the log of {name}: see the journal"):
+                supervisor.log_of(name)
+        with pytest.raises(ModelNotFound, match="no model b"):
+            supervisor.log_of("b")
+
+
+async def test_a_model_may_be_called_proxy(tmp_path):
+    async with supervised(tmp_path, a_model("proxy")) as supervisor:
+        assert supervisor.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"

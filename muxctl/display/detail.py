@@ -26,7 +26,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("requests", _requests(model)),
         ("restarts", str(model["restarts"])),
         ("last exit", _last_exit(model)),
-        ("log", f"{model['dropped_log_bytes']} bytes of it were lost" if model["dropped_log_bytes"] else ""),
+        ("log", _log(model)),
     ]
     lines = hanging([(f"{name}:", text) for name, text in facts if text], width)
     if (last := model["last_exit"]) and last["log_tail"]:
@@ -95,6 +95,13 @@ def _wait(model: Model) -> str:
     parts = [f"the oldest for {duration(oldest)}"] if oldest is not None else []
     parts += [f"each at most {duration(limit)}"] if limit is not None else []
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _log(model: Model) -> str:
+    if not model["dropped_log_bytes"]:
+        return ""
+    why = model.get("dropped_log_reason")
+    return f"{model['dropped_log_bytes']} bytes of it were lost{f': {plain(why)}' if why else ''}"
 
 
 def _last_exit(model: Model) -> str:

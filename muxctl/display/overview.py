@@ -53,7 +53,8 @@ def _head(status: dict[str, Any]) -> list[str]:
         lines.append("simulated: pretend models on pretend GPUs")
     if switch := status["switch"]:
         lines.append(_switch(switch))
-    return lines + [_gpu(gpu) for gpu in status["gpus"]]
+    lines += map(_gpu, status["gpus"])
+    return lines + _lost_logs(status["models"])
 
 
 def _daemon(status: dict[str, Any]) -> str:
@@ -86,6 +87,20 @@ def _switch(switch: dict[str, Any]) -> str:
 def _gpu(gpu: dict[str, Any]) -> str:
     used = "?" if gpu["used"] is None else gibibytes(gpu["used"])
     return f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
+
+
+def _lost_logs(models: list[Model]) -> list[str]:
+    """Which logs the disk has refused, by what it said; an older muxd does not tell why."""
+    why: dict[str, list[str]] = {}
+    for model in models:
+        if model["dropped_log_bytes"]:
+            why.setdefault(plain(model.get("dropped_log_reason") or "unknown"), []).append(plain(model["name"]))
+    return [f"LOGS LOST in part, of {_few(names)}: {reason}" for reason, names in why.items()]
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _table(models: list[Model], width: int | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -55,6 +56,17 @@ def gibibytes(size: float) -> str:
 def plain(value: object) -> str:
     """One line without control characters: what others wrote must not steer the terminal."""
     return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def visible(text: str) -> str:
+    """With what steers a terminal, or turns the direction of writing, written out as Python does; not tabs."""
+    return "".join(
+        char if char.isprintable() or not _steers(char) else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _steers(char: str) -> bool:
+    return char not in "\t\u200c\u200d" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def on_terminal() -> bool:

@@ -11,7 +11,7 @@ import trio
 from muxd.shim.spec import KILL, STOP
 
 from . import proctree
-from .files import ChildRecord, Exit, error_file, forget, read_card, read_exit, signal_name
+from .files import ChildRecord, Dropped, Exit, error_file, forget, read_card, read_exit, signal_name
 
 
 class Child:
@@ -38,12 +38,10 @@ class Child:
         return self._pid
 
     @property
-    def dropped_bytes(self) -> int:
-        """How much of its output the disk has refused; up to a second old."""
-        if self._exit is not None:
-            return self._exit.dropped_bytes
-        card = read_card(self.record.lock_file, self.record.token)
-        return card.dropped_bytes if card else 0
+    def dropped(self) -> Dropped:
+        """Up to a second old."""
+        told = self._exit or read_card(self.record.lock_file, self.record.token)
+        return Dropped(told.dropped_bytes, told.dropped_why) if told is not None else Dropped()
 
     def stop(self) -> None:
         """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
@@ -76,6 +74,7 @@ class Child:
             error=self._shims_end(),
             requested=self._asked,
             dropped_bytes=card.dropped_bytes if card else 0,
+            dropped_why=card.dropped_why if card else "",
             swept=swept,
             time=time.time(),
         )

@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,17 @@ class ChildRecord:
     cgroup: str | None = None
 
 
+class Dropped(NamedTuple):
+    """What the disk refused of a child's output, and what the system said when it last did."""
+
+    bytes: int = 0
+    why: str = ""
+
+    def after(self, former: "Dropped") -> "Dropped":
+        """Both together, where `former` was dropped before."""
+        return Dropped(former.bytes + self.bytes, self.why or former.why)
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """What a shim writes into its lock file once its child runs."""
@@ -36,6 +47,7 @@ class Card:
     start: int
     pipes: tuple[int, ...] = ()  # inodes of what it was given as stdout and stderr
     dropped_bytes: int = 0
+    dropped_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,7 @@ class Exit:
     swept: int = 0  # processes that outlived it and were killed
     time: float = 0.0  # seconds since the epoch
     errno: int | None = None  # of the exec that failed
+    dropped_why: str = ""  # what the system said when it refused them
 
     @property
     def refused(self) -> bool:

@@ -66,8 +66,11 @@ class Office(Protocol):
         """
         ...
 
-    def log_files(self, name: str) -> dict[str, Path]:
-        """`stdout` and `stderr`: the newest file of each."""
+    def log_of(self, name: str) -> tuple[dict[str, Path], Message | None]:
+        """`stdout` and `stderr`, the newest file of each, and what the disk refused of both, if anything.
+
+        Of a model, or of `proxy`, where no model has that name; raises ModelNotFound.
+        """
         ...
 
     def shutdown(self) -> None: ...

@@ -144,10 +144,12 @@ class ControlRoutes:
     async def _send_logs(self, request: Request, exchange: Exchange, name: str) -> None:
         query = request.query
         lines, follow, streams = log_lines(query), truth(query, "follow", False), log_streams(query)
-        known = self._office.log_files(self._office.resolve(name))
+        known, lost = self._office.log_of(name)
         files = {stream: known[stream] for stream in streams}
-        send = self._logs.send_following if follow else self._logs.send_tail
-        await send(exchange, files, lines)
+        if follow:
+            await self._logs.send_following(exchange, files, lines)
+        else:
+            await self._logs.send_tail(exchange, files, lines, lost)
 
     async def _events(self, request: Request, exchange: Exchange, _: str) -> None:
         query = request.query

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from muxd.control.office import Message
-from muxd.errors import Unavailable
+from muxd.errors import Unavailable, in_words
 from muxd.http.server import Exchange
 from muxd.logfiles import LogReader, tail
 
@@ -56,13 +56,13 @@ class Logs:
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(4)
 
-    async def send_tail(self, exchange: Exchange, files: dict[str, Path], lines: int) -> None:
-        """The last lines of each stream, as one JSON answer."""
+    async def send_tail(self, exchange: Exchange, files: dict[str, Path], lines: int, lost: Message | None) -> None:
+        """The last lines of each stream, as one JSON answer; `lost` is what the disk refused, if anything."""
 
         def read() -> list[Message]:
             return [{"stream": name, "line": line} for name, path in files.items() for line in tail(path, lines)]
 
-        await exchange.send_json(200, {"lines": await self._in_thread(read)})
+        await exchange.send_json(200, {"lines": await self._in_thread(read)} | ({"lost": lost} if lost else {}))
 
     async def send_following(self, exchange: Exchange, files: dict[str, Path], lines: int) -> None:
         """The last lines of each stream, then what is appended, until the client is gone."""
@@ -96,7 +96,7 @@ class Logs:
         try:
             return await trio.to_thread.run_sync(read, limiter=self._limiter)
         except OSError as error:
-            raise Unavailable(f"cannot read the log: {error}") from None
+            raise Unavailable(f"cannot read the log: {in_words(error)}") from None
 
 
 def _read_lines(name: str, reader: LogReader) -> bytes:

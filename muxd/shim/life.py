@@ -119,6 +119,7 @@ class Shim:
             "start": child.start,
             "pipes": pipes,
             "dropped_bytes": 0,
+            "dropped_why": "",
         }
         self._save_card()
 
@@ -150,7 +151,7 @@ class Shim:
                 del self._pipes[fd]
                 os.close(fd)
         if self._card_is_stale and time.monotonic() >= self._card_due:
-            self._card["dropped_bytes"] = self._dropped
+            self._card |= {"dropped_bytes": self._dropped, "dropped_why": self._dropped_why}
             self._save_card()
 
     @property
@@ -160,6 +161,10 @@ class Shim:
     @property
     def _dropped(self) -> int:
         return sum(log.lost for log in self._logs)
+
+    @property
+    def _dropped_why(self) -> str:
+        return next((log.why for log in self._logs if log.why), "")
 
     def _read(self, fd: int) -> int:
         """Move a chunk from the pipe into its log; 0 at its end."""
@@ -282,6 +287,7 @@ class Shim:
             "errno": self._failure.get("errno"),
             "time": time.time(),
             "dropped_bytes": self._dropped,
+            "dropped_why": self._dropped_why,
             "swept": len(self._swept),
             "requested": self._requested,
         }

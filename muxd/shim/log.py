@@ -21,6 +21,7 @@ class Log:
 
     def __init__(self, path: str, max_bytes: int, backups: int) -> None:
         self.lost = 0  # bytes, since the start
+        self.why = ""  # what the system said when it last refused some
         self._path = path
         self._max_bytes = max(1, max_bytes)
         self._margin = min(LINE_MARGIN, max_bytes // 2)
@@ -30,7 +31,6 @@ class Log:
         self._size = 0
         self._at_line_start = True
         self._gap = 0  # bytes lost since the last successful write
-        self._gap_reason = ""
         self._in_torn_line = False  # the beginning of the present line is lost
 
     def write(self, data: bytes) -> None:
@@ -45,7 +45,7 @@ class Log:
                 done += part
         except OSError as error:
             self._close()
-            self._lose(data[done:], str(error))
+            self._lose(data[done:], (error.strerror or str(error)).lower())
 
     def note(self, text: str) -> None:
         """A line of the shim's own, below the child's last; that one is ended if the child did not."""
@@ -129,18 +129,18 @@ class Log:
     def _lose(self, data: bytes, reason: str) -> None:
         self.lost += len(data)
         self._gap += len(data)
-        self._gap_reason = reason
+        self.why = reason
         self._in_torn_line = not data.endswith(b"\n")
 
     def _without_torn_line(self, data: bytes) -> bytes:
         if not self._in_torn_line:
             return data
         rest = data.find(b"\n") + 1 or len(data)
-        self._lose(data[:rest], self._gap_reason)
+        self._lose(data[:rest], self.why)
         return data[rest:]
 
     def _say_gap(self) -> None:
-        self._say(f"{self._gap} bytes of the log were lost here: {self._gap_reason}")
+        self._say(f"{self._gap} bytes of the log were lost here: {self.why}")
         self._gap = 0
 
     def _say(self, text: str) -> None:

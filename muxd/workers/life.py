@@ -13,7 +13,7 @@ from typing import Literal
 
 import trio
 
-from muxd.children import Child, Exit
+from muxd.children import Child, Dropped, Exit
 from muxd.config import Model
 from muxd.core.events import (
     Failure,
@@ -64,7 +64,7 @@ class End:
 
     event: WorkerExited
     last_words: list[str]
-    dropped_log_bytes: int = 0
+    dropped: Dropped | None = None  # of its output; None: it never had any
 
 
 class _CannotStart(Exception):
@@ -306,7 +306,7 @@ class Life:
         reason, code = (str(exit), "") if cause is None else (str(cause), cause.code)
         refused = exit.refused or (cause is not None and cause.refused)
         failure = Failure.TIMED_OUT if self._timed_out else Failure.REFUSED if refused else Failure.EXITED
-        return self._end(failure, reason, code, exit.dropped_bytes)
+        return self._end(failure, reason, code, Dropped(exit.dropped_bytes, exit.dropped_why))
 
     def _cause_of(self, exit: Exit) -> Cause | None:
         """Why it ended; None where it was asked to, or nobody knows."""
@@ -330,13 +330,13 @@ class Life:
             reason = f"its processes are gone, but {over}"
             self._around.tell(WorkerWedged(trio.current_time(), self._model.name, reason))
 
-    def _end(self, failure: Failure, reason: str, code: str, dropped_log_bytes: int = 0) -> End:
+    def _end(self, failure: Failure, reason: str, code: str, dropped: Dropped | None = None) -> End:
         last_words: list[str] = []
         with suppress(OSError):
             last_words = tail(log_files(self._around.config, self._model)["stderr"], LOG_TAIL_LINES)
         self._log_cause(code, reason)
         event = WorkerExited(trio.current_time(), self._model.name, failure, reason, code)
-        return End(event, last_words, dropped_log_bytes)
+        return End(event, last_words, dropped)
 
     def _log_cause(self, code: str, reason: str) -> None:
         if code:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from muxd.children import Dropped
 from muxd.config import Model
 from muxd.engines import Engine, engine_for
 
@@ -25,7 +26,7 @@ class Runner:
         self._around = around
         self._life: Life | None = None
         self._last_words: list[str] = []
-        self._dropped_log_bytes = 0  # in its former lives
+        self._dropped = Dropped()  # in its former lives
 
     def renew(self, model: Model) -> None:
         """Another configuration holds; no process of the former is left."""
@@ -55,10 +56,10 @@ class Runner:
         return self._last_words
 
     @property
-    def dropped_log_bytes(self) -> int:
-        """What the disk refused of its output since muxd is up."""
-        living = self._life.child.dropped_bytes if self._life is not None and self._life.child is not None else 0
-        return self._dropped_log_bytes + living
+    def dropped(self) -> Dropped:
+        """Of its output, since muxd is up."""
+        living = self._life.child.dropped if self._life is not None and self._life.child is not None else Dropped()
+        return living.after(self._dropped)
 
     @property
     def log_files(self) -> dict[str, Path]:
@@ -84,7 +85,7 @@ class Runner:
         end = await life.run()
         self._life = None
         self._last_words = end.last_words
-        self._dropped_log_bytes += end.dropped_log_bytes
+        self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped
         self._around.tell(end.event)
 
     def sleep(self) -> None:

@@ -21,6 +21,7 @@ class FakeOffice:
     def __init__(self, logs: Path) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.logs = logs
+        self.lost: Message | None = None  # of every log
         self.broken: list[str] = []  # what is wrong with the configuration
         self.open: dict[int, trio.MemorySendChannel[Message]] = {}
         self.opened = trio.Event()
@@ -101,8 +102,9 @@ class FakeOffice:
             tell.close()
         return told
 
-    def log_files(self, name: str) -> dict[str, Path]:
-        return {stream: self.logs / f"{name}.{stream}.log" for stream in ("stdout", "stderr")}
+    def log_of(self, name: str) -> tuple[dict[str, Path], Message | None]:
+        name = self.resolve(name)
+        return {stream: self.logs / f"{name}.{stream}.log" for stream in ("stdout", "stderr")}, self.lost
 
     def shutdown(self) -> None:
         self.asked.append(("shutdown",))

@@ -91,3 +91,9 @@ async def test_a_follower_that_leaves_is_noticed_in_silence(desk: Desk) -> None:
     await stream.send_eof()
     await until(stream, b"0\r\n\r\n")
     assert len(desk.nursery.child_tasks) == before
+
+
+async def test_what_the_disk_refused_of_a_log_is_in_the_answer(desk: Desk) -> None:
+    desk.office.lost = {"bytes": 105, "reason": "no space left on device"}
+    _, _, body = await desk.ask("GET", "/v1/models/qwen/logs")
+    assert json.loads(body) == {"lines": [], "lost": desk.office.lost}

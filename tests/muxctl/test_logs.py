@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 
 import pytest
@@ -17,7 +19,11 @@ def test_muxd_is_asked_when_it_is_up(muxd, muxctl):
 
 def test_the_options_are_passed_on(muxd, muxctl):
     muxd.scripts["GET /v1/models/a%2Fb/logs?lines=5&follow=0&stream=stderr"] = lambda talk: talk.json({"lines": []})
-    assert muxctl("logs", "a/b", "-n", "5", "--stream", "stderr") == (0, "", "")
+    assert muxctl("logs", "a/b", "-n", "5", "--stream", "stderr") == (
+        0,
+        "",
+        "muxctl: a/b has written nothing so far to stderr\n",
+    )
 
 
 def test_a_model_nobody_knows_is_exit_4(muxd, muxctl):
@@ -49,6 +55,55 @@ def test_following_says_when_muxd_has_ended(muxd, muxctl):
     code, out, err = muxctl("logs", "qwen", "-f")
     assert (code, out) == (7, "hello\n")
     assert err.endswith("closed the connection before its answer was complete\n")
+
+
+STEERING = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e\u2066\u2028\x7f\x00 a\tprompt é 模型 👩\u200d🔬"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e\u2066\u2028\x7f\x00" " a\tprompt é 模型 👩\u200d🔬"
+
+
+def test_on_a_terminal_what_steers_it_is_written_out(muxd, terminal):
+    lines = [{"stream": "stdout", "line": STEERING}]
+    muxd.scripts["GET /v1/models/qwen/logs?lines=100&follow=0&stream=both"] = lambda talk: talk.json({"lines": lines})
+    shown = terminal("--socket", str(muxd.path), "logs", "qwen", env={"PYTHONUTF8": "1"})
+    assert shown.ended() == 0
+    assert shown.text.expandtabs() == f"{SHOWN}\r\n".expandtabs()
+    raw = terminal("--socket", str(muxd.path), "logs", "qwen", "--raw", env={"PYTHONUTF8": "1"})
+    assert raw.ended() == 0
+    assert raw.text.expandtabs() == f"{STEERING}\r\n".expandtabs()
+
+
+def test_what_is_followed_on_a_terminal_is_written_out_too(muxd, terminal):
+    def script(talk):
+        talk.stream()
+        talk.chunk({"stream": "stdout", "line": "\x1b[2Jfirst"}, {"missed": 3})
+
+    muxd.scripts["GET /v1/models/qwen/logs?lines=100&follow=1&stream=both"] = script
+    shown = terminal("--socket", str(muxd.path), "logs", "qwen", "-f")
+    assert shown.ended() == 7
+    assert shown.text.startswith("\\x1b[2Jfirst\r\n... 3 lines were missed\r\n")
+
+
+def test_files_on_a_terminal_are_written_out_too(elsewhere, terminal):
+    (elsewhere / "qwen.stdout.log").write_text("\x1b[2Jfirst\n")
+    shown = terminal("logs", "qwen", "--log-dir", str(elsewhere))
+    assert shown.ended() == 0
+    assert shown.text == "\\x1b[2Jfirst\r\n"
+
+
+def test_a_log_with_nothing_in_it_says_so(muxd, muxctl):
+    target = "GET /v1/models/qwen/logs?lines=100&follow=0&stream=both"
+    muxd.scripts[target] = lambda talk: talk.json({"lines": []})
+    assert muxctl("logs", "qwen") == (0, "", "muxctl: qwen has written nothing so far\n")
+
+
+def test_what_the_disk_refused_is_told_below_what_there_is(muxd, muxctl):
+    lost = {"bytes": 105, "reason": "no space left on device"}
+    target = "GET /v1/models/qwen/logs?lines=100&follow=0&stream=both"
+    said = "muxctl: 105 bytes of the log of qwen were lost: no space left on device\n"
+    muxd.scripts[target] = lambda talk: talk.json({"lines": [], "lost": lost})
+    assert muxctl("logs", "qwen") == (0, "", said)
+    muxd.scripts[target] = lambda talk: talk.json({"lines": LINES[:1], "lost": lost})
+    assert muxctl("logs", "qwen") == (0, "hello\n", said)
 
 
 class TestWhileMuxdIsDown:
@@ -102,6 +157,28 @@ class TestWhileMuxdIsDown:
         found, out, err = muxctl("logs", name)
         assert (found, out) == (code, "")
         assert f"there is no log of {name} in {log_dir}" in err
+
+    def test_the_proxys_is_found_and_where_muxds_own_is_told(self, log_dir, muxctl):
+        (log_dir / "muxd-proxy.stderr.log").write_text("listening\n")
+        assert muxctl("logs", "proxy") == (0, "listening\n", "")
+        code, _, err = muxctl("logs", "muxd")
+        assert (code, "journalctl -u muxd" in err) == (4, True)
+
+    def test_empty_files_say_so(self, log_dir, muxctl):
+        (log_dir / "qwen.stderr.log").write_text("")
+        said = f"muxctl: qwen has written nothing to stderr: its files in {log_dir} are empty\n"
+        assert muxctl("logs", "qwen", "--stream", "stderr") == (0, "", said)
+
+    @pytest.mark.parametrize("refuses", ["muxd.logfiles.FileIO", "pathlib.Path.exists"])  # the file, its folder
+    def test_files_that_may_not_be_read_are_told_in_words(self, log_dir, muxctl, monkeypatch, refuses):
+        def refuse(path, *args, **options):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+        monkeypatch.setattr(refuses, refuse)
+        code, out, err = muxctl("logs", "qwen")
+        assert (code, out) == (5, "")
+        assert err.startswith("muxctl: muxd is not running, and your user may not read its logs (/")
+        assert err.endswith(".log: permission denied): use sudo, or be the user that muxd runs as\n")
 
     def test_following_shows_what_is_appended_until_an_interrupt(self, log_dir, process):
         child = process("logs", "qwen", "-f", "-n", "1", "--stream", "stdout", "--log-dir", str(log_dir))

@@ -36,7 +36,10 @@ def test_the_version_is_muxds(muxctl):
 
 def test_an_option_nobody_knows_is_exit_2(muxctl):
     code, _, err = muxctl("status", "--fast")
-    assert (code, err.splitlines()[-1]) == (2, "muxctl status: error: unrecognized arguments: --fast")
+    there_are = "there are --help, --json, --socket, --watch"
+    assert (code, err.splitlines()[-1]) == (2, f"muxctl status: error: unrecognized arguments: --fast; {there_are}")
+    err = muxctl("logs", "qwen", "--since", "5m")[2]  # near --lines by its letters alone
+    assert "unrecognized arguments: --since 5m; there are --follow, --help" in err
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_full_disk_is_one_line(muxd, process):
     muxd.scripts["GET /v1/models/qwen"] = lambda talk: talk.json(READY)
     with open("/dev/full", "w") as full:
         child = process("--socket", str(muxd.path), "status", "qwen", stdout=full)
-    assert child.communicate(timeout=20)[1] == "muxctl: [Errno 28] No space left on device\n"
+    assert child.communicate(timeout=20)[1] == "muxctl: cannot go on: no space left on device\n"
     assert child.returncode == 1
 
 

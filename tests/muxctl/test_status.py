@@ -52,6 +52,7 @@ BACKOFF = READY | {
     "eta_s": None,
     "retry_in_s": 3.6,
     "dropped_log_bytes": 17,
+    "dropped_log_reason": "no space left on device",
 }
 STATUS = {
     "version": "0.1.0",
@@ -91,6 +92,7 @@ muxd 0.1.0, pid 4242, up 2h 5min; proxy on 127.0.0.1:30100 (running)
 switching qwen -> mistral-small: falling asleep, 12s so far, ready in about 48s
 GPU 0: NVIDIA H200, 38.2 of 140.0 GiB used
 GPU 1: NVIDIA H200, ? of 140.0 GiB used
+LOGS LOST in part, of broken: no space left on device
 
 MODEL          STATE      SINCE  GPU  IN-FLIGHT  WAITING  RESTARTS  NOTE
 qwen           ready        12s  0            3        0         0

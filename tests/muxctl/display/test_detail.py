@@ -60,7 +60,7 @@ worker:        none
 requests:      0 in flight, 0 waiting; leases held: 1
 restarts:      4
 last exit:     exited with status 1 (worker_exited), 1s ago
-log:           17 bytes of it were lost
+log:           17 bytes of it were lost: no space left on device
 
 The end of its log, 1s ago:
   | Traceback [2J

@@ -22,7 +22,7 @@ def test_where_a_table_fits_it_is_whole():
 
 def test_where_the_notes_alone_are_too_long_they_are_cut():
     lines = overview(twenty(), width=150)
-    assert "NOTE" in lines[5]
+    assert "NOTE" in lines[6]
     assert max(map(len, lines)) == 150
     failed = next(line for line in lines if "failed" in line)
     assert "tries again in 55s; exited with status 1" in failed
@@ -32,7 +32,7 @@ def test_where_the_notes_alone_are_too_long_they_are_cut():
 def test_at_80_columns_each_model_is_a_line_and_what_is_to_be_said_of_it_another():
     lines = overview(twenty(), width=80)
     assert max(map(len, lines)) <= 80
-    assert lines[5:13] == [
+    assert lines[6:14] == [
         "MODEL                              STATE      SINCE  GPU  BUSY  WAIT  RST",
         "model-00-instruct-awq              asleep   2h 5min  0       0     0    0",
         "model-01                           asleep   2h 5min  1       0     0    0",
