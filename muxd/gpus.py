@@ -15,6 +15,7 @@ import trio
 
 from .config import Config
 from .simulator.ledger import GpuLedger
+from .threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class NvmlGpus:
     async def read(self) -> dict[int, GpuMemory]:
         try:
             with trio.fail_after(NVML_TIMEOUT):
-                self.latest = await trio.to_thread.run_sync(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
+                self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
         except (pynvml.NVMLError, trio.TooSlowError) as error:
             log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
             return {}

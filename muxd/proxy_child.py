@@ -17,6 +17,7 @@ import trio
 from .children import Child, Children, ChildSpec, Dropped
 from .config import Config
 from .config.handover import write_for_proxy
+from .engines import EngineCallFailed, Link
 from .errors import MuxdError
 from .ports import listen_at
 from .state import StateFile
@@ -88,7 +89,7 @@ class ProxyChild:
 
     async def _watch(self, http: httpx.AsyncClient) -> None:
         """Kill one that does not answer: it may be stopped, or stuck in its loop."""
-        url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}/health", 0
+        url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}", 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
             misses = 0 if self._child is None or await _answers(http, url) else misses + 1
@@ -173,10 +174,13 @@ class ProxyChild:
 
 
 async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+    """Or is believed to, where muxd itself has no socket to ask it."""
+    link = Link(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
     try:
-        return (await http.get(url, timeout=PROBE_TIMEOUT)).status_code == 200
-    except httpx.HTTPError:
-        return False
+        await link.ask("/health")
+    except EngineCallFailed as error:
+        return error.lacking
+    return True
 
 
 def _reachable(host: str) -> str:

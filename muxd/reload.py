@@ -12,6 +12,7 @@ from .config import Config
 from .config.plan import Plan, plan_of
 from .errors import ConfigError, NeedsRestart
 from .gpus import are_simulated
+from .threads import in_thread
 
 #: Reads what muxd was started with again; raises ConfigError.
 Reread = Callable[[], Config]
@@ -35,7 +36,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
     """Raises ConfigError, and NeedsRestart for what a running muxd cannot change."""
     try:
         # Files, perhaps on a disk that hangs: muxd must be able to end all the same.
-        wanted = await trio.to_thread.run_sync(reread, abandon_on_cancel=True)
+        wanted = await in_thread(reread, abandon_on_cancel=True)
     except OSError as error:
         raise ConfigError([f"the configuration cannot be read again: {error}; nothing was changed"]) from None
     plan = plan_of(running, wanted)

@@ -7,6 +7,7 @@ waits for it by its pid: the shim is watched by pidfd, and says in a file how th
     child        Child: stopping one, and learning how it ended
     sweep        ending what an earlier muxd has left
     orphans      burying what comes to muxd as a subreaper
+    spare        descriptors kept for the end of a child
     files        what muxd and the shims leave for each other on disk
     proctree     which processes belong to a child whose shim is gone
     cgroups      where the children's cgroups may be made

@@ -12,6 +12,7 @@ from muxd.shim.spec import KILL, STOP
 
 from . import proctree
 from .files import ChildRecord, Dropped, Exit, error_file, forget, read_card, read_exit, signal_name
+from .spare import spare
 
 
 class Child:
@@ -64,14 +65,22 @@ class Child:
             return self._exit
 
     async def _find_out(self) -> Exit:
+        """Whatever keeps its report from being read, it is made sure that nothing of it is left."""
         self._process.poll()
-        ending = read_exit(self.record.exit_file, self.record.token)
-        if ending is not None:
-            return ending
-        card = read_card(self.record.lock_file, self.record.token)
-        swept = await proctree.end_all(proctree.marks_of(self.record, just_now=True))
+        unreadable = ""
+        with spare().lent():
+            try:
+                ending = read_exit(self.record.exit_file, self.record.token)
+            except OSError as error:
+                ending, unreadable = None, f"it ended, but how cannot be read: {error}"
+            if ending is not None:
+                return ending
+            card = read_card(self.record.lock_file, self.record.token)
+            marks = proctree.marks_of(self.record, just_now=True)
+            how = unreadable or self._shims_end()
+        swept = await proctree.end_all(marks)
         return Exit(
-            error=self._shims_end(),
+            error=how,
             requested=self._asked,
             dropped_bytes=card.dropped_bytes if card else 0,
             dropped_why=card.dropped_why if card else "",
@@ -83,13 +92,17 @@ class Child:
         status = self._process.returncode
         if status is not None and status < 0:
             return f"its shim was killed by {signal_name(-status)}"
-        said = error_file(self.record.lock_file).read_text(errors="replace").strip().splitlines() or ["see its log"]
-        return f"its shim failed with status {status}: {said[-1]}"
+        try:
+            said = error_file(self.record.lock_file).read_text(errors="replace").strip().splitlines()
+        except OSError as error:
+            said = [f"why cannot be read: {error}"]
+        return f"its shim failed with status {status}: {said[-1] if said else 'see its log'}"
 
     def _let_go(self) -> None:
         os.close(self._pidfd)
         self._shims.discard(self.shim_pid)
-        forget(self.record)
+        with spare().lent():
+            forget(self.record)
 
     def _ask(self, signum: int) -> None:
         if self._exit is None:

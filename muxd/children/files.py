@@ -1,13 +1,17 @@
 """What muxd and the shims leave for each other on disk: the record of a child, its shim's card, its end."""
 
 import errno
+import logging
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 #: Failures of exec that may be over at the next try.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY, errno.EINTR}
@@ -85,29 +89,46 @@ def signal_name(number: int) -> str:
 
 
 def read_card(lock_file: str, token: str) -> Card | None:
-    """The card of that start of the child; None before its shim wrote it."""
-    card = _read(lock_file)
-    return msgspec.convert(card, Card) if card.get("token") == token else None
+    """The card of that start of the child; None before its shim wrote it, and where it cannot be read."""
+    try:
+        card = _read(lock_file)
+        return msgspec.convert(card, Card) if card.get("token") == token else None
+    except (OSError, msgspec.ValidationError):
+        return None
 
 
 def read_exit(exit_file: str, token: str) -> Exit | None:
-    """The end of that start of the child; None if its shim did not write it."""
+    """The end of that start of the child; None if its shim did not write it.  Raises OSError."""
     ending = _read(exit_file)
-    return msgspec.convert(ending, Exit) if ending.get("token") == token else None
+    try:
+        return msgspec.convert(ending, Exit) if ending.get("token") == token else None
+    except msgspec.ValidationError:
+        return None
 
 
 def records_in(run_dir: Path) -> list[ChildRecord]:
     """A record for every card found: also of children that muxd had not yet put into its state file when it died."""
-    cards = ((path, _read(str(path))) for path in sorted(run_dir.glob("*.lock")))
-    return [msgspec.convert(card | {"lock_file": str(path)}, ChildRecord) for path, card in cards if card]
+    found = []
+    for path in sorted(run_dir.glob("*.lock")):
+        try:
+            if card := _read(str(path)):
+                found.append(msgspec.convert(card | {"lock_file": str(path)}, ChildRecord))
+        except (OSError, msgspec.ValidationError) as error:
+            log.error("%s tells of no child: %s", path, error)
+    return found
 
 
 def forget(record: ChildRecord) -> None:
-    """Remove what that start of the child left.  The lock file stays: removing one that may be locked is a race."""
-    if read_exit(record.exit_file, record.token):
-        Path(record.exit_file).unlink()
-    if read_card(record.lock_file, record.token):
-        os.truncate(record.lock_file, 0)
+    """Remove what that start of the child left.  The lock file stays: removing one that may be locked is a race.
+
+    What cannot be removed stays: its token is no other start's.
+    """
+    with suppress(OSError):
+        if read_exit(record.exit_file, record.token):
+            Path(record.exit_file).unlink()
+    with suppress(OSError):
+        if read_card(record.lock_file, record.token):
+            os.truncate(record.lock_file, 0)
 
 
 def error_file(lock_file: str | Path) -> Path:
@@ -116,9 +137,9 @@ def error_file(lock_file: str | Path) -> Path:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """The JSON object in the file; {} if there is none."""
+    """The JSON object in the file; {} if there is none.  Raises OSError."""
     try:
         value = msgspec.json.decode(Path(path).read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -9,6 +9,7 @@ from typing import Never
 import trio
 
 from muxd.shim.processes import PR_SET_CHILD_SUBREAPER, Process, prctl, process_table
+from muxd.threads import in_thread
 
 from . import proctree
 
@@ -30,7 +31,7 @@ async def reap_orphans(shims: Set[int], mourning: float) -> Never:
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:
             now = trio.current_time()
-            dead = await trio.to_thread.run_sync(_dead_children)
+            dead = await in_thread(_dead_children)
             known = {(p.pid, p.start): known.get((p.pid, p.start), now) for p in dead if p.pid not in shims}
             for (pid, _), since in known.items():
                 if now - since >= mourning:
@@ -44,6 +45,6 @@ def _dead_children() -> list[Process]:
     try:
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return []
-    except ChildProcessError:
+        return [p for p in process_table().values() if p.ppid == os.getpid() and not p.alive]
+    except OSError:  # no child; or no descriptor is left, and the next signal will do
         return []
-    return [p for p in process_table().values() if p.ppid == os.getpid() and not p.alive]

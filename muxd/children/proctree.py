@@ -7,19 +7,28 @@ those is true of takes its children and its session with it.  Each is checked so
 or the number of a session, that has been used again is never taken for the old one.
 """
 
+import logging
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
 from muxd.shim.processes import GONE, Process, process_table, send
+from muxd.threads import in_thread
 
 from .files import ChildRecord, read_card
+from .spare import spare
+
+log = logging.getLogger(__name__)
 
 SIGKILL = 9
+
+#: Seconds until the processes are looked at again after they could not be seen.
+BLIND = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,12 @@ async def end_all(marks: Marks) -> int:
     """
     killed: set[tuple[int, int]] = set()
     pause = 0.01
-    while found := await trio.to_thread.run_sync(find, marks, killed):
-        if marks.cgroup:
-            cgroup_kill(marks.cgroup)
-        for process in found:
-            send(process, SIGKILL)
+    while found := await _look(marks, killed):
+        with spare().lent():
+            if marks.cgroup:
+                cgroup_kill(marks.cgroup)
+            for process in found:
+                send(process, SIGKILL)
         killed |= {(process.pid, process.start) for process in found}
         await trio.sleep(pause)
         pause = min(2 * pause, 1.0)
@@ -60,6 +70,20 @@ async def end_all(marks: Marks) -> int:
     if marks.cgroup:
         cgroup_remove(marks.cgroup)
     return len(killed)
+
+
+async def _look(marks: Marks, killed: Collection[tuple[int, int]]) -> list[Process]:
+    """What `find` finds.  As long as the machine does not say, nobody may believe that nothing is left."""
+    while True:
+        try:
+            return await in_thread(partial(find, marks, killed))
+        except OSError:  # no descriptor, most likely
+            try:
+                with spare().lent():
+                    return find(marks, killed)
+            except OSError as error:
+                log.error("the processes of this machine cannot be seen: %s", error)
+        await trio.sleep(BLIND)
 
 
 def find(marks: Marks, known: Collection[tuple[int, int]] = ()) -> list[Process]:

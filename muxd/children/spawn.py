@@ -25,6 +25,7 @@ from . import cgroups
 from .child import Child
 from .files import ChildRecord, error_file, records_in
 from .orphans import MOURNING, reap_orphans
+from .spare import spare
 from .sweep import sweep
 
 #: What is executed as a shim.
@@ -63,6 +64,7 @@ class Children:
         self._run_dir = run_dir.absolute()
         self._cgroup = cgroup
         self._shims: set[int] = set()  # children of this process that someone waits for
+        spare()  # from now on
 
     def spawn(self, spec: ChildSpec) -> Child:
         """Start a child; whether it can be executed is told by its Exit.

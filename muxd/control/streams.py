@@ -13,6 +13,7 @@ from muxd.control.office import Message
 from muxd.errors import Unavailable, in_words
 from muxd.http.server import Exchange
 from muxd.logfiles import LogReader, tail
+from muxd.threads import in_thread
 
 NDJSON = "application/x-ndjson"
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Logs:
     async def _in_thread(self, read: Callable[[], T]) -> T:
         """Raises Unavailable for what the file system refuses."""
         try:
-            return await trio.to_thread.run_sync(read, limiter=self._limiter)
+            return await in_thread(read, limiter=self._limiter)
         except OSError as error:
             raise Unavailable(f"cannot read the log: {in_words(error)}") from None
 

@@ -5,12 +5,12 @@ It gets its environment and nothing else: no flag, and no admin key but one of i
 
 import os
 import signal
+from functools import partial
 from typing import Any
-
-import trio
 
 from muxd.config import Model
 from muxd.shim.processes import descendants, listening, look_up, process_table
+from muxd.threads import in_thread
 
 from .engine import Keys, Launch, LaunchPlan
 from .link import EngineCallFailed, Link
@@ -57,7 +57,7 @@ class LaunchedByScript(SGLang):
 
         In a thread: with thousands of connections the tables take tens of milliseconds to read.
         """
-        return frozenset(await trio.to_thread.run_sync(listening, self._port))
+        return frozenset(await in_thread(partial(listening, self._port)))
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""

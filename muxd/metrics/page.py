@@ -9,10 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
+from muxd.threads import in_thread
 from muxd.workers import Runner
 
 from .engines import Asked
@@ -21,8 +22,6 @@ from .switches import Switches
 
 if TYPE_CHECKING:
     from .merging import Merged
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +69,12 @@ class Metrics:
         until = time.monotonic() + DEADLINE
         asked = Asked()
         await asked.ask(self._awake())
-        merged = await _in_thread(partial(_merge, asked.pages, until))
+        # A shutdown does not wait for either.
+        merged = await in_thread(partial(_merge, asked.pages, until), abandon_on_cancel=True)
         for model, reason in (asked.failed | dict(merged.refused)).items():
             self.scrape_failures[model] += 1
             log.debug("the metrics of %s are left out: %s", model, reason)
-        return await _in_thread(partial(_write, self._facts(), merged))
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """A shutdown does not wait for it."""
-    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return await in_thread(partial(_write, self._facts(), merged), abandon_on_cancel=True)
 
 
 def _merge(pages: Mapping[str, bytes], until: float) -> "Merged":

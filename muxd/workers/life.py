@@ -202,7 +202,11 @@ class Life:
         self._noted_at = trio.current_time()
         if server.child.pid is None:
             return
-        found = [str(path) for path in self._engine.leftovers(server.child.pid)]
+        try:
+            found = [str(path) for path in self._engine.leftovers(server.child.pid)]
+        except OSError as error:  # no descriptor is left: the next time
+            log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, error)
+            return
         if found != server.record.leftovers:
             server.record.leftovers = found
             self._around.state.save()
