@@ -145,6 +145,7 @@ class Exchange:
         """Send it to the worker."""
         self._grant = grant
         self.deadline = inf
+        self._client.heed()
         if self._died_last:
             self._died_last = False
             self._visit.replays += 1

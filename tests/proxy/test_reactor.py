@@ -3,6 +3,7 @@
 import logging
 import os
 import resource
+import select
 import socket
 from collections.abc import AsyncIterator
 from math import inf
@@ -38,10 +39,10 @@ class Probe(Connection):
         self.told.append("lost")
 
 
-def pair(reactor: Reactor) -> tuple[Probe, socket.socket]:
+def pair(reactor: Reactor, kind: type[Probe] = Probe) -> tuple[Probe, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    return Probe(reactor, ours), theirs
+    return kind(reactor, ours), theirs
 
 
 @pytest.fixture
@@ -147,3 +148,68 @@ async def test_without_descriptors_left_clients_wait_until_there_are_some(
     client.setblocking(False)
     async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
         assert (await Browser(stream).ask(get(b"/health"))).status == 200
+
+
+class Idle(Probe):
+    """Told of what it is sent, and of its deadline."""
+
+    def on_event(self, mask: int) -> None:
+        if mask & select.EPOLLIN:
+            self.told.append("data")
+            self.deadline = inf
+
+
+def test_what_came_during_a_stall_goes_before_the_deadlines_that_passed_in_it() -> None:
+    reactor = Reactor()
+    pairs = [pair(reactor, Idle) for _ in range(100)]
+    reactor.turn(0)
+    for probe, peer in pairs:
+        probe.deadline = reactor.after(0.0)
+        peer.send(b"in time")
+    for _ in range(10):
+        reactor.turn(0)
+    assert [list(probe.told) for probe, _ in pairs] == [["data"]] * 100
+    for probe, peer in pairs:
+        probe.close()
+        peer.close()
+    reactor.shut()
+
+
+def test_deadlines_pass_even_where_events_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    reactor = Reactor()
+    probe, peer = pair(reactor)
+    reactor.turn(0)
+    full = [(-1, select.EPOLLIN)] * 32
+    monkeypatch.setattr(
+        reactor, "_epoll", SimpleNamespace(poll=lambda patience, most: full, unregister=lambda fd: None, close=int)
+    )
+    probe.deadline = reactor.after(0.0)
+    for _ in range(100):
+        reactor.turn(0)
+    assert "deadline" in probe.told
+    probe.close()
+    peer.close()
+    reactor.shut()
+
+
+def test_what_is_sent_in_a_turn_is_written_before_the_deadlines_of_that_turn() -> None:
+    """A deadline that closes the connection else throws it away."""
+
+    class Answering(Probe):
+        def on_event(self, mask: int) -> None:
+            if mask & select.EPOLLIN:
+                self.send(b"answer")
+
+        def on_deadline(self) -> None:
+            self.close()
+
+    reactor = Reactor()
+    probe, peer = pair(reactor, Answering)
+    reactor.turn(0)
+    peer.send(b"question")
+    probe.deadline = reactor.after(0.0)
+    reactor.turn(0)
+    assert probe.closed
+    assert peer.recv(100) == b"answer"
+    peer.close()
+    reactor.shut()

@@ -82,6 +82,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self.outbox.append(memoryview(data))  # `unsent` tells of it, and nobody takes it for sent
             self._lose(error)
             return
         if sent < len(data):

@@ -2,6 +2,14 @@
 
 While a request is on its way nothing is read: what a client pipelines meanwhile stays in the
 kernel, and the end of its sending shows in the event's mask.
+
+The deadline is that of the present state alone: whoever ends a state clears or replaces it.
+
+    bytes that the kernel does not take     write_timeout, from the last that it took
+    a request is on its way                 its journey's, or the next probe
+    an answer whose bytes wait for the      none: they are written before any deadline is looked at
+    turn's end
+    IDLE, HEAD, BODY, LINGERING             that phase's
 """
 
 import socket
@@ -43,6 +51,7 @@ class Client(Connection):
         "_front",
         "_head_weight",
         "_parser",
+        "_probe_at",
         "_probes",
         "_reading",
         "_unread",
@@ -64,6 +73,7 @@ class Client(Connection):
         self._unread = False  # the kernel may have more for us, and will not say so again
         self._ended = False  # the client has shut down its sending side, or closed
         self._probes = 0
+        self._probe_at = inf  # the next one
         self._weight = 0  # bytes of ours in front.held
         self._head_weight = 0  # and in front.heads
         self.request: Request | None = None  # the one being answered
@@ -108,7 +118,7 @@ class Client(Connection):
             return
         self.deadline = inf
         if self.journey is not None:
-            self.deadline = self.reactor.at(self.journey.deadline)
+            self.heed()
             self.journey.on_drained()
         else:
             self._go_on()
@@ -117,13 +127,12 @@ class Client(Connection):
         if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
             self.on_lost()
         elif self.journey is not None:
-            if self._ended and self._probes < _PROBES:
+            now = monotonic()
+            if self._probe_at <= now:
                 self._probe()
-            elif self.journey.deadline <= monotonic():
+            if self.journey is not None and self.journey.deadline <= now:
                 self.journey.on_deadline()
-                self.heed()
-            else:
-                self.heed()
+            self.heed()
         elif self._parser.mid_message:
             self._refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
         else:
@@ -132,7 +141,7 @@ class Client(Connection):
     def heed(self) -> None:
         """The journey's deadline is another than it was.  While something is unsent, its own deadline counts."""
         if self.journey is not None and not self.outbox:
-            self.deadline = self.reactor.at(self.journey.deadline)
+            self.deadline = self.reactor.at(min(self.journey.deadline, self._probe_at))
 
     def on_lost(self) -> None:
         """The client is gone: so is its request."""
@@ -154,6 +163,7 @@ class Client(Connection):
         """
         assert self.journey is not None
         assert self.request is not None
+        self._probe_at = inf
         if self.request.http_version == "1.0":
             self.on_lost()
             return
@@ -161,8 +171,9 @@ class Client(Connection):
             return  # what waits there asks the same question
         self.send(self.journey.probe())
         self._probes += 1
-        again = self.reactor.after(_PROBE_AGAIN) if self._probes < _PROBES else inf
-        self.deadline = self.reactor.at(min(self.journey.deadline, again))
+        if self._probes < _PROBES:
+            self._probe_at = monotonic() + _PROBE_AGAIN
+        self.heed()
 
     def on_kept(self) -> None:
         if self.journey is not None:
@@ -238,7 +249,7 @@ class Client(Connection):
 
     def _advance(self) -> None:
         """Begin what can begin.  Never within itself: answers that come at once return to the loop here."""
-        if self._advancing:
+        if self._advancing or self.phase is Phase.LINGERING:
             return
         self._advancing = True
         while self._backlog and self.journey is None and not self.sending() and self.phase is not Phase.LEAVING:
@@ -254,7 +265,7 @@ class Client(Connection):
         self.phase = Phase.BUSY
         self.deadline = inf
         self.request = request
-        self._probes = 0
+        self._probes, self._probe_at = 0, inf
         answer = self._front.answerer.answer(self, request)
         if isinstance(answer, bytes):
             self.lighten(len(request.body))
@@ -270,6 +281,8 @@ class Client(Connection):
     def answered(self, *, keep_alive: bool) -> None:
         request, self.request, self.journey = self.request, None, None
         assert request is not None
+        if not self.outbox:
+            self.deadline = inf
         if self._head_weight:
             self._weigh_heads(0)
         # An HTTP/1.0 client would have to be told that the connection stays open.
@@ -297,7 +310,7 @@ class Client(Connection):
                 self.phase = Phase.HEAD
                 self.deadline = self.reactor.after(limits.head_timeout)
         elif self._front.closing:
-            self.close()
+            self._linger()
             return
         elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line came, which buys no time
             self.phase = Phase.IDLE
@@ -335,6 +348,8 @@ class Client(Connection):
         self._weigh(0)
         self._weigh_heads(0)
         self.phase = Phase.LEAVING
+        if not self.outbox:
+            self.deadline = inf
 
     def _linger(self) -> None:
         """Closing with unread data makes the kernel send a reset, which may overtake the answer."""

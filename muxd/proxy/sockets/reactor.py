@@ -25,6 +25,7 @@ WRITABLE = select.EPOLLOUT
 
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _BATCH = 32  # events per epoll_wait, whose answers are written together: more would make the first wait too long
+_MOST_PUT_OFF = 64  # batches of events that go before a deadline
 _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 
 READ_SIZE = 128 * 1024
@@ -87,6 +88,7 @@ class Reactor:
         self._soon: deque[Callable[[], object]] = deque()  # appended to by other threads
         self._closing: list[socket.socket] = []
         self._unsent: list[Sender] = []
+        self._put_off = 0  # turns for which deadlines wait already
         self._turning = False
         self._next_sweep = inf
         self._last_sweep = 0.0
@@ -188,12 +190,9 @@ class Reactor:
                 handler.on_event(mask)
         if self._again or self._soon:
             self._call()
+        self._write()
         if self._due <= now:
-            self._expire(now)
-        while self._unsent:
-            unsent, self._unsent = self._unsent, []
-            for sender in unsent:
-                sender.write()
+            self._expire_in_time(now, more=len(events) == _BATCH)
         self._turning = False
         while self._closing:
             self._closing.pop().close()
@@ -205,6 +204,24 @@ class Reactor:
             callback()
         for _ in range(len(self._soon)):
             self._soon.popleft()()
+
+    def _write(self) -> None:
+        while self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for sender in unsent:
+                sender.write()
+
+    def _expire_in_time(self, now: float, *, more: bool) -> None:
+        """After the events and the writes, so that nobody is judged late by what has come or been answered already.
+
+        `more`: further events wait, after a stall of the process perhaps many.
+        """
+        if more and self._put_off < _MOST_PUT_OFF:
+            self._put_off += 1
+            return
+        self._put_off = 0
+        self._expire(now)
+        self._write()
 
     def _expire(self, now: float) -> None:
         if self._next_alarm <= now:
