@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from muxd.core.events import Waiting
-from muxd.errors import MuxdError, Unavailable, Unreachable, error_of
+from muxd.errors import MuxdError, Unavailable, Unreachable, error_of, in_words
 from muxd.http.answer import AnswerParser
 from muxd.http.response import request_head
 
@@ -98,7 +98,7 @@ class Client:
             try:
                 return path, await trio.open_unix_socket(path)
             except OSError as error:
-                tried.append(f"{path}: {_REASONS.get(type(error)) or error}")
+                tried.append(f"{path}: {_REASONS.get(type(error)) or in_words(error)}")
         raise Unreachable(f"muxd cannot be reached: {'; '.join(tried)}", tried=tried)
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 from functools import partial
 from math import inf
+from pathlib import Path
 
 import trio
 
@@ -19,7 +20,7 @@ from .config import Config, Daemon
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines import open_http
-from .errors import MuxdError
+from .errors import MuxdError, in_words
 from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
@@ -61,12 +62,23 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None
 def _claim_folders(daemon: Daemon) -> int:
     """Make them, and lock the state: a muxd at another socket may have it, whose workers are not ours to sweep."""
     try:
-        for folder in (daemon.state_dir, daemon.log_dir):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
+            _make(key, folder)
         (daemon.state_dir / "children").mkdir(exist_ok=True, mode=0o700)
         return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
     except OSError as error:
-        raise CannotStart(f"muxd cannot start: {error}; see [muxd] state_dir and log_dir") from None
+        raise CannotStart(f"muxd cannot start: {in_words(error)}; see [muxd] state_dir and log_dir") from None
+
+
+def _make(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except (FileExistsError, NotADirectoryError) as error:
+        hint = "name another one, or move what is there"
+        raise CannotStart(f"muxd cannot start: [muxd] {key}: {error.filename} is not a folder; {hint}") from None
+    except OSError as error:
+        hint = "correct the path, or give muxd's user the right to it"
+        raise CannotStart(f"muxd cannot start: [muxd] {key}: {in_words(error)}; {hint}") from None
 
 
 async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:

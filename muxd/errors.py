@@ -283,15 +283,12 @@ class Unreachable(Unavailable):
     code = "muxd_unreachable"
 
 
-def in_words(error: OSError) -> str:
-    """What the system refused, of which file: no errno, no repr."""
-    reason = (error.strerror or str(error) or "no reason given").lower()
-    files = " -> ".join(
-        str(os.fsdecode(name))
-        for name in (error.filename, error.filename2)
-        if isinstance(name, str | bytes | os.PathLike)
-    )
-    return f"{files}: {reason}" if files else reason
+def in_words(error: Exception) -> str:
+    """What the system refused, of which file: no errno.  Of any other error what it says."""
+    if not isinstance(error, OSError):
+        return str(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([*([" -> ".join(names)] if names else []), (error.strerror or str(error)).lower()])
 
 
 def error_of(code: str, message: str, unknown: type[MuxdError] = MuxdError) -> MuxdError:

@@ -14,6 +14,7 @@ import pynvml
 import trio
 
 from .config import Config
+from .errors import in_words
 from .simulator.ledger import GpuLedger
 from .threads import in_thread
 
@@ -85,7 +86,7 @@ class SimulatedGpus:
         try:
             self.latest = {i: GpuMemory(i, "simulated GPU", total, self._ledger.used(i)) for i in self._indices}
         except OSError as error:
-            log.warning("the simulated GPUs cannot be read: %s", error)
+            log.warning("the simulated GPUs cannot be read: %s", in_words(error))
             return {}
         return self.latest
 

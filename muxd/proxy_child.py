@@ -18,7 +18,7 @@ from .children import Child, Children, ChildSpec, Dropped
 from .config import Config
 from .config.handover import write_for_proxy
 from .engines import EngineCallFailed, Link
-from .errors import MuxdError
+from .errors import MuxdError, in_words
 from .ports import listen_at
 from .state import StateFile
 
@@ -114,7 +114,7 @@ class ProxyChild:
             write_for_proxy(self._config, self._settings)
             self._child = self._children.spawn(self._spec())
         except (OSError, MuxdError) as error:
-            log.error("cannot start the proxy: %s", error)
+            log.error("cannot start the proxy: %s", in_words(error))
             return
         self._state.state.proxy = self._child.record
         self._state.save()

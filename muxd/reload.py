@@ -10,7 +10,7 @@ import trio
 
 from .config import Config
 from .config.plan import Plan, plan_of
-from .errors import ConfigError, NeedsRestart
+from .errors import ConfigError, NeedsRestart, in_words
 from .gpus import are_simulated
 from .threads import in_thread
 
@@ -38,7 +38,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
         # Files, perhaps on a disk that hangs: muxd must be able to end all the same.
         wanted = await in_thread(reread, abandon_on_cancel=True)
     except OSError as error:
-        raise ConfigError([f"the configuration cannot be read again: {error}; nothing was changed"]) from None
+        raise ConfigError([f"the configuration cannot be read again: {in_words(error)}; nothing was changed"]) from None
     plan = plan_of(running, wanted)
     if are_simulated(wanted) != are_simulated(running):
         raise NeedsRestart(

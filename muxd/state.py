@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from .children import ChildRecord
+from .errors import in_words
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class StateFile:
             self.state = State()
         except (OSError, msgspec.DecodeError) as error:
             aside = self.path.with_suffix(".unreadable")
-            log.error("the state file %s cannot be read (%s): put aside as %s", self.path, error, aside.name)
+            log.error("the state file %s cannot be read (%s): put aside as %s", self.path, in_words(error), aside.name)
             with suppress(OSError):
                 self.path.replace(aside)
             self.state = State()
@@ -69,7 +70,9 @@ class StateFile:
             self._write()
         except OSError as error:
             log.error(
-                "cannot write the state file %s: %s; should muxd die now, it would not be up to date", self.path, error
+                "cannot write the state file %s: %s; should muxd die now, it would not be up to date",
+                self.path,
+                in_words(error),
             )
 
     def _write(self) -> None:

@@ -15,6 +15,8 @@ _LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
 # What a model is once an order has been carried out.
 _GOALS = {"stop": "stopped", "sleep": "asleep"}
 
+_AT_ONCE = 0.05  # seconds: no process starts, and no model wakes, in so few
+
 _PHASES = {"backoff": "waiting before its next start", "queued": "waiting for its turn"}
 
 
@@ -90,6 +92,8 @@ def eta_text(verb: str, line: dict[str, Any]) -> str:
 def ending_text(verb: str, line: dict[str, Any]) -> str:
     """How it is now, and what that means for requests."""
     model, state = line["model"], line.get("state", "ready")
+    if state == "ready" and line["elapsed_s"] < _AT_ONCE:
+        return f"{model} is ready already"
     if state == "ready":
         return f"{model} is ready after {line['elapsed_s']:.1f}s"
     if verb == "stop":

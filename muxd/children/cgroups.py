@@ -9,6 +9,7 @@ import logging
 import os
 from pathlib import Path
 
+from muxd.errors import in_words
 from muxd.shim.cgroup import tell_cgroup
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def enter(base: Path | None = None) -> Path | None:
         home.mkdir(exist_ok=True)
         tell_cgroup(str(home / "cgroup.procs"), b"0")
     except OSError as error:
-        log.warning("no cgroups for the children, their processes are found without: %s", error)
+        log.warning("no cgroups for the children, their processes are found without: %s", in_words(error))
         return None
     return base
 

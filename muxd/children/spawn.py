@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Never
 
 from muxd import shim
-from muxd.errors import CannotSpawn
+from muxd.errors import CannotSpawn, in_words
 from muxd.shim.cgroup import cgroup_populated
 from muxd.shim.processes import boot_id, look_up
 from muxd.shim.spec import KILL, STOP, Spec
@@ -77,7 +77,7 @@ class Children:
                 return self._spawn(spec, held)
         except OSError as error:
             meaning = MEANING.get(error.errno or 0, "look at the path and its permissions")
-            raise CannotSpawn(f"cannot start {spec.name}: {error}: {meaning}", name=spec.name) from error
+            raise CannotSpawn(f"cannot start {spec.name}: {in_words(error)}: {meaning}", name=spec.name) from error
 
     def _spawn(self, spec: ChildSpec, held: ExitStack) -> Child:
         lock_file = self._run_dir / f"{spec.name}.lock"

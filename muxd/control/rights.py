@@ -3,6 +3,7 @@
 The socket's mode and group only admit; here the kernel's word on the peer decides.
 """
 
+import grp
 import os
 import pwd
 import socket
@@ -78,6 +79,23 @@ class Rights:
         if peer.uid == self.proxy_uid:
             rights |= Right.READ | Right.LEASE
         return rights
+
+    def way_to(self, right: Right) -> str:
+        """What whoever lacks it may do about that."""
+        if right is Right.LEASE:
+            return "that is for muxd's proxy ([proxy] user)"
+        if self.admin_gid is None:
+            sudo = "use sudo, or be the user that muxd runs as"
+            return f"{sudo}; to allow it to others set [muxd] admin_group to a group of theirs, and restart muxd"
+        group = _group_name(self.admin_gid)
+        return f"add your user to the group {group} (usermod -aG {group} USER, then log in again), or use sudo"
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _user_id(name: str) -> int:

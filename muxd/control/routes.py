@@ -30,8 +30,14 @@ from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, Route
 from muxd.http.request import Request
 from muxd.http.server import Exchange, Limits, serve_http
 
-#: What an operator may order of one model.
-ORDERS = (Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP)
+#: What an operator may order of one model, and what that is called.
+DEEDS = {
+    Verb.START: "start models",
+    Verb.STOP: "stop models",
+    Verb.RESTART: "restart models",
+    Verb.SLEEP: "put models to sleep",
+}
+ORDERS = tuple(DEEDS)
 
 #: Prometheus' text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,6 +51,7 @@ class Route:
     path: str  # NAME or ID stands for one variable part
     right: Right
     answer: Answer
+    deed: str = ""  # completes "your user may not ..."; empty where whoever may use the socket may do it
 
 
 class ControlRoutes:
@@ -60,31 +67,31 @@ class ControlRoutes:
                 Route("GET", "/v1/version", Right.READ, self._version),
                 Route("GET", "/v1/status", Right.READ, self._status),
                 Route("GET", "/metrics", Right.READ, self._metrics),
-                Route("GET", "/v1/proxy", Right.LEASE, self._proxy_settings),
+                Route("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
                 Route("GET", "/v1/models/NAME", Right.READ, self._model),
-                Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch),
+                Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
                 *(self._order_route(verb) for verb in ORDERS),
-                Route("POST", "/v1/reload", Right.OPERATE, self._reload),
-                Route("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs),
+                Route("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
+                Route("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 Route("GET", "/v1/events", Right.READ, self._events),
-                Route("POST", "/v1/leases", Right.LEASE, self._open_lease),
-                Route("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand),
-                Route("POST", "/v1/shutdown", Right.OPERATE, self._shutdown),
+                Route("POST", "/v1/leases", Right.LEASE, self._open_lease, "hold leases"),
+                Route("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand, "hold leases"),
+                Route("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
         }
         self._paths = sorted({path for path, _ in self._routes})
 
     def _order_route(self, verb: Verb) -> Route:
-        return Route("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb))
+        return Route("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb), DEEDS[verb])
 
     async def answer(self, request: Request, exchange: Exchange) -> None:
         """The handler for serve_http."""
         rights = self._rights.of(peer_of(exchange.peer))
         if not rights:
-            raise _denied("use this socket")
+            raise PermissionDenied(f"your user may not ask this muxd: {self._rights.way_to(Right.OPERATE)}")
         route, variable = self._find(request)
         if route.right not in rights:
-            raise _denied(f"{route.method} {route.path}")
+            raise PermissionDenied(f"your user may not {route.deed}: {self._rights.way_to(route.right)}")
         await route.answer(request, exchange, variable)
 
     def _find(self, request: Request) -> tuple[Route, str]:
@@ -199,10 +206,6 @@ async def _tell(exchange: Exchange, name: str, progress: trio.MemoryReceiveChann
     else:
         progress.close()
         await exchange.send_json(202, {"accepted": True, "model": name})
-
-
-def _denied(what: str) -> PermissionDenied:
-    return PermissionDenied(f"your user may not {what}: be a member of muxd's admin_group, or its own user")
 
 
 async def serve_control(

@@ -8,6 +8,7 @@ import os
 import signal
 
 from .cgroup import tell_cgroup
+from .log import reason_of
 from .processes import PR_SET_PDEATHSIG, prctl
 
 TYPE_CHECKING = False
@@ -58,7 +59,7 @@ def join_cgroup(cgroup: str, stderr: int) -> None:
     try:
         tell_cgroup(f"{cgroup}/cgroup.procs", b"0")
     except OSError as error:  # not worth a refusal: its processes are found without one
-        os.write(stderr, f"muxd-shim: not in a cgroup of its own: {error}\n".encode())
+        os.write(stderr, f"muxd-shim: not in a cgroup of its own: {reason_of(error)}\n".encode())
 
 
 def reset_signals() -> None:

@@ -11,7 +11,7 @@ import time
 
 from .cgroup import cgroup_kill, cgroup_members, cgroup_populated, cgroup_remove
 from .fork import become_child
-from .log import Log
+from .log import Log, reason_of
 from .processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
@@ -93,7 +93,7 @@ class Shim:
             if self._pid == 0:
                 become_child(self._spec, (stdin, out_end, err_end), error_end, shim)
         except OSError as error:
-            self._failure = {"errno": error.errno, "error": f"could not be started: {error}"}
+            self._failure = {"errno": error.errno, "error": f"could not be started: {reason_of(error)}"}
             return
         for fd in (stdin, out_end, err_end, error_end, *self._spec.listen_fds):
             os.close(fd)
@@ -294,7 +294,9 @@ class Shim:
         try:
             write_atomically(self._spec.exit_file, ending)
         except OSError as error:
-            self._stderr.note(f"could not write {self._spec.exit_file}: {error}; it would have said {ending}")
+            self._stderr.note(
+                f"could not write {self._spec.exit_file}: {reason_of(error)}; it would have said {ending}"
+            )
             os._exit(1)
 
 

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 LINE_MARGIN = 1 << 16
 
 
+def reason_of(error: OSError) -> str:
+    """Without the errno, which tells people nothing."""
+    return (error.strerror or str(error)).lower()
+
+
 class Log:
     """An append-only file that rotates by size and never raises: what the disk refuses is lost and counted.
 
@@ -45,7 +50,7 @@ class Log:
                 done += part
         except OSError as error:
             self._close()
-            self._lose(data[done:], (error.strerror or str(error)).lower())
+            self._lose(data[done:], reason_of(error))
 
     def note(self, text: str) -> None:
         """A line of the shim's own, below the child's last; that one is ended if the child did not."""

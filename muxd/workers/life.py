@@ -28,7 +28,7 @@ from muxd.core.events import (
 )
 from muxd.engines import Engine, EngineCallFailed, Link, causes
 from muxd.engines.causes import Cause, Ending
-from muxd.errors import CannotSpawn
+from muxd.errors import CannotSpawn, in_words
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
 
@@ -137,7 +137,7 @@ class Life:
         except PortTaken as error:
             raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
-            raise _CannotStart(Failure.EXITED, f"no port can be reserved: {error}") from None
+            raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         await self._await_memory()
         try:
             return launch(self._model, self._engine, self._around, reservation.port)
@@ -145,7 +145,7 @@ class Life:
             reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None
         except OSError as error:
-            raise self._cannot_run(error, f"its work folder cannot be made: {error}") from None
+            raise self._cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None
 
     def _cannot_run(self, error: BaseException | None, reason: str, code: str = "") -> _CannotStart:
         cause = causes.of_failed_exec(error.errno if isinstance(error, OSError) else None, reason)

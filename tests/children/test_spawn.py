@@ -64,13 +64,13 @@ async def test_a_shim_that_could_not_be_watched_is_not_left_running(world, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pidfd_open", refuse)
-        with pytest.raises(CannotSpawn, match="Too many open files"):
+        with pytest.raises(CannotSpawn, match="too many open files"):
             world.spawn(world.sh("exit 0"))
     assert (await world.spawn(world.sh("exit 4")).wait()).status == 4
 
 
 async def test_a_run_directory_that_is_gone_is_named(tmp_path, world):
-    with pytest.raises(CannotSpawn, match=r"cannot start qwen: .*No such file or directory: '.*/gone/qwen.lock'"):
+    with pytest.raises(CannotSpawn, match=r"cannot start qwen: .*/gone/qwen.lock: no such file or directory"):
         Children(tmp_path / "gone").spawn(world.sh("exit 0"))
 
 

@@ -37,6 +37,17 @@ def test_no_group_and_no_proxy_user_give_nobody_anything() -> None:
     assert rights.of(peer(STRANGER, 0)) == Right(0)
 
 
+def test_whoever_lacks_a_right_is_told_what_to_do_about_it() -> None:
+    unset = Rights(own_uid=MUXD).way_to(Right.OPERATE)
+    assert unset.startswith("use sudo, or be the user that muxd runs as; ")
+    assert "set [muxd] admin_group" in unset
+    assert (
+        Rights(own_uid=MUXD, admin_gid=0).way_to(Right.OPERATE).startswith("add your user to the group root (usermod")
+    )
+    assert "group 54321 (" in Rights(own_uid=MUXD, admin_gid=54321).way_to(Right.OPERATE)
+    assert "[proxy] user" in Rights(own_uid=MUXD, admin_gid=0).way_to(Right.LEASE)
+
+
 def test_only_root_and_muxds_own_user_have_the_reserve() -> None:
     rights = Rights(own_uid=MUXD, admin_gid=ADMINS)
     assert [rights.owns(peer(uid, ADMINS)) for uid in (0, MUXD, STRANGER)] == [True, True, False]

@@ -288,16 +288,22 @@ class TestAStranger:
         assert (await desk.ask("GET", "/metrics"))[0] == 200
         ended = json.loads((await desk.ask("GET", "/v1/models/odd"))[2])["last_exit"]
         assert ended == {"reason": "out of memory", "log_tail": []}, "logs are for operators"
-        for method, target in (
-            ("GET", "/v1/models/qwen/logs"),
-            ("POST", "/v1/shutdown"),
-            ("POST", "/v1/reload"),
-            ("POST", "/v1/models/qwen/switch"),
-            ("POST", "/v1/models/qwen/stop"),
-            ("POST", "/v1/leases"),
+        for method, target, deed in (
+            ("GET", "/v1/models/qwen/logs", "read the models' logs"),
+            ("POST", "/v1/shutdown", "shut muxd down"),
+            ("POST", "/v1/reload", "reload the configuration"),
+            ("POST", "/v1/models/qwen/switch", "switch models"),
+            ("POST", "/v1/models/qwen/start", "start models"),
+            ("POST", "/v1/models/qwen/stop", "stop models"),
+            ("POST", "/v1/models/qwen/restart", "restart models"),
+            ("POST", "/v1/models/qwen/sleep", "put models to sleep"),
+            ("GET", "/v1/proxy", "read the proxy's settings"),
+            ("POST", "/v1/leases", "hold leases"),
         ):
             status, _, body = await desk.ask(method, target, WAITING)
-            assert (status, json.loads(body)["error"]["code"]) == (403, "permission_denied")
+            error = json.loads(body)["error"]
+            assert (status, error["code"]) == (403, "permission_denied")
+            assert error["message"].startswith(f"your user may not {deed}: ")
         assert (await desk.ask("PUT", "/v1/leases/17", "{}"))[0] == 403
         assert desk.office.asked == []
 

@@ -135,3 +135,8 @@ def test_a_terminal_whose_cursor_cannot_be_moved_gets_lines(tells, muxd, termina
     shown = terminal("--socket", str(muxd.path), "switch", "qwen", env={"TERM": "dumb"})
     assert shown.ended() == 0
     assert shown.text.splitlines()[-2:] == ["qwen is waking", "qwen is ready after 21.3s"]
+
+
+def test_one_that_is_ready_already_is_not_said_to_have_taken_a_time(tells, muxctl):
+    tells(READY | {"elapsed_s": 0.001})
+    assert muxctl("switch", "qwen") == (0, "qwen is ready already\n", "")
