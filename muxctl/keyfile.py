@@ -89,7 +89,7 @@ class KeyFile:
 
     def _read(self) -> Table:
         try:
-            return tomllib.loads(self.path.read_bytes().decode())
+            return tomllib.loads(self.path.read_bytes().decode("utf-8-sig"))
         except FileNotFoundError:
             return {}
 

@@ -2,15 +2,17 @@
 
 import gc
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 from .config import LOG_LEVELS, Config
+from .config.names import nearest
 from .errors import ConfigError, MuxdError
 
 if TYPE_CHECKING:
@@ -44,11 +46,65 @@ def _options() -> Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.scripts += map(Path, rest)
+    _take_configuration(options, parser)
     return options
 
 
+def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
+    """A TOML file among the scripts is what --config names."""
+    scripts = getattr(options, "scripts", [])
+    files = [file for file in scripts if file.suffix.lower() == ".toml"]
+    if not files:
+        return
+    if len(files) > 1 or options.config is not None:
+        named = " and ".join(map(str, [*([options.config] if options.config is not None else []), *files]))
+        parser.error(f"{named}: one configuration at a time; further files go into the folder muxd.d beside it")
+    (options.config,) = files
+    options.scripts = [file for file in scripts if file not in files]
+
+
+class _Parser(ArgumentParser):
+    """Its errors say what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if wrong := _WRONG_COMMAND.search(message):
+            message = _no_command(wrong["word"], [known.strip("' ") for known in wrong["known"].split(",")])
+        elif unknown := _WRONG_FLAG.search(message):
+            known = [flag for flag in _flags(self) if flag.startswith("--")]
+            meant = nearest(unknown["flag"].partition("=")[0], known)
+            message += f"; did you mean {meant}?" if meant else ""
+        super().error(message)
+
+
+_WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)")
+_WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+)")
+
+
+def _no_command(word: str, known: list[str]) -> str:
+    from muxctl.verbs import VERBS  # only where something is wrong
+
+    if word in ("stop", "shutdown"):
+        return f"muxd has no command {word}: `muxctl shutdown` stops muxd, `muxctl stop NAME` one model"
+    if word in VERBS:
+        return f"muxd has no command {word}: that is `muxctl {word}`"
+    if word.endswith((".toml", ".sh")):
+        return f"muxd has no command {word}: write `muxd start {word}`, or `muxd check {word}`"
+    if meant := nearest(word, [*known, *VERBS]):
+        return f"muxd has no command {word}; did you mean {f'muxd {meant}' if meant in known else f'muxctl {meant}'}?"
+    return f"muxd has no command {word}; there are {', '.join(known)}"
+
+
+def _flags(parser: ArgumentParser) -> Iterator[str]:
+    """Of it and its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from _flags(command)
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="muxd", description="Many models on one GPU host behind one endpoint.")
+    parser = _Parser(prog="muxd", description="Many models on one GPU host behind one endpoint.")
     parser.add_argument("--version", action="version", version=f"muxd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     config_help = "the configuration; else ./muxd.toml, ~/.config/muxd/muxd.toml, /etc/muxd/muxd.toml"
@@ -81,7 +137,10 @@ def _parser() -> ArgumentParser:
 
 def _add_scripts(command: ArgumentParser) -> None:
     """sglangmux's command line."""
-    scripts = "launch scripts, one server each: loaded in this order; with --config beside its models, else alone"
+    scripts = (
+        "launch scripts, one server each: loaded in this order; with --config beside its models, else alone; "
+        "a file that ends in .toml is the configuration"
+    )
     command.add_argument("scripts", type=Path, nargs="*", metavar="SCRIPT", help=scripts)
     command.add_argument("--host", help="where the proxy listens, instead of the configuration's")
     anybody = "let other machines in without an API key, where --host or the configuration lets them in at all"

@@ -125,6 +125,7 @@ OWNED_FLAGS = {
     "--served-model-name": "use the key served_names",
     "--config": "leave it out: muxd writes that file; put its settings into args",
     "--admin-api-key": "leave it out: muxd makes one for each start",
+    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
     "--enable-memory-saver": "use the key sleep_level",
     "--enable-weights-cpu-backup": "use sleep_level = 1",
 }

@@ -25,16 +25,25 @@ class Base:
     home: Path
 
     def resolve(self, text: str) -> Path:
-        """An absolute path; ".." is taken out as text, links are left alone."""
+        """An absolute path; ".." is taken out as text, links are left alone.  ValueError: it wants to be expanded."""
         if text == "~" or text.startswith("~/"):
-            return self.home / text[2:]
-        return Path(os.path.normpath(self.directory / text))
+            found = self.home / text[2:]
+        else:
+            found = Path(os.path.normpath(self.directory / text))
+        if (wanted := _EXPANSION.search(text) or _OTHERS_HOME.match(text)) and not os.path.lexists(found):
+            raise ValueError(f"{wanted[0]} would be taken literally: {_ONLY_HOME}")
+        return found
 
 
 Reader = Callable[[Any, Base], Any]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_EXPANSION = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*")
+_OTHERS_HOME = re.compile(r"~[^/]+")
+_ONLY_HOME = 'only a leading "~/" is expanded; write the path in full'
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
+_OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # that SGLang loads weights from itself
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -197,11 +206,31 @@ def model_path(value: Any, base: Base) -> str:
     """A local path must exist and becomes absolute; anything else is a Hub id and left alone."""
     given = text(value, base)
     if not given.startswith(("/", "./", "../", "~")):
+        if not (_HUB_ID.fullmatch(given) or given.startswith(_OBJECT_STORES)):
+            raise ValueError(f"{shown(given)} is neither a Hub id nor a path: {_why_no_hub_id(given, base)}")
         return given
     found = base.resolve(given)
     if _mode(found):
         return str(found)
     raise ValueError(f"nothing at {found}; correct the path, or give a Hub id such as Qwen/Qwen3-14B")
+
+
+def _why_no_hub_id(given: str, base: Base) -> str:
+    """What is wrong, and what was probably meant."""
+    if wanted := _EXPANSION.search(given):
+        return f"{wanted[0]} would be taken literally: {_ONLY_HOME}"
+    if "://" in given:
+        host, _, rest = given.partition("://")[2].partition("/")
+        on_hub = host in ("huggingface.co", "www.huggingface.co", "hf.co")
+        meant = "/".join(rest.split("?")[0].split("/")[:2]) if on_hub else ""
+        return f"a URL; write {meant if _HUB_ID.fullmatch(meant) else 'the id alone, such as Qwen/Qwen3-14B'}"
+    for path in (f"./{given}", f"/{given}"):
+        if os.path.exists(base.directory / path):
+            return f"something of that name is here: write {shown(path)}"
+    path = 'a path begins with "/", "./", "../" or "~/"'
+    if given.count("/") > 1:
+        return f'an id has one "/" at most; {path}: write {shown("/" + given)}, if that is meant'
+    return f"an id has letters, digits, '.', '_', '-' and at most one '/', as Qwen/Qwen3-14B; {path}"
 
 
 def _mode(found: Path) -> int:

@@ -3,6 +3,8 @@
 import grp
 import os
 import pwd
+import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +15,7 @@ from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .problems import Problems
 from .schema import Config, Model
-from .units import show_size
+from .units import show_size, shown
 
 # sun_path holds 108 bytes and its end is a NUL.
 SOCKET_PATH_MAX = 107
@@ -23,6 +25,12 @@ SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
 
 # The managed proxy's log and lock files.
 PROXY_NAME = "muxd-proxy"
+
+# Flag and value, or several flags, in one element; what follows "=" may have blanks, as JSON does.
+_JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
+
+# ${NAME} anywhere, $NAME where it is all or begins a path: "pa$word" is a password.
+_VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
 
 Finding = tuple[KeyPath, str]
 
@@ -42,6 +50,10 @@ def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], pr
 
 def check_folders(config: Config, problems: Problems) -> None:
     """As `check`, of folders; for muxd alone: a proxy that serves must not ask a disk, which may hang."""
+    daemon = config.daemon
+    for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
+        if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
+            problems.add(("muxd", key), why)
     proxy, path = config.proxy, ("proxy", "access_log_dir")
     if proxy.access_log_dir is None or path in problems.paths():
         return
@@ -237,9 +249,23 @@ def _faults(model: Model) -> Iterator[Finding]:
 
 def _owned(model: Model) -> Iterator[Finding]:
     for arg in model.args:
-        flag = arg.split("=", 1)[0]
+        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
         if flag in OWNED_FLAGS:
             yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
-    for variable in model.env:
+        elif _JOINED.match(arg):
+            apart = ", ".join(map(shown, _apart(arg)))
+            yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
+    for variable, value in model.env.items():
         if variable in OWNED_ENV:
             yield ("env", variable), f"muxd sets it; {OWNED_ENV[variable]}"
+        elif wanted := _VARIABLE.search(value):
+            advice = "write the value, or leave it out: a worker has muxd's own environment"
+            yield ("env", variable), f"{wanted[0]} would be taken literally, nothing is expanded; {advice}"
+
+
+def _apart(arg: str) -> list[str]:
+    """As a shell would take it."""
+    try:
+        return shlex.split(arg)
+    except ValueError:  # a quotation mark too few
+        return arg.split()

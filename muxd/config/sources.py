@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _read(file: Path, broken: list[str]) -> Source | None:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().decode()
+        return file.read_bytes().removeprefix(BOM_UTF8).decode()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}; correct the path or its permissions") from None
     except UnicodeDecodeError as error:

@@ -93,6 +93,11 @@ def read_script(path: Path, shown: str, environ: Mapping[str, str], folder: Path
         return script
     script.argv = (_bash(environ, shown, script), str(path))
     script.digest = sha256(text.encode()).hexdigest()
+    if text.startswith("\ufeff"):
+        remedy = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
+        wrong = f"begins with a byte order mark, which shells stumble over; {remedy}"
+        script.problems.append(Problem(("script",), Place(shown, 1), wrong))
+        return script
     if "\r\n" in text:
         line = text[: text.index("\r\n")].count("\n") + 1
         wrong = f"lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' {shown}"

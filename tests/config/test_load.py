@@ -279,6 +279,71 @@ WRONG = [
         "[models.a]\nmodel_path = '~/nowhere'",
         "models.a.model_path: nothing at HOME/nowhere; correct the path, or give a Hub id such as Qwen/Qwen3-14B",
     ),
+    (
+        "[models.a]\nmodel_path = '$HOME/m'",
+        'models.a.model_path: "$HOME/m" is neither a Hub id nor a path: $HOME would be taken literally: '
+        'only a leading "~/" is expanded; write the path in full',
+    ),
+    (
+        "[models.a]\nmodel_path = '/srv/${M}'",
+        'models.a.model_path: ${M} would be taken literally: only a leading "~/" is expanded; write the path in full',
+    ),
+    (
+        "[models.a]\nmodel_path = '~bob/m'",
+        'models.a.model_path: ~bob would be taken literally: only a leading "~/" is expanded; write the path in full',
+    ),
+    (
+        "[muxd]\nlog_dir = '$LOGS/muxd'",
+        'muxd.log_dir: $LOGS would be taken literally: only a leading "~/" is expanded; write the path in full',
+    ),
+    (
+        "[models.a]\nmodel_path = 'no/such/folder'",
+        'models.a.model_path: "no/such/folder" is neither a Hub id nor a path: an id has one "/" at most; '
+        'a path begins with "/", "./", "../" or "~/": write "/no/such/folder", if that is meant',
+    ),
+    (
+        "[models.a]\nmodel_path = 'https://huggingface.co/Qwen/Qwen3-14B/tree/main'",
+        'models.a.model_path: "https://huggingface.co/Qwen/Qwen3-14B/tree/main" is neither a Hub id nor a path: '
+        "a URL; write Qwen/Qwen3-14B",
+    ),
+    (
+        "[models.a]\nmodel_path = 'proc/self/fd'",
+        'models.a.model_path: "proc/self/fd" is neither a Hub id nor a path: '
+        'something of that name is here: write "/proc/self/fd"',
+    ),
+    (
+        "[models.a]\nmodel_path = 'Qwen/Qwen3 14B'",
+        'models.a.model_path: "Qwen/Qwen3 14B" is neither a Hub id nor a path: an id has letters, digits, \'.\', '
+        "'_', '-' and at most one '/', as Qwen/Qwen3-14B; a path begins with \"/\", \"./\", \"../\" or \"~/\"",
+    ),
+    (
+        A + "args = ['--context-length 32768']",
+        'models.a.args: "--context-length 32768" is one word to the engine, which knows no such flag; '
+        'write "--context-length", "32768"',
+    ),
+    (
+        A + "args = ['--tp=2 --dp=2']",
+        'models.a.args: "--tp=2 --dp=2" is one word to the engine, which knows no such flag; write "--tp=2", "--dp=2"',
+    ),
+    (A + "args = ['--port 3']", "models.a.args: --port is muxd's own; use the key port"),
+    (
+        A + "args = ['--api-key=s']",
+        "models.a.args: --api-key is muxd's own; leave it out: clients show keys to the proxy, see [[keys]], "
+        "and it has none to show to the worker",
+    ),
+    (
+        A + "env = {T = '${T}'}",
+        "models.a.env.T: ${T} would be taken literally, nothing is expanded; "
+        "write the value, or leave it out: a worker has muxd's own environment",
+    ),
+    (
+        A + "env = {P = '/opt/bin:$PATH'}",
+        "models.a.env.P: $PATH would be taken literally, nothing is expanded; "
+        "write the value, or leave it out: a worker has muxd's own environment",
+    ),
+    ("[muxd]\nlog_dir = 'muxd.toml'", "muxd.log_dir: F is not a directory; name one that is, or can be made"),
+    ("[muxd]\nlog_dir = '/'\nstate_dir = 'muxd.toml/s'",
+     "muxd.state_dir: F is not a directory; name one that is, or can be made"),
     (A + "gpus = []", "models.a.gpus: [] is not a list of GPU numbers; write [0] or [0, 1]"),
     (A + "gpus = [-1]", "models.a.gpus: -1 is not a GPU number; they count from 0"),
     (A + "gpus = [1, 1]", "models.a.gpus: 1 is there twice; name each once"),
@@ -326,6 +391,33 @@ def test_a_flag_that_muxd_sets_is_refused_in_both_spellings(problems, flag):
         assert problems(f"{ONE_MODEL}args = [{written}]") == [
             f"F:3: models.qwen.args: {flag} is muxd's own; {OWNED_FLAGS[flag]}"
         ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, environ):
+    (tmp_path / "muxd.toml").write_bytes(b"\xef\xbb\xbf" + ONE_MODEL.encode())
+    (tmp_path / "muxd.d").mkdir()
+    (tmp_path / "muxd.d/a.toml").write_bytes(b"\xef\xbb\xbf[models.qwen]\nprot = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "muxd.toml", environ)
+    assert caught.value.problems == [f"{tmp_path}/muxd.d/a.toml:2: models.qwen.prot: unknown key; did you mean port?"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "args = ['--json-model-override-args={\"a\": 1}', '--chat-template', 'a b.jinja', '-5']",
+        "env = { TOKEN = 'pa$word', PRICE = '$5', LATE = 'a $x' }",
+        "model_path = 's3://bucket/some/model'",
+    ],
+)
+def test_what_only_looks_odd_is_taken(load, more):
+    table = f"[models.a]\n{more}\n" if "model_path" in more else A + more
+    assert load(table).models[0].name == "a"
+
+
+def test_a_path_with_a_dollar_that_is_there_is_taken(load, tmp_path):
+    (tmp_path / "$HOME").mkdir()
+    assert load("[models.a]\nmodel_path = './$HOME'\n").models[0].model_path == f"{tmp_path}/$HOME"
 
 
 def test_a_file_without_models_is_refused(problems):

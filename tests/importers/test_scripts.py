@@ -226,6 +226,10 @@ WRONG = {
     f"if true\n{SERVE} --model a --port 1\n": [
         f"3 port: the file ends, and then is missing; {ELSE.format('port and served_names')}"
     ],
+    "\ufeff#!/bin/sh\nMODEL_NAME=a\nPORT=1": [
+        "1 script: begins with a byte order mark, which shells stumble over; "
+        "remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' a.sh"
+    ],
     "MODEL_NAME=a\r\nPORT=1\r\n./x": [
         "1 script: lines end as on Windows, and shells stumble over it; convert it: sed -i 's/\\r$//' a.sh"
     ],
