@@ -27,6 +27,7 @@ EXAMPLES = {
     },
     "proxy": {
         "user": "muxd-proxy",
+        "allow_origins": ["http://localhost:3000"],
         "metrics_listen": "127.0.0.1:30101",
         "access_log_dir": "/var/log/muxd/access",
     },
@@ -88,7 +89,7 @@ def test_the_proxys_section_has_every_key_with_its_default(whole):
     assert {key: table.pop(key) for key in EXAMPLES["proxy"]} == EXAMPLES["proxy"]
     values = written(table, PROXY)
     values["host"], values["port"] = values.pop("listen")
-    nowhere = {"user": None, "metrics_listen": None, "access_log_dir": None}
+    nowhere = {"user": None, "allow_origins": None, "metrics_listen": None, "access_log_dir": None}
     assert values | nowhere == defaults(Proxy)
 
 

@@ -46,12 +46,15 @@ def settings_for_proxy(config: Config) -> dict[str, Any]:
             "drain_timeout": min(proxy.drain_timeout, daemon.shutdown_timeout),
             "comment_interval": _duration(proxy.comment_interval),
             "allow_anonymous": proxy.allow_anonymous,
+            "hosts": list(proxy.hosts),
             "request_id_headers": list(proxy.request_id_headers),
             "access_log": proxy.access_log,
         },
         "models": {model.name: _model(model) for model in config.models},
         "keys": [_key(key) for key in config.keys],
     }
+    if proxy.allow_origins is not None:
+        settings["proxy"]["allow_origins"] = list(proxy.allow_origins)
     if proxy.metrics_listen is not None:
         settings["proxy"]["metrics_listen"] = _address(*proxy.metrics_listen)
     if proxy.access_log_dir is not None:

@@ -44,6 +44,8 @@ _OTHERS_HOME = re.compile(r"~[^/]+")
 _ONLY_HOME = 'only a leading "~/" is expanded; write the path in full'
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 _OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # that SGLang loads weights from itself
+_HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -136,6 +138,34 @@ def header_names(value: Any, base: Base) -> tuple[str, ...]:
         if not _TOKEN.fullmatch(item):
             raise ValueError(f"{shown(item)} is not the name of a header; use letters, digits and -")
     return _distinct([item.lower() for item in found])
+
+
+def host_names(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of names or addresses without a port, in lower case; "*.NAME" is every name below it, "*" every name."""
+    found = [item.lower().strip("[]").removesuffix(".") for item in names(value, base)]
+    for item, given in zip(found, value, strict=True):
+        if not _HOST.fullmatch(item):
+            raise ValueError(f'{shown(given)} is not the name of a host; write "gpu1.example", without scheme and port')
+    return _distinct(found)
+
+
+def origins(value: Any, base: Base) -> tuple[str, ...]:
+    """A list of origins as browsers send them; "*" is every origin, "null" that of files and sandboxes."""
+    found = [_origin(item) for item in names(value, base)]
+    return _distinct(found)
+
+
+def _origin(given: str) -> str:
+    item = given.lower()
+    if item in ("*", "null"):
+        return item
+    parts = _ORIGIN.fullmatch(item)
+    if parts is None:
+        raise ValueError(
+            f'{shown(given)} is not an origin; write scheme, host and port alone: "http://localhost:3000", or "*"'
+        )
+    usual = {"http": ":80", "https": ":443"}.get(parts["scheme"])  # browsers leave it out
+    return item.removesuffix(usual) if usual is not None and parts["port"] == usual else item
 
 
 def params(value: Any, base: Base) -> dict[str, Any]:

@@ -126,6 +126,8 @@ class Proxy:
     drain_timeout: float = 30.0  # how long SIGTERM lets requests in flight finish
     comment_interval: float = 5.0  # between two SSE comments to a streaming client that waits for its model
     allow_anonymous: bool = False  # without a key, beyond loopback
+    hosts: tuple[str, ...] = ()  # names that requests may call it by, beside loopback's; see proxy/doors/hosts.py
+    allow_origins: tuple[str, ...] | None = None  # of browsers' pages; None: see proxy/doors/origins.py
     metrics_listen: tuple[str, int] | None = None  # a port of its own for /metrics
     request_id_headers: tuple[str, ...] = REQUEST_ID_HEADERS  # the first that a request has; the first of all is made
     access_log: str = "text"  # of ACCESS_LOGS

@@ -18,7 +18,9 @@ from muxd.ports import listen_at
 from .catalogue import Catalogue
 from .desk import Desk, shutting_down
 from .doors.anybody import loopback_only, metrics_said_at_start, said_at_start, would_open
+from .doors.hosts import Hosts, at_home
 from .doors.keys import Keyring
+from .doors.origins import Origins
 from .exchange import Pace
 from .leases import Leases
 from .records.access_log import open_access_log
@@ -92,6 +94,7 @@ class Proxy:
         self.desk = Desk(self.catalogue, self.leases, Keyring(config.keys), pace, self._records, self._begin_page)
         self.front = Front(reactor, limits, self.desk)
         self._nursery = nursery
+        self._config = config
         self._logging = _logging(config)
         self._listener: Listener | None = None
         self._sockname: object = None
@@ -100,6 +103,7 @@ class Proxy:
     async def start(self, listener: socket.socket) -> None:
         """Accept once muxd was asked what there is."""
         self._sockname, self._where = listener.getsockname(), _name(listener)
+        self._renew_doors(self._config)
         if self.log is not None:
             await self._nursery.start(self.log.run)
         await self._nursery.start(self.leases.run)
@@ -111,6 +115,7 @@ class Proxy:
     def _hear(self, config: Config) -> None:
         """muxd may run with another configuration than before."""
         self._renew_keys(config)
+        self._renew_doors(config)
         self.leases.renew()
         if self._logging != _logging(config):
             self._logging = _logging(config)
@@ -122,6 +127,13 @@ class Proxy:
             log.error("the new configuration has no API key, and %s is open to others: the old keys stay", self._where)
         else:
             self.desk.keyring = self.desk.keyring.renewed(config.keys)
+
+    def _renew_doors(self, config: Config) -> None:
+        """Who may ask from a browser depends on whether keys are asked for."""
+        home, proxy = at_home(self._sockname, keyed=bool(self.desk.keyring)), config.proxy
+        checked = proxy.hosts or (home and not proxy.allow_anonymous)
+        self.desk.hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
+        self.desk.origins = Origins(proxy.allow_origins, at_home=home)
 
     def _begin_page(self, deliver: Callable[[bytes, bytes], None]) -> None:
         async def make() -> None:

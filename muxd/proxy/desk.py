@@ -12,7 +12,9 @@ from .asking import kinds, ollama, routes
 from .asking.asked import Form
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
+from .doors.hosts import Hosts
 from .doors.keys import Holder, Keyring
+from .doors.origins import Origins
 from .errand import Errand, Page
 from .exchange import Exchange, Pace
 from .leases import Leases
@@ -29,6 +31,8 @@ class Desk:
     ) -> None:
         """`metrics` makes the page of GET /metrics."""
         self.keyring = keyring
+        self.hosts: Hosts | None = None  # None: it may be called by any name
+        self.origins = Origins(None, at_home=False)
         self._catalogue = catalogue
         self._leases = leases
         self._pace = pace
@@ -42,8 +46,11 @@ class Desk:
 
     def answer(self, client: Asking, request: Request) -> "bytes | Exchange | Errand":
         """The whole answer, or what is under way to one."""
-        visit = Visit(self._records, request, client.address)
+        visit = self._visit(request, client.address)
         try:
+            preflight = self._before_keys(request)
+            if preflight is not None:
+                return _told(visit, preflight)
             holder = self._holder(request) if self.keyring else None
             if holder is not None:
                 visit.key = holder.name
@@ -56,17 +63,31 @@ class Desk:
             return _refused(visit, refusal, request)
 
     def judge(self, address: str, head: Request) -> bytes | None:
-        """Refuse who has no key before the body is taken in: it may be large, and never come."""
-        if not self.keyring:
-            return None
+        """Refuse who may not ask before the body is taken in: it may be large, and never come."""
         try:
-            self._holder(head)
+            self._before_keys(head)
+            if self.keyring:
+                self._holder(head)
         except Refusal as refusal:
             return self.turn_away(address, head, refusal)
         return None
 
     def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
-        return _refused(Visit(self._records, head, address), refusal, head)
+        return _refused(self._visit(head, address), refusal, head)
+
+    def _visit(self, request: Request, address: str) -> Visit:
+        visit = Visit(self._records, request, address)
+        visit.cors = self.origins.lines(request)
+        return visit
+
+    def _before_keys(self, request: Request) -> bytes | None:
+        """Look at what a browser says of the page that asks: the answer to a preflight.  Raises Refusal."""
+        if self.hosts is not None:
+            self.hosts.check(request)
+        if request.method == "OPTIONS":
+            return self.origins.preflight(request)
+        self.origins.check(request)
+        return None
 
     def _answer(
         self, client: Asking, request: Request, visit: Visit, found: Here, holder: Holder | None
@@ -76,10 +97,7 @@ class Desk:
             return Errand(client, request, visit, self._metrics)
         content_type, body = self._local(found, holder)
         answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
-        answer = spliced(answer, visit.id.line)
-        visit.sent = len(answer)
-        visit.end(200, "ok")
-        return answer
+        return _told(visit, answer)
 
     def _holder(self, request: Request) -> Holder | None:
         """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
@@ -102,7 +120,10 @@ class Desk:
         if self._closed is not None and lease.grant is None:
             raise self._closed
         visit.meter = lease.meter
-        exchange = Exchange(client, request, found, lease, self._pace, visit, lines=lines, priority=priority)
+        ruled = self.origins.given
+        exchange = Exchange(
+            client, request, found, lease, self._pace, visit, lines=lines, priority=priority, ruled=ruled
+        )
         lease.enter(exchange)
         return exchange
 
@@ -174,10 +195,17 @@ class Desk:
             raise Refusal(403, "metrics_not_allowed", message)
 
 
+def _told(visit: Visit, answer: bytes) -> bytes:
+    answer = spliced(answer, visit.lines)
+    visit.sent = len(answer)
+    visit.end(200, "ok")
+    return answer
+
+
 def _refused(visit: Visit, refusal: Refusal, request: Request) -> bytes:
     route = visit.route or request.target.decode("latin-1")  # whose shape of an error, where no route was found
     answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
-    answer = spliced(answer, visit.id.line)
+    answer = spliced(answer, visit.lines)
     visit.sent = len(answer)
     visit.refused(refusal.status, refusal.code)
     return answer

@@ -34,7 +34,7 @@ class Errand:
         self._visit.end(200, "ok")
 
     def _answer(self, answer: bytes) -> None:
-        answer = spliced(answer, self._visit.id.line)
+        answer = spliced(answer, self._visit.lines)
         self._over = True
         self._visit.sent = len(answer)
         self._client.send(answer)

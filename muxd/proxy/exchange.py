@@ -16,6 +16,7 @@ from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
 
 from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
 from .asking.routes import ToWorker
+from .doors.origins import without_rules
 from .forwarding import worker_head
 from .grant import Grant
 from .leases import Lease
@@ -92,14 +93,17 @@ class Exchange:
         *,
         lines: bytes = b"",
         priority: int = 0,
+        ruled: bool = False,
     ) -> None:
-        """`lines`: header lines for the head of the answer."""
+        """`lines`: for the head of the answer; `ruled`: what the visit says of CORS replaces what the worker says."""
         self._client = client
         self._request = request
         self._target = to.target
         self._lease = lease
         self._visit = visit
-        self._lines = lines
+        self._own_lines = lines + visit.cors
+        self._lines = self._own_lines if ruled else lines
+        self._ruled = ruled
         self._upstream_timeout = pace.upstream_timeout
         self._gaps = lease.meter.gaps
         new_usage = usage_of(to.label)
@@ -136,7 +140,7 @@ class Exchange:
         said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {self._lease.outlook()}".encode())
         if not self._headed:
             self._headed = True
-            said = spliced(_STREAM_HEAD, self._lines) + said
+            said = spliced(_STREAM_HEAD, self._own_lines) + said
         self._send(said)
 
     # What the lease says
@@ -164,7 +168,7 @@ class Exchange:
             return
         route = self._visit.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
-        answer = spliced(answer, self._lines)
+        answer = spliced(answer, self._own_lines)
         self._visit.sent = len(answer)
         self._visit.refused(refusal.status, refusal.code)
         client.send(answer)
@@ -269,6 +273,8 @@ class Exchange:
         self._begun = self._stream is None or len(data) > self._head_size
         if self._head_size and not self._headed:
             self._headed = True
+            if self._ruled:
+                data = without_rules(data[: self._head_size]) + data[self._head_size :]
             if self._lines:
                 data = spliced(data, self._lines)
         self._head_size = 0

@@ -14,6 +14,8 @@ log_format = "json"
 listen = "[::1]:1234"
 max_body = "1MiB"
 upstream_timeout = "2min"
+hosts = ["gpu1", "*.lan", "fd00::1"]
+allow_origins = ["http://localhost:3000"]
 [models.a]
 engine = "simulator"
 served_names = ["x", "y"]

@@ -575,3 +575,26 @@ def test_what_would_only_fail_at_the_start_is_found_by_check(tmp_path, text, pat
     (problem,) = error.value.problems
     assert f" {path}: " in problem
     assert what in problem
+
+
+def test_hosts_and_origins_are_kept_as_they_are_compared(load):
+    hosts = '["GPU1.example", "*.lan", "[FD00::1]", "10.0.0.7", "gpu2."]'
+    origins = '["HTTPS://Chat.example:443", "http://localhost:3000", "http://a.test:80", "app://obsidian.md", "null"]'
+    proxy = load(f"[proxy]\nhosts = {hosts}\nallow_origins = {origins}\n" + ONE_MODEL).proxy
+    assert proxy.hosts == ("gpu1.example", "*.lan", "fd00::1", "10.0.0.7", "gpu2")
+    assert proxy.allow_origins == (
+        "https://chat.example", "http://localhost:3000", "http://a.test", "app://obsidian.md", "null",
+    )  # fmt: skip
+    assert load("[proxy]\nallow_origins = []\n" + ONE_MODEL).proxy.allow_origins == ()
+    assert load(ONE_MODEL).proxy.allow_origins is None
+
+
+@pytest.mark.parametrize("host", ["http://gpu1", "gpu1:30100", "gpu1/x", "", "a b", "**", "x.*", "[::1]:80"])
+def test_what_is_no_hosts_name_is_told(problems, host):
+    assert "proxy.hosts" in problems(f'[proxy]\nhosts = ["{host}"]\n' + ONE_MODEL)[0]
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "https://a.example/", "https://a.example/x", "https://*", "//a"])
+def test_what_is_no_origin_is_told(problems, origin):
+    (problem,) = problems(f'[proxy]\nallow_origins = ["{origin}"]\n' + ONE_MODEL)
+    assert 'is not an origin; write scheme, host and port alone: "http://localhost:3000", or "*"' in problem

@@ -17,7 +17,10 @@ def chat(model: str = "org/alpha", **more: Any) -> bytes:
 
 
 def post(body: bytes, headers: bytes = b"", path: bytes = CHAT, version: bytes = b"1.1") -> bytes:
+    """As JSON, unless `headers` say otherwise."""
     line = b"POST %b HTTP/%b\r\nHost: muxd.test\r\n" % (path, version)
+    if b"content-type:" not in headers.lower():
+        line += b"Content-Type: application/json\r\n"
     return line + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 

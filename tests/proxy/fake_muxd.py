@@ -111,9 +111,9 @@ class FakeMuxd:
                 await self._report(id, request, exchange)
 
     def _settings(self) -> Message:
-        """What was set; else the models under the names they have."""
+        """What was set; else the models under the names they have, and a proxy of whatever name."""
         models = {model["name"]: {"served_names": model.get("served_names", [])} for model in self.models}
-        return self.settings or {"models": models}
+        return self.settings or {"models": models, "proxy": {"hosts": ["*"]}}
 
     async def _events(self, exchange: Exchange) -> None:
         send, receive = trio.open_memory_channel[Message](100)

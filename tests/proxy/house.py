@@ -20,8 +20,8 @@ from .browser import Browser, Reply
 from .fake_muxd import FakeLease, FakeMuxd
 from .worker import Worker
 
-#: No line in an answer that its worker did not send.
-QUIET = Proxy(access_log="off", request_id_headers=())
+#: No line in an answer that its worker did not send; called by whatever name.
+QUIET = Proxy(access_log="off", request_id_headers=(), hosts=("*",))
 
 LIMITS = Limits(max_body=1 << 20, buffer_memory=4 << 20, max_clients=1000)
 

@@ -146,7 +146,9 @@ async def test_an_http_1_0_client_gets_a_chunked_answer_without_chunks(house: Ho
 async def test_an_http_1_0_client_without_a_host_is_served_and_its_connection_closed(house: House) -> None:
     browser = await house.connect()
     body = chat()
-    await browser.send(b"POST %b HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % (CHAT, len(body)) + body)
+    await browser.send(
+        b"POST %b HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (CHAT, len(body)) + body
+    )
     assert (await browser.rest()).endswith(OK_BODY)
     assert house.alpha.calls[0].head.endswith(b"Host: 127.0.0.1:%d" % house.alpha.port)
 
@@ -278,13 +280,18 @@ async def test_a_client_that_reads_nothing_is_given_up(strict: House) -> None:
 
 async def test_a_body_over_max_body_is_refused_by_its_length(house: House) -> None:
     browser = await house.connect()
-    reply = await browser.ask(b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (CHAT, (1 << 20) + 1))
+    reply = await browser.ask(
+        b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % (CHAT, (1 << 20) + 1)
+    )
     assert (reply.status, reply.code, reply.header(b"connection")) == (413, "body_too_large", b"close")
 
 
 async def test_a_chunked_body_over_max_body_is_refused_while_it_is_sent(house: House) -> None:
     browser = await house.connect()
-    await browser.send(b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT)
+    await browser.send(
+        b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
+    )
     await browser.send(chunk(b"x" * 100_000) * 200)  # all of it is taken, else a reset would destroy the answer
     assert (await browser.reply()).status == 413
     await browser.closed()

@@ -18,7 +18,9 @@ from .worker import OK, answer_when_released
 
 SECRET = "muxd-secret"
 KEYS = (key("all", SECRET),)
-NO_BODY_YET = b"POST %b HTTP/1.1\r\nHost: muxd.test\r\n%%bContent-Length: 100000\r\n\r\n" % CHAT
+NO_BODY_YET = (
+    b"POST %b HTTP/1.1\r\nHost: muxd.test\r\nContent-Type: application/json\r\n%%bContent-Length: 100000\r\n\r\n" % CHAT
+)
 
 
 def logged(tmp_path: Path) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ async def rejections(house: House, code: str, browser: Browser | None = None) ->
 # A trace of every refusal
 
 ID = b"X-Request-Id: mine\r\n"
-HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\n" % CHAT + ID
+HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n" % CHAT + ID
 TIMES: dict[str, Any] = {"head_timeout": 0.2, "body_timeout": 0.2}
 REFUSED: dict[str, tuple[bytes, int, str, str, dict[str, Any]]] = {
     "a body too large": (HEAD + b"Content-Length: 9999999\r\n\r\n", 413, "body_too_large", "mine", {}),
@@ -182,7 +184,8 @@ WITHOUT_A_KEY = {
     "none": NO_BODY_YET % b"",
     "unknown": NO_BODY_YET % bearer("muxd-guessed"),
     "expecting": NO_BODY_YET % b"Expect: 100-continue\r\n",
-    "chunked": b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT,
+    "chunked": b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    % CHAT,
     "some of the body": NO_BODY_YET % b"" + b"x" * 5000,
     "to a route that is not there": b"POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
 }

@@ -29,7 +29,8 @@ async def test_a_large_body_reaches_the_worker_byte_for_byte(house: House) -> No
 
 
 async def test_request_headers_keep_names_case_order_and_duplicates(house: House) -> None:
-    headers = b"X-Custom: v1\r\nauthorization: Bearer sk-1\r\nx-custom: v2\r\nX-REQUEST-ID: r\r\nUser-Agent: t/1\r\n"
+    headers = b"content-Type: application/json\r\n"
+    headers += b"X-Custom: v1\r\nauthorization: Bearer sk-1\r\nx-custom: v2\r\nX-REQUEST-ID: r\r\nUser-Agent: t/1\r\n"
     body = chat()
     await house.ask(post(body, headers))
     authority = b"127.0.0.1:%d" % house.alpha.port
@@ -45,7 +46,7 @@ async def test_headers_about_the_connection_stay_on_it(house: House) -> None:
     )
     await house.ask(post(chat(), headers))
     lines = house.alpha.calls[0].head.split(b"\r\n")
-    assert [line.split(b":")[0] for line in lines[1:]] == [b"Host", b"X-Kept", b"Content-Length"]
+    assert [line.split(b":")[0] for line in lines[1:]] == [b"Host", b"Content-Type", b"X-Kept", b"Content-Length"]
 
 
 async def test_a_connection_header_cannot_take_the_framing_away(house: House) -> None:
@@ -67,7 +68,10 @@ async def test_an_absolute_target_reaches_the_worker_as_a_path(house: House) -> 
 async def test_a_chunked_body_reaches_the_worker_with_its_length(house: House) -> None:
     body = chat()
     browser = await house.connect()
-    head = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n" % CHAT
+    head = (
+        b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n"
+        % CHAT
+    )
     await browser.send(head + chunk(body[:9]) + chunk(body[9:]) + b"0\r\n\r\n")
     assert (await browser.reply()).status == 200
     call = house.alpha.calls[0]

@@ -184,7 +184,7 @@ def _config(tmp_path: Path, port: int) -> Path:
     path = tmp_path / "muxd.toml"
     path.write_text(
         f'[muxd]\nsocket = "{tmp_path}/muxd.sock"\nstate_dir = "{tmp_path}"\n'
-        f'[proxy]\nlisten = "127.0.0.1:{port}"\n'
+        f'[proxy]\nlisten = "127.0.0.1:{port}"\nhosts = ["*"]\n'
         '[models.alpha]\nengine = "simulator"\n'
     )
     return path

@@ -97,7 +97,7 @@ def _write_config(folder: Path, port: int, proxy_keys: str) -> Path:
     path = folder / "muxd.toml"
     path.write_text(
         f'[muxd]\nsocket = "{folder}/muxd.sock"\nstate_dir = "{folder}"\nlog_dir = "{folder}"\n'
-        f'[proxy]\nlisten = "127.0.0.1:{port}"\nrequest_id_headers = []\n{proxy_keys}\n'
+        f'[proxy]\nlisten = "127.0.0.1:{port}"\nrequest_id_headers = []\nhosts = ["*"]\n{proxy_keys}\n'
         f'[models.{MODELS[0]}]\nengine = "simulator"\n'
     )
     return path

@@ -10,7 +10,7 @@ from tests.proxy.worker import OK, chunk
 from .recorder import Recorder
 from .site import House
 
-HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
+HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
 MiB = 1 << 20
 
 
@@ -94,7 +94,10 @@ async def test_a_body_over_64_mib_is_refused_before_it_is_sent(house: House, rec
     assert not recorder.bytes
 
 
-@pytest.mark.parametrize("data", [post(b""), HEAD + b"0\r\n\r\n", b"POST %b HTTP/1.1\r\nHost: h\r\n\r\n" % CHAT])
+@pytest.mark.parametrize(
+    "data",
+    [post(b""), HEAD + b"0\r\n\r\n", b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n" % CHAT],
+)
 async def test_a_post_without_a_body_is_refused_and_the_connection_kept(house: House, data: bytes) -> None:
     browser = await house.connect()
     for _ in range(2):

@@ -129,7 +129,12 @@ async def test_an_http_1_0_client_gets_its_answer_and_the_connections_end(
     house: House, recorder: Recorder, keep_alive: bytes, host: bytes
 ) -> None:
     body = house.chat()
-    head = b"POST %b HTTP/1.0\r\n%b%bContent-Length: %d\r\n\r\n" % (CHAT, host, keep_alive, len(body))
+    head = b"POST %b HTTP/1.0\r\nContent-Type: application/json\r\n%b%bContent-Length: %d\r\n\r\n" % (
+        CHAT,
+        host,
+        keep_alive,
+        len(body),
+    )
     browser = await house.connect()
     await browser.send(head + body)
     answer = await browser.rest()
@@ -236,7 +241,10 @@ async def test_trailers_of_an_answer_are_passed_on(house: House) -> None:
 
 async def test_trailers_of_a_request_do_not_become_headers(house: House, recorder: Recorder) -> None:
     browser = await house.connect()
-    head = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n" % CHAT
+    head = (
+        b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n" % CHAT
+    )
     trailers = b"X-Sum: 1\r\nAuthorization: Bearer stolen\r\nHost: other\r\n"
     assert (await browser.ask(head + chunk(house.chat()) + b"0\r\n" + trailers + b"\r\n")).raw == OK
     assert (await browser.ask(house.post())).raw == OK
@@ -247,7 +255,7 @@ async def test_trailers_of_a_request_do_not_become_headers(house: House, recorde
 
 async def test_trailers_without_an_end_are_refused(house: House, recorder: Recorder) -> None:
     browser = await house.connect()
-    head = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
+    head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
     await browser.send(head + chunk(house.chat()) + b"0\r\n" + b"X: yyyyyyyyyyyyyyy\r\n" * (MAX_HEAD // 10))
     assert (await browser.reply()).status == 431
     assert not recorder.bytes

@@ -180,7 +180,7 @@ async def strict(tmp_path: Path) -> AsyncIterator[near.House]:
         yield house
 
 
-CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
+CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
 STOPS = {
     "after the head": CHUNKED,
     "within a chunk's size": CHUNKED + b"1",

@@ -11,7 +11,7 @@ from tests.proxy.worker import OK, chunk
 from .recorder import Recorder
 from .site import House
 
-POST = b"POST %b HTTP/1.1\r\nHost: h\r\n" % CHAT
+POST = b"POST %b HTTP/1.1\r\nContent-Type: application/json\r\nHost: h\r\n" % CHAT
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 BOTH = b"\r\n{chunks}0\r\n\r\n{second}"
 

@@ -9,6 +9,7 @@ import msgspec
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
+from .content_types import demand_json, take_as_json
 from .members import members, no_model
 from .multipart import read_form
 
@@ -91,6 +92,7 @@ def _at_once(decode: Callable[[bytes], T], body: bytes) -> T | None:
 
 def in_json(request: Request) -> Asked:
     """Raises Refusal.  A second "model" wins, as it does in the worker."""
+    demand_json(request)
     body = request.body
     asked = _at_once(_decode, body)
     if asked is not None:
@@ -101,6 +103,7 @@ def in_json(request: Request) -> Asked:
 
 def in_ollamas_json(request: Request) -> Asked:
     """Streamed unless it says otherwise.  Raises Refusal."""
+    take_as_json(request)
     body = request.body
     asked = _at_once(_decode_ollama, body)
     if asked is not None:
@@ -111,6 +114,7 @@ def in_ollamas_json(request: Request) -> Asked:
 
 def beside_json(request: Request) -> Asked:
     """Of SGLang's own routes, which know no model: the body's "model", else the header's.  Raises Refusal."""
+    demand_json(request)
     body = request.body
     asked = _at_once(_decode_native, body)
     if asked is None:

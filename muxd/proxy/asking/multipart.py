@@ -81,9 +81,8 @@ def read_form(request: Request) -> FormBody:
 def _boundary(content_type: bytes) -> bytes:
     kind, _, _ = content_type.partition(b";")
     if kind.strip().lower() != b"multipart/form-data":
-        _refuse(
-            "this route takes multipart/form-data, not " + (kind.decode("latin-1").strip()[:100] or "no Content-Type")
-        )
+        said = ascii(kind.decode("latin-1").strip()[:100])[1:-1] or "no Content-Type"
+        raise Refusal(415, "invalid_content_type", f"this route takes multipart/form-data, not {said}")
     boundary = (_parameters(content_type[len(kind) :]) or {}).get(b"boundary")
     if not boundary:
         _refuse("its Content-Type names no boundary")

@@ -87,6 +87,7 @@ class Visit:
     __slots__ = (
         "address",
         "arrived",
+        "cors",
         "first_byte",
         "id",
         "key",
@@ -106,6 +107,7 @@ class Visit:
         self.records = records
         self.arrived = monotonic()
         self.id = records.ids.of(request)
+        self.cors = b""  # lines for the head of an answer of the proxy's own, each with its CRLF
         self.address = address
         self.method = request.method
         target = request.target
@@ -117,6 +119,11 @@ class Visit:
         self.first_byte: float | None = None  # of a streamed answer, from the arrival
         self.sent = 0
         self.replays = 0
+
+    @property
+    def lines(self) -> bytes:
+        """What the head of an answer of the proxy's own says of this request, each line with its CRLF."""
+        return self.id.line + self.cors
 
     def refused(self, status: int, code: str) -> None:
         """It got an error of the proxy's own."""

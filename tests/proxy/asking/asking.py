@@ -12,6 +12,8 @@ def ask(
     target: bytes, body: Any = None, method: str = "POST", headers: tuple[tuple[bytes, bytes], ...] = ()
 ) -> Request:
     """`body` is bytes, or what is to be said in JSON."""
+    if not any(name.lower() == b"content-type" for name, _ in headers):
+        headers = ((b"Content-Type", b"application/json"), *headers)
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     return Request(method, target, [(b"Host", b"muxd"), *headers], content, "1.1", True)
 

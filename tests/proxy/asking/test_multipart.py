@@ -75,8 +75,6 @@ def test_a_boundary_that_begins_another_is_told_apart_from_it():
 @pytest.mark.parametrize(
     ("body", "content_type", "problem"),
     [
-        (b"{}", b"application/json", "this route takes multipart/form-data, not application/json"),
-        (b"", b"", "no Content-Type"),
         (form(MODEL), b"multipart/form-data", "names no boundary"),
         (form(MODEL), b"multipart/form-data; boundary=", "names no boundary"),
         (form(MODEL), b'multipart/form-data; boundary="unfinished', "names no boundary"),
@@ -138,3 +136,18 @@ def test_a_byte_that_is_wrong_makes_a_refusal_or_another_name_and_nothing_worse(
         with suppress(Refusal):
             outcomes.add(model_of(bytes(broken)))
     assert {b"whisper", None} < outcomes
+
+
+@pytest.mark.parametrize(
+    ("content_type", "problem"),
+    [
+        (b"application/json", "this route takes multipart/form-data, not application/json"),
+        (b"application/x-www-form-urlencoded", "not application/x-www-form-urlencoded"),
+        (b"", "not no Content-Type"),
+    ],
+)
+def test_what_is_said_to_be_no_form_is_not_read_as_one(content_type, problem):
+    with pytest.raises(Refusal) as caught:
+        model_of(form(MODEL), content_type)
+    assert (caught.value.status, caught.value.code) == (415, "invalid_content_type")
+    assert problem in caught.value.message

@@ -1,0 +1,90 @@
+"""What a body is said to be, before anything is switched for it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.proxy.browser import CHAT, chat, post
+from tests.proxy.house import House, open_house
+
+ROUTES = (CHAT, b"/v1/completions", b"/v1/embeddings", b"/v1/messages", b"/generate", b"/rerank", b"/tokenize")
+OLLAMAS = (b"/api/chat", b"/api/generate")
+NO_JSON = (
+    b"text/plain", b"text/plain;charset=UTF-8", b"multipart/form-data; boundary=x", b"application/octet-stream",
+    b"json", b"text/json", b"application/jsonx", b"application/json-seq", b"*/*", b"text/vnd.x+json",
+    b"application/xml", b"text/plain; application/json", b"application/json, text/plain",
+)  # fmt: skip
+FORM = b"application/x-www-form-urlencoded"
+
+
+def said(kind: bytes | None, path: bytes = CHAT, more: bytes = b"", model: str = "beta") -> bytes:
+    data = post(chat(model), more + b"Content-Type: K\r\n", path=path)
+    return data.replace(b"Content-Type: K\r\n", b"" if kind is None else b"content-Type: %b\r\n" % kind)
+
+
+async def refused(house: House, data: bytes) -> str:
+    """Refused before muxd was asked for anything; the message."""
+    reply = await house.ask(data)
+    assert reply.status == 415
+    assert not house.muxd.leases
+    error = reply.json["error"]
+    return str(error if isinstance(error, str) else error["message"])
+
+
+@pytest.mark.parametrize("kind", [*NO_JSON, FORM, None, b""])
+async def test_a_body_that_is_not_said_to_be_json_switches_nothing(house: House, kind: bytes | None) -> None:
+    message = await refused(house, said(kind))
+    assert "send the header 'Content-Type: application/json'" in message
+    assert "no content type" in message or (kind or b"").partition(b";")[0].decode() in message
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_on_every_route(house: House, path: bytes) -> None:
+    for kind in (b"text/plain", FORM, None):
+        await refused(house, said(kind, path))
+
+
+@pytest.mark.parametrize("path", OLLAMAS)
+async def test_ollamas_clients_need_not_say_it_but_may_not_say_something_else(house: House, path: bytes) -> None:
+    for kind in NO_JSON:
+        await refused(house, said(kind, path))
+
+
+@pytest.mark.parametrize("path", OLLAMAS)
+@pytest.mark.parametrize("kind", [FORM, None, b"", b"text/plain"])
+async def test_what_a_page_can_send_unasked_is_json_nowhere(house: House, path: bytes, kind: bytes | None) -> None:
+    await refused(house, said(kind, path, b"Origin: https://evil.example\r\n"))
+
+
+async def test_two_types_are_none(house: House) -> None:
+    assert "two content types" in await refused(house, said(b"application/json\r\nContent-Type: text/plain"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "seen"),
+    [
+        (b"application/json", CHAT, b"application/json"),
+        (b"Application/JSON; charset=utf-8", CHAT, b"Application/JSON; charset=utf-8"),
+        (b"application/json ; charset=utf-8", CHAT, b"application/json"),
+        (b"application/vnd.api+json", CHAT, b"application/json"),
+        (b"application/problem+JSON; x=y", b"/generate", b"application/json"),
+        (FORM, b"/api/chat", b"application/json"),
+        (FORM + b"; charset=utf-8", b"/api/generate", b"application/json"),
+        (b"", b"/api/chat", b"application/json"),
+        (None, b"/api/chat", b"application/json"),
+        (b"application/json", b"/api/chat", b"application/json"),
+    ],
+)
+async def test_the_worker_gets_the_only_word_that_it_knows(
+    tmp_path: Path, kind: bytes | None, path: bytes, seen: bytes
+) -> None:
+    async with open_house(tmp_path) as house:
+        assert (await house.ask(said(kind, path, model="alpha"))).status == 200
+        head = house.alpha.calls[0].head
+        assert head.lower().count(b"content-type") == 1
+        assert b"ontent-type: " + seen.lower() in head.lower()
+
+
+async def test_an_empty_body_is_told_that_it_is_empty(house: House) -> None:
+    data = post(b"", b"Content-Type: K\r\n").replace(b"Content-Type: K\r\n", b"")
+    assert (await house.ask(data)).status == 400
