@@ -215,6 +215,18 @@ class EngineLocked(ModelFailed):
     code = "engine_locked"
 
 
+class WrongPort(ModelFailed):
+    """Its server listens on another port than the one that muxd waits for."""
+
+    code = "wrong_port"
+
+
+class ScriptEnded(ModelFailed):
+    """A launch script ended, though not by an error, and left no server that muxd could follow."""
+
+    code = "script_ended"
+
+
 class EngineError(ModelFailed):
     """The engine ended with an error that muxd does not know; the message quotes it."""
 

@@ -2,17 +2,25 @@
 
 A bound socket that does not listen keeps a port from everybody who does not ask for
 SO_REUSEADDR, and from the kernel's own choice, yet lets the worker (SGLang and the
-simulator ask for it) bind and listen: observed with SGLang 0.5.23.  SGLang itself
-notices a taken port only after its whole load.
+simulator ask for it) bind and listen: observed with SGLang 0.5.23.  Whoever asks for it
+can listen first, too: see workers/listener.  SGLang itself notices a taken port only
+after its whole load.
 """
 
 import socket
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import MuxdError
 
+if TYPE_CHECKING:
+    from .shim.processes import Listening
+
 HOST = "127.0.0.1"
 
+#: What to do about a port that somebody else has.
+FREE_IT = "end it, or give the model another port"
 
 #: Clients that may wait to be accepted while a new proxy starts.
 BACKLOG = 4096
@@ -37,7 +45,7 @@ class Reservation:
             self._socket.bind((HOST, port))
         except OSError as error:
             self._socket.close()
-            raise PortTaken(f"port {port} cannot be used: {error.strerror}{_holder_of(port)}") from None
+            raise PortTaken(f"port {port} cannot be used: {error.strerror}; {_holder_at(port)}; {FREE_IT}") from None
         self.port: int = self._socket.getsockname()[1]
 
     def close(self) -> None:
@@ -59,15 +67,21 @@ def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
     return listener
 
 
-def _holder_of(port: int) -> str:
-    from .shim.processes import has_any, listening  # only where there is something to explain
+def holder_of(sockets: "Collection[Listening]") -> str:
+    """Which process listens by one of them, as far as this user may see."""
+    from .shim.processes import has_any  # only where there is something to explain
 
-    sockets = set(listening(port))
+    names = {socket.name for socket in sockets}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and has_any(int(entry.name), sockets):
-            who = f"process {entry.name} listens on it ({_program(entry)})"
-            return f"; {who}: end it, or give the model another port"
-    return "; another process has it: end it, or give the model another port"
+        if entry.name.isdigit() and has_any(int(entry.name), names):
+            return f"process {entry.name} listens on it ({_program(entry)})"
+    return next((f"a process of user {socket.uid} listens on it" for socket in sockets), "another process has it")
+
+
+def _holder_at(port: int) -> str:
+    from .shim.processes import all_listening
+
+    return holder_of([socket for socket in all_listening() if socket.port == port])
 
 
 def _program(process: Path) -> str:

@@ -23,7 +23,9 @@ from muxd.errors import (
     OutOfHostMemory,
     ReloadRefused,
     StartTimeout,
+    WrongPort,
 )
+from muxd.ports import FREE_IT, PortTaken
 
 from .signs import OTHER_LEVEL, SIGNS
 
@@ -166,6 +168,16 @@ def of_kept_memory(over: str, *, has_saver: bool | None) -> Cause:
 def of_missing_memory(missing: str) -> Cause:
     """The GPU had no room even before the engine was asked for anything; `missing` says what to do, too."""
     return Cause(OutOfGpuMemory.code, missing, "")
+
+
+def of_taken_port(message: str) -> Cause:
+    return Cause(PortTaken.code, message, FREE_IT)
+
+
+def of_wrong_port(found: int, wanted: int) -> Cause:
+    message = f"its server listens on port {found}, and muxd waits for it on port {wanted}"
+    remedy = f"write port = {found} into the model's table, or correct its launch script or args"
+    return Cause(WrongPort.code, message, remedy, refused=True)
 
 
 def of_start_timeout(seconds: float) -> Cause:

@@ -1,6 +1,7 @@
 """What muxd asks of an engine."""
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +58,13 @@ class Engine(Protocol):
 
     async def is_alive(self, link: Link, model: Model) -> bool:
         """It answers and gets on with its work, awake or asleep; must not cost the engine anything."""
+        ...
+
+    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
+        """Once it is ready: find the keys that it asks for, where muxd did not give them; why that is not possible.
+
+        `command_lines` of its processes, that of the one that listens first.
+        """
         ...
 
     async def sleep(self, link: Link, model: Model) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import trio
 
-from muxd.errors import MuxdError
+from muxd.errors import EngineLocked, MuxdError
 
 from . import causes
 from .causes import Cause, quote
@@ -39,6 +39,10 @@ LACKING = {
 }
 
 
+#: Statuses of a server that lives but wants another key.
+LOCKED = (401, 403)
+
+
 class EngineCallFailed(MuxdError):
     """An engine call was refused, or nobody knows what became of it.
 
@@ -53,6 +57,11 @@ class EngineCallFailed(MuxdError):
         self.cause = cause
         self.broken = broken
         self.lacking = lacking
+
+    @property
+    def locked(self) -> bool:
+        """It answers, but not to muxd."""
+        return self.cause is not None and self.cause.code == EngineLocked.code
 
 
 def open_http() -> httpx.AsyncClient:
@@ -99,6 +108,10 @@ class Link:
         self._intend = intend
         self.call_timeout = call_timeout
         self.probe_timeout = probe_timeout
+
+    def use(self, admin_key: str, api_key: str) -> None:
+        """Keys that were found meanwhile."""
+        self._auth, self._api_auth = _bearer(admin_key), _bearer(api_key)
 
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
         """POST a call that changes the server; raises EngineCallFailed unless it answers 200."""

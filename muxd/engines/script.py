@@ -5,13 +5,14 @@ It gets its environment and nothing else: no flag, and no admin key but one of i
 
 import os
 import signal
-from functools import partial
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from muxd.config import Model
-from muxd.shim.processes import descendants, listening, look_up, process_table
-from muxd.threads import in_thread
+from muxd.shim.processes import descendants, look_up, process_table
 
+from .causes import Cause
 from .engine import Keys, Launch, LaunchPlan
 from .link import EngineCallFailed, Link
 from .sglang import ENVIRONMENT, SGLang
@@ -20,13 +21,7 @@ from .sglang import ENVIRONMENT, SGLang
 class LaunchedByScript(SGLang):
     """`pid` is the script's shell, or the server where the script ends with `exec`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._port = 0
-        self._sockets: frozenset[str] | None = None  # by which the server of this launch listens, once it is ready
-
     def launch(self, model: Model, plan: LaunchPlan) -> Launch:
-        self._port, self._sockets = plan.port, None
         script = model.script
         assert script is not None
         return Launch(
@@ -41,23 +36,18 @@ class LaunchedByScript(SGLang):
             keys=Keys(script.admin_key or script.api_key, script.api_key),
         )
 
-    async def is_ready(self, link: Link) -> bool:
-        ready = await super().is_ready(link)
-        if ready and self._sockets is None:
-            self._sockets = await self._listening()
-        return ready
-
-    async def is_alive(self, link: Link, model: Model) -> bool:
-        """And is the one that was loaded: a script may start another, which comes to the GPU unasked, awake."""
-        same = self._sockets is None or self._sockets & await self._listening()
-        return bool(same) and await super().is_alive(link, model)
-
-    async def _listening(self) -> frozenset[str]:
-        """Others may listen on that port at other addresses: only that its own sockets are gone says something.
-
-        In a thread: with thousands of connections the tables take tens of milliseconds to read.
-        """
-        return frozenset(await in_thread(partial(listening, self._port)))
+    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
+        """The script may have given it keys that muxd could not read there: its own words have them."""
+        for words in command_lines:
+            api, admin = _value_of("--api-key", words), _value_of("--admin-api-key", words)
+            if api or admin:
+                link.use(admin or api, api)
+                break
+        try:
+            await link.ask("/v1/loads")
+        except EngineCallFailed as error:
+            return error.cause
+        return None
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""
@@ -74,6 +64,14 @@ class LaunchedByScript(SGLang):
         has_shim = shell is not None and shell.ppid not in (1, os.getpid())
         below = descendants(shell.ppid) if shell is not None and has_shim else []
         return sorted(session | {process.pid for process in below})
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str:
+    for word, following in pairwise([*words, ""]):
+        name, has_value, value = word.partition("=")
+        if name == flag:
+            return value if has_value else following
+    return ""
 
 
 def _path_in(answer: Any) -> str | None:

@@ -5,6 +5,7 @@ What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CP
 
 import re
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from muxd.shim.processes import process_table
 from . import causes
 from .causes import Cause
 from .engine import Launch, LaunchPlan
-from .link import EngineCallFailed, Link
+from .link import LOCKED, EngineCallFailed, Link
 
 #: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}
@@ -71,11 +72,11 @@ class SGLang:
         status = await link.probe("/ready")
         if status == 404:  # before about 0.5.19
             status = await link.probe("/health")
-        return status == 200
+        return status in (200, *LOCKED)
 
     async def is_alive(self, link: Link, model: Model) -> bool:
-        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout; so it is believed to be where
-        muxd could not ask.
+        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout; as far as muxd may ask and
+        has a socket to.
 
         A stopped scheduler shows nowhere else: /ping, /ready and /health go on answering 200.
         It stamps /v1/loads about every second, asleep too.
@@ -83,12 +84,16 @@ class SGLang:
         try:
             stamps = stamps_in(await link.ask("/v1/loads"))
         except EngineCallFailed as error:
-            return error.lacking
+            return error.lacking or error.locked
         now = trio.current_time()
         step = min(stamps, default=None)
         if step is None or self._last_step is None or step != self._last_step[0]:
             self._last_step = (step or 0.0, now)
         return now - self._last_step[1] < model.hang_timeout
+
+    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
+        """muxd has given it its keys itself."""
+        return None
 
     async def sleep(self, link: Link, model: Model) -> None:
         loads = await self._loads(link)

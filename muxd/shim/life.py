@@ -195,7 +195,10 @@ class Shim:
     def _stop_server(self) -> None:
         """The child is a script, which may not hear or not pass it on.  What does not listen yet may be any of its
         group: all of that, as if the script were interrupted at a terminal."""
-        servers = listeners(self._spec.stop_port, descendants(os.getpid()))
+        try:
+            servers = listeners(self._spec.stop_port, descendants(os.getpid()))
+        except OSError:  # they cannot be seen
+            servers = []
         for server in servers:
             self._watch(server)
             send(server, self._spec.stop_signal)

@@ -75,20 +75,38 @@ def descendants(ancestor: int) -> list[Process]:
 
 def listeners(port: int, among: list[Process]) -> list[Process]:
     """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
-    sockets = set(listening(port))
+    sockets = {socket.name for socket in all_listening() if socket.port == port}
     found = [process for process in among if sockets and has_any(process.pid, sockets)]
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid not in pids]
 
 
-def listening(port: int) -> list[str]:
-    """What sockets that listen on a TCP port are called in /proc/PID/fd; of /proc/net/tcp tells man 5 proc."""
+class Listening:
+    """A TCP socket that listens, as /proc/net/tcp has it (man 5 proc)."""
+
+    __slots__ = ("address", "inode", "port", "uid")
+
+    def __init__(self, row: list[bytes]) -> None:
+        address, _, port = row[1].decode().partition(":")
+        self.address = address
+        self.port = int(port, 16)
+        self.uid = int(row[7])
+        self.inode = int(row[9])
+
+    @property
+    def name(self) -> str:
+        """In /proc/PID/fd."""
+        return f"socket:[{self.inode}]"
+
+
+def all_listening() -> list[Listening]:
+    """At whatever address and port.  Raises OSError."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, "rb") as file:
-                found += [f"socket:[{int(row[9])}]" for row in _listeners(file) if row[1].endswith(b":%04X" % port)]
-        except OSError:
+                found += [Listening(row) for row in _listeners(file)]
+        except FileNotFoundError:
             continue  # without IPv6
     return found
 

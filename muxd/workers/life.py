@@ -35,6 +35,7 @@ from muxd.ports import PortTaken, Reservation
 from .evidence import Evidence
 from .footprint import Footprint
 from .launch import Launched, Surroundings, launch, log_files, remove_traces
+from .listener import Listener
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Life:
         self._evidence = Evidence(log_files(around.config, model)[stream] for stream in ("stderr", "stdout"))
         self._doing: str | None = None  # since it was first ready
         self._given_up: Cause | None = None  # it was killed for this before it was ready
+        self._listener: Listener | None = None
 
     @property
     def child(self) -> Child | None:
@@ -177,6 +179,7 @@ class Life:
             self.stop(kill=True)
             return
         self._note_leftovers(server)
+        await self._unlock(server)
         await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
@@ -184,11 +187,14 @@ class Life:
                 await (self._wake(server) if self._orders.popleft() == "wake" else self._sleep(server))
 
     async def _until_loaded(self, server: Launched) -> bool:
+        listener = Listener(server.record.port, server.child.shim_pid, server.child.record.cgroup)
+        self._listener = listener
         with trio.move_on_after(self._model.start_timeout):
-            while not await self._engine.is_ready(server.link):
-                if trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
+            while not (await self._may_ask(listener) and await self._engine.is_ready(server.link)):
+                if self._given_up is None and trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
                     self._note_leftovers(server)
                     self._given_up = causes.of_living(self._evidence.said(), self._model)
+                    self._given_up = self._given_up or await self._misplaced(listener, server.record.port)
                 if self._given_up is not None:
                     return False
                 await trio.sleep(READY_POLL)
@@ -196,6 +202,23 @@ class Life:
         self._timed_out = True
         log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
         return False
+
+    async def _may_ask(self, listener: Listener) -> bool:
+        """Who listens at its port is itself: keys and questions go to nobody else."""
+        try:
+            return await listener.is_own()
+        except PortTaken as error:
+            self._given_up = causes.of_taken_port(error.message)
+        except OSError as error:
+            log.warning("%s: who listens at its port cannot be seen: %s", self._model.name, error)
+        return False
+
+    async def _misplaced(self, listener: Listener, port: int) -> Cause | None:
+        try:
+            found = await listener.elsewhere()
+        except OSError:
+            return None
+        return causes.of_wrong_port(found, port) if found is not None else None
 
     def _note_leftovers(self, server: Launched) -> None:
         """Write down what a kill would leave outside its work folder."""
@@ -211,6 +234,19 @@ class Life:
             server.record.leftovers = found
             self._around.state.save()
 
+    async def _unlock(self, server: Launched) -> None:
+        """Whoever asks it with a key of his own is served, also where muxd has none."""
+        assert self._listener is not None
+        if self._model.script is None:
+            return
+        try:
+            words = await self._listener.command_lines()
+        except OSError:
+            words = []
+        cause = await self._engine.unlock(server.link, words)
+        if cause is not None:
+            self._log_cause(cause.code, str(cause))
+
     async def _tell_ready(self, server: Launched) -> None:
         await self._footprint.came()
         self._doing = "served"
@@ -225,7 +261,8 @@ class Life:
             with trio.move_on_after(self._model.probe_interval):
                 await self._ordered.wait()
                 return
-            if await self._engine.is_alive(server.link, self._model):
+            assert self._listener is not None
+            if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
                 misses = 0
                 continue
             misses += 1

@@ -130,7 +130,10 @@ def test_a_port_that_is_taken_while_it_loads_is_told_by_its_number(start):
         muxd.until_state("alpha", "starting")
         other.bind(("127.0.0.1", port))
         other.listen()
+        other.setblocking(False)
         failed.result()
+        with pytest.raises(BlockingIOError):  # nothing was asked of it, no key was told to it
+            other.accept()
 
 
 def test_a_start_that_takes_too_long_has_a_name_too(start):

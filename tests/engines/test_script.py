@@ -2,9 +2,7 @@
 
 import json
 import os
-import socket
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -100,29 +98,49 @@ async def test_a_server_that_does_not_say_is_not_woken(info):
     assert [path for path, _, _ in server.calls] == ["/model_info"]
 
 
-async def test_a_stranger_at_the_same_port_of_another_address_says_nothing_of_the_server():
-    async with Server({}).running() as link:
-        engine, port = LaunchedByScript(), int(link._url.rpartition(":")[2])
-        engine.launch(model(), replace(PLAN, port=port))
-        assert await engine.is_ready(link)
-        with socket.create_server(("127.0.0.2", port)):
-            assert await engine.is_alive(link, model())
-        assert await engine.is_alive(link, model())
+class Locked:
+    """Asks for a key on every route but those of its health, as SGLang does."""
+
+    def __init__(self, key):
+        self.key = key
+
+    async def answer(self, request, exchange):
+        if request.path != "/ready" and request.header(b"authorization") != f"Bearer {self.key}".encode():
+            await exchange.send_json(401, {"error": "Unauthorized"})
+            return
+        await exchange.send_json(200, {"loads": []})
 
 
-async def test_a_server_that_took_the_place_of_the_one_that_was_loaded_is_not_that():
+def locked(key):
+    server = Server(None)
+    server.answer = Locked(key).answer
+    return server.running()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["python", "-m", "sglang.launch_server", "--api-key", "k1", "--port", "1"], ["sglang", "serve", "--api-key=k1"],
+     ["x", "--admin-api-key=k1", "--api-key", "k1"]],
+)  # fmt: skip
+async def test_a_key_that_muxd_did_not_see_is_found_in_the_servers_own_words(words):
     engine = LaunchedByScript()
-    async with Server({}).running() as link:
-        port = int(link._url.rpartition(":")[2])
-        engine.launch(model(), replace(PLAN, port=port))
-        assert await engine.is_ready(link)
+    async with locked("k1") as link:
+        assert await engine.unlock(link, [["bash", "/x/a.sh"], words]) is None
         assert await engine.is_alive(link, model())
-    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
-    async with trio.open_nursery() as nursery, open_http() as http:
-        await nursery.start(partial(serve_http, Server({}).answer, listeners))
-        link = Link(http, f"http://127.0.0.1:{port}", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
-        assert not await engine.is_alive(link, model())
-        nursery.cancel_scope.cancel()
+        await link.call("pause", "/pause_generation", {})
+
+
+async def test_a_server_that_asks_for_a_key_that_nobody_knows_is_locked_and_alive():
+    engine = LaunchedByScript()
+    async with locked("k1") as link:
+        assert await engine.is_ready(link)
+        cause = await engine.unlock(link, [["bash", "/x/a.sh"], ["--api-key"]])
+        assert cause is not None
+        assert cause.code == "engine_locked"
+        assert await engine.is_alive(link, model())
+        with pytest.raises(EngineCallFailed) as failed:
+            await engine.sleep(link, model())
+        assert failed.value.locked
 
 
 @pytest.fixture
