@@ -8,6 +8,8 @@ from muxctl.exits import Exit, Failure
 
 SYSTEM_SOCKET = "/run/muxd/muxd.sock"
 
+_DEMO = "muxd-demo-"  # how the folder of a demo begins: see muxd/demo.py
+
 
 def candidates(environ: Mapping[str, str]) -> list[str]:
     """Where a muxd of this user or of the system would listen."""
@@ -18,14 +20,44 @@ def candidates(environ: Mapping[str, str]) -> list[str]:
 
 
 def find_socket(explicit: str | None, environ: Mapping[str, str] = os.environ) -> str:
-    """--socket, else MUXD_SOCKET, else the first candidate that is there."""
+    """--socket, else MUXD_SOCKET, else the first candidate that is there, else a demo's."""
     if named := explicit or environ.get("MUXD_SOCKET"):
         return named
     tried = candidates(environ)
     for path in tried:
         if _exists(path):
             return path
+    if demos := _demos(environ.get("TMPDIR") or "/tmp"):
+        if len(demos) > 1:
+            raise Failure(f"several demos of muxd run: choose one with --socket: {', '.join(demos)}", Exit.UNREACHABLE)
+        return demos[0]
     raise not_running(tried)
+
+
+def _demos(folder: str) -> list[str]:
+    """The sockets of `muxd start --demo` of this user that answer; what others put there is not looked into."""
+    found = []
+    try:
+        for entry in os.scandir(folder):
+            if entry.name.startswith(_DEMO) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                found.append(f"{entry.path}/muxd.sock")
+    except OSError:
+        return []
+    return sorted(filter(_answers, found))
+
+
+def _answers(path: str) -> bool:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:  # it has a long queue
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _exists(path: str) -> bool:

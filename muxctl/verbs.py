@@ -70,7 +70,7 @@ def parser_of_all() -> ArgumentParser:
 _WHERE = """\
 Without --socket muxd is looked for at $MUXD_SOCKET, else at the first that
 exists of $XDG_RUNTIME_DIR/muxd/muxd.sock, /run/muxd/muxd.sock and
-~/.local/state/muxd/muxd.sock."""
+~/.local/state/muxd/muxd.sock; else at a running muxd start --demo of yours."""
 
 
 def _common(parser: ArgumentParser) -> None:

@@ -190,23 +190,34 @@ def _drop_in(options: Namespace) -> "DropIn | None":
 
 
 def _start(options: Namespace) -> int:
-    if not options.demo:
-        added = _drop_in(options)
-        path = _found(options.config, added)  # once: a reload must not come upon another file
-        return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
-    if _drop_in(options) is not None:
-        raise ConfigError(["--demo brings its own models and settings; leave out the rest of the command line"])
+    if options.demo:
+        return _demo(options)
+    added = _drop_in(options)
+    path = _found(options.config, added)  # once: a reload must not come upon another file
+    return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
+
+
+def _demo(options: Namespace) -> int:
     import tempfile
 
-    from .demo import write_demo_config
+    from .demo import FOLDER, PORT, free_port, write_demo_config
+    from .ports import CannotListen, listen_at
 
-    with tempfile.TemporaryDirectory(prefix="muxd-demo-") as folder:
-        path = write_demo_config(Path(folder))
+    port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
+    if options.config is not None or _drop_in(options) is not None:
+        raise ConfigError(["--demo brings its own models and settings; beside it goes --listen-port, and no more"])
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
+        path = write_demo_config(Path(folder), port)
         demo = _load(path)
+        try:
+            listen_at(demo.proxy.host, port).close()
+        except CannotListen as error:
+            taken = error.message.removesuffix("; see [proxy] listen")
+            raise CannotListen(f"{taken}; choose another port with: muxd start --demo --listen-port PORT") from None
         names = " and ".join(model.served_names[0] for model in demo.models)
         where = f"http://{demo.proxy.host}:{demo.proxy.port}/v1"
         print(f"demo: two simulated models, no GPU: {names} at {where}", file=sys.stderr)
-        print(f"for muxctl: export MUXD_SOCKET={demo.daemon.socket}", file=sys.stderr)
+        print(f"muxctl finds it where no other muxd is; else: export MUXD_SOCKET={demo.daemon.socket}", file=sys.stderr)
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 

@@ -47,16 +47,23 @@ simulation = {{ load_time = "4s", sleep_time = "200ms", wake_time = "900ms", rel
 PATIENCE = 40.0
 
 
-def write_demo_config(folder: Path, port: int = 30100) -> Path:
+#: Where the proxy listens unless another port is asked for.
+PORT = 30100
+
+#: How the name of its folder begins, below the one for temporary files: muxctl looks for it there.
+FOLDER = "muxd-demo-"
+
+
+def write_demo_config(folder: Path, port: int = PORT) -> Path:
     path = folder / "muxd.toml"
     path.write_text(CONFIG.format(folder=folder, port=port))
     return path
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="muxd-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as name:
         folder = Path(name)
-        port = _free_port()
+        port = free_port()
         config = write_demo_config(folder, port)
         say("SIMULATED: two pretend models take turns on one pretend GPU; processes, switches and HTTP are real.")
         say(f"$ muxd start --config {config}")
@@ -113,7 +120,8 @@ def say(text: str) -> None:
     print(f"\n{text}" if text.startswith("$") else text, flush=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

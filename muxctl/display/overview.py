@@ -54,6 +54,8 @@ def _head(status: dict[str, Any]) -> list[str]:
     if switch := status["switch"]:
         lines.append(_switch(switch))
     lines += map(_gpu, status["gpus"])
+    if not status["gpus"] and any(model["gpus"] for model in status["models"]):
+        lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
     return lines + _lost_logs(status["models"])
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import trio
 
+from muxd.errors import in_words
 from muxd.shim.spec import KILL, STOP
 
 from . import proctree
@@ -72,7 +73,7 @@ class Child:
             try:
                 ending = read_exit(self.record.exit_file, self.record.token)
             except OSError as error:
-                ending, unreadable = None, f"it ended, but how cannot be read: {error}"
+                ending, unreadable = None, f"it ended, but how cannot be read: {in_words(error)}"
             if ending is not None:
                 return ending
             card = read_card(self.record.lock_file, self.record.token)
@@ -95,7 +96,7 @@ class Child:
         try:
             said = error_file(self.record.lock_file).read_text(errors="replace").strip().splitlines()
         except OSError as error:
-            said = [f"why cannot be read: {error}"]
+            said = [f"why cannot be read: {in_words(error)}"]
         return f"its shim failed with status {status}: {said[-1] if said else 'see its log'}"
 
     def _let_go(self) -> None:

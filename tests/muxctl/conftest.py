@@ -38,7 +38,9 @@ def elsewhere(short_dir, monkeypatch):
     monkeypatch.setattr("muxctl.places.SYSTEM_SOCKET", str(short_dir / "system/muxd.sock"))
     monkeypatch.setattr("muxd.config.places.SYSTEM_CONFIG", short_dir / "system/muxd.toml")
     monkeypatch.setattr("muxd.config.places.SYSTEM_LOGS", short_dir / "system/logs")
-    (short_dir / "work").mkdir()
+    monkeypatch.setenv("TMPDIR", str(short_dir / "tmp"))
+    for folder in ("work", "tmp"):
+        (short_dir / folder).mkdir()
     monkeypatch.chdir(short_dir / "work")
     return short_dir
 

@@ -6,6 +6,7 @@ import pytest
 
 from muxctl.exits import Exit, Failure
 from muxctl.places import candidates, find_socket
+from muxd.demo import FOLDER
 
 from .fake_muxd import FakeMuxd
 
@@ -32,6 +33,40 @@ def test_without_any_socket_all_places_are_told(muxctl, elsewhere):
         f"{elsewhere}/home/.local/state/muxd/muxd.sock; "
         "start it with muxd start, or name its socket with --socket or MUXD_SOCKET\n",
     )
+
+
+def a_demo(elsewhere, name: str) -> FakeMuxd:
+    folder = elsewhere / "tmp" / f"{FOLDER}{name}"
+    folder.mkdir()
+    return FakeMuxd(folder / "muxd.sock")
+
+
+def test_a_running_demo_is_found_where_there_is_no_other_muxd(elsewhere):
+    dead, demo = a_demo(elsewhere, "dead"), a_demo(elsewhere, "b")
+    dead.close()
+    environ = {"TMPDIR": str(elsewhere / "tmp")}
+    try:
+        assert find_socket(None, environ) == str(demo.path)
+        second = a_demo(elsewhere, "a")
+        with pytest.raises(Failure, match=r"choose one with --socket: .*-a/muxd.sock, .*-b/muxd.sock"):
+            find_socket(None, environ)
+        second.close()
+        (elsewhere / "system").mkdir()
+        (elsewhere / "system/muxd.sock").touch()
+        assert find_socket(None, environ) == str(elsewhere / "system/muxd.sock")
+    finally:
+        demo.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_what_another_user_puts_in_the_place_of_a_demo_is_left_alone(elsewhere):
+    demo = a_demo(elsewhere, "theirs")
+    os.chown(demo.path.parent, 1234, 1234)
+    try:
+        with pytest.raises(Failure, match="muxd is not running"):
+            find_socket(None, {"TMPDIR": str(elsewhere / "tmp")})
+    finally:
+        demo.close()
 
 
 def test_a_named_socket_that_is_not_there_is_the_only_one_told(muxctl):

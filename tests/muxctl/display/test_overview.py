@@ -116,3 +116,8 @@ def test_an_exit_of_long_ago_is_no_news_where_there_is_little_room():
 def test_who_may_ask_the_proxy_has_a_line(door, line):
     assert overview(STATUS | {"door": door})[1] == line
     assert not any(line.startswith("door") for line in overview(STATUS))  # an older muxd
+
+
+def test_gpus_that_cannot_be_seen_are_not_passed_over():
+    assert any(line.startswith("GPUs: none can be seen") for line in overview(STATUS | {"gpus": []}))
+    assert not any(line.startswith("GPUs:") for line in overview(STATUS | {"gpus": [], "models": []}))

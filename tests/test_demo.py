@@ -1,0 +1,73 @@
+"""`muxd start --demo` as somebody meets it: its port, and how muxctl finds it."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+def a_demo(*words: str, **options) -> subprocess.Popen:
+    argv = [sys.executable, "-m", "muxd", "start", "--demo", *words]
+    return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener):
+    port = listener.getsockname()[1]
+    ended = a_demo("--listen-port", str(port))
+    _, err = ended.communicate(timeout=60)
+    assert ended.returncode == 1
+    (line,) = err.splitlines()
+    assert line.startswith(f"muxd: the proxy cannot listen at 127.0.0.1:{port}: address already in use")
+    assert line.endswith("; choose another port with: muxd start --demo --listen-port PORT")
+
+
+def test_what_else_is_on_the_command_line_is_refused():
+    ended = a_demo("--host", "0.0.0.0")
+    _, err = ended.communicate(timeout=60)
+    assert ended.returncode == 2
+    assert err == "--demo brings its own models and settings; beside it goes --listen-port, and no more\n"
+
+
+def test_a_demo_at_any_free_port_is_found_by_a_plain_muxctl(tmp_path):
+    environ = {name: value for name, value in os.environ.items() if name not in ("MUXD_SOCKET", "XDG_RUNTIME_DIR")}
+    environ |= {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    demo = a_demo("--listen-port", "0", env=environ)
+    try:
+        said = demo.stderr.readline()
+        where = re.search(r"at (http://127\.0\.0\.1:\d+/v1)", said)[1]
+        demo.stderr.readline()
+        body = json.dumps({"model": "demo/alpha", "messages": [{"role": "user", "content": "?"}]}).encode()
+        _until_it_listens(int(where.rpartition(":")[2].split("/")[0]))
+        request = urllib.request.Request(f"{where}/chat/completions", body, {"Content-Type": "application/json"})
+        assert urllib.request.urlopen(request, timeout=60).status == 200
+        found = subprocess.run(
+            [sys.executable, "-m", "muxctl", "status", "alpha"], env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert (found.returncode, found.stderr) == (0, "")
+    finally:
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 0
+
+
+def _until_it_listens(port: int) -> None:
+    for _ in range(3000):
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        select.select([], [], [], 0.02)
