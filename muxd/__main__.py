@@ -213,7 +213,7 @@ def _demo(options: Namespace) -> int:
             listen_at(demo.proxy.host, port).close()
         except CannotListen as error:
             taken = error.message.removesuffix("; see [proxy] listen")
-            raise CannotListen(f"{taken}; choose another port with: muxd start --demo --listen-port PORT") from None
+            raise CannotListen(f"{taken}: muxd start --demo --listen-port PORT") from None
         names = " and ".join(model.served_names[0] for model in demo.models)
         where = f"http://{demo.proxy.host}:{demo.proxy.port}/v1"
         print(f"demo: two simulated models, no GPU: {names} at {where}", file=sys.stderr)

@@ -7,12 +7,13 @@ can listen first, too: see workers/listener.  SGLang itself notices a taken port
 after its whole load.
 """
 
+import errno
 import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import MuxdError
+from .errors import MuxdError, in_words
 
 if TYPE_CHECKING:
     from .shim.processes import Listening
@@ -62,7 +63,9 @@ def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reason = (error.strerror or str(error)).lower()
+        reason = in_words(error)
+        if error.errno == errno.EADDRINUSE:
+            reason += f": {_holder_at(port)}; end it, or choose another port"
         raise CannotListen(f"the proxy cannot listen at {host}:{port}: {reason}; see [proxy] {setting}") from None
     return listener
 

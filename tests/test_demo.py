@@ -32,8 +32,9 @@ def test_a_taken_port_is_told_with_what_to_do_before_anything_starts(listener):
     _, err = ended.communicate(timeout=60)
     assert ended.returncode == 1
     (line,) = err.splitlines()
-    assert line.startswith(f"muxd: the proxy cannot listen at 127.0.0.1:{port}: address already in use")
-    assert line.endswith("; choose another port with: muxd start --demo --listen-port PORT")
+    taken = f"muxd: the proxy cannot listen at 127.0.0.1:{port}: address already in use"
+    assert line.startswith(f"{taken}: process {os.getpid()} listens on it (")
+    assert line.endswith("); end it, or choose another port: muxd start --demo --listen-port PORT")
 
 
 def test_what_else_is_on_the_command_line_is_refused():

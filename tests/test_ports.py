@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from muxd.ports import PortTaken, Reservation
+from muxd.ports import CannotListen, PortTaken, Reservation, listen_at
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -34,3 +34,13 @@ def test_a_port_is_free_again_after_its_reservation():
     first = Reservation(0)
     first.close()
     Reservation(first.port).close()
+
+
+def test_where_the_proxy_cannot_listen_is_told_with_who_does():
+    with listening() as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            CannotListen, match=rf"address already in use: process {os.getpid()} listens on it \("
+        ) as told:
+            listen_at("127.0.0.1", port, "metrics_listen")
+    assert told.value.message.endswith("; end it, or choose another port; see [proxy] metrics_listen")
