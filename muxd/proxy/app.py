@@ -174,6 +174,11 @@ class Proxy:
         with trio.move_on_after(_LAST_WORDS):
             await self.front.empty()
 
+    def part(self) -> None:
+        """Whoever is left has had all that they get."""
+        for client in self._clients():
+            client.on_lost()
+
     def _clients(self) -> list[Client]:
         return [handler for handler in self.front.reactor.handlers() if isinstance(handler, Client)]
 
@@ -186,6 +191,7 @@ async def open_proxy(config: Config, limits: Limits, listener: socket.socket, re
             proxy = Proxy(config, limits, reactor, nursery)
             await proxy.start(listener)
             yield proxy
+            proxy.part()
             proxy.settle()
             nursery.cancel_scope.cancel()
     finally:

@@ -19,7 +19,7 @@ from .errand import Errand, Page
 from .exchange import Exchange, Pace
 from .leases import Leases
 from .records.visit import Records, Visit
-from .sockets.front import Asking
+from .sockets.front import Answer, Asking
 
 _JSON = b"application/json"
 _OPEN = frozenset((b"/health", b"/"))  # to whoever has no key
@@ -44,7 +44,7 @@ class Desk:
         """From now on a request that would have to wait for its model gets this."""
         self._closed = refusal
 
-    def answer(self, client: Asking, request: Request) -> "bytes | Exchange | Errand":
+    def answer(self, client: Asking, request: Request) -> "Answer | Exchange | Errand":
         """The whole answer, or what is under way to one."""
         visit = self._visit(request, client.address)
         try:
@@ -62,7 +62,7 @@ class Desk:
         except Refusal as refusal:
             return _refused(visit, refusal, request)
 
-    def judge(self, address: str, head: Request) -> bytes | None:
+    def judge(self, address: str, head: Request) -> Answer | None:
         """Refuse who may not ask before the body is taken in: it may be large, and never come."""
         try:
             self._before_keys(head)
@@ -72,7 +72,7 @@ class Desk:
             return self.turn_away(address, head, refusal)
         return None
 
-    def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
+    def turn_away(self, address: str, head: Request, refusal: Refusal) -> Answer:
         return _refused(self._visit(head, address), refusal, head)
 
     def _visit(self, request: Request, address: str) -> Visit:
@@ -91,7 +91,7 @@ class Desk:
 
     def _answer(
         self, client: Asking, request: Request, visit: Visit, found: Here, holder: Holder | None
-    ) -> "bytes | Errand":
+    ) -> "Answer | Errand":
         if found.what is Local.METRICS:
             self._may_see_all(holder)
             return Errand(client, request, visit, self._metrics)
@@ -195,20 +195,20 @@ class Desk:
             raise Refusal(403, "metrics_not_allowed", message)
 
 
-def _told(visit: Visit, answer: bytes) -> bytes:
+def _told(visit: Visit, answer: bytes) -> Answer:
     answer = spliced(answer, visit.lines)
     visit.sent = len(answer)
     visit.end(200, "ok")
-    return answer
+    return Answer(answer, visit)
 
 
-def _refused(visit: Visit, refusal: Refusal, request: Request) -> bytes:
+def _refused(visit: Visit, refusal: Refusal, request: Request) -> Answer:
     route = visit.route or request.target.decode("latin-1")  # whose shape of an error, where no route was found
     answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
     answer = spliced(answer, visit.lines)
     visit.sent = len(answer)
     visit.refused(refusal.status, refusal.code)
-    return answer
+    return Answer(answer, visit)
 
 
 def shutting_down() -> Refusal:

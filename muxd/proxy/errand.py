@@ -30,15 +30,15 @@ class Errand:
         request = self._request
         if self._over:
             return
-        self._answer(body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method))
         self._visit.end(200, "ok")
+        self._answer(body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method))
 
     def _answer(self, answer: bytes) -> None:
         answer = spliced(answer, self._visit.lines)
         self._over = True
-        self._visit.sent = len(answer)
+        self._visit.sent += len(answer)
         self._client.send(answer)
-        self._client.answered(keep_alive=True)
+        self._client.answered(self._visit, keep_alive=True)
 
     def on_deadline(self) -> None:
         """It has none: whoever makes the page bounds the time it takes."""
@@ -50,12 +50,14 @@ class Errand:
         """Nothing more is to come."""
 
     def cut(self, refusal: Refusal) -> None:
-        self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
         self._visit.refused(refusal.status, refusal.code)
+        self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
 
-    def abandon(self) -> None:
+    def abandon(self, lost: int) -> None:
         self._over = True
         self._visit.end(CLIENT_GONE, "client_gone")
+        self._visit.delivered(lost)
 
     def probe(self) -> bytes:
+        self._visit.sent += len(CONTINUE)
         return CONTINUE

@@ -164,15 +164,14 @@ class Exchange:
         self._let_go()
         if self._headed:
             self._visit.refused(refusal.status, refusal.code)
-            client.cut(chunk(refusal.part(self._told)))
+            self._cut(chunk(refusal.part(self._told)))
             return
         route = self._visit.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
         answer = spliced(answer, self._own_lines)
-        self._visit.sent = len(answer)
         self._visit.refused(refusal.status, refusal.code)
-        client.send(answer)
-        client.answered(keep_alive=True)
+        self._send(answer)
+        client.answered(self._visit, keep_alive=True)
 
     def lose(self, refusal: Refusal) -> None:
         """Its worker is gone."""
@@ -190,7 +189,7 @@ class Exchange:
         self._close_upstream()
         self._let_go()
         self._visit.cut(status, refusal.code)
-        self._client.cut(last, reset=reset)
+        self._cut(last, reset=reset)
 
     # What the client's connection says
 
@@ -202,12 +201,19 @@ class Exchange:
         if self._upstream is not None:
             self._upstream.resume()
 
-    def abandon(self) -> None:
+    def abandon(self, lost: int) -> None:
         self._close_upstream()
         self._let_go()
         self._visit.end(self._status or CLIENT_GONE, "client_gone")
+        self._visit.delivered(lost)
 
     def probe(self) -> bytes:
+        said = self._nothing()
+        self._visit.sent += len(said)
+        return said
+
+    def _nothing(self) -> bytes:
+        """What means nothing to the client, if there is something now."""
         if not self._headed:
             return CONTINUE
         means_nothing = self._told is EVENTS or not self._begun
@@ -296,7 +302,7 @@ class Exchange:
         self._let_go()
         tokens = self._usage.result() if self._usage is not None else NO_TOKENS
         self._visit.end(self._status, "ok", tokens=tokens)
-        client.answered(keep_alive=keep_alive or isinstance(reframer, Gatherer | Rechunker))
+        client.answered(self._visit, keep_alive=keep_alive or isinstance(reframer, Gatherer | Rechunker))
 
     def on_stale(self) -> None:
         self._ask(None)
@@ -373,6 +379,10 @@ class Exchange:
     def _send(self, data: bytes) -> None:
         self._visit.sent += len(data)
         self._client.send(data)
+
+    def _cut(self, last: bytes, *, reset: bool = False) -> None:
+        self._visit.sent += len(last)
+        self._client.cut(self._visit, last, reset=reset)
 
     def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
         """What can still be said in the midst of an answer, and whether only a reset can end it."""

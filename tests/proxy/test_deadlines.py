@@ -12,7 +12,7 @@ import pytest
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 from muxd.proxy.sockets.downstream import Client, Phase
-from muxd.proxy.sockets.front import Asking, Front, Limits
+from muxd.proxy.sockets.front import Answer, Asking, Front, Limits
 from muxd.proxy.sockets.reactor import Reactor
 
 from .browser import get
@@ -38,16 +38,19 @@ class Held:
 
     def cut(self, refusal: Refusal) -> None: ...
 
-    def abandon(self) -> None:
+    def abandon(self, lost: int) -> None:
         self.told.append("abandoned")
 
     def probe(self) -> bytes:
         self.told.append("probe")
         return b""
 
+    def delivered(self, lost: int) -> None:
+        self.told.append(f"delivered, {lost} lost")
+
     def end(self) -> None:
         self.client.send(ANSWER)
-        self.client.answered(keep_alive=True)
+        self.client.answered(self, keep_alive=True)
 
 
 class Holding:
@@ -60,11 +63,11 @@ class Holding:
         self.held.append(Held(client))
         return self.held[-1]
 
-    def judge(self, address: str, head: Request) -> bytes | None:
+    def judge(self, address: str, head: Request) -> Answer | None:
         return None
 
-    def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
-        return refusal.response(keep_alive=False)
+    def turn_away(self, address: str, head: Request, refusal: Refusal) -> Answer:
+        return Answer(refusal.response(keep_alive=False), Held(cast(Asking, None)))
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class Visit:
     """One request.  Times are monotonic or in seconds; `route` is of a bounded set, "" where none fits."""
 
     __slots__ = (
+        "_outcome",
         "address",
         "arrived",
         "cors",
@@ -117,7 +118,7 @@ class Visit:
         self.meter: ModelMeter | None = None  # of its model, once that is known
         self.waited = 0.0
         self.first_byte: float | None = None  # of a streamed answer, from the arrival
-        self.sent = 0
+        self.sent = 0  # bytes of the answer, as they are given to the connection
         self.replays = 0
 
     @property
@@ -136,7 +137,18 @@ class Visit:
         self.end(status, "cut", code)
 
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
-        """`how`: ok, client_gone, cut or refused; `tokens`: prompt, cached, completion."""
+        """Note how it ended; it is told of once the client's connection says what it took of the answer.
+
+        `how`: ok, client_gone, cut or refused; `tokens`: prompt, cached, completion.
+        """
+        self._outcome = (status, how, code, tokens)
+
+    def delivered(self, lost: int) -> None:
+        """Nothing more of the answer is on its way; `lost` bytes of it the client did not take."""
+        status, how, code, tokens = self._outcome
+        if lost:
+            self.sent = max(0, self.sent - lost)
+            how = "client_gone" if how == "ok" else how
         self.records.end((self, status, how, code, tokens, monotonic() - self.arrived, time()))
 
 

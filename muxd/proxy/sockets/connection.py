@@ -1,6 +1,9 @@
 """A registered non-blocking socket that keeps what the kernel would not take yet."""
 
+import fcntl
 import socket
+import struct
+import termios
 from collections import deque
 from math import inf
 
@@ -127,6 +130,13 @@ class Connection:
 
     def unsent(self) -> int:
         return len(self._written) + sum(map(len, self.outbox))
+
+    def unacknowledged(self) -> int:
+        """Bytes that the kernel has and the peer has not, as far as is known."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:
+            return 0  # no TCP
 
     def close(self) -> None:
         """Idempotent."""

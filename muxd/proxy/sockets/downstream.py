@@ -25,7 +25,7 @@ from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
 
 from .connection import Connection
-from .front import Front, Journey
+from .front import Answer, Front, Journey, Receipt
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 
 _TURNS = 8  # reads in a row until others get their turn
@@ -54,6 +54,7 @@ class Client(Connection):
         "_probe_at",
         "_probes",
         "_reading",
+        "_receipt",
         "_unread",
         "_weight",
         "address",
@@ -78,6 +79,7 @@ class Client(Connection):
         self._head_weight = 0  # and in front.heads
         self.request: Request | None = None  # the one being answered
         self.journey: Journey | None = None
+        self._receipt: Receipt | None = None  # of the last answer, while the kernel has not all of it
         self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
         self.deadline = self.reactor.after(front.limits.head_timeout)
         front.clients += 1
@@ -106,6 +108,7 @@ class Client(Connection):
 
     def _go_on(self) -> None:
         """Everything is sent, and nothing is on its way."""
+        self._settle(0)
         if self.phase is Phase.LEAVING:
             self._linger()
         else:
@@ -147,8 +150,18 @@ class Client(Connection):
         """The client is gone: so is its request."""
         if self.journey is not None:
             journey, self.journey = self.journey, None
-            journey.abandon()
+            journey.abandon(self._lost())
         self.close()
+
+    def _lost(self) -> int:
+        """Bytes that a client that is gone has not taken."""
+        return self.unsent() + self.unacknowledged()
+
+    def _settle(self, lost: int) -> None:
+        """The last answer's bytes are no longer our concern."""
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            receipt.delivered(lost)
 
     # Is a client that has ended its sending still there?
 
@@ -267,10 +280,10 @@ class Client(Connection):
         self.request = request
         self._probes, self._probe_at = 0, inf
         answer = self._front.answerer.answer(self, request)
-        if isinstance(answer, bytes):
+        if isinstance(answer, Answer):
             self.lighten(len(request.body))
-            self.send(answer)
-            self.answered(keep_alive=True)
+            self.send(answer.data)
+            self.answered(answer.receipt, keep_alive=True)
         elif self.request is request:  # else it was answered already
             self.journey = answer
             if answer.deadline != inf:
@@ -278,9 +291,10 @@ class Client(Connection):
             if self._ended:
                 self._probe()
 
-    def answered(self, *, keep_alive: bool) -> None:
+    def answered(self, receipt: Receipt, *, keep_alive: bool) -> None:
         request, self.request, self.journey = self.request, None, None
         assert request is not None
+        self._receipt = receipt
         if not self.outbox:
             self.deadline = inf
         if self._head_weight:
@@ -289,6 +303,7 @@ class Client(Connection):
         if not keep_alive or not request.keep_alive or request.http_version == "1.0":
             self._leave()
         if not self.sending():
+            self._settle(0)
             self._advance()
 
     def _await_request(self) -> None:
@@ -324,13 +339,15 @@ class Client(Connection):
         """Answer what is not a usable request."""
         self._end_with(self._front.answerer.turn_away(self.address, self._parser.head(), refusal))
 
-    def _end_with(self, answer: bytes) -> None:
+    def _end_with(self, answer: Answer) -> None:
         """It is the last: no further request is read."""
-        self.send(answer)
+        self._receipt = answer.receipt
+        self.send(answer.data)
         self._leave()
 
-    def cut(self, last: bytes = b"", *, reset: bool = False) -> None:
+    def cut(self, receipt: Receipt, last: bytes = b"", *, reset: bool = False) -> None:
         self.request = self.journey = None
+        self._receipt = receipt
         if reset:
             # The answer's end is the connection's end: only a reset tells that it was not reached.
             self._write()
@@ -341,6 +358,7 @@ class Client(Connection):
             self.send(last)
         self._leave()
         if not self.sending():
+            self._settle(0)
             self._advance()
 
     def _leave(self) -> None:
@@ -389,4 +407,6 @@ class Client(Connection):
             self._front.client_left()
             self._weigh(0)
             self._weigh_heads(0)
+            if self._receipt is not None:
+                self._settle(self._lost())
         super().close()

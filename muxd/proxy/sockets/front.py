@@ -1,7 +1,7 @@
 """What all client connections of a proxy share."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -44,22 +44,36 @@ class Journey(Protocol):
     def cut(self, refusal: Refusal) -> None:
         """End it now, with this error where the client can still be told."""
 
-    def abandon(self) -> None:
-        """The client is gone."""
+    def abandon(self, lost: int) -> None:
+        """The client is gone, and has not taken `lost` bytes of what it was sent."""
 
     def probe(self) -> bytes:
         """Harmless bytes that the client may be sent now, to learn whether it still listens."""
 
 
+class Receipt(Protocol):
+    """What is to be told of an answer."""
+
+    def delivered(self, lost: int) -> None:
+        """Nothing more of it is on its way; `lost` bytes of it the client did not take.  Told once."""
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    data: bytes
+    receipt: Receipt
+
+
 class Answerer(Protocol):
     """Answers what needs no worker, and starts the journey of what does."""
 
-    def answer(self, client: "Asking", request: Request) -> bytes | Journey: ...
+    def answer(self, client: "Asking", request: Request) -> Answer | Journey: ...
 
-    def judge(self, address: str, head: Request) -> bytes | None:
+    def judge(self, address: str, head: Request) -> Answer | None:
         """The answer to a request whose body need not be waited for."""
 
-    def turn_away(self, address: str, head: Request, refusal: Refusal) -> bytes:
+    def turn_away(self, address: str, head: Request, refusal: Refusal) -> Answer:
         """The answer to what is no usable request, of which `head` is as much as there is."""
 
 
@@ -78,10 +92,10 @@ class Asking(Protocol):
     def lighten(self, size: int) -> None:
         """So much of a request's body is no longer held."""
 
-    def answered(self, *, keep_alive: bool) -> None:
+    def answered(self, receipt: Receipt, *, keep_alive: bool) -> None:
         """All of the answer is sent, or on its way."""
 
-    def cut(self, last: bytes = b"", *, reset: bool = False) -> None:
+    def cut(self, receipt: Receipt, last: bytes = b"", *, reset: bool = False) -> None:
         """End the connection so that the client notices that its answer is not whole."""
 
 

@@ -66,9 +66,12 @@ class Listener:
             return
         error = TooManyConnections("the proxy has as many connections as it may: try again later")
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)
+        data, receipt = self._front.answerer.turn_away(_shown(address), NOTHING, refusal)
+        sent = 0
         with suppress(OSError):
-            sock.send(self._front.answerer.turn_away(_shown(address), NOTHING, refusal))
+            sent = sock.send(data)
         sock.close()
+        receipt.delivered(len(data) - sent)
 
     def close(self) -> None:
         if self._open:
