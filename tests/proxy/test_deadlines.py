@@ -107,7 +107,17 @@ def test_a_journeys_deadline_ends_with_the_journey() -> None:
         journey.deadline = reactor.after(0.0)
         client.heed()
         journey.end()
-        assert client.deadline == inf  # until it is written
+        assert client.deadline == inf
+        assert journey.told == []  # not before it is written
+        reactor.turn(0)
+        assert journey.told == ["delivered, 0 lost"]
+
+
+def test_of_a_client_that_is_gone_what_was_not_sent_is_told_as_lost() -> None:
+    with asking() as (_, client, _peer, holding):
+        holding.held[0].end()
+        client.on_lost()
+        assert holding.held[0].told == [f"delivered, {len(ANSWER)} lost"]
 
 
 def test_what_is_wrong_is_told_once_though_its_deadline_comes_in_the_same_turn() -> None:

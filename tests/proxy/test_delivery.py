@@ -1,0 +1,65 @@
+"""What the access log says of an answer is what the client was given."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from muxd.proxy.sockets import reactor
+from tests.soak.delivery import deliver
+
+from .browser import CHAT, chat, post
+from .house import QUIET, open_house
+from .test_sending import LONG, answer_at_length, slow_reader, stuck
+
+
+async def test_every_answer_is_whole_and_logged_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m tests.soak.delivery 20000` does the same for longer."""
+    monkeypatch.setattr(reactor, "_SWEEP", 0.001)
+    tally = await deliver(tmp_path, 500)
+    assert tally.differences == []
+    assert len(tally.got) == 500
+    assert tally.commented > 100
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["nothing", "half"])
+async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged_as_served(
+    tmp_path: Path, half: bool
+) -> None:
+    logs = tmp_path / "access"
+    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as house:
+        house.alpha.answer = answer_at_length
+        browser = await slow_reader(house)
+        await browser.send(post(chat()))
+        await stuck(house)
+        if half:
+            await browser.at_least(len(LONG) // 2)
+        browser.reset()
+        await house.proxy.front.empty()
+    (line,) = lines_in(logs)
+    assert (line["status"], line["end"]) == (200, "client_gone")
+    assert line["response_bytes"] < len(LONG)
+
+
+async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path) -> None:
+    logs = tmp_path / "access"
+    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as house:
+        records = house.proxy.desk._records
+        house.alpha.answer = answer_at_length
+        browser = await slow_reader(house)
+        await browser.send(post(chat()))
+        await stuck(house)
+        assert [ended[0].target for ended in records._ended if ended[0].target == CHAT] == []
+        assert (await browser.reply()).raw == LONG
+        browser.close()
+        await house.proxy.front.empty()
+    (line,) = lines_in(logs)
+    assert (line["status"], line["end"], line["response_bytes"]) == (200, "ok", len(LONG))
+
+
+def lines_in(folder: Path) -> list[dict[str, Any]]:
+    """Of chat requests."""
+    lines = [msgspec.json.decode(line) for file in folder.iterdir() for line in file.read_bytes().splitlines()]
+    return [line for line in lines if line["path"] == CHAT.decode()]
