@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 import trio
 
-from muxd.config.schema import Proxy
 from muxd.proxy.exchange import Pace
 from muxd.proxy.sockets import reactor
 from tests.proxy.browser import Browser, chat, post
-from tests.proxy.house import House, open_house
+from tests.proxy.house import QUIET, House, open_house
 from tests.proxy.worker import OK, SSE_HEAD, Call, event
 
 _END = b"0\r\n\r\n"
@@ -98,7 +97,7 @@ async def deliver(folder: Path, exchanges: int, seed: int = 1) -> Tally:
     """`exchanges` requests of two dozen clients at a worker that takes four at once."""
     tally, numbers = Tally(), iter(range(exchanges))
     logs = folder / "access"
-    proxy = replace(Proxy(), access_log="json", access_log_dir=logs)
+    proxy = replace(QUIET, access_log="json", access_log_dir=logs, request_id_headers=("x-request-id",))
 
     async def client(house: House, draw: random.Random) -> None:
         browser = await house.connect()
