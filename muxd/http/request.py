@@ -124,7 +124,7 @@ class RequestParser:
     def __init__(self, max_head: int, max_body: int) -> None:
         self._max_head = max_head
         self._max_body = max_body
-        self._parser = HttpRequestParser(self)
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._ready: list[Request] = []
         self._method = ""
         self._version = "1.1"
@@ -158,6 +158,7 @@ class RequestParser:
             raise self.broken
         if self._ended:
             return []
+        assert self._parser is not None
         ready: list[Request] = []
         self._ready = ready
         while True:
@@ -177,6 +178,16 @@ class RequestParser:
         if self.broken is not None and not ready:
             raise self.broken
         return ready
+
+    def release(self) -> None:
+        """Let go of all that is held; nothing is fed any more.
+
+        The parser holds this object's methods, and an error the frames that it went through:
+        what hangs on such cycles is freed by a full garbage collection only, which may be far.
+        """
+        self._parser = self.broken = None
+        self._ready = []
+        self._renew()
 
     @property
     def head_bytes(self) -> int:
@@ -241,6 +252,7 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         if self._fed + self._feeding > min(_SMALL, self._max_head):
             self._weigh_head()
+        assert self._parser is not None
         method = self._parser.get_method()
         self._method = _METHODS.get(method) or method.decode("latin-1")
         self._version = self._parser.get_http_version()
@@ -274,6 +286,7 @@ class RequestParser:
             elif key == b"transfer-encoding":
                 self._check_coding(value)
             elif key == b"upgrade":
+                assert self._parser is not None
                 self._upgrading = self._parser.should_upgrade()
             elif key == b"expect":
                 self.expects_continue = value.lower() == b"100-continue" and self._version == "1.1"
@@ -302,6 +315,7 @@ class RequestParser:
     def on_message_complete(self) -> None:
         if self._upgrading:
             return
+        assert self._parser is not None
         keep_alive = self._parser.should_keep_alive()  # after this callback it says False
         parts = self._parts
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)

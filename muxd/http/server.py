@@ -160,6 +160,8 @@ class _Connection:
                 patience = self._limits.idle_timeout
         except MuxdError as error:  # what arrived cannot be read as a request
             await refuse(self._stream, error, self._limits)
+        finally:
+            self._parser.release()
 
     async def _next_request(self, patience: float) -> Request | None:
         """The next request; None when the client closes, or stays silent for `patience` seconds."""

@@ -363,6 +363,9 @@ class Client(Connection):
 
     def _leave(self) -> None:
         self._backlog.clear()
+        # What a client was in the midst of sending, or sent behind what cannot be read, is still to come.
+        self._unread = self._unread or self._parser.mid_message or self._parser.broken is not None
+        self._parser.release()
         self._weigh(0)
         self._weigh_heads(0)
         self.phase = Phase.LEAVING
@@ -371,7 +374,7 @@ class Client(Connection):
 
     def _linger(self) -> None:
         """Closing with unread data makes the kernel send a reset, which may overtake the answer."""
-        if not self._unread and not self._parser.mid_message and self._parser.broken is None:
+        if not self._unread:
             self.close()
             return
         self.phase = Phase.LINGERING
@@ -405,6 +408,8 @@ class Client(Connection):
     def close(self) -> None:
         if not self.closed:
             self._front.client_left()
+            self._parser.release()
+            self._backlog.clear()
             self._weigh(0)
             self._weigh_heads(0)
             if self._receipt is not None:

@@ -12,6 +12,12 @@ from .streams import Stream
 _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
 
 
+class _Pieces(list[bytes]):
+    """What a parser has found of a body; apart from who has the parser, else they were a cycle and stayed."""
+
+    on_body = list.append
+
+
 class Unframer:
     """For HTTP/1.0, which does not know chunks: the body bare, ended by the connection's end.
 
@@ -19,12 +25,9 @@ class Unframer:
     """
 
     def __init__(self) -> None:
-        self._parser = HttpResponseParser(self)
-        self._body: list[bytes] = []
+        self._body = _Pieces()
+        self._parser = HttpResponseParser(self._body)
         self._in_body = False
-
-    def on_body(self, data: bytes) -> None:
-        self._body.append(data)
 
     def feed(self, raw: bytes) -> bytes:
         """`raw` starts with the whole head at the first call; the caller knows that it parses."""
