@@ -8,6 +8,7 @@ never stands behind a switch.
 import logging
 import os
 import time
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from .config import Config, Model
 from .config.handover import settings_for_proxy
 from .config.names import did_you_mean
 from .config.plan import Step
+from .config.written import written_since
 from .core.commands import (
     Command,
     EndLease,
@@ -68,6 +70,7 @@ from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
 from .reload import Reload, Reread, read_again
 from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
+from .threads import in_thread
 from .workers import Runner, Surroundings
 
 log = logging.getLogger(__name__)
@@ -127,6 +130,7 @@ class Supervisor:
         self._orders = Streams(order_line)
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses()
+        self._written = False  # the configuration's files, since they were read
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -139,6 +143,7 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time, name="timer")
             nursery.start_soon(self._tick, name="tick")
+            nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
             task_status.started()
@@ -210,6 +215,13 @@ class Supervisor:
             await self._around.gpus.read()
             self._tell_progress()
             self._losses.look([(name, runner.dropped) for name, runner in self._runners.items()])
+            await trio.sleep(TICK)
+
+    async def _watch_files(self) -> None:
+        while True:
+            config = self.config
+            written = await in_thread(partial(written_since, config), abandon_on_cancel=True)
+            self._written = written and config is self.config
             await trio.sleep(TICK)
 
     # Those who wait
@@ -288,6 +300,7 @@ class Supervisor:
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
             "config": str(self.config.path) if self.config.path is not None else None,
+            "config_written": self._written,
         }
 
     def proxy_settings(self) -> dict[str, Any]:
@@ -359,6 +372,7 @@ class Supervisor:
         self._around.gpus.cover(reload.wanted)
         self._around.withhold(reload.wanted)
         self.config = reload.wanted
+        self._written = False
         self._names = _names(self.config)
         self._models = {model.name: model for model in self.config.models}
         self._proxy.reconfigure(self.config)

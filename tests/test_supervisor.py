@@ -244,3 +244,15 @@ async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where
 async def test_a_model_may_be_called_proxy(tmp_path):
     async with supervised(tmp_path, a_model("proxy")) as supervisor:
         assert supervisor.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"
+
+
+async def test_a_configuration_that_was_written_since_is_told_until_it_is_read_again(tmp_path):
+    file = tmp_path / "muxd.toml"
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        assert supervisor.status()["config_written"] is False
+        file.write_text("")
+        supervisor.config = replace(supervisor.config, path=file, files=(file,), read_at=1)
+        while not supervisor.status()["config_written"]:
+            await trio.sleep(0.05)
+        await supervisor.reload()
+        assert supervisor.status()["config_written"] is False

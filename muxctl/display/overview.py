@@ -51,6 +51,10 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines = [_daemon(status), *_door(status.get("door"), status["proxy"]["listen"])]
     if status["simulated"]:
         lines.append("simulated: pretend models on pretend GPUs")
+    if status.get("config_written"):
+        lines.append(
+            f"{plain(status['config'])} was written since muxd read it; muxctl reload --dry-run says what changes"
+        )
     if switch := status["switch"]:
         lines.append(_switch(switch))
     lines += map(_gpu, status["gpus"])

@@ -5,6 +5,7 @@ Which files those are is said in `sources`; what each key may hold is declared i
 """
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +81,10 @@ def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
 def _read(
     path: Path | None, environ: Mapping[str, str], *, salvage: bool = False, added: Addition | None = None
 ) -> tuple[Config, Problems]:
+    began = time.time_ns()
     files = _files(path, salvage=salvage) if path is not None else []
     config, problems = _merged_config(files, path, environ, added)
-    return replace(config, files=tuple(source.file.absolute() for source in files)), problems
+    return replace(config, files=tuple(source.file.absolute() for source in files), read_at=began), problems
 
 
 def _merged_config(

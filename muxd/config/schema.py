@@ -166,6 +166,7 @@ class Config:
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the file it came from
     files: tuple[Path, ...] = ()  # all that were read: it and those of muxd.d, in the order they were merged in
+    read_at: int = field(default=0, compare=False)  # nanoseconds since the epoch, before the first of them was read
 
     def with_log_level(self, level: str | None) -> "Config":
         """As it is, but for a level that the command line gave."""

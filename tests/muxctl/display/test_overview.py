@@ -121,3 +121,9 @@ def test_who_may_ask_the_proxy_has_a_line(door, line):
 def test_gpus_that_cannot_be_seen_are_not_passed_over():
     assert any(line.startswith("GPUs: none can be seen") for line in overview(STATUS | {"gpus": []}))
     assert not any(line.startswith("GPUs:") for line in overview(STATUS | {"gpus": [], "models": []}))
+
+
+def test_a_configuration_that_was_written_since_is_told():
+    line = "/etc/muxd/muxd.toml was written since muxd read it; muxctl reload --dry-run says what changes"
+    assert overview(STATUS | {"config_written": True})[1] == line
+    assert line not in overview(STATUS | {"config_written": False})
