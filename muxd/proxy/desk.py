@@ -8,7 +8,7 @@ from muxd.http.request import Request
 from muxd.http.response import body_response, spliced
 
 from .answers import UNAVAILABLE, Refusal
-from .asking import kinds, ollama, routes
+from .asking import encodings, kinds, ollama, routes
 from .asking.asked import Form
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
@@ -54,6 +54,7 @@ class Desk:
             holder = self._holder(request) if self.keyring else None
             if holder is not None:
                 visit.key = holder.name
+            _decode(client, request)
             found = routes.find(request)
             visit.route = found.label
             if isinstance(found, ToWorker):
@@ -68,6 +69,7 @@ class Desk:
             self._before_keys(head)
             if self.keyring:
                 self._holder(head)
+            encodings.codings(head)
         except Refusal as refusal:
             return self.turn_away(address, head, refusal)
         return None
@@ -223,3 +225,11 @@ def _edit(client: Asking, request: Request, found: ToWorker, entry: Entry) -> No
     if body is not None:
         client.lighten(len(request.body) - len(body))
         request.body = body
+
+
+def _decode(client: Asking, request: Request) -> None:
+    """Make the body plain; raises Refusal."""
+    size = len(request.body)
+    if size and (codings := encodings.codings(request)):
+        encodings.decode(request, codings, client.grown)
+        client.lighten(size - len(request.body))

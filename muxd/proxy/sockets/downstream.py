@@ -19,7 +19,7 @@ from enum import Enum, auto
 from math import inf
 from time import monotonic
 
-from muxd.errors import MuxdError
+from muxd.errors import BodyTooLarge, MuxdError
 from muxd.http.request import Request, RequestParser
 from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
@@ -242,8 +242,7 @@ class Client(Connection):
         if (held and self._front.held > self._front.limits.buffer_memory) or (
             heads and self._front.heads > self._front.limits.head_memory
         ):
-            message = "the proxy holds as much of requests as it may (buffer_memory): try again"
-            self._refuse(Refusal(UNAVAILABLE, "buffer_memory_exhausted", message, retry_after=1))
+            self._refuse(_no_memory())
             return
         self._advance()
 
@@ -257,6 +256,13 @@ class Client(Connection):
 
     def lighten(self, size: int) -> None:
         self._weigh(self._weight - size)
+
+    def grown(self, size: int) -> None:
+        limits = self._front.limits
+        if size > limits.max_body:
+            raise Refusal.of(BodyTooLarge(f"the request's body, decompressed, exceeds {limits.max_body} bytes"))
+        if self._front.held + size > limits.buffer_memory:
+            raise _no_memory()
 
     # One request after the other
 
@@ -415,3 +421,8 @@ class Client(Connection):
             if self._receipt is not None:
                 self._settle(self._lost())
         super().close()
+
+
+def _no_memory() -> Refusal:
+    message = "the proxy holds as much of requests as it may (buffer_memory): try again"
+    return Refusal(UNAVAILABLE, "buffer_memory_exhausted", message, retry_after=1)

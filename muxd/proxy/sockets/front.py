@@ -92,6 +92,9 @@ class Asking(Protocol):
     def lighten(self, size: int) -> None:
         """So much of a request's body is no longer held."""
 
+    def grown(self, size: int) -> None:
+        """Raise the Refusal where a body may not become as large as `size` beside all that is held."""
+
     def answered(self, receipt: Receipt, *, keep_alive: bool) -> None:
         """All of the answer is sent, or on its way."""
 

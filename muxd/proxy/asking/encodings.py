@@ -1,0 +1,154 @@
+"""Compressed bodies, as their Content-Encoding says: taken apart here, since the model is named inside, and workers
+read none.
+
+What comes out is counted while it does: a few KiB can stand for as many GiB.
+"""
+
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+
+from muxd.http.request import Request
+from muxd.proxy.answers import Refusal
+
+_NAME = b"content-encoding"
+_STEP = 64 << 10  # bytes that are put in, and asked for, at once
+_MOST = 2  # of them one within another
+_ZSTD_WINDOW = 23  # log2 of 8 MiB, which is all that a server has to take (RFC 9659)
+
+
+class _Broken(Exception):
+    """It is not what it is said to be."""
+
+
+def codings(request: Request) -> list[bytes]:
+    """In which the body is, the outermost last; raises the Refusal of one that is not known."""
+    found = [value for name, value in request.headers if len(name) == 16 and name.lower() == _NAME]
+    if not found:
+        return found
+    names = [token.strip().lower() for value in found for token in value.split(b",")]
+    names = [name for name in names if name not in (b"", b"identity")]
+    if unknown := next((name for name in names if name not in _DECODERS), None):
+        raise _unsupported(f"content-encoding {ascii(unknown[:100].decode('latin-1'))[1:-1]} is not known here")
+    if len(names) > _MOST:
+        raise _unsupported(f"a content-encoding of {len(names)}, one within another, is not taken apart")
+    return names
+
+
+def decode(request: Request, names: list[bytes], grown: Callable[[int], None]) -> None:
+    """Make the request one of a plain body.
+
+    `grown` is told how large the body has become, and may raise.  Raises the Refusal of a body that is
+    not in these codings; the request is then as it was.
+    """
+    body = request.body
+    for name in reversed(names):
+        try:
+            body = _joined(_DECODERS[name](body), grown)
+        except _Broken as error:
+            said = name.decode()
+            message = f"the body is not {said}, as its content-encoding says: {error}; send it whole, or send it plain"
+            raise Refusal(400, "invalid_content_encoding", message) from None
+    request.body = body
+    request.headers = [header for header in request.headers if header[0].lower() != _NAME]
+
+
+def _joined(pieces: Iterator[bytes], grown: Callable[[int], None]) -> bytes:
+    kept, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        grown(size)
+        kept.append(piece)
+    return b"".join(kept)
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    return (body[at : at + _STEP] for at in range(0, len(body), _STEP))
+
+
+def _gzip(body: bytes) -> Iterator[bytes]:
+    """One member after the other (RFC 1952, 2.2)."""
+    return _inflated(body, zlib.MAX_WBITS | 16, several=True)
+
+
+def _deflate(body: bytes) -> Iterator[bytes]:
+    """With zlib's header (RFC 9110, 8.4.1.2), or without, as many send it."""
+    has_header = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+    return _inflated(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, several=False)
+
+
+def _inflated(body: bytes, bits: int, *, several: bool) -> Iterator[bytes]:
+    decoder = zlib.decompressobj(bits)
+    try:
+        for part in _parts(body):
+            more = True
+            while part or more:
+                if decoder.eof:
+                    if not part:
+                        break
+                    if not several:
+                        raise _Broken("something follows its end")
+                    decoder = zlib.decompressobj(bits)
+                piece = decoder.decompress(part, _STEP)
+                part, more = decoder.unconsumed_tail or decoder.unused_data, len(piece) == _STEP
+                yield piece
+    except zlib.error as error:
+        raise _Broken(str(error)) from None
+    if not decoder.eof:
+        raise _Broken("it breaks off")
+
+
+def _zstd(body: bytes) -> Iterator[bytes]:
+    """One frame after the other (RFC 8878, 3.1)."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW}
+    decoder = zstd.ZstdDecompressor(options=options)
+    try:
+        for part in _parts(body):
+            while part or not (decoder.eof or decoder.needs_input):
+                if decoder.eof:
+                    decoder = zstd.ZstdDecompressor(options=options)
+                piece = decoder.decompress(part, _STEP)
+                part = decoder.unused_data if decoder.eof else b""
+                yield piece
+    except zstd.ZstdError as error:
+        raise _Broken(str(error)) from None
+    if not decoder.eof:
+        raise _Broken("it breaks off")
+
+
+def _brotli(body: bytes) -> Iterator[bytes]:
+    import brotli
+
+    decoder = brotli.Decompressor()
+    try:
+        for part in _parts(body):
+            piece = decoder.process(part, output_buffer_limit=_STEP)
+            while not decoder.is_finished() and (piece or not decoder.can_accept_more_data()):
+                yield piece  # it can accept more, and have more to give, at once
+                piece = decoder.process(b"", output_buffer_limit=_STEP)
+            yield piece
+    except brotli.error:
+        raise _Broken("what is in it cannot be read") from None
+    if not decoder.is_finished():
+        raise _Broken("it breaks off")
+
+
+_DECODERS: dict[bytes, Callable[[bytes], Iterator[bytes]]] = {
+    b"gzip": _gzip,
+    b"x-gzip": _gzip,
+    b"deflate": _deflate,
+    b"zstd": _zstd,
+    b"br": _brotli,
+}
+_TAKEN = b"gzip, deflate, zstd, br"
+
+
+def _unsupported(problem: str) -> Refusal:
+    """With the header by which clients may learn what is taken (RFC 9110, 12.5.3)."""
+    message = f"{problem}: send the body plain, or in one of {_TAKEN.decode()}"
+    return Refusal(415, "unsupported_content_encoding", message, headers=((b"accept-encoding", _TAKEN),))

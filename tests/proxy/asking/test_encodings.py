@@ -1,0 +1,171 @@
+"""Compressed bodies: the worker gets them plain, and none swells the proxy."""
+
+import gzip
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import brotli
+import pytest
+
+from tests.proxy.browser import CHAT, Reply, chat, post
+from tests.proxy.house import House, open_house
+from tests.proxy.test_desk import bearer, key
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MiB = 1 << 20
+Compress = Callable[[bytes], bytes]
+
+
+def raw_deflate(body: bytes) -> bytes:
+    return zlib.compress(body)[2:-4]
+
+
+def gzip_in_members(body: bytes) -> bytes:
+    half = len(body) // 2
+    return gzip.compress(body[:half]) + gzip.compress(body[half:])
+
+
+def zstd_in_frames(body: bytes) -> bytes:
+    half = len(body) // 2
+    skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
+    return zstd.compress(body[:half]) + skipped + zstd.compress(body[half:])
+
+
+def zstd_streamed(body: bytes) -> bytes:
+    """Without its size in the head."""
+    compressor = zstd.ZstdCompressor()
+    return compressor.compress(body) + compressor.flush()
+
+
+WAYS: dict[str, tuple[bytes, Compress]] = {
+    "gzip": (b"gzip", gzip.compress),
+    "x-gzip": (b"X-GZip", gzip.compress),
+    "members": (b"gzip", gzip_in_members),
+    "deflate": (b"deflate", zlib.compress),
+    "raw deflate": (b"Deflate", raw_deflate),
+    "zstd": (b"zstd", zstd.compress),
+    "frames": (b"zstd", zstd_in_frames),
+    "streamed zstd": (b"zstd", zstd_streamed),
+    "br": (b"br", brotli.compress),
+    "two": (b"gzip, br", lambda body: brotli.compress(gzip.compress(body))),
+    "identity too": (b"identity, zstd", zstd.compress),
+}
+ways = pytest.mark.parametrize(("coding", "compress"), WAYS.values(), ids=WAYS)
+
+
+def coded(coding: bytes, body: bytes, more: bytes = b"", path: bytes = CHAT) -> bytes:
+    return post(body, b"Content-Encoding: %b\r\nX-Kept: 1\r\n" % coding + more, path=path)
+
+
+async def refused(house: House, data: bytes, status: int, code: str) -> Reply:
+    """Before anything was asked of muxd; and the proxy holds nothing of it."""
+    reply = await house.ask(data)
+    assert (reply.status, reply.code) == (status, code)
+    assert not house.muxd.leases
+    assert house.proxy.front.held == 0
+    return reply
+
+
+@ways
+@pytest.mark.parametrize("size", [0, 200_000])
+async def test_the_worker_gets_it_plain_with_its_length(
+    house: House, coding: bytes, compress: Compress, size: int
+) -> None:
+    body = chat(padding="".join(map(str, range(size // 5))))
+    assert (await house.ask(coded(coding, compress(body)))).status == 200
+    call = house.alpha.calls[0]
+    assert call.body == body
+    assert b"ontent-Encoding" not in call.head
+    assert call.head.count(b"ontent-Length: %d" % len(body)) == 1
+    assert b"X-Kept: 1" in call.head
+    assert house.proxy.front.held == 0
+
+
+async def test_codings_may_be_in_two_headers_and_the_body_in_chunks(house: House) -> None:
+    body = gzip.compress(zlib.compress(chat()))
+    head = post(b"", b"Content-Encoding: deflate\r\ncontent-encoding: gzip\r\n")
+    head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    assert (await house.ask(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))).status == 200
+    assert house.alpha.calls[0].body == chat()
+
+
+async def test_on_other_routes_too(house: House) -> None:
+    await house.ask(coded(b"gzip", gzip.compress(chat()), path=b"/api/chat"))
+    assert house.alpha.calls[0].body == chat()
+    shown = await house.ask(coded(b"br", brotli.compress(b'{"model": "alpha"}'), path=b"/api/show"))
+    assert shown.status == 200
+
+
+@pytest.mark.parametrize("coding", [b"compress", b"lzma", b"gzip, snappy", b"gzip;q=1", b"aws-chunked", b"\xff"])
+async def test_one_that_is_not_known_is_named_with_those_that_are(house: House, coding: bytes) -> None:
+    reply = await refused(house, coded(coding, chat()), 415, "unsupported_content_encoding")
+    assert "content-encoding" in reply.message
+    assert reply.header(b"accept-encoding") == b"gzip, deflate, zstd, br"
+
+
+async def test_it_is_told_before_the_body_comes(house: House) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: muxd.test\r\nContent-Encoding: lzma\r\nContent-Length: 1000\r\n\r\n" % CHAT
+    await refused(house, head, 415, "unsupported_content_encoding")
+
+
+async def test_nobody_needs_them_one_within_another_many_times(house: House) -> None:
+    await refused(house, coded(b"gzip, br, zstd", b"x"), 415, "unsupported_content_encoding")
+    await refused(house, coded(b"gzip," * 1000, b"x"), 415, "unsupported_content_encoding")
+
+
+@ways
+async def test_what_is_not_in_it_or_not_whole_is_named(house: House, coding: bytes, compress: Compress) -> None:
+    whole = compress(chat(padding="".join(map(str, range(5000)))))
+    torn = bytearray(whole)
+    torn[3 : len(torn) - 2] = b"\xff" * (len(torn) - 5)
+    for body in (chat(), whole[:-1], whole[: len(whole) // 2], whole[:1], whole + b"more", bytes(torn)):
+        reply = await refused(house, coded(coding, body), 400, "invalid_content_encoding")
+        assert "as its content-encoding says" in reply.message
+
+
+@ways
+async def test_a_bomb_is_refused_as_soon_as_it_is_too_large(house: House, coding: bytes, compress: Compress) -> None:
+    bomb = compress(b" " * (64 * MiB))
+    assert len(bomb) < MiB
+    reply = await refused(house, coded(coding, bomb), 413, "body_too_large")
+    assert "decompressed" in reply.message
+    assert (await house.ask(post(chat()))).status == 200
+
+
+async def test_a_bomb_in_a_bomb_is_too(house: House) -> None:
+    bomb = gzip.compress(gzip.compress(b"\0" * (256 * MiB), 9), 9)
+    await refused(house, coded(b"gzip, gzip", bomb), 413, "body_too_large")
+
+
+async def test_one_that_wants_too_large_a_window_is_refused(house: House) -> None:
+    level = {zstd.CompressionParameter.window_log: 27}
+    compressor = zstd.ZstdCompressor(options=level)
+    body = compressor.compress(chat()) + compressor.flush()
+    await refused(house, coded(b"zstd", body), 400, "invalid_content_encoding")
+
+
+@ways
+async def test_what_comes_out_counts_as_held(tmp_path: Path, coding: bytes, compress: Compress) -> None:
+    body = chat(padding="x" * 90_000)
+    async with open_house(tmp_path, buffer_memory=80_000) as house:
+        reply = await refused(house, coded(coding, compress(body)), 503, "buffer_memory_exhausted")
+        assert reply.header(b"retry-after")
+    async with open_house(tmp_path) as house:
+        browser = await house.connect()
+        await browser.send(coded(coding, compress(chat("beta", padding="x" * 90_000))))
+        await house.lease()
+        assert house.proxy.front.held > 90_000
+
+
+async def test_who_has_no_key_has_nothing_taken_apart(tmp_path: Path) -> None:
+    async with open_house(tmp_path, keys=(key("all", "muxd-secret"),)) as house:
+        for coding in (b"gzip", b"lzma"):
+            await refused(house, coded(coding, b"none"), 401, "invalid_api_key")
+        data = coded(b"gzip", gzip.compress(chat()), bearer("muxd-secret"))
+        assert (await house.ask(data)).status == 200
