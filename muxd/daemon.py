@@ -11,7 +11,6 @@ import shutil
 import signal
 from functools import partial
 from math import inf
-from pathlib import Path
 
 import trio
 
@@ -24,21 +23,18 @@ from .errors import MuxdError, in_words
 from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
+from .own_files import CannotStart, claim_folder, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
-from .workers import Surroundings, remove_traces
+from .workers import Surroundings, remove_left_outside
 
 log = logging.getLogger(__name__)
 
 
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
-
-
-class CannotStart(MuxdError):
-    code = "cannot_start"
 
 
 async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None:
@@ -62,23 +58,13 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None
 def _claim_folders(daemon: Daemon) -> int:
     """Make them, and lock the state: a muxd at another socket may have it, whose workers are not ours to sweep."""
     try:
-        for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
-            _make(key, folder)
-        (daemon.state_dir / "children").mkdir(exist_ok=True, mode=0o700)
+        claim_folder(daemon.state_dir, "state_dir", others_may=0)
+        claim_folder(daemon.log_dir, "log_dir", others_may=0o020)  # who collects logs may be in its group
+        for name in ("children", "workers"):
+            make_folder(daemon.state_dir / name)
         return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
     except OSError as error:
         raise CannotStart(f"muxd cannot start: {in_words(error)}; see [muxd] state_dir and log_dir") from None
-
-
-def _make(key: str, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-    except (FileExistsError, NotADirectoryError) as error:
-        hint = "name another one, or move what is there"
-        raise CannotStart(f"muxd cannot start: [muxd] {key}: {error.filename} is not a folder; {hint}") from None
-    except OSError as error:
-        hint = "correct the path, or give muxd's user the right to it"
-        raise CannotStart(f"muxd cannot start: [muxd] {key}: {in_words(error)}; {hint}") from None
 
 
 async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
@@ -123,8 +109,9 @@ async def _sweep(children: Children, state: StateFile, models: set[str]) -> None
     for name, worker in left.workers.items():
         if worker.call is not None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
-        remove_traces(worker)
+        remove_left_outside(worker)
     shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also what no record names
+    make_folder(state.path.parent / "workers")
     state.state = State(stopped=[name for name in left.stopped if name in models])
     state.save()
 

@@ -15,6 +15,7 @@ import trio
 
 from .config import Config
 from .errors import in_words
+from .own_files import UNREADABLE, make_way, put_aside
 from .simulator.ledger import GpuLedger
 from .threads import in_thread
 
@@ -152,7 +153,13 @@ def _indices(config: Config) -> list[int]:
 def open_gpus(config: Config) -> Gpus:
     """The simulator's where every model is simulated, else NVML, else none."""
     if are_simulated(config):
-        ledger = GpuLedger(simulated_ledger_path(config), config.daemon.simulated_gpu_memory)
+        path = simulated_ledger_path(config)
+        ledger = GpuLedger(path, config.daemon.simulated_gpu_memory)
+        make_way(path)
+        try:
+            ledger.holders(0)
+        except (*UNREADABLE, TypeError) as error:
+            put_aside(path, error)
         return SimulatedGpus(ledger, _indices(config))
     try:
         return NvmlGpus()

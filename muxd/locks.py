@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from .errors import AlreadyRunning
+from .own_files import make_way
 
 
 def hold(path: Path, what: str) -> int:
@@ -17,6 +18,7 @@ def hold(path: Path, what: str) -> int:
     `what` completes "muxd is already running ...".  Raises AlreadyRunning, OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    make_way(path)
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,6 @@ starts.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 import httpx
 import trio
 
-from .children import Child, Children, ChildSpec, Dropped
+from .children import Child, Children, ChildSpec, Dropped, own_environment
 from .config import Config
 from .config.handover import write_for_proxy
 from .engines import EngineCallFailed, Link
 from .errors import MuxdError, in_words
+from .own_files import make_way
 from .ports import listen_at
 from .state import StateFile
 
@@ -111,6 +111,7 @@ class ProxyChild:
 
     async def _one_life(self, record: Callable[..., None]) -> None:
         try:
+            make_way(self._settings)
             write_for_proxy(self._config, self._settings)
             self._child = self._children.spawn(self._spec())
         except (OSError, MuxdError) as error:
@@ -162,7 +163,7 @@ class ProxyChild:
         return ChildSpec(
             name="muxd-proxy",
             argv=tuple(argv),
-            env=dict(os.environ),
+            env=own_environment(),
             cwd=Path("/"),
             stdout=files["stdout"],
             stderr=files["stderr"],

@@ -8,13 +8,13 @@ has ended the processes it names, which the boot id tells.
 
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from .children import ChildRecord
 from .errors import in_words
+from .own_files import UNREADABLE, make_way, put_aside, read
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +50,14 @@ class StateFile:
         """What an earlier muxd left; an empty state where there is none.
 
         One that cannot be read (a power cut can do that) is put aside: the children it
-        named are found by their lock files too.
+        named are found by their lock files too, and by the tokens in their environment.
         """
         try:
-            self.state = msgspec.json.decode(self.path.read_bytes(), type=State)
+            self.state = msgspec.json.decode(read(self.path), type=State)
         except FileNotFoundError:
             self.state = State()
-        except (OSError, msgspec.DecodeError) as error:
-            aside = self.path.with_suffix(".unreadable")
-            log.error("the state file %s cannot be read (%s): put aside as %s", self.path, in_words(error), aside.name)
-            with suppress(OSError):
-                self.path.replace(aside)
+        except UNREADABLE as error:
+            put_aside(self.path, error)
             self.state = State()
         return self.state
 
@@ -77,7 +74,8 @@ class StateFile:
 
     def _write(self) -> None:
         fresh = self.path.with_suffix(".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        make_way(fresh)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(self.state))
         os.replace(fresh, self.path)

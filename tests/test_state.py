@@ -28,7 +28,21 @@ def test_without_a_file_there_is_nothing_left_over(tmp_path):
     assert StateFile(tmp_path / "state.json").load().workers == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"workers": 3}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"workers": 3}',
+        b"\xff",
+        b'{"version":1,"stopped":["al\xffpha"]}',
+        b"[" * 100_000,
+        b'{"stopped":' + b"[" * 100_000,
+        b"\xff\xfe{\0}\0",
+        b'{"workers":{"a":{"child":{"name":"a"}}}}',
+        b'{"version":1e400}',
+    ],
+)
 def test_a_file_that_cannot_be_read_is_put_aside_and_nothing_of_it_is_lost(tmp_path, content):
     file = StateFile(tmp_path / "state.json")
     file.path.write_bytes(content)

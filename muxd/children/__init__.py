@@ -16,6 +16,6 @@ waits for it by its pid: the shim is watched by pidfd, and says in a file how th
 from .child import Child
 from .files import ChildRecord, Dropped, Exit
 from .orphans import become_subreaper
-from .spawn import Children, ChildSpec
+from .spawn import Children, ChildSpec, own_environment
 
-__all__ = ["Child", "ChildRecord", "ChildSpec", "Children", "Dropped", "Exit", "become_subreaper"]
+__all__ = ["Child", "ChildRecord", "ChildSpec", "Children", "Dropped", "Exit", "become_subreaper", "own_environment"]

@@ -1,15 +1,18 @@
 """What muxd and the shims leave for each other on disk: the record of a child, its shim's card, its end."""
 
 import errno
+import fcntl
 import logging
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+
+from muxd.own_files import UNREADABLE, put_aside, read
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +20,30 @@ log = logging.getLogger(__name__)
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY, errno.EINTR}
 
 
+#: What the system takes for a pid, for a number of its own, and for a word in a path or in an environment.
+Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]+$")]
+
+
 @dataclass(frozen=True, slots=True)
 class ChildRecord:
     """What it takes to find a child again from another process; plain types, for the state file."""
 
-    name: str
-    shim_pid: int
-    shim_start: int  # clock ticks since boot: with it, a pid means one process and never another
+    name: Text
+    shim_pid: Pid
+    shim_start: Number  # clock ticks since boot: with it, a pid means one process and never another
     boot_id: str
-    token: str  # random, new for each start; MUXD_TOKEN in the child's environment
-    lock_file: str
-    exit_file: str
-    cgroup: str | None = None
+    token: Text  # random, new for each start; MUXD_TOKEN in the child's environment
+    lock_file: Text
+    exit_file: Text
+    cgroup: Text | None = None
+
+    def within(self, run_dir: Path) -> "ChildRecord":
+        """The same, whose files are in there and whose cgroup is a child's, whatever was read."""
+        lock_file = run_dir / Path(self.lock_file).name
+        cgroup = self.cgroup if self.cgroup and Path(self.cgroup).name == f"child-{self.name}" else None
+        return replace(self, lock_file=str(lock_file), exit_file=str(lock_file.with_suffix(".exit")), cgroup=cgroup)
 
 
 class Dropped(NamedTuple):
@@ -46,10 +61,10 @@ class Dropped(NamedTuple):
 class Card:
     """What a shim writes into its lock file once its child runs."""
 
-    token: str
-    pid: int  # of the child that was executed: the launcher, and the session it leads
-    start: int
-    pipes: tuple[int, ...] = ()  # inodes of what it was given as stdout and stderr
+    token: Text
+    pid: Pid  # of the child that was executed: the launcher, and the session it leads
+    start: Number
+    pipes: tuple[Number, ...] = ()  # inodes of what it was given as stdout and stderr
     dropped_bytes: int = 0
     dropped_why: str = ""
 
@@ -111,11 +126,30 @@ def records_in(run_dir: Path) -> list[ChildRecord]:
     found = []
     for path in sorted(run_dir.glob("*.lock")):
         try:
-            if card := _read(str(path)):
+            if content := read(path).strip():
+                card = msgspec.json.decode(content, type=dict[str, Any])
                 found.append(msgspec.convert(card | {"lock_file": str(path)}, ChildRecord))
-        except (OSError, msgspec.ValidationError) as error:
-            log.error("%s tells of no child: %s", path, error)
+        except UNREADABLE as error:
+            if not is_locked(path):
+                put_aside(path, error)
+            else:  # by a shim, which is found by its token
+                log.error("%s cannot be read (%s)", path, error)
     return found
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a shim lives that holds it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def forget(record: ChildRecord) -> None:
@@ -139,7 +173,7 @@ def error_file(lock_file: str | Path) -> Path:
 def _read(path: str) -> dict[str, Any]:
     """The JSON object in the file; {} if there is none.  Raises OSError."""
     try:
-        value = msgspec.json.decode(Path(path).read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = msgspec.json.decode(read(path))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError, msgspec.DecodeError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -111,6 +111,26 @@ def find(marks: Marks, known: Collection[tuple[int, int]] = ()) -> list[Process]
         found |= more
 
 
+def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
+    """By each token that begins with `mark`, but `spared`: the living processes that have it in their environment."""
+    table = process_table()
+    found: dict[str, list[str]] = {}
+    for process in table.values():
+        token = _token_of(process.pid) if process.alive else ""
+        if token.startswith(mark) and token not in spared and process.pid not in _ancestry(table):
+            found.setdefault(token, []).append(
+                f"process {process.pid} ({_name_of(process.pid)}), which no record names"
+            )
+    return found
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except GONE:
+        return "gone meanwhile"
+
+
 def bury(pid: int) -> bool:
     """Reap it, if it is a dead child of this process; whether it was."""
     try:
@@ -149,10 +169,15 @@ def _has_pipe(pid: int, inodes: frozenset[int]) -> bool:
 
 
 def _has_token(pid: int, token: str) -> bool:
+    return _token_of(pid) == token
+
+
+def _token_of(pid: int) -> str:
     try:
-        return f"MUXD_TOKEN={token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except GONE:
-        return False
+        return ""
+    return next((os.fsdecode(word[11:]) for word in words if word.startswith(b"MUXD_TOKEN=")), "")
 
 
 def _ancestry(table: dict[int, Process]) -> set[int]:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ from typing import Never
 
 from muxd import shim
 from muxd.errors import CannotSpawn, in_words
+from muxd.own_files import make_way
 from muxd.shim.cgroup import cgroup_populated
 from muxd.shim.processes import boot_id, look_up
 from muxd.shim.spec import KILL, STOP, Spec
@@ -26,10 +28,14 @@ from .child import Child
 from .files import ChildRecord, error_file, records_in
 from .orphans import MOURNING, reap_orphans
 from .spare import spare
-from .sweep import sweep
+from .sweep import sweep, sweep_strays
 
 #: What is executed as a shim.
 SHIM = Path(shim.__file__).with_name("__main__.py")
+
+#: What a Python and its libraries need to start, to write and to tell the time; the locale, and Python's own switches.
+NEEDED = frozenset({"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
+NEEDED_KINDS = ("LC_", "PYTHON")
 
 MEANING = {
     errno.EAGAIN: "the limit on processes is reached (ulimit -u, TasksMax)",
@@ -64,6 +70,7 @@ class Children:
         self._run_dir = run_dir.absolute()
         self._cgroup = cgroup
         self._shims: set[int] = set()  # children of this process that someone waits for
+        self._tokens: dict[int, str] = {}  # by their pids
         spare()  # from now on
 
     def spawn(self, spec: ChildSpec) -> Child:
@@ -82,8 +89,10 @@ class Children:
     def _spawn(self, spec: ChildSpec, held: ExitStack) -> Child:
         lock_file = self._run_dir / f"{spec.name}.lock"
         exit_file = self._run_dir / f"{spec.name}.exit"
-        token = secrets.token_hex(16)
+        for path in (lock_file, exit_file, exit_file.with_name(f"{exit_file.name}.tmp"), error_file(lock_file)):
+            make_way(path)
         lock_fd = _locked(lock_file, spec.name, held)
+        token = self._mark + secrets.token_hex(10)
         cgroup = self._fresh_cgroup(spec.name)
         exit_file.unlink(missing_ok=True)
         order = Spec(
@@ -106,6 +115,7 @@ class Children:
         )
         process, pidfd, start = _launch(order, error_file(lock_file), held)
         self._shims.add(process.pid)
+        self._tokens = {pid: known for pid, known in self._tokens.items() if pid in self._shims} | {process.pid: token}
         record = ChildRecord(
             spec.name, process.pid, start, boot_id(), token, str(lock_file), str(exit_file), cgroup
         )  # fmt: skip
@@ -122,11 +132,21 @@ class Children:
     async def sweep(self, records: Iterable[ChildRecord] = (), patience: float = inf) -> list[str]:
         """Kill all that is left of an earlier muxd's children; the names of those that something was left of.
 
-        They are the records', and those whose cards are in the run directory; what was spawned here is not
-        touched.  Raises WorkerStuck when something survives SIGKILL for `patience` seconds.
+        They are the records', those whose cards are in the run directory, and, where neither can be read, those
+        whose token begins with the directory's mark.  What was spawned here is not touched.  Raises WorkerStuck when
+        something survives SIGKILL for `patience` seconds.
         """
-        found = (*records_in(self._run_dir), *records)
-        return await sweep([record for record in found if record.shim_pid not in self._shims], patience)
+        self._run_dir.mkdir(mode=0o700, exist_ok=True)
+        found = [record.within(self._run_dir) for record in (*records_in(self._run_dir), *records)]
+        ended = await sweep([record for record in found if record.shim_pid not in self._shims], patience)
+        ours = {token for pid, token in self._tokens.items() if pid in self._shims}
+        return ended + await sweep_strays(self._mark, ours, patience)
+
+    @property
+    def _mark(self) -> str:
+        """What the tokens of its children begin with: no other directory has it, on whatever path it is seen."""
+        directory = self._run_dir.stat()
+        return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
 
     async def reap_orphans(self, mourning: float = MOURNING) -> Never:
         """Bury what comes to this process as a subreaper, or as PID 1, and dies here.
@@ -138,7 +158,7 @@ class Children:
 
 def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
     """The lock file, locked and empty.  The lock is the open file's: it passes to the shim that inherits it."""
-    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     held.callback(os.close, fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,13 +179,16 @@ def _launch(order: Spec, error_file: Path, held: ExitStack) -> tuple[subprocess.
     with open(spec_fd, "w", closefd=False) as file:
         json.dump(vars(order), file)
     os.lseek(spec_fd, 0, os.SEEK_SET)
-    with open(error_file, "wb") as errors, _signals_blocked():
+    error_fd = os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    held.callback(os.close, error_fd)
+    with _signals_blocked():
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", str(SHIM), order.name],
             stdin=spec_fd,
             stdout=subprocess.DEVNULL,
-            stderr=errors,
+            stderr=error_fd,
             cwd="/",
+            env={**own_environment(), "MUXD_TOKEN": order.token},
             start_new_session=True,
             pass_fds=(order.lock_fd, *order.listen_fds),
         )
@@ -177,6 +200,11 @@ def _launch(order: Spec, error_file: Path, held: ExitStack) -> tuple[subprocess.
         process.kill()
         process.wait()
         raise
+
+
+def own_environment() -> dict[str, str]:
+    """Of muxd's environment, what another process of muxd's own needs; secrets of models and of clients are no part."""
+    return {name: value for name, value in os.environ.items() if name in NEEDED or name.startswith(NEEDED_KINDS)}
 
 
 @contextmanager

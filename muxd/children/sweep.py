@@ -3,13 +3,15 @@
 import logging
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from functools import partial
 
 import trio
 
 from muxd.errors import WorkerStuck
 from muxd.shim.processes import boot_id, look_up, send
 from muxd.shim.spec import KILL
+from muxd.threads import in_thread
 
 from . import proctree
 from .files import ChildRecord, forget
@@ -43,6 +45,19 @@ async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
         names = sorted(unfinished)
         raise WorkerStuck(f"processes of {', '.join(names)} from an earlier run survive SIGKILL", names=names)
     return sorted(alive)
+
+
+async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str]:
+    """Kill what bears a token that begins with `mark`, but `spared`; what it was, for the log.  Raises WorkerStuck."""
+    strays = await in_thread(partial(proctree.bearers, mark, spared))
+    ended: list[str] = []
+    with trio.move_on_after(patience):
+        for token, names in strays.items():
+            await proctree.end_all(proctree.Marks(token))
+            ended += names
+    if left := sorted({name for names in strays.values() for name in names} - {*ended}):
+        raise WorkerStuck(f"processes from an earlier run survive SIGKILL: {', '.join(left)}", names=left)
+    return ended
 
 
 async def _end(record: ChildRecord) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Log:
             if self._in_place():
                 return
             self._close()
+        self._refuse_links_of_others()
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
             self._fd = os.open(self._path, flags, 0o640)
@@ -108,6 +111,15 @@ class Log:
         self._at_line_start = True
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
             self._size += os.write(self._fd, b"\n")
+
+    def _refuse_links_of_others(self) -> None:
+        """Who may write in the folder must not choose what is written to; an operator's own link is followed."""
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
+            raise OSError(errno.ELOOP, "a symbolic link of another user is not followed", self._path)
 
     def _in_place(self) -> bool:
         """Whether the open file is still the one at the path.  One stat for each write: 2 microseconds."""

@@ -1,6 +1,7 @@
 """How a server is started: what is set aside for it, what it is given, what it leaves behind."""
 
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -21,6 +22,10 @@ from muxd.state import StateFile, WorkerRecord
 
 #: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
 TMPDIR_MAX = 80
+TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
+
+#: Where engines leave files outside their work folder.
+SHM = Path("/dev/shm")
 
 #: Of muxd's own environment, what a worker must not see.  By the last one all engines would keep their metrics in one
 #: folder, and each would tell those of all.
@@ -111,12 +116,30 @@ def remove_traces(record: WorkerRecord) -> None:
             Path(path).unlink()
 
 
+def remove_left_outside(record: WorkerRecord) -> None:
+    """What a record that was read from disk names outside of muxd's folders, as far as muxd makes such."""
+    tmpdir = Path(record.tmpdir)
+    if tmpdir.parent == Path(tempfile.gettempdir()) and TMPDIR_NAME.fullmatch(tmpdir.name) and _is_ours(tmpdir):
+        _remove(tmpdir)
+    for path in map(Path, record.leftovers):
+        if path.parent == SHM and _is_ours(path):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except (OSError, ValueError):
+        return False
+
+
 def _short_tmpdir(workdir: Path) -> Path:
     """In the work folder, unless that is so deep that a socket's path in it would be too long (107 bytes)."""
     within = workdir / "tmp"
     if len(os.fsencode(within)) <= TMPDIR_MAX:
         return within
-    return Path(tempfile.gettempdir()) / f"muxd-{secrets.token_hex(6)}"
+    return Path(tempfile.gettempdir()) / f"muxd-{secrets.token_hex(6)}"  # as TMPDIR_NAME has it
 
 
 def _remove(*folders: Path) -> None:

@@ -173,6 +173,67 @@ async def test_a_sweep_leaves_the_living_children_of_this_muxd_alone(world):
     await child.wait()
 
 
+# ---- what was left on disk cannot be read
+
+#: What may be in a lock file: another version's, half a disk block, somebody's note.
+CONTENTS = [b"", b'{"v":2}', b"\xff\0\xff", b"[" * 100_000, b'{"name":["qwen"],"pid":-5}', b"7", b" " * 5000]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
+    """Neither the state file nor a card: the shim and the launcher bear a token that says whose they are."""
+    killed_muxd(world, world.sh(f"exec {world.sleep}"))
+    await world.asleep(1)
+    (world.run_dir / "qwen.lock").write_bytes(content)
+    ended = await world.children.sweep([])
+    assert len(ended) == 2
+    assert all("which no record names" in name for name in ended)
+    assert not world.sleepers()
+    assert (await world.spawn(world.sh("exit 0")).wait()).status == 0
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+async def test_a_stray_card_is_put_aside_and_said_once(world, content, caplog):
+    (world.run_dir / "zz.lock").write_bytes(content)
+    (world.run_dir / "yy.lock").mkdir()
+    assert await world.children.sweep([]) == []
+    assert await world.children.sweep([]) == []
+    assert len(caplog.records) == (2 if content.strip() else 1)
+
+
+async def test_anything_in_the_place_of_a_childs_files_makes_way(world):
+    for name in ("qwen.lock", "qwen.exit", "qwen.exit.tmp", "qwen.err"):
+        (world.run_dir / name).mkdir()
+        (world.run_dir / name / "inside").touch()
+    assert (await world.spawn(world.sh("exit 3")).wait()).status == 3
+
+
+async def test_a_record_names_no_file_elsewhere(world, tmp_path):
+    """It is content of a file: what it says of paths is not believed."""
+    precious = tmp_path / "precious.lock"
+    precious.write_text(json.dumps({"token": TOKEN, "pid": 1 << 22, "start": 0}))
+    record = ChildRecord("qwen", 1 << 22, 0, boot_id(), TOKEN, str(precious), str(precious), "/sys/fs/cgroup")
+    assert await world.children.sweep([record]) == []
+    assert precious.read_text()
+
+
+async def test_a_shim_has_nothing_of_muxds_environment_but_what_it_needs(world, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    before = os.umask(0)
+    try:
+        child = world.spawn(world.sh(f"exec {world.sleep}"))
+    finally:
+        os.umask(before)
+    await world.asleep(1)
+    environ = Path(f"/proc/{child.shim_pid}/environ").read_bytes().split(b"\0")
+    assert b"LC_ALL=C.UTF-8" in environ
+    assert not any(word.startswith(b"HF_TOKEN") for word in environ)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in world.run_dir.iterdir())
+    child.kill()
+    await child.wait()
+
+
 # ---- never somebody else's
 
 

@@ -162,3 +162,15 @@ def test_a_log_holds_one_file_descriptor_however_often_it_rotates(path):
     log = Log(str(path), 1000, backups=3)
     log.write(numbered(1000))
     assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give links to others")
+def test_a_link_of_another_user_is_not_followed(path, tmp_path):
+    path.parent.mkdir()
+    (tmp_path / "precious").write_text("precious\n")
+    path.symlink_to(tmp_path / "precious")
+    os.lchown(path, 65534, -1)
+    log = Log(str(path), 1000, backups=3)
+    log.write(b"lost\n")
+    assert log.lost == 5
+    assert (tmp_path / "precious").read_text() == "precious\n"

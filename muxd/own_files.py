@@ -1,0 +1,103 @@
+"""muxd's own folders: what lies there is read with suspicion, and nothing there keeps muxd from starting.
+
+What cannot be used is put aside under another name and said.  Symbolic links are not followed, and
+folders that somebody else may write are refused: who plants a file there has muxd write or delete
+what he wants.
+"""
+
+import logging
+import os
+import stat
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from .errors import MuxdError, in_words
+
+log = logging.getLogger(__name__)
+
+#: The state of a thousand models has 1 MB.
+LONGEST = 64 << 20
+
+#: What reading and decoding a file of unknown content raises: not UTF-8, not JSON, too deep, of another shape.
+UNREADABLE = (OSError, ValueError, RecursionError, msgspec.MsgspecError)
+
+
+class CannotStart(MuxdError):
+    code = "cannot_start"
+
+
+def read(path: Path | str) -> bytes:
+    """A regular file's content; raises one of UNREADABLE.  Never waits, as opening a FIFO does."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a file")
+        if found.st_size > LONGEST:
+            raise ValueError(f"it has {found.st_size} bytes")
+        return file.read(LONGEST)
+
+
+def put_aside(path: Path, why: object) -> None:
+    """Rename it to NAME.unreadable and say so; an older one is replaced.  What cannot be renamed stays."""
+    aside = path.with_suffix(".unreadable")
+    for number in count(1):
+        try:
+            os.replace(path, aside)
+        except OSError as error:  # a folder is there
+            if number > 100:
+                log.error("%s cannot be used (%s) nor put aside: %s", path, why, in_words(error))
+                return
+            aside = path.with_suffix(f".unreadable-{number}")
+        else:
+            log.error("%s cannot be used (%s): put aside as %s", path, why, aside.name)
+            return
+
+
+def make_way(path: Path) -> None:
+    """See that a file can be made or opened there: what is none is put aside, one of ours made writable."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            put_aside(path, "it is not a file")
+        elif found.st_uid == os.geteuid() and found.st_mode & 0o600 != 0o600:
+            path.chmod(0o600)
+
+
+def make_folder(path: Path) -> None:
+    """A folder inside one of ours, for muxd alone; anything else there is put aside.  Raises OSError."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            put_aside(path, "it is not a folder")
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)
+
+
+def claim_folder(path: Path, setting: str, others_may: int) -> None:
+    """Make it where it is missing.  `others_may`: the bits of its mode, of 0o022, that do no harm.
+
+    Raises CannotStart for one that cannot be made, that another user owns, or that one may write.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except (FileExistsError, NotADirectoryError) as error:
+        hint = "name another one, or move what is there"
+        raise CannotStart(f"muxd cannot start: [muxd] {setting}: {error.filename} is not a folder; {hint}") from None
+    except OSError as error:
+        hint = "correct the path, or give muxd's user the right to it"
+        raise CannotStart(f"muxd cannot start: [muxd] {setting}: {in_words(error)}; {hint}") from None
+    found = path.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise CannotStart(
+            f"muxd cannot start: {path} belongs to user {found.st_uid}, who could have muxd write and delete what he "
+            f"wants: chown it to the user that muxd runs as, or choose another [muxd] {setting}"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o022 & ~others_may:
+        who = "other users" if found.st_mode & 0o002 else "its group"
+        raise CannotStart(
+            f"muxd cannot start: {who} may write in {path}, and so have muxd write and delete what they want: "
+            f"`chmod go-w {path}`, after a look at what is in it, or choose another [muxd] {setting}"
+        )
