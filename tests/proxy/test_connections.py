@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,7 @@ async def strict(tmp_path: Path) -> AsyncIterator[House]:
     times: dict[str, Any] = {
         "head_timeout": 0.2,
         "body_timeout": 0.2,
+        "body_rate": 50,
         "idle_timeout": 0.2,
         "write_timeout": 0.3,
         "linger_timeout": 0.2,
@@ -246,6 +248,24 @@ async def test_a_body_in_drops_may_take_its_time(strict: House) -> None:
         await trio.sleep(0.02)
     await browser.send(body[20:])
     assert (await browser.reply()).raw == OK
+
+
+@pytest.mark.parametrize("framed", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
+async def test_a_body_that_never_ends_is_cut_however_often_a_drop_comes(tmp_path: Path, framed: bytes) -> None:
+    async with open_house(tmp_path, body_timeout=0.2, body_rate=1000) as house:
+        browser = await house.connect()
+        await browser.send(b"POST %b HTTP/1.1\r\nHost: muxd.test\r\n%b" % (CHAT, framed))
+
+        async def drip() -> None:
+            while True:
+                await browser.send(b"1\r\nx\r\n" if b"chunked" in framed else b"x")
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            reply = await browser.reply()
+            nursery.cancel_scope.cancel()
+        assert (reply.status, reply.code) == (408, "request_timeout")
 
 
 async def test_an_idle_connection_is_closed(strict: House) -> None:
@@ -336,7 +356,7 @@ async def test_bodies_over_buffer_memory_are_refused_and_memory_is_given_back(tm
 
 
 async def test_over_max_clients_a_connection_is_refused(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_clients=2) as house:
+    async with open_house(tmp_path, max_clients=2, fresh_for=inf) as house:
         first, _ = await house.connect(), await house.connect()
         refused = await (await house.connect()).reply()
         assert (refused.status, refused.code) == (503, "too_many_connections")
@@ -346,3 +366,28 @@ async def test_over_max_clients_a_connection_is_refused(tmp_path: Path) -> None:
             while house.proxy.front.clients > 1:
                 await trio.lowlevel.checkpoint()
         assert (await house.ask(get(b"/health"))).status == 200
+
+
+async def test_where_no_place_is_left_a_body_that_does_not_come_makes_room(tmp_path: Path) -> None:
+    async with open_house(tmp_path, max_clients=3, fresh_for=0.0) as house:
+        house.alpha.answer = answer_when_released
+        served = await house.connect()
+        await served.send(post(chat()))
+        call = await house.alpha.calls.nth(0)
+        slow = await house.connect()
+        await slow.send(post(chat())[:-1])
+        with trio.fail_after(5):
+            while not house.proxy.front.held:
+                await trio.sleep(0.001)
+        await house.connect()  # says nothing
+        assert (await house.ask(get(b"/health"))).status == 200
+        assert (await slow.reply()).code == "too_many_connections"
+        call.released.set()
+        assert (await served.reply()).raw == OK  # who is being served never makes room
+
+
+async def test_places_are_refused_to_nobody_who_has_a_request_where_others_have_none(tmp_path: Path) -> None:
+    async with open_house(tmp_path, max_clients=20, fresh_for=0.0) as house:
+        for _ in range(100):
+            await (await house.connect()).send(post(chat())[:-1])
+            assert (await house.ask(get(b"/health"))).status == 200

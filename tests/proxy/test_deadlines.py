@@ -78,7 +78,7 @@ def asking(**limits: float) -> Iterator[tuple[Reactor, Client, socket.socket, Ho
     ours.setblocking(False)
     theirs.settimeout(5)
     front = Front(reactor, Limits(max_body=1 << 20, buffer_memory=1 << 20, **limits), holding)  # type: ignore[arg-type]
-    client = Client(front, ours, "peer")
+    client = Client(front, ours, "peer", "peer")
     theirs.sendall(get(b"/"))
     while not holding.held:
         reactor.turn(0)

@@ -47,6 +47,7 @@ class Client(Connection):
     __slots__ = (
         "_advancing",
         "_backlog",
+        "_body_since",
         "_ended",
         "_front",
         "_head_weight",
@@ -59,14 +60,17 @@ class Client(Connection):
         "_weight",
         "address",
         "journey",
+        "peer",
         "phase",
         "request",
     )
 
-    def __init__(self, front: Front, sock: socket.socket, address: str) -> None:
+    def __init__(self, front: Front, sock: socket.socket, address: str, peer: str) -> None:
+        """`peer`: whom it counts for."""
         super().__init__(front.reactor, sock)
         self._front = front
         self.address = address
+        self.peer = peer
         self._parser = RequestParser(front.limits.max_head, front.limits.max_body)
         self._backlog: deque[Request] = deque()  # complete, but not their turn yet
         self._advancing = False
@@ -82,7 +86,8 @@ class Client(Connection):
         self._receipt: Receipt | None = None  # of the last answer, while the kernel has not all of it
         self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
         self.deadline = self.reactor.after(front.limits.head_timeout)
-        front.clients += 1
+        self._body_since = 0.0
+        front.places.take(self, monotonic())
         self.reactor.add(sock, self)
 
     # What the reactor calls
@@ -282,6 +287,7 @@ class Client(Connection):
 
     def _begin(self, request: Request) -> None:
         self.phase = Phase.BUSY
+        self._front.places.work(self)
         self.deadline = inf
         self.request = request
         self._probes, self._probe_at = 0, inf
@@ -321,8 +327,12 @@ class Client(Connection):
             if self.phase is not Phase.BODY and (answer := self._front.answerer.judge(self.address, parser.head())):
                 self._end_with(answer)
                 return
-            self.phase = Phase.BODY
-            self.deadline = self.reactor.after(limits.body_timeout)
+            now = monotonic()
+            if self.phase is not Phase.BODY:
+                self.phase = Phase.BODY
+                self._body_since = now
+            earned = parser.buffered / limits.body_rate
+            self.deadline = self.reactor.at(min(now, self._body_since + earned) + limits.body_timeout)
             if parser.expects_continue:
                 parser.expects_continue = False
                 self.send(CONTINUE)
@@ -336,6 +346,7 @@ class Client(Connection):
         elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line came, which buys no time
             self.phase = Phase.IDLE
             self.deadline = self.reactor.after(limits.idle_timeout)
+        self._front.places.rest(self, self.reactor.now)
         if self._unread and not self._reading:
             self.reactor.again(self._read)
 
@@ -384,6 +395,7 @@ class Client(Connection):
             self.close()
             return
         self.phase = Phase.LINGERING
+        self._front.places.rest(self, self.reactor.now)
         self.deadline = self.reactor.after(self._front.limits.linger_timeout)
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -391,6 +403,15 @@ class Client(Connection):
             self.close()
             return
         self.reactor.again(self._read)
+
+    def make_room(self) -> None:
+        """Another needs the place; who is in the midst of a request is told, if that is possible at once."""
+        if self.phase in (Phase.HEAD, Phase.BODY) and self._parser.mid_message:
+            message = "the proxy has no place left for a request that is so long in coming: send it again"
+            self._refuse(Refusal(UNAVAILABLE, "too_many_connections", message, retry_after=1))
+            self._write()
+            self._settle(self.unsent())
+        self.close()
 
     def retire(self) -> None:
         """The proxy ends: close now if nothing is on its way, else after the answer.
@@ -413,7 +434,7 @@ class Client(Connection):
 
     def close(self) -> None:
         if not self.closed:
-            self._front.client_left()
+            self._front.client_left(self)
             self._parser.release()
             self._backlog.clear()
             self._weigh(0)

@@ -8,6 +8,7 @@ import trio
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
+from .places import Guest, Places
 from .reactor import Reactor
 
 
@@ -22,7 +23,9 @@ class Limits:
     max_clients: int = 16384
     most_idle: int = 1024  # connections to one worker that are kept for later
     head_timeout: float = 10.0  # a request's head, from its first byte
-    body_timeout: float = 30.0  # between two reads of a body
+    body_timeout: float = 30.0  # between two reads of a body, and for all of it beside what its bytes earn
+    body_rate: int = 500  # bytes that earn a body another second, as in Apache's RequestReadTimeout
+    fresh_for: float = 0.2  # in which a connection without a request need not make room for another
     idle_timeout: float = 75.0  # between two requests
     write_timeout: float = 60.0  # for a client that reads nothing at all
     linger_timeout: float = 5.0  # for a client to take note that it is refused
@@ -109,12 +112,19 @@ class Front:
     answerer: Answerer
     held: int = 0  # bytes of request bodies
     heads: int = 0  # bytes of heads that are worth counting
-    clients: int = 0
+    places: Places = field(init=False)
     closing: bool = False  # no further request on any connection
     _left: trio.Event = field(default_factory=trio.Event)
 
-    def client_left(self) -> None:
-        self.clients -= 1
+    def __post_init__(self) -> None:
+        self.places = Places(self.limits.max_clients, self.limits.fresh_for)
+
+    @property
+    def clients(self) -> int:
+        return self.places.taken
+
+    def client_left(self, client: Guest) -> None:
+        self.places.leave(client)
         if not self.clients:
             self._left.set()
 

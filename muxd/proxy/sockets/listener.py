@@ -5,6 +5,7 @@ import logging
 import socket
 from contextlib import suppress
 from math import inf
+from time import monotonic
 
 from muxd.errors import TooManyConnections
 from muxd.http.request import Request
@@ -12,6 +13,7 @@ from muxd.proxy.answers import Refusal
 
 from .downstream import Client
 from .front import Front
+from .places import peer_of
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,16 @@ class Listener:
 
     def _admit(self, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
-        if self._front.clients < self._front.limits.max_clients:
-            Client(self._front, sock, _shown(address))
+        shown = _shown(address)
+        peer = peer_of(shown)
+        if self._front.places.make_room(peer, monotonic()):
+            Client(self._front, sock, shown, peer)
             return
-        error = TooManyConnections("the proxy has as many connections as it may: try again later")
+        error = TooManyConnections(
+            "the proxy has as many connections as it may, or as this address may: try again later"
+        )
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)
-        data, receipt = self._front.answerer.turn_away(_shown(address), NOTHING, refusal)
+        data, receipt = self._front.answerer.turn_away(shown, NOTHING, refusal)
         sent = 0
         with suppress(OSError):
             sent = sock.send(data)
