@@ -12,8 +12,9 @@ from .asking import encodings, kinds, ollama, routes
 from .asking.asked import Form
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
+from .doors.guesses import MOST, Guesses
 from .doors.hosts import Hosts
-from .doors.keys import Holder, Keyring
+from .doors.keys import Holder, Keyring, UnknownKey
 from .doors.origins import Origins
 from .errand import Errand, Page
 from .exchange import Exchange, Pace
@@ -38,6 +39,7 @@ class Desk:
         self._pace = pace
         self._records = records
         self._metrics = metrics
+        self._guesses = Guesses()
         self._closed: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:
@@ -51,7 +53,7 @@ class Desk:
             preflight = self._before_keys(request)
             if preflight is not None:
                 return _told(visit, preflight)
-            holder = self._holder(request) if self.keyring else None
+            holder = self._holder(request, client.address) if self.keyring else None
             if holder is not None:
                 visit.key = holder.name
             _decode(client, request)
@@ -68,7 +70,7 @@ class Desk:
         try:
             self._before_keys(head)
             if self.keyring:
-                self._holder(head)
+                self._holder(head, address)
             encodings.codings(head)
         except Refusal as refusal:
             return self.turn_away(address, head, refusal)
@@ -101,9 +103,20 @@ class Desk:
         answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
         return _told(visit, answer)
 
-    def _holder(self, request: Request) -> Holder | None:
+    def _holder(self, request: Request, address: str) -> Holder | None:
         """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
-        return None if request.target in _OPEN else self.keyring.holder(request)
+        if request.target in _OPEN:
+            return None
+        try:
+            return self.keyring.holder(request)
+        except UnknownKey as unknown:
+            wait = self._guesses.failed(address)
+            if not wait:
+                raise
+            request.keep_alive = False
+            message = f"more than {MOST} API keys that are not known here came from {address} within a minute: "
+            message += f"a right one is served at once, the next wrong one is looked at in {wait:.0f} s"
+            raise Refusal(429, "too_many_failed_keys", message, retry_after=wait) from unknown
 
     # To a worker
 

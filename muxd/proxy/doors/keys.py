@@ -41,6 +41,10 @@ _CHALLENGE = ((b"www-authenticate", b"Bearer"),)  # RFC 9110, 15.5.2: a 401 must
 _HOW = "send it as 'Authorization: Bearer KEY' (or x-api-key, or api-key)"
 
 
+class UnknownKey(Refusal):
+    """Of a key that is none here: it may be a guess."""
+
+
 class Holder:
     """Whoever has shown one key."""
 
@@ -123,7 +127,8 @@ class Keyring:
         digest = sha256(shown).digest()
         holder = self._holders.get(digest)
         if holder is None or not compare_digest(holder.digest, digest):
-            raise _refused("the API key is not known here: check it, or ask whoever runs this server for one")
+            message = "the API key is not known here: check it, or ask whoever runs this server for one"
+            raise UnknownKey(UNAUTHORIZED, "invalid_api_key", message, headers=_CHALLENGE)
         if holder.revoked:
             raise _refused(f"the API key {holder.name} was revoked: ask whoever runs this server for another")
         if holder.expires != inf and self._now() >= holder.expires:
