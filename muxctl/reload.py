@@ -26,6 +26,8 @@ COLUMNS = ("MODEL", "ACTION", "CHANGES")
 
 _PATIENCE = 60.0  # seconds: it is checked first, down to the files of every model, perhaps on a slow disk
 
+_MOST = 20  # names in a line
+
 _IN_WORDS = {
     "add": "added; it may be asked for at once",
     "remove": "stopped after its requests have finished, and not known any more",
@@ -55,16 +57,27 @@ def plan_lines(answer: dict[str, Any]) -> list[str]:
     if not plan and not settings:
         return ["nothing to change"]
     lines = [*table([COLUMNS, *map(_row, plan)]), ""] if plan else []
-    lines += [f"{plain(step['model'])}: {_in_words(step['action'])}" for step in plan]
+    lines += [f"{plain(step['model'])}: {_in_words(step['action'])}{_renamed(step)}" for step in plan]
     lines += [f"{plain(setting)}: takes its new value, no model is disturbed" for setting in settings]
     if answer["unchanged"]:
-        lines.append(f"unchanged: {', '.join(map(plain, answer['unchanged']))}")
+        lines.append(f"unchanged: {_few(list(map(plain, answer['unchanged'])))}")
     read = ", ".join(map(plain, answer["files"])) or "the configuration"
     return [*lines, "", f"applied {read}" if answer["applied"] else f"nothing was changed yet; read {read}"]
 
 
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
+
+
 def _row(step: dict[str, Any]) -> tuple[str, ...]:
     return plain(step["model"]), plain(step["action"]), ", ".join(map(plain, step["changes"])) or "-"
+
+
+def _renamed(step: dict[str, Any]) -> str:
+    if not step.get("was"):
+        return ""
+    return f"; it is {plain(step['was'])} under another name: served_names gives a model further names without a load"
 
 
 def _in_words(action: str) -> str:

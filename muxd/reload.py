@@ -5,11 +5,14 @@ What it means for the workers is the core's business; here is what has to be kno
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from .config import Config
+from .config.lines import KeyPath, line_of
 from .config.plan import Plan, plan_of
+from .config.sources import Source, read_sources
 from .errors import ConfigError, NeedsRestart, in_words
 from .gpus import are_simulated
 from .threads import in_thread
@@ -45,9 +48,25 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
         )
     if plan.needs_restart:
-        keys = ", ".join(plan.needs_restart)
+        places = await in_thread(partial(_places, wanted, plan.needs_restart), abandon_on_cancel=True)
+        keys = ", ".join(places)
         raise NeedsRestart(
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
     return Reload(wanted, plan, opens=bool(running.keys) and not wanted.keys)
+
+
+def _places(config: Config, keys: tuple[str, ...]) -> list[str]:
+    """Each with its file and line, where a file says it."""
+    main, parts, _ = read_sources(config.path) if config.path is not None else (None, [], [])
+    sources = [*([main] if main is not None else []), *parts]
+    return [_place(tuple(key.split(".")), sources) for key in keys]
+
+
+def _place(path: KeyPath, sources: list[Source]) -> str:
+    """The file that said it last counts."""
+    for source in reversed(sources):
+        if source.has(path) and (line := line_of(path, source.lines)):
+            return f"{source.file}:{line}: {'.'.join(path)}"
+    return ".".join(path)

@@ -17,7 +17,7 @@ from muxd.config import Config, Daemon, Memory, Model, Simulation
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
 from muxd.engines import open_http
-from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound
+from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
 from muxd.gpus import open_gpus
 from muxd.proxy_child import UnmanagedProxy
 from muxd.state import StateFile
@@ -256,3 +256,19 @@ async def test_a_configuration_that_was_written_since_is_told_until_it_is_read_a
             await trio.sleep(0.05)
         await supervisor.reload()
         assert supervisor.status()["config_written"] is False
+
+
+async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(tmp_path):
+    file, part = tmp_path / "muxd.toml", tmp_path / "muxd.d/b.toml"
+    file.write_text('[proxy]\nlisten = "127.0.0.1:1"\nmax_body = "1MiB"\n')
+    part.parent.mkdir()
+    part.write_text('\n\n[proxy]\nmax_body = "2MiB"\n')
+    async with supervised(tmp_path, a_model("a")) as supervisor:
+        running = wanted[-1]
+        proxy = replace(running.proxy, port=1, max_body=2 << 20, buffer_memory=1)
+        wanted.append(replace(running, path=file, proxy=proxy))
+        with pytest.raises(NeedsRestart) as told:
+            await supervisor.reload()
+        assert told.value.message.startswith(
+            f"{file}:2: proxy.listen, {part}:4: proxy.max_body, proxy.buffer_memory cannot be changed while muxd runs: "
+        )

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -18,4 +18,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, else all of them."""
     candidates = list(known)
     close = nearest(name, candidates)
-    return f"did you mean {close}?" if close else f"known: {', '.join(candidates) or 'none'}"
+    return f"did you mean {close}?" if close else f"known: {few(candidates) or 'none'}"
+
+
+def few(names: Sequence[str], most: int = 50) -> str:
+    """The first ones, and how many more there are: a host may have thousands."""
+    left_off = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left_off} more" if left_off > 0 else "")

@@ -68,9 +68,11 @@ class Step:
     model: str
     action: Action
     changes: tuple[str, ...] = ()  # the keys that differ; none where the model comes or goes
+    was: str = ""  # what one that comes was called, where only its names differ from one that goes
 
     def as_json(self) -> dict[str, Any]:
-        return {"model": self.model, "action": self.action, "changes": list(self.changes)}
+        said = {"model": self.model, "action": self.action, "changes": list(self.changes)}
+        return said | ({"was": self.was} if self.was else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,14 @@ def _steps(running: Config, wanted: Config) -> Iterator[Step]:
     yield from (Step(name, "remove") for name in before if name not in kept)
     for model in wanted.models:
         if (old := before.get(model.name)) is None:
-            yield Step(model.name, "add")
+            gone = (old for name, old in before.items() if name not in kept)
+            yield Step(model.name, "add", was=next((old.name for old in gone if _renamed(old, model)), ""))
         elif changes := _differences(old, model):
             yield Step(model.name, "restart" if _needs_new_process(old, model, changes) else "update", changes)
+
+
+def _renamed(old: Model, new: Model) -> bool:
+    return not {*_differences(old, new)} - {"name", "served_names"}
 
 
 def _needs_new_process(old: Model, new: Model, changes: tuple[str, ...]) -> bool:

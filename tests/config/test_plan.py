@@ -49,7 +49,7 @@ def test_another_order_of_the_models_is_no_change():
 
 def test_models_that_come_and_go_are_told_first_those_that_go():
     plan = plan_of(RUNNING, with_models(replace(LLAMA, name="lama"), QWEN))
-    assert plan.steps == (Step("llama", "remove"), Step("lama", "add"))
+    assert plan.steps == (Step("llama", "remove"), Step("lama", "add", was="llama"))
     assert plan.unchanged == ("qwen",)
 
 
@@ -166,3 +166,14 @@ def test_a_plan_as_json():
         "needs_restart": ["proxy.listen"],
         "unchanged": ["c"],
     }
+
+
+@pytest.mark.parametrize("served", [("qwen3",), ("qwen3", "gpt"), ("qwen", "gpt")])
+def test_one_that_comes_as_what_goes_is_told_to_be_it_under_another_name(served):
+    renamed = replace(QWEN, name="qwen3", served_names=served)
+    gone, came = plan_of(RUNNING, with_models(renamed, LLAMA)).steps
+    assert (gone, came) == (Step("qwen", "remove"), Step("qwen3", "add", was="qwen"))
+    assert came.as_json()["was"] == "qwen"
+    _, other = plan_of(RUNNING, with_models(replace(renamed, args=("--x",)), LLAMA)).steps
+    assert (other.was, "was" in other.as_json()) == ("", False)
+    assert plan_of(RUNNING, with_models(QWEN, LLAMA, renamed)).steps == (Step("qwen3", "add"),)

@@ -106,3 +106,16 @@ def test_checking_a_configuration_may_take_longer_than_other_answers(answers, mu
 
     muxd.scripts["POST /v1/reload"] = script
     assert muxctl("reload")[0] == 0
+
+
+def test_a_model_under_another_name_is_said_to_be_loaded_for_nothing(muxd, muxctl):
+    steps = [
+        {"model": "qwen", "action": "remove", "changes": []},
+        {"model": "qwen3", "action": "add", "changes": [], "was": "qwen"},
+    ]
+    names = [f"m{number}" for number in range(30)]
+    answer = {"applied": True, "files": ["F"], "plan": steps, "settings": [], "unchanged": names}
+    muxd.scripts["POST /v1/reload"] = lambda talk: talk.json(answer)
+    out = muxctl("reload")[1]
+    assert "qwen3: added; it may be asked for at once; it is qwen under another name: served_names gives" in out
+    assert "m19 and 10 more\n" in out
