@@ -42,7 +42,7 @@ COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "EXPIRES", "STATE", "FILE")
 
 _PATIENCE = 60.0  # seconds: muxd checks the whole configuration first, perhaps on a slow disk
 
-_OF_ADD = ("models", "requests_per_minute", "priority", "expires")
+_OF_ADD = ("models", "requests_per_minute", "priority", "expires", "comments")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -52,6 +52,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--requests-per-minute", metavar="N", type=_whole, help="at most (no limit)")
     parser.add_argument("--priority", metavar="N", type=_whole, help="from -10 to 10: whose request waits less (0)")
     parser.add_argument("--expires", metavar="WHEN", help='"2027-01-31", "2027-01-31T18:00Z", "30d" (never)')
+    parser.add_argument(
+        "--no-comments", dest="comments", action="store_const", const=False, help="none in its streams while they wait"
+    )
     parser.add_argument("--config", metavar="PATH", type=Path, help="instead of the one that muxd runs with")
     parser.add_argument("--yes", action="store_true", help="do not ask before the first key shuts everybody else out")
 
@@ -79,6 +82,8 @@ def run(options: Namespace) -> int:
 
 
 def _flag(key: str) -> str:
+    if key == "comments":
+        return "--no-comments"
     return f"--{key.replace('_', '-')}"
 
 

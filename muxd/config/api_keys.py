@@ -75,6 +75,7 @@ KEY: dict[str, Reader] = {
     "priority": integer(-10, 10),
     "expires": moment,
     "revoked": boolean,
+    "comments": boolean,
 }
 
 

@@ -87,6 +87,7 @@ def _key(key: Key) -> dict[str, Any]:
         "secret_sha256": key.secret_sha256,
         "priority": key.priority,
         "revoked": key.revoked,
+        "comments": key.comments,
     }
     if key.models:
         said["models"] = list(key.models)

@@ -145,6 +145,7 @@ class Key:
     priority: int = 0  # a waiting request counts 2 ** priority times
     expires: float = inf  # seconds since the epoch
     revoked: bool = False  # kept in the file, so that revoking the last key does not open the door
+    comments: bool = True  # its holder can bear SSE comments
     variable: str = field(default="", repr=False, compare=False)  # of the environment, where the secret is in one
 
 

@@ -23,6 +23,8 @@ from .records.visit import Records, Visit
 from .sockets.front import Answer, Asking
 
 _JSON = b"application/json"
+_COMMENTS_HEADER = b"x-muxd-comments"
+_OFF = (b"off", b"false", b"no", b"0")
 _OPEN = frozenset((b"/health", b"/"))  # to whoever has no key
 
 
@@ -136,8 +138,18 @@ class Desk:
             raise self._closed
         visit.meter = lease.meter
         ruled = self.origins.given
+        bears = (holder is None or holder.comments) and (not found.streams or _takes_comments(request))
         exchange = Exchange(
-            client, request, found, lease, self._pace, visit, lines=lines, priority=priority, ruled=ruled
+            client,
+            request,
+            found,
+            lease,
+            self._pace,
+            visit,
+            lines=lines,
+            priority=priority,
+            ruled=ruled,
+            comments=bears,
         )
         lease.enter(exchange)
         return exchange
@@ -208,6 +220,12 @@ class Desk:
         if holder is not None and not all(holder.may_use(entry.name) for entry in self._catalogue.entries()):
             message = f"the API key {holder.name} is for some models, and metrics tell of all: use one for all of them"
             raise Refusal(403, "metrics_not_allowed", message)
+
+
+def _takes_comments(request: Request) -> bool:
+    """Whether the client can bear comments in its stream: some take every line for data."""
+    said = request.header(_COMMENTS_HEADER)
+    return said is None or said.strip().lower() not in _OFF
 
 
 def _told(visit: Visit, answer: bytes) -> Answer:

@@ -74,6 +74,7 @@ class Exchange:
     _told: Stream = EVENTS  # in which kind the client is told what is not the worker's
     _last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
     _comment_interval = inf
+    _comments = True  # the client can bear them
     _usage: Usage | None = None
     _reframer: Unframer | None = None
     _legacy = False  # an HTTP/1.0 client
@@ -94,8 +95,12 @@ class Exchange:
         lines: bytes = b"",
         priority: int = 0,
         ruled: bool = False,
+        comments: bool = True,
     ) -> None:
-        """`lines`: for the head of the answer; `ruled`: what the visit says of CORS replaces what the worker says."""
+        """`comments`: the client can bear them; `lines`: for the head of the answer.
+
+        `ruled`: what the visit says of CORS replaces what the worker says.
+        """
         self._client = client
         self._request = request
         self._target = to.target
@@ -114,8 +119,10 @@ class Exchange:
         if request.http_version == "1.0":
             self._legacy = True
             self._reframer = Unframer()
-        elif to.streams:
+        elif to.streams and comments:
             self._comment_interval = pace.comment_interval
+        if not comments:
+            self._comments = False
         self.since = visit.arrived
         self._give_up_at = self.since + lease.terms.switch_timeout
         self.deadline = min(self._give_up_at, self.since + self._comment_interval)
@@ -128,16 +135,21 @@ class Exchange:
 
     def on_deadline(self) -> None:
         now = monotonic()
-        if now >= self._give_up_at:
+        if self._grant is not None:
+            if self._told is EVENTS and self._may_speak():
+                seconds = now - self._visit.arrived - self._visit.waited
+                self._comment(f"its worker has the request and gave nothing yet ({seconds:.0f} s)")
+            self.deadline = now + self._comment_interval
+        elif now >= self._give_up_at:
             self.deadline = inf
             self.refuse(self._loss or self._lease.late())
         else:
-            self._comment()
+            self._comment(self._lease.outlook())
             self.deadline = min(self._give_up_at, now + self._comment_interval)
 
-    def _comment(self) -> None:
+    def _comment(self, how: str) -> None:
         """Say how it goes, in the midst of a stream that has nothing else to say yet."""
-        said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {self._lease.outlook()}".encode())
+        said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {how}".encode())
         if not self._headed:
             self._headed = True
             said = spliced(_STREAM_HEAD, self._own_lines) + said
@@ -146,9 +158,9 @@ class Exchange:
     # What the lease says
 
     def forward(self, grant: Grant) -> None:
-        """Send it to the worker."""
+        """Send it to the worker.  Until that has begun to answer, a client that streams is told so now and then."""
         self._grant = grant
-        self.deadline = inf
+        self.deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
         self._client.heed()
         if self._died_last:
             self._died_last = False
@@ -216,6 +228,8 @@ class Exchange:
         """What means nothing to the client, if there is something now."""
         if not self._headed:
             return CONTINUE
+        if not self._comments and self._told is EVENTS:
+            return b""
         means_nothing = self._told is EVENTS or not self._begun
         return chunk(self._told.nothing) if means_nothing and self._may_speak() else b""
 
@@ -286,6 +300,9 @@ class Exchange:
         self._head_size = 0
         if self._begun:
             self._drop_body()
+            if self.deadline != inf:
+                self.deadline = inf
+                self._client.heed()
             if self._stream:
                 self._last_bytes = monotonic()
                 self._visit.first_byte = self._last_bytes - self._visit.arrived
@@ -325,9 +342,10 @@ class Exchange:
             self._upstream = None
             self.on_loss(Loss.UNREACHABLE, (error.strerror or str(error)).lower())
             return
-        # A stream that has begun with comments cannot become a compressed one.
-        drop = (id.drop, b"accept-encoding") if self._headed else (id.drop,) if id.drop else ()
-        head = worker_head(self._request, self._target, pool.authority, id.upstream, drop)
+        # A stream that may have begun with comments cannot become a compressed one.
+        plain = self._headed or self._comment_interval != inf
+        drop = (id.drop,) if id.drop else ()
+        head = worker_head(self._request, self._target, pool.authority, id.upstream, drop, plain=plain)
         self._upstream.ask(self, head, self._request.body, self._upstream_timeout)
 
     # A second worker for it

@@ -11,6 +11,7 @@ class _Kind(IntEnum):
     HOST = 2
     LENGTH = 3
     CONNECTION = 4  # names further ones of the second kind
+    CODING = 5  # asks for a compressed answer
 
 
 # RFC 9110, 7.6.1: these speak about one connection, not about the request.  Expect is answered
@@ -26,6 +27,7 @@ _KINDS = {
     b"upgrade": _Kind.HOP,
     b"expect": _Kind.HOP,
     b"host": _Kind.HOST,
+    b"accept-encoding": _Kind.CODING,
     b"content-length": _Kind.LENGTH,
 }
 _NAMES_NO_OTHER = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
@@ -45,11 +47,18 @@ def _kind(name: bytes) -> int:
 
 
 def worker_head(
-    request: Request, target: bytes, authority: bytes, lines: bytes = b"", drop: tuple[bytes, ...] = ()
+    request: Request,
+    target: bytes,
+    authority: bytes,
+    lines: bytes = b"",
+    drop: tuple[bytes, ...] = (),
+    *,
+    plain: bool = False,
 ) -> bytes:
     """Names, case, order and duplicates as the client sent them; `authority` replaces Host in its place.
 
-    `lines`: further ones, each ended.  Headers of the names `drop` are left out.
+    `lines`: further ones, each ended.  Headers of the names `drop` are left out; with `plain` the
+    answer is not to be compressed.
     """
     headers = _without(request.headers, drop) if drop else request.headers
     parts = [b"%b %b HTTP/1.1" % (request.method.encode(), target)]
@@ -64,8 +73,9 @@ def worker_head(
             elif kind == _Kind.LENGTH:
                 has_length, value = True, b"%d" % len(request.body)  # its model's settings may have changed it
             elif kind == _Kind.CONNECTION and value not in _NAMES_NO_OTHER:
-                return worker_head(request, target, authority, lines, (*drop, *_named(headers), b"connection"))
-            else:
+                names = (*drop, *_named(headers), b"connection")
+                return worker_head(request, target, authority, lines, names, plain=plain)
+            elif kind != _Kind.CODING or plain:
                 continue
         parts.append(name + b": " + value)
     if not has_host:  # HTTP/1.0

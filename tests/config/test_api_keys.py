@@ -74,8 +74,9 @@ def test_every_key_is_read(load):
         "priority = -10",
         "expires = 2027-01-31",
         "revoked = true",
+        "comments = false",
     )
-    assert load(text).keys == (Key("a.b-c_1", HASH, ("qwen", "llama"), 60, -10, moment(2027, 1, 31), True),)
+    assert load(text).keys == (Key("a.b-c_1", HASH, ("qwen", "llama"), 60, -10, moment(2027, 1, 31), True, False),)
 
 
 def test_there_are_none_where_none_is_written(load):

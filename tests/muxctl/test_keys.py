@@ -88,7 +88,7 @@ def test_a_key_is_made_its_secret_told_alone_and_only_its_hash_kept(muxctl, conf
 
 def test_everything_that_can_be_said_of_a_key_is_written(muxctl, config, written):
     options = ["--models", "Qwen/Qwen3-14B, llama", "--requests-per-minute", "60", "--priority", "-3"]
-    assert muxctl("keys", "add", "ci", *options, "--expires", "2999-01-31")[0] == 0
+    assert muxctl("keys", "add", "ci", *options, "--expires", "2999-01-31", "--no-comments")[0] == 0
     (key,) = written()
     assert {name: value for name, value in key.items() if name != "secret_sha256"} == {
         "name": "ci",
@@ -96,6 +96,7 @@ def test_everything_that_can_be_said_of_a_key_is_written(muxctl, config, written
         "requests_per_minute": 60,
         "priority": -3,
         "expires": datetime(2999, 1, 31, tzinfo=UTC),
+        "comments": False,
     }
     assert load_config(config, {}).keys[0].models == ("qwen", "llama")
 

@@ -1,10 +1,13 @@
 """What a client sees while it waits: comments in its stream, a bounded queue, an honest Retry-After."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import trio
+
+from muxd.config.schema import Key
 
 from .browser import CHAT, Browser, chat, post
 from .house import QUIET, House, open_house
@@ -119,6 +122,114 @@ async def test_who_does_not_read_events_gets_no_comments(tmp_path: Path, request
         answer = await silent.rest() if b"HTTP/1.0" in request_ else (await silent.reply()).raw
         assert answer.endswith(OK_BODY)
         assert b"muxd:" not in answer
+
+
+async def silent_at_first(call: Call) -> None:
+    """As SGLang, whose head comes with the first token."""
+    await call.released.wait()
+    await call.send(SSE_HEAD + event("1") + END)
+
+
+async def test_who_streams_is_told_that_its_worker_has_given_nothing_yet(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        house.alpha.answer = silent_at_first
+        browser = await house.connect()
+        await browser.send(post(chat(stream=True), b"Accept-Encoding: gzip\r\n"))
+        await browser.until(b": muxd: model alpha: its worker has the request and gave nothing yet")
+        call = await house.alpha.calls.nth(0)
+        assert b"ncoding" not in call.head
+        call.released.set()
+        answer = bytes(await browser.until(END))
+        assert answer.endswith(event("1") + END)
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b"content-type: text/event-stream" in answer
+        browser.buffer.clear()
+        house.alpha.answer = answer_ok
+        assert (await browser.ask(post(chat()))).raw == OK
+
+
+async def test_a_worker_that_sends_its_head_at_once_has_comments_put_behind_it(tmp_path: Path) -> None:
+    async def head_first(call: Call) -> None:
+        await call.send(SSE_HEAD)
+        await call.released.wait()
+        await call.send(event("1"))
+        await call.gone.wait()
+
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        house.alpha.answer = head_first
+        browser = await house.connect()
+        await browser.send(post(chat(stream=True)))
+        await browser.until(b"gave nothing yet")
+        house.alpha.calls[0].released.set()
+        answer = bytes(await browser.until(event("1")))
+        assert answer.startswith(SSE_HEAD)
+        browser.buffer.clear()
+        with trio.move_on_after(0.3):
+            await browser.rest()
+        assert not browser.buffer  # none once it has begun
+
+
+async def test_a_worker_that_refuses_after_its_own_silence_tells_why_in_an_event(tmp_path: Path) -> None:
+    refusal = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
+
+    async def refuse(call: Call) -> None:
+        await call.released.wait()
+        await call.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(refusal) + refusal)
+
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        house.alpha.answer = refuse
+        browser = await house.connect()
+        await browser.send(post(chat(stream=True)))
+        await browser.until(b"gave nothing yet")
+        house.alpha.calls[0].released.set()
+        told = b'event: error\ndata: {"type":"error",' + refusal[1:] + b"\n\n"
+        assert (await browser.until(END)).endswith(chunk(told) + END)
+
+
+SILENT_KEY = Key("plain", sha256(b"secret").hexdigest(), comments=False)
+
+
+@pytest.mark.parametrize("model", ["alpha", "beta"], ids=["at its worker", "while it waits"])
+@pytest.mark.parametrize(
+    ("keys", "headers"),
+    [
+        ((), b"X-Muxd-Comments: off\r\n"),
+        ((), b"x-muxd-comments:  FALSE \r\n"),
+        ((SILENT_KEY,), b"Authorization: Bearer secret\r\n"),
+    ],
+    ids=["header", "header, spelled otherwise", "key"],
+)
+async def test_who_cannot_bear_comments_gets_none_and_the_workers_own_head(
+    tmp_path: Path, keys: tuple[Key, ...], headers: bytes, model: str
+) -> None:
+    talkative_key = Key("talk", sha256(b"other").hexdigest())
+    async with open_house(tmp_path, proxy=TALKATIVE, keys=(*keys, talkative_key) if keys else ()) as house:
+        house.alpha.answer = house.beta.answer = silent_at_first
+        silent, talkative = await house.connect(), await house.connect()
+        await silent.send(post(chat(model, stream=True), headers))
+        await talkative.send(post(chat(model, stream=True), b"Authorization: Bearer other\r\n"))
+        for _ in range(2):
+            await talkative.until(b": muxd: ")
+        assert not silent.buffer
+        if model == "beta":
+            (await house.lease()).grant(house.beta.url)
+        worker = house.beta if model == "beta" else house.alpha
+        for index in range(2):
+            (await worker.calls.nth(index)).released.set()
+        assert (await silent.reply()).raw == SSE_HEAD + event("1") + END
+
+
+async def test_who_cannot_bear_comments_and_has_finished_sending_is_asked_nothing_within_its_stream(
+    tmp_path: Path,
+) -> None:
+    async with open_house(tmp_path) as house:
+        house.alpha.answer = stream
+        browser = await house.connect()
+        await browser.send(post(chat(stream=True), b"x-muxd-comments: off\r\n"))
+        await browser.until(event("1"))
+        browser.finish_sending()
+        house.alpha.calls[0].released.set()
+        assert await browser.rest() == SSE_HEAD + event("1") + event("2") + END
 
 
 async def test_comments_stop_when_the_client_leaves(tmp_path: Path) -> None:

@@ -48,11 +48,12 @@ class UnknownKey(Refusal):
 class Holder:
     """Whoever has shown one key."""
 
-    __slots__ = ("_models", "digest", "expires", "name", "priority", "rate", "revoked")
+    __slots__ = ("_models", "comments", "digest", "expires", "name", "priority", "rate", "revoked")
 
     def __init__(self, key: Key, rate: RateState | None) -> None:
         self.name = key.name
         self.priority = key.priority
+        self.comments = key.comments
         self.digest = bytes.fromhex(key.secret_sha256)
         self.expires = key.expires
         self.revoked = key.revoked
