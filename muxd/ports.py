@@ -71,13 +71,16 @@ def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
 
 
 def holder_of(sockets: "Collection[Listening]") -> str:
-    """Which process listens by one of them, as far as this user may see."""
-    from .shim.processes import has_any  # only where there is something to explain
+    """Which process listens by one of them, as far as this user may see.
+
+    By its program's name only: this is told to clients, and arguments can be secret.
+    """
+    from .shim.processes import has_any, program_of  # only where there is something to explain
 
     names = {socket.name for socket in sockets}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and has_any(int(entry.name), names):
-            return f"process {entry.name} listens on it ({_program(entry)})"
+            return f"process {entry.name} listens on it ({program_of(int(entry.name)) or 'gone meanwhile'})"
     return next((f"a process of user {socket.uid} listens on it" for socket in sockets), "another process has it")
 
 
@@ -85,12 +88,3 @@ def _holder_at(port: int) -> str:
     from .shim.processes import all_listening
 
     return holder_of([socket for socket in all_listening() if socket.port == port])
-
-
-def _program(process: Path) -> str:
-    """Its name only: this is told to clients, and arguments can be secret."""
-    try:
-        name = (process / "comm").read_text(errors="replace").strip()
-        return "".join(c if c.isprintable() else "?" for c in name)
-    except OSError:  # it has just ended
-        return "gone meanwhile"

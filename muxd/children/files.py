@@ -79,6 +79,7 @@ class Exit:
     requested: bool = False  # a stop had been asked for
     dropped_bytes: int = 0  # of its output, refused by the disk
     swept: int = 0  # processes that outlived it and were killed
+    left: tuple[str, ...] = ()  # what some of those were called
     time: float = 0.0  # seconds since the epoch
     errno: int | None = None  # of the exec that failed
     dropped_why: str = ""  # what the system said when it refused them

@@ -6,7 +6,7 @@ Pure functions over the end of its log, how its process ended, and the answers o
 import errno
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from signal import SIGKILL
 
@@ -22,6 +22,7 @@ from muxd.errors import (
     OutOfGpuMemory,
     OutOfHostMemory,
     ReloadRefused,
+    ScriptEnded,
     StartTimeout,
     WrongPort,
 )
@@ -168,6 +169,44 @@ def of_kept_memory(over: str, *, has_saver: bool | None) -> Cause:
 def of_missing_memory(missing: str) -> Cause:
     """The GPU had no room even before the engine was asked for anything; `missing` says what to do, too."""
     return Cause(OutOfGpuMemory.code, missing, "")
+
+
+def of_ended_script(said: str, left: Sequence[str], doing: str | None) -> Cause | None:
+    """What a launch script means that ended with status 0, and did not say why; `left`: programs that outlived it."""
+    refused = doing is None
+    if left:
+        message = f"its launch script ended while {_listed(left)} still ran in the background, which muxd then ended"
+        return Cause(ScriptEnded.code, message, _FOREGROUND, refused)
+    if not refused:
+        return None
+    if found := _CONTAINER.search(said):
+        container = found[0][:12]
+        message = f"its launch script left container {container} running on its own (docker run -d)"
+        remedy = (
+            f"run it without -d (--detach), so that muxd can follow and end it; end this one: docker stop {container}"
+        )
+        return Cause(ScriptEnded.code, message, remedy, refused=True)
+    message = "its launch script ended with status 0, and left no server"
+    return Cause(ScriptEnded.code, message, _FOREGROUND, refused=True)
+
+
+_FOREGROUND = (
+    "its last command must be the server, and wait for it: no &, nohup, setsid or disown, no tmux or sbatch, or `wait` "
+    "as the last line"
+)
+_CONTAINER = re.compile(r"^[0-9a-f]{64}$", re.MULTILINE)
+
+#: What an SGLang that crashed leaves for a moment: its schedulers and their like, not a server.
+_PARTS = ("sglang::", "sim::")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+
+
+def is_crash(left: Sequence[str]) -> bool:
+    """The server itself was gone before the script, as below `| tee`."""
+    return bool(left) and all(name.startswith(_PARTS) for name in left)
 
 
 def of_taken_port(message: str) -> Cause:

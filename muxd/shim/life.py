@@ -21,6 +21,7 @@ from .processes import (
     listeners,
     look_up,
     prctl,
+    program_of,
     send,
 )
 from .spec import KILL, STOP, Spec
@@ -35,6 +36,9 @@ CHUNK, PIPE_SIZE = 1 << 16, 1 << 20
 
 #: Seconds that a script has for itself once its server was stopped: for what it traps, and not for another server.
 AFTERWARDS = 2.0
+
+#: So many programs that outlived a child are named.
+NAMED = 5
 
 
 class Shim:
@@ -56,6 +60,7 @@ class Shim:
         self._kill_at: float | None = None  # on the monotonic clock
         self._servers: set[int] = set()  # pidfds of those that were asked to end in the child's place
         self._swept: set[tuple[int, int]] = set()  # pid and start of what outlived the child
+        self._left: list[str] = []  # what they were called
         self._card: dict[str, Any] = {}
         self._card_due = 0.0
 
@@ -255,6 +260,8 @@ class Shim:
 
     def _kill_all(self) -> None:
         doomed = descendants(os.getpid())
+        if not self._swept:
+            self._left = sorted({name for p in doomed if p.pid != self._pid and (name := program_of(p.pid))})
         if self._spec.cgroup:
             doomed += filter(None, map(look_up, cgroup_members(self._spec.cgroup)))
             cgroup_kill(self._spec.cgroup)
@@ -292,6 +299,7 @@ class Shim:
             "dropped_bytes": self._dropped,
             "dropped_why": self._dropped_why,
             "swept": len(self._swept),
+            "left": self._left[:NAMED],
             "requested": self._requested,
         }
         try:

@@ -40,6 +40,16 @@ class Process:
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
+def program_of(pid: int) -> str:
+    """Its name as /proc/PID/comm has it, printable; "" where it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            name = file.read().decode(errors="replace").strip()
+    except GONE:
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
 def look_up(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -361,7 +361,10 @@ class Life:
         if exit.requested:
             return None
         ending = Ending(said, exit.signal, exit.status, self._evidence.oom_kills(), self._doing)
-        return causes.of_end(ending, self._model)
+        cause = causes.of_end(ending, self._model)
+        if cause is None and self._model.script is not None and exit.status == 0 and not causes.is_crash(exit.left):
+            return causes.of_ended_script(said, exit.left, self._doing)
+        return cause
 
     async def _until_memory_is_back(self, how: str) -> None:
         """Nobody may come to the GPU before; but that it is dead is told at once."""

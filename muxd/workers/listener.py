@@ -19,7 +19,7 @@ from socket import inet_aton
 
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members
-from muxd.shim.processes import GONE, Listening, all_listening, descendants, has_any
+from muxd.shim.processes import GONE, Listening, all_listening, descendants, has_any, program_of
 from muxd.threads import in_thread
 
 #: Programs whose servers are no descendants of them, by /proc/PID/comm.
@@ -87,11 +87,11 @@ class Listener:
         return self._is_elsewhere(pids) and all(socket.uid in (0, os.geteuid()) for socket in sockets)
 
     def _is_elsewhere(self, pids: Iterable[int]) -> bool:
-        return any(_comm(pid) in CLIENTS or not _can_look_into(pid) for pid in pids)
+        return any(program_of(pid) in CLIENTS or not _can_look_into(pid) for pid in pids)
 
     def _elsewhere(self) -> int | None:
         pids = self._pids()
-        self._forwarded = any(_comm(pid) in CLIENTS for pid in pids)
+        self._forwarded = any(program_of(pid) in CLIENTS for pid in pids)
         commands = {pid: _words(pid) for pid in pids}
         if any(_names(words, self._port) for words in commands.values()):
             return None
@@ -150,13 +150,6 @@ def _words(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except GONE:
         return []
-
-
-def _comm(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except GONE:
-        return ""
 
 
 def _can_look_into(pid: int) -> bool:

@@ -265,3 +265,56 @@ def test_check_says_which_models_scripts_are(tmp_path):
         0,
         f"ok: 2 models (alpha, beta), proxy on 127.0.0.1:8000, control socket {tmp_path}/muxd.sock\n",
     )
+
+
+BACKGROUND = {
+    "nohup": 'nohup "${SERVER[@]}" > log.txt 2>&1 &\necho $! > server.pid',
+    "setsid": 'setsid nohup "${SERVER[@]}" > log.txt 2>&1 < /dev/null & disown',
+    "a pipe": '"${SERVER[@]}" 2>&1 | tee log.txt &\necho started',
+    "a daemon": '( ( setsid "${SERVER[@]}" > /dev/null 2>&1 < /dev/null & ) & )\nexit 0',
+    "it waits until it is up": '"${SERVER[@]}" &\nsleep 0.2',
+}
+
+
+def failure(muxd: Muxd, name: str = "alpha") -> str:
+    """Its reason, once it has failed at its first end."""
+    muxd.until_state(name, "failed")
+    assert [move for move in muxd.moves() if move[0] == name].count((name, "unloaded", "starting")) == 1
+    assert "backoff" not in {after for model, _, after in muxd.moves() if model == name}, "not tried again"
+    return str(muxd.status(name)["reason"])
+
+
+@pytest.mark.parametrize("body", BACKGROUND.values(), ids=BACKGROUND)
+def test_a_server_in_the_background_of_a_script_that_ends_is_named_at_its_first_end(start, tmp_path, body):
+    muxd = start(write(tmp_path, "alpha", body))
+    reason = failure(muxd)
+    assert "its launch script ended while" in reason
+    assert "no &, nohup, setsid" in reason
+    assert muxd.status("alpha")["last_exit"]["code"] == "script_ended"
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [(f'echo {"0f" * 32}\nexit 0 # "${{SERVER[@]}}"', "docker stop 0f0f0f0f0f0f"), ("exit 0", "left no server")],
+    ids=["docker run -d", "elsewhere"],
+)
+def test_a_script_that_ends_without_a_server_is_not_tried_again(start, tmp_path, last, words):
+    assert words in failure(start(write(tmp_path, "alpha", last)))
+
+
+def test_a_server_that_listens_on_another_port_than_the_one_waited_for_is_named_at_once(start, tmp_path):
+    other = free_port()
+    (tmp_path / "words").write_text(f"--port {other} --served-model-name sglang.launch_server")
+    script = write(tmp_path, "alpha", f'exec "${{SERVER[@]}}" $(head -c 99 {tmp_path}/words)')
+    text = (tmp_path / script).read_text().replace(' --port "$PORT"', "")
+    (tmp_path / script).write_text(text)
+    reason = failure(start(script))
+    assert f"its server listens on port {other}, and muxd waits for it on port" in reason
+
+
+def test_a_server_whose_key_the_script_hides_is_asked_with_it_and_not_killed(start, tmp_path):
+    (tmp_path / "words").write_text("--api-key k1")
+    muxd = start(write(tmp_path, "alpha", 'exec "${SERVER[@]}" $(head -c 99 "$FOLDER/words")'))
+    muxd.until_state("alpha", "ready")
+    assert "engine_locked" not in muxd.log
+    assert muxd.status("alpha")["restarts"] == 0

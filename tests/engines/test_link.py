@@ -64,7 +64,9 @@ async def answering(answer: bytes, *, endless: bool = False) -> AsyncIterator[Li
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
             async with stream:
-                await stream.receive_some()
+                asked = b""
+                while not asked.endswith(b"}" if asked.startswith(b"POST") else b"\r\n\r\n"):
+                    asked += await stream.receive_some()
                 await stream.send_all(answer)
                 while endless:
                     await stream.send_all(b"10000\r\n" + b" " * 0x10000 + b"\r\n")

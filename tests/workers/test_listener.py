@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from muxd.ports import PortTaken, Reservation
+from muxd.shim.processes import program_of
 from muxd.workers import listener as listener_module
 from muxd.workers.listener import Listener
 from tests.childworld import World, eventually
@@ -110,7 +111,7 @@ async def test_below_a_client_of_a_container_engine_only_root_s_and_muxd_s_own_a
 ):
     (world.run_dir / "docker").symlink_to("/bin/sleep")
     child = world.spawn(world.sh(f"{world.run_dir}/docker {world.sleep.split()[1]}; true"))
-    await eventually(lambda: any(listener_module._comm(pid) == "docker" for pid in of(child, port)._pids()))
+    await eventually(lambda: any(program_of(pid) == "docker" for pid in of(child, port)._pids()))
     with stranger(port):
         found = listener_module.answering(port)
         found[0].uid = uid
@@ -122,7 +123,7 @@ async def test_a_port_that_the_kernel_forwards_to_a_container_has_no_listener(wo
     (world.run_dir / "docker").symlink_to("/bin/sleep")
     child = world.spawn(world.sh(f"{world.run_dir}/docker {world.sleep.split()[1]}; true"))
     own = of(child, port)
-    await eventually(lambda: any(listener_module._comm(pid) == "docker" for pid in own._pids()))
+    await eventually(lambda: any(program_of(pid) == "docker" for pid in own._pids()))
     assert await own.elsewhere() is None
     assert await own.is_own()
 
