@@ -179,6 +179,13 @@ class OutOfGpuMemory(ModelFailed):
     code = "out_of_memory"
 
 
+class ModelTooLarge(ModelFailed):
+    """The model needs more memory than its GPUs have in all: no wait and no eviction makes room for it."""
+
+    code = "model_too_large"
+    retryable = False
+
+
 class OutOfHostMemory(ModelFailed):
     """The host has less free memory than the model needs."""
 

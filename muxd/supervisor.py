@@ -46,6 +46,7 @@ from .core.commands import (
 from .core.events import (
     DemandReported,
     Event,
+    GpusMeasured,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -118,7 +119,9 @@ class Supervisor:
         self._mailbox = mailbox
         self._proxy = proxy
         self._started = trio.current_time()
-        self._scheduler = Scheduler(map(spec_of, self.config.models), self.config.policy.wait_target)
+        self._scheduler = Scheduler(
+            map(spec_of, self.config.models), self.config.policy.wait_target, keep_turns=self.config.policy.keep_turns
+        )
         self._runners = {model.name: Runner(model, around) for model in self.config.models}
         self._names = _names(self.config)
         self._models = {model.name: model for model in self.config.models}  # as configured; older processes may run
@@ -131,6 +134,7 @@ class Supervisor:
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses()
         self._written = False  # the configuration's files, since they were read
+        self._gpu_totals: dict[int, int] = {}  # bytes, as the core was told
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -145,6 +149,7 @@ class Supervisor:
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
+            await self._measure_gpus()
             self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
@@ -212,7 +217,7 @@ class Supervisor:
 
     async def _tick(self) -> None:
         while True:
-            await self._around.gpus.read()
+            await self._measure_gpus()
             self._tell_progress()
             self._losses.look([(name, runner.dropped) for name, runner in self._runners.items()])
             await trio.sleep(TICK)
@@ -223,6 +228,13 @@ class Supervisor:
             written = await in_thread(partial(written_since, config), abandon_on_cancel=True)
             self._written = written and config is self.config
             await trio.sleep(TICK)
+
+    async def _measure_gpus(self) -> None:
+        """Read the GPUs, and tell the core of their sizes where these are news."""
+        totals = {gpu.index: gpu.total for gpu in (await self._around.gpus.read()).values()}
+        if not totals.items() <= self._gpu_totals.items():
+            self._gpu_totals |= totals
+            self.tell(GpusMeasured(trio.current_time(), totals))
 
     # Those who wait
 
@@ -359,8 +371,10 @@ class Supervisor:
             if not dry_run:
                 self._reload = reload
                 specs = tuple(map(spec_of, reload.wanted.models))
-                wait_target = reload.wanted.policy.wait_target
-                self.tell(Reconfigured(trio.current_time(), specs, reload.changed(), wait_target))
+                policy = reload.wanted.policy
+                changed = reload.changed()
+                now = trio.current_time()
+                self.tell(Reconfigured(now, specs, changed, policy.wait_target, policy.keep_turns))
                 await reload.taken_over.wait()
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, **reload.plan.as_json()}
@@ -451,6 +465,7 @@ def spec_of(model: Model) -> WorkerSpec:
     return WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
+        memory=model.memory.total if model.memory is not None else 0,
         sleep_level=model.sleep_level,
         preload=model.preload,
         drain_timeout=model.drain_timeout,

@@ -1,4 +1,4 @@
-"""The scripts that measure still run; `bench/switch.py` and `bench/idle.py` take too long to be tried here."""
+"""The scripts that measure still run; `bench/switch.py`, `idle.py` and `turns.py` take too long to be tried here."""
 
 import subprocess
 import sys

@@ -63,6 +63,7 @@ PROXY: Table = {
 
 POLICY: Table = {
     "wait_target": duration(endless=True),
+    "keep_turns": boolean,
 }
 
 MEMORY: Table = {

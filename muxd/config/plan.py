@@ -58,7 +58,9 @@ WATCH_KEYS = frozenset(
 )
 
 #: Keys outside the models that a running muxd can take over; every other one needs a restart of muxd.
-LIVE_SETTINGS = frozenset({"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target", "keys"})
+LIVE_SETTINGS = frozenset(
+    {"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target", "policy.keep_turns", "keys"}
+)
 
 
 @dataclass(frozen=True, slots=True)

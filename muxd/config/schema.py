@@ -154,6 +154,7 @@ class Policy:
     """The `[policy]` table."""
 
     wait_target: float = 30.0
+    keep_turns: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Every event carries `time`, seconds on a monotonic clock.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -100,6 +101,15 @@ class Reconfigured:
     specs: tuple[WorkerSpec, ...]
     changed: frozenset[str]
     wait_target: float
+    keep_turns: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GpusMeasured:
+    """The GPUs that can be read have so much memory in all, in bytes; those named before keep theirs."""
+
+    time: float
+    totals: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +210,7 @@ Event = (
     | SwitchAsked
     | OrderGiven
     | Reconfigured
+    | GpusMeasured
     | WorkerReady
     | WorkerAsleep
     | SleepFailed

@@ -4,8 +4,11 @@ Here is what can be done to a worker or a lease, each with the commands that it 
 when to do it is decided in `switching` and `scheduler`.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from math import inf
 
+from . import policy
 from .commands import (
     Command,
     EndLease,
@@ -24,6 +27,8 @@ from .spec import WorkerSpec
 from .states import State
 from .worker import Lease, Worker
 
+GIB = 1 << 30
+
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
 
@@ -34,6 +39,9 @@ class Host:
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
+        self.gpu_memory: dict[int, int] = {}  # bytes in all, of each GPU that could be read
+        self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # of all models: what is expected of one without its own
+        self._last_grant = -inf
         for spec in specs:
             self.add(spec)
 
@@ -67,6 +75,15 @@ class Host:
     def blockers(self, worker: Worker) -> list[Worker]:
         """The other workers that hold a GPU which this one needs."""
         return [self.workers[name] for name in sorted(self.ledger.blockers(worker.name))]
+
+    def too_small_for(self, worker: Worker) -> str:
+        """Say which of its GPUs can never hold its share of what it needs; "" where none is known to be too small."""
+        share = worker.spec.memory // max(1, len(worker.spec.gpus))
+        small = [gpu for gpu in sorted(worker.spec.gpus) if share > self.gpu_memory.get(gpu, share)]
+        if not small:
+            return ""
+        has = ", ".join(f"GPU {gpu} has {self.gpu_memory[gpu] / GIB:.1f} GiB in all" for gpu in small)
+        return f"it needs {share / GIB:.1f} GiB on each of its GPUs, and {has}"
 
     # What is done to a worker
 
@@ -109,17 +126,39 @@ class Host:
     def ask(self, lease_id: int, worker: Worker, waiting: tuple[Waiting, ...]) -> None:
         lease = Lease(lease_id, worker.name, self.now, waiting)
         self.leases[lease_id] = worker.waiting[lease_id] = lease
+        self._note_use(worker)
 
     def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
         lease = self.leases.get(lease_id)
         if lease is not None:
             lease.in_flight, lease.waiting, lease.told = in_flight, waiting, self.now
+            self._note_use(self.workers[lease.worker])
 
     def forget(self, lease_id: int) -> None:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
-            self.workers[lease.worker].waiting.pop(lease_id, None)
-            self.workers[lease.worker].granted.pop(lease_id, None)
+            worker = self.workers[lease.worker]
+            worker.waiting.pop(lease_id, None)
+            if worker.granted.pop(lease_id, None) is not None:
+                self._note_use(worker)
+
+    def _note_use(self, worker: Worker) -> None:
+        """Note the end of its last answer, and at its next request the gap between the two.
+
+        Where another model has served meanwhile, the request may have come only because that one answered: such a gap
+        says nothing about clients who return by themselves.
+        """
+        if worker.in_use:
+            since, worker.idle_since = worker.idle_since, None
+            if since is not None and (worker.state is State.READY or self._last_grant <= since):
+                self.note_gap(worker, self.now - since)
+        elif worker.idle_since is None and worker.state in (State.READY, State.DRAINING):
+            worker.idle_since = self.now
+
+    def note_gap(self, worker: Worker, seconds: float) -> None:
+        """Learn how long its clients took to return; inf: nobody did while it was kept for them."""
+        worker.gaps.append(seconds)
+        self.gaps.append(seconds)
 
     def grant_all(self, worker: Worker) -> Iterator[Command]:
         """Admit everybody who waits for a ready worker.
@@ -131,6 +170,7 @@ class Host:
             del worker.waiting[lease.id]
             worker.granted[lease.id] = lease
             lease.in_flight, lease.waiting = lease.count, ()
+            self._last_grant = self.now
             yield GrantLease(lease.id, worker.url, worker.generation)
 
     def revoke_all(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:

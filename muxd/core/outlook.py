@@ -74,8 +74,14 @@ def _next_of_ready(host: Host, switching: Switching, worker: Worker, now: float)
     if not turns:
         return None
     rival = min(turns, key=lambda name: turns[name])
-    at = turns[rival]
-    return None if at == inf else f"gives way to {rival} in at most {max(0.0, at - now):.0f}s"
+    left = max(0.0, turns[rival] - now)
+    if worker.idle and left > 0:
+        return f"kept for {left:.1f}s: its client usually returns; then gives way to {rival}"
+    if left == inf:
+        return None
+    if not switching.is_measured(host.workers[rival]):
+        return f"gives way to {rival} after its turn"
+    return f"gives way to {rival} in at most {left:.0f}s"
 
 
 def _next_of_draining(worker: Worker, now: float) -> str:

@@ -22,6 +22,7 @@ from .events import (
     DemandReported,
     Event,
     Failure,
+    GpusMeasured,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -60,9 +61,9 @@ LIVING = SERVING | {State.DRAINING, State.FALLING_ASLEEP}
 
 
 class Scheduler:
-    def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0) -> None:
+    def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
         self.host = Host(specs)
-        self.switching = Switching(self.host, wait_target)
+        self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
         self._orders = Orders(self.host, self.switching)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
@@ -98,6 +99,8 @@ class Scheduler:
                 yield from self._order_given(ticket, self.host.workers[name], verb, now=now)
             case Reconfigured():
                 yield from self._reconfigured(event)
+            case GpusMeasured(_, totals):
+                self.host.gpu_memory |= totals
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
@@ -110,7 +113,7 @@ class Scheduler:
 
     def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
         known = {name for name, worker in self.host.workers.items() if not worker.retired}
-        self.switching.wait_target = event.wait_target
+        self.switching.wait_target, self.switching.keep_turns = event.wait_target, event.keep_turns
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.workers.items() if name not in known)
 
@@ -216,6 +219,9 @@ class Scheduler:
         if worker.held_down:
             what = f"model {worker.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
+        if too_small := self.host.too_small_for(worker):
+            what = f"model {worker.name} can never be loaded: {too_small}"
+            return "model_too_large", f"{what}; give it more GPUs, or correct its `memory`", None
         stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is State.STUCK]
         if stuck:
             what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"

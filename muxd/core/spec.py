@@ -9,6 +9,7 @@ class WorkerSpec:
 
     name: str
     gpus: frozenset[int] = frozenset({0})
+    memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2
     preload: bool = False
     drain_timeout: float = 300.0

@@ -48,9 +48,10 @@ class Wish:
 class Switching:
     """Decides which switches to make and brings them forward."""
 
-    def __init__(self, host: Host, wait_target: float) -> None:
+    def __init__(self, host: Host, wait_target: float, *, keep_turns: bool = True) -> None:
         self.host = host
         self.wait_target = wait_target
+        self.keep_turns = keep_turns  # an idle model waits for its clients to return
         self.running: list[Switch] = []
         self.wish: Wish | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
@@ -239,20 +240,40 @@ class Switching:
         return any(self.host.ledger.needs(worker.name) & self._claimed(s) for s in self.running)
 
     def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
-        """When `blocker` gives way to `worker`: at once where it is idle or leaves already; inf for no reason."""
-        if self._has_no_use(blocker):
+        """When `blocker` gives way to `worker`: at once where it leaves already; inf for no reason.
+
+        An idle one is kept for as long as its clients are likely to return, and as the wait of `worker` allows.
+        """
+        if self._leaves(blocker):
             return self.host.now
-        if not worker.wanted or blocker.state is not State.READY:
+        if blocker.state is not State.READY:
+            return inf
+        if blocker.idle:
+            return max(
+                self.host.now, min(self.kept_until(blocker, worker), self._due_at(worker, self._candidate(worker)))
+            )
+        if not worker.wanted:
             return inf
         own = self._candidate(worker)
         return max(self._due_at(worker, own), policy.turn_ends_at(own, blocker.since))
 
-    def _has_no_use(self, blocker: Worker) -> bool:
-        leaves = blocker.state in LEAVING and not blocker.comes_back
-        return leaves or (blocker.state is State.READY and blocker.idle)
+    def kept_until(self, blocker: Worker, worker: Worker) -> float:
+        """When an idle `blocker` stops waiting for its clients to return, because `worker` is wanted."""
+        if blocker.idle_since is None or not self.keep_turns or not worker.wanted:
+            return self.host.now
+        there_and_back = self._candidate(worker).cost + worker.leave_cost.seconds + blocker.comeback_cost.seconds
+        return blocker.idle_since + policy.linger(blocker.gaps or self.host.gaps, there_and_back)
+
+    def is_measured(self, worker: Worker) -> bool:
+        """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
+        leaving = (b.leave_cost for b in self.host.blockers(worker))
+        return worker.return_cost.measured and all(cost.measured for cost in leaving)
+
+    def _leaves(self, blocker: Worker) -> bool:
+        return blocker.state in LEAVING and not blocker.comes_back
 
     def _is_due(self, blocker: Worker, worker: Worker) -> bool:
-        if self._has_no_use(blocker):
+        if self._leaves(blocker):
             return True
         due = worker.wanted and blocker.state is State.READY
         return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
@@ -286,6 +307,11 @@ class Switching:
         self._rivals_for.clear()
         for blocker in blockers:
             if blocker.state is State.READY:
+                if (
+                    blocker.idle_since is not None
+                    and blocker.idle_since < self.kept_until(blocker, worker) <= self.host.now + AT_ONCE
+                ):
+                    self.host.note_gap(blocker, inf)  # it was kept, and nobody returned
                 message = f"{blocker.name} gives way to {worker.name}"
                 deadline = self.host.now + blocker.spec.drain_timeout
                 yield from self.host.drain(blocker, "switch", message, deadline)

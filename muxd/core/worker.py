@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from zlib import crc32
 
+from . import policy
 from .events import Failure, Verb, Waiting
 from .spec import WorkerSpec
 from .states import MOVES, State
@@ -109,6 +110,8 @@ class Worker:
     granted: dict[int, Lease] = field(default_factory=dict)
     waiting: dict[int, Lease] = field(default_factory=dict)
     costs: dict[State, Cost] = field(default_factory=_costs)
+    idle_since: float | None = None  # its last answer ended then; None while requests run or wait, or none ever did
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=policy.GAPS))  # from an answer to the next request
     drain_deadline: float = inf
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
     failures: deque[float] = field(default_factory=deque)
@@ -150,6 +153,7 @@ class Worker:
         """Another configuration holds, and no process of the former is left: what was learned of that is void."""
         self.spec, self.successor = spec, None
         self.costs = _costs()
+        self.gaps.clear()
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
         self.level_trouble = ""
@@ -168,6 +172,11 @@ class Worker:
     @property
     def idle(self) -> bool:
         return not any(lease.busy for lease in self.granted.values())
+
+    @property
+    def in_use(self) -> bool:
+        """Requests run or wait."""
+        return not self.idle or self.wanted
 
     @property
     def wanted(self) -> bool:
@@ -193,6 +202,11 @@ class Worker:
     def return_cost(self) -> Cost:
         """What it takes to get it ready from where it is: a wake or a start."""
         return self.costs[State.WAKING if self.state is State.ASLEEP else State.STARTING]
+
+    @property
+    def comeback_cost(self) -> Cost:
+        """What it takes to get it ready again once it has been sent off."""
+        return self.costs[State.STARTING if self.sleep_level == 3 else State.WAKING]
 
     @property
     def leave_cost(self) -> Cost:

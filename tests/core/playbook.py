@@ -17,8 +17,16 @@ from .oracle import Oracle
 
 
 class Playbook:
-    def __init__(self, *specs: str | WorkerSpec, wait_target: float = 30.0, moves: bool = False, timers: bool = False):
-        self.scheduler = Scheduler((WorkerSpec(s) if isinstance(s, str) else s for s in specs), wait_target)
+    def __init__(
+        self,
+        *specs: str | WorkerSpec,
+        wait_target: float = 30.0,
+        keep_turns: bool = True,
+        moves: bool = False,
+        timers: bool = False,
+    ) -> None:
+        whole = (WorkerSpec(s) if isinstance(s, str) else s for s in specs)
+        self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns)
         self.oracle = Oracle(self.scheduler)
         self.hidden = (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
         self.pending: list[Command] = []

@@ -21,8 +21,10 @@ from muxd.core.commands import (
 from muxd.core.events import (
     DemandReported,
     Failure,
+    GpusMeasured,
     LeaseAsked,
     LeaseEnded,
+    Reconfigured,
     ShutdownAsked,
     SleepFailed,
     Started,
@@ -126,7 +128,7 @@ def test_a_drain_without_limit_waits_for_ever():
 
 def test_everybody_waiting_is_admitted_before_the_next_switch_is_decided():
     assert (
-        idle_a()
+        idle_a(keep_turns=False)
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
         >> LeaseAsked(30, 3, "a")
         >> LeaseAsked(30, 4, "b")
@@ -164,7 +166,7 @@ def test_a_disconnect_of_the_only_waiter_does_not_stop_a_switch_half_way():
 
 def test_of_two_waiting_models_the_one_with_more_work_goes_first():
     book = (
-        serving_a("a", "b", "c")
+        serving_a("a", "b", "c", keep_turns=False)
         >> LeaseAsked(20, 2, "b", (Waiting(1),))
         >> LeaseAsked(20, 3, "c", (Waiting(5),))
         >> DemandReported(21, 1, 0)
@@ -174,7 +176,7 @@ def test_of_two_waiting_models_the_one_with_more_work_goes_first():
 
 def test_priority_multiplies():
     book = (
-        serving_a("a", "b", "c")
+        serving_a("a", "b", "c", keep_turns=False)
         >> LeaseAsked(20, 2, "b", (Waiting(2, priority=2),))
         >> LeaseAsked(20, 3, "c", (Waiting(5),))
         >> DemandReported(21, 1, 0)
@@ -197,7 +199,7 @@ def test_a_model_over_two_gpus_waits_for_both():
         WorkerSpec("c", frozenset({0, 1})),
     )
     assert (
-        serving_a(one, two, both)
+        serving_a(one, two, both, keep_turns=False)
         >> LeaseAsked(20, 2, "b") << StartWorker("b")
         >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(31, 1)
@@ -558,3 +560,26 @@ def test_a_wake_that_fails_does_not_use_up_the_restart_budget_and_the_level_is_g
         )  # fmt: skip
         now += 20
     assert book >> LeaseAsked(now, 99, "b") << StopWorker("a"), "it sleeps at level 3 now"
+
+
+def test_a_model_that_its_gpu_can_never_hold_is_refused_at_once_and_evicts_nobody():
+    message = (
+        "model b can never be loaded: it needs 420.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all; "
+        "give it more GPUs, or correct its `memory`"
+    )
+    book = Playbook("a", WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {0: 80 << 30})
+    assert (
+        book
+        >> LeaseAsked(1, 1, "a") << StartWorker("a")
+        >> WorkerReady(2, "a", "http://a") << GrantLease(1, "http://a", 1)
+        >> DemandReported(3, 1, 0)
+        >> LeaseAsked(4, 2, "b") << FailLease(2, "model_too_large", message)
+        >> SwitchAsked(5, 3, "b") << FailSwitch(3, "model_too_large", message)
+    )  # fmt: skip
+
+
+def test_a_corrected_memory_is_tried():
+    book = Playbook(WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {0: 80 << 30})
+    book >> Reconfigured(1, (WorkerSpec("b", memory=42 << 30),), frozenset({"b"}), 30.0)
+    book.pending.clear()
+    assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")

@@ -1,0 +1,106 @@
+"""An idle model keeps its turn for as long as its clients usually take to return, and no longer than is worth it."""
+
+from math import inf
+
+import pytest
+
+from muxd.core.commands import GrantLease, RevokeLease, SleepWorker, StartWorker, WakeWorker
+from muxd.core.events import DemandReported, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
+from muxd.core.outlook import next_step
+from muxd.core.policy import linger
+
+from .playbook import Playbook
+
+
+def test_a_client_that_usually_returns_is_waited_for_a_little_longer_than_it_takes():
+    assert linger([1.0, 1.0, 1.0], 6.0) == pytest.approx(1.3)
+
+
+def test_who_takes_longer_than_a_quarter_of_a_switch_there_and_back_is_not_waited_for():
+    assert linger([1.4], 6.0) == pytest.approx(1.8)
+    assert linger([1.6], 6.0) == 0.0
+
+
+def test_where_nothing_is_known_a_client_is_waited_for_only_as_long_as_is_cheap():
+    assert linger([], 6.0) == pytest.approx(0.3)
+    assert linger([], 60.0) == 0.5
+
+
+def test_one_client_that_stayed_away_is_forgiven_two_are_not():
+    assert linger([1.0, 1.0, 1.0, 1.0, inf], 6.0) > 1.0
+    assert linger([1.0, 1.0, 1.0, inf, inf], 6.0) == 0.0
+
+
+def agents(**policy) -> Playbook:
+    """Return a world in which a serves an agent that returns a second after each answer, and b sleeps."""
+    book = (
+        Playbook("a", "b", wait_target=30.0)
+        >> LeaseAsked(0, 1, "b")
+        << StartWorker("b")
+        >> WorkerReady(2, "b", "http://b")
+        << GrantLease(1, "http://b", 1)
+        >> LeaseEnded(3, 1)
+        >> LeaseAsked(300, 2, "a")
+        << SleepWorker("b")
+        >> WorkerAsleep(301, "b")
+        << StartWorker("a")
+        >> WorkerReady(303, "a", "http://a")
+        << GrantLease(2, "http://a", 1)
+    )
+    book.scheduler.switching.keep_turns = policy.get("keep_turns", True)
+    for second in range(304, 312, 2):
+        book >> DemandReported(second, 2, 0) >> DemandReported(second + 1, 2, 1)
+    return book >> DemandReported(312, 2, 0)
+
+
+def revoked(at: float) -> RevokeLease:
+    return RevokeLease(2, "switch", "a gives way to b", at + 300)
+
+
+def test_an_idle_model_keeps_its_turn_until_its_client_returns():
+    book = agents() >> LeaseAsked(312.1, 3, "b")
+    assert book.timer == pytest.approx(313.3)
+    assert book >> DemandReported(313, 2, 1) >> TimerFired(313.3) >> DemandReported(314, 2, 0)
+    assert book.timer == pytest.approx(315.3), "its client has returned, and is waited for again"
+
+
+def test_a_client_that_does_not_return_costs_one_linger():
+    book = agents() >> LeaseAsked(312.1, 3, "b") >> TimerFired(313.3) << revoked(313.3)
+    assert book
+    assert book.worker("a").gaps[-1] == inf
+
+
+def test_status_says_for_how_long_and_why():
+    book = agents() >> LeaseAsked(312.1, 3, "b")
+    host, switching = book.scheduler.host, book.scheduler.switching
+    said = next_step(host, switching, book.worker("a"), 312.1)
+    assert said == "kept for 1.2s: its client usually returns; then gives way to b"
+
+
+def test_the_bound_of_who_waits_ends_the_turn_of_an_idle_model():
+    book = agents() >> DemandReported(313, 2, 1) >> LeaseAsked(313.5, 3, "b")
+    for second in range(314, 360, 2):
+        book >> DemandReported(second, 2, 0)
+        if book.pending:
+            break
+        book >> DemandReported(second + 1, 2, 1)
+        if book.pending:
+            break
+    assert book << revoked(book.scheduler.host.now)
+    assert book.scheduler.host.now - 313.5 <= 30
+
+
+def test_it_can_be_turned_off():
+    assert agents(keep_turns=False) >> LeaseAsked(312.1, 3, "b") << revoked(312.1)
+
+
+def test_a_return_that_another_models_answer_may_have_caused_teaches_nothing():
+    """One client that asks a and b in turn: to wait for it would hold it up."""
+    book = agents(keep_turns=False) >> LeaseAsked(313, 3, "b") << revoked(313)
+    book >> LeaseEnded(313, 2) << SleepWorker("a")
+    book >> WorkerAsleep(314, "a") << WakeWorker("b")
+    book >> WorkerReady(315, "b", "http://b") << GrantLease(3, "http://b", 2)
+    before = list(book.worker("a").gaps)
+    book >> DemandReported(316, 3, 0) >> LeaseAsked(316.1, 4, "a")
+    assert list(book.worker("a").gaps) == before
+    book.pending.clear()
