@@ -52,6 +52,12 @@ class BadRequest(MuxdError):
     status = 400
 
 
+class TlsNotSupported(BadRequest):
+    """A client speaks TLS to a port of plain HTTP: it cannot read the answer, so the code is for the log."""
+
+    code = "tls_not_supported"
+
+
 class PermissionDenied(MuxdError):
     code = "permission_denied"
     status = 403

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError
+from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError, TlsNotSupported
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -224,7 +224,7 @@ class RequestParser:
         elif cause is not None:
             raise cause
         elif not self._url and bytes(data[:1]) == b"\x16":
-            self.broken = BadRequest("this port speaks plain HTTP, not TLS: use http://")
+            self.broken = TlsNotSupported("this port speaks plain HTTP, not TLS: use http://")
         elif "PRI" in str(error):
             self.broken = BadRequest("this port speaks HTTP/1.1, not HTTP/2")
         else:

@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[bytes, int, str, str, dict[str, Any]]] = {
     "two lengths": (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n", 400, "bad_request", "mine", {}),
     "no host": (b"GET /health HTTP/1.1\r\n" + ID + b"\r\n", 400, "bad_request", "mine", {}),
     "no http": (b"hello\r\n\r\n", 400, "bad_request", "", {}),
+    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 500, 400, "tls_not_supported", "", {}),
     "a head too large": (HEAD + b"X: " + b"x" * 3000, 431, "head_too_large", "", {"max_head": 2000}),
     "half a head": (HEAD + b"X", 408, "request_timeout", "mine", TIMES),
     "half a body": (post(chat(), ID)[:-1], 408, "request_timeout", "mine", TIMES),
