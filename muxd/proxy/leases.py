@@ -312,6 +312,7 @@ class Lease:
 
     def _let_in(self, grant: Grant) -> None:
         self.grant = grant
+        self._news = None  # it was about the wait that is over
         self._changed.set()
         self._fill(grant)
 

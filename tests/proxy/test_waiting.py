@@ -310,3 +310,21 @@ async def test_no_comment_is_said_by_default_before_five_seconds(house: House) -
     lease.grant(house.beta.url)
     assert (await browser.reply()).raw == OK
     assert CHAT in house.beta.calls[0].head
+
+
+async def test_what_was_said_of_an_earlier_wait_is_not_said_of_the_next(tmp_path: Path) -> None:
+    async with open_house(tmp_path, proxy=TALKATIVE) as house:
+        house.beta.answer = answer_when_released
+        first = await waiting(house)
+        lease = await house.lease()
+        lease.grant(house.beta.url)
+        call = await house.beta.calls.nth(0)
+        lease.revoke()
+        with trio.fail_after(PATIENCE):
+            while house.proxy.leases.of("beta").grant is not None:
+                await trio.sleep(0.001)
+        second = await house.connect()
+        await second.send(post(chat("beta", stream=True)))
+        assert b": muxd: model beta: queued\n\n" in await second.until(b": muxd: ")
+        call.released.set()
+        await first.until(END)
