@@ -120,8 +120,11 @@ def _parser() -> ArgumentParser:
     proxy.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     proxy.set_defaults(run=_proxy)
 
-    check = commands.add_parser("check", help="say everything that is wrong with a configuration")
+    check = commands.add_parser("check", help="say everything that is wrong with a configuration, and on this machine")
     check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    check.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
+    no_host = "look at the files only: no interpreter, model, GPU or port of this machine"
+    check.add_argument("--no-host", action="store_false", dest="host_too", help=no_host)
     _add_scripts(check)
     check.set_defaults(run=_check)
 
@@ -250,9 +253,9 @@ def _proxy(options: Namespace) -> int:
 
 
 def _check(options: Namespace) -> int:
-    from .config.check import check
+    from .check.command import check
 
-    return check(options.config, os.environ, _drop_in(options))
+    return check(options.config, os.environ, _drop_in(options), strict=options.strict, host=options.host_too)
 
 
 def _init(options: Namespace) -> int:

@@ -46,10 +46,18 @@ def load_config(path: Path | None, environ: Mapping[str, str], added: Addition |
 
     Without a path: `added` is all.  ConfigError names every problem, one line each.
     """
-    config, problems = _read(path, environ, added=added)
-    check_folders(config, problems)
+    config, problems = read_config(path, environ, added)
     problems.raise_any()
     return config
+
+
+def read_config(
+    path: Path | None, environ: Mapping[str, str], added: Addition | None = None
+) -> tuple[Config, Problems]:
+    """As load_config, with what is wrong beside what could be read: to report on, never to run."""
+    config, problems = _read(path, environ, added=added)
+    check_folders(config, problems)
+    return config, problems
 
 
 def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:

@@ -44,14 +44,19 @@ class Problems:
 
     def raise_any(self, but: tuple[str, ...] = ()) -> None:
         """Raise ConfigError with all of them, in the order of the files, but those in the tables `but`."""
-        found = [
-            (*self._place(path, source), path, text)
-            for (path, text, _), source in self._found.items()
-            if path[0] not in but
-        ]
+        if found := [shown for path, shown in self.told() if path[0] not in but]:
+            raise ConfigError(found)
+
+    def told(self) -> list[tuple[KeyPath, str]]:
+        """Each with its key, in the order of the files."""
+        found = [(*self._place(path, source), path, text) for (path, text, _), source in self._found.items()]
         found.sort(key=lambda problem: problem[:2])
-        if found:
-            raise ConfigError([self._shown(*problem) for problem in found])
+        return [(path, self._shown(place, line, path, text)) for place, line, path, text in found]
+
+    def where(self, path: KeyPath) -> str:
+        """FILE:LINE of a key, or of the nearest table around it; "" where no file has it."""
+        place, line = self._place(path)
+        return f"{shown_file(self._sources[place].file)}:{line}" if line else ""
 
     def _place(self, path: KeyPath, source: Source | None = None) -> tuple[int, int]:
         """The file to blame, by its position, and the line in it; 0 for none.

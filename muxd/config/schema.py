@@ -50,6 +50,8 @@ class Script:
 
     argv: tuple[str, ...]  # bash and the script
     digest: str = ""  # SHA-256 of its text: a reload sees that it was edited
+    launch: str = ""  # FILE:LINE of the command that starts the server
+    program: str = ""  # what that command runs, as far as it is known
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
     admin_key: str = field(default="", repr=False)  # that the script gives its server
     api_key: str = field(default="", repr=False)

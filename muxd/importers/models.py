@@ -66,6 +66,7 @@ class _Table:
         self._blame()
         self._compare()
         about = {"digest": script.digest, "admin_key": script.admin_key, "api_key": script.api_key}
+        about |= {"launch": str(script.launch or ""), "program": script.program}
         says = {
             "engine": "sglang",
             "args": script.telling_flags,

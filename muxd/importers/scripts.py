@@ -32,6 +32,8 @@ TENSOR_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
 #: Their servers listen in a network of their own: the port outside is the one that PORT= names.
 CONTAINERS = ("docker", "podman", "nerdctl")
 
+_INTERPRETER = re.compile(r"python[0-9.]*|sglang")
+
 #: Set anew for each start, so that nobody knows them when a script is read.
 PER_START = ("TMPDIR", "MUXD_TOKEN")
 
@@ -66,6 +68,7 @@ class LaunchScript:
     telling_flags: tuple[str, ...] = ()  # of handover.TELLING_FLAGS
     all_flags_seen: bool = False
     launch: Place | None = None
+    program: str = ""  # the Python, or SGLang's own command, that the launch names
     admin_key: str = ""
     api_key: str = ""
     problems: list[Problem] = field(default_factory=list)
@@ -166,7 +169,7 @@ class _Facts:
         script, run = self._script, self._run
         broken = bool(script.problems)
         if run is not None:
-            script.launch = run.place
+            script.launch, script.program = run.place, _interpreter(run)
             self._flags(run)
         found = [*self._served_names(), *self._port(), *self._keys(), *self._one_server()]
         if not broken:
@@ -283,6 +286,15 @@ def _is_sglang(run: Run) -> bool:
 def _program(run: Run) -> str:
     first = next((word for word in run.arguments if word not in ("sudo", "exec")), "")
     return os.path.basename(first) if isinstance(first, str) else ""
+
+
+def _interpreter(run: Run) -> str:
+    """ "" where the command names none, or runs it in a container, whose files are not those of this machine."""
+    words = [word for word in run.arguments if isinstance(word, str)]
+    names = [os.path.basename(word) for word in words]
+    if set(names) & {*CONTAINERS, "singularity", "apptainer", "ssh", "srun"}:
+        return ""
+    return next((word for word, name in zip(words, names, strict=True) if _INTERPRETER.fullmatch(name)), "")
 
 
 def _port_of(run: Run) -> Value | None:

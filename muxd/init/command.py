@@ -5,29 +5,24 @@ import shlex
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import pynvml
-import trio
 
 from muxd.config import load_config
 from muxd.config.places import config_candidates
 from muxd.config.problems import shown_file
 from muxd.errors import ConfigError
-from muxd.gpus import GpuMemory, NvmlGpus
+from muxd.gpus import GpuMemory
+from muxd.host.devices import ReadGpus, read_gpus
+from muxd.host.interpreters import Interpreter, find_sglang
+from muxd.host.kinds import Kind
+from muxd.host.search import Finding, Found, Skipped, hub_cache, in_cache, in_folder
 
 from .draft import Draft, GiB, drafts
 from .file import place, refuse_if_taken
-from .interpreters import Interpreter, find_sglang
-from .kinds import Kind
-from .search import Finding, Found, Skipped, hub_cache, in_cache, in_folder
 from .text import text_of
-
-#: The GPUs there are; if none, why.
-ReadGpus = Callable[[], tuple[Sequence[GpuMemory], str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +68,6 @@ def look_around(folders: Sequence[Path], environ: Mapping[str, str], gpus: ReadG
     found = [finding for finding in findings if isinstance(finding, Found)]
     skipped = dict.fromkeys(finding for finding in findings if isinstance(finding, Skipped))
     return Machine(known, no_gpus, sglang, asked, cache, found, list(skipped))
-
-
-def read_gpus() -> tuple[Sequence[GpuMemory], str]:
-    """Those that NVML knows."""
-    try:
-        found = trio.run(NvmlGpus().read)
-    except pynvml.NVMLError as error:
-        return [], str(error)
-    return [found[index] for index in sorted(found)], "NVML tells of none"
 
 
 def _text(machine: Machine, models: Sequence[Draft], environ: Mapping[str, str]) -> str:

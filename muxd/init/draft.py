@@ -8,9 +8,8 @@ from pathlib import Path
 
 from muxd.config.rules import PROXY_NAME
 from muxd.gpus import GpuMemory
-
-from .kinds import Kind
-from .search import Found
+from muxd.host.kinds import Kind
+from muxd.host.search import Found
 
 GiB = 1 << 30
 

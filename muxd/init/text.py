@@ -6,8 +6,9 @@ from typing import Any
 
 import tomli_w
 
+from muxd.host.interpreters import Interpreter
+
 from .draft import Draft
-from .interpreters import Interpreter
 
 HEAD = """\
 # muxd.toml, as `muxd init` found this machine.  It is yours: change what you like, then let `muxd check` read it.

@@ -155,4 +155,4 @@ def test_the_command_line_has_the_flag(tmp_path, flags):
     argv.remove("--allow-anonymous")
     refused = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2
-    assert "or add --allow-anonymous if anybody may use the models" in refused.stderr
+    assert "or add --allow-anonymous if anybody may use the models" in refused.stdout

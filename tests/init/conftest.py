@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from .hub import Hub
+from tests.host.hub import Hub
 
 
 @pytest.fixture

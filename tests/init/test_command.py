@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from muxd.check.command import check
 from muxd.config import load_config
-from muxd.config.check import check
 from muxd.errors import ConfigError
 from muxd.gpus import GpuMemory
 from muxd.init.command import init
-
-from .hub import Hub, model
+from tests.host.hub import Hub, model
 
 GiB = 1 << 30
 TINY = Path(__file__).parents[2] / ".sglang-cpu/models"

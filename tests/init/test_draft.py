@@ -4,9 +4,9 @@ import pytest
 
 from muxd.config.names import MODEL_NAME
 from muxd.gpus import GpuMemory
+from muxd.host.kinds import Kind
+from muxd.host.search import Found
 from muxd.init.draft import drafts
-from muxd.init.kinds import Kind
-from muxd.init.search import Found
 
 GiB = 1 << 30
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muxd.config.places import home
 
-from .kinds import Kind, NoModel, Unusable, kind_of
+from .kinds import Kind, NoModel, Unusable, config_of, kind_of
 from .weights import weights_of
 
 #: How far below a named folder is looked: ORG/NAME/REVISION, and room for more.
@@ -64,6 +64,17 @@ def in_cache(cache: Path) -> list[Finding]:
     return [_repository(cache / name, hub=nameable) for name in names if _is_repository(name)]
 
 
+def size_in_hub(cache: Path, hub_id: str) -> int | None:
+    """Bytes of a model's weights, by its id; None where nothing of it is in the cache.  Raises Unusable."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    if not repository.is_dir():
+        return None
+    _refuse_partial(repository, hub_id)
+    main = _revisions(repository)[0]
+    config_of(main)
+    return weights_of(main)
+
+
 def _is_repository(name: str) -> bool:
     what, separator, _ = name.partition("--")
     return bool(separator) and what in ("models", *OTHER_REPOSITORIES)
@@ -85,8 +96,7 @@ def _repository(repository: Path, *, hub: bool) -> Finding:
 
 def _of_snapshots(repository: Path, label: str, *, hub: bool) -> Finding:
     """The revision that the name means, else the newest one that is whole, by its path."""
-    if list(repository.glob("blobs/*.incomplete")):
-        raise Unusable(f"a partial download, or one under way; finish it with: hf download {label}")
+    _refuse_partial(repository, label)
     main, *others = _revisions(repository)
     try:
         return _judged(main, label, label if hub and _is_main(main) else str(main))
@@ -97,6 +107,11 @@ def _of_snapshots(repository: Path, label: str, *, hub: bool) -> Finding:
             except Unusable:
                 continue
         raise reason from None
+
+
+def _refuse_partial(repository: Path, hub_id: str) -> None:
+    if list(repository.glob("blobs/*.incomplete")):
+        raise Unusable(f"a partial download, or one under way; finish it with: hf download {hub_id}")
 
 
 def _revisions(repository: Path) -> list[Path]:

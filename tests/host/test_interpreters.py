@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.init import interpreters
-from muxd.init.interpreters import Interpreter, find_sglang, sglang_of
+from muxd.host import interpreters
+from muxd.host.interpreters import Interpreter, NoSGLang, find_sglang, look
 
 REAL = Path(__file__).parents[2] / ".sglang-cpu/venv/bin/python"
 
@@ -26,6 +26,13 @@ def environment(tmp_path):
         return script(tmp_path / name / "bin/python", f'PYTHONPATH={packages} exec {sys.executable} "$@"')
 
     return environment
+
+
+def sglang_of(path, environ):
+    try:
+        return look(path, environ).version
+    except NoSGLang:
+        return None
 
 
 def script(file, text):

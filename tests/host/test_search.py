@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.init.kinds import Kind
-from muxd.init.search import Found, Skipped, hub_cache, in_cache, in_folder
+from muxd.host.kinds import Kind
+from muxd.host.search import Found, Skipped, hub_cache, in_cache, in_folder
 
 from .hub import index, model, sized
 
@@ -96,7 +96,7 @@ def test_everything_else_in_the_cache_is_skipped_with_the_reason(hub):
         "org/nameless-adapter": "a LoRA adapter, not a whole model: it goes into a model's args, --lora-paths",
         "org/pipeline": "a diffusion pipeline",
         "org/config-only": "no weights",
-        "org/gguf": "only GGUF files; write one by hand: model_path = the path of the .gguf file",
+        "org/gguf": "only GGUF files, which are for llama.cpp; SGLang needs *.safetensors",
         "org/no-config": "no config.json",
         "org/list": "config.json is not a JSON object",
         "org/no-architecture": "config.json names no architecture",

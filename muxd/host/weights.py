@@ -45,7 +45,7 @@ def _names(folder: Path) -> list[str]:
         if whole := [name for name in found if not _NOT_WEIGHTS.fullmatch(name)] or _only_mistrals(found):
             return _with_all_numbers(whole)
     if any(name.endswith(".gguf") for name in files):
-        raise Unusable("only GGUF files; write one by hand: model_path = the path of the .gguf file")
+        raise Unusable("only GGUF files, which are for llama.cpp; SGLang needs *.safetensors")
     raise NoModel("no weights")
 
 

@@ -70,15 +70,20 @@ OTHERS = {
 
 def kind_of(folder: Path) -> Kind:
     """Raises Unusable."""
-    if (folder / "adapter_config.json").is_file():
-        raise Unusable(f"a LoRA adapter{_base(folder)}, not a whole model: it goes into a model's args, --lora-paths")
-    if (folder / "model_index.json").is_file():
-        raise Unusable("a diffusion pipeline")
-    config = _json(folder / "config.json")
+    config = config_of(folder)
     match config.get("architectures"):
         case [str(name), *_]:
             return _of_architecture(name, config, folder)
     raise NoModel("config.json names no architecture")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a model, whatever its architecture.  Raises Unusable."""
+    if (folder / "adapter_config.json").is_file():
+        raise Unusable(f"a LoRA adapter{_base(folder)}, not a whole model: it goes into a model's args, --lora-paths")
+    if (folder / "model_index.json").is_file():
+        raise Unusable("a diffusion pipeline")
+    return _json(folder / "config.json")
 
 
 def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> Kind:

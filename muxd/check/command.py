@@ -1,0 +1,83 @@
+"""The verb: the files are read as muxd would, then this machine is asked."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from muxd.config.lines import KeyPath
+from muxd.config.load import SECTIONS, Addition, read_config
+from muxd.config.places import find_config
+from muxd.config.problems import shown_file
+from muxd.config.schema import Config
+from muxd.errors import ConfigError
+from muxd.host.devices import ReadGpus, read_gpus
+
+from .machine import Machine, Readings, file_lines, interpreter_lines, port_lines
+from .models import model_lines, never_fits, ram_lines
+from .report import WARN, WRONG, Line, ok, table, wrong
+
+PROBLEMS = 2
+
+
+def check(
+    path: Path | None,
+    environ: Mapping[str, str],
+    added: Addition | None = None,
+    *,
+    strict: bool = False,
+    host: bool = True,
+    gpus: ReadGpus | None = None,
+) -> int:
+    """One report on stdout; 2 where anything in it is WRONG, where `strict` also for what is `warn`, else 0.
+
+    Without `host`, only the files are looked at.  What cannot be read at all is told on stderr.
+    """
+    try:
+        alone = path is None and added is not None and added.stands_alone
+        found = None if alone else find_config(path, environ)
+        config, problems = read_config(found, environ, added)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return PROBLEMS
+    told = problems.told()
+    lines = [wrong(_subject(key), text) for key, text in told]
+    broken = {key[1] for key, _ in told if key[0] == "models" and len(key) > 1}
+    if host:
+        machine = Machine(config, environ, problems, frozenset(broken), Readings(gpus or read_gpus))
+        lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
+        lines += [line for model in machine.models for line in model_lines(machine, model)]
+        lines += [*port_lines(machine), *file_lines(machine)]
+    else:
+        pretend = config.daemon.simulated_gpu_memory
+        lines += [line for model in config.models for line in never_fits(model, pretend, problems)]
+    lines += _files(config)
+    print(_head(found, config))
+    for line in table(_sorted(lines, config)):
+        print(line)
+    marks = {line.mark for line in lines}
+    return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
+
+
+def _sorted(lines: list[Line], config: Config) -> list[Line]:
+    """What all models need, then the models in the order of the files, then the rest."""
+    order = [*SECTIONS, "python", "GPUs", "RAM", *(model.name for model in config.models)]
+    places = {subject: place for place, subject in reversed(list(enumerate(order)))}
+    return sorted(lines, key=lambda line: places.get(line.subject, len(order)))
+
+
+def _subject(key: KeyPath) -> str:
+    return key[1] if key[0] == "models" and len(key) > 1 else key[0]
+
+
+def _head(found: Path | None, config: Config) -> str:
+    count = len(config.models)
+    host = f"[{config.proxy.host}]" if ":" in config.proxy.host else config.proxy.host
+    what = f"{count or 'no'} model{'s' if count != 1 else ''}, proxy {host}:{config.proxy.port}"
+    return f"{shown_file(found)}: {what}" if found is not None else what
+
+
+def _files(config: Config) -> list[Line]:
+    """What was read beside the first file, and where muxctl will find muxd."""
+    merged = [ok("files", f"{shown_file(file)}: merged into it") for file in config.files[1:]]
+    return [*merged, ok("socket", shown_file(config.daemon.socket))]

@@ -1,0 +1,222 @@
+"""What the models of a configuration share: interpreters, GPUs, ports, files."""
+
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from muxd.config.lines import KeyPath
+from muxd.config.problems import Problems, shown_file
+from muxd.config.schema import Config, GiB, Model
+from muxd.engines.sglang import server_flags
+from muxd.gpus import GpuMemory
+from muxd.host.bounded import NoAnswer, within
+from muxd.host.devices import ReadGpus, host_memory
+from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
+from muxd.host.ports import holder_of
+
+from .report import Line, ok, warn, wrong
+
+#: Seconds that muxd's own socket may take to answer.
+SOCKET_PATIENCE = 1.0
+
+
+class Readings:
+    """What is asked once: GPUs and RAM."""
+
+    def __init__(self, gpus: ReadGpus) -> None:
+        self._read_gpus = gpus
+
+    @cached_property
+    def gpus(self) -> tuple[Sequence[GpuMemory], str]:
+        """If none, why."""
+        try:
+            return within(self._read_gpus)
+        except NoAnswer as error:
+            return [], str(error)
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes of RAM; 0 where nobody says."""
+        try:
+            return within(host_memory)
+        except NoAnswer:
+            return 0
+
+
+class Machine:
+    """The configuration beside this machine."""
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        problems: Problems,
+        broken: frozenset[str],
+        readings: Readings,
+    ) -> None:
+        self.config = config
+        self.problems = problems
+        self._environ = environ
+        self._readings = readings
+        self.models = [model for model in config.models if model.name not in broken]
+
+    def environ_of(self, model: Model) -> dict[str, str]:
+        """As its worker has it."""
+        return {**self._environ, **model.env}
+
+    def where(self, model: Model, *key: str) -> str:
+        """FILE:LINE of a key of the model, in its own table or in [defaults]."""
+        own: KeyPath = ("models", model.name, *key)
+        shared: KeyPath = ("defaults", *key)
+        by_default = key and not self.problems.said(own[:3]) and self.problems.said(shared[:2])
+        return self.problems.where(shared if by_default else own)
+
+    @cached_property
+    def gpus(self) -> dict[int, GpuMemory]:
+        """Those of NVML, by number; empty where it knows none."""
+        return {gpu.index: gpu for gpu in self._readings.gpus[0]}
+
+    @property
+    def memory(self) -> int:
+        return self._readings.memory
+
+    @property
+    def real_models(self) -> list[Model]:
+        return [model for model in self.models if model.engine != "simulator"]
+
+    @cached_property
+    def is_running(self) -> bool:
+        """A muxd answers at this configuration's socket: what holds its ports is its own."""
+
+        def ask() -> bool:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(SOCKET_PATIENCE)
+                return client.connect_ex(os.fsencode(self.config.daemon.socket)) == 0
+
+        try:
+            return within(ask)
+        except NoAnswer:
+            return False
+
+    def gpu_lines(self) -> Iterator[Line]:
+        """One for each GPU that is used, and what is missing."""
+        if len(self.real_models) < len(self.models):
+            numbers = sorted({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
+            size = self.config.daemon.simulated_gpu_memory / GiB
+            yield ok("GPUs", f"{', '.join(map(str, numbers))}: simulated, {size:.1f} GiB each")
+        if not self.real_models:
+            return
+        if not self.gpus and not _on_cpu(self.real_models):
+            why = self._readings.gpus[1]
+            yield warn("GPUs", f"none can be seen: {why}; install the driver, or give this user or container the GPUs")
+        if self.gpus:
+            said = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
+            yield ok("GPUs", said)
+
+
+def _on_cpu(models: Sequence[Model]) -> bool:
+    """SGLang runs without a GPU, where its arguments say so."""
+    return all("cpu" in model.args or "--device=cpu" in model.args for model in models)
+
+
+def interpreter_lines(machine: Machine) -> Iterator[Line]:
+    """Each interpreter once, then what its SGLang has against the arguments of the models."""
+    seen: dict[tuple[str, tuple[tuple[str, str], ...]], list[Model]] = {}
+    for model in machine.real_models:
+        if (python := _python_of(machine, model)) is not None:
+            seen.setdefault((python, tuple(sorted(model.env.items()))), []).append(model)
+    told = set()
+    for (python, _), models in seen.items():
+        environ = machine.environ_of(models[0])
+        line, found = _interpreter(machine, models[0], python, environ)
+        if line not in told:
+            told.add(line)
+            yield line
+        if found is not None:
+            yield from _rejected(machine, models, python, environ)
+
+
+def _python_of(machine: Machine, model: Model) -> str | None:
+    """None where it is missing, which is told elsewhere, or is known only to a script."""
+    if model.script is None:
+        return shutil.which(model.python, path=machine.environ_of(model).get("PATH"))
+    program = Path(model.script.program)
+    is_there = program.is_absolute() and program.name.startswith("python") and os.access(program, os.X_OK)
+    return str(program) if is_there else None
+
+
+def _interpreter(
+    machine: Machine, model: Model, python: str, environ: Mapping[str, str]
+) -> tuple[Line, Interpreter | None]:
+    where = model.script.launch if model.script is not None else machine.where(model, "python")
+    try:
+        found = look(python, environ)
+    except NoSGLang as error:
+        return warn("python", f"{python}: {error}; name the python of an environment that has SGLang", where), None
+    return ok("python", f"{python}: {found}"), found
+
+
+def _rejected(machine: Machine, models: Sequence[Model], python: str, environ: Mapping[str, str]) -> Iterator[Line]:
+    """Of models that muxd itself starts, and that have arguments of their own: asking takes seconds."""
+    asked = {
+        model.name: [*server_flags(model, model.port or 1), *model.args]
+        for model in models
+        if model.script is None and model.args
+    }
+    if not asked:
+        return
+    by_name = {model.name: model for model in models}
+    try:
+        rejected = rejected_args(python, environ, asked)
+    except NoSGLang as error:
+        yield warn("python", f"{python}: args were not compared with its flags: {error}")
+        return
+    for name, why in rejected.items():
+        yield warn(name, f"the SGLang of {python} does not take args: {why}", machine.where(by_name[name], "args"))
+
+
+def port_lines(machine: Machine) -> Iterator[Line]:
+    """Those that are named: of the proxy, its metrics, and models."""
+    proxy, problems = machine.config.proxy, machine.problems
+    named = [("port", proxy.host, proxy.port, problems.where(("proxy", "listen")))]
+    if proxy.metrics_listen is not None:
+        named.append(("port", *proxy.metrics_listen, problems.where(("proxy", "metrics_listen"))))
+    named += [(model.name, "127.0.0.1", model.port, machine.where(model, "port")) for model in machine.models]
+    for subject, host, port, where in named:
+        if port:
+            yield from _port(machine, subject, host, port, where)
+
+
+def _port(machine: Machine, subject: str, host: str, port: int, where: str) -> Iterator[Line]:
+    try:
+        holder = within(lambda: holder_of(host, port))
+    except NoAnswer as error:
+        yield warn(subject, f"{host}:{port} cannot be had: {str(error).lower()}; correct the address", where)
+        return
+    if holder is None:
+        if subject == "port":
+            yield ok(subject, f"{port} is free")
+    elif machine.is_running:
+        yield ok(subject, f"{port} is held by {holder}: muxd is running")
+    else:
+        yield warn(subject, f"{port} is held by {holder}: end it, or use another port", where)
+
+
+def file_lines(machine: Machine) -> Iterator[Line]:
+    """Whoever may write a configuration, a key file or a script decides what muxd runs, and who may ask."""
+    scripts = [Path(m.script.argv[-1]) for m in machine.models if m.script is not None and m.script.argv]
+    files = [*machine.config.files, *scripts]
+    folders = [file.parent for file in files]
+    for path in dict.fromkeys([*files, *folders]):
+        try:
+            mode = within(path.stat).st_mode
+        except NoAnswer:
+            continue
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            bad = "in which anybody may replace its files" if stat.S_ISDIR(mode) else "which anybody may write"
+            text = f"{shown_file(path)}: {stat.filemode(mode)}, {bad}: run: chmod o-w {shown_file(path)}"
+            yield wrong("files", text)

@@ -1,0 +1,198 @@
+"""What a model needs of this machine: its files, its GPUs, its RAM, its launch script's program."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from muxd.config.problems import Problems
+from muxd.config.schema import GiB, Model
+from muxd.host.bounded import NoAnswer, within
+from muxd.host.kinds import Unusable, config_of
+from muxd.host.search import hub_cache, size_in_hub
+from muxd.host.weights import weights_of
+
+from .machine import Machine
+from .report import Line, ok, warn, wrong
+
+
+def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
+    """What was read of it, and what is wrong."""
+    if model.engine == "simulator":
+        pretend = machine.config.daemon.simulated_gpu_memory
+        found = list(never_fits(model, pretend, machine.problems))
+        yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
+        return
+    if model.script is not None:
+        yield from _script(machine, model)
+        yield from _sizes(machine, model, 0)
+        return
+    text, size, findings = _files(machine, model)
+    findings += [*_sizes(machine, model, size), *_homes(machine, model)]
+    if not findings:
+        findings = [ok(model.name, f"{text} on {_gpus(model)}{_host_ram(machine, model, size)}")]
+    yield from findings
+
+
+def _gpus(model: Model) -> str:
+    return f"GPU {', '.join(map(str, model.gpus))}"
+
+
+# Its files
+
+
+def _files(machine: Machine, model: Model) -> tuple[str, int, list[Line]]:
+    """What it is, the bytes of its weights where they are known, and what is wrong."""
+    where, given = machine.where(model, "model_path"), model.model_path
+    try:
+        if given.startswith("/"):
+            return within(lambda: _local(model, where))
+        if "://" in given:
+            return given, 0, []
+        return within(lambda: _of_hub(machine, model, where))
+    except NoAnswer as error:
+        return given, 0, [warn(model.name, f"{given} cannot be looked at: {error}", where)]
+
+
+def _local(model: Model, where: str) -> tuple[str, int, list[Line]]:
+    path = Path(model.model_path)
+    if path.suffix.lower() == ".gguf":
+        text = f"{path} is GGUF, which is for llama.cpp; give the folder that has config.json and *.safetensors"
+        return str(path), 0, [warn(model.name, text, where)]
+    if not path.is_dir():
+        return str(path), 0, [warn(model.name, f"{path} is no folder; give the one that has config.json", where)]
+    try:
+        config_of(path)
+        size = 0 if _has_no_weights(model) else weights_of(path)
+    except Unusable as error:
+        return str(path), 0, [warn(model.name, f"{path}: {error}", where)]
+    return f"{path}, {_shown(size)}" if size else str(path), size, []
+
+
+def _has_no_weights(model: Model) -> bool:
+    """SGLang makes them up, or does not read them from files."""
+    text = " ".join(model.args).replace("=", " ")
+    return any(f"--load-format {form}" in text for form in ("dummy", "remote", "gguf"))
+
+
+def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[Line]]:
+    given, environ = model.model_path, machine.environ_of(model)
+    beside = Path(os.path.abspath(machine.config.path or "muxd.toml")).parent / given
+    if beside.exists():
+        text = f'{given} is taken for a Hub id, and a folder of that name is here: write "./{given}", if it is meant'
+        return given, 0, [warn(model.name, text, where)]
+    if given.lower().endswith(".gguf"):
+        return given, 0, [warn(model.name, f"{given} is GGUF, which is for llama.cpp; give a model for SGLang", where)]
+    cache = hub_cache(environ)
+    try:
+        size = size_in_hub(cache, given)
+    except Unusable as error:
+        return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {error}", where)]
+    if size is not None:
+        return f"{given} in the Hub's cache, {_shown(size)}", size, []
+    if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
+        text = f"{given} is not in the Hub's cache {cache}, and HF_HUB_OFFLINE is set: it cannot be downloaded"
+        return given, 0, [warn(model.name, text, where)]
+    return f"{given}, not in the Hub's cache {cache}: its first load downloads it", 0, []
+
+
+def _homes(machine: Machine, model: Model) -> Iterator[Line]:
+    """Nothing expands "~" in a variable but the program that reads it, if that does."""
+    for name, value in model.env.items():
+        if value == "~" or value.startswith("~/"):
+            text = f'{name} is "{value}" to the worker, nothing is expanded; write the path in full'
+            yield warn(model.name, text, machine.where(model, "env", name))
+
+
+# Its sizes
+
+
+def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[Line]:
+    """A simulated one, whose GPUs all have that size."""
+    if model.engine == "simulator" and model.memory is not None:
+        share = model.memory.total // max(1, len(model.gpus))
+        if share > capacity:
+            where = problems.where(("models", model.name, "memory"))
+            yield _too_large(model, model.gpus[0], capacity, where)
+
+
+def _too_large(model: Model, gpu: int, capacity: int, where: str) -> Line:
+    needs = model.memory.total if model.memory is not None else 0
+    each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
+    text = f"needs {_shown(needs)}{each}, GPU {gpu} has {_shown(capacity)}: it can never be loaded"
+    return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
+
+
+def _sizes(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
+    """Against the GPUs that can be seen, and the RAM that a sleep at level 1 takes."""
+    if machine.gpus:
+        if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
+            there = ", ".join(map(str, machine.gpus))
+            text = f"GPU {', '.join(map(str, missing))} is not there: there {'are' if len(machine.gpus) > 1 else 'is'}"
+            yield warn(model.name, f"{text} {there}; correct gpus", machine.where(model, "gpus"))
+            return
+        yield from _against_gpus(machine, model, weights)
+    ram, own = machine.memory, _ram(model, weights)
+    if ram and own > ram:
+        text = f"sleep level 1 takes {_shown(own)} of host RAM, and there are {_shown(ram)}; use sleep_level = 2"
+        yield warn(model.name, text, machine.where(model, "sleep_level"))
+
+
+def _against_gpus(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
+    share = model.memory.total // max(1, len(model.gpus)) if model.memory is not None else 0
+    small = min((machine.gpus[gpu] for gpu in model.gpus), key=lambda gpu: gpu.total, default=None)
+    if small is None:
+        return
+    together = sum(machine.gpus[gpu].total for gpu in model.gpus)
+    if share > small.total:
+        yield _too_large(model, small.index, small.total, machine.where(model, "memory"))
+    elif weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
+        text = f"its weights have {_shown(weights)}, {_gpus(model)} together {_shown(together)}; give it more gpus"
+        yield warn(model.name, text, machine.where(model, "gpus"))
+
+
+def _ram(model: Model, weights: int) -> int:
+    """Bytes of host RAM that it takes while it sleeps."""
+    declared = model.memory.weights if model.memory is not None else 0
+    return (declared or weights) if model.sleep_level == 1 else 0
+
+
+def ram_lines(machine: Machine) -> Iterator[Line]:
+    """What all models that sleep at level 1 take together, where that is too much."""
+    sleepers = [model for model in machine.real_models if model.sleep_level == 1]
+    together = sum(model.memory.weights for model in sleepers if model.memory is not None)
+    if machine.memory and len(sleepers) > 1 and together > machine.memory:
+        names = ", ".join(model.name for model in sleepers)
+        text = f"{names} sleep at level 1 and take {_shown(together)} together, and there are {_shown(machine.memory)}"
+        yield warn("RAM", f"{text}; use sleep_level = 2 for some")
+
+
+def _host_ram(machine: Machine, model: Model, weights: int) -> str:
+    if not (taken := _ram(model, weights)):
+        return f"; level {model.sleep_level}"
+    of = f" (of {_shown(machine.memory)})" if machine.memory else ""
+    return f"; level 1 takes {'as much' if taken == weights else _shown(taken)} host RAM{of}"
+
+
+def _shown(size: int) -> str:
+    return f"{size / GiB:.1f} GiB" if size >= GiB / 10 else f"{size / (1 << 20):.1f} MiB"
+
+
+# Its launch script
+
+
+def _script(machine: Machine, model: Model) -> Iterator[Line]:
+    """What was read of it."""
+    script = model.script
+    assert script is not None
+    names = ", ".join(model.served_names)
+    read = f"serves {names} on port {model.port}, {_gpus(model)}, level {model.sleep_level}"
+    yield ok(model.name, f"{script.launch or script.argv[-1]}: {script.program or 'a command'} {read}")
+    if os.path.isabs(script.program):
+        try:
+            is_there = within(lambda: os.access(script.program, os.X_OK) and not os.path.isdir(script.program))
+        except NoAnswer as error:
+            yield warn(model.name, f"{script.program} cannot be looked at: {error}", script.launch)
+            return
+        if not is_there:
+            why = "cannot be executed" if os.path.exists(script.program) else "is not there"
+            yield warn(model.name, f"{script.program} {why}; correct the script", script.launch)

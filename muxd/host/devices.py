@@ -1,0 +1,37 @@
+"""The GPUs and the memory of this machine."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pynvml
+import trio
+
+from muxd.gpus import GpuMemory, NvmlGpus
+
+#: The GPUs there are; if none, why.
+ReadGpus = Callable[[], tuple[Sequence[GpuMemory], str]]
+
+_MEMORY = Path("/proc/meminfo")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def read_gpus() -> tuple[Sequence[GpuMemory], str]:
+    """Those that NVML knows."""
+    try:
+        found = trio.run(NvmlGpus().read)
+    except pynvml.NVMLError as error:
+        return [], str(error)
+    return [found[index] for index in sorted(found)], "NVML tells of none"
+
+
+def host_memory() -> int:
+    """Bytes of RAM that processes here may have; 0 where nobody says."""
+    total = 0
+    for line in _MEMORY.read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            total = int(line.split()[1]) * 1024
+    try:
+        limit = int(_LIMIT.read_text())
+    except (OSError, ValueError):  # no container, or "max"
+        return total
+    return min(total, limit)

@@ -1,0 +1,184 @@
+"""Which Python on this machine has SGLang?"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from muxd.config.names import did_you_mean, nearest
+from muxd.config.places import home
+
+#: Seconds for one interpreter: finding a package imports nothing, but the disk may be slow or remote.
+PATIENCE = 20.0
+
+#: Where people put it who follow the README.
+USUAL = ("/opt/sglang/bin/python", "/opt/sglang/.venv/bin/python", "/opt/sglang/venv/bin/python")
+
+# A folder that is only called so has no origin.
+_ASK = """
+import json, os, runpy
+from importlib import metadata, util
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
+def place(name):
+    spec = util.find_spec(name)
+    return spec.origin if spec is not None else None
+if place("sglang") is not None:
+    found = {"version": version("sglang")}
+    if place("torch") is not None:
+        found["torch"] = version("torch")
+        try:
+            said = runpy.run_path(os.path.join(os.path.dirname(place("torch")), "version.py"))
+            found["cuda"] = said.get("cuda") or said.get("hip") or ""
+        except Exception:
+            pass
+    print("sglang", json.dumps(found))
+"""
+
+# SGLang's own parser: it alone knows the flags and values of its version.  It imports torch, which takes seconds.
+_PARSE = """
+import argparse, json, sys
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(message)
+    def exit(self, status=0, message=None):
+        raise ValueError("a flag that prints something and ends")
+from sglang.srt.server_args import ServerArgs
+parser = Parser(prog="sglang")
+ServerArgs.add_cli_args(parser)
+told = {}
+for name, args in json.load(sys.stdin).items():
+    try:
+        parser.parse_args(args)
+    except (ValueError, argparse.ArgumentError) as error:
+        told[name] = str(error)
+print("\\nsglang", json.dumps({"errors": told, "flags": list(parser._option_string_actions)}))
+"""
+
+#: Seconds until SGLang has imported itself.
+LONG_PATIENCE = 90.0
+
+LARGEST_ANSWER = 1 << 20
+
+
+class NoSGLang(Exception):
+    """Why an interpreter has none, or cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    path: str
+    version: str  # of SGLang
+    torch: str = ""
+    cuda: str = ""  # that torch was built for
+
+    def __str__(self) -> str:
+        torch = f", torch {self.torch}" if self.torch else ""
+        return f"SGLang {self.version}{torch}{f' (CUDA {self.cuda})' if self.cuda else ''}"
+
+
+def find_sglang(environ: Mapping[str, str], places: tuple[str, ...] = USUAL) -> tuple[Interpreter | None, list[str]]:
+    """The first that has SGLang, and all that were asked."""
+    asked: list[str] = []
+    for path in dict.fromkeys(_candidates(environ, places)):
+        asked.append(path)
+        with suppress(NoSGLang):
+            return look(path, environ), asked
+    return None, asked
+
+
+def _candidates(environ: Mapping[str, str], places: tuple[str, ...]) -> Iterator[str]:
+    """Links are left alone: the python of a virtual environment is one, and is known by its place."""
+    named = [sys.executable]
+    named += [f"{environ[name]}/bin/python" for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
+    named += ["python3", "python", *places, str(home(environ) / "sglang/bin/python")]
+    for name in named:
+        found = shutil.which(name, path=environ.get("PATH")) if name else None
+        if found and (path := os.path.abspath(found)).isprintable():  # else no configuration can hold it
+            yield path
+
+
+def look(path: str, environ: Mapping[str, str]) -> Interpreter:
+    """The SGLang that this interpreter would import.  Raises NoSGLang."""
+    found = _answer([path, "-c", _ASK], environ, b"", PATIENCE)
+    if found is None:
+        raise NoSGLang("no SGLang is installed in it")
+    said = [str(found.get(key, "")) for key in ("version", "torch", "cuda")]
+    if not "".join(said).isprintable():
+        raise NoSGLang("its answer cannot be read")
+    return Interpreter(path, *said)
+
+
+def rejected_args(path: str, environ: Mapping[str, str], args: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What its SGLang has against the arguments of each model; those it takes are left out.  Raises NoSGLang."""
+    question = json.dumps({name: list(words) for name, words in args.items()}).encode()
+    found = _answer([path, "-c", _PARSE], environ, question, LONG_PATIENCE)
+    if found is None:
+        raise NoSGLang("its parser of arguments does not answer")
+    flags = [flag for flag in found.get("flags", []) if flag.startswith("--")]
+    return {name: _with_meant(str(error), flags) for name, error in found.get("errors", {}).items()}
+
+
+def _with_meant(error: str, flags: list[str]) -> str:
+    """An unknown flag, with the one that was probably meant."""
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", error)
+    if unknown is None:
+        return error
+    return f"it knows no {unknown[1]}; {did_you_mean(unknown[1], flags) if nearest(unknown[1], flags) else 'remove it'}"
+
+
+def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patience: float) -> dict[str, Any] | None:
+    """The last line that is an answer.  Raises NoSGLang where it cannot be run, hangs, or fails."""
+    with TemporaryFile() as asked, TemporaryFile() as output:  # a pipe would be open for as long as what it leaves
+        asked.write(question)
+        asked.seek(0)
+        _run(argv, environ, asked, output, patience)
+        output.seek(0)
+        lines = output.read(LARGEST_ANSWER).decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        with suppress(ValueError):
+            if line.startswith("sglang ") and isinstance(found := json.loads(line.removeprefix("sglang ")), dict):
+                return found
+    return None
+
+
+def _run(argv: list[str], environ: Mapping[str, str], stdin: IO[bytes], output: IO[bytes], patience: float) -> None:
+    """In a session of its own, so that all of it can be ended."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd="/",  # not where a folder may lie that is called sglang
+            env=dict(environ),
+            stdin=stdin,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoSGLang(f"it cannot be run: {error.strerror or error}") from None
+    try:
+        status = process.wait(patience)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as over:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(over, KeyboardInterrupt):
+            raise
+        raise NoSGLang(f"it did not answer in {patience:.0f} s") from None
+    if status:
+        raise NoSGLang(f"it is no Python that works: it ended with {_shown_status(status)}")
+
+
+def _shown_status(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"

@@ -1,0 +1,41 @@
+"""Who has a port?"""
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+
+from muxd.shim.processes import all_listening, has_any, program_of
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that listens; pid 0 where that is another user's, and cannot be seen."""
+
+    pid: int = 0
+    program: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.program} (pid {self.pid})" if self.pid else "a process of another user"
+
+
+def holder_of(host: str, port: int) -> Holder | None:
+    """Who listens there; None: it is free.  Raises OSError where the address cannot be had at all."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return _listener(port)
+    return None
+
+
+def _listener(port: int) -> Holder:
+    sockets = {found.name for found in all_listening() if found.port == port}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        if has_any(int(name), sockets):
+            return Holder(int(name), program_of(int(name)) or "a process")
+    return Holder()

@@ -1,0 +1,66 @@
+"""A machine without SGLang, GPU or network: interpreters are small scripts."""
+
+import json
+
+import pytest
+
+from muxd.check.command import check
+from muxd.gpus import GpuMemory
+
+GiB = 1 << 30
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """`interpreter(name, answer, rejected)`: a python that has an SGLang which says so, and has that against args."""
+
+    def interpreter(name="python", *, version="0.5.23", rejected=None, script=None):
+        about = json.dumps({"version": version, "torch": "2.9.1", "cuda": "12.9"})
+        parsed = json.dumps({"errors": rejected or {}, "flags": ["--context-length", "--tp-size"]})
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        answers = f"case \"$2\" in *ServerArgs*) echo 'sglang {parsed}';; *) echo 'sglang {about}';; esac"
+        file.write_text(f"#!/bin/sh\n{script or answers}\n")
+        file.chmod(0o755)
+        return file
+
+    return interpreter
+
+
+@pytest.fixture
+def report(tmp_path, capsys):
+    """`report(text, gpus=(140,))`: the exit status, and the lines of the report as (mark, subject, text)."""
+    (tmp_path / "home").mkdir()
+
+    def report(text, *, gpus=(140,), no_gpus="no driver", added=None, **options):
+        file = tmp_path / "muxd.toml"
+        file.write_text(f"[muxd]\nsocket = '{tmp_path}/s'\n{text}")
+        known = [GpuMemory(number, "NVIDIA H200", size * GiB, 0) for number, size in enumerate(gpus)]
+        environ = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        status = check(file, environ, added, gpus=lambda: (known, no_gpus), **options)
+        head, *lines = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()
+        assert head.startswith("muxd.toml: ")
+        found = [line.split(maxsplit=2) for line in lines]
+        return status, [tuple(parts) for parts in found]
+
+    return report
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder(name, files)` makes a model's folder; sizes for its weights, text for the rest."""
+
+    def folder(name="models/qwen", **files):
+        made = tmp_path / name
+        made.mkdir(parents=True)
+        for file, content in (
+            {"config.json": '{"architectures": ["X"]}', "model.safetensors": 3 << 20} | files
+        ).items():
+            if isinstance(content, int):
+                with open(made / file, "wb") as out:
+                    out.truncate(content)
+            elif content is not None:
+                (made / file).write_text(content)
+        return made
+
+    return folder

@@ -1,0 +1,171 @@
+"""What `muxd check` says of this machine."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from muxd.host import bounded, interpreters
+
+A = "[models.a]\nmodel_path = 'Qwen/Qwen3-14B'\n"
+
+
+def of(lines, *subjects):
+    return [line for line in lines if line[1] in subjects]
+
+
+def test_an_interpreter_is_told_with_its_sglang_once(report, interpreter):
+    interpreter()
+    status, lines = report(f"[defaults]\npython = './python'\n{A}[models.b]\nmodel_path = 'org/b'\n")
+    assert status == 0
+    assert of(lines, "python") == [("ok", "python", "python: SGLang 0.5.23, torch 2.9.1 (CUDA 12.9)")]
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exit 0", "no SGLang is installed in it"),
+        ("exit 3", "it is no Python that works: it ended with status 3"),
+        ("kill -9 $$", "it is no Python that works: it ended with signal 9"),
+        ("echo 'sglang {'", "no SGLang is installed in it"),
+        ("head -c 3000000 /dev/zero", "no SGLang is installed in it"),
+    ],
+)
+def test_an_interpreter_without_sglang_is_named_with_its_line(report, interpreter, script, why):
+    interpreter(script=script)
+    status, lines = report(A + "python = './python'\n")
+    told = f"muxd.toml:5: python: {why}; name the python of an environment that has SGLang"
+    assert (status, of(lines, "python")) == (0, [("warn", "python", told)])
+    assert report(A + "python = './python'\n", strict=True)[0] == 2
+
+
+def test_an_interpreter_that_hangs_is_a_warning(report, interpreter, monkeypatch):
+    monkeypatch.setattr(interpreters, "PATIENCE", 0.1)
+    interpreter(script="exec sleep 1000")
+    status, lines = report(A + "python = './python'\n")
+    assert (status, "it did not answer" in of(lines, "python")[0][2]) == (0, True)
+
+
+def test_args_are_compared_with_the_flags_of_the_sglang_that_is_there(report, interpreter):
+    interpreter(rejected={"a": "unrecognized arguments: --contxt-length 3", "b": "expected one argument"})
+    text = f"[defaults]\npython = './python'\nargs = ['x']\n{A}[models.b]\nmodel_path = 'org/b'\nargs = ['--tp']\n"
+    _, lines = report(text)
+    place = "the SGLang of python does not take args:"
+    assert of(lines, "a", "b")[::2] == [
+        ("warn", "a", f"muxd.toml:5: {place} it knows no --contxt-length; did you mean --context-length?"),
+        ("warn", "b", f"muxd.toml:10: {place} expected one argument"),
+    ]
+
+
+def test_a_parser_that_fails_is_a_warning(report, interpreter):
+    interpreter(script='case "$2" in *ServerArgs*) exit 1;; *) echo \'sglang {"version": "1"}\';; esac')
+    _, lines = report(A + "python = './python'\nargs = ['--x']\n")
+    assert of(lines, "python")[1][2].startswith("python: args were not compared with its flags: ")
+
+
+def test_no_host_asks_nobody(report, interpreter):
+    asked = interpreter(script='touch "$0.asked"')
+    status, lines = report(A + "python = './python'\ngpus = [7]\n", host=False)
+    assert (status, lines) == (0, [("ok", "socket", "s")])
+    assert not Path(f"{asked}.asked").exists()
+
+
+def test_the_gpus_are_told_and_those_that_are_not_there(report, interpreter):
+    interpreter()
+    text = f"[defaults]\npython = './python'\n{A}gpus = [0, 3]\n"
+    _, lines = report(text, gpus=(140, 80))
+    assert of(lines, "GPUs", "a") == [
+        ("ok", "GPUs", "0: NVIDIA H200, 140.0 GiB, 1: NVIDIA H200, 80.0 GiB"),
+        ("warn", "a", "muxd.toml:7: GPU 3 is not there: there are 0, 1; correct gpus"),
+    ]
+
+
+def test_no_driver_at_all_is_a_warning(report, interpreter):
+    interpreter()
+    _, lines = report(f"[defaults]\npython = './python'\n{A}", gpus=())
+    assert of(lines, "GPUs") == [
+        ("warn", "GPUs", "none can be seen: no driver; install the driver, or give this user or container the GPUs")
+    ]
+    _, lines = report(f"[defaults]\npython = './python'\n{A}args = ['--device', 'cpu']\n", gpus=())
+    assert of(lines, "GPUs") == []
+
+
+def test_a_driver_that_fails_is_a_warning(tmp_path, capsys, interpreter):
+    from muxd.check.command import check
+
+    def fail():
+        raise RuntimeError("GPU is lost")
+
+    interpreter()
+    (tmp_path / "muxd.toml").write_text(f"[defaults]\npython = './python'\n{A}")
+    assert check(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}, gpus=fail) == 0
+    assert "none can be seen: GPU is lost;" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("engine", ["sglang", "simulator"])
+def test_what_never_fits_is_wrong(report, interpreter, engine):
+    interpreter()
+    text = "[models.a]\nmodel_path = 'o/a'\npython = './python'\n" if engine == "sglang" else ""
+    text = text or "[models.a]\nengine = 'simulator'\n"
+    status, lines = report(text + "memory = { weights = '742GiB' }\n", gpus=(80,))
+    line = 6 if engine == "sglang" else 5
+    told = f"muxd.toml:{line}: needs 742.0 GiB, GPU 0 has 80.0 GiB: it can never be loaded; "
+    assert (status, of(lines, "a")) == (2, [("WRONG", "a", told + "give it more gpus, or correct memory")])
+
+
+def test_a_sleep_at_level_1_is_held_against_the_ram(report, interpreter):
+    interpreter()
+    text = f"[defaults]\npython = './python'\n{A}sleep_level = 1\nmemory = {{ weights = '9000GiB' }}\n"
+    _, lines = report(text, gpus=(10000,))
+    assert of(lines, "a")[0][2].startswith("muxd.toml:7: sleep level 1 takes 9000.0 GiB of host RAM, and there are ")
+
+
+def test_a_port_that_is_held_is_told_with_its_holder(report):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = f"[proxy]\nlisten = '127.0.0.1:{port}'\n[models.a]\nengine = 'simulator'\n"
+        status, lines = report(text)
+        (mark, _, told) = of(lines, "port")[0]
+        assert (status, mark) == (0, "warn")
+        assert told.startswith(f"muxd.toml:4: {port} is held by ")
+        assert told.endswith(f" (pid {os.getpid()}): end it, or use another port")
+
+
+def test_ports_that_a_running_muxd_holds_are_fine(report, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as control:
+        control.bind(f"{tmp_path}/s")
+        control.listen()
+        port = other.getsockname()[1]
+        _, lines = report(f"[proxy]\nlisten = '127.0.0.1:{port}'\n[models.a]\nengine = 'simulator'\n")
+        assert of(lines, "port")[0][0] == "ok"
+
+
+def test_an_address_that_is_not_this_machines_is_a_warning(report):
+    text = "[proxy]\nlisten = '192.0.2.1:80'\nallow_anonymous = true\n[models.a]\nengine = 'simulator'\n"
+    assert of(report(text)[1], "port")[0][2].startswith("muxd.toml:4: 192.0.2.1:80 cannot be had: ")
+
+
+def test_files_that_anybody_may_write_are_wrong(report, tmp_path):
+    (tmp_path / "muxd.d").mkdir()
+    keys = tmp_path / "muxd.d/keys.toml"
+    keys.write_text(f"[[keys]]\nname = 'a'\nsecret_sha256 = '{'0' * 64}'\n")
+    keys.chmod(0o666)
+    status, lines = report("[models.a]\nengine = 'simulator'\n")
+    told = "muxd.d/keys.toml: -rw-rw-rw-, which anybody may write: run: chmod o-w muxd.d/keys.toml"
+    assert (status, of(lines, "files")[0]) == (2, ("WRONG", "files", told))
+    assert report("[models.a]\nengine = 'simulator'\n", host=False)[0] == 0
+    keys.chmod(0o644)
+    (tmp_path / "muxd.d").chmod(0o777)
+    assert "anybody may replace its files" in of(report("[models.a]\nengine = 'simulator'\n")[1], "files")[0][2]
+    (tmp_path / "muxd.d").chmod(0o1777)
+    assert report("[models.a]\nengine = 'simulator'\n")[0] == 0
+
+
+def test_a_probe_that_hangs_is_given_up():
+    import threading
+
+    held = threading.Event()
+    with pytest.raises(bounded.NoAnswer, match="no answer in 0 s"):
+        bounded.within(held.wait, 0.01)
+    held.set()

@@ -1,0 +1,112 @@
+"""What `muxd check` says of the models of a configuration."""
+
+import json
+
+import pytest
+
+from tests.host.hub import Hub
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def told(report, interpreter):
+    """What is said of model a with these lines in its table."""
+    interpreter()
+
+    def told(text, **options):
+        _, lines = report(f"[models.a]\npython = './python'\n{text}\n", **options)
+        return [(mark, text) for mark, subject, text in lines if subject == "a"]
+
+    return told
+
+
+def test_a_whole_folder_is_told_with_its_size(told, folder):
+    folder()
+    assert told("model_path = './models/qwen'") == [("ok", "models/qwen, 3.0 MiB on GPU 0; level 2")]
+    (told_of_1,) = told("model_path = './models/qwen'\nsleep_level = 1")
+    assert told_of_1[1].startswith("models/qwen, 3.0 MiB on GPU 0; level 1 takes as much host RAM (of ")
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"config.json": None}, "no config.json"),
+        ({"config.json": "{"}, "config.json is not JSON"),
+        ({"model.safetensors": None}, "no weights"),
+        ({"model.safetensors": 0}, "a partial download: 1 of 1 weight files are missing"),
+        (
+            {"model.safetensors.index.json": json.dumps({"weight_map": {"x": "gone.safetensors"}})},
+            "a partial download: 1 of 1 weight files are missing",
+        ),
+        (
+            {"model.safetensors": None, "q.gguf": 5},
+            "only GGUF files, which are for llama.cpp; SGLang needs *.safetensors",
+        ),
+    ],
+)
+def test_a_folder_that_sglang_cannot_load_is_told_with_its_line(told, folder, files, why):
+    folder(**files)
+    assert told("model_path = './models/qwen'") == [("warn", f"muxd.toml:5: models/qwen: {why}")]
+
+
+def test_weights_are_not_missed_where_none_are_read(told, folder):
+    folder(**{"model.safetensors": None})
+    assert told("model_path = './models/qwen'\nargs = ['--load-format=dummy']")[0][0] == "ok"
+
+
+def test_a_gguf_file_is_not_for_sglang(told, tmp_path):
+    (tmp_path / "q.gguf").touch()
+    ((mark, text),) = told("model_path = './q.gguf'")
+    assert (mark, "q.gguf is GGUF, which is for llama.cpp" in text) == ("warn", True)
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_asked_about(told, folder):
+    folder()
+    assert told("model_path = 'models/qwen'") == [
+        (
+            "warn",
+            "muxd.toml:5: models/qwen is taken for a Hub id, and a folder of that name is here: "
+            'write "./models/qwen", if it is meant',
+        )
+    ]
+
+
+def test_a_model_of_the_hub_is_looked_up_where_its_worker_will(told, tmp_path):
+    hub = Hub(tmp_path / "hub")
+    hub.add("org/whole", {"model.safetensors": 5 * MiB}, {"architectures": ["Strange"]})
+    env = f"env = {{ HF_HUB_CACHE = '{hub.cache}' }}\n"
+    assert told(f"model_path = 'org/whole'\n{env}")[0] == (
+        "ok",
+        "org/whole in the Hub's cache, 5.0 MiB on GPU 0; level 2",
+    )
+    assert told(f"model_path = 'org/gone'\n{env}")[0][0] == "ok"
+    offline = env.replace("}", ", HF_HUB_OFFLINE = '1' }")
+    ((mark, text),) = told(f"model_path = 'org/gone'\n{offline}")
+    assert (mark, "HF_HUB_OFFLINE is set" in text) == ("warn", True)
+
+
+def test_a_home_that_nobody_expands_is_told(told):
+    assert told("model_path = 'org/a'\nenv = { HF_HOME = '~/hf' }") == [
+        ("warn", 'muxd.toml:6: HF_HOME is "~/hf" to the worker, nothing is expanded; write the path in full')
+    ]
+
+
+def test_weights_larger_than_the_gpu_are_told(told, folder):
+    folder()
+    ((mark, text),) = told("model_path = './models/qwen'", gpus=(0,))
+    assert (mark, text.startswith("muxd.toml:3: its weights have 3.0 MiB, GPU 0 together ")) == ("warn", True)
+
+
+def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interpreter, tmp_path):
+    python = interpreter("sglang/python3")
+    script = tmp_path / "legacy.sh"
+    script.write_text(f"MODEL_NAME=org/a\n{python} -m sglang.launch_server --model-path /m --port 30009\n")
+    _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
+    assert [line for line in lines if line[1] in ("legacy", "python")] == [
+        ("ok", "python", "sglang/python3: SGLang 0.5.23, torch 2.9.1 (CUDA 12.9)"),
+        ("ok", "legacy", "legacy.sh:2: sglang/python3 serves org/a on port 30009, GPU 0, level 3"),
+    ]
+    python.unlink()
+    _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
+    assert ("warn", "legacy", "legacy.sh:2: sglang/python3 is not there; correct the script") in lines
