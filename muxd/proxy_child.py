@@ -73,8 +73,14 @@ class ProxyChild:
     def status(self) -> dict[str, Any]:
         running = self._child is not None
         state = "running" if running else "stopped" if self._stopping.is_set() else "backoff"
-        pid = self._child.pid if self._child is not None else None
-        return {"listen": f"{self._config.proxy.host}:{self.port}", "managed": True, "state": state, "pid": pid}
+        return {
+            "listen": f"{self._config.proxy.host}:{self.port}",
+            "managed": True,
+            "state": state,
+            "pid": self._child.pid if self._child is not None else None,
+            "dropped_log_bytes": self.dropped.bytes,
+            "dropped_log_reason": self.dropped.why or None,
+        }
 
     def reconfigure(self, config: Config) -> None:
         """For the next one that is started; the running one learns of models from muxd itself."""

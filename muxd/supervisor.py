@@ -219,7 +219,10 @@ class Supervisor:
         while True:
             await self._measure_gpus()
             self._tell_progress()
-            self._losses.look([(name, runner.dropped) for name, runner in self._runners.items()])
+            tellers: dict[str, LogTeller] = {**self._runners}
+            if (proxy := self._proxy.log_teller) is not None:
+                tellers["muxd-proxy"] = proxy
+            self._losses.look([(name, teller.dropped) for name, teller in tellers.items()])
             await trio.sleep(TICK)
 
     async def _watch_files(self) -> None:
@@ -435,8 +438,8 @@ class Supervisor:
         if name in self._names or name not in ("proxy", "muxd"):
             teller = self._runners[self.resolve(name)]
         elif name == "muxd" or teller is None:
-            where = "the journal of its unit, or wherever the stderr of the process goes"
-            raise ModelNotFound(f"muxd does not keep the log of {name}: see {where}", model=name)
+            who = "muxd writes its own log to its stderr" if name == "muxd" else "the proxy is a service of its own"
+            raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
 
     def shutdown(self, *, hurry: bool = False) -> None:

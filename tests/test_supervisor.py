@@ -234,8 +234,8 @@ async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where
     async with supervised(tmp_path, a_model("a")) as supervisor:
         files, lost = supervisor.log_of("org/a")
         assert (files["stderr"].name, lost) == ("a.stderr.log", None)
-        for name in ("muxd", "proxy"):  # a proxy that is a service of its own
-            with pytest.raises(ModelNotFound, match=f"muxd does not keep the log of {name}: see the journal"):
+        for name, who in (("muxd", "muxd writes its own log to its stderr"), ("proxy", "the proxy is a service")):
+            with pytest.raises(ModelNotFound, match=f"{who}.*: see its unit's journal"):
                 supervisor.log_of(name)
         with pytest.raises(ModelNotFound, match="no model b"):
             supervisor.log_of("b")

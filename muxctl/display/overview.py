@@ -60,7 +60,7 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines += map(_gpu, status["gpus"])
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
-    return lines + _lost_logs(status["models"])
+    return lines + _lost_logs([*status["models"], {"name": "proxy", **status["proxy"]}])
 
 
 def _daemon(status: dict[str, Any]) -> str:
@@ -95,12 +95,12 @@ def _gpu(gpu: dict[str, Any]) -> str:
     return f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
 
 
-def _lost_logs(models: list[Model]) -> list[str]:
+def _lost_logs(tellers: list[dict[str, Any]]) -> list[str]:
     """Which logs the disk has refused, by what it said; an older muxd does not tell why."""
     why: dict[str, list[str]] = {}
-    for model in models:
-        if model["dropped_log_bytes"]:
-            why.setdefault(plain(model.get("dropped_log_reason") or "unknown"), []).append(plain(model["name"]))
+    for teller in tellers:
+        if teller.get("dropped_log_bytes"):
+            why.setdefault(plain(teller.get("dropped_log_reason") or "unknown"), []).append(plain(teller["name"]))
     return [f"LOGS LOST in part, of {_few(names)}: {reason}" for reason, names in why.items()]
 
 

@@ -127,3 +127,13 @@ def test_a_configuration_that_was_written_since_is_told():
     line = "/etc/muxd/muxd.toml was written since muxd read it; muxctl reload --dry-run says what changes"
     assert overview(STATUS | {"config_written": True})[1] == line
     assert line not in overview(STATUS | {"config_written": False})
+
+
+def test_lost_logs_are_told_by_their_reason_with_a_few_names():
+    full, broken = {"dropped_log_bytes": 5, "dropped_log_reason": "no space left on device"}, {"dropped_log_bytes": 5}
+    models = [RESTS | {"name": f"m{number}"} | full for number in range(5)] + [RESTS | {"name": "old"} | broken]
+    lines = overview(STATUS | {"models": models, "proxy": STATUS["proxy"] | full})
+    assert "LOGS LOST in part, of m0, m1, m2 and 3 more: no space left on device" in lines
+    assert "LOGS LOST in part, of old: unknown" in lines
+    lines = overview(STATUS | {"models": [], "proxy": STATUS["proxy"] | full})
+    assert "LOGS LOST in part, of proxy: no space left on device" in lines
