@@ -101,3 +101,15 @@ async def test_a_muxd_that_says_nothing_keeps_no_client_waiting(
         silent.listen(10)
         async with open_house(tmp_path, proxy=replace(QUIET), muxd_up=False) as house:
             assert (await house.ask(get(b"/health"))).json["muxd"] == "unreachable"
+
+
+async def test_who_may_ask_from_a_browser_follows_the_keys(tmp_path: Path) -> None:
+    page = get(b"/health").replace(b"\r\n", b"\r\nOrigin: https://chat.example\r\n", 1)
+    async with open_house(tmp_path, proxy=replace(QUIET, hosts=())) as house:
+        local = page.replace(b"muxd.test", b"localhost")
+        assert (await house.ask(page)).code == "host_not_allowed"
+        assert (await house.ask(local)).header(b"access-control-allow-origin") == b"*"
+        new = key("new", NEW)
+        await reload(house, keys=[{"name": new.name, "secret_sha256": new.secret_sha256}])
+        reply = await house.ask(page)
+        assert (reply.status, reply.header(b"access-control-allow-origin")) == (200, None)
