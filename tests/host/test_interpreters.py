@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from muxd.host import interpreters
-from muxd.host.interpreters import Interpreter, NoSGLang, find_sglang, look
+from muxd.host.interpreters import Interpreter, NoSGLang, find_sglang, look, rejected_args
 
 REAL = Path(__file__).parents[2] / ".sglang-cpu/venv/bin/python"
 
@@ -111,3 +111,13 @@ def test_the_real_sglang_is_found():
     version = sglang_of(str(REAL), os.environ)
     assert version is not None
     assert version[0].isdigit()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs `make real-sglang`")
+def test_the_real_sglang_says_which_arguments_it_does_not_take():
+    model = ["--model-path", "x", "--enable-memory-saver"]
+    asked = {"good": [*model, "--tp", "2"], "unknown": [*model, "--contxt-length", "5"], "none": [*model, "--tp"]}
+    assert rejected_args(str(REAL), os.environ, asked) == {
+        "unknown": "it knows no --contxt-length; did you mean --context-length?",
+        "none": "argument --tp-size/--tensor-parallel-size: expected one argument",
+    }
