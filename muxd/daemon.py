@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
 
+#: Seconds between looks at the control socket's file.
+SOCKET_INTERVAL = 2.0
+
 
 async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None:
     """Until a shutdown is asked for, by signal or by the control socket.  Raises MuxdError.
@@ -80,8 +83,9 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
-        control = partial(serve_control, supervisor, claimed.listener, Rights.of_config(config))
-        await nursery.start(control)
+        rights = Rights.of_config(config)
+        await nursery.start(partial(serve_control, supervisor, claimed.listener, rights))
+        nursery.start_soon(_keep_socket, claimed, supervisor, rights, nursery)
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
@@ -138,6 +142,22 @@ async def _reload(supervisor: Supervisor) -> None:
         await supervisor.reload()
     except MuxdError as error:
         log.error("the configuration was not taken over, nothing was changed: %s", error.message)
+
+
+async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: Rights, nursery: trio.Nursery) -> None:
+    """Somebody may remove its file: without it no model could be switched or loaded any more."""
+    said = ""
+    while True:
+        await trio.sleep(SOCKET_INTERVAL)
+        try:
+            if claimed.make_again():
+                log.warning("the control socket %s was removed: it is made again", claimed.path)
+                nursery.start_soon(serve_control, supervisor, claimed.listener, rights)
+            said = ""
+        except (OSError, MuxdError) as error:
+            if str(error) != said:
+                log.error("the control socket %s was removed and cannot be made again: %s", claimed.path, error)
+            said = str(error)
 
 
 async def _tell_systemd(notifier: Notifier) -> None:

@@ -20,6 +20,7 @@ from .engines import EngineCallFailed, Link
 from .errors import MuxdError, in_words
 from .own_files import make_way
 from .ports import listen_at
+from .shim.processes import is_stopped
 from .state import StateFile
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ STABLE_AFTER = 30.0
 PROBE_INTERVAL = 5.0
 PROBE_TIMEOUT = 5.0
 PROBE_FAILURES = 3
+
+#: Whether the kernel says that it is stopped is looked at this often, and so many times in a row end it.
+STATE_INTERVAL = 1.0
+STATE_STOPPED = 3
 
 
 class UnmanagedProxy:
@@ -90,6 +95,7 @@ class ProxyChild:
         """Keep one running and answering until `stop`; `record` is told of every end that nobody asked for."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, http, name="proxy's health")
+            nursery.start_soon(self._watch_state, name="proxy's state")
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
@@ -103,6 +109,17 @@ class ProxyChild:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
                 self._child.kill()
                 misses = 0
+
+    async def _watch_state(self) -> None:
+        """End one that was stopped (SIGSTOP, a debugger that was left): its health would tell that far later."""
+        seen = 0
+        while True:
+            await trio.sleep(STATE_INTERVAL)
+            child = self._child
+            seen = seen + 1 if child is not None and child.pid is not None and is_stopped(child.pid) else 0
+            if child is not None and seen == STATE_STOPPED:
+                log.error("the proxy has been stopped (SIGSTOP) for %g s: ending it", seen * STATE_INTERVAL)
+                child.kill()
 
     async def _keep_running(self, record: Callable[..., None]) -> None:
         in_a_row = 0

@@ -73,3 +73,36 @@ def test_a_port_for_metrics_that_somebody_has_is_named_before_anything_is_starte
         where = taken.getsockname()
         with pytest.raises(CannotListen, match=f"metrics_listen|{where[1]}"):
             a_proxy(tmp_path, metrics_listen=where)
+
+
+async def test_a_stopped_proxy_is_replaced_before_its_health_is_asked_for(tmp_path, monkeypatch, nursery, caplog):
+    monkeypatch.setattr(proxy_child, "STATE_INTERVAL", 0.05)
+    monkeypatch.setattr(proxy_child, "PROBE_INTERVAL", 3600.0)
+    proxy = a_proxy(tmp_path)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+        await eventually(lambda: proxy.status()["pid"])
+        first = proxy.status()["pid"]
+        os.kill(first, signal.SIGSTOP)
+        await eventually(lambda: proxy.status()["pid"] not in (None, first))
+        assert "has been stopped (SIGSTOP)" in caplog.text
+        await proxy.stop(trio.Event())
+
+
+def test_a_proxy_is_noticed_to_be_stopped_within_five_seconds():
+    assert proxy_child.STATE_INTERVAL * (proxy_child.STATE_STOPPED + 1) < 5.0
+
+
+async def test_the_proxy_inherits_no_secrets(tmp_path, monkeypatch, nursery):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    proxy = a_proxy(tmp_path)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+        await eventually(lambda: proxy.status()["pid"])
+        await eventually(lambda: b"LISTEN_FDS=1" in environ_of(proxy))
+        assert b"hf_secret" not in environ_of(proxy)
+        await proxy.stop(trio.Event())
+
+
+def environ_of(proxy: ProxyChild) -> bytes:
+    return Path(f"/proc/{proxy.status()['pid']}/environ").read_bytes()

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
+#: What is compared of a name that somebody asks for: a long one takes milliseconds.
+LONGEST = 256
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, when one is alike enough to be worth proposing."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name[:LONGEST].lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Never
 from urllib.parse import unquote
 
 import trio
@@ -39,8 +38,14 @@ DEEDS = {
 }
 ORDERS = tuple(DEEDS)
 
+#: Connections for those who operate, and for the proxy, which has one for each model that it serves.
+MOST_PRIVILEGED = 1024
+
 #: Prometheus' text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: No path of ours with the longest name in it is longer; and what is looked at, and told, of one that is none of ours.
+_LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
 Answer = Callable[[Request, Exchange, str], Awaitable[None]]  # the str: the NAME or ID in the path
 
@@ -108,7 +113,8 @@ class ControlRoutes:
         return route, variable
 
     def _not_found(self, path: str) -> RouteNotFound:
-        nearest = get_close_matches(path, self._paths, n=1, cutoff=0.0)[0]
+        nearest = get_close_matches(path[:_LONGEST_COMPARED], self._paths, n=1, cutoff=0.0)[0]
+        path = path if len(path) <= _LONGEST_TOLD else f"{path[:_LONGEST_TOLD]}..."
         return RouteNotFound(f"there is no {path}; the nearest is {nearest}", nearest=nearest, known=self._paths)
 
     async def _version(self, request: Request, exchange: Exchange, _: str) -> None:
@@ -189,6 +195,8 @@ def _parse(raw_path: str) -> tuple[str, str]:
     A served name may hold slashes; where they are not encoded, all parts but a last one
     that is an action are taken for the name.
     """
+    if len(raw_path) > _LONGEST_PATH:
+        return raw_path, ""
     parts = [unquote(part) for part in raw_path.split("/")]
     if parts[:3] == ["", "v1", "leases"] and len(parts) == 4:
         return "/v1/leases/ID", parts[3]
@@ -215,13 +223,17 @@ async def serve_control(
     limits: Limits | None = None,
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> Never:
-    """Serve the control API until cancelled; closes the listener."""
+) -> None:
+    """Serve the control API until cancelled, and close the listener; or until it was closed and the last has gone.
+
+    Whoever may do more than read is served whatever others do: each of those has a share of connections and of time.
+    """
     routes = ControlRoutes(office, rights)
     await serve_http(
         routes.answer,
         [listener],
-        limits,
-        privileged=lambda connection: rights.owns(peer_of(connection)),
+        limits or Limits(reserved=MOST_PRIVILEGED),
+        privileged=lambda connection: bool(rights.of(peer_of(connection)) & (Right.OPERATE | Right.LEASE)),
+        owner=lambda connection: peer_of(connection).uid,
         task_status=task_status,
     )

@@ -16,7 +16,7 @@ from muxd.errors import ConfigError
 from muxd.locks import already_running, hold
 
 _LONGEST_PATH = 107  # sun_path, less its final NUL
-_BACKLOG = 1024
+_BACKLOG = 4096
 
 
 class ControlSocket:
@@ -33,15 +33,32 @@ class ControlSocket:
             )
         self.path = path
         gid = group_id(admin_group) if admin_group else None
+        self._gid, self._mode = gid, 0o666 if others else 0o660
         self._lock = _lock(path)
         try:
             _clear(path)
-            bound = _bind(path, gid, 0o666 if others else 0o660)
+            self._listen()
         except BaseException:
             os.close(self._lock)
             raise
-        self._identity = _identity(path)
+
+    def _listen(self) -> None:
+        bound = _bind(self.path, self._gid, self._mode)
+        self._identity = _identity(self.path)
         self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+    def make_again(self) -> bool:
+        """If its file was removed, and whether it was: `listener` is another one then, and the old one closed.
+
+        Clients that are connected stay so.  Raises ConfigError.
+        """
+        if self.path.is_symlink() or self.path.exists():
+            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        old = self.listener
+        self._listen()
+        old.socket.close()
+        return True
 
     def close(self) -> None:
         """Remove the socket, if it is still this one, and give up the lock."""

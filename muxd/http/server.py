@@ -5,11 +5,15 @@ client has a limit, and a client that does not read blocks only its own task.  T
 does not use this: it relays at another scale.
 """
 
+import errno
+import os
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Never
+from math import inf
+from typing import Any
 
 import trio
 
@@ -35,6 +39,9 @@ class Limits:
     max_connections: int = 256
     reserved: int = 8  # connections beyond these for those who are `privileged`
     max_lingering: int = 64  # refused connections that may linger; further ones are closed at once
+    share: int = 32  # connections of one peer, where it is known and not privileged
+    pace: float = 50.0  # its requests a second; further ones wait
+    burst: float = 100.0
 
 
 class ClientGone(Exception):
@@ -129,6 +136,7 @@ class Exchange:
 
 Handler = Callable[[Request, Exchange], Awaitable[None]]
 Privileged = Callable[[trio.socket.SocketType], bool]
+Owner = Callable[[trio.socket.SocketType], int]
 
 
 async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
@@ -143,10 +151,11 @@ async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
 class _Connection:
     """One client's connection, from its first byte to its close."""
 
-    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits, peer: "_Peer | None") -> None:
         self._stream = stream
         self._handler = handler
         self._limits = limits
+        self._peer = peer
         self._parser = RequestParser(limits.max_head, limits.max_body)
         self._requests: deque[Request] = deque()
 
@@ -155,6 +164,8 @@ class _Connection:
         patience = self._limits.head_timeout
         try:
             while request := await self._next_request(patience):
+                if self._peer is not None:
+                    await trio.sleep(self._peer.must_wait())
                 if not await self._answer(request):
                     return
                 patience = self._limits.idle_timeout
@@ -226,42 +237,92 @@ async def linger(stream: trio.SocketStream, limits: Limits) -> None:
             pass
 
 
+class _Peer:
+    """One unprivileged peer: its share of connections, and of time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.inside = 0
+        self._limits = limits
+        self._paid_until = -inf  # on trio's clock: when all of its requests so far are paid for
+
+    def must_wait(self) -> float:
+        """Seconds until its next request is due, which is counted."""
+        now, limits = trio.current_time(), self._limits
+        self._paid_until = max(self._paid_until, now - limits.burst / limits.pace) + 1 / limits.pace
+        return max(0.0, self._paid_until - now)
+
+
 class _Door:
     """Counts who is inside, and turns away whom there is no room for."""
 
-    def __init__(self, handler: Handler, limits: Limits, privileged: Privileged | None) -> None:
+    def __init__(self, handler: Handler, limits: Limits, privileged: Privileged | None, owner: Owner | None) -> None:
         self._handler = handler
         self._limits = limits
         self._privileged = privileged
+        self._owner = owner
+        self._peers: dict[int, _Peer] = {}
         self._inside = 0
         self._turned_away = 0  # and still lingering
 
-    async def enter(self, stream: trio.SocketStream) -> None:
-        """One connection's whole life; the caller closes the stream."""
+    def is_privileged(self, connection: trio.socket.SocketType) -> bool:
+        return self._privileged is not None and self._privileged(connection)
+
+    def admit(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        """Start its whole life; whom there is not even room to refuse is let go of at once, and costs no task."""
+        peer = self._peer_of(stream)
+        if self._has_room(stream, peer):
+            self._inside += 1
+            if peer is not None:
+                peer.inside += 1
+            nursery.start_soon(self._live, stream, self._serve, peer)
+        elif self._turned_away < self._limits.max_lingering:
+            self._turned_away += 1
+            nursery.start_soon(self._live, stream, self._turn_away, peer)
+        else:
+            stream.socket.close()
+
+    def _peer_of(self, stream: trio.SocketStream) -> _Peer | None:
+        """None for those who are privileged, or not told apart."""
+        if self._owner is None or self.is_privileged(stream.socket):
+            return None
+        owner = self._owner(stream.socket)
+        if owner not in self._peers:
+            if len(self._peers) >= self._limits.max_connections:
+                self._peers = {uid: peer for uid, peer in self._peers.items() if peer.inside}
+            self._peers[owner] = _Peer(self._limits)
+        return self._peers[owner]
+
+    async def _live(
+        self,
+        stream: trio.SocketStream,
+        life: Callable[[trio.SocketStream, _Peer | None], Awaitable[None]],
+        peer: _Peer | None,
+    ) -> None:
         try:
-            if self._has_room(stream):
-                await self._serve(stream)
-            elif self._turned_away < self._limits.max_lingering:
-                await self._turn_away(stream)
+            await life(stream, peer)
         except* ClientGone:
             pass
+        finally:
+            await trio.aclose_forcefully(stream)
 
-    def _has_room(self, stream: trio.SocketStream) -> bool:
+    def _has_room(self, stream: trio.SocketStream, peer: _Peer | None) -> bool:
+        if peer is not None and peer.inside >= self._limits.share:
+            return False
         if self._inside < self._limits.max_connections:
             return True
         if self._inside >= self._limits.max_connections + self._limits.reserved:
             return False
-        return self._privileged is not None and self._privileged(stream.socket)
+        return self.is_privileged(stream.socket)
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        self._inside += 1
+    async def _serve(self, stream: trio.SocketStream, peer: _Peer | None) -> None:
         try:
-            await _Connection(stream, self._handler, self._limits).serve()
+            await _Connection(stream, self._handler, self._limits, peer).serve()
         finally:
             self._inside -= 1
+            if peer is not None:
+                peer.inside -= 1
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
-        self._turned_away += 1
+    async def _turn_away(self, stream: trio.SocketStream, peer: _Peer | None) -> None:
         try:
             error = TooManyConnections(f"{self._inside} connections are open: try again later")
             await refuse(stream, error, self._limits)
@@ -275,13 +336,91 @@ async def serve_http(
     limits: Limits | None = None,
     *,
     privileged: Privileged | None = None,
+    owner: Owner | None = None,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> Never:
-    """Serve until cancelled; closes the listeners.
+) -> None:
+    """Serve until cancelled, and close the listeners; or until they were closed and the last client has gone.
 
     A MuxdError that `handler` raises before it has sent anything becomes its answer; later,
     the connection ends uncleanly.  Any other exception is a bug and comes out of here.
-    `privileged` says who may use the reserved connections once the others are taken.
+    `privileged` says who may use the reserved connections once the others are taken, and is accepted while no
+    descriptor is left for others; `owner` tells all others apart, who have a share each.
     """
-    door = _Door(handler, limits or Limits(), privileged)
-    await trio.serve_listeners(door.enter, list(listeners), task_status=task_status)
+    door = _Door(handler, limits or Limits(), privileged, owner)
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(_accept, listener, door, nursery, _Spare())
+        task_status.started(listeners)
+
+
+#: Connections that are taken in a row before others have their turn.
+_AT_ONCE = 256
+
+#: Seconds to the next try where there is no descriptor at all.
+_BLIND = 0.1
+
+
+async def _accept(listener: trio.SocketListener, door: _Door, nursery: trio.Nursery, spare: "_Spare") -> None:
+    """Take in whoever connects, as fast as they come: until then they stand in the way of those who are privileged."""
+    listening = socket.socket(fileno=listener.socket.fileno())
+    try:
+        while listener.socket.fileno() >= 0:
+            await trio.lowlevel.wait_readable(listener.socket)
+            for _ in range(_AT_ONCE):
+                try:
+                    connection, is_last = spare.accept(listening)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _SHORT:
+                        await trio.sleep(_BLIND)
+                    break
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+                if is_last and not door.is_privileged(stream.socket):
+                    stream.socket.close()
+                else:
+                    door.admit(stream, nursery)
+    except trio.ClosedResourceError:
+        return
+    finally:
+        listening.detach()
+        spare.close()
+        listener.socket.close()
+
+
+#: What accept(2) says where descriptors or memory are short.
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class _Spare:
+    """Descriptors kept for those who are privileged, who are to see why there is no other left."""
+
+    COUNT = 4
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._fill()
+
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, bool]:
+        """A connection, and whether it cost one of these; raises OSError."""
+        try:
+            connection, _ = listening.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._fds:
+                raise
+            os.close(self._fds.pop())
+            try:
+                return listening.accept()[0], True
+            finally:
+                self._fill()
+        self._fill()
+        return connection, False
+
+    def _fill(self) -> None:
+        with suppress(OSError):
+            while len(self._fds) < self.COUNT:
+                self._fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())

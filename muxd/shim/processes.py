@@ -58,6 +58,15 @@ def look_up(pid: int) -> Process | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """By a signal, or for a debugger."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in b"Tt"
+    except OSError:
+        return False
+
+
 def boot_id() -> str:
     """Names this boot of the machine: pids and start times mean nothing beyond it."""
     with open("/proc/sys/kernel/random/boot_id") as file:

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Never
 
 import trio
 
@@ -26,7 +25,7 @@ async def serve_metrics(
     listener: socket.socket,
     page: Callable[[], Awaitable[bytes]],
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> Never:
+) -> None:
     """Serve `page` until cancelled; closes the listener."""
 
     async def answer(request: Request, exchange: Exchange) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,7 +14,7 @@ from muxd.client import Client
 from muxd.http.request import Request
 from muxd.http.server import Exchange, serve_http
 from muxd.proxy.records.meters import Gauges, Meters
-from muxd.proxy.records.page import CONTENT_TYPE, own_page, whole_page
+from muxd.proxy.records.page import CONTENT_TYPE, PAUSE, SharedPage, own_page, whole_page
 
 ROUTE = "/v1/chat/completions"
 NAMES = {
@@ -192,3 +193,49 @@ async def test_a_muxd_that_does_not_answer_is_not_waited_for(
         families = parsed(await whole_page(counted(), Client([tmp_path / "s"])))
         assert value(families, "muxd_up") == 0
         assert trio.current_time() - began < 10  # Prometheus' own patience
+
+
+async def test_everybody_who_asks_meanwhile_shares_one_page(autojump_clock):
+    """However many they are, muxd is asked once, and rests between two."""
+    began, pages = [], []
+
+    async def make() -> bytes:
+        began.append(trio.current_time())
+        await trio.sleep(0.01)
+        return b"page"
+
+    shared = SharedPage(make)
+
+    async def ask() -> None:
+        pages.append(await shared())
+
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(600):
+                nursery.start_soon(ask)
+    assert pages == [b"page"] * 1200
+    assert len(began) == 2
+    assert began[1] - began[0] >= PAUSE
+
+
+async def test_when_the_one_who_makes_the_page_leaves_the_next_makes_it(autojump_clock):
+    asked = []
+
+    async def make() -> bytes:
+        asked.append(1)
+        await trio.sleep(1)
+        return b"page"
+
+    shared = SharedPage(make)
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def leave() -> None:
+            with first:
+                await shared()
+
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        first.cancel()
+        assert await shared() == b"page"
+    assert len(asked) == 2

@@ -1,0 +1,136 @@
+"""What one user does at the control socket does not keep others out."""
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from muxd.control import ControlSocket, Rights, routes, serve_control
+from muxd.control.rights import Peer
+from muxd.http import server
+from muxd.http.server import Limits
+
+from .conftest import Desk, until, until_closed
+from .office import FakeOffice
+
+ROOT, ADMIN, PROXY, NOBODY, SOMEBODY = range(5)
+VERSION = b"GET /v1/version HTTP/1.1\r\nHost: m\r\n\r\n"
+
+
+class Users:
+    """Who connects next is `now`; a connection keeps its user."""
+
+    def __init__(self) -> None:
+        self.now = ROOT
+        self._known: dict[int, int] = {}
+
+    def peer_of(self, connection: trio.socket.SocketType) -> Peer:
+        uid = self._known.setdefault(id(connection), self.now)
+        return Peer(1, uid, frozenset({uid}))
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> Users:
+    users = Users()
+    monkeypatch.setattr(routes, "peer_of", users.peer_of)
+    return users
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, users: Users, nursery: trio.Nursery) -> AsyncIterator[Desk]:
+    control = ControlSocket(tmp_path / "muxd.sock")
+    desk = Desk(control.path, FakeOffice(tmp_path), nursery)
+    limits = Limits(max_connections=6, reserved=4, share=3, max_lingering=2, linger_timeout=0.1)
+    rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
+    await nursery.start(partial(serve_control, desk.office, control.listener, rights, limits))
+    try:
+        with trio.fail_after(15):
+            yield desk
+    finally:
+        for stream in desk.opened:
+            stream.socket.close()
+        control.close()
+
+
+async def held(desk: Desk, users: Users, user: int) -> bytes:
+    """What a connection of the user that stays open is answered first."""
+    users.now = user
+    stream = await desk.connect()
+    await stream.send_all(VERSION)
+    return (await until(stream, b"\r\n"))[9:12]
+
+
+async def test_a_user_has_a_share_and_others_theirs(desk: Desk, users: Users) -> None:
+    assert [await held(desk, users, NOBODY) for _ in range(4)] == [b"200"] * 3 + [b"503"]
+    assert [await held(desk, users, SOMEBODY) for _ in range(3)] == [b"200"] * 3
+
+
+@pytest.mark.parametrize("user", [ROOT, ADMIN, PROXY])
+async def test_who_may_do_more_than_read_is_served_whatever_others_hold(desk: Desk, users: Users, user: int) -> None:
+    for other in (NOBODY, NOBODY, NOBODY, SOMEBODY, SOMEBODY, SOMEBODY):
+        assert await held(desk, users, other) == b"200"
+    assert [await held(desk, users, user) for _ in range(4)] == [b"200"] * 4
+
+
+async def test_a_user_who_asks_all_the_time_waits_and_others_do_not(tmp_path: Path, autojump_clock: object) -> None:
+    peer = server._Peer(Limits(pace=10.0, burst=5.0))
+    waits = [peer.must_wait() for _ in range(8)]
+    assert waits[:5] == [0.0] * 5
+    assert waits[5:] == pytest.approx([0.1, 0.2, 0.3])
+    await trio.sleep(10)
+    assert [peer.must_wait() for _ in range(5)] == [0.0] * 5
+
+
+async def test_without_a_descriptor_root_is_served_and_others_are_let_go(
+    desk: Desk, users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accept(2) succeeds only where a spare descriptor was given up first."""
+    given_up: list[int] = []
+    accept, close = socket.socket.accept, os.close
+
+    def short(listening: socket.socket) -> tuple[socket.socket, object]:
+        if not given_up:
+            raise OSError(errno.EMFILE, "too many open files")
+        given_up.clear()
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", short)
+    monkeypatch.setattr(server.os, "close", lambda fd: (given_up.append(fd), close(fd))[1])
+    users.now = NOBODY
+    assert await until_closed(await desk.connect()) == b""
+    for _ in range(3):
+        assert await held(desk, users, ROOT) == b"200"
+
+
+@pytest.mark.parametrize("path", ["/" + "x/1modelsNAMElogsv" * 880, "/v1/models/" + "a%20" * 4000, "/" + "/" * 16000])
+async def test_a_long_path_is_neither_compared_nor_told_in_full(desk: Desk, path: str, monkeypatch) -> None:
+    compared: list[str] = []
+    monkeypatch.setattr(routes, "get_close_matches", lambda path, *_, **__: compared.append(path) or ["/metrics"])
+    status, _, body = await desk.ask("GET", path)
+    assert status == 404
+    assert len(body) < 2000
+    assert all(len(path) <= 64 for path in compared)
+
+
+async def test_a_socket_that_was_removed_is_made_again_and_clients_stay(desk: Desk, tmp_path: Path) -> None:
+    control = ControlSocket(tmp_path / "other.sock", others=True)
+    serve = partial(serve_control, desk.office, rights=Rights(own_uid=os.geteuid()))
+    await desk.nursery.start(partial(serve, control.listener))
+    old = await trio.open_unix_socket(control.path)
+    await old.send_all(VERSION)
+    await until(old, b"}")
+    assert not control.make_again()
+    control.path.unlink()
+    assert control.make_again()
+    assert control.path.stat().st_mode & 0o777 == 0o666
+    await desk.nursery.start(partial(serve, control.listener))
+    for stream in (old, await trio.open_unix_socket(control.path)):
+        await stream.send_all(VERSION)
+        assert (await until(stream, b"\r\n"))[9:12] == b"200"
+        stream.socket.close()
+    control.close()
