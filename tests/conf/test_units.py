@@ -35,6 +35,11 @@ FACTS = {
         "LogsDirectory=muxd",
         "CacheDirectory=muxd",
         "ExecReload=/opt/muxd/bin/muxctl reload",
+        "NoNewPrivileges=yes",
+        "PrivateDevices=no",  # yes would hide the GPUs
+        "DevicePolicy=closed",
+        "DeviceAllow=char-nvidia* rw",
+        "ProtectControlGroups=no",  # yes would take the delegated cgroups away
     ],
     HARDENING: [
         "User=muxd",
@@ -70,7 +75,9 @@ def test_a_unit_has_what_was_found_to_matter(name, line):
 
 
 def test_what_would_break_engines_or_couple_the_proxy_to_muxd_is_in_no_unit():
-    assert not any(line.startswith("MemoryDenyWriteExecute=") for line in lines(HARDENING))  # engines compile code
+    assert not any(
+        line.startswith("MemoryDenyWriteExecute=") for name in ("muxd.service", HARDENING) for line in lines(name)
+    )  # engines compile code
     assert not any(line.startswith(("Requires=muxd.service", "BindsTo=")) for line in lines("muxd-proxy.service"))
 
 
@@ -118,6 +125,15 @@ def verify(tmp_path):
 
 def test_systemd_has_nothing_to_say_about_the_units(verify):
     assert verify() == ""
+
+
+@pytest.mark.parametrize("name", ["muxd.service", "muxd-proxy.service"])
+def test_a_unit_is_as_little_exposed_as_a_gpu_allows(name):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=40", str(SYSTEMD / name)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("key", ["TasksMax=", "NoNewPrivileges=", "Backlog="])
