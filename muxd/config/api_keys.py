@@ -74,8 +74,8 @@ KEY: dict[str, Reader] = {
     "requests_per_minute": integer(1, 1_000_000),
     "priority": integer(-10, 10),
     "expires": moment,
-    "revoked": boolean,
     "comments": boolean,
+    "revoked": boolean,
 }
 
 
