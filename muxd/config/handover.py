@@ -5,6 +5,7 @@ secrets in a model's `env`, which are no business of the proxy's.
 """
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -17,6 +18,7 @@ from .sources import WHOLE
 
 #: Flags of an engine that say what a model can be asked for; others may hold secrets.
 TELLING_FLAGS = frozenset({"--is-embedding"})
+_TELLING_OPTION = "--context-length"
 
 
 def write_for_proxy(config: Config, path: Path) -> None:
@@ -71,9 +73,17 @@ def _model(model: Model) -> dict[str, Any]:
         "queue_limit": model.queue_limit,
         "set_params": model.set_params,
         "strip_params": list(model.strip_params),
-        "args": [flag for flag in model.args if flag in TELLING_FLAGS],
+        "args": list(_telling(model.args)),
     }
     return said | ({"upstream_name": model.upstream_name} if model.upstream_name else {})
+
+
+def _telling(args: tuple[str, ...]) -> Iterator[str]:
+    for flag, value in zip(args, (*args, "")[1:], strict=True):
+        if flag in TELLING_FLAGS or flag.startswith(_TELLING_OPTION + "="):
+            yield flag
+        elif flag == _TELLING_OPTION:
+            yield f"{flag}={value}"
 
 
 def _address(host: str, port: int) -> str:

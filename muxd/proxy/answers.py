@@ -1,5 +1,6 @@
 """The proxy's own answers, in the shape that OpenAI's clients know."""
 
+import re
 from math import ceil
 from typing import Any
 
@@ -11,12 +12,28 @@ from .sockets.streams import Stream
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
 
-#: OpenAI's and Anthropic's names for them.
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+MOST_RETRY_AFTER = 60  # seconds; OpenAI's client for Python gives up where it is told more than 120
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}  # OpenAI's names for them
+
+# Of Anthropic's 529 their own name alone is told: other clients do not know such a status.
+_ANTHROPICS_KINDS = _KINDS | {
+    404: "not_found_error",
+    413: "request_too_large",
+    UNAVAILABLE: "overloaded_error",
+    GATEWAY_TIMEOUT: "timeout_error",
+}
+
+# Whose route it is, as clients spell them.
+_OLLAMAS = re.compile(r"/+api/")
+_ANTHROPICS = re.compile(r"/+(v1/+)?messages(?![^/?])")
 
 
 class Refusal(Exception):
-    """A request that gets an error instead of its answer.  `retry_after` in seconds."""
+    """A request that gets an error instead of its answer.
+
+    `retry_after` in seconds, of which at most MOST_RETRY_AFTER are told; None where to ask again is no use.
+    """
 
     def __init__(
         self,
@@ -36,7 +53,7 @@ class Refusal(Exception):
         self.headers = headers
         if retry_after is not None:
             # Never 0: clients take it as "at once".
-            self.headers = (*headers, (b"retry-after", b"%d" % max(1, ceil(retry_after))))
+            self.headers = (*headers, (b"retry-after", b"%d" % max(1, ceil(min(retry_after, MOST_RETRY_AFTER)))))
 
     @classmethod
     def of(cls, error: MuxdError) -> "Refusal":
@@ -44,15 +61,19 @@ class Refusal(Exception):
 
     def as_json(self, route: str = "") -> dict[str, Any]:
         """As OpenAI's clients know it; on the routes of others, as theirs do."""
-        if route.startswith("/api/"):
-            return {"error": self.message}  # Ollama's
-        kind = _KINDS.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
-        error = {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-        return {"type": "error", **error} if route.startswith("/v1/messages") else error
+        if _OLLAMAS.match(route):
+            return {"error": self.message}
+        error = {"error": self._error(route)}
+        return {"type": "error", **error} if _ANTHROPICS.match(route) else error
+
+    def _error(self, route: str) -> dict[str, Any]:
+        kinds, fault = (_ANTHROPICS_KINDS, "api_error") if _ANTHROPICS.match(route) else (_KINDS, "server_error")
+        kind = kinds.get(self.status) or ("invalid_request_error" if self.status < 500 else fault)
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
     def response(self, *, keep_alive: bool, method: str = "POST", route: str = "") -> bytes:
         return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
-    def part(self, stream: Stream) -> bytes:
+    def part(self, stream: Stream, route: str = "") -> bytes:
         """The last part of a stream that breaks off."""
-        return stream.error(self.as_json()["error"])
+        return stream.error(self._error(route))

@@ -17,7 +17,7 @@ from muxd.config.schema import Config, Model
 from muxd.errors import MuxdError
 
 from .asking.edits import Edits
-from .asking.kinds import speaks_text
+from .asking.kinds import context_length, speaks_text
 from .asking.ollama import untagged
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,33 @@ _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
 class Entry:
     """One model."""
 
-    __slots__ = ("edits", "model", "name", "served_names", "speaks_text", "state")
+    __slots__ = ("edits", "max_model_len", "model", "name", "names", "served_names", "speaks_text", "state", "url")
 
     def __init__(self, model: Model, state: str) -> None:
         self.model = model
         self.name = model.name
         self.served_names = model.served_names or (model.name,)
+        self.names = (model.name, *(name for name in model.served_names if name != model.name))
         self.state = state
+        self.url: str | None = None  # of its worker, while it is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
         self.speaks_text = speaks_text(model.args)
+        self.max_model_len = context_length(model.args)
 
     def adapter(self, asked: str) -> str:
         """The LoRA adapter that is asked for by a name by which this model was found, NAME:ADAPTER; empty for none."""
-        return "" if asked == self.name or asked in self.served_names else asked.rpartition(":")[2]
+        plain = untagged(asked)
+        return "" if asked in self.names or plain in self.names else plain.rpartition(":")[2]
+
+    def worker_name(self, asked: str) -> str:
+        """What its worker must be asked for where a client calls it so; empty where the client's word will do.
+
+        SGLang takes all that follows a first colon for an adapter, of whatever name: one that is no adapter has to go.
+        """
+        if ":" not in asked or (asked.count(":") == 1 and self.adapter(asked)):
+            return ""
+        adapter = self.adapter(asked)
+        return f"{self.name}:{adapter}" if adapter else self.name
 
 
 class Catalogue:
@@ -61,18 +75,20 @@ class Catalogue:
 
     def _take(self, models: Iterable[Model]) -> None:
         self._entries = {model.name: Entry(model, self._states.get(model.name, "unknown")) for model in models}
-        self._by_served_name = {served: entry for entry in self._entries.values() for served in entry.served_names}
-        self._by_name = self._entries | self._by_served_name
+        served = {name: entry for entry in self._entries.values() for name in entry.served_names}
+        self._by_name = self._entries | served
 
     def find(self, asked: str) -> Entry | None:
         """The model that a client calls so: by a served name, or by its own.
 
-        SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model.
+        SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model; the tag ":latest", which Ollama's
+        clients may add to any name, means nothing.
         """
-        return self._by_name.get(asked) or self._by_name.get(asked.rpartition(":")[0])
+        found = self.find_tagged(asked)
+        return found or self._by_name.get(untagged(asked).rpartition(":")[0])
 
     def find_tagged(self, asked: str) -> Entry | None:
-        """The same for Ollama's clients, who may add the tag ":latest" to a name, and mean another model by another."""
+        """The same for Ollama's clients, who mean another model by another tag than ":latest"."""
         return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
     def entries(self) -> list[Entry]:
@@ -93,17 +109,18 @@ class Catalogue:
         return [entry.name for entry in self._entries.values() if entry.state == "ready"]
 
     def card(self, entry: Entry, served: str) -> dict[str, Any]:
-        """What GET /v1/models tells of a model under one of its names."""
-        return {
+        """What GET /v1/models tells of a model under one of its names: an alias points to the model's own by `root`."""
+        card = {
             "id": served,
             "object": "model",
             "created": self._created,
             "owned_by": "muxd",
             "permission": [],
-            "root": served,
+            "root": entry.name,
             "parent": None,
             "state": entry.state,
         }
+        return card if entry.max_model_len is None else {**card, "max_model_len": entry.max_model_len}
 
     # Its task
 
@@ -147,8 +164,10 @@ class Catalogue:
     async def _refresh(self) -> None:
         status = await self._control.status()
         self._states = {model["name"]: model["state"] for model in status["models"]}
+        urls = {model["name"]: model.get("url") for model in status["models"]}
         for entry in self._entries.values():
             entry.state = self._states.get(entry.name, "unknown")
+            entry.url = urls.get(entry.name)
 
     def _found(self) -> None:
         self.connected = True

@@ -4,12 +4,14 @@ from typing import Any
 
 import msgspec
 
+from muxd.config.names import nearest
 from muxd.http.request import Request
 from muxd.http.response import body_response, spliced
 
+from . import refusals
 from .answers import UNAVAILABLE, Refusal
 from .asking import encodings, kinds, ollama, routes
-from .asking.asked import Form
+from .asking.asked import Form, unnamed
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
 from .doors.guesses import MOST, Guesses
@@ -18,13 +20,16 @@ from .doors.keys import Holder, Keyring, UnknownKey
 from .doors.origins import Origins
 from .errand import Errand, Page
 from .exchange import Exchange, Pace
+from .grant import Grant
 from .leases import Leases
+from .reading import Reading
 from .records.visit import Records, Visit
 from .sockets.front import Answer, Asking
 
 _JSON = b"application/json"
 _COMMENTS_HEADER = b"x-muxd-comments"
 _OFF = (b"off", b"false", b"no", b"0")
+_MOST_COMPARED = 500  # names that an unknown one is compared with
 _OPEN = frozenset((b"/health", b"/"))  # to whoever has no key
 
 
@@ -102,8 +107,7 @@ class Desk:
             self._may_see_all(holder)
             return Errand(client, request, visit, self._metrics)
         content_type, body = self._local(found, holder)
-        answer = body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
-        return _told(visit, answer)
+        return _told(visit, _whole(request, content_type, body))
 
     def _holder(self, request: Request, address: str) -> Holder | None:
         """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
@@ -122,17 +126,21 @@ class Desk:
 
     # To a worker
 
-    def _send(self, client: Asking, request: Request, visit: Visit, found: ToWorker, holder: Holder | None) -> Exchange:
+    def _send(
+        self, client: Asking, request: Request, visit: Visit, found: ToWorker, holder: Holder | None
+    ) -> "Answer | Exchange":
         asked = found.asked
-        entry = self._entry(asked.model, holder, tagged=asked.form is Form.OLLAMA)
+        entry = self._meant(found, holder)
         visit.model = entry.name
         if not entry.speaks_text and (refusal := kinds.refusal(found.label, asked.model)) is not None:
             raise refusal
         lines, priority = visit.id.line, 0
         if holder is not None:
             lines, priority = holder.admit(entry.name) + lines, holder.priority
-        if not entry.edits.idle:
+        if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
+        if asked.form is Form.NOTHING:
+            return self._read(client, request, visit, found, entry, lines)
         lease = self._leases.of(entry.name)
         if self._closed is not None and lease.grant is None:
             raise self._closed
@@ -154,14 +162,44 @@ class Desk:
         lease.enter(exchange)
         return exchange
 
+    def _read(
+        self, client: Asking, request: Request, visit: Visit, found: ToWorker, entry: Entry, lines: bytes
+    ) -> "Answer | Exchange":
+        """Of an awake model what its worker says, else what is known here; raises Refusal."""
+        lease = self._leases.of(entry.name)
+        grant = lease.grant
+        if grant is None and entry.url is not None and self._catalogue.connected:
+            grant = Grant(self._leases.pool(entry.url), 0)
+            grant.pool.close()  # it keeps no connection for later
+        if grant is not None:
+            visit.meter = lease.meter
+            reading = Reading(client, request, found, lease, self._pace, visit, lines=lines, ruled=self.origins.given)
+            reading.forward(grant)
+            return reading
+        if found.label != "/upstream/{name}/v1/models":
+            raise refusals.asleep(entry.name, entry.state)
+        return _told(visit, _whole(request, _JSON, _encoded(self._list([entry]))))
+
     def _entry(self, asked: str, holder: Holder | None, *, tagged: bool = False) -> Entry:
         """The model that a client calls so; raises Refusal."""
         entry = self._catalogue.find_tagged(asked) if tagged else self._catalogue.find(asked)
         if entry is not None:
             return entry
-        known = ", ".join(name for other in self._visible(holder) for name in other.served_names) or "none"
-        message = f"there is no model {asked[:100]!r}; there are: {known}"
+        known = [name for other in self._visible(holder) for name in other.names]
+        near = nearest(asked[:100], known[:_MOST_COMPARED])
+        hint = f"did you mean {near}? There are" if near is not None else "there are"
+        message = f"there is no model {asked[:100]!r}; {hint}: {', '.join(known) or 'none'}"
         raise Refusal(404, "model_not_found", message, param="model")
+
+    def _meant(self, found: ToWorker, holder: Holder | None) -> Entry:
+        """The model that a request is for: where its route need not name one, the only one there is; raises Refusal."""
+        asked = found.asked
+        if asked.model or asked.in_body:
+            return self._entry(asked.model, holder, tagged=asked.form is Form.OLLAMA)
+        visible = self._visible(holder)
+        if len(visible) != 1:
+            raise unnamed()
+        return visible[0]
 
     # Here
 
@@ -176,19 +214,20 @@ class Desk:
         """A content type, and the answer; raises Refusal."""
         if found.what is Local.ROOT:
             return b"text/plain; charset=utf-8", ollama.ROOT
-        return _JSON, msgspec.json.encode(self._value(found, holder)) + b"\n"
+        return _JSON, _encoded(self._value(found, holder))
+
+    def _list(self, entries: list[Entry]) -> dict[str, Any]:
+        return {"object": "list", "data": [self._catalogue.card(e, name) for e in entries for name in e.names]}
 
     def _value(self, found: Here, holder: Holder | None) -> Any:
         match found.what:
             case Local.HEALTH:
                 return self._health()
             case Local.MODELS:
-                cards = [self._catalogue.card(e, name) for e in self._visible(holder) for name in e.served_names]
-                return {"object": "list", "data": cards}
+                return self._list(self._visible(holder))
             case Local.MODEL:
                 entry = self._seen(found.asked, holder)
-                served = found.asked if found.asked in entry.served_names else entry.served_names[0]
-                return self._catalogue.card(entry, served)
+                return self._catalogue.card(entry, found.asked if found.asked in entry.names else entry.name)
             case Local.OLLAMA_TAGS:
                 return ollama.tags(self._visible(holder))
             case Local.OLLAMA_PS:
@@ -236,12 +275,20 @@ def _told(visit: Visit, answer: bytes) -> Answer:
 
 
 def _refused(visit: Visit, refusal: Refusal, request: Request) -> Answer:
-    route = visit.route or request.target.decode("latin-1")  # whose shape of an error, where no route was found
+    route = visit.route or request.raw_path  # whose shape of an error, where no route was found
     answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
     answer = spliced(answer, visit.lines)
     visit.sent = len(answer)
     visit.refused(refusal.status, refusal.code)
     return Answer(answer, visit)
+
+
+def _encoded(value: Any) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+def _whole(request: Request, content_type: bytes, body: bytes) -> bytes:
+    return body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
 
 
 def shutting_down() -> Refusal:
@@ -251,8 +298,9 @@ def shutting_down() -> Refusal:
 def _edit(client: Asking, request: Request, found: ToWorker, entry: Entry) -> None:
     """Make of the body what the model's configuration wants; raises Refusal."""
     asked = found.asked
-    adapter = "" if asked.form is Form.OLLAMA else entry.adapter(asked.model)
-    body = entry.edits.apply(request, asked, adapter)
+    ollamas = asked.form is Form.OLLAMA  # on whose routes SGLang knows no adapters
+    adapter, name = ("", "") if ollamas else (entry.adapter(asked.model), entry.worker_name(asked.model))
+    body = entry.edits.apply(request, asked, adapter, name)
     if body is not None:
         client.lighten(len(request.body) - len(body))
         request.body = body

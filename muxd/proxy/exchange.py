@@ -176,7 +176,7 @@ class Exchange:
         self._let_go()
         if self._headed:
             self._visit.refused(refusal.status, refusal.code)
-            self._cut(chunk(refusal.part(self._told)))
+            self._cut(chunk(refusal.part(self._told, self._visit.route)))
             return
         route = self._visit.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
@@ -405,15 +405,15 @@ class Exchange:
     def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
         """What can still be said in the midst of an answer, and whether only a reset can end it."""
         if isinstance(self._reframer, Gatherer):
-            return chunk(refusal.part(self._told)), False
+            return chunk(refusal.part(self._told, self._visit.route)), False
         framed = isinstance(self._reframer, Rechunker) or upstream.is_chunked() or upstream.has_length()
         if self._legacy or not framed:
             # It ends with the connection: an event can follow, or else nothing but a reset
             # tells the client that something is missing.
             speaks = self._stream is EVENTS and not self._encoded
-            return (refusal.part(EVENTS), False) if speaks else (b"", True)
+            return (refusal.part(EVENTS, self._visit.route), False) if speaks else (b"", True)
         if self._stream and self._may_speak():
-            return chunk(refusal.part(self._told)), False
+            return chunk(refusal.part(self._told, self._visit.route)), False
         return b"", False  # no last chunk, or less than the promised length: the client will notice
 
     def _close_upstream(self) -> None:

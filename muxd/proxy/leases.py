@@ -140,8 +140,8 @@ class Lease:
     def _queue(self, ticket: Ticket) -> None:
         limit = self.terms.queue_limit
         if len(self._waiting) >= limit:
-            message = f"model {self.name}: {limit} requests wait for it already (queue_limit): try again later"
-            ticket.refuse(Refusal(429, "queue_full", message, retry_after=self.eta() or 1.0))
+            message = f"model {self.name}: {limit} requests wait for it already (queue_limit): {self.outlook()}"
+            ticket.refuse(Refusal(429, "queue_full", f"{message}; try again later", retry_after=self.eta() or 1.0))
             return
         self._wait(ticket)
 

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from muxd.errors import ModelNotFound, MuxdError
+from muxd.errors import ModelNotFound, MuxdError, ShuttingDown
 
 from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
 
@@ -23,8 +23,8 @@ def failed(message: dict[str, Any]) -> Refusal:
     error = message["error"]
     status = 404 if error["code"] == ModelNotFound.code else UNAVAILABLE
     param = "model" if status == 404 else None
-    retry_after = message.get("retry_after_s")
-    if retry_after is None and status == UNAVAILABLE:
+    retry_after = message.get("retry_after_s")  # none where a retry is no use: stopped by an operator, can never fit
+    if retry_after is None and error["code"] == ShuttingDown.code:
         retry_after = 5
     return Refusal(status, error["code"], error["message"], param=param, retry_after=retry_after)
 
@@ -37,6 +37,14 @@ def revoked(name: str, message: dict[str, Any]) -> Refusal:
     code = "shutting_down" if reason == "shutdown" else "drain_timeout"
     message_ = f"model {name} was taken off the GPU before this request ended: {why or reason}"
     return Refusal(UNAVAILABLE, code, message_, retry_after=1)
+
+
+def asleep(name: str, state: str) -> Refusal:
+    """To a request that only reads of a model: that alone wakes none."""
+    how = f"a request for text or embeddings to {name} wakes it, or `muxctl switch {name}`"
+    return Refusal(
+        UNAVAILABLE, "model_asleep", f"model {name} is not awake ({state}), and reading does not wake it: {how}"
+    )
 
 
 def outlook(news: dict[str, Any], eta: float | None) -> str:

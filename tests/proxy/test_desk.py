@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from muxd.config.schema import Key
+from muxd.proxy.answers import Refusal
+from muxd.proxy.sockets.streams import EVENTS
 
 from .browser import chat, get, post
 from .house import QUIET, House, open_house
-from .worker import OK, OK_BODY
+from .worker import OK, OK_BODY, answer_when_released
 
 SECRET, OTHER = "muxd-all", "muxd-beta-only"
 
@@ -169,10 +171,117 @@ async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
         assert (await house.ask(post(chat("gamma"), b"X-Trace-Id: mine\r\n"))).header(b"x-trace-id") == b"mine"
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("alpha:latest", "alpha"), ("org/alpha:latest", "alpha"), ("alpha:ad1:latest", "alpha:ad1"), ("a:14b", "alpha")],
+)
+async def test_a_worker_sees_no_colon_but_an_adapters(tmp_path: Path, asked: str, told: str) -> None:
+    """What follows one is an adapter to SGLang, whatever muxd knows by that name."""
+    async with open_house(tmp_path) as house:
+        house.muxd.settings["models"]["alpha"]["served_names"] += ["a:14b"]
+        house.muxd.tell("reload")
+        browser = await house.connect()
+        while (await browser.ask(get(b"/v1/models/a:14b"))).status == 404:
+            pass
+        assert (await browser.ask(post(chat(asked)))).status == 200
+        assert house.alpha.calls[0].body == chat(told)
+
+
+async def test_anthropics_clients_are_told_in_anthropics_words(locked: House) -> None:
+    """Their retries go by it."""
+    for path in (b"/v1/messages", b"/messages", b"/v1//messages/?beta=true"):
+        told = []
+        for request in (
+            post(chat(), path=path),
+            post(b"{", bearer(SECRET), path=path),
+            post(chat("gamma"), bearer(SECRET), path=path),
+            post(chat(), bearer(OTHER), path=path),
+        ):
+            error = (await locked.ask(request)).json
+            told.append((error["type"], error["error"]["type"]))
+        kinds = ["authentication_error", "invalid_request_error", "not_found_error", "permission_error"]
+        assert told == [("error", kind) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, "rate_limit_error"), (503, "overloaded_error"), (502, "api_error"), (504, "timeout_error")],
+)
+def test_anthropics_kinds_of_errors(status: int, kind: str) -> None:
+    refusal = Refusal(status, "x", "y")
+    assert refusal.as_json("/v1/messages/count_tokens")["error"]["type"] == kind
+    assert b'"type":"%b"' % kind.encode() in refusal.part(EVENTS, "/v1/messages")
+    assert refusal.as_json("/v1/messages2")["error"]["type"] != kind or status == 429
+
+
+READS = b"ready ping metrics v1/loads model_info get_model_info v1/responses/resp_1".split()
+
+
+@pytest.mark.parametrize("state", ["stopped", "asleep", "starting", "waking", "draining", "failed", "unloaded"])
+async def test_reading_of_a_model_that_is_not_awake_asks_for_nothing(house: House, state: str) -> None:
+    house.muxd.set_state("beta", state)
+    browser = await house.connect()
+    while (await browser.ask(get(b"/v1/models/beta"))).json["state"] != state:
+        pass
+    for path in READS:
+        reply = await browser.ask(get(b"/upstream/beta/" + path))
+        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_asleep", None)
+        assert f"beta is not awake ({state})" in reply.message
+        assert "muxctl switch beta" in reply.message
+    listed = (await browser.ask(get(b"/upstream/beta/v1/models"))).json
+    assert [card["id"] for card in listed["data"]] == ["beta"]
+    assert not house.muxd.leases
+    assert not house.beta.calls
+
+
+async def test_reading_of_an_awake_model_needs_no_lease(house: House) -> None:
+    house.muxd.models[1]["url"] = house.beta.url
+    house.muxd.set_state("beta", "ready")
+    browser = await house.connect()
+    while (reply := await browser.ask(get(b"/upstream/beta/metrics"))).status == 503:
+        pass
+    assert reply.raw == OK
+    assert not house.muxd.leases
+
+
+async def test_reading_is_no_use_of_its_model(house: House) -> None:
+    """Whoever is told that it is in use would let it keep its turn, and drain it first."""
+    house.alpha.answer = answer_when_released
+    client, browser = await house.connect(), await house.connect()
+    await client.send(post(chat()))
+    await house.alpha.calls.nth(0)
+    await browser.send(get(b"/upstream/alpha/ready"))
+    await house.alpha.calls.nth(1)
+    assert house.proxy.leases.of("alpha").figures() == (1, 0)
+    house.alpha.calls[0].released.set()
+    await (await house.lease()).reports.until((0, 0))
+    house.alpha.calls[1].released.set()
+    assert (await browser.reply()).raw == OK
+
+
+async def test_a_reading_that_loses_its_worker_wakes_no_other(house: House) -> None:
+    await house.ask(post(chat()))
+    house.alpha.answer = answer_when_released
+    browser = await house.connect()
+    await browser.send(get(b"/upstream/alpha/ready"))
+    (await house.alpha.calls.nth(1)).reset()  # of a connection that was kept: asked once more on a fresh one
+    (await house.alpha.calls.nth(2)).reset()
+    reply = await browser.reply()
+    assert (reply.status, reply.code) == (502, "worker_died")
+    assert len(house.muxd.leases) == 1
+
+
+async def test_a_key_for_another_model_reads_nothing_of_this_one(locked: House) -> None:
+    for path in (b"ready", b"v1/models"):
+        reply = await locked.ask(with_key(get(b"/upstream/alpha/" + path), OTHER))
+        assert (reply.status, reply.code) == (403, "model_not_allowed")
+
+
 async def test_upstream_reaches_what_only_reads(house: House) -> None:
+    await house.ask(post(chat()))
     assert (await house.ask(get(b"/upstream/org/alpha/model_info"))).raw == OK
-    assert house.alpha.calls[0].head.startswith(b"GET /model_info HTTP/1.1\r\n")
-    assert b"ontent-" not in house.alpha.calls[0].head
+    assert house.alpha.calls[1].head.startswith(b"GET /model_info HTTP/1.1\r\n")
+    assert b"ontent-" not in house.alpha.calls[1].head
     for path in (b"server_info", b"flush_cache", b"v1/chat/completions"):
         assert (await house.ask(get(b"/upstream/alpha/" + path))).status == 404
 

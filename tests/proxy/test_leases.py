@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from math import inf
 from pathlib import Path
 
+import pytest
 import trio
 
 from muxd.proxy.exchange import REPLAY_MOST
@@ -240,6 +241,14 @@ async def test_a_failed_lease_tells_all_who_wait(house: House) -> None:
     await lease.ended()
 
 
+async def test_nobody_is_told_to_come_back_to_a_model_that_does_not_come_by_itself(house: House) -> None:
+    browser = await house.connect()
+    await browser.send(post(chat("beta")))
+    (await house.lease()).fail("model_stopped", "model beta is stopped by an operator")
+    reply = await browser.reply()
+    assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_stopped", None)
+
+
 async def test_the_next_request_after_a_failure_asks_again(house: House) -> None:
     browser = await house.connect()
     await browser.send(post(chat("beta")))
@@ -256,15 +265,18 @@ async def test_a_model_that_muxd_no_longer_has_is_not_found(house: House) -> Non
     assert (reply.status, reply.code) == (404, "model_not_found")
 
 
-async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("eta", "retry_after"), [(40.0, b"40"), (299.0, b"60"), (1e6, b"60")])
+async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta: float, retry_after: bytes) -> None:
+    """Clients with a bound of their own give up where they are to wait for longer."""
     async with open_house(tmp_path, model={"switch_timeout": 0.2}) as house:
         browser = await house.connect()
         await browser.send(post(chat("beta")))
         lease = await house.lease()
-        lease.say("switching", phase="starting", eta_s=40.0)
+        lease.say("switching", phase="starting", eta_s=eta)
         reply = await browser.reply()
-        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", b"40")
-        assert reply.message == "model beta was not ready within 0.2 s (switch_timeout): starting, about 40 s to go"
+        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", retry_after)
+        told = f"model beta was not ready within 0.2 s (switch_timeout): starting, about {eta:.0f} s to go"
+        assert reply.message == told
         await lease.reports.until((0, 0))
 
 

@@ -13,8 +13,8 @@ GENERATE = (
 ).split()
 CONTROL = (
     b"release_memory_occupation resume_memory_occupation pause_generation continue_generation flush_cache "
-    b"abort_request update_weights_from_disk v1/loads get_server_info server_info v1 v1/chat v1/chat/completions/ "
-    b"v1//completions v1/chat/completions%00 v1/chat/../flush_cache v1/chat/completions;x"
+    b"abort_request update_weights_from_disk v1/loads get_server_info server_info v1 v1/chat v1/v1/completions "
+    b"v1/%2fcompletions v1/chat/completions%00 v1/chat/../flush_cache v1/chat/completions;x"
 ).split()
 
 
@@ -75,16 +75,25 @@ async def test_of_two_models_in_a_body_the_last_counts_as_it_does_in_the_worker(
 async def test_an_unknown_model_is_told_what_there_is(house: House) -> None:
     reply = await house.ask(post(chat("gpt-9")))
     assert (reply.status, reply.code, reply.json["error"]["param"]) == (404, "model_not_found", "model")
-    assert reply.message == "there is no model 'gpt-9'; there are: org/alpha, alpha-mini, beta"
+    assert reply.message == "there is no model 'gpt-9'; there are: alpha, org/alpha, alpha-mini, beta"
 
 
-async def test_models_are_listed_by_their_served_names(house: House) -> None:
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("BETA", "beta"), ("betta", "beta"), ("Org/Alpha", "org/alpha"), ("alpha_mini", "alpha-mini")]
+)
+async def test_a_model_misspelt_is_told_which_was_meant(house: House, asked: str, meant: str) -> None:
+    assert f"{asked!r}; did you mean {meant}? There are: alpha, " in (await house.ask(post(chat(asked)))).message
+    assert f"did you mean {meant}?" in (await house.ask(get(b"/v1/models/" + asked.encode()))).message
+
+
+async def test_models_are_listed_by_their_own_names_and_their_served_ones(house: House) -> None:
     house.muxd.set_state("beta", "ready")
     await house.muxd.calls.until("GET /v1/status")
-    for path in (b"/models", b"/v1/models"):
+    for path in (b"/models", b"/v1/models", b"/v1/models/"):
         listing = (await house.ask(get(path))).json
         assert listing["object"] == "list"
-        assert [card["id"] for card in listing["data"]] == ["org/alpha", "alpha-mini", "beta"]
+        assert [card["id"] for card in listing["data"]] == ["alpha", "org/alpha", "alpha-mini", "beta"]
+        assert [card["root"] for card in listing["data"]] == ["alpha", "alpha", "alpha", "beta"]
         assert set(listing["data"][0]) == {
             "id", "object", "created", "owned_by", "permission", "root", "parent", "state",
         }  # fmt: skip
@@ -93,7 +102,29 @@ async def test_models_are_listed_by_their_served_names(house: House) -> None:
 @pytest.mark.parametrize("asked", [b"org/alpha", b"org%2Falpha", b"alpha"])
 async def test_one_model_is_shown_by_any_of_its_names(house: House, asked: bytes) -> None:
     card = (await house.ask(get(b"/v1/models/" + asked))).json
-    assert (card["id"], card["state"]) == ("org/alpha", "unloaded")
+    assert (card["id"], card["root"], card["state"]) == (asked.replace(b"%2F", b"/").decode(), "alpha", "unloaded")
+
+
+@pytest.mark.parametrize("args", [("--tp", "2", "--context-length", "32768"), ("--context-length=32768",)])
+async def test_how_long_a_text_may_be_is_listed_where_the_flags_say(tmp_path: Path, args: tuple[str, ...]) -> None:
+    async with open_house(tmp_path, model={"args": args}) as house:
+        browser = await house.connect()
+        assert (await browser.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 32768
+
+
+async def test_native_routes_need_no_name_of_a_model_where_there_is_one_only(house: House) -> None:
+    nameless = post(b'{"text": "hi"}', path=b"/generate")
+    reply = await house.ask(nameless)
+    assert (reply.status, reply.code) == (400, "invalid_model")
+    assert "x-muxd-model" in reply.message
+    house.muxd.models.pop()
+    house.muxd.settings["models"].pop("beta")
+    house.muxd.tell("reload")
+    browser = await house.connect()
+    while (reply := await browser.ask(nameless)).status == 400:
+        pass
+    assert reply.status == 200
+    assert house.alpha.calls[0].body == b'{"text": "hi"}'
 
 
 async def test_a_model_that_is_not_there_is_not_shown(house: House) -> None:

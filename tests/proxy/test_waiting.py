@@ -267,6 +267,7 @@ async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
                 await trio.sleep(0.01)
         reply = await house.ask(post(chat("beta")))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (429, "queue_full", b"8")
+        assert "number 1 in the queue, about" in reply.message
         lease.grant(house.beta.url)
         assert (await first.reply()).raw == OK
 

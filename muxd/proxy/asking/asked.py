@@ -113,7 +113,10 @@ def in_ollamas_json(request: Request) -> Asked:
 
 
 def beside_json(request: Request) -> Asked:
-    """Of SGLang's own routes, which know no model: the body's "model", else the header's.  Raises Refusal."""
+    """Of SGLang's own routes, which know no model: the body's "model", else the header's, else empty.
+
+    Raises Refusal.
+    """
     demand_json(request)
     body = request.body
     asked = _at_once(_decode_native, body)
@@ -184,11 +187,13 @@ def _is_true(text: bytes) -> bool:
 
 
 def _of_header(request: Request) -> str:
-    named = request.header(MODEL_HEADER)
-    if not named:
-        problem = 'name the model: this route takes a "model" in its body, or a header "x-muxd-model: NAME"'
-        raise Refusal(400, "invalid_model", f"{problem}; GET /v1/models lists them", param="model")
-    return named.decode("utf-8", "replace")
+    return (request.header(MODEL_HEADER) or b"").decode("utf-8", "replace")
+
+
+def unnamed() -> Refusal:
+    """To a request that names no model where there are several, on a route whose body need not."""
+    problem = 'name the model: this route takes a "model" in its body, or a header "x-muxd-model: NAME"'
+    return Refusal(400, "invalid_model", f"{problem}; GET /v1/models lists them", param="model")
 
 
 def _too_long() -> Refusal:

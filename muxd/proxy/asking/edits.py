@@ -25,16 +25,17 @@ class Edits:
         self._fields = {name.encode(): _as_field(value) for name, value in set_params.items()}
         self._gone = frozenset(strip_params) - set_params.keys() - {"model"}  # a worker is always told its name
 
-    def apply(self, request: Request, asked: Asked, adapter: str = "") -> bytes | None:
+    def apply(self, request: Request, asked: Asked, adapter: str = "", name: str = "") -> bytes | None:
         """The body that the worker is to see; None where it is the client's.  Raises Refusal.
 
-        `adapter` is the LoRA adapter of the model that is asked for, in SGLang's way: NAME:ADAPTER.
+        `adapter` is the LoRA adapter of the model that is asked for, in SGLang's way: NAME:ADAPTER.  `name`, where it
+        is not empty, goes in place of the client's, unless the configuration has one.
         """
-        if self.idle or asked.form is Form.NOTHING:
+        if (self.idle and not name) or asked.form is Form.NOTHING:
             return None
-        name = self._upstream_name
-        if name and adapter:
-            name = f"{name}:{adapter}"
+        upstream = self._upstream_name
+        if upstream:
+            name = f"{upstream}:{adapter}" if adapter else upstream
         renamed = name if name != asked.model and asked.in_body else ""
         if not (renamed or self._text or self._gone):
             return None

@@ -25,6 +25,12 @@ def speaks_text(args: tuple[str, ...]) -> bool:
     return "--is-embedding" not in args
 
 
+def context_length(args: tuple[str, ...]) -> int | None:
+    """The longest text that a model with these flags takes, in tokens, where they say; as muxd hands flags over."""
+    told = [arg.removeprefix("--context-length=") for arg in args if arg.startswith("--context-length=")]
+    return int(told[-1]) if told and told[-1].isascii() and told[-1].isdigit() and len(told[-1]) < 10 else None
+
+
 def refusal(label: str, model: str) -> Refusal | None:
     """What a request on the route of that label gets from a model that does not speak text; None where it may pass."""
     if label not in TEXT_ROUTES:

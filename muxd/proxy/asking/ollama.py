@@ -24,6 +24,8 @@ class Entry(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
     def served_names(self) -> tuple[str, ...]: ...
     @property
     def state(self) -> str: ...
@@ -36,7 +38,7 @@ def untagged(asked: str) -> str:
 
 def tags(entries: Iterable[Entry]) -> dict[str, Any]:
     """GET /api/tags: every name that a client may use."""
-    return {"models": [{**_card(name), "modified_at": _NEVER} for entry in entries for name in entry.served_names]}
+    return {"models": [{**_card(name), "modified_at": _NEVER} for entry in entries for name in entry.names]}
 
 
 def ps(entries: Iterable[Entry]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What a client may ask for.  Anything not listed here never reaches a worker.
 
 A worker gets the listed path and the query as sent, never the client's spelling of the path:
-"/v1/%63ompletions" means the same to both of us, or it does not pass.
+"/v1/%63ompletions" means the same to both of us, or it does not pass.  Doubled slashes and one at the end are folded,
+and most routes are found with and without /v1: base URLs are written either way.
 
 The lists were made from the routes of SGLang 0.5.23.  Of those that name no model:
 
 * `/generate`, `/encode`, `/classify` and `/v1/decisions` take it from the body or from a header
-  `x-muxd-model: NAME`.
+  `x-muxd-model: NAME`; where there is one model only, it is meant.
 * `/upstream/NAME/PATH` reaches what only reads and tells no secret.  Not `/server_info`, which
   tells the admin key; not `/health`, which may generate, and marks a paused server as unhealthy.
 * `GET /v1/responses/ID` is there, as `/upstream/NAME/v1/responses/ID`.  Its `/cancel` is not
@@ -14,8 +15,10 @@ The lists were made from the routes of SGLang 0.5.23.  Of those that name no mod
 """
 
 import re
+from difflib import get_close_matches
 from enum import Enum, auto
 from typing import NoReturn
+from urllib.parse import unquote
 
 import msgspec
 
@@ -76,7 +79,14 @@ def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:
     return {path.encode(): _Route((prefix + path).encode(), path, read, path in _HAVE_EVENTS) for path in paths}
 
 
-_POST: dict[bytes, _Route] = {
+def _with_and_without_v1(routes: dict[bytes, _Route]) -> dict[bytes, _Route]:
+    """Every route under its path with /v1 in front and without; where both are listed, each stays what it is."""
+    twins = {path.removeprefix(b"/v1") if path.startswith(b"/v1/") else b"/v1" + path: routes[path] for path in routes}
+    return twins | routes
+
+
+_OLLAMAS = _routes(asked.in_ollamas_json, "/api/chat", "/api/generate")
+_LISTED: dict[bytes, _Route] = {
     **_routes(
         asked.in_json,
         "/v1/chat/completions",
@@ -95,10 +105,10 @@ _POST: dict[bytes, _Route] = {
         "/detokenize",
     ),
     **_routes(asked.in_json, "/rerank", prefix="/v1"),  # where other servers have it
-    **_routes(asked.in_ollamas_json, "/api/chat", "/api/generate"),
     **_routes(asked.beside_json, "/generate", "/encode", "/classify", "/v1/decisions"),
     **_routes(asked.in_form, "/v1/audio/transcriptions"),
 }
+_POST = _with_and_without_v1(_LISTED) | _OLLAMAS
 
 _HERE = {
     "/": Local.ROOT,
@@ -110,15 +120,24 @@ _HERE = {
     "/api/ps": Local.OLLAMA_PS,
     "/api/version": Local.OLLAMA_VERSION,
 }
-_MODEL_PREFIX = "/v1/models/"
+_MODEL = re.compile(r"(?:/v1)?/models/(.+)", re.DOTALL)
 _SHOW = "/api/show"
+_SLASHES = re.compile(r"//+")
+
+# What a 404 proposes.
+_KNOWN = {
+    **{path.decode(): f"POST {path.decode()}" for path in (*_LISTED, *_OLLAMAS)},
+    **{path: f"GET {path}" for path in _HERE},
+    _SHOW: f"POST {_SHOW}",
+}
+_LONGEST_TYPO = 64  # characters: nearest names are sought among shorter ones
 
 # A served name may have slashes; where more than one reading fits, the shortest name is meant.
 _UPSTREAM = re.compile(
     r"/upstream/(?P<name>.+?)"
     r"(?P<path>/model_info|/get_model_info|/v1/models|/v1/loads|/v1/responses/(?P<id>[A-Za-z0-9_-]+)|/metrics|/ready|/ping)"
 )
-_RESPONSE = re.compile(r"/v1/responses/[^/]+")
+_RESPONSE = re.compile(r"(?:/v1)?(/responses/[^/]+)")
 
 
 def find(request: Request) -> ToWorker | Here:
@@ -134,7 +153,7 @@ def find(request: Request) -> ToWorker | Here:
 
 def _find_slowly(request: Request) -> ToWorker | Here:
     """With a query, with a path in another spelling, or not for a worker at all."""
-    path = request.path
+    path = _path(request)
     _, mark, query = request.target.partition(b"?")
     route = _POST.get(path.encode())
     if route is not None:
@@ -148,6 +167,14 @@ def _find_slowly(request: Request) -> ToWorker | Here:
     return _find_here(request, path)
 
 
+def _path(request: Request) -> str:
+    """Percent-decoded once its own slashes are folded: what is encoded is part of a name."""
+    raw = request.raw_path
+    if "//" in raw:
+        raw = _SLASHES.sub("/", raw)
+    return unquote(raw.rstrip("/") or "/")
+
+
 def _inside(found: "re.Match[str]", query: bytes) -> ToWorker:
     label = "/upstream/{name}" + ("/v1/responses/{id}" if found["id"] else found["path"])
     return ToWorker(found["path"].encode() + query, label, asked.of_path(found["name"]))
@@ -157,9 +184,9 @@ def _find_here(request: Request, path: str) -> Here:
     if path == _SHOW:
         _demand(request, "POST")
         return Here(Local.OLLAMA_SHOW, path, asked.to_show(request))
-    if path.startswith(_MODEL_PREFIX):
+    if (one := _MODEL.fullmatch(path)) is not None:
         _demand(request, "GET", "HEAD")
-        return Here(Local.MODEL, "/v1/models/{id}", path.removeprefix(_MODEL_PREFIX))
+        return Here(Local.MODEL, "/v1/models/{id}", one[1])
     what = _HERE.get(path)
     if what is None:
         _refuse(path)
@@ -178,11 +205,23 @@ def _wrong_method(request: Request, allowed: str) -> Refusal:
 
 
 def _refuse(path: str) -> NoReturn:
-    if path == "/v1/realtime":
-        message = "/v1/realtime is a WebSocket, which this proxy does not pass on: use POST /v1/audio/transcriptions"
+    shown = path[:200]
+    if path in ("/v1/realtime", "/realtime"):
+        message = f"{shown} is a WebSocket, which this proxy does not pass on: use POST /v1/audio/transcriptions"
         raise Refusal(501, "websocket_not_supported", message)
-    if _RESPONSE.fullmatch(path):
-        message = f"{path[:200]} names no model: it is at GET /upstream/MODEL{path[:200]}"
-        raise Refusal(404, "route_not_found", message)
-    message = f"there is no {path[:200]} here: see GET /v1/models and POST /v1/chat/completions"
+    if path == "/v1/v1" or path.startswith("/v1/v1/"):
+        message = f"there is no {shown} here: base_url has one /v1 too many"
+    elif (one := _RESPONSE.fullmatch(path)) is not None:
+        message = f"{shown} names no model: it is at GET /upstream/MODEL/v1{one[1][:200]}"
+    elif near := _nearest(path):
+        message = f"there is no {shown} here; the nearest is {near}"
+    else:
+        message = f"there is no {shown} here: see GET /v1/models and POST /v1/chat/completions"
     raise Refusal(404, "route_not_found", message)
+
+
+def _nearest(path: str) -> str | None:
+    """The route that was meant, as far as one is alike: that with which the path ends, or that it is a typo of."""
+    inside = [known for known in _KNOWN if known != "/" and path.endswith(known)]
+    close = inside or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
+    return _KNOWN[max(close, key=len)] if close else None

@@ -14,6 +14,10 @@ class Entry:
     served_names: tuple[str, ...]
     state: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.name, *self.served_names)))
+
 
 ENTRIES = [
     Entry("qwen", ("Qwen/Qwen3-14B", "gpt-4o-mini"), "ready"),
@@ -22,11 +26,11 @@ ENTRIES = [
 ]
 
 
-def test_every_served_name_is_a_tag():
+def test_every_name_is_a_tag():
     models = ollama.tags(ENTRIES)["models"]
-    assert [model["name"] for model in models] == ["Qwen/Qwen3-14B", "gpt-4o-mini", "llama", "busy"]
+    assert [model["name"] for model in models] == ["qwen", "Qwen/Qwen3-14B", "gpt-4o-mini", "llama", "busy"]
     assert set(models[0]) == {"name", "model", "modified_at", "size", "digest", "details"}
-    assert models[0]["model"] == "Qwen/Qwen3-14B"
+    assert models[1]["model"] == "Qwen/Qwen3-14B"
 
 
 def test_models_that_are_awake_run():

@@ -16,7 +16,7 @@ IN_JSON = """
 
 #: Every route of SGLang 0.5.23 that no client is to reach, by any method; those of its routers and of its gate too.
 NEVER = """
-/server_info /get_server_info /get_model_info /model_info /ready /ping /health_generate /metrics/
+/server_info /get_server_info /get_model_info /model_info /ready /ping /health_generate /metrics/x
 /set_internal_state /dumper/x /flush_cache /add_external_corpus /remove_external_corpus /list_external_corpora
 /hicache/storage-backend /hicache/storage-backend/clear /get_hicache_l3_cache_layout /start_profile /stop_profile
 /set_trace_level /freeze_gc /start_expert_distribution_record /stop_expert_distribution_record
@@ -32,11 +32,12 @@ NEVER = """
 /openapi.json
 """.split()  # noqa: SIM905 (as many literals, one a line, would read worse)
 ODD = """
-/v1 /v1/ /v1/chat /v1/chat/completions/ /v1//completions //v1/completions /v1/chat/completions%00
-/v1/chat/../flush_cache /v1/chat/completions;x /V1/chat/completions /v1/completions%20 /v1/audio/speech
-/v1/audio/translations /api /api/ /api/pull /api/push /api/create /api/delete /api/copy /api/embed /upstream
-/upstream/ /upstream/qwen /upstream/qwen/ /upstream//model_info /upstream/model_info /upstream/qwen/server_info
-/upstream/qwen/get_server_info /upstream/qwen/model_info/ /upstream/qwen/model_info/../server_info
+/v1 /v1/ /v1/chat /v1/chat/completions%2f /v1/%2fcompletions /%2fv1/completions /v1/v1/completions
+/v1/chat/completions%00 /v1/chat/../flush_cache /v1/chat/completions;x /V1/chat/completions /v1/completions%20
+/v1/audio/speech /v1/audio/translations /api /api/ /api/pull /api/push /api/create /api/delete /api/copy
+/upstream /upstream/ /upstream/qwen /upstream/qwen/ /upstream//model_info /upstream/model_info
+/upstream/qwen/server_info /upstream/qwen/get_server_info /upstream/qwen/model_info%2f
+/upstream/qwen/model_info/../server_info
 /upstream/qwen/../server_info /upstream/qwen/health /upstream/qwen/health_generate
 /upstream/qwen/v1/responses/a/cancel /upstream/qwen/v1/responses/a%2fb
 /upstream/qwen/v1/responses/..%2f..%2fserver_info /upstream/qwen/v1/responses/ /upstream/qwen/v1/chat/completions
@@ -113,6 +114,61 @@ def test_what_is_posted_to_takes_nothing_but_post(path):
         assert (refusal.status, refusal.code, refusal.headers) == (405, "method_not_allowed", ((b"allow", b"POST"),))
 
 
+SPELT_OTHERWISE = {
+    b"/v1/chat/completions/": b"/v1/chat/completions",
+    b"//v1///chat//completions//": b"/v1/chat/completions",
+    b"/chat/completions": b"/v1/chat/completions",
+    b"/chat/completions/?a=//": b"/v1/chat/completions?a=//",
+    b"/completions": b"/v1/completions",
+    b"/embeddings": b"/v1/embeddings",
+    b"/responses": b"/v1/responses",
+    b"/messages": b"/v1/messages",
+    b"/messages/count_tokens?beta=true": b"/v1/messages/count_tokens?beta=true",
+    b"/rerank/": b"/v1/rerank",
+    b"/v1/generate": b"/generate",
+    b"/decisions": b"/v1/decisions",
+    b"/tokenize": b"/tokenize",
+    b"/v1/tokenize/": b"/v1/tokenize",
+    b"/api//chat/": b"/api/chat",
+}
+
+
+@pytest.mark.parametrize(("spelling", "path"), SPELT_OTHERWISE.items())
+def test_slashes_too_many_and_a_v1_more_or_less_mean_the_same_route(spelling, path):
+    found = to_worker(spelling, {"model": "qwen"})
+    assert (found.target, found.asked.model) == (path, "qwen")
+    assert found.label in (path.partition(b"?")[0].decode(), "/rerank")
+
+
+@pytest.mark.parametrize("path", [b"/v1/v1/chat/completions", b"/v1/v1/models", b"//v1//v1/", b"/v1/v1/v1/embeddings"])
+def test_a_base_url_with_a_v1_too_many_is_named(path):
+    for method in ("GET", "POST"):
+        assert "base_url has one /v1 too many" in refused(ask(path, {"model": "qwen"}, method)).message
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        (b"/v1/chat/completion", "POST /v1/chat/completions"),
+        (b"/V1/Chat/Completions", "POST /v1/chat/completions"),
+        (b"/v1/embedding", "POST /v1/embeddings"),
+        (b"/openai/v1/chat/completions", "POST /v1/chat/completions"),
+        (b"/v1/chat/completions/chat/completions", "POST /v1/chat/completions"),
+        (b"/v1/api/chat", "POST /api/chat"),
+        (b"/api/tag", "GET /api/tags"),
+        (b"/v1/health", "GET /health"),
+        (b"/healthz", "GET /health"),
+    ],
+)
+def test_a_path_that_is_not_there_is_told_the_nearest(path, near):
+    assert refused(ask(path, {"model": "qwen"})).message.endswith(f"; the nearest is {near}")
+
+
+def test_what_is_like_nothing_is_told_where_to_look():
+    for path in (b"/docs", b"/v1/images/generations", b"*", b"/" + b"v" * 100_000):
+        assert refused(ask(path)).message.endswith("see GET /v1/models and POST /v1/chat/completions")
+
+
 # What the proxy answers
 
 
@@ -123,6 +179,7 @@ def test_what_is_posted_to_takes_nothing_but_post(path):
         (b"/health", Local.HEALTH),
         (b"/models", Local.MODELS),
         (b"/v1/models?x=1", Local.MODELS),
+        (b"/v1/models", Local.MODELS),
         (b"/api/tags", Local.OLLAMA_TAGS),
         (b"/api/ps", Local.OLLAMA_PS),
         (b"/api/version", Local.OLLAMA_VERSION),
@@ -139,8 +196,14 @@ def test_what_names_no_model_is_answered_here(path, what):
 
 @pytest.mark.parametrize("asked", [b"org/alpha", b"org%2Falpha"])
 def test_one_model_is_shown_here_under_one_label(asked):
-    found = here(b"/v1/models/" + asked, method="GET")
-    assert (found.what, found.label, found.asked) == (Local.MODEL, "/v1/models/{id}", "org/alpha")
+    for prefix in (b"/v1/models/", b"/models/", b"//v1/models//"):
+        found = here(prefix + asked, method="GET")
+        assert (found.what, found.label, found.asked) == (Local.MODEL, "/v1/models/{id}", "org/alpha")
+
+
+@pytest.mark.parametrize("path", [b"/v1/models/", b"//v1/models", b"/models/", b"/v1//models//?a"])
+def test_the_list_of_models_is_found_with_slashes_too_many(path):
+    assert here(path, method="GET") == Here(Local.MODELS, "/models" if path == b"/models/" else "/v1/models")
 
 
 @pytest.mark.parametrize("body", [{"model": "qwen"}, {"name": "qwen"}, {"model": "qwen", "name": "", "verbose": True}])
@@ -258,9 +321,8 @@ def test_where_a_body_has_no_place_for_the_model_a_header_names_it(path):
     assert to_worker(path, {"text": "x"}, headers=header).asked.model == "qwen"
     assert to_worker(path, {"text": "x", "stream": 1, "model": None}, headers=header).asked.model == "qwen"
     assert to_worker(path, {"model": "in the body"}, headers=header).asked.model == "in the body"
-    refusal = refused(ask(path, {"text": "x"}))
-    assert (refusal.status, refusal.code) == (400, "invalid_model")
-    assert "x-muxd-model" in refusal.message
+    nameless = to_worker(path, {"text": "x"}).asked
+    assert (nameless.model, nameless.in_body) == ("", False)
 
 
 def test_the_header_names_no_model_where_the_body_can():
