@@ -137,6 +137,8 @@ class Desk:
         lines, priority = visit.id.line, 0
         if holder is not None:
             lines, priority = holder.admit(entry.name) + lines, holder.priority
+        if asked.unloads():
+            return _told(visit, _whole(request, _JSON, _encoded(ollama.unloaded(asked.model, found.label))))
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
         if asked.form is Form.NOTHING:

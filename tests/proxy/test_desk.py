@@ -292,3 +292,20 @@ async def test_the_route_of_a_model_in_a_form(house: House) -> None:
     head = b"Content-Type: multipart/form-data; boundary=b\r\n"
     assert (await house.ask(post(form, head, path=b"/v1/audio/transcriptions"))).raw == OK
     assert house.alpha.calls[0].body == form
+
+
+@pytest.mark.parametrize("keep_alive", [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0"])
+@pytest.mark.parametrize("rest", [b"", b', "prompt": ""', b', "messages": [ ]', b', "prompt": null, "stream": false'])
+async def test_ollamas_unload_wakes_nothing(house: House, keep_alive: bytes, rest: bytes) -> None:
+    for path in (b"/api/generate", b"/api/chat"):
+        told = (await house.ask(post(b'{"model": "beta", "keep_alive": %b%b}' % (keep_alive, rest), path=path))).json
+        assert (told["model"], told["done"], told["done_reason"]) == ("beta", True, "unload")
+        assert told.get("response", told.get("message", {}).get("content")) == ""
+    assert not house.muxd.leases
+
+
+@pytest.mark.parametrize("more", [{"keep_alive": 0}, {"keep_alive": "0s", "prompt": "hi"}, {"keep_alive": "5m"}, {}])
+async def test_ollamas_requests_with_something_to_answer_are_answered(house: House, more: dict[str, Any]) -> None:
+    body = chat("alpha", **more)
+    assert (await house.ask(post(body, path=b"/api/chat"))).raw == OK
+    assert house.alpha.calls[0].body == body

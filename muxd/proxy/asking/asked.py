@@ -1,5 +1,6 @@
 """What the body of a request says: which model it names, and whether its answer is to be streamed."""
 
+import re
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import ClassVar, TypeVar
@@ -27,6 +28,10 @@ _READ = ("model", "stream", "name")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # what SGLang reads as true, in whatever case
 
 
+_NO_TIME = re.compile(rb'"?0+(\.0*)?(ns|us|ms|s|m|h)?"?')  # of Ollama's "keep_alive"
+_EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
+
+
 class Form(Enum):
     """How the body is written, and with it what a streamed answer looks like."""
 
@@ -47,10 +52,21 @@ class Asked(msgspec.Struct):
     form: ClassVar[Form] = Form.JSON
     in_body: ClassVar[bool] = True  # it is the body that names the model
 
+    def unloads(self) -> bool:
+        """Whether it asks for nothing but that the model be let go."""
+        return False
+
 
 class _AskedOllama(Asked):
     stream: bool | None = True
+    keep_alive: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
     form: ClassVar[Form] = Form.OLLAMA
+
+    def unloads(self) -> bool:
+        said = (bytes(self.prompt), bytes(self.messages))
+        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None and all(map(_EMPTY.fullmatch, said))
 
 
 class _AskedNative(Asked):

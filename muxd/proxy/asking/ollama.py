@@ -6,6 +6,7 @@ github.com/ollama/ollama/blob/main/docs/api.md.
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from muxd import __version__
@@ -59,6 +60,13 @@ def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
         "model_info": {"general.architecture": "unknown", "general.name": served},
         "capabilities": ["completion"] if speaks_text else ["embedding"],
     }
+
+
+def unloaded(asked: str, route: str) -> dict[str, Any]:
+    """To who asks that a model be let go: it gives way by itself, and must not be woken for that."""
+    nothing = {"message": {"role": "assistant", "content": ""}} if route == "/api/chat" else {"response": ""}
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return {"model": asked, "created_at": now, **nothing, "done": True, "done_reason": "unload"}
 
 
 def version() -> dict[str, str]:
