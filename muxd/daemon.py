@@ -71,6 +71,8 @@ def _claim_folders(daemon: Daemon) -> int:
 
 
 async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
+    for remark in config.remarks:
+        log.warning("%s", remark)
     become_subreaper()
     children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")

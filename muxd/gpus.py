@@ -1,13 +1,15 @@
-"""How much memory of the GPUs is taken: NVML, the simulator's ledger, or nothing to ask.
+"""Which GPUs there are and how much memory of them is taken: NVML, the simulator's ledger, or nothing to ask.
 
 The one seam to the hardware.  Readings are of whole devices: per-process figures are
 missing in containers.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Protocol
 
 import pynvml
@@ -24,8 +26,28 @@ log = logging.getLogger(__name__)
 #: A lost GPU can hang an NVML call for good; the thread that makes it is then abandoned.
 NVML_TIMEOUT = 5.0
 
+#: How many pretend GPUs have a UUID.
+SIMULATED = 64
+
 #: Readings that differ by less are the same: contexts of other processes come and go.
 NOISE = 64 << 20
+
+
+class CannotAsk(Exception):
+    """There is nobody who knows the GPUs; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU as it can be named."""
+
+    index: int
+    uuid: str  # GPU-...
+    slices: tuple[str, ...] = ()  # MIG-...
+
+    def is_meant(self, name: str) -> bool:
+        """As CUDA takes names: the beginning of one is enough."""
+        return self.uuid.startswith(name) or any(uuid.startswith(name) for uuid in self.slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +157,52 @@ def _read_nvml() -> dict[int, GpuMemory]:
     if lost is not None and not readings:
         raise lost
     return readings
+
+
+def installed_cards() -> list[Card]:
+    """Those of this machine, as NVML numbers them; raises CannotAsk."""
+    found: list[Card] = []
+    failures: list[str] = []
+
+    def ask() -> None:
+        try:
+            found.extend(_cards())
+        except pynvml.NVMLError as error:
+            failures.append(f"NVML says: {error}")
+
+    thread = Thread(target=ask, name="NVML", daemon=True)  # a call that hangs is left behind
+    thread.start()
+    thread.join(NVML_TIMEOUT)
+    if thread.is_alive():
+        raise CannotAsk(f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
+    if failures:
+        raise CannotAsk(failures[0])
+    return found
+
+
+def _cards() -> list[Card]:
+    pynvml.nvmlInit()
+    try:
+        handles = [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [Card(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_slices(gpu))) for index, gpu in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _slices(gpu: object) -> Iterator[str]:
+    """The UUIDs of a GPU's MIG devices; none where it has no MIG."""
+    try:
+        places = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)
+    except pynvml.NVMLError:
+        return
+    for place in range(places):
+        with suppress(pynvml.NVMLError):  # not every place is taken
+            yield str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)))
+
+
+def simulated_cards() -> list[Card]:
+    """The pretend GPUs, which have names too."""
+    return [Card(index, f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
 
 
 def simulated_ledger_path(config: Config) -> Path:

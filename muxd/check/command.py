@@ -14,7 +14,7 @@ from muxd.host.devices import ReadGpus, read_gpus
 
 from .machine import Machine, Readings, file_lines, interpreter_lines, port_lines
 from .models import model_lines, never_fits, ram_lines
-from .report import WARN, WRONG, Line, ok, table, wrong
+from .report import WARN, WRONG, Line, ok, table, warn, wrong
 
 PROBLEMS = 2
 
@@ -50,7 +50,10 @@ def check(
         lines += [*port_lines(machine), *file_lines(machine)]
     else:
         pretend = config.daemon.simulated_gpu_memory
-        lines += [line for model in config.models for line in never_fits(model, pretend, problems)]
+        lines += [
+            line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
+        ]
+    lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += _files(config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):

@@ -6,7 +6,7 @@ Which files those are is said in `sources`; what each key may hold is declared i
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from muxd.errors import ConfigError
 
 from . import keys
 from .api_keys import read_keys
+from .devices import VARIABLE, Devices, cuda_names
+from .flags import Parallel, flag_of, parallel
 from .lines import KeyPath
 from .names import MODEL_NAME
 from .places import default_log_dir, default_socket, default_state_dir, home
@@ -66,14 +68,14 @@ def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
     It may run as a user who cannot see their files, and must come up again whatever was
     written there since muxd read it.
     """
-    config, problems = _read(path, environ)
+    config, problems = _read(path, environ, ask=False)
     problems.raise_any(but=("models", "defaults"))
     return config
 
 
 def told_config(settings: dict[str, Any], environ: Mapping[str, str]) -> Config:
     """As load_proxy_config, of what `handover.settings_for_proxy` says."""
-    config, problems = _merged_config([Source(Path("muxd"), settings, {}, whole=True)], None, environ)
+    config, problems = _merged_config([Source(Path("muxd"), settings, {}, whole=True)], None, environ, ask=False)
     problems.raise_any(but=("models", "defaults"))
     return config
 
@@ -83,29 +85,42 @@ def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
 
     ConfigError when the first one is not TOML at all.
     """
-    return _read(path, environ, salvage=True)[0]
+    return _read(path, environ, salvage=True, ask=False)[0]
 
 
 def _read(
-    path: Path | None, environ: Mapping[str, str], *, salvage: bool = False, added: Addition | None = None
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    salvage: bool = False,
+    added: Addition | None = None,
+    ask: bool = True,
 ) -> tuple[Config, Problems]:
     began = time.time_ns()
     files = _files(path, salvage=salvage) if path is not None else []
-    config, problems = _merged_config(files, path, environ, added)
+    config, problems = _merged_config(files, path, environ, added, ask=ask)
     return replace(config, files=tuple(source.file.absolute() for source in files), read_at=began), problems
 
 
 def _merged_config(
-    files: list[Source], path: Path | None, environ: Mapping[str, str], added: Addition | None = None
+    files: list[Source],
+    path: Path | None,
+    environ: Mapping[str, str],
+    added: Addition | None = None,
+    *,
+    ask: bool = True,
 ) -> tuple[Config, Problems]:
+    """`ask`: a GPU's name is looked up; NVML takes its time, and who runs no worker need not know."""
     problems = Problems(files)
     sources = [*files, *(added.join(files, problems) if added is not None else [])]
     raw = merged(sources)
     file = path.absolute() if path is not None else None
     base = Base(file.parent if file is not None else Path.cwd(), home(environ))
-    config = _Reading(base, environ, problems).config(raw, file)
+    devices = Devices(environ, ask=ask)
+    config = _Reading(base, environ, problems, devices).config(raw, file)
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
+    config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
     check(config, raw, environ, problems)
     return config, problems
 
@@ -117,13 +132,29 @@ def _files(path: Path, *, salvage: bool) -> list[Source]:
     return [main, *parts]
 
 
+def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterator[str]:
+    """What follows from the GPUs that muxd itself was given."""
+    if devices.said is None:
+        return
+    started = f"{VARIABLE}={devices.said}, which muxd was started with"
+    tables, by_default = raw.get("models", {}), "gpus" in raw.get("defaults", {})
+    for model in config.models:
+        names = ", ".join(model.cuda_devices or map(str, model.gpus))
+        if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
+            if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):
+                yield f"model {model.name} uses GPU {', '.join(map(str, outside))}, outside of {started}"
+        else:
+            yield f"model {model.name} gets GPU {names}: it has no gpus, and they follow {started}"
+
+
 class _Reading:
     """One pass over the parsed TOML; what cannot be read is noted and left at its default."""
 
-    def __init__(self, base: Base, environ: Mapping[str, str], problems: Problems) -> None:
+    def __init__(self, base: Base, environ: Mapping[str, str], problems: Problems, devices: Devices) -> None:
         self._base = base
         self._environ = environ
         self._problems = problems
+        self._devices = devices
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(SECTIONS):
@@ -166,14 +197,25 @@ class _Reading:
         if "script" in own:
             from muxd.importers.models import follow_script  # only where there is one: the proxy never needs it
 
-            own = follow_script(name, own, defaults, self._base, self._environ, self._problems)
+            own = follow_script(name, own, defaults, self._base, self._environ, self._devices, self._problems)
         given = _merged({key: value for key, value in defaults.items() if key != "script"}, own)
         given["served_names"] = given.get("served_names") or (name,)
         if "memory" in given:
             given["memory"] = Memory(**given["memory"])
         if "simulation" in given:
             given["simulation"] = Simulation(**given["simulation"])
+        given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
         return self._with_program(Model(name=name, **given))
+
+    def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+        """By number, whatever they were called; where nobody said any, the first that muxd was given."""
+        try:
+            names = given["gpus"] if "gpus" in given else self._devices.default(_needs(given.get("args", ())))
+            numbers = self._devices.numbers(names, simulated=given.get("engine") == "simulator")
+        except ValueError as error:
+            self._problems.add((*path, "gpus"), f"{error}; give gpus, by number")
+            return {"gpus": ()}
+        return {"gpus": numbers, "cuda_devices": cuda_names(names)}
 
     def _with_program(self, model: Model) -> Model:
         """A bare `python` is looked up now, in the PATH it will run with."""
@@ -202,6 +244,14 @@ class _Reading:
                     except ValueError as error:
                         self._problems.add((*path, key), str(error))
         return given
+
+
+def _needs(args: Sequence[str]) -> Parallel:
+    """Numbers that are none are for the engine to refuse."""
+    try:
+        return parallel(flag_of(args))
+    except ValueError:
+        return Parallel()
 
 
 def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

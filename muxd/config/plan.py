@@ -18,6 +18,7 @@ PROCESS_KEYS = frozenset(
         "engine",
         "model_path",
         "gpus",
+        "cuda_devices",
         "memory",
         "sleep_level",
         "port",

@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from .devices import is_name
 from .names import did_you_mean
 from .units import parse_duration, parse_size, show_duration, show_size, shown
 
@@ -202,12 +203,17 @@ def _check_json(value: Any) -> None:
         raise ValueError(f"{shown(value)} cannot be said in JSON; use text, numbers, true, false, lists and tables")
 
 
-def gpu_numbers(value: Any, base: Base) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or any(isinstance(i, bool) or not isinstance(i, int) for i in value):
+def gpus(value: Any, base: Base) -> tuple[int | str, ...]:
+    """Numbers, and names (UUIDs) as they are: `devices` knows whose they are."""
+    if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
         raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
-    if min(value) < 0:
-        raise ValueError(f"{min(value)} is not a GPU number; they count from 0")
+    if (least := min((item for item in value if isinstance(item, int)), default=0)) < 0:
+        raise ValueError(f"{least} is not a GPU number; they count from 0")
     return _distinct(value)
+
+
+def _may_be_gpu(item: Any) -> bool:
+    return (isinstance(item, int) and not isinstance(item, bool)) or (isinstance(item, str) and is_name(item))
 
 
 def environment(value: Any, base: Base) -> dict[str, str]:

@@ -7,8 +7,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from .flags import flag_of, parallel
 from .folders import why_no_logs
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
@@ -217,6 +219,7 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
     if stated.by_model(model.name, "script"):
         yield from _script(model, stated)
         return
+    yield from _too_few_gpus(model)
     if model.engine == "simulator":
         yield from _faults(model)
         return
@@ -228,8 +231,19 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
         yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
 
 
+def _too_few_gpus(model: Model) -> Iterator[Finding]:
+    """Of numbers in `args` that are none the engine says so itself."""
+    with suppress(ValueError):
+        needs, count = parallel(flag_of(model.args)), len(model.cuda_devices or model.gpus)
+        if model.gpus and needs.seen > count:
+            text = f"the server needs {needs}, and gpus names {count}; name as many there, or correct args"
+            yield ("args",), text
+
+
 def _script(model: Model, stated: _Stated) -> Iterator[Finding]:
     """What a launch script says itself, and cannot be told."""
+    if not model.gpus and model.script is not None:
+        yield ("gpus",), model.script.why_no_gpus
     if model.engine != "sglang":
         yield ("engine",), "a launch script starts SGLang; leave this out"
     for key in SCRIPTS_OWN:

@@ -55,6 +55,7 @@ class Script:
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
     admin_key: str = field(default="", repr=False)  # that the script gives its server
     api_key: str = field(default="", repr=False)
+    why_no_gpus: str = ""  # why nobody knows on which GPUs its server is
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Model:
     log_max_bytes: int = 64 * MiB
     log_backups: int = 3
     simulation: Simulation = Simulation()
+    cuda_devices: tuple[str, ...] = ()  # what CUDA is told where `gpus` is not enough: slices of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class Config:
     models: tuple[Model, ...] = ()
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the file it came from
+    remarks: tuple[str, ...] = ()  # what nobody wrote and muxd went by, and what looks wrong
     files: tuple[Path, ...] = ()  # all that were read: it and those of muxd.d, in the order they were merged in
     read_at: int = field(default=0, compare=False)  # nanoseconds since the epoch, before the first of them was read
 

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from muxd.config import Model
+from muxd.config.flags import TENSOR, flag_of, parallel
 from muxd.shim.processes import process_table
 
 from . import causes
@@ -170,7 +171,10 @@ class SGLang:
 
 def visible_gpus(model: Model) -> dict[str, str]:
     """Only the model's GPUs, counted as NVML counts them."""
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, model.gpus))}
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(model.cuda_devices or map(str, model.gpus)),
+    }
 
 
 def server_flags(model: Model, port: int) -> list[str]:
@@ -183,9 +187,19 @@ def server_flags(model: Model, port: int) -> list[str]:
         flags.append("--enable-weights-cpu-backup")
     if METRICS not in model.args:
         flags.append(METRICS)
-    if len(model.gpus) > 1 and not {"--tp", "--tp-size", "--tensor-parallel-size"} & set(model.args):
-        flags += ["--tp-size", str(len(model.gpus))]
-    return flags
+    return flags + _tensor_parallel(model)
+
+
+def _tensor_parallel(model: Model) -> list[str]:
+    """Over all its GPUs, where `args` do not say it: what pipelines and replicas leave to each."""
+    look_up = flag_of(model.args)
+    try:
+        others = parallel(look_up)
+    except ValueError:  # SGLang will say so
+        return []
+    gpus = range(others.first, len(model.cuda_devices or model.gpus), others.step)
+    size = len(gpus) // others.count
+    return ["--tp-size", str(size)] if size > 1 and look_up(TENSOR) is None else []
 
 
 def is_idle(answer: Any) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from muxd.config.devices import installed_gpus
 from muxd.config.names import MODEL_NAME
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, Model
@@ -64,9 +65,16 @@ class DropIn:
         problems.add(("models", name), f"{shown_script(path)} {text}", source)
 
     def amend(self, config: Config) -> Config:
-        """The flags over everything; the scripts' models share all GPUs that any of them names: one is awake."""
+        """The flags over everything; the scripts' models share all GPUs that any of them names: one is awake.
+
+        Where it cannot be told what one of them uses, they share all that there are.
+        """
         scripts = {model_name(path) for path in self.scripts}
-        shared = tuple(sorted({gpu for model in config.models if model.name in scripts for gpu in model.gpus}))
+        own = [model for model in config.models if model.name in scripts]
+        named = {gpu for model in own for gpu in model.gpus}
+        if any(not model.gpus for model in own):
+            named = {0, *installed_gpus(), *(gpu for model in config.models for gpu in model.gpus)}
+        shared = tuple(sorted(named))
         models = tuple(replace(m, gpus=shared) if m.name in scripts else m for m in config.models)
         return replace(
             config,

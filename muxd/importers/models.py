@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from muxd.config.devices import VARIABLE, Devices
+from muxd.config.flags import Parallel
 from muxd.config.problems import Problems
 from muxd.config.readers import Base
 from muxd.config.schema import Script
 from muxd.config.sources import Source
 
-from .scripts import Fact, LaunchScript, gpu_list, read_script
+from .devices import GpuUse
+from .scripts import ELSEWHERE, Fact, LaunchScript, read_script
 from .shell.syntax import Place
 
 
@@ -25,10 +28,11 @@ def follow_script(
     defaults: Mapping[str, Any],
     base: Base,
     environ: Mapping[str, str],
+    devices: Devices,
     problems: Problems,
 ) -> dict[str, Any]:
     """`own` with all that the script settles; what is wrong with it goes to `problems`, with its file and line."""
-    return _Table(name, own, defaults, base, environ, problems).completed()
+    return _Table(name, own, defaults, base, environ, devices, problems).completed()
 
 
 class _Table:
@@ -39,9 +43,11 @@ class _Table:
         defaults: Mapping[str, Any],
         base: Base,
         environ: Mapping[str, str],
+        devices: Devices,
         problems: Problems,
     ) -> None:
         self._name = name
+        self._devices = devices
         self._own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
         self._defaults = defaults
         self._problems = problems
@@ -55,14 +61,21 @@ class _Table:
     def _set_for_it(self) -> dict[str, str]:
         """GPUs and port as the table has them, by the variables that scripts go by."""
         set_for_it: dict[str, str] = {}
-        if gpus := self._own.get("gpus", self._defaults.get("gpus")):
-            set_for_it |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+        if gpus := self._given_gpus:
+            set_for_it |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VARIABLE: ",".join(map(str, gpus))}
         if port := self._own.get("port"):
             set_for_it["PORT"] = str(port)
         return set_for_it
 
+    @property
+    def _given_gpus(self) -> tuple[int | str, ...]:
+        """What the configuration says; none where it does not."""
+        found: tuple[int | str, ...] = self._own.get("gpus", self._defaults.get("gpus", ()))
+        return found
+
     def completed(self) -> dict[str, Any]:
         script, own = self._script, self._own
+        gpus, why = (self._given_gpus, "") if self._given_gpus else self._gpus_of_script()
         self._blame()
         self._compare()
         about = {"digest": script.digest, "admin_key": script.admin_key, "api_key": script.api_key}
@@ -73,11 +86,37 @@ class _Table:
             "model_path": "",
             "served_names": tuple(fact.text for fact in script.served_names),
             "port": int(script.port.text) if script.port is not None else 0,
-            "gpus": self._defaults.get("gpus") or script.gpus or tuple(range(script.tensor_parallel)),
+            "gpus": gpus,
             "sleep_level": script.sleep_level,
             "cwd": self._cwd,
         }
-        return {**says, **own, "script": Script(script.argv, env=self._set, **about)}
+        return {**says, **own, "script": Script(script.argv, env=self._set, why_no_gpus=why, **about)}
+
+    def _gpus_of_script(self) -> tuple[tuple[int, ...], str]:
+        """All that any of its commands may use; none, and why, where that cannot be told."""
+        found: set[int] = set() if self._script.gpu_uses else {0}  # it cannot be read at all, and that is told
+        for use in self._script.gpu_uses:
+            try:
+                found.update(self._used(use))
+            except ValueError as error:
+                (source,) = blamed(self._name, {("gpus",): use.place})
+                self._problems.also(source)
+                return (), f"its GPUs: {error}; {ELSEWHERE.format('gpus')}"
+        return tuple(sorted(found)), ""
+
+    def _used(self, use: GpuUse) -> tuple[int, ...]:
+        """Raises ValueError."""
+        if use.why:
+            raise ValueError(use.why)
+        if use.needs is None:
+            return self._devices.numbers(use.visible or ())
+        if use.visible is None:
+            return tuple(range(use.needs.seen)[use.needs.chosen])
+        if not use.visible:  # no GPU: to be on the safe side it takes turns as others do
+            return self._devices.numbers(self._devices.default(Parallel()))
+        if use.needs.seen > len(use.visible):
+            raise ValueError(f"its server needs {use.needs}, and sees {VARIABLE}={','.join(use.visible)}")
+        return self._devices.numbers(use.visible if use.given else use.visible[use.needs.chosen])
 
     # What is wrong
 
@@ -116,13 +155,31 @@ class _Table:
             self._problems.add(("models", self._name, "port"), text)
 
     def _compare_gpus(self, script: LaunchScript) -> None:
-        given = gpu_list(self._set.get("CUDA_VISIBLE_DEVICES", ""))
-        if given is None or script.gpus in (None, given):
+        given = self._given_gpus
+        if not given:
             return
         key = ("models", self._name, "gpus") if "gpus" in self._own else ("defaults", "gpus")
-        visible = ",".join(map(str, script.gpus or ()))
-        text = f"{self._shown} sets CUDA_VISIBLE_DEVICES={visible} itself; name the same GPUs, or leave this out"
-        self._problems.add(key, text)
+        for use in script.gpu_uses:
+            if text := self._contradiction(use, given):
+                self._problems.add(key, text)
+
+    def _contradiction(self, use: GpuUse, given: tuple[int | str, ...]) -> str:
+        """What cannot be told is for the table to say."""
+        if use.why:
+            return ""
+        needs = use.needs or Parallel()
+        if needs.said and needs.seen > len(use.visible or given) and not use.contained:
+            return f"the server of {use.place} needs {needs}, and {len(given)} are named here; name as many"
+        try:
+            used, named = set(self._used(use)), set(self._devices.numbers(given))
+        except ValueError:
+            return ""
+        if used == named or (used <= named and not use.given):
+            return ""
+        numbers = ",".join(map(str, sorted(used)))
+        if use.contained:
+            return f"the container of {use.place} is given GPU {numbers} itself; name the same GPUs, or --gpus there"
+        return f"{self._shown} sets {VARIABLE}={numbers} itself; name the same GPUs, or leave this out"
 
 
 def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterator[Source]:

@@ -9,15 +9,17 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from muxd.config.devices import VARIABLE
+from muxd.config.flags import Parallel, is_flag, parallel
 from muxd.config.handover import TELLING_FLAGS
 
+from .devices import CONTAINERS, CannotTell, GpuUse, Start, published
 from .shell.builtin import BUILTINS
 from .shell.grammar import read_commands
 from .shell.parameters import Ends
@@ -27,10 +29,9 @@ from .shell.walk import Run, Walk
 
 MODEL_FLAGS = ("--model-path", "--model")
 PORT_FLAGS = ("--port",)
-TENSOR_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
 
-#: Their servers listen in a network of their own: the port outside is the one that PORT= names.
-CONTAINERS = ("docker", "podman", "nerdctl")
+#: SGLang's own, without --port.
+DEFAULT_PORT = "30000"
 
 _INTERPRETER = re.compile(r"python[0-9.]*|sglang")
 
@@ -61,8 +62,7 @@ class LaunchScript:
     digest: str = ""  # of its text
     served_names: list[Fact] = field(default_factory=list)
     port: Fact | None = None
-    gpus: tuple[int, ...] | None = None  # that it names itself
-    tensor_parallel: int = 1
+    gpu_uses: list[GpuUse] = field(default_factory=list)  # of each command that may be the server's
     memory_saver: bool = False
     cpu_backup: bool = False
     telling_flags: tuple[str, ...] = ()  # of handover.TELLING_FLAGS
@@ -171,21 +171,28 @@ class _Facts:
         if run is not None:
             script.launch, script.program = run.place, _interpreter(run)
             self._flags(run)
+        uses = [_gpu_use(run) for run in self._candidates] or [self._unseen()]
+        broken_off = next(iter(script.problems), None)
+        script.gpu_uses = uses if broken_off is None else [GpuUse(broken_off.place, why=broken_off.text)]
         found = [*self._served_names(), *self._port(), *self._keys(), *self._one_server()]
         if not broken:
             script.problems += found
 
     def _flags(self, run: Run) -> None:
         script, words = self._script, run.arguments
-        script.memory_saver = "--enable-memory-saver" in words
-        script.cpu_backup = "--enable-weights-cpu-backup" in words
-        script.telling_flags = tuple(flag for flag in sorted(TELLING_FLAGS) if flag in words)
+        script.memory_saver = flag(words, "--enable-memory-saver") is not None
+        script.cpu_backup = flag(words, "--enable-weights-cpu-backup") is not None
+        script.telling_flags = tuple(name for name in sorted(TELLING_FLAGS) if flag(words, name) is not None)
         hidden = any(_hidden(words)) or flag(words, "--config") is not None
-        script.all_flags_seen = _is_sglang(run) and not hidden
-        tensor = flag(words, *TENSOR_FLAGS)
-        script.tensor_parallel = int(tensor) if isinstance(tensor, str) and re.fullmatch("[1-9][0-9]?", tensor) else 1
-        visible = run.environment.get("CUDA_VISIBLE_DEVICES")
-        script.gpus = gpu_list(visible) if isinstance(visible, str) else None
+        script.all_flags_seen = _server_at(run) is not None and not hidden
+
+    def _unseen(self) -> GpuUse:
+        """Of a server that is started where nobody can look."""
+        variable = self._variables.get(VARIABLE)
+        exported = {VARIABLE: variable.value} if variable is not None and variable.exported else {}
+        texts = {name: value for name, value in exported.items() if not isinstance(value, dict)}
+        start = Start((), texts, inherited=variable is not None and variable.place is None)
+        return _seen(start, self._top, None, "where it starts its server cannot be seen")
 
     def _assigned(self, name: str) -> tuple[Value, Place] | None:
         """A variable that the script sets itself: sglangmux's contract."""
@@ -205,7 +212,7 @@ class _Facts:
     def _served_names(self) -> Iterator[Problem]:
         named = self._assigned("MODEL_NAME")
         if named is None or isinstance(named[0], Unknown):
-            named = self._flag(*MODEL_FLAGS) or named
+            named = self._positional() or self._flag(*MODEL_FLAGS) or named
         if named is None:
             missing = "no model: it neither sets MODEL_NAME nor starts a server with --model-path; "
             yield Problem(("served_names",), self._where, missing + "add a line MODEL_NAME=NAME")
@@ -221,12 +228,21 @@ class _Facts:
         if isinstance(further, str) and further and further not in known and self._run is not None:
             self._script.served_names.append(Fact(further, self._run.place))
 
+    def _positional(self) -> tuple[Value, Place] | None:
+        """`sglang serve MODEL`."""
+        place = _server_at(self._run) if self._run is not None else None
+        if self._run is None or place is None:
+            return None
+        before, word, *_ = (*self._run.arguments[place + 1 :], "", "")
+        model = before == "serve" and isinstance(word, str) and word and not word.startswith("-")
+        return (word, self._run.place) if model else None
+
     @property
     def _where(self) -> Place:
         return self._run.place if self._run is not None else self._top
 
     def _port(self) -> Iterator[Problem]:
-        assigned, given = self._assigned("PORT"), self._flag(*PORT_FLAGS)
+        assigned, given = self._assigned("PORT"), self._listens()
         chosen = given if assigned is None or isinstance(assigned[0], Unknown) else assigned
         chosen = chosen or assigned
         if chosen is None:
@@ -236,19 +252,37 @@ class _Facts:
             yield Problem(("port",), chosen[0].place, f"the port: {chosen[0].why}; {ELSEWHERE.format('port')}")
         elif not _is_port(chosen[0]):
             yield Problem(("port",), chosen[1], f'"{chosen[0]}" is not a port; write a number from 1 to 65535')
-        elif self._differs(assigned, given):
-            assert assigned is not None
-            assert given is not None
-            text = f"PORT is {assigned[0]} (line {assigned[1].line}), but the server is started with --port {given[0]}"
-            yield Problem(("port",), given[1], f"{text}; make them one")
+        elif assigned is not None and given is not None and isinstance(given[0], str) and chosen[0] != given[0]:
+            text = f"PORT is {chosen[0]} (line {chosen[1].line}), but {self._how(given[0])}; make them one"
+            yield Problem(("port",), given[1], text)
         else:
             self._script.port = Fact(chosen[0], chosen[1])
 
-    def _differs(self, assigned: tuple[Value, Place] | None, given: tuple[Value, Place] | None) -> bool:
-        if assigned is None or given is None or self._run is None or _program(self._run) in CONTAINERS:
-            return False
-        both = isinstance(assigned[0], str) and isinstance(given[0], str)
-        return both and assigned[0] != given[0]
+    def _how(self, port: str) -> str:
+        if self._contained:
+            return f"its container is reached at {port}"
+        named = self._flag(*PORT_FLAGS) is not None
+        return f"the server is started with{f' --port {port}' if named else f'out --port, and takes {port}'}"
+
+    @property
+    def _contained(self) -> bool:
+        return self._run is not None and Start(_before_server(self._run), {}, inherited=False).container is not None
+
+    def _listens(self) -> tuple[Value, Place] | None:
+        """Where the server is reached; None where that is for PORT to say."""
+        given, run = self._flag(*PORT_FLAGS), self._run
+        if run is None or _server_at(run) is None or flag(run.arguments, "--config") is not None:
+            inside = given
+        else:
+            inside = given or (DEFAULT_PORT, run.place)
+        if run is None or inside is None or not self._contained or isinstance(inside[0], Unknown):
+            return inside
+        try:
+            outside = published(_before_server(run), inside[0])
+        except CannotTell as error:
+            outside = Unknown(str(error), run.place)
+        missing = Unknown(f"the container does not publish its port {inside[0]} (-p NUMBER:{inside[0]})", run.place)
+        return (outside or missing, run.place)
 
     def _keys(self) -> Iterator[Problem]:
         """What control calls and probes have to bring."""
@@ -272,20 +306,66 @@ class _Facts:
 
 def _launches(runs: list[Run]) -> list[Run]:
     """The commands that start the server: SGLang's own, else whatever is given a model's path or a port."""
-    own = [run for run in runs if _is_sglang(run)]
+    runs = [run for run in runs if not {"--help", "-h"} & set(run.arguments)]
+    own = [run for run in runs if _server_at(run) is not None]
     return own or [run for run in runs if flag(run.arguments, *MODEL_FLAGS, *PORT_FLAGS) is not None]
 
 
-def _is_sglang(run: Run) -> bool:
-    words = [word for word in run.arguments if isinstance(word, str)]
-    names = [os.path.basename(word) for word in words]
-    pairs = pairwise(names)
-    return "sglang.launch_server" in words or "launch_server.py" in names or ("sglang", "serve") in pairs
+def _server_at(run: Run) -> int | None:
+    """Where among the arguments SGLang's server begins; others may only name it, as pkill does."""
+    names = [os.path.basename(word) if isinstance(word, str) else "" for word in run.arguments]
+    for place, (name, following) in enumerate(zip(names, [*names[1:], ""], strict=True)):
+        if (name, following) in (("-m", "sglang.launch_server"), ("sglang", "serve")) or name == "launch_server.py":
+            return place
+    return None
 
 
-def _program(run: Run) -> str:
-    first = next((word for word in run.arguments if word not in ("sudo", "exec")), "")
-    return os.path.basename(first) if isinstance(first, str) else ""
+def _gpu_use(run: Run) -> GpuUse:
+    variable = run.variables.get(VARIABLE)
+    environment = {**({VARIABLE: run.unseen} if run.unseen is not None else {}), **run.environment}
+    start = Start(_before_server(run), environment, inherited=variable is None or variable.place is None)
+    why = ""
+    try:
+        needs = parallel(_look_up(run))
+    except CannotTell as error:
+        needs, why = None, str(error)
+    except ValueError as error:
+        needs, why = None, f"{error}"
+    return _seen(start, run.place, needs, why)
+
+
+def _seen(start: Start, place: Place, needs: Parallel | None, why: str) -> GpuUse:
+    try:
+        visible, given = start.visible()
+    except CannotTell as error:
+        return GpuUse(place, why=str(error))
+    contained = start.container is not None
+    return GpuUse(place, visible, given, needs, why if visible is None or contained else "", contained)
+
+
+def _before_server(run: Run) -> tuple[Value, ...]:
+    """Who starts the server; of one that is not known by its name, what comes before its flags."""
+    end = _server_at(run)
+    if end is None:
+        ends = (n for n, word in enumerate(run.arguments) if flag((word, ""), *MODEL_FLAGS, *PORT_FLAGS) is not None)
+        end = next(ends, len(run.arguments))
+    return run.arguments[:end]
+
+
+def _look_up(run: Run) -> Callable[[Sequence[str]], str | None]:
+    """Raises CannotTell where the flag may be there and is not seen."""
+
+    def look_up(names: Sequence[str]) -> str | None:
+        value = flag(run.arguments, *names)
+        if value is None:
+            value = next(_hidden(run.arguments), None)
+        if isinstance(value, Unknown):
+            raise CannotTell(value.why)
+        if value is None and flag(run.arguments, "--config") is not None:
+            raise CannotTell("what its --config file says is not read")
+        return value
+
+    return look_up
 
 
 def _interpreter(run: Run) -> str:
@@ -303,20 +383,25 @@ def _port_of(run: Run) -> Value | None:
 
 
 def flag(words: Iterable[Value], *names: str) -> Value | None:
-    """The value of a flag, `--flag VALUE` or `--flag=VALUE`; of several the last, as argparse has it."""
+    """The value of a flag, `--flag VALUE` or `--flag=VALUE`; of several the last, as argparse has it.
+
+    Of one that has none it is whatever follows: that it is there.
+    """
     found: Value | None = None
     expected = False
     for word in words:
         if expected:
             found, expected = word, False
-        elif isinstance(word, Unknown):
-            if word.prefix.partition("=")[0] in names and "=" in word.prefix:
-                found = word
-        elif word in names:
+        name, equals, value = (word.prefix if isinstance(word, Unknown) else word).partition("=")
+        if not is_flag(name, names):
+            continue
+        if isinstance(word, Unknown):
+            found = word if equals else found
+        elif equals:
+            found = value
+        else:
             expected = True
-        elif word.partition("=")[0] in names:
-            found = word.partition("=")[2]
-    return found
+    return "" if expected and found is None else found
 
 
 def _hidden(words: Iterable[Value]) -> Iterator[Unknown]:
@@ -326,14 +411,6 @@ def _hidden(words: Iterable[Value]) -> Iterator[Unknown]:
         if isinstance(word, Unknown) and word.many and not (before.startswith("--") and "=" not in before):
             yield word
         before = word if isinstance(word, str) else ""
-
-
-def gpu_list(text: str) -> tuple[int, ...] | None:
-    """`0,1` of CUDA_VISIBLE_DEVICES; None for names of GPUs, or none at all."""
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch("[0-9]{1,3}", number) for number in numbers):
-        return None
-    return tuple(dict.fromkeys(map(int, numbers)))
 
 
 def _is_port(text: str) -> bool:

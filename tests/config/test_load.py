@@ -114,7 +114,7 @@ def test_every_key_of_the_schema_can_be_written_and_no_other():
         (Policy, POLICY),
         (Memory, MEMORY),
         (Simulation, SIMULATION),
-        (Model, MODEL | {"name": 0}),
+        (Model, MODEL | {"name": 0, "cuda_devices": 0}),
     ]
     for schema, table in tables:
         assert {field.name for field in fields(schema)} == set(table)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import muxd.gpus
 from muxd.config import load_config, load_proxy_config
 from muxd.config.handover import settings_for_proxy
 from muxd.config.load import told_config
 from muxd.config.plan import Step, plan_of
 from muxd.errors import ConfigError
+from muxd.gpus import CannotAsk, Card
 
 SERVE = "python -m sglang.launch_server"
 LEGACY = f"MODEL_NAME=org/legacy\nPORT=30001\n{SERVE} --model-path /w --port $PORT --served-model-name old\n"
@@ -83,8 +85,87 @@ def test_gpus_that_the_script_names_are_the_models(load):
     assert (model.gpus, model.script.env) == ((4, 5), {})
     (model,) = load(NAMED, LEGACY, CUDA_VISIBLE_DEVICES="6").models
     assert model.gpus == (6,)
-    (model,) = load(NAMED, LEGACY.replace("--port", "--tp 2 --port"), CUDA_VISIBLE_DEVICES="GPU-1").models
-    assert model.gpus == (0, 1)
+    (model,) = load(NAMED, LEGACY, CUDA_VISIBLE_DEVICES="6,7").models
+    assert model.gpus == (6,), "the first that its server needs, as for a model without a script"
+    (model,) = load(NAMED, LEGACY.replace("--port", "--tp 2 --dp 2 --base-gpu-id 2 --port")).models
+    assert model.gpus == (2, 3, 4, 5)
+
+
+def test_of_commands_one_of_which_is_the_servers_all_gpus_are_claimed(load):
+    other = f"CUDA_VISIBLE_DEVICES=3 {SERVE} --model-path /w --port 30001"
+    (model,) = load(NAMED, f"if ping x; then\n{other}\nelse\n{LEGACY}fi").models
+    assert model.gpus == (0, 3)
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Two GPUs, the second one with MIG."""
+    found = [Card(0, "GPU-5d5ba0d6-0000"), Card(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa"))]
+    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: found)
+
+
+NAMES = {"GPU-8932f937-1111": 1, "GPU-89": 1, "MIG-c6d4f1ef-2222": 1, "MIG-GPU-8932f937-1111/1/0": 1, "GPU-5d": 0}
+
+
+@pytest.mark.parametrize(("name", "number"), NAMES.items())
+def test_gpus_are_named_in_scripts_and_tables_alike(load, cards, name, number):
+    (model,) = load(NAMED, f"export CUDA_VISIBLE_DEVICES={name}\n{LEGACY}").models
+    assert (model.gpus, model.script.env) == ((number,), {})
+    (model,) = load(f'{NAMED}gpus = ["{name}"]').models
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((number,), name)
+    (model,) = load(NAMED, LEGACY, CUDA_VISIBLE_DEVICES=name).models
+    assert model.gpus == (number,)
+
+
+UNKNOWN = {
+    "export CUDA_VISIBLE_DEVICES=GPU-77\n{}": "GPU-77 is none of the GPUs of this machine",
+    "export CUDA_VISIBLE_DEVICES=MIG-77\n{}": "MIG-77 is none of the GPUs of this machine",
+    "CUDA_VISIBLE_DEVICES=$(pick) {}": "$(pick) is known only when it runs",
+    "{} --tp $(count)": "$(count) is known only when it runs",
+    "CUDA_VISIBLE_DEVICES=1 {} --tp 2": "its server needs 2 GPUs (tp 2), and sees CUDA_VISIBLE_DEVICES=1",
+    "srun {}": "what srun does about them is known only when it runs",
+}
+
+
+@pytest.mark.parametrize(("text", "why"), UNKNOWN.items())
+def test_gpus_that_cannot_be_told_are_asked_for_and_can_be_given(load, problems, cards, text, why):
+    script = text.replace("{}", f"{SERVE} --model-path a --port 30001")
+    (problem,) = problems(NAMED, script)
+    assert problem.startswith("launch/legacy.sh:"), problem
+    assert f"models.legacy.gpus: its GPUs: {why}; write it plainly, or give gpus to [models.NAME]" in problem
+    if "=1 " not in script:
+        (model,) = load(f"{NAMED}gpus = [0, 1]", script).models
+        assert model.gpus == (0, 1)
+
+
+def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
+    def none():
+        raise CannotAsk("NVML says: Driver Not Loaded")
+
+    monkeypatch.setattr(muxd.gpus, "installed_cards", none)
+    (problem,) = problems(NAMED, f"export CUDA_VISIBLE_DEVICES=GPU-1\n{LEGACY}")
+    assert problem == (
+        "launch/legacy.sh:4: models.legacy.gpus: its GPUs: GPU-1 cannot be looked up: NVML says: Driver Not Loaded; "
+        "write it plainly, or give gpus to [models.NAME] in muxd.toml beside `script`"
+    )
+
+
+def test_a_container_that_is_given_other_gpus_is_a_contradiction(problems, load):
+    script = f"docker run --gpus all -p 30001:1 image {SERVE} --model-path a --port 1"
+    assert load(NAMED, script).models[0].gpus == (0,)
+    assert problems(f"{NAMED}gpus = [1]", script) == [
+        "muxd.toml:3: models.legacy.gpus: the container of launch/legacy.sh:1 is given GPU 0 itself; "
+        "name the same GPUs, or --gpus there"
+    ]
+    script = script.replace("all", "device=$CUDA_VISIBLE_DEVICES")
+    assert load(f"{NAMED}gpus = [1]", script).models[0].gpus == (1,)
+
+
+def test_fewer_gpus_than_the_server_needs_are_a_contradiction(problems):
+    assert problems(f"{NAMED}gpus = [0, 1]", LEGACY.replace("--port", "--tp 2 --pp-size 2 --port")) == [
+        "muxd.toml:3: models.legacy.gpus: the server of launch/legacy.sh:3 needs 4 GPUs (tp 2 x pp 2), "
+        "and 2 are named here; name as many"
+    ]
 
 
 def test_defaults_do_not_speak_for_a_script(load):
@@ -161,6 +242,8 @@ def test_problems_of_files_and_scripts_are_told_together(problems):
     models = f'[proxy]\nlisten = "x"\n{NAMED}[models.other]\nscript = "gone.sh"\n'
     assert problems(models, "PORT=1\n./x") == [
         'muxd.toml:2: proxy.listen: "x" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
+        "launch/legacy.sh:1: models.legacy.gpus: its GPUs: where it starts its server cannot be seen; "
+        "write it plainly, or give gpus to [models.NAME] in muxd.toml beside `script`",
         "launch/legacy.sh:1: models.legacy.served_names: no model: it neither sets MODEL_NAME nor starts a server with "
         "--model-path; add a line MODEL_NAME=NAME",
         "gone.sh: models.other.script: cannot be read: No such file or directory; correct the path or its permissions",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.importers.scripts import LaunchScript, flag, gpu_list, read_script
+from muxd.importers.scripts import LaunchScript, flag, read_script
 
 from .bash import Bash, program_of
 from .shell.test_walk import write
@@ -136,31 +136,153 @@ def test_flags_that_cannot_be_seen_may_be_there(read, text):
     assert found.can_sleep_at(1)
 
 
-@pytest.mark.parametrize(
-    ("text", "gpus", "tensor_parallel"),
-    [
-        ("export CUDA_VISIBLE_DEVICES=2,3\n{}", (2, 3), 1),
-        ("CUDA_VISIBLE_DEVICES=1 {}", (1,), 1),
-        ("CUDA_VISIBLE_DEVICES=1\n{}", None, 1),  # not exported: the server does not see it
-        ("export CUDA_VISIBLE_DEVICES=GPU-5a\n{} --tp 2", None, 2),
-        ("{} --tensor-parallel-size=4", None, 4),
-        ("{}", None, 1),
-    ],
-)
-def test_gpus_are_what_the_server_is_given(read, text, gpus, tensor_parallel):
+def uses(found: LaunchScript) -> list[tuple[tuple[str, ...] | None, int | None, str]]:
+    return [(use.visible, use.needs.seen if use.needs else None, use.why) for use in found.gpu_uses]
+
+
+SEEN = {
+    "export CUDA_VISIBLE_DEVICES=2,3\n{}": (("2", "3"), 1),
+    "CUDA_VISIBLE_DEVICES=1 {}": (("1",), 1),
+    "CUDA_VISIBLE_DEVICES=1\n{}": (None, 1),  # not exported: the server does not see it
+    "export CUDA_VISIBLE_DEVICES='0, 1'\n{} --tp 2": (("0", "1"), 2),
+    "export CUDA_VISIBLE_DEVICES=GPU-5a,MIG-6b\n{} --tp 2": (("GPU-5a", "MIG-6b"), 2),
+    "export CUDA_VISIBLE_DEVICES=1,-1,2\n{}": (("1",), 1),
+    "export CUDA_VISIBLE_DEVICES=\n{}": ((), 1),
+    "env CUDA_VISIBLE_DEVICES=5 {}": (("5",), 1),
+    "export CUDA_VISIBLE_DEVICES=4\nenv -u CUDA_VISIBLE_DEVICES {}": (None, 1),
+    "sudo CUDA_VISIBLE_DEVICES=5 nohup {}": (("5",), 1),
+    "{} --tensor-parallel-size=4": (None, 4),
+    "{} --tensor-parallel 4": (None, 4),
+    "{} --tp 2 --dp-size 4": (None, 8),
+    "{} --tp 4 --dp 4 --enable-dp-attention": (None, 4),
+    "{} --tp-size 2 --pipeline-parallel-size 2": (None, 4),
+    "{} --tp 8 --nnodes 2": (None, 4),
+    "{} --base-gpu-id 2 --tp 2": (None, 4),
+    "{}": (None, 1),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SEEN.items())
+def test_gpus_are_what_the_server_sees_and_uses(read, text, expected):
     found = read(text.replace("{}", f"{SERVE} --model a --port 1"))
-    assert (found.gpus, found.tensor_parallel) == (gpus, tensor_parallel)
+    assert uses(found) == [(*expected, "")]
+
+
+CONTAINED = {
+    "docker run --gpus all": None,
+    "docker run": None,
+    "docker run --gpus 2": ("0", "1"),
+    "docker run --gpus device=5": ("5",),
+    "docker run --gpus '\"device=0,1\"'": ("0", "1"),
+    "docker run --gpus=device=GPU-1a": ("GPU-1a",),
+    "docker run --gpus '\"device=5,6\"' -e CUDA_VISIBLE_DEVICES=1": ("6",),
+    "docker run -e CUDA_VISIBLE_DEVICES=1": ("1",),
+    "docker run -dite CUDA_VISIBLE_DEVICES=1": ("1",),
+    "CUDA_VISIBLE_DEVICES=3 docker run --gpus all": None,
+    "CUDA_VISIBLE_DEVICES=3 docker run -e CUDA_VISIBLE_DEVICES": ("3",),
+    "docker run --runtime nvidia --env=NVIDIA_VISIBLE_DEVICES=2": ("2",),
+    "sudo podman run --device nvidia.com/gpu=4": ("4",),
+    "podman run --device nvidia.com/gpu=all": None,
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), CONTAINED.items())
+def test_gpus_of_a_container_are_those_that_it_is_given(read, text, expected):
+    found = read(f"{text} -p 1:1 image {SERVE} --model a --port 1", CUDA_VISIBLE_DEVICES="7")
+    assert uses(found) == [(expected, 1, "")]
+
+
+HIDDEN = [
+    "export CUDA_VISIBLE_DEVICES=$(pick)\n{}",
+    "CUDA_VISIBLE_DEVICES=one {}",
+    "env CUDA_VISIBLE_DEVICES=$(pick) {}",
+    "read CUDA_VISIBLE_DEVICES\nexport CUDA_VISIBLE_DEVICES\n{}",
+    "{} --tp $(count)",
+    "{} --tp auto",
+    "{} $(more)",
+    "{} --config more.yaml",
+    "{} --base-gpu-id $(pick)",
+    "./with-a-free-gpu {}",
+    "srun {}",
+    "export CUDA_VISIBLE_DEVICES=0; sudo {}",
+    "docker run --gpus $(pick) image {}",
+    "docker run --gpus capabilities=utility image {}",
+    "docker run --env-file more.env image {}",
+    "docker run --gpus device=1 -e CUDA_VISIBLE_DEVICES=1 image {}",
+    "docker exec it {}",
+    "export $(grep -v '^#' .env | xargs)\n{}",
+    "./start-it",
+]
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+def test_gpus_that_cannot_be_read_are_unknown_and_never_the_first(read, text):
+    found = read(text.replace("{}", f"{SERVE} --model a --port 1"))
+    assert [bool(use.why) for use in found.gpu_uses] == [True]
+
+
+def test_where_one_of_several_commands_is_the_servers_all_of_their_gpus_are(read):
+    text = f"if ping x\nthen export CUDA_VISIBLE_DEVICES=1\n{SERVE} --model a --port 1\n"
+    found = read(f"{text}else CUDA_VISIBLE_DEVICES=2 {SERVE} --model a --port 1\nfi")
+    assert uses(found) == [(("1",), 1, ""), (("2",), 1, "")]
 
 
 def test_gpus_of_the_environment_count_unless_the_script_says_otherwise(read):
     serve = f"{SERVE} --model a --port 1"
-    assert read(serve, CUDA_VISIBLE_DEVICES="3").gpus == (3,)
-    assert read(f"unset CUDA_VISIBLE_DEVICES\n{serve}", CUDA_VISIBLE_DEVICES="3").gpus is None
+    (use,) = read(serve, CUDA_VISIBLE_DEVICES="3").gpu_uses
+    assert (use.visible, use.given) == (("3",), False)
+    (use,) = read(f"export CUDA_VISIBLE_DEVICES=3\n{serve}").gpu_uses
+    assert (use.visible, use.given) == (("3",), True)
+    (use,) = read(f"unset CUDA_VISIBLE_DEVICES\n{serve}", CUDA_VISIBLE_DEVICES="3").gpu_uses
+    assert use.visible is None
 
 
-@pytest.mark.parametrize(("text", "gpus"), [("0", (0,)), ("1, 0", (1, 0)), ("", None), ("-1", None), ("MIG-1", None)])
-def test_a_list_of_gpus_is_one_of_numbers(text, gpus):
-    assert gpu_list(text) == gpus
+NO_SERVERS = [
+    "pkill -f sglang.launch_server || true\n{}",
+    "pgrep -f sglang.launch_server && pkill -f sglang.launch_server\n{}",
+    "ps aux | grep sglang.launch_server | xargs -r kill -9\n{}",
+    "{}\npkill -f sglang.launch_server",
+    "python -m sglang.launch_server --help > flags\n{}",
+]
+
+
+@pytest.mark.parametrize("text", NO_SERVERS)
+def test_what_only_names_a_server_is_none(read, text):
+    found = read(text.replace("{}", f"CUDA_VISIBLE_DEVICES=1 {SERVE} --model a --port 31000"))
+    assert (found.problems, found.port.text, found.served_names[0].text) == ([], "31000", "a")
+    assert uses(found) == [(("1",), 1, "")]
+
+
+def test_flags_may_be_abbreviated_as_argparse_has_it(read):
+    found = read(f"{SERVE} --model-pa a --por 31000 --served-model x --api-k geheim --enable-mem --enable-weights-cpu")
+    assert (found.problems, found.port.text, found.api_key, found.sleep_level) == ([], "31000", "geheim", 1)
+    assert [fact.text for fact in found.served_names] == ["a", "x"]
+
+
+def test_without_a_port_a_server_takes_sglangs_own(read):
+    assert read(f"{SERVE} --model a").port.text == "30000"
+    assert read("sglang serve org/a").port.text == "30000"
+    assert read(f"docker run -p 8000:30000 image {SERVE} --model a").port.text == "8000"
+
+
+def test_the_model_may_stand_behind_serve(read):
+    assert [fact.text for fact in read("sglang serve org/a --port 1").served_names] == ["org/a"]
+
+
+PUBLISHED = {
+    "-p 31000:30000": "31000",
+    "-p 127.0.0.1:31000:30000/tcp": "31000",
+    "-dp 31000:30000 -p 9:9": "31000",
+    "--publish=31000:30000": "31000",
+    "--network host": "30000",
+    "--net=host": "30000",
+}
+
+
+@pytest.mark.parametrize(("options", "port"), PUBLISHED.items())
+def test_a_containers_server_is_reached_where_it_is_published(read, options, port):
+    found = read(f"docker run {options} image {SERVE} --model a --port 30000")
+    assert (found.problems, found.port.text) == ([], port)
 
 
 def test_keys_are_read_and_not_shown(read):
@@ -185,8 +307,15 @@ WRONG = {
         "add a line MODEL_NAME=NAME",
         "1 port: no port: it neither sets PORT nor starts a server with --port; add a line PORT=NUMBER",
     ],
-    f"\n{SERVE} --model-path a": [
-        "2 port: no port: it neither sets PORT nor starts a server with --port; add a line PORT=NUMBER"
+    f"PORT=30005\n{SERVE} --model-path a": [
+        "2 port: PORT is 30005 (line 1), but the server is started without --port, and takes 30000; make them one"
+    ],
+    f"docker run image {SERVE} --model-path a": [
+        "1 port: the port: the container does not publish its port 30000 (-p NUMBER:30000); "
+        + ELSE.format("port")
+    ],
+    f"docker run -p 30000-30009:30000-30009 image {SERVE} --model-path a": [
+        f"1 port: the port: -p 30000-30009:30000-30009 is not followed; {ELSE.format('port')}"
     ],
     f"\nPORT=$(free_port)\n{SERVE} --model a --port $PORT": [
         f"2 port: the port: $(free_port) {WHEN}; {ELSE.format('port')}"

@@ -20,6 +20,10 @@ from .walk import Walk
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
+#: Programs whose output makes a shell find other programs, and sets nothing that a server goes by.
+_SET_UP = re.compile(r"\b(conda|mamba|micromamba|lmod|modulecmd|module|ssh-agent|pyenv|nvm|brew|pixi|mise|activate)\b")
+_IS_OUTPUT = re.compile(r"<\(")
+
 #: Shells that may be given a script as text.
 SHELLS = ("bash", "sh", "dash")
 
@@ -29,6 +33,9 @@ SHELLS = ("bash", "sh", "dash")
 
 def _declare(call: Call) -> None:
     options = "".join(text[1:] for text in call.texts if text.startswith("-"))
+    lost = [v for v in call.arguments if isinstance(v, Unknown) and "=" not in v.prefix]
+    if lost:  # export $(grep -v '^#' .env | xargs)
+        call.walk.state.lose(lost[0])
     for assignment in call.declared:
         _prepare(call, assignment.name, options)
         call.walk.assign(assignment)
@@ -147,7 +154,19 @@ def _eval(call: Call) -> None:
     if call.all_known:
         follow_text(call.walk, " ".join(call.texts), call.place)
     else:
+        _set_by(call)
         call.walk.state.status = None
+
+
+def _set_by(call: Call) -> None:
+    """Text that nobody knows is carried out: it sets variables, unless it is from one that sets up programs."""
+    said = _first_unknown(call)
+    if not _SET_UP.search(said.why):
+        call.walk.state.lose(said)
+
+
+def _first_unknown(call: Call) -> Unknown:
+    return next(value for value in call.arguments if isinstance(value, Unknown))
 
 
 def _source(call: Call) -> None:
@@ -155,6 +174,8 @@ def _source(call: Call) -> None:
     walk.state.status = None
     path = _found(call.texts[0], walk) if call.all_known and call.texts else None
     if path is None:
+        if not call.all_known and ("allexport" in walk.state.options or _IS_OUTPUT.match(_first_unknown(call).why)):
+            _set_by(call)
         return
     try:
         text = path.read_text()

@@ -43,6 +43,10 @@ VOLATILE = frozenset(
 )
 
 
+#: What no file of settings is taken to change.
+LEFT_ALONE = ("PATH", "HOME", "PWD", "IFS", "UID", "EUID", "USER", "SHELL", "BASH_SOURCE")
+
+
 @dataclass(slots=True)
 class State:
     variables: dict[str, Variable]
@@ -51,6 +55,7 @@ class State:
     arguments: list[Value] = field(default_factory=list)
     functions: dict[str, Command] = field(default_factory=dict)
     options: frozenset[str] = frozenset()  # errexit, nounset, allexport
+    unseen: Unknown | None = None  # what any variable may have been set to, where nobody can see it
     status: int | None = 0  # of the last command; None: nobody knows
 
     @classmethod
@@ -77,7 +82,7 @@ class State:
         """A variable's value, of an array its first; None where it is not set."""
         variable = self.variables.get(name)
         if variable is None:
-            return None
+            return None if name in VOLATILE else self.unseen
         return variable.value.get("0") if isinstance(variable.value, dict) else variable.value
 
     def assign(self, name: str, value: Value | dict[str, Value], place: Place, *, export: bool = False) -> None:
@@ -85,6 +90,13 @@ class State:
         exported = export or "allexport" in self.options or (old is not None and old.exported)
         by_name = old is not None and old.by_name
         self.variables[name] = Variable(value, exported, place, by_name)
+
+    def lose(self, unseen: Unknown) -> None:
+        """Variables have been set, and nobody knows which; what the shell and its folders go by is left alone."""
+        self.unseen = unseen
+        for name, variable in self.variables.items():
+            if name not in (*VOLATILE, *LEFT_ALONE):
+                self.variables[name] = replace(variable, value=unseen, place=unseen.place)
 
     def exports(self) -> dict[str, Value]:
         """The environment of a command that is started now."""
@@ -110,6 +122,7 @@ def merged(states: list[State], place: Place) -> State:
         result.options &= state.options
         if state.status != result.status:
             result.status = None
+        result.unseen = result.unseen or state.unseen
     return result
 
 

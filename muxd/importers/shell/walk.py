@@ -31,6 +31,7 @@ class Run:
     environment: dict[str, Value]
     variables: dict[str, Variable]  # of the script, at that time
     place: Place
+    unseen: Unknown | None = None  # what variables that are not there may have been set to
 
 
 class Builtins(Protocol):
@@ -102,7 +103,9 @@ class Walk(Flow):
         self.state.status = None
 
     def _note(self, arguments: list[Value], place: Place) -> None:
-        self.runs.append(Run(tuple(arguments), self.state.exports(), dict(self.state.variables), place))
+        self.runs.append(
+            Run(tuple(arguments), self.state.exports(), dict(self.state.variables), place, self.state.unseen)
+        )
 
     @contextmanager
     def _for_now(self, assignments: tuple[Assignment, ...], *, export: bool = False) -> Iterator[None]:

@@ -1,0 +1,87 @@
+"""SGLang's flags as argparse takes them, and how many GPUs they make a server use."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
+PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
+DATA = ("--dp", "--dp-size", "--data-parallel-size")
+ATTENTION = ("--enable-dp-attention",)
+NODES = ("--nnodes",)
+FIRST = ("--base-gpu-id",)
+STEP = ("--gpu-id-step",)
+
+#: Shorter abbreviations are never the only flag of SGLang that begins so.
+SHORTEST = len("--por")
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """The GPUs that a server uses: `count` of those that it sees, from `first` on, each `step` further."""
+
+    count: int = 1
+    first: int = 0
+    step: int = 1
+    said: str = ""  # the flags that say so
+
+    @property
+    def seen(self) -> int:
+        """How many it has to see."""
+        return self.first + (self.count - 1) * self.step + 1
+
+    @property
+    def chosen(self) -> slice:
+        """Those that it uses, of all that it sees."""
+        return slice(self.first, self.seen, self.step)
+
+    def __str__(self) -> str:
+        return f"{self.seen} GPU{'s' if self.seen != 1 else ''}" + (f" ({self.said})" if self.said else "")
+
+
+def is_flag(word: str, names: Sequence[str]) -> bool:
+    """One of `names`, or an abbreviation of it; `word` without its value."""
+    return word in names or (len(word) >= SHORTEST and any(name.startswith(word) for name in names))
+
+
+def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
+    """What looks up a flag's value in `args`: "" for a switch, None where it is not there."""
+
+    def look_up(names: Sequence[str]) -> str | None:
+        found = None
+        for word, following in zip(args, [*args[1:], ""], strict=False):
+            name, equals, value = word.partition("=")
+            if is_flag(name, names):
+                found = value if equals else following
+        return found
+
+    return look_up
+
+
+def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:
+    """As SGLang spreads its processes; ValueError for a number that is none.
+
+    Replicas (dp) multiply, but with data-parallel attention they are within tp.  Of several nodes this is one.
+    """
+    tensor, pipeline, data = (_number(value, names) for names in (TENSOR, PIPELINE, DATA))
+    if value(ATTENTION) is not None:
+        data = 1
+    first = _number(value, FIRST, 0)
+    factors = {"tp": tensor, "pp": pipeline, "dp": data}
+    said = " x ".join(f"{name} {factor}" for name, factor in factors.items() if factor > 1)
+    if first:
+        said += f"{', ' if said else ''}from --base-gpu-id {first} on"
+    count = math.ceil(tensor * pipeline / _number(value, NODES)) * data
+    return Parallel(count, first, _number(value, STEP), said)
+
+
+def _number(value: Callable[[Sequence[str]], str | None], names: Sequence[str], default: int = 1) -> int:
+    text = value(names)
+    if text is None:
+        return default
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) < min(default, 1):
+        raise ValueError(f"{names[-1]}: {text!r} is no number that can be")
+    return int(text)

@@ -1,0 +1,181 @@
+"""GPUs by number, by name, and as CUDA_VISIBLE_DEVICES leaves them; how many a server needs."""
+
+import pynvml
+import pytest
+
+import muxd.gpus
+from muxd.check.command import check
+from muxd.config import load_config, load_proxy_config
+from muxd.config.flags import flag_of, parallel
+from muxd.engines.sglang import server_flags, visible_gpus
+from muxd.errors import ConfigError
+from muxd.gpus import CannotAsk, Card, installed_cards
+
+REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
+PRETEND = '[models.a]\nengine = "simulator"\n'
+CARDS = [Card(0, "GPU-5d5ba0d6-0000"), Card(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa"))]
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    def load(text, **environ):
+        with monkeypatch.context() as patched:
+            patched.setattr(muxd.gpus, "installed_cards", lambda: CARDS)
+            (tmp_path / "muxd.toml").write_text(text)
+            return load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path), **environ})
+
+    return load
+
+
+def problems(load, text, **environ):
+    with pytest.raises(ConfigError) as caught:
+        load(text, **environ)
+    return [problem.split(": ", 1)[1] for problem in caught.value.problems]
+
+
+def test_a_gpu_is_named_by_its_uuid_or_the_beginning_of_it(load):
+    (model,) = load(f'{REAL}gpus = ["GPU-8932f937-1111", "GPU-5d"]').models
+    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == ((1, 0), "1,0")
+    (model,) = load(f'[defaults]\ngpus = ["GPU-89"]\n{REAL}').models
+    assert model.gpus == (1,)
+
+
+def test_a_slice_is_booked_as_its_gpu_and_told_to_cuda_as_itself(load):
+    (model,) = load(f'{REAL}gpus = ["MIG-c6d4f1ef-2222"]').models
+    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == ((1,), "MIG-c6d4f1ef-2222")
+    (model,) = load(f'{REAL}gpus = ["MIG-c6d4f1ef-2222", "MIG-aaaa"]').models
+    assert (model.gpus, server_flags(model, 1)[-2:]) == ((1,), ["--tp-size", "2"])
+
+
+def test_pretend_gpus_have_uuids(load):
+    (model,) = load(f'{PRETEND}gpus = ["GPU-00000000-0000-0000-0000-000000000003"]').models
+    assert model.gpus == (3,)
+
+
+@pytest.mark.parametrize("name", ["GPU-77", "MIG-77"])
+def test_a_name_that_is_no_gpus_is_told_at_its_line(load, name):
+    (problem,) = problems(load, f'{REAL}gpus = ["{name}"]')
+    assert problem == f"models.a.gpus: {name} is none of the GPUs of this machine; give gpus, by number"
+
+
+def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: pytest.fail("asked"))
+    (tmp_path / "muxd.toml").write_text(f'{REAL}gpus = ["GPU-1"]')
+    assert load_proxy_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}).models[0].name == "a"
+
+
+# CUDA_VISIBLE_DEVICES
+
+
+@pytest.mark.parametrize("table", [REAL, PRETEND])
+def test_without_gpus_a_model_gets_the_first_that_muxd_was_given_and_that_is_said(load, table):
+    config = load(table, CUDA_VISIBLE_DEVICES="3,5")
+    assert config.models[0].gpus == (3,)
+    assert config.remarks == (
+        "model a gets GPU 3: it has no gpus, and they follow CUDA_VISIBLE_DEVICES=3,5, which muxd was started with",
+    )
+    assert load(f'{table}args = ["--tp", "2"]', CUDA_VISIBLE_DEVICES="3,5").models[0].gpus == (3, 5)
+    assert load(table, CUDA_VISIBLE_DEVICES="GPU-89").models[0].gpus == (1,)
+    assert load(table).remarks == ()
+
+
+def test_gpus_beyond_those_that_muxd_was_given_are_pointed_out(load):
+    config = load(f"{REAL}gpus = [0, 3]", CUDA_VISIBLE_DEVICES="3")
+    assert (config.models[0].gpus, config.remarks) == (
+        (0, 3),
+        ("model a uses GPU 0, outside of CUDA_VISIBLE_DEVICES=3, which muxd was started with",),
+    )
+    assert load(f"{REAL}gpus = [3]", CUDA_VISIBLE_DEVICES="3").remarks == ()
+
+
+@pytest.mark.parametrize(("given", "what"), [("", "names none"), ("-1", "names none"), ("2", "names 1")])
+def test_where_muxd_was_given_too_few_gpus_are_asked_for(load, given, what):
+    table = REAL if "none" in what else f'{REAL}args = ["--tp=2"]\n'
+    (problem,) = problems(load, table, CUDA_VISIBLE_DEVICES=given)
+    assert f"CUDA_VISIBLE_DEVICES={given}, which muxd was started with, {what}; give gpus" in problem
+    assert load(f"{table}gpus = [0, 1]", CUDA_VISIBLE_DEVICES=given).models[0].gpus == (0, 1)
+
+
+def test_check_tells_what_it_went_by(load, tmp_path, capsys):
+    load(REAL)
+    assert check(tmp_path / "muxd.toml", {"HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "3"}, host=False) == 0
+    assert "model a gets GPU 3" in capsys.readouterr().out
+
+
+# How many
+
+NEEDS = {
+    "": (1, 0),
+    "--tp 2": (2, 0),
+    "--tp-size=2 --dp-size 4": (8, 0),
+    "--tp 2 --data-parallel 4": (8, 0),
+    "--pp-size 2 --tp 2": (4, 0),
+    "--tp 4 --dp 2 --enable-dp-attention": (4, 0),
+    "--tp 16 --nnodes 2": (8, 0),
+    "--tp 2 --base-gpu-id 4": (6, 4),
+    "--tp 2 --gpu-id-step 2": (3, 0),
+}
+
+
+@pytest.mark.parametrize(("args", "expected"), NEEDS.items())
+def test_gpus_are_counted_as_sglang_does(args, expected):
+    needs = parallel(flag_of(args.split()))
+    assert (needs.seen, needs.first) == expected
+
+
+def test_without_gpus_a_model_gets_as_many_as_it_needs(load):
+    assert load(f'{REAL}args = ["--tp", "2", "--dp-size", "2"]').models[0].gpus == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(("args", "what"), [('"--tp", "2", "--dp-size", "2"', "4 GPUs (tp 2 x dp 2)"),
+                                           ('"--base-gpu-id=2"', "3 GPUs (from --base-gpu-id 2 on)")])  # fmt: skip
+def test_args_that_need_more_than_gpus_names_are_told(load, args, what):
+    (problem,) = problems(load, f"{REAL}gpus = [0, 1]\nargs = [{args}]")
+    text = f"models.a.args: the server needs {what}, and gpus names 2; name as many there, or correct args"
+    assert problem == text
+
+
+def test_tensor_parallelism_is_what_replicas_and_pipelines_leave(load):
+    def tensor(args, gpus):
+        flags = server_flags(load(f"{REAL}gpus = {gpus}\nargs = {args}").models[0], 1)
+        return flags[flags.index("--tp-size") + 1] if "--tp-size" in flags else None
+
+    assert tensor('["--dp-size", "2"]', [0, 1, 2, 3]) == "2"
+    assert tensor('["--pp-size", "2"]', [0, 1]) is None
+    assert tensor('["--tensor-parallel", "2"]', [0, 1]) is None
+
+
+# NVML
+
+
+def test_slices_are_found_with_their_gpu(monkeypatch):
+    def slice_of(gpu, place):
+        if (gpu, place) != (1, 2):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return "slice"
+
+    def places(gpu):
+        if gpu == 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return 7
+
+    for name, call in {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda handle: {0: "GPU-a", 1: "GPU-b", "slice": "MIG-c"}[handle],
+        "nvmlDeviceGetMaxMigDeviceCount": places,
+        "nvmlDeviceGetMigDeviceHandleByIndex": slice_of,
+    }.items():
+        monkeypatch.setattr(pynvml, name, call)
+    assert installed_cards() == [Card(0, "GPU-a"), Card(1, "GPU-b", ("MIG-c",))]
+
+
+def test_where_no_driver_answers_the_reason_is_told(monkeypatch):
+    def fails():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fails)
+    with pytest.raises(CannotAsk, match="NVML says: Driver Not Loaded"):
+        installed_cards()
