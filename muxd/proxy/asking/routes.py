@@ -222,6 +222,8 @@ def _refuse(path: str) -> NoReturn:
 
 def _nearest(path: str) -> str | None:
     """The route that was meant, as far as one is alike: that with which the path ends, or that it is a typo of."""
+    if path.startswith("/api/embed"):
+        return "POST /v1/embeddings"  # Ollama's shape of it is not spoken here
     inside = [known for known in _KNOWN if known != "/" and path.endswith(known)]
     close = inside or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
     return _KNOWN[max(close, key=len)] if close else None
