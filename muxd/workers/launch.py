@@ -162,7 +162,7 @@ def _spec(model: Model, orders: Launch, plan: LaunchPlan, around: Surroundings) 
     return ChildSpec(
         name=model.name,
         argv=orders.argv,
-        env={**own, **orders.env, **model.env},
+        env=_past_proxies({**own, **orders.env, **model.env}),
         cwd=model.cwd or plan.workdir,
         stdout=logs["stdout"],
         stderr=logs["stderr"],
@@ -172,3 +172,14 @@ def _spec(model: Model, orders: Launch, plan: LaunchPlan, around: Surroundings) 
         stop_signal=orders.stop_signal,
         stop_port=orders.stop_port,
     )
+
+
+def _past_proxies(env: dict[str, str]) -> dict[str, str]:
+    """An engine talks to itself on loopback, as for its own warm-up: what there is of a proxy must not be asked."""
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") and env[name] for name in env):
+        return env
+    names = [name for value in (env.get("no_proxy", ""), env.get("NO_PROXY", "")) for name in value.split(",")]
+    without = ",".join(
+        dict.fromkeys(name.strip() for name in (*names, "127.0.0.1", "localhost", "::1") if name.strip())
+    )
+    return {**env, "no_proxy": without, "NO_PROXY": without}
