@@ -299,7 +299,8 @@ class Exchange:
                 data = spliced(data, self._lines)
         self._head_size = 0
         if self._begun:
-            self._drop_body()
+            if self._upstream is not None and not self._upstream.outbox:  # else the rest of it is still held there
+                self._drop_body()
             if self.deadline != inf:
                 self.deadline = inf
                 self._client.heed()

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from muxd.http.request import RequestParser
 from muxd.proxy.sockets.reframing import Unframer
 
 from .browser import CHAT, Browser, chat, get, post
-from .house import House
+from .house import House, open_house
 from .record import PATIENCE
 from .worker import SSE_HEAD, Call, chunk, event
 
@@ -92,3 +93,24 @@ async def test_nothing_stays_of_an_answer_that_was_framed_anew(house: House) -> 
     await house.proxy.front.empty()
     assert (await house.ask(get(b"/health"))).status == 200
     assert [one for one in held(house) if isinstance(one, Unframer)] == []
+
+
+async def test_a_body_counts_until_its_worker_has_taken_it_though_the_answer_has_begun(tmp_path: Path) -> None:
+    large = {"max_body": 32 << 20, "buffer_memory": 64 << 20}
+    async with open_house(tmp_path, **large) as house:
+        with trio.socket.socket() as listener:
+            listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            house.muxd.grants["alpha"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            browser = await house.connect()
+            big = chat(pad="x" * (24 << 20))
+            await browser.send(post(big))
+            worker, _ = await listener.accept()
+            with worker:
+                await worker.send(SSE_HEAD + event("1"))
+                await browser.until(event("1"))
+                assert house.proxy.front.held == len(big)
+                await worker.send(b"0\r\n\r\n")
+                await browser.until(b"0\r\n\r\n")
+                assert house.proxy.front.held == 0
