@@ -22,6 +22,7 @@ from .errand import Errand, Page
 from .exchange import Exchange, Pace
 from .grant import Grant
 from .leases import Leases
+from .preload import Preload
 from .reading import Reading
 from .records.visit import Records, Visit
 from .sockets.front import Answer, Asking
@@ -138,7 +139,7 @@ class Desk:
         if holder is not None:
             lines, priority = holder.admit(entry.name) + lines, holder.priority
         if asked.unloads():
-            return _told(visit, _whole(request, _JSON, _encoded(ollama.unloaded(asked.model, found.label))))
+            return _told(visit, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
         if asked.form is Form.NOTHING:
@@ -149,7 +150,7 @@ class Desk:
         visit.meter = lease.meter
         ruled = self.origins.given
         bears = (holder is None or holder.comments) and (not found.streams or _takes_comments(request))
-        exchange = Exchange(
+        exchange = (Preload if asked.preloads() else Exchange)(
             client,
             request,
             found,
@@ -161,6 +162,8 @@ class Desk:
             ruled=ruled,
             comments=bears,
         )
+        if isinstance(exchange, Preload):
+            exchange.answer = _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "load")))
         lease.enter(exchange)
         return exchange
 

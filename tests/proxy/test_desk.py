@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from muxd.config.schema import Key
@@ -309,3 +310,14 @@ async def test_ollamas_requests_with_something_to_answer_are_answered(house: Hou
     body = chat("alpha", **more)
     assert (await house.ask(post(body, path=b"/api/chat"))).raw == OK
     assert house.alpha.calls[0].body == body
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt": ""}, {"messages": []}, {"keep_alive": "5m", "stream": False}])
+async def test_ollamas_preload_waits_for_its_model_and_asks_it_nothing(house: House, more: dict[str, Any]) -> None:
+    for path in (b"/api/generate", b"/api/chat"):
+        body = msgspec.json.encode({"model": "alpha", **more})
+        told = (await house.ask(post(body, path=path))).json
+        assert (told["model"], told["done"], told["done_reason"]) == ("alpha", True, "load")
+    assert len(house.muxd.leases) == 1
+    assert not house.alpha.calls
+    assert house.proxy.leases.of("alpha").figures() == (0, 0)

@@ -56,6 +56,10 @@ class Asked(msgspec.Struct):
         """Whether it asks for nothing but that the model be let go."""
         return False
 
+    def preloads(self) -> bool:
+        """Whether it asks for nothing but that the model be awake."""
+        return False
+
 
 class _AskedOllama(Asked):
     stream: bool | None = True
@@ -65,8 +69,10 @@ class _AskedOllama(Asked):
     form: ClassVar[Form] = Form.OLLAMA
 
     def unloads(self) -> bool:
-        said = (bytes(self.prompt), bytes(self.messages))
-        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None and all(map(_EMPTY.fullmatch, said))
+        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None and self.preloads()
+
+    def preloads(self) -> bool:
+        return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
 
 
 class _AskedNative(Asked):
@@ -125,7 +131,9 @@ def in_ollamas_json(request: Request) -> Asked:
     if asked is not None:
         return asked
     found = _fields(body)
-    return _AskedOllama(_name(found.get("model")), _is_true(found.get("stream", b"true")))
+    # What is so long, or odd, asks for more than a model: the worker looks at it.
+    model, stream = _name(found.get("model")), _is_true(found.get("stream", b"true"))
+    return _AskedOllama(model, stream, prompt=msgspec.Raw(b"1"))
 
 
 def beside_json(request: Request) -> Asked:

@@ -62,11 +62,11 @@ def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
     }
 
 
-def unloaded(asked: str, route: str) -> dict[str, Any]:
-    """To who asks that a model be let go: it gives way by itself, and must not be woken for that."""
+def done(asked: str, route: str, reason: str) -> dict[str, Any]:
+    """To who asks that a model be loaded, or let go: it gives way by itself, and must not be woken for that."""
     nothing = {"message": {"role": "assistant", "content": ""}} if route == "/api/chat" else {"response": ""}
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return {"model": asked, "created_at": now, **nothing, "done": True, "done_reason": "unload"}
+    return {"model": asked, "created_at": now, **nothing, "done": True, "done_reason": reason}
 
 
 def version() -> dict[str, str]:
