@@ -21,7 +21,7 @@ GAPS = 5
 RETURNING = 0.8
 
 #: How much longer than that gap a linger is: seconds, and in proportion, for gaps are never equal.
-SLACK, SLACK_SHARE = 0.05, 0.25
+SLACK, SLACK_SHARE = 0.1, 0.25
 
 #: The longest usual gap that is waited for, as a share of a switch there and back.  Two closed loops in turns gain
 #: nothing beyond a half; a quarter leaves out most clients who ask once, whose gaps are short only by chance.

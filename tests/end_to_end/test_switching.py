@@ -48,10 +48,10 @@ def test_a_served_name_and_the_models_own_name_mean_the_same(start):
 
 
 def test_a_client_that_leaves_during_a_switch_does_not_stop_it(start):
-    muxd = start(two_models(beta="load_time = 1.0").replace("load_time = 0.3, sleep", "sleep"))
+    muxd = start(two_models(beta="load_time = 2.0").replace("load_time = 0.3, sleep", "sleep"))
     muxd.ask("alpha")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("beta", "x"), timeout=0.3)
+        httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("beta", "x"), timeout=1.2)
     muxd.until_state("beta", "ready")
     assert muxd.ask("alpha")
     assert_never_two_awake(muxd.moves())
