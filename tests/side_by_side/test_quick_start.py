@@ -139,7 +139,7 @@ def test_muxd_goes_through_sglangmux_s_quick_start(tmp_path: Path) -> None:
     assert (seen["health"].json["status"], seen["health"].json["active_model"]) == ("ok", SMOL)
     assert seen["health after"].json["active_model"] == QWEN
     for listing in (seen["models"], seen["v1 models"]):
-        assert [card["id"] for card in listing.json["data"]] == [QWEN, SMOL]
+        assert [card["id"] for card in listing.json["data"]] == ["model1", QWEN, "model2", SMOL]
         fields = {"id", "object", "created", "owned_by", "permission", "root", "parent"}
         assert all(fields <= card.keys() for card in listing.json["data"])
     text = {name: seen[name].json["choices"][0]["message"]["content"] for name in ("active", "switch")}
