@@ -49,7 +49,7 @@ def test_a_new_model_is_served_and_the_old_ones_are_not_touched(start: Callable[
     status, plan = reload(muxd)
     assert (status, steps(plan), plan["unchanged"]) == (200, [("gamma", "add")], ["alpha", "beta"])
     assert muxd.worker("alpha") == before
-    eventually(lambda: served(muxd) == ["org/alpha", "beta", "org/gamma"], "the proxy knows it")
+    eventually(lambda: served(muxd) == ["alpha", "org/alpha", "beta", "gamma", "org/gamma"], "the proxy knows it")
     assert muxd.ask("org/gamma").startswith("org/gamma")
 
 
