@@ -133,7 +133,7 @@ def muxd(place: Place) -> Iterator[Running]:
     """All of it: the supervisor, which starts the model by a launch script, and its proxy."""
     (port,) = free_ports(1)
     script = _launch_script(place)
-    settings = f'metrics_listen = "127.0.0.1:{port}"\n[models.{MODEL}]\nscript = "{script}"\n'
+    settings = f'metrics_listen = "127.0.0.1:{port}"\n[models.{MODEL}]\nscript = "{script}"\ngpus = [0]\n'
     started: list[subprocess.Popen[bytes]] = []
     try:
         with house(settings, pinned(place.core, *MUXD), until_ready=started.append) as built:
