@@ -232,6 +232,7 @@ def _run_daemon(read: Callable[[], Config]) -> int:
 
     config = read()
     notifier = Notifier.from_environ(os.environ)
+    _call_itself(b"muxd")
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     gc.freeze()  # what is loaded now stays: looking through it again would hold up everybody for 20 ms
     _run(run_daemon, config, read, notifier)
@@ -247,6 +248,7 @@ def _proxy(options: Namespace) -> int:
     from .proxy.app import run_proxy
 
     setup_logging(config.daemon.log_level, config.daemon.log_format)
+    _call_itself(b"muxd-proxy")
     with _plain_errors():
         run_proxy(config, _passed_listener())
     return 0
@@ -295,6 +297,13 @@ def _run(main: "Callable[..., Awaitable[None]]", *args: object) -> None:
 
     with _plain_errors():
         trio.run(main, *args)
+
+
+def _call_itself(name: bytes) -> None:
+    """A script that begins with `pkill python` must not end muxd."""
+    from .shim.processes import PR_SET_NAME, prctl
+
+    prctl(PR_SET_NAME, name)
 
 
 @contextmanager

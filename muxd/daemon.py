@@ -19,7 +19,7 @@ from .config import Config, Daemon
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines import open_http
-from .errors import MuxdError, in_words
+from .errors import MuxdError, WorkerStuck, in_words
 from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
@@ -99,6 +99,10 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
             await managed.stop(supervisor.hurried)
         supervisor.close()
         nursery.cancel_scope.cancel()
+    if stuck := supervisor.stuck:
+        raise WorkerStuck(
+            f"muxd ends, but not all of {', '.join(stuck)} did: what survives SIGKILL may hold its GPU until a reboot"
+        )
     log.info("stopped")
 
 

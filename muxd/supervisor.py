@@ -142,6 +142,11 @@ class Supervisor:
     def tell(self, event: Event) -> None:
         self._around.tell(event)
 
+    @property
+    def stuck(self) -> list[str]:
+        """Models of which processes live that SIGKILL did not end, or whose memory did not come back."""
+        return [name for name, worker in self._scheduler.host.workers.items() if worker.state is State.STUCK]
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:

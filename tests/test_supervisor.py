@@ -16,6 +16,7 @@ from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
+from muxd.core.states import State
 from muxd.engines import open_http
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
 from muxd.gpus import open_gpus
@@ -272,3 +273,12 @@ async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(tmp_path)
         assert told.value.message.startswith(
             f"{file}:2: proxy.listen, {part}:4: proxy.max_body, proxy.buffer_memory cannot be changed while muxd runs: "
         )
+
+
+async def test_what_survives_sigkill_is_named_at_the_end(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        assert supervisor.stuck == []
+        worker = supervisor._scheduler.host.workers["b"]
+        worker.state = State.STUCK
+        assert supervisor.stuck == ["b"]
+        worker.state = State.UNLOADED

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shutil import which
 from signal import SIGKILL
 
 from muxd.config import Model
@@ -259,11 +260,18 @@ def _words(match: re.Match[str], model: Model) -> dict[str, str]:
     words["path"] = words.get("path") or "one of its files"
     words["flags"] = " ".join(_flags(match.groupdict().get("args") or ""))
     words["model"] = model.model_path or "the model"
+    words["python"] = _python(model)
     if "gpu" in words:
         words["gpu"] = _physical(int(words["gpu"]), model)
     if found := words.get("found"):
         words["cuda"] = f"{int(found) // 1000}.{int(found) % 1000 // 10}"
     return words
+
+
+def _python(model: Model) -> str:
+    if model.script is not None:
+        return "the Python of its launch script"
+    return which(model.python, path=model.env.get("PATH")) or model.python
 
 
 def _flags(args: str) -> Iterator[str]:

@@ -32,6 +32,9 @@ FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two looks: at first, and 
 #: server 1.8 % of a core with it and 1.6 % without; what it counts lies in its TMPDIR (600 KB) and outlasts a sleep.
 METRICS = "--enable-metrics"
 
+#: Its scheduler waits for requests instead of asking for them all the time.  There is no flag that says the opposite.
+SLEEP_ON_IDLE = "--sleep-on-idle"
+
 #: Bytes of /metrics; 85 KB are usual.
 LONGEST_PAGE = 8 << 20
 
@@ -185,8 +188,7 @@ def server_flags(model: Model, port: int) -> list[str]:
         flags.append("--enable-memory-saver")
     if model.sleep_level == 1:
         flags.append("--enable-weights-cpu-backup")
-    if METRICS not in model.args:
-        flags.append(METRICS)
+    flags += [flag for flag in (METRICS, SLEEP_ON_IDLE) if flag not in model.args]
     return flags + _tensor_parallel(model)
 
 

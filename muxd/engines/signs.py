@@ -32,7 +32,8 @@ class Sign:
     """A text in a log that tells a cause.
 
     In its words, {name} stands for a group of the pattern, {flags} for the flags in its group "args", {cuda} for
-    the CUDA version that its group "found" means, {model} for the model's path, {phase} for what the engine did.
+    the CUDA version that its group "found" means, {model} for the model's path, {python} for its interpreter, {phase}
+    for what the engine did.
     """
 
     error: type[ModelFailed] | type[PortTaken]
@@ -247,13 +248,13 @@ SIGNS = (
     Sign(
         EngineMissing,
         r"No module named '?torch_memory_saver\b",
-        "SGLang cannot sleep: torch_memory_saver is not installed in that Python",
+        "SGLang cannot sleep: torch_memory_saver is not installed in {python}",
         "install it there (pip install torch-memory-saver), or use sleep_level = 3",
     ),
     Sign(
         EngineMissing,
         r"No module named '?(?P<module>sglang|muxd)\b(?![./\w])",
-        "{module} is not installed in that Python",
+        "{module} is not installed in {python}",
         "set the model's `python` (or its launch script) to one that has it",
     ),
     Sign(

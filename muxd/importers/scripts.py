@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,9 @@ _INTERPRETER = re.compile(r"python[0-9.]*|sglang")
 
 #: Set anew for each start, so that nobody knows them when a script is read.
 PER_START = ("TMPDIR", "MUXD_TOKEN")
+
+#: Programs and modules that serve models otherwise.
+OTHER_ENGINES = ("vllm", "llama-server", "ollama", "tgi", "text-generation-launcher", "lmdeploy", "tritonserver")
 
 
 class Problem(NamedTuple):
@@ -161,6 +165,7 @@ class _Facts:
         self._script = script
         self._candidates = _launches(runs)
         self._run = self._candidates[-1] if self._candidates else None
+        self._stranger = next(filter(None, map(_other_engine, runs)), "")
         self._variables = self._run.variables if self._run is not None else variables
         self._top = top
 
@@ -215,7 +220,10 @@ class _Facts:
             named = self._positional() or self._flag(*MODEL_FLAGS) or named
         if named is None:
             missing = "no model: it neither sets MODEL_NAME nor starts a server with --model-path; "
-            yield Problem(("served_names",), self._where, missing + "add a line MODEL_NAME=NAME")
+            advice = (
+                f"{self._stranger} is not SGLang, which muxd runs" if self._stranger else "add a line MODEL_NAME=NAME"
+            )
+            yield Problem(("served_names",), self._where, missing + advice)
         elif isinstance(named[0], Unknown):
             text = f"the model's name: {named[0].why}; {ELSEWHERE.format('served_names')}"
             yield Problem(("served_names",), named[0].place, text)
@@ -308,7 +316,8 @@ def _launches(runs: list[Run]) -> list[Run]:
     """The commands that start the server: SGLang's own, else whatever is given a model's path or a port."""
     runs = [run for run in runs if not {"--help", "-h"} & set(run.arguments)]
     own = [run for run in runs if _server_at(run) is not None]
-    return own or [run for run in runs if flag(run.arguments, *MODEL_FLAGS, *PORT_FLAGS) is not None]
+    others = [run for run in runs if not _other_engine(run)]
+    return own or [run for run in others if flag(run.arguments, *MODEL_FLAGS, *PORT_FLAGS) is not None]
 
 
 def _server_at(run: Run) -> int | None:
@@ -375,6 +384,18 @@ def _interpreter(run: Run) -> str:
     if set(names) & {*CONTAINERS, "singularity", "apptainer", "ssh", "srun"}:
         return ""
     return next((word for word, name in zip(words, names, strict=True) if _INTERPRETER.fullmatch(name)), "")
+
+
+def _other_engine(run: Run) -> str:
+    """The engine of another kind that the command starts: `vllm serve`, `python -m vllm.entrypoints...`."""
+    modules = [after for word, after in pairwise(run.arguments) if word == "-m" and isinstance(after, str)]
+    names = [_program(run), *(module.partition(".")[0] for module in modules)]
+    return next((name for name in names if name in OTHER_ENGINES), "")
+
+
+def _program(run: Run) -> str:
+    first = next((word for word in run.arguments if word not in ("sudo", "exec")), "")
+    return os.path.basename(first) if isinstance(first, str) else ""
 
 
 def _port_of(run: Run) -> Value | None:

@@ -61,7 +61,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     if unknown and (not unknown[0].startswith("-") or any(flag.startswith("--no-such") for flag in unknown)):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     values = vars(known)
-    del values["config"]
+    del values["config"], values["sleep_on_idle"]  # it never asks anybody all the time
     values["model_path"] = known.model_path or known.served_model_name or "model"
     values["served_model_name"] = known.served_model_name or known.model_path
     try:
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     sglang.add_argument("--enable-memory-saver", action="store_true")
     sglang.add_argument("--enable-weights-cpu-backup", action="store_true")
     sglang.add_argument("--enable-metrics", action="store_true")
+    sglang.add_argument("--sleep-on-idle", action="store_true")
     sglang.add_argument("--is-embedding", action="store_true")
     sglang.add_argument("--tp-size", "--tensor-parallel-size", "--tp", type=_positive, default=1)
     sglang.add_argument("--context-length", type=_positive, default=32768)

@@ -23,7 +23,7 @@ ENDINGS = (
     ("kv-room", "out_of_memory", "raise --mem-fraction-static", False),
     ("host-memory", "host_out_of_memory", "sleep_level = 2 instead of 1", False),
     ("disk", "disk_full", "free some room", False),
-    ("no-sglang", "engine_missing", "sglang is not installed in that Python", True),
+    ("no-sglang", "engine_missing", "sglang is not installed in /", True),
     ("no-memory-saver", "engine_missing", "use sleep_level = 3", True),
     ("old-driver", "cuda_unavailable", "update the driver", True),
     ("permission", "access_denied", "give it the right", True),

@@ -4,8 +4,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -242,3 +245,34 @@ def test_muxctl_says_that_muxd_is_not_running_and_shows_its_logs_all_the_same(st
     assert "muxd is not running" in gone.stderr
     shown = muxd.muxctl("logs", "alpha", "--log-dir", str(muxd.folder / "logs"))
     assert "/v1/chat/completions" in shown.stdout
+
+
+STUCK = """
+import sys
+from muxd.__main__ import main
+from muxd.supervisor import Supervisor
+Supervisor.stuck = property(lambda _: ["alpha"])
+sys.argv[0] = "muxd"
+main()
+"""
+
+
+def test_an_exit_with_living_processes_is_no_success(start):
+    muxd = start()
+    muxd.stop()
+    ended = subprocess.Popen([sys.executable, "-c", STUCK, "start", "--config", str(muxd.config)],
+                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    muxd.process = ended  # type: ignore[assignment]
+    muxd.until_up()
+    ended.terminate()
+    _, said = ended.communicate(timeout=muxd.deadline)
+    assert ended.returncode == 1
+    assert "not all of alpha did" in said
+    assert "stopped" not in said
+
+
+def test_a_script_that_begins_with_pkill_python_does_not_end_muxd_or_its_proxy(start):
+    muxd = start()
+    eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy is up")
+    names = {line: Path(f"/proc/{pid}/comm").read_text().strip() for pid, line in muxd.processes().items()}
+    assert sorted(names.values()) == ["muxd", "muxd-proxy"], names

@@ -46,6 +46,12 @@ def test_only_a_stamp_of_every_rank_that_has_changed_is_news_whatever_the_clock_
     assert are_news(now, before=(5.0, 3.0)) is news
 
 
+def test_an_idle_server_waits_for_requests_and_is_told_so_once():
+    assert server_flags(MODEL, 1).count("--sleep-on-idle") == 1
+    told = Model("qwen", model_path="m", served_names=("qwen",), args=("--sleep-on-idle",))
+    assert "--sleep-on-idle" not in server_flags(told, 1)
+
+
 @pytest.mark.parametrize(
     ("level", "flags"),
     [

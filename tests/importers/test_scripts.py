@@ -446,3 +446,20 @@ def test_a_pipe_is_no_script_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.sh")
     (problem,) = read_script(tmp_path / "pipe.sh", "pipe.sh", {}, tmp_path).problems
     assert problem.text == "is not a file; correct the path"
+
+
+@pytest.mark.parametrize(
+    ("command", "engine"),
+    [
+        ("vllm serve org/a --port 8000", "vllm"),
+        ("exec /opt/bin/vllm serve org/a", "vllm"),
+        ("python -m vllm.entrypoints.openai.api_server --model org/a --port 8000", "vllm"),
+        ("./llama-server --model a.gguf --port 8000", "llama-server"),
+        ("ollama serve", "ollama"),
+    ],
+)
+def test_a_server_of_another_kind_is_named_and_not_taken_for_sglang(tmp_path, command, engine):
+    path = tmp_path / "a.sh"
+    path.write_text(f"#!/bin/bash\n{command}\n")
+    script = read_script(path, "a.sh", {}, tmp_path)
+    assert any(f"{engine} is not SGLang" in problem.text for problem in script.problems), script.problems

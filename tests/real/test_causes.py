@@ -45,7 +45,7 @@ FAILURES = {
     "bad-value": ("bad_flag", "argument --tp-size/--tensor-parallel-size: invalid int value: 'two'"),
     "missing-path": ("model_path_missing", "/gone; correct model_path"),
     "not-downloaded": ("model_download_failed", "org/not-downloaded is no folder here and not in the Hub's cache"),
-    "no-sglang": ("engine_missing", "sglang is not installed in that Python"),
+    "no-sglang": ("engine_missing", "sglang is not installed in /"),
 }
 
 
