@@ -40,7 +40,9 @@ class Host:
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.gpu_memory: dict[int, int] = {}  # bytes in all, of each GPU that could be read
-        self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # of all models: what is expected of one without its own
+        self.gaps: deque[float] = deque(
+            maxlen=policy.GAPS
+        )  # of all models: the last is what is expected of one without its own
         self._last_grant = -inf
         for spec in specs:
             self.add(spec)
@@ -156,9 +158,14 @@ class Host:
             worker.idle_since = self.now
 
     def note_gap(self, worker: Worker, seconds: float) -> None:
-        """Learn how long its clients took to return; inf: nobody did while it was kept for them."""
-        worker.gaps.append(seconds)
-        self.gaps.append(seconds)
+        """Learn how long its clients took to return; inf: nobody did while it was kept for them.
+
+        A return makes up for one time that nobody came.
+        """
+        for gaps in (worker.gaps, self.gaps):
+            if seconds < inf and inf in gaps:
+                gaps.remove(inf)
+            gaps.append(seconds)
 
     def grant_all(self, worker: Worker) -> Iterator[Command]:
         """Admit everybody who waits for a ready worker.

@@ -24,8 +24,8 @@ RETURNING = 0.8
 SLACK, SLACK_SHARE = 0.1, 0.25
 
 #: The longest usual gap that is waited for, as a share of a switch there and back.  Two closed loops in turns gain
-#: nothing beyond a half; a quarter leaves out most clients who ask once, whose gaps are short only by chance.
-WORTH = 1 / 4
+#: nothing beyond a half; a fifth leaves out most clients who ask once, whose gaps are short only by chance.
+WORTH = 1 / 5
 
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5

@@ -16,8 +16,8 @@ def test_a_client_that_usually_returns_is_waited_for_a_little_longer_than_it_tak
     assert linger([1.0, 1.0, 1.0], 6.0) == pytest.approx(1.35)
 
 
-def test_who_takes_longer_than_a_quarter_of_a_switch_there_and_back_is_not_waited_for():
-    assert linger([1.4], 6.0) == pytest.approx(1.85)
+def test_who_takes_longer_than_a_fifth_of_a_switch_there_and_back_is_not_waited_for():
+    assert linger([1.2], 6.0) == pytest.approx(1.6)
     assert linger([1.6], 6.0) == 0.0
 
 
