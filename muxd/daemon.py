@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
 
+#: What the service manager calls the proxy's port, which it keeps over a restart of muxd.
+KEPT_AS = "proxy"
+
 #: Seconds between looks at the control socket's file.
 SOCKET_INTERVAL = 2.0
 
@@ -78,7 +81,10 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     state = StateFile(config.daemon.state_dir / "state.json")
     await _sweep(children, state, {model.name for model in config.models})
     send, mailbox = trio.open_memory_channel[Event](inf)
-    managed = ProxyChild(config, children, state) if config.proxy.managed else None
+    managed = None
+    if config.proxy.managed:
+        managed = ProxyChild(config, children, state, notifier.kept.pop(KEPT_AS, None))
+        notifier.keep(managed.listener, KEPT_AS)
     async with open_http() as http, trio.open_nursery() as nursery:
         around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
         supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)

@@ -6,7 +6,8 @@ manager that cannot be told must not stop the service.
 
 import os
 import socket
-from collections.abc import MutableMapping
+from array import array
+from collections.abc import MutableMapping, Sequence
 
 
 class Notifier:
@@ -14,18 +15,22 @@ class Notifier:
 
     def __init__(self, address: str | None, watchdog_interval: float | None = None) -> None:
         self._address = address
+        self.kept: dict[str, socket.socket] = {}  # what an earlier process had it keep
         self.watchdog_interval = watchdog_interval  # seconds between calls of watchdog(); None: nobody watches
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> "Notifier":
         """The line that systemd names in `environ`; its variables are taken out, so that no child has them."""
         address = environ.pop("NOTIFY_SOCKET", None)
+        kept = _kept(environ)
         timeout = environ.pop("WATCHDOG_USEC", "")
         watched = environ.pop("WATCHDOG_PID", "")
         ours = watched in ("", str(os.getpid()))
         # Twice as often as asked for, as sd_watchdog_enabled(3) recommends.
         interval = int(timeout) / 2e6 if ours and timeout.isascii() and timeout.isdigit() and int(timeout) else None
-        return cls(address, interval)
+        notifier = cls(address, interval)
+        notifier.kept = kept
+        return notifier
 
     def ready(self, status: str = "") -> bool:
         """The control socket is listening."""
@@ -38,11 +43,17 @@ class Notifier:
     def stopping(self, status: str = "") -> bool:
         return self._send("STOPPING=1", *_status(status))
 
+    def keep(self, listener: socket.socket, name: str) -> bool:
+        """Have a copy of it kept open, for the process that follows this one (FileDescriptorStoreMax=)."""
+        return self._send(f"FDSTOREREMOVE=1\nFDNAME={name}") and self._send(
+            "FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[listener.fileno()]
+        )
+
     def watchdog(self) -> bool:
         """Still alive: due every `watchdog_interval` seconds."""
         return self._send("WATCHDOG=1")
 
-    def _send(self, *lines: str) -> bool:
+    def _send(self, *lines: str, fds: Sequence[int] = ()) -> bool:
         """True when the manager has it."""
         if not self._address or self._address[0] not in "/@" or not lines:
             return False
@@ -52,10 +63,23 @@ class Notifier:
             with socket.socket(
                 socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             ) as sender:
-                sender.sendto("\n".join(lines).encode(), address)
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+                sender.sendmsg(["\n".join(lines).encode()], rights, 0, address)
         except OSError:
             return False
         return True
+
+
+def _kept(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
+    """Sockets that were passed to this process, by the names they were kept under (sd_listen_fds_with_names(3))."""
+    pid, count, names = (environ.pop(f"LISTEN_{word}", "") for word in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return {}
+    kept = {}
+    for fd, name in zip(range(3, 3 + int(count)), names.split(":"), strict=False):
+        os.set_inheritable(fd, False)
+        kept[name] = socket.socket(fileno=fd)
+    return kept
 
 
 def _status(text: str) -> list[str]:

@@ -5,6 +5,7 @@ starts.
 """
 
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,15 +61,19 @@ class UnmanagedProxy:
 
 
 class ProxyChild:
-    def __init__(self, config: Config, children: Children, state: StateFile) -> None:
-        """Binds the port, and sees that the one for metrics can be bound; raises CannotListen."""
+    def __init__(self, config: Config, children: Children, state: StateFile, kept: socket.socket | None = None) -> None:
+        """Binds the port, unless `kept` has it, and sees that the one for metrics can be bound; raises CannotListen."""
         self._config = config
         self._children = children
         self._state = state
         if config.proxy.metrics_listen is not None:
             listen_at(*config.proxy.metrics_listen, setting="metrics_listen").close()
-        self._listener = listen_at(config.proxy.host, config.proxy.port)
-        self.port = int(self._listener.getsockname()[1])
+        where = config.proxy.host, config.proxy.port
+        if kept is not None and kept.getsockname()[:2] != where:
+            kept.close()
+            kept = None
+        self.listener = kept if kept is not None else listen_at(*where)
+        self.port = int(self.listener.getsockname()[1])
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
         self._dropped = Dropped()  # of the output of former ones
@@ -129,7 +134,7 @@ class ProxyChild:
             in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
             with trio.move_on_after(0.0 if in_a_row <= 1 else min(BACKOFF_CAP, 2.0 ** min(in_a_row - 2, 5))):
                 await self._stopping.wait()
-        self._listener.close()
+        self.listener.close()
         self._stopped.set()
 
     async def _one_life(self, record: Callable[..., None]) -> None:
@@ -193,7 +198,7 @@ class ProxyChild:
             log_max_bytes=16 << 20,
             log_backups=2,
             stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
-            listen_fds=(self._listener.fileno(),),
+            listen_fds=(self.listener.fileno(),),
         )
 
 

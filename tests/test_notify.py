@@ -66,3 +66,20 @@ def test_children_do_not_inherit_the_managers_variables():
 )
 def test_a_watchdog_that_is_not_for_us_has_no_interval(variables):
     assert Notifier.from_environ(dict(variables)).watchdog_interval is None
+
+
+def test_a_socket_that_is_kept_is_sent_with_its_name(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, socket.create_server(("127.0.0.1", 0)) as port:
+        manager.bind(str(tmp_path / "notify"))
+        assert Notifier(str(tmp_path / "notify")).keep(port, "proxy")
+        assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=proxy"
+        said, fds, _, _ = socket.recv_fds(manager, 100, 1)
+        assert said == b"FDSTORE=1\nFDNAME=proxy\nFDPOLL=0"
+        with socket.socket(fileno=fds[0]) as copy:
+            assert copy.getsockname() == port.getsockname()
+
+
+def test_sockets_for_another_process_are_not_taken():
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "proxy"}
+    assert Notifier.from_environ(environ).kept == {}
+    assert environ == {}

@@ -106,3 +106,16 @@ async def test_the_proxy_inherits_no_secrets(tmp_path, monkeypatch, nursery):
 
 def environ_of(proxy: ProxyChild) -> bytes:
     return Path(f"/proc/{proxy.status()['pid']}/environ").read_bytes()
+
+
+def test_a_port_that_was_kept_is_taken_over_where_it_is_still_the_configured_one(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as kept, socket.create_server(("127.0.0.1", 0)) as other:
+        port = kept.getsockname()[1]
+        for name in ("run", "state", "logs"):
+            (tmp_path / name).mkdir()
+        config = load_config(write_demo_config(tmp_path, port=port), os.environ)
+        around = Children(tmp_path / "run"), StateFile(tmp_path / "state" / "state.json")
+        assert ProxyChild(config, *around, kept).listener is kept
+        with pytest.raises(CannotListen):  # it is not the configured one, which is taken
+            ProxyChild(config, *around, other)
+        assert other.fileno() == -1
