@@ -7,6 +7,7 @@ It passes bytes on, holds leases from muxd, and knows nothing of GPUs or process
     doors/       who may ask: API keys, rates, whether anybody may
     asking/      what is asked for: routes, the model that a body names, edits of a body
     exchange     one request's way: admission, worker, answer, replay, every way it can fail
+    preload, reading   requests that only want a model awake, or only read of an awake one
     leases       one lease per model; queue: who waits for it; grant: the right to send; refusals: who does not get it
     catalogue    the models muxd has, and whether muxd can be reached
     forwarding   the request head that a worker gets
