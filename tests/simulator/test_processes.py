@@ -70,7 +70,7 @@ def test_sigterm_ends_an_idle_server_with_0(start):
 
 
 def test_sigterm_lets_requests_finish_and_takes_new_ones(start):
-    simulator = start("--pace", "0.002")
+    simulator = start("--pace", "0.03")  # it ends a poll after its last request: 150 ms, also for a busy machine
     with simulator.open_stream(max_tokens=30_000, ignore_eos=True) as stream:
         simulator.process.terminate()
         eventually(lambda: "Remaining number of requests 1" in simulator.output, "it has noticed")
