@@ -75,13 +75,19 @@ def holder_of(sockets: "Collection[Listening]") -> str:
 
     By its program's name only: this is told to clients, and arguments can be secret.
     """
-    from .shim.processes import has_any, program_of  # only where there is something to explain
+    from .shim.processes import program_of  # only where there is something to explain
 
-    names = {socket.name for socket in sockets}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and has_any(int(entry.name), names):
-            return f"process {entry.name} listens on it ({program_of(int(entry.name)) or 'gone meanwhile'})"
+    if pid := pid_of({socket.name for socket in sockets}):
+        return f"process {pid} listens on it ({program_of(pid) or 'gone meanwhile'})"
     return next((f"a process of user {socket.uid} listens on it" for socket in sockets), "another process has it")
+
+
+def pid_of(names: set[str]) -> int:
+    """A process that has one of these sockets open (their names in /proc/PID/fd); 0 where none can be seen."""
+    from .shim.processes import has_any
+
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return next((pid for pid in pids if has_any(pid, names)), 0)
 
 
 def _holder_at(port: int) -> str:

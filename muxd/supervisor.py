@@ -134,7 +134,6 @@ class Supervisor:
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses()
         self._written = False  # the configuration's files, since they were read
-        self._gpu_totals: dict[int, int] = {}  # bytes, as the core was told
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -240,8 +239,7 @@ class Supervisor:
     async def _measure_gpus(self) -> None:
         """Read the GPUs, and tell the core of their sizes where these are news."""
         totals = {gpu.index: gpu.total for gpu in (await self._around.gpus.read()).values()}
-        if not totals.items() <= self._gpu_totals.items():
-            self._gpu_totals |= totals
+        if not totals.items() <= self._scheduler.host.gpu_memory.items():
             self.tell(GpusMeasured(trio.current_time(), totals))
 
     # Those who wait

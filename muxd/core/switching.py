@@ -248,21 +248,29 @@ class Switching:
             return self.host.now
         if blocker.state is not State.READY:
             return inf
-        if blocker.idle:
-            return max(
-                self.host.now, min(self.kept_until(blocker, worker), self._due_at(worker, self._candidate(worker)))
-            )
         if not worker.wanted:
-            return inf
+            return self.host.now if blocker.idle else inf
         own = self._candidate(worker)
-        return max(self._due_at(worker, own), policy.turn_ends_at(own, blocker.since))
+        due = self._due_at(worker, own)
+        if blocker.idle:
+            return max(self.host.now, min(self._kept_until(blocker, worker, own), due))
+        return max(due, policy.turn_ends_at(own, blocker.since))
 
-    def kept_until(self, blocker: Worker, worker: Worker) -> float:
+    def _kept_until(self, blocker: Worker, worker: Worker, own: Candidate) -> float:
         """When an idle `blocker` stops waiting for its clients to return, because `worker` is wanted."""
         if blocker.idle_since is None or not self.keep_turns or not worker.wanted:
             return self.host.now
-        there_and_back = self._candidate(worker).cost + worker.leave_cost.seconds + blocker.comeback_cost.seconds
+        there_and_back = own.cost + worker.leave_cost.seconds + blocker.comeback_cost.seconds
         return blocker.idle_since + policy.linger(blocker.gaps or self.host.gaps, there_and_back)
+
+    def _learn(self, blocker: Worker, worker: Worker) -> None:
+        """Note that nobody returned to an idle `blocker` for as long as it was kept from `worker`."""
+        since = blocker.idle_since
+        if since is None:
+            return
+        kept_until = self._kept_until(blocker, worker, self._candidate(worker))
+        if since < kept_until <= self.host.now + AT_ONCE:
+            self.host.note_gap(blocker, inf)
 
     def is_measured(self, worker: Worker) -> bool:
         """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
@@ -307,11 +315,7 @@ class Switching:
         self._rivals_for.clear()
         for blocker in blockers:
             if blocker.state is State.READY:
-                if (
-                    blocker.idle_since is not None
-                    and blocker.idle_since < self.kept_until(blocker, worker) <= self.host.now + AT_ONCE
-                ):
-                    self.host.note_gap(blocker, inf)  # it was kept, and nobody returned
+                self._learn(blocker, worker)
                 message = f"{blocker.name} gives way to {worker.name}"
                 deadline = self.host.now + blocker.spec.drain_timeout
                 yield from self.host.drain(blocker, "switch", message, deadline)

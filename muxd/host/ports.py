@@ -1,11 +1,11 @@
 """Who has a port?"""
 
 import errno
-import os
 import socket
 from dataclasses import dataclass
 
-from muxd.shim.processes import all_listening, has_any, program_of
+from muxd.ports import pid_of
+from muxd.shim.processes import all_listening, program_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,5 @@ def holder_of(host: str, port: int) -> Holder | None:
 
 def _listener(port: int) -> Holder:
     sockets = {found.name for found in all_listening() if found.port == port}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        if has_any(int(name), sockets):
-            return Holder(int(name), program_of(int(name)) or "a process")
-    return Holder()
+    pid = pid_of(sockets)
+    return Holder(pid, program_of(pid) or "a process") if pid else Holder()

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
+from muxd.http.shared_page import SharedPage
 from muxd.threads import in_thread
 from muxd.workers import Runner
 
@@ -32,14 +31,6 @@ DEADLINE = 2.5
 PAUSE = 0.00005
 
 
-class _Making:
-    """A page under way; `page` stays None when its maker was cancelled."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.page: bytes | None = None
-
-
 class Metrics:
     """Of one supervisor, which tells `switches` of every move."""
 
@@ -49,21 +40,7 @@ class Metrics:
         self.scrape_failures: Counter[str] = Counter()  # by model
         self._awake = awake
         self._facts = facts
-        self._making: _Making | None = None
-
-    async def page(self) -> bytes:
-        """The page that is being made, else a new one; takes at most about DEADLINE seconds."""
-        while (making := self._making) is not None:
-            await making.done.wait()
-            if making.page is not None:
-                return making.page
-        making = self._making = _Making()
-        try:
-            making.page = await self._make()
-        finally:
-            self._making = None
-            making.done.set()
-        return making.page
+        self.page = SharedPage(self._make)  # takes at most about DEADLINE seconds
 
     async def _make(self) -> bytes:
         until = time.monotonic() + DEADLINE

@@ -11,6 +11,7 @@ It passes bytes on, holds leases from muxd, and knows nothing of GPUs or process
     leases       one lease per model; queue: who waits for it; grant: the right to send; refusals: who does not get it
     catalogue    the models muxd has, and whether muxd can be reached
     forwarding   the request head that a worker gets
+    peers        whom a client's address counts for
     answers      the proxy's own errors;  errand: its own answers that take a moment
     records/     what is told of each request: metrics, access log, ids, tokens
     app          puts it together, and ends it

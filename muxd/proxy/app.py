@@ -12,6 +12,7 @@ import trio
 
 from muxd.client import Client as Control
 from muxd.config.schema import Config
+from muxd.http.shared_page import SharedPage
 from muxd.logs import setup_logging
 from muxd.ports import listen_at
 
@@ -26,7 +27,7 @@ from .leases import Leases
 from .records.access_log import open_access_log
 from .records.meters import Gauges, Meters
 from .records.metrics_port import listen_for_metrics, serve_metrics
-from .records.page import CONTENT_TYPE, SharedPage, whole_page
+from .records.page import CONTENT_TYPE, PAUSE, whole_page
 from .records.request_ids import RequestIds
 from .records.visit import Records
 from .sockets.downstream import Client
@@ -85,7 +86,7 @@ class Proxy:
         meters = Meters()
         meters.gauges = self._gauges
         self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
-        self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control))
+        self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control), PAUSE)
         self.catalogue = Catalogue(control, config, self._hear)
         self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle)
         self._settling = Alarm(reactor, self.settle)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from muxd.proxy.sockets.places import Places, peer_of
+from muxd.proxy.peers import peer_of
+from muxd.proxy.sockets.places import Places
 
 
 class Guest:

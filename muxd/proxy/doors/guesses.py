@@ -6,7 +6,8 @@ limited is how fast wrong ones are answered, and each then costs a connection.
 
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from muxd.proxy.peers import peer_of
 
 MOST = 20  # within a minute, of one address
 
@@ -26,7 +27,7 @@ class Guesses:
 
     def failed(self, address: str) -> float:
         """Count one more; for how many seconds it is too many, 0 where it is not."""
-        place, now = _place(address), self._clock()
+        place, now = peer_of(address), self._clock()
         since, count = self._counts.get(place, (now, 0))
         if now - since >= _MINUTE:
             since, count = now, 0
@@ -40,14 +41,3 @@ class Guesses:
         """The oldest is forgotten first, be its minute over or not: nobody's addresses take more memory."""
         if len(self._counts) >= _MOST_ADDRESSES:
             del self._counts[next(iter(self._counts))]
-
-
-def _place(address: str) -> str:
-    """What one client has: of IPv6 a network of 64 bits (RFC 6177), all of whose addresses are its own."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address  # a Unix socket's
-    if not isinstance(parsed, IPv6Address) or parsed.ipv4_mapped is not None:
-        return address
-    return str(IPv6Network((int(parsed), 64), strict=False))

@@ -5,7 +5,7 @@ pays for it.  A page is written family by family, so that clients are served bet
 models the whole takes 5 ms, the longest family 1.2 ms.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -37,42 +37,6 @@ async def whole_page(meters: Meters, control: Client) -> bytes:
         pass
     own = await own_page(meters, up=theirs is not None)
     return own if theirs is None else own + _without(theirs, own).encode()
-
-
-class _Making:
-    """A page under way; `page` stays None when its maker was cancelled."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.page: bytes | None = None
-
-
-class SharedPage:
-    """One page for everybody who asks while it is made, and a pause between two.
-
-    So scrapers, be they thousands, cost one connection to muxd, and a bounded share of both processes' time.
-    """
-
-    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
-        self._make = make
-        self._making: _Making | None = None
-        self._next = -inf  # on trio's clock
-
-    async def __call__(self) -> bytes:
-        """A page that was begun after the question, unless one was under way."""
-        while (making := self._making) is not None:
-            await making.done.wait()
-            if making.page is not None:
-                return making.page
-        making = self._making = _Making()
-        try:
-            await trio.sleep_until(max(self._next, trio.current_time()))
-            making.page = await self._make()
-        finally:
-            self._next = trio.current_time() + PAUSE
-            self._making = None
-            making.done.set()
-        return making.page
 
 
 async def own_page(meters: Meters, *, up: bool) -> bytes:

@@ -10,10 +10,10 @@ from time import monotonic
 from muxd.errors import TooManyConnections
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
+from muxd.proxy.peers import peer_of
 
 from .downstream import Client
 from .front import Front
-from .places import peer_of
 
 log = logging.getLogger(__name__)
 

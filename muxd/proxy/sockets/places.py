@@ -6,7 +6,6 @@ whose peer has the most; what is answered or waits for its model never does.  So
 proxy, which all have its address, are limited by nothing but the number of places.
 """
 
-import socket
 from itertools import islice
 from typing import Protocol
 
@@ -21,15 +20,6 @@ class Guest(Protocol):
 
     def make_room(self) -> None:
         """Close."""
-
-
-def peer_of(address: str) -> str:
-    """Whom connections from this address count for: of IPv6 a network of 64 bits, which one host can have whole."""
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except OSError:
-        return address
-    return address if packed[:12] == b"\0" * 10 + b"\xff\xff" else packed[:8].hex()
 
 
 class Places:

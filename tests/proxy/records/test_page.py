@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from muxd.client import Client
 from muxd.http.request import Request
 from muxd.http.server import Exchange, serve_http
+from muxd.http.shared_page import SharedPage
 from muxd.proxy.records.meters import Gauges, Meters
-from muxd.proxy.records.page import CONTENT_TYPE, PAUSE, SharedPage, own_page, whole_page
+from muxd.proxy.records.page import CONTENT_TYPE, PAUSE, own_page, whole_page
 
 ROUTE = "/v1/chat/completions"
 NAMES = {
@@ -204,7 +205,7 @@ async def test_everybody_who_asks_meanwhile_shares_one_page(autojump_clock):
         await trio.sleep(0.01)
         return b"page"
 
-    shared = SharedPage(make)
+    shared = SharedPage(make, PAUSE)
 
     async def ask() -> None:
         pages.append(await shared())
@@ -226,7 +227,7 @@ async def test_when_the_one_who_makes_the_page_leaves_the_next_makes_it(autojump
         await trio.sleep(1)
         return b"page"
 
-    shared = SharedPage(make)
+    shared = SharedPage(make, PAUSE)
     async with trio.open_nursery() as nursery:
         first = trio.CancelScope()
 
