@@ -40,7 +40,7 @@ class Host:
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.gpu_memory: dict[int, int] = {}  # bytes in all, of each GPU that could be read
-        self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # of all models: what is expected of one without its own
+        self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
         for spec in specs:
             self.add(spec)
