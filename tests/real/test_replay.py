@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 HEADS_AT_ONCE: dict[str, dict[str, Any]] = {
     "/generate": {"text": "hello", "sampling_params": {"max_new_tokens": 6, "temperature": 0}},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 6, "temperature": 0},
-    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 6, "temperature": 0}},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 48, "temperature": 0}},
 }
 
 
@@ -74,13 +74,22 @@ def running(muxd: Muxd) -> int:
 @pytest.mark.parametrize("path", HEADS_AT_ONCE)
 def test_a_stream_that_has_its_head_and_no_event_goes_on_with_those_of_the_next_worker(muxd, loss, path):
     body = {"model": A, "stream": True, **HEADS_AT_ONCE[path]}
-    with httpx.stream("POST", f"{muxd.url}{path}", json=body, timeout=DEADLINE) as answer:
-        undisturbed = said(answer.read().decode())
+    ollamas = path.startswith("/api/")
+    undisturbed = said(muxd.post(path, {**body, "stream": not ollamas}).text)
     loss.stop()
     with httpx.stream("POST", f"{muxd.url}{path}", json=body, timeout=DEADLINE) as answer:
         assert (answer.status_code, answer.headers["server"]) == (200, "uvicorn"), "its worker's own head"
         loss.kill()
-        assert said(answer.read().decode()) == undisturbed
+        stream = answer.read().decode()
+    heard = said(stream)
+    if ollamas:
+        # SGLang leaves the text of the last chunk out of Ollama's streams (0.5.23, entrypoints/ollama/serving.py), and
+        # how many tokens come in that chunk is a matter of timing: what is streamed is the beginning of the answer.
+        assert heard
+        assert undisturbed.startswith(heard)
+        assert json.loads(stream.splitlines()[-1])["done"] is True
+    else:
+        assert heard == undisturbed
     assert loss.replays == 1
 
 
