@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from . import policy
 from .commands import (
     Command,
     EndLease,
