@@ -162,9 +162,11 @@ class Catalogue:
         self._told(config)
 
     async def _refresh(self) -> None:
-        status = await self._control.status()
-        self._states = {model["name"]: model["state"] for model in status["models"]}
-        urls = {model["name"]: model.get("url") for model in status["models"]}
+        self._take_states((await self._control.status())["models"])
+
+    def _take_states(self, models: list[dict[str, Any]]) -> None:
+        self._states = {model["name"]: model["state"] for model in models}
+        urls = {model["name"]: model.get("url") for model in models}
         for entry in self._entries.values():
             entry.state = self._states.get(entry.name, "unknown")
             entry.url = urls.get(entry.name)
@@ -176,6 +178,7 @@ class Catalogue:
 
     def _lost(self, errors: BaseExceptionGroup[MuxdError]) -> None:
         self.connected = False
+        self._take_states([])  # what was true under a muxd that is gone
         if not self._complained:
             self._complained = True
             log.warning("muxd is not there: %s", _first(errors))

@@ -144,7 +144,8 @@ class Exchange:
             self.deadline = inf
             self.refuse(self._loss or self._lease.late())
         else:
-            self._comment(self._lease.outlook())
+            if self._told is EVENTS:
+                self._comment(self._lease.outlook())
             self.deadline = min(self._give_up_at, now + self._comment_interval)
 
     def _comment(self, how: str) -> None:

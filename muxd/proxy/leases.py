@@ -275,8 +275,9 @@ class Lease:
                     self._hear(message, nursery)
                 self._over()
             except Unreachable as error:
-                self.refuse_waiting(unreachable(error), but_replayed=True)
-                if self._current is not None:
+                if self._current is None:
+                    self.refuse_waiting(unreachable(error), but_replayed=True)
+                else:  # who waits for a place at its worker gets one still
                     await self._outlive_muxd(control)
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished

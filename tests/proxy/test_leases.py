@@ -318,6 +318,22 @@ async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told(tmp_path: 
             assert house.muxd.leases[2].model == "alpha"
 
 
+async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_it(tmp_path: Path) -> None:
+    async with open_house(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as house, AsyncExitStack() as life:
+        await life.enter_async_context(house.muxd.running())
+        await _health(house, "connected")
+        house.alpha.answer = answer_when_released
+        first, second = await house.connect(), await house.connect()
+        for browser in (first, second):
+            await browser.send(post(chat()))
+        await (await house.lease()).reports.until((2, 0))
+        await life.aclose()
+        await _health(house, "unreachable")
+        for index, browser in enumerate((first, second)):
+            (await house.alpha.calls.nth(index)).released.set()
+            assert (await browser.reply()).raw == OK
+
+
 async def test_when_muxd_dies_while_a_lease_drains_the_drain_goes_on(tmp_path: Path) -> None:
     async with open_house(tmp_path, muxd_up=False) as house, AsyncExitStack() as life:
         await life.enter_async_context(house.muxd.running())

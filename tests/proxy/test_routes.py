@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import trio
 
 from .browser import chat, get, post
 from .house import House, open_house
+from .record import PATIENCE
 
 GENERATE = (
     b"chat/completions completions embeddings classify score rerank responses tokenize detokenize "
@@ -164,3 +166,18 @@ async def test_without_muxd_health_is_degraded_and_the_configured_models_are_sti
         )
         listing = (await house.ask(get(b"/v1/models"))).json
         assert {card["state"] for card in listing["data"]} == {"unknown"}
+
+
+async def test_what_a_muxd_that_is_gone_said_of_a_model_is_not_said_on(tmp_path: Path) -> None:
+    async with open_house(tmp_path, muxd_up=False) as house:
+        async with house.muxd.running():
+            house.muxd.set_state("alpha", "ready")
+            await _states(house, {"ready", "unloaded"})
+        await _states(house, {"unknown"})
+
+
+async def _states(house: House, expected: set[str]) -> None:
+    """Return once these are what the listing says."""
+    with trio.fail_after(PATIENCE):
+        while {card["state"] for card in (await house.ask(get(b"/v1/models"))).json["data"]} != expected:
+            await trio.sleep(0.01)

@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 
 from .browser import Browser, chat, post
 from .fake_muxd import FakeLease
-from .house import House
+from .house import QUIET, House, open_house
 from .record import PATIENCE
 from .test_replay import END, revoked
 from .worker import OK, SSE_HEAD, Call, chunk
@@ -114,6 +116,18 @@ async def test_a_client_that_shuts_its_side_gets_no_comment_between_lines(house:
     await browser.until(line(b"1"))
     browser.finish_sending()
     assert (await browser.rest()).endswith(line(b"1") + line(b"2") + END)
+
+
+async def test_one_that_is_held_gets_no_comment_which_is_no_line(tmp_path: Path) -> None:
+    """A route that streams events, and a worker that answers with lines."""
+    async with open_house(tmp_path, proxy=replace(QUIET, comment_interval=0.1)) as house:
+        browser, lease = await held(house, asked=post(chat(stream=True)))
+        with trio.move_on_after(0.3):
+            await browser.rest()
+        assert bytes(browser.buffer) == HEAD
+        house.beta.answer = DiesBehind(HEAD + line(b"1") + END)
+        lease.grant(house.beta.url, generation=2)
+        assert (await browser.until(END)).endswith(line(b"1") + END)
 
 
 @pytest.mark.parametrize(
