@@ -208,7 +208,7 @@ def _port(machine: Machine, subject: str, host: str, port: int, where: str) -> I
 
 def file_lines(machine: Machine) -> Iterator[Line]:
     """Whoever may write a configuration, a key file or a script decides what muxd runs, and who may ask."""
-    scripts = [Path(m.script.argv[-1]) for m in machine.models if m.script is not None and m.script.argv]
+    scripts = [Path(m.script.argv[1]) for m in machine.models if m.script is not None and m.script.argv]
     files = [*machine.config.files, *scripts]
     folders = [file.parent for file in files]
     for path in dict.fromkeys([*files, *folders]):

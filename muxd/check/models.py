@@ -186,7 +186,7 @@ def _script(machine: Machine, model: Model) -> Iterator[Line]:
     assert script is not None
     names = ", ".join(model.served_names)
     read = f"serves {names} on port {model.port}, {_gpus(model)}, level {model.sleep_level}"
-    yield ok(model.name, f"{script.launch or script.argv[-1]}: {script.program or 'a command'} {read}")
+    yield ok(model.name, f"{script.launch or script.argv[1]}: {script.program or 'a command'} {read}")
     if os.path.isabs(script.program):
         try:
             is_there = within(lambda: os.access(script.program, os.X_OK) and not os.path.isdir(script.program))

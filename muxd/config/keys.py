@@ -22,6 +22,7 @@ from .readers import (
     origins,
     params,
     path,
+    script,
     size,
     stripped,
     text,
@@ -84,7 +85,7 @@ SIMULATION: Table = {
 }
 
 MODEL: Table = {
-    "script": path,
+    "script": script,
     "engine": choice("sglang", "simulator"),
     "model_path": model_path,
     "served_names": names,

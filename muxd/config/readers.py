@@ -231,6 +231,17 @@ def path(value: Any, base: Base) -> Path:
     return base.resolve(text(value, base))
 
 
+def script(value: Any, base: Base) -> tuple[Path, tuple[str, ...]]:
+    """A launch script, "FILE" or { file = "FILE", args = ["..."] }: its path, and what it is given as $1, $2 ..."""
+    if not isinstance(value, dict):
+        return path(value, base), ()
+    if unknown := next((key for key in value if key not in ("file", "args")), None):
+        raise ValueError(f"{shown(unknown)} is not known here; {did_you_mean(unknown, ['file', 'args'])}")
+    if "file" not in value:
+        raise ValueError('names no file; write { file = "launch.sh", args = ["..."] }')
+    return path(value["file"], base), texts(value.get("args", []), base)
+
+
 def directory(value: Any, base: Base) -> Path:
     found = path(value, base)
     if stat.S_ISDIR(_mode(found)):

@@ -54,9 +54,9 @@ class _Table:
         self._cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory
         self._set = self._set_for_it()
         env = {**environ, **self._set, **defaults.get("env", {}), **own.get("env", {})}
-        path: Path = own["script"]
+        path, args = own["script"]
         self._shown = shown_script(path)
-        self._script = read_script(path, self._shown, env, self._cwd)
+        self._script = read_script(path, self._shown, env, self._cwd, args)
 
     def _set_for_it(self) -> dict[str, str]:
         """GPUs and port as the table has them, by the variables that scripts go by."""

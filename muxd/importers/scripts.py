@@ -90,15 +90,17 @@ class LaunchScript:
         return level == 3 or enough or not self.all_flags_seen
 
 
-def read_script(path: Path, shown: str, environ: Mapping[str, str], folder: Path) -> LaunchScript:
-    """`path` as it will be run in `folder` with `environ`; `shown` is what messages call it."""
+def read_script(
+    path: Path, shown: str, environ: Mapping[str, str], folder: Path, args: tuple[str, ...] = ()
+) -> LaunchScript:
+    """`path` as it will be run in `folder` with `environ` and `args`; `shown` is what messages call it."""
     script = LaunchScript()
     try:
         text = _text(path)
     except ValueError as error:
         script.problems.append(Problem(("script",), Place(shown, 0), str(error)))
         return script
-    script.argv = (_bash(environ, shown, script), str(path))
+    script.argv = (_bash(environ, shown, script), str(path), *args)
     script.digest = sha256(text.encode()).hexdigest()
     if text.startswith("\ufeff"):
         remedy = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
@@ -141,6 +143,7 @@ def _followed(
     path: Path, text: str, shown: str, environ: Mapping[str, str], folder: Path, script: LaunchScript
 ) -> Walk:
     state = State.at_start(environ, PER_START, str(folder), str(path))
+    state.arguments = list(script.argv[2:])
     walk = Walk(state, builtins=BUILTINS)
     try:
         walk.follow_to_end(read_commands(text, shown))

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,14 +47,16 @@ class Bash:
         """What scripts run with."""
         return {"PATH": f"{self._programs}:/usr/bin:/bin", "HOME": str(self.folder / "home"), "EMPTY": "", "GIVEN": "7"}
 
-    def run(self, script: Path, environ: dict[str, str] | None = None, shell: str = "bash") -> list[Started]:
+    def run(
+        self, script: Path, environ: dict[str, str] | None = None, shell: str = "bash", args: Sequence[str] = ()
+    ) -> list[Started]:
         """Everything that the script started, in its order."""
         noted = self.folder / "started"
         noted.unlink(missing_ok=True)
         env = (self.environ if environ is None else environ) | {"STARTED": str(noted)}
         subprocess.run(
-            [shell, str(script)], env=env, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=20,
-            check=False,
+            [shell, str(script), *args], env=env, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=20, check=False,
         )  # fmt: skip
         lines = noted.read_text().splitlines() if noted.exists() else []
         return [Started(*json.loads(line)) for line in lines]

@@ -59,6 +59,26 @@ def test_the_table_goes_before_the_script(load, tmp_path):
     assert model.cwd == tmp_path / "launch"
 
 
+GIVEN = '[models.legacy]\nscript = { file = "launch/legacy.sh", args = ["org/x y", "30005"] }\n'
+WITH_ARGUMENTS = f'MODEL_NAME="$1"\n{SERVE} --model-path "$1" --port "${{2:-1}}"\n'
+
+
+def test_a_script_is_given_its_arguments(load, bash, tmp_path):
+    (model,) = load(GIVEN, WITH_ARGUMENTS).models
+    assert (model.served_names[0], model.port) == ("org/x y", 30005)
+    assert model.script.argv[1:] == (f"{tmp_path}/launch/legacy.sh", "org/x y", "30005")
+    (server,) = bash.run(tmp_path / "launch/legacy.sh", args=["org/x y", "30005"])
+    assert server.argv[3:] == ["--model-path", "org/x y", "--port", "30005"], "as bash has it"
+    (alone,) = load('[models.legacy]\nscript = { file = "launch/legacy.sh" }\n').models
+    assert alone.script.argv[1:] == (f"{tmp_path}/launch/legacy.sh",)
+
+
+def test_other_arguments_need_a_new_process(load):
+    before = load(GIVEN, WITH_ARGUMENTS)
+    (step,) = plan_of(before, load(GIVEN.replace("30005", "30006"), WITH_ARGUMENTS)).steps
+    assert (step.model, step.action) == ("legacy", "restart")
+
+
 def test_a_port_is_given_to_a_script_that_asks_for_one(load):
     script = LEGACY.replace("PORT=30001", "PORT=${PORT:-30001}")
     (model,) = load(f"{NAMED}port = 31000", script).models
@@ -223,6 +243,19 @@ WRONG = {
 @pytest.mark.parametrize(("key", "problem"), WRONG.items())
 def test_a_table_that_contradicts_its_script_is_told_at_its_line(problems, key, problem):
     assert problems(NAMED + key) == [problem]
+
+
+TABLES = {
+    '{ file = "launch/legacy.sh", arguments = ["a"] }': '"arguments" is not known here; did you mean args?',
+    '{ args = ["a"] }': 'names no file; write { file = "launch.sh", args = ["..."] }',
+    '{ file = "launch/legacy.sh", args = "a" }': '"a" is not a list of strings; write ["...", "..."]',
+    "{ file = 1 }": "1 is not usable; write one line of text in quotes",
+}
+
+
+@pytest.mark.parametrize(("table", "problem"), TABLES.items())
+def test_a_script_table_that_is_wrong_is_told_at_its_line(problems, table, problem):
+    assert problems(f"[models.legacy]\nscript = {table}\n") == [f"muxd.toml:2: models.legacy.script: {problem}"]
 
 
 def test_gpus_that_the_script_sets_otherwise_are_a_contradiction(problems):
