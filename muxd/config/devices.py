@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
+#: With the value PCI_BUS_ID, CUDA counts GPUs as NVML does, and else the fastest first.
+ORDER = "CUDA_DEVICE_ORDER"
+
 _NUMBER = re.compile("[0-9]{1,3}")
 _NAME = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 _OLD_SLICE = re.compile(r"MIG-(GPU-[0-9A-Za-z-]+)/[0-9]+/[0-9]+")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from muxd.config import Model
+from muxd.config.devices import ORDER
 from muxd.shim.processes import descendants, look_up, process_table
 
 from .causes import Cause
@@ -26,7 +27,7 @@ class LaunchedByScript(SGLang):
         assert script is not None
         return Launch(
             argv=script.argv,
-            env={**ENVIRONMENT, **script.env, "TMPDIR": str(plan.tmpdir)},
+            env={**ENVIRONMENT, ORDER: "PCI_BUS_ID", **script.env, "TMPDIR": str(plan.tmpdir)},
             # With a real SGLang 0.5.23 below bash, without exec: SIGINT to bash alone is not heard before the server
             # ends, SIGTERM ends bash alone; SIGINT to both makes the server die of KeyboardInterrupt and, where bash
             # waits for a job, ends bash first.  SIGINT to the process that listens ends it cleanly in 0.5 s, and then

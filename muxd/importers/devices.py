@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from muxd.config.devices import VARIABLE, visible
+from muxd.config.devices import ORDER, VARIABLE, visible
 from muxd.config.flags import Parallel
 
 from .shell.state import Unknown, Value
@@ -22,40 +22,25 @@ CONTAINERS = ("docker", "podman", "nerdctl")
 #: They hand their environment on to what they start.
 WRAPPERS = frozenset(
     {
-        *(
-            "env",
-            "nohup",
-            "setsid",
-            "numactl",
-            "taskset",
-            "nice",
-            "ionice",
-            "chrt",
-            "time",
-            "timeout",
-            "stdbuf",
-            "sudo",
-        ),
-        *(
-            "exec",
-            "command",
-            "uv",
-            "conda",
-            "mamba",
-            "micromamba",
-            "poetry",
-            "pipenv",
-            "pixi",
-            "hatch",
-            "pdm",
-            "sglang",
-        ),
-        *("strace", "gdb", "nsys", "ncu", "perf", "unbuffer", "script", "flock", "tini", "dumb-init", "catatonit"),
-        *("apptainer", "singularity", "prlimit", "ulimit", "torchrun", "accelerate", "doas", "xargs", "tee", "py-spy"),
+        *("env", "nohup", "setsid", "numactl", "taskset", "nice", "ionice", "chrt", "time", "timeout", "stdbuf"),
+        *("sudo", "doas", "exec", "command", "uv", "conda", "mamba", "micromamba", "poetry", "sglang", "tini"),
+        *("strace", "gdb", "nsys", "ncu", "perf", "py-spy", "unbuffer", "script", "flock", "dumb-init", "catatonit"),
+        *("apptainer", "singularity", "prlimit", "ulimit"),
+    }
+)
+
+#: What they start has an environment that another process decides.
+STRANGERS = frozenset(
+    {
+        *("docker", "docker-compose", "podman", "nerdctl", "ssh", "su", "runuser", "sudo", "doas", "machinectl"),
+        *("systemd-run", "tmux", "screen", "at", "batch", "srun", "sbatch", "salloc", "kubectl", "ray", "flux"),
     }
 )
 
 _CLUSTER = re.compile("[ditPq]*")
+_RAW_DEVICE = re.compile(r"/dev/(?:nvidia[0-9]|dri\b)")
+_CLEAN = re.compile("--(cleanenv|containall|no-eval)|-[A-Za-z]*[eC][A-Za-z]*")
+_KEPT = re.compile(rf"-[A-Za-z]*E[A-Za-z]*|--preserve-env(=.*\b{VARIABLE}\b.*)?")
 _SET = re.compile(rf"(?:^|[=,]){VARIABLE}=(.*)", re.DOTALL)
 _CDI = re.compile(r"nvidia\.com/gpu=(.+)")
 _ELSEWHERE = re.compile(r"/(tcp|udp|sctp)$")
@@ -96,8 +81,13 @@ class Start(NamedTuple):
         if self.container is not None:
             return self._in_container(self.words[self.container :])
         self._check_wrappers()
+        self._check_order()
         text, given = self._variable()
         return (_visible(text), given) if text is not None else (None, False)
+
+    @property
+    def _programs(self) -> set[str]:
+        return {os.path.basename(word) for word in self.words if isinstance(word, str)}
 
     def _check_wrappers(self) -> None:
         first = self.words[0] if self.words else ""
@@ -108,11 +98,30 @@ class Start(NamedTuple):
         name = os.path.basename(first)
         if name and name not in WRAPPERS and not name.startswith("python"):
             raise CannotTell(f"what {name} does about them is known only when it runs")
+        for word in self.words:
+            text = word.prefix if isinstance(word, Unknown) else word
+            if text.partition("=")[0] == "--env-file":
+                raise CannotTell("what its --env-file says is not read")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        """Apptainer has ways of its own to make the environment inside."""
+        if not self._programs & {"apptainer", "singularity"}:
+            return
+        told = any(f"{kind}_{VARIABLE}" in self.environment for kind in ("APPTAINERENV", "SINGULARITYENV"))
+        if told or any(isinstance(word, str) and _CLEAN.fullmatch(word) for word in self.words):
+            raise CannotTell(f"which {VARIABLE} the image is given is not followed")
+
+    def _check_order(self) -> None:
+        """muxd counts GPUs as nvidia-smi does, and starts scripts so."""
+        order = self.environment.get(ORDER, "PCI_BUS_ID")
+        if order != "PCI_BUS_ID":
+            raise CannotTell(f"{ORDER} is not PCI_BUS_ID, so that their numbers are not those of nvidia-smi")
 
     def _variable(self) -> tuple[Value | None, bool]:
         found, given = self.environment.get(VARIABLE), not self.inherited
-        programs = {os.path.basename(word) for word in self.words if isinstance(word, str)}
-        kept = any(re.match("-E|--preserve-env", word) for word in self.words if isinstance(word, str))
+        programs = self._programs
+        kept = any(_KEPT.fullmatch(word) for word in self.words if isinstance(word, str))
         if programs & {"sudo", "doas"} and not kept and found is not None:
             found, given = Unknown(f"whether sudo hands {VARIABLE} on is up to its settings", Place("", 0)), True
         before = ""
@@ -128,7 +137,7 @@ class Start(NamedTuple):
         return found, given
 
     def _in_container(self, words: Sequence[Value]) -> tuple[tuple[str, ...] | None, bool]:
-        if not any(word in ("run", "create") for word in words[:2]):
+        if not (words[:1] and words[0] in ("run", "create")) and words[:2] != ("container", "run"):
             raise CannotTell("the container is made elsewhere")
         if any(isinstance(word, Unknown) and word.many for word in words):
             raise CannotTell(next(word.why for word in words if isinstance(word, Unknown) and word.many))
@@ -150,7 +159,10 @@ class Start(NamedTuple):
         asked = list(options(words, "--gpus"))
         if asked:
             return _of_gpus(_known(asked[-1]))
-        devices = [match[1] for value in options(words, "--device") if (match := _CDI.fullmatch(_known(value)))]
+        given = [_known(value) for value in options(words, "--device")]
+        if any(map(_RAW_DEVICE.match, given)):
+            raise CannotTell("which GPUs its --device means is not followed")
+        devices = [match[1] for value in given if (match := _CDI.fullmatch(value))]
         if devices:
             return None if "all" in devices else tuple(devices)
         told = self._told(words, "NVIDIA_VISIBLE_DEVICES")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from muxd.config.devices import VARIABLE, Devices
+from muxd.config.devices import ORDER, VARIABLE, Devices
 from muxd.config.flags import Parallel
 from muxd.config.problems import Problems
 from muxd.config.readers import Base
@@ -53,7 +53,7 @@ class _Table:
         self._problems = problems
         self._cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory
         self._set = self._set_for_it()
-        env = {**environ, **self._set, **defaults.get("env", {}), **own.get("env", {})}
+        env = {**environ, ORDER: "PCI_BUS_ID", **self._set, **defaults.get("env", {}), **own.get("env", {})}
         path, args = own["script"]
         self._shown = shown_script(path)
         self._script = read_script(path, self._shown, env, self._cwd, args)
@@ -62,7 +62,7 @@ class _Table:
         """GPUs and port as the table has them, by the variables that scripts go by."""
         set_for_it: dict[str, str] = {}
         if gpus := self._given_gpus:
-            set_for_it |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VARIABLE: ",".join(map(str, gpus))}
+            set_for_it |= {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(map(str, gpus))}
         if port := self._own.get("port"):
             set_for_it["PORT"] = str(port)
         return set_for_it

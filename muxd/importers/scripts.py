@@ -20,7 +20,7 @@ from muxd.config.devices import VARIABLE
 from muxd.config.flags import Parallel, is_flag, parallel
 from muxd.config.handover import TELLING_FLAGS
 
-from .devices import CONTAINERS, CannotTell, GpuUse, Start, published
+from .devices import CONTAINERS, STRANGERS, CannotTell, GpuUse, Start, published
 from .shell.builtin import BUILTINS
 from .shell.grammar import read_commands
 from .shell.parameters import Ends
@@ -33,6 +33,12 @@ PORT_FLAGS = ("--port",)
 
 #: SGLang's own, without --port.
 DEFAULT_PORT = "30000"
+
+#: SGLang's flags that have no value: 167 of the 188 of 0.5.23.
+_SWITCH = re.compile(
+    r"--(\w+-)*(enable|disable|skip|trust|is|show|allow|use|no|keep|delete|only|return|idle|strip|grpc-mode)(-|$)"
+    r"|--(log-requests|quantize-and-serve|pre-warm-nccl|debug-cuda-graph)$"
+)
 
 _INTERPRETER = re.compile(r"python[0-9.]*|sglang")
 
@@ -169,6 +175,7 @@ class _Facts:
         self._candidates = _launches(runs)
         self._run = self._candidates[-1] if self._candidates else None
         self._stranger = next(filter(None, map(_other_engine, runs)), "")
+        self._strangers = any(isinstance(word, str) and word in STRANGERS for run in runs for word in run.arguments)
         self._variables = self._run.variables if self._run is not None else variables
         self._top = top
 
@@ -179,7 +186,7 @@ class _Facts:
         if run is not None:
             script.launch, script.program = run.place, _interpreter(run)
             self._flags(run)
-        uses = [_gpu_use(run) for run in self._candidates] or [self._unseen()]
+        uses = [*map(_gpu_use, self._candidates), *self._maybe_several()] or [self._unseen()]
         broken_off = next(iter(script.problems), None)
         script.gpu_uses = uses if broken_off is None else [GpuUse(broken_off.place, why=broken_off.text)]
         found = [*self._served_names(), *self._port(), *self._keys(), *self._one_server()]
@@ -188,14 +195,28 @@ class _Facts:
 
     def _flags(self, run: Run) -> None:
         script, words = self._script, run.arguments
-        script.memory_saver = flag(words, "--enable-memory-saver") is not None
-        script.cpu_backup = flag(words, "--enable-weights-cpu-backup") is not None
+        script.memory_saver = self._have("--enable-memory-saver")
+        script.cpu_backup = self._have("--enable-weights-cpu-backup")
         script.telling_flags = tuple(name for name in sorted(TELLING_FLAGS) if flag(words, name) is not None)
-        hidden = any(_hidden(words)) or flag(words, "--config") is not None
+        hidden = any(_hidden(run)) or flag(words, "--config") is not None
         script.all_flags_seen = _server_at(run) is not None and not hidden
+
+    def _have(self, name: str) -> bool:
+        """Whichever of the commands is the server's."""
+        return all(flag(run.arguments, name) is not None for run in self._candidates)
+
+    def _maybe_several(self) -> Iterator[GpuUse]:
+        """Servers beside each other, which their ports would tell apart, if these were known."""
+        hidden = [run for run in self._candidates if isinstance(flag(run.arguments, *PORT_FLAGS), Unknown)]
+        doubtful = [run for run in self._candidates if run.repeated and (run.background or run in hidden)]
+        if doubtful or (hidden and len(self._candidates) > 1):
+            why = "whether it starts one server or several is known only when it runs"
+            yield GpuUse((doubtful or hidden)[0].place, why=why)
 
     def _unseen(self) -> GpuUse:
         """Of a server that is started where nobody can look."""
+        if self._strangers:
+            return GpuUse(self._top, why="where it starts its server cannot be seen")
         variable = self._variables.get(VARIABLE)
         exported = {VARIABLE: variable.value} if variable is not None and variable.exported else {}
         texts = {name: value for name, value in exported.items() if not isinstance(value, dict)}
@@ -214,7 +235,7 @@ class _Facts:
             return None
         value = flag(self._run.arguments, *names)
         if value is None:
-            value = next(_hidden(self._run.arguments), None)
+            value = next(_hidden(self._run), None)
         return (value, self._run.place) if value is not None else None
 
     def _served_names(self) -> Iterator[Problem]:
@@ -338,12 +359,27 @@ def _gpu_use(run: Run) -> GpuUse:
     start = Start(_before_server(run), environment, inherited=variable is None or variable.place is None)
     why = ""
     try:
-        needs = parallel(_look_up(run))
+        needs = _needs(run)
     except CannotTell as error:
         needs, why = None, str(error)
     except ValueError as error:
         needs, why = None, f"{error}"
     return _seen(start, run.place, needs, why)
+
+
+def _needs(run: Run) -> Parallel:
+    """Raises CannotTell, ValueError."""
+    if _server_at(run) is None and not _is_router(run):
+        raise CannotTell(f"how many {_program(run) or 'its server'} uses is known only when it runs")
+    look_up = _look_up(run)
+    if look_up(("--num-gpus",)) is not None:  # of servers of images
+        raise CannotTell("--num-gpus is not followed")
+    return parallel(look_up)
+
+
+def _is_router(run: Run) -> bool:
+    """Which starts SGLang's servers with their flags."""
+    return ("-m", "sglang_router.launch_server") in pairwise(run.arguments)
 
 
 def _seen(start: Start, place: Place, needs: Parallel | None, why: str) -> GpuUse:
@@ -370,7 +406,7 @@ def _look_up(run: Run) -> Callable[[Sequence[str]], str | None]:
     def look_up(names: Sequence[str]) -> str | None:
         value = flag(run.arguments, *names)
         if value is None:
-            value = next(_hidden(run.arguments), None)
+            value = next(_hidden(run), None)
         if isinstance(value, Unknown):
             raise CannotTell(value.why)
         if value is None and flag(run.arguments, "--config") is not None:
@@ -428,12 +464,15 @@ def flag(words: Iterable[Value], *names: str) -> Value | None:
     return "" if expected and found is None else found
 
 
-def _hidden(words: Iterable[Value]) -> Iterator[Unknown]:
-    """What may be flags, and is not the value of one."""
-    before = ""
-    for word in words:
-        if isinstance(word, Unknown) and word.many and not (before.startswith("--") and "=" not in before):
-            yield word
+def _hidden(run: Run) -> Iterator[Unknown]:
+    """What may be flags of the server, and is not the value of one."""
+    server, before = _server_at(run) or 0, ""
+    for place, word in enumerate(run.arguments):
+        expected = before.startswith("--") and "=" not in before and not _SWITCH.match(before)
+        if isinstance(word, Unknown) and not expected and before != "serve":
+            alone = place > server and (not word.prefix or word.prefix.startswith("-"))  # in quotes
+            if word.many or alone:
+                yield word
         before = word if isinstance(word, str) else ""
 
 

@@ -32,6 +32,7 @@ def test_a_script_gets_environment_and_nothing_else():
     assert launch.env["PORT"] == "31001"
     assert launch.env["TMPDIR"] == "/w/tmp"
     assert "CUDA_VISIBLE_DEVICES" not in launch.env
+    assert launch.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "GPUs are counted as muxd counts them"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import muxd.gpus
 from muxd.config import load_config
 from muxd.errors import ConfigError
+from muxd.gpus import Card
 from muxd.importers.drop_in import DropIn, model_name
 
 SERVE = "python -m sglang.launch_server"
@@ -110,6 +112,26 @@ def test_scripts_share_all_gpus_that_any_of_them_names(write, bash, scripts, gpu
     config = load_config(None, bash.environ, DropIn(tuple(files)))
     assert [model.gpus for model in config.models] == [gpus, gpus]
     assert [model.script.env for model in config.models] == [{}, {}]
+
+
+UNKNOWN = ["export CUDA_VISIBLE_DEVICES=$(pick)", "source $(where)/site.sh"]
+
+
+@pytest.mark.parametrize("before", UNKNOWN)
+def test_where_the_gpus_of_one_script_are_unknown_all_scripts_share_all_there_are(write, bash, monkeypatch, before):
+    """Those of the machine, and those that the file's models are on."""
+    cards = [Card(index, f"GPU-{index}") for index in range(4)]
+    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: cards)
+    file = Path("muxd.toml")
+    file.write_text('[models.own]\nengine = "simulator"\ngpus = [5]\n')
+    hidden = write("a.sh", 30001, before)
+    plain = write("b.sh", 30002, "export CUDA_VISIBLE_DEVICES=2")
+    config = load_config(file, bash.environ, DropIn((hidden, plain)))
+    assert [(m.name, m.gpus) for m in config.models] == [
+        ("own", (5,)),
+        ("a", (0, 1, 2, 3, 5)),
+        ("b", (0, 1, 2, 3, 5)),
+    ]
 
 
 @pytest.mark.parametrize(

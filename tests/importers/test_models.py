@@ -158,6 +158,22 @@ def test_gpus_that_cannot_be_told_are_asked_for_and_can_be_given(load, problems,
         assert model.gpus == (0, 1)
 
 
+def test_a_script_that_may_start_several_servers_needs_gpus_though_it_has_a_port(load, problems):
+    script = f"for i in 0 1; do\n  {SERVE} --model-path a --port $(expr 30000 + $i) &\ndone\nwait"
+    (problem,) = problems(f"{NAMED}port = 30000", script)
+    assert problem == (
+        "launch/legacy.sh:2: models.legacy.gpus: its GPUs: whether it starts one server or several is known only when "
+        "it runs; write it plainly, or give gpus to [models.NAME] in muxd.toml beside `script`"
+    )
+    (model,) = load(f"{NAMED}port = 30000\ngpus = [0, 1]", script).models
+    assert model.gpus == (0, 1)
+
+
+def test_gpus_are_counted_as_nvidia_smi_does_whatever_muxds_environment_says(load):
+    script = f"export CUDA_VISIBLE_DEVICES=1\n{LEGACY}"
+    assert load(NAMED, script, CUDA_DEVICE_ORDER="FASTEST_FIRST").models[0].gpus == (1,)
+
+
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
     def none():
         raise CannotAsk("NVML says: Driver Not Loaded")

@@ -212,13 +212,92 @@ HIDDEN = [
     "docker exec it {}",
     "export $(grep -v '^#' .env | xargs)\n{}",
     "./start-it",
+    # Who starts it has ways of its own to choose them, or to add flags.
+    "torchrun --nproc-per-node 4 {}",
+    "accelerate launch --gpu_ids 1,2 {}",
+    "cat flags | xargs {}",
+    "uv run --env-file=.env {}",
+    "pixi run {}",
+    "APPTAINERENV_CUDA_VISIBLE_DEVICES=3 apptainer exec --nv image {}",
+    "export CUDA_VISIBLE_DEVICES=3\nsingularity exec --nv -eC image {}",
+    "docker compose run -p 1:1 it {}",
+    "docker run --device /dev/nvidia3 image {}",
+    "export CUDA_VISIBLE_DEVICES=2\nsudo --preserve-env=PATH {}",
+    "export CUDA_VISIBLE_DEVICES=2\nsu - user -c '{}'",
+    "export CUDA_VISIBLE_DEVICES=2\ntmux new-session -d '{}'",
+    "export CUDA_DEVICE_ORDER=FASTEST_FIRST CUDA_VISIBLE_DEVICES=1\n{}",
+    # What it is told is in words that nobody sees.
+    "{} --trust-remote-code $(more)",
+    '{} --enable-metrics "$(one)"',
+    '{} "--$(one)"',
+    "source $(where)/site.sh\n{}",
+    "source ./broken.sh\n{}",
+    "{} --num-gpus 4",
+    "python serve.py --model a --port 1",
+    "python -c 'import serve' --model a --port 1",
 ]
 
 
 @pytest.mark.parametrize("text", HIDDEN)
-def test_gpus_that_cannot_be_read_are_unknown_and_never_the_first(read, text):
+def test_gpus_that_cannot_be_read_are_unknown_and_never_the_first(read, bash, text):
+    (bash.folder / "broken.sh").write_text("if true; the")
     found = read(text.replace("{}", f"{SERVE} --model a --port 1"))
     assert [bool(use.why) for use in found.gpu_uses] == [True]
+
+
+SEVERAL = {
+    "for i in 0 1; do {} --port $(expr 30000 + $i) & done": "3",
+    "for i in $(seq 0 1); do {} --port $((30000 + i)) & done": "3",
+    "while read -r port; do {} --port $port & done < ports": "3",
+    "seq 2 | while read -r i; do {} --port $i & done": "3",
+    "PORT=30000\nwhile read -r gpu; do {} --port $PORT & PORT=$((PORT + 1)); done < gpus": "4",
+    "serve() { {} --port $(free_port); }\nserve & serve": "3",
+}
+
+
+@pytest.mark.parametrize(("text", "line"), SEVERAL.items())
+def test_where_it_may_start_several_servers_nobody_knows_their_gpus(read, text, line):
+    found = read(f"\n\n{text.replace('{}', f'{SERVE} --model a')}\nwait")
+    why = "whether it starts one server or several is known only when it runs"
+    assert [(use.why, str(use.place)) for use in found.gpu_uses if use.why] == [(why, f"a.sh:{line}")]
+
+
+ONE = [
+    "while true; do {} --port 1; sleep 5; done",
+    "for try in 1 2 3; do {} --port 1; done",
+    "until ping host; do {} --port 1; done",
+    "PORT=$(free_port)\n{} --port $PORT &\nwait",
+]
+
+
+@pytest.mark.parametrize("text", ONE)
+def test_a_loop_that_keeps_one_server_up_starts_one(read, text):
+    found = read(text.replace("{}", f"CUDA_VISIBLE_DEVICES=1 {SERVE} --model a"))
+    assert {use.why for use in found.gpu_uses} == {""}
+    assert {use.visible for use in found.gpu_uses} == {("1",)}
+
+
+HARMLESS = {
+    '"$(command -v python)" -m sglang.launch_server --model a --port 1 --tp 2': 2,
+    '{} --chat-template $(pick) --log-level "$(pick)" --tp 2': 2,
+    'sglang serve "$(pick)" --port 1 --tp 2': 2,
+    "source $(conda info --base)/etc/profile.d/conda.sh\nconda activate x\n{} --tp 2": 2,
+    "python -m sglang_router.launch_server --model a --port 1 --dp-size 4": 4,
+    "sudo -HE {} --tp 2": 2,
+    "docker container run -p 1:1 image {} --tp 2": 2,
+}
+
+
+@pytest.mark.parametrize(("text", "count"), HARMLESS.items())
+def test_what_decides_no_gpu_may_be_unknown(read, text, count):
+    found = read(text.replace("{}", f"{SERVE} --model a --port 1"))
+    assert uses(found) == [(None, count, "")]
+
+
+@pytest.mark.parametrize("flags", [("--enable-memory-saver", ""), ("", "--enable-memory-saver")])
+def test_a_server_can_sleep_only_where_either_of_two_ways_lets_it(read, flags):
+    ways = [f"{SERVE} --model a --port 1 {way}" for way in flags]
+    assert read(f"if nvidia-smi; then {ways[0]}; else {ways[1]}; fi").sleep_level == 3
 
 
 def test_where_one_of_several_commands_is_the_servers_all_of_their_gpus_are(read):

@@ -174,12 +174,13 @@ def _source(call: Call) -> None:
     walk.state.status = None
     path = _found(call.texts[0], walk) if call.all_known and call.texts else None
     if path is None:
-        if not call.all_known and ("allexport" in walk.state.options or _IS_OUTPUT.match(_first_unknown(call).why)):
-            _set_by(call)
+        if not call.all_known:
+            _read_in(call)
         return
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError):
+        walk.state.unseen = Unknown(f"what {path} sets cannot be read", call.place)
         return
     outer = walk.state.arguments
     walk.state.arguments = list(call.arguments[1:]) or outer
@@ -192,6 +193,15 @@ def _source(call: Call) -> None:
         walk.state.arguments = outer
 
 
+def _read_in(call: Call) -> None:
+    """A file that nobody knows sets variables, too: those that the script has set are taken to be left alone."""
+    said = _first_unknown(call)
+    if "allexport" in call.walk.state.options or _IS_OUTPUT.match(said.why):
+        _set_by(call)
+    elif not _SET_UP.search(said.why):
+        call.walk.state.unseen = said
+
+
 def _found(name: str, walk: Walk) -> Path | None:
     """A name without a slash is looked for in $PATH first."""
     search = walk.state.text("PATH")
@@ -201,10 +211,11 @@ def _found(name: str, walk: Walk) -> Path | None:
 
 
 def follow_text(walk: Walk, text: str, place: Place) -> None:
-    """What of it is not understood is taken to change nothing."""
+    """What is not understood is taken to leave alone what the script has set."""
     try:
         commands = read_commands(text, place.file, place.line)
     except (NotUnderstood, RecursionError):
+        walk.state.unseen = Unknown(f"what {place} sets is not understood", place)
         walk.state.status = None
         return
     walk.follow(commands)

@@ -58,6 +58,8 @@ class Flow:
         self.state = state
         self.output = output  # of a substitution; None: nobody reads it
         self._conditional = 0  # how many conditions we are in: failures end nothing there
+        self._repeated = 0  # how many loops, of whose rounds only some are followed
+        self._background = 0  # how many commands that nobody waits for
         self._depth = depth
         self._steps = 0
 
@@ -98,7 +100,9 @@ class Flow:
             case Chain(first, rest):
                 self._chain(first, rest)
             case Background(inner):
+                self._background += 1
                 self._aside((inner,))
+                self._background -= 1
                 self.state.status = 0
             case Group(body, subshell):
                 self._aside(body) if subshell else self.follow(body)
@@ -229,7 +233,7 @@ class Flow:
                 self.follow(loop.condition)
             status = self.state.status
             if status is None:
-                self._maybe(loop.place, lambda: self._once(loop.body), self._nothing)
+                self._maybe(loop.place, lambda: self._some_round(loop.body), self._nothing)
                 break
             if (status == 0) == loop.until or not self._once(loop.body):
                 break
@@ -247,13 +251,21 @@ class Flow:
             return leave.how == "continue"
         return True
 
+    def _some_round(self, body: tuple[Command, ...]) -> None:
+        """One that stands for all, of which nobody knows how many there are."""
+        self._repeated += 1
+        try:
+            self._once(body)
+        finally:
+            self._repeated -= 1
+
     def _for(self, loop: For) -> None:
         values = list(self.state.arguments) if loop.words is None else self.expansion.fields(loop.words)
         if not loop.known or any(isinstance(value, Unknown) and value.many for value in values):
             if loop.name:
                 unknown = Unknown(f"${loop.name} is known only when it runs", loop.place)
                 self.state.assign(loop.name, unknown, loop.place)
-            self._maybe(loop.place, lambda: self._once(loop.body), self._nothing)
+            self._maybe(loop.place, lambda: self._some_round(loop.body), self._nothing)
             return
         for value in values[:ROUNDS]:
             self.state.assign(loop.name, value, loop.place)

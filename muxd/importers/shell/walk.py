@@ -32,6 +32,8 @@ class Run:
     variables: dict[str, Variable]  # of the script, at that time
     place: Place
     unseen: Unknown | None = None  # what variables that are not there may have been set to
+    repeated: bool = False  # in a loop, and nobody knows how often
+    background: bool = False  # the script does not wait for it here
 
 
 class Builtins(Protocol):
@@ -104,7 +106,15 @@ class Walk(Flow):
 
     def _note(self, arguments: list[Value], place: Place) -> None:
         self.runs.append(
-            Run(tuple(arguments), self.state.exports(), dict(self.state.variables), place, self.state.unseen)
+            Run(
+                tuple(arguments),
+                self.state.exports(),
+                dict(self.state.variables),
+                place,
+                self.state.unseen,
+                repeated=self._repeated > 0,
+                background=self._background > 0,
+            )
         )
 
     @contextmanager
