@@ -167,9 +167,9 @@ async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: R
                 nursery.start_soon(serve_control, supervisor, claimed.listener, rights)
             said = ""
         except (OSError, MuxdError) as error:
-            if str(error) != said:
-                log.error("the control socket %s was removed and cannot be made again: %s", claimed.path, error)
-            said = str(error)
+            if (why := in_words(error)) != said:
+                log.error("the control socket %s was removed and cannot be made again: %s", claimed.path, why)
+            said = why
 
 
 async def _tell_systemd(notifier: Notifier) -> None:

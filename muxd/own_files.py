@@ -41,8 +41,9 @@ def read(path: Path | str) -> bytes:
         return file.read(LONGEST)
 
 
-def put_aside(path: Path, why: object) -> None:
+def put_aside(path: Path, why: str | Exception) -> None:
     """Rename it to NAME.unreadable and say so; an older one is replaced.  What cannot be renamed stays."""
+    why = why if isinstance(why, str) else in_words(why)
     aside = path.with_suffix(".unreadable")
     for number in count(1):
         try:

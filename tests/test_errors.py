@@ -1,8 +1,10 @@
 """What people read of an error that the system made."""
 
+import ast
+import builtins
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,34 @@ def test_a_folder_that_cannot_be_is_told_with_its_key(
     assert told.value.message.startswith(f"muxd cannot start: [muxd] {key}: ")
     assert said.format(tmp=tmp_path) in told.value.message
     assert "Errno" not in told.value.message
+
+
+ROOT = Path(__file__).parent.parent
+FILES = [path for package in ("muxd", "muxctl") for path in sorted((ROOT / package).rglob("*.py"))]
+SYSTEMS = {name for name, what in vars(builtins).items() if isinstance(what, type) and issubclass(what, OSError)}
+
+
+def shown_raw(text: str) -> Iterator[str]:
+    """Where an error that may be the system's is put into a text as Python spells it."""
+    for handler in ast.walk(ast.parse(text)):
+        if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
+            continue
+        caught = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+        if not caught & {*SYSTEMS, "UNREADABLE"}:
+            continue
+        for node in ast.walk(handler):
+            inside = [node.value] if isinstance(node, ast.FormattedValue) else []
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log."):
+                inside = node.args
+            if any(isinstance(each, ast.Name) and each.id == handler.name for each in inside):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_error_of_the_system_is_shown_as_python_spells_it(path: Path):
+    assert not list(shown_raw(path.read_text()))
+
+
+@pytest.mark.parametrize("use", ['f"no: {e}"', 'log.info("no: %s", e)'])
+def test_one_that_is_would_be_found(use: str):
+    assert list(shown_raw(f"try: f()\nexcept (ValueError, PermissionError) as e: {use}"))

@@ -54,6 +54,13 @@ def test_whatever_is_in_a_folders_place_makes_way(tmp_path, thing):
     assert not (tmp_path / "workers").is_symlink()
 
 
+def test_what_is_put_aside_is_said_in_words(tmp_path, caplog):
+    (tmp_path / "state.json").symlink_to("elsewhere")
+    StateFile(tmp_path / "state.json").load()
+    assert "too many levels of symbolic links" in caplog.text
+    assert "Errno" not in caplog.text
+
+
 def test_nothing_that_was_put_aside_keeps_the_next_from_it(tmp_path):
     for _ in range(3):
         a_folder(tmp_path / "qwen.lock")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from muxd.errors import in_words
 from muxd.own_files import UNREADABLE, put_aside, read
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def records_in(run_dir: Path) -> list[ChildRecord]:
             if not is_locked(path):
                 put_aside(path, error)
             else:  # by a shim, which is found by its token
-                log.error("%s cannot be read (%s)", path, error)
+                log.error("%s cannot be read (%s)", path, in_words(error))
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from muxd.errors import in_words
 from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
 from muxd.shim.processes import GONE, Process, process_table, send
 from muxd.threads import in_thread
@@ -82,7 +83,7 @@ async def _look(marks: Marks, killed: Collection[tuple[int, int]]) -> list[Proce
                 with spare().lent():
                     return find(marks, killed)
             except OSError as error:
-                log.error("the processes of this machine cannot be seen: %s", error)
+                log.error("the processes of this machine cannot be seen: %s", in_words(error))
         await trio.sleep(BLIND)
 
 

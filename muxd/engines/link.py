@@ -6,6 +6,7 @@ is a probe or a call that failed.  Size, depth, encoding and numbers are bounded
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.cookiejar import CookieJar
@@ -125,7 +126,7 @@ class Link:
         except _Odd as error:
             raise EngineCallFailed(f"{verb}: {error}") from None
         except httpx.HTTPError as error:
-            message = f"{verb}: the connection broke before an answer ({quote(repr(error))})"
+            message = f"{verb}: the connection broke before an answer ({_why(error)})"
             raise EngineCallFailed(message, broken=verb) from None
         if answer.status != 200:
             cause = causes.of_answer(verb, answer.status, answer.text)
@@ -147,8 +148,10 @@ class Link:
                 return answer.json()
         except _Lacking as error:
             raise EngineCallFailed(f"GET {path}: {error}", lacking=True) from None
-        except (httpx.HTTPError, trio.TooSlowError, _Odd) as error:
-            raise EngineCallFailed(f"GET {path}: {quote(repr(error))}") from None
+        except trio.TooSlowError:
+            raise EngineCallFailed(f"GET {path}: no answer in {self.probe_timeout:g} s") from None
+        except (httpx.HTTPError, _Odd) as error:
+            raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
         cause = causes.of_answer(path, answer.status, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
 
@@ -159,10 +162,8 @@ class Link:
         """
         try:
             answer = await self._exchange("GET", path, self._api_auth, None, most)
-        except httpx.HTTPError as error:
-            raise EngineCallFailed(f"GET {path}: {quote(repr(error))}") from None
-        except _Odd as error:
-            raise EngineCallFailed(f"GET {path}: {error}") from None
+        except (httpx.HTTPError, _Odd) as error:
+            raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
         if answer.status not in (200, 404):
             raise EngineCallFailed(f"GET {path}: {answer.status}")
         return answer.body if answer.status == 200 else None
@@ -174,18 +175,18 @@ class Link:
         self, method: str, path: str, auth: dict[str, str], timeout: float, body: Any = None
     ) -> "_Answer":
         """Raises httpx.HTTPError, TooSlowError, and _Odd; _Lacking where it could not be sent all the while."""
-        lack: BaseException | None = None
+        lack = 0
         with trio.move_on_after(timeout):
             while True:
                 try:
                     return await self._exchange(method, path, auth, body, LONGEST_ANSWER)
                 except httpx.ConnectError as error:
-                    lack = next(_lacks(error), None)
-                    if lack is None:
+                    lack = next((number for number in _refused(error) if number in LACKING), 0)
+                    if not lack:
                         raise
                 await trio.sleep(LACKING_POLL)
-        if lack is not None:
-            raise _Lacking(f"muxd cannot make a connection: {lack}")
+        if lack:
+            raise _Lacking(f"muxd cannot make a connection: {_said(lack)}")
         raise trio.TooSlowError
 
     async def _exchange(self, method: str, path: str, auth: dict[str, str], body: Any, most: int) -> "_Answer":
@@ -245,14 +246,24 @@ def _finite(number: str) -> float:
     return value
 
 
-def _lacks(error: BaseException) -> Iterator[BaseException]:
-    """What made a connection fail that says nothing of the server: trio and httpx wrap it several times."""
-    if isinstance(error, OSError) and error.errno in LACKING:
-        yield error
+def _why(error: Exception) -> str:
+    """What broke a connection or spoilt an answer: in the system's words, where it has some."""
+    refused = next(_refused(error), 0)
+    return quote(_said(refused) if refused else str(error) or "the connection broke")
+
+
+def _said(number: int) -> str:
+    return os.strerror(number).lower()  # trio's own words have the address in Python's spelling
+
+
+def _refused(error: BaseException) -> Iterator[int]:
+    """What the system refused when a connection failed, as errno: trio and httpx wrap it several times."""
+    if isinstance(error, OSError) and error.errno:
+        yield error.errno
     inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
     inner += [each for each in (error.__cause__, error.__context__) if each is not None]
     for each in inner:
-        yield from _lacks(each)
+        yield from _refused(each)
 
 
 def _bearer(key: str) -> dict[str, str]:

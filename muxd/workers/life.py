@@ -210,7 +210,7 @@ class Life:
         except PortTaken as error:
             self._given_up = causes.of_taken_port(error.message)
         except OSError as error:
-            log.warning("%s: who listens at its port cannot be seen: %s", self._model.name, error)
+            log.warning("%s: who listens at its port cannot be seen: %s", self._model.name, in_words(error))
         return False
 
     async def _misplaced(self, listener: Listener, port: int) -> Cause | None:
@@ -228,7 +228,7 @@ class Life:
         try:
             found = [str(path) for path in self._engine.leftovers(server.child.pid)]
         except OSError as error:  # no descriptor is left: the next time
-            log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, error)
+            log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, in_words(error))
             return
         if found != server.record.leftovers:
             server.record.leftovers = found

@@ -171,5 +171,5 @@ async def test_an_error_is_no_page():
 async def test_where_nobody_listens_there_is_no_page():
     async with open_http() as http:
         dead = Link(http, "http://127.0.0.1:1", "", print, call_timeout=1.0, probe_timeout=1.0)
-        with pytest.raises(EngineCallFailed, match="GET /metrics: ConnectError"):
+        with pytest.raises(EngineCallFailed, match="GET /metrics: connection refused"):
             await engine_for(MODEL).metrics(dead)

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -58,8 +59,8 @@ ODD = {
 
 
 @asynccontextmanager
-async def answering(answer: bytes, *, endless: bool = False) -> AsyncIterator[Link]:
-    """A server of which every connection gets just that, once it has asked."""
+async def answering(answer: bytes, *, endless: bool = False, ending: str = "") -> AsyncIterator[Link]:
+    """A server of which every connection gets just that, once it has asked; or none, where it is to end so."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
@@ -67,6 +68,11 @@ async def answering(answer: bytes, *, endless: bool = False) -> AsyncIterator[Li
                 asked = b""
                 while not asked.endswith(b"}" if asked.startswith(b"POST") else b"\r\n\r\n"):
                     asked += await stream.receive_some()
+                if ending == "silent":
+                    await trio.sleep_forever()
+                elif ending == "resetting":
+                    stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    return
                 await stream.send_all(answer)
                 while endless:
                     await stream.send_all(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
@@ -75,8 +81,12 @@ async def answering(answer: bytes, *, endless: bool = False) -> AsyncIterator[Li
     url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery, open_http() as client:
-            nursery.start_soon(trio.serve_listeners, serve, listeners)
-            yield Link(client, url, "admin", lambda _: None, call_timeout=10.0, probe_timeout=10.0)
+            if ending == "refusing":
+                await listeners[0].aclose()
+            else:
+                nursery.start_soon(trio.serve_listeners, serve, listeners)
+            timeout = 0.2 if ending == "silent" else 10.0
+            yield Link(client, url, "admin", lambda _: None, call_timeout=timeout, probe_timeout=timeout)
             nursery.cancel_scope.cancel()
 
 
@@ -104,6 +114,22 @@ async def test_an_odd_answer_is_at_most_a_failure_and_said_in_a_line(name, quest
     async with answering(ODD[name]) as link:
         failed = await failure_of(QUESTIONS[question](link))
     assert failed is None or (len(failed.message) < 500 and failed.message.isprintable())
+
+
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        (q, n)
+        for q in ("ask", "call", "page")
+        for n in (*ODD, "silent", "refusing", "resetting")
+        if (q, n) != ("page", "silent")
+    ],  # whose caller limits the time
+)
+async def test_why_there_is_no_answer_is_said_in_words(question, name):
+    """No errno, no name of a class: a person reads it as the reason of a model's state."""
+    async with answering(ODD.get(name, b""), ending=name) as link:
+        failed = await failure_of(QUESTIONS[question](link))
+    assert failed is None or not re.search(r"Errno|Error\(|_Odd|Exception", failed.message), failed
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -14,6 +14,7 @@ from muxd.engines.sglang import SLEEP_ON_IDLE
 from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV, eventually, kill_server, read_proc, server_processes
 
 TICKS = os.sysconf("SC_CLK_TCK")
+ARGS = [arg for arg in CPU_ARGS if arg != SLEEP_ON_IDLE]
 EVERYTHING = {"tags": ["kv_cache", "weights"]}
 SECONDS = 6.0
 
@@ -27,7 +28,7 @@ def serving(home: Path, folder: Path, *flags: str) -> Iterator[tuple[int, httpx.
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
         argv = [home / "venv/bin/python", "-m", "sglang.launch_server", "--model-path", home / "models" / "tiny-a"]
-        argv += ["--host", "127.0.0.1", "--port", str(port), "--enable-memory-saver", *CPU_ARGS, *flags]
+        argv += ["--host", "127.0.0.1", "--port", str(port), "--enable-memory-saver", *ARGS, *flags]
         env = {**os.environ, **CPU_ENV, "TMPDIR": str(folder)}
         with (folder / "log").open("wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
             launcher = subprocess.Popen(argv, env=env, stdout=out, stderr=out, start_new_session=True)
@@ -68,12 +69,12 @@ def idle_and_asleep(home: Path, folder: Path, *flags: str) -> tuple[float, float
         return idle, share(launcher)
 
 
-def test_a_server_that_waits_for_requests_burns_no_more_than_one_that_asks_for_them(
+def test_a_server_that_waits_for_requests_burns_far_less_than_one_that_asks_for_them(
     sglang_home: Path, tmp_path: Path
 ) -> None:
-    """SGLang 0.5.23 on a CPU, of one core: idle 1.8 % without and 1.3 % with it, asleep 1.5 % and 1.3 %."""
+    """SGLang 0.5.23 on a CPU, of one core: idle 89 % without and 1.2 % with it, asleep 67 % and 1.0 %."""
     without = idle_and_asleep(sglang_home, tmp_path / "without")
     waiting = idle_and_asleep(sglang_home, tmp_path / "with", SLEEP_ON_IDLE)
     print(f"cores, idle and asleep: {without} without {SLEEP_ON_IDLE}, {waiting} with it")
     for one, other in zip(waiting, without, strict=True):
-        assert one < max(other, 0.02) + 0.005
+        assert one < other / 4
