@@ -54,6 +54,10 @@ class Client:
         """One model's status, by name or served name; raises ModelNotFound."""
         return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
 
+    async def unload(self, name: str) -> Message:
+        """Say that a client has no more use of a model: `sleeps` tells whether it is put to sleep, `reason` why not."""
+        return await self._ask("POST", f"/v1/models/{quote(name, safe='')}/unload")
+
     async def metrics(self) -> str:
         """The supervisor's and the awake engines', in Prometheus' text format; takes up to 2.5 seconds."""
         async with self._answer("GET", "/metrics") as answer:

@@ -22,6 +22,7 @@ from .config.names import did_you_mean
 from .config.plan import Step
 from .config.written import written_since
 from .core.commands import (
+    AnswerUnload,
     Command,
     EndLease,
     FailLease,
@@ -55,6 +56,7 @@ from .core.events import (
     Started,
     SwitchAsked,
     TimerFired,
+    UnloadAsked,
     Verb,
     Waiting,
 )
@@ -131,6 +133,7 @@ class Supervisor:
         self._leases = Streams(lease_line)
         self._switches = Streams(switch_line)
         self._orders = Streams(order_line)
+        self._unloads = Streams(order_line)
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses()
         self._written = False  # the configuration's files, since they were read
@@ -183,6 +186,8 @@ class Supervisor:
                 self._end(self._orders, ticket, {"type": "done", "state": state})
             case FailOrder(ticket, code, message):
                 self._end(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
+            case AnswerUnload(ticket, reason):
+                self._end(self._unloads, ticket, {"sleeps": not reason, "reason": reason or None})
             case RememberStop(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case RenewWorker(name):
@@ -204,7 +209,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End every stream that is still open."""
-        for streams in (self._leases, self._switches, self._orders):
+        for streams in (self._leases, self._switches, self._orders, self._unloads):
             streams.end_all()
         self.journal.close()
 
@@ -363,6 +368,14 @@ class Supervisor:
         self._record_order(name, verb)
         self.tell(OrderGiven(time, stream.number, name, verb, now))
         return stream.receive
+
+    async def unload(self, name: str) -> dict[str, Any]:
+        now = trio.current_time()
+        stream = self._unloads.open(self._number(), name, now)
+        self.tell(UnloadAsked(now, stream.number, name))
+        async for answer in stream.receive:
+            return answer
+        raise ShuttingDown("muxd is shutting down, and every model with it")
 
     def _record_order(self, name: str, order: str) -> None:
         self.journal.record("operator", model=name, order=order)

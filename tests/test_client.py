@@ -23,6 +23,11 @@ async def test_questions_are_answered(desk: Desk) -> None:  # noqa: F811
     assert await client.model("Qwen/Qwen3-14B") == {"name": "qwen"}
 
 
+async def test_a_model_is_let_go(desk: Desk) -> None:  # noqa: F811
+    told = await Client([desk.path]).unload("Qwen/Qwen3-14B")
+    assert told == {"model": "qwen", "sleeps": False, "reason": "it is in use"}
+
+
 async def test_metrics_are_told_as_text(desk: Desk) -> None:  # noqa: F811
     assert await Client([desk.path]).metrics() == METRICS
 

@@ -95,6 +95,16 @@ async def test_a_lease_is_granted_revoked_and_over(tmp_path):
         supervisor.close_lease(other)
 
 
+async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(tmp_path):
+    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+        told = await supervisor.unload("a")
+        assert (told["model"], told["sleeps"], told["reason"]) == ("a", False, "it is unloaded")
+        await lines(supervisor.switch("a"))
+        assert (await supervisor.unload("a"))["sleeps"]
+        while supervisor.model_status("a")["state"] != "asleep":
+            await trio.sleep(0.02)
+
+
 async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
     async with supervised(tmp_path, a_model("a")) as supervisor:
         supervisor.switch("a").close()

@@ -11,7 +11,7 @@ Message = dict[str, Any]  # one JSON object
 
 
 class Office(Protocol):
-    """Nothing here waits but `reload`, for the disk, and `metrics`, for the engines.
+    """Nothing here waits but `reload`, for the disk, `metrics`, for the engines, and `unload`, for the core's decision.
 
     Every method may raise a MuxdError, which becomes the answer.
     """
@@ -40,6 +40,13 @@ class Office(Protocol):
 
     def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
         """Progress, closed after `done` or `failed`.  Dropping it does not take the order back."""
+        ...
+
+    async def unload(self, name: str) -> Message:
+        """A client has no more use of it: `sleeps` tells whether it is put to sleep, `reason` why not.
+
+        Raises ShuttingDown.
+        """
         ...
 
     async def reload(self, *, dry_run: bool = False) -> Message:

@@ -72,6 +72,7 @@ class ControlRoutes:
                 Route("GET", "/v1/version", Right.READ, self._version),
                 Route("GET", "/v1/status", Right.READ, self._status),
                 Route("GET", "/metrics", Right.READ, self._metrics),
+                Route("POST", "/v1/models/NAME/unload", Right.LEASE, self._unload, "have models let go"),
                 Route("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
                 Route("GET", "/v1/models/NAME", Right.READ, self._model),
                 Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
@@ -150,6 +151,9 @@ class ControlRoutes:
         name = self._office.resolve(name)
         await _tell(exchange, name, self._office.order(name, verb, now=body.now), wait=body.wait)
 
+    async def _unload(self, request: Request, exchange: Exchange, name: str) -> None:
+        await exchange.send_json(200, await self._office.unload(self._office.resolve(name)))
+
     async def _reload(self, request: Request, exchange: Exchange, _: str) -> None:
         body = body_of(request, ReloadBody)
         await exchange.send_json(200, await self._office.reload(dry_run=body.dry_run))
@@ -202,7 +206,7 @@ def _parse(raw_path: str) -> tuple[str, str]:
         return "/v1/leases/ID", parts[3]
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
-    if len(parts) > 4 and parts[-1] in ("switch", "logs", *ORDERS):
+    if len(parts) > 4 and parts[-1] in ("switch", "logs", "unload", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
 

@@ -106,6 +106,14 @@ class FailOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerUnload:
+    """The worker goes to sleep, or `reason` says why it does not."""
+
+    ticket: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RememberStop:
     """An operator stopped it, or lifted that again: it outlasts muxd."""
 
@@ -163,6 +171,7 @@ Command = (
     | FailSwitch
     | FinishOrder
     | FailOrder
+    | AnswerUnload
     | RememberStop
     | RenewWorker
     | ForgetWorker

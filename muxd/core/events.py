@@ -25,6 +25,7 @@ class Verb(StrEnum):
     STOP = "stop"  # end its processes and keep them ended until a start
     RESTART = "restart"  # end its processes, then start
     SLEEP = "sleep"  # give the GPU up; the next request may wake it
+    UNLOAD = "unload"  # likewise, until somebody wants it: its client has no more use of it
     RENEW = "renew"  # end its processes: the configuration changed
     RETIRE = "retire"  # likewise, and forget it: the configuration has it no more
 
@@ -91,6 +92,15 @@ class OrderGiven:
     worker: str
     verb: Verb
     now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """A client has no more use of this worker: it may sleep, if nobody else has."""
+
+    time: float
+    ticket: int
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +219,7 @@ Event = (
     | LeaseEnded
     | SwitchAsked
     | OrderGiven
+    | UnloadAsked
     | Reconfigured
     | GpusMeasured
     | WorkerReady

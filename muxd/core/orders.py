@@ -7,7 +7,7 @@ them: it is about the GPU, not about one worker, and lives in `switching`.
 
 from collections.abc import Iterable, Iterator
 
-from .commands import Command, FailOrder, FinishOrder, ForgetWorker, RememberStop, RenewWorker, StopWorker
+from .commands import AnswerUnload, Command, FailOrder, FinishOrder, ForgetWorker, RememberStop, RenewWorker, StopWorker
 from .events import Verb
 from .host import Host
 from .spec import WorkerSpec
@@ -19,6 +19,7 @@ _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",
     Verb.RESTART: "{} is restarted",
     Verb.SLEEP: "{} is put to sleep by an operator",
+    Verb.UNLOAD: "no client has any more use of {}",
     Verb.RENEW: "the configuration of {} has changed",
     Verb.RETIRE: "{} is no longer in the configuration",
 }
@@ -47,6 +48,16 @@ class Orders:
         worker.order = Order(verb, [ticket], now)
         if verb is not Verb.START:
             self._switching.call_off(worker)
+
+    def unload(self, worker: Worker, ticket: int) -> Iterator[Command]:
+        """A client has no more use of it: let it sleep, unless it does already or somebody else has."""
+        if worker.state is not State.READY:
+            yield AnswerUnload(ticket, f"it is {worker.shown_state.replace('_', ' ')}")
+        elif worker.in_use or worker.order is not None:
+            yield AnswerUnload(ticket, "it is in use")
+        else:
+            worker.order = Order(Verb.UNLOAD)
+            yield AnswerUnload(ticket)
 
     def _hold_down(self, worker: Worker, *, down: bool) -> Iterator[Command]:
         if worker.held_down is not down:
@@ -136,7 +147,9 @@ class Orders:
                     order.is_down = True
                     yield from self._renew(worker)
                     yield from self._bring(worker)
-            case Verb.SLEEP:
+            case Verb.UNLOAD if worker.in_use:
+                worker.order = None  # while it drained a request came: it serves on
+            case Verb.SLEEP | Verb.UNLOAD:
                 yield from self._put_to_sleep(worker, order)
             case _:
                 yield from self._take_down(worker, order)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 from .commands import (
+    AnswerUnload,
     Command,
     FailLease,
     FailOrder,
@@ -32,6 +33,7 @@ from .events import (
     Started,
     SwitchAsked,
     TimerFired,
+    UnloadAsked,
     Verb,
     WakeFailed,
     WorkerAsleep,
@@ -97,6 +99,10 @@ class Scheduler:
                 yield from self._switch_asked(ticket, self.host.workers[name])
             case OrderGiven(_, ticket, name, verb, now):
                 yield from self._order_given(ticket, self.host.workers[name], verb, now=now)
+            case UnloadAsked(_, ticket, name) if name not in self.host.workers:
+                yield AnswerUnload(ticket, _not_configured(name)[1])
+            case UnloadAsked(_, ticket, name):
+                yield from self._orders.unload(self.host.workers[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
             case GpusMeasured(_, totals):
@@ -131,7 +137,7 @@ class Scheduler:
         if refusal is not None:
             yield FailSwitch(ticket, refusal[0], refusal[1])
             return
-        if worker.order is not None and worker.order.verb is Verb.SLEEP:
+        if worker.order is not None and worker.order.verb in (Verb.SLEEP, Verb.UNLOAD):
             yield from self._orders.fail(worker, "superseded", f"a newer switch to {worker.name} took its place")
         wish = self.switching.wish
         if wish is not None and wish.worker == worker.name:

@@ -121,11 +121,11 @@ class Switching:
             yield from self.host.send_off(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
-        """What drains for a switch that was dropped serves again, with the leases that are still held."""
+        """What drains for nothing any more serves again, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
         for worker in self.host.workers.values():
             if worker.state is State.DRAINING and not worker.sent_away and worker.name not in wanted_away:
-                yield self.host.move(worker, State.READY, "its switch was called off")
+                yield self.host.move(worker, State.READY, "what it drained for was called off")
                 yield from self.host.restore_all(worker)
 
     def call_off(self, worker: Worker) -> None:

@@ -138,7 +138,9 @@ class Desk:
         lines, priority = visit.id.line, 0
         if holder is not None:
             lines, priority = holder.admit(entry.name) + lines, holder.priority
-        if asked.unloads():
+        preloads, unloads = asked.preloads(), asked.unloads()
+        if preloads and unloads:
+            self._leases.of(entry.name).unload()
             return _told(visit, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
@@ -150,7 +152,7 @@ class Desk:
         visit.meter = lease.meter
         ruled = self.origins.given
         bears = (holder is None or holder.comments) and (not found.streams or _takes_comments(request))
-        exchange = (Preload if asked.preloads() else Exchange)(
+        exchange = (Preload if preloads else Exchange)(
             client,
             request,
             found,
@@ -162,6 +164,8 @@ class Desk:
             ruled=ruled,
             comments=bears,
         )
+        if unloads:
+            exchange.unloads = True
         if isinstance(exchange, Preload):
             exchange.answer = _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "load")))
         lease.enter(exchange)

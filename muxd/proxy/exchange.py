@@ -64,6 +64,7 @@ class Exchange:
     deadline = inf  # for the client's connection: when to call on_deadline
     priority = 0
     replayed = False
+    unloads = False  # its client has no more use of the model once it is answered
     _grant: Grant | None = None
     _upstream: Upstream | None = None
     _status = 0  # of the worker's answer, once its head is here
@@ -426,6 +427,8 @@ class Exchange:
     def _let_go(self) -> None:
         self._drop_body()
         self._lease.leave(self, self._grant)
+        if self.unloads:
+            self._lease.unload()
 
     def _drop_body(self) -> None:
         size = len(self._request.body)

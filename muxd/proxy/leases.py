@@ -90,6 +90,10 @@ class Leases:
         assert self._nursery is not None
         self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
 
+    def start_unload(self, lease: "Lease") -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(lease.unload_unheld, self._control, name=f"unload {lease.name}")
+
     def pool(self, url: str) -> Pool:
         return Pool(self.reactor, url, self._most_idle)
 
@@ -112,6 +116,7 @@ class Lease:
         self._drain_scope = trio.CancelScope()
         self._why: dict[str, Any] = {}  # it drains
         self._changed = trio.Event()
+        self._unloads = False  # a client has no more use of the model; muxd does not know yet
         self._told: tuple[int, int] | None = None  # the figures that muxd has
         self._news: dict[str, Any] | None = None  # what muxd last said about the wait
         self._news_at = 0.0
@@ -133,6 +138,7 @@ class Lease:
         if len(grant.in_flight) == 1:
             # To wake the reporting task costs more than a request: muxd need not hear of a pause that is over.
             self._idle.clear()
+            self._unloads = False
             if self._told is not None and not self._told[0]:
                 self._changed.set()
         ticket.forward(grant)
@@ -203,6 +209,16 @@ class Lease:
         for ticket in list(self._waiting):
             if not (but_replayed and ticket.replayed):
                 ticket.refuse(refusal)
+
+    def unload(self) -> None:
+        """A client has no more use of the model: muxd is to let it sleep, unless others have."""
+        if self._unloads:
+            return
+        self._unloads = True
+        if self._holding:
+            self._changed.set()  # muxd first hears that nothing is in flight
+        else:
+            self._leases.start_unload(self)
 
     # How it goes
 
@@ -331,9 +347,9 @@ class Lease:
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
 
     def _restore(self) -> None:
-        """The switch was called off: the lease is as good as it was."""
+        """What it drained for was called off: the lease is as good as it was."""
         if self._draining is not None:
-            log.info("lease on %s restored: its switch was called off", self.name)
+            log.info("lease on %s restored: what it drained for was called off", self.name)
             grant, self._draining = self._draining, None
             self._drain_scope.cancel()
             self._let_in(grant)
@@ -380,6 +396,19 @@ class Lease:
                 continue
             return
 
+    async def unload_unheld(self, control: Client) -> None:
+        """The same where requests of this proxy have nothing to do with the model."""
+        await self._ask_to_unload(control)
+        self._unloads = False
+
+    async def _ask_to_unload(self, control: Client) -> None:
+        """Say that a client has no more use of the model; whether others have is for muxd to know."""
+        try:
+            answer = await control.unload(self.name)
+            log.info("a client lets %s go: %s", self.name, answer["reason"] or "it is put to sleep")
+        except MuxdError as error:
+            log.warning("muxd could not be told that a client lets %s go: %s", self.name, error)
+
     # Reports
 
     def _tell(self) -> None:
@@ -397,6 +426,7 @@ class Lease:
             figures = self._work()
             if self._idle.pending and self._told is not None and self._told[0] and not figures[0]:
                 continue  # the alarm will say so
+            unloads, self._unloads = self._unloads, False
             if figures != self._told:
                 try:
                     self._told = figures
@@ -407,4 +437,6 @@ class Lease:
                     self._told = None
                     log.warning("demand for %s could not be reported: %s", self.name, error)
                     await trio.sleep(_REPORT_EVERY)
+            if unloads and not any(self._work()):
+                await self._ask_to_unload(control)
             await trio.sleep(_REPORT_GAP)

@@ -65,6 +65,11 @@ class FakeOffice:
         self.opened.set()
         return told
 
+    async def unload(self, name: str) -> Message:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(("unload", name))
+        return {"model": name, "sleeps": False, "reason": "it is in use"}
+
     async def reload(self, *, dry_run: bool = False) -> Message:
         await trio.lowlevel.checkpoint()
         self.asked.append(("reload", dry_run))

@@ -173,6 +173,13 @@ async def test_an_order_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
     assert desk.office.asked == [("stop", "qwen", False)]
 
 
+async def test_a_model_is_let_go_and_the_answer_says_whether_it_sleeps(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/models/Qwen/Qwen3-14B/unload")
+    assert (status, json.loads(body)) == (200, {"model": "qwen", "sleeps": False, "reason": "it is in use"})
+    assert (await desk.ask("POST", "/v1/models/nobody/unload"))[0] == 404
+    assert desk.office.asked == [("unload", "qwen")]
+
+
 async def test_a_reload_tells_its_plan_or_every_problem(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/reload", '{"dry_run": true}')
     assert (status, json.loads(body)["applied"]) == (200, False)
@@ -320,6 +327,7 @@ class TestAnAdministrator:
         assert ended["log_tail"] == ["api_key='secret'"]
         assert (await desk.ask("POST", "/v1/shutdown"))[0] == 202
         assert (await desk.ask("POST", "/v1/leases", WAITING))[0] == 403
+        assert (await desk.ask("POST", "/v1/models/qwen/unload"))[0] == 403
 
 
 class TestTheProxysUser:
@@ -330,6 +338,7 @@ class TestTheProxysUser:
     async def test_holds_leases_but_does_not_operate(self, desk: Desk) -> None:
         await until(await desk.send("POST", "/v1/leases", WAITING), b'"queued"')
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
+        assert (await desk.ask("POST", "/v1/models/qwen/unload"))[0] == 200
         assert (await desk.ask("POST", "/v1/shutdown"))[0] == 403
 
 

@@ -10,6 +10,7 @@ from math import inf
 import pytest
 
 from muxd.core.commands import (
+    AnswerUnload,
     Command,
     EndLease,
     FailLease,
@@ -39,6 +40,7 @@ from muxd.core.events import (
     Started,
     SwitchAsked,
     TimerFired,
+    UnloadAsked,
     Verb,
     Waiting,
     WakeFailed,
@@ -107,7 +109,13 @@ class World:
                 self.holders[lease] = "revoked"
             case FailLease(lease) | EndLease(lease):
                 del self.holders[lease]
-            case FinishSwitch(ticket) | FailSwitch(ticket) | FinishOrder(ticket) | FailOrder(ticket):
+            case (
+                FinishSwitch(ticket)
+                | FailSwitch(ticket)
+                | FinishOrder(ticket)
+                | FailOrder(ticket)
+                | AnswerUnload(ticket)
+            ):
                 self.tickets.remove(ticket)
 
     def pass_time(self, seconds: float) -> None:
@@ -130,6 +138,7 @@ class World:
                 self.fail,
                 self.switch,
                 self.order,
+                self.unload,
                 self.reload,
             ]
         )()
@@ -164,6 +173,12 @@ class World:
             verb = self.rng.choice([Verb.START, Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP])
             model, now = self.rng.choice(sorted(self.specs)), self.rng.random() < 0.3
             self.tell(OrderGiven(self.now, self.last, model, verb, now))
+
+    def unload(self) -> None:
+        self.last += 1
+        self.tickets.add(self.last)
+        self.tell(UnloadAsked(self.now, self.last, self.rng.choice(sorted(self.specs))))
+        assert self.last not in self.tickets, "it is answered at once"
 
     def reload(self) -> None:
         if self.rng.random() < 0.2:

@@ -70,6 +70,23 @@ def test_a_busy_model_finishes_its_stream_before_it_gives_way(start):
     assert muxd.state("beta") == "ready"
 
 
+def test_ollamas_unload_puts_an_idle_model_to_sleep_and_leaves_a_busy_one(start):
+    muxd = start()
+    nothing, something = {"model": "alpha", "keep_alive": 0}, {**chat_body("alpha", "hello"), "keep_alive": "0s"}
+    text = muxd.ask("alpha")
+    assert muxd.post("/api/generate", nothing).json()["done_reason"] == "unload"
+    muxd.until_state("alpha", "asleep")
+    with muxd.stream("alpha", max_tokens=300, ignore_eos=True) as lines:
+        next(lines)
+        told = muxd.control("POST", "/v1/models/org/alpha/unload").json()
+        assert (told["sleeps"], told["reason"]) == (False, "it is in use")
+        assert list(lines)[-2] == "data: [DONE]"
+    assert muxd.ask("alpha") == text
+    assert muxd.post("/api/chat", something).status_code == 200
+    muxd.until_state("alpha", "asleep")
+    assert muxd.state("beta") == "unloaded"
+
+
 def test_a_drain_that_takes_too_long_is_cut_and_the_client_is_told(start):
     muxd = start(two_models(alpha_keys='drain_timeout = "500ms"'))
     muxd.ask("alpha")

@@ -65,6 +65,7 @@ class FakeMuxd:
         self.grants: dict[str, str] = {}
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
+        self.unloads: Record[str] = Record()  # models that a client let go
         self._followers: set[trio.MemorySendChannel[Message]] = set()
 
     @asynccontextmanager
@@ -107,6 +108,9 @@ class FakeMuxd:
                 await self._events(exchange)
             case "POST", ["leases"]:
                 await self._lease(request, exchange)
+            case "POST", ["models", name, "unload"]:
+                self.unloads.append(name)
+                await exchange.send_json(200, {"model": name, "sleeps": True, "reason": None})
             case "PUT", ["leases", id]:
                 await self._report(id, request, exchange)
 

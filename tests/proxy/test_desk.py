@@ -295,7 +295,9 @@ async def test_the_route_of_a_model_in_a_form(house: House) -> None:
     assert house.alpha.calls[0].body == form
 
 
-@pytest.mark.parametrize("keep_alive", [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0"])
+@pytest.mark.parametrize(
+    "keep_alive", [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0", b"-0", b"0e1", b'"-0s"', b'"0h0m0.0s"', '"0µs"'.encode()]
+)
 @pytest.mark.parametrize("rest", [b"", b', "prompt": ""', b', "messages": [ ]', b', "prompt": null, "stream": false'])
 async def test_ollamas_unload_wakes_nothing(house: House, keep_alive: bytes, rest: bytes) -> None:
     for path in (b"/api/generate", b"/api/chat"):
@@ -305,6 +307,14 @@ async def test_ollamas_unload_wakes_nothing(house: House, keep_alive: bytes, res
     assert not house.muxd.leases
 
 
+async def test_only_who_may_use_a_model_lets_it_go(locked: House) -> None:
+    for model, status in (("alpha", 403), ("beta", 200)):
+        body = msgspec.json.encode({"model": model, "keep_alive": 0})
+        assert (await locked.ask(post(body, bearer(OTHER), path=b"/api/generate"))).status == status
+    assert await locked.muxd.unloads.nth(0) == "beta"
+    assert len(locked.muxd.unloads) == 1
+
+
 @pytest.mark.parametrize("more", [{"keep_alive": 0}, {"keep_alive": "0s", "prompt": "hi"}, {"keep_alive": "5m"}, {}])
 async def test_ollamas_requests_with_something_to_answer_are_answered(house: House, more: dict[str, Any]) -> None:
     body = chat("alpha", **more)
@@ -312,7 +322,16 @@ async def test_ollamas_requests_with_something_to_answer_are_answered(house: Hou
     assert house.alpha.calls[0].body == body
 
 
-@pytest.mark.parametrize("more", [{}, {"prompt": ""}, {"messages": []}, {"keep_alive": "5m", "stream": False}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"prompt": ""},
+        {"messages": [], "keep_alive": -1},
+        {"keep_alive": "-0.1s"},
+        {"keep_alive": "5m0s", "stream": False},
+    ],
+)
 async def test_ollamas_preload_waits_for_its_model_and_asks_it_nothing(house: House, more: dict[str, Any]) -> None:
     for path in (b"/api/generate", b"/api/chat"):
         body = msgspec.json.encode({"model": "alpha", **more})

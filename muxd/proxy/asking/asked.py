@@ -24,11 +24,14 @@ MODEL_HEADER = b"x-muxd-model"
 _LARGE = 64 << 10  # bytes
 _LONGEST_NAME = 64 << 10  # bytes, as written
 _LONGEST_TRUTH = 64
-_READ = ("model", "stream", "name")
+_READ = ("model", "stream", "name", "keep_alive")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # what SGLang reads as true, in whatever case
 
 
-_NO_TIME = re.compile(rb'"?0+(\.0*)?(ns|us|ms|s|m|h)?"?')  # of Ollama's "keep_alive"
+# Ollama's "keep_alive": a number of seconds, or a duration as Go writes it.
+_NO_TIME = re.compile(
+    rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
+)
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
 
 
@@ -53,11 +56,11 @@ class Asked(msgspec.Struct):
     in_body: ClassVar[bool] = True  # it is the body that names the model
 
     def unloads(self) -> bool:
-        """Whether it asks for nothing but that the model be let go."""
+        """Whether the model is to be let go, once this is answered."""
         return False
 
     def preloads(self) -> bool:
-        """Whether it asks for nothing but that the model be awake."""
+        """Whether it asks for nothing but that the model be awake, or let go."""
         return False
 
 
@@ -69,7 +72,7 @@ class _AskedOllama(Asked):
     form: ClassVar[Form] = Form.OLLAMA
 
     def unloads(self) -> bool:
-        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None and self.preloads()
+        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None
 
     def preloads(self) -> bool:
         return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
@@ -131,9 +134,10 @@ def in_ollamas_json(request: Request) -> Asked:
     if asked is not None:
         return asked
     found = _fields(body)
-    # What is so long, or odd, asks for more than a model: the worker looks at it.
     model, stream = _name(found.get("model")), _is_true(found.get("stream", b"true"))
-    return _AskedOllama(model, stream, prompt=msgspec.Raw(b"1"))
+    keep_alive = msgspec.Raw(found.get("keep_alive", b""))
+    # What is so long, or odd, asks for more than a model: the worker looks at it.
+    return _AskedOllama(model, stream, keep_alive, prompt=msgspec.Raw(b"1"))
 
 
 def beside_json(request: Request) -> Asked:
