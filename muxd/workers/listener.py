@@ -11,12 +11,14 @@ user is believed, and none at all where the kernel forwards the port to a contai
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from socket import inet_aton
 
+from muxd.config.flags import flag_of
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members
 from muxd.shim.processes import GONE, Listening, all_listening, descendants, has_any, program_of
@@ -30,6 +32,10 @@ LOOKS = 2
 
 #: A server that is not told its port takes this one.
 SGLANG_PORT = 30000
+
+#: A line of the file that --config names.  Nobody's has more bytes that matter.
+_PORT = re.compile(r"^port\s*:\s*[\"']?([0-9]+)", re.MULTILINE)
+LONGEST_CONFIG = 1 << 16
 
 _V4 = f"{int.from_bytes(inet_aton(HOST), sys.byteorder):08X}"
 _MAPPED = f"{'0' * 16}{int.from_bytes(bytes.fromhex('0000FFFF'), sys.byteorder):08X}{_V4}"
@@ -97,7 +103,7 @@ class Listener:
             return None
         listening = all_listening()
         for pid, words in commands.items():
-            port = _port_told(words)
+            port = _port_told(pid, words)
             sockets = {socket.name for socket in listening if socket.port == port}
             if port is not None and sockets and has_any(pid, sockets):
                 return port
@@ -133,16 +139,30 @@ def _names(words: list[str], port: int) -> bool:
     return any(word == number or word.endswith((f"={number}", f":{number}")) for word in words)
 
 
-def _port_told(words: list[str]) -> int | None:
+def _port_told(pid: int, words: list[str]) -> int | None:
     """The port of the SGLang server that runs with these words."""
     if not any("sglang" in word for word in words) or not {"sglang.launch_server", "serve"} & set(words):
         return None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        flag, _, value = word.partition("=")
-        if flag == "--port":
-            value = value or following
-            return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
-    return SGLANG_PORT
+    look_up = flag_of(words)
+    text = look_up(("--port",))
+    if text is None and (config := look_up(("--config",))):
+        text = _port_in(Path(f"/proc/{pid}/cwd", config))
+    if text is None:
+        return SGLANG_PORT
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _port_in(config: Path) -> str | None:
+    """None where its YAML does not say; "" where it cannot be read."""
+    try:
+        if not config.is_file():  # a pipe would keep us
+            return ""
+        with config.open("rb") as file:
+            text = file.read(LONGEST_CONFIG).decode(errors="replace")
+    except OSError:
+        return ""
+    found = _PORT.search(text)
+    return found[1] if found else None
 
 
 def _words(pid: int) -> list[str]:

@@ -139,6 +139,15 @@ async def test_a_server_that_listens_on_another_port_is_seen(world, port, words)
         assert await of(child, port).elsewhere() == other.port
 
 
+async def test_a_server_that_has_its_port_from_a_file_is_seen(world, port):
+    with closing(Reservation(0)) as other:
+        (world.run_dir / "server.yaml").write_text(f"model-path: a\nport: {other.port}\n")
+        around = f"cd {world.run_dir} && {{}}"
+        child = server(world, other.port, around=around, words="sglang.launch_server --config server.yaml")
+        await until_it_listens(world)
+        assert await of(child, port).elsewhere() == other.port
+
+
 @pytest.mark.parametrize("words", ["sglang.launch_server --port {port}", "--port {other}", "sglang --port {other}"])
 async def test_ports_inside_an_engine_are_its_own_business(world, port, words):
     """As of torch's store; and of workers below a router that will listen on the port waited for."""
