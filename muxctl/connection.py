@@ -35,12 +35,16 @@ class Connection:
         self.path = path
         self._patience = ANSWER_TIMEOUT if patience is None else patience
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(self._patience)
         try:
+            # With a time limit of Python's own, connect(2) does not wait its turn where many others connect.
+            whole, part = divmod(self._patience, 1)
+            limit = struct.pack("@ll", int(whole), int(part * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
             raise unreachable(path, error) from None
+        self._socket.settimeout(self._patience)
 
     def __enter__(self) -> "Connection":
         return self

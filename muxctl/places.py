@@ -92,6 +92,9 @@ def unreachable(path: str, error: OSError) -> Failure:
             )
         case PermissionError():
             return Failure(f"no permission for {path}: {_way_in(path)}", Exit.PERMISSION)
+        case BlockingIOError():
+            why = "more connect to it than it has accepted in all this time"
+            return Failure(f"cannot reach muxd at {path}: {why}; try again", Exit.UNREACHABLE)
         case _:
             return Failure(f"cannot reach muxd at {path}: {error.strerror or error}", Exit.UNREACHABLE)
 

@@ -7,6 +7,8 @@ Whatever keeps an answer from coming is Unreachable, with every path that was tr
 what was wrong there; an error that muxd answers is raised as the class it was over there.
 """
 
+import os
+import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,12 +26,14 @@ from muxd.http.response import request_head
 Message = dict[str, Any]  # one JSON object
 
 _PATIENCE = 10.0  # seconds until a whole answer, or a stream's head; muxd never makes one wait longer
+_TURN_POLL = 0.005  # seconds between two tries where more connect than muxd could accept so far
 _READ = 64 << 10
 _MAX_ANSWER = 64 << 20
 _REASONS: dict[type[OSError], str] = {
     FileNotFoundError: "muxd is not running (no such socket)",
     NotADirectoryError: "muxd is not running (no such directory)",
     ConnectionRefusedError: "the socket is stale: muxd has died",
+    BlockingIOError: "more connect to it than it has accepted in all this time",
     PermissionError: "permission denied: be a member of muxd's admin_group",
 }
 
@@ -100,10 +104,33 @@ class Client:
         tried: list[str] = []
         for path in self._sockets:
             try:
-                return path, await trio.open_unix_socket(path)
+                return path, await _connected(path)
             except OSError as error:
                 tried.append(f"{path}: {_REASONS.get(type(error)) or in_words(error)}")
         raise Unreachable(f"muxd cannot be reached: {'; '.join(tried)}", tried=tried)
+
+
+async def _connected(path: Path) -> trio.SocketStream:
+    """Waits its turn where many others connect, for a while; raises OSError.
+
+    trio.open_unix_socket takes what connect(2) says then, EAGAIN, for a connection that is coming.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    patient_until = trio.current_time() + _PATIENCE
+    try:
+        while True:
+            try:
+                connection.connect(os.fspath(path))
+                break
+            except BlockingIOError:
+                if trio.current_time() > patient_until:
+                    raise
+            await trio.sleep(_TURN_POLL)
+    except BaseException:
+        connection.close()
+        raise
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
 
 
 class Stream:

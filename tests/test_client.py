@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from muxd.client import Client
 from muxd.control import Rights
@@ -127,3 +128,27 @@ async def test_whatever_else_answers_is_unreachable(tmp_path: Path, answer: byte
             nursery.start_soon(reply)
             with pytest.raises(Unreachable, match=complaint):
                 await Client([where]).status()
+
+
+async def test_where_others_connect_faster_than_muxd_accepts_it_waits_its_turn(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    path = tmp_path / "full.sock"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(os.fspath(path))
+        listening.listen(0)
+        first.connect(os.fspath(path))
+        with pytest.raises(Unreachable, match="more connect to it than it has accepted"):
+            await Client([path]).version()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_both, listening)
+            assert await Client([path]).version() == {"a": 1}
+
+
+async def _answer_both(listening: socket.socket) -> None:
+    await trio.sleep(1)
+    listening.accept()[0].close()
+    accepted = trio.socket.from_stdlib_socket(listening)
+    connection, _ = await accepted.accept()
+    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n" + b'{"a": 1}')
+    connection.close()

@@ -22,12 +22,12 @@ from muxd.control.bodies import (
     whole,
 )
 from muxd.control.office import Message, Office
-from muxd.control.rights import Right, Rights, peer_of
+from muxd.control.rights import Peer, Right, Rights, peer_of
 from muxd.control.streams import Logs, relay
 from muxd.core.events import Verb
 from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
 from muxd.http.request import Request
-from muxd.http.server import Exchange, Limits, serve_http
+from muxd.http.server import Exchange, Limits, Share, Standing, serve_http
 
 #: What an operator may order of one model, and what that is called.
 DEEDS = {
@@ -38,8 +38,14 @@ DEEDS = {
 }
 ORDERS = tuple(DEEDS)
 
-#: Connections for those who operate, and for the proxy, which has one for each model that it serves.
-MOST_PRIVILEGED = 1024
+#: By rank: who only reads; the proxy, which has a connection for each model that it serves, and one for each report;
+#: and who operates, who is served whatever the others do.
+_READS, _LEASES, _OPERATES = range(3)
+LIMITS = Limits(
+    reserved=(1024, 64),
+    shares=(Share(connections=32, pace=50.0, burst=100.0), Share(connections=1024, pace=1000.0, burst=4000.0)),
+    strangers=Share(connections=256, pace=200.0, burst=400.0),
+)
 
 #: Prometheus' text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -220,6 +226,12 @@ async def _tell(exchange: Exchange, name: str, progress: trio.MemoryReceiveChann
         await exchange.send_json(202, {"accepted": True, "model": name})
 
 
+def _standing(peer: Peer, rights: Rights) -> Standing:
+    allowed = rights.of(peer)
+    rank = _OPERATES if Right.OPERATE in allowed else _LEASES if Right.LEASE in allowed else _READS
+    return Standing(peer.uid, rank)
+
+
 async def serve_control(
     office: Office,
     listener: trio.SocketListener,
@@ -230,14 +242,13 @@ async def serve_control(
 ) -> None:
     """Serve the control API until cancelled, and close the listener; or until it was closed and the last has gone.
 
-    Whoever may do more than read is served whatever others do: each of those has a share of connections and of time.
+    Whoever operates is served whatever others do: each of those has a share of connections and of time.
     """
     routes = ControlRoutes(office, rights)
     await serve_http(
         routes.answer,
         [listener],
-        limits or Limits(reserved=MOST_PRIVILEGED),
-        privileged=lambda connection: bool(rights.of(peer_of(connection)) & (Right.OPERATE | Right.LEASE)),
-        owner=lambda connection: peer_of(connection).uid,
+        limits or LIMITS,
+        judge=lambda connection: _standing(peer_of(connection), rights),
         task_status=task_status,
     )

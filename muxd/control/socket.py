@@ -16,7 +16,7 @@ from muxd.errors import ConfigError
 from muxd.locks import already_running, hold
 
 _LONGEST_PATH = 107  # sun_path, less its final NUL
-_BACKLOG = 4096
+_BACKLOG = 512  # whoever is let in waits for all who came before: 4096 would be 0.6 s of those that are let go of
 
 
 class ControlSocket:

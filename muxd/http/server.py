@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -23,6 +24,22 @@ from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, json_response
 
 KiB = 1 << 10
 _READ = 64 * KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a peer may have at most, whatever it asks for."""
+
+    connections: int
+    pace: float  # a second: of requests, further ones of which wait, and of new connections, which are refused
+    burst: float  # in a row
+
+
+class Standing(NamedTuple):
+    """Who connects: what one owner does at one rank is one peer's."""
+
+    owner: int = 0
+    rank: int = 0  # see Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +54,10 @@ class Limits:
     write_timeout: float = 30.0  # a client that takes nothing for this long is dropped
     linger_timeout: float = 1.0  # after a refusal, so that the client reads it before it is told of the close
     max_connections: int = 256
-    reserved: int = 8  # connections beyond these for those who are `privileged`
+    reserved: tuple[int, ...] = ()  # connections beyond these, for each higher rank
     max_lingering: int = 64  # refused connections that may linger; further ones are closed at once
-    share: int = 32  # connections of one peer, where it is known and not privileged
-    pace: float = 50.0  # its requests a second; further ones wait
-    burst: float = 100.0
+    shares: tuple[Share, ...] = ()  # of one peer, by its rank; a higher one has what it wants
+    strangers: Share | None = None  # of all peers of rank 0 together
 
 
 class ClientGone(Exception):
@@ -135,8 +151,7 @@ class Exchange:
 
 
 Handler = Callable[[Request, Exchange], Awaitable[None]]
-Privileged = Callable[[trio.socket.SocketType], bool]
-Owner = Callable[[trio.socket.SocketType], int]
+Judge = Callable[[socket.socket], Standing]
 
 
 async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
@@ -151,11 +166,11 @@ async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
 class _Connection:
     """One client's connection, from its first byte to its close."""
 
-    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits, peer: "_Peer | None") -> None:
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits, peers: "_Peers") -> None:
         self._stream = stream
         self._handler = handler
         self._limits = limits
-        self._peer = peer
+        self._peers = peers
         self._parser = RequestParser(limits.max_head, limits.max_body)
         self._requests: deque[Request] = deque()
 
@@ -164,8 +179,8 @@ class _Connection:
         patience = self._limits.head_timeout
         try:
             while request := await self._next_request(patience):
-                if self._peer is not None:
-                    await trio.sleep(self._peer.must_wait())
+                if delay := max((peer.requests.count() for peer in self._peers), default=0.0):
+                    await trio.sleep(delay)
                 if not await self._answer(request):
                     return
                 patience = self._limits.idle_timeout
@@ -237,92 +252,117 @@ async def linger(stream: trio.SocketStream, limits: Limits) -> None:
             pass
 
 
+class _Pace:
+    """So many in a row, then so many a second."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._paid_until = -inf  # on trio's clock: when all that were counted are paid for
+
+    def is_due(self) -> bool:
+        """Whether one more would be in time."""
+        return self._with_one_more() <= trio.current_time()
+
+    def count(self) -> float:
+        """Count one; in how many seconds it is due."""
+        self._paid_until = self._with_one_more()
+        return max(0.0, self._paid_until - trio.current_time())
+
+    def _with_one_more(self) -> float:
+        share = self._share
+        return max(self._paid_until, trio.current_time() - share.burst / share.pace) + 1 / share.pace
+
+
 class _Peer:
-    """One unprivileged peer: its share of connections, and of time."""
+    """What somebody has of a share."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, share: Share) -> None:
         self.inside = 0
-        self._limits = limits
-        self._paid_until = -inf  # on trio's clock: when all of its requests so far are paid for
+        self.requests = _Pace(share)
+        self.connections = _Pace(share)
+        self._share = share
 
-    def must_wait(self) -> float:
-        """Seconds until its next request is due, which is counted."""
-        now, limits = trio.current_time(), self._limits
-        self._paid_until = max(self._paid_until, now - limits.burst / limits.pace) + 1 / limits.pace
-        return max(0.0, self._paid_until - now)
+    def has_room(self) -> bool:
+        return self.inside < self._share.connections
+
+
+#: Whose shares a connection counts against; nobody's, where it is not limited.
+_Peers = tuple[_Peer, ...]
 
 
 class _Door:
     """Counts who is inside, and turns away whom there is no room for."""
 
-    def __init__(self, handler: Handler, limits: Limits, privileged: Privileged | None, owner: Owner | None) -> None:
+    def __init__(self, handler: Handler, limits: Limits, judge: Judge | None) -> None:
         self._handler = handler
         self._limits = limits
-        self._privileged = privileged
-        self._owner = owner
-        self._peers: dict[int, _Peer] = {}
+        self._judge = judge
+        self._known: dict[Standing, _Peer] = {}
+        self._strangers = (_Peer(limits.strangers),) if limits.strangers is not None else ()
         self._inside = 0
         self._turned_away = 0  # and still lingering
 
-    def is_privileged(self, connection: trio.socket.SocketType) -> bool:
-        return self._privileged is not None and self._privileged(connection)
+    def is_above_all(self, connection: socket.socket) -> bool:
+        return self._standing(connection).rank >= len(self._limits.reserved) > 0
 
-    def admit(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
-        """Start its whole life; whom there is not even room to refuse is let go of at once, and costs no task."""
-        peer = self._peer_of(stream)
-        if self._has_room(stream, peer):
+    def admit(self, connection: socket.socket, nursery: trio.Nursery) -> None:
+        """Start its whole life.
+
+        Who comes too often, or cannot even be refused in peace, is let go of at once: that costs no task and little
+        time, and nobody who may come waits for it.
+        """
+        standing = self._standing(connection)
+        peers = self._peers_of(standing)
+        if not all(peer.connections.is_due() for peer in peers):
+            _let_go(connection)
+            return
+        for peer in peers:
+            peer.connections.count()
+        if self._has_room(standing.rank) and all(peer.has_room() for peer in peers):
             self._inside += 1
-            if peer is not None:
+            for peer in peers:
                 peer.inside += 1
-            nursery.start_soon(self._live, stream, self._serve, peer)
+            nursery.start_soon(self._live, connection, partial(self._serve, peers))
         elif self._turned_away < self._limits.max_lingering:
             self._turned_away += 1
-            nursery.start_soon(self._live, stream, self._turn_away, peer)
+            nursery.start_soon(self._live, connection, self._turn_away)
         else:
-            stream.socket.close()
+            _let_go(connection)
 
-    def _peer_of(self, stream: trio.SocketStream) -> _Peer | None:
-        """None for those who are privileged, or not told apart."""
-        if self._owner is None or self.is_privileged(stream.socket):
-            return None
-        owner = self._owner(stream.socket)
-        if owner not in self._peers:
-            if len(self._peers) >= self._limits.max_connections:
-                self._peers = {uid: peer for uid, peer in self._peers.items() if peer.inside}
-            self._peers[owner] = _Peer(self._limits)
-        return self._peers[owner]
+    def _standing(self, connection: socket.socket) -> Standing:
+        return self._judge(connection) if self._judge is not None else Standing()
 
-    async def _live(
-        self,
-        stream: trio.SocketStream,
-        life: Callable[[trio.SocketStream, _Peer | None], Awaitable[None]],
-        peer: _Peer | None,
-    ) -> None:
+    def _peers_of(self, standing: Standing) -> _Peers:
+        shares = self._limits.shares
+        if standing.rank >= len(shares):
+            return ()
+        if standing not in self._known:
+            if len(self._known) >= self._limits.max_connections:
+                self._known = {known: peer for known, peer in self._known.items() if peer.inside}
+            self._known[standing] = _Peer(shares[standing.rank])
+        return (self._known[standing], *(() if standing.rank else self._strangers))
+
+    def _has_room(self, rank: int) -> bool:
+        return self._inside < self._limits.max_connections + sum(self._limits.reserved[:rank])
+
+    async def _live(self, connection: socket.socket, life: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
         try:
-            await life(stream, peer)
+            await life(stream)
         except* ClientGone:
             pass
         finally:
             await trio.aclose_forcefully(stream)
 
-    def _has_room(self, stream: trio.SocketStream, peer: _Peer | None) -> bool:
-        if peer is not None and peer.inside >= self._limits.share:
-            return False
-        if self._inside < self._limits.max_connections:
-            return True
-        if self._inside >= self._limits.max_connections + self._limits.reserved:
-            return False
-        return self.is_privileged(stream.socket)
-
-    async def _serve(self, stream: trio.SocketStream, peer: _Peer | None) -> None:
+    async def _serve(self, peers: _Peers, stream: trio.SocketStream) -> None:
         try:
-            await _Connection(stream, self._handler, self._limits, peer).serve()
+            await _Connection(stream, self._handler, self._limits, peers).serve()
         finally:
             self._inside -= 1
-            if peer is not None:
+            for peer in peers:
                 peer.inside -= 1
 
-    async def _turn_away(self, stream: trio.SocketStream, peer: _Peer | None) -> None:
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
         try:
             error = TooManyConnections(f"{self._inside} connections are open: try again later")
             await refuse(stream, error, self._limits)
@@ -330,23 +370,31 @@ class _Door:
             self._turned_away -= 1
 
 
+_TOO_OFTEN = TooManyConnections("more connect than can be answered: try again in a second")
+
+
+def _let_go(connection: socket.socket) -> None:
+    """Close it, with a word if that fits at once."""
+    with connection, suppress(OSError):
+        connection.send(json_response(_TOO_OFTEN.status, _TOO_OFTEN.as_json(), keep_alive=False), socket.MSG_DONTWAIT)
+
+
 async def serve_http(
     handler: Handler,
     listeners: Sequence[trio.SocketListener],
     limits: Limits | None = None,
     *,
-    privileged: Privileged | None = None,
-    owner: Owner | None = None,
+    judge: Judge | None = None,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, and close the listeners; or until they were closed and the last client has gone.
 
     A MuxdError that `handler` raises before it has sent anything becomes its answer; later,
     the connection ends uncleanly.  Any other exception is a bug and comes out of here.
-    `privileged` says who may use the reserved connections once the others are taken, and is accepted while no
-    descriptor is left for others; `owner` tells all others apart, who have a share each.
+    `judge` says who connects: all are of rank 0 without it.  Whoever is of the highest rank that connections are
+    reserved for is accepted while no descriptor is left for others.
     """
-    door = _Door(handler, limits or Limits(), privileged, owner)
+    door = _Door(handler, limits or Limits(), judge)
     async with trio.open_nursery() as nursery:
         for listener in listeners:
             nursery.start_soon(_accept, listener, door, nursery, _Spare())
@@ -361,7 +409,7 @@ _BLIND = 0.1
 
 
 async def _accept(listener: trio.SocketListener, door: _Door, nursery: trio.Nursery, spare: "_Spare") -> None:
-    """Take in whoever connects, as fast as they come: until then they stand in the way of those who are privileged."""
+    """Take in whoever connects, as fast as they come: until then they stand in the way of all others."""
     listening = socket.socket(fileno=listener.socket.fileno())
     try:
         while listener.socket.fileno() >= 0:
@@ -375,11 +423,10 @@ async def _accept(listener: trio.SocketListener, door: _Door, nursery: trio.Nurs
                     if error.errno in _SHORT:
                         await trio.sleep(_BLIND)
                     break
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-                if is_last and not door.is_privileged(stream.socket):
-                    stream.socket.close()
+                if is_last and not door.is_above_all(connection):
+                    connection.close()
                 else:
-                    door.admit(stream, nursery)
+                    door.admit(connection, nursery)
     except trio.ClosedResourceError:
         return
     finally:
@@ -393,7 +440,7 @@ _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Spare:
-    """Descriptors kept for those who are privileged, who are to see why there is no other left."""
+    """Descriptors kept for the highest rank, who are to see why there is no other left."""
 
     COUNT = 4
 

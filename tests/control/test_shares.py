@@ -13,7 +13,7 @@ import trio
 from muxd.control import ControlSocket, Rights, routes, serve_control
 from muxd.control.rights import Peer
 from muxd.http import server
-from muxd.http.server import Limits
+from muxd.http.server import Limits, Share
 
 from .conftest import Desk, until, until_closed
 from .office import FakeOffice
@@ -28,8 +28,10 @@ class Users:
     def __init__(self) -> None:
         self.now = ROOT
         self._known: dict[int, int] = {}
+        self._kept: list[object] = []  # so that no other has its id
 
     def peer_of(self, connection: trio.socket.SocketType) -> Peer:
+        self._kept.append(connection)
         uid = self._known.setdefault(id(connection), self.now)
         return Peer(1, uid, frozenset({uid}))
 
@@ -45,7 +47,8 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Users:
 async def desk(tmp_path: Path, users: Users, nursery: trio.Nursery) -> AsyncIterator[Desk]:
     control = ControlSocket(tmp_path / "muxd.sock")
     desk = Desk(control.path, FakeOffice(tmp_path), nursery)
-    limits = Limits(max_connections=6, reserved=4, share=3, max_lingering=2, linger_timeout=0.1)
+    shares = Share(connections=3, pace=1e6, burst=10.0), Share(connections=4, pace=1e6, burst=10.0)
+    limits = Limits(max_connections=6, reserved=(4, 4), shares=shares, max_lingering=2, linger_timeout=0.1)
     rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
     await nursery.start(partial(serve_control, desk.office, control.listener, rights, limits))
     try:
@@ -77,13 +80,55 @@ async def test_who_may_do_more_than_read_is_served_whatever_others_hold(desk: De
     assert [await held(desk, users, user) for _ in range(4)] == [b"200"] * 4
 
 
+async def test_operators_are_served_whatever_the_proxy_holds(desk: Desk, users: Users) -> None:
+    for other in (NOBODY, NOBODY, NOBODY, SOMEBODY, SOMEBODY, SOMEBODY, PROXY, PROXY, PROXY, PROXY):
+        assert await held(desk, users, other) == b"200"
+    assert await held(desk, users, PROXY) == b"503"
+    assert [await held(desk, users, user) for user in (ROOT, ADMIN, ROOT, ADMIN)] == [b"200"] * 4
+
+
+async def test_who_connects_too_often_costs_no_task_and_others_none(
+    tmp_path: Path, users: Users, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[object] = []
+    monkeypatch.setattr(server, "_Connection", lambda *args: began.append(args) or Served())
+    control = ControlSocket(tmp_path / "muxd.sock")
+    shares = (Share(connections=100, pace=1.0, burst=5.0),)
+    limits = Limits(shares=shares, strangers=Share(connections=100, pace=1.0, burst=8.0), reserved=(1, 1))
+    rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
+    await nursery.start(partial(serve_control, FakeOffice(tmp_path), control.listener, rights, limits))
+
+    async def ask(user: int, times: int) -> int:
+        """How many came in, of so many one after the other."""
+        users.now, before = user, len(began)
+        for _ in range(times):
+            async with await trio.open_unix_socket(control.path) as stream:
+                await until_closed(stream)
+        return len(began) - before
+
+    assert await ask(NOBODY, 20) == 5
+    assert await ask(SOMEBODY, 20) == 3, "all strangers together have had enough"
+    assert await ask(ROOT, 20) == 20
+    assert await ask(ADMIN, 20) == 20
+    await trio.sleep(60)
+    assert await ask(NOBODY, 20) == 5
+    control.close()
+
+
+class Served:
+    async def serve(self) -> None:
+        """At once."""
+
+
 async def test_a_user_who_asks_all_the_time_waits_and_others_do_not(tmp_path: Path, autojump_clock: object) -> None:
-    peer = server._Peer(Limits(pace=10.0, burst=5.0))
-    waits = [peer.must_wait() for _ in range(8)]
+    pace = server._Pace(Share(connections=1, pace=10.0, burst=5.0))
+    waits = [pace.count() for _ in range(8)]
     assert waits[:5] == [0.0] * 5
     assert waits[5:] == pytest.approx([0.1, 0.2, 0.3])
+    assert not pace.is_due()
     await trio.sleep(10)
-    assert [peer.must_wait() for _ in range(5)] == [0.0] * 5
+    assert pace.is_due()
+    assert [pace.count() for _ in range(5)] == [0.0] * 5
 
 
 async def test_without_a_descriptor_root_is_served_and_others_are_let_go(

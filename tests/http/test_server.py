@@ -15,7 +15,7 @@ import trio
 
 from muxd.errors import MethodNotAllowed, ModelNotFound
 from muxd.http.request import Request
-from muxd.http.server import Exchange, Handler, Limits, serve_http
+from muxd.http.server import Exchange, Handler, Limits, Standing, serve_http
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 Connect = Callable[[], Awaitable[trio.SocketStream]]
@@ -27,7 +27,7 @@ async def echo(request: Request, exchange: Exchange) -> None:
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, handler: Handler = echo, limits: Limits | None = None, privileged: bool | None = None
+    tmp_path: Path, handler: Handler = echo, limits: Limits | None = None, rank: int = 0
 ) -> AsyncIterator[Connect]:
     """A server on a Unix socket, and how to connect to it; all its connections end with it."""
     where = str(tmp_path / "s")
@@ -42,8 +42,8 @@ async def serving(
         opened.append(trio.SocketStream(client))
         return opened[-1]
 
-    allowed = None if privileged is None else lambda _: privileged
-    serve = partial(serve_http, handler, [trio.SocketListener(listening)], limits, privileged=allowed)
+    listeners = [trio.SocketListener(listening)]
+    serve = partial(serve_http, handler, listeners, limits, judge=lambda _: Standing(rank=rank))
     try:
         with trio.fail_after(15):
             async with trio.open_nursery() as nursery:
@@ -348,21 +348,21 @@ async def test_a_body_may_take_longer_than_a_head(tmp_path: Path) -> None:
         assert b'"body":"ok"' in await until(stream, b"}\n")
 
 
-@pytest.mark.parametrize("privileged", [False, True])
-async def test_beyond_the_limit_only_the_privileged_get_in(tmp_path: Path, privileged: bool) -> None:
-    async with serving(tmp_path, limits=Limits(max_connections=3, reserved=1), privileged=privileged) as connect:
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_beyond_the_limit_only_a_higher_rank_gets_in(tmp_path: Path, rank: int) -> None:
+    async with serving(tmp_path, limits=Limits(max_connections=3, reserved=(1,)), rank=rank) as connect:
         inside = [await connect() for _ in range(3)]
         for stream in inside:
             await stream.send_all(GET)
             await until(stream, b"}\n")
-        assert statuses(await talk(connect, GET)) == [200 if privileged else 503]
+        assert statuses(await talk(connect, GET)) == [200 if rank else 503]
         await inside[0].aclose()
         while statuses(await talk(connect, GET)) != [200]:
             await trio.lowlevel.checkpoint()
 
 
 async def test_the_reserve_has_an_end_too(tmp_path: Path) -> None:
-    async with serving(tmp_path, limits=Limits(max_connections=1, reserved=1), privileged=True) as connect:
+    async with serving(tmp_path, limits=Limits(max_connections=1, reserved=(1,)), rank=1) as connect:
         for _ in range(2):
             stream = await connect()
             await stream.send_all(GET)

@@ -1,4 +1,6 @@
+import os
 import socket
+import threading
 import time
 
 import pytest
@@ -144,3 +146,27 @@ def test_the_process_behind_the_socket_is_known(muxd):
 
     with Connection(str(muxd.path)) as opened:
         assert opened.peer_pid() == os.getpid()
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A socket at which one waits to be accepted, and none more may."""
+    path = str(tmp_path / "full.sock")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(path)
+        listening.listen(0)
+        first.connect(path)
+        yield path, listening
+
+
+def test_where_others_connect_faster_than_muxd_accepts_it_waits_its_turn(full):
+    path, listening = full
+    threading.Timer(0.1, lambda: listening.accept()[0].close()).start()
+    with Connection(path) as connected:
+        assert connected.peer_pid() == os.getpid()
+
+
+def test_it_does_not_wait_for_its_turn_for_ever(full):
+    with pytest.raises(Failure, match="more connect to it than it has accepted in all this time; try again") as caught:
+        Connection(full[0], patience=0.05)
+    assert caught.value.code == Exit.UNREACHABLE
