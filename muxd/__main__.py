@@ -245,12 +245,16 @@ def _proxy(options: Namespace) -> int:
 
     config = load_proxy_config(find_config(options.config, os.environ), os.environ)
     from .logs import setup_logging
+    from .notify import Notifier
+    from .ports import METRICS
     from .proxy.app import run_proxy
 
+    notifier = Notifier.from_environ(os.environ)
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     _call_itself(b"muxd-proxy")
+    metrics = notifier.take(METRICS, config.proxy.metrics_listen)
     with _plain_errors():
-        run_proxy(config, _passed_listener())
+        run_proxy(config, _only(notifier.kept), metrics, notifier)
     return 0
 
 
@@ -280,16 +284,12 @@ def _load(path: Path | None, added: "DropIn | None" = None) -> Config:
     return load_config(path, os.environ, added)
 
 
-def _passed_listener() -> "socket.socket | None":
-    """The listening socket that muxd or systemd passes as descriptor 3 (sd_listen_fds(3)), if one does."""
-    import socket
-
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
-        return None
-    if (count := os.environ.pop("LISTEN_FDS", "")) != "1":
-        raise ConfigError([f"the proxy was passed {count} sockets and takes one: leave one ListenStream= in its unit"])
-    os.set_inheritable(3, False)
-    return socket.socket(fileno=3)
+def _only(passed: "list[tuple[str, socket.socket]]") -> "socket.socket | None":
+    """The socket for clients that muxd or systemd passes (sd_listen_fds(3)), if one does, under whatever name."""
+    if len(passed) > 1:
+        said = f"the proxy was passed {len(passed)} sockets and takes one: leave one ListenStream= in its unit"
+        raise ConfigError([said])
+    return passed[0][1] if passed else None
 
 
 def _run(main: "Callable[..., Awaitable[None]]", *args: object) -> None:

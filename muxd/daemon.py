@@ -25,6 +25,7 @@ from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
+from .proxy_ports import ProxyPorts
 from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
@@ -35,9 +36,6 @@ log = logging.getLogger(__name__)
 
 #: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
 SWEEP_TIMEOUT = 30.0
-
-#: What the service manager calls the proxy's port, which it keeps over a restart of muxd.
-KEPT_AS = "proxy"
 
 #: Seconds between looks at the control socket's file.
 SOCKET_INTERVAL = 2.0
@@ -81,10 +79,8 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     state = StateFile(config.daemon.state_dir / "state.json")
     await _sweep(children, state, {model.name for model in config.models})
     send, mailbox = trio.open_memory_channel[Event](inf)
-    managed = None
-    if config.proxy.managed:
-        managed = ProxyChild(config, children, state, notifier.kept.pop(KEPT_AS, None))
-        notifier.keep(managed.listener, KEPT_AS)
+    ports = ProxyPorts(config.proxy, notifier)
+    managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
     async with open_http() as http, trio.open_nursery() as nursery:
         around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
         supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
@@ -97,8 +93,9 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
-        notifier.ready(f"{len(config.models)} models, proxy on {config.proxy.host}:{config.proxy.port}")
-        where = f"proxy on {config.proxy.host}:{config.proxy.port}, " if config.proxy.managed else ""
+        proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
+        notifier.ready(f"{len(config.models)} models, {proxy}")
+        where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""
         log.info("ready: %scontrol socket %s", where, config.daemon.socket)
         await supervisor.finished.wait()
         if managed is not None:

@@ -8,6 +8,7 @@ import os
 import socket
 from array import array
 from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
 
 
 class Notifier:
@@ -15,7 +16,7 @@ class Notifier:
 
     def __init__(self, address: str | None, watchdog_interval: float | None = None) -> None:
         self._address = address
-        self.kept: dict[str, socket.socket] = {}  # what an earlier process had it keep
+        self.kept: list[tuple[str, socket.socket]] = []  # what was passed to this process, by name, and not yet taken
         self.watchdog_interval = watchdog_interval  # seconds between calls of watchdog(); None: nobody watches
 
     @classmethod
@@ -49,6 +50,24 @@ class Notifier:
             "FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[listener.fileno()]
         )
 
+    def take(self, name: str, where: tuple[str, int] | None) -> socket.socket | None:
+        """What was kept under this name, if it listens there.
+
+        One that does not is closed, for everybody who has a copy: it would be in the way of a wider address.
+        """
+        found = next((each for each in self.kept if each[0] == name), None)
+        if found is None:
+            return None
+        self.kept.remove(found)
+        _, kept = found
+        if where is not None and _listens_at(kept, *where):
+            return kept
+        with suppress(OSError):
+            kept.shutdown(socket.SHUT_RDWR)
+        kept.close()
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        return None
+
     def watchdog(self) -> bool:
         """Still alive: due every `watchdog_interval` seconds."""
         return self._send("WATCHDOG=1")
@@ -70,16 +89,27 @@ class Notifier:
         return True
 
 
-def _kept(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
+def _kept(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
     """Sockets that were passed to this process, by the names they were kept under (sd_listen_fds_with_names(3))."""
     pid, count, names = (environ.pop(f"LISTEN_{word}", "") for word in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
-        return {}
-    kept = {}
-    for fd, name in zip(range(3, 3 + int(count)), names.split(":"), strict=False):
-        os.set_inheritable(fd, False)
-        kept[name] = socket.socket(fileno=fd)
+        return []
+    kept = []
+    for number, name in zip(range(int(count)), [*names.split(":"), *[""] * int(count)], strict=False):
+        os.set_inheritable(3 + number, False)
+        kept.append((name, socket.socket(fileno=3 + number)))
     return kept
+
+
+def _listens_at(kept: socket.socket, host: str, port: int) -> bool:
+    """Whether it is what one would get who listened there now; any port is what port 0 asks for."""
+    try:
+        found = socket.getaddrinfo(host, port, kept.family, socket.SOCK_STREAM)
+        listens = kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        here, where = kept.getsockname()[:2], found[0][4][:2]
+        return bool(listens) and here[0] == where[0] and port in (here[1], 0)
+    except OSError:
+        return False
 
 
 def _status(text: str) -> list[str]:

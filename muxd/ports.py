@@ -8,6 +8,7 @@ after its whole load.
 """
 
 import errno
+import os
 import socket
 from collections.abc import Collection
 from pathlib import Path
@@ -26,6 +27,10 @@ FREE_IT = "end it, or give the model another port"
 #: Clients that may wait to be accepted while a new proxy starts.
 BACKLOG = 4096
 
+#: Names of the proxy's sockets, wherever they are kept or passed on, and the keys of [proxy] that have their addresses.
+CLIENTS, METRICS = "proxy", "metrics"
+SETTINGS = {CLIENTS: "listen", METRICS: "metrics_listen"}
+
 
 class PortTaken(MuxdError):
     code = "port_taken"
@@ -33,6 +38,12 @@ class PortTaken(MuxdError):
 
 class CannotListen(MuxdError):
     code = "cannot_listen"
+
+
+class AddressInUse(CannotListen):
+    """Somebody has it; later it may be free."""
+
+    code = "address_in_use"
 
 
 class Reservation:
@@ -53,8 +64,8 @@ class Reservation:
         self._socket.close()
 
 
-def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
-    """A listening socket of the proxy; raises CannotListen, which names the `setting` that has the address."""
+def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
+    """A listening socket of the proxy, one of SETTINGS; raises CannotListen, and AddressInUse where somebody has it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,10 +74,10 @@ def listen_at(host: str, port: int, setting: str = "listen") -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reason = in_words(error)
+        reason, see = f"the proxy cannot listen at {host}:{port}: {in_words(error)}", f"see [proxy] {SETTINGS[name]}"
         if error.errno == errno.EADDRINUSE:
-            reason += f": {_holder_at(port)}; end it, or choose another port"
-        raise CannotListen(f"the proxy cannot listen at {host}:{port}: {reason}; see [proxy] {setting}") from None
+            raise AddressInUse(f"{reason}: {_holder_at(port)}; end it, or choose another port; {see}") from None
+        raise CannotListen(f"{reason}; {see}") from None
     return listener
 
 
@@ -77,9 +88,11 @@ def holder_of(sockets: "Collection[Listening]") -> str:
     """
     from .shim.processes import program_of  # only where there is something to explain
 
+    user = next((socket.uid for socket in sockets), None)
     if pid := pid_of({socket.name for socket in sockets}):
-        return f"process {pid} listens on it ({program_of(pid) or 'gone meanwhile'})"
-    return next((f"a process of user {socket.uid} listens on it" for socket in sockets), "another process has it")
+        whose = f", user {user}" if user != os.geteuid() else ""
+        return f"process {pid} listens on it ({program_of(pid) or 'gone meanwhile'}{whose})"
+    return f"a process of user {user} listens on it" if user is not None else "another process has it"
 
 
 def pid_of(names: set[str]) -> int:

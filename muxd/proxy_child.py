@@ -1,11 +1,10 @@
-"""The managed proxy: muxd binds its port, runs it as a child and starts it again when it dies.
+"""The managed proxy: muxd runs it as a child and starts it again when it dies.
 
-The port stays bound by muxd, so clients queue instead of being refused while a new proxy
+Its ports stay bound by muxd (see proxy_ports), so clients queue instead of being refused while a new proxy
 starts.
 """
 
 import logging
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +19,18 @@ from .config.handover import write_for_proxy
 from .engines import EngineCallFailed, Link
 from .errors import MuxdError, in_words
 from .own_files import make_way
-from .ports import listen_at
+from .proxy_ports import ProxyPorts
 from .shim.processes import is_stopped
 from .state import StateFile
+from .threads import in_thread
 
 log = logging.getLogger(__name__)
 
 #: Seconds before it is started again after it died, by how often in a row: at once, then 1, 2, 4 ... 30.
 BACKOFF_CAP = 30.0
+
+#: The same for a port that somebody has: one attempt costs little, and every one of them may be the last.
+PORT_BACKOFF_CAP = 5.0
 
 #: Up for so long: the next death counts as the first.
 STABLE_AFTER = 30.0
@@ -61,19 +64,11 @@ class UnmanagedProxy:
 
 
 class ProxyChild:
-    def __init__(self, config: Config, children: Children, state: StateFile, kept: socket.socket | None = None) -> None:
-        """Binds the port, unless `kept` has it, and sees that the one for metrics can be bound; raises CannotListen."""
+    def __init__(self, config: Config, children: Children, state: StateFile, ports: ProxyPorts) -> None:
         self._config = config
         self._children = children
         self._state = state
-        if config.proxy.metrics_listen is not None:
-            listen_at(*config.proxy.metrics_listen, setting="metrics_listen").close()
-        where = config.proxy.host, config.proxy.port
-        if kept is not None and kept.getsockname()[:2] != where:
-            kept.close()
-            kept = None
-        self.listener = kept if kept is not None else listen_at(*where)
-        self.port = int(self.listener.getsockname()[1])
+        self.ports = ports
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
         self._dropped = Dropped()  # of the output of former ones
@@ -84,9 +79,10 @@ class ProxyChild:
         running = self._child is not None
         state = "running" if running else "stopped" if self._stopping.is_set() else "backoff"
         return {
-            "listen": f"{self._config.proxy.host}:{self.port}",
+            "listen": self.ports.listen,
             "managed": True,
             "state": state,
+            "reason": self.ports.trouble,
             "pid": self._child.pid if self._child is not None else None,
             "dropped_log_bytes": self.dropped.bytes,
             "dropped_log_reason": self.dropped.why or None,
@@ -106,9 +102,10 @@ class ProxyChild:
 
     async def _watch(self, http: httpx.AsyncClient) -> None:
         """Kill one that does not answer: it may be stopped, or stuck in its loop."""
-        url, misses = f"http://{_reachable(self._config.proxy.host)}:{self.port}", 0
+        misses = 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
+            url = f"http://{_reachable(self._config.proxy.host)}:{self.ports.port}"
             misses = 0 if self._child is None or await _answers(http, url) else misses + 1
             if misses == PROBE_FAILURES and self._child is not None:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
@@ -132,13 +129,16 @@ class ProxyChild:
             began = trio.current_time()
             await self._one_life(record)
             in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
-            with trio.move_on_after(0.0 if in_a_row <= 1 else min(BACKOFF_CAP, 2.0 ** min(in_a_row - 2, 5))):
+            cap = BACKOFF_CAP if self.ports.trouble is None else PORT_BACKOFF_CAP
+            with trio.move_on_after(0.0 if in_a_row <= 1 else min(cap, 2.0 ** min(in_a_row - 2, 5))):
                 await self._stopping.wait()
-        self.listener.close()
+        self.ports.close()
         self._stopped.set()
 
     async def _one_life(self, record: Callable[..., None]) -> None:
         try:
+            if not await in_thread(self.ports.bind):  # who has one is looked for among all processes
+                return
             make_way(self._settings)
             write_for_proxy(self._config, self._settings)
             self._child = self._children.spawn(self._spec())
@@ -198,7 +198,7 @@ class ProxyChild:
             log_max_bytes=16 << 20,
             log_backups=2,
             stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
-            listen_fds=(self.listener.fileno(),),
+            listen_fds=self.ports.descriptors(),
         )
 
 

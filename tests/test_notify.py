@@ -81,5 +81,5 @@ def test_a_socket_that_is_kept_is_sent_with_its_name(tmp_path):
 
 def test_sockets_for_another_process_are_not_taken():
     environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "proxy"}
-    assert Notifier.from_environ(environ).kept == {}
+    assert Notifier.from_environ(environ).kept == []
     assert environ == {}

@@ -42,5 +42,5 @@ def test_where_the_proxy_cannot_listen_is_told_with_who_does():
         with pytest.raises(
             CannotListen, match=rf"address already in use: process {os.getpid()} listens on it \("
         ) as told:
-            listen_at("127.0.0.1", port, "metrics_listen")
+            listen_at("127.0.0.1", port, "metrics")
     assert told.value.message.endswith("; end it, or choose another port; see [proxy] metrics_listen")

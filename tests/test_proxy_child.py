@@ -16,8 +16,9 @@ from muxd import proxy_child
 from muxd.children import Children
 from muxd.config import load_config
 from muxd.demo import write_demo_config
-from muxd.ports import CannotListen
+from muxd.notify import Notifier
 from muxd.proxy_child import ProxyChild
+from muxd.proxy_ports import ProxyPorts
 from muxd.state import StateFile
 
 
@@ -38,7 +39,8 @@ def a_proxy(folder: Path, **settings: Any) -> ProxyChild:
         (folder / name).mkdir()
     config = load_config(write_demo_config(folder, port=0), os.environ)
     config = replace(config, proxy=replace(config.proxy, **settings))
-    return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"))
+    ports = ProxyPorts(config.proxy, Notifier(None))
+    return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
 
 
 async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery):
@@ -47,10 +49,10 @@ async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery
         nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
         await eventually(lambda: proxy.status()["pid"])
         first = proxy.status()["pid"]
-        assert (await http.get(f"http://127.0.0.1:{proxy.port}/health", timeout=20)).status_code == 200
+        assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
         os.kill(first, signal.SIGSTOP)
         await eventually(lambda: proxy.status()["pid"] not in (None, first))
-        assert (await http.get(f"http://127.0.0.1:{proxy.port}/health", timeout=20)).status_code == 200
+        assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
         assert told == [("proxy_exited", {"reason": "killed by SIGKILL"})]
         await proxy.stop(trio.Event())
     assert proxy.status()["state"] == "stopped"
@@ -68,11 +70,70 @@ async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_pat
             await proxy.stop(hurried)
 
 
-def test_a_port_for_metrics_that_somebody_has_is_named_before_anything_is_started(tmp_path):
+async def test_a_port_for_metrics_that_somebody_has_keeps_no_client_out_and_is_served_once_it_is_free(
+    tmp_path, nursery
+):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        where = taken.getsockname()
-        with pytest.raises(CannotListen, match=f"metrics_listen|{where[1]}"):
-            a_proxy(tmp_path, metrics_listen=where)
+        host, port = taken.getsockname()
+        proxy = a_proxy(tmp_path, metrics_listen=(host, port))
+        async with httpx.AsyncClient(trust_env=False) as http:
+            nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+            await eventually(lambda: proxy.status()["pid"])
+            assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
+            await eventually(lambda: "see [proxy] metrics_listen" in proxy.log_files["stderr"].read_text())
+            taken.close()
+            assert "muxd_up" in await page(http, f"http://{host}:{port}/metrics")
+            await proxy.stop(trio.Event())
+
+
+async def page(http: httpx.AsyncClient, url: str) -> str:
+    with trio.fail_after(30):
+        while True:
+            try:
+                return (await http.get(url, timeout=20)).text
+            except httpx.TransportError:
+                await trio.sleep(0.1)
+
+
+async def test_both_ports_stay_while_the_proxy_is_killed(tmp_path, nursery):
+    proxy = a_proxy(tmp_path, metrics_listen=("127.0.0.1", 0))
+    with socket.socket(fileno=os.dup(proxy.ports.descriptors()["metrics"])) as copy:
+        ports = proxy.ports.port, copy.getsockname()[1]
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+        await eventually(lambda: proxy.status()["pid"])
+        os.kill(first := proxy.status()["pid"], signal.SIGKILL)
+        for port in ports:
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        await eventually(lambda: proxy.status()["pid"] not in (None, first))
+        for port in ports:
+            assert "muxd_up" in (await http.get(f"http://127.0.0.1:{port}/metrics", timeout=20)).text
+        await proxy.stop(trio.Event())
+
+
+async def test_a_port_that_somebody_has_is_waited_for(tmp_path, nursery):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        proxy = a_proxy(tmp_path, port=port)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+            status = proxy.status()
+            assert (status["listen"], status["state"]) == (f"127.0.0.1:{port}", "backoff")
+            assert f"process {os.getpid()} listens on it" in status["reason"]
+            taken.close()
+            await eventually(lambda: proxy.status()["state"] == "running")
+            assert proxy.status()["reason"] is None
+            assert (await http.get(f"http://127.0.0.1:{port}/health", timeout=20)).status_code == 200
+            await proxy.stop(trio.Event())
+
+
+async def test_muxd_ends_while_its_proxy_waits_for_a_port(tmp_path, nursery):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        proxy = a_proxy(tmp_path, port=taken.getsockname()[1])
+        async with httpx.AsyncClient(trust_env=False) as http:
+            nursery.start_soon(proxy.run, lambda *_, **__: None, http)
+            with trio.fail_after(10):
+                await proxy.stop(trio.Event())
 
 
 async def test_a_stopped_proxy_is_replaced_before_its_health_is_asked_for(tmp_path, monkeypatch, nursery, caplog):
@@ -106,16 +167,3 @@ async def test_the_proxy_inherits_no_secrets(tmp_path, monkeypatch, nursery):
 
 def environ_of(proxy: ProxyChild) -> bytes:
     return Path(f"/proc/{proxy.status()['pid']}/environ").read_bytes()
-
-
-def test_a_port_that_was_kept_is_taken_over_where_it_is_still_the_configured_one(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as kept, socket.create_server(("127.0.0.1", 0)) as other:
-        port = kept.getsockname()[1]
-        for name in ("run", "state", "logs"):
-            (tmp_path / name).mkdir()
-        config = load_config(write_demo_config(tmp_path, port=port), os.environ)
-        around = Children(tmp_path / "run"), StateFile(tmp_path / "state" / "state.json")
-        assert ProxyChild(config, *around, kept).listener is kept
-        with pytest.raises(CannotListen):  # it is not the configured one, which is taken
-            ProxyChild(config, *around, other)
-        assert other.fileno() == -1

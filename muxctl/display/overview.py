@@ -49,6 +49,8 @@ def _rests(model: Model) -> bool:
 
 def _head(status: dict[str, Any]) -> list[str]:
     lines = [_daemon(status), *_door(status.get("door"), status["proxy"]["listen"])]
+    if reason := status["proxy"].get("reason"):
+        lines.append(f"NO PROXY: {plain(reason)}; muxd tries again by itself")
     if status["simulated"]:
         lines.append("simulated: pretend models on pretend GPUs")
     if status.get("config_written"):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Never
@@ -59,7 +59,7 @@ class ChildSpec:
     log_backups: int
     stop_timeout: float
     stop_signal: signal.Signals = signal.SIGTERM
-    listen_fds: tuple[int, ...] = ()  # sockets to pass on by LISTEN_FDS; they stay open here
+    listen_fds: dict[str, int] = field(default_factory=dict)  # sockets to pass on, by name; they stay open here
     stop_port: int = 0  # a stop is asked of whoever of its processes listens there, not of the launcher
 
 
@@ -190,7 +190,7 @@ def _launch(order: Spec, error_file: Path, held: ExitStack) -> tuple[subprocess.
             cwd="/",
             env={**own_environment(), "MUXD_TOKEN": order.token},
             start_new_session=True,
-            pass_fds=(order.lock_fd, *order.listen_fds),
+            pass_fds=(order.lock_fd, *order.listen_fds.values()),
         )
     try:
         itself = look_up(process.pid)

@@ -14,6 +14,7 @@ from muxd.client import Client as Control
 from muxd.config.schema import Config
 from muxd.http.shared_page import SharedPage
 from muxd.logs import setup_logging
+from muxd.notify import Notifier
 from muxd.ports import listen_at
 
 from .catalogue import Catalogue
@@ -26,7 +27,7 @@ from .exchange import Pace
 from .leases import Leases
 from .records.access_log import open_access_log
 from .records.meters import Gauges, Meters
-from .records.metrics_port import listen_for_metrics, serve_metrics
+from .records.metrics_port import listen_again, listen_for_metrics, serve_metrics
 from .records.page import CONTENT_TYPE, PAUSE, whole_page
 from .records.request_ids import RequestIds
 from .records.visit import Records
@@ -45,35 +46,49 @@ _SETTLE = 0.1  # seconds until the end of a request is told, at most
 _LAST_WORDS = 2.0  # seconds for clients to take the errors they are cut off with
 
 
-def run_proxy(config: Config, listen: socket.socket | None) -> None:
+def run_proxy(config: Config, listen: socket.socket | None, metrics: socket.socket | None, notifier: Notifier) -> None:
     """Raises what `_run` does, and the groups that nurseries make of it."""
     limits = _limits(config)
-    run_hosted(partial(_run, config, limits, listen))
+    run_hosted(partial(_run, config, limits, listen, metrics, notifier))
 
 
-async def _run(config: Config, limits: Limits, listen: socket.socket | None, reactor: Reactor) -> None:
+async def _run(
+    config: Config,
+    limits: Limits,
+    listen: socket.socket | None,
+    metrics: socket.socket | None,
+    notifier: Notifier,
+    reactor: Reactor,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight within `drain_timeout`.
 
-    `listen` is bound and listening, and closed in the end; without one the address in the
+    `listen` and `metrics` are bound and listening, and closed in the end; without one the address in the
     configuration is bound; raises CannotListen.  A second signal ends the wait at once.
     """
     listener = listen or listen_at(config.proxy.host, config.proxy.port)
     loopback_only(config, listener.getsockname())
     where = config.proxy.metrics_listen
-    metrics = listen_for_metrics(*where) if where is not None else None
+    if metrics is None and where is not None:
+        metrics = listen_for_metrics(*where, notifier)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
             log.info("listening on %s", _name(listener))
             for warning in (said_at_start(config, listener.getsockname()), metrics_said_at_start(config)):
                 if warning is not None:
                     log.warning("%s", warning)
-            if metrics is not None:
-                nursery.start_soon(serve_metrics, metrics, proxy.metrics, name="metrics port")
+            if where is not None:
+                nursery.start_soon(_serve_metrics, where, metrics, notifier, proxy.metrics, name="metrics port")
             await anext(signals)
             nursery.start_soon(_cancel_at_next, signals, nursery.cancel_scope)
             await proxy.drain(config.proxy.drain_timeout)
             nursery.cancel_scope.cancel()
     log.info("stopped")
+
+
+async def _serve_metrics(
+    where: tuple[str, int], listener: socket.socket | None, notifier: Notifier, page: Callable[[], Awaitable[bytes]]
+) -> None:
+    await serve_metrics(listener or await listen_again(*where, notifier), page)
 
 
 class Proxy:

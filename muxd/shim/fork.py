@@ -40,7 +40,7 @@ def become_child(spec: Spec, stdio: tuple[int, int, int], error_pipe: int, shim:
         if os.getppid() != shim:
             os._exit(127)  # the shim died before the line above
         reset_signals()
-        error_pipe = place_fds((*stdio, *spec.listen_fds), error_pipe)
+        error_pipe = place_fds((*stdio, *spec.listen_fds.values()), error_pipe)
         os.chdir(spec.cwd)
         os.execvpe(spec.argv[0], spec.argv, child_environment(spec))
     except OSError as error:
@@ -89,4 +89,5 @@ def child_environment(spec: Spec) -> dict[str, str]:
     env.setdefault("SPT_NOENV", "1")
     if spec.listen_fds:
         env |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(spec.listen_fds))}
+        env["LISTEN_FDNAMES"] = ":".join(spec.listen_fds)
     return env

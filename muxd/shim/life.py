@@ -100,7 +100,7 @@ class Shim:
         except OSError as error:
             self._failure = {"errno": error.errno, "error": f"could not be started: {reason_of(error)}"}
             return
-        for fd in (stdin, out_end, err_end, error_end, *self._spec.listen_fds):
+        for fd in (stdin, out_end, err_end, error_end, *self._spec.listen_fds.values()):
             os.close(fd)
         for fd, log in ((out, self._stdout), (err, self._stderr)):
             self._pipes[fd] = log

@@ -28,7 +28,7 @@ class Spec:
         exit_file: str,
         lock_fd: int,  # the open lock file, flock held: it identifies this shim
         cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
-        listen_fds: tuple[int, ...] = (),  # inherited sockets to be passed on, as 3, 4 ...
+        listen_fds: dict[str, int] | None = None,  # inherited sockets to be passed on, as 3, 4 ..., by name
         stop_port: int = 0,  # whoever of its processes listens there is asked to end, not the child
     ) -> None:
         self.name = name
@@ -45,5 +45,5 @@ class Spec:
         self.exit_file = exit_file
         self.lock_fd = lock_fd
         self.cgroup = cgroup
-        self.listen_fds = listen_fds
+        self.listen_fds = listen_fds or {}
         self.stop_port = stop_port

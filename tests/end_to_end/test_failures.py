@@ -133,6 +133,21 @@ def test_a_taken_port_fails_at_once_and_names_who_has_it(start):
     assert muxd.switch("alpha")["type"] == "ready", "an operator may try again at once"
 
 
+def test_a_port_that_somebody_took_between_two_muxds_is_told_with_who_and_waited_for(start):
+    """Without a service manager that keeps it."""
+    muxd = start()
+    muxd.stop()
+    with socket.create_server(("127.0.0.1", muxd.port)):
+        muxd.start_again()
+        assert f"process {os.getpid()} listens on it" in muxd.status()["proxy"]["reason"]
+        assert "NO PROXY: the proxy cannot listen at " in muxd.muxctl("status").stdout
+        assert muxd.log.count("address already in use") == 1
+        assert muxd.switch("alpha")["type"] == "ready", "control goes on"
+    eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy has its port")
+    assert muxd.ask("alpha")
+    assert muxd.status()["proxy"]["reason"] is None
+
+
 def test_a_program_that_is_gone_fails_at_once_and_is_named(start, tmp_path):
     python = tmp_path / "python"
     python.symlink_to("/bin/true")

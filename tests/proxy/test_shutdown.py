@@ -194,9 +194,10 @@ _PROGRAM = """
 import socket, sys
 from pathlib import Path
 from muxd.config.load import load_config
+from muxd.notify import Notifier
 from muxd.proxy.app import run_proxy
 listen = socket.socket(fileno=int(sys.argv[2])) if sys.argv[2] else None
-run_proxy(load_config(Path(sys.argv[1]), {}), listen)
+run_proxy(load_config(Path(sys.argv[1]), {}), listen, None, Notifier(None))
 """
 
 

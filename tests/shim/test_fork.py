@@ -53,13 +53,14 @@ async def test_listening_sockets_are_passed_on_as_systemd_does(world):
 import os, socket
 assert os.environ["LISTEN_PID"] == str(os.getpid())
 assert os.environ["LISTEN_FDS"] == "2"
+assert os.environ["LISTEN_FDNAMES"] == "b:a"
 for fd in 3, 4:
     connection, _ = socket.socket(fileno=fd).accept()
     connection.sendall(b"%d" % fd)
     connection.close()
 """
     with first, second:
-        child = world.spawn(world.python(serve, listen_fds=(second.fileno(), first.fileno())))
+        child = world.spawn(world.python(serve, listen_fds={"b": second.fileno(), "a": first.fileno()}))
         for listener, fd in ((second, b"3"), (first, b"4")):
             client = await trio.open_tcp_stream(*listener.getsockname())
             async with client:
@@ -70,7 +71,7 @@ for fd in 3, 4:
 async def test_the_shim_itself_does_not_keep_the_sockets(world):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-        child = world.spawn(world.sh(f"exec 3>&-; exec {world.sleep}", listen_fds=(listener.fileno(),)))
+        child = world.spawn(world.sh(f"exec 3>&-; exec {world.sleep}", listen_fds={"a": listener.fileno()}))
         await world.asleep(1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)

@@ -2,6 +2,9 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.end_to_end.muxd import eventually
@@ -30,6 +33,11 @@ MUXD, PROXY, PORT = "muxd.service", "muxd-proxy.service", "muxd-proxy.socket"
 CGROUP = "/sys/fs/cgroup/system.slice/muxd.service"
 PYTHON = "/opt/muxd/bin/python"
 ASK = "/run/ask.py"
+SQUAT = "/run/squat.py"
+
+#: The same, where muxd runs the proxy itself.
+MANAGED = CONFIG.replace("managed = false\n", 'managed = true\nmetrics_listen = "127.0.0.1:30101"\n')
+METRICS = "http://127.0.0.1:30101/metrics"
 
 
 class House:
@@ -37,15 +45,16 @@ class House:
         self.guest = guest
         self.hardened = hardened
         self.run = guest.run
-        with open(__file__.replace("house.py", "ask.py")) as file:
-            guest.write(ASK, file.read())
+        for program in (ASK, SQUAT):
+            guest.write(program, Path(__file__).with_name(Path(program).name).read_text())
 
     def begin_anew(self, config: str = CONFIG) -> None:
         """Stop what runs, forget failures, and bring everything up with this configuration."""
+        units = MUXD if config == MANAGED else f"{MUXD} {PORT}"
         self.run(f"systemctl stop {MUXD} {PORT} {PROXY}", check=False)
         self.run(f"systemctl reset-failed {MUXD} {PORT} {PROXY}", check=False)
         self.guest.write("/etc/muxd/muxd.toml", config)
-        self.run(f"systemctl start {MUXD} {PORT}")
+        self.run(f"systemctl start {units}")
         self.since = self.run("date +@%s.%N").stdout.strip()
 
     def ask(self, model: str, count: int = 1, at_once: int = 1, key: str = "none") -> list[str]:
@@ -55,6 +64,25 @@ class House:
     def asking(self, model: str, count: int, at_once: int, more: str = "") -> "subprocess.Popen[str]":
         """The same, while it goes on; `more` of ask.py's arguments."""
         return self.guest.start(f"{PYTHON} {ASK} {model} {count} {at_once} {more}")
+
+    def metrics(self) -> str:
+        """The page at the port of its own."""
+        fetch = f"import urllib.request as r; print(r.urlopen('{METRICS}', timeout=60).read().decode())"
+        return self.run(f'{PYTHON} -c "{fetch}"', check=False).stdout
+
+    @contextmanager
+    def squatting(self) -> Iterator[dict[str, int]]:
+        """Meanwhile another user tries to take both ports, and connects to them; what came of it is told after."""
+        seen: dict[str, int] = {}
+        self.run("touch /run/squatting")
+        with self.guest.start(f"runuser -u bob -- {PYTHON} {SQUAT} /run/squatting 30100 30101") as squat:
+            assert squat.stdout is not None
+            assert squat.stdout.readline() == "began\n"
+            try:
+                yield seen
+            finally:
+                self.run("rm /run/squatting")
+                seen |= json.loads(squat.stdout.read())
 
     def muxctl(self, words: str, user: str | None = None) -> "subprocess.CompletedProcess[str]":
         return self.run(f"muxctl {words}", user=user, check=False)

@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
+
 from tests.end_to_end.muxd import eventually
-from tests.systemd.house import CGROUP, CONFIG, MUXD
+from tests.systemd.house import CGROUP, CONFIG, MANAGED, MUXD, PORT, PYTHON
 
 
 def test_it_is_active_once_its_control_socket_answers(house):
@@ -145,16 +147,59 @@ def test_what_an_earlier_worker_left_in_shared_memory_is_removed(house):
 
 
 def test_the_proxy_that_muxd_runs_itself_works_and_ends_with_it(house):
-    managed = CONFIG.replace("managed = false", "managed = true")
-    assert managed != CONFIG
-    house.run("systemctl stop muxd-proxy.socket muxd-proxy.service")
-    house.guest.write("/etc/muxd/muxd.toml", managed)
-    house.run(f"systemctl restart {MUXD}")
+    house.begin_anew(MANAGED)
     assert house.ask("alpha") == ["200 alpha"]
     members = house.members()
     assert "child-muxd-proxy" in members.values()
     house.run(f"systemctl stop {MUXD}")
     assert not house.alive(set(members))
+
+
+@pytest.mark.parametrize(
+    "how", ["restart", "kill --kill-whom=main --signal=KILL", "kill --kill-whom=all --signal=KILL"]
+)
+def test_nobody_takes_the_proxys_ports_or_is_refused_while_muxd_is_away(house, how):
+    house.begin_anew(MANAGED)
+    assert house.ask("alpha") == ["200 alpha"]
+    old = house.main_pid()
+    with house.squatting() as seen:
+        house.run(f"systemctl {how} {MUXD}")
+        house.until_active_again(old)
+        assert house.ask("alpha") == ["200 alpha"]
+    eventually(lambda: "muxd_up 1.0" in house.metrics(), "metrics are served")
+    assert (seen["taken"], seen["refused"]) == (0, 0), seen
+    assert seen["attempts"] > 0
+
+
+def test_another_address_is_taken_over_by_a_restart_though_the_old_one_was_kept(house):
+    """As conf/README.md says it: for other machines, and for a proxy that is a service of its own."""
+    house.begin_anew(MANAGED)
+    anybody = MANAGED.replace("[proxy]\n", '[proxy]\nlisten = "0.0.0.0:30100"\nallow_anonymous = true\n')
+    house.guest.write("/etc/muxd/muxd.toml", anybody)
+    house.run(f"systemctl restart {MUXD}")
+    assert house.ask("alpha") == ["200 alpha"]
+    assert house.show("StatusText") == "2 models, proxy on 0.0.0.0:30100"
+    house.guest.write("/etc/muxd/muxd.toml", CONFIG)
+    house.run(f"systemctl restart {MUXD} && systemctl start {PORT}")
+    assert house.ask("alpha") == ["200 alpha"]
+    assert house.run("ss -ltn 'sport = :30101'", check=False).stdout.count("LISTEN") == 0
+
+
+def test_who_has_the_port_is_told_and_once_it_is_free_clients_are_served(house):
+    house.run(f"systemctl stop {MUXD} {PORT} muxd-proxy.service")
+    hold = "import socket, time; s = socket.create_server(('127.0.0.1', 30100)); print('held', flush=True)"
+    with house.guest.start(f'exec runuser -u bob -- {PYTHON} -c "{hold}; time.sleep(600)"') as holder:
+        assert holder.stdout.readline() == "held\n"
+        house.begin_anew(MANAGED)
+        told = house.show("StatusText")
+        assert told.startswith("2 models, no proxy: the proxy cannot listen at 127.0.0.1:30100: address already in use")
+        assert "NO PROXY: " in house.muxctl("status").stdout
+        assert "user " in told
+        house.run("pkill -u bob")
+        holder.wait()
+    eventually(lambda: "(running)" in house.muxctl("status").stdout, "the proxy is started")
+    assert house.ask("alpha") == ["200 alpha"]
+    assert house.show("StatusText") == "proxy on 127.0.0.1:30100"
 
 
 def test_systemd_has_nothing_to_say_about_the_units(house):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.end_to_end.muxd import eventually
-from tests.systemd.house import CONFIG, MUXD, PORT, PROXY, PYTHON
+from tests.systemd.house import CONFIG, MUXD, PORT, PROXY
 
 
 def test_while_the_proxy_is_down_clients_wait_and_are_answered(house):
@@ -93,13 +93,26 @@ def test_its_access_log_can_be_in_files_and_its_metrics_at_a_port_of_their_own(h
     keys = 'access_log_dir = "/var/log/muxd-proxy"\nmetrics_listen = "127.0.0.1:30101"\n'
     house.begin_anew(CONFIG.replace("[proxy]\n", f"[proxy]\n{keys}"))
     assert house.ask("alpha") == ["200 alpha"]
-    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:30101/metrics').read().decode())"
     counted = 'muxd_requests_total{model="alpha",route="/v1/chat/completions",status="200"} 1.0'
-    assert counted in house.run(f'{PYTHON} -c "{fetch}"').stdout.splitlines()
+    assert counted in house.metrics().splitlines()
     in_files = "cat /var/log/muxd-proxy/access-*.log"
     eventually(lambda: " POST /v1/chat/completions " in house.run(in_files).stdout, "the request is logged")
     assert logged(house) is None
     assert house.run("stat --format='%U %a' /var/log/muxd-proxy").stdout == "muxd-proxy 750\n"
+
+
+@pytest.mark.parametrize("how", ["restart", "kill --kill-whom=all --signal=KILL"])
+def test_nobody_takes_its_ports_or_is_refused_while_it_is_away(house, how):
+    house.begin_anew(CONFIG.replace("[proxy]\n", '[proxy]\nmetrics_listen = "127.0.0.1:30101"\n'))
+    assert house.ask("alpha") == ["200 alpha"]
+    assert "muxd_up 1.0" in house.metrics()
+    old = house.main_pid(PROXY)
+    with house.squatting() as seen:
+        house.run(f"systemctl {how} {PROXY}")
+        house.until_active_again(old, PROXY)
+        assert house.ask("alpha") == ["200 alpha"]
+    eventually(lambda: "muxd_up 1.0" in house.metrics(), "metrics are served")
+    assert (seen["taken"], seen["refused"]) == (0, 0), seen
 
 
 def test_an_access_log_where_the_unit_lets_it_not_write_is_told(house):

@@ -1,24 +1,54 @@
 """/metrics on a port of its own, which can be open to Prometheus while the clients' port is not."""
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
 from muxd.errors import MethodNotAllowed, RouteNotFound
 from muxd.http.request import Request
 from muxd.http.server import Exchange, Limits, serve_http
-from muxd.ports import listen_at
+from muxd.notify import Notifier
+from muxd.ports import METRICS, AddressInUse, CannotListen, listen_at
 
 from .page import CONTENT_TYPE
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a port that somebody else has is tried again.
+RETRY = 5.0
 
 _READING = ("GET", "HEAD")
 _LIMITS = Limits(max_connections=32, max_body=0)
 
 
-def listen_for_metrics(host: str, port: int) -> socket.socket:
-    """The listening socket; raises CannotListen."""
-    return listen_at(host, port, "metrics_listen")
+def listen_for_metrics(host: str, port: int, notifier: Notifier) -> socket.socket | None:
+    """The listening socket, kept for the next proxy where that is possible; None: somebody has the port.
+
+    Who has it is logged: clients are served meanwhile.  Raises CannotListen.
+    """
+    try:
+        listener = listen_at(host, port, METRICS)
+    except AddressInUse as error:
+        log.error("%s; until then there are no metrics there, and it is tried again", error.message)
+        return None
+    notifier.keep(listener, METRICS)
+    return listener
+
+
+async def listen_again(host: str, port: int, notifier: Notifier) -> socket.socket:
+    """The same, once nobody has the port any more."""
+    while True:
+        await trio.sleep(RETRY)
+        try:  # who has it is looked for among all processes: not in the thread that passes bytes
+            listener = await trio.to_thread.run_sync(partial(listen_at, host, port, METRICS))
+        except (CannotListen, OSError, RuntimeError):  # the last: no thread can be started
+            continue
+        notifier.keep(listener, METRICS)
+        log.info("metrics: %s:%d is free again: listening", host, port)
+        return listener
 
 
 async def serve_metrics(

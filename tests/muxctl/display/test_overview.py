@@ -118,6 +118,13 @@ def test_who_may_ask_the_proxy_has_a_line(door, line):
     assert not any(line.startswith("door") for line in overview(STATUS))  # an older muxd
 
 
+def test_who_has_the_proxys_port_is_told():
+    held = {"state": "backoff", "reason": "the proxy cannot listen at 127.0.0.1:1: address already in use"}
+    assert f"NO PROXY: {held['reason']}; muxd tries again by itself" in overview(
+        STATUS | {"proxy": STATUS["proxy"] | held}
+    )
+
+
 def test_gpus_that_cannot_be_seen_are_not_passed_over():
     assert any(line.startswith("GPUs: none can be seen") for line in overview(STATUS | {"gpus": []}))
     assert not any(line.startswith("GPUs:") for line in overview(STATUS | {"gpus": [], "models": []}))

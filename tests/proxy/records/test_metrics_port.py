@@ -1,13 +1,15 @@
 """A port of its own for Prometheus."""
 
+import re
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 import trio
 
-from muxd.ports import CannotListen
-from muxd.proxy.records.metrics_port import listen_for_metrics, serve_metrics
+from muxd.notify import Notifier
+from muxd.ports import METRICS, CannotListen, listen_at
+from muxd.proxy.records.metrics_port import RETRY, listen_again, listen_for_metrics, serve_metrics
 
 
 async def page() -> bytes:
@@ -16,7 +18,7 @@ async def page() -> bytes:
 
 @pytest.fixture
 async def prometheus() -> AsyncIterator[httpx.AsyncClient]:
-    listener = listen_for_metrics("127.0.0.1", 0)
+    listener = listen_at("127.0.0.1", 0, METRICS)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with trio.open_nursery() as nursery, httpx.AsyncClient(base_url=url) as client:
         await nursery.start(serve_metrics, listener, page)
@@ -53,7 +55,7 @@ async def test_a_page_takes_its_time_while_another_client_is_answered() -> None:
         await go.wait()
         return b"slow\n"
 
-    listener = listen_for_metrics("127.0.0.1", 0)
+    listener = listen_at("127.0.0.1", 0, METRICS)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     answers: list[str] = []
 
@@ -71,13 +73,19 @@ async def test_a_page_takes_its_time_while_another_client_is_answered() -> None:
     assert answers == ["slow\n"]
 
 
-def test_a_port_that_is_taken_is_told_with_the_setting_that_has_it() -> None:
-    with listen_for_metrics("127.0.0.1", 0) as listener:
+async def test_a_port_that_is_taken_is_told_with_the_setting_that_has_it_and_tried_again(
+    caplog, autojump_clock
+) -> None:
+    with listen_at("127.0.0.1", 0, METRICS) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(CannotListen, match=rf"at 127.0.0.1:{port}: .*; see \[proxy\] metrics_listen"):
-            listen_for_metrics("127.0.0.1", port)
+        assert listen_for_metrics("127.0.0.1", port, Notifier(None)) is None
+        assert re.search(rf"at 127.0.0.1:{port}: .*; see \[proxy\] metrics_listen", caplog.text)
+        with trio.move_on_after(3 * RETRY):
+            await listen_again("127.0.0.1", port, Notifier(None))
+            raise AssertionError("somebody has it")
+    (await listen_again("127.0.0.1", port, Notifier(None))).close()
 
 
 def test_an_address_that_is_not_here_is_told() -> None:
     with pytest.raises(CannotListen, match=r"192\.0\.2\.1:9"):
-        listen_for_metrics("192.0.2.1", 9)
+        listen_for_metrics("192.0.2.1", 9, Notifier(None))

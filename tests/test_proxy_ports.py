@@ -1,0 +1,161 @@
+"""The managed proxy's ports: kept, taken over, let go, and what happens where somebody has one."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muxd.config import Proxy
+from muxd.notify import Notifier
+from muxd.ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
+from muxd.proxy_ports import ProxyPorts
+
+HERE = "127.0.0.1"
+
+
+class Manager:
+    """A service manager: what it was told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder / "notify")
+        self._bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._bound.bind(self.address)
+
+    def notifier(self, **kept: socket.socket) -> Notifier:
+        notifier = Notifier(self.address)
+        notifier.kept = list(kept.items())
+        return notifier
+
+    def stored(self) -> list[str]:
+        """What it was given to keep since the last time: "+name"."""
+        told = []
+        while True:
+            try:
+                said, fds, _, _ = socket.recv_fds(self._bound, 4096, 1)
+            except BlockingIOError:
+                return told
+            for fd in fds:
+                os.close(fd)
+            lines = said.decode().splitlines()
+            told += ["+" + line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=") and fds]
+
+    def close(self) -> None:
+        self._bound.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path)
+    yield manager
+    manager.close()
+
+
+def proxy_at(port: int = 0, **settings: Any) -> Proxy:
+    return Proxy(host=HERE, port=port, **settings)
+
+
+def port_of(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def a_free_port() -> int:
+    with socket.create_server((HERE, 0)) as probe:
+        return port_of(probe)
+
+
+def listens(port: int, host: str = HERE) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((host, port)) == 0
+
+
+def test_both_ports_are_bound_and_given_to_the_manager(manager):
+    ports = ProxyPorts(proxy_at(metrics_listen=(HERE, 0)), manager.notifier())
+    assert list(ports.descriptors()) == [CLIENTS, METRICS]
+    assert sorted(manager.stored()) == ["+metrics", "+proxy"]
+    assert listens(ports.port)
+    ports.close()
+
+
+def test_what_was_kept_is_taken_over_where_it_is_still_configured(manager):
+    with listen_at(HERE, 0) as clients, listen_at(HERE, 0) as metrics:
+        config = proxy_at(port_of(clients), metrics_listen=("localhost", port_of(metrics)))
+        ports = ProxyPorts(config, manager.notifier(proxy=clients, metrics=metrics))
+        assert ports.descriptors() == {CLIENTS: clients.fileno(), METRICS: metrics.fileno()}
+        assert (ports.port, manager.stored()) == (port_of(clients), [])
+
+
+@pytest.mark.parametrize("listen", [("0.0.0.0", 0), (HERE, 1)])
+def test_one_that_is_configured_no_more_is_not_in_the_way_of_another(manager, listen):
+    """The manager has a copy, which would keep a wider address from being bound."""
+    host, offset = listen
+    kept = listen_at(HERE, 0)
+    port, copy = port_of(kept) + offset, kept.dup()
+    ports = ProxyPorts(Proxy(host=host, port=port), manager.notifier(proxy=kept))
+    assert (ports.port, ports.trouble) == (port, None)
+    assert kept.fileno() == -1
+    assert listens(port)
+    assert manager.stored() == ["+proxy"]
+    copy.close()
+    ports.close()
+
+
+@pytest.mark.parametrize("managed", [True, False])
+def test_what_is_not_wanted_any_more_is_let_go(manager, managed):
+    kept = {name: listen_at(HERE, 0) for name in ("proxy", "metrics")}
+    before = {name: port_of(listener) for name, listener in kept.items()}
+    copies = [listener.dup() for listener in kept.values()]
+    ports = ProxyPorts(proxy_at(before["proxy"], managed=managed), manager.notifier(**kept))
+    assert not listens(before["metrics"])
+    assert listens(before["proxy"]) == managed
+    assert list(ports.descriptors()) == ([CLIENTS] if managed else [])
+    for copy in copies:
+        copy.close()
+    ports.close()
+
+
+def test_one_that_is_closed_is_no_port(manager):
+    kept = listen_at(HERE, 0)
+    port = port_of(kept)
+    kept.shutdown(socket.SHUT_RDWR)
+    ports = ProxyPorts(proxy_at(port), manager.notifier(proxy=kept))
+    assert listens(port)
+    ports.close()
+
+
+def test_who_has_the_port_is_named_and_once_it_is_free_it_is_bound(manager, caplog):
+    caplog.set_level("INFO")
+    with socket.create_server((HERE, 0)) as taken:
+        port = port_of(taken)
+        ports = ProxyPorts(proxy_at(port), manager.notifier())
+        assert not ports.bind()
+        assert f"process {os.getpid()} listens on it" in ports.trouble
+        assert caplog.text.count("address already in use") == 1  # not for each attempt
+        assert (ports.listen, ports.descriptors()) == (f"{HERE}:{port}", {})
+        assert manager.stored() == []
+    assert ports.bind()
+    assert (ports.port, ports.trouble) == (port, None)
+    assert "+proxy" in manager.stored()
+    assert f"{HERE}:{port} is free again" in caplog.text
+    ports.close()
+
+
+def test_clients_come_where_only_the_port_for_metrics_is_taken(manager, caplog):
+    with socket.create_server((HERE, 0)) as taken:
+        ports = ProxyPorts(proxy_at(metrics_listen=taken.getsockname()), manager.notifier())
+        assert ports.bind()
+        assert (list(ports.descriptors()), ports.trouble) == ([CLIENTS], None)
+        assert "see [proxy] metrics_listen" in caplog.text
+    ports.bind()
+    assert list(ports.descriptors()) == [CLIENTS, METRICS]
+    ports.close()
+
+
+@pytest.mark.parametrize("settings", [{"host": "192.0.2.1"}, {"metrics_listen": ("192.0.2.1", 9)}])
+def test_an_address_that_cannot_be_had_is_an_error(settings):
+    config = Proxy(**{"host": HERE, "port": a_free_port()} | settings)
+    with pytest.raises(CannotListen, match=r"192\.0\.2\.1") as told:
+        ProxyPorts(config, Notifier(None))
+    assert not isinstance(told.value, AddressInUse)
