@@ -38,7 +38,7 @@ EXITS = EVERYWHERE | {
     Exit.UNREACHABLE: "muxd went while it was told of the change, which is kept",
 }
 
-COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "EXPIRES", "STATE", "FILE")
+COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "COMMENTS", "EXPIRES", "STATE", "FILE")
 
 _PATIENCE = 60.0  # seconds: muxd checks the whole configuration first, perhaps on a slow disk
 

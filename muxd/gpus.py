@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Protocol
 
 import pynvml
@@ -17,6 +16,7 @@ import trio
 
 from .config import Config
 from .errors import in_words
+from .host.bounded import NoAnswer, within
 from .own_files import UNREADABLE, make_way, put_aside
 from .simulator.ledger import GpuLedger
 from .threads import in_thread
@@ -161,23 +161,10 @@ def _read_nvml() -> dict[int, GpuMemory]:
 
 def installed_cards() -> list[Card]:
     """Those of this machine, as NVML numbers them; raises CannotAsk."""
-    found: list[Card] = []
-    failures: list[str] = []
-
-    def ask() -> None:
-        try:
-            found.extend(_cards())
-        except pynvml.NVMLError as error:
-            failures.append(f"NVML says: {error}")
-
-    thread = Thread(target=ask, name="NVML", daemon=True)  # a call that hangs is left behind
-    thread.start()
-    thread.join(NVML_TIMEOUT)
-    if thread.is_alive():
-        raise CannotAsk(f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
-    if failures:
-        raise CannotAsk(failures[0])
-    return found
+    try:
+        return within(_cards, NVML_TIMEOUT)
+    except NoAnswer as error:
+        raise CannotAsk(f"NVML: {error}") from None
 
 
 def _cards() -> list[Card]:

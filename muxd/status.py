@@ -39,7 +39,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "restarts": worker.restarts,
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
-        "reason": worker.reason or None,
+        "reason": worker.reason or runner.notice or None,
         "memory": _memory(runner),
         "next": next_step(scheduler.host, scheduler.switching, worker, now),
         "eta_s": None if worker.sent_away and not worker.comes_back else seconds(view.eta),

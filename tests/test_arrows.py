@@ -30,7 +30,7 @@ def test_the_core_does_not_look_at_the_clock():
 def test_the_proxy_knows_only_the_clients_side():
     found = {m for m in loaded_by("muxd.proxy.app") if m.startswith("muxd.")}
     rooms = {m.split(".")[1] for m in found}
-    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports", "notify", "logs"}
+    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports", "notify", "logs", "threads"}
     assert {m for m in found if m.startswith("muxd.core.")} <= {"muxd.core.events", "muxd.core.spec"}
 
 

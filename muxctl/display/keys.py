@@ -17,6 +17,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
     return {
         **shown,
         "priority": entry.table.get("priority", 0),
+        "comments": entry.table.get("comments", True),
         "expires": _expiry(entry.table),
         "state": state_of(entry.table),
         "file": str(entry.source.file),
@@ -25,7 +26,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
 
 
 def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """NAME, MODELS, RPM, PRIORITY, EXPIRES, STATE, FILE."""
+    """NAME, MODELS, RPM, PRIORITY, COMMENTS, EXPIRES, STATE, FILE."""
     return [_row(as_json(entry)) for entry in entries]
 
 
@@ -36,6 +37,7 @@ def _row(shown: dict[str, Any]) -> tuple[str, ...]:
         ",".join(map(str, models)) if isinstance(models, list) else _or(models, "all"),
         _or(shown["requests_per_minute"], "-"),
         shown["priority"],
+        _yes_no(shown["comments"]),
         _or(shown["expires"], "never"),
         shown["state"],
         shown["file"],
@@ -45,6 +47,10 @@ def _row(shown: dict[str, Any]) -> tuple[str, ...]:
 
 def _or(value: Any, nothing: str) -> Any:
     return nothing if value is None else value
+
+
+def _yes_no(value: Any) -> Any:
+    return value if not isinstance(value, bool) else "yes" if value else "no"
 
 
 def state_of(table: dict[str, Any]) -> str:

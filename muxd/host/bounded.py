@@ -26,7 +26,10 @@ def within(probe: Callable[[], Told], seconds: float = PATIENCE) -> Told:
             failed.append(error)
 
     thread = Thread(target=ask, name="probe", daemon=True)  # one that hangs does not keep the process
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        raise NoAnswer("this user may start no further thread (ulimit -u, pids.max): end some processes") from None
     thread.join(seconds)
     if told:
         return told[0]

@@ -96,6 +96,7 @@ class Life:
         self._doing: str | None = None  # since it was first ready
         self._given_up: Cause | None = None  # it was killed for this before it was ready
         self._listener: Listener | None = None
+        self.notice = ""  # what somebody should mend, though it serves
 
     @property
     def child(self) -> Child | None:
@@ -246,6 +247,7 @@ class Life:
         cause = await self._engine.unlock(server.link, words)
         if cause is not None:
             self._log_cause(cause.code, str(cause))
+            self.notice = f"{cause} ({cause.code})"
 
     async def _tell_ready(self, server: Launched) -> None:
         await self._footprint.came()

@@ -51,6 +51,11 @@ class Runner:
         return self._life.child.pid if self._life is not None and self._life.child is not None else None
 
     @property
+    def notice(self) -> str:
+        """What somebody should mend, though it serves."""
+        return self._life.notice if self._life is not None else ""
+
+    @property
     def last_words(self) -> list[str]:
         """The end of its log when it last ended."""
         return self._last_words

@@ -314,6 +314,29 @@ def test_a_server_that_listens_on_another_port_than_the_one_waited_for_is_named_
     assert f"its server listens on port {other}, and muxd waits for it on port" in reason
 
 
+LOCKED = """\
+import http.server, sys
+
+class Locked(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path in ("/ready", "/health") else 401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Locked).serve_forever()
+"""
+
+
+def test_a_server_that_does_not_take_muxds_key_serves_and_status_says_so(start, tmp_path):
+    (tmp_path / "locked.py").write_text(LOCKED)
+    body = f'if true; then exec {sys.executable} "$FOLDER/locked.py" $PORT; fi\n"${{SERVER[@]}}" --enable-memory-saver'
+    muxd = start(write(tmp_path, "alpha", body))
+    muxd.until_state("alpha", "ready")
+    reason = muxd.status("alpha")["reason"]
+    assert reason.startswith("the engine did not take muxd's key for /v1/loads; take --api-key and --admin-api-key out")
+    assert reason.endswith("(engine_locked)")
+
+
 def test_a_server_whose_key_the_script_hides_is_asked_with_it_and_not_killed(start, tmp_path):
     (tmp_path / "words").write_text("--api-key k1")
     muxd = start(write(tmp_path, "alpha", 'exec "${SERVER[@]}" $(head -c 99 "$FOLDER/words")'))

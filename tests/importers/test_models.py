@@ -176,12 +176,12 @@ def test_gpus_are_counted_as_nvidia_smi_does_whatever_muxds_environment_says(loa
 
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
     def none():
-        raise CannotAsk("NVML says: Driver Not Loaded")
+        raise CannotAsk("NVML: Driver Not Loaded")
 
     monkeypatch.setattr(muxd.gpus, "installed_cards", none)
     (problem,) = problems(NAMED, f"export CUDA_VISIBLE_DEVICES=GPU-1\n{LEGACY}")
     assert problem == (
-        "launch/legacy.sh:4: models.legacy.gpus: its GPUs: GPU-1 cannot be looked up: NVML says: Driver Not Loaded; "
+        "launch/legacy.sh:4: models.legacy.gpus: its GPUs: GPU-1 cannot be looked up: NVML: Driver Not Loaded; "
         "write it plainly, or give gpus to [models.NAME] in muxd.toml beside `script`"
     )
 

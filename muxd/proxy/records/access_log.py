@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _FLUSH_AFTER = 0.25  # seconds that a line waits, at most
 _FLUSH_AT = 64 << 10  # bytes that wait, at most, while the disk is quick
 _MOST = 8 << 20  # bytes that wait for a disk that is not; further lines are dropped
+_NO_THREAD = 1.0  # seconds until it is tried again, where the system lets none be started
 _LAST_PATIENCE = 2.0  # seconds for the lines that are left at the end
 _MOST_PARTS = 4096
 _LONGEST_PART = 256  # longer ones are not kept
@@ -176,10 +177,12 @@ class AccessLog:
                 await self._ring_at(0)
                 with trio.move_on_after(_FLUSH_AFTER):
                     await self._ring_at(_FLUSH_AT)
-                await self._flush()
+                if not await self._flush():
+                    await trio.sleep(_NO_THREAD)
         finally:
             with trio.move_on_after(_LAST_PATIENCE, shield=True):
-                await self._flush()
+                if not await self._flush():
+                    self._tell(self._place.write(self._lines))
 
     async def _ring_at(self, size: int) -> None:
         """Return once more than `size` bytes wait."""
@@ -191,10 +194,13 @@ class AccessLog:
             finally:
                 self._alarm = inf
 
-    async def _flush(self) -> None:
-        """Hand the lines to a thread; a disk that hangs holds only that one."""
+    async def _flush(self) -> bool:
+        """Hand the lines to a thread; a disk that hangs holds only that one.
+
+        False where no thread can be started (ulimit -u, pids.max): the lines wait on.
+        """
         if not self._lines:
-            return
+            return True
         lines, self._lines = self._lines, []
         self._writing, self._waiting = self._waiting, 0
         begun = Lock()  # taken once: by the thread, or by a cancellation that comes before it
@@ -204,14 +210,17 @@ class AccessLog:
 
         try:
             lost = await trio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._one_at_a_time)
-        except trio.Cancelled:
+        except (trio.Cancelled, RuntimeError) as error:
             if begun.acquire(blocking=False):
                 self._lines = lines + self._lines
                 self._waiting += self._writing
                 self._writing = 0
+                if isinstance(error, RuntimeError):
+                    return False
             raise
         self._writing = 0
         self._tell(lost)
+        return True
 
     def _tell(self, lost: Lost | None) -> None:
         if lost is not None:

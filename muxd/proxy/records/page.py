@@ -13,6 +13,7 @@ import trio
 
 from muxd.client import Client
 from muxd.errors import MuxdError
+from muxd.threads import in_thread
 
 from .meters import Gauges, Histogram, Meters, ModelMeter
 
@@ -41,7 +42,7 @@ async def whole_page(meters: Meters, control: Client) -> bytes:
 
 async def own_page(meters: Meters, *, up: bool) -> bytes:
     """The proxy's own; `up`: muxd answers it."""
-    await trio.to_thread.run_sync(_load)
+    await in_thread(_load)
     from prometheus_client import CollectorRegistry, generate_latest
 
     written: list[bytes] = []

@@ -228,6 +228,44 @@ async def test_a_disk_that_hangs_holds_the_end_up_for_two_seconds(autojump_clock
     hanging.go.set()
 
 
+class Anywhere(Kept):
+    """Also without a thread of its own."""
+
+    def write(self, lines: list[str]) -> Lost | None:
+        self.lines += lines
+        return None
+
+
+async def test_where_no_thread_can_be_started_lines_are_written_later(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, run_sync = Anywhere(), trio.to_thread.run_sync
+    log = AccessLog("text", kept)
+    refused: list[object] = []
+
+    async def no_thread(work: object, **_: object) -> None:
+        refused.append(work)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(log.run)
+        record(log)
+        await trio.sleep(5)
+        record(log)
+        assert len(refused) > 1
+        assert kept.lines == []
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+        while not kept.lines:
+            await trio.sleep(1)
+        assert len(kept.lines) == 2
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        record(log)
+        nursery.cancel_scope.cancel()
+    assert len(kept.lines) == 3, "the last are written without one"
+    assert log.dropped == 0
+
+
 class Failing(Kept):
     def __init__(self) -> None:
         super().__init__()
