@@ -74,6 +74,9 @@ def _claim_folders(daemon: Daemon) -> int:
 async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
     for remark in config.remarks:
         log.warning("%s", remark)
+    for model in config.models:
+        for remark in model.script.remarks if model.script is not None else ():
+            log.warning("%s: %s", model.name, remark)
     become_subreaper()
     children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")

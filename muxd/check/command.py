@@ -54,6 +54,7 @@ def check(
             line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
         ]
     lines += [warn("GPUs", remark) for remark in config.remarks]
+    lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _files(config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):

@@ -56,6 +56,7 @@ class Script:
     admin_key: str = field(default="", repr=False)  # that the script gives its server
     api_key: str = field(default="", repr=False)
     why_no_gpus: str = ""  # why nobody knows on which GPUs its server is
+    remarks: tuple[str, ...] = field(default=(), compare=False)  # what its operator should know of it
 
 
 @dataclass(frozen=True, slots=True)

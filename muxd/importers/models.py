@@ -90,7 +90,11 @@ class _Table:
             "sleep_level": script.sleep_level,
             "cwd": self._cwd,
         }
-        return {**says, **own, "script": Script(script.argv, env=self._set, why_no_gpus=why, **about)}
+        return {
+            **says,
+            **own,
+            "script": Script(script.argv, env=self._set, why_no_gpus=why, remarks=script.remarks, **about),
+        }
 
     def _gpus_of_script(self) -> tuple[tuple[int, ...], str]:
         """All that any of its commands may use; none, and why, where that cannot be told."""

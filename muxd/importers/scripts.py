@@ -21,6 +21,7 @@ from muxd.config.flags import Parallel, is_flag, parallel
 from muxd.config.handover import TELLING_FLAGS
 
 from .devices import CONTAINERS, STRANGERS, CannotTell, GpuUse, Start, published
+from .remarks import remarks
 from .shell.builtin import BUILTINS
 from .shell.grammar import read_commands
 from .shell.parameters import Ends
@@ -82,6 +83,7 @@ class LaunchScript:
     admin_key: str = ""
     api_key: str = ""
     problems: list[Problem] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()  # of what can be run, and should not be so
 
     @property
     def sleep_level(self) -> int:
@@ -120,6 +122,7 @@ def read_script(
         return script
     walk = _followed(path, text, shown, environ, folder, script)
     _Facts(script, walk.runs, walk.state.variables, Place(shown, 1)).gather()
+    script.remarks = tuple(remarks(text, walk, launches(walk.runs), shown))
     return script
 
 
@@ -172,7 +175,7 @@ class _Facts:
 
     def __init__(self, script: LaunchScript, runs: list[Run], variables: dict[str, Variable], top: Place) -> None:
         self._script = script
-        self._candidates = _launches(runs)
+        self._candidates = launches(runs)
         self._run = self._candidates[-1] if self._candidates else None
         self._stranger = next(filter(None, map(_other_engine, runs)), "")
         self._strangers = any(isinstance(word, str) and word in STRANGERS for run in runs for word in run.arguments)
@@ -336,7 +339,7 @@ class _Facts:
             yield Problem(("script",), sorted(ports.values())[-1], text)
 
 
-def _launches(runs: list[Run]) -> list[Run]:
+def launches(runs: list[Run]) -> list[Run]:
     """The commands that start the server: SGLang's own, else whatever is given a model's path or a port."""
     runs = [run for run in runs if not {"--help", "-h"} & set(run.arguments)]
     own = [run for run in runs if _server_at(run) is not None]

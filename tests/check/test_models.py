@@ -110,3 +110,12 @@ def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interprete
     python.unlink()
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
     assert ("warn", "legacy", "legacy.sh:2: sglang/python3 is not there; correct the script") in lines
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_what_a_script_should_not_do_is_told_with_its_line(report, interpreter, tmp_path, host):
+    python = interpreter("sglang/python3")
+    (tmp_path / "legacy.sh").write_text(f"{python} -m sglang.launch_server --model-path /m --port 30009 &\n")
+    _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n", host=host)
+    assert ("warn", "legacy", "legacy.sh:1 leaves its server in the background, which muxd ends when the script does; "
+            "write `wait` as the last line, or leave out the &") in lines  # fmt: skip

@@ -79,8 +79,15 @@ def _unset(call: Call) -> None:
 
 def _forget(call: Call) -> None:
     """`read X Y`, `mapfile X`, `getopts OPTIONS X`, `wait -p X`: all that could be a name."""
+    if call.name == "wait":
+        call.walk.waited = len(call.walk.runs)
     names = [text for text in call.texts if _NAME.fullmatch(text)]
     call.walk.forget(names or (["REPLY"] if call.name == "read" else []), call.place)
+
+
+def _wait(call: Call) -> None:
+    call.walk.waited = len(call.walk.runs)
+    unknown(call)
 
 
 def _let(call: Call) -> None:
@@ -286,7 +293,7 @@ _HARMLESS = (
     "logout",
     "bind",
 )
-_UNDECIDED = ("type", "which", "jobs", "kill", "fg", "bg", "history", "caller", "complete", "compgen", "sleep")
+_UNDECIDED = ("type", "which", "jobs", "kill", "bg", "history", "caller", "complete", "compgen")
 
 
 class ShellBuiltins:
@@ -294,6 +301,7 @@ class ShellBuiltins:
         self._known: dict[str, Callable[[Call], None]] = {
             **dict.fromkeys(_HARMLESS, _true),
             **dict.fromkeys(_UNDECIDED, unknown),
+            **dict.fromkeys(("sleep", "fg"), _wait),
             **dict.fromkeys(("export", "declare", "typeset", "local", "readonly"), _declare),
             **dict.fromkeys(("read", "mapfile", "readarray", "getopts", "wait"), _forget),
             **dict.fromkeys(("exit", "return", "break", "continue"), _leave),

@@ -54,6 +54,7 @@ class Walk(Flow):
     def __init__(self, state: State, *, builtins: Builtins, output: list[Value] | None = None, depth: int = 0) -> None:
         super().__init__(state, output, depth)
         self.runs: list[Run] = []
+        self.waited = 0  # how many of them there were when the script last waited for something
         self._builtins = builtins
         self._frames: list[dict[str, Variable | None]] = []  # of each function that runs: what `local` has hidden
 

@@ -1,0 +1,79 @@
+"""What muxd can run of a launch script, and its operator should know: kills by name, a server that is left alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from .devices import CONTAINERS
+from .shell.syntax import Place
+from .shell.walk import Run, Walk
+
+_SERVERS = r"(?:sglang|launch_server|python)"
+
+#: Ways to end processes that may be anybody's; a line in which words are only shown is none.
+_KILLS = re.compile(
+    rf"\b(?:pkill|killall)\b[^#;|&]*{_SERVERS}"
+    rf"|\bkill\b.*\bpgrep\b.*{_SERVERS}|\bp?grep\b.*{_SERVERS}.*\bkill\b"
+    r"|\bnvidia-smi\b.*\bpid\b.*\bkill\b|\bkill\b.*\bnvidia-smi\b.*\bpid\b|\bfuser\b.*\s-\w*k\w*\s.*/dev/nvidia"
+)
+_SHOWN = re.compile(r"\s*(?:#|echo\b|printf\b)")
+
+#: They come back at once, and what they start lives on.
+_LEAVERS = frozenset({"tmux", "screen", "sbatch", "at", "batch", "systemd-run", "daemonize"})
+
+#: A systemd-run or tmux that stays, a screen that does.
+_STAYS = re.compile(r"--(wait|scope|pty|pipe)|-[A-Za-z]*[tPD][A-Za-z]*|new-window")
+
+_ENDED = "which muxd ends when the script does"
+
+
+def remarks(text: str, walk: Walk, servers: Sequence[Run], shown: str) -> Iterator[str]:
+    """`servers`: the commands that may start the server."""
+    yield from _kills(text, shown)
+    for number, run in enumerate(walk.runs):
+        left = _left_alone(run, is_server=any(run is server for server in servers))
+        if left and not _waits_after(walk, number):
+            yield f"{run.place} {left}"
+            return
+
+
+def _kills(text: str, shown: str) -> Iterator[str]:
+    """Wherever it stands: a trap or a function is carried out later."""
+    whole = re.sub(r"\\\n", "  ", text)  # a continued line is one, and every character stays at its place
+    start = 0
+    for line in whole.splitlines(keepends=True):
+        if not _SHOWN.match(line) and (found := _KILLS.search(line)):
+            place = Place(shown, whole.count("\n", 0, start) + text.count("\\\n", 0, start + found.start()) + 1)
+            yield (
+                f"{place} ends all processes of that kind on this host, the servers of other models among them; "
+                "take it out: muxd ends what its script has started"
+            )
+            return
+        start += len(line)
+
+
+def _left_alone(run: Run, *, is_server: bool) -> str:
+    """How it leaves its server; "" where it does not."""
+    words = [word for word in run.arguments if isinstance(word, str)]
+    names = {os.path.basename(word) for word in words[:2]}
+    if names & {*CONTAINERS, "docker-compose"} and _is_detached(words) and (is_server or "up" in words):
+        return "leaves its container running on its own, where muxd cannot follow it; leave out -d (--detach)"
+    if leaver := sorted(names & _LEAVERS):
+        stays = any(_STAYS.fullmatch(word) for word in words)
+        return "" if stays else f"leaves its server to {leaver[0]}, where muxd cannot follow it; start it plainly"
+    if is_server and run.background:
+        return f"leaves its server in the background, {_ENDED}; write `wait` as the last line, or leave out the &"
+    return ""
+
+
+def _is_detached(words: Sequence[str]) -> bool:
+    """Among what comes before the server's own flags."""
+    end = next((place for place, word in enumerate(words) if word in ("-m", "serve")), len(words))
+    return any(re.fullmatch("-[iteP]*d[itdP]*|--detach(=true)?", word) for word in words[:end])
+
+
+def _waits_after(walk: Walk, number: int) -> bool:
+    """Whether the script goes on for longer than that command, as far as can be told."""
+    return walk.waited > number or any(not run.background for run in walk.runs[number + 1 :])
