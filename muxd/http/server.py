@@ -20,7 +20,7 @@ import trio
 
 from muxd.errors import HeadTimeout, MuxdError, TooManyConnections
 from muxd.http.request import Headers, Request, RequestParser
-from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, json_response
+from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, json_response, spliced
 
 KiB = 1 << 10
 _READ = 64 * KiB
@@ -72,6 +72,7 @@ class Exchange:
         self._request = request
         self._limits = limits
         self._chunked = False
+        self.lines = b""  # for the head of the answer, whatever it is, each with its CRLF
         self.early = b""  # what the client sent while its stream ran
         self.started = False  # some of an answer was sent
         self.keep_alive = request.keep_alive
@@ -91,14 +92,14 @@ class Exchange:
         self.started = True
         lines = [*headers, *self._kept_alive()]
         answer = json_response(status, value, *lines, keep_alive=self.keep_alive, method=self._request.method)
-        await self._send(answer)
+        await self._send(spliced(answer, self.lines))
 
     async def send_body(self, content_type: str, body: bytes) -> None:
         """The whole answer, 200."""
         self.started = True
         lines: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
         lines += self._kept_alive() if self.keep_alive else [(b"connection", b"close")]
-        await self._send(head(200, lines) + (b"" if self.head_only else body))
+        await self._send(spliced(head(200, lines), self.lines) + (b"" if self.head_only else body))
 
     async def send_error(self, error: MuxdError) -> None:
         """The whole answer; where the error tells the allowed methods, they are in its header too."""
@@ -119,7 +120,7 @@ class Exchange:
             lines.append((b"transfer-encoding", b"chunked"))
         if not self.keep_alive:
             lines.append((b"connection", b"close"))
-        await self._send(head(status, lines))
+        await self._send(spliced(head(status, lines), self.lines))
 
     async def write(self, data: bytes) -> None:
         """Send a part of the stream; raises ClientGone."""

@@ -26,7 +26,7 @@ _ANTHROPICS_KINDS = _KINDS | {
 
 # Whose route it is, as clients spell them.
 _OLLAMAS = re.compile(r"/+api/")
-_ANTHROPICS = re.compile(r"/+(v1/+)?messages(?![^/?])")
+_ANTHROPICS = re.compile(r"/+(v1/+)*messages(?![^/?])")
 
 
 class Refusal(Exception):

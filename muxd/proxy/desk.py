@@ -29,9 +29,10 @@ from .sockets.front import Answer, Asking
 
 _JSON = b"application/json"
 _COMMENTS_HEADER = b"x-muxd-comments"
-_OFF = (b"off", b"false", b"no", b"0")
+_OFF = (b"off", b"false", b"no", b"none", b"0")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what some editors begin a file with, and SGLang passes over
 _MOST_COMPARED = 500  # names that an unknown one is compared with
-_OPEN = frozenset((b"/health", b"/"))  # to whoever has no key
+_OPEN = frozenset(("/health", "/"))  # to whoever has no key
 
 
 class Desk:
@@ -112,7 +113,7 @@ class Desk:
 
     def _holder(self, request: Request, address: str) -> Holder | None:
         """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
-        if request.target in _OPEN:
+        if request.method != "POST" and routes.path_of(request) in _OPEN:
             return None
         try:
             return self.keyring.holder(request)
@@ -320,4 +321,7 @@ def _decode(client: Asking, request: Request) -> None:
     size = len(request.body)
     if size and (codings := encodings.codings(request)):
         encodings.decode(request, codings, client.grown)
+    if request.body.startswith(_BYTE_ORDER_MARK):
+        request.body = request.body[len(_BYTE_ORDER_MARK) :]
+    if size != len(request.body):
         client.lighten(size - len(request.body))

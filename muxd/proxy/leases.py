@@ -146,7 +146,8 @@ class Lease:
     def _queue(self, ticket: Ticket) -> None:
         limit = self.terms.queue_limit
         if len(self._waiting) >= limit:
-            message = f"model {self.name}: {limit} requests wait for it already (queue_limit): {self.outlook()}"
+            wait = "1 request waits" if limit == 1 else f"{limit} requests wait"
+            message = f"model {self.name}: {wait} for it already (queue_limit): {self.outlook()}"
             ticket.refuse(Refusal(429, "queue_full", f"{message}; try again later", retry_after=self.eta() or 1.0))
             return
         self._wait(ticket)

@@ -1,6 +1,7 @@
 """What those are told who wait in vain, or whose worker is taken from them."""
 
 import logging
+from math import ceil
 from typing import Any
 
 from muxd.errors import ModelNotFound, MuxdError, ShuttingDown
@@ -42,6 +43,8 @@ def revoked(name: str, message: dict[str, Any]) -> Refusal:
 def asleep(name: str, state: str) -> Refusal:
     """To a request that only reads of a model: that alone wakes none."""
     how = f"a request for text or embeddings to {name} wakes it, or `muxctl switch {name}`"
+    if state == "stopped":
+        how = f"it is stopped by an operator, and `muxctl start {name}` lets it run again"
     return Refusal(
         UNAVAILABLE, "model_asleep", f"model {name} is not awake ({state}), and reading does not wake it: {how}"
     )
@@ -49,4 +52,4 @@ def asleep(name: str, state: str) -> Refusal:
 
 def outlook(news: dict[str, Any], eta: float | None) -> str:
     what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
-    return what + (f", about {eta:.0f} s to go" if eta else "")
+    return what + (f", about {ceil(eta)} s to go" if eta else "")

@@ -25,6 +25,9 @@ from .routes import Keys, Router
 
 # Seconds of SGLang's own; Flags.seconds brings them to this simulator's pace.
 WARM_UP = 1.5
+# What SGLang says to pages of every origin (Starlette's CORSMiddleware with any origin, and credentials).
+_CORS = b"access-control-allow-origin: *\r\naccess-control-allow-credentials: true\r\n"
+
 TERM_POLL = 5.0  # how often it looks whether SIGTERM came, and then whether it has drained
 
 _LIMITS = Limits(
@@ -71,6 +74,8 @@ class _Server:
         if self._hung:
             await exchange.disconnected()
             return
+        if request.header(b"origin") is not None:
+            exchange.lines = _CORS
         await self._router(request, exchange)
 
     async def listen(self) -> list[trio.SocketListener]:

@@ -18,7 +18,7 @@ def answers(data: bytes) -> Answer:
 
 async def test_the_body_reaches_the_worker_byte_for_byte(house: House) -> None:
     body = b'{ "model":"alpha-mini" ,"big":12345678901234567890,\n"s":"h\\u00e9","x":1.0, "stream": null}'
-    await house.ask(post(body))
+    await house.ask(post(body, path=b"/v1/completions"))
     assert house.alpha.calls[0].body == body
 
 

@@ -71,7 +71,7 @@ async def test_a_bad_request_leaves_the_connection_usable(house: House) -> None:
 
 
 async def test_of_two_models_in_a_body_the_last_counts_as_it_does_in_the_worker(house: House) -> None:
-    assert (await house.ask(post(b'{"model": "nobody", "model": "alpha"}'))).status == 200
+    assert (await house.ask(post(b'{"model": "nobody", "model": "alpha"}', path=b"/v1/completions"))).status == 200
 
 
 async def test_an_unknown_model_is_told_what_there_is(house: House) -> None:

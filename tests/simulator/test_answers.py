@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 
 
@@ -54,6 +55,21 @@ def test_each_prompt_of_a_list_is_completed(simulator):
 
 def test_an_answer_to_none_is_refused(simulator):
     assert simulator.chat(n=0).status == 400
+
+
+# To whom
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/nowhere"])
+def test_pages_of_every_origin_may_read_as_they_may_of_sglang(simulator, path):
+    def allowed(headers):
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 1}
+        asked = {"method": "POST", "json": body} if "chat" in path else {"method": "GET"}
+        answer = httpx.request(url=simulator.url + path, headers=headers, **asked)
+        return answer.headers.get("access-control-allow-origin")
+
+    assert allowed({"Origin": "http://localhost:3000"}) == "*"
+    assert allowed({}) is None
 
 
 # Likelihoods

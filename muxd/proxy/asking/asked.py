@@ -32,6 +32,7 @@ _TRUE = ("true", "1", "on", "yes", "t", "y")  # what SGLang reads as true, in wh
 _NO_TIME = re.compile(
     rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
 )
+_NOTHING = (msgspec.Raw(), msgspec.Raw(b"null"))
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
 
 
@@ -78,6 +79,10 @@ class _AskedOllama(Asked):
         return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
 
 
+class _AskedChat(Asked):
+    messages: msgspec.Raw = msgspec.Raw()
+
+
 class _AskedNative(Asked):
     model: str = ""
 
@@ -102,6 +107,7 @@ class _Shown(msgspec.Struct):
 Read = Callable[[Request], Asked]
 
 _decode = msgspec.json.Decoder(Asked).decode
+_decode_chat = msgspec.json.Decoder(_AskedChat).decode
 _decode_ollama = msgspec.json.Decoder(_AskedOllama).decode
 _decode_native = msgspec.json.Decoder(_AskedNative).decode
 _decode_shown = msgspec.json.Decoder(_Shown).decode
@@ -124,6 +130,19 @@ def in_json(request: Request) -> Asked:
         return asked
     found = _fields(body)
     return Asked(_name(found.get("model")), _is_true(found.get("stream", b"false")))
+
+
+def as_chat(request: Request) -> Asked:
+    """The same of a route that takes a dialogue, without which no worker answers.  Raises Refusal."""
+    demand_json(request)
+    body = request.body
+    asked = _at_once(_decode_chat, body)
+    if asked is None:
+        return in_json(request)  # what is so long, or odd, says more than a model: the worker looks at it
+    if asked.messages in _NOTHING:
+        problem = '"messages" is missing: this route takes a list of them'
+        raise Refusal(400, "invalid_messages", problem, param="messages")
+    return asked
 
 
 def in_ollamas_json(request: Request) -> Asked:

@@ -30,6 +30,16 @@ _skip = msgspec.json.Decoder(msgspec.Raw).decode
 _TRAILING = re.compile(r"trailing characters \(byte ([0-9]+)\)")  # bytes count from 1
 _STEP = 4096  # bytes of space that are looked at together
 
+# How bodies begin that are something else, which a parser would only call an invalid character.
+_SIGNS = {
+    b"\x1f\x8b": "gzip, and no Content-Encoding says so",
+    b"\x28\xb5\x2f\xfd": "zstd, and no Content-Encoding says so",
+    b"\xff\xfe": "UTF-16: send it as UTF-8",
+    b"\xfe\xff": "UTF-16: send it as UTF-8",
+    b"{\0": "UTF-16: send it as UTF-8",
+    b"\0": "UTF-16 or UTF-32: send it as UTF-8",
+}
+
 
 class Member(msgspec.Struct, frozen=True, gc=False):
     """Its key begins at `first`, its value at `start`; the value ends before `end`."""
@@ -120,6 +130,10 @@ def _without_space(body: bytes, end: int) -> int:
 
 def _wrong(body: bytes) -> Refusal:
     """Why the members of a body cannot be told."""
+    if not body.strip(_SPACE):
+        return _not_json("it is empty")
+    if sign := next((sign for sign in _SIGNS if body.startswith(sign)), None):
+        return _not_json(f"it is {_SIGNS[sign]}")
     try:
         _skip(body)
     except RecursionError:

@@ -87,9 +87,9 @@ def _with_and_without_v1(routes: dict[bytes, _Route]) -> dict[bytes, _Route]:
 
 _OLLAMAS = _routes(asked.in_ollamas_json, "/api/chat", "/api/generate")
 _LISTED: dict[bytes, _Route] = {
+    **_routes(asked.as_chat, "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"),
     **_routes(
         asked.in_json,
-        "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
         "/v1/classify",
@@ -98,8 +98,6 @@ _LISTED: dict[bytes, _Route] = {
         "/v1/responses",
         "/v1/tokenize",
         "/v1/detokenize",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
         "/v1/systemone",
         "/tokenize",
         "/detokenize",
@@ -153,7 +151,7 @@ def find(request: Request) -> ToWorker | Here:
 
 def _find_slowly(request: Request) -> ToWorker | Here:
     """With a query, with a path in another spelling, or not for a worker at all."""
-    path = _path(request)
+    path = path_of(request)
     _, mark, query = request.target.partition(b"?")
     route = _POST.get(path.encode())
     if route is not None:
@@ -167,8 +165,8 @@ def _find_slowly(request: Request) -> ToWorker | Here:
     return _find_here(request, path)
 
 
-def _path(request: Request) -> str:
-    """Percent-decoded once its own slashes are folded: what is encoded is part of a name."""
+def path_of(request: Request) -> str:
+    """As it is looked up.  Percent-decoded once its own slashes are folded: what is encoded is part of a name."""
     raw = request.raw_path
     if "//" in raw:
         raw = _SLASHES.sub("/", raw)

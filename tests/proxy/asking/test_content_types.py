@@ -1,8 +1,10 @@
 """What a body is said to be, before anything is switched for it."""
 
+import gzip
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from tests.proxy.browser import CHAT, chat, post
 from tests.proxy.house import House, open_house
@@ -88,3 +90,50 @@ async def test_the_worker_gets_the_only_word_that_it_knows(
 async def test_an_empty_body_is_told_that_it_is_empty(house: House) -> None:
     data = post(b"", b"Content-Type: K\r\n").replace(b"Content-Type: K\r\n", b"")
     assert (await house.ask(data)).status == 400
+
+
+DIALOGUES = (CHAT, b"/v1/messages", b"/messages", b"/v1/messages/count_tokens")
+NO_DIALOGUE = {
+    "none": b'{"model": "beta"}',
+    "null": b'{"messages": null, "model": "beta"}',
+    "of another route": b'{"model": "beta", "prompt": "hi"}',
+}
+
+
+@pytest.mark.parametrize("body", NO_DIALOGUE.values(), ids=NO_DIALOGUE)
+@pytest.mark.parametrize("path", DIALOGUES)
+async def test_a_dialogue_without_messages_switches_nothing(house: House, path: bytes, body: bytes) -> None:
+    """Every worker refuses it, which would be after its model was switched to."""
+    reply = await house.ask(post(body, path=path))
+    assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_messages")
+    assert not house.muxd.leases
+
+
+async def test_a_dialogue_is_otherwise_the_workers_to_judge(house: House) -> None:
+    for messages in (b"[]", b"5", b'{"role": "user"}', b"[null]", b'[{"content": "%b"}]' % (b"x" * 70_000)):
+        assert (await house.ask(post(b'{"model": "alpha", "messages": %b}' % messages))).status == 200
+
+
+async def test_a_byte_order_mark_is_passed_over_as_the_worker_does(house: House) -> None:
+    assert (await house.ask(post(b"\xef\xbb\xbf" + chat()))).status == 200
+    assert house.alpha.calls[0].body == chat()
+
+
+TEXT = chat().decode()
+ELSE = {
+    "nothing": (b"", "it is empty"),
+    "blanks": (b" \r\n", "it is empty"),
+    "UTF-16": (TEXT.encode("utf-16"), "UTF-16: send it as UTF-8"),
+    "UTF-16 BE": (TEXT.encode("utf-16-be"), "send it as UTF-8"),
+    "UTF-16 LE": (TEXT.encode("utf-16-le"), "UTF-16: send it as UTF-8"),
+    "UTF-32": (TEXT.encode("utf-32"), "send it as UTF-8"),
+    "gzip": (gzip.compress(chat()), "gzip, and no Content-Encoding says so"),
+    "zstd": (zstd.compress(chat()), "zstd, and no Content-Encoding says so"),
+}
+
+
+@pytest.mark.parametrize(("body", "what"), ELSE.values(), ids=ELSE)
+async def test_a_body_of_something_else_is_called_what_it_is(house: House, body: bytes, what: str) -> None:
+    reply = await house.ask(post(body))
+    assert (reply.status, reply.code) == (400, "invalid_json")
+    assert what in reply.message

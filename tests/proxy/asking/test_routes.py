@@ -67,7 +67,7 @@ def refused(request) -> Refusal:
 
 @pytest.mark.parametrize("path", IN_JSON)
 def test_every_route_that_names_a_model_in_json_goes_to_its_worker(path):
-    found = to_worker(path.encode(), {"model": "qwen", "stream": False})
+    found = to_worker(path.encode(), {"model": "qwen", "messages": [], "stream": False})
     assert (found.target, found.label, found.asked.model) == (path.encode(), path, "qwen")
     assert not found.asked.stream
 
@@ -135,7 +135,7 @@ SPELT_OTHERWISE = {
 
 @pytest.mark.parametrize(("spelling", "path"), SPELT_OTHERWISE.items())
 def test_slashes_too_many_and_a_v1_more_or_less_mean_the_same_route(spelling, path):
-    found = to_worker(spelling, {"model": "qwen"})
+    found = to_worker(spelling, {"model": "qwen", "messages": []})
     assert (found.target, found.asked.model) == (path, "qwen")
     assert found.label in (path.partition(b"?")[0].decode(), "/rerank")
 
@@ -305,10 +305,9 @@ EVENTS = """
 @pytest.mark.parametrize("path", [*IN_JSON, "/rerank"])
 def test_only_what_sglang_streams_in_events_is_taken_for_such_a_stream(path):
     for target in (path, f"{path}?x"):
-        assert to_worker(target.encode(), {"model": "a", "stream": True}).streams is (path in EVENTS)
-        assert to_worker(target.encode(), {"model": "a", "stream": "yes"}).streams is (path in EVENTS)
-        assert to_worker(target.encode(), {"model": "a", "stream": False}).streams is False
-        assert to_worker(target.encode(), {"model": "a", "stream": None}).streams is False
+        for stream, streams in ((True, path in EVENTS), ("yes", path in EVENTS), (False, False), (None, False)):
+            body = {"model": "a", "messages": [], "stream": stream}
+            assert to_worker(target.encode(), body).streams is streams
 
 
 def test_ollamas_routes_stream_unless_they_are_told_not_to():
