@@ -12,12 +12,14 @@ from . import refusals
 from .answers import UNAVAILABLE, Refusal
 from .asking import encodings, kinds, ollama, routes
 from .asking.asked import Form, unnamed
+from .asking.embeddings import AskedEmbeddings
 from .asking.routes import Here, Local, ToWorker
 from .catalogue import Catalogue, Entry
 from .doors.guesses import MOST, Guesses
 from .doors.hosts import Hosts
 from .doors.keys import Holder, Keyring, UnknownKey
 from .doors.origins import Origins
+from .embedding import Embedding
 from .errand import Errand, Page
 from .exchange import Exchange, Pace
 from .grant import Grant
@@ -143,6 +145,12 @@ class Desk:
         if preloads and unloads:
             self._leases.of(entry.name).unload()
             return _told(visit, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))
+        kind = Preload if preloads else Exchange
+        if isinstance(asked, AskedEmbeddings) and not preloads:
+            kind = Embedding
+            told = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
+            client.lighten(len(request.body) - len(told))
+            request.body = told
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
         if asked.form is Form.NOTHING:
@@ -153,7 +161,7 @@ class Desk:
         visit.meter = lease.meter
         ruled = self.origins.given
         bears = (holder is None or holder.comments) and (not found.streams or _takes_comments(request))
-        exchange = (Preload if preloads else Exchange)(
+        exchange = kind(
             client,
             request,
             found,
@@ -167,6 +175,8 @@ class Desk:
         )
         if unloads:
             exchange.unloads = True
+        if isinstance(exchange, Embedding):
+            exchange.asked = asked.model
         if isinstance(exchange, Preload):
             exchange.answer = _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "load")))
         lease.enter(exchange)

@@ -76,6 +76,7 @@ class Exchange:
     _last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
     _comment_interval = inf
     _comments = True  # the client can bear them
+    _plain = False  # its worker's answer must not be compressed
     _usage: Usage | None = None
     _reframer: Unframer | None = None
     _legacy = False  # an HTTP/1.0 client
@@ -346,7 +347,7 @@ class Exchange:
             self.on_loss(Loss.UNREACHABLE, (error.strerror or str(error)).lower())
             return
         # A stream that may have begun with comments cannot become a compressed one.
-        plain = self._headed or self._comment_interval != inf
+        plain = self._plain or self._headed or self._comment_interval != inf
         drop = (id.drop,) if id.drop else ()
         head = worker_head(self._request, self._target, pool.authority, id.upstream, drop, plain=plain)
         self._upstream.ask(self, head, self._request.body, self._upstream_timeout)

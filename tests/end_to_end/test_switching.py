@@ -87,6 +87,18 @@ def test_ollamas_unload_puts_an_idle_model_to_sleep_and_leaves_a_busy_one(start)
     assert muxd.state("beta") == "unloaded"
 
 
+def test_ollamas_embeddings_are_the_workers_and_a_model_of_text_says_that_it_has_none(start):
+    muxd = start(two_models(beta_keys='args = ["--is-embedding"]'))
+    texts = ["a", "b"]
+    theirs = [one["embedding"] for one in muxd.post("/v1/embeddings", {"model": "beta", "input": texts}).json()["data"]]
+    told = muxd.post("/api/embed", {"model": "beta:latest", "input": texts}).json()
+    assert (told["model"], told["embeddings"], told["prompt_eval_count"]) == ("beta:latest", theirs, 2)
+    assert muxd.post("/api/embeddings", {"model": "beta", "prompt": "b"}).json() == {"embedding": theirs[1]}
+    refused = muxd.post("/api/embed", {"model": "alpha", "input": texts})
+    assert (refused.status_code, list(refused.json())) == (400, ["error"])
+    assert "embedding model" in refused.json()["error"]
+
+
 def test_a_drain_that_takes_too_long_is_cut_and_the_client_is_told(start):
     muxd = start(two_models(alpha_keys='drain_timeout = "500ms"'))
     muxd.ask("alpha")

@@ -11,7 +11,7 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
 from .content_types import demand_json, take_as_json
-from .members import members, no_model
+from .members import Member, members, no_model
 from .multipart import read_form
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class _AskedOllama(Asked):
     form: ClassVar[Form] = Form.OLLAMA
 
     def unloads(self) -> bool:
-        return _NO_TIME.fullmatch(bytes(self.keep_alive)) is not None
+        return says_no_time(bytes(self.keep_alive))
 
     def preloads(self) -> bool:
         return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
@@ -129,7 +129,7 @@ def in_json(request: Request) -> Asked:
     if asked is not None:
         return asked
     found = _fields(body)
-    return Asked(_name(found.get("model")), _is_true(found.get("stream", b"false")))
+    return Asked(name_of(found.get("model")), _is_true(found.get("stream", b"false")))
 
 
 def as_chat(request: Request) -> Asked:
@@ -153,7 +153,7 @@ def in_ollamas_json(request: Request) -> Asked:
     if asked is not None:
         return asked
     found = _fields(body)
-    model, stream = _name(found.get("model")), _is_true(found.get("stream", b"true"))
+    model, stream = name_of(found.get("model")), _is_true(found.get("stream", b"true"))
     keep_alive = msgspec.Raw(found.get("keep_alive", b""))
     # What is so long, or odd, asks for more than a model: the worker looks at it.
     return _AskedOllama(model, stream, keep_alive, prompt=msgspec.Raw(b"1"))
@@ -169,7 +169,7 @@ def beside_json(request: Request) -> Asked:
     asked = _at_once(_decode_native, body)
     if asked is None:
         found = _fields(body)
-        asked = _AskedNative(_name(found.get("model", b'""')), _is_true(found.get("stream", b"false")))
+        asked = _AskedNative(name_of(found.get("model", b'""')), _is_true(found.get("stream", b"false")))
     return asked if asked.model else _AskedByHeader(_of_header(request), asked.stream)
 
 
@@ -199,7 +199,7 @@ def to_show(request: Request) -> str:
     if shown is not None:
         return shown.model or shown.name
     found = _fields(body)
-    return _name(found.get("model") or found.get("name"))
+    return name_of(found.get("model") or found.get("name"))
 
 
 def _fields(body: bytes) -> dict[str, bytes]:
@@ -207,12 +207,22 @@ def _fields(body: bytes) -> dict[str, bytes]:
 
     Raises Refusal where the body is not a JSON object.
     """
-    fits = _LONGEST_NAME + 1
-    found = {one.name: body[one.start : min(one.end, one.start + fits)] for one in members(body) if one.name in _READ}
+    found = {one.name: beginning(body, one) for one in members(body) if one.name in _READ}
     return {name: text for name, text in found.items() if text != b"null"}
 
 
-def _name(text: bytes | None) -> str:
+def beginning(body: bytes, member: Member) -> bytes:
+    """As much of what a field holds as a name may be long, and a byte more."""
+    return body[member.start : min(member.end, member.start + _LONGEST_NAME + 1)]
+
+
+def says_no_time(keep_alive: bytes) -> bool:
+    """Whether Ollama's "keep_alive", as it is written, says that the model is to be let go."""
+    return _NO_TIME.fullmatch(keep_alive) is not None
+
+
+def name_of(text: bytes | None) -> str:
+    """The model's name, of how it is written; raises Refusal."""
     if text is None or text[:1] != b'"':
         raise no_model()
     if len(text) > _LONGEST_NAME:

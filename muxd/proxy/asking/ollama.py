@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from muxd import __version__
 
+from .embeddings import EMBED, EMBEDDINGS, nothing
+
 #: To GET and HEAD /, by which a client finds out that somebody is there.
 ROOT = b"muxd is running"
 
@@ -63,10 +65,12 @@ def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
 
 
 def done(asked: str, route: str, reason: str) -> dict[str, Any]:
-    """To who asks that a model be loaded, or let go: it gives way by itself, and must not be woken for that."""
-    nothing = {"message": {"role": "assistant", "content": ""}} if route == "/api/chat" else {"response": ""}
+    """To who asks that a model be loaded, or let go, and nothing of it."""
+    if route in (EMBED, EMBEDDINGS):
+        return nothing(asked, route)
+    empty = {"message": {"role": "assistant", "content": ""}} if route == "/api/chat" else {"response": ""}
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return {"model": asked, "created_at": now, **nothing, "done": True, "done_reason": reason}
+    return {"model": asked, "created_at": now, **empty, "done": True, "done_reason": reason}
 
 
 def version() -> dict[str, str]:

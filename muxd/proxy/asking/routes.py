@@ -25,7 +25,7 @@ import msgspec
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
-from . import asked
+from . import asked, embeddings
 from .asked import Asked, Read
 from .kinds import TEXT_ROUTES
 
@@ -105,6 +105,10 @@ _LISTED: dict[bytes, _Route] = {
     **_routes(asked.in_json, "/rerank", prefix="/v1"),  # where other servers have it
     **_routes(asked.beside_json, "/generate", "/encode", "/classify", "/v1/decisions"),
     **_routes(asked.in_form, "/v1/audio/transcriptions"),
+}
+_OLLAMAS |= {
+    path.encode(): _Route(b"/v1/embeddings", path, read, False)
+    for path, read in ((embeddings.EMBED, embeddings.in_embed), (embeddings.EMBEDDINGS, embeddings.in_embeddings))
 }
 _POST = _with_and_without_v1(_LISTED) | _OLLAMAS
 
@@ -220,8 +224,6 @@ def _refuse(path: str) -> NoReturn:
 
 def _nearest(path: str) -> str | None:
     """The route that was meant, as far as one is alike: that with which the path ends, or that it is a typo of."""
-    if path.startswith("/api/embed"):
-        return "POST /v1/embeddings"  # Ollama's shape of it is not spoken here
     inside = [known for known in _KNOWN if known != "/" and path.endswith(known)]
     close = inside or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
     return _KNOWN[max(close, key=len)] if close else None

@@ -85,10 +85,28 @@ class Gatherer(Unframer):
         body = self._kept.strip()
         if status < 300 and len(body) < self.MOST:
             return stream.says(body)
-        return stream.error(_error(body, status))
+        return stream.error(error_of(body, status))
 
 
-def _error(body: bytes, status: int) -> dict[str, Any]:
+class Collector(Unframer):
+    """For an answer that the client is told in other words: its body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+        self._pieces: list[bytes] = []
+
+    def feed(self, raw: bytes) -> bytes:
+        piece = self._bare(raw)
+        self._pieces.append(piece)
+        self.size += len(piece)
+        return b""
+
+    def body(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+def error_of(body: bytes, status: int) -> dict[str, Any]:
     """OpenAI's object, of what another server made of it."""
     try:
         said = msgspec.json.decode(body)

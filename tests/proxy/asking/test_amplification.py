@@ -21,7 +21,7 @@ from .asking import ask, form, part, send_form
 SIZE = 4 << 20
 BESIDE = 1 << 20  # bytes that may be taken beside the body
 
-PATHS = (b"/v1/chat/completions", b"/api/chat", b"/generate", b"/api/show")
+PATHS = (b"/v1/chat/completions", b"/api/chat", b"/generate", b"/api/show", b"/api/embed", b"/api/embeddings")
 EDITS = (Edits("new", {}, ()), Edits("", {"x": 1}, ("y",)), Edits("new", {"x": 1}, ("model",)))
 EMOJI = "😀".encode()  # a text with it takes four bytes a character
 
@@ -89,6 +89,8 @@ def test_a_field_may_hold_anything(path, kind):
         b'{"model":"m","stream":%b}',
         b'{"model":%b}',
         b'{"name":%b}',
+        b'{"model":"m","input":%b}',
+        b'{"model":"m","prompt":%b}',
         b'{"model":"m","x":%b}',
         b'{"x":%b,"x":1,"model":"m"}',
         b'{"model":%b,"model":"m"}',

@@ -157,8 +157,7 @@ def test_a_base_url_with_a_v1_too_many_is_named(path):
         (b"/v1/api/chat", "POST /api/chat"),
         (b"/api/tag", "GET /api/tags"),
         (b"/v1/health", "GET /health"),
-        (b"/api/embed", "POST /v1/embeddings"),
-        (b"/api/embeddings/", "POST /v1/embeddings"),
+        (b"/api/embeding", "POST /api/embeddings"),
         (b"/healthz", "GET /health"),
     ],
 )

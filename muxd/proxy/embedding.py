@@ -1,0 +1,80 @@
+"""Requests for embeddings in Ollama's words: the worker's answer is gathered, and told in these words."""
+
+from time import monotonic
+from typing import ClassVar
+
+from muxd.http.response import json_response, spliced
+
+from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
+from .asking.embeddings import Vectors
+from .exchange import Exchange
+from .records.visit import NO_TOKENS
+from .sockets.reframing import Collector, error_of
+
+
+class Embedding(Exchange):
+    """Tells the client nothing before it has all of the answer: until then it can be asked for at another worker."""
+
+    MOST: ClassVar[int] = 128 << 20  # bytes of all answers that are being gathered
+    held: ClassVar[int] = 0
+
+    asked = ""  # what the client calls the model
+    _plain = True
+    _said = 0  # the status of the worker's answer; for the client it has none yet
+    _gathered: Collector | None = None
+
+    def on_answer(self, status: int, head: bytes) -> None:
+        self._said, self._gathered = status, Collector()
+
+    def on_bytes(self, data: bytes) -> bool:
+        gathered = self._gathered
+        if gathered is not None:
+            before = gathered.size
+            gathered.feed(data)
+            Embedding.held += gathered.size - before
+            if Embedding.held > self.MOST:
+                self._forget()
+        return True
+
+    def on_event(self, data: bytes, now: float) -> None:
+        self.on_bytes(data)
+
+    def on_complete(self, keep_alive: bool) -> None:
+        self._upstream = None
+        if self._gathered is None:
+            message = f"model {self._lease.name}: there is no room for all its embeddings: ask for fewer texts at once"
+            self.refuse(Refusal(UNAVAILABLE, "answer_too_large", message, retry_after=1))
+            return
+        body = self._gathered.body()
+        if self._said >= 300:
+            self._tell(self._said, {"error": str(error_of(body, self._said)["message"])})
+            return
+        try:
+            vectors = Vectors(body)
+        except ValueError as error:
+            message = f"model {self._lease.name}: its worker cannot be understood: {error}"
+            self.refuse(Refusal(BAD_GATEWAY, "worker_garbled", message))
+            return
+        visit = self._visit
+        answer = vectors.answer(self.asked, visit.route, monotonic() - visit.arrived, visit.waited)
+        self._tell(200, answer, (vectors.tokens, 0, 0))
+
+    def _tell(self, status: int, value: object, tokens: tuple[int, int, int] = NO_TOKENS) -> None:
+        answer = json_response(status, value, keep_alive=self._request.keep_alive, method=self._request.method)
+        self._let_go()
+        self._visit.end(status, "ok", tokens=tokens)
+        self._send(spliced(answer, self._own_lines))
+        self._client.answered(self._visit, keep_alive=True)
+
+    def _forget(self) -> None:
+        if self._gathered is not None:
+            Embedding.held -= self._gathered.size
+        self._gathered = None
+
+    def _close_upstream(self) -> None:
+        self._forget()
+        super()._close_upstream()
+
+    def _let_go(self) -> None:
+        self._forget()
+        super()._let_go()
