@@ -29,6 +29,16 @@ def loads(timestamp: str) -> bytes:
 
 ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"10000\r\n" + b" " * 0x10000 + b"\r\n"
 
+#: Of these httpx says what is no HTTPError.
+NOWHERE = (
+    "javascript:1",
+    "mailto:x",
+    "http://xn--a-ecp.ru",
+    "http://" + "xn--" * 20,
+    "http://a:" + "9" * 5000,
+    "?\x7f",
+)
+
 ODD = {
     "nested deeply": http(b"[" * 200_000),
     "nested deeply and closed": http(b"[" * 200_000 + b"]" * 200_000),
@@ -52,6 +62,7 @@ ODD = {
     "no length": b"HTTP/1.1 200 OK\r\nContent-Length: minus one\r\n\r\nx",
     "a redirect to itself": b"HTTP/1.1 307 No\r\nLocation: /v1/loads\r\nContent-Length: 0\r\n\r\n",
     "a redirect to nowhere": b"HTTP/1.1 307 No\r\nLocation: http://[::bad\r\nContent-Length: 0\r\n\r\n",
+    **{f"a redirect to {where}": http(b"", f"Location: {where}", status="302 No") for where in NOWHERE},
     "an odd cookie": http(b"[1]", "Set-Cookie: a=b; expires=Mon, 99 Feb 99999999 00:00:00 GMT; max-age=" + "9" * 400),
     "cut": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
     "nothing": b"",
