@@ -13,13 +13,16 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 from time import gmtime, strftime, time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from muxd.errors import MuxdError
 
 from .log_places import Folder, Lost, Place, Stdout
+
+if TYPE_CHECKING:
+    from .visit import Visit
 
 log = logging.getLogger(__name__)
 
@@ -97,52 +100,31 @@ class AccessLog:
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._absent = False  # it could not be written last time
 
-    def record(
-        self,
-        at: float,
-        client: str,
-        key: str,
-        request_id: str,
-        method: str,
-        target: bytes,
-        route: str,
-        model: str,
-        status: int,
-        received: int,
-        sent: int,
-        wait: float,
-        ttft: float | None,
-        duration: float,
-        prompt: int,
-        completion: int,
-        replays: int,
-        code: str,
-        end: str,
-    ) -> None:
-        """A request ended `at`, seconds since the epoch; `end` is ok, client_gone, cut or refused.
-
-        Times in seconds, sizes in bytes.
-        """
+    def record(self, visit: "Visit") -> None:
+        """Log a request that has ended."""
+        at = visit.ended_at
         second = int(at)
         if second != self._second:
             self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+        target = visit.target
         if b"?" in target:
             target = target.partition(b"?")[0]
-        asked, ended, parts = (client, key, method, target, route, model), (status, end, code), self._parts
+        asked = (visit.address, visit.key, visit.method, target, visit.route, visit.model)
+        ended = (visit.status, visit.how, visit.code)
         line = self._form.line % (
             self._stamp,
             (at - second) * 1000,
-            parts.get(asked) or self._asked(asked),
-            parts.get(ended) or self._ended(ended),
-            duration,
-            wait,
-            self._form.no_time if ttft is None else self._form.time % ttft,
-            received,
-            sent,
-            prompt,
-            completion,
-            replays,
-            self._word(request_id),
+            self._parts.get(asked) or self._asked(asked),
+            self._parts.get(ended) or self._ended(ended),
+            visit.seconds,
+            visit.waited,
+            self._form.no_time if visit.first_byte is None else self._form.time % visit.first_byte,
+            visit.received,
+            visit.sent,
+            visit.tokens[0],
+            visit.tokens[2],
+            visit.replays,
+            self._word(visit.id.text),
         )
         size = self._waiting + len(line)
         if size + self._writing > _MOST:

@@ -17,8 +17,6 @@ NO_TOKENS = (0, 0, 0)
 # processor has forgotten it each time.
 _TOGETHER = 64
 
-Ended = tuple["Visit", int, str, str, tuple[int, int, int], float, float]
-
 
 class Records:
     """Where it is told: metrics, and the access log unless that is off."""
@@ -30,11 +28,12 @@ class Records:
         self.meters = meters
         self.log = log
         self.ids = ids
-        self._ended: list[Ended] = []
+        self._ended: list[Visit] = []
         self._later = later
 
-    def end(self, ended: Ended) -> None:
-        self._ended.append(ended)
+    def end(self, visit: "Visit") -> None:
+        """Tell of a request that has ended, together with others that end about now."""
+        self._ended.append(visit)
         waiting = len(self._ended)
         if waiting >= _TOGETHER:
             self.settle()
@@ -42,54 +41,42 @@ class Records:
             self._later()
 
     def settle(self) -> None:
-        """Tell of everything that has ended."""
+        """Tell of every request that has ended."""
         ended, self._ended = self._ended, []
-        for one in ended:
-            self._tell(*one)
+        for visit in ended:
+            self._count(visit)
+            if self.log is not None:
+                self.log.record(visit)
 
-    def _tell(
-        self, visit: "Visit", status: int, how: str, code: str, tokens: tuple[int, int, int], seconds: float, at: float
-    ) -> None:
+    def _count(self, visit: "Visit") -> None:
         meter = visit.meter
         if meter is not None:
-            meter.finished(visit.route, status, seconds)
-            if tokens is not NO_TOKENS:
-                meter.tokens(*tokens)
+            meter.finished(visit.route, visit.status, visit.seconds)
+            if visit.tokens is not NO_TOKENS:
+                meter.tokens(*visit.tokens)
             if visit.waited:
                 meter.waited(visit.waited)
-        if self.log is not None:
-            self.log.record(
-                at,
-                visit.address,
-                visit.key,
-                visit.id.text,
-                visit.method,
-                visit.target,
-                visit.route,
-                visit.model,
-                status,
-                visit.received,
-                visit.sent,
-                visit.waited,
-                visit.first_byte,
-                seconds,
-                tokens[0],
-                tokens[2],
-                visit.replays,
-                code,
-                how,
-            )
 
 
 class Visit:
-    """One request.  Times are monotonic or in seconds; `route` is of a bounded set, "" where none fits."""
+    """What metrics and the access log tell of one request.
+
+    `arrived` is on the monotonic clock, `ended_at` in seconds since the epoch, sizes in bytes, all other times in
+    seconds.  `route` is of a bounded set, "" where none fits.
+
+    `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
+    `tokens` (of the prompt, those of them that were cached, of the completion); `delivered` sets `seconds` and
+    `ended_at`.
+    """
 
     __slots__ = (
-        "_outcome",
         "address",
         "arrived",
+        "code",
         "cors",
+        "ended_at",
         "first_byte",
+        "how",
         "id",
         "key",
         "meter",
@@ -99,8 +86,11 @@ class Visit:
         "records",
         "replays",
         "route",
+        "seconds",
         "sent",
+        "status",
         "target",
+        "tokens",
         "waited",
     )
 
@@ -137,19 +127,18 @@ class Visit:
         self.end(status, "cut", code)
 
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
-        """Note how it ended; it is told of once the client's connection says what it took of the answer.
-
-        `how`: ok, client_gone, cut or refused; `tokens`: prompt, cached, completion.
-        """
-        self._outcome = (status, how, code, tokens)
+        """Note how it ended; metrics and log are told once the client's connection says what it took of the answer."""
+        self.status, self.how, self.code, self.tokens = status, how, code, tokens
 
     def delivered(self, lost: int) -> None:
         """Nothing more of the answer is on its way; `lost` bytes of it the client did not take."""
-        status, how, code, tokens = self._outcome
         if lost:
             self.sent = max(0, self.sent - lost)
-            how = "client_gone" if how == "ok" else how
-        self.records.end((self, status, how, code, tokens, monotonic() - self.arrived, time()))
+            if self.how == "ok":
+                self.how = "client_gone"
+        self.seconds = monotonic() - self.arrived
+        self.ended_at = time()
+        self.records.end(self)
 
 
 def _without_password(request: Request) -> bytes:

@@ -6,6 +6,8 @@ import trio
 
 from muxd.proxy.records.access_log import AccessLog
 from muxd.proxy.records.log_places import Lost
+from muxd.proxy.records.request_ids import RequestId
+from muxd.proxy.records.visit import Visit
 
 NOON = 1_774_008_000.125  # 2026-03-20T12:00:00.125Z
 
@@ -49,7 +51,18 @@ class Kept:
 
 
 def record(log: AccessLog, **changed: Any) -> None:
-    log.record(*(REQUEST | changed).values())
+    told = REQUEST | changed
+    visit = Visit.__new__(Visit)
+    visit.ended_at, visit.address, visit.key = told["at"], told["client"], told["key"]
+    visit.id = RequestId(told["request_id"], b"", b"", b"")
+    visit.method, visit.target, visit.route, visit.model = (
+        told[name] for name in ("method", "target", "route", "model")
+    )
+    visit.status, visit.how, visit.code = told["status"], told["end"], told["code"]
+    visit.received, visit.sent = told["received"], told["sent"]
+    visit.waited, visit.first_byte, visit.seconds = told["wait"], told["ttft"], told["duration"]
+    visit.tokens, visit.replays = (told["prompt"], 0, told["completion"]), told["replays"]
+    log.record(visit)
 
 
 async def finish(log: AccessLog) -> None:
