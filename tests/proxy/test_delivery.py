@@ -51,7 +51,7 @@ async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path
         browser = await slow_reader(house)
         await browser.send(post(chat()))
         await stuck(house)
-        assert [ended[0].target for ended in records._ended if ended[0].target == CHAT] == []
+        assert [visit.target for visit in records._ended if visit.target == CHAT] == []
         assert (await browser.reply()).raw == LONG
         browser.close()
         await house.proxy.front.empty()
