@@ -29,6 +29,7 @@ from .proxy_ports import ProxyPorts
 from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
+from .ticks import next_tick
 from .workers import Surroundings, remove_left_outside
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: R
     """Somebody may remove its file: without it no model could be switched or loaded any more."""
     said = ""
     while True:
-        await trio.sleep(SOCKET_INTERVAL)
+        await next_tick(SOCKET_INTERVAL)
         try:
             if claimed.make_again():
                 log.warning("the control socket %s was removed: it is made again", claimed.path)

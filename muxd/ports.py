@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .errors import MuxdError, in_words
 
 if TYPE_CHECKING:
-    from .shim.processes import Listening
+    from .shim.listening import Listening
 
 HOST = "127.0.0.1"
 
@@ -104,6 +104,6 @@ def pid_of(names: set[str]) -> int:
 
 
 def _holder_at(port: int) -> str:
-    from .shim.processes import all_listening
+    from .shim.listening import all_listening
 
     return holder_of([socket for socket in all_listening() if socket.port == port])

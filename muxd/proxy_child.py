@@ -23,6 +23,7 @@ from .proxy_ports import ProxyPorts
 from .shim.processes import is_stopped
 from .state import StateFile
 from .threads import in_thread
+from .ticks import next_tick
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ PROBE_TIMEOUT = 5.0
 PROBE_FAILURES = 3
 
 #: Whether the kernel says that it is stopped is looked at this often, and so many times in a row end it.
-STATE_INTERVAL = 1.0
-STATE_STOPPED = 3
+STATE_INTERVAL = 2.0
+STATE_STOPPED = 2
 
 
 class UnmanagedProxy:
@@ -116,7 +117,7 @@ class ProxyChild:
         """End one that was stopped (SIGSTOP, a debugger that was left): its health would tell that far later."""
         seen = 0
         while True:
-            await trio.sleep(STATE_INTERVAL)
+            await next_tick(STATE_INTERVAL)
             child = self._child
             seen = seen + 1 if child is not None and child.pid is not None and is_stopped(child.pid) else 0
             if child is not None and seen == STATE_STOPPED:

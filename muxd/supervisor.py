@@ -74,6 +74,7 @@ from .metrics.facts import Facts, WorkerFacts
 from .reload import Reload, Reread, read_again
 from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
 from .threads import in_thread
+from .ticks import next_tick
 from .workers import Runner, Surroundings
 
 log = logging.getLogger(__name__)
@@ -232,14 +233,14 @@ class Supervisor:
             if (proxy := self._proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
             self._losses.look([(name, teller.dropped) for name, teller in tellers.items()])
-            await trio.sleep(TICK)
+            await next_tick(TICK)
 
     async def _watch_files(self) -> None:
         while True:
             config = self.config
             written = await in_thread(partial(written_since, config), abandon_on_cancel=True)
             self._written = written and config is self.config
-            await trio.sleep(TICK)
+            await next_tick(TICK)
 
     async def _measure_gpus(self) -> None:
         """Read the GPUs, and tell the core of their sizes where these are news."""

@@ -29,6 +29,8 @@ class Child:
         self._pid: int | None = None
         self._asked = False
         self._exit: Exit | None = None
+        self._dropped = Dropped()
+        self._card_of = 0  # the time of the card that it is from
         self._ending = trio.Lock()
 
     @property
@@ -41,9 +43,15 @@ class Child:
 
     @property
     def dropped(self) -> Dropped:
-        """Up to a second old."""
+        """Up to a second old.  The card is read where it was written since: that is seldom, and this is asked often."""
+        if self._exit is None:
+            written = _written_at(self.record.lock_file)
+            if written == self._card_of:
+                return self._dropped
+            self._card_of = written
         told = self._exit or read_card(self.record.lock_file, self.record.token)
-        return Dropped(told.dropped_bytes, told.dropped_why) if told is not None else Dropped()
+        self._dropped = Dropped(told.dropped_bytes, told.dropped_why) if told is not None else Dropped()
+        return self._dropped
 
     def stop(self) -> None:
         """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
@@ -111,3 +119,11 @@ class Child:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
                 signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+
+
+def _written_at(path: str) -> int:
+    """In nanoseconds; 0 where that cannot be told."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

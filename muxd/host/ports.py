@@ -5,7 +5,8 @@ import socket
 from dataclasses import dataclass
 
 from muxd.ports import pid_of
-from muxd.shim.processes import all_listening, program_of
+from muxd.shim.listening import all_listening
+from muxd.shim.processes import program_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from itertools import takewhile
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -94,50 +89,12 @@ def descendants(ancestor: int) -> list[Process]:
 
 def listeners(port: int, among: list[Process]) -> list[Process]:
     """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
+    from .listening import all_listening  # a shim that never asks does without `socket`
+
     sockets = {socket.name for socket in all_listening() if socket.port == port}
     found = [process for process in among if sockets and has_any(process.pid, sockets)]
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid not in pids]
-
-
-class Listening:
-    """A TCP socket that listens, as /proc/net/tcp has it (man 5 proc)."""
-
-    __slots__ = ("address", "inode", "port", "uid")
-
-    def __init__(self, row: list[bytes]) -> None:
-        address, _, port = row[1].decode().partition(":")
-        self.address = address
-        self.port = int(port, 16)
-        self.uid = int(row[7])
-        self.inode = int(row[9])
-
-    @property
-    def name(self) -> str:
-        """In /proc/PID/fd."""
-        return f"socket:[{self.inode}]"
-
-
-def all_listening() -> list[Listening]:
-    """At whatever address and port.  Raises OSError."""
-    found = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table, "rb") as file:
-                found += [Listening(row) for row in _listeners(file)]
-        except FileNotFoundError:
-            continue  # without IPv6
-    return found
-
-
-def _listeners(table: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The kernel lists those that listen first, and makes no more of the table than is read.
-
-    All of it, with the connections that a busy proxy has had in the last minute, takes 60 to 90 ms.
-    """
-    rows = (line.split() for line in table)
-    next(rows, None)  # the titles
-    return takewhile(lambda row: row[3] == b"0A", rows)
 
 
 def has_any(pid: int, sockets: set[str]) -> bool:

@@ -21,7 +21,8 @@ from socket import inet_aton
 from muxd.config.flags import flag_of
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members
-from muxd.shim.processes import GONE, Listening, all_listening, descendants, has_any, program_of
+from muxd.shim.listening import Listening, all_listening
+from muxd.shim.processes import GONE, descendants, has_any, program_of
 from muxd.threads import in_thread
 
 #: Programs whose servers are no descendants of them, by /proc/PID/comm.
@@ -120,10 +121,7 @@ class Listener:
 
 
 def answering(port: int) -> list[Listening]:
-    """The sockets of which one gets a connection to HOST at this port.  Raises OSError.
-
-    Takes 0.1 ms: the kernel lists those that listen first, and of the rest no more is read than comes with them.
-    """
+    """The sockets of which one gets a connection to HOST at this port.  Raises OSError."""
     sockets = [socket for socket in all_listening() if socket.port == port]
     groups = ([socket for socket in sockets if socket.address in group] for group in _GROUPS)
     return next(filter(None, groups), [])

@@ -4,13 +4,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
-from muxd.shim.processes import all_listening, look_up, process_table, send
+from muxd.shim.processes import look_up, process_table, send
 
 
 async def test_a_pid_is_not_signalled_when_it_means_another_process_now(world):
@@ -33,18 +31,3 @@ def test_a_process_with_many_threads_is_alive_until_the_last_one_ends():
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not process_table()[process.pid].alive
-
-
-def test_a_socket_that_listens_is_found_among_connections_that_are_older():
-    with ExitStack() as stack:
-        before = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=200))
-        for _ in range(150):
-            stack.enter_context(socket.create_connection(before.getsockname()))
-        later = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        for server in (before, later):
-            port = server.getsockname()[1]
-            names = [s.name for s in all_listening() if s.port == port]
-            assert names == [os.readlink(f"/proc/self/fd/{server.fileno()}")]
-        port = later.getsockname()[1]
-        later.close()
-        assert [s.name for s in all_listening() if s.port == port] == []
