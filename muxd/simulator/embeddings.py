@@ -7,7 +7,7 @@ from uuid import uuid4
 from muxd.http.request import Request
 from muxd.http.server import Exchange
 
-from . import text
+from . import adapters, text
 from .engine import Engine
 from .routes import Refusal, Route, bad_request, fields
 
@@ -15,6 +15,7 @@ _NO_EMBEDDINGS = (
     "This model does not appear to be an embedding model by default. "
     "Please add `--is-embedding` when launching the server or try another model."
 )
+_NO_INPUT = "At least one of text, input_ids, image, video, or audio should be provided"
 
 
 def embedding_routes(engine: Engine) -> dict[str, Route]:
@@ -39,6 +40,8 @@ class _Numbers:
 
     async def embeddings(self, request: Request, exchange: Exchange) -> None:
         body = self._embedding_fields(request, "input")
+        if (problem := adapters.problem(self._engine, body)) is not None:
+            raise bad_request(problem)
         inputs = _several(body["input"])
         vectors = [text.vector(await self._weights(), one) for one in inputs]
         data = [{"embedding": v, "index": i, "object": "embedding"} for i, v in enumerate(vectors)]
@@ -64,12 +67,14 @@ class _Numbers:
 
     async def encode(self, request: Request, exchange: Exchange) -> None:
         """SGLang's own: an object for one text, a list for several; its /classify answers likewise."""
-        given = fields(request).get("text")
+        body = fields(request)
+        given = body.get("text")
         if given is None:
-            problem = "At least one of text, input_ids, image, video, or audio should be provided"
-            raise Refusal(400, {"error": {"message": problem}})
+            raise Refusal(400, {"error": {"message": _NO_INPUT}})
         if not self._engine.flags.is_embedding:
             raise Refusal(400, {"error": {"message": _NO_EMBEDDINGS}})
+        if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
+            raise Refusal(400, {"error": {"message": problem}})
         vectors = [text.vector(await self._weights(), one) for one in _several(given)]
         answers = [{"embedding": vector, "meta_info": _meta()} for vector in vectors]
         await exchange.send_json(200, answers if isinstance(given, list) else answers[0])

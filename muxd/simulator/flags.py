@@ -12,7 +12,7 @@ from pathlib import Path
 from .faults import FAULTS, Faults, Part, parse_faults
 
 GiB = 1 << 30
-_SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "enable_metrics", "is_embedding")
+_SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "enable_metrics", "is_embedding", "enable_lora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Flags:
     enable_weights_cpu_backup: bool
     enable_metrics: bool
     is_embedding: bool
+    enable_lora: bool  # and then there is every adapter
     tp_size: int
     context_length: int
     load_time: float
@@ -63,6 +64,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     values = vars(known)
     del values["config"], values["sleep_on_idle"]  # it never asks anybody all the time
     values["model_path"] = known.model_path or known.served_model_name or "model"
+    values["enable_lora"] |= bool(values.pop("lora_paths"))
     values["served_model_name"] = known.served_model_name or known.model_path
     try:
         faults = parse_faults(known.faults)
@@ -98,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     sglang.add_argument("--enable-metrics", action="store_true")
     sglang.add_argument("--sleep-on-idle", action="store_true")
     sglang.add_argument("--is-embedding", action="store_true")
+    sglang.add_argument("--enable-lora", action="store_true")
+    sglang.add_argument("--lora-paths", nargs="*")
     sglang.add_argument("--tp-size", "--tensor-parallel-size", "--tp", type=_positive, default=1)
     sglang.add_argument("--context-length", type=_positive, default=32768)
     _add_own(parser.add_argument_group("the simulator's own"))

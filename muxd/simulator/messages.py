@@ -73,6 +73,17 @@ class MessagesForm(Form):
         yield {"type": "message_delta", **ends}
         yield {"type": "message_stop"}
 
+    def refused(self, message: str) -> Iterable[Event]:
+        """The stream of a request whose head was sent before it was found to be wrong."""
+        usage = {"input_tokens": 0, "output_tokens": 0}
+        yield {"type": "message_start", "message": {**self._head([]), "usage": usage}}
+        yield {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
+        yield {"type": "message_stop"}
+
+    def refusal(self, message: str) -> Refusal:
+        """The same for an answer in one piece, in the words of OpenAI's routes."""
+        return Refusal(400, {"type": "error", "error": {"type": "BadRequestError", "message": message}})
+
     def encode(self, event: Event) -> bytes:
         return f"event: {event['type']}\n".encode() + b"data: " + msgspec.json.encode(event) + b"\n\n"
 

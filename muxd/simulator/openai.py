@@ -10,13 +10,14 @@ from muxd.errors import MuxdError
 from muxd.http.request import Request
 from muxd.http.server import Exchange
 
+from . import adapters
 from .asked import Asked, read, read_chat, read_completion
 from .engine import Engine
 from .messages import MessagesForm, count_tokens, read_messages
 from .ollama import OllamaChatForm, OllamaGenerateForm, nothing_to_say, read_ollama_chat, read_ollama_generate
 from .replies import ChatForm, CompletionForm, Event, Form, GenerateForm
 from .responses import ResponsesForm, read_response
-from .routes import Answer, Route, bad_request, fields
+from .routes import Answer, Refusal, Route, bad_request, fields
 from .saying import Choice, choices
 from .transcriptions import TranscriptionForm, read_transcription
 
@@ -35,12 +36,12 @@ class CutShort(MuxdError):
 def text_routes(engine: Engine) -> dict[str, Route]:
     texts, post = _Texts(engine), ("POST",)
     return {
-        "/v1/chat/completions": Route(texts.answer(read_chat, ChatForm, needs=("messages",)), post),
-        "/v1/completions": Route(texts.answer(read_completion, CompletionForm, needs=("prompt",)), post),
+        "/v1/chat/completions": Route(texts.answer(read_chat, ChatForm, ("messages",), by_adapter=True), post),
+        "/v1/completions": Route(texts.answer(read_completion, CompletionForm, ("prompt",), by_adapter=True), post),
         "/v1/responses": Route(texts.answer(read_response, ResponsesForm, needs=("input",)), post),
-        "/v1/messages": Route(texts.answer(read_messages, MessagesForm), post),
+        "/v1/messages": Route(texts.messages, post),
         "/v1/messages/count_tokens": Route(texts.count_tokens, post),
-        "/generate": Route(texts.answer(_read_generate, GenerateForm), ("POST", "PUT")),
+        "/generate": Route(texts.generate, ("POST", "PUT")),
         "/api/chat": Route(texts.answer(read_ollama_chat, texts.as_served(OllamaChatForm), needs=("messages",)), post),
         "/api/generate": Route(texts.ollama_generate, post),
         "/v1/audio/transcriptions": Route(texts.transcribe, post),
@@ -52,9 +53,14 @@ class _Texts:
         self._engine = engine
         self._faults = engine.flags.faults
 
-    def answer(self, read: Read, form: Callable[[Asked], Form], needs: tuple[str, ...] = ()) -> Answer:
+    def answer(
+        self, read: Read, form: Callable[[Asked], Form], needs: tuple[str, ...] = (), *, by_adapter: bool = False
+    ) -> Answer:
         async def answer(request: Request, exchange: Exchange) -> None:
-            asked = read(fields(request, needs=needs), self._engine.flags.context_length)
+            body = fields(request, needs=needs)
+            asked = read(body, self._engine.flags.context_length)
+            if by_adapter and (problem := adapters.problem(self._engine, body)) is not None:
+                raise bad_request(problem)
             await self._answer(form(asked), exchange)
 
         return answer
@@ -62,6 +68,23 @@ class _Texts:
     def as_served(self, form: Callable[[Asked, str], Form]) -> Callable[[Asked], Form]:
         """A form that tells the server's own name in place of what the client wrote."""
         return lambda asked: form(asked, self._engine.served_model_name)
+
+    async def messages(self, request: Request, exchange: Exchange) -> None:
+        asked = read_messages(fields(request), self._engine.flags.context_length)
+        form, problem = MessagesForm(asked), adapters.problem(self._engine, {"model": asked.model})
+        if problem is None:
+            await self._answer(form, exchange)
+        elif asked.stream:
+            await exchange.send_body(form.content_type, b"".join(map(form.encode, form.refused(problem))))
+        else:
+            raise form.refusal(problem)
+
+    async def generate(self, request: Request, exchange: Exchange) -> None:
+        body = fields(request)
+        asked = _read_generate(body, self._engine.flags.context_length)
+        if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
+            raise Refusal(400, {"error": {"message": problem}})
+        await self._answer(GenerateForm(asked), exchange)
 
     async def ollama_generate(self, request: Request, exchange: Exchange) -> None:
         body = fields(request, needs=("prompt",))

@@ -144,6 +144,22 @@ QUESTIONS: dict[str, Question] = {
     "an empty chat": chat(messages=[]),
     "a chat that is too cold": chat(temperature=-1),
     "an unknown route": ("/v1/nothing", {}),
+    "a chat by an adapter": chat(model=f"{NAME}:latest"),
+    "a streamed chat by an adapter": chat(model="whatever:latest", stream=True),
+    "a chat by an adapter without a name": chat(model=f"{NAME}: "),
+    "a chat by an adapter beside the model": chat(lora_path="latest"),
+    "a completion by an adapter": complete(model=f"{NAME}:latest"),
+    "messages by an adapter": messages(model=f"{NAME}:latest"),
+    "streamed messages by an adapter": messages(model=f"{NAME}:latest", stream=True),
+    "a count of messages by an adapter": ("/v1/messages/count_tokens", {"model": f"{NAME}:a", "messages": MESSAGES}),
+    "a generation by an adapter": ("/generate", {"text": "hello", "sampling_params": SAMPLING, "lora_path": "a"}),
+    "an Ollama chat by an adapter": (
+        "/api/chat",
+        {"model": f"{NAME}:a", "messages": MESSAGES, "stream": False, **OLLAMA},
+    ),
+    "scores by an adapter": ("/v1/score", {"model": f"{NAME}:a", "query": "a", "items": ["b"], "label_token_ids": [5]}),
+    "tokens by an adapter": ("/v1/tokenize", {"model": f"{NAME}:a", "prompt": "hello world"}),
+    "a response by an adapter": ("/v1/responses", {"model": f"{NAME}:a", "input": "hello", "max_output_tokens": 6}),
 }
 
 NUMBERS: dict[str, Question] = {
@@ -153,6 +169,9 @@ NUMBERS: dict[str, Question] = {
     "an encoding": ("/encode", {"text": "a"}),
     "two encodings": ("/classify", {"text": ["a", "b"]}),
     "tokens": ("/v1/tokenize", {"prompt": "hello world"}),
+    "embeddings by an adapter": ("/v1/embeddings", {"model": f"{NAME}:latest", "input": ["a", "b"]}),
+    "a classification by an adapter": ("/v1/classify", {"model": f"{NAME}:latest", "input": ["a", "b"]}),
+    "an encoding by an adapter": ("/encode", {"text": "a", "lora_path": "latest"}),
 }
 
 

@@ -9,9 +9,15 @@ def parse(*argv):
 
 
 def test_flags_of_sglang_that_mean_nothing_here_are_ignored_with_their_values():
-    flags = parse("--attention-backend", "triton", "--lora-paths", "a", "b", "--port", 5, "--trust-remote-code")
+    flags = parse("--attention-backend", "triton", "--cuda-graph-bs", "1", "2", "--port", 5, "--trust-remote-code")
     assert flags.port == 5
     assert flags.served_model_name == "m"
+
+
+def test_paths_of_adapters_enable_them_too():
+    assert parse("--lora-paths", "a", "b").enable_lora
+    assert parse("--enable-lora").enable_lora
+    assert not parse().enable_lora
 
 
 @pytest.mark.parametrize("argv", [["stray", "--port", "5"], ["--no-such-flag"], ["--port", "x"], ["--tp-size", "0"]])

@@ -8,6 +8,8 @@ import trio
 
 from .harness import eventually
 
+MESSAGES = [{"role": "user", "content": "hello"}]
+
 
 @pytest.fixture(scope="module")
 def other(start_for_module):
@@ -34,6 +36,49 @@ def test_a_temperature_makes_answers_differ_and_a_seed_makes_them_equal(simulato
 
 def test_the_model_field_is_echoed_whatever_it_says(simulator):
     assert simulator.chat(model="no/such").json["model"] == "no/such"
+
+
+@pytest.fixture(scope="module")
+def adapted(start_for_module):
+    return start_for_module("--model-path", "some/model", "--enable-lora")
+
+
+@pytest.mark.parametrize("name", ["some/model:latest", "other:latest", "some/model: latest "])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_follows_a_colon_is_an_adapter_and_there_are_none(name, stream, simulator):
+    for path, asked in (("/v1/chat/completions", {"messages": MESSAGES}), ("/v1/completions", {"prompt": "a"})):
+        refused = simulator.post(path, {"model": name, "stream": stream, **asked})
+        assert (refused.status, refused.json["type"]) == (400, "BadRequestError")
+        assert refused.json["message"].startswith("LoRA adapter 'latest' was requested, but LoRA is not enabled. ")
+
+
+def test_messages_are_refused_an_adapter_in_their_own_shape(simulator):
+    asked = {"model": "m:a", "messages": MESSAGES, "max_tokens": 4}
+    refused = simulator.post("/v1/messages", asked)
+    assert (refused.status, refused.json["type"]) == (400, "error")
+    assert "adapter 'a'" in refused.json["error"]["message"]
+    stream = simulator.post("/v1/messages", {**asked, "stream": True})
+    assert (stream.status, stream.text.count("event: ")) == (200, 3)
+    assert "event: error\n" in stream.text
+
+
+def test_what_only_names_a_path_of_an_adapter_is_refused_too(simulator):
+    assert simulator.post("/generate", {"model": "m:a", "text": "a", "lora_path": None}).status == 200
+    refused = simulator.post("/generate", {"text": "a", "lora_path": [None, "b"]})
+    assert (refused.status, "adapter 'b'" in refused.json["error"]["message"]) == (400, True)
+
+
+def test_embeddings_are_refused_an_adapter(embedder):
+    refused = embedder.post("/v1/embeddings", {"model": "m:latest", "input": "a"})
+    assert (refused.status, "adapter 'latest'" in refused.json["message"]) == (400, True)
+    refused = embedder.post("/encode", {"text": "a", "lora_path": "b"})
+    assert (refused.status, "adapter 'b'" in refused.json["error"]["message"]) == (400, True)
+
+
+def test_no_adapter_is_meant_by_other_names_and_where_they_are_enabled_there_is_each(simulator, adapted):
+    for name in ("some/model", "other", "some/model:", "some/model: "):
+        assert simulator.chat(model=name).json["model"] == name
+    assert adapted.chat(model="some/model:latest").json["model"] == "some/model:latest"
 
 
 def test_usage_and_finish_reason_tell_why_it_ended(simulator):
