@@ -108,7 +108,7 @@ class ProxyChild:
             await trio.sleep(PROBE_INTERVAL)
             url = f"http://{_reachable(self._config.proxy.host)}:{self.ports.port}"
             misses = 0 if self._child is None or await _answers(http, url) else misses + 1
-            if misses == PROBE_FAILURES and self._child is not None:
+            if misses >= PROBE_FAILURES and self._child is not None:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
                 self._child.kill()
                 misses = 0

@@ -1,5 +1,6 @@
 """The managed proxy as a child: a real `muxd proxy`, without a muxd behind it."""
 
+import functools
 import os
 import signal
 import socket
@@ -43,15 +44,19 @@ def a_proxy(folder: Path, **settings: Any) -> ProxyChild:
     return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
 
 
-async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery):
+async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery, monkeypatch):
     proxy, told = a_proxy(tmp_path), []
+    patient = functools.partial(monkeypatch.setattr, proxy_child, "PROBE_FAILURES", 1_000_000)
+    patient()  # while it starts, which may take long on a busy machine
     async with httpx.AsyncClient(trust_env=False) as http:
         nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
         await eventually(lambda: proxy.status()["pid"])
         first = proxy.status()["pid"]
         assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
+        monkeypatch.setattr(proxy_child, "PROBE_FAILURES", 3)
         os.kill(first, signal.SIGSTOP)
         await eventually(lambda: proxy.status()["pid"] not in (None, first))
+        patient()
         assert (await http.get(f"http://127.0.0.1:{proxy.ports.port}/health", timeout=20)).status_code == 200
         assert told == [("proxy_exited", {"reason": "killed by SIGKILL"})]
         await proxy.stop(trio.Event())

@@ -29,6 +29,8 @@ from .units import shown
 
 SECTIONS = ["muxd", "proxy", "policy", "defaults", "models", "keys"]
 
+_HOMES = {"muxd": keys.DAEMON, "proxy": keys.PROXY, "policy": keys.POLICY, "models.NAME": keys.MODEL}
+
 
 class Addition(Protocol):
     """What a command line adds to the files: see muxd/importers/drop_in.py."""
@@ -158,7 +160,8 @@ class _Reading:
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(SECTIONS):
-            self._problems.add((name,), unknown_key(name, raw[name], SECTIONS, in_model=False))
+            text = _misplaced(name) or unknown_key(name, raw[name], SECTIONS, in_model=False)
+            self._problems.add((name,), text)
         defaults = self._table(("defaults",), raw.get("defaults", {}), keys.MODEL)
         return Config(
             daemon=self._daemon(raw.get("muxd", {})),
@@ -234,7 +237,7 @@ class _Reading:
         for key, value in raw.items():
             match table.get(key):
                 case None:
-                    text = unknown_key(key, value, list(table), in_model=path[0] == "models")
+                    text = _misplaced(key) or unknown_key(key, value, list(table), in_model=path[0] == "models")
                     self._problems.add((*path, key), text)
                 case dict() as inner:
                     given[key] = self._table((*path, key), value, inner)
@@ -244,6 +247,12 @@ class _Reading:
                     except ValueError as error:
                         self._problems.add((*path, key), str(error))
         return given
+
+
+def _misplaced(key: str) -> str | None:
+    """What to say about a key that is known elsewhere."""
+    homes = [f"[{section}]" for section, table in _HOMES.items() if key in table]
+    return f"no key of this table; it belongs under {' or '.join(homes)}" if homes else None
 
 
 def _needs(args: Sequence[str]) -> Parallel:

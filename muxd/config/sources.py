@@ -26,6 +26,14 @@ WHOLE = "# Written by muxd for its proxy; whatever is changed here is lost.\n"
 #: The deepest that anything in a configuration goes is models.NAME.memory.weights.
 DEEPEST = 16
 
+#: What editors and web pages make of TOML's quotes.
+_QUOTES = dict.fromkeys("\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"') | dict.fromkeys(
+    "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"
+)
+
+#: Unicode's categories of what is not seen: formats, spaces, separators.
+_UNSEEN = ("Cf", "Zs", "Zl", "Zp", "Cc")
+
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -125,13 +133,26 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         at = _AT_LINE.search(message)
-        line = at[1] if at and at[1] else text.count("\n") + 1
-        raise ValueError(f"{file}:{line}: not TOML: {_AT_LINE.sub('', message)}; correct this line") from None
+        line = int(at[1]) if at and at[1] else text.count("\n") + 1
+        wrong = _not_as_it_looks(text.split("\n")[line - 1]) or "correct this line"
+        raise ValueError(f"{file}:{line}: not TOML: {_AT_LINE.sub('', message)}; {wrong}") from None
     except RecursionError:
         raise ValueError(f"{file}: not usable: nested too deeply; write plain tables") from None
     if _depth(table) > DEEPEST:
         raise ValueError(f"{file}: not usable: nested too deeply; write plain tables")
     return table
+
+
+def _not_as_it_looks(line: str) -> str | None:
+    """What to do about a character that cannot be seen, or that only looks like one of TOML's; None without one."""
+    import unicodedata  # only where something is wrong
+
+    for column, character in enumerate(line.partition("#")[0], 1):
+        if not character.isascii() and (character in _QUOTES or unicodedata.category(character) in _UNSEEN):
+            name = unicodedata.name(character, "no character")
+            remedy = f"write {_QUOTES[character]}" if character in _QUOTES else "remove it, or write a space"
+            return f"column {column} has U+{ord(character):04X} ({name}): {remedy}"
+    return None
 
 
 def _depth(table: dict[str, Any]) -> int:

@@ -47,6 +47,25 @@ def problems(load, tmp_path):
     return problems
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[muxd]\nwait_target = '8s'", "F:2: muxd.wait_target: no key of this table; it belongs under [policy]"),
+        ("listen = '127.0.0.1:1'", "F:1: listen: no key of this table; it belongs under [proxy]"),
+        (
+            "[policy]\nsleep_level = 2",
+            "F:2: policy.sleep_level: no key of this table; it belongs under [models.NAME]",
+        ),
+        ("[models.a]\naccess_log = 'off'", "models.a.access_log: no key of this table; it belongs under [proxy]"),
+    ],
+)
+def test_a_key_of_another_table_is_told_its_own(tmp_path, text, told):
+    (tmp_path / "F").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "F", {})
+    assert told in caught.value.message
+
+
 def test_one_model_needs_two_lines(load, tmp_path, environ):
     config = load(ONE_MODEL)
     assert config == Config(

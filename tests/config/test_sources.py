@@ -171,6 +171,29 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "\ufeff\ufeff[muxd]",
+            "F:1: not TOML: Invalid statement; column 1 has U+FEFF (ZERO WIDTH NO-BREAK SPACE): remove",
+        ),
+        ("[muxd]\n\ufeff[policy]", "F:2: not TOML: Invalid statement; column 1 has U+FEFF"),
+        ("[muxd]\nsocket\xa0= 'x'", "column 7 has U+00A0 (NO-BREAK SPACE): remove it, or write a space"),
+        ("[muxd]\nsocket = \u201cx\u201d", 'column 10 has U+201C (LEFT DOUBLE QUOTATION MARK): write "'),
+        ("[muxd]\nsocket = \u2018x\u2019", "column 10 has U+2018 (LEFT SINGLE QUOTATION MARK): write '"),
+        ("[muxd]\nsocket = # \u201c", "Invalid value; correct this line"),
+    ],
+)
+def test_what_cannot_be_seen_or_only_looks_like_toml_is_named(tmp_path, text, told):
+    """The line looks right to whoever is sent there."""
+    file = tmp_path / "F"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert told in caught.value.message
+
+
 def test_what_is_no_file_is_told_and_never_opened(problems, folder):
     os.mkfifo(folder / "muxd.d/a.toml")
     (folder / "muxd.d/b.toml").mkdir()
