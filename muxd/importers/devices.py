@@ -29,14 +29,6 @@ WRAPPERS = frozenset(
     }
 )
 
-#: What they start has an environment that another process decides.
-STRANGERS = frozenset(
-    {
-        *("docker", "docker-compose", "podman", "nerdctl", "ssh", "su", "runuser", "sudo", "doas", "machinectl"),
-        *("systemd-run", "tmux", "screen", "at", "batch", "srun", "sbatch", "salloc", "kubectl", "ray", "flux"),
-    }
-)
-
 _CLUSTER = re.compile("[ditPq]*")
 _RAW_DEVICE = re.compile(r"/dev/(?:nvidia[0-9]|dri\b)")
 _CLEAN = re.compile("--(cleanenv|containall|no-eval)|-[A-Za-z]*[eC][A-Za-z]*")
@@ -81,9 +73,10 @@ class Start(NamedTuple):
         if self.container is not None:
             return self._in_container(self.words[self.container :])
         self._check_wrappers()
-        self._check_order()
         text, given = self._variable()
-        return (_visible(text), given) if text is not None else (None, False)
+        found = (_visible(text), given) if text is not None else (None, False)
+        self._check_order()
+        return found
 
     @property
     def _programs(self) -> set[str]:
@@ -115,6 +108,8 @@ class Start(NamedTuple):
     def _check_order(self) -> None:
         """muxd counts GPUs as nvidia-smi does, and starts scripts so."""
         order = self.environment.get(ORDER, "PCI_BUS_ID")
+        if isinstance(order, Unknown):
+            raise CannotTell(order.why)
         if order != "PCI_BUS_ID":
             raise CannotTell(f"{ORDER} is not PCI_BUS_ID, so that their numbers are not those of nvidia-smi")
 

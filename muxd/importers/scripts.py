@@ -10,8 +10,10 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from muxd.config.devices import VARIABLE
 from muxd.config.flags import Parallel, is_flag, parallel
 from muxd.config.handover import TELLING_FLAGS
 
-from .devices import CONTAINERS, STRANGERS, CannotTell, GpuUse, Start, published
+from .devices import CONTAINERS, CannotTell, GpuUse, Start, published
 from .remarks import remarks
 from .shell.builtin import BUILTINS
 from .shell.grammar import read_commands
@@ -42,6 +44,9 @@ _SWITCH = re.compile(
 )
 
 _INTERPRETER = re.compile(r"python[0-9.]*|sglang")
+
+#: Addresses to listen on that are reached at 127.0.0.1.
+REACHED = ("127.0.0.1", "0.0.0.0", "::")
 
 #: Set anew for each start, so that nobody knows them when a script is read.
 PER_START = ("TMPDIR", "MUXD_TOKEN")
@@ -178,7 +183,6 @@ class _Facts:
         self._candidates = launches(runs)
         self._run = self._candidates[-1] if self._candidates else None
         self._stranger = next(filter(None, map(_other_engine, runs)), "")
-        self._strangers = any(isinstance(word, str) and word in STRANGERS for run in runs for word in run.arguments)
         self._variables = self._run.variables if self._run is not None else variables
         self._top = top
 
@@ -189,10 +193,11 @@ class _Facts:
         if run is not None:
             script.launch, script.program = run.place, _interpreter(run)
             self._flags(run)
-        uses = [*map(_gpu_use, self._candidates), *self._maybe_several()] or [self._unseen()]
+        uses = [*map(_gpu_use, self._candidates), *self._maybe_several()]
+        uses = uses or [GpuUse(self._top, why="where it starts its server cannot be seen")]
         broken_off = next(iter(script.problems), None)
         script.gpu_uses = uses if broken_off is None else [GpuUse(broken_off.place, why=broken_off.text)]
-        found = [*self._served_names(), *self._port(), *self._keys(), *self._one_server()]
+        found = [*self._served_names(), *self._port(), *self._host(), *self._keys(), *self._one_server()]
         if not broken:
             script.problems += found
 
@@ -215,16 +220,6 @@ class _Facts:
         if doubtful or (hidden and len(self._candidates) > 1):
             why = "whether it starts one server or several is known only when it runs"
             yield GpuUse((doubtful or hidden)[0].place, why=why)
-
-    def _unseen(self) -> GpuUse:
-        """Of a server that is started where nobody can look."""
-        if self._strangers:
-            return GpuUse(self._top, why="where it starts its server cannot be seen")
-        variable = self._variables.get(VARIABLE)
-        exported = {VARIABLE: variable.value} if variable is not None and variable.exported else {}
-        texts = {name: value for name, value in exported.items() if not isinstance(value, dict)}
-        start = Start((), texts, inherited=variable is not None and variable.place is None)
-        return _seen(start, self._top, None, "where it starts its server cannot be seen")
 
     def _assigned(self, name: str) -> tuple[Value, Place] | None:
         """A variable that the script sets itself: sglangmux's contract."""
@@ -318,6 +313,16 @@ class _Facts:
             outside = Unknown(str(error), run.place)
         missing = Unknown(f"the container does not publish its port {inside[0]} (-p NUMBER:{inside[0]})", run.place)
         return (outside or missing, run.place)
+
+    def _host(self) -> Iterator[Problem]:
+        """In a container it has addresses of its own."""
+        given = self._flag("--host")
+        if given is None or self._contained or not isinstance(given[0], str) or given[0] in REACHED:
+            return
+        with suppress(ValueError):
+            ip_address(given[0])
+            text = f"its server listens on {given[0]} alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
+            yield Problem(("script", "--host"), given[1], text)
 
     def _keys(self) -> Iterator[Problem]:
         """What control calls and probes have to bring."""

@@ -224,6 +224,7 @@ HIDDEN = [
     "docker run --device /dev/nvidia3 image {}",
     "export CUDA_VISIBLE_DEVICES=2\nsudo --preserve-env=PATH {}",
     "export CUDA_VISIBLE_DEVICES=2\nsu - user -c '{}'",
+    "export CUDA_VISIBLE_DEVICES=2\n./start-it",
     "export CUDA_VISIBLE_DEVICES=2\ntmux new-session -d '{}'",
     "export CUDA_DEVICE_ORDER=FASTEST_FIRST CUDA_VISIBLE_DEVICES=1\n{}",
     # What it is told is in words that nobody sees.
@@ -243,6 +244,53 @@ def test_gpus_that_cannot_be_read_are_unknown_and_never_the_first(read, bash, te
     (bash.folder / "broken.sh").write_text("if true; the")
     found = read(text.replace("{}", f"{SERVE} --model a --port 1"))
     assert [bool(use.why) for use in found.gpu_uses] == [True]
+
+
+#: What bash gives the server, run with a stub: GPUs and port, which are read so or not at all.
+TWISTS = [
+    "serve() { {} --port 30000; }\nCUDA_VISIBLE_DEVICES=3 serve",
+    "CUDA_VISIBLE_DEVICES=3 eval '{} --port 30000'",
+    "CUDA_VISIBLE_DEVICES=3 . ./serve.sh",
+    "CUDA_VISIBLE_DEVICES=3 exec {} --port 30000",
+    "CUDA_VISIBLE_DEVICES=3 command {} --port 30000",
+    "f() { local CUDA_VISIBLE_DEVICES=2; {} --port 30000; }\nexport CUDA_VISIBLE_DEVICES=1\nf",
+    "f() { local CUDA_VISIBLE_DEVICES; CUDA_VISIBLE_DEVICES=2; {} --port 30000; }\nexport CUDA_VISIBLE_DEVICES=1\nf",
+    "export CUDA_VISIBLE_DEVICES=1\ndeclare +x CUDA_VISIBLE_DEVICES\n{} --port 30000",
+    "declare -n R=CUDA_VISIBLE_DEVICES\nexport CUDA_VISIBLE_DEVICES=0\nR=3\n{} --port 30000",
+    "declare -i GPU=1\nGPU+=1\nCUDA_VISIBLE_DEVICES=$GPU {} --port 30000",
+    "declare -i GPU=1\nGPU=GPU+1\nCUDA_VISIBLE_DEVICES=$GPU {} --port 30000",
+    "declare -i PORT=3\nPORT+=1\n{} --port $PORT",
+    "P=30000; NEXT=$((P++))\n{} --port $P",
+    "P=30000; NEXT=$((P += 5))\n{} --port $P",
+    "A=(0 1 2); unset 'A[0]'\nCUDA_VISIBLE_DEVICES=${A[@]:0:1} {} --port 30000",
+    "A=([5]=3 [1]=2)\nCUDA_VISIBLE_DEVICES=${A[@]:0:1} {} --port 30000",
+    "A=([1]=3 [0]=2)\nCUDA_VISIBLE_DEVICES=${A[@]:0:1} {} --port 30000",
+    'A=(2 3)\nCUDA_VISIBLE_DEVICES=$(IFS=,; echo "${A[*]}") {} --port 30000 --tp 2',
+    "case ab in a*) export CUDA_VISIBLE_DEVICES=2;;& *b) export CUDA_VISIBLE_DEVICES=3;; esac\n{} --port 30000",
+    "case ab in a*) export CUDA_VISIBLE_DEVICES=2;& x) export CUDA_VISIBLE_DEVICES=3;; esac\n{} --port 30000",
+    "N=CUDA_VISIBLE_DEVICES; printf -v $N 3; export $N\n{} --port 30000",
+    "N=$(echo CUDA_VISIBLE_DEVICES | cat); export CUDA_VISIBLE_DEVICES=1; printf -v $N 3\n{} --port 30000",
+]
+
+
+@pytest.mark.parametrize("text", TWISTS)
+def test_gpus_and_port_are_read_as_bash_gives_them_or_not_at_all(read, bash, text):
+    whole = text.replace("{}", f"{SERVE} --model a")
+    (bash.folder / "serve.sh").write_text(f"{SERVE} --model a --port 30000\n")
+    found = read(whole)
+    (server,) = bash.run(write(bash, whole))
+    given = server.environ.get("CUDA_VISIBLE_DEVICES")
+    (use,) = found.gpu_uses
+    assert use.why or use.visible == (tuple(given.split(",")) if given is not None else None)
+    assert found.port is None or found.port.text == flag(server.argv, "--port")
+
+
+def test_an_address_at_which_muxd_does_not_ask_is_told(read):
+    (problem,) = read(f"{SERVE} --model a --port 1 --host 10.0.0.5").problems
+    assert problem.text == "its server listens on 10.0.0.5 alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
+    for host in ("0.0.0.0", "::", "127.0.0.1", "localhost", "$(hostname)"):
+        assert read(f"{SERVE} --model a --port 1 --host {host}").problems == []
+    assert read(f"docker run -p 1:1 image {SERVE} --model a --port 1 --host 172.17.0.2").problems == []
 
 
 SEVERAL = {

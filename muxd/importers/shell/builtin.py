@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from .conditions import tested
-from .flow import Leave, assigned_in
+from .flow import Leave
 from .grammar import read_commands
 from .parameters import Ends
+from .patterns import assigned_in
 from .programs import PROGRAMS, Call, unknown
 from .state import Unknown, Value, Variable
 from .syntax import Assignment, NotUnderstood, Place, Simple
@@ -55,17 +56,27 @@ def _declare(call: Call) -> None:
 
 def _prepare(call: Call, name: str, options: str) -> None:
     """`local X` hides an X of the caller, and begins unset."""
+    if "n" in options and call.name != "export":
+        raise NotUnderstood(call.place, f"{call.name} -n is not followed")
     inner = call.name == "local" or (call.name in ("declare", "typeset") and "g" not in options)
     if inner and call.walk.in_function:
         call.walk.hide(name)
-        call.walk.state.variables.pop(name, None)
+        hidden = call.walk.state.variables.pop(name, None)
+        if hidden is not None and hidden.exported:
+            unset = Unknown(f"${name} is known only when it runs", call.place)
+            call.walk.state.assign(name, unset, call.place, export=True)
     if "A" in options:
         call.walk.state.variables[name] = Variable({}, place=call.place, by_name=True)
+    if set(options) & set("ilu"):
+        old = call.walk.state.variables.get(name) or Variable("", place=call.place)
+        call.walk.state.variables[name] = replace(old, changes=True)
 
 
 def _mark(call: Call, name: str, options: str) -> None:
     variable = call.walk.state.variables.get(name)
-    if variable is not None and (call.name == "export" or "x" in options):
+    if variable is not None and any(re.fullmatch(r"\+\w*x\w*", text) for text in call.texts):
+        call.walk.state.variables[name] = replace(variable, exported=False)
+    elif variable is not None and (call.name == "export" or "x" in options):
         call.walk.state.variables[name] = replace(variable, exported=call.name != "export" or "n" not in options)
 
 
@@ -73,6 +84,9 @@ def _unset(call: Call) -> None:
     for text in call.texts:
         if text == "-f":
             return
+        name, is_element, _ = text.partition("[")
+        if is_element:
+            call.walk.forget([name], call.place)
         call.walk.state.variables.pop(text, None)
     call.walk.state.status = 0
 

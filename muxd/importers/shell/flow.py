@@ -6,7 +6,6 @@ is unknown from there on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from functools import partial
 from .conditions import held
 from .expansion import Expansion
 from .parameters import Ends
-from .patterns import NotKnown
+from .patterns import NotKnown, assigned_in
 from .state import State, Unknown, Value, merged
 from .syntax import (
     Background,
@@ -310,12 +309,6 @@ class Flow:
         for name in names:
             self.state.assign(name, Unknown(f"${name} is known only when it runs", place), place)
         self.state.status = None
-
-
-def assigned_in(expression: str) -> list[str]:
-    """The variables that an arithmetic expression changes."""
-    found = re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|(?:<<|>>|[-+*/%&|^])?=(?!=))", expression)
-    return [*found, *re.findall(r"(?:\+\+|--)\s*([A-Za-z_]\w*)", expression)]
 
 
 def _place_of(command: Command) -> Place:

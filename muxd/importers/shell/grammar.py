@@ -245,6 +245,8 @@ class Grammar(SimpleCommands):
                 self.at += len("esac")
                 return Case(subject, tuple(branches), place)
             branches.append((self._patterns(), self.commands_until(";;", "esac")))
+            if self.sees(";;&") or self.sees(";&"):
+                raise self.wrong("a branch that goes on in the next one is not followed")
             next((ending for ending in _ENDINGS if self.take(ending)), None)
 
     def _patterns(self) -> tuple[Word, ...]:

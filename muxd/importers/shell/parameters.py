@@ -75,7 +75,7 @@ class Parameters:
         variable = self._state.variables.get(parameter.name)
         if variable is None or not isinstance(variable.value, dict) or parameter.operator:
             raise NotKnown
-        return _separated([Chunk(key, parameter.quoted, not parameter.quoted) for key in variable.value])
+        return _separated([Chunk(key, parameter.quoted, not parameter.quoted) for key in variable.in_order])
 
     def _chunk(self, value: Value, parameter: Parameter) -> Chunk:
         return Chunk(value, parameter.quoted, not parameter.quoted)
@@ -93,7 +93,7 @@ class Parameters:
             return []
         if isinstance(variable.value, Unknown):
             return [replace(variable.value, many=True)]
-        return list(variable.value.values()) if isinstance(variable.value, dict) else [variable.value]
+        return list(variable.in_order.values())
 
     def _literal(self, word: Word) -> str:
         return "".join(part.text for part in word.parts if isinstance(part, Text))
@@ -204,13 +204,23 @@ class Parameters:
     def _spread(self, parameter: Parameter, values: list[Value]) -> list[Chunk]:
         index = self._literal(parameter.index) if parameter.index is not None else parameter.name
         if parameter.quoted and index == "*":
-            return [Chunk(concatenated([part for value in values for part in (" ", value)][1:]), True)]
+            return [Chunk(concatenated([part for value in values for part in (self._joint(), value)][1:]), True)]
         return _separated([self._chunk(value, parameter) for value in values])
+
+    def _joint(self) -> str:
+        """What "$*" has between the arguments."""
+        separators = self._state.text("IFS")
+        if isinstance(separators, Unknown):
+            raise NotKnown
+        return " " if separators is None else separators[:1]
 
     def _slice(self, parameter: Parameter, values: list[Value], place: Place) -> list[Value]:
         bounds = [self._bound(word, place) for word in parameter.words]
+        array = self._state.variables.get(parameter.name)
         if parameter.name in ("@", "*"):
             values = [self._state.script, *values]
+        elif array is not None and list(array.in_order) != [str(number) for number in range(len(values))]:
+            raise NotKnown  # it counts keys, not elements
         start = bounds[0] if bounds[0] >= 0 else len(values) + bounds[0]
         if start == 0 or len(bounds) == 1:
             return values[start:][: bounds[1] if len(bounds) > 1 else None]
@@ -248,6 +258,8 @@ class Parameters:
     def calculated(self, expression: Value, place: Place) -> Value:
         if isinstance(expression, Unknown):
             return expression
+        for name in patterns.assigned_in(expression):
+            self._state.assign(name, Unknown(f"${name} is known only when it runs", place), place)
         try:
             return str(patterns.calculated(expression, self._number))
         except (NotKnown, RecursionError):

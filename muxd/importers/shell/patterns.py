@@ -168,3 +168,9 @@ def _divided(left: int, right: int, *, rest: bool) -> int:
         raise NotKnown
     quotient = abs(left) // abs(right) * (1 if (left < 0) == (right < 0) else -1)
     return left - quotient * right if rest else quotient
+
+
+def assigned_in(expression: str) -> list[str]:
+    """The variables that an arithmetic expression changes."""
+    found = re.findall(r"([A-Za-z_]\w*)\s*(?:\+\+|--|(?:<<|>>|[-+*/%&|^])?=(?!=))", expression)
+    return [*found, *re.findall(r"(?:\+\+|--)\s*([A-Za-z_]\w*)", expression)]

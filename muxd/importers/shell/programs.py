@@ -48,7 +48,11 @@ def echo(call: Call) -> None:
 
 def printf(call: Call) -> None:
     if call.texts[:1] == ["-v"]:
-        call.walk.forget(call.texts[1:2], call.place)
+        name = call.arguments[1] if len(call.arguments) > 1 else ""
+        if isinstance(name, Unknown):
+            call.walk.state.lose(name)
+        else:
+            call.walk.forget([name.partition("[")[0]], call.place)
         return
     plain = call.all_known and len(call.texts) == 2 and call.texts[0] in ("%s", "%s\\n")
     alone = call.all_known and len(call.texts) == 1 and not {"%", "\\"} & set(call.texts[0])

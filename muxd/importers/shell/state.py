@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -30,7 +31,17 @@ class Variable:
     exported: bool = False
     place: Place | None = None  # of its assignment; None: from the environment
     by_name: bool = False  # declare -A
+    changes: bool = False  # declare -i, -l, -u: it takes another value than what is written, where that is no number
 
+    @property
+    def in_order(self) -> dict[str, Value]:
+        """The elements, of an array by their numbers; of one with names nobody knows the order."""
+        if not isinstance(self.value, dict):
+            return {"0": self.value}
+        return self.value if self.by_name else dict(sorted(self.value.items(), key=lambda item: int(item[0])))
+
+
+_PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
 
 #: What bash sets by itself, differently each time or on each machine.
 VOLATILE = frozenset(
@@ -88,8 +99,10 @@ class State:
     def assign(self, name: str, value: Value | dict[str, Value], place: Place, *, export: bool = False) -> None:
         old = self.variables.get(name)
         exported = export or "allexport" in self.options or (old is not None and old.exported)
-        by_name = old is not None and old.by_name
-        self.variables[name] = Variable(value, exported, place, by_name)
+        by_name, changes = (old.by_name, old.changes) if old is not None else (False, False)
+        if changes and not (isinstance(value, str) and _PLAIN_NUMBER.fullmatch(value)):
+            value = Unknown(f"${name} is known only when it runs", place)
+        self.variables[name] = Variable(value, exported, place, by_name, changes)
 
     def lose(self, unseen: Unknown) -> None:
         """Variables have been set, and nobody knows which; what the shell and its folders go by is left alone."""

@@ -19,6 +19,9 @@ from .patterns import NotKnown
 from .state import State, Unknown, Value, Variable
 from .syntax import Assignment, Command, Item, NotUnderstood, Place, Simple, Substitution, Word
 
+#: Builtins that carry out other text, with what is assigned before them.
+READERS = ("eval", "source", ".")
+
 #: The longest array.
 ELEMENTS = 2000
 
@@ -88,10 +91,11 @@ class Walk(Flow):
     def _start(self, arguments: list[Value], declared: list[Assignment], command: Simple) -> None:
         name = arguments[0]
         if isinstance(name, str) and name in self.state.functions:
-            with self._for_now(command.assignments):
+            with self._for_now(command.assignments, export=True):
                 self._call(self.state.functions[name], arguments[1:])
         elif isinstance(name, str) and self._builtins.knows(name):
-            self._builtins.carry_out(self, name, arguments[1:], declared, command)
+            with self._for_now(command.assignments if name in READERS else (), export=True):
+                self._builtins.carry_out(self, name, arguments[1:], declared, command)
         else:
             self.start(arguments, command)
 
@@ -175,6 +179,8 @@ class Walk(Flow):
         if not assignment.append:
             return value
         before = self.state.text(assignment.name) or ""
+        if old is not None and old.changes:  # a sum
+            return Unknown(f"${assignment.name} is known only when it runs", assignment.place)
         return _appended(before, value)
 
     def _with_element(self, assignment: Assignment, value: Value, old: Variable | None) -> Value | dict[str, Value]:
