@@ -192,6 +192,13 @@ class ModelTooLarge(ModelFailed):
     retryable = False
 
 
+class GpuMissing(ModelFailed):
+    """The model is given a GPU that this machine does not have."""
+
+    code = "gpu_missing"
+    retryable = False
+
+
 class OutOfHostMemory(ModelFailed):
     """The host has less free memory than the model needs."""
 

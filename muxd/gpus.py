@@ -15,6 +15,7 @@ import pynvml
 import trio
 
 from .config import Config
+from .config.flags import runs_on_cpu
 from .errors import in_words
 from .host.bounded import NoAnswer, within
 from .own_files import UNREADABLE, make_way, put_aside
@@ -67,6 +68,7 @@ class Gpus(Protocol):
 
     measured: bool  # there is something to read; a single reading may fail all the same
     latest: dict[int, GpuMemory]
+    count: int  # of the cards there were at the last reading, readable or not; 0: nobody knows
 
     async def read(self) -> dict[int, GpuMemory]:
         """A fresh reading by GPU index; empty where nothing can be read."""
@@ -81,6 +83,7 @@ class NoGpus:
     """No GPU that could be asked: nothing is measured, nothing is waited for."""
 
     measured = False
+    count = 0
 
     def __init__(self) -> None:
         self.latest: dict[int, GpuMemory] = {}
@@ -97,6 +100,7 @@ class SimulatedGpus:
     """The pretend GPUs of simulated models."""
 
     measured = True
+    count = 0
 
     def __init__(self, ledger: GpuLedger, indices: Iterable[int]) -> None:
         self._ledger = ledger
@@ -127,11 +131,12 @@ class NvmlGpus:
         pynvml.nvmlInit()
         self._thread = trio.CapacityLimiter(1)  # a call that hangs must not use up the threads of others
         self.latest: dict[int, GpuMemory] = {}
+        self.count = 0
 
     async def read(self) -> dict[int, GpuMemory]:
         try:
             with trio.fail_after(NVML_TIMEOUT):
-                self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
+                self.count, self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
         except (pynvml.NVMLError, trio.TooSlowError) as error:
             log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
             return {}
@@ -141,10 +146,11 @@ class NvmlGpus:
         pass
 
 
-def _read_nvml() -> dict[int, GpuMemory]:
-    """Those that can be read: one that is lost must not blind muxd for the others."""
+def _read_nvml() -> tuple[int, dict[int, GpuMemory]]:
+    """How many there are, and those that can be read: one that is lost must not blind muxd for the others."""
     readings, lost = {}, None
-    for index in range(pynvml.nvmlDeviceGetCount()):
+    count = pynvml.nvmlDeviceGetCount()
+    for index in range(count):
         try:
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(device)
@@ -156,7 +162,7 @@ def _read_nvml() -> dict[int, GpuMemory]:
         readings[index] = GpuMemory(index, name, int(memory.total), int(memory.used))
     if lost is not None and not readings:
         raise lost
-    return readings
+    return count, readings
 
 
 def installed_cards() -> list[Card]:
@@ -219,5 +225,7 @@ def open_gpus(config: Config) -> Gpus:
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:
-        log.info("no GPU memory is measured: %s", error)
+        if not all(runs_on_cpu(model.args) for model in config.models):
+            remedy = "install NVIDIA's driver, or give this user or container the GPUs"
+            log.warning("no GPU can be seen, and no GPU memory is measured: %s; %s", error, remedy)
         return NoGpus()

@@ -18,6 +18,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
     """`wanted`: the model as it is configured now, None where it is not any more."""
     worker, model = scheduler.host.workers[runner.model.name], wanted or runner.model
     view = outlook(scheduler.host, scheduler.switching, worker, now)
+    never = scheduler.host.never_loads(worker)
     return {
         "name": model.name,
         "served_names": list(model.served_names),
@@ -40,6 +41,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
         "reason": worker.reason or runner.notice or None,
+        "impossible": str(never) if never else None,
         "memory": _memory(runner),
         "next": next_step(scheduler.host, scheduler.switching, worker, now),
         "eta_s": None if worker.sent_away and not worker.comes_back else seconds(view.eta),

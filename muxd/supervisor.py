@@ -17,6 +17,7 @@ import trio
 
 from . import __version__, status
 from .config import Config, Model
+from .config.flags import runs_on_cpu
 from .config.handover import settings_for_proxy
 from .config.names import did_you_mean
 from .config.plan import Step
@@ -59,12 +60,14 @@ from .core.events import (
     UnloadAsked,
     Verb,
     Waiting,
+    WeightsSeen,
 )
 from .core.outlook import Outlook, outlook
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
 from .core.states import State
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
+from .host.certain import certain_need
 from .journal import Journal
 from .log_losses import LogTeller, Losses
 from .logs import setup_logging
@@ -82,6 +85,9 @@ log = logging.getLogger(__name__)
 #: How often those who wait are told how it goes, and the GPUs are read for status.
 TICK = 2.0
 
+
+#: Seconds for a look at the files of all models.
+WEIGHING = 5.0
 
 #: States of a worker that an operator should hear of.
 LOUD = {
@@ -137,6 +143,7 @@ class Supervisor:
         self._unloads = Streams(order_line)
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses()
+        self._impossible: dict[str, str] = {}  # why a model can never be loaded, by its name, as it was told
         self._written = False  # the configuration's files, since they were read
         self._last_number = 0
         self._timer: float | None = None
@@ -158,6 +165,7 @@ class Supervisor:
             nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             await self._measure_gpus()
+            await self._weigh(self.config)
             self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
@@ -165,6 +173,8 @@ class Supervisor:
                     self._take_over()
                 for command in self._scheduler.handle(event):
                     self._carry_out(command, nursery)
+                if isinstance(event, GpusMeasured | WeightsSeen | Reconfigured):
+                    self._warn_of_impossible()
                 self._tell_progress()
 
     def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
@@ -244,9 +254,32 @@ class Supervisor:
 
     async def _measure_gpus(self) -> None:
         """Read the GPUs, and tell the core of their sizes where these are news."""
-        totals = {gpu.index: gpu.total for gpu in (await self._around.gpus.read()).values()}
-        if not totals.items() <= self._scheduler.host.gpu_memory.items():
-            self.tell(GpusMeasured(trio.current_time(), totals))
+        gpus, host = self._around.gpus, self._scheduler.host
+        totals = {gpu.index: gpu.total for gpu in (await gpus.read()).values()}
+        if gpus.count != host.gpu_count or not totals.items() <= host.gpu_memory.items():
+            self.tell(GpusMeasured(trio.current_time(), totals, gpus.count))
+
+    async def _weigh(self, config: Config) -> None:
+        """Tell the core what the files of the models say that these need."""
+        models = config.models
+
+        def weigh() -> dict[str, int]:
+            return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
+
+        if any(model.engine != "simulator" for model in models):
+            sizes: dict[str, int] = {}
+            with trio.move_on_after(WEIGHING):  # perhaps on a disk that hangs
+                sizes = await in_thread(weigh, abandon_on_cancel=True)
+            self.tell(WeightsSeen(trio.current_time(), sizes))
+
+    def _warn_of_impossible(self) -> None:
+        """Say once of each model that it can never be loaded."""
+        host = self._scheduler.host
+        found = {name: str(host.never_loads(worker) or "") for name, worker in host.workers.items()}
+        for name, text in found.items():
+            if text not in ("", self._impossible.get(name)):
+                log.warning("model %s %s", name, text)
+        self._impossible = found
 
     # Those who wait
 
@@ -389,6 +422,7 @@ class Supervisor:
             if self.stopping.is_set():
                 raise ShuttingDown("muxd is shutting down; nothing was changed")
             if not dry_run:
+                await self._weigh(reload.wanted)
                 self._reload = reload
                 specs = tuple(map(spec_of, reload.wanted.models))
                 policy = reload.wanted.policy
@@ -485,6 +519,7 @@ def spec_of(model: Model) -> WorkerSpec:
     return WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
+        on_cards=model.engine != "simulator" and not runs_on_cpu(model.args),
         memory=model.memory.total if model.memory is not None else 0,
         sleep_level=model.sleep_level,
         preload=model.preload,

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from muxd.gpus import NvmlGpus
+from muxd.config import Config, Daemon, Model
+from muxd.gpus import NvmlGpus, open_gpus
 
 
 @pytest.fixture
@@ -37,3 +38,22 @@ async def test_a_lost_gpu_does_not_hide_the_others(nvml):
 async def test_where_all_are_lost_nothing_is_read(nvml):
     nvml.update({0, 1})
     assert await NvmlGpus().read() == {}
+
+
+async def test_a_lost_gpu_is_still_counted(nvml):
+    nvml.add(1)
+    gpus = NvmlGpus()
+    await gpus.read()
+    assert gpus.count == 2
+
+
+def test_no_driver_is_a_warning_that_says_what_to_do(monkeypatch, caplog, tmp_path):
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    daemon = Daemon(tmp_path / "s", tmp_path, tmp_path)
+    open_gpus(Config(daemon, models=(Model("a", model_path="o/a", args=("--device", "cpu")),)))
+    assert not caplog.messages
+    open_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
+    assert "; install NVIDIA's driver, or give this user or container the GPUs" in caplog.messages[0]

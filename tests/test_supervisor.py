@@ -19,7 +19,7 @@ from muxd.core.events import Event, Verb, Waiting
 from muxd.core.states import State
 from muxd.engines import open_http
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
-from muxd.gpus import open_gpus
+from muxd.gpus import GpuMemory, open_gpus
 from muxd.proxy_child import UnmanagedProxy
 from muxd.state import StateFile
 from muxd.supervisor import Supervisor
@@ -292,3 +292,37 @@ async def test_what_survives_sigkill_is_named_at_the_end(tmp_path):
         worker.state = State.STUCK
         assert supervisor.stuck == ["b"]
         worker.state = State.UNLOADED
+
+
+class TwoCards:
+    measured = True
+    count = 2
+
+    def __init__(self) -> None:
+        self.latest = {index: GpuMemory(index, "a GPU", GiB, 0) for index in (0, 1)}
+
+    async def read(self) -> dict[int, GpuMemory]:
+        await trio.lowlevel.checkpoint()
+        return self.latest
+
+    def cover(self, config: Config) -> None:
+        pass
+
+
+async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(f"{__name__}.open_gpus", lambda _: TwoCards())
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big/config.json").write_text("{}")
+    (tmp_path / "big/model.safetensors").touch()
+    os.truncate(tmp_path / "big/model.safetensors", 3 * GiB)  # sparse
+    big, elsewhere = Model("big", model_path=str(tmp_path / "big")), Model("elsewhere", model_path="o/a", gpus=(7,))
+    async with supervised(tmp_path, big, elsewhere) as supervisor:
+        for name, code in (("big", "model_too_large"), ("elsewhere", "gpu_missing")):
+            assert (await lines(supervisor.switch(name)))[-1]["error"]["code"] == code
+            status = supervisor.model_status(name)
+            assert status["next"] == status["impossible"]
+            assert f"model {name} {status['impossible']}" in caplog.messages
+        assert "its weights alone need 2.8 GiB, and GPU 0 has 1.0 GiB" in supervisor.model_status("big")["next"]
+        wanted.append(replace(supervisor.config, models=(replace(big, args=("--quantization", "fp8")),)))
+        await supervisor.reload()
+        assert supervisor.model_status("big")["impossible"] is None

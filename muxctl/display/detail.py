@@ -58,7 +58,7 @@ def _ready_in(model: Model) -> str:
         return ""
     if (eta := seconds_to_ready(model)) is not None:
         return f"about {duration(eta)}"
-    if model.get("held_down"):
+    if model.get("held_down") or model.get("impossible"):
         return "-"
     on_its_way = model["waiting"] or model["state"] in ("starting", "waking", "backoff")
     return "unknown" if on_its_way else "nobody waits for it"

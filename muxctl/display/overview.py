@@ -157,7 +157,7 @@ def note(model: Model, *, brief: bool = False) -> str:
 
     `brief` leaves off what is as it always is, or long ago.
     """
-    parts = [_held_down(model), _next(model)]
+    parts = [_held_down(model), plain(model.get("impossible") or ""), _next(model)]
     if (eta := seconds_to_ready(model)) is not None:
         parts.append(f"ready in about {duration(eta)}")
     if model["waiting"] and model["oldest_wait_s"]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from muxd.config.flags import runs_on_cpu
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, Model
@@ -110,17 +111,12 @@ class Machine:
             yield ok("GPUs", f"{', '.join(map(str, numbers))}: simulated, {size:.1f} GiB each")
         if not self.real_models:
             return
-        if not self.gpus and not _on_cpu(self.real_models):
+        if not self.gpus and not all(runs_on_cpu(model.args) for model in self.real_models):
             why = self._readings.gpus[1]
             yield warn("GPUs", f"none can be seen: {why}; install the driver, or give this user or container the GPUs")
         if self.gpus:
             said = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
             yield ok("GPUs", said)
-
-
-def _on_cpu(models: Sequence[Model]) -> bool:
-    """SGLang runs without a GPU, where its arguments say so."""
-    return all("cpu" in model.args or "--device=cpu" in model.args for model in models)
 
 
 def interpreter_lines(machine: Machine) -> Iterator[Line]:

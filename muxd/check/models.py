@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from muxd.config.devices import VARIABLE
+from muxd.config.flags import runs_on_cpu
 from muxd.config.problems import Problems
-from muxd.config.schema import GiB, Model
+from muxd.config.schema import GiB, Model, Script
 from muxd.host.bounded import NoAnswer, within
+from muxd.host.certain import certain_need
 from muxd.host.kinds import Unusable, config_of
-from muxd.host.search import hub_cache, size_in_hub
+from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import weights_of
 
 from .machine import Machine
@@ -23,13 +26,13 @@ def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
-        yield from _script(machine, model)
-        yield from _sizes(machine, model, 0)
+        yield from [*_script(machine, model, model.script), *_sizes(machine, model, 0)] or [_read_of(model)]
         return
     text, size, findings = _files(machine, model)
     findings += [*_sizes(machine, model, size), *_homes(machine, model)]
     if not findings:
-        findings = [ok(model.name, f"{text} on {_gpus(model)}{_host_ram(machine, model, size)}")]
+        unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
+        findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_host_ram(machine, model, size)}")]
     yield from findings
 
 
@@ -61,11 +64,16 @@ def _local(model: Model, where: str) -> tuple[str, int, list[Line]]:
     if not path.is_dir():
         return str(path), 0, [warn(model.name, f"{path} is no folder; give the one that has config.json", where)]
     try:
-        config_of(path)
-        size = 0 if _has_no_weights(model) else weights_of(path)
+        size = _size_of(model, path)
     except Unusable as error:
         return str(path), 0, [warn(model.name, f"{path}: {error}", where)]
     return f"{path}, {_shown(size)}" if size else str(path), size, []
+
+
+def _size_of(model: Model, folder: Path) -> int:
+    """Raises Unusable."""
+    config_of(folder)
+    return 0 if _has_no_weights(model) else weights_of(folder)
 
 
 def _has_no_weights(model: Model) -> bool:
@@ -84,7 +92,8 @@ def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[
         return given, 0, [warn(model.name, f"{given} is GGUF, which is for llama.cpp; give a model for SGLang", where)]
     cache = hub_cache(environ)
     try:
-        size = size_in_hub(cache, given)
+        snapshot = snapshot_in_hub(cache, given)
+        size = _size_of(model, snapshot) if snapshot is not None else None
     except Unusable as error:
         return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {error}", where)]
     if size is not None:
@@ -124,11 +133,15 @@ def _too_large(model: Model, gpu: int, capacity: int, where: str) -> Line:
 
 def _sizes(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
     """Against the GPUs that can be seen, and the RAM that a sleep at level 1 takes."""
-    if machine.gpus:
+    if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
             there = ", ".join(map(str, machine.gpus))
-            text = f"GPU {', '.join(map(str, missing))} is not there: there {'are' if len(machine.gpus) > 1 else 'is'}"
-            yield warn(model.name, f"{text} {there}; correct gpus", machine.where(model, "gpus"))
+            text = f"GPU {', '.join(map(str, missing))} {'are' if len(missing) > 1 else 'is'} not there"
+            text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
+            if model.script is not None and VARIABLE not in model.script.env:
+                yield wrong(model.name, f"{text}; correct {VARIABLE} there", _place_of(model.script))
+            else:
+                yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
             return
         yield from _against_gpus(machine, model, weights)
     ram, own = machine.memory, _ram(model, weights)
@@ -145,9 +158,13 @@ def _against_gpus(machine: Machine, model: Model, weights: int) -> Iterator[Line
     together = sum(machine.gpus[gpu].total for gpu in model.gpus)
     if share > small.total:
         yield _too_large(model, small.index, small.total, machine.where(model, "memory"))
-    elif weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
-        text = f"its weights have {_shown(weights)}, {_gpus(model)} together {_shown(together)}; give it more gpus"
-        yield warn(model.name, text, machine.where(model, "gpus"))
+    elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
+        have = f"have {_shown(together)} together" if len(model.gpus) > 1 else f"has {_shown(together)}"
+        text, where = f"its weights have {_shown(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")
+        if certain_need(model, machine.environ_of(model)) > together:
+            yield wrong(model.name, f"{text}: it can never be loaded; give it more gpus, or a smaller model", where)
+        else:
+            yield warn(model.name, f"{text}; give it more gpus", where)
 
 
 def _ram(model: Model, weights: int) -> int:
@@ -180,13 +197,21 @@ def _shown(size: int) -> str:
 # Its launch script
 
 
-def _script(machine: Machine, model: Model) -> Iterator[Line]:
+def _place_of(script: Script) -> str:
+    """FILE:LINE of what starts its server, as far as that was seen."""
+    return script.launch or script.argv[1]
+
+
+def _read_of(model: Model) -> Line:
     """What was read of it."""
-    script = model.script
-    assert script is not None
-    names = ", ".join(model.served_names)
+    assert model.script is not None
+    names, program = ", ".join(model.served_names), model.script.program or "a command"
     read = f"serves {names} on port {model.port}, {_gpus(model)}, level {model.sleep_level}"
-    yield ok(model.name, f"{script.launch or script.argv[1]}: {script.program or 'a command'} {read}")
+    return ok(model.name, f"{_place_of(model.script)}: {program} {read}")
+
+
+def _script(machine: Machine, model: Model, script: Script) -> Iterator[Line]:
+    """What keeps it from running, as far as its text shows."""
     if os.path.isabs(script.program):
         try:
             is_there = within(lambda: os.access(script.program, os.X_OK) and not os.path.isdir(script.program))

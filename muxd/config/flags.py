@@ -14,6 +14,7 @@ ATTENTION = ("--enable-dp-attention",)
 NODES = ("--nnodes",)
 FIRST = ("--base-gpu-id",)
 STEP = ("--gpu-id-step",)
+DEVICE = ("--device",)
 
 #: Shorter abbreviations are never the only flag of SGLang that begins so.
 SHORTEST = len("--por")
@@ -59,6 +60,11 @@ def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
         return found
 
     return look_up
+
+
+def runs_on_cpu(args: Sequence[str]) -> bool:
+    """SGLang needs no GPU, where its arguments say so."""
+    return flag_of(args)(DEVICE) == "cpu"
 
 
 def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:

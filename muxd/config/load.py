@@ -141,6 +141,8 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
     started = f"{VARIABLE}={devices.said}, which muxd was started with"
     tables, by_default = raw.get("models", {}), "gpus" in raw.get("defaults", {})
     for model in config.models:
+        if not model.gpus:
+            continue  # which is told
         names = ", ".join(model.cuda_devices or map(str, model.gpus))
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
             if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):

@@ -120,6 +120,15 @@ class GpusMeasured:
 
     time: float
     totals: Mapping[int, int]
+    count: int = 0  # of the cards there are, readable or not, numbered from 0; 0: nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSeen:
+    """So many bytes the weights of each model have, of which it certainly needs GPU memory; all that is known."""
+
+    time: float
+    sizes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +231,7 @@ Event = (
     | UnloadAsked
     | Reconfigured
     | GpusMeasured
+    | WeightsSeen
     | WorkerReady
     | WorkerAsleep
     | SleepFailed

@@ -7,6 +7,7 @@ when to do it is decided in `switching` and `scheduler`.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import inf
+from typing import NamedTuple
 
 from .commands import (
     Command,
@@ -23,13 +24,25 @@ from .commands import (
 from .events import Waiting
 from .memory import Ledger
 from .spec import WorkerSpec
-from .states import State
+from .states import DOWN, State
 from .worker import Lease, Worker
 
 GIB = 1 << 30
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
+
+
+class Impossible(NamedTuple):
+    """What keeps a model from ever being loaded: an error's code, what is wrong, what to do."""
+
+    code: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """As a phrase after the model's name."""
+        return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
 class Host:
@@ -39,6 +52,8 @@ class Host:
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.gpu_memory: dict[int, int] = {}  # bytes in all, of each GPU that could be read
+        self.gpu_count = 0  # of the cards there are; 0: nobody knows
+        self.weights: dict[str, int] = {}  # bytes that a model certainly needs, by its name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
         for spec in specs:
@@ -75,14 +90,35 @@ class Host:
         """The other workers that hold a GPU which this one needs."""
         return [self.workers[name] for name in sorted(self.ledger.blockers(worker.name))]
 
-    def too_small_for(self, worker: Worker) -> str:
-        """Say which of its GPUs can never hold its share of what it needs; "" where none is known to be too small."""
-        share = worker.spec.memory // max(1, len(worker.spec.gpus))
-        small = [gpu for gpu in sorted(worker.spec.gpus) if share > self.gpu_memory.get(gpu, share)]
+    def never_loads(self, worker: Worker) -> Impossible | None:
+        """Why this host can never load it as it is configured; None for one that is loaded, or where nobody knows."""
+        if worker.state not in DOWN:
+            return None
+        return self._gpu_missing(worker.spec) or self._too_small(worker.spec)
+
+    def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
+        missing = sorted(gpu for gpu in spec.gpus if spec.on_cards and 0 < self.gpu_count <= gpu)
+        if not missing:
+            return None
+        there = f"there {'are' if self.gpu_count > 1 else 'is'} {', '.join(map(str, range(self.gpu_count)))}"
+        gpus = f"GPU {', '.join(map(str, missing))} {'are' if len(missing) > 1 else 'is'} not there"
+        return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
+
+    def _too_small(self, spec: WorkerSpec) -> Impossible | None:
+        """What is declared counts, else the weights."""
+        sizes = {gpu: self.gpu_memory[gpu] for gpu in sorted(spec.gpus) if gpu in self.gpu_memory}
+        if spec.memory:
+            share = spec.memory // max(1, len(spec.gpus))
+            reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
+            small = {gpu: size for gpu, size in sizes.items() if share > size}
+        else:
+            weights = self.weights.get(spec.name, 0)
+            reason, remedy = f"its weights alone need {weights / GIB:.1f} GiB", "or a smaller model"
+            small = sizes if len(sizes) == len(spec.gpus) and weights > sum(sizes.values()) else {}
         if not small:
-            return ""
-        has = ", ".join(f"GPU {gpu} has {self.gpu_memory[gpu] / GIB:.1f} GiB in all" for gpu in small)
-        return f"it needs {share / GIB:.1f} GiB on each of its GPUs, and {has}"
+            return None
+        has = ", ".join(f"GPU {gpu} has {size / GIB:.1f} GiB in all" for gpu, size in small.items())
+        return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
 
     # What is done to a worker
 

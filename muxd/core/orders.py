@@ -11,8 +11,8 @@ from .commands import AnswerUnload, Command, FailOrder, FinishOrder, ForgetWorke
 from .events import Verb
 from .host import Host
 from .spec import WorkerSpec
-from .states import State
-from .switching import AT_REST, DOWN, Switching
+from .states import DOWN, State
+from .switching import AT_REST, Switching
 from .worker import Order, Worker
 
 _MESSAGES = {
@@ -175,6 +175,8 @@ class Orders:
             return
         elif worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
             return  # it is started again by itself, or its order is refused
+        elif never := self.host.never_loads(worker):
+            yield from self.fail(worker, never.code, f"model {worker.name} {never}")
         elif holders := self._holders(worker):
             who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w in holders)
             message = (

@@ -91,6 +91,8 @@ def _next_of_draining(worker: Worker, now: float) -> str:
 
 
 def _next_at_rest(host: Host, switching: Switching, worker: Worker, now: float) -> str:
+    if never := host.never_loads(worker):
+        return str(never)
     if worker.wanted or switching.is_coming(worker):
         holders = " and ".join(w.name for w in host.blockers(worker))
         return f"waits for {holders} to give way" if holders else "is about to be loaded"

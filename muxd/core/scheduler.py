@@ -36,6 +36,7 @@ from .events import (
     UnloadAsked,
     Verb,
     WakeFailed,
+    WeightsSeen,
     WorkerAsleep,
     WorkerDied,
     WorkerExited,
@@ -46,8 +47,8 @@ from .events import (
 from .host import Host
 from .orders import Orders
 from .spec import WorkerSpec
-from .states import State
-from .switching import DOWN, Switching, Wish
+from .states import DOWN, State
+from .switching import Switching, Wish
 from .worker import Blame, Worker
 
 WorkerEvent = (
@@ -105,8 +106,11 @@ class Scheduler:
                 yield from self._orders.unload(self.host.workers[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
-            case GpusMeasured(_, totals):
+            case GpusMeasured(_, totals, count):
                 self.host.gpu_memory |= totals
+                self.host.gpu_count = count or self.host.gpu_count
+            case WeightsSeen(_, sizes):
+                self.host.weights = dict(sizes)
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
@@ -225,9 +229,8 @@ class Scheduler:
         if worker.held_down:
             what = f"model {worker.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
-        if too_small := self.host.too_small_for(worker):
-            what = f"model {worker.name} can never be loaded: {too_small}"
-            return "model_too_large", f"{what}; give it more GPUs, or correct its `memory`", None
+        if never := self.host.never_loads(worker):
+            return never.code, f"model {worker.name} {never}", None
         stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is State.STUCK]
         if stuck:
             what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"

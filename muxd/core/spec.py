@@ -9,6 +9,7 @@ class WorkerSpec:
 
     name: str
     gpus: frozenset[int] = frozenset({0})
+    on_cards: bool = True  # its GPUs are cards; else numbers that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2
     preload: bool = False

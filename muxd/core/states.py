@@ -22,6 +22,9 @@ class State(StrEnum):
     STUCK = "stuck"  # survived SIGKILL, or its GPU memory did not come back
 
 
+#: Those without a process: nothing is left to end.
+DOWN = frozenset({State.UNLOADED, State.BACKOFF, State.FAILED})
+
 _S = State
 
 MOVES: dict[State, frozenset[State]] = {

@@ -13,7 +13,7 @@ from . import policy
 from .commands import Command
 from .host import END_GRACE, Host
 from .policy import Candidate
-from .states import State
+from .states import DOWN, State
 from .worker import Worker
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
@@ -21,9 +21,6 @@ AT_ONCE = 0.001
 
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
 LEAVING = frozenset({State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE})
-
-#: States without a process: nothing is left to end.
-DOWN = frozenset({State.UNLOADED, State.BACKOFF, State.FAILED})
 
 #: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
 AT_REST = DOWN | {State.ASLEEP}
@@ -87,7 +84,11 @@ class Switching:
     def skip_preloaded(self) -> None:
         """Take from the list what has been loaded once, or cannot be."""
         over = (State.READY, State.FAILED, State.STUCK)
-        self.preload = [name for name in self.preload if self.host.workers[name].state not in over]
+        self.preload = [
+            name
+            for name in self.preload
+            if self.host.workers[name].state not in over and not self.host.never_loads(self.host.workers[name])
+        ]
 
     # Running switches
 

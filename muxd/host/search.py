@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muxd.config.places import home
 
-from .kinds import Kind, NoModel, Unusable, config_of, kind_of
+from .kinds import Kind, NoModel, Unusable, kind_of
 from .weights import weights_of
 
 #: How far below a named folder is looked: ORG/NAME/REVISION, and room for more.
@@ -64,15 +64,13 @@ def in_cache(cache: Path) -> list[Finding]:
     return [_repository(cache / name, hub=nameable) for name in names if _is_repository(name)]
 
 
-def size_in_hub(cache: Path, hub_id: str) -> int | None:
-    """Bytes of a model's weights, by its id; None where nothing of it is in the cache.  Raises Unusable."""
+def snapshot_in_hub(cache: Path, hub_id: str) -> Path | None:
+    """Where the files of a model are, by its id; None where nothing of it is in the cache.  Raises Unusable."""
     repository = cache / f"models--{hub_id.replace('/', '--')}"
     if not repository.is_dir():
         return None
     _refuse_partial(repository, hub_id)
-    main = _revisions(repository)[0]
-    config_of(main)
-    return weights_of(main)
+    return _revisions(repository)[0]
 
 
 def _is_repository(name: str) -> bool:

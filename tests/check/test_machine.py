@@ -77,13 +77,16 @@ def test_the_gpus_are_told_and_those_that_are_not_there(report, interpreter):
     _, lines = report(text, gpus=(140, 80))
     assert of(lines, "GPUs", "a") == [
         ("ok", "GPUs", "0: NVIDIA H200, 140.0 GiB, 1: NVIDIA H200, 80.0 GiB"),
-        ("warn", "a", "muxd.toml:7: GPU 3 is not there: there are 0, 1; correct gpus"),
+        ("WRONG", "a", "muxd.toml:7: GPU 3 is not there: there are 0, 1; correct gpus"),
     ]
+    status, lines = report(f"{text}args = ['--device', 'cpu']\n", gpus=(140, 80))
+    assert (status, of(lines, "a")[0][0]) == (0, "ok"), "a number that only keeps it apart from others"
 
 
 def test_no_driver_at_all_is_a_warning(report, interpreter):
     interpreter()
     _, lines = report(f"[defaults]\npython = './python'\n{A}", gpus=())
+    assert " on GPU 0, which cannot be seen;" in of(lines, "a")[0][2]
     assert of(lines, "GPUs") == [
         ("warn", "GPUs", "none can be seen: no driver; install the driver, or give this user or container the GPUs")
     ]

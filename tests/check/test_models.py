@@ -92,10 +92,24 @@ def test_a_home_that_nobody_expands_is_told(told):
     ]
 
 
-def test_weights_larger_than_the_gpu_are_told(told, folder):
+def test_weights_larger_than_the_gpu_are_wrong_where_that_is_certain(told, folder):
     folder()
-    ((mark, text),) = told("model_path = './models/qwen'", gpus=(0,))
-    assert (mark, text.startswith("muxd.toml:3: its weights have 3.0 MiB, GPU 0 together ")) == ("warn", True)
+    told_of = "muxd.toml:5: its weights have 3.0 MiB, GPU 0 has 0.0 MiB"
+    path = "gpus = [0]\nmodel_path = './models/qwen'"
+    certain = f"{told_of}: it can never be loaded; give it more gpus, or a smaller model"
+    assert told(path, gpus=(0,)) == [("WRONG", certain)]
+    for args in ("['--quantization', 'fp8']", "['--json-model-override-args', '{}']"):
+        assert told(f"{path}\nargs = {args}", gpus=(0,)) == [("warn", f"{told_of}; give it more gpus")]
+    assert told(f"{path}\nargs = ['--cpu-offload-gb', '9']", gpus=(0,))[0][0] == "ok"
+
+
+def test_the_gpu_of_a_script_that_is_not_there_is_told_with_the_scripts_line(report, tmp_path):
+    server = "python -m sglang.launch_server --model-path o/a --port 30001"
+    (tmp_path / "a.sh").write_text(f"export CUDA_VISIBLE_DEVICES=5\n{server}\n")
+    _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,))
+    assert [line for line in lines if line[1] == "a"] == [
+        ("WRONG", "a", "a.sh:2: GPU 5 is not there: there is 0; correct CUDA_VISIBLE_DEVICES there")
+    ]
 
 
 def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interpreter, tmp_path):

@@ -91,6 +91,12 @@ def test_a_note_says_who_stopped_it():
     assert note(stopped | {"removed": True}) == "not configured any more"
 
 
+def test_a_note_says_that_it_can_never_be_loaded():
+    never = "can never be loaded: GPU 7 is not there: there are 0, 1; correct its `gpus`"
+    at_rest = READY | {"state": "unloaded", "next": never, "impossible": never, "last_exit": None, "eta_s": None}
+    assert note(at_rest | {"reason": None}) == never
+
+
 def test_an_exit_of_long_ago_is_no_news_where_there_is_little_room():
     old = READY | {"last_exit": {"reason": "exited with status 1", "when_s": 90000, "log_tail": []}}
     assert note(old) == "exited with status 1 1d 1h ago"
