@@ -1,5 +1,6 @@
 """Where every request comes first: it is answered here, refused, or sent on its way."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,7 +28,8 @@ from .leases import Leases
 from .preload import Preload
 from .reading import Reading
 from .records.visit import Records, Visit
-from .sockets.front import Answer, Asking
+from .sockets.front import Answer, Asking, Journey
+from .unpacking import Unpacking
 
 _JSON = b"application/json"
 _COMMENTS_HEADER = b"x-muxd-comments"
@@ -57,7 +59,7 @@ class Desk:
         """From now on a request that would have to wait for its model gets this."""
         self._closed = refusal
 
-    def answer(self, client: Asking, request: Request) -> "Answer | Exchange | Errand":
+    def answer(self, client: Asking, request: Request) -> Answer | Journey:
         """The whole answer, or what is under way to one."""
         visit = self._visit(request, client.address)
         try:
@@ -67,7 +69,20 @@ class Desk:
             holder = self._holder(request, client.address) if self.keyring else None
             if holder is not None:
                 visit.key = holder.name
-            _decode(client, request)
+            if request.body and (codings := encodings.codings(request)):
+                unpacking = Unpacking(client, request, visit, codings)
+                if unpacking.goes_on():
+                    plain = partial(self._answer_plain, client, request, visit, holder)
+                    return unpacking.then(plain, lambda refusal: _refused(visit, refusal, request))
+        except Refusal as refusal:
+            return _refused(visit, refusal, request)
+        return self._answer_plain(client, request, visit, holder)
+
+    def _answer_plain(self, client: Asking, request: Request, visit: Visit, holder: Holder | None) -> Answer | Journey:
+        try:
+            if request.body.startswith(_BYTE_ORDER_MARK):
+                request.body = request.body[len(_BYTE_ORDER_MARK) :]
+                client.lighten(len(_BYTE_ORDER_MARK))
             found = routes.find(request)
             visit.route = found.label
             if isinstance(found, ToWorker):
@@ -324,14 +339,3 @@ def _edit(client: Asking, request: Request, found: ToWorker, entry: Entry) -> No
     if body is not None:
         client.lighten(len(request.body) - len(body))
         request.body = body
-
-
-def _decode(client: Asking, request: Request) -> None:
-    """Make the body plain; raises Refusal."""
-    size = len(request.body)
-    if size and (codings := encodings.codings(request)):
-        encodings.decode(request, codings, client.grown)
-    if request.body.startswith(_BYTE_ORDER_MARK):
-        request.body = request.body[len(_BYTE_ORDER_MARK) :]
-    if size != len(request.body):
-        client.lighten(size - len(request.body))

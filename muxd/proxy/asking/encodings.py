@@ -12,7 +12,7 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
 _NAME = b"content-encoding"
-_STEP = 64 << 10  # bytes that are put in, and asked for, at once
+_STEP = 256 << 10  # bytes that are put in, and asked for, at once: what is smaller leaves holes in the heap
 _MOST = 2  # of them one within another
 _ZSTD_WINDOW = 23  # log2 of 8 MiB, which is all that a server has to take (RFC 9659)
 
@@ -35,31 +35,30 @@ def codings(request: Request) -> list[bytes]:
     return names
 
 
-def decode(request: Request, names: list[bytes], grown: Callable[[int], None]) -> None:
-    """Make the request one of a plain body.
+def decoding(request: Request, names: list[bytes], grown: Callable[[int, int], None]) -> Iterator[None]:
+    """Make the request one of a plain body, in steps of at most a millisecond.
 
-    `grown` is told how large the body has become, and may raise.  Raises the Refusal of a body that is
-    not in these codings; the request is then as it was.
+    `grown` is told how large a body has become that comes out, and how much more than before is held for it; it may
+    raise.  Raises the Refusal of a body that is not in these codings; the request is then as it was.
     """
     body = request.body
     for name in reversed(names):
+        kept, size = [], 0
         try:
-            body = _joined(_DECODERS[name](body), grown)
+            for piece in _DECODERS[name](body):
+                size += len(piece)
+                grown(size, len(piece))
+                kept.append(piece)
+                yield
         except _Broken as error:
             said = name.decode()
             message = f"the body is not {said}, as its content-encoding says: {error}; send it whole, or send it plain"
             raise Refusal(400, "invalid_content_encoding", message) from None
+        if body is not request.body:
+            grown(0, -len(body))
+        body = b"".join(kept)
     request.body = body
     request.headers = [header for header in request.headers if header[0].lower() != _NAME]
-
-
-def _joined(pieces: Iterator[bytes], grown: Callable[[int], None]) -> bytes:
-    kept, size = [], 0
-    for piece in pieces:
-        size += len(piece)
-        grown(size)
-        kept.append(piece)
-    return b"".join(kept)
 
 
 def _parts(body: bytes) -> Iterator[bytes]:

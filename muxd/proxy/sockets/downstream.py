@@ -15,6 +15,7 @@ The deadline is that of the present state alone: whoever ends a state clears or 
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from math import inf
 from time import monotonic
@@ -262,12 +263,21 @@ class Client(Connection):
     def lighten(self, size: int) -> None:
         self._weigh(self._weight - size)
 
-    def grown(self, size: int) -> None:
+    def grown(self, size: int, more: int) -> None:
         limits = self._front.limits
+        self._weigh(self._weight + more)
         if size > limits.max_body:
             raise Refusal.of(BodyTooLarge(f"the request's body, decompressed, exceeds {limits.max_body} bytes"))
-        if self._front.held + size > limits.buffer_memory:
+        if self._front.held > limits.buffer_memory:
             raise _no_memory()
+
+    def again(self, callback: Callable[[], None]) -> None:
+        self.reactor.again(callback)
+
+    def resume(self, answer: Callable[[], Answer | Journey]) -> None:
+        request, self.journey = self.request, None
+        assert request is not None
+        self._take(answer(), request)
 
     # One request after the other
 
@@ -291,7 +301,9 @@ class Client(Connection):
         self.deadline = inf
         self.request = request
         self._probes, self._probe_at = 0, inf
-        answer = self._front.answerer.answer(self, request)
+        self._take(self._front.answerer.answer(self, request), request)
+
+    def _take(self, answer: Answer | Journey, request: Request) -> None:
         if isinstance(answer, Answer):
             self.lighten(len(request.body))
             self.send(answer.data)

@@ -1,5 +1,6 @@
 """What all client connections of a proxy share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -95,8 +96,14 @@ class Asking(Protocol):
     def lighten(self, size: int) -> None:
         """So much of a request's body is no longer held."""
 
-    def grown(self, size: int) -> None:
-        """Raise the Refusal where a body may not become as large as `size` beside all that is held."""
+    def grown(self, size: int, more: int) -> None:
+        """A body has become `size` bytes, `more` of which are new; raises the Refusal where that is too much."""
+
+    def again(self, callback: Callable[[], None]) -> None:
+        """Call it when others have had their turn."""
+
+    def resume(self, answer: Callable[[], "Answer | Journey"]) -> None:
+        """The journey is over, and its request is answered by what `answer` returns."""
 
     def answered(self, receipt: Receipt, *, keep_alive: bool) -> None:
         """All of the answer is sent, or on its way."""

@@ -3,12 +3,15 @@
 import gzip
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import brotli
 import pytest
+import trio
 
+from muxd.proxy import unpacking
+from muxd.proxy.asking import encodings
 from tests.proxy.browser import CHAT, Reply, chat, post
 from tests.proxy.house import House, open_house
 from tests.proxy.test_desk import bearer, key
@@ -141,6 +144,56 @@ async def test_a_bomb_is_refused_as_soon_as_it_is_too_large(house: House, coding
 async def test_a_bomb_in_a_bomb_is_too(house: House) -> None:
     bomb = gzip.compress(gzip.compress(b"\0" * (256 * MiB), 9), 9)
     await refused(house, coded(b"gzip, gzip", bomb), 413, "body_too_large")
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent as deflate goes on for as long as nobody ends it, and each piece is a turn."""
+
+    def pieces(body: bytes) -> Iterator[bytes]:
+        yield body
+        while True:
+            yield b""
+
+    monkeypatch.setattr(unpacking, "_SLICE", 0.0)
+    monkeypatch.setitem(encodings._DECODERS, b"deflate", pieces)
+
+
+async def test_others_are_served_while_one_is_taken_apart(house: House, endless: None) -> None:
+    browser = await house.connect()
+    await browser.send(coded(b"deflate", b"x" * 100_000))
+    while house.proxy.front.held < 200_000:
+        await trio.lowlevel.checkpoint()
+    assert (await house.ask(post(chat()))).status == 200
+    await browser.stream.aclose()
+    while house.proxy.front.held:
+        await trio.lowlevel.checkpoint()
+    assert house.proxy.front.clients <= 1
+
+
+async def test_one_that_is_taken_apart_when_the_proxy_ends_is_told(house: House, endless: None) -> None:
+    browser = await house.connect()
+    await browser.send(coded(b"deflate", b"x" * 100_000))
+    while house.proxy.front.held < 200_000:
+        await trio.lowlevel.checkpoint()
+    await house.proxy.drain(0)
+    reply = await browser.reply()
+    assert (reply.status, reply.code) == (503, "shutting_down")
+    assert house.proxy.front.held == 0
+
+
+@ways
+async def test_a_turn_for_each_piece_makes_no_difference(
+    house: House, coding: bytes, compress: Compress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "_SLICE", 0.0)
+    body = chat(padding="".join(map(str, range(100_000))))
+    browser = await house.connect()
+    whole = compress(body)
+    for data, status in ((whole, 200), (whole[:-1], 400), (whole, 200)):
+        assert (await browser.ask(coded(coding, data))).status == status
+        assert house.proxy.front.held == 0
+    assert [call.body for call in house.alpha.calls] == [body] * 2
 
 
 async def test_one_that_wants_too_large_a_window_is_refused(house: House) -> None:
