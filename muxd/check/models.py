@@ -105,11 +105,15 @@ def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[
 
 
 def _homes(machine: Machine, model: Model) -> Iterator[Line]:
-    """Nothing expands "~" in a variable but the program that reads it, if that does."""
+    """Nothing expands "~" in a variable, or in an argument, but the program that reads it, if that does."""
     for name, value in model.env.items():
         if value == "~" or value.startswith("~/"):
             text = f'{name} is "{value}" to the worker, nothing is expanded; write the path in full'
             yield warn(model.name, text, machine.where(model, "env", name))
+    for arg in model.args:
+        if arg.startswith("~/") or (arg.startswith("--") and "=~/" in arg):
+            text = f'"{arg}" stays as it is for the engine, nothing is expanded; write the path in full'
+            yield warn(model.name, text, machine.where(model, "args"))
 
 
 # Its sizes

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from .flags import flag_of, parallel
+from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel
 from .folders import why_no_logs
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
@@ -30,6 +30,9 @@ PROXY_NAME = "muxd-proxy"
 
 # Flag and value, or several flags, in one element; what follows "=" may have blanks, as JSON does.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
+
+# What word processors make of "--".
+_DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
 
 # ${NAME} anywhere, $NAME where it is all or begins a path: "pa$word" is a password.
 _VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
@@ -262,6 +265,7 @@ def _faults(model: Model) -> Iterator[Finding]:
 
 
 def _owned(model: Model) -> Iterator[Finding]:
+    """What of `args` and `env` is muxd's, or would reach the engine as something else than it looks like."""
     for arg in model.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
         if flag in OWNED_FLAGS:
@@ -269,12 +273,32 @@ def _owned(model: Model) -> Iterator[Finding]:
         elif _JOINED.match(arg):
             apart = ", ".join(map(shown, _apart(arg)))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
+        elif why := _no_flag(arg):
+            yield ("args",), f"{shown(arg)} {why}"
+        elif (value := _value(arg))[:1] not in ("{", "[") and (wanted := _VARIABLE.search(value)):
+            yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if model.script is None and (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
+        yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
     for variable, value in model.env.items():
         if variable in OWNED_ENV:
             yield ("env", variable), f"muxd sets it; {OWNED_ENV[variable]}"
         elif wanted := _VARIABLE.search(value):
             advice = "write the value, or leave it out: a worker has muxd's own environment"
             yield ("env", variable), f"{wanted[0]} would be taken literally, nothing is expanded; {advice}"
+
+
+def _no_flag(arg: str) -> str:
+    """Why it is not the flag that it looks like; empty where it looks like none, or may be one."""
+    if _DASHES.match(arg):
+        return f'begins with a dash that is no "-"; write {shown(_DASHES.sub("--", arg))}'
+    if "-" + arg.partition("=")[0] in (*TENSOR, *PIPELINE, *DATA):
+        return f"has one dash; write {shown('-' + arg)}"
+    return ""
+
+
+def _value(arg: str) -> str:
+    """The value that it is, or has."""
+    return arg.partition("=")[2] if arg.startswith("-") else arg
 
 
 def _apart(arg: str) -> list[str]:

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
 
 
+ONLY_GGUF = "only GGUF files, which are for llama.cpp; SGLang needs *.safetensors"
+
 #: A config.json of a real model has some kB.
 LARGEST = 4 << 20
 
@@ -83,7 +85,10 @@ def config_of(folder: Path) -> dict[str, Any]:
         raise Unusable(f"a LoRA adapter{_base(folder)}, not a whole model: it goes into a model's args, --lora-paths")
     if (folder / "model_index.json").is_file():
         raise Unusable("a diffusion pipeline")
-    return _json(folder / "config.json")
+    file = folder / "config.json"
+    if not file.exists() and next(folder.glob("*.gguf"), None) is not None:
+        raise Unusable(ONLY_GGUF)
+    return _json(file)
 
 
 def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> Kind:

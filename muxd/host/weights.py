@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .kinds import NoModel, Unusable
+from .kinds import ONLY_GGUF, NoModel, Unusable
 
 #: In the order in which SGLang looks for them.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -28,9 +28,10 @@ def weights_of(folder: Path) -> int:
     """Bytes of the weight files.  Raises Unusable where some or all are missing."""
     names = _names(folder)
     sizes = [_size(folder / name) for name in names]
-    missing = sum(size is None for size in sizes)
+    missing = [name for name, size in zip(names, sizes, strict=True) if size is None]
     if missing:
-        raise Unusable(f"a partial download: {missing} of {len(names)} weight files are missing")
+        how_many = f"{len(missing)} of {len(names)} weight files {'is' if len(missing) == 1 else 'are'} missing"
+        raise Unusable(f"a partial download: {how_many}, {missing[0]}{' first' if len(missing) > 1 else ''}")
     return sum(size for size in sizes if size is not None)
 
 
@@ -45,7 +46,7 @@ def _names(folder: Path) -> list[str]:
         if whole := [name for name in found if not _NOT_WEIGHTS.fullmatch(name)] or _only_mistrals(found):
             return _with_all_numbers(whole)
     if any(name.endswith(".gguf") for name in files):
-        raise Unusable("only GGUF files, which are for llama.cpp; SGLang needs *.safetensors")
+        raise Unusable(ONLY_GGUF)
     raise NoModel("no weights")
 
 

@@ -34,10 +34,14 @@ def test_a_whole_folder_is_told_with_its_size(told, folder):
         ({"config.json": None}, "no config.json"),
         ({"config.json": "{"}, "config.json is not JSON"),
         ({"model.safetensors": None}, "no weights"),
-        ({"model.safetensors": 0}, "a partial download: 1 of 1 weight files are missing"),
+        ({"model.safetensors": 0}, "a partial download: 1 of 1 weight files is missing, model.safetensors"),
         (
             {"model.safetensors.index.json": json.dumps({"weight_map": {"x": "gone.safetensors"}})},
-            "a partial download: 1 of 1 weight files are missing",
+            "a partial download: 1 of 1 weight files is missing, gone.safetensors",
+        ),
+        (
+            {"config.json": None, "model.safetensors": None, "q.gguf": 5},
+            "only GGUF files, which are for llama.cpp; SGLang needs *.safetensors",
         ),
         (
             {"model.safetensors": None, "q.gguf": 5},
@@ -90,6 +94,12 @@ def test_a_home_that_nobody_expands_is_told(told):
     assert told("model_path = 'org/a'\nenv = { HF_HOME = '~/hf' }") == [
         ("warn", 'muxd.toml:6: HF_HOME is "~/hf" to the worker, nothing is expanded; write the path in full')
     ]
+
+
+def test_an_argument_that_nobody_expands_is_told(told):
+    for args in ("['--chat-template', '~/t.jinja']", "['--chat-template=~/t.jinja']"):
+        ((mark, text),) = told(f"model_path = 'org/a'\nargs = {args}")
+        assert (mark, "nothing is expanded; write the path in full" in text) == ("warn", True)
 
 
 def test_weights_larger_than_the_gpu_are_wrong_where_that_is_certain(told, folder):

@@ -174,14 +174,18 @@ def test_each_weight_counts_once(hub, files, size):
 @pytest.mark.parametrize(
     ("files", "names", "reason"),
     [
-        ({"x.safetensors": 1}, ["x.safetensors", "y.safetensors"], "1 of 2 weight files are missing"),
+        ({"x.safetensors": 1}, ["x.safetensors", "y.safetensors"], "1 of 2 weight files is missing, y.safetensors"),
         (
             {"x.safetensors": 1, "y.safetensors": 0},
             ["x.safetensors", "y.safetensors"],
-            "1 of 2 weight files are missing",
+            "1 of 2 weight files is missing, y.safetensors",
         ),
-        ({"model-00002-of-00003.safetensors": 1}, None, "2 of 3 weight files are missing"),
-        ({"model.safetensors": 0}, None, "1 of 1 weight files are missing"),
+        (
+            {"model-00002-of-00003.safetensors": 1},
+            None,
+            "2 of 3 weight files are missing, model-00001-of-00003.safetensors first",
+        ),
+        ({"model.safetensors": 0}, None, "1 of 1 weight files is missing, model.safetensors"),
     ],
 )
 def test_a_download_that_did_not_end_is_told(hub, files, names, reason):
@@ -193,7 +197,9 @@ def test_a_link_to_what_was_not_downloaded_is_no_file(hub):
     snapshot = hub.add("org/a", {"x.safetensors": 1}, model__safetensors__index=index("x.safetensors", "y.safetensors"))
     (snapshot / "y.safetensors").symlink_to("../../blobs/none")
     (snapshot / "model.bin").symlink_to("model.bin")
-    assert skipped(in_cache(hub.cache)) == {"org/a": "a partial download: 1 of 2 weight files are missing"}
+    assert skipped(in_cache(hub.cache)) == {
+        "org/a": "a partial download: 1 of 2 weight files is missing, y.safetensors"
+    }
 
 
 def test_a_blob_that_is_still_incomplete_makes_the_whole_repository_so(hub):
