@@ -1,4 +1,4 @@
-"""Logs that the disk refuses: told in muxd's own log when that begins."""
+"""Logs that the disk refuses: told in muxd's own log when that begins, and when it is over."""
 
 import logging
 from pathlib import Path
@@ -20,18 +20,20 @@ class LogTeller(Protocol):
 
 
 class Losses:
-    """What the disk refuses of logs, told when it begins: not again while it goes on."""
+    """What the disk refuses of logs."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self._going_on: frozenset[str] = frozenset()
+        self._seen: dict[str, Dropped] = {}
 
     def look(self, found: list[tuple[str, Dropped]]) -> None:
-        growing = frozenset(name for name, dropped in found if dropped.bytes > self._seen.get(name, 0))
         for name, dropped in found:
-            if name in growing - self._going_on:
+            seen = self._seen.get(name, Dropped())
+            if dropped.going_on and not seen.going_on:
                 log.warning(
                     "%s: its log cannot be written, what it says is lost until it can be: %s", name, dropped.why
                 )
-        self._seen = {name: dropped.bytes for name, dropped in found}
-        self._going_on = growing
+            elif seen.going_on and not dropped.going_on:
+                log.info("%s: its log is written again; %d bytes were lost so far", name, dropped.bytes)
+            elif dropped.bytes > seen.bytes and not dropped.going_on:
+                log.warning("%s: %d bytes of its log were lost: %s", name, dropped.bytes - seen.bytes, dropped.why)
+        self._seen = dict(found)

@@ -87,6 +87,7 @@ class ProxyChild:
             "pid": self._child.pid if self._child is not None else None,
             "dropped_log_bytes": self.dropped.bytes,
             "dropped_log_reason": self.dropped.why or None,
+            "dropped_log_now": self.dropped.going_on,
         }
 
     def reconfigure(self, config: Config) -> None:

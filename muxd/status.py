@@ -48,6 +48,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "retry_in_s": _retry_in(worker, now),
         "dropped_log_bytes": runner.dropped.bytes,
         "dropped_log_reason": runner.dropped.why or None,
+        "dropped_log_now": runner.dropped.going_on,
     }
 
 

@@ -1,4 +1,4 @@
-"""Logs that the disk refuses: told once for each time that it begins."""
+"""Logs that the disk refuses: told once for each time that it begins, and when it is over."""
 
 from muxd.children import Dropped
 from muxd.log_losses import Losses
@@ -12,21 +12,33 @@ def told(caplog):
     return lines
 
 
-def test_a_loss_is_told_when_it_begins_and_again_when_it_begins_again(caplog):
+def test_a_loss_is_told_when_it_begins_when_it_ends_and_when_it_begins_again(caplog):
+    caplog.set_level("INFO")
     losses = Losses()
     losses.look([("qwen", Dropped()), ("llama", Dropped())])
     assert told(caplog) == []
-    losses.look([("qwen", Dropped(5, FULL)), ("llama", Dropped())])
+    losses.look([("qwen", Dropped(5, FULL, True)), ("llama", Dropped())])
     assert told(caplog) == [f"qwen: its log cannot be written, what it says is lost until it can be: {FULL}"]
-    losses.look([("qwen", Dropped(9, FULL)), ("llama", Dropped(1, BROKEN))])
+    losses.look([("qwen", Dropped(9, FULL, True)), ("llama", Dropped(1, BROKEN, True))])
     assert told(caplog) == [f"llama: its log cannot be written, what it says is lost until it can be: {BROKEN}"]
-    losses.look([("qwen", Dropped(9, FULL)), ("llama", Dropped(1, BROKEN))])
-    losses.look([("qwen", Dropped(9, FULL)), ("llama", Dropped(1, BROKEN))])
+    losses.look([("qwen", Dropped(9, FULL, False)), ("llama", Dropped(1, BROKEN, True))])
+    assert told(caplog) == ["qwen: its log is written again; 9 bytes were lost so far"]
+    losses.look([("qwen", Dropped(9, FULL, False)), ("llama", Dropped(1, BROKEN, True))])
     assert told(caplog) == []
-    losses.look([("qwen", Dropped(10, FULL))])
+    losses.look([("qwen", Dropped(10, FULL, True))])
     assert len(told(caplog)) == 1
 
 
+def test_a_loss_that_began_and_ended_between_two_looks_is_told(caplog):
+    losses = Losses()
+    losses.look([("qwen", Dropped(4, BROKEN))])
+    losses.look([("qwen", Dropped(9, FULL))])
+    assert told(caplog) == [
+        f"qwen: 4 bytes of its log were lost: {BROKEN}",
+        f"qwen: 5 bytes of its log were lost: {FULL}",
+    ]
+
+
 def test_what_is_dropped_adds_up_and_the_last_reason_stays():
-    assert Dropped(3, BROKEN).after(Dropped(4, FULL)) == (7, BROKEN)
-    assert Dropped().after(Dropped(4, FULL)) == (4, FULL)
+    assert Dropped(3, BROKEN).after(Dropped(4, FULL, True)) == (7, BROKEN, False)
+    assert Dropped(going_on=True).after(Dropped(4, FULL)) == (4, FULL, True)

@@ -62,7 +62,7 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines += map(_gpu, status["gpus"])
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
-    return lines + _lost_logs([*status["models"], {"name": "proxy", **status["proxy"]}])
+    return lines + _lost_logs([*status["models"], {"name": "proxy", **status["proxy"]}]) + _proxys_log(status["proxy"])
 
 
 def _daemon(status: dict[str, Any]) -> str:
@@ -98,12 +98,20 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _lost_logs(tellers: list[dict[str, Any]]) -> list[str]:
-    """Which logs the disk has refused, by what it said; an older muxd does not tell why."""
+    """Which logs the disk refuses, by what it said; an older muxd does not tell why, nor that it does no more."""
     why: dict[str, list[str]] = {}
     for teller in tellers:
-        if teller.get("dropped_log_bytes"):
+        if teller.get("dropped_log_bytes") and teller.get("dropped_log_now", True):
             why.setdefault(plain(teller.get("dropped_log_reason") or "unknown"), []).append(plain(teller["name"]))
     return [f"LOGS LOST in part, of {_few(names)}: {reason}" for reason, names in why.items()]
+
+
+def _proxys_log(proxy: dict[str, Any]) -> list[str]:
+    """What was lost of it and no more is: of a model its row tells that."""
+    if not proxy.get("dropped_log_bytes") or proxy.get("dropped_log_now", True):
+        return []
+    why = plain(proxy.get("dropped_log_reason") or "unknown")
+    return [f"proxy: {proxy['dropped_log_bytes']} bytes of its log were lost ({why})"]
 
 
 def _few(names: list[str]) -> str:

@@ -49,9 +49,10 @@ class Child:
             if written == self._card_of:
                 return self._dropped
             self._card_of = written
-        told = self._exit or read_card(self.record.lock_file, self.record.token)
-        self._dropped = Dropped(told.dropped_bytes, told.dropped_why) if told is not None else Dropped()
-        return self._dropped
+            card = read_card(self.record.lock_file, self.record.token)
+            self._dropped = Dropped(card.dropped_bytes, card.dropped_why, card.dropping) if card else Dropped()
+            return self._dropped
+        return Dropped(self._exit.dropped_bytes, self._exit.dropped_why)
 
     def stop(self) -> None:
         """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""

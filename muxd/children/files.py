@@ -48,14 +48,15 @@ class ChildRecord:
 
 
 class Dropped(NamedTuple):
-    """What the disk refused of a child's output, and what the system said when it last did."""
+    """What the disk refused of a child's output, what the system said when it last did, and whether it still does."""
 
     bytes: int = 0
     why: str = ""
+    going_on: bool = False
 
     def after(self, former: "Dropped") -> "Dropped":
         """Both together, where `former` was dropped before."""
-        return Dropped(former.bytes + self.bytes, self.why or former.why)
+        return Dropped(former.bytes + self.bytes, self.why or former.why, self.going_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Card:
     pipes: tuple[Number, ...] = ()  # inodes of what it was given as stdout and stderr
     dropped_bytes: int = 0
     dropped_why: str = ""
+    dropping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ AFTERWARDS = 2.0
 #: So many programs that outlived a child are named.
 NAMED = 5
 
+#: Seconds until it is tried again to write a log that could not be written.
+RETRY = 5.0
+
 
 class Shim:
     """One child's life."""
@@ -63,6 +66,7 @@ class Shim:
         self._left: list[str] = []  # what they were called
         self._card: dict[str, Any] = {}
         self._card_due = 0.0
+        self._retry_at = 0.0
 
     def live(self) -> None:
         self._catch_signals()
@@ -123,8 +127,7 @@ class Shim:
             "pid": child.pid,
             "start": child.start,
             "pipes": pipes,
-            "dropped_bytes": 0,
-            "dropped_why": "",
+            **self._losses(),
         }
         self._save_card()
 
@@ -146,6 +149,8 @@ class Shim:
         """Handle what comes next: output or signals."""
         if self._card_is_stale:
             at_most = min(at_most, max(0.0, self._card_due - time.monotonic()))
+        if self._refused:
+            at_most = min(at_most, RETRY)
         for fd, _ in self._poll.poll(min(at_most, 3600.0) * 1000 + 1):
             if fd == self._wakeup:
                 self._take_signals()
@@ -155,13 +160,25 @@ class Shim:
                 self._poll.unregister(fd)
                 del self._pipes[fd]
                 os.close(fd)
+        if self._refused and time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + RETRY
+            for log in self._logs:
+                log.retry()
         if self._card_is_stale and time.monotonic() >= self._card_due:
-            self._card |= {"dropped_bytes": self._dropped, "dropped_why": self._dropped_why}
+            self._card |= self._losses()
             self._save_card()
+
+    def _losses(self) -> dict[str, object]:
+        return {"dropped_bytes": self._dropped, "dropped_why": self._dropped_why, "dropping": self._refused}
+
+    @property
+    def _refused(self) -> bool:
+        return any(log.refused for log in self._logs)
 
     @property
     def _card_is_stale(self) -> bool:
-        return bool(self._card) and self._card["dropped_bytes"] != self._dropped
+        told = self._card
+        return bool(told) and (told["dropped_bytes"] != self._dropped or told["dropping"] != self._refused)
 
     @property
     def _dropped(self) -> int:

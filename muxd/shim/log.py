@@ -54,6 +54,19 @@ class Log:
             self._close()
             self._lose(data[done:], reason_of(error))
 
+    @property
+    def refused(self) -> bool:
+        """The last that was to be written is lost."""
+        return self._gap > 0
+
+    def retry(self) -> None:
+        """Say what is missing, if that can be written by now: the child may say nothing for hours."""
+        if self._gap:
+            try:
+                self._say_gap()
+            except OSError:
+                self._close()
+
     def note(self, text: str) -> None:
         """A line of the shim's own, below the child's last; that one is ended if the child did not."""
         self._in_torn_line = False

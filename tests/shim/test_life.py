@@ -237,6 +237,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+async def test_that_a_log_can_be_written_again_is_noticed_though_the_child_says_nothing(world, small_disk):
+    path, ballast = small_disk / "out.log", small_disk / "ballast"
+    with open("/dev/zero", "rb") as zeros, pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(zeros.read(1 << 20))
+    child = world.spawn(world.sh(f"echo lost; exec {world.sleep}", stdout=path))
+    await eventually(lambda: child.dropped == (5, "no space left on device", True))
+    ballast.unlink()
+    await eventually(lambda: child.dropped == (5, "no space left on device", False))
+    assert path.read_text() == "muxd-shim: 5 bytes of the log were lost here: no space left on device\n"
+    child.kill()
+    await child.wait()
+
+
 async def test_a_full_disk_neither_blocks_the_child_nor_goes_unnoticed(world, small_disk):
     """It is full of something else at first; when that is removed, logging goes on."""
     path, ballast, gate = small_disk / "out.log", small_disk / "ballast", world.run_dir / "gate"

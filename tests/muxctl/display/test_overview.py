@@ -148,5 +148,13 @@ def test_lost_logs_are_told_by_their_reason_with_a_few_names():
     lines = overview(STATUS | {"models": models, "proxy": STATUS["proxy"] | full})
     assert "LOGS LOST in part, of m0, m1, m2 and 3 more: no space left on device" in lines
     assert "LOGS LOST in part, of old: unknown" in lines
-    lines = overview(STATUS | {"models": [], "proxy": STATUS["proxy"] | full})
+    lines = overview(STATUS | {"models": [], "proxy": STATUS["proxy"] | full | {"dropped_log_now": True}})
     assert "LOGS LOST in part, of proxy: no space left on device" in lines
+
+
+def test_logs_that_are_written_again_are_no_alarm():
+    over = {"dropped_log_bytes": 5, "dropped_log_reason": "no space left on device", "dropped_log_now": False}
+    lines = overview(STATUS | {"models": [RESTS | {"name": "m"} | over], "proxy": STATUS["proxy"] | over})
+    assert not any("LOGS LOST" in line for line in lines)
+    assert "proxy: 5 bytes of its log were lost (no space left on device)" in lines
+    assert lines[-1].endswith("5 bytes of its log were lost")
