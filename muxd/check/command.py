@@ -14,7 +14,8 @@ from muxd.host.devices import ReadGpus, read_gpus
 
 from .machine import Machine, Readings, file_lines, interpreter_lines, port_lines
 from .models import model_lines, never_fits, ram_lines
-from .report import WARN, WRONG, Line, ok, table, warn, wrong
+from .report import OK, WARN, WRONG, Line, ok, table, warn, wrong
+from .scripts import script_lines
 
 PROBLEMS = 2
 
@@ -40,9 +41,10 @@ def check(
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return PROBLEMS
-    told = problems.told()
-    lines = [wrong(_subject(key), text) for key, text in told]
-    broken = {key[1] for key, _ in told if key[0] == "models" and len(key) > 1}
+    told, lines = script_lines(config, problems.told(), environ)
+    lines += [wrong(_subject(key), text) for key, text in told]
+    broken = {key[1] for key, _ in problems.told() if key[0] == "models" and len(key) > 1}
+    broken |= {line.subject for line in lines if line.mark == WRONG}
     if host:
         machine = Machine(config, environ, problems, frozenset(broken), Readings(gpus or read_gpus))
         lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
@@ -56,11 +58,18 @@ def check(
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _files(config)
+    lines = _without_praise(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
         print(line)
     marks = {line.mark for line in lines}
     return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
+
+
+def _without_praise(lines: list[Line], config: Config) -> list[Line]:
+    """No model is ok and not ok at once."""
+    bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
+    return [line for line in lines if line.mark != OK or line.subject not in bad]
 
 
 def _sorted(lines: list[Line], config: Config) -> list[Line]:

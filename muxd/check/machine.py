@@ -20,6 +20,7 @@ from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
 from muxd.host.ports import holder_of
 
 from .report import Line, ok, warn, wrong
+from .scripts import Text
 
 #: Seconds that muxd's own socket may take to answer.
 SOCKET_PATIENCE = 1.0
@@ -141,6 +142,8 @@ def _python_of(machine: Machine, model: Model) -> str | None:
     if model.script is None:
         return shutil.which(model.python, path=machine.environ_of(model).get("PATH"))
     program = Path(model.script.program)
+    if program.name == str(program) and program.name.startswith("python"):
+        return Text(model, model.script, machine.environ_of(model)).python(str(program))
     is_there = program.is_absolute() and program.name.startswith("python") and os.access(program, os.X_OK)
     return str(program) if is_there else None
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from muxd.config.devices import VARIABLE
@@ -16,6 +17,7 @@ from muxd.host.weights import weights_of
 
 from .machine import Machine
 from .report import Line, ok, warn, wrong
+from .scripts import Text
 
 
 def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
@@ -26,7 +28,7 @@ def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
-        yield from [*_script(machine, model, model.script), *_sizes(machine, model, 0)] or [_read_of(model)]
+        yield from [*_script(machine, model, model.script)] or [_read_of(model)]
         return
     text, size, findings = _files(machine, model)
     findings += [*_sizes(machine, model, size), *_homes(machine, model)]
@@ -216,12 +218,35 @@ def _read_of(model: Model) -> Line:
 
 def _script(machine: Machine, model: Model, script: Script) -> Iterator[Line]:
     """What keeps it from running, as far as its text shows."""
-    if os.path.isabs(script.program):
+    text = Text(model, script, machine.environ_of(model))
+    yield from (warn(model.name, what, where) for what, where in text.missing())
+    yield from _program(model, script)
+    size = 0
+    if (served := text.model_path()) is not None:
         try:
-            is_there = within(lambda: os.access(script.program, os.X_OK) and not os.path.isdir(script.program))
+            size, found = within(lambda: _folder_of(model, *served))
+            yield from found
         except NoAnswer as error:
-            yield warn(model.name, f"{script.program} cannot be looked at: {error}", script.launch)
-            return
-        if not is_there:
-            why = "cannot be executed" if os.path.exists(script.program) else "is not there"
-            yield warn(model.name, f"{script.program} {why}; correct the script", script.launch)
+            yield warn(model.name, f"{served[0]} cannot be looked at: {error}", served[1])
+    yield from _sizes(machine, model, size)
+
+
+def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[Line]]:
+    """The bytes of the weights there, and what is wrong."""
+    if not os.path.exists(path):
+        return 0, [warn(model.name, f"nothing at {path}; correct the script", where)]
+    _, size, findings = _local(replace(model, model_path=path), where)
+    return size, findings
+
+
+def _program(model: Model, script: Script) -> Iterator[Line]:
+    if not os.path.isabs(script.program):
+        return
+    try:
+        is_there = within(lambda: os.access(script.program, os.X_OK) and not os.path.isdir(script.program))
+    except NoAnswer as error:
+        yield warn(model.name, f"{script.program} cannot be looked at: {error}", script.launch)
+        return
+    if not is_there:
+        why = "cannot be executed" if os.path.exists(script.program) else "is not there"
+        yield warn(model.name, f"{script.program} {why}; correct the script", script.launch)

@@ -125,7 +125,7 @@ def test_the_gpu_of_a_script_that_is_not_there_is_told_with_the_scripts_line(rep
 def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interpreter, tmp_path):
     python = interpreter("sglang/python3")
     script = tmp_path / "legacy.sh"
-    script.write_text(f"MODEL_NAME=org/a\n{python} -m sglang.launch_server --model-path /m --port 30009\n")
+    script.write_text(f"MODEL_NAME=org/a\n{python} -m sglang.launch_server --model-path o/m --port 30009\n")
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
     assert [line for line in lines if line[1] in ("legacy", "python")] == [
         ("ok", "python", "sglang/python3: SGLang 0.5.23, torch 2.9.1 (CUDA 12.9)"),

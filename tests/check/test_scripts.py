@@ -1,0 +1,105 @@
+"""What `muxd check` says of launch scripts: what plain text shows before one is run."""
+
+import pytest
+
+SERVER = "-m sglang.launch_server --model-path o/a --port 30001"
+
+
+@pytest.fixture
+def told(report, tmp_path):
+    """What is said of a model with this script, and of its interpreter."""
+
+    def told(text):
+        (tmp_path / "a.sh").write_text(text.replace("HERE", str(tmp_path)))
+        status, lines = report("[models.a]\nscript = './a.sh'")
+        return status, [(mark, text) for mark, subject, text in lines if subject in ("a", "python")]
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("MODEL_NAME=q\nif true; then\n PORT=3\n", 4, "unexpected end of file"),
+        ('MODEL_NAME="q\nPORT=3\n', 1, "unexpected EOF while looking for matching"),
+        (f"for i in 1 2; do echo\npython3 {SERVER}\n", 3, "unexpected end of file"),
+        (f"python3 {SERVER}\n}}\n", 2, "near unexpected token"),
+    ],
+)
+def test_a_syntax_error_is_told_alone_and_in_bashs_words(told, text, line, words):
+    status, ((mark, said),) = told(text)
+    assert (status, mark, words in said) == (2, "WRONG", True)
+    assert said.startswith(f"a.sh:{line}: a syntax error to bash: ")
+    assert "port" not in said
+
+
+def test_bash_reads_a_script_and_runs_nothing(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASH_ENV", str(tmp_path / "env"))
+    (tmp_path / "env").write_text("touch HERE/ran".replace("HERE", str(tmp_path)))
+    told(f"touch HERE/ran\npython3 {SERVER}\n")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "engine"),
+    [
+        ("vllm serve Qwen/Qwen3-8B --port 30001", "vllm"),
+        ("exec python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3-8B --port 30001", "vllm"),
+        ("docker run --gpus all -p 8000:8000 vllm/vllm-openai:latest --model Qwen/Qwen3-8B", "vllm"),
+        ("/opt/vllm/bin/vllm serve q", "vllm"),
+        ("llama-server -m a.gguf --port 30001", "llama-server"),
+        ("ollama serve", "ollama"),
+        ("text-generation-launcher --model-id o/a", "text-generation-launcher"),
+    ],
+)
+def test_another_engine_is_told_first_and_alone(told, command, engine):
+    advice = "is not SGLang, which muxd runs; have the script start python -m sglang.launch_server"
+    assert told(f"#!/bin/bash\n{command}\n") == (2, [("WRONG", f"a.sh:2: {engine} {advice}")])
+    assert told(f"MODEL_NAME=q\nPORT=30002\n{command.replace('30001', '$PORT')}\n")[1][-1][1] == (
+        f"a.sh:3: {engine} {advice}"
+    )
+
+
+def test_the_name_of_another_engine_in_a_script_of_sglang_is_nothing(told, interpreter):
+    interpreter()
+    text = f"# as vllm serve did\npip uninstall vllm\necho vllm serve\nHERE/python {SERVER}\n"
+    assert told(text)[1][-1][0] == "ok"
+
+
+def test_files_that_a_script_needs_and_that_are_not_there(told, interpreter):
+    interpreter()
+    text = (
+        "#!/opt/nosuch/bash\nsource /opt/nosuch/bin/activate\n. ./near.sh\n[ -f /opt/x.sh ] && . /opt/x.sh\n"
+        "if [ -e /opt/y.sh ]; then\n  source /opt/y.sh\nfi\n"
+        "HERE/python -m sglang.launch_server --port 30001 \\\n  --model-path /nowhere/a\n"
+    )
+    _, lines = told(text)
+    assert [text for mark, text in lines if mark == "warn"] == [
+        "a.sh:1: its first line names /opt/nosuch/bash, which is not there; muxd runs it with bash all the same: "
+        "correct the line",
+        "a.sh:2: /opt/nosuch/bin/activate is read by `source`, and is not there; correct the script",
+        "a.sh:3: near.sh is read by `source`, and is not there; correct the script",
+        "a.sh:9: nothing at /nowhere/a; correct the script",
+    ]
+
+
+def test_an_interpreter_by_its_name_is_looked_for_as_the_script_will(told, interpreter):
+    interpreter("env/bin/python3", version="7")
+    interpreter("python3", script="exit 0")
+    assert told(f"python3 {SERVER}\n")[1][0] == (
+        "warn",
+        "a.sh:1: python3: no SGLang is installed in it; name the python of an environment that has SGLang",
+    )
+    assert told(f"source HERE/env/bin/activate\npython3 {SERVER}\n")[1][0][0] == "warn"
+    activate = interpreter("env/bin/activate")
+    assert told(f"source {activate}\npython3 {SERVER}\n")[1][0][1].startswith("env/bin/python3: SGLang 7")
+    for unseen in ("PATH=/x:$PATH", "conda activate x", "eval $SET_UP", "cd /x"):
+        assert not [text for _, text in told(f"{unseen}\npython3 {SERVER}\n")[1] if "SGLang is" in text]
+
+
+def test_the_folder_of_a_model_is_looked_at_as_for_one_by_keys(told, interpreter, folder):
+    interpreter()
+    folder(**{"config.json": None})
+    server = "HERE/python -m sglang.launch_server --model-path HERE/models/qwen --port 30001"
+    assert told(f"{server}\n")[1][-1][1].startswith("a.sh:1: models/qwen: no config.json")
+    assert told(f"cd /x\n{server}\n")[1][-1][0] == "ok"
