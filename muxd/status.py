@@ -40,6 +40,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "restarts": worker.restarts,
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
+        "max_model_len": runner.context_length,
         "reason": worker.reason or runner.notice or None,
         "impossible": str(never) if never else None,
         "memory": _memory(runner),

@@ -105,6 +105,16 @@ async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(tmp_path):
             await trio.sleep(0.02)
 
 
+async def test_the_longest_text_that_a_server_takes_is_known_from_its_first_start_on(tmp_path):
+    async with supervised(tmp_path, a_model("a", args=("--context-length", "4096")), a_model("b")) as supervisor:
+        assert supervisor.model_status("a")["max_model_len"] is None
+        await lines(supervisor.switch("a"))
+        assert supervisor.model_status("a")["max_model_len"] == 4096
+        await lines(supervisor.order("a", Verb.STOP))
+        assert supervisor.model_status("a")["max_model_len"] == 4096
+        assert supervisor.model_status("b")["max_model_len"] is None
+
+
 async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
     async with supervised(tmp_path, a_model("a")) as supervisor:
         supervisor.switch("a").close()

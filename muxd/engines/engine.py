@@ -67,6 +67,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def context_length(self, link: Link) -> int | None:
+        """The longest text that it takes, in tokens; None where it does not say."""
+        ...
+
     async def sleep(self, link: Link, model: Model) -> None:
         """To the model's deep level, 1 or 2.  Never while a request runs: idleness is confirmed first."""
         ...

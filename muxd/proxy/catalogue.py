@@ -167,9 +167,11 @@ class Catalogue:
     def _take_states(self, models: list[dict[str, Any]]) -> None:
         self._states = {model["name"]: model["state"] for model in models}
         urls = {model["name"]: model.get("url") for model in models}
+        lengths = {model["name"]: model.get("max_model_len") for model in models}
         for entry in self._entries.values():
             entry.state = self._states.get(entry.name, "unknown")
             entry.url = urls.get(entry.name)
+            entry.max_model_len = lengths.get(entry.name) or entry.max_model_len
 
     def _found(self) -> None:
         self.connected = True

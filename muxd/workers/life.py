@@ -96,6 +96,7 @@ class Life:
         self._doing: str | None = None  # since it was first ready
         self._given_up: Cause | None = None  # it was killed for this before it was ready
         self._listener: Listener | None = None
+        self.context_length: int | None = None  # as its server says
         self.notice = ""  # what somebody should mend, though it serves
 
     @property
@@ -181,6 +182,7 @@ class Life:
             return
         self._note_leftovers(server)
         await self._unlock(server)
+        self.context_length = await self._engine.context_length(server.link)
         await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)

@@ -15,8 +15,8 @@ from .life import Life
 class Runner:
     """Carries out what the core commands for one worker; what happens is told as events.
 
-    Between two lives it remembers what outlasts a process: the end of its log, and what
-    it was seen to take on its GPUs.
+    Between two lives it remembers what outlasts a process: the end of its log, what it was
+    seen to take on its GPUs, and the longest text that its server takes.
     """
 
     def __init__(self, model: Model, around: Surroundings) -> None:
@@ -25,6 +25,7 @@ class Runner:
         self._footprint = Footprint(around.gpus, model)
         self._around = around
         self._life: Life | None = None
+        self._context_length: int | None = None
         self._last_words: list[str] = []
         self._dropped = Dropped()  # in its former lives
 
@@ -34,6 +35,7 @@ class Runner:
         self.model = model
         self._engine = engine_for(model)
         self._footprint = Footprint(self._around.gpus, model)
+        self._context_length = None
 
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""
@@ -49,6 +51,11 @@ class Runner:
     @property
     def pid(self) -> int | None:
         return self._life.child.pid if self._life is not None and self._life.child is not None else None
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest text that its server takes, in tokens, as it said when it was last ready."""
+        return (self._life.context_length if self._life is not None else None) or self._context_length
 
     @property
     def notice(self) -> str:
@@ -88,6 +95,7 @@ class Runner:
         life = self._life
         assert life is not None
         end = await life.run()
+        self._context_length = self.context_length
         self._life = None
         self._last_words = end.last_words
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped

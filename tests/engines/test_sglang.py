@@ -6,7 +6,7 @@ import pytest
 
 from muxd.config import Model
 from muxd.engines import LaunchPlan, engine_for
-from muxd.engines.sglang import are_news, is_idle, server_flags, stamps_in
+from muxd.engines.sglang import are_news, is_idle, length_in, server_flags, stamps_in
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
 
@@ -32,6 +32,20 @@ def test_idle_is_when_nothing_runs_or_waits_on_any_rank(loads, idle):
 def test_an_answer_without_figures_is_no_proof_and_no_crash(answer):
     assert not is_idle(answer)
     assert stamps_in(answer) == ()
+
+
+def test_the_context_length_is_the_servers_own_and_not_an_adapters():
+    assert length_in({"data": [{"max_model_len": 4096}, {"max_model_len": 8}]}) == 4096
+
+
+@pytest.mark.parametrize("length", [None, 0, -1, True, 4096.0, "4096", 1 << 40])
+def test_what_is_no_length_is_none(length):
+    assert length_in({"data": [{"max_model_len": length}]}) is None
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"data": None}, {"data": []}, {"data": ["x"]}, {"data": [{}]}])
+def test_a_server_need_not_tell_its_context_length(answer):
+    assert length_in(answer) is None
 
 
 def test_every_rank_has_a_stamp():

@@ -114,6 +114,22 @@ async def test_how_long_a_text_may_be_is_listed_where_the_flags_say(tmp_path: Pa
         assert (await browser.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 32768
 
 
+async def test_how_long_a_text_may_be_is_listed_where_the_worker_said_so_and_remembered_without_muxd(
+    tmp_path: Path,
+) -> None:
+    async with open_house(tmp_path, model={"args": ("--context-length=8",)}, muxd_up=False) as house:
+        browser = await house.connect()
+        assert (await browser.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 8
+        house.muxd.models[1]["max_model_len"] = 4096
+        async with house.muxd.running():
+            while (await browser.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 8:
+                await trio.sleep(0.01)
+        while b"degraded" not in (await browser.ask(get(b"/health"))).body:
+            await trio.sleep(0.01)
+        cards = (await browser.ask(get(b"/v1/models"))).json["data"]
+        assert [card["max_model_len"] for card in cards] == [8, 8, 8, 4096]
+
+
 async def test_native_routes_need_no_name_of_a_model_where_there_is_one_only(house: House) -> None:
     nameless = post(b'{"text": "hi"}', path=b"/generate")
     reply = await house.ask(nameless)
