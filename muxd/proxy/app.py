@@ -77,7 +77,8 @@ async def _run(
                 if warning is not None:
                     log.warning("%s", warning)
             if where is not None:
-                nursery.start_soon(_serve_metrics, where, metrics, notifier, proxy.metrics, name="metrics port")
+                names = config.proxy.hosts
+                nursery.start_soon(_serve_metrics, where, metrics, notifier, proxy.metrics, names, name="metrics port")
             await anext(signals)
             nursery.start_soon(_cancel_at_next, signals, nursery.cancel_scope)
             await proxy.drain(config.proxy.drain_timeout)
@@ -86,9 +87,13 @@ async def _run(
 
 
 async def _serve_metrics(
-    where: tuple[str, int], listener: socket.socket | None, notifier: Notifier, page: Callable[[], Awaitable[bytes]]
+    where: tuple[str, int],
+    listener: socket.socket | None,
+    notifier: Notifier,
+    page: Callable[[], Awaitable[bytes]],
+    names: tuple[str, ...],
 ) -> None:
-    await serve_metrics(listener or await listen_again(*where, notifier), page)
+    await serve_metrics(listener or await listen_again(*where, notifier), page, names)
 
 
 class Proxy:

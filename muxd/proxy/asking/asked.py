@@ -182,9 +182,12 @@ def in_form(request: Request) -> Asked:
     if len(model) > _LONGEST_NAME:
         raise _too_long()
     try:
-        return _AskedMultipart(str(model, "utf-8"), str(stream or b"", "latin-1").lower() in _TRUE)
+        asked = _AskedMultipart(str(model, "utf-8"), str(stream or b"", "latin-1").lower() in _TRUE)
     except UnicodeDecodeError:
         raise Refusal(400, "invalid_model", 'the form\'s field "model" is not UTF-8', param="model") from None
+    if not any(part.name == b"file" for part in form.parts):
+        raise Refusal(400, "invalid_form", 'the form has no "file": this route takes a recording', param="file")
+    return asked
 
 
 def of_path(model: str) -> Asked:

@@ -1,4 +1,7 @@
-"""/metrics on a port of its own, which can be open to Prometheus while the clients' port is not."""
+"""/metrics on a port of its own, which can be open to Prometheus while the clients' port is not.
+
+On loopback no Host is taken that would be a web page's (see muxd/proxy/doors/hosts.py).
+"""
 
 import logging
 import socket
@@ -12,6 +15,8 @@ from muxd.http.request import Request
 from muxd.http.server import Exchange, Limits, serve_http
 from muxd.notify import Notifier
 from muxd.ports import METRICS, AddressInUse, CannotListen, listen_at
+from muxd.proxy.answers import Refusal
+from muxd.proxy.doors.hosts import Hosts, at_home
 
 from .page import CONTENT_TYPE
 
@@ -54,11 +59,20 @@ async def listen_again(host: str, port: int, notifier: Notifier) -> socket.socke
 async def serve_metrics(
     listener: socket.socket,
     page: Callable[[], Awaitable[bytes]],
+    names: tuple[str, ...] = (),
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `page` until cancelled; closes the listener."""
+    """Serve `page` until cancelled; closes the listener.  `names`: `hosts` as the configuration has them."""
+    home = at_home(listener.getsockname(), keyed=False)
+    hosts = Hosts(names) if home and "*" not in names else None
 
     async def answer(request: Request, exchange: Exchange) -> None:
+        try:
+            if hosts is not None:
+                hosts.check(request)
+        except Refusal as refusal:
+            await exchange.send_json(refusal.status, refusal.as_json())
+            return
         if request.method not in _READING:
             message = f"{request.path} takes GET, not {request.method}"
             raise MethodNotAllowed(message, allowed=_READING)

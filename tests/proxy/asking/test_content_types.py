@@ -137,3 +137,11 @@ async def test_a_body_of_something_else_is_called_what_it_is(house: House, body:
     reply = await house.ask(post(body))
     assert (reply.status, reply.code) == (400, "invalid_json")
     assert what in reply.message
+
+
+async def test_a_form_without_a_recording_switches_nothing(house: House) -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nbeta\r\n--b--\r\n'
+    said_to_be = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    reply = await house.ask(post(form, said_to_be, path=b"/v1/audio/transcriptions"))
+    assert (reply.status, reply.code) == (400, "invalid_form")
+    assert not house.muxd.leases

@@ -243,7 +243,7 @@ def test_a_forms_model_is_replaced_and_every_other_byte_is_kept():
         body = form(*parts)
         old, new = part("model", b"whisper"), part("model", b"org/new")
         assert edited_form(body.replace(b"%b", old), "org/new") == body.replace(b"%b", new)
-    assert edited_form(form(part("model", b"org/new")), "org/new") is None
+    assert edited_form(form(part("model", b"org/new"), AUDIO), "org/new") is None
 
 
 def test_a_forms_fields_are_set_and_taken_out():
@@ -261,10 +261,10 @@ def test_a_forms_fields_are_set_and_taken_out():
 
 
 def test_a_list_becomes_a_field_for_each_of_its_items():
-    body = form(part("model", b"whisper"), part("timestamp_granularities[]", b"none"))
+    body = form(AUDIO, part("model", b"whisper"), part("timestamp_granularities[]", b"none"))
     result = edited_form(body, **{"timestamp_granularities[]": ["word", "segment"]})
     assert result is not None
-    assert fields(result)[1:] == [(b"timestamp_granularities[]", b"word"), (b"timestamp_granularities[]", b"segment")]
+    assert fields(result)[2:] == [(b"timestamp_granularities[]", b"word"), (b"timestamp_granularities[]", b"segment")]
 
 
 def test_what_has_no_body_is_not_edited():

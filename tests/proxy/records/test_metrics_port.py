@@ -47,6 +47,22 @@ async def test_nothing_else_is_there(prometheus: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
+async def test_a_web_page_does_not_reach_it_by_a_name_of_its_own(prometheus: httpx.AsyncClient) -> None:
+    refused = await prometheus.get("/metrics", headers={"Host": "evil.example:30101"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
+    assert (await prometheus.get("/metrics", headers={"Host": "localhost:30101"})).status_code == 200
+
+
+@pytest.mark.parametrize(("names", "status"), [(("gpu1.example",), 200), (("*",), 200), (("gpu2.example",), 403)])
+async def test_the_names_of_the_configuration_reach_it(names: tuple[str, ...], status: int) -> None:
+    listener = listen_at("127.0.0.1", 0, METRICS)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+        await nursery.start(serve_metrics, listener, page, names)
+        assert (await client.get(url, headers={"Host": "gpu1.example"})).status_code == status
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_page_takes_its_time_while_another_client_is_answered() -> None:
     asked, go = trio.Event(), trio.Event()
 
