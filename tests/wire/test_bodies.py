@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import trio
 
 from tests.proxy.browser import CHAT, get, post
 from tests.proxy.worker import OK, chunk
@@ -80,6 +81,17 @@ async def test_the_memory_of_large_bodies_is_given_back(house: House, recorder: 
     for _ in range(2):
         assert (await house.ask(post(body))).raw == OK
     assert await house.memory() < before + 20 * MiB  # of 80
+
+
+async def test_the_memory_of_several_at_once_too(house: House, recorder: Recorder) -> None:
+    """What is left of one lies between what is held of another."""
+    before = await house.memory()
+    body = post(house.chat(pad="0123456789" * 3_000_000))
+    browsers = [await house.connect() for _ in range(6)]
+    async with trio.open_nursery() as nursery:
+        for browser in browsers:
+            nursery.start_soon(browser.ask, body)
+    assert await house.memory() < before + 20 * MiB  # of 180
 
 
 @pytest.mark.parametrize("data", [HEAD + b"4000001\r\n", post(b"")[:-5] + b"67108865\r\n\r\n"], ids=["chunk", "length"])
