@@ -49,7 +49,7 @@ def _next(model: Model) -> str:
         return f"stays down until muxctl start {plain(model['name'])}"
     if model["retry_in_s"] is not None:
         return f"tries again in {duration(model['retry_in_s'])}"
-    return "nothing is planned" if "next" in model else ""
+    return "nothing is planned" if "next" in model and model["state"] == "ready" else ""  # else its state says it
 
 
 def _ready_in(model: Model) -> str:

@@ -100,6 +100,12 @@ def test_when_it_will_be_ready_is_known_unknown_or_no_question(model, ready_in):
     assert facts(TODAY | model)["ready in"].strip() == ready_in
 
 
+@pytest.mark.parametrize(("state", "next"), [("ready", "nothing is planned"), ("starting", None), ("waking", None)])
+def test_that_nothing_is_planned_is_said_of_no_model_that_is_on_its_way(state, next):
+    told = facts(READY | {"state": state, "next": None})
+    assert (told["next"].strip() if "next" in told else None) == next
+
+
 def test_a_model_that_an_operator_stopped_says_what_lifts_it():
     found = facts(READY | TODAY | {"state": "stopped", "held_down": True, "pid": None})
     assert found["state"].strip() == "stopped for 12s, by an operator"
