@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,11 +38,11 @@ def no_descriptors() -> Iterator[None]:
 
 @contextmanager
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    async def refuse(*_: object, **__: object) -> None:
+    def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trio.to_thread, "run_sync", refuse)
+        patch.setattr(threading.Thread, "start", refuse)
         yield
 
 

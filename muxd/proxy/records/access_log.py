@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from muxd.errors import MuxdError
+from muxd.threads import NoThread, in_new_thread
 
 from .log_places import Folder, Lost, Place, Stdout
 
@@ -191,13 +192,13 @@ class AccessLog:
             return self._place.write(lines) if begun.acquire(blocking=False) else None
 
         try:
-            lost = await trio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._one_at_a_time)
-        except (trio.Cancelled, RuntimeError) as error:
+            lost = await in_new_thread(write, abandon_on_cancel=True, limiter=self._one_at_a_time)
+        except (trio.Cancelled, NoThread) as error:
             if begun.acquire(blocking=False):
                 self._lines = lines + self._lines
                 self._waiting += self._writing
                 self._writing = 0
-                if isinstance(error, RuntimeError):
+                if isinstance(error, NoThread):
                     return False
             raise
         self._writing = 0

@@ -17,6 +17,7 @@ from muxd.notify import Notifier
 from muxd.ports import METRICS, AddressInUse, CannotListen, listen_at
 from muxd.proxy.answers import Refusal
 from muxd.proxy.doors.hosts import Hosts, at_home
+from muxd.threads import in_thread
 
 from .page import CONTENT_TYPE
 
@@ -48,8 +49,8 @@ async def listen_again(host: str, port: int, notifier: Notifier) -> socket.socke
     while True:
         await trio.sleep(RETRY)
         try:  # who has it is looked for among all processes: not in the thread that passes bytes
-            listener = await trio.to_thread.run_sync(partial(listen_at, host, port, METRICS))
-        except (CannotListen, OSError, RuntimeError):  # the last: no thread can be started
+            listener = await in_thread(partial(listen_at, host, port, METRICS))
+        except (CannotListen, OSError):
             continue
         notifier.keep(listener, METRICS)
         log.info("metrics: %s:%d is free again: listening", host, port)

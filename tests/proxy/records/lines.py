@@ -40,13 +40,14 @@ class Kept:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.came = trio.Event()
+        self.tell = trio.lowlevel.current_trio_token().run_sync_soon
 
     def prepare(self, now: float) -> None:
         pass
 
     def write(self, lines: list[str]) -> Lost | None:
         self.lines += lines
-        trio.from_thread.run_sync(self.came.set)
+        self.tell(self.came.set)
         return None
 
 

@@ -188,7 +188,7 @@ class Hanging(Kept):
         self.go = threading.Event()
 
     def write(self, lines: list[str]) -> Lost | None:
-        trio.from_thread.run_sync(self.begun.set)
+        self.tell(self.begun.set)
         self.go.wait()
         return super().write(lines)
 
@@ -239,15 +239,15 @@ class Anywhere(Kept):
 async def test_where_no_thread_can_be_started_lines_are_written_later(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, run_sync = Anywhere(), trio.to_thread.run_sync
+    kept, start = Anywhere(), threading.Thread.start
     log = AccessLog("text", kept)
     refused: list[object] = []
 
-    async def no_thread(work: object, **_: object) -> None:
-        refused.append(work)
+    def no_thread(thread: object) -> None:
+        refused.append(thread)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         record(log)
@@ -255,11 +255,11 @@ async def test_where_no_thread_can_be_started_lines_are_written_later(
         record(log)
         assert len(refused) > 1
         assert kept.lines == []
-        monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+        monkeypatch.setattr(threading.Thread, "start", start)
         while not kept.lines:
             await trio.sleep(1)
         assert len(kept.lines) == 2
-        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
         record(log)
         nursery.cancel_scope.cancel()
     assert len(kept.lines) == 3, "the last are written without one"
