@@ -25,7 +25,7 @@ from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
-from .proxy_ports import ProxyPorts
+from .proxy_ports import ProxyPorts, rescue
 from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
@@ -81,7 +81,10 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     become_subreaper()
     children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
-    await _sweep(children, state, {model.name for model in config.models})
+    left = state.load()
+    if left.proxy is not None and config.proxy.managed:
+        rescue(left.proxy, config.proxy, notifier)
+    await _sweep(children, state, left, {model.name for model in config.models})
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier)
     managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
@@ -113,12 +116,11 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     log.info("stopped")
 
 
-async def _sweep(children: Children, state: StateFile, models: set[str]) -> None:
+async def _sweep(children: Children, state: StateFile, left: State, models: set[str]) -> None:
     """End whatever an earlier muxd left running: there is never a second copy of anything.
 
     Of its state, what an operator stopped is kept.
     """
-    left = state.load()
     records = [worker.child for worker in left.workers.values()]
     records += [left.proxy] if left.proxy is not None else []
     for name in await children.sweep(records, SWEEP_TIMEOUT):

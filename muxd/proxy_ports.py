@@ -1,17 +1,56 @@
 """The ports of the managed proxy: bound by muxd, so that clients wait at them while a new proxy starts.
 
-A service manager that can (systemd) keeps them also from one muxd to the next.  Without one, a port is free for a
-moment then, and whoever takes it gets what clients send: muxd says who, goes on, and tries again.
+A service manager that can (systemd) keeps them also from one muxd to the next.  Without one they are taken out of a
+proxy that a killed muxd left; only where muxd was stopped a port is free for a while, and whoever takes it gets what
+clients send: muxd says who, goes on, and tries again.
 """
 
+import ctypes
 import logging
+import os
 import socket
+from contextlib import suppress
 
+from .children import ChildRecord, read_card
 from .config import Proxy
 from .notify import Notifier
 from .ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
+from .shim.processes import all_listening, boot_id, look_up
 
 log = logging.getLogger(__name__)
+
+#: pidfd_getfd(2), which Python lacks; its number is the same on every architecture.
+PIDFD_GETFD = 438
+
+
+def rescue(record: ChildRecord, proxy: Proxy, notifier: Notifier) -> None:
+    """Copy the listening sockets of a proxy that a killed muxd left, before it is ended: nobody gets in between."""
+    card = read_card(record.lock_file, record.token)
+    left = look_up(card.pid) if card is not None and record.boot_id == boot_id() else None
+    if card is None or left is None or left.start != card.start:
+        return
+    known = {name for name, _ in notifier.kept}
+    for name, (_, port) in ((CLIENTS, (proxy.host, proxy.port)), (METRICS, proxy.metrics_listen or ("", 0))):
+        if name not in known and (copy := _copy(left.pid, port)) is not None:
+            notifier.kept.append((name, copy))
+
+
+def _copy(pid: int, port: int) -> socket.socket | None:
+    """Of the socket by which it listens there; None where there is none, or this user may not have it."""
+    try:
+        names = {listening.name for listening in all_listening() if listening.port == port}
+        entries, pidfd = os.listdir(f"/proc/{pid}/fd"), os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        for entry in entries:
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(f"/proc/{pid}/fd/{entry}") in names:
+                    fd = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(entry), 0)
+                    return socket.socket(fileno=fd) if fd >= 0 else None
+    finally:
+        os.close(pidfd)
+    return None
 
 
 class ProxyPorts:

@@ -14,8 +14,18 @@ waits for it by its pid: the shim is watched by pidfd, and says in a file how th
 """
 
 from .child import Child
-from .files import ChildRecord, Dropped, Exit
+from .files import ChildRecord, Dropped, Exit, read_card
 from .orphans import become_subreaper
 from .spawn import Children, ChildSpec, own_environment
 
-__all__ = ["Child", "ChildRecord", "ChildSpec", "Children", "Dropped", "Exit", "become_subreaper", "own_environment"]
+__all__ = [
+    "Child",
+    "ChildRecord",
+    "ChildSpec",
+    "Children",
+    "Dropped",
+    "Exit",
+    "become_subreaper",
+    "own_environment",
+    "read_card",
+]

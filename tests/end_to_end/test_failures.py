@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from .conftest import two_models
-from .muxd import assert_never_two_awake, chat_body, eventually
+from .muxd import assert_never_two_awake, chat_body, eventually, free_port
 
 
 @pytest.mark.parametrize("role", ["launcher", "scheduler", "detokenizer"])
@@ -146,6 +148,47 @@ def test_a_port_that_somebody_took_between_two_muxds_is_told_with_who_and_waited
     eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy has its port")
     assert muxd.ask("alpha")
     assert muxd.status()["proxy"]["reason"] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take a descriptor out of any process of its own")
+def test_nobody_takes_the_ports_or_is_refused_when_muxd_is_killed_and_started_again(start):
+    metrics = free_port()
+    muxd = start(two_models(), proxy=f'metrics_listen = "127.0.0.1:{metrics}"')
+    muxd.ask("alpha")
+    muxd.kill()
+    with squatting(muxd.port, metrics) as seen:
+        muxd.start_again()
+        eventually(lambda: muxd.health()["muxd"] == "connected", "the proxy is up")
+    assert (seen["taken"], seen["refused"]) == (0, 0), seen
+    assert seen["attempts"] > 0
+    assert "muxd_up 1.0" in httpx.get(f"http://127.0.0.1:{metrics}/metrics", trust_env=False).text
+    assert muxd.ask("alpha")
+
+
+@contextmanager
+def squatting(*ports: int) -> Iterator[Counter[str]]:
+    """Meanwhile somebody tries to take the ports, and connects to them."""
+    seen, over = Counter(), threading.Event()
+
+    def squat() -> None:
+        while not over.wait(0.001):
+            for port in ports:
+                seen["attempts"] += 1
+                with socket.socket() as thief, suppress(OSError):
+                    thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    thief.bind(("127.0.0.1", port))
+                    thief.listen()
+                    seen["taken"] += 1
+                with socket.socket() as client:
+                    seen["refused"] += client.connect_ex(("127.0.0.1", port)) != 0
+
+    thread = threading.Thread(target=squat)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_program_that_is_gone_fails_at_once_and_is_named(start, tmp_path):
