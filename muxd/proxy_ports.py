@@ -15,7 +15,8 @@ from .children import ChildRecord, read_card
 from .config import Proxy
 from .notify import Notifier
 from .ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
-from .shim.processes import all_listening, boot_id, look_up
+from .shim.listening import all_listening
+from .shim.processes import boot_id, look_up
 
 log = logging.getLogger(__name__)
 

@@ -166,6 +166,8 @@ class AccessLog:
             with trio.move_on_after(_LAST_PATIENCE, shield=True):
                 if not await self._flush():
                     self._tell(self._place.write(self._lines))
+                async with self._one_at_a_time:
+                    pass  # the thread that was writing when the end came has written
 
     async def _ring_at(self, size: int) -> None:
         """Return once more than `size` bytes wait."""
