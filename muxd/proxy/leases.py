@@ -278,7 +278,7 @@ class Lease:
                 self.refuse_waiting(Refusal(404, error.code, error.message, param="model"))
             except MuxdError as error:
                 self.refuse_waiting(Refusal(UNAVAILABLE, error.code, error.message, retry_after=1))
-        self._holding = False
+        self._holding = self._unloads = False
 
     async def _follow(self, control: Client, messages: Stream) -> None:
         """From the first message to the end of the lease; nothing is admitted by it afterwards."""

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from muxd.proxy.grant import Grant
 
 from .browser import chat, post
 from .house import House, open_house
+from .record import PATIENCE
 from .worker import OK, answer_when_released
 
 UNLOAD = b'{"model": "alpha", "keep_alive": 0}'
@@ -83,6 +85,18 @@ async def test_a_later_request_keeps_the_model(house: House) -> None:
     lease.leave(request, request.grant)  # type: ignore[arg-type]
     await busy(house, 1)
     assert not house.muxd.unloads
+
+
+async def test_a_word_that_came_with_the_end_of_its_lease_does_not_keep_later_ones_from_muxd(house: House) -> None:
+    await house.ask(post(chat()))
+    held = await house.lease()
+    await held.reports.until((0, 0))
+    house.proxy.leases.of("alpha").unload()
+    held.end()
+    await held.ended()
+    with trio.fail_after(PATIENCE):
+        while not house.muxd.unloads:
+            await unload(house)
 
 
 async def test_without_muxd_the_client_is_answered_and_the_log_says_what_was_not_done(
