@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,10 @@ def _read(file: Path, broken: list[str]) -> Source | None:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().removeprefix(BOM_UTF8).decode()
+        raw = file.read_bytes()
+        if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
+            raise ValueError(f"{file}:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8")
+        return raw.removeprefix(BOM_UTF8).decode()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}; correct the path or its permissions") from None
     except UnicodeDecodeError as error:
@@ -147,9 +150,9 @@ def _not_as_it_looks(line: str) -> str | None:
     """What to do about a character that cannot be seen, or that only looks like one of TOML's; None without one."""
     import unicodedata  # only where something is wrong
 
-    for column, character in enumerate(line.partition("#")[0], 1):
-        if not character.isascii() and (character in _QUOTES or unicodedata.category(character) in _UNSEEN):
-            name = unicodedata.name(character, "no character")
+    for column, character in enumerate(line.removesuffix("\r").partition("#")[0], 1):
+        if character in _QUOTES or (character not in " \t" and unicodedata.category(character) in _UNSEEN):
+            name = unicodedata.name(character, "a control character")
             remedy = f"write {_QUOTES[character]}" if character in _QUOTES else "remove it, or write a space"
             return f"column {column} has U+{ord(character):04X} ({name}): {remedy}"
     return None

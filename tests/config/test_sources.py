@@ -183,6 +183,8 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
         ("[muxd]\nsocket = \u201cx\u201d", 'column 10 has U+201C (LEFT DOUBLE QUOTATION MARK): write "'),
         ("[muxd]\nsocket = \u2018x\u2019", "column 10 has U+2018 (LEFT SINGLE QUOTATION MARK): write '"),
         ("[muxd]\nsocket = # \u201c", "Invalid value; correct this line"),
+        ("[muxd]\nsocket = 'x'\0", "column 13 has U+0000 (a control character): remove it, or write a space"),
+        ("[muxd]\r\nsocket = x\r\n", "F:2: not TOML: Invalid value; correct this line"),
     ],
 )
 def test_what_cannot_be_seen_or_only_looks_like_toml_is_named(tmp_path, text, told):
@@ -192,6 +194,15 @@ def test_what_cannot_be_seen_or_only_looks_like_toml_is_named(tmp_path, text, to
     with pytest.raises(ConfigError) as caught:
         load_config(file, {})
     assert told in caught.value.message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_other_encodings_of_unicode_are_named(tmp_path, encoding):
+    file = tmp_path / "F"
+    file.write_bytes("[muxd]\n".encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert "F:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8" in caught.value.message
 
 
 def test_what_is_no_file_is_told_and_never_opened(problems, folder):
