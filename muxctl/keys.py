@@ -56,7 +56,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--no-comments", dest="comments", action="store_const", const=False, help="none in its streams while they wait"
     )
     parser.add_argument("--config", metavar="PATH", type=Path, help="instead of the one that muxd runs with")
-    parser.add_argument("--yes", action="store_true", help="do not ask before the first key shuts everybody else out")
+    parser.add_argument("--yes", action="store_true", help="do not ask, of the first key or the last")
 
 
 def _listed(text: str) -> list[str]:
@@ -189,11 +189,16 @@ def _announce_first(options: Namespace, config: Path) -> None:
         f"{options.name} is the first API key: until now {anybody(config)} may use the models without one; "
         "with it everybody needs a key, and whoever shows none gets 401"
     )
+    _ask(options, "make it?", "no key was made; nothing was changed")
+
+
+def _ask(options: Namespace, question: str, otherwise: str) -> None:
+    """A person at a terminal; raises the Failure where the answer is no."""
     if options.yes or options.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    print("make it? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Failure("no key was made; nothing was changed")
+        raise Failure(otherwise)
 
 
 def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
@@ -273,6 +278,10 @@ def _check_free(name: str, place: _Place) -> None:
 
 def _revoke(options: Namespace, place: _Place) -> int:
     name = options.name
+    if _is_last(name, place):
+        _to_revoke(name, place)  # or it cannot be: no question then
+        question = f"{name} is the last API key that works: without it every request to the proxy gets 401; revoke it?"
+        _ask(options, question, "no key was revoked; nothing was changed")
     with place.file.locked():
         entry = _to_revoke(name, place)
         revoked = bool(entry.table.get("revoked"))
@@ -285,6 +294,15 @@ def _revoke(options: Namespace, place: _Place) -> int:
     place.tell_muxd(done, "it is refused", "; a proxy that still runs takes it until then, or until it is restarted")
     _tell_of_last(place)
     return Exit.OK
+
+
+def _is_last(name: str, place: _Place) -> bool:
+    """It works, and no other does."""
+    from muxctl.display.keys import state_of
+
+    entries, broken = place.entries()
+    working = [entry.table.get("name") for entry in entries if state_of(entry.table) == "active"]
+    return not broken and working == [name]
 
 
 def _tell_of_last(place: _Place) -> None:

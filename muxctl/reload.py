@@ -54,13 +54,15 @@ def run(options: Namespace) -> int:
 def plan_lines(answer: dict[str, Any]) -> list[str]:
     """The plan as a table, then what happens to whom in plain words."""
     plan, settings = answer["plan"], answer["settings"]
+    warnings = [f"WARNING: {plain(warning)}" for warning in answer.get("warnings", [])]
     if not plan and not settings:
-        return ["nothing to change"]
+        return ["nothing to change", *warnings]
     lines = [*table([COLUMNS, *map(_row, plan)]), ""] if plan else []
     lines += [f"{plain(step['model'])}: {_in_words(step['action'])}{_renamed(step)}" for step in plan]
     lines += [f"{plain(setting)}: takes its new value, no model is disturbed" for setting in settings]
     if answer["unchanged"]:
         lines.append(f"unchanged: {_few(list(map(plain, answer['unchanged'])))}")
+    lines += warnings
     read = ", ".join(map(plain, answer["files"])) or "the configuration"
     return [*lines, "", f"applied {read}" if answer["applied"] else f"nothing was changed yet; read {read}"]
 

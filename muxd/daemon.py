@@ -16,6 +16,7 @@ import trio
 
 from .children import Children, become_subreaper, cgroups
 from .config import Config, Daemon
+from .config.folders import writable_by_anybody
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines import open_http
@@ -29,6 +30,7 @@ from .proxy_ports import ProxyPorts, rescue
 from .reload import Reread
 from .state import State, StateFile
 from .supervisor import Supervisor
+from .threads import in_thread
 from .ticks import next_tick
 from .workers import Surroundings, remove_left_outside
 
@@ -73,7 +75,7 @@ def _claim_folders(daemon: Daemon) -> int:
 
 
 async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
-    for remark in config.remarks:
+    for remark in (*config.remarks, *await in_thread(partial(writable_by_anybody, config))):
         log.warning("%s", remark)
     for model in config.models:
         for remark in model.script.remarks if model.script is not None else ():

@@ -96,9 +96,16 @@ def claim_folder(path: Path, setting: str, others_may: int) -> None:
             f"muxd cannot start: {path} belongs to user {found.st_uid}, who could have muxd write and delete what he "
             f"wants: chown it to the user that muxd runs as, or choose another [muxd] {setting}"
         )
-    if stat.S_IMODE(found.st_mode) & 0o022 & ~others_may:
-        who = "other users" if found.st_mode & 0o002 else "its group"
-        raise CannotStart(
-            f"muxd cannot start: {who} may write in {path}, and so have muxd write and delete what they want: "
-            f"`chmod go-w {path}`, after a look at what is in it, or choose another [muxd] {setting}"
-        )
+    if why := why_too_open(path, found.st_mode, setting, others_may):
+        raise CannotStart(f"muxd cannot start: {why}")
+
+
+def why_too_open(path: Path, mode: int, setting: str, others_may: int) -> str:
+    """Who else may write in a folder of muxd's, and what to do; "" where nobody may."""
+    if not stat.S_IMODE(mode) & 0o022 & ~others_may:
+        return ""
+    who = "other users" if mode & 0o002 else "its group"
+    return (
+        f"{who} may write in {path}, and so have muxd write and delete what they want: "
+        f"`chmod go-w {path}`, after a look at what is in it, or choose another [muxd] {setting}"
+    )

@@ -10,6 +10,7 @@ from functools import partial
 import trio
 
 from .config import Config
+from .config.folders import writable_by_anybody
 from .config.lines import KeyPath, line_of
 from .config.plan import Plan, plan_of
 from .config.sources import Source, read_sources
@@ -21,13 +22,16 @@ from .threads import in_thread
 Reread = Callable[[], Config]
 
 
+_SHUT = "`muxctl keys add NAME` shuts the door again"
+
+
 @dataclass(frozen=True, slots=True)
 class Reload:
     """A configuration that can be taken over, and what that does."""
 
     wanted: Config
     plan: Plan
-    opens: bool = False  # it takes the last API key away
+    warnings: tuple[str, ...] = ()  # whom it lets in, and files that anybody may write
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:
@@ -54,7 +58,10 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
-    return Reload(wanted, plan, opens=bool(running.keys) and not wanted.keys)
+    warnings = await in_thread(partial(writable_by_anybody, wanted), abandon_on_cancel=True)
+    if running.keys and not wanted.keys:
+        warnings.insert(0, f"no API key is left: anybody who reaches the proxy may use the models; {_SHUT}")
+    return Reload(wanted, plan, tuple(warnings))
 
 
 def _places(config: Config, keys: tuple[str, ...]) -> list[str]:

@@ -431,7 +431,7 @@ class Supervisor:
                 self.tell(Reconfigured(now, specs, changed, policy.wait_target, policy.keep_turns))
                 await reload.taken_over.wait()
         files = [str(file) for file in reload.wanted.files]
-        return {"applied": not dry_run, "files": files, **reload.plan.as_json()}
+        return {"applied": not dry_run, "files": files, "warnings": list(reload.warnings), **reload.plan.as_json()}
 
     def _take_over(self) -> None:
         """In one step with the core, which hears of it now: no question falls in between."""
@@ -452,8 +452,8 @@ class Supervisor:
         self._runners = models | self._runners  # in the order of the configuration
         self.journal.record("reload", **reload.plan.as_json())
         log.info("the configuration was read again and taken over: %s", reload.plan)
-        if reload.opens:
-            log.warning("no API key is left: anybody who reaches the proxy may use the models; see `muxctl keys`")
+        for warning in reload.warnings:
+            log.warning("%s", warning)
         reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:

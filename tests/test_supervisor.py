@@ -237,8 +237,9 @@ async def test_a_reload_that_takes_the_last_key_away_says_so(tmp_path, caplog):
             await supervisor.reload()
         assert "no API key" not in caplog.text
         wanted.append(open_to_all)
-        await supervisor.reload()
+        answer = await supervisor.reload()
         assert "no API key is left: anybody who reaches the proxy may use the models" in caplog.text
+        assert answer["warnings"][0] in caplog.text
 
 
 async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):

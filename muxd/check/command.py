@@ -2,17 +2,20 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from muxd.config.folders import writable_by_anybody
 from muxd.config.lines import KeyPath
 from muxd.config.load import SECTIONS, Addition, read_config
 from muxd.config.places import find_config
-from muxd.config.problems import shown_file
+from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config
 from muxd.errors import ConfigError
+from muxd.host.bounded import NoAnswer, within
 from muxd.host.devices import ReadGpus, read_gpus
 
-from .machine import Machine, Readings, file_lines, interpreter_lines, port_lines
+from .machine import Machine, Readings, folder_lines, interpreter_lines, port_lines
 from .models import model_lines, never_fits, ram_lines
 from .report import OK, WARN, WRONG, Line, ok, table, warn, wrong
 from .scripts import script_lines
@@ -49,15 +52,17 @@ def check(
         machine = Machine(config, environ, problems, frozenset(broken), Readings(gpus or read_gpus))
         lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
         lines += [line for model in machine.models for line in model_lines(machine, model)]
-        lines += [*port_lines(machine), *file_lines(machine)]
+        lines += [*port_lines(machine), *folder_lines(machine)]
     else:
         pretend = config.daemon.simulated_gpu_memory
         lines += [
             line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
         ]
+    with suppress(NoAnswer):
+        lines += [wrong("files", told) for told in within(lambda: writable_by_anybody(config))]
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
-    lines += _files(config)
+    lines += _files(config, problems)
     lines = _without_praise(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
@@ -90,7 +95,8 @@ def _head(found: Path | None, config: Config) -> str:
     return f"{shown_file(found)}: {what}" if found is not None else what
 
 
-def _files(config: Config) -> list[Line]:
+def _files(config: Config, problems: Problems) -> list[Line]:
     """What was read beside the first file, and where muxctl will find muxd."""
     merged = [ok("files", f"{shown_file(file)}: merged into it") for file in config.files[1:]]
-    return [*merged, ok("socket", shown_file(config.daemon.socket))]
+    told = [ok("socket", shown_file(config.daemon.socket))] if ("muxd", "socket") not in problems.paths() else []
+    return [*merged, *told]

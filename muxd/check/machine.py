@@ -3,24 +3,28 @@
 import os
 import shutil
 import socket
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 from muxd.config.flags import runs_on_cpu
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems, shown_file
-from muxd.config.schema import Config, GiB, Model
+from muxd.config.schema import Config, GiB, MiB, Model
 from muxd.engines.sglang import server_flags
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.devices import ReadGpus, host_memory
 from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
 from muxd.host.ports import holder_of
+from muxd.own_files import why_too_open
 
 from .report import Line, ok, warn, wrong
 from .scripts import Text
+
+#: Bytes; a log grows to log_max_bytes, which is 64 MiB where nobody says.
+ENOUGH_ROOM = 64 * MiB
 
 #: Seconds that muxd's own socket may take to answer.
 SOCKET_PATIENCE = 1.0
@@ -205,17 +209,25 @@ def _port(machine: Machine, subject: str, host: str, port: int, where: str) -> I
         yield warn(subject, f"{port} is held by {holder}: end it, or use another port", where)
 
 
-def file_lines(machine: Machine) -> Iterator[Line]:
-    """Whoever may write a configuration, a key file or a script decides what muxd runs, and who may ask."""
-    scripts = [Path(m.script.argv[1]) for m in machine.models if m.script is not None and m.script.argv]
-    files = [*machine.config.files, *scripts]
-    folders = [file.parent for file in files]
-    for path in dict.fromkeys([*files, *folders]):
-        try:
-            mode = within(path.stat).st_mode
-        except NoAnswer:
-            continue
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            bad = "in which anybody may replace its files" if stat.S_ISDIR(mode) else "which anybody may write"
-            text = f"{shown_file(path)}: {stat.filemode(mode)}, {bad}: run: chmod o-w {shown_file(path)}"
-            yield wrong("files", text)
+def folder_lines(machine: Machine) -> Iterator[Line]:
+    """State and logs: who else may write there, as the start sees it, and how much room is left."""
+    daemon = machine.config.daemon
+    for key, folder, others_may in (("state_dir", daemon.state_dir, 0), ("log_dir", daemon.log_dir, 0o020)):
+        where = machine.problems.where(("muxd", key)) if machine.problems.said(("muxd", key)) else ""
+        with suppress(NoAnswer):
+            if why := within(partial(_too_open, folder, key, others_may)):
+                yield wrong("muxd", why, where)
+        with suppress(NoAnswer):
+            if (room := within(partial(_room, folder))) < ENOUGH_ROOM:
+                told = f"{key} {shown_file(folder)}: its disk has {room >> 20} MiB left; free some, or name another"
+                yield warn("muxd", told, where)
+
+
+def _too_open(folder: Path, key: str, others_may: int) -> str:
+    return why_too_open(folder, folder.stat().st_mode, key, others_may)
+
+
+def _room(folder: Path) -> int:
+    """Bytes that are left, on the disk where the folder is or will be made."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free

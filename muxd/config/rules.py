@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel
-from .folders import why_no_logs
+from .folders import why_no_logs, why_no_socket
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
@@ -56,7 +56,11 @@ def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], pr
 def check_folders(config: Config, problems: Problems) -> None:
     """As `check`, of folders; for muxd alone: a proxy that serves must not ask a disk, which may hang."""
     daemon = config.daemon
+    if ("muxd", "socket") not in problems.paths() and (why := why_no_socket(daemon.socket, daemon.state_dir)):
+        problems.add(("muxd", "socket"), why)
     for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
+        if ("muxd", "state_dir") in problems.paths() and folder.is_relative_to(daemon.state_dir):
+            continue  # told there
         if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
             problems.add(("muxd", key), why)
     proxy, path = config.proxy, ("proxy", "access_log_dir")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import trio
 
-from muxd.errors import ConfigError
+from muxd.errors import ConfigError, in_words
 from muxd.locks import already_running, hold
 
 _LONGEST_PATH = 107  # sun_path, less its final NUL
+_ANOTHER = "name a socket in a folder of muxd's user: [muxd] socket"
 _BACKLOG = 512  # whoever is let in waits for all who came before: 4096 would be 0.6 s of those that are let go of
 
 
@@ -81,7 +82,7 @@ def _lock(path: Path) -> int:
     try:
         return hold(where, f"at {path}")
     except OSError as error:
-        raise ConfigError([f"muxd.socket: cannot open {where}: {error.strerror}"]) from None
+        raise ConfigError([f"muxd.socket: cannot open {where}: {in_words(error)}; {_ANOTHER}"]) from None
 
 
 def _clear(path: Path) -> None:
@@ -91,7 +92,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError([f"muxd.socket: {path} exists and is not a socket: remove it, or choose another path"])
+        raise ConfigError([f"muxd.socket: {path} is there and is not a socket; {_ANOTHER}"])
     if _answers(path):  # someone removed the lock file under a living muxd
         raise already_running(f"at {path}", "")
     path.unlink()
@@ -122,7 +123,7 @@ def _bind(path: Path, gid: int | None, mode: int) -> socket.socket:
         bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
-        raise ConfigError([f"muxd.socket: cannot listen at {path}: {error.strerror}"]) from None
+        raise ConfigError([f"muxd.socket: cannot listen at {path}: {in_words(error)}; {_ANOTHER}"]) from None
     finally:
         os.umask(umask)
     return bound

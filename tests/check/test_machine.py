@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,12 +158,30 @@ def test_files_that_anybody_may_write_are_wrong(report, tmp_path):
     status, lines = report("[models.a]\nengine = 'simulator'\n")
     told = "muxd.d/keys.toml: -rw-rw-rw-, which anybody may write: run: chmod o-w muxd.d/keys.toml"
     assert (status, of(lines, "files")[0]) == (2, ("WRONG", "files", told))
-    assert report("[models.a]\nengine = 'simulator'\n", host=False)[0] == 0
+    status, lines = report("[models.a]\nengine = 'simulator'\n", host=False)
+    assert (status, of(lines, "files")[0]) == (2, ("WRONG", "files", told)), "it is a matter of the files"
     keys.chmod(0o644)
     (tmp_path / "muxd.d").chmod(0o777)
     assert "anybody may replace its files" in of(report("[models.a]\nengine = 'simulator'\n")[1], "files")[0][2]
     (tmp_path / "muxd.d").chmod(0o1777)
     assert report("[models.a]\nengine = 'simulator'\n")[0] == 0
+
+
+def test_folders_are_judged_as_the_start_does(report, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs").chmod(0o777)
+    status, lines = report("log_dir = './logs'\n[models.a]\nengine = 'simulator'\n")
+    told = "muxd.toml:3: other users may write in logs, and so have muxd write and delete what they want: "
+    assert (status, of(lines, "muxd")[0][0], of(lines, "muxd")[0][2].startswith(told)) == (2, "WRONG", True)
+    (tmp_path / "logs").chmod(0o770)
+    assert report("log_dir = './logs'\n[models.a]\nengine = 'simulator'\n")[0] == 0
+
+
+def test_a_disk_that_is_nearly_full_is_a_warning(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    status, lines = report("log_dir = './logs'\n[models.a]\nengine = 'simulator'\n")
+    told = "muxd.toml:3: log_dir logs: its disk has 3 MiB left; free some, or name another"
+    assert (status, of(lines, "muxd")[-1]) == (0, ("warn", "muxd", told))
 
 
 def test_a_probe_that_hangs_is_given_up():

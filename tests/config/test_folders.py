@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config.folders import why_no_logs
+from muxd.config.folders import why_no_logs, why_no_socket
 
 NOBODY = 65534
 
@@ -84,7 +84,7 @@ def test_anybody_else_does_not_judge_what_that_user_may(folders):
 ON_READ_ONLY_DISK = """\
 import subprocess, sys
 from pathlib import Path
-from muxd.config.folders import why_no_logs
+from muxd.config.folders import why_no_logs, why_no_socket
 logs, state = Path(sys.argv[1]), Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "muxd-test", str(logs)], check=True)
 print(why_no_logs(logs, state), why_no_logs(logs / "new", state), sep=chr(10))
@@ -103,3 +103,22 @@ def test_a_log_whose_disk_has_become_read_only_keeps_nobody_from_a_reload(tmp_pa
         "None",
         f"{logs} cannot be written to; let this user do it, or name another directory",
     ]
+
+
+def test_a_socket_is_no_file_and_in_no_file(tmp_path):
+    (tmp_path / "file").touch()
+    assert why_no_socket(tmp_path / "s.sock", tmp_path) is None
+    assert why_no_socket(tmp_path / "not/there/s.sock", tmp_path) is None
+    assert f"{tmp_path}/file is there and is not a socket;" in (why_no_socket(tmp_path / "file", tmp_path) or "")
+    assert why_no_socket(tmp_path / "file/s.sock", tmp_path) == (
+        f"{tmp_path}/file is not a directory; name a socket in one"
+    )
+
+
+def test_a_socket_in_somebody_elses_folder_is_told_to_whom_the_state_belongs(folders):
+    state, closed = folders
+    assert why_no_socket(closed / "s.sock", state) == (
+        f"{closed} cannot be written to; name a socket in a folder of this user, or run muxd as another one"
+    )
+    assert why_no_socket(closed / "run/s.sock", state) is None, "systemd may make that folder"
+    assert why_no_socket(state / "s.sock", state) is None

@@ -317,6 +317,19 @@ def test_a_person_is_asked_before_the_first_key(config, file, terminal):
     assert file.exists()
 
 
+def test_a_person_is_asked_before_the_last_key_is_revoked(config, file, terminal, muxctl):
+    socket = str(config.parent / "none.sock")
+    muxctl("keys", "add", "alice")
+    for answer, code in (("\n", 1), ("y\n", 0)):
+        shown = terminal("--socket", socket, "keys", "revoke", "alice", "--config", str(config))
+        shown.until("revoke it? [y/N] ")
+        assert "alice is the last API key that works: without it every request" in shown.text
+        assert "revoked = true" not in file.read_text()
+        shown.type(answer)
+        assert shown.ended() == code
+    assert "revoked = true" in file.read_text()
+
+
 def test_a_person_who_says_yes_beforehand_is_not_asked(config, file, terminal):
     socket = str(config.parent / "none.sock")
     shown = terminal("--socket", socket, "keys", "add", "alice", "--yes", "--config", str(config))

@@ -46,6 +46,14 @@ def test_what_changes_is_a_table_and_what_that_means_is_told_in_words(answers, m
     assert muxd.requests == [("POST /v1/reload", {"dry_run": False})]
 
 
+def test_what_it_opens_is_a_warning_also_beside_a_plan_that_changes_nothing(answers, muxctl):
+    door = "no API key is left: anybody who reaches the proxy may use the models"
+    answers(PLAN | {"warnings": [door]})
+    assert f"\nWARNING: {door}\n" in muxctl("reload", "--dry-run")[1]
+    answers(PLAN | {"plan": [], "settings": [], "warnings": [door]})
+    assert muxctl("reload")[1] == f"nothing to change\nWARNING: {door}\n"
+
+
 def test_a_dry_run_says_that_nothing_was_changed(answers, muxctl):
     muxd = answers(PLAN | {"applied": False})
     code, out, _ = muxctl("reload", "--dry-run")
