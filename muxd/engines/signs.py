@@ -185,7 +185,7 @@ SIGNS = (
     # Memory
     Sign(
         OutOfGpuMemory,
-        _ERROR + r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]+ \w+)\. GPU (?P<gpu>\d+) has a total "
+        _ERROR + r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]+ \w+)\. GPU (?P<gpu>\d{1,4}) has a total "
         r"capaci?ty of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free",
         "the GPU ran out of memory while the engine {phase}: {wanted} more did not fit in {free} free of {total} "
         "on GPU {gpu}",
@@ -278,7 +278,7 @@ SIGNS = (
     Sign(
         CudaUnavailable,
         _ERROR + r"(?:Unexpected error from cudaGetDeviceCount[^\n]*)?The NVIDIA driver on your system is too old "
-        r"\(found version (?P<found>\d+)\)",
+        r"\(found version (?P<found>\d{1,6})\)",
         "the NVIDIA driver is too old for the engine's torch: it offers CUDA {cuda}",
         "update the driver, or install a torch built for that CUDA",
     ),

@@ -100,6 +100,21 @@ def test_an_error_that_nobody_knows_is_quoted():
     assert "AssertionError: page_size must be a multiple of 64" in cause.message
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB. GPU {} has a total capacity of 9.00 GiB "
+        "of which 1.00 GiB is free.",
+        "RuntimeError: The NVIDIA driver on your system is too old (found version {}). Please update",
+    ],
+)
+def test_a_number_that_no_machine_has_is_only_quoted(line):
+    """int() refuses one of more than 4300 digits."""
+    cause = causes.of_end(Ending(line.format("9" * 5000) + "\n", status=1), MODEL)
+    assert cause is not None
+    assert len(str(cause)) < 500
+
+
 def test_an_error_that_was_long_ago_is_not():
     text = "ValueError: of a request\n" + LOGGED * causes.LAST_LINES
     assert causes.of_end(Ending(text, status=1), MODEL) is None

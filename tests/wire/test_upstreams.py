@@ -174,6 +174,17 @@ async def test_interim_answers_are_not_taken_for_the_answer(house: House, interi
     assert {call.connection for call in house.worker.calls} == {1}
 
 
+async def test_interim_answers_without_end_are_no_answer(house: House) -> None:
+    async def forever(call: Call) -> bool:
+        while True:
+            await call.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 100)
+
+    house.worker.answer = forever
+    reply = await house.ask(house.post())
+    assert (reply.status, reply.code) == (502, "worker_garbled")
+    await all_is_well(house)
+
+
 async def test_an_answer_after_the_answer_is_nobodys(house: House) -> None:
     other = OK.replace(OK_BODY, b"x" * len(OK_BODY))
     browser, call = await house.begin()

@@ -87,6 +87,7 @@ class Upstream(Connection):
         "_ending",
         "_first_byte_timeout",
         "_flows",
+        "_interim",
         "_keep_alive",
         "_parser",
         "_paused",
@@ -116,7 +117,7 @@ class Upstream(Connection):
         """Ready for an answer."""
         self.head = b""  # as far as received
         self.answering = False  # the head is complete
-        self._begun = 0
+        self._begun = self._interim = 0
         self._complete = False
         self._keep_alive = False
         self._whole_chunks = True
@@ -280,7 +281,11 @@ class Upstream(Connection):
             end = received.find(b"\r\n\r\n") + 4
             if end >= 4 and received[9:10] == b"1":
                 received = received[end:]  # an interim answer; the proxy asked for none
-                continue
+                self._interim += end
+                if self._interim <= MAX_HEAD:
+                    continue
+                self._fail(Loss.GARBAGE, f"the interim answers before it exceed {MAX_HEAD} bytes")
+                return None
             break
         self.head = received if end < 4 else received[:end]
         if end >= 4:
