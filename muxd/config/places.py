@@ -31,7 +31,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str] = os.environ) 
     if explicit is not None:
         if _exists(explicit):
             return explicit
-        raise ConfigError([f"{explicit}: no such file; correct the path given with --config"])
+        raise ConfigError([f"{explicit}: no such file; correct the path"])
     tried = config_candidates(environ)
     for candidate in tried:
         if _exists(candidate):

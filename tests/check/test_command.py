@@ -74,4 +74,4 @@ def test_scripts_alone_need_no_file(tmp_path, capsys, monkeypatch):
 
 def test_no_file_is_told_like_any_other_problem(tmp_path, capsys):
     assert check(tmp_path / "none.toml", {}) == 2
-    assert capsys.readouterr().err == f"{tmp_path}/none.toml: no such file; correct the path given with --config\n"
+    assert capsys.readouterr().err == f"{tmp_path}/none.toml: no such file; correct the path\n"

@@ -31,7 +31,7 @@ def test_a_file_that_is_named_is_the_only_one_tried(places, tmp_path):
     ours.touch()
     with pytest.raises(ConfigError) as caught:
         find_config(Path("other.toml"), environ)
-    assert caught.value.problems == ["other.toml: no such file; correct the path given with --config"]
+    assert caught.value.problems == ["other.toml: no such file; correct the path"]
     (tmp_path / "other.toml").touch()
     assert find_config(Path("other.toml"), environ) == Path("other.toml")
 
