@@ -162,6 +162,12 @@ async def test_a_long_path_is_neither_compared_nor_told_in_full(desk: Desk, path
     assert all(len(path) <= 64 for path in compared)
 
 
+async def test_a_query_of_thousands_of_parameters_is_not_read(desk: Desk) -> None:
+    status, _, body = await desk.ask("GET", "/v1/events?" + "a=1&" * 3000)
+    assert status == 400
+    assert b"the query has more than 32 parameters" in body
+
+
 async def test_a_socket_that_was_removed_is_made_again_and_clients_stay(desk: Desk, tmp_path: Path) -> None:
     control = ControlSocket(tmp_path / "other.sock", others=True)
     serve = partial(serve_control, desk.office, rights=Rights(own_uid=os.geteuid()))
