@@ -241,6 +241,12 @@ class WrongPort(ModelFailed):
     code = "wrong_port"
 
 
+class ScriptChanged(ModelFailed):
+    """A launch script, or a file that it reads in, is another one than muxd has read."""
+
+    code = "script_changed"
+
+
 class ScriptEnded(ModelFailed):
     """A launch script ended, though not by an error, and left no server that muxd could follow."""
 

@@ -49,7 +49,7 @@ class Script:
     """A launch script that starts the server, and what muxd has read in it; see muxd/importers."""
 
     argv: tuple[str, ...]  # bash and the script
-    digest: str = ""  # SHA-256 of its text: a reload sees that it was edited
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of its text and what it reads in, by path
     launch: str = ""  # FILE:LINE of the command that starts the server
     program: str = ""  # what that command runs, as far as it is known
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it

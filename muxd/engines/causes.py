@@ -23,6 +23,7 @@ from muxd.errors import (
     OutOfGpuMemory,
     OutOfHostMemory,
     ReloadRefused,
+    ScriptChanged,
     ScriptEnded,
     StartTimeout,
     WrongPort,
@@ -208,6 +209,11 @@ def _listed(names: Sequence[str]) -> str:
 def is_crash(left: Sequence[str]) -> bool:
     """The server itself was gone before the script, as below `| tee`."""
     return bool(left) and all(name.startswith(_PARTS) for name in left)
+
+
+def of_changed_script(path: str) -> Cause:
+    message = f"{path} was changed after muxd read it, and may say another port or other GPUs"
+    return Cause(ScriptChanged.code, message, "take it over with `muxctl reload`", refused=True)
 
 
 def of_taken_port(message: str) -> Cause:

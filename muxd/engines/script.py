@@ -6,11 +6,15 @@ It gets its environment and nothing else: no flag, and no admin key but one of i
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from muxd.config import Model
 from muxd.config.devices import ORDER
+from muxd.config.schema import Script
 from muxd.shim.processes import descendants, look_up, process_table
 
 from .causes import Cause
@@ -65,6 +69,15 @@ class LaunchedByScript(SGLang):
         has_shim = shell is not None and shell.ppid not in (1, os.getpid())
         below = descendants(shell.ppid) if shell is not None and has_shim else []
         return sorted(session | {process.pid for process in below})
+
+
+def changed(script: Script) -> str:
+    """The file of which another text was read than there is now; "" where there is none, and where it is gone."""
+    for path, digest in script.digests.items():
+        with suppress(OSError):
+            if os.path.isfile(path) and sha256(Path(path).read_bytes()).hexdigest() != digest:
+                return path
+    return ""
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ class _Table:
         gpus, why = (self._given_gpus, "") if self._given_gpus else self._gpus_of_script()
         self._blame()
         self._compare()
-        about = {"digest": script.digest, "admin_key": script.admin_key, "api_key": script.api_key}
+        about = {"admin_key": script.admin_key, "api_key": script.api_key, "why_no_gpus": why}
         about |= {"launch": str(script.launch or ""), "program": script.program}
         says = {
             "engine": "sglang",
@@ -90,11 +90,8 @@ class _Table:
             "sleep_level": script.sleep_level,
             "cwd": self._cwd,
         }
-        return {
-            **says,
-            **own,
-            "script": Script(script.argv, env=self._set, why_no_gpus=why, remarks=script.remarks, **about),
-        }
+        read = Script(script.argv, script.digests, env=self._set, remarks=script.remarks, **about)
+        return {**says, **own, "script": read}
 
     def _gpus_of_script(self) -> tuple[tuple[int, ...], str]:
         """All that any of its commands may use; none, and why, where that cannot be told."""

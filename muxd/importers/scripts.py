@@ -75,7 +75,7 @@ class LaunchScript:
     """What was read.  `None` where the script does not say; then `problems` tells, if muxd needs it."""
 
     argv: tuple[str, ...] = ()  # bash and the script
-    digest: str = ""  # of its text
+    digests: dict[str, str] = field(default_factory=dict)  # of its text, and of those that it reads in, by path
     served_names: list[Fact] = field(default_factory=list)
     port: Fact | None = None
     gpu_uses: list[GpuUse] = field(default_factory=list)  # of each command that may be the server's
@@ -114,7 +114,7 @@ def read_script(
         script.problems.append(Problem(("script",), Place(shown, 0), str(error)))
         return script
     script.argv = (_bash(environ, shown, script), str(path), *args)
-    script.digest = sha256(text.encode()).hexdigest()
+    script.digests[str(path)] = sha256(text.encode()).hexdigest()
     if text.startswith("\ufeff"):
         remedy = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
         wrong = f"begins with a byte order mark, which shells stumble over; {remedy}"
@@ -127,6 +127,7 @@ def read_script(
         return script
     walk = _followed(path, text, shown, environ, folder, script)
     _Facts(script, walk.runs, walk.state.variables, Place(shown, 1)).gather()
+    script.digests |= {name: sha256(found.encode()).hexdigest() for name, found in walk.sourced.items()}
     script.remarks = tuple(remarks(text, walk, launches(walk.runs), shown))
     return script
 

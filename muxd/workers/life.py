@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import trio
@@ -28,9 +29,11 @@ from muxd.core.events import (
 )
 from muxd.engines import Engine, EngineCallFailed, Link, causes
 from muxd.engines.causes import Cause, Ending
+from muxd.engines.script import changed
 from muxd.errors import CannotSpawn, in_words
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
+from muxd.threads import in_thread
 
 from .evidence import Evidence
 from .footprint import Footprint
@@ -136,6 +139,7 @@ class Life:
 
     async def _start(self, held: ExitStack) -> Launched:
         """Reserve what it needs, the port for as long as `held` is, then launch it; raises _CannotStart."""
+        await self._check_script()
         try:
             reservation = held.enter_context(closing(Reservation(self._model.port)))
         except PortTaken as error:
@@ -150,6 +154,13 @@ class Life:
             raise self._cannot_run(error.__cause__, reason, error.code) from None
         except OSError as error:
             raise self._cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None
+
+    async def _check_script(self) -> None:
+        """Another text than the one read may say a port or GPUs that are somebody else's.  Raises _CannotStart."""
+        script = self._model.script
+        if script is not None and (path := await in_thread(partial(changed, script), abandon_on_cancel=True)):
+            cause = causes.of_changed_script(path)
+            raise _CannotStart(Failure.REFUSED, str(cause), cause.code)
 
     def _cannot_run(self, error: BaseException | None, reason: str, code: str = "") -> _CannotStart:
         cause = causes.of_failed_exec(error.errno if isinstance(error, OSError) else None, reason)

@@ -139,7 +139,8 @@ def test_a_server_that_dies_below_its_script_is_started_again(start, tmp_path):
 
 def test_a_server_that_its_script_starts_again_by_itself_is_ended_and_started_by_muxd(tmp_path):
     write(tmp_path, "alpha", ENDLESS["it is kept up"])
-    models = '[models.alpha]\nscript = "alpha.sh"\npreload = true\nprobe_interval = "200ms"\nprobe_timeout = "1s"\n'
+    table = '[models.alpha]\nscript = "alpha.sh"\ngpus = [0]\npreload = true\n'
+    models = f'{table}probe_interval = "200ms"\nprobe_timeout = "1s"\n'
     with Scripts(tmp_path, models=models) as muxd:
         muxd.until_state("alpha", "ready")
         shell = muxd.status("alpha")["pid"]
@@ -221,6 +222,7 @@ def test_scripts_beside_a_configuration_and_in_it(tmp_path):
 [models.legacy]
 script = "launch/old.sh"
 port = {port}
+gpus = [0]
 served_names = ["old", "older"]
 sleep_level = 3
 [models.pretend]
@@ -312,6 +314,22 @@ def test_a_server_that_listens_on_another_port_than_the_one_waited_for_is_named_
     (tmp_path / script).write_text(text)
     reason = failure(start(script))
     assert f"its server listens on port {other}, and muxd waits for it on port" in reason
+
+
+def test_a_script_that_was_edited_runs_only_when_muxd_has_read_it_again(start, tmp_path):
+    """With its old port and GPUs it could share them with another model."""
+    (tmp_path / "site.env").write_text("")
+    muxd = start(write(tmp_path, "alpha", 'source "$FOLDER/site.env"\nexec "${SERVER[@]}"'))
+    muxd.until_state("alpha", "ready")
+    (tmp_path / "site.env").write_text("OTHER=1\n")
+    muxd.muxctl("restart", "alpha")
+    muxd.until_state("alpha", "failed")
+    assert muxd.status("alpha")["last_exit"]["code"] == "script_changed"
+    reason = muxd.status("alpha")["reason"]
+    assert "site.env was changed after muxd read it" in reason
+    assert "muxctl reload" in reason
+    assert muxd.muxctl("reload").returncode == 0
+    assert muxd.ask("org/alpha")
 
 
 LOCKED = """\

@@ -4,6 +4,7 @@ import json
 import os
 from contextlib import asynccontextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import trio
 from muxd.config import Model
 from muxd.config.schema import Script
 from muxd.engines import EngineCallFailed, LaunchPlan, Link, engine_for, open_http
-from muxd.engines.script import LaunchedByScript
+from muxd.engines.script import LaunchedByScript, changed
 from muxd.http.server import serve_http
 from tests.childworld import World, eventually
 
@@ -33,6 +34,20 @@ def test_a_script_gets_environment_and_nothing_else():
     assert launch.env["TMPDIR"] == "/w/tmp"
     assert "CUDA_VISIBLE_DEVICES" not in launch.env
     assert launch.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "GPUs are counted as muxd counts them"
+
+
+def test_a_script_or_what_it_reads_in_is_seen_to_be_another(tmp_path):
+    path, other = tmp_path / "a.sh", tmp_path / "env"
+    digests = {}
+    for file in (path, other):
+        file.write_text("x")
+        digests[str(file)] = sha256(b"x").hexdigest()
+    script = Script(("bash", str(path)), digests)
+    assert changed(script) == ""
+    other.write_text("y")
+    assert changed(script) == str(other)
+    other.unlink()
+    assert changed(script) == "", "bash says what is not there"
 
 
 @pytest.mark.parametrize(

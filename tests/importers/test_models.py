@@ -230,7 +230,7 @@ def test_a_script_whose_server_is_for_something_else_now_needs_a_new_process(loa
     (tmp_path / "kind").write_text("KIND=--is-embedding")
     running = load(NAMED, script)
     (tmp_path / "kind").write_text("KIND=")
-    assert plan_of(running, load(NAMED, script)).steps == (Step("legacy", "restart", ("args",)),)
+    assert plan_of(running, load(NAMED, script)).steps == (Step("legacy", "restart", ("script", "args")),)
 
 
 def test_keys_are_not_shown(load):

@@ -203,6 +203,7 @@ def _source(call: Call) -> None:
     except (OSError, UnicodeDecodeError):
         walk.state.unseen = Unknown(f"what {path} sets cannot be read", call.place)
         return
+    walk.sourced[str(path)] = text
     outer = walk.state.arguments
     walk.state.arguments = list(call.arguments[1:]) or outer
     try:

@@ -57,6 +57,7 @@ class Walk(Flow):
     def __init__(self, state: State, *, builtins: Builtins, output: list[Value] | None = None, depth: int = 0) -> None:
         super().__init__(state, output, depth)
         self.runs: list[Run] = []
+        self.sourced: dict[str, str] = {}  # texts of files, by path
         self.waited = 0  # how many of them there were when the script last waited for something
         self._builtins = builtins
         self._frames: list[dict[str, Variable | None]] = []  # of each function that runs: what `local` has hidden
@@ -218,6 +219,7 @@ class Walk(Flow):
         output: list[Value] = []
         inner = Walk(self.state.copy(), builtins=self._builtins, output=output, depth=self._depth)
         inner._steps = self._steps
+        inner.sourced = self.sourced
         inner._frames = [dict(frame) for frame in self._frames]
         with suppress(Leave, Ends):
             inner.follow(substitution.commands)
