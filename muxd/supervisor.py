@@ -250,7 +250,7 @@ class Supervisor:
             config = self.config
             written = await in_thread(partial(written_since, config), abandon_on_cancel=True)
             self._written = written and config is self.config
-            await next_tick(TICK)
+            await next_tick(2 * TICK)  # a thread costs more than all that is done in a tick
 
     async def _measure_gpus(self) -> None:
         """Read the GPUs, and tell the core of their sizes where these are news."""

@@ -56,8 +56,8 @@ def look_up(pid: int) -> Process | None:
 def is_stopped(pid: int) -> bool:
     """By a signal, or for a debugger."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] in b"Tt"
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.read(4096).rpartition(b") ")[2][:1] in b"Tt"
     except OSError:
         return False
 
