@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from muxd.config.schema import Key
+from muxd.proxy.refusals import outlook
 
 from .browser import CHAT, Browser, chat, post
 from .house import QUIET, House, open_house
@@ -31,6 +32,12 @@ async def waiting(house: House, **more: object) -> Browser:
     (await house.lease()).say("queued", position=2, eta_s=40.0)
     await browser.until(b"about 40 s to go\n\n")
     return browser
+
+
+def test_what_is_left_is_never_said_to_be_nothing() -> None:
+    assert outlook({"type": "switching", "phase": "waking"}, 0.3) == "waking, about 1 s to go"
+    assert outlook({"type": "switching", "phase": "waking"}, 1.2) == "waking, about 2 s to go"
+    assert outlook({"type": "queued", "position": 1}, None) == "number 1 in the queue"
 
 
 async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(tmp_path: Path) -> None:
@@ -195,9 +202,10 @@ SILENT_KEY = Key("plain", sha256(b"secret").hexdigest(), comments=False)
     [
         ((), b"X-Muxd-Comments: off\r\n"),
         ((), b"x-muxd-comments:  FALSE \r\n"),
+        ((), b"x-muxd-comments: none\r\n"),
         ((SILENT_KEY,), b"Authorization: Bearer secret\r\n"),
     ],
-    ids=["header", "header, spelled otherwise", "key"],
+    ids=["header", "header, spelled otherwise", "none", "key"],
 )
 async def test_who_cannot_bear_comments_gets_none_and_the_workers_own_head(
     tmp_path: Path, keys: tuple[Key, ...], headers: bytes, model: str
@@ -267,7 +275,7 @@ async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
                 await trio.sleep(0.01)
         reply = await house.ask(post(chat("beta")))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (429, "queue_full", b"8")
-        assert "number 1 in the queue, about" in reply.message
+        assert "1 request waits for it already (queue_limit): number 1 in the queue, about" in reply.message
         lease.grant(house.beta.url)
         assert (await first.reply()).raw == OK
 
