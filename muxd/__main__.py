@@ -43,7 +43,7 @@ def _options() -> Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args()
     if any(word.startswith("-") or not hasattr(options, "scripts") for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.scripts += map(Path, rest)
     _take_configuration(options, parser)
@@ -53,6 +53,11 @@ def _options() -> Namespace:
 def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
     """A TOML file among the scripts is what --config names."""
     scripts = getattr(options, "scripts", [])
+    for file in scripts:
+        if wrong := _no_script(file):
+            parser.error(wrong)
+    if (named := getattr(options, "config", None)) is not None and (wrong := _no_configuration(named)):
+        parser.error(wrong)
     files = [file for file in scripts if file.suffix.lower() == ".toml"]
     if not files:
         return
@@ -63,6 +68,45 @@ def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
     options.scripts = [file for file in scripts if file not in files]
 
 
+def _no_script(file: Path) -> str:
+    """What a file is instead of a launch script, and how to give it; "" where nothing shows that."""
+    if file.is_dir():
+        inside = file / "muxd.toml"
+        remedy = f"its configuration is {inside}" if inside.is_file() else "give a launch script or a configuration"
+        return f"{file} is a folder: {remedy}"
+    if file.suffix.lower() != ".toml" and _LIKE_TOML.match(_beginning(file)):
+        return f"{file} looks like a configuration: --config {file}"
+    return ""
+
+
+def _no_configuration(file: Path) -> str:
+    """Likewise, instead of a configuration."""
+    if file.is_dir():
+        return _no_script(file)
+    text = _beginning(file)
+    if text.startswith("#!") or (file.suffix == ".sh" and not _LIKE_TOML.match(text)):
+        return f"{file} is a launch script: give it without --config"
+    return ""
+
+
+#: After comments a table's head, or a key with its value: a shell takes no space before "=".
+_LIKE_TOML = re.compile(
+    r"(?:[ \t\r]*(?:#(?!!).*)?\n)*[ \t]*"
+    r"(?:\[{1,2}[\w\"'][\w.\"' -]*\]{1,2}[ \t\r]*(?:#.*)?(?:\n|$)|[\w.-]+[ \t]+=[ \t]*[\[{\"'\w])"
+)
+
+
+def _beginning(file: Path) -> str:
+    """Of a file; "" of what cannot be read, which is told where it is."""
+    try:
+        if not file.is_file():  # a pipe would keep us for as long as nobody writes
+            return ""
+        with file.open("rb") as opened:
+            return opened.read(4096).decode(errors="replace").removeprefix("\ufeff")
+    except OSError:
+        return ""
+
+
 class _Parser(ArgumentParser):
     """Its errors say what was probably meant."""
 
@@ -70,11 +114,17 @@ class _Parser(ArgumentParser):
         if wrong := _WRONG_COMMAND.search(message):
             message = _no_command(wrong["word"], [known.strip("' ") for known in wrong["known"].split(",")])
         elif unknown := _WRONG_FLAG.search(message):
-            known = [flag for flag in _flags(self) if flag.startswith("--")]
-            meant = nearest(unknown["flag"].partition("=")[0], known)
-            message += f"; did you mean {meant}?" if meant else ""
+            known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            flag = unknown["flag"].partition("=")[0]
+            meant = flag if flag in known else nearest(_OTHERS_FLAGS.get(flag, flag), known)
+            message += f"; did you mean {meant}?" if meant else f"; there are {', '.join(known)}"
+        elif message.endswith("required: COMMAND"):
+            message = f"a command is missing: {', '.join(_commands(self))}; muxd --help says what they do"
         super().error(message)
 
+
+#: As other servers call it.
+_OTHERS_FLAGS = {"--port": "--listen-port", "--listen": "--host", "--bind": "--host", "--conf": "--config"}
 
 _WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)")
 _WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+)")
@@ -83,6 +133,10 @@ _WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+)")
 def _no_command(word: str, known: list[str]) -> str:
     from muxctl.verbs import VERBS  # only where something is wrong
 
+    if word in ("serve", "run", "up", "server", "daemon"):
+        return f"muxd has no command {word}: it is `muxd start`"
+    if word in ("version", "help"):
+        return f"muxd has no command {word}: it is `muxd --{word}`"
     if word in ("stop", "shutdown"):
         return f"muxd has no command {word}: `muxctl shutdown` stops muxd, `muxctl stop NAME` one model"
     if word in VERBS:
@@ -94,13 +148,10 @@ def _no_command(word: str, known: list[str]) -> str:
     return f"muxd has no command {word}; there are {', '.join(known)}"
 
 
-def _flags(parser: ArgumentParser) -> Iterator[str]:
-    """Of it and its commands."""
+def _commands(parser: ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        yield from action.option_strings
         if isinstance(action.choices, dict):
-            for command in action.choices.values():
-                yield from _flags(command)
+            yield from action.choices
 
 
 def _parser() -> ArgumentParser:
@@ -114,11 +165,11 @@ def _parser() -> ArgumentParser:
     start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
     start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
     _add_scripts(start)
-    start.set_defaults(run=_start)
+    start.set_defaults(run=_start, parser=start)
 
     proxy = commands.add_parser("proxy", help="run the OpenAI-compatible proxy by itself")
     proxy.add_argument("--config", type=Path, metavar="FILE", help=config_help)
-    proxy.set_defaults(run=_proxy)
+    proxy.set_defaults(run=_proxy, parser=proxy)
 
     check = commands.add_parser("check", help="say everything that is wrong with a configuration, and on this machine")
     check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
@@ -126,7 +177,7 @@ def _parser() -> ArgumentParser:
     no_host = "look at the files only: no interpreter, model, GPU or port of this machine"
     check.add_argument("--no-host", action="store_false", dest="host_too", help=no_host)
     _add_scripts(check)
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check, parser=check)
 
     init = commands.add_parser("init", help="write a first configuration, from what is on this machine")
     init.add_argument("--output", type=Path, metavar="FILE", default=Path("muxd.toml"), help="else ./muxd.toml")
@@ -134,7 +185,7 @@ def _parser() -> ArgumentParser:
     init.add_argument("--models", type=Path, metavar="FOLDER", nargs="+", action="extend", default=[], help=more)
     init.add_argument("--force", action="store_true", help="replace the file where there is one")
     init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
-    init.set_defaults(run=_init)
+    init.set_defaults(run=_init, parser=init)
     return parser
 
 

@@ -37,6 +37,14 @@ def muxd(monkeypatch, capsys, tmp_path):
         (["frobnicate"], "there are start, proxy, check, init"),
         (["start", "--confg", "x"], "did you mean --config?"),
         (["check", "--listn-port=3"], "did you mean --listen-port?"),
+        (["start", "--port", "30100"], "did you mean --listen-port?"),
+        (["start", "--prnt"], "; there are --help, --config, "),
+        (["init", "--systemd"], "; there are --help, --output, "),
+        (["serve"], "it is `muxd start`"),
+        (["run"], "it is `muxd start`"),
+        (["version"], "it is `muxd --version`"),
+        (["help"], "it is `muxd --help`"),
+        ([], "a command is missing: start, proxy, check, init"),
     ],
 )
 def test_a_slip_is_told_with_what_was_meant(muxd, words, meant):
@@ -56,3 +64,24 @@ def test_a_toml_file_among_the_scripts_is_the_configuration(muxd, tmp_path):
 def test_one_configuration_at_a_time(muxd, words):
     status, _, said = muxd("check", *words)
     assert (status, "a.toml and b.toml: one configuration" in said) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["muxd.conf", "muxd", "muxd.yaml"])
+def test_a_configuration_of_another_name_is_known_by_its_text(muxd, tmp_path, name):
+    for text in (MODELS, "# mine\n\n" + MODELS, 'a = "b"\n', "[[keys]]\n"):
+        (tmp_path / name).write_text(text)
+        status, _, said = muxd("check", name)
+        assert (status, f"{name} looks like a configuration: --config {name}" in said) == (2, True)
+    (tmp_path / name).write_text("#!/bin/sh\n[ -f x ] || exit\nA=b\n[[ -f x ]] && y\n")
+    assert "looks like" not in muxd("check", name)[2]
+
+
+def test_a_folder_and_a_script_are_no_configuration(muxd, tmp_path):
+    (tmp_path / "k").mkdir()
+    assert muxd("check", "k")[2].endswith("k is a folder: give a launch script or a configuration")
+    (tmp_path / "k/muxd.toml").touch()
+    for words in (("k",), ("--config", "k")):
+        assert muxd("check", *words)[2].endswith("k is a folder: its configuration is k/muxd.toml")
+    (tmp_path / "a.sh").write_text("#!/bin/bash\nMODEL_NAME=q\n")
+    for command in ("check", "start"):
+        assert muxd(command, "--config", "a.sh")[2].endswith("a.sh is a launch script: give it without --config")
