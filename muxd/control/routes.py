@@ -43,7 +43,7 @@ ORDERS = tuple(DEEDS)
 _READS, _LEASES, _OPERATES = range(3)
 LIMITS = Limits(
     reserved=(1024, 64),
-    shares=(Share(connections=32, pace=20.0, burst=40.0), Share(connections=1024, pace=1000.0, burst=4000.0)),
+    shares=(Share(connections=32, pace=20.0, burst=40.0), Share(connections=1024, pace=400.0, burst=800.0)),
     strangers=Share(connections=256, pace=60.0, burst=120.0),
 )
 
