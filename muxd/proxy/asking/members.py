@@ -130,7 +130,7 @@ def _without_space(body: bytes, end: int) -> int:
 
 def _wrong(body: bytes) -> Refusal:
     """Why the members of a body cannot be told."""
-    if not body.strip(_SPACE):
+    if not body or body.isspace():
         return _not_json("it is empty")
     if sign := next((sign for sign in _SIGNS if body.startswith(sign)), None):
         return _not_json(f"it is {_SIGNS[sign]}")

@@ -57,7 +57,7 @@ class Hosts:
 
 def _name_in(value: bytes) -> str:
     """The host of HOST[:PORT] in lower case; empty where it cannot be read as one."""
-    parts = _AUTHORITY.fullmatch(value)
+    parts = _AUTHORITY.fullmatch(value.strip(b" \t"))  # the parser leaves a tab (RFC 9110, 5.5)
     if parts is None:
         return ""
     return (parts[1] or parts[2]).decode("latin-1").lower().removesuffix(".")

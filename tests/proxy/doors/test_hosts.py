@@ -28,6 +28,7 @@ def takes(hosts: Hosts, host: bytes | None, target: bytes = b"/") -> bool:
 
 
 LOOPBACK = (
+    b"localhost:30100\t",
     b"localhost", b"LocalHost:30100", b"localhost.", b"localhost.:1", b"127.0.0.1", b"127.0.0.1:30100", b"127.9.9.9:1",
     b"[::1]", b"[::1]:30100", b"[0:0:0:0:0:0:0:1]", b"[::ffff:127.0.0.1]:1", b"muxd.localhost:30100", b"a.b.localhost",
 )  # fmt: skip
