@@ -127,9 +127,16 @@ def read_script(
         return script
     walk = _followed(path, text, shown, environ, folder, script)
     _Facts(script, walk.runs, walk.state.variables, Place(shown, 1)).gather()
-    script.digests |= {name: sha256(found.encode()).hexdigest() for name, found in walk.sourced.items()}
+    others = {name: found for name, found in walk.sourced.items() if not _writes(text, name)}
+    script.digests |= {name: sha256(found.encode()).hexdigest() for name, found in others.items()}
     script.remarks = tuple(remarks(text, walk, launches(walk.runs), shown))
     return script
+
+
+def _writes(text: str, path: str) -> bool:
+    """Whether a script seems to make that file anew each time."""
+    name = re.escape(os.path.basename(path))
+    return re.search(rf"(?:>|\b(?:tee|cp|mv|ln|install|sed)\b)[^\n;|]*{name}", text) is not None
 
 
 def _text(path: Path) -> str:

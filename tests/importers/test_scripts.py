@@ -412,6 +412,15 @@ def test_a_containers_server_is_reached_where_it_is_published(read, options, por
     assert (found.problems, found.port.text) == ([], port)
 
 
+def test_what_it_reads_in_is_remembered_unless_it_writes_that_itself(read, bash):
+    server = f"{SERVE} --model a --port 1"
+    mine, more = str(bash.folder / "script.sh"), str(bash.folder / "more.env")
+    assert read(f"source ./more.env\n{server}").digests.keys() == {mine, more}
+    assert read(f"source ./more.env 2> /dev/null\n{server}").digests.keys() == {mine, more}
+    for line in ("date > more.env", "cat more.tmpl | tee ./more.env", "cp x more.env", "cat <<E >more.env\nX=1\nE"):
+        assert read(f"{line}\nsource ./more.env\n{server}").digests.keys() == {mine}
+
+
 def test_keys_are_read_and_not_shown(read):
     found = read(f"KEY=geheim\n{SERVE} --model a --port 1 --api-key $KEY --admin-api-key=chef")
     assert (found.api_key, found.admin_key) == ("geheim", "chef")
