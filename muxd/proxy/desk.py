@@ -151,12 +151,12 @@ class Desk:
         asked = found.asked
         entry = self._meant(found, holder)
         visit.model = entry.name
-        if not entry.speaks_text and (refusal := kinds.refusal(found.label, asked.model)) is not None:
+        preloads, unloads = asked.preloads(), asked.unloads()
+        if not (entry.speaks_text or preloads) and (refusal := kinds.refusal(found.label, asked.model)) is not None:
             raise refusal
         lines, priority = visit.id.line, 0
         if holder is not None:
             lines, priority = holder.admit(entry.name) + lines, holder.priority
-        preloads, unloads = asked.preloads(), asked.unloads()
         if preloads and unloads:
             self._leases.of(entry.name).unload()
             return _told(visit, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))

@@ -159,6 +159,9 @@ async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> No
         assert (reply.status, reply.code) == (400, "not_a_text_model")
         assert not house.alpha.calls
         assert (await house.ask(post(chat(), path=b"/v1/embeddings"))).raw == OK
+        for keep_alive, reason in ((0, "unload"), (60, "load")):  # by that route `ollama stop` has any model let go
+            body = msgspec.json.encode({"model": "alpha", "keep_alive": keep_alive})
+            assert (await house.ask(post(body, path=b"/api/generate"))).json["done_reason"] == reason
 
 
 async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
