@@ -67,7 +67,12 @@ class Muxd:
         self.process = self._run("start")
 
     def __enter__(self) -> "Muxd":
-        self.until_up()
+        try:
+            self.until_up()
+        except BaseException:  # nothing of it may be left for the tests that follow to stumble over
+            self.kill()
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
