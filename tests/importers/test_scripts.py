@@ -151,6 +151,7 @@ SEEN = {
     "env CUDA_VISIBLE_DEVICES=5 {}": (("5",), 1),
     "export CUDA_VISIBLE_DEVICES=4\nenv -u CUDA_VISIBLE_DEVICES {}": (None, 1),
     "sudo CUDA_VISIBLE_DEVICES=5 nohup {}": (("5",), 1),
+    "export CUDA_VISIBLE_DEVICES=4\nexec -c {}": (None, 1),
     "{} --tensor-parallel-size=4": (None, 4),
     "{} --tensor-parallel 4": (None, 4),
     "{} --tp 2 --dp-size 4": (None, 8),

@@ -256,10 +256,12 @@ def _leave(call: Call) -> None:
 
 def _exec(call: Call) -> None:
     arguments = list(call.arguments)
-    while arguments and arguments[0] in ("-a", "-c", "-l", "--"):
+    cleared: list[Value] = []
+    while arguments and arguments[0] in ("-a", "-c", "-l", "-cl", "-lc", "--"):
+        cleared = ["env", "-i"] if "c" in str(arguments[0]) else cleared
         arguments = arguments[2 if arguments[0] == "-a" else 1 :]
     if arguments:
-        call.walk.start(arguments, call.command)
+        call.walk.start([*cleared, *arguments], call.command)
         raise Leave("exit")
 
 
