@@ -159,7 +159,9 @@ def _interpreter(
     try:
         found = look(python, environ)
     except NoSGLang as error:
-        return warn("python", f"{python}: {error}; name the python of an environment that has SGLang", where), None
+        unseen = "; args are not checked" if any(m.args for m in machine.real_models if m.script is None) else ""
+        remedy = f"name the python of an environment that has SGLang{unseen}"
+        return warn("python", f"{python}: {error}; {remedy}", where), None
     return ok("python", f"{python}: {found}"), found
 
 

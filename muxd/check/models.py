@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from muxd.config.devices import VARIABLE
-from muxd.config.flags import runs_on_cpu
+from muxd.config.flags import odd_args, runs_on_cpu
 from muxd.config.problems import Problems
 from muxd.config.schema import GiB, Model, Script
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need
-from muxd.host.kinds import Unusable, config_of
+from muxd.host.kinds import NoModel, Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import weights_of
 
@@ -32,6 +32,7 @@ def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
         return
     text, size, findings = _files(machine, model)
     findings += [*_sizes(machine, model, size), *_homes(machine, model)]
+    findings += [warn(model.name, odd, machine.where(model, "args")) for odd in odd_args(model.args)]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
         findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_host_ram(machine, model, size)}")]
@@ -43,6 +44,9 @@ def _gpus(model: Model) -> str:
 
 
 # Its files
+
+#: How people call folders of models, and nobody at the Hub who publishes them.
+_FOLDERS = ("models", "model", "checkpoints", "weights", "llm", "llms", "data", "mnt", "home")
 
 
 def _files(machine: Machine, model: Model) -> tuple[str, int, list[Line]]:
@@ -68,14 +72,23 @@ def _local(model: Model, where: str) -> tuple[str, int, list[Line]]:
     try:
         size = _size_of(model, path)
     except Unusable as error:
-        return str(path), 0, [warn(model.name, f"{path}: {error}", where)]
+        return str(path), 0, [warn(model.name, f"{path}: {_with_remedy(error)}", where)]
     return f"{path}, {_shown(size)}" if size else str(path), size, []
 
 
 def _size_of(model: Model, folder: Path) -> int:
     """Raises Unusable."""
-    config_of(folder)
+    if not config_of(folder).get("architectures"):
+        raise NoModel("config.json names no architecture")
     return 0 if _has_no_weights(model) else weights_of(folder)
+
+
+def _with_remedy(error: Unusable) -> str:
+    """What is wrong, and what to do about what is no whole model."""
+    text = str(error)
+    if ";" in text or ", which" in text:
+        return text
+    return f"{text}; name a folder with a whole model, or download it again (hf download)"
 
 
 def _has_no_weights(model: Model) -> bool:
@@ -97,13 +110,14 @@ def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[
         snapshot = snapshot_in_hub(cache, given)
         size = _size_of(model, snapshot) if snapshot is not None else None
     except Unusable as error:
-        return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {error}", where)]
+        return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {_with_remedy(error)}", where)]
     if size is not None:
         return f"{given} in the Hub's cache, {_shown(size)}", size, []
     if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
         text = f"{given} is not in the Hub's cache {cache}, and HF_HUB_OFFLINE is set: it cannot be downloaded"
         return given, 0, [warn(model.name, text, where)]
-    return f"{given}, not in the Hub's cache {cache}: its first load downloads it", 0, []
+    local = f' (a local folder is written "./{given}")' if given.split("/")[0] in _FOLDERS else ""
+    return f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub{local}", 0, []
 
 
 def _homes(machine: Machine, model: Model) -> Iterator[Line]:

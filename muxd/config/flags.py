@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
@@ -15,6 +15,22 @@ NODES = ("--nnodes",)
 FIRST = ("--base-gpu-id",)
 STEP = ("--gpu-id-step",)
 DEVICE = ("--device",)
+FRACTION = ("--mem-fraction-static",)
+
+#: What vLLM and llama.cpp call flags that SGLang has by another name.
+ELSEWHERE = {
+    "--max-model-len": "--context-length",
+    "--ctx-size": "--context-length",
+    "--gpu-memory-utilization": "--mem-fraction-static",
+    "--max-num-seqs": "--max-running-requests",
+    "--max-num-batched-tokens": "--chunked-prefill-size",
+    "--enable-auto-tool-choice": "--tool-call-parser",
+    "--hf-overrides": "--json-model-override-args",
+    "--swap-space": "--cpu-offload-gb",
+    "--enforce-eager": "--disable-cuda-graph",
+    "--no-enable-prefix-caching": "--disable-radix-cache",
+    "--n-gpu-layers": "",
+}
 
 #: Shorter abbreviations are never the only flag of SGLang that begins so.
 SHORTEST = len("--por")
@@ -65,6 +81,29 @@ def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
 def runs_on_cpu(args: Sequence[str]) -> bool:
     """SGLang needs no GPU, where its arguments say so."""
     return flag_of(args)(DEVICE) == "cpu"
+
+
+def odd_args(args: Sequence[str]) -> Iterator[str]:
+    """What SGLang's own parser takes or only stumbles over, and what to do."""
+    for word in args:
+        if (flag := word.partition("=")[0]) in ELSEWHERE:
+            meant = ELSEWHERE[flag]
+            yield f"{flag} is not SGLang's; {f'it has {meant}' if meant else 'remove it'}"
+    look_up = flag_of(args)
+    if (device := look_up(DEVICE)) is not None and ":" in device:
+        kind = device.partition(":")[0]
+        yield f"--device {device}: which GPU it is, gpus says; write --device {kind}, or leave it out"
+    if (share := look_up(FRACTION)) is not None and not _is_share(share):
+        yield f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
+    if (nodes := look_up(NODES)) is not None and nodes != "1":
+        yield f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:

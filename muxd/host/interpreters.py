@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from muxd.config.names import did_you_mean, nearest
+from muxd.config.flags import ELSEWHERE
 from muxd.config.places import home
 
 #: Seconds for one interpreter: finding a package imports nothing, but the disk may be slow or remote.
@@ -68,6 +69,9 @@ print("\\nsglang", json.dumps({"errors": told, "flags": list(parser._option_stri
 
 #: Seconds until SGLang has imported itself.
 LONG_PATIENCE = 90.0
+
+#: Flags that are less alike are no slip of each other.
+CLOSE = 0.8
 
 LARGEST_ANSWER = 1 << 20
 
@@ -135,7 +139,10 @@ def _with_meant(error: str, flags: list[str]) -> str:
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", error)
     if unknown is None:
         return error
-    return f"it knows no {unknown[1]}; {did_you_mean(unknown[1], flags) if nearest(unknown[1], flags) else 'remove it'}"
+    if meant := ELSEWHERE.get(unknown[1]):
+        return f"it knows no {unknown[1]}; it has {meant}"
+    close = get_close_matches(unknown[1], flags, 1, CLOSE)
+    return f"it knows no {unknown[1]}; {f'did you mean {close[0]}?' if close else 'remove it'}"
 
 
 def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patience: float) -> dict[str, Any] | None:

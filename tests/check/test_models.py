@@ -33,6 +33,7 @@ def test_a_whole_folder_is_told_with_its_size(told, folder):
     [
         ({"config.json": None}, "no config.json"),
         ({"config.json": "{"}, "config.json is not JSON"),
+        ({"config.json": "{}"}, "config.json names no architecture"),
         ({"model.safetensors": None}, "no weights"),
         ({"model.safetensors": 0}, "a partial download: 1 of 1 weight files is missing, model.safetensors"),
         (
@@ -51,7 +52,9 @@ def test_a_whole_folder_is_told_with_its_size(told, folder):
 )
 def test_a_folder_that_sglang_cannot_load_is_told_with_its_line(told, folder, files, why):
     folder(**files)
-    assert told("model_path = './models/qwen'") == [("warn", f"muxd.toml:5: models/qwen: {why}")]
+    ((mark, text),) = told("model_path = './models/qwen'")
+    remedy = "; name a folder with a whole model, or download it again (hf download)"
+    assert (mark, text) == ("warn", f"muxd.toml:5: models/qwen: {why}{'' if ';' in why else remedy}")
 
 
 def test_weights_are_not_missed_where_none_are_read(told, folder):
@@ -143,3 +146,27 @@ def test_what_a_script_should_not_do_is_told_with_its_line(report, interpreter, 
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n", host=host)
     assert ("warn", "legacy", "legacy.sh:1 leaves its server in the background, which muxd ends when the script does; "
             "write `wait` as the last line, or leave out the &") in lines  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--max-model-len", "32768"], "--max-model-len is not SGLang's; it has --context-length"),
+        (["--gpu-memory-utilization=0.9"], "--gpu-memory-utilization is not SGLang's; it has --mem-fraction-static"),
+        (["--device", "cuda:1"], "--device cuda:1: which GPU it is, gpus says; write --device cuda, or leave it out"),
+        (["--mem-fraction-static", "1.5"], "--mem-fraction-static 1.5 is no share of a GPU's memory; "),
+        (["--nnodes", "2"], "--nnodes 2: muxd starts a server on this host alone; "),
+    ],
+)
+def test_args_that_are_odd_are_told_whether_sglang_is_there_or_not(told, folder, args, words):
+    folder()
+    ((mark, text),) = told(f"model_path = './models/qwen'\nargs = {json.dumps(args)}")
+    assert (mark, text.startswith("muxd.toml:6: "), words in text) == ("warn", True, True)
+
+
+def test_a_hub_id_that_may_be_meant_as_a_folder_says_how_that_is_written(told):
+    assert (
+        'downloads it from the Hub (a local folder is written "./models/qwen")'
+        in told("model_path = 'models/qwen'")[0][1]
+    )
+    assert "local folder" not in told("model_path = 'Qwen/Qwen3-8B'")[0][1]
