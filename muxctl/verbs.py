@@ -27,6 +27,12 @@ VERBS = {
 # What people type who mean one of ours.
 _ALSO_SAID = {
     "list": "status",
+    "models": "status",
+    "show": "status NAME",
+    "info": "status NAME",
+    "run": "switch or start",
+    "rm": "stop, or take it out of muxd.toml and reload",
+    "remove": "stop, or take it out of muxd.toml and reload",
     "ls": "status",
     "ps": "status",
     "top": "status --watch",

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from muxd.config.names import nearest
+from muxd.config.names import few, nearest
 from muxd.http.request import Request
 from muxd.http.response import body_response, spliced
 
@@ -223,7 +223,8 @@ class Desk:
         known = [name for other in self._visible(holder) for name in other.names]
         near = nearest(asked[:100], known[:_MOST_COMPARED])
         hint = f"did you mean {near}? There are" if near is not None else "there are"
-        message = f"there is no model {asked[:100]!r}; {hint}: {', '.join(known) or 'none'}"
+        message = f"there is no model {asked[:100]!r}; {hint}: {few(known) or 'none'}"
+        message += ": GET /v1/models lists them all" if few(known).endswith(" more") else ""
         raise Refusal(404, "model_not_found", message, param="model")
 
     def _meant(self, found: ToWorker, holder: Holder | None) -> Entry:

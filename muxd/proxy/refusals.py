@@ -17,7 +17,8 @@ WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 def unreachable(error: MuxdError) -> Refusal:
     """Why is for the log: clients need not know our paths."""
     log.warning("no model can be loaded: %s", error.message)
-    return Refusal(UNAVAILABLE, error.code, "no model can be loaded now: muxd cannot be reached", retry_after=1)
+    message = "no model can be loaded now: muxd cannot be reached; it is being restarted, or takes a `muxd start`"
+    return Refusal(UNAVAILABLE, error.code, message, retry_after=1)
 
 
 def failed(message: dict[str, Any]) -> Refusal:

@@ -22,6 +22,8 @@ ALL = ", ".join(VERBS)
         (("st",), "no such verb: st; did you mean status, start or stop?"),
         (("rel", "--dry-run"), "no such verb: rel; did you mean reload?"),
         (("ps",), "no such verb: ps; did you mean status?"),
+        (("models",), "no such verb: models; did you mean status?"),
+        (("run", "a"), "no such verb: run; did you mean switch or start?"),
         (("wake", "qwen"), "no such verb: wake; did you mean switch or start?"),
         (("frobnicate",), f"no such verb: frobnicate; there are {ALL}"),
     ],

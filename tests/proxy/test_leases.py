@@ -296,6 +296,7 @@ async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path) -> No
     async with open_house(tmp_path, muxd_up=False) as house:
         reply = await house.ask(post(chat()))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "muxd_unreachable", b"1")
+        assert reply.message.endswith("; it is being restarted, or takes a `muxd start`")
 
 
 async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from muxd.config.names import few
+
 from .browser import chat, get, post
 from .house import House, open_house
 from .record import PATIENCE
@@ -78,6 +80,12 @@ async def test_an_unknown_model_is_told_what_there_is(house: House) -> None:
     reply = await house.ask(post(chat("gpt-9")))
     assert (reply.status, reply.code, reply.json["error"]["param"]) == (404, "model_not_found", "model")
     assert reply.message == "there is no model 'gpt-9'; there are: alpha, org/alpha, alpha-mini, beta"
+
+
+async def test_of_thousands_of_models_a_few_are_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muxd.proxy.desk.few", lambda names: few(names, 2))
+    said = (await house.ask(post(chat("gpt-9")))).message
+    assert said.endswith("; there are: alpha, org/alpha and 2 more: GET /v1/models lists them all")
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,13 @@ _UPSTREAM = re.compile(
     r"/upstream/(?P<name>.+?)"
     r"(?P<path>/model_info|/get_model_info|/v1/models|/v1/loads|/v1/responses/(?P<id>[A-Za-z0-9_-]+)|/metrics|/ready|/ping)"
 )
+# Of the APIs that are known here, what muxd does not offer: another route is not what was meant.
+_NOT_PASSED = re.compile(
+    r"(?:/v1)?/(?P<what>moderations|images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
+    r"|audio/speech|audio/translations|organization|evals|containers)(?:/|$)"
+)
+_OLLAMAS_OWN = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")
+
 _RESPONSE = re.compile(r"(?:/v1)?(/responses/[^/]+)")
 
 
@@ -215,6 +222,14 @@ def _refuse(path: str) -> NoReturn:
         message = f"there is no {shown} here: base_url has one /v1 too many"
     elif (one := _RESPONSE.fullmatch(path)) is not None:
         message = f"{shown} names no model: it is at GET /upstream/MODEL/v1{one[1][:200]}"
+    elif path == "/v1":
+        message = "there is nothing at /v1 itself: it is the base_url, see GET /v1/models"
+    elif (what := _NOT_PASSED.match(path)) is not None:
+        message = f"muxd does not pass on {what['what']}: see GET /v1/models and POST /v1/chat/completions"
+    elif (what := _OLLAMAS_OWN.fullmatch(path)) is not None:
+        message = f"{shown} is not for muxd: models are added to and taken from muxd.toml, GET /api/tags lists them"
+    elif path in ("/docs", "/redoc", "/openapi.json"):
+        message = f"there is no {shown} here: SGLang's own pages are not passed on"
     elif near := _nearest(path):
         message = f"there is no {shown} here; the nearest is {near}"
     else:

@@ -165,8 +165,27 @@ def test_a_path_that_is_not_there_is_told_the_nearest(path, near):
     assert refused(ask(path, {"model": "qwen"})).message.endswith(f"; the nearest is {near}")
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (b"/v1/moderations", "muxd does not pass on moderations: see GET /v1/models"),
+        (b"/v1/images/generations", "muxd does not pass on images: "),
+        (b"/files", "muxd does not pass on files: "),
+        (b"/v1/audio/speech", "muxd does not pass on audio/speech: "),
+        (b"/api/pull", "models are added to and taken from muxd.toml"),
+        (b"/api/blobs/sha256:0", "models are added to and taken from muxd.toml"),
+        (b"/docs", "SGLang's own pages are not passed on"),
+        (b"/v1", "there is nothing at /v1 itself: it is the base_url"),
+    ],
+)
+def test_a_route_of_the_field_that_muxd_does_not_offer_is_named_as_that(path, words):
+    message = refused(ask(path, {"model": "qwen"})).message
+    assert words in message
+    assert "nearest" not in message
+
+
 def test_what_is_like_nothing_is_told_where_to_look():
-    for path in (b"/docs", b"/v1/images/generations", b"*", b"/" + b"v" * 100_000):
+    for path in (b"*", b"/" + b"v" * 100_000):
         assert refused(ask(path)).message.endswith("see GET /v1/models and POST /v1/chat/completions")
 
 
