@@ -28,6 +28,7 @@ from .own_files import CannotStart, claim_folder, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .reload import Reread
+from .seen import SeenScripts
 from .state import State, StateFile
 from .supervisor import Supervisor
 from .threads import in_thread
@@ -91,7 +92,8 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     ports = ProxyPorts(config.proxy, notifier)
     managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
     async with open_http() as http, trio.open_nursery() as nursery:
-        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
+        scripts = SeenScripts(config.daemon.state_dir)
+        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
         supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)

@@ -253,6 +253,18 @@ class ScriptEnded(ModelFailed):
     code = "script_ended"
 
 
+class ScriptUnusable(ModelFailed):
+    """What a launch script starts is no single SGLang server: two of them, one of another kind, or none."""
+
+    code = "script_unusable"
+
+
+class WrongGpus(ModelFailed):
+    """Its server uses GPUs that were not set aside for it: it is ended, and started again on what it uses."""
+
+    code = "wrong_gpus"
+
+
 class EngineError(ModelFailed):
     """The engine ended with an error that muxd does not know; the message quotes it."""
 

@@ -41,6 +41,16 @@ def read(path: Path | str) -> bytes:
         return file.read(LONGEST)
 
 
+def write(path: Path, data: bytes) -> None:
+    """Replace it whole and atomically, for muxd alone to read; raises OSError."""
+    fresh = path.with_suffix(".new")
+    make_way(fresh)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    os.replace(fresh, path)
+
+
 def put_aside(path: Path, why: str | Exception) -> None:
     """Rename it to NAME.unreadable and say so; an older one is replaced.  What cannot be renamed stays."""
     why = why if isinstance(why, str) else in_words(why)

@@ -32,6 +32,7 @@ class Reload:
     wanted: Config
     plan: Plan
     warnings: tuple[str, ...] = ()  # whom it lets in, and files that anybody may write
+    news: str = "the configuration was read again and taken over"
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:

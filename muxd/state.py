@@ -7,14 +7,13 @@ has ended the processes it names, which the boot id tells.
 """
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 
 from .children import ChildRecord
 from .errors import in_words
-from .own_files import UNREADABLE, make_way, put_aside, read
+from .own_files import UNREADABLE, put_aside, read, write
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +63,10 @@ class StateFile:
     def save(self) -> None:
         """What cannot be written is logged and kept in memory: a full disk must not end what runs."""
         try:
-            self._write()
+            write(self.path, msgspec.json.encode(self.state))
         except OSError as error:
             log.error(
                 "cannot write the state file %s: %s; should muxd die now, it would not be up to date",
                 self.path,
                 in_words(error),
             )
-
-    def _write(self) -> None:
-        fresh = self.path.with_suffix(".new")
-        make_way(fresh)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(self.state))
-        os.replace(fresh, self.path)

@@ -41,7 +41,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
         "max_model_len": runner.context_length,
-        "reason": worker.reason or runner.notice or None,
+        "reason": worker.reason or runner.notice or _contradictions(model) or None,
         "impossible": str(never) if never else None,
         "memory": _memory(runner),
         "next": next_step(scheduler.host, scheduler.switching, worker, now),
@@ -51,6 +51,11 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "dropped_log_reason": runner.dropped.why or None,
         "dropped_log_now": runner.dropped.going_on,
     }
+
+
+def _contradictions(model: Model) -> str:
+    """Between its table, its launch script, and the server that this starts."""
+    return "; ".join(model.script.contradictions) if model.script is not None else ""
 
 
 def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | None:

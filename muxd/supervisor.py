@@ -8,6 +8,7 @@ never stands behind a switch.
 import logging
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -20,7 +21,7 @@ from .config import Config, Model
 from .config.flags import runs_on_cpu
 from .config.handover import settings_for_proxy
 from .config.names import did_you_mean
-from .config.plan import Step
+from .config.plan import Plan, Step, plan_of
 from .config.written import written_since
 from .core.commands import (
     AnswerUnload,
@@ -75,6 +76,7 @@ from .metrics import Metrics
 from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
 from .reload import Reload, Reread, read_again
+from .seen import completed
 from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
 from .threads import in_thread
 from .ticks import next_tick
@@ -120,6 +122,7 @@ class Supervisor:
         """`mailbox`: the receiving end of `around.tell`."""
         self.config: Config = around.config
         around.withhold(self.config)
+        around.scripts.on_news = self._complete
         self.journal = Journal()
         self.stopping = trio.Event()  # a shutdown was asked for
         self.hurried = trio.Event()  # and asked for again
@@ -423,15 +426,36 @@ class Supervisor:
                 raise ShuttingDown("muxd is shutting down; nothing was changed")
             if not dry_run:
                 await self._weigh(reload.wanted)
-                self._reload = reload
-                specs = tuple(map(spec_of, reload.wanted.models))
-                policy = reload.wanted.policy
-                changed = reload.changed()
-                now = trio.current_time()
-                self.tell(Reconfigured(now, specs, changed, policy.wait_target, policy.keep_turns))
-                await reload.taken_over.wait()
+                await self._apply(reload)
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, "warnings": list(reload.warnings), **reload.plan.as_json()}
+
+    async def _apply(self, reload: Reload) -> None:
+        self._reload = reload
+        specs, policy = tuple(map(spec_of, reload.wanted.models)), reload.wanted.policy
+        now = trio.current_time()
+        self.tell(Reconfigured(now, specs, reload.changed(), policy.wait_target, policy.keep_turns))
+        await reload.taken_over.wait()
+
+    async def _complete(self) -> None:
+        """Take over what the server of a launch script was just seen to be.
+
+        What uses other GPUs than it was granted needs another start; all else holds at once.
+        """
+        async with self._reloading:
+            wanted = completed(self.config, self._around.scripts.known)
+            holds, steps = self._scheduler.host.ledger.holds, []
+            for step in plan_of(self.config, wanted).steps:
+                before, after = (next(m for m in c.models if m.name == step.model) for c in (self.config, wanted))
+                strays = holds(step.model) and not set(after.gpus) <= set(before.gpus)
+                steps.append(replace(step, action="restart" if strays else "update"))
+                for contradiction in after.script.contradictions if after.script is not None else ():
+                    log.warning("%s: %s", step.model, contradiction)
+            if steps and not self.stopping.is_set():
+                plan = Plan(tuple(steps))
+                await self._apply(
+                    Reload(wanted, plan, news="servers of launch scripts were seen, and taken as they are")
+                )
 
     def _take_over(self) -> None:
         """In one step with the core, which hears of it now: no question falls in between."""
@@ -451,7 +475,7 @@ class Supervisor:
         models = {name: self._runners[name] for name in self._models}
         self._runners = models | self._runners  # in the order of the configuration
         self.journal.record("reload", **reload.plan.as_json())
-        log.info("the configuration was read again and taken over: %s", reload.plan)
+        log.info("%s: %s", reload.news, reload.plan)
         for warning in reload.warnings:
             log.warning("%s", warning)
         reload.taken_over.set()

@@ -13,7 +13,7 @@ from muxd.config.places import home
 from muxd.config.schema import Config, Model, Script
 from muxd.host.bounded import NoAnswer, within
 
-from .report import Line, warn, wrong
+from .report import Line, wrong
 
 #: Seconds for bash to read a script.
 PATIENCE = 10.0
@@ -120,8 +120,7 @@ def script_lines(
             lines.append(wrong(model.name, said, text.at_line(complaint[0])))
         elif engine := text.other_engine():
             advice = "have the script start python -m sglang.launch_server"
-            mark = wrong if own else warn
-            lines.append(mark(model.name, f"{engine[0]} is not SGLang, which muxd runs; {advice}", engine[1]))
+            lines.append(wrong(model.name, f"{engine[0]} is not SGLang, which muxd runs; {advice}", engine[1]))
         else:
             continue
         kept = [entry for entry in kept if entry not in own]

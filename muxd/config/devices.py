@@ -75,6 +75,17 @@ class Devices:
             raise ValueError(f"{name} cannot be looked up: {error}") from None
         return self._cards
 
+    def every(self) -> tuple[int, ...]:
+        """All GPUs of this machine, as far as anybody can tell."""
+        from muxd.gpus import CannotAsk, installed_cards
+
+        try:
+            if self._cards is None and self._ask:
+                self._cards = installed_cards()
+        except CannotAsk:
+            return (0,)
+        return tuple(card.index for card in self._cards or ()) or (0,)
+
     def default(self, needs: Parallel) -> tuple[str, ...]:
         """The GPUs of a model that names none: the first of those that muxd was given.  Raises ValueError."""
         if self.said is None:
@@ -100,16 +111,6 @@ class Devices:
         except ValueError:
             return ()
         return tuple(gpu for gpu in gpus if gpu not in given)
-
-
-def installed_gpus() -> tuple[int, ...]:
-    """All GPUs of this machine, as far as anybody can tell."""
-    from muxd.gpus import CannotAsk, installed_cards
-
-    try:
-        return tuple(card.index for card in installed_cards())
-    except CannotAsk:
-        return ()
 
 
 def cuda_names(names: Iterable[int | str]) -> tuple[str, ...]:

@@ -122,6 +122,10 @@ def _merged_config(
     config = _Reading(base, environ, problems, devices).config(raw, file)
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
+    if any(model.script is not None for model in config.models):
+        from muxd.seen import completed, seen_before  # only where there is one: the proxy never needs it
+
+        config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
     config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
     check(config, raw, environ, problems)
     return config, problems

@@ -249,8 +249,6 @@ def _too_few_gpus(model: Model) -> Iterator[Finding]:
 
 def _script(model: Model, stated: _Stated) -> Iterator[Finding]:
     """What a launch script says itself, and cannot be told."""
-    if not model.gpus and model.script is not None:
-        yield ("gpus",), model.script.why_no_gpus
     if model.engine != "sglang":
         yield ("engine",), "a launch script starts SGLang; leave this out"
     for key in SCRIPTS_OWN:

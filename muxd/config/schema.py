@@ -45,17 +45,35 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """A launch script that starts the server, and what muxd has read in it; see muxd/importers."""
+class Said:
+    """What a model's table and the text of its launch script say of the server, before anybody has seen it."""
 
-    argv: tuple[str, ...]  # bash and the script
+    names: tuple[str, ...] = ()
+    names_by: str = ""  # "table"; "contract", by MODEL_NAME; "flag", of a command line; "": nobody
+    names_from: str = ""  # where that is, for messages
+    port: int = 0  # 0: it is found once the server listens
+    port_from: str = ""
+    gpus: tuple[int, ...] = ()  # of the table; none: it does not say
+    every: tuple[int, ...] = (0,)  # all that there are
+    sleep_level: int = 3
+    level_by_table: bool = False
+    args: tuple[str, ...] = ()  # of handover.TELLING_FLAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A launch script that starts the server: see muxd/importers for its text, and `seen` for its process."""
+
+    argv: tuple[str, ...]  # bash, the script and its arguments
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of its text and what it reads in, by path
+    digest: str = ""  # of all of these, its arguments and what muxd sets for it
     launch: str = ""  # FILE:LINE of the command that starts the server
     program: str = ""  # what that command runs, as far as it is known
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
-    admin_key: str = field(default="", repr=False)  # that the script gives its server
-    api_key: str = field(default="", repr=False)
-    why_no_gpus: str = ""  # why nobody knows on which GPUs its server is
+    said: Said = Said()
+    joint: bool = False  # of the command line's scripts, which share their GPUs: one is awake
+    is_seen: bool = False  # its process has been, once
+    contradictions: tuple[str, ...] = ()  # between what was said and what was seen
     remarks: tuple[str, ...] = field(default=(), compare=False)  # what its operator should know of it
 
 
@@ -72,7 +90,7 @@ class Model:
     memory: Memory | None = None
     sleep_level: int = 2  # 1 weights to host RAM, 2 weights discarded, 3 the process ends
     preload: bool = False
-    port: int = 0  # 0: muxd chooses a free one at each start
+    port: int = 0  # 0: muxd chooses a free one at each start; of a script, it is found once its server listens
     python: str = "python3"  # the interpreter that has SGLang
     args: tuple[str, ...] = ()  # further flags of the engine, unchanged; of a script's those that say what it is for
     env: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,12 @@ class Ledger:
         assert not self.holds(worker), f"{worker} holds GPUs"
         self._needs[worker] = gpus
 
+    def narrow(self, worker: str, gpus: frozenset[int]) -> None:
+        """It was seen to need these alone; what it holds besides is free."""
+        assert gpus <= self._needs[worker] or not self.holds(worker), f"{worker} holds other GPUs"
+        self._needs[worker] = gpus
+        self._holder = {gpu: holder for gpu, holder in self._holder.items() if holder != worker or gpu in gpus}
+
     def forget(self, worker: str) -> None:
         self.give_back(worker)
         self._needs.pop(worker, None)

@@ -94,6 +94,7 @@ class Orders:
             worker.successor, worker.retired = spec, False
         else:
             worker.spec = spec
+            self.host.ledger.narrow(worker.name, spec.gpus)
 
     def _draw_consequences(self, worker: Worker) -> None:
         """What the configuration asks of it, unless an operator's order is under way that will do."""

@@ -25,7 +25,9 @@ from muxd.errors import (
     ReloadRefused,
     ScriptChanged,
     ScriptEnded,
+    ScriptUnusable,
     StartTimeout,
+    WrongGpus,
     WrongPort,
 )
 from muxd.ports import FREE_IT, PortTaken
@@ -224,6 +226,31 @@ def of_wrong_port(found: int, wanted: int) -> Cause:
     message = f"its server listens on port {found}, and muxd waits for it on port {wanted}"
     remedy = f"write port = {found} into the model's table, or correct its launch script or args"
     return Cause(WrongPort.code, message, remedy, refused=True)
+
+
+def of_two_servers(ports: Sequence[int]) -> Cause:
+    listed = " and ".join(map(str, ports))
+    message = f"its launch script runs {len(ports)} servers at a time, on ports {listed}"
+    return Cause(ScriptUnusable.code, message, "muxd runs one server with each script: split it", refused=True)
+
+
+def of_stranger(program: str) -> Cause:
+    """`program`: what answers at its port, by its name."""
+    message = f"its launch script starts {program or 'a server'}, which is not SGLang: it knows no /server_info"
+    return Cause(ScriptUnusable.code, message, "muxd runs SGLang servers: correct the script", refused=True)
+
+
+def of_no_server(seconds: float) -> Cause:
+    message = f"its launch script has run for {seconds:g} s, and started no server that listens"
+    return Cause(ScriptUnusable.code, message, "see in its log what it does, or raise start_timeout")
+
+
+def of_wrong_gpus(used: Sequence[int], granted: Sequence[int]) -> Cause:
+    listed, had = (", ".join(map(str, gpus)) for gpus in (used, granted))
+    message = (
+        f"its server uses GPU {listed}, and GPU {had} was set aside for it: it is ended before another model is hurt"
+    )
+    return Cause(WrongGpus.code, message, f"from now on GPU {listed} is set aside for it; correct gpus, or the script")
 
 
 def of_start_timeout(seconds: float) -> Cause:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from muxd.config import Model
+from muxd.config.command_lines import Command
+from muxd.seen import Seen
 
 from .causes import Cause
 from .link import Link
@@ -60,10 +62,17 @@ class Engine(Protocol):
         """It answers and gets on with its work, awake or asleep; must not cost the engine anything."""
         ...
 
-    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
+    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
         """Once it is ready: find the keys that it asks for, where muxd did not give them; why that is not possible.
 
-        `command_lines` of its processes, that of the one that listens first.
+        `processes`: its own, those that listen first.
+        """
+        ...
+
+    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+        """What it is, where muxd did not start it itself; None where it is no server of this engine.
+
+        Without a link: as far as can be told while it loads.
         """
         ...
 

@@ -119,6 +119,10 @@ class Link:
         """Keys that were found meanwhile."""
         self._auth, self._api_auth = _bearer(admin_key), _bearer(api_key)
 
+    def move(self, url: str) -> None:
+        """It was found to listen elsewhere."""
+        self._url = url
+
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
         """POST a call that changes the server; raises EngineCallFailed unless it answers 200."""
         self._intend(verb)

@@ -5,22 +5,28 @@ It gets its environment and nothing else: no flag, and no admin key but one of i
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from muxd.config import Model
-from muxd.config.devices import ORDER
+from muxd.config.command_lines import Command, CommandLine, LookUp, NotKnown, flag, is_server, server_at, sleep_level
+from muxd.config.devices import ORDER, Devices
 from muxd.config.schema import Script
-from muxd.shim.processes import descendants, look_up, process_table
+from muxd.errors import EngineTooOld
+from muxd.seen import Seen
+from muxd.shim.processes import ANY_PORT, descendants, look_up, process_table
+from muxd.threads import in_thread
 
 from .causes import Cause
 from .engine import Keys, Launch, LaunchPlan
 from .link import EngineCallFailed, Link
 from .sglang import ENVIRONMENT, SGLang
+
+Told = TypeVar("Told")
 
 
 class LaunchedByScript(SGLang):
@@ -37,14 +43,14 @@ class LaunchedByScript(SGLang):
             # waits for a job, ends bash first.  SIGINT to the process that listens ends it cleanly in 0.5 s, and then
             # the script, in each of these.
             stop_signal=signal.SIGINT,
-            stop_port=plan.port,
-            keys=Keys(script.admin_key or script.api_key, script.api_key),
+            stop_port=plan.port or ANY_PORT,
+            keys=Keys("", ""),
         )
 
-    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
-        """The script may have given it keys that muxd could not read there: its own words have them."""
-        for words in command_lines:
-            api, admin = _value_of("--api-key", words), _value_of("--admin-api-key", words)
+    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
+        """The script has given it keys, or none: its own words have them."""
+        for process in processes:
+            api, admin = (_text(flag(process.words, (name,))) for name in ("--api-key", "--admin-api-key"))
             if api or admin:
                 link.use(admin or api, api)
                 break
@@ -53,6 +59,28 @@ class LaunchedByScript(SGLang):
         except EngineCallFailed as error:
             return error.cause
         return None
+
+    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+        """By its own answers first, then by the command line of the process that listens, or of what started that."""
+        servers = [process for process in processes if server_at(process.words) is not None]
+        process = next(iter([*(s for s in servers if s.listens), *servers, *processes]), None)
+        line = CommandLine(process.words if process is not None else [], process.environ if process is not None else {})
+        info = await _server_info(link) if link is not None else {}
+        if info is None and not servers:
+            return None
+        look_up = partial(_looked_up, info or {}, line)
+        return Seen(
+            port=port or _known(line.port) or 0,
+            model=_text((info or {}).get("model_path")) or _known(line.model) or "",
+            served=(await _served_name(link) if link is not None else "")
+            or _known(lambda: look_up(("--served-model-name",)))
+            or "",
+            gpus=await _gpus(line, look_up)
+            if process is not None and (process.listens or is_server(process.words))
+            else (),
+            sleep_level=_known(lambda: sleep_level(look_up)) or 3,
+            is_embedding=_known(lambda: look_up(("--is-embedding",))) is not None,
+        )
 
     async def weights_of(self, link: Link, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""
@@ -80,12 +108,58 @@ def changed(script: Script) -> str:
     return ""
 
 
-def _value_of(flag: str, words: Sequence[str]) -> str:
-    for word, following in pairwise([*words, ""]):
-        name, has_value, value = word.partition("=")
-        if name == flag:
-            return value if has_value else following
-    return ""
+async def _server_info(link: Link) -> dict[str, Any] | None:
+    """What SGLang tells of itself, nothing where it does not tell muxd; None where it is no SGLang."""
+    for path in ("/server_info", "/get_server_info"):  # the second before about 0.5.5
+        try:
+            info = await link.ask(path)
+            return info if isinstance(info, dict) and "model_path" in info else None
+        except EngineCallFailed as error:
+            if error.cause is None or error.cause.code != EngineTooOld.code:  # that it knows no such route
+                return {}
+    return None
+
+
+async def _served_name(link: Link) -> str:
+    try:
+        (first, *_) = (await link.ask("/v1/models"))["data"]
+        return _text(first["id"])
+    except (EngineCallFailed, TypeError, KeyError, ValueError):
+        return ""
+
+
+def _looked_up(info: dict[str, Any], line: CommandLine, names: Sequence[str]) -> str | None:
+    """A flag's value, as the server has understood it; else as its command line has it.  Raises NotKnown."""
+    for key in (name.lstrip("-").replace("-", "_") for name in names):
+        if isinstance(value := info.get(key), bool):
+            return "" if value else None
+        if value is not None:
+            return str(value)
+    try:
+        return line.look_up(names)
+    except NotKnown:
+        if info:  # this SGLang knows no such flag
+            return None
+        raise
+
+
+async def _gpus(line: CommandLine, look_up: LookUp) -> tuple[int, ...]:
+    """By number; none where that cannot be told."""
+    try:
+        return await in_thread(partial(Devices({}).numbers, line.gpus(look_up)))
+    except (NotKnown, ValueError):
+        return ()
+
+
+def _known(ask: Callable[[], Told | None]) -> Told | None:
+    try:
+        return ask()
+    except NotKnown:
+        return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _path_in(answer: Any) -> str | None:

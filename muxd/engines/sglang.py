@@ -13,7 +13,9 @@ from typing import Any
 import trio
 
 from muxd.config import Model
+from muxd.config.command_lines import Command
 from muxd.config.flags import TENSOR, flag_of, parallel
+from muxd.seen import Seen
 from muxd.shim.processes import process_table
 
 from . import causes
@@ -98,7 +100,7 @@ class SGLang:
             self._last_step = (step or 0.0, now)
         return now - self._last_step[1] < model.hang_timeout
 
-    async def unlock(self, link: Link, command_lines: Sequence[Sequence[str]]) -> Cause | None:
+    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
         """muxd has given it its keys itself."""
         return None
 
@@ -106,6 +108,10 @@ class SGLang:
         with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
             return length_in(await link.ask("/v1/models"))
         return None
+
+    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+        """muxd has started it itself."""
+        return Seen(port=port)
 
     async def sleep(self, link: Link, model: Model) -> None:
         loads = await self._loads(link)

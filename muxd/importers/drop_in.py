@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from muxd.config.devices import installed_gpus
 from muxd.config.names import MODEL_NAME
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, Model
 from muxd.config.sources import Source
 
 from .models import blamed, shown_script
-from .shell.syntax import Place
+from .plain import Place
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")
 
@@ -65,17 +64,9 @@ class DropIn:
         problems.add(("models", name), f"{shown_script(path)} {text}", source)
 
     def amend(self, config: Config) -> Config:
-        """The flags over everything; the scripts' models share all GPUs that any of them names: one is awake.
-
-        Where it cannot be told what one of them uses, they share all that there are.
-        """
+        """The flags over everything; the scripts' models share their GPUs: one is awake."""
         scripts = {model_name(path) for path in self.scripts}
-        own = [model for model in config.models if model.name in scripts]
-        named = {gpu for model in own for gpu in model.gpus}
-        if any(not model.gpus for model in own):
-            named = {0, *installed_gpus(), *(gpu for model in config.models for gpu in model.gpus)}
-        shared = tuple(sorted(named))
-        models = tuple(replace(m, gpus=shared) if m.name in scripts else m for m in config.models)
+        models = tuple(_joint(model) if model.name in scripts else model for model in config.models)
         return replace(
             config,
             daemon=replace(config.daemon, **_given(log_dir=self.log_dir and Path(os.path.abspath(self.log_dir)))),
@@ -93,6 +84,10 @@ class DropIn:
 
     def _timed(self, model: Model) -> Model:
         return replace(model, **_given(start_timeout=self.start_timeout, switch_timeout=self.switch_timeout))
+
+
+def _joint(model: Model) -> Model:
+    return replace(model, script=replace(model.script, joint=True)) if model.script is not None else model
 
 
 def model_name(script: Path) -> str:

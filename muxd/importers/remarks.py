@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from .devices import CONTAINERS
-from .shell.syntax import Place
-from .shell.walk import Run, Walk
+from muxd.config.command_lines import CONTAINERS
+
+from .plain import Place, PlainReader, Run, is_detached
 
 _SERVERS = r"(?:sglang|launch_server|python)"
 
@@ -29,12 +29,12 @@ _STAYS = re.compile(r"--(wait|scope|pty|pipe)|-[A-Za-z]*[tPD][A-Za-z]*|new-windo
 _ENDED = "which muxd ends when the script does"
 
 
-def remarks(text: str, walk: Walk, servers: Sequence[Run], shown: str) -> Iterator[str]:
-    """`servers`: the commands that may start the server."""
-    yield from _kills(text, shown)
-    for number, run in enumerate(walk.runs):
-        left = _left_alone(run, is_server=any(run is server for server in servers))
-        if left and not _waits_after(walk, number):
+def remarks(text: str, reader: PlainReader) -> Iterator[str]:
+    yield from _kills(text, reader.file)
+    servers = [candidate.words for candidate in reader.candidates]
+    for number, run in enumerate(reader.runs):
+        left = _left_alone(run, is_server=any(run.words is server for server in servers))
+        if left and not _waits_after(reader, number):
             yield f"{run.place} {left}"
             return
 
@@ -56,9 +56,9 @@ def _kills(text: str, shown: str) -> Iterator[str]:
 
 def _left_alone(run: Run, *, is_server: bool) -> str:
     """How it leaves its server; "" where it does not."""
-    words = [word for word in run.arguments if isinstance(word, str)]
+    words = [word for word in run.words if isinstance(word, str)]
     names = {os.path.basename(word) for word in words[:2]}
-    if names & {*CONTAINERS, "docker-compose"} and _is_detached(words) and (is_server or "up" in words):
+    if names & {*CONTAINERS, "docker-compose"} and is_detached(words) and (is_server or "up" in words):
         return "leaves its container running on its own, where muxd cannot follow it; leave out -d (--detach)"
     if leaver := sorted(names & _LEAVERS):
         stays = any(_STAYS.fullmatch(word) for word in words)
@@ -68,12 +68,6 @@ def _left_alone(run: Run, *, is_server: bool) -> str:
     return ""
 
 
-def _is_detached(words: Sequence[str]) -> bool:
-    """Among what comes before the server's own flags."""
-    end = next((place for place, word in enumerate(words) if word in ("-m", "serve")), len(words))
-    return any(re.fullmatch("-[iteP]*d[itdP]*|--detach(=true)?", word) for word in words[:end])
-
-
-def _waits_after(walk: Walk, number: int) -> bool:
+def _waits_after(reader: PlainReader, number: int) -> bool:
     """Whether the script goes on for longer than that command, as far as can be told."""
-    return walk.waited > number or any(not run.background for run in walk.runs[number + 1 :])
+    return reader.waited > number or any(not run.background for run in reader.runs[number + 1 :])

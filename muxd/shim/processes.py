@@ -87,11 +87,15 @@ def descendants(ancestor: int) -> list[Process]:
     return [process for process in found if process.alive]
 
 
+#: In place of a TCP port.
+ANY_PORT = -1
+
+
 def listeners(port: int, among: list[Process]) -> list[Process]:
-    """Those that listen on a TCP port, at whatever address; not the children that have it from one of them."""
+    """Those that listen on a TCP port, at whatever address; not the children of one of them."""
     from .listening import all_listening  # a shim that never asks does without `socket`
 
-    sockets = {socket.name for socket in all_listening() if socket.port == port}
+    sockets = {socket.name for socket in all_listening() if port in (ANY_PORT, socket.port)}
     found = [process for process in among if sockets and has_any(process.pid, sockets)]
     pids = {process.pid for process in found}
     return [process for process in found if process.ppid not in pids]

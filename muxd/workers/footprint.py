@@ -49,6 +49,13 @@ class Footprint:
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""
         self._patience = model.gpu_release_timeout
+        if model.gpus != self._indices:  # of a launch script: its server was seen to use these
+            self._indices, self._share = model.gpus, self.declared // max(1, len(model.gpus))
+            self._before, self._awake = self._of_its_own(self._before), self._of_its_own(self._awake)
+            self._given_up = self._of_its_own(self._given_up) or {}
+
+    def _of_its_own(self, taken: Taken | None) -> Taken | None:
+        return {gpu: size for gpu, size in taken.items() if gpu in self._indices} if taken is not None else None
 
     @property
     def awake(self) -> int | None:

@@ -18,6 +18,7 @@ from muxd.core.events import Event
 from muxd.engines import Engine, Keys, Launch, LaunchPlan, Link
 from muxd.gpus import Gpus, simulated_ledger_path
 from muxd.ports import HOST
+from muxd.seen import SeenScripts
 from muxd.state import StateFile, WorkerRecord
 
 #: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
@@ -45,6 +46,7 @@ class Surroundings:
     state: StateFile
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
+    scripts: SeenScripts = field(default_factory=SeenScripts)
     withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets to see
 
     def withhold(self, config: Config) -> None:
@@ -58,8 +60,16 @@ class Launched:
 
     child: Child
     record: WorkerRecord
-    url: str
     link: Link
+
+    @property
+    def url(self) -> str:
+        return _url(self.record.port)
+
+    def move(self, port: int) -> None:
+        """It was found to listen there."""
+        self.record.port = port
+        self.link.move(self.url)
 
 
 def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Launched:
@@ -97,10 +107,13 @@ def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Lau
         if call is not None:  # that it was answered is written with what comes next: a save takes 0.3 ms
             around.state.save()
 
-    url = f"http://{HOST}:{port}"
     timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
-    link = Link(around.http, url, keys.admin, intend, **timeouts, api_key=keys.api)
-    return Launched(child, record, url, link)
+    link = Link(around.http, _url(port), keys.admin, intend, **timeouts, api_key=keys.api)
+    return Launched(child, record, link)
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
 
 
 def log_files(config: Config, model: Model) -> dict[str, Path]:

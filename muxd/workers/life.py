@@ -7,6 +7,7 @@ told when everything of this life is gone.
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import trio
 
 from muxd.children import Child, Dropped, Exit
 from muxd.config import Model
+from muxd.config.command_lines import Command
 from muxd.core.events import (
     Failure,
     SleepFailed,
@@ -33,12 +35,13 @@ from muxd.engines.script import changed
 from muxd.errors import CannotSpawn, in_words
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
+from muxd.shim.processes import program_of
 from muxd.threads import in_thread
 
 from .evidence import Evidence
 from .footprint import Footprint
 from .launch import Launched, Surroundings, launch, log_files, remove_traces
-from .listener import Listener
+from .listener import Listener, port_told, servers_among
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Life:
         self._listener: Listener | None = None
         self.context_length: int | None = None  # as its server says
         self.notice = ""  # what somebody should mend, though it serves
+        self._several: set[int] = set()  # processes of servers that its launch script was last seen to run
 
     @property
     def child(self) -> Child | None:
@@ -141,14 +145,16 @@ class Life:
         """Reserve what it needs, the port for as long as `held` is, then launch it; raises _CannotStart."""
         await self._check_script()
         try:
-            reservation = held.enter_context(closing(Reservation(self._model.port)))
+            port = self._model.port
+            if port or self._model.script is None:  # else it is found once it listens
+                port = held.enter_context(closing(Reservation(port))).port
         except PortTaken as error:
             raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
         except OSError as error:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         await self._await_memory()
         try:
-            return launch(self._model, self._engine, self._around, reservation.port)
+            return launch(self._model, self._engine, self._around, port)
         except CannotSpawn as error:
             reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None
@@ -188,11 +194,12 @@ class Life:
     # While it lives
 
     async def _serve(self, server: Launched) -> None:
-        if not await self._until_loaded(server):
+        listener = Listener(server.record.port, server.child.shim_pid, server.child.record.cgroup)
+        self._listener = listener
+        if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
             self.stop(kill=True)
             return
         self._note_leftovers(server)
-        await self._unlock(server)
         self.context_length = await self._engine.context_length(server.link)
         await self._tell_ready(server)
         while not self._stopping.is_set():
@@ -200,39 +207,84 @@ class Life:
             while self._orders and not self._stopping.is_set():
                 await (self._wake(server) if self._orders.popleft() == "wake" else self._sleep(server))
 
-    async def _until_loaded(self, server: Launched) -> bool:
-        listener = Listener(server.record.port, server.child.shim_pid, server.child.record.cgroup)
-        self._listener = listener
+    async def _until_loaded(self, server: Launched, listener: Listener) -> bool:
         with trio.move_on_after(self._model.start_timeout):
-            while not (await self._may_ask(listener) and await self._engine.is_ready(server.link)):
+            while not (await self._may_ask(listener, server) and await self._engine.is_ready(server.link)):
                 if self._given_up is None and trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
                     self._note_leftovers(server)
                     self._given_up = causes.of_living(self._evidence.said(), self._model)
-                    self._given_up = self._given_up or await self._misplaced(listener, server.record.port)
+                    self._given_up = self._given_up or await self._misplaced(listener, server)
                 if self._given_up is not None:
                     return False
                 await trio.sleep(READY_POLL)
             return True
         self._timed_out = True
+        if self._model.script is not None and not listener.port:
+            self._given_up = causes.of_no_server(self._model.start_timeout)
         log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
         return False
 
-    async def _may_ask(self, listener: Listener) -> bool:
+    async def _may_ask(self, listener: Listener, server: Launched) -> bool:
         """Who listens at its port is itself: keys and questions go to nobody else."""
         try:
-            return await listener.is_own()
+            if not listener.port and (found := await listener.find()) is not None:
+                self._move(listener, server, found)
+            return bool(listener.port) and await listener.is_own()
         except PortTaken as error:
             self._given_up = causes.of_taken_port(error.message)
         except OSError as error:
             log.warning("%s: who listens at its port cannot be seen: %s", self._model.name, in_words(error))
         return False
 
-    async def _misplaced(self, listener: Listener, port: int) -> Cause | None:
+    async def _misplaced(self, listener: Listener, server: Launched) -> Cause | None:
+        """It is not to load what muxd could not use, or where another model is."""
         try:
-            found = await listener.elsewhere()
+            if self._model.script is None:
+                found = await listener.elsewhere()
+                return causes.of_wrong_port(found, listener.port) if found is not None else None
+            if listener.port and (found := await listener.elsewhere()) is not None:
+                self._move(listener, server, found)
+            return await self._look(listener, server)
         except OSError:
             return None
-        return causes.of_wrong_port(found, port) if found is not None else None
+
+    def _two(self, servers: Sequence[Command], *, is_up: bool) -> Cause | None:
+        """While it loads, those of two looks in a row: one may just give way to the other."""
+        before, self._several = self._several, {server.pid for server in servers}
+        if len(servers) > 1 and (is_up or before == self._several):
+            return causes.of_two_servers([port_told(server.pid, server.words) or 0 for server in servers])
+        return None
+
+    async def _several_servers(self, listener: Listener) -> Cause | None:
+        """A launch script may start another one later."""
+        if self._model.script is None:
+            return None
+        with suppress(OSError):
+            return self._two(servers_among(await listener.commands()), is_up=False)
+        return None
+
+    def _move(self, listener: Listener, server: Launched, port: int) -> None:
+        """A launch script has put its server elsewhere than was said, or nobody has said where."""
+        listener.port = port
+        server.move(port)
+        self._around.state.save()
+
+    async def _look(self, listener: Listener, server: Launched, *, is_up: bool = False) -> Cause | None:
+        """See what a launch script has started; why that cannot be used."""
+        processes = await listener.commands()
+        servers = servers_among(processes)
+        if (two := self._two(servers, is_up=is_up)) is not None:
+            return two
+        if not is_up and len(servers) != 1:
+            return None
+        seen = await self._engine.see(server.link if is_up else None, listener.port, processes)
+        if seen is None:
+            return causes.of_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
+        strays = not set(seen.gpus) <= set(self._model.gpus)
+        granted = self._model.gpus
+        if (is_up or strays) and self._model.script is not None:
+            await self._around.scripts.learn(self._model.script.digest, seen)
+        return causes.of_wrong_gpus(seen.gpus, granted) if strays else None
 
     def _note_leftovers(self, server: Launched) -> None:
         """Write down what a kill would leave outside its work folder."""
@@ -248,19 +300,21 @@ class Life:
             server.record.leftovers = found
             self._around.state.save()
 
-    async def _unlock(self, server: Launched) -> None:
-        """Whoever asks it with a key of his own is served, also where muxd has none."""
-        assert self._listener is not None
+    async def _is_usable(self, listener: Listener, server: Launched) -> bool:
+        """What a launch script started is one SGLang server, on GPUs that were set aside for it; it is served with the
+        keys that it asks for, and known from now on."""
         if self._model.script is None:
-            return
+            return True
         try:
-            words = await self._listener.command_lines()
+            processes = await listener.commands()
         except OSError:
-            words = []
-        cause = await self._engine.unlock(server.link, words)
+            processes = []
+        cause = await self._engine.unlock(server.link, processes)
         if cause is not None:
             self._log_cause(cause.code, str(cause))
             self.notice = f"{cause} ({cause.code})"
+        self._given_up = await self._look(listener, server, is_up=True)
+        return self._given_up is None
 
     async def _tell_ready(self, server: Launched) -> None:
         await self._footprint.came()
@@ -277,6 +331,10 @@ class Life:
                 await self._ordered.wait()
                 return
             assert self._listener is not None
+            if (two := await self._several_servers(self._listener)) is not None:
+                self._given_up = two
+                self.stop(kill=True)
+                return
             if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
                 misses = 0
                 continue

@@ -253,8 +253,6 @@ def test_what_is_wrong_with_scripts_is_told_at_once_with_their_lines_and_nothing
         assert said.returncode == 2
         told = said.stdout if command == "check" else said.stderr
         for problem in (
-            "a.sh:2: models.a.port: the port: $(free_port) is known only when it runs; write it plainly, or give port "
-            "to [models.NAME] in muxd.toml beside `script`\n",
             "c.sh:2: models.c.port: 30001 is already the port of model b; use another\n",
             "d.sh: models.d.script: cannot be read: No such file or directory; correct the path or its permissions\n",
         ):
@@ -306,14 +304,19 @@ def test_a_script_that_ends_without_a_server_is_not_tried_again(start, tmp_path,
     assert words in failure(start(write(tmp_path, "alpha", last)))
 
 
-def test_a_server_that_listens_on_another_port_than_the_one_waited_for_is_named_at_once(start, tmp_path):
+def test_a_server_that_listens_on_another_port_than_the_script_says_is_found_there_and_that_is_told(start, tmp_path):
     other = free_port()
-    (tmp_path / "words").write_text(f"--port {other} --served-model-name sglang.launch_server")
+    (tmp_path / "words").write_text(f"--port {other}")
     script = write(tmp_path, "alpha", f'exec "${{SERVER[@]}}" $(head -c 99 {tmp_path}/words)')
     text = (tmp_path / script).read_text().replace(' --port "$PORT"', "")
     (tmp_path / script).write_text(text)
-    reason = failure(start(script))
-    assert f"its server listens on port {other}, and muxd waits for it on port" in reason
+    muxd = start(script)
+    muxd.until_state("alpha", "ready")
+    assert muxd.ask("org/alpha")
+    said = f"its server listens on port {other}, and alpha.sh:4 says "
+    assert said in muxd.status("alpha")["reason"]
+    assert said in muxd.log
+    assert muxd.status("alpha")["url"] == f"http://127.0.0.1:{other}"
 
 
 def test_a_script_that_was_edited_runs_only_when_muxd_has_read_it_again(start, tmp_path):

@@ -11,10 +11,12 @@ import pytest
 import trio
 
 from muxd.config import Model
+from muxd.config.command_lines import Command
 from muxd.config.schema import Script
 from muxd.engines import EngineCallFailed, LaunchPlan, Link, engine_for, open_http
 from muxd.engines.script import LaunchedByScript, changed
 from muxd.http.server import serve_http
+from muxd.seen import Seen
 from tests.childworld import World, eventually
 
 PLAN = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)
@@ -50,14 +52,9 @@ def test_a_script_or_what_it_reads_in_is_seen_to_be_another(tmp_path):
     assert changed(script) == "", "bash says what is not there"
 
 
-@pytest.mark.parametrize(
-    ("keys", "control", "others"),
-    [({}, "", ""), ({"api_key": "k"}, "k", "k"), ({"admin_key": "a"}, "a", ""),
-     ({"admin_key": "a", "api_key": "k"}, "a", "k")],
-)  # fmt: skip
-def test_calls_bring_the_keys_that_the_script_gave_its_server(keys, control, others):
-    found = LaunchedByScript().launch(model(**keys), PLAN).keys
-    assert (found.admin, found.api) == (control, others)
+def test_no_key_is_known_before_its_server_is_seen():
+    found = LaunchedByScript().launch(model(), PLAN).keys
+    assert (found.admin, found.api) == ("", "")
 
 
 class Server:
@@ -141,7 +138,7 @@ def locked(key):
 async def test_a_key_that_muxd_did_not_see_is_found_in_the_servers_own_words(words):
     engine = LaunchedByScript()
     async with locked("k1") as link:
-        assert await engine.unlock(link, [["bash", "/x/a.sh"], words]) is None
+        assert await engine.unlock(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, words)]) is None
         assert await engine.is_alive(link, model())
         await link.call("pause", "/pause_generation", {})
 
@@ -150,7 +147,7 @@ async def test_a_server_that_asks_for_a_key_that_nobody_knows_is_locked_and_aliv
     engine = LaunchedByScript()
     async with locked("k1") as link:
         assert await engine.is_ready(link)
-        cause = await engine.unlock(link, [["bash", "/x/a.sh"], ["--api-key"]])
+        cause = await engine.unlock(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, ["--api-key"])])
         assert cause is not None
         assert cause.code == "engine_locked"
         assert await engine.is_alive(link, model())
@@ -179,3 +176,109 @@ async def test_what_a_server_below_a_shell_leaves_in_shared_memory_is_found(worl
         child.kill()
         await child.wait()
         os.unlink(mine)
+
+
+SERVE = ["python3", "-m", "sglang.launch_server"]
+
+
+class Told(Server):
+    """Tells of itself what it is given, by path; of all else that it is not there."""
+
+    async def answer(self, request, exchange):
+        if request.path in self.info:
+            await exchange.send_json(200, self.info[request.path])
+        else:
+            await exchange.send_json(404, {})
+
+
+SERVER_INFO = {
+    "model_path": "/w", "served_model_name": "w", "tp_size": 2, "dp_size": 1, "pp_size": 1, "base_gpu_id": 1,
+    "enable_memory_saver": True, "enable_weights_cpu_backup": False, "is_embedding": True, "port": 30000,
+}  # fmt: skip
+NAMES = {"data": [{"id": "w"}]}
+
+
+def process(*words, listens=True, **environ):
+    return Command(7, 1, [*SERVE, *words], environ, listens)
+
+
+async def seen(processes, **info):
+    told = {f"/{path}": answer for path, answer in info.items()}
+    async with Told({path.replace("__", "/"): answer for path, answer in told.items()}).running() as link:
+        return await LaunchedByScript().see(link, 31000, processes)
+
+
+async def test_a_server_is_what_it_tells_of_itself_whatever_its_command_line_leaves_to_a_file():
+    found = await seen(
+        [process("--config", "x.yaml", CUDA_VISIBLE_DEVICES="4,5,6")], server_info=SERVER_INFO, v1__models=NAMES
+    )
+    assert found == Seen(port=31000, model="/w", served="w", gpus=(5, 6), sleep_level=2, is_embedding=True)
+
+
+async def test_a_server_that_tells_nothing_is_what_its_command_line_says():
+    words = ("--model-pa", "A/b", "--served-model", "x", "--tp", "2", "--enable-memory", "--enable-weights-cpu")
+    found = await seen([process(*words)])
+    assert found == Seen(port=31000, model="A/b", served="x", gpus=(0, 1), sleep_level=1)
+
+
+async def test_what_answers_and_is_no_sglang_is_none():
+    assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)]) is None
+    assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)], server_info={"vllm_config": {}}) is None
+
+
+async def test_a_server_below_a_program_that_nobody_knows_is_seen_by_what_it_tells():
+    found = await seen([Command(7, 1, ["./serve"], {"CUDA_VISIBLE_DEVICES": "3,4"}, True)],
+                       server_info=SERVER_INFO | {"base_gpu_id": 0})  # fmt: skip
+    assert (found.model, found.gpus) == ("/w", (3, 4))
+
+
+GPUS = {
+    ("--tp", "2", "--dp-size", "4"): (0, 1, 2, 3, 4, 5, 6, 7),
+    ("--tp", "2", "--pp-size", "2"): (0, 1, 2, 3),
+    ("--tp", "4", "--dp", "4", "--enable-dp-attention"): (0, 1, 2, 3),
+    ("--base-gpu-id", "2", "--tp", "2"): (2, 3),
+    ("--tp", "8", "--nnodes", "2"): (0, 1, 2, 3),
+    ("--tp", "auto"): (),
+    (): (0,),
+}
+
+
+@pytest.mark.parametrize(("words", "gpus"), GPUS.items())
+async def test_gpus_are_those_that_its_flags_take_of_what_it_sees(words, gpus):
+    assert (await seen([process(*words)])).gpus == gpus
+
+
+ENVIRONMENTS = {"0, 3": (0,), "3": (3,), "": (0,), "3,-1,2": (3,), "one": (), "GPU-77": ()}
+
+
+@pytest.mark.parametrize(("visible", "gpus"), ENVIRONMENTS.items())
+async def test_gpus_that_cannot_be_told_are_none(visible, gpus):
+    assert (await seen([process(CUDA_VISIBLE_DEVICES=visible)])).gpus == gpus
+    assert (await seen([process(CUDA_VISIBLE_DEVICES=visible, CUDA_DEVICE_ORDER="FASTEST_FIRST")])).gpus in ((), (0,))
+    assert (await seen([process()._replace(environ=None)])).gpus == ()
+
+
+CONTAINED = {
+    ("docker", "run", "--gpus", '"device=5,6"'): (5,),
+    ("docker", "run", "--gpus", "all"): (0,),
+    ("docker", "run"): (0,),
+    ("docker", "run", "--gpus", "device=5,6", "-e", "CUDA_VISIBLE_DEVICES=1"): (6,),
+    ("podman", "run", "--device", "nvidia.com/gpu=4"): (4,),
+    ("docker", "run", "--runtime", "nvidia", "--env=NVIDIA_VISIBLE_DEVICES=2"): (2,),
+    ("docker", "run", "--env-file", "x"): (),
+    ("docker", "run", "--device", "/dev/nvidia3"): (),
+    ("docker", "exec", "it"): (),
+    ("docker", "compose", "run"): (),
+    ("srun",): (),
+}
+
+
+@pytest.mark.parametrize(("before", "gpus"), CONTAINED.items())
+async def test_gpus_of_a_container_are_those_that_its_client_was_told(before, gpus):
+    client = Command(7, 1, [*before, "image", *SERVE, "--model", "a"], {"CUDA_VISIBLE_DEVICES": "7"})
+    assert (await seen([client], server_info=SERVER_INFO | {"tp_size": 1, "base_gpu_id": 0})).gpus == gpus
+
+
+async def test_while_it_loads_it_is_what_its_command_line_says():
+    found = await LaunchedByScript().see(None, 0, [process("--port", "31007", CUDA_VISIBLE_DEVICES="1", listens=False)])
+    assert (found.port, found.gpus) == (31007, (1,))

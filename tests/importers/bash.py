@@ -62,6 +62,13 @@ class Bash:
         return [Started(*json.loads(line)) for line in lines]
 
 
+def write(bash: Bash, text: str) -> Path:
+    (bash.folder / "more.env").write_text("# settings\nPORT=31000\nexport MODEL_NAME='org/a b'\n")
+    script = bash.folder / "script.sh"
+    script.write_text(text)
+    return script
+
+
 def program_of(arguments: list[str]) -> list[str]:
     """What `nohup`, `env` and the like would start in the end."""
     start = next((n for n, argument in enumerate(arguments) if os.path.basename(argument) in PROGRAMS), 0)

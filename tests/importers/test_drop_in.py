@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import muxd.gpus
@@ -12,6 +13,7 @@ from muxd.config import load_config
 from muxd.errors import ConfigError
 from muxd.gpus import Card
 from muxd.importers.drop_in import DropIn, model_name
+from muxd.seen import Seen, completed
 
 SERVE = "python -m sglang.launch_server"
 
@@ -99,39 +101,22 @@ def test_the_flag_is_to_blame_where_a_file_says_loopback(bash, problems, tmp_pat
     assert load_config(file, bash.environ, DropIn(host="0.0.0.0")).proxy.host == "0.0.0.0"
 
 
-@pytest.mark.parametrize(
-    ("scripts", "gpus"),
-    [
-        ([("", ""), ("", "")], (0,)),
-        ([("", "--tp 2"), ("", "")], (0, 1)),
-        ([("export CUDA_VISIBLE_DEVICES=2", ""), ("export CUDA_VISIBLE_DEVICES=0,3", "")], (0, 2, 3)),
-    ],
-)
-def test_scripts_share_all_gpus_that_any_of_them_names(write, bash, scripts, gpus):
-    files = [write(f"{number}.sh", 30000 + number, *script) for number, script in enumerate(scripts)]
-    config = load_config(None, bash.environ, DropIn(tuple(files)))
-    assert [model.gpus for model in config.models] == [gpus, gpus]
+def test_scripts_share_every_gpu_until_all_of_them_were_seen_and_then_all_that_any_of_them_uses(
+    write, bash, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: [Card(index, f"GPU-{index}") for index in range(4)])
+    scripts = DropIn(tuple(write(f"{number}.sh", 30000 + number) for number in range(2)))
+    config = load_config(None, bash.environ, scripts)
+    assert [model.gpus for model in config.models] == [(0, 1, 2, 3)] * 2
     assert [model.script.env for model in config.models] == [{}, {}]
-
-
-UNKNOWN = ["export CUDA_VISIBLE_DEVICES=$(pick)", "source $(where)/site.sh"]
-
-
-@pytest.mark.parametrize("before", UNKNOWN)
-def test_where_the_gpus_of_one_script_are_unknown_all_scripts_share_all_there_are(write, bash, monkeypatch, before):
-    """Those of the machine, and those that the file's models are on."""
-    cards = [Card(index, f"GPU-{index}") for index in range(4)]
-    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: cards)
-    file = Path("muxd.toml")
-    file.write_text('[models.own]\nengine = "simulator"\ngpus = [5]\n')
-    hidden = write("a.sh", 30001, before)
-    plain = write("b.sh", 30002, "export CUDA_VISIBLE_DEVICES=2")
-    config = load_config(file, bash.environ, DropIn((hidden, plain)))
-    assert [(m.name, m.gpus) for m in config.models] == [
-        ("own", (5,)),
-        ("a", (0, 1, 2, 3, 5)),
-        ("b", (0, 1, 2, 3, 5)),
-    ]
+    first, second = (model.script.digest for model in config.models)
+    known = {first: Seen(port=30000, model="org/0", gpus=(0,))}
+    assert [model.gpus for model in completed(config, known).models] == [(0, 1, 2, 3)] * 2
+    known[second] = Seen(port=30001, model="org/1", gpus=(2,))
+    assert [model.gpus for model in completed(config, known).models] == [(0, 2)] * 2
+    config.daemon.state_dir.mkdir(parents=True)
+    (config.daemon.state_dir / "scripts.json").write_bytes(msgspec.json.encode(known))
+    assert load_config(None, bash.environ, scripts) == replace(completed(config, known), read_at=0)
 
 
 @pytest.mark.parametrize(

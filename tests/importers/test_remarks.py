@@ -4,7 +4,7 @@ import pytest
 
 from muxd.importers.scripts import read_script
 
-from .shell.test_walk import write
+from .bash import write
 
 SERVE = "python -m sglang.launch_server --model a --port 1"
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from muxd.config.command_lines import Command
 from muxd.ports import PortTaken, Reservation
 from muxd.shim.processes import program_of
 from muxd.workers import listener as listener_module
@@ -128,7 +129,7 @@ async def test_a_port_that_the_kernel_forwards_to_a_container_has_no_listener(wo
     assert await own.is_own()
 
 
-WORDS = ["sglang.launch_server --port {}", "sglang.launch_server --port={}", "/opt/bin/sglang serve m --port {}"]
+WORDS = ["-m sglang.launch_server --port {}", "-m sglang.launch_server --port={}", "/opt/bin/sglang serve m --port {}"]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -143,12 +144,12 @@ async def test_a_server_that_has_its_port_from_a_file_is_seen(world, port):
     with closing(Reservation(0)) as other:
         (world.run_dir / "server.yaml").write_text(f"model-path: a\nport: {other.port}\n")
         around = f"cd {world.run_dir} && {{}}"
-        child = server(world, other.port, around=around, words="sglang.launch_server --config server.yaml")
+        child = server(world, other.port, around=around, words="-m sglang.launch_server --config server.yaml")
         await until_it_listens(world)
         assert await of(child, port).elsewhere() == other.port
 
 
-@pytest.mark.parametrize("words", ["sglang.launch_server --port {port}", "--port {other}", "sglang --port {other}"])
+@pytest.mark.parametrize("words", ["-m sglang.launch_server --port {port}", "--port {other}", "sglang --port {other}"])
 async def test_ports_inside_an_engine_are_its_own_business(world, port, words):
     """As of torch's store; and of workers below a router that will listen on the port waited for."""
     with closing(Reservation(0)) as other:
@@ -160,4 +161,29 @@ async def test_ports_inside_an_engine_are_its_own_business(world, port, words):
 async def test_the_words_of_the_one_that_listens_come_first(world, port):
     child = server(world, port, around="{}; true", words="--api-key k1")
     await until_it_listens(world)
-    assert (await of(child, port).command_lines())[0][-2:] == ["--api-key", "k1"]
+    assert (await of(child, port).commands())[0].words[-2:] == ["--api-key", "k1"]
+
+
+async def test_a_port_that_nobody_told_is_found(world, port):
+    child = server(world, port, words=f"-m sglang.launch_server --port {port}")
+    await until_it_listens(world)
+    assert await of(child, 0).find() == port
+
+
+async def test_the_only_port_of_a_program_that_nobody_knows_is_found(world, port):
+    child = server(world, port, around="{}; true")
+    await until_it_listens(world)
+    assert await of(child, 0).find() == port
+
+
+def servers(*commands):
+    return [server.pid for server in listener_module.servers_among(commands)]
+
+
+def test_servers_are_told_from_what_is_around_and_below_them():
+    serve = ["python3", "-m", "sglang.launch_server", "--model", "a"]
+    assert servers(Command(1, 0, ["bash", "a.sh"]), Command(2, 1, ["numactl", *serve]), Command(3, 2, serve)) == [3]
+    assert servers(Command(1, 0, serve), Command(2, 1, serve), Command(3, 1, ["sglang::scheduler"])) == [1]
+    assert servers(Command(1, 0, serve), Command(2, 0, ["/x/python", "/x/bin/sglang", "serve", "b"])) == [1, 2]
+    assert servers(Command(1, 0, [*serve, "--node-rank", "0"]), Command(2, 0, [*serve, "--node-rank", "1"])) == [1]
+    assert servers(Command(1, 0, ["pkill", "-f", "sglang.launch_server"]), Command(2, 0, [""]), Command(3, 0, [])) == []
