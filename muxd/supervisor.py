@@ -145,7 +145,7 @@ class Supervisor:
         self._orders = Streams(order_line)
         self._unloads = Streams(order_line)
         self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
-        self._losses = Losses()
+        self._losses = Losses(self.config.daemon.log_dir)
         self._impossible: dict[str, str] = {}  # why a model can never be loaded, by its name, as it was told
         self._written = False  # the configuration's files, since they were read
         self._last_number = 0
@@ -359,6 +359,7 @@ class Supervisor:
             "gpus": status.gpu_status(self._around.gpus),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
+            "log_dir": str(self.config.daemon.log_dir),
             "config": str(self.config.path) if self.config.path is not None else None,
             "config_written": self._written,
         }

@@ -1,8 +1,12 @@
 """Logs that the disk refuses: told once for each time that it begins, and when it is over."""
 
+from pathlib import Path
+
 from muxd.children import Dropped
 from muxd.log_losses import Losses
 
+LOGS = Path("/var/log/muxd")
+LOST = "its log in /var/log/muxd cannot be written, what it says is lost until it can be:"
 FULL, BROKEN = "no space left on device", "input/output error"
 
 
@@ -14,13 +18,13 @@ def told(caplog):
 
 def test_a_loss_is_told_when_it_begins_when_it_ends_and_when_it_begins_again(caplog):
     caplog.set_level("INFO")
-    losses = Losses()
+    losses = Losses(LOGS)
     losses.look([("qwen", Dropped()), ("llama", Dropped())])
     assert told(caplog) == []
     losses.look([("qwen", Dropped(5, FULL, True)), ("llama", Dropped())])
-    assert told(caplog) == [f"qwen: its log cannot be written, what it says is lost until it can be: {FULL}"]
+    assert told(caplog) == [f"qwen: {LOST} {FULL}; see to that disk"]
     losses.look([("qwen", Dropped(9, FULL, True)), ("llama", Dropped(1, BROKEN, True))])
-    assert told(caplog) == [f"llama: its log cannot be written, what it says is lost until it can be: {BROKEN}"]
+    assert told(caplog) == [f"llama: {LOST} {BROKEN}; see to that disk"]
     losses.look([("qwen", Dropped(9, FULL, False)), ("llama", Dropped(1, BROKEN, True))])
     assert told(caplog) == ["qwen: its log is written again; 9 bytes were lost so far"]
     losses.look([("qwen", Dropped(9, FULL, False)), ("llama", Dropped(1, BROKEN, True))])
@@ -30,7 +34,7 @@ def test_a_loss_is_told_when_it_begins_when_it_ends_and_when_it_begins_again(cap
 
 
 def test_a_loss_that_began_and_ended_between_two_looks_is_told(caplog):
-    losses = Losses()
+    losses = Losses(LOGS)
     losses.look([("qwen", Dropped(4, BROKEN))])
     losses.look([("qwen", Dropped(9, FULL))])
     assert told(caplog) == [

@@ -62,7 +62,8 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines += map(_gpu, status["gpus"])
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
-    return lines + _lost_logs([*status["models"], {"name": "proxy", **status["proxy"]}]) + _proxys_log(status["proxy"])
+    tellers = [*status["models"], {"name": "proxy", **status["proxy"]}]
+    return lines + _lost_logs(tellers, status.get("log_dir")) + _proxys_log(status["proxy"])
 
 
 def _daemon(status: dict[str, Any]) -> str:
@@ -97,13 +98,14 @@ def _gpu(gpu: dict[str, Any]) -> str:
     return f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
 
 
-def _lost_logs(tellers: list[dict[str, Any]]) -> list[str]:
+def _lost_logs(tellers: list[dict[str, Any]], folder: str | None) -> list[str]:
     """Which logs the disk refuses, by what it said; an older muxd does not tell why, nor that it does no more."""
     why: dict[str, list[str]] = {}
     for teller in tellers:
         if teller.get("dropped_log_bytes") and teller.get("dropped_log_now", True):
             why.setdefault(plain(teller.get("dropped_log_reason") or "unknown"), []).append(plain(teller["name"]))
-    return [f"LOGS LOST in part, of {_few(names)}: {reason}" for reason, names in why.items()]
+    remedy = f"; see to the disk of {plain(folder)}" if folder else ""
+    return [f"LOGS LOST in part, of {_few(names)}: {reason}{remedy}" for reason, names in why.items()]
 
 
 def _proxys_log(proxy: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from .folders import why_no_logs, why_no_socket
 from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
+from .names import nearest
 from .problems import Problems
 from .schema import Config, Model
 from .units import show_size, shown
@@ -78,7 +79,7 @@ def _related(path: KeyPath, other: KeyPath) -> bool:
 
 
 def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], told: set[KeyPath]) -> Iterator[Finding]:
-    if not config.models:
+    if not config.models and not any(nearest(path[0], ["models"]) for path in told if len(path) == 1):
         yield ("models",), "no model; add a table [models.NAME]"
     yield from _daemon(config)
     yield from _proxy(config, stated)

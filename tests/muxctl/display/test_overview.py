@@ -150,6 +150,8 @@ def test_lost_logs_are_told_by_their_reason_with_a_few_names():
     assert "LOGS LOST in part, of old: unknown" in lines
     lines = overview(STATUS | {"models": [], "proxy": STATUS["proxy"] | full | {"dropped_log_now": True}})
     assert "LOGS LOST in part, of proxy: no space left on device" in lines
+    lines = overview(STATUS | {"models": models, "log_dir": "/var/log/muxd"})
+    assert "LOGS LOST in part, of old: unknown; see to the disk of /var/log/muxd" in lines
 
 
 def test_logs_that_are_written_again_are_no_alarm():
