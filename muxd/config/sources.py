@@ -7,6 +7,7 @@ Paths in them are relative to where the first file is, as if they stood at its e
 """
 
 import os
+import pwd
 import re
 import stat
 import tomllib
@@ -117,12 +118,26 @@ def _read(file: Path, broken: list[str]) -> Source | None:
         return None
 
 
+def _who_may(file: Path) -> str:
+    """Its mode and its owner, as far as we may see them, and what to do."""
+    try:
+        found = file.stat()
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except OSError:
+        return "; correct the permissions of its folder"
+    except KeyError:
+        owner = f"user {found.st_uid}"
+    return f": {stat.filemode(found.st_mode)} {owner}; run this as {owner}, or let muxd's user read it (chown, chgrp)"
+
+
 def _text(file: Path) -> str:
     try:
         raw = file.read_bytes()
         if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
             raise ValueError(f"{file}:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8")
         return raw.removeprefix(BOM_UTF8).decode()
+    except PermissionError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}{_who_may(file)}") from None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}; correct the path or its permissions") from None
     except UnicodeDecodeError as error:

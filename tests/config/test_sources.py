@@ -1,4 +1,5 @@
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -225,11 +226,29 @@ def test_a_file_in_place_of_the_folder_is_told(problems, folder):
     assert problems() == ["D: cannot be read: Not a directory; correct its permissions, or remove it"]
 
 
+def test_who_may_read_what_we_may_not_is_told(part, problems, folder, monkeypatch):
+    part("a.toml", "")
+    (folder / "muxd.d/a.toml").chmod(0o600)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a.toml":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    assert problems() == [
+        f"D/a.toml: cannot be read: Permission denied: -rw------- {owner}; run this as {owner}, "
+        "or let muxd's user read it (chown, chgrp)"
+    ]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_told(part, problems, folder):
     part("a.toml", "")
     (folder / "muxd.d/a.toml").chmod(0)
-    assert problems() == ["D/a.toml: cannot be read: Permission denied; correct the path or its permissions"]
+    assert problems()[0].startswith("D/a.toml: cannot be read: Permission denied: ---------- ")
     (folder / "muxd.d").chmod(0)
     assert problems() == ["D: cannot be read: Permission denied; correct its permissions, or remove it"]
     (folder / "muxd.d").chmod(0o700)
