@@ -12,6 +12,9 @@ from pathlib import Path
 #: What scripts start servers with; here they note their arguments and end well.
 PROGRAMS = ("python", "python3", "sglang", "docker", "uv")
 
+#: What would reach beyond the script: other people's processes, terminals, devices.  Here they do nothing.
+HARMLESS = ("pkill", "pgrep", "killall", "ps", "tmux", "screen", "srun", "sbatch", "fuser", "nvidia-smi", "systemd-run")
+
 #: Variables whose values are noted too: what the server's environment says.
 NOTED = ("MODEL_NAME", "PORT", "CUDA_VISIBLE_DEVICES")
 
@@ -41,6 +44,8 @@ class Bash:
             program = self._programs / name
             program.write_text(_PROGRAM)
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        for name in HARMLESS:
+            (self._programs / name).symlink_to("/bin/true")
 
     @property
     def environ(self) -> dict[str, str]:
