@@ -26,8 +26,8 @@ SOCKET_PATH_MAX = 107
 # Keys that say what a launch script says.
 SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
 
-# The managed proxy's log and lock files.
-PROXY_NAME = "muxd-proxy"
+# The managed proxy's log and lock files, and what `muxctl logs` calls it and muxd.
+OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
 
 # Flag and value, or several flags, in one element; what follows "=" may have blanks, as JSON does.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
@@ -222,8 +222,8 @@ def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterato
     yield from _owned(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
-    if model.name == PROXY_NAME:
-        yield (), "the proxy is called so; give the model another name"
+    if model.name in OWN_NAMES:
+        yield (), f"{OWN_NAMES[model.name]} called so; give the model another name"
     if stated.by_model(model.name, "script"):
         yield from _script(model, stated)
         return

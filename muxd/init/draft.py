@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from muxd.config.rules import PROXY_NAME
+from muxd.config.rules import OWN_NAMES
 from muxd.gpus import GpuMemory
 from muxd.host.kinds import Kind
 from muxd.host.search import Found
@@ -66,7 +66,7 @@ class _Names:
         self._means: dict[str, Found] = {}  # what clients may say -> the model
         for model in models:
             self._means.setdefault(model.label, model)
-        self._taken = {PROXY_NAME}
+        self._taken = set(OWN_NAMES)
 
     def choose(self, model: Found) -> str:
         """From its own name; where that is taken, from more of where it is; else with a number."""

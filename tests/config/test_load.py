@@ -450,6 +450,9 @@ def test_a_path_with_a_dollar_that_is_there_is_taken(load, tmp_path):
 
 def test_a_file_without_models_is_refused(problems):
     assert problems("[muxd]\n") == ["F: models: no model; add a table [models.NAME]"]
+    for name, whose in (("proxy", "the proxy"), ("muxd", "muxd")):
+        told = f"F:1: models.{name}: {whose} is called so; give the model another name"
+        assert problems(f"[models.{name}]\nengine = 'simulator'\n") == [told]
     (only,) = problems("[model.qwen]\nmodel_path = 'o/q'\n")
     assert "did you mean models?" in only
 
