@@ -75,10 +75,16 @@ def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
     return options
 
 
+#: As journalctl and docker have it.
+_GOING_BACK = ("--since", "--until", "--tail")
+
+
 def _hint(word: str, parser: ArgumentParser) -> str:
     """What may have been meant, or what there is.  The dashes that all options share make none like another."""
     if not word.startswith("-"):
-        return ""
+        return "; one model at a time" if any(action.dest == "name" for action in parser._actions) else ""
+    if "-n" in parser._option_string_actions and word.partition("=")[0] in _GOING_BACK:
+        return "; -n N goes back by N lines"
     options = sorted(option for option in parser._option_string_actions if option.startswith("--"))
     meant = nearest(word.partition("=")[0].lstrip("-"), [option[2:] for option in options])
     return (

@@ -41,7 +41,8 @@ def test_an_option_nobody_knows_is_exit_2(muxctl):
     there_are = "there are --help, --json, --socket, --watch"
     assert (code, err.splitlines()[-1]) == (2, f"muxctl status: error: unrecognized arguments: --fast; {there_are}")
     err = muxctl("logs", "qwen", "--since", "5m")[2]  # near --lines by its letters alone
-    assert "unrecognized arguments: --since 5m; there are --follow, --help" in err
+    assert "unrecognized arguments: --since 5m; -n N goes back by N lines" in err
+    assert "unrecognized arguments: beta; one model at a time" in muxctl("switch", "alpha", "beta")[2]
 
 
 @pytest.mark.parametrize(
