@@ -14,35 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from muxd.config.command_lines import CONTAINERS, Hole, Word, flag, server_at
+from muxd.config.command_lines import CONTAINERS, MODEL, Hole, Word, flag, server_at
 
 from .lexer import ASSIGNMENT, NotPlain, Token, skip, tokens
 
 #: Programs that only name a server, or are none of interest.
-QUIET = frozenset(
-    {
-        *("echo", "printf", "pkill", "pgrep", "killall", "kill", "grep", "egrep", "ps", "awk", "sed", "cat", "which"),
-        *("type", "test", "[", "[[", "true", "false", ":", "trap", "head", "mkdir", "rm", "cp", "mv"),
-        *("curl", "wget", "touch", "chmod", "ulimit", "logger", "date", "ls", "set", "shopt", "nvidia-smi"),
-        *(
-            "exit",
-            "return",
-            "cd",
-            "disown",
-            "jobs",
-            "bg",
-            "alias",
-            "hash",
-            "umask",
-            "tee",
-            "lsof",
-            "fuser",
-            "ss",
-            "netstat",
-            "xargs",
-        ),
-    }
+_QUIET = (
+    "echo printf pkill pgrep killall kill grep egrep ps awk sed cat which type test [ [[ true false : trap "
+    "head mkdir rm cp mv curl wget touch chmod ulimit logger date ls set shopt nvidia-smi exit return cd "
+    "disown jobs bg alias hash umask tee lsof fuser ss netstat"
 )
+QUIET = frozenset(_QUIET.split())
 
 #: Programs for which a script stays.
 WAITING = ("wait", "sleep", "tail", "fg")
@@ -54,18 +36,16 @@ WRAPPERS = ("sudo", "env", "numactl", "taskset", "timeout", "nice", "uv", "conda
 OTHER_ENGINES = ("vllm", "llama-server", "ollama", "tgi", "text-generation-launcher", "lmdeploy", "tritonserver")
 
 #: What bash or muxd sets by itself, differently each time.
-VOLATILE = frozenset(
-    {
-        *("RANDOM", "SRANDOM", "SECONDS", "EPOCHSECONDS", "EPOCHREALTIME", "LINENO", "BASHPID", "PPID", "REPLY", "PWD"),
-        *("PIPESTATUS", "HOSTNAME", "HOSTTYPE", "OSTYPE", "MACHTYPE", "BASH", "BASHOPTS", "BASH_VERSION", "SHELLOPTS"),
-        *("BASH_VERSINFO", "FUNCNAME", "BASH_SOURCE", "GROUPS", "OPTIND", "OPTARG", "COLUMNS", "LINES", "SHLVL", "UID"),
-        *("OLDPWD", "EUID", "TMPDIR", "MUXD_TOKEN", "_", "DIRSTACK", "BASH_REMATCH"),
-    }
+_VOLATILE = (
+    "RANDOM SRANDOM SECONDS EPOCHSECONDS EPOCHREALTIME LINENO BASHPID PPID REPLY PWD PIPESTATUS HOSTNAME "
+    "HOSTTYPE OSTYPE MACHTYPE BASH BASHOPTS BASH_VERSION SHELLOPTS BASH_VERSINFO FUNCNAME BASH_SOURCE GROUPS "
+    "OPTIND OPTARG COLUMNS LINES SHLVL UID OLDPWD EUID TMPDIR MUXD_TOKEN _ DIRSTACK BASH_REMATCH"
 )
+VOLATILE = frozenset(_VOLATILE.split())
 
 #: Builtins that set the variables among their arguments to what is known only when they run.
-SETTERS = ("read", "mapfile", "readarray", "getopts", "let", "coproc")
-DECLARING = ("export", "declare", "typeset", "readonly", "local")
+SETTERS = ("read", "mapfile", "readarray", "getopts", "let")
+DECLARING = ("export", "declare", "typeset", "readonly")
 
 #: What begins a compound command, and what ends it.
 _CLOSERS = {"if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}"}
@@ -127,6 +107,7 @@ class PlainReader:
     runs: list[Run] = field(default_factory=list)
     waited: int = 0  # how many of them there were when the script last waited for something
     sourced: dict[str, str] = field(default_factory=dict)  # texts that it reads in, by path
+    is_held: bool = False  # bash waits for a server, and comes to nothing else
     is_dark: bool = False  # something that cannot be seen may start a server
     engine: str = ""  # of another kind
     _is_over: bool = False
@@ -245,7 +226,12 @@ class PlainReader:
             self._run(rest, raws[1:], place, apart=apart, waits=waits)
             self._is_over |= program == "exec" and self._is_sure and not apart
             return
-        if program in ("exit", "return") and self._is_sure and not apart:
+        if program == "return" and not self._depth:
+            pass  # bash only complains
+        elif program == "local":
+            for raw in raws[1:]:
+                self._forget(raw)
+        elif program in ("exit", "return") and self._is_sure and not apart:
             self._is_over, self._has_returned = program == "exit" or self._is_over, program == "return"
         elif program in self._functions:
             self._call(program)
@@ -276,32 +262,53 @@ class PlainReader:
         )
         modules = [after for word, after in pairwise(words) if word == "-m" and isinstance(after, str)]
         engines = [name for name in (program, *(m.partition(".")[0] for m in modules)) if name in OTHER_ENGINES]
-        if server_at(words) is not None:
+        at = server_at(words)
+        if words[0] == "":
+            pass  # bash finds no such program
+        elif at is not None and any(isinstance(word, Hole) and word.many for word in words[: max(0, at - 3)]):
+            self.is_dark = True
+        elif at is not None and program != "coproc":
             self.candidates.append(Candidate(words, place, self._is_sure))
-            self._is_over |= self._is_sure and waits and not is_detached(words)
+            self.is_held |= self._is_sure and waits and not is_detached(words)
+            self._is_over |= self.is_held
         elif inner is not None and len(words) > inner + 2 and re.fullmatch("-[a-z]*c", str(words[inner + 1])):
-            self._shell(words[inner + 2])
+            self._shell(words[inner + 2], waits=waits)
         elif _is_unseen(words, program):
             self.is_dark = True
         elif engines:
             self.engine = engines[0]
-        elif flag(words, ("--model-path", "--model")) is not None and flag(words, ("--port",)) is not None:
+        elif all(isinstance(flag(words, names), str) for names in (MODEL, ("--port",))):
             self.others.append(Candidate(words, place, self._is_sure))
 
-    def _shell(self, text: Word) -> None:
+    def _look_into(self, substitution: str) -> None:
+        """A server there may be the one; a program that only names it is none."""
+        if _SERVER.search(substitution):
+            inner = self._inner(dict(self.variables))
+            inner.read(substitution.strip("`").removeprefix("$").lstrip("<>(").removesuffix(")"))
+            self.is_dark |= inner.is_dark or bool(inner.candidates)
+
+    def _inner(self, variables: dict[str, Value]) -> PlainReader:
+        """For a shell of its own."""
+        inner = PlainReader(self.file, variables, self.folder, Hole(), None, set(self.exported))
+        inner._is_sure, inner._is_lost, inner._depth = self._is_sure, self._is_lost, self._depth + 1
+        if inner._depth > _DEEPEST:
+            inner._is_over = inner.is_dark = True
+        return inner
+
+    def _shell(self, text: Word, *, waits: bool) -> None:
         """`bash -c TEXT`: with what is exported, and nothing comes back."""
         if not isinstance(text, str):
             self.is_dark = True
             return
         handed_on = {name: value for name, value in self.variables.items() if name in self.exported}
-        inner = PlainReader(self.file, handed_on, self.folder, Hole(), None, set(self.exported))
-        inner._is_sure, inner._is_lost, inner._depth = self._is_sure, self._is_lost, self._depth + 1
-        if inner._depth <= _DEEPEST:
-            inner.read(text)
+        inner = self._inner(handed_on)
+        inner.read(text)
         self.candidates += inner.candidates
         self.runs += inner.runs
         self.others += inner.others
-        self.is_dark |= inner.is_dark or inner._depth > _DEEPEST
+        self.is_dark |= inner.is_dark
+        self.is_held |= inner.is_held and self._is_sure and waits
+        self._is_over |= self.is_held
         self.engine = self.engine or inner.engine
 
     def _call(self, name: str) -> None:
@@ -346,6 +353,8 @@ class PlainReader:
 
     def _declare(self, raws: Sequence[str], place: Place, *, exports: bool) -> None:
         options = "".join(raw for raw in raws if raw[:1] in "-+")
+        if "n" in options and not exports:  # a name for another variable
+            self._lose()
         for raw in raws:
             if raw[:1] in "-+":
                 continue
@@ -471,6 +480,7 @@ class PlainReader:
                     self._forget(part)
                 yield Piece(Hole())
             elif c == "`" or part.startswith(("$(", "<(", ">(")):
+                self._look_into(part)
                 yield Piece(Hole(many=not quoted))
             elif part.startswith("${"):
                 yield from self._parameter(part[2:-1], quoted=quoted)

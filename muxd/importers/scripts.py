@@ -122,7 +122,7 @@ def _unreadable(text: str, shown: str) -> str:
 
 def _gather(script: LaunchScript, reader: PlainReader) -> None:
     found = [] if reader.is_dark else reader.candidates or reader.others
-    several = [c for c in found if c.sure]
+    several = [c for c in found if c.sure and c in reader.candidates]
     if found:
         script.launch, script.program = found[-1].place, _interpreter(found[-1])
     ports = {_of(c, lambda line: line.port()): c.place for c in several} if len(several) > 1 else {}
@@ -131,7 +131,8 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
         text = f"{lines} start servers on different ports; muxd runs one server with each script: split it"
         script.problems.append(Problem(("script",), max(ports.values()), text))
     script.port, script.ported = _agreed(found, lambda line: line.port()) or 0, script.launch
-    if not script.port and isinstance(port := _contract(reader, "PORT"), str) and re.fullmatch("[1-9][0-9]{0,4}", port):
+    port = _contract(reader, "PORT") if not found else None
+    if port is not None and re.fullmatch("[1-9][0-9]{0,4}", port):
         script.port, script.ported = (int(port), reader.assigned["PORT"]) if int(port) <= 65535 else (0, None)
     named, model = _contract(reader, "MODEL_NAME"), _agreed(found, lambda line: line.model())
     served = _agreed(found, lambda line: line.look_up(("--served-model-name",)))

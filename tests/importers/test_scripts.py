@@ -144,6 +144,14 @@ FIELD = {
     "P=(1 2)\nP[0]=5\n{} --model-path A/b --port $P": ("A/b", 0),
     "IFS=:; X=1:2\n{} --model-path A/b --port $X": ("A/b", 0),
     "declare -n R=PORT; R=5\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "PORT=1\nlocal PORT=2\n{} --model-path A/b --port $PORT": ("A/b", 0),
+    "return\n{} --model-path A/b --port 1": ("A/b", 1),
+    "X=$({} --model-path A/b --port 1)\n{} --model-path A/c --port 2": ("", 0),
+    '"$NONE" {} --model-path A/b --port 1\n{} --model-path A/c --port 2': ("A/c", 2),
+    "$(echo echo) {} --model-path A/b --port 1\n{} --model-path A/c --port 2": ("", 0),
+    "PID=$(pgrep -f sglang.launch_server)\n{} --model-path A/b --port 1": ("A/b", 1),
+    "bash -c 'exec {} --model-path A/b --port 1'\n{} --model-path A/c --port 2": ("A/b", 1),
+    "python other.py --model o --port 1\npython -m sglang.bench_serving --model o --port 2": ("o", 0),
 }  # fmt: skip
 
 
