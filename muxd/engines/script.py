@@ -71,7 +71,7 @@ class LaunchedByScript(SGLang):
         look_up = partial(_looked_up, info or {}, line)
         return Seen(
             port=port or _known(line.port) or 0,
-            model=_text((info or {}).get("model_path")) or _known(line.model) or "",
+            model=_known(line.model) or _text((info or {}).get("model_path")),
             served=(await _served_name(link) if link is not None else "")
             or _known(lambda: look_up(("--served-model-name",)))
             or "",

@@ -95,6 +95,7 @@ def test_until_a_script_was_seen_it_has_every_gpu_and_then_those_that_it_uses(st
     assert muxd.ask("org/beta")
     assert [muxd.status(name)["gpus"] for name in ("alpha", "beta")] == [[0], [1]]
     assert muxd.state("alpha") == "unloaded", "nobody knew that there was room for both"
+    assert muxd.control("POST", "/v1/reload").json()["plan"] == [], "what was learnt is no change"
     assert muxd.ask("org/alpha")
     assert [muxd.state(name) for name in ("alpha", "beta")] == ["ready", "ready"]
 
@@ -162,4 +163,5 @@ def test_scripts_of_the_command_line_share_every_gpu_until_both_were_seen(start,
     muxd = start(*scripts)
     muxd.until_state("beta", "ready")
     assert muxd.ask("org/alpha")
+    assert muxd.control("POST", "/v1/reload").json()["plan"] == []
     assert_never_two_awake(muxd.moves())

@@ -221,6 +221,11 @@ async def test_a_server_that_tells_nothing_is_what_its_command_line_says():
     assert found == Seen(port=31000, model="A/b", served="x", gpus=(0, 1), sleep_level=1)
 
 
+async def test_a_model_is_called_as_its_command_line_does_wherever_its_files_are():
+    found = await seen([process("--model", "A/b")], server_info=SERVER_INFO | {"model_path": "/root/.cache/A--b"})
+    assert found.model == "A/b"
+
+
 async def test_what_answers_and_is_no_sglang_is_none():
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)]) is None
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)], server_info={"vllm_config": {}}) is None
