@@ -14,7 +14,7 @@ from collections.abc import Callable
 from figures import Figure, show
 
 from muxd.core.events import DemandReported, LeaseAsked, Started, Waiting, WorkerReady
-from muxd.core.outlook import outlook
+from muxd.core.progress import progress_of
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
 
@@ -49,7 +49,7 @@ def main() -> None:
     reports = [DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(2, 1.0),)) for run in range(runs)]
     events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
     waiting = [worker for worker in host.workers.values() if worker.wanted]
-    looks = [cpu_ms(lambda: [outlook(host, switching, worker, now) for worker in waiting]) for _ in range(runs)]
+    looks = [cpu_ms(lambda: [progress_of(host, switching, worker, now) for worker in waiting]) for _ in range(runs)]
     assert len(waiting) == options.models
     show(
         f"The core with {options.models} models waiting",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from figures import Figure, show
-from house import House, house, until
+from muxd_process import MuxdProcess, running_muxd, until
 from processes import below, command_line, cpu_seconds, pss_mb
 
 CPU_GOAL = 0.2  # per cent of a core
@@ -27,7 +27,7 @@ def role(pid: int) -> str | None:
     return None
 
 
-def own_processes(muxd: House) -> Iterator[tuple[str, int]]:
+def own_processes(muxd: MuxdProcess) -> Iterator[tuple[str, int]]:
     for pid in below(muxd.muxd.pid):
         name = role(pid)
         if name is not None:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S")
     options = parser.parse_args()
     stretches, seconds = (1, 0.2) if options.quick else (6, options.seconds)
-    with house() as muxd:
+    with running_muxd() as muxd:
         for model in ("a", "b", "a", "b"):
             muxd.ask(model, max_tokens=4)
         until(lambda: muxd.states() == {"a": "asleep", "b": "ready"}, 10)

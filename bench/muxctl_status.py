@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from figures import Figure, show
-from house import house
+from muxd_process import running_muxd
 
 GOAL = 60.0  # milliseconds
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="?", type=int, default=31)
     options = parser.parse_args()
     runs = 1 if options.quick else options.runs
-    with house() as muxd:
+    with running_muxd() as muxd:
         status = [sys.executable, "-m", "muxctl", "--socket", str(muxd.socket), "status"]
         empty = [sys.executable, "-c", "pass"]
         pairs = [(cpu_ms(status), cpu_ms(empty)) for _ in range(runs)]

@@ -14,11 +14,11 @@ from typing import Any
 import trio
 
 from muxd.core.scheduler import Scheduler
-from muxd.engines import Link
-from muxd.proxy.leases import Lease
-from muxd.state import StateFile
-from muxd.workers.footprint import Footprint
-from muxd.workers.life import Life
+from muxd.engines import EngineClient
+from muxd.proxy.leases import ModelLease
+from muxd.saved_state import StateFile
+from muxd.workers.gpu_memory import GpuMemoryTracker
+from muxd.workers.process import WorkerProcess
 
 _OUT = os.open(os.environ["MUXD_STAMPS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 _stamps: list[tuple[float, str, str, str]] = []
@@ -96,21 +96,21 @@ def stamp_sockets() -> None:
 
 
 def stamp_admission() -> None:
-    plain = Lease._be_granted
+    plain = ModelLease._be_granted
 
-    def admit(self: Lease, url: str, generation: int) -> None:
+    def admit(self: ModelLease, url: str, generation: int) -> None:
         plain(self, url, generation)
         stamp("admitted", self.name)
 
-    Lease._be_granted = admit  # type: ignore[method-assign]
+    ModelLease._be_granted = admit  # type: ignore[method-assign]
 
 
 def main() -> None:
     stamp_core()
     for owner, name in (
-        *((Life, name) for name in ("_sleep", "_wake", "_until_serving")),
-        *((Footprint, name) for name in ("until_released", "until_room_to_wake", "came")),
-        *((Link, name) for name in ("call", "ask", "probe")),
+        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving")),
+        *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
+        *((EngineClient, name) for name in ("call", "ask", "probe")),
     ):
         stamp_method(owner, name)
     stamp_saves()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from figures import Figure, show
-from house import SIMULATED, house
+from muxd_process import SIMULATED, running_muxd
 from processes import below, cpu_seconds
 
 GOAL = 400.0  # milliseconds
@@ -34,7 +34,7 @@ def a_start() -> tuple[float, float, float]:
         systemd.bind(os.environ["NOTIFY_SOCKET"])
         systemd.settimeout(30)
         began, at_ready = time.monotonic(), []
-        with house(SIMULATED, until_ready=lambda muxd: at_ready.extend(_at_ready(systemd, muxd.pid))) as muxd:
+        with running_muxd(SIMULATED, until_ready=lambda muxd: at_ready.extend(_at_ready(systemd, muxd.pid))) as muxd:
             return at_ready[1], cpu_ms_of_tree(muxd.muxd.pid), 1000 * (at_ready[0] - began)
 
 

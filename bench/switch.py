@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from figures import Figure, show
-from house import SIMULATED, House, house
+from muxd_process import SIMULATED, MuxdProcess, running_muxd
 from processes import below, put_first
 
 BENCH = Path(__file__).resolve().parent
@@ -119,14 +119,14 @@ class Stamps:
         return sorted(tuple(json.loads(line)) for line in lines)
 
 
-def from_idle(muxd: House, stamps: Stamps, target: str) -> Switch:
+def from_idle(muxd: MuxdProcess, stamps: Stamps, target: str) -> Switch:
     time.sleep(0.25)  # until the end of the request before has been reported
     began = time.monotonic()
     muxd.ask(target, max_tokens=1)
     return switch_of(began, target, stamps.new())
 
 
-def from_busy(muxd: House, stamps: Stamps, leaving: str, target: str) -> Switch:
+def from_busy(muxd: MuxdProcess, stamps: Stamps, leaving: str, target: str) -> Switch:
     """A request waits for `target` while one of the other model is drained."""
     lines = muxd.stream(leaving, max_tokens=60, ignore_eos=True, stream=True)
     next(lines)
@@ -176,7 +176,7 @@ def main() -> None:
     count = 4 if options.quick else options.switches
     os.environ["MUXD_STAMPS"] = path = f"/tmp/muxd-bench-{os.getpid()}.stamps"
     stamps, turns = Stamps(Path(path)), ["a", "b"] * (count // 2)
-    with house(real_models() if options.real else SIMULATED, STAMPED, managed=False) as muxd:
+    with running_muxd(real_models() if options.real else SIMULATED, STAMPED, managed=False) as muxd:
         for model in ("a", "b"):  # loads them
             muxd.ask(model, max_tokens=1)
         if options.first:

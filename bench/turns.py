@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from house import House, house
+from muxd_process import MuxdProcess, running_muxd
 
 MODELS = """\
 [policy]
@@ -47,19 +47,19 @@ class Run:
     waits: list[float]
 
 
-Load = Callable[[House, list[float]], None]
+Load = Callable[[MuxdProcess, list[float]], None]
 
 
 def agents(pause: float, requests: int) -> Load:
     """Return a load of one client for each model that pauses after each answer."""
 
-    def client(muxd: House, model: str, waits: list[float]) -> None:
+    def client(muxd: MuxdProcess, model: str, waits: list[float]) -> None:
         for number in range(requests):
             if number:
                 time.sleep(pause)
             ask(muxd, model, waits)
 
-    def load(muxd: House, waits: list[float]) -> None:
+    def load(muxd: MuxdProcess, waits: list[float]) -> None:
         together([threading.Thread(target=client, args=(muxd, model, waits)) for model in "ab"])
 
     return load
@@ -68,11 +68,11 @@ def agents(pause: float, requests: int) -> Load:
 def one_shot(requests: int, gap: float) -> Load:
     """Return a load of clients that ask once; the same for every run."""
 
-    def client(muxd: House, model: str, waits: list[float], after: float) -> None:
+    def client(muxd: MuxdProcess, model: str, waits: list[float], after: float) -> None:
         time.sleep(after)
         ask(muxd, model, waits)
 
-    def load(muxd: House, waits: list[float]) -> None:
+    def load(muxd: MuxdProcess, waits: list[float]) -> None:
         chance, at, threads = random.Random(7), 0.0, []
         for _ in range(requests):
             at += chance.expovariate(1 / gap)
@@ -89,19 +89,19 @@ def together(threads: list[threading.Thread]) -> None:
         thread.join()
 
 
-def ask(muxd: House, model: str, waits: list[float]) -> None:
+def ask(muxd: MuxdProcess, model: str, waits: list[float]) -> None:
     began = time.monotonic()
     muxd.ask(model, max_tokens=TOKENS, ignore_eos=True)
     waits.append(time.monotonic() - began)
 
 
-def wakes(muxd: House) -> int:
+def wakes(muxd: MuxdProcess) -> int:
     return sum(model["generation"] for model in muxd.status()["models"])
 
 
 def run(load: Load, *, keep_turns: bool, scale: float) -> Run:
     written = MODELS.format(keep_turns=str(keep_turns).lower(), sleep=1 * scale, wake=2 * scale)
-    with house(written) as muxd:
+    with running_muxd(written) as muxd:
         for model in "aba":
             muxd.ask(model, max_tokens=1)
         before, began, waits = wakes(muxd), time.monotonic(), []

@@ -4,7 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 
-from muxctl.exits import Exit, Failure
+from muxctl.exit_codes import CommandFailed, ExitCode
 from muxctl.verbs import VERBS, find_verb, module_of, nearest, parser_of, parser_of_all
 from muxd import __version__
 
@@ -15,23 +15,23 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
-    except Failure as failure:
+    except CommandFailed as failure:
         print(f"muxctl: {failure.message}", file=sys.stderr)
         return failure.code
     except KeyError as missing:
         print(f"muxctl: muxd's answer has no {missing}; are muxd and muxctl of one version?", file=sys.stderr)
-        return Exit.FAILED
+        return ExitCode.FAILED
     except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         _discard_output()
-        return Exit.BROKEN_PIPE
+        return ExitCode.BROKEN_PIPE
     except OSError as error:
         from muxd.errors import in_words
 
         print(f"muxctl: cannot go on: {in_words(error)}", file=sys.stderr)
         _discard_output()
-        return Exit.PERMISSION if isinstance(error, PermissionError) else Exit.FAILED
+        return ExitCode.PERMISSION if isinstance(error, PermissionError) else ExitCode.FAILED
 
 
 def _discard_output() -> None:
@@ -46,7 +46,7 @@ def _run(argv: list[str]) -> int:
     verb, rest = _split(argv)
     if verb is None:
         print(rest[0])
-        return Exit.OK
+        return ExitCode.OK
     return int(module_of(verb).run(_parsed(parser_of(verb), rest)))
 
 
@@ -63,7 +63,7 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     if "--version" in before:
         return None, [f"muxctl {__version__}"]
     if not rest:
-        raise Failure(f"say what to do: {', '.join(VERBS)}; muxctl --help tells more", Exit.USAGE)
+        raise CommandFailed(f"say what to do: {', '.join(VERBS)}; muxctl --help tells more", ExitCode.USAGE)
     return find_verb(rest[0]), before + rest[1:]
 
 

@@ -17,7 +17,7 @@ def anybody(config: Path) -> str:
 
 
 def without_keys(config: Path) -> str:
-    """What a configuration without any key means: as muxd/config/rules.py and muxd/proxy/doors/anybody.py judge it."""
+    """What a configuration without any key means: as muxd/config/rules.py and muxd/proxy/auth/exposure.py judge it."""
     proxy = salvage_config(config, os.environ).proxy
     if not (is_loopback(proxy.host) or proxy.allow_anonymous):
         return f"muxd neither starts nor reloads: {proxy.host} lets other machines in, see [proxy] allow_anonymous"

@@ -5,10 +5,10 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from muxctl.connection import stream
+from muxctl.control_connection import stream
 from muxctl.display.tables import plain
-from muxctl.exits import EVERYWHERE, Exit, Failure
-from muxctl.places import find_socket
+from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode
+from muxctl.socket_path import find_socket
 
 MEANING = """\
 Every change of a model's state, every operator's order and every reload, as far
@@ -19,8 +19,8 @@ EXAMPLES = {
     "muxctl events -f --json": "one JSON object a line",
 }
 EXITS = EVERYWHERE | {
-    Exit.UNREACHABLE: "muxd unreachable, or it ended while it was followed",
-    Exit.INTERRUPTED: "interrupted, as -f is meant to end",
+    ExitCode.UNREACHABLE: "muxd unreachable, or it ended while it was followed",
+    ExitCode.INTERRUPTED: "interrupted, as -f is meant to end",
 }
 
 
@@ -35,8 +35,8 @@ def run(options: Namespace) -> int:
     for event in stream(find_socket(options.socket), "GET", target):
         print(json.dumps(event) if options.json else event_line(event), flush=True)
     if options.follow:
-        raise Failure("muxd has ended", Exit.UNREACHABLE)
-    return Exit.OK
+        raise CommandFailed("muxd has ended", ExitCode.UNREACHABLE)
+    return ExitCode.OK
 
 
 def event_line(event: dict[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 from argparse import ArgumentParser, Namespace
 
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 from muxctl.verbs import find_verb, parser_of, parser_of_all
 
 MEANING = "The same as muxctl --help and muxctl VERB --help.  muxd need not run for it."
 EXAMPLES = {"muxctl help": "every verb, and the exit codes", "muxctl help stop": "what stop does, and its options"}
-EXITS = {Exit.OK: "help was shown", Exit.USAGE: "no such verb"}
+EXITS = {ExitCode.OK: "help was shown", ExitCode.USAGE: "no such verb"}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -17,4 +17,4 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     parser = parser_of(find_verb(options.verb)) if options.verb else parser_of_all()
     print(parser.format_help().rstrip())
-    return Exit.OK
+    return ExitCode.OK

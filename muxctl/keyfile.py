@@ -17,8 +17,8 @@ from typing import Any
 
 import tomli_w
 
-from muxctl.exits import Exit, Failure
-from muxd.config.api_keys import Entry, entries_of
+from muxctl.exit_codes import CommandFailed, ExitCode
+from muxd.config.key_tables import KeyTable, entries_of
 from muxd.config.load import load_config
 from muxd.config.sources import FOLDER, read_sources
 from muxd.errors import ConfigError
@@ -37,7 +37,7 @@ _LINE = re.compile(r":\d+: ")
 Table = dict[str, Any]
 
 
-def entries(config: Path) -> tuple[list[Entry], list[str]]:
+def entries(config: Path) -> tuple[list[KeyTable], list[str]]:
     """The keys of all files, in their order, as they are written; and what is wrong with files that cannot be read."""
     main, parts, broken = read_sources(config)
     found = []
@@ -56,7 +56,7 @@ class KeyFile:
         self._config = config
         self.path = config.parent / FOLDER / NAME
 
-    def has(self, entry: Entry) -> bool:
+    def has(self, entry: KeyTable) -> bool:
         return entry.source.file == self.path
 
     @contextmanager
@@ -72,9 +72,11 @@ class KeyFile:
             finally:
                 os.close(lock)
         except OSError as error:
-            code = Exit.PERMISSION if error.errno in (errno.EACCES, errno.EPERM) else Exit.FAILED
-            hint = "; use sudo, or be the user whom it belongs to" if code == Exit.PERMISSION else ""
-            raise Failure(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}{hint}", code) from None
+            code = ExitCode.PERMISSION if error.errno in (errno.EACCES, errno.EPERM) else ExitCode.FAILED
+            hint = "; use sudo, or be the user whom it belongs to" if code == ExitCode.PERMISSION else ""
+            raise CommandFailed(
+                f"cannot write {self.path}: {(error.strerror or str(error)).lower()}{hint}", code
+            ) from None
 
     def put(self, name: str, table: Table) -> None:
         """Add the key, or put it in place of the one of its name."""
@@ -96,13 +98,13 @@ class KeyFile:
     def _replace(self, whole: Table) -> None:
         """Put it in place; take it back and say why, where the configuration then has a problem that is new."""
         if self.path.is_symlink():
-            raise Failure(f"{self.path} is a link; put a file in its place, or remove it")
+            raise CommandFailed(f"{self.path} is a link; put a file in its place, or remove it")
         before = self.path.read_bytes() if self.path.exists() else None
         known = {_LINE.sub(": ", problem, 1) for problem in self._problems()}
         self._write((HEAD + tomli_w.dumps(whole)).encode())
         if new := [problem for problem in self._problems() if _LINE.sub(": ", problem, 1) not in known]:
             self._write(before) if before is not None else self.path.unlink()
-            raise Failure("\n  ".join(["it would make a problem; nothing was changed:", *new]), Exit.USAGE)
+            raise CommandFailed("\n  ".join(["it would make a problem; nothing was changed:", *new]), ExitCode.USAGE)
 
     def _problems(self) -> list[str]:
         try:

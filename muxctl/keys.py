@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muxctl.connection import ask
+from muxctl.control_connection import ask
 from muxctl.display.tables import table
-from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure
-from muxctl.places import find_socket
+from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.reload import plan_lines
+from muxctl.socket_path import find_socket
 
 if TYPE_CHECKING:
-    from muxd.config.api_keys import Entry
+    from muxd.config.key_tables import KeyTable
 
 MEANING = """\
 add makes a key and prints its secret on stdout, this one time: only a hash is
@@ -31,11 +31,11 @@ EXAMPLES = {
     "muxctl keys revoke alice": "refuse it from now on",
 }
 EXITS = EVERYWHERE | {
-    Exit.OK: "done; with muxd down it counts from its next start",
-    Exit.FAILED: "failed: no such key, one of that name, or not one that muxctl wrote",
-    Exit.USAGE: "usage, or problems in the configuration",
-    Exit.NO_MODEL: MEANINGS[Exit.NO_MODEL],
-    Exit.UNREACHABLE: "muxd went while it was told of the change, which is kept",
+    ExitCode.OK: "done; with muxd down it counts from its next start",
+    ExitCode.FAILED: "failed: no such key, one of that name, or not one that muxctl wrote",
+    ExitCode.USAGE: "usage, or problems in the configuration",
+    ExitCode.NO_MODEL: MEANINGS[ExitCode.NO_MODEL],
+    ExitCode.UNREACHABLE: "muxd went while it was told of the change, which is kept",
 }
 
 COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "COMMENTS", "EXPIRES", "STATE", "FILE")
@@ -74,10 +74,10 @@ def run(options: Namespace) -> int:
     if options.action != "add":
         for option in _OF_ADD:
             if getattr(options, option) is not None:
-                raise Failure(f"{_flag(option)} is for muxctl keys add", Exit.USAGE)
+                raise CommandFailed(f"{_flag(option)} is for muxctl keys add", ExitCode.USAGE)
     if (options.name is None) != (options.action == "list"):
         wants = "no name" if options.action == "list" else "the name of a key"
-        raise Failure(f"muxctl keys {options.action} takes {wants}", Exit.USAGE)
+        raise CommandFailed(f"muxctl keys {options.action} takes {wants}", ExitCode.USAGE)
     return _ACTIONS[options.action](options, _Place(options))
 
 
@@ -97,14 +97,14 @@ class _Place:
         explicit: Path | None = options.config
         self._elsewhere = ""
         if self._socket is not None and running is None and explicit is None:
-            raise Failure("muxd runs without a configuration file, which keys need: start it with --config")
+            raise CommandFailed("muxd runs without a configuration file, which keys need: start it with --config")
         if self._socket is not None and explicit is not None and not _same(explicit, running):
             self._elsewhere = f"with {running}" if running is not None else "without a file"
         self.config = running if running is not None and not self._elsewhere else _found(explicit)
         self.file = KeyFile(self.config)
         self._entries = entries
 
-    def entries(self) -> tuple[list["Entry"], list[str]]:
+    def entries(self) -> tuple[list["KeyTable"], list[str]]:
         return self._entries(self.config)
 
     def tell_muxd(self, done: str, effect: str, meanwhile: str = "") -> None:
@@ -119,8 +119,10 @@ class _Place:
         else:
             try:
                 answer = ask(self._socket, "POST", "/v1/reload", {"dry_run": False}, _PATIENCE)
-            except Failure as failure:
-                raise Failure(f"{done}, but muxd has not taken it over: {failure.message}", failure.code) from None
+            except CommandFailed as failure:
+                raise CommandFailed(
+                    f"{done}, but muxd has not taken it over: {failure.message}", failure.code
+                ) from None
             _say(f"{done}; muxd has taken it over: {effect} from now on")
             if answer["plan"]:
                 _say("what else was waiting in the configuration went with it:\n")
@@ -132,21 +134,21 @@ def _running(socket: str | None) -> tuple[str | None, Path | None]:
     try:
         path = find_socket(socket)
         config = ask(path, "GET", "/v1/status")["config"]
-    except Failure as failure:
-        if failure.code != Exit.UNREACHABLE:
+    except CommandFailed as failure:
+        if failure.code != ExitCode.UNREACHABLE:
             raise
         return None, None
     return path, Path(config) if config is not None else None
 
 
 def _found(explicit: Path | None) -> Path:
-    from muxd.config.places import find_config
+    from muxd.config.default_paths import find_config
     from muxd.errors import ConfigError
 
     try:
         return find_config(explicit, os.environ).absolute()
     except ConfigError as error:
-        raise Failure(error.message, Exit.USAGE) from None
+        raise CommandFailed(error.message, ExitCode.USAGE) from None
 
 
 def _same(one: Path, other: Path | None) -> bool:
@@ -178,7 +180,7 @@ def _add(options: Namespace, place: _Place) -> int:
     print(json.dumps(value) if options.json else secret, flush=True)
     _say("this is the only time that the secret is shown: put it where its holder finds it")
     place.tell_muxd(f"{options.name} is in {place.file.path}", "it works")
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _announce_first(options: Namespace, config: Path) -> None:
@@ -198,12 +200,12 @@ def _ask(options: Namespace, question: str, otherwise: str) -> None:
         return
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Failure(otherwise)
+        raise CommandFailed(otherwise)
 
 
 def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
     """What the options say, checked as the configuration checks it."""
-    from muxd.config.api_keys import KEY
+    from muxd.config.key_tables import KEY
     from muxd.config.readers import Base
 
     given = {name: value for name in _OF_ADD if (value := getattr(options, name)) is not None}
@@ -213,7 +215,7 @@ def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
         try:
             KEY[name](value, Base(Path(), Path()))
         except ValueError as error:
-            raise Failure(f"{name if name == 'name' else _flag(name)}: {error}", Exit.USAGE) from None
+            raise CommandFailed(f"{name if name == 'name' else _flag(name)}: {error}", ExitCode.USAGE) from None
     _check_models(given.get("models", []), config)
     return given
 
@@ -222,7 +224,7 @@ def _moment(text: str) -> Any:
     """A datetime in UTC, of a date or of how long from now."""
     from datetime import UTC, datetime
 
-    from muxd.config.api_keys import moment
+    from muxd.config.key_tables import moment
     from muxd.config.readers import Base
     from muxd.config.units import parse_duration
 
@@ -232,13 +234,15 @@ def _moment(text: str) -> Any:
         try:
             at = moment(text, Base(Path(), Path()))
         except ValueError as error:
-            raise Failure(f"--expires: {error}, or a time from now on: 12h, 30d", Exit.USAGE) from None
+            raise CommandFailed(f"--expires: {error}, or a time from now on: 12h, 30d", ExitCode.USAGE) from None
     try:
         when = datetime.fromtimestamp(int(at), UTC)
     except (OverflowError, ValueError):
-        raise Failure(f"--expires: {text} is too far away; leave it out for a key that stays", Exit.USAGE) from None
+        raise CommandFailed(
+            f"--expires: {text} is too far away; leave it out for a key that stays", ExitCode.USAGE
+        ) from None
     if at <= time.time():
-        raise Failure(f"--expires: {text} is over already", Exit.USAGE)
+        raise CommandFailed(f"--expires: {text} is over already", ExitCode.USAGE)
     return when
 
 
@@ -254,11 +258,15 @@ def _check_models(names: list[str], config: Path) -> None:
     known = [name for model in models for name in (model.name, *model.served_names)]
     for name in names:
         if name not in known:
-            raise Failure(f"--models: no model {name}; {did_you_mean(name, dict.fromkeys(known))}", Exit.NO_MODEL)
+            raise CommandFailed(
+                f"--models: no model {name}; {did_you_mean(name, dict.fromkeys(known))}", ExitCode.NO_MODEL
+            )
 
 
-def _unusable(problems: list[str]) -> Failure:
-    return Failure("\n  ".join(["the configuration cannot be used; nothing was changed:", *problems]), Exit.USAGE)
+def _unusable(problems: list[str]) -> CommandFailed:
+    return CommandFailed(
+        "\n  ".join(["the configuration cannot be used; nothing was changed:", *problems]), ExitCode.USAGE
+    )
 
 
 def _check_free(name: str, place: _Place) -> None:
@@ -271,9 +279,11 @@ def _check_free(name: str, place: _Place) -> None:
         if entry.table.get("name") != name:
             continue
         if (state := state_of(entry.table)) == "active":
-            raise Failure(f"there is a key {name} already, at {entry}; revoke it first, or use another name")
+            raise CommandFailed(f"there is a key {name} already, at {entry}; revoke it first, or use another name")
         if not place.file.has(entry):
-            raise Failure(f"{name} is the name of a key that is {state}, at {entry}; remove it there, or use another")
+            raise CommandFailed(
+                f"{name} is the name of a key that is {state}, at {entry}; remove it there, or use another"
+            )
 
 
 def _revoke(options: Namespace, place: _Place) -> int:
@@ -293,7 +303,7 @@ def _revoke(options: Namespace, place: _Place) -> int:
     # Proxies hear of keys from muxd, and outlive it.
     place.tell_muxd(done, "it is refused", "; a proxy that still runs takes it until then, or until it is restarted")
     _tell_of_last(place)
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _is_last(name: str, place: _Place) -> bool:
@@ -320,7 +330,7 @@ def _tell_of_last(place: _Place) -> None:
     )
 
 
-def _to_revoke(name: str, place: _Place) -> "Entry":
+def _to_revoke(name: str, place: _Place) -> "KeyTable":
     """The key of that name in muxctl's own file; else the Failure that says where it is, or what there is."""
     entries, broken = place.entries()
     found = [entry for entry in entries if entry.table.get("name") == name]
@@ -329,7 +339,7 @@ def _to_revoke(name: str, place: _Place) -> "Entry":
             return entry
     if found:
         file, line = found[0].source.file, found[0].line
-        raise Failure(
+        raise CommandFailed(
             f"muxctl did not write the key {name}, and changes no file of yours: "
             f"write revoked = true below [[keys]] in line {line} of {file}, then muxctl reload"
         )
@@ -338,7 +348,7 @@ def _to_revoke(name: str, place: _Place) -> "Entry":
     from muxd.config.names import did_you_mean
 
     names = [str(entry.table["name"]) for entry in entries if "name" in entry.table]
-    raise Failure(f"no key {name}; {did_you_mean(name, names)}")
+    raise CommandFailed(f"no key {name}; {did_you_mean(name, names)}")
 
 
 def _list(options: Namespace, place: _Place) -> int:
@@ -352,8 +362,8 @@ def _list(options: Namespace, place: _Place) -> int:
     elif not broken:
         print("no keys; muxctl keys add NAME makes one")
     if broken:
-        raise Failure("\n  ".join(["not all files can be read:", *broken]), Exit.USAGE)
-    return Exit.OK
+        raise CommandFailed("\n  ".join(["not all files can be read:", *broken]), ExitCode.USAGE)
+    return ExitCode.OK
 
 
 _ACTIONS: dict[str, Callable[[Namespace, _Place], int]] = {"add": _add, "list": _list, "revoke": _revoke}

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from muxctl.connection import Connection, model_target
+from muxctl.control_connection import ControlConnection, model_target
 from muxctl.display.tables import plain, visible
-from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure
-from muxctl.places import find_socket
+from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
+from muxctl.socket_path import find_socket
 
 MEANING = """\
 What the model's processes wrote to stdout and stderr, across rotated files;
@@ -29,9 +29,9 @@ EXAMPLES = {
     "muxctl logs proxy": "what the proxy had to say",
 }
 EXITS = EVERYWHERE | {
-    Exit.NO_MODEL: MEANINGS[Exit.NO_MODEL],
-    Exit.UNREACHABLE: "muxd ended while its log was followed",
-    Exit.INTERRUPTED: "interrupted, as -f is meant to end",
+    ExitCode.NO_MODEL: MEANINGS[ExitCode.NO_MODEL],
+    ExitCode.UNREACHABLE: "muxd ended while its log was followed",
+    ExitCode.INTERRUPTED: "interrupted, as -f is meant to end",
 }
 
 STREAMS = ("stdout", "stderr")
@@ -71,8 +71,8 @@ def run(options: Namespace) -> int:
         for line in _from_muxd(connection, options):
             show(line)
     if options.follow:
-        raise Failure("muxd has ended", Exit.UNREACHABLE)
-    return Exit.OK
+        raise CommandFailed("muxd has ended", ExitCode.UNREACHABLE)
+    return ExitCode.OK
 
 
 def _json_line(line: Line) -> None:
@@ -91,17 +91,17 @@ def _plain_line(line: Line) -> None:
         print(f"... {line.get('missed', 'some')} lines were missed", flush=True)
 
 
-def _connected(socket: str | None) -> Connection | None:
+def _connected(socket: str | None) -> ControlConnection | None:
     """None when muxd is down; whoever may not ask it is told so."""
     try:
-        return Connection(find_socket(socket))
-    except Failure as failure:
-        if failure.code != Exit.UNREACHABLE:
+        return ControlConnection(find_socket(socket))
+    except CommandFailed as failure:
+        if failure.code != ExitCode.UNREACHABLE:
             raise
         return None
 
 
-def _from_muxd(connection: Connection, options: Namespace) -> Iterator[Line]:
+def _from_muxd(connection: ControlConnection, options: Namespace) -> Iterator[Line]:
     query = f"/logs?lines={options.lines}&follow={int(options.follow)}&stream={options.stream}"
     answer = connection.ask("GET", model_target(options.name, query))
     if options.follow:
@@ -139,14 +139,14 @@ def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
         message = (
             f"{down}your user may not read its logs ({in_words(error)}): use sudo, or be the user that muxd runs as"
         )
-        raise Failure(message, Exit.PERMISSION) from None
+        raise CommandFailed(message, ExitCode.PERMISSION) from None
     for line in lines:
         show(line)
     if not lines and options.lines:
         _say(
             f"{options.name} has written nothing{_to(options.stream)}: its files in {files['stdout'].parent} are empty"
         )
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) -> None:
@@ -167,7 +167,9 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
     """The files of one model, in the first directory that has some."""
     directories, names = ([log_dir], {}) if log_dir else _look_up()
     if name == "muxd" and name not in names:
-        raise Failure("muxd keeps no log of its own: see journalctl -u muxd, or where its stderr goes", Exit.NO_MODEL)
+        raise CommandFailed(
+            "muxd keeps no log of its own: see journalctl -u muxd, or where its stderr goes", ExitCode.NO_MODEL
+        )
     known = names.get(name, _OWN.get(name, name))
     if "/" not in known and known[:1] != ".":
         for directory in directories:
@@ -176,14 +178,14 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
                 return files
     down = "" if log_dir else "muxd is not running, and "
     places = ", ".join(map(str, directories))
-    code = Exit.FAILED if name in names else Exit.NO_MODEL
-    raise Failure(f"{down}there is no log of {name} in {places}; --log-dir names another place", code)
+    code = ExitCode.FAILED if name in names else ExitCode.NO_MODEL
+    raise CommandFailed(f"{down}there is no log of {name} in {places}; --log-dir names another place", code)
 
 
 def _look_up() -> tuple[list[Path], dict[str, str]]:
     """Where logs may be, and which model each name means, as far as the configuration tells."""
     from muxd.config import find_config, salvage_config
-    from muxd.config.places import SYSTEM_LOGS, default_log_dir, default_state_dir
+    from muxd.config.default_paths import SYSTEM_LOGS, default_log_dir, default_state_dir
     from muxd.errors import ConfigError
 
     try:

@@ -6,16 +6,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import Any
 
-from muxctl.connection import DeadlinePassed, ask, model_target, stream
+from muxctl.control_connection import DeadlinePassed, ask, model_target, stream
 from muxctl.display.progress import JsonLines, PhaseLines, Reporter, goal, is_success
 from muxctl.display.tables import on_terminal
-from muxctl.exits import EVERYWHERE, MEANINGS, Exit, Failure, refusal
-from muxctl.places import find_socket
+from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode, refusal
+from muxctl.socket_path import find_socket
 
 EXITS = (
     EVERYWHERE
-    | {code: MEANINGS[code] for code in (Exit.NO_MODEL, Exit.TIMED_OUT, Exit.SUPERSEDED)}
-    | {Exit.INTERRUPTED: "interrupted; what was ordered goes on"}
+    | {code: MEANINGS[code] for code in (ExitCode.NO_MODEL, ExitCode.TIMED_OUT, ExitCode.SUPERSEDED)}
+    | {ExitCode.INTERRUPTED: "interrupted; what was ordered goes on"}
 )
 
 _ACCEPTED = {
@@ -46,16 +46,16 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
         answer = ask(path, "POST", target, {"wait": False, **body})
         accepted = f"{_ACCEPTED[verb].format(options.name)}; watch it with muxctl status"
         print(json.dumps(answer) if options.json else accepted)
-        return Exit.OK
+        return ExitCode.OK
     deadline = None if limit is None else time.monotonic() + limit
     try:
         lines = stream(path, "POST", target, {"wait": True, **body}, deadline)
         return _watch(verb, options.name, lines, _reporter(verb, options))
     except DeadlinePassed:
         message = f"{options.name} was not {goal(verb)} within {options.timeout}; {_goes_on(verb, options.name)}"
-        raise Failure(message, Exit.TIMED_OUT) from None
+        raise CommandFailed(message, ExitCode.TIMED_OUT) from None
     except KeyboardInterrupt:
-        raise Failure(f"not watching any more; {_goes_on(verb, options.name)}", Exit.INTERRUPTED) from None
+        raise CommandFailed(f"not watching any more; {_goes_on(verb, options.name)}", ExitCode.INTERRUPTED) from None
 
 
 def _goes_on(verb: str, name: str) -> str:
@@ -69,7 +69,7 @@ def _seconds(text: str) -> float | None:
     try:
         limit = parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
     except ValueError as error:
-        raise Failure(f"--timeout: {error}", Exit.USAGE) from None
+        raise CommandFailed(f"--timeout: {error}", ExitCode.USAGE) from None
     return limit if limit <= _LONGEST_WAIT else None
 
 
@@ -89,7 +89,7 @@ def _watch(verb: str, name: str, lines: Iterable[dict[str, Any]], reporter: Repo
         for line in lines:
             reporter.take(line)
             if is_success(line):
-                return Exit.OK
+                return ExitCode.OK
             if line["type"] == "failed":
                 raise refusal(line)
-    raise Failure(f"muxd ended before {name} was {goal(verb)}; see its log", Exit.UNREACHABLE)
+    raise CommandFailed(f"muxd ended before {name} was {goal(verb)}; see its log", ExitCode.UNREACHABLE)

@@ -3,10 +3,10 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from muxctl.connection import ask
+from muxctl.control_connection import ask
 from muxctl.display.tables import plain, table
-from muxctl.exits import EVERYWHERE, Exit
-from muxctl.places import find_socket
+from muxctl.exit_codes import EVERYWHERE, ExitCode
+from muxctl.socket_path import find_socket
 
 MEANING = """\
 muxd reads its configuration again and applies what changed: all of it,
@@ -17,9 +17,9 @@ EXAMPLES = {
     "muxctl reload": "apply it",
 }
 EXITS = EVERYWHERE | {
-    Exit.OK: "applied, or nothing to change",
-    Exit.FAILED: "failed, or muxd must be started anew for it; nothing was changed",
-    Exit.USAGE: "usage, or problems in the configuration; nothing was changed",
+    ExitCode.OK: "applied, or nothing to change",
+    ExitCode.FAILED: "failed, or muxd must be started anew for it; nothing was changed",
+    ExitCode.USAGE: "usage, or problems in the configuration; nothing was changed",
 }
 
 COLUMNS = ("MODEL", "ACTION", "CHANGES")
@@ -48,7 +48,7 @@ def run(options: Namespace) -> int:
         print(json.dumps(answer, indent=2))
     else:
         print("\n".join(plan_lines(answer)))
-    return Exit.OK
+    return ExitCode.OK
 
 
 def plan_lines(answer: dict[str, Any]) -> list[str]:

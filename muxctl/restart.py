@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Finishes the requests in flight (at most drain_timeout), ends the model's
@@ -14,8 +14,8 @@ EXAMPLES = {
     "muxctl restart qwen --now": "cut them off",
 }
 EXITS = orders.EXITS | {
-    Exit.OK: "it is ready again",
-    Exit.NOT_READY: "it may run again, but others hold its GPUs: muxctl switch makes room",
+    ExitCode.OK: "it is ready again",
+    ExitCode.NOT_READY: "it may run again, but others hold its GPUs: muxctl switch makes room",
 }
 
 

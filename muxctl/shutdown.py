@@ -6,15 +6,15 @@ import select
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 
-from muxctl.connection import NOTICE_INTERRUPT, Connection
-from muxctl.exits import EVERYWHERE, Exit, Failure
-from muxctl.places import find_socket
+from muxctl.control_connection import NOTICE_INTERRUPT, ControlConnection
+from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode
+from muxctl.socket_path import find_socket
 
 MEANING = """\
 muxd finishes the requests in flight (at most shutdown_timeout), ends every
 model and then itself.  Under systemd, systemctl stop muxd does the same."""
 EXAMPLES = {"muxctl shutdown": "and wait until it has ended", "muxctl shutdown --no-wait": "order it only"}
-EXITS = EVERYWHERE | {Exit.OK: "muxd has ended", Exit.INTERRUPTED: "interrupted; muxd goes on stopping"}
+EXITS = EVERYWHERE | {ExitCode.OK: "muxd has ended", ExitCode.INTERRUPTED: "interrupted; muxd goes on stopping"}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,18 +25,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     path = find_socket(options.socket)
-    with Connection(path) as connection, _Process(connection.peer_pid()) as process:
+    with ControlConnection(path) as connection, _Process(connection.peer_pid()) as process:
         try:
             connection.ask("POST", "/v1/shutdown", {}).json()
             if options.wait:
                 process.wait(path)
         except KeyboardInterrupt:
-            raise Failure("not waiting any more; muxd goes on stopping", Exit.INTERRUPTED) from None
+            raise CommandFailed("not waiting any more; muxd goes on stopping", ExitCode.INTERRUPTED) from None
     if options.json:
         print(json.dumps({"stopped": bool(options.wait)}))
     else:
         print("muxd has stopped" if options.wait else "muxd is stopping")
-    return Exit.OK
+    return ExitCode.OK
 
 
 class _Process:
@@ -68,7 +68,7 @@ class _Process:
 
 def _answers(path: str) -> bool:
     try:
-        with Connection(path):
+        with ControlConnection(path):
             return True
-    except Failure:
+    except CommandFailed:
         return False

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Finishes the requests in flight (at most drain_timeout), then gives the GPU up
@@ -13,7 +13,7 @@ EXAMPLES = {
     "muxctl sleep qwen": "and watch until its GPU is free",
     "muxctl sleep qwen --no-wait": "order it only",
 }
-EXITS = orders.EXITS | {Exit.OK: "it is asleep"}
+EXITS = orders.EXITS | {ExitCode.OK: "it is asleep"}
 
 
 def arguments(parser: ArgumentParser) -> None:

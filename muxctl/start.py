@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Lifts a stop, and loads the model if its GPUs have room; nobody is made to give
@@ -14,8 +14,8 @@ EXAMPLES = {
     "muxctl start qwen --no-wait": "order it only",
 }
 EXITS = orders.EXITS | {
-    Exit.OK: "it is ready",
-    Exit.NOT_READY: "it may run again, but others hold its GPUs: muxctl switch makes room",
+    ExitCode.OK: "it is ready",
+    ExitCode.NOT_READY: "it may run again, but others hold its GPUs: muxctl switch makes room",
 }
 
 

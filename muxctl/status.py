@@ -5,9 +5,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
-from muxctl.connection import ask, model_target
-from muxctl.exits import EVERYWHERE, MEANINGS, Exit
-from muxctl.places import find_socket
+from muxctl.control_connection import ask, model_target
+from muxctl.exit_codes import EVERYWHERE, MEANINGS, ExitCode
+from muxctl.socket_path import find_socket
 
 MEANING = """\
 Without NAME: muxd, its GPUs, and a line for every model.  With NAME: its state,
@@ -23,9 +23,9 @@ EXAMPLES = {
 }
 EXITS = (
     EVERYWHERE
-    | {code: MEANINGS[code] for code in (Exit.NOT_READY, Exit.NO_MODEL)}
+    | {code: MEANINGS[code] for code in (ExitCode.NOT_READY, ExitCode.NO_MODEL)}
     | {
-        Exit.OK: "answered; with NAME: it is ready; with --watch: ended by Ctrl-C",
+        ExitCode.OK: "answered; with NAME: it is ready; with --watch: ended by Ctrl-C",
     }
 )
 
@@ -47,7 +47,7 @@ def run(options: Namespace) -> int:
         return watch(options)
     value = asked(options)
     _show(value, composer(options, value), as_json=options.json)
-    return Exit.OK if options.name is None or value["state"] == "ready" else Exit.NOT_READY
+    return ExitCode.OK if options.name is None or value["state"] == "ready" else ExitCode.NOT_READY
 
 
 def asked(options: Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Finishes the requests in flight (at most drain_timeout), then ends the model's
@@ -13,7 +13,7 @@ EXAMPLES = {
     "muxctl stop qwen": "let requests finish first",
     "muxctl stop qwen --now": "cut them off",
 }
-EXITS = orders.EXITS | {Exit.OK: "it is stopped"}
+EXITS = orders.EXITS | {ExitCode.OK: "it is stopped"}
 
 
 def arguments(parser: ArgumentParser) -> None:

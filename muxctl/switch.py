@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from muxctl import orders
-from muxctl.exits import Exit
+from muxctl.exit_codes import ExitCode
 
 MEANING = """\
 Models that hold its GPUs finish what is in flight and give way, as if a request
@@ -15,9 +15,9 @@ EXAMPLES = {
     "muxctl switch qwen --timeout 5min": "watch it for five minutes at most",
 }
 EXITS = orders.EXITS | {
-    Exit.OK: "it is ready",
-    Exit.NOT_READY: "it was stopped with muxctl stop",
-    Exit.SUPERSEDED: "superseded by a newer switch",
+    ExitCode.OK: "it is ready",
+    ExitCode.NOT_READY: "it was stopped with muxctl stop",
+    ExitCode.SUPERSEDED: "superseded by a newer switch",
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 
-from muxctl.exits import MEANINGS, Exit, Failure
+from muxctl.exit_codes import MEANINGS, CommandFailed, ExitCode
 
 # Each is a module of muxctl with MEANING, EXAMPLES, EXITS, arguments(parser) and run(options).
 VERBS = {
@@ -84,7 +84,7 @@ def _common(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
-def _epilog(examples: Mapping[str, str], exits: Mapping[Exit, str]) -> str:
+def _epilog(examples: Mapping[str, str], exits: Mapping[ExitCode, str]) -> str:
     width = max(map(len, examples), default=0)
     shown = [f"  {command:{width}}  {meaning}".rstrip() for command, meaning in examples.items()]
     codes = [f"  {code.value:3}  {exits[code]}" for code in sorted(exits)]
@@ -97,7 +97,7 @@ def find_verb(word: str) -> str:
         return word
     meant = _ALSO_SAID.get(word) or did_you_mean(word, VERBS)
     hint = f"did you mean {meant}?" if meant else f"there are {', '.join(VERBS)}"
-    raise Failure(f"no such verb: {word}; {hint}", Exit.USAGE)
+    raise CommandFailed(f"no such verb: {word}; {hint}", ExitCode.USAGE)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from .errors import ConfigError, MuxdError
 if TYPE_CHECKING:
     import socket
 
-    from .importers.drop_in import DropIn
+    from .importers.drop_in import SglangmuxArgs
 
 USAGE_ERROR = 2
 
@@ -225,7 +225,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _drop_in(options: Namespace) -> "DropIn | None":
+def _drop_in(options: Namespace) -> "SglangmuxArgs | None":
     """What the command line adds to the configuration, if anything."""
     flags = {
         "host": options.host,
@@ -238,9 +238,9 @@ def _drop_in(options: Namespace) -> "DropIn | None":
     }
     if not options.scripts and all(value is None for value in flags.values()):
         return None
-    from .importers.drop_in import DropIn
+    from .importers.drop_in import SglangmuxArgs
 
-    return DropIn(tuple(options.scripts), **flags)
+    return SglangmuxArgs(tuple(options.scripts), **flags)
 
 
 def _start(options: Namespace) -> int:
@@ -278,8 +278,8 @@ def _demo(options: Namespace) -> int:
 def _run_daemon(read: Callable[[], Config]) -> int:
     """`read` reads the configuration: now, and again for each reload."""
     from .daemon import run_daemon
-    from .logs import setup_logging
     from .notify import Notifier
+    from .own_log import setup_logging
 
     config = read()
     notifier = Notifier.from_environ(os.environ)
@@ -291,12 +291,12 @@ def _run_daemon(read: Callable[[], Config]) -> int:
 
 
 def _proxy(options: Namespace) -> int:
+    from .config.default_paths import find_config
     from .config.load import load_proxy_config
-    from .config.places import find_config
 
     config = load_proxy_config(find_config(options.config, os.environ), os.environ)
-    from .logs import setup_logging
     from .notify import Notifier
+    from .own_log import setup_logging
     from .ports import METRICS
     from .proxy.app import run_proxy
 
@@ -310,26 +310,26 @@ def _proxy(options: Namespace) -> int:
 
 
 def _check(options: Namespace) -> int:
-    from .check.command import check
+    from .check.verb import check
 
     return check(options.config, os.environ, _drop_in(options), strict=options.strict, host=options.host_too)
 
 
 def _init(options: Namespace) -> int:
-    from .init.command import init
+    from .init.verb import init
 
     return init(options, os.environ)
 
 
-def _found(explicit: Path | None, added: "DropIn | None") -> Path | None:
+def _found(explicit: Path | None, added: "SglangmuxArgs | None") -> Path | None:
     """The configuration to use.  Scripts need none: with them, none is searched."""
-    from .config.places import find_config
+    from .config.default_paths import find_config
 
     alone = explicit is None and added is not None and added.stands_alone
     return None if alone else find_config(explicit, os.environ).absolute()
 
 
-def _load(path: Path | None, added: "DropIn | None" = None) -> Config:
+def _load(path: Path | None, added: "SglangmuxArgs | None" = None) -> Config:
     from .config.load import load_config
 
     return load_config(path, os.environ, added)

@@ -38,7 +38,7 @@ _REASONS: dict[type[OSError], str] = {
 }
 
 
-class Client:
+class ControlClient:
     """muxd at the first of `sockets` where somebody listens."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
@@ -73,7 +73,7 @@ class Client:
         await self._ask("PUT", f"/v1/leases/{quote(lease, safe='')}", body)
 
     @asynccontextmanager
-    async def lease(self, model: str, waiting: Iterable[Waiting]) -> AsyncIterator["Stream"]:
+    async def lease(self, model: str, waiting: Iterable[Waiting]) -> AsyncIterator["MessageStream"]:
         """Ask for a lease, and hold it until the scope is left; raises ModelNotFound.
 
         The messages end when the lease is over.  `lease` is in every one of them.
@@ -82,7 +82,7 @@ class Client:
             yield stream
 
     @asynccontextmanager
-    async def events(self, after: int | None = None) -> AsyncIterator["Stream"]:
+    async def events(self, after: int | None = None) -> AsyncIterator["MessageStream"]:
         """What happens from now on, or after the event of that id."""
         async with self._answer("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
             yield stream
@@ -92,11 +92,11 @@ class Client:
             return await answer.whole()
 
     @asynccontextmanager
-    async def _answer(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["Stream"]:
+    async def _answer(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["MessageStream"]:
         """A good answer, its body still to be read; the connection ends with the scope."""
         path, connection = await self._connect()
         async with connection:
-            stream = Stream(path, connection)
+            stream = MessageStream(path, connection)
             await stream.ask(method, target, body)
             yield stream
 
@@ -133,7 +133,7 @@ async def _connected(path: Path) -> trio.SocketStream:
     return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
 
 
-class Stream:
+class MessageStream:
     """An answer's JSON lines as they come: `async for message in stream`.
 
     Ends where muxd ended it; raises Unreachable when muxd is gone before.

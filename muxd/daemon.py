@@ -20,20 +20,20 @@ from .config.folders import writable_by_anybody
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines import open_http
-from .errors import MuxdError, WorkerStuck, in_words
+from .errors import ModelStuck, MuxdError, in_words
 from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
+from .observed_scripts import ObservedScripts
 from .own_files import CannotStart, claim_folder, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .reload import Reread
-from .seen import SeenScripts
-from .state import State, StateFile
+from .saved_state import SavedState, StateFile
 from .supervisor import Supervisor
 from .threads import in_thread
 from .ticks import next_tick
-from .workers import Surroundings, remove_left_outside
+from .workers import WorkerContext, remove_left_outside
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     ports = ProxyPorts(config.proxy, notifier)
     managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
     async with open_http() as http, trio.open_nursery() as nursery:
-        scripts = SeenScripts(config.daemon.state_dir)
-        around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
+        scripts = ObservedScripts(config.daemon.state_dir)
+        around = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
         supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
@@ -114,13 +114,13 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
         supervisor.close()
         nursery.cancel_scope.cancel()
     if stuck := supervisor.stuck:
-        raise WorkerStuck(
+        raise ModelStuck(
             f"muxd ends, but not all of {', '.join(stuck)} did: what survives SIGKILL may hold its GPU until a reboot"
         )
     log.info("stopped")
 
 
-async def _sweep(children: Children, state: StateFile, left: State, models: set[str]) -> None:
+async def _sweep(children: Children, state: StateFile, left: SavedState, models: set[str]) -> None:
     """End whatever an earlier muxd left running: there is never a second copy of anything.
 
     Of its state, what an operator stopped is kept.
@@ -135,7 +135,7 @@ async def _sweep(children: Children, state: StateFile, left: State, models: set[
         remove_left_outside(worker)
     shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also what no record names
     make_folder(state.path.parent / "workers")
-    state.state = State(stopped=[name for name in left.stopped if name in models])
+    state.state = SavedState(stopped=[name for name in left.stopped if name in models])
     state.save()
 
 

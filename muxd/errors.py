@@ -140,7 +140,7 @@ class ModelFailed(Unavailable):
     code = "model_failed"
 
 
-# Why a model failed, where it is known: `muxd.engines.causes` recognises them.
+# Why a model failed, where it is known: `muxd.engines.diagnosis` recognises them.
 
 
 class BadFlag(ModelFailed):
@@ -301,7 +301,7 @@ class ModelStopped(Unavailable):
     code = "model_stopped"
 
 
-class WorkerStuck(Unavailable):
+class ModelStuck(Unavailable):
     """A process that SIGKILL did not end holds the GPU."""
 
     code = "worker_stuck"

@@ -19,7 +19,7 @@ from .config.flags import runs_on_cpu
 from .errors import in_words
 from .host.bounded import NoAnswer, within
 from .own_files import UNREADABLE, make_way, put_aside
-from .simulator.ledger import GpuLedger
+from .simulator.gpu_ledger import GpuLedger
 from .threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class CannotAsk(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GpuIdentity:
     """A GPU as it can be named."""
 
     index: int
@@ -165,7 +165,7 @@ def _read_nvml() -> tuple[int, dict[int, GpuMemory]]:
     return count, readings
 
 
-def installed_cards() -> list[Card]:
+def installed_cards() -> list[GpuIdentity]:
     """Those of this machine, as NVML numbers them; raises CannotAsk."""
     try:
         return within(_cards, NVML_TIMEOUT)
@@ -173,11 +173,11 @@ def installed_cards() -> list[Card]:
         raise CannotAsk(f"NVML: {error}") from None
 
 
-def _cards() -> list[Card]:
+def _cards() -> list[GpuIdentity]:
     pynvml.nvmlInit()
     try:
         handles = [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [Card(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_slices(gpu))) for index, gpu in handles]
+        return [GpuIdentity(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_slices(gpu))) for index, gpu in handles]
     finally:
         pynvml.nvmlShutdown()
 
@@ -193,9 +193,9 @@ def _slices(gpu: object) -> Iterator[str]:
             yield str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)))
 
 
-def simulated_cards() -> list[Card]:
+def simulated_cards() -> list[GpuIdentity]:
     """The pretend GPUs, which have names too."""
-    return [Card(index, f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
+    return [GpuIdentity(index, f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
 
 
 def simulated_ledger_path(config: Config) -> Path:

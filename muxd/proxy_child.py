@@ -15,13 +15,13 @@ import trio
 
 from .children import Child, Children, ChildSpec, Dropped, own_environment
 from .config import Config
-from .config.handover import write_for_proxy
-from .engines import EngineCallFailed, Link
+from .config.proxy_settings import write_for_proxy
+from .engines import EngineCallFailed, EngineClient
 from .errors import MuxdError, in_words
 from .own_files import make_way
 from .proxy_ports import ProxyPorts
+from .saved_state import StateFile
 from .shim.processes import is_stopped
-from .state import StateFile
 from .threads import in_thread
 from .ticks import next_tick
 
@@ -206,7 +206,7 @@ class ProxyChild:
 
 async def _answers(http: httpx.AsyncClient, url: str) -> bool:
     """Or is believed to, where muxd itself has no socket to ask it."""
-    link = Link(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
+    link = EngineClient(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
     try:
         await link.ask("/health")
     except EngineCallFailed as error:

@@ -5,19 +5,19 @@ from typing import Any
 from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
-from .core.outlook import Outlook, next_step, outlook
+from .core.progress import Progress, next_step, progress_of
 from .core.scheduler import Scheduler
-from .core.states import State
+from .core.states import WorkerState
 from .core.worker import Worker
 from .gpus import Gpus
-from .streams import seconds
+from .lease_streams import seconds
 from .workers import Runner
 
 
 def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now: float) -> dict[str, Any]:
     """`wanted`: the model as it is configured now, None where it is not any more."""
     worker, model = scheduler.host.workers[runner.model.name], wanted or runner.model
-    view = outlook(scheduler.host, scheduler.switching, worker, now)
+    view = progress_of(scheduler.host, scheduler.switching, worker, now)
     never = scheduler.host.never_loads(worker)
     return {
         "name": model.name,
@@ -27,10 +27,10 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "since_s": seconds(now - worker.since),
         "sleep_level": worker.sleep_level,
         "sleep_trouble": worker.level_trouble or None,
-        "held_down": worker.held_down,
+        "stopped_by_operator": worker.stopped_by_operator,
         "removed": wanted is None,
         "gpus": list(model.gpus),
-        "url": worker.url if worker.state is State.READY else None,
+        "url": worker.url if worker.state is WorkerState.READY else None,
         "generation": worker.generation,
         "in_flight": worker.in_flight,
         "waiting": worker.waiting_count,
@@ -66,18 +66,18 @@ def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | N
         "code": code,
         "reason": worker.ended,
         "when_s": seconds(now - worker.ended_at),
-        "log_tail": runner.last_words,
+        "log_tail": runner.log_tail,
     }
 
 
 def _memory(runner: Runner) -> dict[str, int | None]:
     """Bytes on its GPUs together: as declared, and as measured while awake and while asleep."""
-    footprint = runner.footprint
-    return {"declared": footprint.declared or None, "awake": footprint.awake, "asleep": footprint.asleep}
+    gpu_memory = runner.gpu_memory
+    return {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
 
 
 def _retry_in(worker: Worker, now: float) -> float | None:
-    waits = worker.state in (State.BACKOFF, State.FAILED)
+    waits = worker.state in (WorkerState.BACKOFF, WorkerState.FAILED)
     return seconds(max(0.0, worker.retry_at - now)) if waits else None
 
 
@@ -85,7 +85,7 @@ def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
     """The oldest switch that is under way."""
     for switch in scheduler.switching.running:
         worker = scheduler.host.workers[switch.target]
-        view: Outlook = outlook(scheduler.host, scheduler.switching, worker, now)
+        view: Progress = progress_of(scheduler.host, scheduler.switching, worker, now)
         return {
             "to": switch.target,
             "from": sorted(switch.victims),

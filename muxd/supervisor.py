@@ -19,9 +19,9 @@ import trio
 from . import __version__, status
 from .config import Config, Model
 from .config.flags import runs_on_cpu
-from .config.handover import settings_for_proxy
 from .config.names import did_you_mean
 from .config.plan import Plan, Step, plan_of
+from .config.proxy_settings import settings_for_proxy
 from .config.written import written_since
 from .core.commands import (
     AnswerUnload,
@@ -33,11 +33,11 @@ from .core.commands import (
     FinishOrder,
     FinishShutdown,
     FinishSwitch,
-    ForgetWorker,
     GrantLease,
+    PersistStopped,
+    ReconfigureWorker,
     RecordMove,
-    RememberStop,
-    RenewWorker,
+    RemoveWorker,
     RestoreLease,
     RevokeLease,
     SetTimer,
@@ -63,24 +63,24 @@ from .core.events import (
     Waiting,
     WeightsSeen,
 )
-from .core.outlook import Outlook, outlook
+from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
-from .core.states import State
+from .core.states import WorkerState
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
 from .journal import Journal
+from .lease_streams import LeaseStreams, Line, lease_line, order_line, seconds, switch_line
 from .log_losses import LogTeller, Losses
-from .logs import setup_logging
-from .metrics import Metrics
+from .metrics import SupervisorMetrics
 from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
+from .observed_scripts import completed
+from .own_log import setup_logging
 from .reload import Reload, Reread, read_again
-from .seen import completed
-from .streams import Line, Streams, lease_line, order_line, seconds, switch_line
 from .threads import in_thread
 from .ticks import next_tick
-from .workers import Runner, Surroundings
+from .workers import Runner, WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +93,10 @@ WEIGHING = 5.0
 
 #: States of a worker that an operator should hear of.
 LOUD = {
-    State.BACKOFF: logging.WARNING,
-    State.UNRESPONSIVE: logging.WARNING,
-    State.FAILED: logging.ERROR,
-    State.STUCK: logging.ERROR,
+    WorkerState.BACKOFF: logging.WARNING,
+    WorkerState.UNRESPONSIVE: logging.WARNING,
+    WorkerState.FAILED: logging.ERROR,
+    WorkerState.STUCK: logging.ERROR,
 }
 
 
@@ -117,34 +117,34 @@ class Supervisor:
     """Owns the core, the runners, and the streams of those who wait."""
 
     def __init__(
-        self, around: Surroundings, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView, reread: Reread
+        self, context: WorkerContext, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView, reread: Reread
     ) -> None:
-        """`mailbox`: the receiving end of `around.tell`."""
-        self.config: Config = around.config
-        around.withhold(self.config)
-        around.scripts.on_news = self._complete
+        """`mailbox`: the receiving end of `context.tell`."""
+        self.config: Config = context.config
+        context.withhold(self.config)
+        context.scripts.on_news = self._complete
         self.journal = Journal()
         self.stopping = trio.Event()  # a shutdown was asked for
         self.hurried = trio.Event()  # and asked for again
         self.finished = trio.Event()  # no worker is left
-        self._around = around
+        self._context = context
         self._mailbox = mailbox
         self._proxy = proxy
         self._started = trio.current_time()
         self._scheduler = Scheduler(
             map(spec_of, self.config.models), self.config.policy.wait_target, keep_turns=self.config.policy.keep_turns
         )
-        self._runners = {model.name: Runner(model, around) for model in self.config.models}
+        self._runners = {model.name: Runner(model, context) for model in self.config.models}
         self._names = _names(self.config)
         self._models = {model.name: model for model in self.config.models}  # as configured; older processes may run
         self._reread = reread
         self._reloading = trio.Lock()
         self._reload: Reload | None = None  # the one that is to be taken over
-        self._leases = Streams(lease_line)
-        self._switches = Streams(switch_line)
-        self._orders = Streams(order_line)
-        self._unloads = Streams(order_line)
-        self._metrics = Metrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
+        self._leases = LeaseStreams(lease_line)
+        self._switches = LeaseStreams(switch_line)
+        self._orders = LeaseStreams(order_line)
+        self._unloads = LeaseStreams(order_line)
+        self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses(self.config.daemon.log_dir)
         self._impossible: dict[str, str] = {}  # why a model can never be loaded, by its name, as it was told
         self._written = False  # the configuration's files, since they were read
@@ -153,12 +153,12 @@ class Supervisor:
         self._timer_changed = trio.Event()
 
     def tell(self, event: Event) -> None:
-        self._around.tell(event)
+        self._context.tell(event)
 
     @property
     def stuck(self) -> list[str]:
         """Models of which processes live that SIGKILL did not end, or whose memory did not come back."""
-        return [name for name, worker in self._scheduler.host.workers.items() if worker.state is State.STUCK]
+        return [name for name, worker in self._scheduler.host.workers.items() if worker.state is WorkerState.STUCK]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -169,7 +169,7 @@ class Supervisor:
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             await self._measure_gpus()
             await self._weigh(self.config)
-            self.tell(Started(trio.current_time(), frozenset(self._around.state.state.stopped)))
+            self.tell(Started(trio.current_time(), frozenset(self._context.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
                 if isinstance(event, Reconfigured):
@@ -202,11 +202,11 @@ class Supervisor:
                 self._end(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
             case AnswerUnload(ticket, reason):
                 self._end(self._unloads, ticket, {"sleeps": not reason, "reason": reason or None})
-            case RememberStop(name, stopped):
+            case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
-            case RenewWorker(name):
+            case ReconfigureWorker(name):
                 self._runners[name].renew(self._models[name])
-            case ForgetWorker(name):
+            case RemoveWorker(name):
                 del self._runners[name]
                 self._remember_stop(name, stopped=False)
             case RecordMove(name, before, after, reason):
@@ -257,7 +257,7 @@ class Supervisor:
 
     async def _measure_gpus(self) -> None:
         """Read the GPUs, and tell the core of their sizes where these are news."""
-        gpus, host = self._around.gpus, self._scheduler.host
+        gpus, host = self._context.gpus, self._scheduler.host
         totals = {gpu.index: gpu.total for gpu in (await gpus.read()).values()}
         if gpus.count != host.gpu_count or not totals.items() <= host.gpu_memory.items():
             self.tell(GpusMeasured(trio.current_time(), totals, gpus.count))
@@ -289,14 +289,14 @@ class Supervisor:
     def _tell_progress(self) -> None:
         now = trio.current_time()
         for streams in (self._leases, self._switches, self._orders):
-            streams.tell_progress(self._outlook, now)
+            streams.tell_progress(self._progress, now)
 
-    def _outlook(self, name: str) -> Outlook | None:
+    def _progress(self, name: str) -> Progress | None:
         """None for one that a reload has just removed: what was asked for it is about to be refused."""
         host = self._scheduler.host
         if name not in host.workers:
             return None
-        return outlook(host, self._scheduler.switching, host.workers[name], trio.current_time())
+        return progress_of(host, self._scheduler.switching, host.workers[name], trio.current_time())
 
     def _tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
         stream = self._leases.get(command.lease)
@@ -323,7 +323,7 @@ class Supervisor:
             case EndLease(lease):
                 self._leases.end(lease)
 
-    def _end(self, streams: Streams, ticket: int, line: Line) -> None:
+    def _end(self, streams: LeaseStreams, ticket: int, line: Line) -> None:
         """The last line of what an operator asked for."""
         stream = streams.get(ticket)
         if stream is not None:
@@ -332,11 +332,11 @@ class Supervisor:
 
     def _count(self, move: RecordMove) -> None:
         runner, now, running = self._runners[move.worker], self._scheduler.host.now, self._scheduler.switching.running
-        level, waited = runner.model.sleep_level, runner.footprint.waited
+        level, waited = runner.model.sleep_level, runner.gpu_memory.waited
         self._metrics.switches.note(move, now, running, level=level, waited=waited)
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
-        state = self._around.state
+        state = self._context.state
         others = [other for other in state.state.stopped if other != name]
         state.state.stopped = [*others, name] if stopped else others
         state.save()
@@ -356,7 +356,7 @@ class Supervisor:
             "simulated": any(m.engine == "simulator" for m in self.config.models),
             "proxy": self._proxy.status(),
             "door": status.door_status(self.config, time.time()),
-            "gpus": status.gpu_status(self._around.gpus),
+            "gpus": status.gpu_status(self._context.gpus),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
             "log_dir": str(self.config.daemon.log_dir),
@@ -376,7 +376,7 @@ class Supervisor:
             version=__version__,
             uptime=trio.current_time() - self._started,
             workers=tuple(WorkerFacts.of(worker, self._runners[name]) for name, worker in workers),
-            gpus=tuple(self._around.gpus.latest.values()),
+            gpus=tuple(self._context.gpus.latest.values()),
             switches=self._metrics.switches.tallies(),
             scrape_failures=dict(self._metrics.scrape_failures),
         )
@@ -444,7 +444,7 @@ class Supervisor:
         What uses other GPUs than it was granted needs another start; all else holds at once.
         """
         async with self._reloading:
-            wanted = completed(self.config, self._around.scripts.known)
+            wanted = completed(self.config, self._context.scripts.known)
             holds, steps = self._scheduler.host.ledger.holds, []
             for step in plan_of(self.config, wanted).steps:
                 before, after = (next(m for m in c.models if m.name == step.model) for c in (self.config, wanted))
@@ -462,8 +462,8 @@ class Supervisor:
         """In one step with the core, which hears of it now: no question falls in between."""
         reload = self._reload
         assert reload is not None
-        self._around.gpus.cover(reload.wanted)
-        self._around.withhold(reload.wanted)
+        self._context.gpus.cover(reload.wanted)
+        self._context.withhold(reload.wanted)
         self.config = reload.wanted
         self._written = False
         self._names = _names(self.config)
@@ -484,7 +484,7 @@ class Supervisor:
     def _take_over_model(self, step: Step) -> None:
         """A model that is new or changes without a new process; the core tells when others may change."""
         if step.action == "add" and step.model not in self._runners:
-            self._runners[step.model] = Runner(self._models[step.model], self._around)
+            self._runners[step.model] = Runner(self._models[step.model], self._context)
         elif step.action == "update":
             self._runners[step.model].update(self._models[step.model])
 

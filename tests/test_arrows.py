@@ -30,7 +30,7 @@ def test_the_core_does_not_look_at_the_clock():
 def test_the_proxy_knows_only_the_clients_side():
     found = {m for m in loaded_by("muxd.proxy.app") if m.startswith("muxd.")}
     rooms = {m.split(".")[1] for m in found}
-    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports", "notify", "logs", "threads"}
+    assert rooms <= {"proxy", "http", "client", "config", "errors", "core", "ports", "notify", "own_log", "threads"}
     assert {m for m in found if m.startswith("muxd.core.")} <= {"muxd.core.events", "muxd.core.spec"}
 
 
@@ -40,7 +40,7 @@ def test_muxctl_starts_with_the_standard_library_alone():
 
 
 def test_the_shim_is_the_standard_library_and_itself_alone():
-    code = "import sys; sys.path.append(sys.argv[1]); import muxd.shim.life; print(*sys.modules)"
+    code = "import sys; sys.path.append(sys.argv[1]); import muxd.shim.shim; print(*sys.modules)"
     argv = [sys.executable, "-I", "-S", "-c", code, str(MUXD.parent)]
     found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert {m.split(".")[0] for m in found} <= {*sys.stdlib_module_names, "__main__", "muxd"}

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from muxd.client import Client
+from muxd.client import ControlClient
 from muxd.control import Rights
 from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, PermissionDenied, Unreachable
@@ -18,23 +18,23 @@ from tests.control.test_routes import NoRights
 
 
 async def test_questions_are_answered(desk: Desk) -> None:  # noqa: F811
-    client = Client([desk.path])
+    client = ControlClient([desk.path])
     assert (await client.version())["api"] == 1
     assert await client.status() == {"models": []}
     assert await client.model("Qwen/Qwen3-14B") == {"name": "qwen"}
 
 
 async def test_a_model_is_let_go(desk: Desk) -> None:  # noqa: F811
-    told = await Client([desk.path]).unload("Qwen/Qwen3-14B")
+    told = await ControlClient([desk.path]).unload("Qwen/Qwen3-14B")
     assert told == {"model": "qwen", "sleeps": False, "reason": "it is in use"}
 
 
 async def test_metrics_are_told_as_text(desk: Desk) -> None:  # noqa: F811
-    assert await Client([desk.path]).metrics() == METRICS
+    assert await ControlClient([desk.path]).metrics() == METRICS
 
 
 async def test_a_lease_is_held_for_its_scope(desk: Desk) -> None:  # noqa: F811
-    client = Client([desk.path.with_name("none"), desk.path])
+    client = ControlClient([desk.path.with_name("none"), desk.path])
     async with client.lease("Qwen/Qwen3-14B", [Waiting(2, 1.5, "k", 1)]) as lease:
         first = await anext(lease)
         assert (first["type"], first["lease"]) == ("queued", "17")
@@ -50,19 +50,19 @@ async def test_a_lease_is_held_for_its_scope(desk: Desk) -> None:  # noqa: F811
 
 
 async def test_messages_end_when_muxd_ends_the_lease(desk: Desk) -> None:  # noqa: F811
-    async with Client([desk.path]).lease("qwen", []) as lease:
+    async with ControlClient([desk.path]).lease("qwen", []) as lease:
         await desk.office.opened.wait()
         desk.office.open[17].close()
         assert [message["type"] async for message in lease] == ["queued"]
 
 
 async def test_events_come_from_an_id_on(desk: Desk) -> None:  # noqa: F811
-    async with Client([desk.path]).events(after=1) as events:
+    async with ControlClient([desk.path]).events(after=1) as events:
         assert [(await anext(events))["id"] for _ in range(2)] == [2, 3]
 
 
 async def test_an_error_of_muxd_is_raised_as_its_class(desk: Desk) -> None:  # noqa: F811
-    client = Client([desk.path])
+    client = ControlClient([desk.path])
     with pytest.raises(ModelNotFound, match="the nearest is qwen") as caught:
         await client.model("nope")
     assert caught.value.details == {"nearest": "qwen"}
@@ -79,12 +79,12 @@ class TestAStranger:
 
     async def test_is_told_so(self, desk: Desk) -> None:  # noqa: F811
         with pytest.raises(PermissionDenied):
-            await Client([desk.path]).status()
+            await ControlClient([desk.path]).status()
         with pytest.raises(PermissionDenied):
-            await Client([desk.path]).metrics()
+            await ControlClient([desk.path]).metrics()
 
 
-async def enter_lease(client: Client, model: str) -> None:
+async def enter_lease(client: ControlClient, model: str) -> None:
     async with client.lease(model, []):
         pytest.fail("it was granted")
 
@@ -94,7 +94,7 @@ async def test_unreachable_tells_every_path_and_why(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(stale))
     with pytest.raises(Unreachable) as caught:
-        await Client([missing, stale]).status()
+        await ControlClient([missing, stale]).status()
     assert f"{missing}: muxd is not running" in caught.value.message
     assert f"{stale}: the socket is stale" in caught.value.message
 
@@ -127,7 +127,7 @@ async def test_whatever_else_answers_is_unreachable(tmp_path: Path, answer: byte
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reply)
             with pytest.raises(Unreachable, match=complaint):
-                await Client([where]).status()
+                await ControlClient([where]).status()
 
 
 async def test_where_others_connect_faster_than_muxd_accepts_it_waits_its_turn(
@@ -139,10 +139,10 @@ async def test_where_others_connect_faster_than_muxd_accepts_it_waits_its_turn(
         listening.listen(0)
         first.connect(os.fspath(path))
         with pytest.raises(Unreachable, match="more connect to it than it has accepted"):
-            await Client([path]).version()
+            await ControlClient([path]).version()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_answer_both, listening)
-            assert await Client([path]).version() == {"a": 1}
+            assert await ControlClient([path]).version() == {"a": 1}
 
 
 async def _answer_both(listening: socket.socket) -> None:

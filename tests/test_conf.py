@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from muxd.config import load_config
-from muxd.config.api_keys import KEY
-from muxd.config.keys import DAEMON, MEMORY, MODEL, POLICY, PROXY, SIMULATION
+from muxd.config.key_tables import KEY
+from muxd.config.options import DAEMON, MEMORY, MODEL, POLICY, PROXY, SIMULATION
 from muxd.config.readers import Base
 from muxd.config.schema import Daemon, Key, Model, Policy, Proxy, Simulation
 

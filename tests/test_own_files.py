@@ -10,9 +10,9 @@ from muxd.demo import write_demo_config
 from muxd.gpus import open_gpus
 from muxd.locks import hold
 from muxd.own_files import CannotStart, claim_folder, make_folder, make_way, put_aside
-from muxd.state import StateFile, WorkerRecord
+from muxd.saved_state import StateFile, WorkerRecord
 from muxd.workers import remove_left_outside
-from tests.test_state import RECORD
+from tests.test_saved_state import RECORD
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 

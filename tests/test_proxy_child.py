@@ -20,7 +20,7 @@ from muxd.demo import write_demo_config
 from muxd.notify import Notifier
 from muxd.proxy_child import ProxyChild
 from muxd.proxy_ports import ProxyPorts
-from muxd.state import StateFile
+from muxd.saved_state import StateFile
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -16,14 +16,14 @@ from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.engines import open_http
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
 from muxd.gpus import GpuMemory, open_gpus
 from muxd.proxy_child import UnmanagedProxy
-from muxd.state import StateFile
+from muxd.saved_state import StateFile
 from muxd.supervisor import Supervisor
-from muxd.workers import Surroundings
+from muxd.workers import WorkerContext
 
 GiB = 1 << 30
 
@@ -48,8 +48,8 @@ async def supervised(folder: Path, *models: Model) -> AsyncIterator[Supervisor]:
     send, mailbox = trio.open_memory_channel[Event](inf)
     with trio.fail_after(30):
         async with open_http() as http, trio.open_nursery() as nursery:
-            around = Surroundings(config, children, open_gpus(config), state, http, send.send_nowait)
-            supervisor = Supervisor(around, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
+            context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait)
+            supervisor = Supervisor(context, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
             await nursery.start(supervisor.run)
             yield supervisor
             supervisor.shutdown(hurry=True)
@@ -225,7 +225,7 @@ async def test_a_stop_is_forgotten_with_its_model(tmp_path):
         wanted.append(whole)
         await supervisor.reload()
         assert StateFile(tmp_path / "state" / "state.json").load().stopped == []
-        assert not supervisor.model_status("b")["held_down"]
+        assert not supervisor.model_status("b")["stopped_by_operator"]
 
 
 async def test_a_reload_that_takes_the_last_key_away_says_so(tmp_path, caplog):
@@ -300,9 +300,9 @@ async def test_what_survives_sigkill_is_named_at_the_end(tmp_path):
     async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
         assert supervisor.stuck == []
         worker = supervisor._scheduler.host.workers["b"]
-        worker.state = State.STUCK
+        worker.state = WorkerState.STUCK
         assert supervisor.stuck == ["b"]
-        worker.state = State.UNLOADED
+        worker.state = WorkerState.UNLOADED
 
 
 class TwoCards:

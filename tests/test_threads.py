@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import trio
 
-from muxd.proxy.sockets.host import run_hosted
+from muxd.proxy.sockets.event_loop import run_with_trio_guest
 from muxd.proxy.sockets.reactor import Reactor
 from muxd.threads import in_thread
 
@@ -27,7 +27,7 @@ def test_the_proxys_loop_lives_while_no_thread_can_be_started(monkeypatch):
             await trio.sleep(0.01)
         return "lives"
 
-    assert run_hosted(main) == "lives"
+    assert run_with_trio_guest(main) == "lives"
 
 
 async def test_who_is_cancelled_waits_for_the_work_unless_it_may_be_left_alone():

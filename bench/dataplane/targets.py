@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from bench.house import MUXD, house
+from bench.muxd_process import MUXD, running_muxd
 from bench.processes import below, command_line, cpu_seconds, pss_mb
 from bench.sglangmux.programs import free_ports, within
 from muxd import __version__ as muxd_version
@@ -136,7 +136,7 @@ def muxd(place: Place) -> Iterator[Running]:
     settings = f'metrics_listen = "127.0.0.1:{port}"\n[models.{MODEL}]\nscript = "{script}"\ngpus = [0]\n'
     started: list[subprocess.Popen[bytes]] = []
     try:
-        with house(settings, pinned(place.core, *MUXD), until_ready=started.append) as built:
+        with running_muxd(settings, pinned(place.core, *MUXD), until_ready=started.append) as built:
             built.ask(MODEL)
             proof = Proof(built.folder / "logs/muxd-proxy.stdout.log", f"http://127.0.0.1:{port}/metrics")
             yield Running("muxd", built.port, built.muxd.pid, proof)

@@ -4,7 +4,7 @@ import re
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from importlib import import_module
 
-from muxctl.exits import Exit, Failure
+from muxctl.exit_codes import CommandFailed, ExitCode
 
 MEANING = """\
 Prints a script for the shell; its first lines say where to put it.  It
@@ -15,7 +15,7 @@ EXAMPLES = {
     "source <(muxctl completion zsh)": "for this zsh, after compinit",
     "muxctl completion fish | source": "for this fish",
 }
-EXITS = {Exit.OK: "it was printed", Exit.USAGE: "usage"}
+EXITS = {ExitCode.OK: "it was printed", ExitCode.USAGE: "usage"}
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -33,20 +33,20 @@ def run(options: Namespace) -> int:
         for line in _models(options.socket):
             print(line)
     elif options.shell is None:
-        raise Failure(f"say for which shell: {', '.join(SHELLS)}", Exit.USAGE)
+        raise CommandFailed(f"say for which shell: {', '.join(SHELLS)}", ExitCode.USAGE)
     else:
         print(import_module(f"muxctl.completion.{options.shell}").script(), end="")
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _models(socket: str | None) -> list[str]:
     """None at all where muxd cannot be asked: whoever presses TAB wants no message."""
-    from muxctl.connection import ask
-    from muxctl.places import find_socket
+    from muxctl.control_connection import ask
+    from muxctl.socket_path import find_socket
 
     try:
         models = ask(find_socket(socket), "GET", "/v1/status", patience=_PATIENCE)["models"]
-    except (Failure, KeyError):
+    except (CommandFailed, KeyError):
         return []
     # A shell may take anything else in a name for one of its own signs.
     return [f"{m['name']}:{m['state']}" for m in models if re.fullmatch(r"[\w./-]+", m["name"], re.ASCII)]

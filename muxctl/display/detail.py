@@ -37,7 +37,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
 
 def _state(model: Model) -> str:
     state = f"{model['state']} for {duration(model['since_s'])}"
-    if model.get("held_down"):
+    if model.get("stopped_by_operator"):
         state += ", by an operator" if model["state"] == "stopped" else "; an operator stops it"
     return f"{state}; not configured any more" if model.get("removed") else state
 
@@ -45,7 +45,7 @@ def _state(model: Model) -> str:
 def _next(model: Model) -> str:
     if model.get("next"):
         return plain(model["next"])
-    if model.get("held_down"):
+    if model.get("stopped_by_operator"):
         return f"stays down until muxctl start {plain(model['name'])}"
     if model["retry_in_s"] is not None:
         return f"tries again in {duration(model['retry_in_s'])}"
@@ -58,7 +58,7 @@ def _ready_in(model: Model) -> str:
         return ""
     if (eta := seconds_to_ready(model)) is not None:
         return f"about {duration(eta)}"
-    if model.get("held_down") or model.get("impossible"):
+    if model.get("stopped_by_operator") or model.get("impossible"):
         return "-"
     on_its_way = model["waiting"] or model["state"] in ("starting", "waking", "backoff")
     return "unknown" if on_its_way else "nobody waits for it"

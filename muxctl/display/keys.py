@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from muxctl.display.tables import plain
-from muxd.config.api_keys import Entry, moment
+from muxd.config.key_tables import KeyTable, moment
 from muxd.config.readers import Base
 
 
-def as_json(entry: Entry) -> dict[str, Any]:
+def as_json(entry: KeyTable) -> dict[str, Any]:
     """What is written, also where it cannot be used, which `muxd check` tells; null is what is not."""
     shown = {key: entry.table.get(key) for key in ("name", "models", "requests_per_minute")}
     return {
@@ -25,7 +25,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
     }
 
 
-def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+def rows(entries: Sequence[KeyTable]) -> list[tuple[str, ...]]:
     """NAME, MODELS, RPM, PRIORITY, COMMENTS, EXPIRES, STATE, FILE."""
     return [_row(as_json(entry)) for entry in entries]
 

@@ -174,7 +174,7 @@ def note(model: Model, *, brief: bool = False) -> str:
         parts.append(f"oldest waits {duration(model['oldest_wait_s'])}")
     if model["state"] == "asleep" and not brief:
         parts.append(f"sleep level {model['sleep_level']}")
-    if model["reason"] and not model.get("held_down"):
+    if model["reason"] and not model.get("stopped_by_operator"):
         parts.append(plain(model["reason"]))
     elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):
         parts.append(f"{plain(last['reason'])} {duration(last['when_s'])} ago")
@@ -186,7 +186,7 @@ def note(model: Model, *, brief: bool = False) -> str:
 def seconds_to_ready(model: Model) -> float | None:
     """None where nobody knows, where it is ready, or where its ETA is that of its going: nobody waits for it then."""
     leaves = model["state"] in _LEAVING and not model["waiting"]
-    if model["state"] == "ready" or model.get("held_down") or leaves:
+    if model["state"] == "ready" or model.get("stopped_by_operator") or leaves:
         return None
     eta: float | None = model["eta_s"]
     return eta
@@ -195,7 +195,7 @@ def seconds_to_ready(model: Model) -> float | None:
 def _held_down(model: Model) -> str:
     if model.get("removed"):
         return "not configured any more"
-    if not model.get("held_down"):
+    if not model.get("stopped_by_operator"):
         return ""
     return "stopped by an operator" if model["state"] == "stopped" else "an operator stops it"
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from muxctl.display.colour import coloured
 from muxctl.display.tables import duration
 from muxctl.display.watch import View, trouble_text
-from muxctl.exits import Failure
+from muxctl.exit_codes import CommandFailed
 from muxctl.status import Compose
 
 # Blocked, and taken while waiting: none of them may come in the middle of a drawing.
@@ -49,7 +49,7 @@ class Screen(View):
         self._compose = compose
         self._draw()
 
-    def trouble(self, failure: Failure) -> None:
+    def trouble(self, failure: CommandFailed) -> None:
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
         waited = duration(time.monotonic() - self._trouble_since)

@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import Any
 
 from muxctl.display.tables import duration, on_terminal, plain
-from muxctl.exits import Exit, Failure
+from muxctl.exit_codes import CommandFailed, ExitCode
 from muxctl.status import Compose, asked, composer
 
 _SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two looks
@@ -18,7 +18,7 @@ _SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two looks
 _CLOCKS = re.compile(r"\d+(?:d|h|min|s)\b(?: \d+(?:h|min|s)\b)?|\s+")
 
 # Answers that another look may change: muxd is down, or ends, or had a fault.
-_MAY_PASS = (Exit.UNREACHABLE, Exit.FAILED)
+_MAY_PASS = (ExitCode.UNREACHABLE, ExitCode.FAILED)
 
 
 def watch(options: Namespace) -> int:
@@ -30,7 +30,7 @@ def watch(options: Namespace) -> int:
                 _look(options, view)
                 view.wait(interval)
     except KeyboardInterrupt:
-        return Exit.OK
+        return ExitCode.OK
 
 
 class View:
@@ -45,7 +45,7 @@ class View:
     def show(self, value: dict[str, Any], compose: Compose) -> None:
         raise NotImplementedError
 
-    def trouble(self, failure: Failure) -> None:
+    def trouble(self, failure: CommandFailed) -> None:
         """There was no answer, but there may be one."""
         raise NotImplementedError
 
@@ -63,8 +63,8 @@ class JsonObjects(View):
     def show(self, value: dict[str, Any], compose: Compose) -> None:
         print(json.dumps(value, separators=(",", ":")), flush=True)
 
-    def trouble(self, failure: Failure) -> None:
-        code = "muxd_unreachable" if failure.code == Exit.UNREACHABLE else "failed"
+    def trouble(self, failure: CommandFailed) -> None:
+        code = "muxd_unreachable" if failure.code == ExitCode.UNREACHABLE else "failed"
         self.show({"error": {"code": code, "message": failure.message}}, lambda width, height: [])
 
 
@@ -77,7 +77,7 @@ class Blocks(View):
     def show(self, value: dict[str, Any], compose: Compose) -> None:
         self._print(compose(None, None))
 
-    def trouble(self, failure: Failure) -> None:
+    def trouble(self, failure: CommandFailed) -> None:
         self._print([f"{trouble_text(failure)}; waiting for it"])
 
     def _print(self, lines: list[str]) -> None:
@@ -87,15 +87,15 @@ class Blocks(View):
             print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n{block}", flush=True)
 
 
-def trouble_text(failure: Failure) -> str:
+def trouble_text(failure: CommandFailed) -> str:
     text = plain(failure.message)
-    return text if text.startswith("muxd ") or failure.code != Exit.UNREACHABLE else f"muxd is not running: {text}"
+    return text if text.startswith("muxd ") or failure.code != ExitCode.UNREACHABLE else f"muxd is not running: {text}"
 
 
 def _look(options: Namespace, view: View) -> None:
     try:
         value = asked(options)
-    except Failure as failure:
+    except CommandFailed as failure:
         if failure.code not in _MAY_PASS:
             raise
         view.trouble(failure)
@@ -121,7 +121,7 @@ def _interval(options: Namespace) -> float:
     try:
         seconds = float(text.removesuffix("s"))
     except ValueError:
-        raise Failure(f"--watch takes seconds, not {text}", Exit.USAGE) from None
+        raise CommandFailed(f"--watch takes seconds, not {text}", ExitCode.USAGE) from None
     if not _SHORTEST <= seconds <= _LONGEST:
-        raise Failure(f"--watch takes {_SHORTEST:g} to {_LONGEST:.0f} seconds, not {text}", Exit.USAGE)
+        raise CommandFailed(f"--watch takes {_SHORTEST:g} to {_LONGEST:.0f} seconds, not {text}", ExitCode.USAGE)
     return seconds

@@ -15,12 +15,12 @@ from muxd.config.schema import Config, GiB, MiB, Model
 from muxd.engines.sglang import server_flags
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
-from muxd.host.devices import ReadGpus, host_memory
+from muxd.host.hardware import ReadGpus, host_memory
 from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
-from muxd.host.ports import holder_of
+from muxd.host.port_holders import holder_of
 from muxd.own_files import why_too_open
 
-from .report import Line, ok, warn, wrong
+from .report import ReportLine, ok, warn, wrong
 from .scripts import Text
 
 #: Bytes; a log grows to log_max_bytes, which is 64 MiB where nobody says.
@@ -30,7 +30,7 @@ ENOUGH_ROOM = 64 * MiB
 SOCKET_PATIENCE = 1.0
 
 
-class Readings:
+class HostReadings:
     """What is asked once: GPUs and RAM."""
 
     def __init__(self, gpus: ReadGpus) -> None:
@@ -53,7 +53,7 @@ class Readings:
             return 0
 
 
-class Machine:
+class HostCheck:
     """The configuration beside this machine."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Machine:
         environ: Mapping[str, str],
         problems: Problems,
         broken: frozenset[str],
-        readings: Readings,
+        readings: HostReadings,
     ) -> None:
         self.config = config
         self.problems = problems
@@ -108,7 +108,7 @@ class Machine:
         except NoAnswer:
             return False
 
-    def gpu_lines(self) -> Iterator[Line]:
+    def gpu_lines(self) -> Iterator[ReportLine]:
         """One for each GPU that is used, and what is missing."""
         if len(self.real_models) < len(self.models):
             numbers = sorted({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
@@ -124,7 +124,7 @@ class Machine:
             yield ok("GPUs", said)
 
 
-def interpreter_lines(machine: Machine) -> Iterator[Line]:
+def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
     """Each interpreter once, then what its SGLang has against the arguments of the models."""
     seen: dict[tuple[str, tuple[tuple[str, str], ...]], list[Model]] = {}
     for model in machine.real_models:
@@ -141,7 +141,7 @@ def interpreter_lines(machine: Machine) -> Iterator[Line]:
             yield from _rejected(machine, models, python, environ)
 
 
-def _python_of(machine: Machine, model: Model) -> str | None:
+def _python_of(machine: HostCheck, model: Model) -> str | None:
     """None where it is missing, which is told elsewhere, or is known only to a script."""
     if model.script is None:
         return shutil.which(model.python, path=machine.environ_of(model).get("PATH"))
@@ -153,8 +153,8 @@ def _python_of(machine: Machine, model: Model) -> str | None:
 
 
 def _interpreter(
-    machine: Machine, model: Model, python: str, environ: Mapping[str, str]
-) -> tuple[Line, Interpreter | None]:
+    machine: HostCheck, model: Model, python: str, environ: Mapping[str, str]
+) -> tuple[ReportLine, Interpreter | None]:
     where = model.script.launch if model.script is not None else machine.where(model, "python")
     try:
         found = look(python, environ)
@@ -165,7 +165,9 @@ def _interpreter(
     return ok("python", f"{python}: {found}"), found
 
 
-def _rejected(machine: Machine, models: Sequence[Model], python: str, environ: Mapping[str, str]) -> Iterator[Line]:
+def _rejected(
+    machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str]
+) -> Iterator[ReportLine]:
     """Of models that muxd itself starts, and that have arguments of their own: asking takes seconds."""
     asked = {
         model.name: [*server_flags(model, model.port or 1), *model.args]
@@ -184,7 +186,7 @@ def _rejected(machine: Machine, models: Sequence[Model], python: str, environ: M
         yield warn(name, f"the SGLang of {python} does not take args: {why}", machine.where(by_name[name], "args"))
 
 
-def port_lines(machine: Machine) -> Iterator[Line]:
+def port_lines(machine: HostCheck) -> Iterator[ReportLine]:
     """Those that are named: of the proxy, its metrics, and models."""
     proxy, problems = machine.config.proxy, machine.problems
     named = [("port", proxy.host, proxy.port, problems.where(("proxy", "listen")))]
@@ -196,7 +198,7 @@ def port_lines(machine: Machine) -> Iterator[Line]:
             yield from _port(machine, subject, host, port, where)
 
 
-def _port(machine: Machine, subject: str, host: str, port: int, where: str) -> Iterator[Line]:
+def _port(machine: HostCheck, subject: str, host: str, port: int, where: str) -> Iterator[ReportLine]:
     try:
         holder = within(lambda: holder_of(host, port))
     except NoAnswer as error:
@@ -211,7 +213,7 @@ def _port(machine: Machine, subject: str, host: str, port: int, where: str) -> I
         yield warn(subject, f"{port} is held by {holder}: end it, or use another port", where)
 
 
-def folder_lines(machine: Machine) -> Iterator[Line]:
+def folder_lines(machine: HostCheck) -> Iterator[ReportLine]:
     """State and logs: who else may write there, as the start sees it, and how much room is left."""
     daemon = machine.config.daemon
     for key, folder, others_may in (("state_dir", daemon.state_dir, 0), ("log_dir", daemon.log_dir, 0o020)):

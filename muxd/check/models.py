@@ -11,16 +11,16 @@ from muxd.config.problems import Problems
 from muxd.config.schema import GiB, Model, Script
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need
-from muxd.host.kinds import NoModel, Unusable, config_of
+from muxd.host.model_kinds import NoModel, Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import weights_of
 
-from .machine import Machine
-from .report import Line, ok, warn, wrong
+from .machine import HostCheck
+from .report import ReportLine, ok, warn, wrong
 from .scripts import Text
 
 
-def model_lines(machine: Machine, model: Model) -> Iterator[Line]:
+def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """What was read of it, and what is wrong."""
     if model.engine == "simulator":
         pretend = machine.config.daemon.simulated_gpu_memory
@@ -49,7 +49,7 @@ def _gpus(model: Model) -> str:
 _FOLDERS = ("models", "model", "checkpoints", "weights", "llm", "llms", "data", "mnt", "home")
 
 
-def _files(machine: Machine, model: Model) -> tuple[str, int, list[Line]]:
+def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
     """What it is, the bytes of its weights where they are known, and what is wrong."""
     where, given = machine.where(model, "model_path"), model.model_path
     try:
@@ -62,7 +62,7 @@ def _files(machine: Machine, model: Model) -> tuple[str, int, list[Line]]:
         return given, 0, [warn(model.name, f"{given} cannot be looked at: {error}", where)]
 
 
-def _local(model: Model, where: str) -> tuple[str, int, list[Line]]:
+def _local(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
     path = Path(model.model_path)
     if path.suffix.lower() == ".gguf":
         text = f"{path} is GGUF, which is for llama.cpp; give the folder that has config.json and *.safetensors"
@@ -97,7 +97,7 @@ def _has_no_weights(model: Model) -> bool:
     return any(f"--load-format {form}" in text for form in ("dummy", "remote", "gguf"))
 
 
-def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[Line]]:
+def _of_hub(machine: HostCheck, model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
     given, environ = model.model_path, machine.environ_of(model)
     beside = Path(os.path.abspath(machine.config.path or "muxd.toml")).parent / given
     if beside.exists():
@@ -120,7 +120,7 @@ def _of_hub(machine: Machine, model: Model, where: str) -> tuple[str, int, list[
     return f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub{local}", 0, []
 
 
-def _homes(machine: Machine, model: Model) -> Iterator[Line]:
+def _homes(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Nothing expands "~" in a variable, or in an argument, but the program that reads it, if that does."""
     for name, value in model.env.items():
         if value == "~" or value.startswith("~/"):
@@ -135,7 +135,7 @@ def _homes(machine: Machine, model: Model) -> Iterator[Line]:
 # Its sizes
 
 
-def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[Line]:
+def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[ReportLine]:
     """A simulated one, whose GPUs all have that size."""
     if model.engine == "simulator" and model.memory is not None:
         share = model.memory.total // max(1, len(model.gpus))
@@ -144,14 +144,14 @@ def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[Line
             yield _too_large(model, model.gpus[0], capacity, where)
 
 
-def _too_large(model: Model, gpu: int, capacity: int, where: str) -> Line:
+def _too_large(model: Model, gpu: int, capacity: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
     each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
     text = f"needs {_shown(needs)}{each}, GPU {gpu} has {_shown(capacity)}: it can never be loaded"
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
 
 
-def _sizes(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
+def _sizes(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     """Against the GPUs that can be seen, and the RAM that a sleep at level 1 takes."""
     if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
@@ -170,7 +170,7 @@ def _sizes(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
         yield warn(model.name, text, machine.where(model, "sleep_level"))
 
 
-def _against_gpus(machine: Machine, model: Model, weights: int) -> Iterator[Line]:
+def _against_gpus(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, len(model.gpus)) if model.memory is not None else 0
     small = min((machine.gpus[gpu] for gpu in model.gpus), key=lambda gpu: gpu.total, default=None)
     if small is None:
@@ -193,7 +193,7 @@ def _ram(model: Model, weights: int) -> int:
     return (declared or weights) if model.sleep_level == 1 else 0
 
 
-def ram_lines(machine: Machine) -> Iterator[Line]:
+def ram_lines(machine: HostCheck) -> Iterator[ReportLine]:
     """What all models that sleep at level 1 take together, where that is too much."""
     sleepers = [model for model in machine.real_models if model.sleep_level == 1]
     together = sum(model.memory.weights for model in sleepers if model.memory is not None)
@@ -203,7 +203,7 @@ def ram_lines(machine: Machine) -> Iterator[Line]:
         yield warn("RAM", f"{text}; use sleep_level = 2 for some")
 
 
-def _host_ram(machine: Machine, model: Model, weights: int) -> str:
+def _host_ram(machine: HostCheck, model: Model, weights: int) -> str:
     if not (taken := _ram(model, weights)):
         return f"; level {model.sleep_level}"
     of = f" (of {_shown(machine.memory)})" if machine.memory else ""
@@ -222,7 +222,7 @@ def _place_of(script: Script) -> str:
     return script.launch or script.argv[1]
 
 
-def _read_of(model: Model) -> Line:
+def _read_of(model: Model) -> ReportLine:
     """What was read of it."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
@@ -230,7 +230,7 @@ def _read_of(model: Model) -> Line:
     return ok(model.name, f"{_place_of(model.script)}: {program} {read}")
 
 
-def _script(machine: Machine, model: Model, script: Script) -> Iterator[Line]:
+def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:
     """What keeps it from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
     yield from (warn(model.name, what, where) for what, where in text.missing())
@@ -245,7 +245,7 @@ def _script(machine: Machine, model: Model, script: Script) -> Iterator[Line]:
     yield from _sizes(machine, model, size)
 
 
-def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[Line]]:
+def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[ReportLine]]:
     """The bytes of the weights there, and what is wrong."""
     if not os.path.exists(path):
         return 0, [warn(model.name, f"nothing at {path}; correct the script", where)]
@@ -253,7 +253,7 @@ def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[Line]]:
     return size, findings
 
 
-def _program(model: Model, script: Script) -> Iterator[Line]:
+def _program(model: Model, script: Script) -> Iterator[ReportLine]:
     if not os.path.isabs(script.program):
         return
     try:

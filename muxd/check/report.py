@@ -7,7 +7,7 @@ OK, WARN, WRONG = "ok", "warn", "WRONG"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportLine:
     """`WRONG`: it cannot work.  `warn`: it will probably not, or should not."""
 
     mark: str
@@ -15,24 +15,24 @@ class Line:
     text: str
 
 
-def ok(subject: str, text: str) -> Line:
-    return Line(OK, subject, text)
+def ok(subject: str, text: str) -> ReportLine:
+    return ReportLine(OK, subject, text)
 
 
-def warn(subject: str, text: str, where: str = "") -> Line:
+def warn(subject: str, text: str, where: str = "") -> ReportLine:
     """`where` is FILE:LINE."""
-    return Line(WARN, subject, _placed(text, where))
+    return ReportLine(WARN, subject, _placed(text, where))
 
 
-def wrong(subject: str, text: str, where: str = "") -> Line:
-    return Line(WRONG, subject, _placed(text, where))
+def wrong(subject: str, text: str, where: str = "") -> ReportLine:
+    return ReportLine(WRONG, subject, _placed(text, where))
 
 
 def _placed(text: str, where: str) -> str:
     return f"{where}: {text}" if where else text
 
 
-def table(lines: Sequence[Line]) -> Iterable[str]:
+def table(lines: Sequence[ReportLine]) -> Iterable[str]:
     """Aligned, for any terminal: names of files and of programs can be anything."""
     width = max((len(line.subject) for line in lines), default=0)
     for line in lines:

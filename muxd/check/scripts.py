@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from muxd.config.default_paths import home
 from muxd.config.lines import KeyPath
-from muxd.config.places import home
 from muxd.config.schema import Config, Model, Script
 from muxd.host.bounded import NoAnswer, within
 
-from .report import Line, wrong
+from .report import ReportLine, wrong
 
 #: Seconds for bash to read a script.
 PATIENCE = 10.0
@@ -106,7 +106,7 @@ class Text:
 
 def script_lines(
     config: Config, told: Iterable[tuple[KeyPath, str]], environ: Mapping[str, str]
-) -> tuple[list[tuple[KeyPath, str]], list[Line]]:
+) -> tuple[list[tuple[KeyPath, str]], list[ReportLine]]:
     """What is told of the configuration, without what a worse fault of a script brings with it; and lines of these."""
     kept, lines = list(told), []
     for model in config.models:

@@ -7,15 +7,15 @@ waits for it by its pid: the shim is watched by pidfd, and says in a file how th
     child        Child: stopping one, and learning how it ended
     sweep        ending what an earlier muxd has left
     orphans      burying what comes to muxd as a subreaper
-    spare        descriptors kept for the end of a child
-    files        what muxd and the shims leave for each other on disk
+    spare_descriptors  descriptors kept for the end of a child
+    records      what muxd and the shims leave for each other on disk
     proctree     which processes belong to a child whose shim is gone
     cgroups      where the children's cgroups may be made
 """
 
 from .child import Child
-from .files import ChildRecord, Dropped, Exit, read_card
 from .orphans import become_subreaper
+from .records import ChildRecord, Dropped, ExitRecord, read_card
 from .spawn import Children, ChildSpec, own_environment
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "ChildSpec",
     "Children",
     "Dropped",
-    "Exit",
+    "ExitRecord",
     "become_subreaper",
     "own_environment",
     "read_card",

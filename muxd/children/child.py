@@ -9,11 +9,11 @@ from contextlib import suppress
 import trio
 
 from muxd.errors import in_words
-from muxd.shim.spec import KILL, STOP
+from muxd.shim.shim_spec import KILL, STOP
 
 from . import proctree
-from .files import ChildRecord, Dropped, Exit, error_file, forget, read_card, read_exit, signal_name
-from .spare import spare
+from .records import ChildRecord, Dropped, ExitRecord, error_file, forget, read_card, read_exit, signal_name
+from .spare_descriptors import spare
 
 
 class Child:
@@ -28,7 +28,7 @@ class Child:
         self._shims = shims
         self._pid: int | None = None
         self._asked = False
-        self._exit: Exit | None = None
+        self._exit: ExitRecord | None = None
         self._dropped = Dropped()
         self._card_of = 0  # the time of the card that it is from
         self._ending = trio.Lock()
@@ -62,7 +62,7 @@ class Child:
         """Kill all of it now.  Returns at once, harmless if it has ended."""
         self._ask(KILL)
 
-    async def wait(self) -> Exit:
+    async def wait(self) -> ExitRecord:
         """How it ended, once nothing of it is left; it does not return while a process survives SIGKILL.
 
         Any number of tasks may wait, and any of them may be cancelled.
@@ -74,7 +74,7 @@ class Child:
                 self._let_go()
             return self._exit
 
-    async def _find_out(self) -> Exit:
+    async def _find_out(self) -> ExitRecord:
         """Whatever keeps its report from being read, it is made sure that nothing of it is left."""
         self._process.poll()
         unreadable = ""
@@ -89,7 +89,7 @@ class Child:
             marks = proctree.marks_of(self.record, just_now=True)
             how = unreadable or self._shims_end()
         swept = await proctree.end_all(marks)
-        return Exit(
+        return ExitRecord(
             error=how,
             requested=self._asked,
             dropped_bytes=card.dropped_bytes if card else 0,

@@ -14,7 +14,7 @@ from muxd.threads import in_thread
 from . import proctree
 
 #: Seconds that a zombie of unknown origin is left to whoever may be about to wait for it.
-MOURNING = 5.0
+REAP_GRACE = 5.0
 
 
 def become_subreaper() -> None:

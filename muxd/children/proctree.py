@@ -21,8 +21,8 @@ from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
 from muxd.shim.processes import GONE, Process, process_table, send
 from muxd.threads import in_thread
 
-from .files import ChildRecord, read_card
-from .spare import spare
+from .records import ChildRecord, read_card
+from .spare_descriptors import spare
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ BLIND = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class ProcessFingerprint:
     """What one child's processes can be told by."""
 
     token: str
@@ -43,14 +43,14 @@ class Marks:
     just_now: bool = False  # the shim lived until now: the launcher's session is its own even if it is gone itself
 
 
-def marks_of(record: ChildRecord, *, just_now: bool = False) -> Marks:
+def marks_of(record: ChildRecord, *, just_now: bool = False) -> ProcessFingerprint:
     card = read_card(record.lock_file, record.token)
     if card is None:
-        return Marks(record.token, record.cgroup, just_now=just_now)
-    return Marks(record.token, record.cgroup, (card.pid, card.start), frozenset(card.pipes), just_now)
+        return ProcessFingerprint(record.token, record.cgroup, just_now=just_now)
+    return ProcessFingerprint(record.token, record.cgroup, (card.pid, card.start), frozenset(card.pipes), just_now)
 
 
-async def end_all(marks: Marks) -> int:
+async def end_all(marks: ProcessFingerprint) -> int:
     """Kill until none is left; how many were killed.  Does not return while one survives SIGKILL.
 
     Cancellable at any time; what this process inherited of them as a subreaper is reaped.
@@ -73,7 +73,7 @@ async def end_all(marks: Marks) -> int:
     return len(killed)
 
 
-async def _look(marks: Marks, killed: Collection[tuple[int, int]]) -> list[Process]:
+async def _look(marks: ProcessFingerprint, killed: Collection[tuple[int, int]]) -> list[Process]:
     """What `find` finds.  As long as the machine does not say, nobody may believe that nothing is left."""
     while True:
         try:
@@ -87,7 +87,7 @@ async def _look(marks: Marks, killed: Collection[tuple[int, int]]) -> list[Proce
         await trio.sleep(BLIND)
 
 
-def find(marks: Marks, known: Collection[tuple[int, int]] = ()) -> list[Process]:
+def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> list[Process]:
     """The living processes that the marks are true of, that are `known`, or that these brought forth."""
     table = process_table()
     spared = _ancestry(table)
@@ -140,7 +140,7 @@ def bury(pid: int) -> bool:
         return False
 
 
-def _leaders_session(marks: Marks, table: dict[int, Process]) -> set[int]:
+def _leaders_session(marks: ProcessFingerprint, table: dict[int, Process]) -> set[int]:
     """The launcher's session, where its number can mean no other.
 
     It cannot while the launcher is there, be it as a zombie.  After that a session keeps its number as
@@ -154,7 +154,7 @@ def _leaders_session(marks: Marks, table: dict[int, Process]) -> set[int]:
     return {pid} if sure else set()
 
 
-def _bears(pid: int, marks: Marks) -> bool:
+def _bears(pid: int, marks: ProcessFingerprint) -> bool:
     return _has_pipe(pid, marks.pipes) or _has_token(pid, marks.token)
 
 

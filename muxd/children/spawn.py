@@ -21,13 +21,13 @@ from muxd.errors import CannotSpawn, in_words
 from muxd.own_files import make_way
 from muxd.shim.cgroup import cgroup_populated
 from muxd.shim.processes import boot_id, look_up
-from muxd.shim.spec import KILL, STOP, Spec
+from muxd.shim.shim_spec import KILL, STOP, ShimSpec
 
 from . import cgroups
 from .child import Child
-from .files import ChildRecord, error_file, records_in
-from .orphans import MOURNING, reap_orphans
-from .spare import spare
+from .orphans import REAP_GRACE, reap_orphans
+from .records import ChildRecord, error_file, records_in
+from .spare_descriptors import spare
 from .sweep import sweep, sweep_strays
 
 #: What is executed as a shim.
@@ -95,7 +95,7 @@ class Children:
         token = self._mark + secrets.token_hex(10)
         cgroup = self._fresh_cgroup(spec.name)
         exit_file.unlink(missing_ok=True)
-        order = Spec(
+        order = ShimSpec(
             name=spec.name,
             token=token,
             argv=list(spec.argv),
@@ -148,7 +148,7 @@ class Children:
         directory = self._run_dir.stat()
         return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
 
-    async def reap_orphans(self, mourning: float = MOURNING) -> Never:
+    async def reap_orphans(self, mourning: float = REAP_GRACE) -> Never:
         """Bury what comes to this process as a subreaper, or as PID 1, and dies here.
 
         Not what others here wait for: a shim, or anything that has not been dead for `mourning` seconds.
@@ -168,7 +168,7 @@ def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
     return fd
 
 
-def _launch(order: Spec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
+def _launch(order: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
     """Start a shim: its process, a pidfd of it, and its start time.
 
     Popen, in the thread that calls: trio's own way forks in a thread that may end before the child.

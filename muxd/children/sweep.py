@@ -8,13 +8,13 @@ from functools import partial
 
 import trio
 
-from muxd.errors import WorkerStuck
+from muxd.errors import ModelStuck
 from muxd.shim.processes import boot_id, look_up, send
-from muxd.shim.spec import KILL
+from muxd.shim.shim_spec import KILL
 from muxd.threads import in_thread
 
 from . import proctree
-from .files import ChildRecord, forget
+from .records import ChildRecord, forget
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ SHIM_PATIENCE = 5.0
 async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
     """Kill all that is left of them; the names of those that something was left of.
 
-    Raises WorkerStuck when something survives SIGKILL for `patience` seconds.
+    Raises ModelStuck when something survives SIGKILL for `patience` seconds.
     """
     by_token = {record.token: record for record in records}
     unfinished = {record.name for record in by_token.values()}
@@ -43,20 +43,20 @@ async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
                 nursery.start_soon(sweep_one, record, name=f"sweep {record.name}")
     if unfinished:
         names = sorted(unfinished)
-        raise WorkerStuck(f"processes of {', '.join(names)} from an earlier run survive SIGKILL", names=names)
+        raise ModelStuck(f"processes of {', '.join(names)} from an earlier run survive SIGKILL", names=names)
     return sorted(alive)
 
 
 async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str]:
-    """Kill what bears a token that begins with `mark`, but `spared`; what it was, for the log.  Raises WorkerStuck."""
+    """Kill what bears a token that begins with `mark`, but `spared`; what it was, for the log.  Raises ModelStuck."""
     strays = await in_thread(partial(proctree.bearers, mark, spared))
     ended: list[str] = []
     with trio.move_on_after(patience):
         for token, names in strays.items():
-            await proctree.end_all(proctree.Marks(token))
+            await proctree.end_all(proctree.ProcessFingerprint(token))
             ended += names
     if left := sorted({name for names in strays.values() for name in names} - {*ended}):
-        raise WorkerStuck(f"processes from an earlier run survive SIGKILL: {', '.join(left)}", names=left)
+        raise ModelStuck(f"processes from an earlier run survive SIGKILL: {', '.join(left)}", names=left)
     return ended
 
 

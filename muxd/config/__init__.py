@@ -1,7 +1,7 @@
 """TOML in, frozen and checked values out."""
 
+from .default_paths import find_config
 from .load import load_config, load_proxy_config, salvage_config
-from .places import find_config
 from .schema import LOG_LEVELS, Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 
 __all__ = [

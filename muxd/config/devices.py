@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from muxd.gpus import Card
+    from muxd.gpus import GpuIdentity
 
     from .flags import Parallel
 
@@ -45,7 +45,7 @@ class Devices:
     def __init__(self, environ: Mapping[str, str], *, ask: bool = True) -> None:
         self.said = environ.get(VARIABLE)  # what muxd was started with
         self._ask = ask
-        self._cards: list[Card] | None = None
+        self._cards: list[GpuIdentity] | None = None
 
     def number(self, name: int | str, *, simulated: bool = False) -> int:
         """The number of a GPU, for a slice that of its GPU.  Raises ValueError."""
@@ -62,7 +62,7 @@ class Devices:
         """Each once: slices of a GPU have one number.  Raises ValueError."""
         return tuple(dict.fromkeys(self.number(name, simulated=simulated) for name in names))
 
-    def _known(self, name: str, *, simulated: bool) -> list[Card]:
+    def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:
         from muxd.gpus import CannotAsk, installed_cards, simulated_cards  # only where a GPU is given by name
 
         if simulated and any(card.is_meant(name) for card in simulated_cards()):

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from muxd.errors import ConfigError
 
-from . import keys
-from .api_keys import read_keys
+from . import options
+from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices, cuda_names
 from .flags import Parallel, flag_of, parallel
+from .key_tables import read_keys
 from .lines import KeyPath
 from .names import MODEL_NAME
-from .places import default_log_dir, default_socket, default_state_dir, home
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check, check_folders
@@ -29,10 +29,10 @@ from .units import shown
 
 SECTIONS = ["muxd", "proxy", "policy", "defaults", "models", "keys"]
 
-_HOMES = {"muxd": keys.DAEMON, "proxy": keys.PROXY, "policy": keys.POLICY, "models.NAME": keys.MODEL}
+_HOMES = {"muxd": options.DAEMON, "proxy": options.PROXY, "policy": options.POLICY, "models.NAME": options.MODEL}
 
 
-class Addition(Protocol):
+class ConfigOverlay(Protocol):
     """What a command line adds to the files: see muxd/importers/drop_in.py."""
 
     @property
@@ -45,7 +45,7 @@ class Addition(Protocol):
     def amend(self, config: Config) -> Config: ...
 
 
-def load_config(path: Path | None, environ: Mapping[str, str], added: Addition | None = None) -> Config:
+def load_config(path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None) -> Config:
     """Read, check and complete the file and those of `muxd.d` beside it, from scratch at each call.
 
     Without a path: `added` is all.  ConfigError names every problem, one line each.
@@ -56,7 +56,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], added: Addition |
 
 
 def read_config(
-    path: Path | None, environ: Mapping[str, str], added: Addition | None = None
+    path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None
 ) -> tuple[Config, Problems]:
     """As load_config, with what is wrong beside what could be read: to report on, never to run."""
     config, problems = _read(path, environ, added=added)
@@ -75,7 +75,7 @@ def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
     return config
 
 
-def told_config(settings: dict[str, Any], environ: Mapping[str, str]) -> Config:
+def config_from_supervisor(settings: dict[str, Any], environ: Mapping[str, str]) -> Config:
     """As load_proxy_config, of what `handover.settings_for_proxy` says."""
     config, problems = _merged_config([Source(Path("muxd"), settings, {}, whole=True)], None, environ, ask=False)
     problems.raise_any(but=("models", "defaults"))
@@ -95,7 +95,7 @@ def _read(
     environ: Mapping[str, str],
     *,
     salvage: bool = False,
-    added: Addition | None = None,
+    added: ConfigOverlay | None = None,
     ask: bool = True,
 ) -> tuple[Config, Problems]:
     began = time.time_ns()
@@ -108,7 +108,7 @@ def _merged_config(
     files: list[Source],
     path: Path | None,
     environ: Mapping[str, str],
-    added: Addition | None = None,
+    added: ConfigOverlay | None = None,
     *,
     ask: bool = True,
 ) -> tuple[Config, Problems]:
@@ -119,11 +119,11 @@ def _merged_config(
     file = path.absolute() if path is not None else None
     base = Base(file.parent if file is not None else Path.cwd(), home(environ))
     devices = Devices(environ, ask=ask)
-    config = _Reading(base, environ, problems, devices).config(raw, file)
+    config = _FileReading(base, environ, problems, devices).config(raw, file)
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
     if any(model.script is not None for model in config.models):
-        from muxd.seen import completed, seen_before  # only where there is one: the proxy never needs it
+        from muxd.observed_scripts import completed, seen_before  # only where there is one: the proxy never needs it
 
         config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
     config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
@@ -155,7 +155,7 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
             yield f"model {model.name} gets GPU {names}: it has no gpus, and they follow {started}"
 
 
-class _Reading:
+class _FileReading:
     """One pass over the parsed TOML; what cannot be read is noted and left at its default."""
 
     def __init__(self, base: Base, environ: Mapping[str, str], problems: Problems, devices: Devices) -> None:
@@ -168,24 +168,24 @@ class _Reading:
         for name in raw.keys() - set(SECTIONS):
             text = _misplaced(name) or unknown_key(name, raw[name], SECTIONS, in_model=False)
             self._problems.add((name,), text)
-        defaults = self._table(("defaults",), raw.get("defaults", {}), keys.MODEL)
+        defaults = self._table(("defaults",), raw.get("defaults", {}), options.MODEL)
         return Config(
             daemon=self._daemon(raw.get("muxd", {})),
             proxy=self._proxy(raw.get("proxy", {})),
-            policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys.POLICY)),
+            policy=Policy(**self._table(("policy",), raw.get("policy", {}), options.POLICY)),
             models=self._models(raw.get("models", {}), defaults),
             path=path,
         )
 
     def _daemon(self, raw: Any) -> Daemon:
-        given = self._table(("muxd",), raw, keys.DAEMON)
+        given = self._table(("muxd",), raw, options.DAEMON)
         state_dir = given.setdefault("state_dir", default_state_dir(self._environ))
         given.setdefault("log_dir", default_log_dir(self._environ, state_dir))
         given.setdefault("socket", default_socket(self._environ))
         return Daemon(**given)
 
     def _proxy(self, raw: Any) -> Proxy:
-        given = self._table(("proxy",), raw, keys.PROXY)
+        given = self._table(("proxy",), raw, options.PROXY)
         if listen := given.pop("listen", None):
             given["host"], given["port"] = listen
         return Proxy(**given)
@@ -202,9 +202,9 @@ class _Reading:
             self._problems.add(
                 path, "not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
             )
-        own = self._table(path, raw, keys.MODEL)
+        own = self._table(path, raw, options.MODEL)
         if "script" in own:
-            from muxd.importers.models import follow_script  # only where there is one: the proxy never needs it
+            from muxd.importers.script_models import follow_script  # only where there is one: the proxy never needs it
 
             own = follow_script(name, own, defaults, self._base, self._environ, self._devices, self._problems)
         given = _merged({key: value for key, value in defaults.items() if key != "script"}, own)
@@ -234,7 +234,7 @@ class _Reading:
         )
         return replace(model, python=found) if found else model
 
-    def _table(self, path: KeyPath, raw: Any, table: keys.Table) -> dict[str, Any]:
+    def _table(self, path: KeyPath, raw: Any, table: options.Table) -> dict[str, Any]:
         if not isinstance(raw, dict):
             form = f"{path[-1]} = {{ {next(iter(table))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
             self._problems.add(path, f"{shown(raw)} is not a table; write {form}")

@@ -12,10 +12,10 @@ from typing import Any
 
 from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel
 from .folders import why_no_logs, why_no_socket
-from .keys import MODEL, OWNED_ENV, OWNED_FLAGS
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .names import nearest
+from .options import MODEL, OWNED_ENV, OWNED_FLAGS
 from .problems import Problems
 from .schema import Config, Model
 from .units import show_size, shown

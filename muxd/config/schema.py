@@ -45,7 +45,7 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class DeclaredServer:
     """What a model's table and the text of its launch script say of the server, before anybody has seen it."""
 
     names: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Script:
     launch: str = ""  # FILE:LINE of the command that starts the server
     program: str = ""  # what that command runs, as far as it is known
     env: dict[str, str] = field(default_factory=dict)  # what muxd sets for it
-    said: Said = Said()
+    said: DeclaredServer = DeclaredServer()
     joint: bool = False  # of the command line's scripts, which share their GPUs: one is awake
     is_seen: bool = False  # its process has been, once
     contradictions: tuple[str, ...] = ()  # between what was said and what was seen

@@ -5,9 +5,9 @@
 waits behind a switch.
 """
 
-from muxd.control.office import Office
 from muxd.control.rights import Rights
 from muxd.control.routes import serve_control
+from muxd.control.service import ControlService
 from muxd.control.socket import ControlSocket
 
-__all__ = ["ControlSocket", "Office", "Rights", "serve_control"]
+__all__ = ["ControlService", "ControlSocket", "Rights", "serve_control"]

@@ -21,13 +21,13 @@ from muxd.control.bodies import (
     waiting_of,
     whole,
 )
-from muxd.control.office import Message, Office
 from muxd.control.rights import Peer, Right, Rights, peer_of
-from muxd.control.streams import Logs, relay
+from muxd.control.service import ControlService, Message
+from muxd.control.streaming import Logs, relay
 from muxd.core.events import Verb
 from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
 from muxd.http.request import Request
-from muxd.http.server import Exchange, Limits, Share, Standing, serve_http
+from muxd.http.server import ResponseWriter, ServerLimits, Share, Standing, serve_http
 
 #: What an operator may order of one model, and what that is called.
 DEEDS = {
@@ -41,7 +41,7 @@ ORDERS = tuple(DEEDS)
 #: By rank: who only reads; the proxy, which has a connection for each model that it serves, and one for each report;
 #: and who operates, who is served whatever the others do.
 _READS, _LEASES, _OPERATES = range(3)
-LIMITS = Limits(
+LIMITS = ServerLimits(
     reserved=(1024, 64),
     shares=(Share(connections=32, pace=20.0, burst=40.0), Share(connections=1024, pace=400.0, burst=800.0)),
     strangers=Share(connections=256, pace=60.0, burst=120.0),
@@ -53,11 +53,11 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: No path of ours with the longest name in it is longer; and what is looked at, and told, of one that is none of ours.
 _LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
-Answer = Callable[[Request, Exchange, str], Awaitable[None]]  # the str: the NAME or ID in the path
+Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME or ID in the path
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ControlRoute:
     method: str
     path: str  # NAME or ID stands for one variable part
     right: Right
@@ -68,35 +68,35 @@ class Route:
 class ControlRoutes:
     """Answers requests out of one Office, as far as a peer's rights go."""
 
-    def __init__(self, office: Office, rights: Rights) -> None:
+    def __init__(self, office: ControlService, rights: Rights) -> None:
         self._office = office
         self._rights = rights
         self._logs = Logs()
         self._routes = {
             (route.path, route.method): route
             for route in (
-                Route("GET", "/v1/version", Right.READ, self._version),
-                Route("GET", "/v1/status", Right.READ, self._status),
-                Route("GET", "/metrics", Right.READ, self._metrics),
-                Route("POST", "/v1/models/NAME/unload", Right.LEASE, self._unload, "have models let go"),
-                Route("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
-                Route("GET", "/v1/models/NAME", Right.READ, self._model),
-                Route("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
+                ControlRoute("GET", "/v1/version", Right.READ, self._version),
+                ControlRoute("GET", "/v1/status", Right.READ, self._status),
+                ControlRoute("GET", "/metrics", Right.READ, self._metrics),
+                ControlRoute("POST", "/v1/models/NAME/unload", Right.LEASE, self._unload, "have models let go"),
+                ControlRoute("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
+                ControlRoute("GET", "/v1/models/NAME", Right.READ, self._model),
+                ControlRoute("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
                 *(self._order_route(verb) for verb in ORDERS),
-                Route("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
-                Route("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
-                Route("GET", "/v1/events", Right.READ, self._events),
-                Route("POST", "/v1/leases", Right.LEASE, self._open_lease, "hold leases"),
-                Route("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand, "hold leases"),
-                Route("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
+                ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
+                ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
+                ControlRoute("GET", "/v1/events", Right.READ, self._events),
+                ControlRoute("POST", "/v1/leases", Right.LEASE, self._open_lease, "hold leases"),
+                ControlRoute("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand, "hold leases"),
+                ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
         }
         self._paths = sorted({path for path, _ in self._routes})
 
-    def _order_route(self, verb: Verb) -> Route:
-        return Route("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb), DEEDS[verb])
+    def _order_route(self, verb: Verb) -> ControlRoute:
+        return ControlRoute("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb), DEEDS[verb])
 
-    async def answer(self, request: Request, exchange: Exchange) -> None:
+    async def answer(self, request: Request, exchange: ResponseWriter) -> None:
         """The handler for serve_http."""
         rights = self._rights.of(peer_of(exchange.peer))
         if not rights:
@@ -106,7 +106,7 @@ class ControlRoutes:
             raise PermissionDenied(f"your user may not {route.deed}: {self._rights.way_to(route.right)}")
         await route.answer(request, exchange, variable)
 
-    def _find(self, request: Request) -> tuple[Route, str]:
+    def _find(self, request: Request) -> tuple[ControlRoute, str]:
         """Raises RouteNotFound, MethodNotAllowed."""
         path, variable = _parse(request.raw_path)
         if path not in self._paths:
@@ -124,47 +124,47 @@ class ControlRoutes:
         path = path if len(path) <= _LONGEST_TOLD else f"{path[:_LONGEST_TOLD]}..."
         return RouteNotFound(f"there is no {path}; the nearest is {nearest}", nearest=nearest, known=self._paths)
 
-    async def _version(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _version(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await exchange.send_json(200, self._office.version())
 
-    async def _status(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _status(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         status = self._office.status()
         await exchange.send_json(200, {**status, "models": [self._shown(m, exchange) for m in status["models"]]})
 
-    async def _metrics(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _metrics(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await exchange.send_body(METRICS_TYPE, await self._office.metrics())
 
-    async def _proxy_settings(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _proxy_settings(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await exchange.send_json(200, self._office.proxy_settings())
 
-    async def _model(self, request: Request, exchange: Exchange, name: str) -> None:
+    async def _model(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         model = self._office.model_status(self._office.resolve(name))
         await exchange.send_json(200, self._shown(model, exchange))
 
-    def _shown(self, model: Message, exchange: Exchange) -> Message:
+    def _shown(self, model: Message, exchange: ResponseWriter) -> Message:
         """Logs are for operators: SGLang writes its keys and, if told to, its requests there."""
         if Right.OPERATE in self._rights.of(peer_of(exchange.peer)) or not model.get("last_exit"):
             return model
         return {**model, "last_exit": {**model["last_exit"], "log_tail": []}}
 
-    async def _switch(self, request: Request, exchange: Exchange, name: str) -> None:
+    async def _switch(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, SwitchBody)
         name = self._office.resolve(name)
         await _tell(exchange, name, self._office.switch(name), wait=body.wait)
 
-    async def _order(self, verb: Verb, request: Request, exchange: Exchange, name: str) -> None:
+    async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, OrderBody)
         name = self._office.resolve(name)
         await _tell(exchange, name, self._office.order(name, verb, now=body.now), wait=body.wait)
 
-    async def _unload(self, request: Request, exchange: Exchange, name: str) -> None:
+    async def _unload(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         await exchange.send_json(200, await self._office.unload(self._office.resolve(name)))
 
-    async def _reload(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _reload(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, ReloadBody)
         await exchange.send_json(200, await self._office.reload(dry_run=body.dry_run))
 
-    async def _send_logs(self, request: Request, exchange: Exchange, name: str) -> None:
+    async def _send_logs(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         query = request.query
         lines, follow, streams = log_lines(query), truth(query, "follow", False), log_streams(query)
         known, lost = self._office.log_of(name)
@@ -174,12 +174,12 @@ class ControlRoutes:
         else:
             await self._logs.send_tail(exchange, files, lines, lost)
 
-    async def _events(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _events(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
         after, follow = whole(query, "after", None), truth(query, "follow", True)
         await relay(exchange, self._office.events(after, follow=follow))
 
-    async def _open_lease(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _open_lease(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, LeaseBody)
         lease, messages = self._office.open_lease(self._office.resolve(body.model), waiting_of(body))
         try:
@@ -187,14 +187,14 @@ class ControlRoutes:
         finally:
             self._office.close_lease(lease)
 
-    async def _report_demand(self, request: Request, exchange: Exchange, lease: str) -> None:
+    async def _report_demand(self, request: Request, exchange: ResponseWriter, lease: str) -> None:
         if not (lease.isascii() and lease.isdigit() and len(lease) < 19):
             raise LeaseNotFound(f"there is no lease {lease}")
         body = body_of(request, DemandBody)
         self._office.report_demand(int(lease), body.in_flight, waiting_of(body))
         await exchange.send_json(200, {})
 
-    async def _shutdown(self, request: Request, exchange: Exchange, _: str) -> None:
+    async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._office.shutdown()
         await exchange.send_json(202, {"stopping": True})
 
@@ -217,7 +217,9 @@ def _parse(raw_path: str) -> tuple[str, str]:
     return "/v1/models/NAME", "/".join(parts[3:])
 
 
-async def _tell(exchange: Exchange, name: str, progress: trio.MemoryReceiveChannel[Message], *, wait: bool) -> None:
+async def _tell(
+    exchange: ResponseWriter, name: str, progress: trio.MemoryReceiveChannel[Message], *, wait: bool
+) -> None:
     """What an operator asked for: its progress to the end, or only that it was accepted."""
     if wait:
         await relay(exchange, progress)
@@ -233,10 +235,10 @@ def _standing(peer: Peer, rights: Rights) -> Standing:
 
 
 async def serve_control(
-    office: Office,
+    office: ControlService,
     listener: trio.SocketListener,
     rights: Rights,
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:

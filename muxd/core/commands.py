@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .states import State
+from .states import WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class AnswerUnload:
 
 
 @dataclass(frozen=True, slots=True)
-class RememberStop:
+class PersistStopped:
     """An operator stopped it, or lifted that again: it outlasts muxd."""
 
     worker: str
@@ -122,14 +122,14 @@ class RememberStop:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewWorker:
+class ReconfigureWorker:
     """No process of it is left: from now on it is what the new configuration says."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetWorker:
+class RemoveWorker:
     """No process of it is left, and the configuration has it no more."""
 
     worker: str
@@ -140,8 +140,8 @@ class RecordMove:
     """A worker changed its state; for the journal."""
 
     worker: str
-    before: State
-    after: State
+    before: WorkerState
+    after: WorkerState
     reason: str
 
 
@@ -172,9 +172,9 @@ Command = (
     | FinishOrder
     | FailOrder
     | AnswerUnload
-    | RememberStop
-    | RenewWorker
-    | ForgetWorker
+    | PersistStopped
+    | ReconfigureWorker
+    | RemoveWorker
     | RecordMove
     | SetTimer
     | FinishShutdown

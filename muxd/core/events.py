@@ -26,8 +26,8 @@ class Verb(StrEnum):
     RESTART = "restart"  # end its processes, then start
     SLEEP = "sleep"  # give the GPU up; the next request may wake it
     UNLOAD = "unload"  # likewise, until somebody wants it: its client has no more use of it
-    RENEW = "renew"  # end its processes: the configuration changed
-    RETIRE = "retire"  # likewise, and forget it: the configuration has it no more
+    RECONFIGURE = "renew"  # end its processes: the configuration changed
+    REMOVE = "retire"  # likewise, and forget it: the configuration has it no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """muxd is up: preloaded models may be loaded.  An operator stopped those in `held_down`."""
+    """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`."""
 
     time: float
-    held_down: frozenset[str] = frozenset()
+    stopped_by_operator: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class WorkerExited:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerWedged:
+class WorkerStuck:
     """SIGKILL did not end it, or its GPU memory did not come back, within the time allowed."""
 
     time: float
@@ -239,7 +239,7 @@ Event = (
     | WorkerHung
     | WorkerDied
     | WorkerExited
-    | WorkerWedged
+    | WorkerStuck
     | ShutdownAsked
     | TimerFired
 )

@@ -7,11 +7,20 @@ them: it is about the GPU, not about one worker, and lives in `switching`.
 
 from collections.abc import Iterable, Iterator
 
-from .commands import AnswerUnload, Command, FailOrder, FinishOrder, ForgetWorker, RememberStop, RenewWorker, StopWorker
+from .commands import (
+    AnswerUnload,
+    Command,
+    FailOrder,
+    FinishOrder,
+    PersistStopped,
+    ReconfigureWorker,
+    RemoveWorker,
+    StopWorker,
+)
 from .events import Verb
-from .host import Host
+from .host_state import HostState
 from .spec import WorkerSpec
-from .states import DOWN, State
+from .states import DOWN, WorkerState
 from .switching import AT_REST, Switching
 from .worker import Order, Worker
 
@@ -20,15 +29,15 @@ _MESSAGES = {
     Verb.RESTART: "{} is restarted",
     Verb.SLEEP: "{} is put to sleep by an operator",
     Verb.UNLOAD: "no client has any more use of {}",
-    Verb.RENEW: "the configuration of {} has changed",
-    Verb.RETIRE: "{} is no longer in the configuration",
+    Verb.RECONFIGURE: "the configuration of {} has changed",
+    Verb.REMOVE: "{} is no longer in the configuration",
 }
 
 
 class Orders:
     """Takes orders and brings them forward."""
 
-    def __init__(self, host: Host, switching: Switching) -> None:
+    def __init__(self, host: HostState, switching: Switching) -> None:
         self.host = host
         self._switching = switching
 
@@ -51,7 +60,7 @@ class Orders:
 
     def unload(self, worker: Worker, ticket: int) -> Iterator[Command]:
         """A client has no more use of it: let it sleep, unless it does already or somebody else has."""
-        if worker.state is not State.READY:
+        if worker.state is not WorkerState.READY:
             yield AnswerUnload(ticket, f"it is {worker.shown_state.replace('_', ' ')}")
         elif worker.in_use or worker.order is not None:
             yield AnswerUnload(ticket, "it is in use")
@@ -60,11 +69,11 @@ class Orders:
             yield AnswerUnload(ticket)
 
     def _hold_down(self, worker: Worker, *, down: bool) -> Iterator[Command]:
-        if worker.held_down is not down:
-            worker.held_down = down
-            if worker.state is State.UNLOADED:
+        if worker.stopped_by_operator is not down:
+            worker.stopped_by_operator = down
+            if worker.state is WorkerState.UNLOADED:
                 worker.reason = _MESSAGES[Verb.STOP].format(worker.name) if down else ""
-            yield RememberStop(worker.name, down)
+            yield PersistStopped(worker.name, down)
 
     def fail(self, worker: Worker, code: str, message: str) -> Iterator[Command]:
         """End its order, if there is one."""
@@ -81,7 +90,7 @@ class Orders:
         for name, worker in self.host.workers.items():
             if name not in wanted:
                 worker.retired = True
-                yield from self.fail(worker, "model_not_found", _MESSAGES[Verb.RETIRE].format(name))
+                yield from self.fail(worker, "model_not_found", _MESSAGES[Verb.REMOVE].format(name))
         for name, spec in wanted.items():
             if name not in self.host.workers:
                 self.host.add(spec)
@@ -90,8 +99,8 @@ class Orders:
         self.host.sort(wanted)
 
     def _reconfigure(self, worker: Worker, spec: WorkerSpec, *, changed: bool) -> None:
-        if changed or worker.retired or worker.successor is not None:
-            worker.successor, worker.retired = spec, False
+        if changed or worker.retired or worker.pending_spec is not None:
+            worker.pending_spec, worker.retired = spec, False
         else:
             worker.spec = spec
             self.host.ledger.narrow(worker.name, spec.gpus)
@@ -100,11 +109,11 @@ class Orders:
         """What the configuration asks of it, unless an operator's order is under way that will do."""
         order = worker.order
         if worker.retired:
-            if order is None or order.verb is not Verb.RETIRE:
-                worker.order = Order(Verb.RETIRE)
+            if order is None or order.verb is not Verb.REMOVE:
+                worker.order = Order(Verb.REMOVE)
                 self._switching.call_off(worker)
-        elif worker.successor is not None and order is None and worker.state not in DOWN:
-            worker.order = Order(Verb.RENEW if worker.state is State.ASLEEP else Verb.RESTART)
+        elif worker.pending_spec is not None and order is None and worker.state not in DOWN:
+            worker.order = Order(Verb.RECONFIGURE if worker.state is WorkerState.ASLEEP else Verb.RESTART)
 
     # Brought forward
 
@@ -118,7 +127,7 @@ class Orders:
         """End the orders of those that the last decisions left ready."""
         for worker in list(self.host.workers.values()):
             order = worker.order
-            if worker.state is State.READY and order is not None and (order.verb is Verb.START or order.is_down):
+            if worker.state is WorkerState.READY and order is not None and (order.verb is Verb.START or order.is_down):
                 yield from self._finish(worker)
                 yield from self._advance(worker)
 
@@ -133,7 +142,7 @@ class Orders:
                 return
 
     def _forward(self, worker: Worker, order: Order) -> Iterator[Command]:
-        if worker.state is State.STUCK:
+        if worker.state is WorkerState.STUCK:
             message = f"worker {worker.name} is stuck ({worker.reason}); end its processes by hand or reset the GPU"
             yield from self.fail(worker, "worker_stuck", message)
             return
@@ -154,27 +163,27 @@ class Orders:
                 yield from self._put_to_sleep(worker, order)
             case _:
                 yield from self._take_down(worker, order)
-                if worker.state is State.UNLOADED:
+                if worker.state is WorkerState.UNLOADED:
                     yield from self._finish(worker)
                     if worker.retired:
                         self._switching.forget(worker)
                         self.host.remove(worker)
-                        yield ForgetWorker(worker.name)
+                        yield RemoveWorker(worker.name)
 
     def _renew(self, worker: Worker) -> Iterator[Command]:
         """A new configuration takes hold; a switch that has not begun was about the GPUs of the old one."""
-        if worker.successor is not None:
+        if worker.pending_spec is not None:
             self._switching.drop(worker)
             self.host.renew(worker)
-            yield RenewWorker(worker.name)
+            yield ReconfigureWorker(worker.name)
 
     def _bring(self, worker: Worker) -> Iterator[Command]:
         """On to its GPUs, if they are free."""
-        if worker.state is State.READY:
+        if worker.state is WorkerState.READY:
             yield from self._finish(worker)
         elif worker.state not in AT_REST or self._switching.is_coming(worker):
             return
-        elif worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
+        elif worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) and self.host.now < worker.retry_at:
             return  # it is started again by itself, or its order is refused
         elif never := self.host.never_loads(worker):
             yield from self.fail(worker, never.code, f"model {worker.name} {never}")
@@ -193,36 +202,36 @@ class Orders:
         return self.host.blockers(worker) or self._switching.claimants(worker)
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
-        if worker.state is State.BACKOFF and not worker.wanted:
-            yield self.host.move(worker, State.UNLOADED, worker.reason)
+        if worker.state is WorkerState.BACKOFF and not worker.wanted:
+            yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
         if worker.state in AT_REST:
             yield from self._finish(worker)
-        elif worker.state is State.READY:
+        elif worker.state is WorkerState.READY:
             yield from self._drain(worker, order)
-        if worker.state is State.DRAINING:
+        if worker.state is WorkerState.DRAINING:
             yield from self.host.end_overdue(worker)
             if not worker.granted:
-                yield from self.host.send_off(worker)
+                yield from self.host.deactivate(worker)
 
     def _take_down(self, worker: Worker, order: Order) -> Iterator[Command]:
         """Towards STOPPED, from wherever it is."""
         message = _MESSAGES[order.verb].format(worker.name)
-        if worker.state is State.READY:
+        if worker.state is WorkerState.READY:
             yield from self._drain(worker, order)
-        if worker.state is State.DRAINING:
+        if worker.state is WorkerState.DRAINING:
             if order.now and worker.drain_deadline > self.host.now:
                 worker.drain_deadline = self.host.now
                 yield from self.host.revoke_all(worker, order.verb, message, self.host.now)
             yield from self.host.end_overdue(worker)
             if not worker.granted:
                 yield from self.host.stop(worker, message, kill=False)
-        elif worker.state in (State.STARTING, State.WAKING, State.ASLEEP):
+        elif worker.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.ASLEEP):
             yield from self.host.stop(worker, message, kill=True)  # nothing runs in it; one that is paused cannot drain
-        elif worker.state is State.STOPPING and order.now and not order.killed:
+        elif worker.state is WorkerState.STOPPING and order.now and not order.killed:
             order.killed = True
             yield StopWorker(worker.name, kill=True)
-        elif worker.state in DOWN and worker.state is not State.UNLOADED:
-            yield self.host.move(worker, State.UNLOADED, message)
+        elif worker.state in DOWN and worker.state is not WorkerState.UNLOADED:
+            yield self.host.move(worker, WorkerState.UNLOADED, message)
 
     def _drain(self, worker: Worker, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + worker.spec.drain_timeout

@@ -42,30 +42,30 @@ from .events import (
     WorkerExited,
     WorkerHung,
     WorkerReady,
-    WorkerWedged,
+    WorkerStuck,
 )
-from .host import Host
+from .host_state import HostState
 from .orders import Orders
 from .spec import WorkerSpec
-from .states import DOWN, State
-from .switching import Switching, Wish
-from .worker import Blame, Worker
+from .states import DOWN, WorkerState
+from .switching import OperatorSwitch, Switching
+from .worker import PendingFailure, Worker
 
 WorkerEvent = (
-    WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerWedged
+    WorkerReady | WorkerAsleep | SleepFailed | WakeFailed | WorkerHung | WorkerDied | WorkerExited | WorkerStuck
 )
 
 
 #: States of a worker that is to serve: when it dies, it is started again.
-SERVING = frozenset({State.STARTING, State.WAKING, State.READY})
+SERVING = frozenset({WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY})
 
 #: States of a worker that has processes and of which nobody has asked to end them.
-LIVING = SERVING | {State.DRAINING, State.FALLING_ASLEEP}
+LIVING = SERVING | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
 
 class Scheduler:
     def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
-        self.host = Host(specs)
+        self.host = HostState(specs)
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
         self._orders = Orders(self.host, self.switching)
         self._shutdown_deadline: float | None = None
@@ -81,11 +81,11 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, held_down):
+            case Started(_, stopped_by_operator):
                 for worker in self.host.workers.values():
                     worker.since = self.host.now
-                    worker.held_down = worker.name in held_down
-                    worker.reason = "an operator stopped it" if worker.held_down else ""
+                    worker.stopped_by_operator = worker.name in stopped_by_operator
+                    worker.reason = "an operator stopped it" if worker.stopped_by_operator else ""
                 self._plan_preload(self.host.workers.values())
             case LeaseAsked():
                 yield from self._lease_asked(event)
@@ -119,7 +119,7 @@ class Scheduler:
                 yield from self._worker_changed(event, self.host.workers[event.worker])
 
     def _plan_preload(self, workers: Iterable[Worker]) -> None:
-        self.switching.preload += [w.name for w in workers if w.spec.preload and not w.held_down]
+        self.switching.preload += [w.name for w in workers if w.spec.preload and not w.stopped_by_operator]
 
     def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
         known = {name for name, worker in self.host.workers.items() if not worker.retired}
@@ -143,18 +143,18 @@ class Scheduler:
             return
         if worker.order is not None and worker.order.verb in (Verb.SLEEP, Verb.UNLOAD):
             yield from self._orders.fail(worker, "superseded", f"a newer switch to {worker.name} took its place")
-        wish = self.switching.wish
-        if wish is not None and wish.worker == worker.name:
-            wish.tickets.append(ticket)
+        operator_switch = self.switching.operator_switch
+        if operator_switch is not None and operator_switch.worker == worker.name:
+            operator_switch.tickets.append(ticket)
             return
         yield from self._end_wish("superseded", f"a newer switch, to {worker.name}, took its place")
-        self.switching.wish = Wish(worker.name, [ticket])
+        self.switching.operator_switch = OperatorSwitch(worker.name, [ticket])
         self.switching.drop_unbegun(worker)
 
     def _order_given(self, ticket: int, worker: Worker, verb: Verb, *, now: bool) -> Iterator[Command]:
         is_over = self._shutdown_deadline is not None or worker.retired
         refusal = self._refusal(worker)
-        if refusal is not None and (is_over or (verb is Verb.SLEEP and worker.held_down)):
+        if refusal is not None and (is_over or (verb is Verb.SLEEP and worker.stopped_by_operator)):
             yield FailOrder(ticket, refusal[0], refusal[1])
             return
         if verb is Verb.SLEEP and self.switching.is_wished(worker):
@@ -164,55 +164,65 @@ class Scheduler:
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
         match event:
-            case WorkerReady(_, _, url) if worker.state in (State.STARTING, State.WAKING):
+            case WorkerReady(_, _, url) if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
                 worker.became_ready(self.host.now, url)
-                if worker.state is State.WAKING:
+                if worker.state is WorkerState.WAKING:
                     worker.bad_levels, worker.level_trouble = 0, ""
-                yield self.host.move(worker, State.READY)
-            case WorkerAsleep() if worker.state is State.FALLING_ASLEEP:
+                yield self.host.move(worker, WorkerState.READY)
+            case WorkerAsleep() if worker.state is WorkerState.FALLING_ASLEEP:
                 self.host.ledger.give_back(worker.name)
-                yield self.host.move(worker, State.ASLEEP)
-            case SleepFailed(_, _, reason) if worker.state is State.FALLING_ASLEEP:
+                yield self.host.move(worker, WorkerState.ASLEEP)
+            case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
                 yield from self.host.stop(worker, worker.level_trouble, kill=True)
-            case WakeFailed(_, _, reason, code) if worker.state is State.WAKING:
+            case WakeFailed(_, _, reason, code) if worker.state is WorkerState.WAKING:
                 worker.level_failed(f"its wake failed: {reason}")
-                worker.blame = Blame(worker.level_trouble, counts=False, code=code)
+                worker.pending_failure = PendingFailure(worker.level_trouble, counts=False, code=code)
                 yield from self.host.stop(worker, worker.level_trouble, kill=True)
-            case WorkerHung(_, _, reason) if worker.state in (State.READY, State.DRAINING, State.ASLEEP):
-                yield from self._lost(worker, State.UNRESPONSIVE, "worker_unresponsive", f"stopped answering: {reason}")
+            case WorkerHung(_, _, reason) if worker.state in (
+                WorkerState.READY,
+                WorkerState.DRAINING,
+                WorkerState.ASLEEP,
+            ):
+                yield from self._lost(
+                    worker, WorkerState.UNRESPONSIVE, "worker_unresponsive", f"stopped answering: {reason}"
+                )
                 yield StopWorker(worker.name, kill=True)
             case WorkerDied(_, _, reason) if worker.state in LIVING:
-                yield from self._lost(worker, State.STOPPING, "worker_exited", reason)
+                yield from self._lost(worker, WorkerState.STOPPING, "worker_exited", reason)
             case WorkerExited(_, _, failure, reason, code):
                 yield from self._exited(worker, failure, reason, code)
-            case WorkerWedged(_, _, reason) if worker.state not in DOWN | {State.STUCK}:
+            case WorkerStuck(_, _, reason) if worker.state not in DOWN | {WorkerState.STUCK}:
                 yield from self._take_leases(worker, "worker_exited", reason)
-                yield self.host.move(worker, State.STUCK, reason)
+                yield self.host.move(worker, WorkerState.STUCK, reason)
 
-    def _lost(self, worker: Worker, to: State, code: str, reason: str) -> Iterator[Command]:
+    def _lost(self, worker: Worker, to: WorkerState, code: str, reason: str) -> Iterator[Command]:
         """It serves nobody any more, yet holds its GPUs until nothing of it is left."""
         if worker.state in SERVING:
-            worker.blame = Blame(reason)
+            worker.pending_failure = PendingFailure(reason)
         yield from self._take_leases(worker, code, reason)
         yield self.host.move(worker, to, reason)
 
     def _exited(self, worker: Worker, failure: Failure, reason: str, code: str) -> Iterator[Command]:
         self.host.ledger.give_back(worker.name)
-        was, blame, worker.blame = worker.state, worker.blame, None
+        was, pending_failure, worker.pending_failure = worker.state, worker.pending_failure, None
         if was in DOWN:
             return
-        reason, code = (blame.reason, blame.code or code) if blame is not None else (reason, code)
+        reason, code = (
+            (pending_failure.reason, pending_failure.code or code) if pending_failure is not None else (reason, code)
+        )
         yield from self._take_leases(worker, "worker_exited", reason)
-        if self._shutdown_deadline is not None or (was in (State.STOPPING, State.STUCK) and blame is None):
+        if self._shutdown_deadline is not None or (
+            was in (WorkerState.STOPPING, WorkerState.STUCK) and pending_failure is None
+        ):
             worker.ready_since = None  # it ended because it was told to
-            is_told_why = worker.held_down or self._shutdown_deadline is not None
-            yield self.host.move(worker, State.UNLOADED, worker.reason if is_told_why else "")
+            is_told_why = worker.stopped_by_operator or self._shutdown_deadline is not None
+            yield self.host.move(worker, WorkerState.UNLOADED, worker.reason if is_told_why else "")
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
-        lead = worker.fail(self.host.now, failure, counts=blame is None or blame.counts)
-        serving = was in SERVING or blame is not None
-        yield self.host.move(worker, lead if serving and was is not State.STUCK else State.UNLOADED, reason)
+        lead = worker.fail(self.host.now, failure, counts=pending_failure is None or pending_failure.counts)
+        serving = was in SERVING or pending_failure is not None
+        yield self.host.move(worker, lead if serving and was is not WorkerState.STUCK else WorkerState.UNLOADED, reason)
 
     def _take_leases(self, worker: Worker, reason: str, message: str) -> Iterator[Command]:
         yield from self.host.revoke_all(worker, reason, f"the worker of {worker.name} {message}", self.host.now)
@@ -226,16 +236,16 @@ class Scheduler:
             return "shutting_down", "muxd is shutting down; send the request again when it is back", None
         if worker.retired:
             return _not_configured(worker.name)
-        if worker.held_down:
+        if worker.stopped_by_operator:
             what = f"model {worker.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
         if never := self.host.never_loads(worker):
             return never.code, f"model {worker.name} {never}", None
-        stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is State.STUCK]
+        stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is WorkerState.STUCK]
         if stuck:
             what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
-        if worker.state is State.FAILED and self.host.now < worker.retry_at:
+        if worker.state is WorkerState.FAILED and self.host.now < worker.retry_at:
             wait = worker.retry_at - self.host.now
             what = f"model {worker.name} failed: {worker.reason}"
             return (
@@ -253,7 +263,7 @@ class Scheduler:
             refusal = self._refusal(worker) if worker.waiting or wished or is_started else None
             if refusal is None:
                 continue
-            if is_started and worker.state is not State.STUCK:
+            if is_started and worker.state is not WorkerState.STUCK:
                 yield from self._orders.fail(worker, refusal[0], refusal[1])
             for lease in list(worker.waiting):
                 self.host.forget(lease)
@@ -262,8 +272,8 @@ class Scheduler:
                 yield from self._end_wish(refusal[0], refusal[1])
 
     def _end_wish(self, code: str, message: str) -> Iterator[Command]:
-        wish, self.switching.wish = self.switching.wish, None
-        for ticket in wish.tickets if wish is not None else ():
+        operator_switch, self.switching.operator_switch = self.switching.operator_switch, None
+        for ticket in operator_switch.tickets if operator_switch is not None else ():
             yield FailSwitch(ticket, code, message)
 
     # Shutdown
@@ -276,25 +286,32 @@ class Scheduler:
         for worker in self.host.workers.values():
             yield from self._orders.fail(worker, "shutting_down", "muxd is shutting down")
         for worker in self.host.workers.values():
-            if worker.state is State.READY:
+            if worker.state is WorkerState.READY:
                 yield from self.host.drain(worker, "shutdown", "muxd is shutting down", self._shutdown_deadline)
-            elif worker.state is State.DRAINING:
+            elif worker.state is WorkerState.DRAINING:
                 worker.drain_deadline = min(worker.drain_deadline, self._shutdown_deadline)
                 yield from self.host.revoke_all(worker, "shutdown", "muxd is shutting down", worker.drain_deadline)
-            elif worker.state in (State.STARTING, State.WAKING, State.FALLING_ASLEEP, State.ASLEEP):
+            elif worker.state in (
+                WorkerState.STARTING,
+                WorkerState.WAKING,
+                WorkerState.FALLING_ASLEEP,
+                WorkerState.ASLEEP,
+            ):
                 yield from self.host.stop(worker, "muxd is shutting down", kill=True)
-            elif worker.state is State.STOPPING and not first:
+            elif worker.state is WorkerState.STOPPING and not first:
                 yield StopWorker(worker.name, kill=True)
-            elif worker.state in (State.BACKOFF, State.FAILED):
-                yield self.host.move(worker, State.UNLOADED, worker.reason)
+            elif worker.state in (WorkerState.BACKOFF, WorkerState.FAILED):
+                yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
 
     def _settle_shutdown(self) -> Iterator[Command]:
         for worker in self.host.workers.values():
-            if worker.state is State.DRAINING:
+            if worker.state is WorkerState.DRAINING:
                 yield from self.host.end_overdue(worker)
                 if not worker.granted:
                     yield from self.host.stop(worker, "muxd is shutting down", kill=self._hurried)
-        if not self._finished and all(w.state in (State.UNLOADED, State.STUCK) for w in self.host.workers.values()):
+        if not self._finished and all(
+            w.state in (WorkerState.UNLOADED, WorkerState.STUCK) for w in self.host.workers.values()
+        ):
             self._finished = True
             yield FinishShutdown()
 
@@ -314,14 +331,14 @@ class Scheduler:
         yield from self._set_timer()
 
     def _grant(self) -> Iterator[Command]:
-        wish = self.switching.wish
+        operator_switch = self.switching.operator_switch
         for worker in self.host.workers.values():
-            if worker.state is not State.READY:
+            if worker.state is not WorkerState.READY:
                 continue
             yield from self.host.grant_all(worker)
-            if wish is not None and wish.worker == worker.name:
-                self.switching.wish = None
-                for ticket in wish.tickets:
+            if operator_switch is not None and operator_switch.worker == worker.name:
+                self.switching.operator_switch = None
+                for ticket in operator_switch.tickets:
                     yield FinishSwitch(ticket, worker.url)
 
     def _set_timer(self) -> Iterator[Command]:

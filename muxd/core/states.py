@@ -7,7 +7,7 @@ test compares the two.
 from enum import StrEnum
 
 
-class State(StrEnum):
+class WorkerState(StrEnum):
     UNLOADED = "unloaded"  # no process; a request starts it, unless an operator stopped it
     STARTING = "starting"  # the process loads its model
     READY = "ready"  # serves, or could at once
@@ -23,11 +23,11 @@ class State(StrEnum):
 
 
 #: Those without a process: nothing is left to end.
-DOWN = frozenset({State.UNLOADED, State.BACKOFF, State.FAILED})
+DOWN = frozenset({WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED})
 
-_S = State
+_S = WorkerState
 
-MOVES: dict[State, frozenset[State]] = {
+MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     _S.UNLOADED: frozenset({_S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.UNRESPONSIVE, _S.BACKOFF, _S.FAILED, _S.STUCK}),
@@ -47,7 +47,7 @@ def diagram() -> str:
     """MOVES as a Mermaid state diagram, one arrow a line, in the order of the table."""
     lines = ["stateDiagram-v2", "    [*] --> unloaded"]
     for before, afters in MOVES.items():
-        lines += [f"    {before} --> {after}" for after in State if after in afters]
+        lines += [f"    {before} --> {after}" for after in WorkerState if after in afters]
     return "\n".join(lines)
 
 

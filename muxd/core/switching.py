@@ -11,19 +11,19 @@ from math import inf
 
 from . import policy
 from .commands import Command
-from .host import END_GRACE, Host
+from .host_state import END_GRACE, HostState
 from .policy import Candidate
-from .states import DOWN, State
+from .states import DOWN, WorkerState
 from .worker import Worker
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
 
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
-LEAVING = frozenset({State.FALLING_ASLEEP, State.STOPPING, State.UNRESPONSIVE})
+LEAVING = frozenset({WorkerState.FALLING_ASLEEP, WorkerState.STOPPING, WorkerState.UNRESPONSIVE})
 
 #: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
-AT_REST = DOWN | {State.ASLEEP}
+AT_REST = DOWN | {WorkerState.ASLEEP}
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Switch:
 
 
 @dataclass(slots=True)
-class Wish:
+class OperatorSwitch:
     """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
 
     worker: str
@@ -45,12 +45,12 @@ class Wish:
 class Switching:
     """Decides which switches to make and brings them forward."""
 
-    def __init__(self, host: Host, wait_target: float, *, keep_turns: bool = True) -> None:
+    def __init__(self, host: HostState, wait_target: float, *, keep_turns: bool = True) -> None:
         self.host = host
         self.wait_target = wait_target
         self.keep_turns = keep_turns  # an idle model waits for its clients to return
         self.running: list[Switch] = []
-        self.wish: Wish | None = None
+        self.operator_switch: OperatorSwitch | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.next_decision = inf  # when a busy worker will have had its turn
         self._kept_for: frozenset[int] = frozenset()  # GPUs that nobody may take before one who is due
@@ -83,7 +83,7 @@ class Switching:
 
     def skip_preloaded(self) -> None:
         """Take from the list what has been loaded once, or cannot be."""
-        over = (State.READY, State.FAILED, State.STUCK)
+        over = (WorkerState.READY, WorkerState.FAILED, WorkerState.STUCK)
         self.preload = [
             name
             for name in self.preload
@@ -99,8 +99,8 @@ class Switching:
     def _is_under_way(self, switch: Switch) -> bool:
         target = self._target(switch)
         if switch.begun:
-            return target.state in (State.STARTING, State.WAKING)
-        return target.state in AT_REST and all(b.state is not State.STUCK for b in self.host.blockers(target))
+            return target.state in (WorkerState.STARTING, WorkerState.WAKING)
+        return target.state in AT_REST and all(b.state is not WorkerState.STUCK for b in self.host.blockers(target))
 
     def _target(self, switch: Switch) -> Worker:
         return self.host.workers[switch.target]
@@ -108,25 +108,25 @@ class Switching:
     def _forward(self, switch: Switch) -> Iterator[Command]:
         for name in sorted(switch.victims):
             victim = self.host.workers[name]
-            if victim.state is State.DRAINING:
+            if victim.state is WorkerState.DRAINING:
                 yield from self._forward_drain(victim)
         target = self._target(switch)
         if switch.begun or self.host.blockers(target):
             return
         switch.begun = True
-        yield from self.host.bring(target)
+        yield from self.host.activate(target)
 
     def _forward_drain(self, victim: Worker) -> Iterator[Command]:
         yield from self.host.end_overdue(victim)
         if not victim.granted:
-            yield from self.host.send_off(victim)
+            yield from self.host.deactivate(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
         """What drains for nothing any more serves again, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
         for worker in self.host.workers.values():
-            if worker.state is State.DRAINING and not worker.sent_away and worker.name not in wanted_away:
-                yield self.host.move(worker, State.READY, "what it drained for was called off")
+            if worker.state is WorkerState.DRAINING and not worker.sent_away and worker.name not in wanted_away:
+                yield self.host.move(worker, WorkerState.READY, "what it drained for was called off")
                 yield from self.host.restore_all(worker)
 
     def call_off(self, worker: Worker) -> None:
@@ -170,12 +170,12 @@ class Switching:
 
     def _in_order(self) -> Iterator[tuple[Worker, bool]]:
         """Who wants a GPU, best first: the operator's wish (urgent), demand, crashed workers, preloads."""
-        if self.wish is not None:
-            yield self.host.workers[self.wish.worker], True
+        if self.operator_switch is not None:
+            yield self.host.workers[self.operator_switch.worker], True
         for candidate in self._queue:
             yield self.host.workers[candidate.worker], False
         for worker in self.host.workers.values():
-            if worker.state is State.BACKOFF and not worker.wanted and not self.host.blockers(worker):
+            if worker.state is WorkerState.BACKOFF and not worker.wanted and not self.host.blockers(worker):
                 yield worker, False
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
             earlier = (self.host.ledger.needs(n) for n in self.preload[:place])
@@ -189,7 +189,7 @@ class Switching:
 
     def is_wished(self, worker: Worker) -> bool:
         """An operator's switch to it is open."""
-        return self.wish is not None and self.wish.worker == worker.name
+        return self.operator_switch is not None and self.operator_switch.worker == worker.name
 
     def _line_up(self) -> None:
         """Those whose time has come, the longest due first; then the others by what serving them is worth.
@@ -208,18 +208,18 @@ class Switching:
         leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
         cost = leaving + worker.return_cost.seconds
         weight = sum(lease.weight for lease in worker.waiting.values())
-        turn = max(cost, worker.costs[State.DRAINING].seconds)
+        turn = max(cost, worker.costs[WorkerState.DRAINING].seconds)
         return Candidate(worker.name, weight, worker.oldest_wait(self.host.now), cost, turn)
 
     def _consider(self, worker: Worker, *, urgent: bool) -> Iterator[Command]:
         """Begin the switch to this worker, if it may come now; else note when to decide again."""
         if worker.state not in AT_REST or self._is_claimed(worker) or not (urgent or self._may_pass(worker)):
             return
-        if worker.state in (State.BACKOFF, State.FAILED) and self.host.now < worker.retry_at:
+        if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) and self.host.now < worker.retry_at:
             self.next_decision = min(self.next_decision, worker.retry_at)
             return
         blockers = self.host.blockers(worker)
-        if any(b.state is State.STUCK for b in blockers):
+        if any(b.state is WorkerState.STUCK for b in blockers):
             return
         at = max((self.gives_way_at(b, worker) for b in blockers if not urgent), default=self.host.now)
         if at > self.host.now + AT_ONCE:
@@ -234,7 +234,7 @@ class Switching:
     def _may_pass(self, worker: Worker) -> bool:
         """Nobody touches the GPUs that an operator's open wish needs, or that are kept for one who waited long."""
         needs = self.host.ledger.needs
-        wished = needs(self.wish.worker) if self.wish is not None else frozenset()
+        wished = needs(self.operator_switch.worker) if self.operator_switch is not None else frozenset()
         return not needs(worker.name) & (wished | self._kept_for)
 
     def _is_claimed(self, worker: Worker) -> bool:
@@ -247,7 +247,7 @@ class Switching:
         """
         if self._leaves(blocker):
             return self.host.now
-        if blocker.state is not State.READY:
+        if blocker.state is not WorkerState.READY:
             return inf
         if not worker.wanted:
             return self.host.now if blocker.idle else inf
@@ -284,12 +284,14 @@ class Switching:
     def _is_due(self, blocker: Worker, worker: Worker) -> bool:
         if self._leaves(blocker):
             return True
-        due = worker.wanted and blocker.state is State.READY
+        due = worker.wanted and blocker.state is WorkerState.READY
         return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
 
     def _due_at(self, worker: Worker, own: Candidate) -> float:
         """When whatever is on its GPUs must begin to drain, for its wait to stay within its bound."""
-        drains = [b.costs[State.DRAINING].seconds for b in self.host.blockers(worker) if b.state is State.READY]
+        drains = [
+            b.costs[WorkerState.DRAINING].seconds for b in self.host.blockers(worker) if b.state is WorkerState.READY
+        ]
         return policy.due_at(
             own,
             [c for c in self._rivals(worker) if c.worker != worker.name],
@@ -315,7 +317,7 @@ class Switching:
         self.running.append(switch)
         self._rivals_for.clear()
         for blocker in blockers:
-            if blocker.state is State.READY:
+            if blocker.state is WorkerState.READY:
                 self._learn(blocker, worker)
                 message = f"{blocker.name} gives way to {worker.name}"
                 deadline = self.host.now + blocker.spec.drain_timeout
@@ -326,8 +328,8 @@ class Switching:
         """A crashed worker whose GPU another one has taken waits for a request like any other."""
         for worker in self.host.workers.values():
             unwanted = not worker.wanted and not self.is_wished(worker)
-            if worker.state is State.BACKOFF and unwanted and self.host.blockers(worker):
-                yield self.host.move(worker, State.UNLOADED, worker.reason)
+            if worker.state is WorkerState.BACKOFF and unwanted and self.host.blockers(worker):
+                yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
 
     # When to look again
 
@@ -335,7 +337,7 @@ class Switching:
         """Every time at which something here must be looked at again."""
         yield self.next_decision
         for worker in self.host.workers.values():
-            if worker.state is State.DRAINING and worker.granted:
+            if worker.state is WorkerState.DRAINING and worker.granted:
                 yield worker.drain_deadline + END_GRACE
 
 

@@ -8,7 +8,7 @@ from zlib import crc32
 from . import policy
 from .events import Failure, Verb, Waiting
 from .spec import WorkerSpec
-from .states import MOVES, State
+from .states import MOVES, WorkerState
 
 #: How much the newest measurement counts in a moving average.
 NEWEST = 0.3
@@ -26,7 +26,7 @@ class IllegalMove(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Blame:
+class PendingFailure:
     """Why a worker is being ended that should serve.
 
     A wake that failed does not count: the processes are killed for a sleep level that
@@ -89,27 +89,27 @@ class Cost:
         self.measured = True
 
 
-def _costs() -> dict[State, Cost]:
+def _costs() -> dict[WorkerState, Cost]:
     return {
-        State.STARTING: Cost(60.0),
-        State.WAKING: Cost(5.0),
-        State.FALLING_ASLEEP: Cost(1.0),
-        State.STOPPING: Cost(5.0),
-        State.DRAINING: Cost(5.0),
+        WorkerState.STARTING: Cost(60.0),
+        WorkerState.WAKING: Cost(5.0),
+        WorkerState.FALLING_ASLEEP: Cost(1.0),
+        WorkerState.STOPPING: Cost(5.0),
+        WorkerState.DRAINING: Cost(5.0),
     }
 
 
 @dataclass(slots=True)
 class Worker:
     spec: WorkerSpec
-    state: State = State.UNLOADED
+    state: WorkerState = WorkerState.UNLOADED
     since: float = 0.0
     reason: str = ""  # why it is in this state, where that needs saying
     url: str = ""
     generation: int = 0  # counts its starts and wakes
     granted: dict[int, Lease] = field(default_factory=dict)
     waiting: dict[int, Lease] = field(default_factory=dict)
-    costs: dict[State, Cost] = field(default_factory=_costs)
+    costs: dict[WorkerState, Cost] = field(default_factory=_costs)
     idle_since: float | None = None  # its last answer ended then; None while requests run or wait, or none ever did
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=policy.GAPS))  # from an answer to the next request
     drain_deadline: float = inf
@@ -119,13 +119,13 @@ class Worker:
     restarts: int = 0
     retry_at: float = 0.0  # in backoff and failed: when the next start may be
     trial: bool = False  # started once more from "failed"
-    blame: Blame | None = None  # being ended for this failure
+    pending_failure: PendingFailure | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
     level_trouble: str = ""  # why the last of these failed
     order: Order | None = None
-    held_down: bool = False  # an operator stopped it: it stays down until a start
+    stopped_by_operator: bool = False  # an operator stopped it: it stays down until a start
     retired: bool = False  # the configuration has it no more: it goes as soon as it can
-    successor: WorkerSpec | None = None  # what it is to be once its processes have ended
+    pending_spec: WorkerSpec | None = None  # what it is to be once its processes have ended
     ended: str = ""  # how its process last came to its end
     ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
@@ -138,9 +138,9 @@ class Worker:
     @property
     def shown_state(self) -> str:
         """Return the state as users see it: "stopped" for a worker without a process that an operator stopped."""
-        return "stopped" if self.held_down and self.state is State.UNLOADED else self.state
+        return "stopped" if self.stopped_by_operator and self.state is WorkerState.UNLOADED else self.state
 
-    def move(self, to: State, now: float, reason: str = "") -> None:
+    def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
         cost = self.costs.get(self.state)
@@ -151,7 +151,7 @@ class Worker:
 
     def renew(self, spec: WorkerSpec) -> None:
         """Another configuration holds, and no process of the former is left: what was learned of that is void."""
-        self.spec, self.successor = spec, None
+        self.spec, self.pending_spec = spec, None
         self.costs = _costs()
         self.gaps.clear()
         self.failures.clear()
@@ -201,17 +201,17 @@ class Worker:
     @property
     def return_cost(self) -> Cost:
         """What it takes to get it ready from where it is: a wake or a start."""
-        return self.costs[State.WAKING if self.state is State.ASLEEP else State.STARTING]
+        return self.costs[WorkerState.WAKING if self.state is WorkerState.ASLEEP else WorkerState.STARTING]
 
     @property
     def comeback_cost(self) -> Cost:
         """What it takes to get it ready again once it has been sent off."""
-        return self.costs[State.STARTING if self.sleep_level == 3 else State.WAKING]
+        return self.costs[WorkerState.STARTING if self.sleep_level == 3 else WorkerState.WAKING]
 
     @property
     def leave_cost(self) -> Cost:
         """What it takes to get it off the GPU once it is drained."""
-        return self.costs[State.STOPPING if self.sleep_level == 3 else State.FALLING_ASLEEP]
+        return self.costs[WorkerState.STOPPING if self.sleep_level == 3 else WorkerState.FALLING_ASLEEP]
 
     def oldest_wait(self, now: float) -> float:
         return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
@@ -229,11 +229,11 @@ class Worker:
             self.trial = False
             self.failures.clear()
 
-    def fail(self, now: float, failure: Failure, *, counts: bool = True) -> State:
+    def fail(self, now: float, failure: Failure, *, counts: bool = True) -> WorkerState:
         """Count a failure and say where it leads: to "backoff" with retry_at set, or to "failed"."""
         if not counts:
             self.retry_at = now
-            return State.BACKOFF
+            return WorkerState.BACKOFF
         if self.ready_since is not None and now - self.ready_since >= self.spec.stable_after:
             self.in_a_row = 0
         self.ready_since = None
@@ -242,19 +242,19 @@ class Worker:
             self.failures.popleft()
         if failure is Failure.REFUSED or self.trial or len(self.failures) >= self.spec.restart_limit:
             self.retry_at = now + self.spec.cool_down
-            return State.FAILED
+            return WorkerState.FAILED
         self.retry_at = now + backoff(self.name, self.in_a_row)
         self.in_a_row += 1
-        return State.BACKOFF
+        return WorkerState.BACKOFF
 
 
 #: Which way out of a state means that what it does was done: only such times are learned.
 _COMPLETES = {
-    State.STARTING: {State.READY},
-    State.WAKING: {State.READY},
-    State.FALLING_ASLEEP: {State.ASLEEP},
-    State.STOPPING: {State.UNLOADED},
-    State.DRAINING: {State.FALLING_ASLEEP, State.STOPPING},
+    WorkerState.STARTING: {WorkerState.READY},
+    WorkerState.WAKING: {WorkerState.READY},
+    WorkerState.FALLING_ASLEEP: {WorkerState.ASLEEP},
+    WorkerState.STOPPING: {WorkerState.UNLOADED},
+    WorkerState.DRAINING: {WorkerState.FALLING_ASLEEP, WorkerState.STOPPING},
 }
 
 

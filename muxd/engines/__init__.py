@@ -6,8 +6,8 @@ It knows nothing of scheduling, and the scheduler nothing of it.
 
 from muxd.config import Model
 
-from .engine import Engine, Keys, Launch, LaunchPlan
-from .link import EngineCallFailed, Link, open_http
+from .engine import Engine, LaunchContext, LaunchSpec, ServerKeys
+from .engine_client import EngineCallFailed, EngineClient, open_http
 from .script import LaunchedByScript
 from .sglang import SGLang
 from .simulator import Simulator
@@ -19,4 +19,14 @@ def engine_for(model: Model) -> Engine:
     return LaunchedByScript() if model.script is not None else ENGINES[model.engine]()
 
 
-__all__ = ["ENGINES", "Engine", "EngineCallFailed", "Keys", "Launch", "LaunchPlan", "Link", "engine_for", "open_http"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineCallFailed",
+    "EngineClient",
+    "LaunchContext",
+    "LaunchSpec",
+    "ServerKeys",
+    "engine_for",
+    "open_http",
+]

@@ -8,14 +8,14 @@ from typing import Protocol
 
 from muxd.config import Model
 from muxd.config.command_lines import Command
-from muxd.seen import Seen
+from muxd.observed_scripts import ObservedServer
 
-from .causes import Cause
-from .link import Link
+from .diagnosis import Diagnosis
+from .engine_client import EngineClient
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchPlan:
+class LaunchContext:
     """What the supervisor has set aside for one launch."""
 
     port: int
@@ -27,7 +27,7 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchSpec:
     """How to start a server: argv, its environment on top of muxd's own, files to write first (mode 0600)."""
 
     argv: tuple[str, ...]
@@ -35,11 +35,11 @@ class Launch:
     files: dict[Path, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
     stop_port: int = 0  # whoever of its processes listens there is to be asked, not the first one
-    keys: "Keys | None" = None  # where the server is not told the plan's admin key
+    keys: "ServerKeys | None" = None  # where the server is not told the plan's admin key
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class ServerKeys:
     """What a server asks for: on its control routes, and on all others."""
 
     admin: str
@@ -52,45 +52,45 @@ class Engine(Protocol):
     Its methods raise EngineCallFailed; probes just answer no.
     """
 
-    def launch(self, model: Model, plan: LaunchPlan) -> Launch: ...
+    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec: ...
 
-    async def is_ready(self, link: Link) -> bool:
+    async def is_ready(self, link: EngineClient) -> bool:
         """Loaded, warm, and able to serve now."""
         ...
 
-    async def is_alive(self, link: Link, model: Model) -> bool:
+    async def is_alive(self, link: EngineClient, model: Model) -> bool:
         """It answers and gets on with its work, awake or asleep; must not cost the engine anything."""
         ...
 
-    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
+    async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
         """Once it is ready: find the keys that it asks for, where muxd did not give them; why that is not possible.
 
         `processes`: its own, those that listen first.
         """
         ...
 
-    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+    async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
         """What it is, where muxd did not start it itself; None where it is no server of this engine.
 
         Without a link: as far as can be told while it loads.
         """
         ...
 
-    async def context_length(self, link: Link) -> int | None:
+    async def context_length(self, link: EngineClient) -> int | None:
         """The longest text that it takes, in tokens; None where it does not say."""
         ...
 
-    async def sleep(self, link: Link, model: Model) -> None:
+    async def sleep(self, link: EngineClient, model: Model) -> None:
         """To the model's deep level, 1 or 2.  Never while a request runs: idleness is confirmed first."""
         ...
 
-    async def wake(self, link: Link, model: Model) -> None: ...
+    async def wake(self, link: EngineClient, model: Model) -> None: ...
 
-    async def kept_memory(self, link: Link, over: str) -> Cause:
+    async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         """Why its memory did not come back though it said that it sleeps; `over` says how much."""
         ...
 
-    async def metrics(self, link: Link) -> bytes | None:
+    async def metrics(self, link: EngineClient) -> bytes | None:
         """What it counts, in Prometheus' text format; None where it was not started to tell that.
 
         The caller limits the time.

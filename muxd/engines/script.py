@@ -17,13 +17,13 @@ from muxd.config.command_lines import Command, CommandLine, LookUp, NotKnown, fl
 from muxd.config.devices import ORDER, Devices
 from muxd.config.schema import Script
 from muxd.errors import EngineTooOld
-from muxd.seen import Seen
+from muxd.observed_scripts import ObservedServer
 from muxd.shim.processes import ANY_PORT, descendants, look_up, process_table
 from muxd.threads import in_thread
 
-from .causes import Cause
-from .engine import Keys, Launch, LaunchPlan
-from .link import EngineCallFailed, Link
+from .diagnosis import Diagnosis
+from .engine import LaunchContext, LaunchSpec, ServerKeys
+from .engine_client import EngineCallFailed, EngineClient
 from .sglang import ENVIRONMENT, SGLang
 
 Told = TypeVar("Told")
@@ -32,10 +32,10 @@ Told = TypeVar("Told")
 class LaunchedByScript(SGLang):
     """`pid` is the script's shell, or the server where the script ends with `exec`."""
 
-    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
         script = model.script
         assert script is not None
-        return Launch(
+        return LaunchSpec(
             argv=script.argv,
             env={**ENVIRONMENT, ORDER: "PCI_BUS_ID", **script.env, "TMPDIR": str(plan.tmpdir)},
             # With a real SGLang 0.5.23 below bash, without exec: SIGINT to bash alone is not heard before the server
@@ -44,10 +44,10 @@ class LaunchedByScript(SGLang):
             # the script, in each of these.
             stop_signal=signal.SIGINT,
             stop_port=plan.port or ANY_PORT,
-            keys=Keys("", ""),
+            keys=ServerKeys("", ""),
         )
 
-    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
+    async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
         """The script has given it keys, or none: its own words have them."""
         for process in processes:
             api, admin = (_text(flag(process.words, (name,))) for name in ("--api-key", "--admin-api-key"))
@@ -60,7 +60,7 @@ class LaunchedByScript(SGLang):
             return error.cause
         return None
 
-    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+    async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
         """By its own answers first, then by the command line of the process that listens, or of what started that."""
         servers = [process for process in processes if server_at(process.words) is not None]
         process = next(iter([*(s for s in servers if s.listens), *servers, *processes]), None)
@@ -69,7 +69,7 @@ class LaunchedByScript(SGLang):
         if info is None and not servers:
             return None
         look_up = partial(_looked_up, info or {}, line)
-        return Seen(
+        return ObservedServer(
             port=port or _known(line.port) or 0,
             model=_known(line.model) or _text((info or {}).get("model_path")),
             served=(await _served_name(link) if link is not None else "")
@@ -82,7 +82,7 @@ class LaunchedByScript(SGLang):
             is_embedding=_known(lambda: look_up(("--is-embedding",))) is not None,
         )
 
-    async def weights_of(self, link: Link, model: Model) -> str:
+    async def weights_of(self, link: EngineClient, model: Model) -> str:
         """As the server tells: the name that clients use may be any."""
         path = _path_in(await link.ask("/model_info"))
         if path is None:
@@ -108,7 +108,7 @@ def changed(script: Script) -> str:
     return ""
 
 
-async def _server_info(link: Link) -> dict[str, Any] | None:
+async def _server_info(link: EngineClient) -> dict[str, Any] | None:
     """What SGLang tells of itself, nothing where it does not tell muxd; None where it is no SGLang."""
     for path in ("/server_info", "/get_server_info"):  # the second before about 0.5.5
         try:
@@ -120,7 +120,7 @@ async def _server_info(link: Link) -> dict[str, Any] | None:
     return None
 
 
-async def _served_name(link: Link) -> str:
+async def _served_name(link: EngineClient) -> str:
     try:
         (first, *_) = (await link.ask("/v1/models"))["data"]
         return _text(first["id"])

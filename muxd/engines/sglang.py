@@ -15,13 +15,13 @@ import trio
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.flags import TENSOR, flag_of, parallel
-from muxd.seen import Seen
+from muxd.observed_scripts import ObservedServer
 from muxd.shim.processes import process_table
 
-from . import causes
-from .causes import Cause
-from .engine import Launch, LaunchPlan
-from .link import LOCKED, EngineCallFailed, Link
+from . import diagnosis
+from .diagnosis import Diagnosis
+from .engine import LaunchContext, LaunchSpec
+from .engine_client import LOCKED, EngineCallFailed, EngineClient
 
 #: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}
@@ -66,10 +66,10 @@ class SGLang:
     def __init__(self) -> None:
         self._last_step: tuple[float, float] | None = None  # the oldest rank's stamp in /v1/loads, and when it was new
 
-    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
         config = plan.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.python, "-m", "sglang.launch_server", "--config", str(config), *server_flags(model, plan.port)]
-        return Launch(
+        return LaunchSpec(
             argv=(*argv, *model.args),
             env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},
@@ -77,13 +77,13 @@ class SGLang:
             stop_signal=signal.SIGINT,
         )
 
-    async def is_ready(self, link: Link) -> bool:
+    async def is_ready(self, link: EngineClient) -> bool:
         status = await link.probe("/ready")
         if status == 404:  # before about 0.5.19
             status = await link.probe("/health")
         return status in (200, *LOCKED)
 
-    async def is_alive(self, link: Link, model: Model) -> bool:
+    async def is_alive(self, link: EngineClient, model: Model) -> bool:
         """Its HTTP side answers, and its scheduler has taken a step within hang_timeout; as far as muxd may ask and
         has a socket to.
 
@@ -100,26 +100,26 @@ class SGLang:
             self._last_step = (step or 0.0, now)
         return now - self._last_step[1] < model.hang_timeout
 
-    async def unlock(self, link: Link, processes: Sequence[Command]) -> Cause | None:
+    async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
         """muxd has given it its keys itself."""
         return None
 
-    async def context_length(self, link: Link) -> int | None:
+    async def context_length(self, link: EngineClient) -> int | None:
         with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
             return length_in(await link.ask("/v1/models"))
         return None
 
-    async def see(self, link: Link | None, port: int, processes: Sequence[Command]) -> Seen | None:
+    async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
         """muxd has started it itself."""
-        return Seen(port=port)
+        return ObservedServer(port=port)
 
-    async def sleep(self, link: Link, model: Model) -> None:
+    async def sleep(self, link: EngineClient, model: Model) -> None:
         loads = await self._loads(link)
         await link.call("pause", "/pause_generation", {"mode": "abort"})
         await self._until_idle(link, stamps_in(loads))
         await link.call("release", "/release_memory_occupation", TAGS)
 
-    async def _until_idle(self, link: Link, before: Stamps) -> None:
+    async def _until_idle(self, link: EngineClient, before: Stamps) -> None:
         """Releasing a busy server kills it, and a closed client connection does not prove it idle.
 
         Nor do figures from `before` the pause: a prefill that began since is not in them.
@@ -136,7 +136,7 @@ class SGLang:
                 pause = min(2 * pause, IDLE_POLL)
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
 
-    async def _loads(self, link: Link) -> Any:
+    async def _loads(self, link: EngineClient) -> Any:
         """What it answers to /v1/loads, be it nothing; raises EngineCallFailed where it never will."""
         try:
             return await link.ask("/v1/loads")
@@ -145,7 +145,7 @@ class SGLang:
                 raise
             return None
 
-    async def wake(self, link: Link, model: Model) -> None:
+    async def wake(self, link: EngineClient, model: Model) -> None:
         path = await self.weights_of(link, model) if model.sleep_level == 2 else ""
         await link.call("resume", "/resume_memory_occupation", TAGS)
         if model.sleep_level == 2:
@@ -153,20 +153,20 @@ class SGLang:
             await link.call("reload", "/update_weights_from_disk", reload)
         await link.call("continue", "/continue_generation", {})
 
-    async def weights_of(self, link: Link, model: Model) -> str:
+    async def weights_of(self, link: EngineClient, model: Model) -> str:
         """What the server was loaded from."""
         return model.model_path
 
-    async def kept_memory(self, link: Link, over: str) -> Cause:
+    async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         """Without its memory saver SGLang answers every release with 200 and gives nothing up."""
         try:
             info = await link.ask("/server_info")
         except EngineCallFailed:
             info = {}
         has_saver = info.get("enable_memory_saver") if isinstance(info, dict) else None
-        return causes.of_kept_memory(over, has_saver=has_saver)
+        return diagnosis.of_kept_memory(over, has_saver=has_saver)
 
-    async def metrics(self, link: Link) -> bytes | None:
+    async def metrics(self, link: EngineClient) -> bytes | None:
         return await link.page("/metrics", LONGEST_PAGE)
 
     def leftovers(self, pid: int) -> list[Path]:

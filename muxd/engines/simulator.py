@@ -5,14 +5,14 @@ import sys
 
 from muxd.config import Model
 
-from .engine import Launch, LaunchPlan
+from .engine import LaunchContext, LaunchSpec
 from .sglang import ENVIRONMENT, SGLang, server_flags
 
 
 class Simulator(SGLang):
     """Same routes, same sleep and wake, same ways to be killed; see muxd/simulator."""
 
-    def launch(self, model: Model, plan: LaunchPlan) -> Launch:
+    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
         simulation, memory = model.simulation, model.memory
         config = plan.workdir / "server.yaml"
         flags: dict[str, object] = {
@@ -35,7 +35,7 @@ class Simulator(SGLang):
             argv += [flag, str(value)]
         for fault in simulation.faults:
             argv += ["--fault", fault]
-        return Launch(
+        return LaunchSpec(
             argv=(*argv, *model.args),
             env={**ENVIRONMENT, "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from muxd.config.schema import Model
 
-from .kinds import Unusable, config_of
+from .model_kinds import Unusable, config_of
 from .search import hub_cache, snapshot_in_hub
 from .weights import weights_of
 

@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from muxd.config.default_paths import home
 from muxd.config.flags import ELSEWHERE
-from muxd.config.places import home
 
 #: Seconds for one interpreter: finding a package imports nothing, but the disk may be slow or remote.
 PATIENCE = 20.0

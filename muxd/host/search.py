@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from muxd.config.places import home
+from muxd.config.default_paths import home
 
-from .kinds import Kind, NoModel, Unusable, kind_of
+from .model_kinds import ModelKind, NoModel, Unusable, kind_of
 from .weights import weights_of
 
 #: How far below a named folder is looked: ORG/NAME/REVISION, and room for more.
@@ -18,12 +18,12 @@ OTHER_REPOSITORIES = {"datasets": "a data set", "spaces": "a space of the Hub"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A model that can be served."""
 
     label: str  # what people call it: Qwen/Qwen3-14B, or the folder's name
     model_path: str  # a Hub id, or an absolute path
-    kind: Kind
+    kind: ModelKind
     size: int  # bytes of its weight files
     folder: Path  # where they are, links followed
 
@@ -35,7 +35,7 @@ class Skipped:
     leaf: bool = True  # nothing else is below it
 
 
-Finding = Found | Skipped
+Finding = FoundModel | Skipped
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
@@ -150,7 +150,7 @@ def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Fin
     if {"config.json", "adapter_config.json", "model_index.json"} & set(names):
         finding = _directory(folder)
         yield finding
-        if isinstance(finding, Found) or finding.leaf:
+        if isinstance(finding, FoundModel) or finding.leaf:
             return
     if depth < DEEPEST:
         for name in names:
@@ -179,7 +179,7 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _judged(folder: Path, label: str, model_path: str) -> Found:
+def _judged(folder: Path, label: str, model_path: str) -> FoundModel:
     """Raises Unusable, also for names that a configuration cannot hold."""
     try:
         if not f"{label}{model_path}".isprintable():
@@ -187,4 +187,4 @@ def _judged(folder: Path, label: str, model_path: str) -> Found:
         model_path.encode()
     except ValueError:
         raise Unusable("its path has characters that a configuration cannot hold; rename it") from None
-    return Found(label, model_path, kind_of(folder), weights_of(folder), Path(os.path.realpath(folder)))
+    return FoundModel(label, model_path, kind_of(folder), weights_of(folder), Path(os.path.realpath(folder)))

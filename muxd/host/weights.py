@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .kinds import ONLY_GGUF, NoModel, Unusable
+from .model_kinds import ONLY_GGUF, NoModel, Unusable
 
 #: In the order in which SGLang looks for them.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

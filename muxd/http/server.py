@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What one server allows its clients; sizes in bytes, times in seconds."""
 
     max_head: int = 16 * KiB
@@ -64,10 +64,10 @@ class ClientGone(Exception):
     """The client closed, or did not read for too long.  A handler may let it pass."""
 
 
-class Exchange:
+class ResponseWriter:
     """The answer to one request: either `send_json` or `send_body`, or `start_stream` and `write`."""
 
-    def __init__(self, stream: trio.SocketStream, request: Request, limits: Limits) -> None:
+    def __init__(self, stream: trio.SocketStream, request: Request, limits: ServerLimits) -> None:
         self._stream = stream
         self._request = request
         self._limits = limits
@@ -151,7 +151,7 @@ class Exchange:
         await send(self._stream, data, self._limits.write_timeout)
 
 
-Handler = Callable[[Request, Exchange], Awaitable[None]]
+Handler = Callable[[Request, ResponseWriter], Awaitable[None]]
 Judge = Callable[[socket.socket], Standing]
 
 
@@ -167,7 +167,7 @@ async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
 class _Connection:
     """One client's connection, from its first byte to its close."""
 
-    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits, peers: "_Peers") -> None:
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: ServerLimits, peers: "_Peers") -> None:
         self._stream = stream
         self._handler = handler
         self._limits = limits
@@ -224,7 +224,7 @@ class _Connection:
 
     async def _answer(self, request: Request) -> bool:
         """True when another request may follow."""
-        exchange = Exchange(self._stream, request, self._limits)
+        exchange = ResponseWriter(self._stream, request, self._limits)
         try:
             await self._handler(request, exchange)
             await exchange.finish()
@@ -239,13 +239,13 @@ class _Connection:
         return True
 
 
-async def refuse(stream: trio.SocketStream, error: MuxdError, limits: Limits) -> None:
+async def refuse(stream: trio.SocketStream, error: MuxdError, limits: ServerLimits) -> None:
     """Tell the client why nothing more is read from it; raises ClientGone."""
     await send(stream, json_response(error.status, error.as_json(), keep_alive=False), limits.write_timeout)
     await linger(stream, limits)
 
 
-async def linger(stream: trio.SocketStream, limits: Limits) -> None:
+async def linger(stream: trio.SocketStream, limits: ServerLimits) -> None:
     """Discard what the client still sends: closing with unread data would destroy the answer on its way."""
     with suppress(trio.BrokenResourceError), trio.move_on_after(limits.linger_timeout):
         await stream.send_eof()
@@ -291,10 +291,10 @@ class _Peer:
 _Peers = tuple[_Peer, ...]
 
 
-class _Door:
+class _ConnectionLimiter:
     """Counts who is inside, and turns away whom there is no room for."""
 
-    def __init__(self, handler: Handler, limits: Limits, judge: Judge | None) -> None:
+    def __init__(self, handler: Handler, limits: ServerLimits, judge: Judge | None) -> None:
         self._handler = handler
         self._limits = limits
         self._judge = judge
@@ -383,7 +383,7 @@ def _let_go(connection: socket.socket) -> None:
 async def serve_http(
     handler: Handler,
     listeners: Sequence[trio.SocketListener],
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     *,
     judge: Judge | None = None,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
@@ -395,7 +395,7 @@ async def serve_http(
     `judge` says who connects: all are of rank 0 without it.  Whoever is of the highest rank that connections are
     reserved for is accepted while no descriptor is left for others.
     """
-    door = _Door(handler, limits or Limits(), judge)
+    door = _ConnectionLimiter(handler, limits or ServerLimits(), judge)
     async with trio.open_nursery() as nursery:
         for listener in listeners:
             nursery.start_soon(_accept, listener, door, nursery, _Spare())
@@ -409,7 +409,9 @@ _AT_ONCE = 256
 _BLIND = 0.1
 
 
-async def _accept(listener: trio.SocketListener, door: _Door, nursery: trio.Nursery, spare: "_Spare") -> None:
+async def _accept(
+    listener: trio.SocketListener, door: _ConnectionLimiter, nursery: trio.Nursery, spare: "_Spare"
+) -> None:
     """Take in whoever connects, as fast as they come: until then they stand in the way of all others."""
     listening = socket.socket(fileno=listener.socket.fileno())
     try:

@@ -14,14 +14,14 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config, Model
 from muxd.config.sources import Source
 
-from .models import blamed, shown_script
-from .plain import Place
+from .plain_reader import Place
+from .script_models import blamed, shown_script
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True)
-class DropIn:
+class SglangmuxArgs:
     """What the command line says.  `None`: the configuration, or muxd's own default.  Times are seconds."""
 
     scripts: tuple[Path, ...] = ()

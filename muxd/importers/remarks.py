@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from muxd.config.command_lines import CONTAINERS
 
-from .plain import Place, PlainReader, Run, is_detached
+from .plain_reader import Place, PlainReader, Run, is_detached
 
 _SERVERS = r"(?:sglang|launch_server|python)"
 

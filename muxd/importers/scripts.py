@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from muxd.config.command_lines import CONTAINERS, CommandLine, NotKnown, sleep_level
-from muxd.config.handover import TELLING_FLAGS
+from muxd.config.proxy_settings import CAPABILITY_FLAGS
 
-from .plain import Candidate, Place, PlainReader
+from .plain_reader import FoundServer, Place, PlainReader
 from .remarks import remarks
 
 #: Addresses to listen on that are reached at 127.0.0.1.
@@ -141,7 +141,7 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
         script.names_by = "contract" if named else "flag"
         script.named = reader.assigned["MODEL_NAME"] if named else script.launch
     script.sleep_level = _agreed(found, lambda line: sleep_level(line.look_up))
-    tells = {name: _agreed(found, partial(_flag, name)) for name in sorted(TELLING_FLAGS)}
+    tells = {name: _agreed(found, partial(_flag, name)) for name in sorted(CAPABILITY_FLAGS)}
     script.telling_flags = tuple(name for name, value in tells.items() if value is not None)
     if reader.engine and not found and not reader.is_dark:
         text = f"{reader.engine} is not SGLang, which muxd runs; correct the script, or remove the model"
@@ -149,7 +149,7 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
     script.problems += _unreached(found)
 
 
-def _unreached(found: Iterable[Candidate]) -> Iterator[Problem]:
+def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
     """In a container it has addresses of its own."""
     for candidate in found:
         host = _of(candidate, partial(_flag, "--host"))
@@ -166,7 +166,7 @@ def _contract(reader: PlainReader, name: str) -> str | None:
     return value if name in reader.assigned and isinstance(value, str) and value else None
 
 
-def _agreed(found: Iterable[Candidate], ask: Callable[[CommandLine], Known | None]) -> Known | None:
+def _agreed(found: Iterable[FoundServer], ask: Callable[[CommandLine], Known | None]) -> Known | None:
     """What all of them say; None where one does not say it plainly."""
     said = {_of(candidate, ask) for candidate in found}
     return said.pop() if len(said) == 1 else None
@@ -176,14 +176,14 @@ def _flag(name: str, line: CommandLine) -> str | None:
     return line.look_up((name,))
 
 
-def _of(candidate: Candidate, ask: Callable[[CommandLine], Known | None]) -> Known | None:
+def _of(candidate: FoundServer, ask: Callable[[CommandLine], Known | None]) -> Known | None:
     try:
         return ask(CommandLine(candidate.words))
     except NotKnown:
         return None
 
 
-def _interpreter(candidate: Candidate) -> str:
+def _interpreter(candidate: FoundServer) -> str:
     """ "" where the command names none, or runs it where the files are not those of this machine."""
     words = [word for word in candidate.words if isinstance(word, str)]
     names = [os.path.basename(word) for word in words]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from muxd.config.rules import OWN_NAMES
 from muxd.gpus import GpuMemory
-from muxd.host.kinds import Kind
-from muxd.host.search import Found
+from muxd.host.model_kinds import ModelKind
+from muxd.host.search import FoundModel
 
 GiB = 1 << 30
 
@@ -24,7 +24,7 @@ class Draft:
     """One model's table."""
 
     name: str
-    found: Found
+    found: FoundModel
     served_names: tuple[str, ...]  # none: the name is enough
     gpus: tuple[int, ...]
     fits: bool  # its weights, on these GPUs; True where nothing is known of them
@@ -36,10 +36,10 @@ class Draft:
 
     @property
     def args(self) -> tuple[str, ...]:
-        return ("--is-embedding",) if self.found.kind is Kind.EMBEDDING else ()
+        return ("--is-embedding",) if self.found.kind is ModelKind.EMBEDDING else ()
 
 
-def drafts(found: Iterable[Found], gpus: Sequence[GpuMemory]) -> list[Draft]:
+def drafts(found: Iterable[FoundModel], gpus: Sequence[GpuMemory]) -> list[Draft]:
     """One for each; names are unique, and so is everything that clients may say."""
     models = _each_once(found)
     names = _Names(models)
@@ -53,22 +53,22 @@ def drafts(found: Iterable[Found], gpus: Sequence[GpuMemory]) -> list[Draft]:
     return made
 
 
-def _each_once(found: Iterable[Found]) -> list[Found]:
+def _each_once(found: Iterable[FoundModel]) -> list[FoundModel]:
     """A folder may have been named twice, or be in the cache as well; the first is kept."""
-    kept: dict[Path, Found] = {}
+    kept: dict[Path, FoundModel] = {}
     for model in found:
         kept.setdefault(model.folder, model)
     return list(kept.values())
 
 
 class _Names:
-    def __init__(self, models: Sequence[Found]) -> None:
-        self._means: dict[str, Found] = {}  # what clients may say -> the model
+    def __init__(self, models: Sequence[FoundModel]) -> None:
+        self._means: dict[str, FoundModel] = {}  # what clients may say -> the model
         for model in models:
             self._means.setdefault(model.label, model)
         self._taken = set(OWN_NAMES)
 
-    def choose(self, model: Found) -> str:
+    def choose(self, model: FoundModel) -> str:
         """From its own name; where that is taken, from more of where it is; else with a number."""
         wider = _legal("-".join(Path(model.label if "/" in model.label else model.model_path).parts[-2:]))
         plain = _legal(model.label.rsplit("/", 1)[-1])
@@ -77,10 +77,10 @@ class _Names:
         self._taken.add(name)
         return name
 
-    def served(self, model: Found, name: str) -> tuple[str, ...]:
+    def served(self, model: FoundModel, name: str) -> tuple[str, ...]:
         return (model.label,) if self._means[model.label] is model and model.label != name else ()
 
-    def _free(self, name: str, model: Found) -> bool:
+    def _free(self, name: str, model: FoundModel) -> bool:
         return name not in self._taken and self._means.get(name, model) is model
 
 

@@ -8,6 +8,6 @@ Whatever needs prometheus_client is imported by the first who asks, not before: 
 it costs 12 to 45 ms of CPU, and `muxd start` has none to give away.
 """
 
-from .page import Metrics
+from .scrape import SupervisorMetrics
 
-__all__ = ["Metrics"]
+__all__ = ["SupervisorMetrics"]

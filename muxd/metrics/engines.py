@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import trio
 
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 from muxd.engines import EngineCallFailed
 from muxd.workers import Runner
@@ -16,14 +16,14 @@ from muxd.workers import Runner
 PATIENCE = 2.0
 
 #: States in which a worker has its memory, and serves what it was sent.
-AWAKE = frozenset({State.READY, State.DRAINING})
+AWAKE = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
 
 def awake(workers: Mapping[str, Worker], runners: Mapping[str, Runner]) -> dict[str, Runner]:
     return {name: runners[name] for name, worker in workers.items() if worker.state in AWAKE}
 
 
-class Asked:
+class ScrapeRound:
     """One round of questions: the pages that came, and why others did not."""
 
     def __init__(self) -> None:

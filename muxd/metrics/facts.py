@@ -3,25 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 from muxd.gpus import GpuMemory
 from muxd.workers import Runner
 
-from .switches import Kind, Tally
+from .switches import SwitchKind, Tally
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
     name: str
-    state: State
+    state: WorkerState
     restarts: int
     memory: Mapping[str, int]  # bytes on its GPUs together, by "declared", "awake", "asleep": those that are known
 
     @classmethod
     def of(cls, worker: Worker, runner: Runner) -> "WorkerFacts":
-        footprint = runner.footprint
-        known = {"declared": footprint.declared or None, "awake": footprint.awake, "asleep": footprint.asleep}
+        gpu_memory = runner.gpu_memory
+        known = {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
         memory = {kind: size for kind, size in known.items() if size is not None}
         return cls(worker.name, worker.state, worker.restarts, memory)
 
@@ -32,5 +32,5 @@ class Facts:
     uptime: float  # seconds
     workers: tuple[WorkerFacts, ...]
     gpus: tuple[GpuMemory, ...]  # as they were last read
-    switches: Mapping[Kind, Tally]
+    switches: Mapping[SwitchKind, Tally]
     scrape_failures: Mapping[str, int]  # of engines, by model

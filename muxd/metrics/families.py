@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 
 from .facts import Facts, WorkerFacts
 from .switches import PARTS
@@ -55,7 +55,7 @@ def _of_workers(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
         labels=("model", "kind"),
     )
     for worker in workers:
-        for state in State:
+        for state in WorkerState:
             states.add_metric((worker.name, state), worker.state is state)
         restarts.add_metric((worker.name,), worker.restarts)
         for kind, size in worker.memory.items():

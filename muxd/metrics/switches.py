@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 from math import inf
 
 from muxd.core.commands import RecordMove
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.switching import AT_REST, Switch
 
 PARTS = ("drain", "sleep", "free", "wake")
 
 #: States in which a target is on its way.
-COMING = (State.STARTING, State.WAKING)
+COMING = (WorkerState.STARTING, WorkerState.WAKING)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SwitchKind:
     """`origin`: who gave way, joined by "+"; `level`: how deep they sleep, likewise where they differ; "" for none."""
 
     origin: str
@@ -65,7 +65,7 @@ class _Leave:
 class _Coming:
     """A switch whose target has begun."""
 
-    kind: Kind
+    kind: SwitchKind
     since: float
     seconds: dict[str, float]  # what is known by then
 
@@ -74,7 +74,7 @@ class Switches:
     """Is told every move, in order; gives its tallies."""
 
     def __init__(self) -> None:
-        self._tallies: dict[Kind, Tally] = {}
+        self._tallies: dict[SwitchKind, Tally] = {}
         self._on: dict[str, float] = {}  # who is on the GPU -> when it had nothing more in flight, or -inf
         self._left: dict[str, _Leave] = {}
         self._coming: dict[str, _Coming] = {}
@@ -93,11 +93,11 @@ class Switches:
         elif after in AT_REST:
             drained = self._on.pop(name, None)
             if drained is not None:
-                self._left[name] = _Leave(at, drained, waited, level if after is State.ASLEEP else 3)
-        elif before is State.DRAINING:
-            self._on[name] = -inf if after is State.READY else at
+                self._left[name] = _Leave(at, drained, waited, level if after is WorkerState.ASLEEP else 3)
+        elif before is WorkerState.DRAINING:
+            self._on[name] = -inf if after is WorkerState.READY else at
 
-    def tallies(self) -> dict[Kind, Tally]:
+    def tallies(self) -> dict[SwitchKind, Tally]:
         """A copy, in the order in which these kinds of switch first happened."""
         return {kind: tally.copy() for kind, tally in self._tallies.items()}
 
@@ -113,12 +113,14 @@ class Switches:
             drained = max(switch.since, last.drained)
             freeing = min(last.freeing, at - drained)
             seconds |= {"drain": drained - switch.since, "sleep": at - drained - freeing, "free": freeing}
-        self._coming[switch.target] = _Coming(Kind("+".join(leaves), switch.target, "+".join(levels)), at, seconds)
+        self._coming[switch.target] = _Coming(
+            SwitchKind("+".join(leaves), switch.target, "+".join(levels)), at, seconds
+        )
 
-    def _arrive(self, target: str, after: State, at: float, waited: float) -> None:
+    def _arrive(self, target: str, after: WorkerState, at: float, waited: float) -> None:
         """It is ready, or will not be."""
         coming = self._coming.pop(target, None)
-        if coming is None or after is not State.READY:
+        if coming is None or after is not WorkerState.READY:
             return
         took = at - coming.since
         room = min(waited, took)

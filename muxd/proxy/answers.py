@@ -7,7 +7,7 @@ from typing import Any
 from muxd.errors import MuxdError
 from muxd.http.response import json_response
 
-from .sockets.streams import Stream
+from .sockets.stream_formats import StreamFormat
 
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
@@ -74,6 +74,6 @@ class Refusal(Exception):
     def response(self, *, keep_alive: bool, method: str = "POST", route: str = "") -> bytes:
         return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
-    def part(self, stream: Stream, route: str = "") -> bytes:
+    def part(self, stream: StreamFormat, route: str = "") -> bytes:
         """The last part of a stream that breaks off."""
         return stream.error(self._error(route))

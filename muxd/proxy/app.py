@@ -11,32 +11,32 @@ from functools import partial
 
 import trio
 
-from muxd.client import Client as Control
+from muxd.client import ControlClient as Control
 from muxd.config.schema import Config
 from muxd.http.shared_page import SharedPage
-from muxd.logs import setup_logging
 from muxd.notify import Notifier
+from muxd.own_log import setup_logging
 from muxd.ports import listen_at
 
+from .auth.api_keys import Keyring
+from .auth.exposure import loopback_only, metrics_said_at_start, said_at_start, would_open
+from .auth.hosts import Hosts, at_home
+from .auth.origins import Origins
 from .catalogue import Catalogue
-from .desk import Desk, shutting_down
-from .doors.anybody import loopback_only, metrics_said_at_start, said_at_start, would_open
-from .doors.hosts import Hosts, at_home
-from .doors.keys import Keyring
-from .doors.origins import Origins
-from .exchange import Pace
+from .dispatcher import RequestDispatcher, shutting_down
 from .leases import Leases
-from .records.access_log import open_access_log
-from .records.meters import Gauges, Meters
-from .records.metrics_port import listen_again, listen_for_metrics, serve_metrics
-from .records.page import CONTENT_TYPE, PAUSE, whole_page
-from .records.request_ids import RequestIds
-from .records.visit import Records
-from .sockets.downstream import Client
-from .sockets.front import Front, Limits
-from .sockets.host import run_hosted
+from .proxied_request import RequestTimeouts
+from .sockets.context import ConnectionContext, ProxyLimits
+from .sockets.downstream import ClientConnection
+from .sockets.event_loop import run_with_trio_guest
 from .sockets.listener import Listener
 from .sockets.reactor import Alarm, Reactor
+from .telemetry.access_log import open_access_log
+from .telemetry.exposition import CONTENT_TYPE, PAUSE, whole_page
+from .telemetry.metrics import Gauges, ProxyMetrics
+from .telemetry.metrics_port import listen_again, listen_for_metrics, serve_metrics
+from .telemetry.recorder import Recorder
+from .telemetry.request_ids import RequestIds
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ def run_proxy(config: Config, listen: socket.socket | None, metrics: socket.sock
     """Raises what `_run` does, and the groups that nurseries make of it."""
     _give_memory_back()
     limits = _limits(config)
-    run_hosted(partial(_run, config, limits, listen, metrics, notifier))
+    run_with_trio_guest(partial(_run, config, limits, listen, metrics, notifier))
 
 
 async def _run(
     config: Config,
-    limits: Limits,
+    limits: ProxyLimits,
     listen: socket.socket | None,
     metrics: socket.socket | None,
     notifier: Notifier,
@@ -102,24 +102,26 @@ async def _serve_metrics(
     await serve_metrics(listener or await listen_again(*where, notifier), page, names)
 
 
-class Proxy:
+class ProxyServer:
     """A running proxy: what it is made of, and how its parts hear of each other."""
 
-    def __init__(self, config: Config, limits: Limits, reactor: Reactor, nursery: trio.Nursery) -> None:
+    def __init__(self, config: Config, limits: ProxyLimits, reactor: Reactor, nursery: trio.Nursery) -> None:
         """Raises CannotWriteLog."""
         proxy = config.proxy
         control = Control([config.daemon.socket])
-        meters = Meters()
+        meters = ProxyMetrics()
         meters.gauges = self._gauges
         self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
         self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control), PAUSE)
         self.catalogue = Catalogue(control, config, self._hear)
         self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle)
-        self._settling = Alarm(reactor, self.settle)
-        self._records = Records(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
-        pace = Pace(proxy.upstream_timeout, proxy.comment_interval)
-        self.desk = Desk(self.catalogue, self.leases, Keyring(config.keys), pace, self._records, self._begin_page)
-        self.front = Front(reactor, limits, self.desk)
+        self._settling = Alarm(reactor, self.flush)
+        self._recorder = Recorder(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
+        pace = RequestTimeouts(proxy.upstream_timeout, proxy.comment_interval)
+        self.dispatcher = RequestDispatcher(
+            self.catalogue, self.leases, Keyring(config.keys), pace, self._recorder, self._begin_page
+        )
+        self.front = ConnectionContext(reactor, limits, self.dispatcher)
         self._nursery = nursery
         self._config = config
         self._logging = _logging(config)
@@ -153,14 +155,14 @@ class Proxy:
         if would_open(config, self._sockname):
             log.error("the new configuration has no API key, and %s is open to others: the old keys stay", self._where)
         else:
-            self.desk.keyring = self.desk.keyring.renewed(config.keys)
+            self.dispatcher.keyring = self.dispatcher.keyring.renewed(config.keys)
 
     def _renew_doors(self, config: Config) -> None:
         """Who may ask from a browser depends on whether keys are asked for."""
-        home, proxy = at_home(self._sockname, keyed=bool(self.desk.keyring)), config.proxy
+        home, proxy = at_home(self._sockname, keyed=bool(self.dispatcher.keyring)), config.proxy
         checked = proxy.hosts or (home and not proxy.allow_anonymous)
-        self.desk.hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
-        self.desk.origins = Origins(proxy.allow_origins, at_home=home)
+        self.dispatcher.hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
+        self.dispatcher.origins = Origins(proxy.allow_origins, at_home=home)
 
     def _begin_page(self, deliver: Callable[[bytes, bytes], None]) -> None:
         async def make() -> None:
@@ -168,16 +170,16 @@ class Proxy:
 
         self._nursery.start_soon(make, name="metrics")
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Tell of everything that has ended."""
-        self._records.settle()
+        self._recorder.flush()
 
     def _settle_soon(self) -> None:
         self._settling.set(_SETTLE)
 
     def _gauges(self) -> Gauges:
         """Asked for by a page, which is to tell of everything that has ended."""
-        self.settle()
+        self.flush()
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
         buffered = self.front.held + self.front.heads
@@ -188,7 +190,7 @@ class Proxy:
         if self._listener is not None:
             self._listener.close()
         self.front.closing = True
-        self.desk.close(shutting_down())
+        self.dispatcher.close(shutting_down())
         self.leases.refuse_waiting(shutting_down())
         for client in self._clients():
             client.retire()
@@ -206,20 +208,22 @@ class Proxy:
         for client in self._clients():
             client.on_lost()
 
-    def _clients(self) -> list[Client]:
-        return [handler for handler in self.front.reactor.handlers() if isinstance(handler, Client)]
+    def _clients(self) -> list[ClientConnection]:
+        return [handler for handler in self.front.reactor.handlers() if isinstance(handler, ClientConnection)]
 
 
 @asynccontextmanager
-async def open_proxy(config: Config, limits: Limits, listener: socket.socket, reactor: Reactor) -> AsyncIterator[Proxy]:
+async def open_proxy(
+    config: Config, limits: ProxyLimits, listener: socket.socket, reactor: Reactor
+) -> AsyncIterator[ProxyServer]:
     """A proxy that runs while the scope lasts and `reactor` is turned; it accepts once muxd was asked what there is."""
     try:
         async with trio.open_nursery() as nursery:
-            proxy = Proxy(config, limits, reactor, nursery)
+            proxy = ProxyServer(config, limits, reactor, nursery)
             await proxy.start(listener)
             yield proxy
             proxy.part()
-            proxy.settle()
+            proxy.flush()
             nursery.cancel_scope.cancel()
     finally:
         reactor.close_all()
@@ -247,9 +251,9 @@ def _give_memory_back() -> None:
         mallopt(_M_TRIM_THRESHOLD, _APART)
 
 
-def _limits(config: Config) -> Limits:
+def _limits(config: Config) -> ProxyLimits:
     clients = _room_for_clients()
-    return Limits(
+    return ProxyLimits(
         max_body=config.proxy.max_body,
         buffer_memory=config.proxy.buffer_memory,
         max_clients=clients,

@@ -11,14 +11,14 @@ from typing import Any
 
 import trio
 
-from muxd.client import Client
-from muxd.config.load import told_config
+from muxd.client import ControlClient
+from muxd.config.load import config_from_supervisor
 from muxd.config.schema import Config, Model
 from muxd.errors import MuxdError
 
-from .asking.edits import Edits
-from .asking.kinds import context_length, speaks_text
-from .asking.ollama import untagged
+from .requests.capabilities import context_length, speaks_text
+from .requests.edits import Edits
+from .requests.ollama import untagged
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _RETRY = 0.25  # seconds between two attempts to reach muxd
 _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
 
 
-class Entry:
+class CatalogueEntry:
     """One model."""
 
     __slots__ = ("edits", "max_model_len", "model", "name", "names", "served_names", "speaks_text", "state", "url")
@@ -61,7 +61,7 @@ class Entry:
 class Catalogue:
     """Kept by the task in `run`, which calls `told` with what muxd says anew of its configuration."""
 
-    def __init__(self, control: Client, config: Config, told: Callable[[Config], None]) -> None:
+    def __init__(self, control: ControlClient, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
         self.tried = trio.Event()  # to reach muxd, once
         self._control = control
@@ -74,11 +74,11 @@ class Catalogue:
         self._take(config.models)
 
     def _take(self, models: Iterable[Model]) -> None:
-        self._entries = {model.name: Entry(model, self._states.get(model.name, "unknown")) for model in models}
+        self._entries = {model.name: CatalogueEntry(model, self._states.get(model.name, "unknown")) for model in models}
         served = {name: entry for entry in self._entries.values() for name in entry.served_names}
         self._by_name = self._entries | served
 
-    def find(self, asked: str) -> Entry | None:
+    def find(self, asked: str) -> CatalogueEntry | None:
         """The model that a client calls so: by a served name, or by its own.
 
         SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model; the tag ":latest", which Ollama's
@@ -87,11 +87,11 @@ class Catalogue:
         found = self.find_tagged(asked)
         return found or self._by_name.get(untagged(asked).rpartition(":")[0])
 
-    def find_tagged(self, asked: str) -> Entry | None:
+    def find_tagged(self, asked: str) -> CatalogueEntry | None:
         """The same for Ollama's clients, who mean another model by another tag than ":latest"."""
         return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogueEntry]:
         return list(self._entries.values())
 
     def terms(self, name: str) -> Model:
@@ -108,7 +108,7 @@ class Catalogue:
         """The names of the models that are ready."""
         return [entry.name for entry in self._entries.values() if entry.state == "ready"]
 
-    def card(self, entry: Entry, served: str) -> dict[str, Any]:
+    def card(self, entry: CatalogueEntry, served: str) -> dict[str, Any]:
         """What GET /v1/models tells of a model under one of its names: an alias points to the model's own by `root`."""
         card = {
             "id": served,
@@ -157,7 +157,7 @@ class Catalogue:
 
     async def _read_settings(self) -> None:
         """What muxd runs with replaces what was known."""
-        config = told_config(await self._control.proxy_settings(), {})
+        config = config_from_supervisor(await self._control.proxy_settings(), {})
         self._take(config.models)
         self._told(config)
 

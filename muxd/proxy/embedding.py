@@ -6,13 +6,13 @@ from typing import ClassVar
 from muxd.http.response import json_response, spliced
 
 from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
-from .asking.embeddings import Vectors
-from .exchange import Exchange
-from .records.visit import NO_TOKENS
+from .proxied_request import ProxiedRequest
+from .requests.embeddings import Vectors
 from .sockets.reframing import Collector, error_of
+from .telemetry.recorder import NO_TOKENS
 
 
-class Embedding(Exchange):
+class Embedding(ProxiedRequest):
     """Tells the client nothing before it has all of the answer: until then it can be asked for at another worker."""
 
     MOST: ClassVar[int] = 128 << 20  # bytes of all answers that are being gathered
@@ -55,16 +55,16 @@ class Embedding(Exchange):
             message = f"model {self._lease.name}: its worker cannot be understood: {error}"
             self.refuse(Refusal(BAD_GATEWAY, "worker_garbled", message))
             return
-        visit = self._visit
+        visit = self._record
         answer = vectors.answer(self.asked, visit.route, monotonic() - visit.arrived, visit.waited)
         self._tell(200, answer, (vectors.tokens, 0, 0))
 
     def _tell(self, status: int, value: object, tokens: tuple[int, int, int] = NO_TOKENS) -> None:
         answer = json_response(status, value, keep_alive=self._request.keep_alive, method=self._request.method)
         self._let_go()
-        self._visit.end(status, "ok", tokens=tokens)
+        self._record.end(status, "ok", tokens=tokens)
         self._send(spliced(answer, self._own_lines))
-        self._client.answered(self._visit, keep_alive=True)
+        self._client.answered(self._record, keep_alive=True)
 
     def _forget(self) -> None:
         if self._gathered is not None:

@@ -8,7 +8,7 @@ from .answers import Refusal
 from .sockets.pool import Pool
 
 
-class Ticket(Protocol):
+class QueuedRequest(Protocol):
     """A request that wants the model."""
 
     since: float  # when it began to wait, monotonic
@@ -36,11 +36,11 @@ class Grant:
     def __init__(self, pool: Pool, generation: int) -> None:
         self.pool = pool
         self.generation = generation
-        self.in_flight: set[Ticket] = set()
+        self.in_flight: set[QueuedRequest] = set()
         self.drained = trio.Event()  # while it drains: set with the last request's end
 
 
-class Terms(Protocol):
+class ModelLimits(Protocol):
     """What a model's configuration says of its requests; a reload changes it."""
 
     @property

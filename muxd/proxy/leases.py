@@ -19,17 +19,17 @@ from typing import Any
 
 import trio
 
-from muxd.client import Client, Stream
+from muxd.client import ControlClient, MessageStream
 from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
 
 from .answers import UNAVAILABLE, Refusal
-from .grant import Grant, Terms, Ticket
+from .grant import Grant, ModelLimits, QueuedRequest
 from .queue import Queue
-from .records.meters import Meters, ModelMeter
-from .refusals import WORKER_LOST, failed, outlook, revoked, unreachable
+from .refusals import WORKER_LOST, failed, progress_text, revoked, unreachable
 from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
+from .telemetry.metrics import ModelMetrics, ProxyMetrics
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +46,19 @@ class Leases:
     """All leases of a proxy; their tasks live in `run`."""
 
     def __init__(
-        self, control: Client, reactor: Reactor, terms: Callable[[str], Terms], meters: Meters, most_idle: int
+        self,
+        control: ControlClient,
+        reactor: Reactor,
+        terms: Callable[[str], ModelLimits],
+        meters: ProxyMetrics,
+        most_idle: int,
     ) -> None:
         """`most_idle`: connections to one worker that are kept for later."""
         self._most_idle = most_idle
         self._control = control
         self._meters = meters
         self._terms = terms
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, ModelLease] = {}
         self._nursery: trio.Nursery | None = None
         self.reactor = reactor
 
@@ -63,13 +68,13 @@ class Leases:
             task_status.started()
             await trio.sleep_forever()
 
-    def of(self, model: str) -> "Lease":
+    def of(self, model: str) -> "ModelLease":
         lease = self._leases.get(model)
         if lease is None:
-            lease = self._leases[model] = Lease(model, self, self._terms(model), self._meters.of(model))
+            lease = self._leases[model] = ModelLease(model, self, self._terms(model), self._meters.of(model))
         return lease
 
-    def all(self) -> list["Lease"]:
+    def all(self) -> list["ModelLease"]:
         return list(self._leases.values())
 
     def renew(self) -> None:
@@ -86,11 +91,11 @@ class Leases:
 
     # For the leases
 
-    def start(self, lease: "Lease") -> None:
+    def start(self, lease: "ModelLease") -> None:
         assert self._nursery is not None
         self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
 
-    def start_unload(self, lease: "Lease") -> None:
+    def start_unload(self, lease: "ModelLease") -> None:
         assert self._nursery is not None
         self._nursery.start_soon(lease.unload_unheld, self._control, name=f"unload {lease.name}")
 
@@ -98,34 +103,34 @@ class Leases:
         return Pool(self.reactor, url, self._most_idle)
 
 
-class Lease:
-    """One model's.  `enter` and `leave` are the hot path."""
+class ModelLease:
+    """One model's.  `acquire` and `release` are the hot path."""
 
-    def __init__(self, name: str, leases: Leases, terms: Terms, meter: ModelMeter) -> None:
+    def __init__(self, name: str, leases: Leases, terms: ModelLimits, meter: ModelMetrics) -> None:
         self.name = name
         self.terms = terms
         self.meter = meter
         self.grant: Grant | None = None  # while requests are admitted
         self._leases = leases
         self._limit: float = terms.concurrency_limit or inf
-        self._waiting: Queue[Ticket] = Queue()
+        self._waiting: Queue[QueuedRequest] = Queue()
         self._holding = False
         self._filling = False
         self._suspected: Grant | None = None
         self._draining: Grant | None = None
         self._drain_scope = trio.CancelScope()
-        self._why: dict[str, Any] = {}  # it drains
+        self._revocation: dict[str, Any] = {}  # it drains
         self._changed = trio.Event()
         self._unloads = False  # a client has no more use of the model; muxd does not know yet
-        self._told: tuple[int, int] | None = None  # the figures that muxd has
-        self._news: dict[str, Any] | None = None  # what muxd last said about the wait
+        self._last_report: tuple[int, int] | None = None  # the figures that muxd has
+        self._last_progress: dict[str, Any] | None = None  # what muxd last said about the wait
         self._news_at = 0.0
         self._idle = Alarm(leases.reactor, self._tell)
         self._trust_again = Alarm(leases.reactor, self._trust)
 
     # For the requests
 
-    def enter(self, ticket: Ticket) -> None:
+    def acquire(self, ticket: QueuedRequest) -> None:
         """Forward it now, or when there is a place for it; or refuse it."""
         grant = self.grant
         if grant is None or len(grant.in_flight) >= self._limit:
@@ -133,33 +138,33 @@ class Lease:
         else:
             self._admit(ticket, grant)
 
-    def _admit(self, ticket: Ticket, grant: Grant) -> None:
+    def _admit(self, ticket: QueuedRequest, grant: Grant) -> None:
         grant.in_flight.add(ticket)
         if len(grant.in_flight) == 1:
             # To wake the reporting task costs more than a request: muxd need not hear of a pause that is over.
             self._idle.clear()
             self._unloads = False
-            if self._told is not None and not self._told[0]:
+            if self._last_report is not None and not self._last_report[0]:
                 self._changed.set()
         ticket.forward(grant)
 
-    def _queue(self, ticket: Ticket) -> None:
+    def _queue(self, ticket: QueuedRequest) -> None:
         limit = self.terms.queue_limit
         if len(self._waiting) >= limit:
             wait = "1 request waits" if limit == 1 else f"{limit} requests wait"
-            message = f"model {self.name}: {wait} for it already (queue_limit): {self.outlook()}"
+            message = f"model {self.name}: {wait} for it already (queue_limit): {self.progress_text()}"
             ticket.refuse(Refusal(429, "queue_full", f"{message}; try again later", retry_after=self.eta() or 1.0))
             return
         self._wait(ticket)
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _wait(self, ticket: QueuedRequest) -> None:
         self._waiting.put(ticket)
         self._changed.set()
         if not self._holding:
             self._holding = True
             self._leases.start(self)
 
-    def leave(self, ticket: Ticket, grant: Grant | None) -> None:
+    def release(self, ticket: QueuedRequest, grant: Grant | None) -> None:
         """It waits no longer, or its answer has ended.  Idempotent."""
         if grant is None:
             if self._waiting.discard(ticket):
@@ -167,12 +172,12 @@ class Lease:
             return
         grant.in_flight.discard(ticket)
         if self._waiting:
-            self._fill(grant)
+            self._admit_waiting(grant)
         if not grant.in_flight:
             self._idle.set(_IDLE_GRACE)
             grant.drained.set()
 
-    def _fill(self, grant: Grant) -> None:
+    def _admit_waiting(self, grant: Grant) -> None:
         """Admit those who wait for a place.  Never within itself: who fails at once is back here."""
         if self._filling:
             return
@@ -184,15 +189,15 @@ class Lease:
             self._changed.set()
         self._filling = False
 
-    def retry(self, ticket: Ticket, grant: Grant) -> None:
+    def retry(self, ticket: QueuedRequest, grant: Grant) -> None:
         """Its worker was lost before it answered: keep it until there is one again."""
         if grant is self.grant:  # before it leaves: nobody who waits for its place is to have it
             self.grant, self._suspected = None, grant
             self._trust_again.set(_SUSPICION)
-        self.leave(ticket, grant)
+        self.release(ticket, grant)
         self._wait(ticket)
         if self.grant is not None:
-            self._fill(self.grant)
+            self._admit_waiting(self.grant)
 
     def _trust(self) -> None:
         """muxd knows of no loss: the worker lives, and only that connection died."""
@@ -200,11 +205,11 @@ class Lease:
         if grant is not None:
             self._let_in(grant)
 
-    def renew(self, terms: Terms) -> None:
+    def renew(self, terms: ModelLimits) -> None:
         self.terms = terms
         self._limit = terms.concurrency_limit or inf
         if self.grant is not None:
-            self._fill(self.grant)
+            self._admit_waiting(self.grant)
 
     def refuse_waiting(self, refusal: Refusal, *, but_replayed: bool = False) -> None:
         for ticket in list(self._waiting):
@@ -225,26 +230,26 @@ class Lease:
 
     def eta(self) -> float | None:
         """Seconds until the model is ready, where muxd knows."""
-        if self._news is None or (eta := self._news.get("eta_s")) is None:
+        if self._last_progress is None or (eta := self._last_progress.get("eta_s")) is None:
             return None
         return max(0.0, float(eta) - (monotonic() - self._news_at))
 
-    def outlook(self) -> str:
+    def progress_text(self) -> str:
         """How it goes with those who wait, in a few words."""
         if self.grant is not None:
             return f"waiting for a free place ({len(self.grant.in_flight)} in flight, {len(self._waiting)} waiting)"
         if self._suspected is not None:
             return "its worker was lost"
-        return "queued" if self._news is None else outlook(self._news, self.eta())
+        return "queued" if self._last_progress is None else progress_text(self._last_progress, self.eta())
 
     def late(self) -> Refusal:
         """For who has waited as long as they may."""
         seconds = f"{self.terms.switch_timeout:g} s (switch_timeout)"
         eta = self.eta()
         if self.grant is not None:
-            message = f"model {self.name} had no free place within {seconds}: {self.outlook()}"
+            message = f"model {self.name} had no free place within {seconds}: {self.progress_text()}"
             return Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=1)
-        message = f"model {self.name} was not ready within {seconds}: {self.outlook()}"
+        message = f"model {self.name} was not ready within {seconds}: {self.progress_text()}"
         return Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=_NO_ETA if eta is None else eta)
 
     def figures(self) -> tuple[int, int]:
@@ -263,10 +268,10 @@ class Lease:
 
     # Its task
 
-    async def hold(self, control: Client) -> None:
+    async def hold(self, control: ControlClient) -> None:
         """Hold a lease for as long as there is reason to."""
         while self._waiting:
-            self._told = self._work()
+            self._last_report = self._work()
             try:
                 async with control.lease(self.name, self._demand()) as messages:
                     await self._follow(control, messages)
@@ -280,7 +285,7 @@ class Lease:
                 self.refuse_waiting(Refusal(UNAVAILABLE, error.code, error.message, retry_after=1))
         self._holding = self._unloads = False
 
-    async def _follow(self, control: Client, messages: Stream) -> None:
+    async def _follow(self, control: ControlClient, messages: MessageStream) -> None:
         """From the first message to the end of the lease; nothing is admitted by it afterwards."""
         async with trio.open_nursery() as nursery:
             reporting = False
@@ -299,7 +304,7 @@ class Lease:
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished
             nursery.cancel_scope.cancel()
-        self._news = None
+        self._last_progress = None
         if (grant := self._take_grant()) is not None:
             grant.pool.close()
         self._draining = None
@@ -313,7 +318,7 @@ class Lease:
     def _hear(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         match message["type"]:
             case "queued" | "switching":
-                self._news, self._news_at = message, monotonic()
+                self._last_progress, self._news_at = message, monotonic()
             case "granted":
                 self._be_granted(message["url"], message["generation"])
             case "revoked":
@@ -325,14 +330,14 @@ class Lease:
 
     def _be_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
-        self._told = None  # muxd counts all that waited as in flight until it is told
+        self._last_report = None  # muxd counts all that waited as in flight until it is told
         self._let_in(Grant(self._leases.pool(url), generation))
 
     def _let_in(self, grant: Grant) -> None:
         self.grant = grant
-        self._news = None  # it was about the wait that is over
+        self._last_progress = None  # it was about the wait that is over
         self._changed.set()
-        self._fill(grant)
+        self._admit_waiting(grant)
 
     def _revoke(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         """Admit nothing more.  A second revocation can only bring the deadline forward."""
@@ -340,10 +345,10 @@ class Lease:
         seconds = inf if given is None else max(float(given), _CUT_GRACE)
         if self._draining is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
-            self._why = message
+            self._revocation = message
         elif (grant := self._take_grant()) is not None:
             log.info("lease on %s revoked: %s, %d in flight", self.name, message["reason"], len(grant.in_flight))
-            self._draining, self._why = grant, message
+            self._draining, self._revocation = grant, message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
 
@@ -363,7 +368,7 @@ class Lease:
         if self._draining is not grant or self._drain_scope is not scope:
             return  # restored, and perhaps revoked anew
         grant.pool.close()
-        self._end(grant, self._why)
+        self._end(grant, self._revocation)
         nursery.cancel_scope.cancel()
 
     def _end(self, grant: Grant, message: dict[str, Any]) -> None:
@@ -377,7 +382,7 @@ class Lease:
 
     def _over(self) -> None:
         """muxd has ended the lease: from now on the worker may be put to sleep at any time."""
-        if self._draining is None or self._why["reason"] not in WORKER_LOST:
+        if self._draining is None or self._revocation["reason"] not in WORKER_LOST:
             self._drain_scope.cancel()
         grant = self._take_grant()
         if grant is not None:
@@ -386,7 +391,7 @@ class Lease:
             for ticket in list(grant.in_flight):
                 ticket.cut(Refusal(UNAVAILABLE, "lease_over", why, retry_after=1))
 
-    async def _outlive_muxd(self, control: Client) -> None:
+    async def _outlive_muxd(self, control: ControlClient) -> None:
         """Return once a muxd answers again: it knows nothing of this lease."""
         log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
         while True:
@@ -397,12 +402,12 @@ class Lease:
                 continue
             return
 
-    async def unload_unheld(self, control: Client) -> None:
+    async def unload_unheld(self, control: ControlClient) -> None:
         """The same where requests of this proxy have nothing to do with the model."""
         await self._ask_to_unload(control)
         self._unloads = False
 
-    async def _ask_to_unload(self, control: Client) -> None:
+    async def _ask_to_unload(self, control: ControlClient) -> None:
         """Say that a client has no more use of the model; whether others have is for muxd to know."""
         try:
             answer = await control.unload(self.name)
@@ -418,24 +423,24 @@ class Lease:
     def _demand(self) -> tuple[Waiting, ...]:
         return self._waiting.demand(monotonic()) if self._current is None else ()
 
-    async def _report(self, control: Client, lease: str) -> None:
+    async def _report(self, control: ControlClient, lease: str) -> None:
         """Tell muxd what waits and whether something is in flight at once, and how much of it now and then."""
         while True:
-            with trio.move_on_after(_REPORT_EVERY if self._told is None or any(self._work()) else inf):
+            with trio.move_on_after(_REPORT_EVERY if self._last_report is None or any(self._work()) else inf):
                 await self._changed.wait()
             self._changed = trio.Event()
             figures = self._work()
-            if self._idle.pending and self._told is not None and self._told[0] and not figures[0]:
+            if self._idle.pending and self._last_report is not None and self._last_report[0] and not figures[0]:
                 continue  # the alarm will say so
             unloads, self._unloads = self._unloads, False
-            if figures != self._told:
+            if figures != self._last_report:
                 try:
-                    self._told = figures
+                    self._last_report = figures
                     await control.report_demand(lease, figures[0], self._demand())
                 except LeaseNotFound:
                     return  # the stream is about to say so
                 except MuxdError as error:
-                    self._told = None
+                    self._last_report = None
                     log.warning("demand for %s could not be reported: %s", self.name, error)
                     await trio.sleep(_REPORT_EVERY)
             if unloads and not any(self._work()):

@@ -2,11 +2,11 @@
 
 from muxd.http.response import spliced
 
-from .exchange import Exchange
 from .grant import Grant
+from .proxied_request import ProxiedRequest
 
 
-class Preload(Exchange):
+class Preload(ProxiedRequest):
     """Waits for its model like any other request; `answer` is told once it is there."""
 
     answer = b""
@@ -15,7 +15,7 @@ class Preload(Exchange):
         self._grant = grant
         self._let_go()
         answer = spliced(self.answer, self._own_lines)
-        self._visit.sent += len(answer)
-        self._visit.end(200, "ok")
+        self._record.sent += len(answer)
+        self._record.end(200, "ok")
         self._client.send(answer)
-        self._client.answered(self._visit, keep_alive=True)
+        self._client.answered(self._record, keep_alive=True)

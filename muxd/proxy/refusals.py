@@ -51,6 +51,6 @@ def asleep(name: str, state: str) -> Refusal:
     )
 
 
-def outlook(news: dict[str, Any], eta: float | None) -> str:
+def progress_text(news: dict[str, Any], eta: float | None) -> str:
     what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
     return what + (f", about {ceil(eta)} s to go" if eta else "")

@@ -13,9 +13,9 @@ from muxd.http.request import Request
 from muxd.http.response import CONTINUE
 
 from .answers import Refusal
-from .asking import encodings
-from .records.visit import CLIENT_GONE, Visit
-from .sockets.front import Answer, Asking, Journey
+from .requests import encodings
+from .sockets.context import CompleteResponse, Downstream, PendingResponse
+from .telemetry.recorder import CLIENT_GONE, RequestRecord
 
 _SLICE = 0.002  # seconds of work, until others have their turn
 
@@ -25,10 +25,10 @@ class Unpacking:
 
     deadline = inf
 
-    def __init__(self, client: Asking, request: Request, visit: Visit, codings: list[bytes]) -> None:
+    def __init__(self, client: Downstream, request: Request, visit: RequestRecord, codings: list[bytes]) -> None:
         self._client = client
         self._request = request
-        self._visit = visit
+        self._record = visit
         self._taken = 0  # bytes that are held for it beside the body as it came
         self._size = len(request.body)
         self._steps = encodings.decoding(request, codings, self._grown)
@@ -47,7 +47,9 @@ class Unpacking:
         self._client.lighten(self._size + self._taken - len(self._request.body))
         return False
 
-    def then(self, answer: Callable[[], Answer | Journey], refused: Callable[[Refusal], Answer]) -> "Unpacking":
+    def then(
+        self, answer: Callable[[], CompleteResponse | PendingResponse], refused: Callable[[Refusal], CompleteResponse]
+    ) -> "Unpacking":
         """Do the rest of the work when others have had their turn, and answer it."""
 
         def turn() -> None:
@@ -94,16 +96,16 @@ class Unpacking:
     def cut(self, refusal: Refusal) -> None:
         self._end()
         answer = refusal.response(keep_alive=False, method=self._request.method)
-        self._visit.sent += len(answer)
-        self._visit.refused(refusal.status, refusal.code)
+        self._record.sent += len(answer)
+        self._record.refused(refusal.status, refusal.code)
         self._client.send(answer)
-        self._client.answered(self._visit, keep_alive=False)
+        self._client.answered(self._record, keep_alive=False)
 
     def abandon(self, lost: int) -> None:
         self._end()
-        self._visit.end(CLIENT_GONE, "client_gone")
-        self._visit.delivered(lost)
+        self._record.end(CLIENT_GONE, "client_gone")
+        self._record.delivered(lost)
 
     def probe(self) -> bytes:
-        self._visit.sent += len(CONTINUE)
+        self._record.sent += len(CONTINUE)
         return CONTINUE

@@ -2,8 +2,8 @@
 
 muxd runs one shim per child.  It outlives muxd, so a child and its streams do not notice that muxd is gone.
 
-    spec         what muxd asks for, at the start and by signal
-    life         the shim's own life: start, watch, sweep, report
+    shim_spec    what muxd asks for, at the start and by signal
+    shim         the shim's own life: start, watch, sweep, report
     fork         the child's way from fork to exec
     log          log files that rotate and never block
     processes    the process table, and signals that reach no other

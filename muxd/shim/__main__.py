@@ -8,6 +8,6 @@ import sys
 
 if __name__ == "__main__":
     sys.path.append(__file__.rsplit("/", 3)[0])  # last, lest what lies beside muxd pass for the standard library
-    from muxd.shim.life import main
+    from muxd.shim.shim import main
 
     main()

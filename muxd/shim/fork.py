@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .spec import Spec
+    from .shim_spec import ShimSpec
 
 #: Variables addressed to muxd by its own service manager.
 NOT_FOR_CHILDREN = (
@@ -29,7 +29,7 @@ NOT_FOR_CHILDREN = (
 )
 
 
-def become_child(spec: Spec, stdio: tuple[int, int, int], error_pipe: int, shim: int) -> None:
+def become_child(spec: ShimSpec, stdio: tuple[int, int, int], error_pipe: int, shim: int) -> None:
     """In the forked process: become the child, or tell through error_pipe what failed.  Does not return."""
     told: dict[str, Any] = {"errno": None, "error": "could not be executed"}
     try:
@@ -82,7 +82,7 @@ def place_fds(fds: tuple[int, ...], error_pipe: int) -> int:
     return len(fds)
 
 
-def child_environment(spec: Spec) -> dict[str, str]:
+def child_environment(spec: ShimSpec) -> dict[str, str]:
     env = {key: value for key, value in spec.env.items() if key not in NOT_FOR_CHILDREN}
     env["MUXD_TOKEN"] = spec.token
     # setproctitle writes its titles over the environment, where the token is looked for, unless told not to.

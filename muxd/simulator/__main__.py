@@ -4,9 +4,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from .endings import ENDINGS
-from .flags import parse_flags
-from .processes import fork_children, leave_temporary_files
+from .command_line import parse_flags
+from .crashes import ENDINGS
+from .process_tree import fork_children, leave_temporary_files
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
     import trio
 
-    from .server import serve
+    from .launcher import serve
 
     try:
         trio.run(serve, flags, children)

@@ -6,7 +6,7 @@ or a first colon; else "lora_path".
 
 from typing import Any
 
-from .engine import Engine
+from .simulated_engine import SimulatedEngine
 
 _PROBLEM = (
     "LoRA adapter '{}' was requested, but LoRA is not enabled. Please launch the server with --enable-lora flag and "
@@ -14,7 +14,7 @@ _PROBLEM = (
 )
 
 
-def problem(engine: Engine, body: dict[str, Any], *, by_model: bool = True) -> str | None:
+def problem(engine: SimulatedEngine, body: dict[str, Any], *, by_model: bool = True) -> str | None:
     """What the refusal says; `by_model`: on this route the model's name may name an adapter."""
     if engine.flags.enable_lora:
         return None

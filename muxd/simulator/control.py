@@ -13,12 +13,12 @@ import trio
 
 from muxd import __version__
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
-from .engine import Engine, Status
-from .faults import Call, Faults, Part
-from .flags import Flags, GiB
-from .routes import Refusal, Route, bad_request, fields
+from .command_line import Flags, GiB
+from .faults import EngineCall, Faults, LackingFeature
+from .routes import EngineRefusal, EngineRoute, bad_request, fields
+from .simulated_engine import SimulatedEngine, Status
 
 # Seconds of SGLang's own; Flags.seconds brings them to this simulator's pace.
 HEALTH_TICK = 1.0
@@ -27,32 +27,32 @@ HEALTH_TIMEOUT = 20.0
 _VERSION = f"0.5.23+muxd.simulator.{__version__}"
 
 
-def control_routes(engine: Engine) -> dict[str, Route]:
+def control_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
     flags = engine.flags
     probe, steer = _Probes(engine), _Steering(engine, flags.faults)
     both = ("GET", "POST")
     routes = {
-        "/": Route(probe.root, ("GET", "HEAD")),
-        "/ready": Route(probe.ready),
-        "/ping": Route(probe.ping),
-        "/health": Route(probe.health),
-        "/health_generate": Route(probe.health),
-        "/v1/loads": Route(probe.loads),
-        "/v1/models": Route(probe.models),
-        "/v1/models/": Route(probe.model),
-        "/model_info": Route(probe.model_info),
-        "/get_model_info": Route(probe.model_info),
-        "/server_info": Route(probe.server_info),
-        "/get_server_info": Route(probe.server_info),
-        "/pause_generation": Route(steer.pause, ("POST",), control=True),
-        "/continue_generation": Route(steer.unpause, ("POST",), control=True),
-        "/release_memory_occupation": Route(steer.release, both, control=True),
-        "/resume_memory_occupation": Route(steer.resume, both, control=True),
-        "/update_weights_from_disk": Route(steer.reload, ("POST",), control=True),
-        "/flush_cache": Route(steer.flush_cache, both, control=True),
-        "/abort_request": Route(steer.abort, ("POST",), control=True),
+        "/": EngineRoute(probe.root, ("GET", "HEAD")),
+        "/ready": EngineRoute(probe.ready),
+        "/ping": EngineRoute(probe.ping),
+        "/health": EngineRoute(probe.health),
+        "/health_generate": EngineRoute(probe.health),
+        "/v1/loads": EngineRoute(probe.loads),
+        "/v1/models": EngineRoute(probe.models),
+        "/v1/models/": EngineRoute(probe.model),
+        "/model_info": EngineRoute(probe.model_info),
+        "/get_model_info": EngineRoute(probe.model_info),
+        "/server_info": EngineRoute(probe.server_info),
+        "/get_server_info": EngineRoute(probe.server_info),
+        "/pause_generation": EngineRoute(steer.pause, ("POST",), control=True),
+        "/continue_generation": EngineRoute(steer.unpause, ("POST",), control=True),
+        "/release_memory_occupation": EngineRoute(steer.release, both, control=True),
+        "/resume_memory_occupation": EngineRoute(steer.resume, both, control=True),
+        "/update_weights_from_disk": EngineRoute(steer.reload, ("POST",), control=True),
+        "/flush_cache": EngineRoute(steer.flush_cache, both, control=True),
+        "/abort_request": EngineRoute(steer.abort, ("POST",), control=True),
     }
-    lacking = _SLEEP_ROUTES if flags.faults.has("lacks", Part.SLEEP_ROUTES) else ()
+    lacking = _SLEEP_ROUTES if flags.faults.has("lacks", LackingFeature.SLEEP_ROUTES) else ()
     return {path: route for path, route in routes.items() if path not in lacking}
 
 
@@ -64,27 +64,27 @@ _SLEEP_ROUTES = (
 )
 
 
-async def _send_empty(exchange: Exchange, status: int) -> None:
+async def _send_empty(exchange: ResponseWriter, status: int) -> None:
     await exchange.start_stream("text/plain; charset=utf-8", status)
 
 
 class _Probes:
     """What changes nothing, but for /health, which can make the server unhealthy."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
         self._flags: Flags = engine.flags
 
-    async def root(self, request: Request, exchange: Exchange) -> None:
+    async def root(self, request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(200, "SGLang is running")
 
-    async def ready(self, request: Request, exchange: Exchange) -> None:
+    async def ready(self, request: Request, exchange: ResponseWriter) -> None:
         await _send_empty(exchange, 200 if self._engine.ready else 503)
 
-    async def ping(self, request: Request, exchange: Exchange) -> None:
+    async def ping(self, request: Request, exchange: ResponseWriter) -> None:
         await _send_empty(exchange, 200 if self._engine.healthy else 503)
 
-    async def health(self, request: Request, exchange: Exchange) -> None:
+    async def health(self, request: Request, exchange: ResponseWriter) -> None:
         await _send_empty(exchange, 200 if await self._is_well(request.path) else 503)
 
     async def _is_well(self, path: str) -> bool:
@@ -103,7 +103,7 @@ class _Probes:
         engine.status = Status.UNHEALTHY if scope.cancelled_caught else Status.UP
         return not scope.cancelled_caught
 
-    async def loads(self, request: Request, exchange: Exchange) -> None:
+    async def loads(self, request: Request, exchange: ResponseWriter) -> None:
         batch = self._engine.batch
         load = {
             "timestamp": self._engine.last_step,
@@ -123,14 +123,14 @@ class _Probes:
         now = datetime.now(UTC).isoformat()
         await exchange.send_json(200, {"timestamp": now, "version": _VERSION, "num_accelerators": 1, "loads": [load]})
 
-    async def models(self, request: Request, exchange: Exchange) -> None:
+    async def models(self, request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(200, {"object": "list", "data": [self._card()]})
 
-    async def model(self, request: Request, exchange: Exchange) -> None:
+    async def model(self, request: Request, exchange: ResponseWriter) -> None:
         name = request.path.removeprefix("/v1/models/")
         if name != self._engine.served_model_name:
             error = {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-            raise Refusal(404, {"error": {"message": f"The model '{name}' does not exist", **error}})
+            raise EngineRefusal(404, {"error": {"message": f"The model '{name}' does not exist", **error}})
         await exchange.send_json(200, self._card())
 
     def _card(self) -> dict[str, Any]:
@@ -138,10 +138,10 @@ class _Probes:
         card = {"id": name, "object": "model", "created": int(time()), "owned_by": "sglang", "root": name}
         return {**card, "parent": None, "max_model_len": self._flags.context_length}
 
-    async def model_info(self, request: Request, exchange: Exchange) -> None:
+    async def model_info(self, request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(200, self._info())
 
-    async def server_info(self, request: Request, exchange: Exchange) -> None:
+    async def server_info(self, request: Request, exchange: ResponseWriter) -> None:
         flags = self._flags
         launch = {
             "host": flags.host,
@@ -169,49 +169,49 @@ class _Probes:
 class _Steering:
     """What muxd calls, and what can be made to fail."""
 
-    def __init__(self, engine: Engine, faults: Faults) -> None:
+    def __init__(self, engine: SimulatedEngine, faults: Faults) -> None:
         self._engine = engine
         self._faults = faults
 
-    async def pause(self, request: Request, exchange: Exchange) -> None:
+    async def pause(self, request: Request, exchange: ResponseWriter) -> None:
         mode = fields(request).get("mode", "abort")
         if mode not in ("abort", "in_place", "retract"):
             raise bad_request("1 validation error:\n  Input should be 'abort', 'retract' or 'in_place'", "Bad Request")
-        await self._attempt(Call.PAUSE, exchange, lambda: self._engine.pause(mode))
+        await self._attempt(EngineCall.PAUSE, exchange, lambda: self._engine.pause(mode))
         await exchange.send_json(200, {"message": "Generation paused successfully.", "status": "ok"})
 
-    async def unpause(self, request: Request, exchange: Exchange) -> None:
+    async def unpause(self, request: Request, exchange: ResponseWriter) -> None:
         fields(request)
-        await self._attempt(Call.CONTINUE, exchange, self._engine.unpause)
+        await self._attempt(EngineCall.CONTINUE, exchange, self._engine.unpause)
         await exchange.send_json(200, {"message": "Generation continued successfully.", "status": "ok"})
 
-    async def release(self, request: Request, exchange: Exchange) -> None:
+    async def release(self, request: Request, exchange: ResponseWriter) -> None:
         tags = _tags(request)
-        await self._attempt(Call.RELEASE, exchange, lambda: self._engine.release(tags))
+        await self._attempt(EngineCall.RELEASE, exchange, lambda: self._engine.release(tags))
         await exchange.send_json(200, None)
 
-    async def resume(self, request: Request, exchange: Exchange) -> None:
+    async def resume(self, request: Request, exchange: ResponseWriter) -> None:
         tags = _tags(request)
-        await self._attempt(Call.RESUME, exchange, lambda: self._engine.resume(tags))
+        await self._attempt(EngineCall.RESUME, exchange, lambda: self._engine.resume(tags))
         await exchange.send_json(200, None)
 
-    async def reload(self, request: Request, exchange: Exchange) -> None:
+    async def reload(self, request: Request, exchange: ResponseWriter) -> None:
         path = str(fields(request, needs=("model_path",))["model_path"]) or self._engine.flags.model_path
         if not self._exists(path):
-            raise Refusal(400, _reloaded(False, f"Failed to get weights iterator: '{path}'."))
-        await self._attempt(Call.RELOAD, exchange, lambda: self._engine.reload(path))
+            raise EngineRefusal(400, _reloaded(False, f"Failed to get weights iterator: '{path}'."))
+        await self._attempt(EngineCall.RELOAD, exchange, lambda: self._engine.reload(path))
         await exchange.send_json(200, _reloaded(True, "Succeeded to update model weights."))
 
     def _exists(self, path: str) -> bool:
         """A name is taken for one of a hub; a path must be there, unless the server was started with it."""
         return not path.startswith("/") or path == self._engine.flags.model_path or Path(path).exists()
 
-    async def flush_cache(self, request: Request, exchange: Exchange) -> None:
+    async def flush_cache(self, request: Request, exchange: ResponseWriter) -> None:
         idle = not (self._engine.batch.running or self._engine.batch.waiting)
         await exchange.start_stream("text/plain; charset=utf-8", 200 if idle else 400)
         await exchange.write(b"Cache flushed.\n" if idle else b"Flush cache failed.\n")
 
-    async def abort(self, request: Request, exchange: Exchange) -> None:
+    async def abort(self, request: Request, exchange: ResponseWriter) -> None:
         """An id must be one that exists; then it is taken as the beginning of others, too."""
         body = fields(request)
         rid = str(body.get("rid") or "")
@@ -221,14 +221,18 @@ class _Steering:
             self._engine.batch.abort(rid)
         await _send_empty(exchange, 200)
 
-    async def _attempt(self, call: Call, exchange: Exchange, carry_out: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(
+        self, call: EngineCall, exchange: ResponseWriter, carry_out: Callable[[], Awaitable[None]]
+    ) -> None:
         """Carry the call out, unless it is to fail."""
         if self._faults.has("die-on", call):
             print(f"fault: dying on {call}", file=sys.stderr, flush=True)
             self._engine.end(self._faults.exit_code)
         if self._faults.has("fail-on", call):
-            reload = call is Call.RELOAD
-            raise Refusal(400 if reload else 500, _reloaded(False, _NO_RELOAD) if reload else "Internal Server Error")
+            reload = call is EngineCall.RELOAD
+            raise EngineRefusal(
+                400 if reload else 500, _reloaded(False, _NO_RELOAD) if reload else "Internal Server Error"
+            )
         await carry_out()
         if self._faults.has("hang-on", call):
             await exchange.disconnected()

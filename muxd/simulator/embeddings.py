@@ -5,11 +5,11 @@ from typing import Any
 from uuid import uuid4
 
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
-from . import adapters, text
-from .engine import Engine
-from .routes import Refusal, Route, bad_request, fields
+from . import adapters, pretend_text
+from .routes import EngineRefusal, EngineRoute, bad_request, fields
+from .simulated_engine import SimulatedEngine
 
 _NO_EMBEDDINGS = (
     "This model does not appear to be an embedding model by default. "
@@ -18,46 +18,46 @@ _NO_EMBEDDINGS = (
 _NO_INPUT = "At least one of text, input_ids, image, video, or audio should be provided"
 
 
-def embedding_routes(engine: Engine) -> dict[str, Route]:
+def embedding_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
     numbers, post = _Numbers(engine), ("POST",)
     return {
-        "/v1/embeddings": Route(numbers.embeddings, post),
-        "/v1/rerank": Route(numbers.rerank, ("POST", "PUT")),
-        "/v1/classify": Route(numbers.classify, post),
-        "/v1/score": Route(numbers.score, post),
-        "/encode": Route(numbers.encode, ("POST", "PUT")),
-        "/classify": Route(numbers.encode, ("POST", "PUT")),
-        "/v1/tokenize": Route(numbers.tokenize, post),
-        "/tokenize": Route(numbers.tokenize, post),
-        "/v1/detokenize": Route(numbers.detokenize, post),
-        "/detokenize": Route(numbers.detokenize, post),
+        "/v1/embeddings": EngineRoute(numbers.embeddings, post),
+        "/v1/rerank": EngineRoute(numbers.rerank, ("POST", "PUT")),
+        "/v1/classify": EngineRoute(numbers.classify, post),
+        "/v1/score": EngineRoute(numbers.score, post),
+        "/encode": EngineRoute(numbers.encode, ("POST", "PUT")),
+        "/classify": EngineRoute(numbers.encode, ("POST", "PUT")),
+        "/v1/tokenize": EngineRoute(numbers.tokenize, post),
+        "/tokenize": EngineRoute(numbers.tokenize, post),
+        "/v1/detokenize": EngineRoute(numbers.detokenize, post),
+        "/detokenize": EngineRoute(numbers.detokenize, post),
     }
 
 
 class _Numbers:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
 
-    async def embeddings(self, request: Request, exchange: Exchange) -> None:
+    async def embeddings(self, request: Request, exchange: ResponseWriter) -> None:
         body = self._embedding_fields(request, "input")
         if (problem := adapters.problem(self._engine, body)) is not None:
             raise bad_request(problem)
         inputs = _several(body["input"])
-        vectors = [text.vector(await self._weights(), one) for one in inputs]
+        vectors = [pretend_text.vector(await self._weights(), one) for one in inputs]
         data = [{"embedding": v, "index": i, "object": "embedding"} for i, v in enumerate(vectors)]
         # SGLang names its model here, whatever the client called it.
         model = self._engine.model_path
         await exchange.send_json(200, {"data": data, "model": model, "object": "list", "usage": _usage(inputs)})
 
-    async def rerank(self, request: Request, exchange: Exchange) -> None:
+    async def rerank(self, request: Request, exchange: ResponseWriter) -> None:
         body = self._embedding_fields(request, "query", "documents")
         weights, documents = await self._weights(), _several(body["documents"])
-        scores = [text.vector(weights, f"{body['query']}\n{one}")[0] for one in documents]
+        scores = [pretend_text.vector(weights, f"{body['query']}\n{one}")[0] for one in documents]
         order = sorted(range(len(documents)), key=lambda i: -scores[i])
         ranked = [{"score": scores[i], "document": documents[i], "index": i, "meta_info": _meta()} for i in order]
         await exchange.send_json(200, ranked)
 
-    async def classify(self, request: Request, exchange: Exchange) -> None:
+    async def classify(self, request: Request, exchange: ResponseWriter) -> None:
         body = self._embedding_fields(request, "input")
         await self._weights()
         inputs = _several(body["input"])
@@ -65,26 +65,28 @@ class _Numbers:
         head = {"id": f"classify-{uuid4().hex}", "object": "list", "created": 0, "model": body.get("model", "default")}
         await exchange.send_json(200, {**head, "data": data, "usage": _usage(inputs)})
 
-    async def encode(self, request: Request, exchange: Exchange) -> None:
+    async def encode(self, request: Request, exchange: ResponseWriter) -> None:
         """SGLang's own: an object for one text, a list for several; its /classify answers likewise."""
         body = fields(request)
         given = body.get("text")
         if given is None:
-            raise Refusal(400, {"error": {"message": _NO_INPUT}})
+            raise EngineRefusal(400, {"error": {"message": _NO_INPUT}})
         if not self._engine.flags.is_embedding:
-            raise Refusal(400, {"error": {"message": _NO_EMBEDDINGS}})
+            raise EngineRefusal(400, {"error": {"message": _NO_EMBEDDINGS}})
         if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
-            raise Refusal(400, {"error": {"message": problem}})
-        vectors = [text.vector(await self._weights(), one) for one in _several(given)]
+            raise EngineRefusal(400, {"error": {"message": problem}})
+        vectors = [pretend_text.vector(await self._weights(), one) for one in _several(given)]
         answers = [{"embedding": vector, "meta_info": _meta()} for vector in vectors]
         await exchange.send_json(200, answers if isinstance(given, list) else answers[0])
 
-    async def score(self, request: Request, exchange: Exchange) -> None:
+    async def score(self, request: Request, exchange: ResponseWriter) -> None:
         """How likely each of the labels is to come after the query and an item."""
         body = fields(request, needs=("query", "items"))
         weights, items = await self._weights(), _several(body["items"])
         labels = [str(label) for label in body.get("label_token_ids") or [0]]
-        rows = [[text.likelihoods(weights, f"{body['query']}{item}{n}", 0)[0][1] for n in labels] for item in items]
+        rows = [
+            [pretend_text.likelihoods(weights, f"{body['query']}{item}{n}", 0)[0][1] for n in labels] for item in items
+        ]
         scores = [_softmax(row) if body.get("apply_softmax") else [exp(one) for one in row] for row in rows]
         nothing = {"pooled_hidden_states": None, "token_logprobs": None}
         model = body.get("model", "default")
@@ -93,12 +95,12 @@ class _Numbers:
             200, {"scores": scores, **nothing, "model": model, "usage": usage, "object": "scoring"}
         )
 
-    async def tokenize(self, request: Request, exchange: Exchange) -> None:
-        ids = text.token_ids(str(fields(request, needs=("prompt",))["prompt"]))
+    async def tokenize(self, request: Request, exchange: ResponseWriter) -> None:
+        ids = pretend_text.token_ids(str(fields(request, needs=("prompt",))["prompt"]))
         longest = self._engine.flags.context_length
         await exchange.send_json(200, {"tokens": ids, "count": len(ids), "max_model_len": longest})
 
-    async def detokenize(self, request: Request, exchange: Exchange) -> None:
+    async def detokenize(self, request: Request, exchange: ResponseWriter) -> None:
         ids = fields(request, needs=("tokens",))["tokens"]
         await exchange.send_json(200, {"text": " ".join(f"<{one}>" for one in ids)})
 
@@ -123,7 +125,7 @@ def _softmax(row: list[float]) -> list[float]:
 
 
 def _usage(inputs: list[str]) -> dict[str, Any]:
-    count = sum(len(text.token_ids(one)) for one in inputs)
+    count = sum(len(pretend_text.token_ids(one)) for one in inputs)
     return {
         "prompt_tokens": count,
         "total_tokens": count,

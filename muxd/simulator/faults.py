@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .endings import ENDINGS
+from .crashes import ENDINGS
 
 
-class Call(StrEnum):
+class EngineCall(StrEnum):
     """The engine calls that hang-on, fail-on and die-on can name."""
 
     RELEASE = "release"
@@ -23,7 +23,7 @@ class Call(StrEnum):
     CONTINUE = "continue"
 
 
-class Part(StrEnum):
+class LackingFeature(StrEnum):
     """What of SGLang the fault lacks can name."""
 
     MEMORY_SAVER = "memory-saver"  # the flag --enable-memory-saver
@@ -32,7 +32,7 @@ class Part(StrEnum):
     EFFECT = "effect"  # as without --enable-memory-saver: every release is a 200, and nothing is free
 
 
-class Kind(StrEnum):
+class FaultValue(StrEnum):
     """What a fault's value is."""
 
     NONE = "no value"
@@ -41,32 +41,41 @@ class Kind(StrEnum):
     STATUS = "an exit status"
     BYTES = "bytes per second"
     COUNT = "a number"
-    CALL = "one of " + ", ".join(Call)
-    PART = "one of " + ", ".join(Part)
+    CALL = "one of " + ", ".join(EngineCall)
+    PART = "one of " + ", ".join(LackingFeature)
     ENDING = "one of " + ", ".join(ENDINGS)
 
 
 # name: (its value, what happens)
-FAULTS: dict[str, tuple[Kind, str]] = {
-    "load-time": (Kind.SECONDS, "loading takes this long, whatever --load-time says"),
-    "die-while-loading": (Kind.SECONDS_OR_NONE, "the launcher ends after so long; its children stay as orphans"),
-    "oom-text": (Kind.NONE, "loading ends in CUDA's out-of-memory text and death, whatever is free"),
-    "cannot-start": (Kind.ENDING, "its start ends at once, with what SGLang says and how it ends for that reason"),
-    "lacks": (Kind.PART, "it is a SGLang that has no such part"),
-    "die-after": (Kind.SECONDS, "the launcher ends so long after it was ready"),
-    "exit-code": (Kind.STATUS, "the status that die-while-loading, die-after and die-on end with; 1 without it"),
-    "hang": (Kind.SECONDS_OR_NONE, "from so long after ready it takes connections and requests and answers none"),
-    "sigstop-self": (Kind.SECONDS_OR_NONE, "the launcher stops itself (SIGSTOP) so long after it was ready"),
-    "log-flood": (Kind.BYTES, "numbered lines of 100 bytes on stdout from the start on, for ever"),
-    "ignore-term": (Kind.NONE, "SIGTERM is ignored from the start on"),
-    "slow-term": (Kind.SECONDS, "from SIGTERM to the exit it takes this long"),
-    "hang-on": (Kind.CALL, "the call is carried out and never answered"),
-    "fail-on": (Kind.CALL, "the call is not carried out; its answer is 500, that of reload 400 with SGLang's words"),
-    "die-on": (Kind.CALL, "the launcher ends instead of an answer"),
-    "setsid-grandchild": (Kind.NONE, "a descendant in a session of its own ignores SIGTERM and keeps stdout open"),
-    "stubborn-memory": (Kind.SECONDS, "GPU memory stays taken for so long after the processes are dead"),
-    "garbage-chunk": (Kind.NONE, "a stream's third part is not an event and not UTF-8"),
-    "close-early": (Kind.COUNT, "an answer's connection is closed after so many tokens"),
+FAULTS: dict[str, tuple[FaultValue, str]] = {
+    "load-time": (FaultValue.SECONDS, "loading takes this long, whatever --load-time says"),
+    "die-while-loading": (FaultValue.SECONDS_OR_NONE, "the launcher ends after so long; its children stay as orphans"),
+    "oom-text": (FaultValue.NONE, "loading ends in CUDA's out-of-memory text and death, whatever is free"),
+    "cannot-start": (
+        FaultValue.ENDING,
+        "its start ends at once, with what SGLang says and how it ends for that reason",
+    ),
+    "lacks": (FaultValue.PART, "it is a SGLang that has no such part"),
+    "die-after": (FaultValue.SECONDS, "the launcher ends so long after it was ready"),
+    "exit-code": (FaultValue.STATUS, "the status that die-while-loading, die-after and die-on end with; 1 without it"),
+    "hang": (FaultValue.SECONDS_OR_NONE, "from so long after ready it takes connections and requests and answers none"),
+    "sigstop-self": (FaultValue.SECONDS_OR_NONE, "the launcher stops itself (SIGSTOP) so long after it was ready"),
+    "log-flood": (FaultValue.BYTES, "numbered lines of 100 bytes on stdout from the start on, for ever"),
+    "ignore-term": (FaultValue.NONE, "SIGTERM is ignored from the start on"),
+    "slow-term": (FaultValue.SECONDS, "from SIGTERM to the exit it takes this long"),
+    "hang-on": (FaultValue.CALL, "the call is carried out and never answered"),
+    "fail-on": (
+        FaultValue.CALL,
+        "the call is not carried out; its answer is 500, that of reload 400 with SGLang's words",
+    ),
+    "die-on": (FaultValue.CALL, "the launcher ends instead of an answer"),
+    "setsid-grandchild": (
+        FaultValue.NONE,
+        "a descendant in a session of its own ignores SIGTERM and keeps stdout open",
+    ),
+    "stubborn-memory": (FaultValue.SECONDS, "GPU memory stays taken for so long after the processes are dead"),
+    "garbage-chunk": (FaultValue.NONE, "a stream's third part is not an event and not UTF-8"),
+    "close-early": (FaultValue.COUNT, "an answer's connection is closed after so many tokens"),
 }
 
 
@@ -118,17 +127,21 @@ def _check(name: str, value: str) -> None:
     if name not in FAULTS:
         raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
     kind, _ = FAULTS[name]
-    if kind is Kind.NONE:
+    if kind is FaultValue.NONE:
         good = not value
     elif kind in _NAMES:
         good = value in _NAMES[kind]
     else:
-        good = _is_number(value) or (kind is Kind.SECONDS_OR_NONE and not value)
+        good = _is_number(value) or (kind is FaultValue.SECONDS_OR_NONE and not value)
     if not good:
         raise ValueError(f"the fault {name} takes {kind}, not {value!r}")
 
 
-_NAMES: dict[Kind, set[str]] = {Kind.CALL: set(Call), Kind.PART: set(Part), Kind.ENDING: set(ENDINGS)}
+_NAMES: dict[FaultValue, set[str]] = {
+    FaultValue.CALL: set(EngineCall),
+    FaultValue.PART: set(LackingFeature),
+    FaultValue.ENDING: set(ENDINGS),
+}
 
 
 def _is_number(value: str) -> bool:

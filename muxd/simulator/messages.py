@@ -6,16 +6,16 @@ from uuid import uuid4
 
 import msgspec
 
-from .asked import Asked, Tool, dialogue, plain, read, with_tools
-from .replies import Event, Form, called
-from .routes import Refusal, of_kind
+from .replies import Event, ReplyForm, called
+from .routes import EngineRefusal, of_kind
 from .saying import Choice
+from .text_request import TextRequest, Tool, dialogue, plain, read, with_tools
 
 _STOPPED = {"length": "max_tokens", "tool_calls": "tool_use"}
 _CHOICES = {"any": "required", "none": "none"}  # Anthropic's tool_choice in OpenAI's words
 
 
-def read_messages(body: dict[str, Any], longest: int) -> Asked:
+def read_messages(body: dict[str, Any], longest: int) -> TextRequest:
     for name in ("messages", "max_tokens"):
         if name not in body:
             raise _refusal(f"{name}: Field required")
@@ -39,10 +39,10 @@ def count_tokens(body: dict[str, Any]) -> dict[str, int]:
     return {"input_tokens": len(f"{system} {dialogue(messages)}".split())}
 
 
-class MessagesForm(Form):
+class MessagesForm(ReplyForm):
     """One content block an answer: its text, or its call of a tool."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: TextRequest) -> None:
         self.asked = asked
         self._id = f"msg_{uuid4().hex}"
 
@@ -80,9 +80,9 @@ class MessagesForm(Form):
         yield {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
         yield {"type": "message_stop"}
 
-    def refusal(self, message: str) -> Refusal:
+    def refusal(self, message: str) -> EngineRefusal:
         """The same for an answer in one piece, in the words of OpenAI's routes."""
-        return Refusal(400, {"type": "error", "error": {"type": "BadRequestError", "message": message}})
+        return EngineRefusal(400, {"type": "error", "error": {"type": "BadRequestError", "message": message}})
 
     def encode(self, event: Event) -> bytes:
         return f"event: {event['type']}\n".encode() + b"data: " + msgspec.json.encode(event) + b"\n\n"
@@ -104,5 +104,5 @@ def _stopped(choice: Choice) -> str:
     return _STOPPED.get(choice.finish or "", "end_turn")
 
 
-def _refusal(message: str) -> Refusal:
-    return Refusal(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})
+def _refusal(message: str) -> EngineRefusal:
+    return EngineRefusal(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
-from .engine import Engine
-from .routes import Route
+from .routes import EngineRoute
+from .simulated_engine import SimulatedEngine
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_routes(engine: Engine) -> dict[str, Route]:
+def metrics_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
     """None without --enable-metrics."""
-    return {"/metrics": Route(_Metrics(engine).answer)} if engine.flags.enable_metrics else {}
+    return {"/metrics": EngineRoute(_Metrics(engine).answer)} if engine.flags.enable_metrics else {}
 
 
 class _Metrics:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
         self._name = engine.served_model_name  # SGLang goes on telling the one that it was started with
 
-    async def answer(self, request: Request, exchange: Exchange) -> None:
+    async def answer(self, request: Request, exchange: ResponseWriter) -> None:
         from prometheus_client import generate_latest  # 40 ms that only who asks has to pay
 
         await exchange.send_body(_TYPE, generate_latest(self))

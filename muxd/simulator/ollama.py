@@ -10,36 +10,36 @@ from typing import Any
 
 import msgspec
 
-from .asked import Asked, dialogue, read
-from .replies import Event, Form
+from .replies import Event, ReplyForm
 from .routes import of_kind
 from .saying import Choice
+from .text_request import TextRequest, dialogue, read
 
 _LIMIT = 2048  # where the client names none
 _OPTIONS = {"temperature": "temperature", "num_predict": "max_tokens", "stop": "stop", "seed": "seed"}
 
 
-def read_ollama_chat(body: dict[str, Any], longest: int) -> Asked:
+def read_ollama_chat(body: dict[str, Any], longest: int) -> TextRequest:
     return _read(body, dialogue(body["messages"]), longest)
 
 
-def read_ollama_generate(body: dict[str, Any], longest: int) -> Asked:
+def read_ollama_generate(body: dict[str, Any], longest: int) -> TextRequest:
     system = of_kind(body, "system", str)
     prompt = of_kind(body, "prompt", str)
     return _read(body, f"{system}\n\n{prompt}" if system else prompt, longest)
 
 
-def _read(body: dict[str, Any], prompt: str, longest: int) -> Asked:
+def _read(body: dict[str, Any], prompt: str, longest: int) -> TextRequest:
     options = body.get("options") or {}
     known = {name: options[option] for option, name in _OPTIONS.items() if option in options}
     named = {"model": body.get("model"), "stream": body.get("stream", True)}
     return read({**named, **known}, (prompt,), longest, otherwise=min(_LIMIT, longest))
 
 
-class OllamaChatForm(Form):
+class OllamaChatForm(ReplyForm):
     content_type = "application/x-ndjson"
 
-    def __init__(self, asked: Asked, served: str) -> None:
+    def __init__(self, asked: TextRequest, served: str) -> None:
         self.asked = asked
         self._served = served
 

@@ -8,17 +8,17 @@ import trio
 
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
 from . import adapters
-from .asked import Asked, read, read_chat, read_completion
-from .engine import Engine
 from .messages import MessagesForm, count_tokens, read_messages
 from .ollama import OllamaChatForm, OllamaGenerateForm, nothing_to_say, read_ollama_chat, read_ollama_generate
-from .replies import ChatForm, CompletionForm, Event, Form, GenerateForm
+from .replies import ChatForm, CompletionForm, Event, GenerateForm, ReplyForm
 from .responses import ResponsesForm, read_response
-from .routes import Answer, Refusal, Route, bad_request, fields
+from .routes import Answer, EngineRefusal, EngineRoute, bad_request, fields
 from .saying import Choice, choices
+from .simulated_engine import SimulatedEngine
+from .text_request import TextRequest, read, read_chat, read_completion
 from .transcriptions import TranscriptionForm, read_transcription
 
 # Seconds of SGLang's own; Flags.seconds brings it to this simulator's pace.
@@ -26,37 +26,46 @@ DISCONNECT_POLL = 4.0  # how late it notices that the client of an answer in one
 _STREAM_INTERVAL = 0.01  # a stream's parts come no faster
 _WHOLE_INTERVAL = 0.1
 
-Read = Callable[[dict[str, Any], int], Asked]
+Read = Callable[[dict[str, Any], int], TextRequest]
 
 
 class CutShort(MuxdError):
     """The connection of this answer is to end uncleanly."""
 
 
-def text_routes(engine: Engine) -> dict[str, Route]:
+def text_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
     texts, post = _Texts(engine), ("POST",)
     return {
-        "/v1/chat/completions": Route(texts.answer(read_chat, ChatForm, ("messages",), by_adapter=True), post),
-        "/v1/completions": Route(texts.answer(read_completion, CompletionForm, ("prompt",), by_adapter=True), post),
-        "/v1/responses": Route(texts.answer(read_response, ResponsesForm, needs=("input",)), post),
-        "/v1/messages": Route(texts.messages, post),
-        "/v1/messages/count_tokens": Route(texts.count_tokens, post),
-        "/generate": Route(texts.generate, ("POST", "PUT")),
-        "/api/chat": Route(texts.answer(read_ollama_chat, texts.as_served(OllamaChatForm), needs=("messages",)), post),
-        "/api/generate": Route(texts.ollama_generate, post),
-        "/v1/audio/transcriptions": Route(texts.transcribe, post),
+        "/v1/chat/completions": EngineRoute(texts.answer(read_chat, ChatForm, ("messages",), by_adapter=True), post),
+        "/v1/completions": EngineRoute(
+            texts.answer(read_completion, CompletionForm, ("prompt",), by_adapter=True), post
+        ),
+        "/v1/responses": EngineRoute(texts.answer(read_response, ResponsesForm, needs=("input",)), post),
+        "/v1/messages": EngineRoute(texts.messages, post),
+        "/v1/messages/count_tokens": EngineRoute(texts.count_tokens, post),
+        "/generate": EngineRoute(texts.generate, ("POST", "PUT")),
+        "/api/chat": EngineRoute(
+            texts.answer(read_ollama_chat, texts.as_served(OllamaChatForm), needs=("messages",)), post
+        ),
+        "/api/generate": EngineRoute(texts.ollama_generate, post),
+        "/v1/audio/transcriptions": EngineRoute(texts.transcribe, post),
     }
 
 
 class _Texts:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
         self._faults = engine.flags.faults
 
     def answer(
-        self, read: Read, form: Callable[[Asked], Form], needs: tuple[str, ...] = (), *, by_adapter: bool = False
+        self,
+        read: Read,
+        form: Callable[[TextRequest], ReplyForm],
+        needs: tuple[str, ...] = (),
+        *,
+        by_adapter: bool = False,
     ) -> Answer:
-        async def answer(request: Request, exchange: Exchange) -> None:
+        async def answer(request: Request, exchange: ResponseWriter) -> None:
             body = fields(request, needs=needs)
             asked = read(body, self._engine.flags.context_length)
             if by_adapter and (problem := adapters.problem(self._engine, body)) is not None:
@@ -65,11 +74,11 @@ class _Texts:
 
         return answer
 
-    def as_served(self, form: Callable[[Asked, str], Form]) -> Callable[[Asked], Form]:
+    def as_served(self, form: Callable[[TextRequest, str], ReplyForm]) -> Callable[[TextRequest], ReplyForm]:
         """A form that tells the server's own name in place of what the client wrote."""
         return lambda asked: form(asked, self._engine.served_model_name)
 
-    async def messages(self, request: Request, exchange: Exchange) -> None:
+    async def messages(self, request: Request, exchange: ResponseWriter) -> None:
         asked = read_messages(fields(request), self._engine.flags.context_length)
         form, problem = MessagesForm(asked), adapters.problem(self._engine, {"model": asked.model})
         if problem is None:
@@ -79,14 +88,14 @@ class _Texts:
         else:
             raise form.refusal(problem)
 
-    async def generate(self, request: Request, exchange: Exchange) -> None:
+    async def generate(self, request: Request, exchange: ResponseWriter) -> None:
         body = fields(request)
         asked = _read_generate(body, self._engine.flags.context_length)
         if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
-            raise Refusal(400, {"error": {"message": problem}})
+            raise EngineRefusal(400, {"error": {"message": problem}})
         await self._answer(GenerateForm(asked), exchange)
 
-    async def ollama_generate(self, request: Request, exchange: Exchange) -> None:
+    async def ollama_generate(self, request: Request, exchange: ResponseWriter) -> None:
         body = fields(request, needs=("prompt",))
         if str(body["prompt"]).strip() or body.get("system"):
             asked = read_ollama_generate(body, self._engine.flags.context_length)
@@ -98,14 +107,14 @@ class _Texts:
         else:
             await exchange.send_json(200, answer)
 
-    async def transcribe(self, request: Request, exchange: Exchange) -> None:
+    async def transcribe(self, request: Request, exchange: ResponseWriter) -> None:
         form = TranscriptionForm(*read_transcription(request, self._engine.flags.context_length))
         await self._answer(form, exchange)
 
-    async def count_tokens(self, request: Request, exchange: Exchange) -> None:
+    async def count_tokens(self, request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(200, count_tokens(fields(request)))
 
-    async def _answer(self, form: Form, exchange: Exchange) -> None:
+    async def _answer(self, form: ReplyForm, exchange: ResponseWriter) -> None:
         """Answer, or stop when the client is gone: at once when streaming, else as late as SGLang notices."""
         patience = 0.0 if form.asked.stream else self._engine.flags.seconds(DISCONNECT_POLL)
         whole = True
@@ -116,7 +125,7 @@ class _Texts:
         if not whole:
             raise CutShort("fault: close-early")
 
-    async def _generate(self, form: Form, exchange: Exchange) -> bool:
+    async def _generate(self, form: ReplyForm, exchange: ResponseWriter) -> bool:
         """False when the connection is to be cut."""
         saying = (_Stream if form.asked.stream else _Whole)(form, exchange, self._engine)
         await saying.begin()
@@ -127,7 +136,7 @@ class _Texts:
 class _Whole:
     """An answer in one piece."""
 
-    def __init__(self, form: Form, exchange: Exchange, engine: Engine) -> None:
+    def __init__(self, form: ReplyForm, exchange: ResponseWriter, engine: SimulatedEngine) -> None:
         self._form = form
         self._exchange = exchange
         self._engine = engine
@@ -163,7 +172,7 @@ class _Whole:
 class _Stream:
     """An answer in server-sent events, those of several choices as they come."""
 
-    def __init__(self, form: Form, exchange: Exchange, engine: Engine) -> None:
+    def __init__(self, form: ReplyForm, exchange: ResponseWriter, engine: SimulatedEngine) -> None:
         self._form = form
         self._exchange = exchange
         self._engine = engine
@@ -209,13 +218,13 @@ class _Stream:
             await self._exchange.write(b"".join(map(self._form.encode, events)) + end)
 
 
-async def _leave(exchange: Exchange, patience: float, scope: trio.CancelScope) -> None:
+async def _leave(exchange: ResponseWriter, patience: float, scope: trio.CancelScope) -> None:
     await exchange.disconnected()
     await trio.sleep(patience)
     scope.cancel()
 
 
-def _read_generate(body: dict[str, Any], longest: int) -> Asked:
+def _read_generate(body: dict[str, Any], longest: int) -> TextRequest:
     if not isinstance(body.get("text"), str):
         raise bad_request("Either text, input_ids or input_embeds should be provided.")
     sampling = dict(body.get("sampling_params") or {})

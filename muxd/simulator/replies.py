@@ -12,19 +12,19 @@ from typing import Any
 
 import msgspec
 
-from . import text
-from .asked import Asked
+from . import pretend_text
 from .saying import Choice
+from .text_request import TextRequest
 
 Event = dict[str, Any]
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
-class Form(ABC):
+class ReplyForm(ABC):
     """One route's way to say it.  One per request: it may remember what it said."""
 
-    asked: Asked
+    asked: TextRequest
     content_type = EVENT_STREAM  # of a stream
     head_at_once = True  # the head of a stream comes before there is anything to tell, else with its first event
     end = b""  # what closes one
@@ -54,13 +54,13 @@ class Form(ABC):
     def encode(self, event: Event) -> bytes: ...
 
 
-class _DataEvents(Form):
+class _DataEvents(ReplyForm):
     """Server-sent events without names, as OpenAI's older routes have them."""
 
     head_at_once = False
     end = b"data: [DONE]\n\n"
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: TextRequest) -> None:
         self.asked = asked
 
     def encode(self, event: Event) -> bytes:
@@ -172,11 +172,11 @@ class GenerateForm(_DataEvents):
             meta["response_sent_to_client_ts"] = time()
         if choice.finish:
             meta |= {"e2e_latency": time() - self.asked.created, **_metadata([choice])}
-        ids = [text.token_id(token) for token in choice.tokens[:made]]
+        ids = [pretend_text.token_id(token) for token in choice.tokens[:made]]
         return {"text": choice.text(0, made), "output_ids": ids, "meta_info": meta}
 
 
-def usage(asked: Asked, choices: Sequence[Choice]) -> dict[str, Any]:
+def usage(asked: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:
     made = sum(choice.made for choice in choices)
     return {
         "prompt_tokens": asked.prompt_tokens,
@@ -227,7 +227,7 @@ def _metadata(choices: Sequence[Choice]) -> Event:
     return {"weight_version": "default", "weight_versions": [version]}
 
 
-def _head(asked: Asked, number: str, kind: str) -> Event:
+def _head(asked: TextRequest, number: str, kind: str) -> Event:
     return {"id": number, "object": kind, "created": asked.created, "model": asked.model}
 
 

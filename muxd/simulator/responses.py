@@ -9,15 +9,15 @@ from uuid import uuid4
 
 import msgspec
 
-from .asked import Asked, dialogue, read
-from .replies import Event, Form
+from .replies import Event, ReplyForm
 from .routes import bad_request
 from .saying import Choice
+from .text_request import TextRequest, dialogue, read
 
 _COUNTING = {"input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}}
 
 
-def read_response(body: dict[str, Any], longest: int) -> Asked:
+def read_response(body: dict[str, Any], longest: int) -> TextRequest:
     given = body["input"]
     messages = given if isinstance(given, list) else [{"role": "user", "content": given}]
     if not messages:
@@ -27,8 +27,8 @@ def read_response(body: dict[str, Any], longest: int) -> Asked:
     return read({**body, "max_tokens": body.get("max_output_tokens"), "n": 1}, (dialogue(messages),), longest)
 
 
-class ResponsesForm(Form):
-    def __init__(self, asked: Asked) -> None:
+class ResponsesForm(ReplyForm):
+    def __init__(self, asked: TextRequest) -> None:
         self.asked = asked
         self._id = f"resp_{uuid4().hex}"
         self._item = f"msg_{uuid4().hex}"

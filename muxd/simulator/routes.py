@@ -9,9 +9,9 @@ from typing import Any
 
 from muxd.errors import BadRequest
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
-Answer = Callable[[Request, Exchange], Awaitable[None]]
+Answer = Callable[[Request, ResponseWriter], Awaitable[None]]
 
 # What these fields hold wherever they are; in place of any of them there may be null.
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 OPEN = ("/health", "/ready", "/metrics")  # beginnings of the paths that need no key
 
 
-class Refusal(Exception):
+class EngineRefusal(Exception):
     """An answer that is an error in one of SGLang's forms."""
 
     def __init__(self, status: int, body: Any) -> None:
@@ -39,13 +39,13 @@ class Refusal(Exception):
         self.body = body
 
 
-def bad_request(message: str, kind: str = "BadRequestError") -> Refusal:
+def bad_request(message: str, kind: str = "BadRequestError") -> EngineRefusal:
     """A 400 as the OpenAI routes form it."""
-    return Refusal(400, {"object": "error", "message": message, "type": kind, "param": None, "code": 400})
+    return EngineRefusal(400, {"object": "error", "message": message, "type": kind, "param": None, "code": 400})
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class EngineRoute:
     """`control`: with an admin key set only that key works here; on the others only the API key does."""
 
     answer: Answer
@@ -54,7 +54,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class AcceptedKeys:
     api: str | None
     admin: str | None
 
@@ -73,28 +73,28 @@ def _bearer(request: Request) -> str | None:
 class Router:
     """Finds a request's route and answers what none of them has to."""
 
-    def __init__(self, routes: dict[str, Route], keys: Keys) -> None:
+    def __init__(self, routes: dict[str, EngineRoute], keys: AcceptedKeys) -> None:
         self._routes = routes
         self._keys = keys
 
-    async def __call__(self, request: Request, exchange: Exchange) -> None:
+    async def __call__(self, request: Request, exchange: ResponseWriter) -> None:
         try:
             await self._find(request).answer(request, exchange)
-        except Refusal as refusal:
+        except EngineRefusal as refusal:
             await exchange.send_json(refusal.status, refusal.body)
 
-    def _find(self, request: Request) -> Route:
+    def _find(self, request: Request) -> EngineRoute:
         route = self._routes.get(request.path) or self._below(request.path)
         fits = route is not None and request.method in route.methods
         if not self._keys.admit(request, control=fits and route is not None and route.control):
-            raise Refusal(401, {"error": "Unauthorized"})
+            raise EngineRefusal(401, {"error": "Unauthorized"})
         if route is None:
-            raise Refusal(404, {"detail": "Not Found"})
+            raise EngineRefusal(404, {"detail": "Not Found"})
         if not fits:
-            raise Refusal(405, {"detail": "Method Not Allowed"})
+            raise EngineRefusal(405, {"detail": "Method Not Allowed"})
         return route
 
-    def _below(self, path: str) -> Route | None:
+    def _below(self, path: str) -> EngineRoute | None:
         """The route whose path ends in a slash and begins this one: the rest is a name."""
         return next((r for p, r in self._routes.items() if len(p) > 1 and p[-1] == "/" and path.startswith(p)), None)
 
@@ -129,5 +129,5 @@ def of_kind(body: dict[str, Any], name: str, *kinds: type) -> Any:
     return value
 
 
-def _invalid(request: Request, problem: str) -> Refusal:
+def _invalid(request: Request, problem: str) -> EngineRefusal:
     return bad_request(f"1 validation error:\n  {problem}\n\n    {request.method} {request.path}", "Bad Request")

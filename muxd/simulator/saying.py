@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-from . import text
-from .asked import Asked
+from . import pretend_text
 from .batch import Job
 from .schemas import fitting, spelled
+from .text_request import TextRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,16 @@ class Choice:
 
     def likelihoods(self, first: int, last: int, others: int) -> Iterator[list[tuple[str, float]]]:
         """For each of these tokens itself and `others` more, with their logprobs."""
-        return (text.likelihoods(self.weights, token, others) for token in self.tokens[first:last])
+        return (pretend_text.likelihoods(self.weights, token, others) for token in self.tokens[first:last])
 
 
-def choices(asked: Asked, weights: str) -> list[Choice]:
+def choices(asked: TextRequest, weights: str) -> list[Choice]:
     """What the model will say to all that is asked; the prompts' answers in turn."""
     numbered = enumerate(prompt for prompt in asked.prompts for _ in range(asked.count))
     return [_choice(asked, weights, prompt, index) for index, prompt in numbered]
 
 
-def _choice(asked: Asked, weights: str, prompt: str, index: int) -> Choice:
+def _choice(asked: TextRequest, weights: str, prompt: str, index: int) -> Choice:
     salt = f"{asked.salt}#{index}" if asked.salt and index else asked.salt
     whole = _tokens(asked, weights, prompt, salt)
     made, shown, matched = _stopped(whole[: asked.limit], asked)
@@ -80,29 +80,29 @@ def _choice(asked: Asked, weights: str, prompt: str, index: int) -> Choice:
         weights=weights,
         tokens=made,
         shown=shown,
-        matched=text.END_OF_TEXT if matched is None else matched,
+        matched=pretend_text.END_OF_TEXT if matched is None else matched,
         called=asked.call.name if asked.call else None,
         job=Job(rid, len(made), ends),
     )
 
 
-def _tokens(asked: Asked, weights: str, prompt: str, salt: str) -> tuple[str, ...]:
+def _tokens(asked: TextRequest, weights: str, prompt: str, salt: str) -> tuple[str, ...]:
     """All that the model would say, and at most the limit of words that never end."""
     if asked.call is not None:
         head = f'[{{"name": "{asked.call.name}", "parameters": '
         return (head, *_json(asked.call.parameters, weights, prompt, salt), "}]")
     if asked.schema is not None:
         return _json(asked.schema, weights, prompt, salt)
-    length = asked.limit if asked.endless else min(asked.limit, text.natural_length(weights, prompt, salt))
-    words = text.tokens(weights, prompt, salt)
+    length = asked.limit if asked.endless else min(asked.limit, pretend_text.natural_length(weights, prompt, salt))
+    words = pretend_text.tokens(weights, prompt, salt)
     return tuple(islice(words, length))
 
 
 def _json(schema: dict[str, Any], weights: str, prompt: str, salt: str) -> tuple[str, ...]:
-    return tuple(spelled(fitting(schema, text.draw("json", weights, prompt, salt), text.WORDS)))
+    return tuple(spelled(fitting(schema, pretend_text.draw("json", weights, prompt, salt), pretend_text.WORDS)))
 
 
-def _stopped(tokens: tuple[str, ...], asked: Asked) -> tuple[tuple[str, ...], int | None, str | None]:
+def _stopped(tokens: tuple[str, ...], asked: TextRequest) -> tuple[tuple[str, ...], int | None, str | None]:
     """The tokens up to the first of the stop strings, how many characters of them are seen, and that string."""
     said = "".join(tokens)
     found = min(((at, stop) for stop in asked.stops if stop and (at := said.find(stop)) >= 0), default=None)

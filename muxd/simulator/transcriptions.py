@@ -16,32 +16,32 @@ import msgspec
 
 from muxd.http.request import Request
 
-from .asked import Asked, read
-from .replies import Event, Form
-from .routes import Refusal, bad_request
+from .replies import Event, ReplyForm
+from .routes import EngineRefusal, bad_request
 from .saying import Choice
+from .text_request import TextRequest, read
 
 _FORMATS = ("json", "text", "verbose_json")
 _RATE = 32_000  # bytes of a second: 16 kHz, 16 bits
 
 
-def read_transcription(request: Request, longest: int) -> tuple[Asked, str, bytes]:
+def read_transcription(request: Request, longest: int) -> tuple[TextRequest, str, bytes]:
     """What is asked for, in which format, and the audio; raises Refusal."""
     fields, audio = _form(request)
     form = fields.get("response_format", "json")
     if form not in _FORMATS:
         problem = "Only 'json', 'text', and 'verbose_json' formats supported"
-        raise Refusal(400, {"error": {"message": problem}})
+        raise EngineRefusal(400, {"error": {"message": problem}})
     heard = blake2b(audio, digest_size=8).hexdigest()
     body: dict[str, Any] = {"model": fields.get("model", "default"), "temperature": 0}
     body |= {"language": fields.get("language"), "stream": fields.get("stream", "").lower() in ("true", "1")}
     return read(body, (heard,), longest), form, audio
 
 
-class TranscriptionForm(Form):
+class TranscriptionForm(ReplyForm):
     end = b"data: [DONE]\n\n"
 
-    def __init__(self, asked: Asked, form: str, audio: bytes) -> None:
+    def __init__(self, asked: TextRequest, form: str, audio: bytes) -> None:
         self.asked = asked
         self._form = form
         self._seconds = len(audio) / _RATE

@@ -5,7 +5,7 @@ end, `footprint` waits for its GPU memory, `listener` sees whose its port is,
 `evidence` keeps what explains its end.
 """
 
-from .launch import Surroundings, remove_left_outside
+from .launch import WorkerContext, remove_left_outside
 from .runner import Runner
 
-__all__ = ["Runner", "Surroundings", "remove_left_outside"]
+__all__ = ["Runner", "WorkerContext", "remove_left_outside"]

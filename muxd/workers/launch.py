@@ -15,11 +15,11 @@ import httpx
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
-from muxd.engines import Engine, Keys, Launch, LaunchPlan, Link
+from muxd.engines import Engine, EngineClient, LaunchContext, LaunchSpec, ServerKeys
 from muxd.gpus import Gpus, simulated_ledger_path
+from muxd.observed_scripts import ObservedScripts
 from muxd.ports import HOST
-from muxd.seen import SeenScripts
-from muxd.state import StateFile, WorkerRecord
+from muxd.saved_state import StateFile, WorkerRecord
 
 #: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
 TMPDIR_MAX = 80
@@ -37,7 +37,7 @@ OWN_ENVIRONMENT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class WorkerContext:
     """What all workers share."""
 
     config: Config
@@ -46,7 +46,7 @@ class Surroundings:
     state: StateFile
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
-    scripts: SeenScripts = field(default_factory=SeenScripts)
+    scripts: ObservedScripts = field(default_factory=ObservedScripts)
     withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets to see
 
     def withhold(self, config: Config) -> None:
@@ -55,12 +55,12 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class LaunchedServer:
     """A server that was started; its record is in the state file."""
 
     child: Child
     record: WorkerRecord
-    link: Link
+    link: EngineClient
 
     @property
     def url(self) -> str:
@@ -72,11 +72,11 @@ class Launched:
         self.link.move(self.url)
 
 
-def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Launched:
+def launch(model: Model, engine: Engine, context: WorkerContext, port: int) -> LaunchedServer:
     """Start it, with a work folder and an admin key of its own; raises OSError, CannotSpawn."""
-    config = around.config
+    config = context.config
     workdir = config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}"
-    plan = LaunchPlan(
+    plan = LaunchContext(
         port=port,
         workdir=workdir,
         tmpdir=_short_tmpdir(workdir),
@@ -85,10 +85,10 @@ def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Lau
         simulated_gpu_memory=config.daemon.simulated_gpu_memory,
     )
     orders = engine.launch(model, plan)
-    keys = orders.keys or Keys(plan.admin_key)
+    keys = orders.keys or ServerKeys(plan.admin_key)
     try:
         _write_files(plan, orders)
-        child = around.children.spawn(_spec(model, orders, plan, around))
+        child = context.children.spawn(_spec(model, orders, plan, context))
     except BaseException:
         _remove(workdir, plan.tmpdir)
         raise
@@ -99,17 +99,17 @@ def launch(model: Model, engine: Engine, around: Surroundings, port: int) -> Lau
         port=port,
         admin_key=keys.admin,
     )
-    around.state.state.workers[model.name] = record
-    around.state.save()
+    context.state.state.workers[model.name] = record
+    context.state.save()
 
-    def intend(call: str | None) -> None:
+    def record_intent(call: str | None) -> None:
         record.call = call
         if call is not None:  # that it was answered is written with what comes next: a save takes 0.3 ms
-            around.state.save()
+            context.state.save()
 
     timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
-    link = Link(around.http, _url(port), keys.admin, intend, **timeouts, api_key=keys.api)
-    return Launched(child, record, link)
+    link = EngineClient(context.http, _url(port), keys.admin, record_intent, **timeouts, api_key=keys.api)
+    return LaunchedServer(child, record, link)
 
 
 def _url(port: int) -> str:
@@ -160,7 +160,7 @@ def _remove(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_files(plan: LaunchPlan, orders: Launch) -> None:
+def _write_files(plan: LaunchContext, orders: LaunchSpec) -> None:
     plan.workdir.mkdir(parents=True, mode=0o700)
     plan.tmpdir.mkdir(mode=0o700)
     for path, text in orders.files.items():
@@ -168,9 +168,9 @@ def _write_files(plan: LaunchPlan, orders: Launch) -> None:
             file.write(text)
 
 
-def _spec(model: Model, orders: Launch, plan: LaunchPlan, around: Surroundings) -> ChildSpec:
-    logs = log_files(around.config, model)
-    kept = around.withheld.union(OWN_ENVIRONMENT)
+def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: WorkerContext) -> ChildSpec:
+    logs = log_files(context.config, model)
+    kept = context.withheld.union(OWN_ENVIRONMENT)
     own = {name: value for name, value in os.environ.items() if name not in kept}
     return ChildSpec(
         name=model.name,

@@ -7,9 +7,9 @@ from muxd.children import Dropped
 from muxd.config import Model
 from muxd.engines import Engine, engine_for
 
-from .footprint import Footprint
-from .launch import Surroundings, log_files
-from .life import Life
+from .gpu_memory import GpuMemoryTracker
+from .launch import WorkerContext, log_files
+from .process import WorkerProcess
 
 
 class Runner:
@@ -19,12 +19,12 @@ class Runner:
     seen to take on its GPUs, and the longest text that its server takes.
     """
 
-    def __init__(self, model: Model, around: Surroundings) -> None:
+    def __init__(self, model: Model, context: WorkerContext) -> None:
         self.model = model
         self._engine: Engine = engine_for(model)
-        self._footprint = Footprint(around.gpus, model)
-        self._around = around
-        self._life: Life | None = None
+        self._gpu_memory = GpuMemoryTracker(context.gpus, model)
+        self._context = context
+        self._life: WorkerProcess | None = None
         self._context_length: int | None = None
         self._last_words: list[str] = []
         self._dropped = Dropped()  # in its former lives
@@ -34,19 +34,19 @@ class Runner:
         assert self._life is None, f"{self.model.name} lives"
         self.model = model
         self._engine = engine_for(model)
-        self._footprint = Footprint(self._around.gpus, model)
+        self._gpu_memory = GpuMemoryTracker(self._context.gpus, model)
         self._context_length = None
 
     def update(self, model: Model) -> None:
         """The configuration changed in what does not concern its processes."""
         self.model = model
-        self._footprint.update(model)
+        self._gpu_memory.update(model)
         if self._life is not None:
             self._life.update(model)
 
     @property
-    def footprint(self) -> Footprint:
-        return self._footprint
+    def gpu_memory(self) -> GpuMemoryTracker:
+        return self._gpu_memory
 
     @property
     def pid(self) -> int | None:
@@ -63,7 +63,7 @@ class Runner:
         return self._life.notice if self._life is not None else ""
 
     @property
-    def last_words(self) -> list[str]:
+    def log_tail(self) -> list[str]:
         """The end of its log when it last ended."""
         return self._last_words
 
@@ -75,7 +75,7 @@ class Runner:
 
     @property
     def log_files(self) -> dict[str, Path]:
-        return log_files(self._around.config, self.model)
+        return log_files(self._context.config, self.model)
 
     async def metrics(self) -> bytes | None:
         """Its engine's metrics in Prometheus' text format, as sent; None where there are none.
@@ -88,7 +88,7 @@ class Runner:
     def start(self) -> Callable[[], Awaitable[None]]:
         """A new life: what to run until no process of it is left.  It can be stopped from now on."""
         assert self._life is None, f"{self.model.name} lives already"
-        self._life = Life(self.model, self._engine, self._footprint, self._around)
+        self._life = WorkerProcess(self.model, self._engine, self._gpu_memory, self._context)
         return self._live
 
     async def _live(self) -> None:
@@ -97,9 +97,9 @@ class Runner:
         end = await life.run()
         self._context_length = self.context_length
         self._life = None
-        self._last_words = end.last_words
+        self._last_words = end.log_tail
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped
-        self._around.tell(end.event)
+        self._context.tell(end.event)
 
     def sleep(self) -> None:
         if self._life is not None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from muxd.check.command import check
+from muxd.check.verb import check
 from muxd.gpus import GpuMemory
 
 GiB = 1 << 30

@@ -96,7 +96,7 @@ def test_no_driver_at_all_is_a_warning(report, interpreter):
 
 
 def test_a_driver_that_fails_is_a_warning(tmp_path, capsys, interpreter):
-    from muxd.check.command import check
+    from muxd.check.verb import check
 
     def fail():
         raise RuntimeError("GPU is lost")

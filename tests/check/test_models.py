@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from muxd.seen import Seen
+from muxd.observed_scripts import ObservedServer
 from tests.host.hub import Hub
 
 MiB = 1 << 20
@@ -117,17 +117,17 @@ def test_weights_larger_than_the_gpu_are_wrong_where_that_is_certain(told, folde
     assert told(f"{path}\nargs = ['--cpu-offload-gb', '9']", gpus=(0,))[0][0] == "ok"
 
 
-class SeenAlways(dict[str, Seen]):
+class SeenAlways(dict[str, ObservedServer]):
     """Every script was seen, on GPU 5."""
 
     def get(self, digest, default=None):
-        return Seen(port=30001, model="o/a", gpus=(5,))
+        return ObservedServer(port=30001, model="o/a", gpus=(5,))
 
 
 def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_its_line(report, tmp_path, monkeypatch):
     server = "python -m sglang.launch_server --model-path o/a --port 30001"
     (tmp_path / "a.sh").write_text(f"export CUDA_VISIBLE_DEVICES=5\n{server}\n")
-    monkeypatch.setattr("muxd.seen.seen_before", lambda _: SeenAlways())
+    monkeypatch.setattr("muxd.observed_scripts.seen_before", lambda _: SeenAlways())
     _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,))
     assert [line for line in lines if line[1] == "a"] == [
         ("WRONG", "a", "a.sh:2: GPU 5 is not there: there is 0; correct CUDA_VISIBLE_DEVICES there")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from muxd.children import files, proctree
+from muxd.children import proctree, records
 from muxd.children.orphans import reap_orphans
 from muxd.shim.processes import process_table
 from muxd.threads import in_thread
@@ -82,7 +82,7 @@ async def test_a_report_that_cannot_be_read_is_an_end_like_another(world, monkey
         raise OSError(number, os.strerror(number), path)
 
     child = world.spawn(world.sh("exit 3"))
-    monkeypatch.setattr(files, "_read", refuse)
+    monkeypatch.setattr(records, "_read", refuse)
     exit = await child.wait()
     assert str(exit).startswith("it ended, but how cannot be read")
     assert os.strerror(number).lower() in str(exit)
@@ -104,8 +104,8 @@ async def test_a_report_of_another_shape_is_none(world, content):
 def test_a_lock_file_of_another_shape_tells_of_no_child(tmp_path, content):
     lock = tmp_path / "qwen.lock"
     lock.mkdir() if content is None else lock.write_bytes(content)
-    assert files.records_in(tmp_path) == []
-    assert files.read_card(str(lock), "token") is None
+    assert records.records_in(tmp_path) == []
+    assert records.read_card(str(lock), "token") is None
 
 
 async def test_a_machine_that_cannot_be_seen_is_looked_at_again(monkeypatch, autojump_clock):
@@ -118,7 +118,7 @@ async def test_a_machine_that_cannot_be_seen_is_looked_at_again(monkeypatch, aut
         return []
 
     monkeypatch.setattr(proctree, "find", find)
-    assert await proctree.end_all(proctree.Marks("token")) == 0
+    assert await proctree.end_all(proctree.ProcessFingerprint("token")) == 0
     assert len(looks) >= 5
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from muxd.children import ChildRecord, Children
-from muxd.errors import WorkerStuck
+from muxd.errors import ModelStuck
 from muxd.shim.processes import boot_id, look_up
 from tests.childworld import TOKEN, eventually
 
@@ -156,7 +156,7 @@ async def test_a_shim_that_does_not_end_is_killed_itself(world, monkeypatch):
 async def test_a_sweep_that_does_not_succeed_names_what_is_stuck(world):
     [record] = killed_muxd(world, world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
-    with pytest.raises(WorkerStuck, match="processes of qwen from an earlier run survive SIGKILL") as stuck:
+    with pytest.raises(ModelStuck, match="processes of qwen from an earlier run survive SIGKILL") as stuck:
         await world.children.sweep([record], patience=0.0)
     assert stuck.value.details == {"names": ["qwen"]}
     assert await world.children.sweep([record]) in (["qwen"], [])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from tests.conf import promtool
-from tests.conf.exposed import exposed, told_by_sglang
+from tests.conf.exposed_metrics import exposed, told_by_sglang
 from tests.conf.promql import grouping_labels, selectors
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "conf/grafana/muxd.json").read_text())
@@ -116,11 +116,11 @@ def test_every_state_has_a_colour_and_a_name_of_its_own():
     (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
     (query,) = queries(panel)
     coded = {state: code for code, state in re.findall(r'(\d+) \* muxd_worker_state\{[^}]*state="(\w+)"', query)}
-    assert coded.keys() == set(State)
+    assert coded.keys() == set(WorkerState)
     assert {state: mapping["options"][code]["text"] for state, code in coded.items()} == {
-        state: state.replace("_", " ") for state in State
+        state: state.replace("_", " ") for state in WorkerState
     }
-    assert len({option["color"] for option in mapping["options"].values()}) == len(State)
+    assert len({option["color"] for option in mapping["options"].values()}) == len(WorkerState)
 
 
 def test_the_engines_figures_are_names_that_sglang_has():

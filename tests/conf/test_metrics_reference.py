@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.conf.exposed import exposed
+from tests.conf.exposed_metrics import exposed
 
 REFERENCE = Path(__file__).parents[2] / "docs/metrics.md"
 ROW = re.compile(r"\| `(muxd_\w+)` \| (\w+) \| (.*?)\| .+ \|")

@@ -10,7 +10,7 @@ import yaml
 from muxctl.verbs import VERBS
 from muxd.config.schema import Proxy
 from tests.conf import promtool
-from tests.conf.exposed import error_codes, exposed
+from tests.conf.exposed_metrics import error_codes, exposed
 from tests.conf.promql import grouping_labels, selectors
 
 PROMETHEUS = Path(__file__).parents[2] / "conf/prometheus"

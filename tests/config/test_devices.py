@@ -4,16 +4,16 @@ import pynvml
 import pytest
 
 import muxd.gpus
-from muxd.check.command import check
+from muxd.check.verb import check
 from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
 from muxd.engines.sglang import server_flags, visible_gpus
 from muxd.errors import ConfigError
-from muxd.gpus import CannotAsk, Card, installed_cards
+from muxd.gpus import CannotAsk, GpuIdentity, installed_cards
 
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'
-CARDS = [Card(0, "GPU-5d5ba0d6-0000"), Card(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa"))]
+CARDS = [GpuIdentity(0, "GPU-5d5ba0d6-0000"), GpuIdentity(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa"))]
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_slices_are_found_with_their_gpu(monkeypatch):
         "nvmlDeviceGetMigDeviceHandleByIndex": slice_of,
     }.items():
         monkeypatch.setattr(pynvml, name, call)
-    assert installed_cards() == [Card(0, "GPU-a"), Card(1, "GPU-b", ("MIG-c",))]
+    assert installed_cards() == [GpuIdentity(0, "GPU-a"), GpuIdentity(1, "GPU-b", ("MIG-c",))]
 
 
 def test_where_no_driver_answers_the_reason_is_told(monkeypatch):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, load_proxy_config, salvage_config
-from muxd.config.handover import settings_for_proxy
-from muxd.config.keys import DAEMON, MEMORY, MODEL, OWNED_FLAGS, POLICY, PROXY, SIMULATION
-from muxd.config.load import told_config
+from muxd.config.load import config_from_supervisor
+from muxd.config.options import DAEMON, MEMORY, MODEL, OWNED_FLAGS, POLICY, PROXY, SIMULATION
+from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.schema import Daemon, GiB, MiB, Policy
 from muxd.errors import ConfigError
 
@@ -571,7 +571,7 @@ def test_a_proxy_asks_no_disk_for_the_folder_of_its_log(tmp_path):
     path.write_text('[proxy]\naccess_log_dir = "/proc/nope"\n')
     config = load_proxy_config(path, {"HOME": str(tmp_path)})
     assert config.proxy.access_log_dir == Path("/proc/nope")
-    assert told_config(settings_for_proxy(config), {}).proxy == config.proxy
+    assert config_from_supervisor(settings_for_proxy(config), {}).proxy == config.proxy
 
 
 def test_the_proxy_does_not_mind_what_is_wrong_with_the_models(tmp_path):

@@ -1,4 +1,4 @@
-"""Addresses that the proxy listens at; which of them are loopback is told by tests/config/test_api_keys.py."""
+"""Addresses that the proxy listens at; which of them are loopback is told by tests/config/test_key_tables.py."""
 
 from itertools import combinations_with_replacement
 

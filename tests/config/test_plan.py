@@ -119,7 +119,7 @@ def test_the_settings_that_can_be_taken_over_are_told_from_those_that_cannot():
 
 
 def test_every_setting_is_named_as_the_user_writes_it():
-    from muxd.config.keys import DAEMON, POLICY, PROXY
+    from muxd.config.options import DAEMON, POLICY, PROXY
 
     written = {
         f"{section}.{key}" for section, keys in (("muxd", DAEMON), ("proxy", PROXY), ("policy", POLICY)) for key in keys

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Memory, load_config, load_proxy_config, salvage_config
-from muxd.config.handover import write_for_proxy
+from muxd.config.proxy_settings import write_for_proxy
 from muxd.config.schema import GiB
 from muxd.errors import ConfigError
 

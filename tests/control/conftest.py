@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from muxd.control import ControlSocket, Rights, serve_control
-from muxd.http.server import Limits
+from muxd.http.server import ServerLimits
 
 from .office import FakeOffice
 
@@ -71,7 +71,7 @@ async def desk(tmp_path: Path, rights: Rights, nursery: trio.Nursery) -> AsyncIt
     office = FakeOffice(tmp_path)
     control = ControlSocket(tmp_path / "muxd.sock")
     desk = Desk(control.path, office, nursery)
-    limits = Limits(linger_timeout=0.1, write_timeout=1.0)
+    limits = ServerLimits(linger_timeout=0.1, write_timeout=1.0)
     await nursery.start(partial(serve_control, office, control.listener, rights, limits))
     try:
         with trio.fail_after(15):

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from muxd.control import Rights
-from muxd.control.office import Office
+from muxd.control.service import ControlService
 from muxd.core.events import Waiting
 from muxd.http.response import request_head
 
@@ -20,7 +20,7 @@ from .office import METRICS, FakeOffice
 
 
 def test_the_fake_is_an_office(tmp_path: Path) -> None:
-    office: Office = FakeOffice(tmp_path)
+    office: ControlService = FakeOffice(tmp_path)
     assert office.resolve("Qwen/Qwen3-14B") == "qwen"
 
 

@@ -13,7 +13,7 @@ import trio
 from muxd.control import ControlSocket, Rights, routes, serve_control
 from muxd.control.rights import Peer
 from muxd.http import server
-from muxd.http.server import Limits, Share
+from muxd.http.server import ServerLimits, Share
 
 from .conftest import Desk, until, until_closed
 from .office import FakeOffice
@@ -48,7 +48,7 @@ async def desk(tmp_path: Path, users: Users, nursery: trio.Nursery) -> AsyncIter
     control = ControlSocket(tmp_path / "muxd.sock")
     desk = Desk(control.path, FakeOffice(tmp_path), nursery)
     shares = Share(connections=3, pace=1e6, burst=10.0), Share(connections=4, pace=1e6, burst=10.0)
-    limits = Limits(max_connections=6, reserved=(4, 4), shares=shares, max_lingering=2, linger_timeout=0.1)
+    limits = ServerLimits(max_connections=6, reserved=(4, 4), shares=shares, max_lingering=2, linger_timeout=0.1)
     rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
     await nursery.start(partial(serve_control, desk.office, control.listener, rights, limits))
     try:
@@ -94,7 +94,7 @@ async def test_who_connects_too_often_costs_no_task_and_others_none(
     monkeypatch.setattr(server, "_Connection", lambda *args: began.append(args) or Served())
     control = ControlSocket(tmp_path / "muxd.sock")
     shares = (Share(connections=100, pace=1.0, burst=5.0),)
-    limits = Limits(shares=shares, strangers=Share(connections=100, pace=1.0, burst=8.0), reserved=(1, 1))
+    limits = ServerLimits(shares=shares, strangers=Share(connections=100, pace=1.0, burst=8.0), reserved=(1, 1))
     rights = Rights(own_uid=ROOT, admin_gid=ADMIN, proxy_uid=PROXY)
     await nursery.start(partial(serve_control, FakeOffice(tmp_path), control.listener, rights, limits))
 

@@ -10,9 +10,9 @@ from muxd.core.commands import (
     FailLease,
     FinishOrder,
     FinishShutdown,
-    ForgetWorker,
     GrantLease,
-    RenewWorker,
+    ReconfigureWorker,
+    RemoveWorker,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -22,7 +22,7 @@ from muxd.core.commands import (
 )
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
 from muxd.core.scheduler import Scheduler
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 
 GONE, LOADED, RELEASED = "gone", "loaded", "released"
 
@@ -81,10 +81,17 @@ class Oracle:
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
             case FinishOrder(_, state):
-                assert state in (State.READY, State.UNLOADED, State.ASLEEP, State.FAILED, State.BACKOFF, "stopped")
-            case RenewWorker(worker):
+                assert state in (
+                    WorkerState.READY,
+                    WorkerState.UNLOADED,
+                    WorkerState.ASLEEP,
+                    WorkerState.FAILED,
+                    WorkerState.BACKOFF,
+                    "stopped",
+                )
+            case ReconfigureWorker(worker):
                 assert self.holds[worker] == GONE, f"{worker} is renewed while its old processes live"
-            case ForgetWorker(worker):
+            case RemoveWorker(worker):
                 assert self.holds.pop(worker) == GONE
                 assert worker not in self.scheduler.host.workers
             case FinishShutdown():
@@ -98,7 +105,7 @@ class Oracle:
         needs = self.scheduler.host.ledger.needs
         for other, what in self.holds.items():
             known = self.scheduler.host.workers.get(other)
-            if known is not None and other != worker and (what == LOADED or known.state is State.FALLING_ASLEEP):
+            if known is not None and other != worker and (what == LOADED or known.state is WorkerState.FALLING_ASLEEP):
                 assert not needs(other) & needs(worker), f"{worker} comes while {other} holds its GPU"
 
     def must_hold(self) -> None:
@@ -108,11 +115,15 @@ class Oracle:
             assert len([w for w in on_gpu if gpu in w.spec.gpus]) <= 1, [w.name for w in on_gpu]
         for worker in host.workers.values():
             if worker.granted:
-                assert worker.state in (State.READY, State.DRAINING), (worker.name, worker.state, worker.granted)
-            if worker.held_down:
+                assert worker.state in (WorkerState.READY, WorkerState.DRAINING), (
+                    worker.name,
+                    worker.state,
+                    worker.granted,
+                )
+            if worker.stopped_by_operator:
                 assert not worker.waiting, f"leases wait for {worker.name}, which an operator stopped"
-                assert worker.state is not State.READY
-            if worker.state in (State.UNLOADED, State.BACKOFF, State.FAILED):
+                assert worker.state is not WorkerState.READY
+            if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE
                 assert not host.ledger.holds(worker.name)
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"

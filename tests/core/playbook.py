@@ -10,7 +10,7 @@ from muxd.core.commands import Command, RecordMove, SetTimer
 from muxd.core.events import Event
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 
 from .oracle import Oracle
@@ -56,5 +56,5 @@ class Playbook:
     def worker(self, name: str) -> Worker:
         return self.scheduler.host.workers[name]
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> WorkerState:
         return self.worker(name).state

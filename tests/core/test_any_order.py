@@ -49,10 +49,10 @@ from muxd.core.events import (
     WorkerExited,
     WorkerHung,
     WorkerReady,
-    WorkerWedged,
+    WorkerStuck,
 )
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 
 from .playbook import Playbook
 
@@ -203,7 +203,7 @@ class World:
                 self.tell(SleepFailed(self.now, worker, "no answer"))
             case StopWorker() if bad:
                 self.jobs[worker] = job  # it ends later
-                self.tell(WorkerWedged(self.now, worker, "survived SIGKILL"))
+                self.tell(WorkerStuck(self.now, worker, "survived SIGKILL"))
             case StartWorker() | WakeWorker():
                 self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
             case SleepWorker():
@@ -229,12 +229,12 @@ class World:
 
     def must_be_as_configured(self) -> None:
         """Nothing is left to do: every model is what the configuration says, or stuck."""
-        workers = {n: w for n, w in self.book.scheduler.host.workers.items() if w.state is not State.STUCK}
+        workers = {n: w for n, w in self.book.scheduler.host.workers.items() if w.state is not WorkerState.STUCK}
         assert workers.keys() <= self.specs.keys()
         for name, worker in workers.items():
             assert worker.spec == self.specs[name]
-            assert worker.order is worker.successor is None
-            assert worker.state is State.UNLOADED or not worker.held_down
+            assert worker.order is worker.pending_spec is None
+            assert worker.state is WorkerState.UNLOADED or not worker.stopped_by_operator
 
     def calm_down(self) -> None:
         """From now on everything works, every holder ends its requests and every revoked lease is let go.

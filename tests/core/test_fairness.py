@@ -11,7 +11,7 @@ import pytest
 
 from muxd.core.commands import GrantLease, SleepWorker, StartWorker, WakeWorker
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import Cost
 
 from .playbook import Playbook
@@ -94,7 +94,9 @@ class Crowd:
         Nothing is stated before every switch was measured.  One answer that is under way when it is due is on top.
         """
         costs = {other: self.book.worker(other).costs for other in self.waits}
-        if not all(cost[State.WAKING].measured and cost[State.FALLING_ASLEEP].measured for cost in costs.values()):
+        if not all(
+            cost[WorkerState.WAKING].measured and cost[WorkerState.FALLING_ASLEEP].measured for cost in costs.values()
+        ):
             return inf
         switch = WAKE + SLEEP
         others = (len(self.waits) - 1) * (max(switch, self.work) + switch)
@@ -113,8 +115,8 @@ class Crowd:
 def test_an_expensive_model_is_not_passed_over_by_cheap_ones_in_turn(work):
     crowd = Crowd(work)
     crowd.until(1000.0)
-    assert crowd.book.worker("x").state is State.UNLOADED
-    assert crowd.book.worker("x").costs[State.STARTING] == Cost(60.0)
+    assert crowd.book.worker("x").state is WorkerState.UNLOADED
+    assert crowd.book.worker("x").costs[WorkerState.STARTING] == Cost(60.0)
     crowd.ask("x")
     crowd.until(crowd.now + 3000.0)
     assert crowd.waits["x"], "starved"

@@ -12,10 +12,10 @@ from muxd.core.commands import (
     FailSwitch,
     FinishOrder,
     FinishSwitch,
-    ForgetWorker,
     GrantLease,
-    RememberStop,
-    RenewWorker,
+    PersistStopped,
+    ReconfigureWorker,
+    RemoveWorker,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -42,7 +42,7 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 
 from .playbook import Playbook
 from .test_scheduler import idle_a, serving_a
@@ -85,22 +85,22 @@ def revoked(verb, message, deadline):
 def test_a_stop_lets_requests_finish_and_is_remembered():
     book = (
         serving_a()
-        >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", "a is stopped by an operator", 320)
+        >> order(20, Verb.STOP) << PersistStopped("a", True) << revoked("stop", "a is stopped by an operator", 320)
         >> LeaseEnded(25, 1) << StopWorker("a")
         >> WorkerExited(26, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
     assert book
-    assert book.worker("a").held_down
+    assert book.worker("a").stopped_by_operator
 
 
 def test_a_stopped_model_is_refused_by_name_until_a_start():
-    book = Playbook("a", "b") >> order(1, Verb.STOP) << RememberStop("a", True) << FinishOrder(9, "stopped")
+    book = Playbook("a", "b") >> order(1, Verb.STOP) << PersistStopped("a", True) << FinishOrder(9, "stopped")
     assert book >> LeaseAsked(2, 1, "a") << FailLease(1, "model_stopped", STOPPED)
     assert book >> SwitchAsked(3, 4, "a") << FailSwitch(4, "model_stopped", STOPPED)
     assert (
         book
-        >> order(4, Verb.START) << RememberStop("a", False) << StartWorker("a")
-        >> WorkerReady(9, "a", "http://a") << FinishOrder(9, State.READY)
+        >> order(4, Verb.START) << PersistStopped("a", False) << StartWorker("a")
+        >> WorkerReady(9, "a", "http://a") << FinishOrder(9, WorkerState.READY)
         >> LeaseAsked(10, 5, "a") << GrantLease(5, "http://a", 1)
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_a_stop_refuses_those_who_wait_and_ends_a_start_at_once():
     assert (
         Playbook("a")
         >> LeaseAsked(0, 1, "a") << StartWorker("a")
-        >> order(5, Verb.STOP) << RememberStop("a", True) << FailLease(1, "model_stopped", STOPPED)
+        >> order(5, Verb.STOP) << PersistStopped("a", True) << FailLease(1, "model_stopped", STOPPED)
         << StopWorker("a", kill=True)
         >> WorkerExited(6, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
@@ -124,7 +124,7 @@ def test_a_stop_refuses_those_who_wait_and_ends_a_start_at_once():
 def test_a_stop_with_now_cuts_what_is_in_flight():
     assert (
         serving_a()
-        >> order(20, Verb.STOP, now=True) << RememberStop("a", True)
+        >> order(20, Verb.STOP, now=True) << PersistStopped("a", True)
         << revoked("stop", "a is stopped by an operator", 20)
         >> TimerFired(21) << EndLease(1) << StopWorker("a")
     )  # fmt: skip
@@ -134,7 +134,7 @@ def test_a_second_stop_with_now_hurries_the_first():
     message = "a is stopped by an operator"
     assert (
         serving_a()
-        >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", message, 320)
+        >> order(20, Verb.STOP) << PersistStopped("a", True) << revoked("stop", message, 320)
         >> order(30, Verb.STOP, ticket=10, now=True) << revoked("stop", message, 30)
         >> LeaseEnded(30, 1) << StopWorker("a")
         >> WorkerExited(31, "a") << FinishOrder(9, "stopped") << FinishOrder(10, "stopped")
@@ -145,7 +145,7 @@ def test_now_hurries_processes_that_take_long_to_end():
     assert (
         idle_a()
         >> LeaseEnded(21, 1)
-        >> order(22, Verb.STOP) << RememberStop("a", True) << StopWorker("a")
+        >> order(22, Verb.STOP) << PersistStopped("a", True) << StopWorker("a")
         >> order(23, Verb.STOP, ticket=10, now=True) << StopWorker("a", kill=True)
         >> DemandReported(24, 99, 0)
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_now_hurries_processes_that_take_long_to_end():
 def test_a_sleeping_model_that_is_stopped_loses_its_process():
     assert (
         asleep_a()
-        >> order(50, Verb.STOP) << RememberStop("a", True) << StopWorker("a", kill=True)
+        >> order(50, Verb.STOP) << PersistStopped("a", True) << StopWorker("a", kill=True)
         >> WorkerExited(51, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_a_model_that_gives_way_is_stopped_instead_of_put_to_sleep():
     assert (
         serving_a()
         >> SwitchAsked(20, 7, "b") << RevokeLease(1, "switch", "a gives way to b", 320)
-        >> order(21, Verb.STOP) << RememberStop("a", True)
+        >> order(21, Verb.STOP) << PersistStopped("a", True)
         >> LeaseEnded(22, 1) << StopWorker("a")
         >> WorkerExited(23, "a") << FinishOrder(9, "stopped") << StartWorker("b")
     )  # fmt: skip
@@ -173,7 +173,7 @@ def test_stopping_the_target_of_a_switch_that_has_not_begun_gives_the_gpu_back()
     assert (
         serving_a()
         >> SwitchAsked(20, 7, "b") << RevokeLease(1, "switch", "a gives way to b", 320)
-        >> order(21, Verb.STOP, "b") << RememberStop("b", True)
+        >> order(21, Verb.STOP, "b") << PersistStopped("b", True)
         << FailSwitch(7, "model_stopped", STOPPED.replace(" a ", " b ").replace("start a", "start b"))
         << FinishOrder(9, "stopped") << RestoreLease(1)
     )  # fmt: skip
@@ -185,22 +185,22 @@ def test_stopping_the_target_of_a_switch_that_has_not_begun_gives_the_gpu_back()
 def test_a_start_evicts_nobody_but_lifts_the_stop():
     book = (
         serving_a("b", "a")
-        >> order(20, Verb.STOP, "b") << RememberStop("b", True) << FinishOrder(9, "stopped")
-        >> order(21, Verb.START, "b") << RememberStop("b", False)
+        >> order(20, Verb.STOP, "b") << PersistStopped("b", True) << FinishOrder(9, "stopped")
+        >> order(21, Verb.START, "b") << PersistStopped("b", False)
         << FailOrder(9, "no_room", NO_ROOM.format("a (ready)").replace("a may", "b may").replace("for a", "for b")
                      .replace("switch a`", "switch b`"))
     )  # fmt: skip
     assert book
-    assert not book.worker("b").held_down
+    assert not book.worker("b").stopped_by_operator
 
 
 def test_a_start_wakes_a_model_whose_gpu_is_free():
     assert (
         asleep_a()
-        >> order(50, Verb.STOP, "b") << RememberStop("b", True) << StopWorker("b")
+        >> order(50, Verb.STOP, "b") << PersistStopped("b", True) << StopWorker("b")
         >> WorkerExited(51, "b") << FinishOrder(9, "stopped")
         >> order(52, Verb.START) << WakeWorker("a")
-        >> WorkerReady(53, "a", "http://a") << FinishOrder(9, State.READY)
+        >> WorkerReady(53, "a", "http://a") << FinishOrder(9, WorkerState.READY)
     )  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_a_start_waits_through_a_back_off():
         >> WorkerExited(5, "a") << StartWorker("a")  # the first time at once
         >> WorkerExited(9, "a")
         >> TimerFired(11) << StartWorker("a")
-        >> WorkerReady(20, "a", "http://a") << FinishOrder(9, State.READY)
+        >> WorkerReady(20, "a", "http://a") << FinishOrder(9, WorkerState.READY)
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_a_start_calls_off_a_sleep_that_has_not_begun():
         serving_a()
         >> order(20, Verb.SLEEP) << revoked("sleep", "a is put to sleep by an operator", 320)
         >> order(21, Verb.START, ticket=10) << FailOrder(9, "superseded", "a newer order, start a, took its place")
-        << RestoreLease(1) << FinishOrder(10, State.READY)
+        << RestoreLease(1) << FinishOrder(10, WorkerState.READY)
     )  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_a_restart_comes_back_before_others_get_the_gpu():
         >> order(20, Verb.RESTART) << revoked("restart", "a is restarted", 320)
         >> LeaseEnded(21, 1) << StopWorker("a")
         >> WorkerExited(22, "a") << StartWorker("a")
-        >> WorkerReady(30, "a", "http://a") << FinishOrder(9, State.READY) << SleepWorker("a")
+        >> WorkerReady(30, "a", "http://a") << FinishOrder(9, WorkerState.READY) << SleepWorker("a")
     )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def test_a_restart_of_a_sleeping_model_ends_its_process_and_evicts_nobody():
 def test_a_restart_lifts_a_stop():
     assert (
         Playbook("a") >> Started(0, frozenset({"a"}))
-        >> order(1, Verb.RESTART) << RememberStop("a", False) << StartWorker("a")
+        >> order(1, Verb.RESTART) << PersistStopped("a", False) << StartWorker("a")
     )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_a_model_put_to_sleep_is_woken_by_its_next_request():
         serving_a()
         >> order(20, Verb.SLEEP) << revoked("sleep", "a is put to sleep by an operator", 320)
         >> LeaseEnded(21, 1) << SleepWorker("a")
-        >> WorkerAsleep(22, "a") << FinishOrder(9, State.ASLEEP)
+        >> WorkerAsleep(22, "a") << FinishOrder(9, WorkerState.ASLEEP)
         >> LeaseAsked(30, 3, "a") << WakeWorker("a")
     )  # fmt: skip
 
@@ -281,7 +281,7 @@ def test_sleep_at_level_3_ends_the_process():
     assert (
         idle_a(WorkerSpec("a", sleep_level=3), "b") >> LeaseEnded(21, 1)
         >> order(22, Verb.SLEEP) << StopWorker("a")
-        >> WorkerExited(23, "a") << FinishOrder(9, State.UNLOADED)
+        >> WorkerExited(23, "a") << FinishOrder(9, WorkerState.UNLOADED)
     )  # fmt: skip
 
 
@@ -291,14 +291,14 @@ def test_a_model_that_is_being_loaded_sleeps_as_soon_as_it_is_ready():
         >> SwitchAsked(0, 1, "a") << StartWorker("a")
         >> order(5, Verb.SLEEP) << FailSwitch(1, "superseded", "a newer order, sleep a, took its place")
         >> WorkerReady(10, "a", "http://a") << SleepWorker("a")
-        >> WorkerAsleep(11, "a") << FinishOrder(9, State.ASLEEP)
+        >> WorkerAsleep(11, "a") << FinishOrder(9, WorkerState.ASLEEP)
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", [Verb.SLEEP, Verb.START])
 def test_what_is_so_already_is_done_at_once(verb):
     book = asleep_a()
-    done = {Verb.SLEEP: ("a", State.ASLEEP), Verb.START: ("b", State.READY)}
+    done = {Verb.SLEEP: ("a", WorkerState.ASLEEP), Verb.START: ("b", WorkerState.READY)}
     model, state = done[verb]
     assert book >> order(50, verb, model) << FinishOrder(9, state)
 
@@ -333,7 +333,7 @@ def let_go_a():
 
 def test_an_idle_model_that_a_client_lets_go_sleeps_until_its_next_request():
     book = let_go_a() >> LeaseEnded(26, 1) << SleepWorker("a") >> WorkerAsleep(28, "a")
-    assert book.state("a") is State.ASLEEP
+    assert book.state("a") is WorkerState.ASLEEP
     assert book >> LeaseAsked(30, 2, "a") << WakeWorker("a")
 
 
@@ -344,7 +344,7 @@ def test_one_that_is_let_go_sleeps_at_its_own_level_and_leaves_no_reason_behind(
         >> LeaseEnded(26, 1) << StopWorker("a")
         >> WorkerExited(28, "a")
     )  # fmt: skip
-    assert (book.state("a"), book.worker("a").reason, book.worker("a").order) == (State.UNLOADED, "", None)
+    assert (book.state("a"), book.worker("a").reason, book.worker("a").order) == (WorkerState.UNLOADED, "", None)
 
 
 def test_a_model_without_a_lease_sleeps_at_once():
@@ -354,7 +354,7 @@ def test_a_model_without_a_lease_sleeps_at_once():
 def test_a_busy_model_is_not_let_go():
     book = serving_a() >> UnloadAsked(20, 9, "a") << AnswerUnload(9, "it is in use")
     assert book >> DemandReported(21, 1, 0)
-    assert book.state("a") is State.READY
+    assert book.state("a") is WorkerState.READY
 
 
 def test_what_is_not_ready_is_left_as_it_is():
@@ -375,7 +375,7 @@ def test_what_an_operator_ordered_goes_on_where_a_client_lets_the_model_go():
 @pytest.mark.parametrize("told", [(1, ()), (0, (Waiting(),)), (1, (Waiting(),))])
 def test_a_model_serves_on_where_a_request_came_before_its_client_let_it_go(told):
     book = let_go_a() >> DemandReported(26, 1, *told) << RestoreLease(1)
-    assert (book.state("a"), book.worker("a").order) == (State.READY, None)
+    assert (book.state("a"), book.worker("a").order) == (WorkerState.READY, None)
 
 
 def test_a_request_of_another_holder_keeps_a_model_that_was_let_go():
@@ -412,7 +412,7 @@ def test_a_model_that_is_removed_drains_and_goes():
         >> configured(20, B) << revoked("retire", "a is no longer in the configuration", 320)
         >> LeaseAsked(21, 2, "a") << FailLease(2, "model_not_found", "model a is no longer in the configuration")
         >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << ForgetWorker("a")
+        >> WorkerExited(26, "a") << RemoveWorker("a")
     )  # fmt: skip
     assert book
     assert list(book.scheduler.host.workers) == ["b"]
@@ -423,7 +423,7 @@ def test_a_changed_model_on_the_gpu_is_restarted_with_its_new_settings():
         serving_a()
         >> configured(20, replace(A, sleep_level=1), B, changed=["a"]) << revoked("restart", "a is restarted", 320)
         >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")
+        >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
     assert book
     assert book.worker("a").spec.sleep_level == 1
@@ -433,13 +433,15 @@ def test_a_changed_model_that_sleeps_loses_its_process_and_waits_for_a_request()
     assert (
         asleep_a()
         >> configured(50, replace(A, sleep_level=1), B, changed=["a"]) << StopWorker("a", kill=True)
-        >> WorkerExited(51, "a") << RenewWorker("a")
+        >> WorkerExited(51, "a") << ReconfigureWorker("a")
         >> configured(60, replace(A, sleep_level=1), B)
     )  # fmt: skip
 
 
 def test_a_changed_model_without_a_process_just_changes():
-    book = Playbook("a", "b") >> configured(1, replace(A, gpus=frozenset({1})), B, changed=["a"]) << RenewWorker("a")
+    book = (
+        Playbook("a", "b") >> configured(1, replace(A, gpus=frozenset({1})), B, changed=["a"]) << ReconfigureWorker("a")
+    )
     assert book
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
     assert book >> LeaseAsked(3, 2, "a") << StartWorker("a")  # on another GPU now
@@ -450,7 +452,7 @@ def test_a_failed_model_that_changed_is_tried_at_the_next_request():
         Playbook("a") >> LeaseAsked(0, 1, "a") << StartWorker("a")
         >> WorkerExited(5, "a", Failure.REFUSED, "unknown flag") << FailLease(
             1, "model_failed", "model a failed: unknown flag; see `muxctl logs a`; tried again in 60 s", 60.0)
-        >> configured(6, A, changed=["a"]) << RenewWorker("a")
+        >> configured(6, A, changed=["a"]) << ReconfigureWorker("a")
     )  # fmt: skip
     assert book
     assert book >> LeaseAsked(7, 2, "a") << StartWorker("a")
@@ -463,7 +465,7 @@ def test_a_model_that_comes_back_while_it_still_drains_is_kept_as_a_new_one():
         >> configured(21, A, B)
         >> LeaseAsked(22, 2, "a")
         >> LeaseEnded(25, 1) << StopWorker("a")
-        >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")
+        >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
     assert book
 
@@ -474,7 +476,7 @@ def test_a_model_that_comes_back_while_it_still_drains_is_kept_as_a_new_one():
 def test_a_stopped_model_is_not_put_to_sleep_instead():
     assert (
         serving_a()
-        >> order(20, Verb.STOP) << RememberStop("a", True) << revoked("stop", "a is stopped by an operator", 320)
+        >> order(20, Verb.STOP) << PersistStopped("a", True) << revoked("stop", "a is stopped by an operator", 320)
         >> order(21, Verb.SLEEP, ticket=10) << FailOrder(10, "model_stopped", STOPPED)
         >> LeaseEnded(22, 1) << StopWorker("a")
         >> WorkerExited(23, "a") << FinishOrder(9, "stopped")
@@ -488,7 +490,7 @@ def test_a_second_restart_ends_a_load_that_hangs():
         >> order(50, Verb.RESTART, ticket=10) << FailOrder(9, "superseded", "a newer order, restart a, took its place")
         << StopWorker("a", kill=True)
         >> WorkerExited(51, "a") << StartWorker("a")
-        >> WorkerReady(60, "a", "http://a") << FinishOrder(10, State.READY)
+        >> WorkerReady(60, "a", "http://a") << FinishOrder(10, WorkerState.READY)
     )  # fmt: skip
 
 
@@ -498,7 +500,7 @@ def test_sleep_does_not_go_around_a_back_off_that_requests_wait_for():
         >> LeaseAsked(0, 1, "a") << StartWorker("a")
         >> WorkerExited(1, "a") << StartWorker("a")
         >> WorkerExited(2, "a")
-        >> order(2.1, Verb.SLEEP) << FinishOrder(9, State.BACKOFF)
+        >> order(2.1, Verb.SLEEP) << FinishOrder(9, WorkerState.BACKOFF)
         >> TimerFired(4) << StartWorker("a")
     )  # fmt: skip
 
@@ -508,14 +510,14 @@ def test_a_change_that_came_during_a_start_is_applied_as_soon_as_that_is_done():
         Playbook("a")
         >> order(0, Verb.START) << StartWorker("a")
         >> configured(5, replace(A, sleep_level=1), changed=["a"])
-        >> WorkerReady(10, "a", "http://a") << FinishOrder(9, State.READY) << StopWorker("a")
-        >> WorkerExited(11, "a") << RenewWorker("a") << StartWorker("a")
+        >> WorkerReady(10, "a", "http://a") << FinishOrder(9, WorkerState.READY) << StopWorker("a")
+        >> WorkerExited(11, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
 
 
 def test_what_was_asked_of_a_model_that_a_reload_has_just_removed_is_refused():
     gone = "model a is no longer in the configuration"
-    book = Playbook("a", "b") >> configured(1, B) << ForgetWorker("a")
+    book = Playbook("a", "b") >> configured(1, B) << RemoveWorker("a")
     assert book >> LeaseAsked(2, 1, "a") << FailLease(1, "model_not_found", gone)
     assert book >> SwitchAsked(3, 2, "a") << FailSwitch(2, "model_not_found", gone)
     assert book >> order(4, Verb.START) << FailOrder(9, "model_not_found", gone)
@@ -529,12 +531,12 @@ def test_a_preloaded_model_that_comes_back_while_it_drains_is_preloaded_again():
         >> configured(21, preloaded, B)
         >> LeaseEnded(25, 1) << StopWorker("a")
     )  # fmt: skip
-    assert book >> WorkerExited(26, "a") << RenewWorker("a") << StartWorker("a")
+    assert book >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
 
 
 def test_a_lifted_stop_leaves_no_reason_behind():
-    book = Playbook("a", "b") >> order(1, Verb.STOP) << RememberStop("a", True) << FinishOrder(9, "stopped")
+    book = Playbook("a", "b") >> order(1, Verb.STOP) << PersistStopped("a", True) << FinishOrder(9, "stopped")
     assert book
     assert (book.worker("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
-    assert book >> order(2, Verb.START) << RememberStop("a", False) << StartWorker("a")
+    assert book >> order(2, Verb.START) << PersistStopped("a", False) << StartWorker("a")
     assert book.worker("a").reason == ""

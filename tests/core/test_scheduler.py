@@ -41,11 +41,11 @@ from muxd.core.events import (
     WorkerExited,
     WorkerHung,
     WorkerReady,
-    WorkerWedged,
+    WorkerStuck,
 )
-from muxd.core.outlook import next_step
+from muxd.core.progress import next_step
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import BAD_LEVELS
 
 from .playbook import Playbook
@@ -259,7 +259,7 @@ def test_a_crashing_worker_waits_longer_each_time_and_then_is_failed():
     book = book >> WorkerExited(20, "a", reason="exited with status 1")
     message = "model a failed: exited with status 1; see `muxctl logs a`; tried again in 60 s"
     assert book << FailLease(1, "model_failed", message, 60.0)
-    assert book.state("a") is State.FAILED
+    assert book.state("a") is WorkerState.FAILED
 
 
 def failed_a(**spec):
@@ -318,7 +318,7 @@ def test_a_crashed_model_does_not_take_the_gpu_back_from_the_next_one():
     book >> WorkerExited(25, "a", reason="exited with status 1")
     assert book.pending[-1] == StartWorker("b")
     book.pending.clear()
-    assert book.state("a") is State.UNLOADED
+    assert book.state("a") is WorkerState.UNLOADED
     assert book >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
     assert book >> LeaseEnded(31, 2)
 
@@ -359,7 +359,7 @@ def test_a_worker_that_dies_asleep_stays_down_until_it_is_wanted():
         >> WorkerExited(33, "a", reason="was killed by SIGKILL")
     )  # fmt: skip
     assert book
-    assert book.state("a") is State.UNLOADED
+    assert book.state("a") is WorkerState.UNLOADED
 
 
 def test_a_worker_that_stops_answering_is_killed_and_restarted():
@@ -376,7 +376,7 @@ def test_a_worker_that_stops_answering_is_killed_and_restarted():
 def test_a_stuck_worker_refuses_those_who_need_its_gpu_and_says_so():
     book = idle_a() >> LeaseEnded(21, 1) >> LeaseAsked(30, 2, "b") << SleepWorker("a")
     book = book >> SleepFailed(40, "a", "release: refused") << StopWorker("a", kill=True)
-    book >> WorkerWedged(80, "a", "process 77 survived SIGKILL")
+    book >> WorkerStuck(80, "a", "process 77 survived SIGKILL")
     (command,) = book.pending
     book.pending.clear()
     assert isinstance(command, FailLease)
@@ -444,7 +444,7 @@ def test_a_switch_back_to_what_drains_calls_the_drain_off():
         << RestoreLease(1)
         << FinishSwitch(8, "http://a")
     )
-    assert book.state("a") is State.READY
+    assert book.state("a") is WorkerState.READY
 
 
 def test_a_switch_goes_ahead_of_the_queue():
@@ -514,9 +514,9 @@ def test_with_nothing_running_shutdown_is_done_at_once():
 def test_moves_are_recorded_with_their_reason():
     assert (
         Playbook("a", moves=True)
-        >> LeaseAsked(0, 1, "a") << RecordMove("a", State.UNLOADED, State.STARTING, "") << StartWorker("a")
+        >> LeaseAsked(0, 1, "a") << RecordMove("a", WorkerState.UNLOADED, WorkerState.STARTING, "") << StartWorker("a")
         >> WorkerExited(1, "a", Failure.REFUSED, "port taken")
-        << RecordMove("a", State.STARTING, State.FAILED, "port taken")
+        << RecordMove("a", WorkerState.STARTING, WorkerState.FAILED, "port taken")
         << FailLease(1, "model_failed", "model a failed: port taken; see `muxctl logs a`; tried again in 60 s", 60.0)
     )  # fmt: skip
 
@@ -529,13 +529,13 @@ def test_an_answer_that_comes_too_late_changes_nothing():
     )  # fmt: skip
     book.pending.clear()
     assert book >> WorkerReady(2, "a", "http://a")
-    assert book.state("a") is State.STOPPING
+    assert book.state("a") is WorkerState.STOPPING
 
 
 def test_a_death_is_told_at_once_and_the_gpu_waits_for_its_memory():
     book = serving_a() >> LeaseAsked(50, 2, "b") >> WorkerDied(52, "a", "killed by SIGKILL")
     assert book << RevokeLease(1, "worker_exited", "the worker of a killed by SIGKILL", 52) << EndLease(1)
-    assert book.state("a") is State.STOPPING
+    assert book.state("a") is WorkerState.STOPPING
     assert book >> WorkerExited(60, "a", reason="killed by SIGKILL") << StartWorker("b")
 
 
@@ -549,7 +549,7 @@ def test_a_wake_that_fails_does_not_use_up_the_restart_budget_and_the_level_is_g
     lease, now = 1, 10.0
     for _ in range(BAD_LEVELS):
         lease += 2
-        come = WakeWorker("b") if book.state("b") is State.ASLEEP else StartWorker("b")
+        come = WakeWorker("b") if book.state("b") is WorkerState.ASLEEP else StartWorker("b")
         assert (
             book
             >> LeaseAsked(now, lease, "b") << SleepWorker("a")
@@ -635,7 +635,7 @@ def test_a_restart_on_to_a_gpu_that_is_not_there_ends_in_a_word():
     book.pending.clear()
     book >> WorkerExited(5, "a")
     assert StartWorker("a") not in book.pending
-    assert book.state("a") is State.UNLOADED
+    assert book.state("a") is WorkerState.UNLOADED
 
 
 def never_said(book: Playbook, name: str) -> str | None:

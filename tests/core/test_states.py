@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import MOVES, State, diagram
+from muxd.core.states import MOVES, WorkerState, diagram
 from muxd.core.worker import IllegalMove, Worker
 
 
 def test_every_state_is_in_the_table_and_can_be_reached_and_left():
-    assert set(MOVES) == set(State)
-    assert set().union(*MOVES.values()) == set(State)
+    assert set(MOVES) == set(WorkerState)
+    assert set().union(*MOVES.values()) == set(WorkerState)
     assert all(MOVES.values())
 
 
@@ -19,7 +19,7 @@ def test_the_documentation_shows_the_table():
 
 def test_an_illegal_move_tells_the_story_so_far():
     worker = Worker(WorkerSpec("a"))
-    worker.move(State.STARTING, 1.0)
-    worker.move(State.FAILED, 2.0, "port taken")
+    worker.move(WorkerState.STARTING, 1.0)
+    worker.move(WorkerState.FAILED, 2.0, "port taken")
     with pytest.raises(IllegalMove, match=r"a: failed -> ready .*starting -> failed port taken"):
-        worker.move(State.READY, 3.0)
+        worker.move(WorkerState.READY, 3.0)

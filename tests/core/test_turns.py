@@ -6,8 +6,8 @@ import pytest
 
 from muxd.core.commands import GrantLease, RevokeLease, SleepWorker, StartWorker, WakeWorker
 from muxd.core.events import DemandReported, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
-from muxd.core.outlook import next_step
 from muxd.core.policy import linger
+from muxd.core.progress import next_step
 
 from .playbook import Playbook
 

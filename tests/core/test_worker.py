@@ -2,7 +2,7 @@ import pytest
 
 from muxd.core.events import Failure, Waiting
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.core.worker import Cost, Lease, Worker, backoff
 
 
@@ -16,12 +16,12 @@ def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():
 
 def test_only_what_succeeded_is_learned():
     worker = Worker(WorkerSpec("a"))
-    worker.move(State.STARTING, 0.0)
-    worker.move(State.BACKOFF, 3.0)
-    assert not worker.costs[State.STARTING].measured
-    worker.move(State.STARTING, 4.0)
-    worker.move(State.READY, 11.0)
-    assert worker.costs[State.STARTING].seconds == 7.0
+    worker.move(WorkerState.STARTING, 0.0)
+    worker.move(WorkerState.BACKOFF, 3.0)
+    assert not worker.costs[WorkerState.STARTING].measured
+    worker.move(WorkerState.STARTING, 4.0)
+    worker.move(WorkerState.READY, 11.0)
+    assert worker.costs[WorkerState.STARTING].seconds == 7.0
 
 
 def test_delays_double_up_to_a_minute_and_never_vary_by_more_than_a_tenth():
@@ -40,15 +40,15 @@ def test_a_failure_after_a_stable_time_counts_as_the_first():
     worker.fail(0.0, Failure.EXITED)
     worker.fail(1.0, Failure.EXITED)
     worker.became_ready(10.0, "http://a")
-    assert worker.fail(70.0, Failure.EXITED) is State.BACKOFF
+    assert worker.fail(70.0, Failure.EXITED) is WorkerState.BACKOFF
     assert worker.retry_at == 70.0
 
 
 def test_failures_outside_the_window_are_forgotten():
     worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100))
-    assert worker.fail(0.0, Failure.EXITED) is State.BACKOFF
-    assert worker.fail(150.0, Failure.EXITED) is State.BACKOFF
-    assert worker.fail(160.0, Failure.EXITED) is State.FAILED
+    assert worker.fail(0.0, Failure.EXITED) is WorkerState.BACKOFF
+    assert worker.fail(150.0, Failure.EXITED) is WorkerState.BACKOFF
+    assert worker.fail(160.0, Failure.EXITED) is WorkerState.FAILED
 
 
 def test_a_wait_grows_while_its_holder_is_silent():

@@ -25,7 +25,7 @@ def test_a_stopped_model_stays_down_across_a_restart_of_muxd(start: Callable[...
     assert refusal(muxd, "org/alpha") == (503, "model_stopped")
     muxd.kill()
     muxd.start_again()
-    assert muxd.status("alpha")["held_down"]
+    assert muxd.status("alpha")["stopped_by_operator"]
     eventually(lambda: refusal(muxd, "alpha") == (503, "model_stopped"), "refused after the restart too")
     assert "muxctl start alpha" in muxd.status("alpha")["next"]
     assert order(muxd, "alpha", "start")["state"] == "ready"

@@ -10,12 +10,12 @@ import pytest
 import trio
 
 from muxd.config import Model
-from muxd.engines import EngineCallFailed, Link, engine_for, open_http
+from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
 from muxd.engines import sglang as sglang_module
 from muxd.engines.sglang import LONGEST_PAGE
 from muxd.errors import MuxdError
 from muxd.http.request import Request
-from muxd.http.server import ClientGone, Exchange, Handler, serve_http
+from muxd.http.server import ClientGone, Handler, ResponseWriter, serve_http
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
 
@@ -30,7 +30,7 @@ class Server:
         self.calls: list[tuple[str, object]] = []
         self.keys: set[str | None] = set()
 
-    async def answer(self, request: Request, exchange: Exchange) -> None:
+    async def answer(self, request: Request, exchange: ResponseWriter) -> None:
         if request.path == "/v1/loads":
             stamp = 1e9 if self.stale else time.time()
             stamp -= 1000 * len(self.calls) if self.set_back else 0
@@ -45,14 +45,16 @@ class Server:
         await exchange.send_json(200, None)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[tuple[Link, list[str | None]]]:
+    async def running(self) -> AsyncIterator[tuple[EngineClient, list[str | None]]]:
         intents: list[str | None] = []
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery, open_http() as http:
             await nursery.start(partial(serve_http, self.answer, listeners))
             yield (
-                Link(http, f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0),
+                EngineClient(
+                    http, f"http://127.0.0.1:{port}", "key", intents.append, call_timeout=5.0, probe_timeout=5.0
+                ),
                 intents,
             )
             nursery.cancel_scope.cancel()
@@ -110,7 +112,7 @@ async def test_a_wake_resumes_reloads_what_was_discarded_and_only_then_continues
 
 
 @asynccontextmanager
-async def telling(answer: Handler) -> AsyncIterator[Link]:
+async def telling(answer: Handler) -> AsyncIterator[EngineClient]:
     server = Server()
     server.answer = answer  # type: ignore[method-assign]
     async with server.running() as (link, _):
@@ -119,7 +121,7 @@ async def telling(answer: Handler) -> AsyncIterator[Link]:
 
 
 async def test_metrics_are_handed_on_as_they_are():
-    async def answer(request: Request, exchange: Exchange) -> None:
+    async def answer(request: Request, exchange: ResponseWriter) -> None:
         assert (request.method, request.path) == ("GET", "/metrics")
         assert request.header(b"accept-encoding") == b"identity"
         await exchange.send_body("text/plain", b"\xff" * LONGEST_PAGE)
@@ -129,7 +131,7 @@ async def test_metrics_are_handed_on_as_they_are():
 
 
 async def test_an_engine_that_was_not_told_to_count_has_no_metrics():
-    async def answer(request: Request, exchange: Exchange) -> None:
+    async def answer(request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(404, {"detail": "Not Found"})
 
     async with telling(answer) as link:
@@ -137,7 +139,7 @@ async def test_an_engine_that_was_not_told_to_count_has_no_metrics():
 
 
 async def test_a_page_without_an_end_is_refused():
-    async def answer(request: Request, exchange: Exchange) -> None:
+    async def answer(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         with suppress(ClientGone):
             while True:
@@ -149,7 +151,7 @@ async def test_a_page_without_an_end_is_refused():
 
 
 async def test_a_page_that_is_cut_short_is_none():
-    async def answer(request: Request, exchange: Exchange) -> None:
+    async def answer(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         await exchange.write(b"x 1\n")
         raise MuxdError("cut")
@@ -160,7 +162,7 @@ async def test_a_page_that_is_cut_short_is_none():
 
 
 async def test_an_error_is_no_page():
-    async def answer(request: Request, exchange: Exchange) -> None:
+    async def answer(request: Request, exchange: ResponseWriter) -> None:
         await exchange.send_json(500, "x 1")
 
     async with telling(answer) as link:
@@ -170,6 +172,6 @@ async def test_an_error_is_no_page():
 
 async def test_where_nobody_listens_there_is_no_page():
     async with open_http() as http:
-        dead = Link(http, "http://127.0.0.1:1", "", print, call_timeout=1.0, probe_timeout=1.0)
+        dead = EngineClient(http, "http://127.0.0.1:1", "", print, call_timeout=1.0, probe_timeout=1.0)
         with pytest.raises(EngineCallFailed, match="GET /metrics: connection refused"):
             await engine_for(MODEL).metrics(dead)

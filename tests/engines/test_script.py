@@ -13,13 +13,13 @@ import trio
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.schema import Script
-from muxd.engines import EngineCallFailed, LaunchPlan, Link, engine_for, open_http
+from muxd.engines import EngineCallFailed, EngineClient, LaunchContext, engine_for, open_http
 from muxd.engines.script import LaunchedByScript, changed
 from muxd.http.server import serve_http
-from muxd.seen import Seen
+from muxd.observed_scripts import ObservedServer
 from tests.childworld import World, eventually
 
-PLAN = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)
+PLAN = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)
 
 
 def model(level=2, **script):
@@ -75,7 +75,7 @@ class Server:
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery, open_http() as http:
             await nursery.start(partial(serve_http, self.answer, listeners))
-            yield Link(http, url, "admin", lambda _: None, call_timeout=5.0, probe_timeout=5.0, api_key="api")
+            yield EngineClient(http, url, "admin", lambda _: None, call_timeout=5.0, probe_timeout=5.0, api_key="api")
             nursery.cancel_scope.cancel()
 
 
@@ -212,13 +212,13 @@ async def test_a_server_is_what_it_tells_of_itself_whatever_its_command_line_lea
     found = await seen(
         [process("--config", "x.yaml", CUDA_VISIBLE_DEVICES="4,5,6")], server_info=SERVER_INFO, v1__models=NAMES
     )
-    assert found == Seen(port=31000, model="/w", served="w", gpus=(5, 6), sleep_level=2, is_embedding=True)
+    assert found == ObservedServer(port=31000, model="/w", served="w", gpus=(5, 6), sleep_level=2, is_embedding=True)
 
 
 async def test_a_server_that_tells_nothing_is_what_its_command_line_says():
     words = ("--model-pa", "A/b", "--served-model", "x", "--tp", "2", "--enable-memory", "--enable-weights-cpu")
     found = await seen([process(*words)])
-    assert found == Seen(port=31000, model="A/b", served="x", gpus=(0, 1), sleep_level=1)
+    assert found == ObservedServer(port=31000, model="A/b", served="x", gpus=(0, 1), sleep_level=1)
 
 
 async def test_a_model_is_called_as_its_command_line_does_wherever_its_files_are():

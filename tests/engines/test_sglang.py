@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Model
-from muxd.engines import LaunchPlan, engine_for
+from muxd.engines import LaunchContext, engine_for
 from muxd.engines.sglang import are_news, is_idle, length_in, server_flags, stamps_in
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
@@ -83,7 +83,7 @@ def test_a_sleep_level_is_a_choice_at_launch(level, flags):
 def test_it_is_told_once_to_count_for_prometheus():
     for args in ((), ("--enable-metrics",), ("--enable-metrics-for-all-schedulers",)):
         model = Model("qwen", model_path="m", served_names=("qwen",), args=args)
-        plan = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
+        plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
         assert engine_for(model).launch(model, plan).argv.count("--enable-metrics") == 1
 
 
@@ -95,7 +95,7 @@ def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
 
 
 def test_the_admin_key_is_in_a_file_and_nowhere_else():
-    plan = LaunchPlan(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
+    plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
     launch = engine_for(MODEL).launch(MODEL, plan)
     assert not [word for word in (*launch.argv, *launch.env.values()) if "secret" in word]
     assert launch.files == {Path("/w/server.yaml"): "admin-api-key: secret\n"}
@@ -104,5 +104,5 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 def test_a_model_sees_its_own_gpus_only():
     model = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
-    env = engine_for(model).launch(model, LaunchPlan(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
+    env = engine_for(model).launch(model, LaunchContext(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.host.kinds import Kind
-from muxd.host.search import Found, Skipped, hub_cache, in_cache, in_folder
+from muxd.host.model_kinds import ModelKind
+from muxd.host.search import FoundModel, Skipped, hub_cache, in_cache, in_folder
 
 from .hub import index, model, sized
 
@@ -13,7 +13,7 @@ MiB = 1 << 20
 
 
 def found(findings):
-    return [(finding.label, finding.model_path) for finding in findings if isinstance(finding, Found)]
+    return [(finding.label, finding.model_path) for finding in findings if isinstance(finding, FoundModel)]
 
 
 def skipped(findings):
@@ -40,7 +40,7 @@ def test_a_model_of_the_cache_is_known_by_its_id(hub):
     hub.add("gpt2", {"pytorch_model.bin": 3 * MiB}, {"architectures": ["GPT2LMHeadModel"]})
     gpt2, qwen = in_cache(hub.cache)
     assert (gpt2.label, gpt2.model_path, gpt2.size) == ("gpt2", "gpt2", 3 * MiB)
-    assert qwen == Found("Qwen/Qwen3-14B", "Qwen/Qwen3-14B", Kind.GENERATION, 5 * MiB, snapshot)
+    assert qwen == FoundModel("Qwen/Qwen3-14B", "Qwen/Qwen3-14B", ModelKind.GENERATION, 5 * MiB, snapshot)
 
 
 def test_a_revision_that_is_not_main_is_named_by_its_path(hub):
@@ -116,12 +116,12 @@ def test_everything_else_in_the_cache_is_skipped_with_the_reason(hub):
 @pytest.mark.parametrize(
     ("config", "files", "kind"),
     [
-        ({"architectures": ["Qwen3MoeForCausalLM"]}, [], Kind.GENERATION),
-        ({"architectures": ["Gemma3ForConditionalGeneration"]}, [], Kind.GENERATION),
-        ({"architectures": ["InternVLChatModel"]}, [], Kind.GENERATION),
-        (ENCODER, [], Kind.EMBEDDING),
-        ({"architectures": ["Qwen3ForCausalLM"]}, ["modules"], Kind.EMBEDDING),
-        ({"architectures": ["Qwen3ForCausalLM"]}, ["config_sentence_transformers"], Kind.EMBEDDING),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, [], ModelKind.GENERATION),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, [], ModelKind.GENERATION),
+        ({"architectures": ["InternVLChatModel"]}, [], ModelKind.GENERATION),
+        (ENCODER, [], ModelKind.EMBEDDING),
+        ({"architectures": ["Qwen3ForCausalLM"]}, ["modules"], ModelKind.EMBEDDING),
+        ({"architectures": ["Qwen3ForCausalLM"]}, ["config_sentence_transformers"], ModelKind.EMBEDDING),
     ],
 )
 def test_generation_is_told_from_embedding(hub, config, files, kind):

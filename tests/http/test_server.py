@@ -15,19 +15,19 @@ import trio
 
 from muxd.errors import MethodNotAllowed, ModelNotFound
 from muxd.http.request import Request
-from muxd.http.server import Exchange, Handler, Limits, Standing, serve_http
+from muxd.http.server import Handler, ResponseWriter, ServerLimits, Standing, serve_http
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
 
-async def echo(request: Request, exchange: Exchange) -> None:
+async def echo(request: Request, exchange: ResponseWriter) -> None:
     await exchange.send_json(200, {"method": request.method, "path": request.path, "body": request.body.decode()})
 
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, handler: Handler = echo, limits: Limits | None = None, rank: int = 0
+    tmp_path: Path, handler: Handler = echo, limits: ServerLimits | None = None, rank: int = 0
 ) -> AsyncIterator[Connect]:
     """A server on a Unix socket, and how to connect to it; all its connections end with it."""
     where = str(tmp_path / "s")
@@ -157,7 +157,7 @@ async def test_a_client_that_only_writes_still_reads_the_refusal(tmp_path: Path)
         assert statuses(await until(stream, b"}}\n")) == [413]
 
 
-async def plain(request: Request, exchange: Exchange) -> None:
+async def plain(request: Request, exchange: ResponseWriter) -> None:
     await exchange.send_body("text/plain", b"one\n")
 
 
@@ -170,7 +170,7 @@ async def test_a_plain_body_is_sent_as_it_is(tmp_path: Path) -> None:
     assert old == whole + b"connection: keep-alive\r\n\r\none\n" + whole + b"connection: close\r\n\r\none\n"
 
 
-async def stream_three(request: Request, exchange: Exchange) -> None:
+async def stream_three(request: Request, exchange: ResponseWriter) -> None:
     await exchange.start_stream("text/plain", headers=[(b"x-extra", b"1")])
     for line in (b"one\n", b"", b"three\n"):
         await exchange.write(line)
@@ -197,7 +197,7 @@ async def test_a_stream_to_head_is_its_head(tmp_path: Path) -> None:
 
 
 async def test_an_error_before_the_answer_is_the_answer(tmp_path: Path) -> None:
-    async def failing(request: Request, exchange: Exchange) -> None:
+    async def failing(request: Request, exchange: ResponseWriter) -> None:
         if request.method == "GET":
             raise ModelNotFound("there is no model x", nearest="y")
         raise MethodNotAllowed("no", allowed=["GET", "HEAD"])
@@ -210,7 +210,7 @@ async def test_an_error_before_the_answer_is_the_answer(tmp_path: Path) -> None:
 
 
 async def test_an_error_after_the_answer_began_ends_it_uncleanly(tmp_path: Path) -> None:
-    async def failing(request: Request, exchange: Exchange) -> None:
+    async def failing(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         await exchange.write(b"one\n")
         raise ModelNotFound("gone")
@@ -222,7 +222,7 @@ async def test_an_error_after_the_answer_began_ends_it_uncleanly(tmp_path: Path)
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_bug_in_a_handler_comes_out_and_is_not_told(tmp_path: Path, streams: bool) -> None:
-    async def buggy(request: Request, exchange: Exchange) -> None:
+    async def buggy(request: Request, exchange: ResponseWriter) -> None:
         if streams:
             await exchange.start_stream("text/plain")
         raise KeyError("secret")
@@ -239,7 +239,7 @@ async def test_a_bug_in_a_handler_comes_out_and_is_not_told(tmp_path: Path, stre
 async def test_a_stream_learns_that_its_client_left(tmp_path: Path) -> None:
     left = trio.Event()
 
-    async def wait(request: Request, exchange: Exchange) -> None:
+    async def wait(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         await exchange.disconnected()
         left.set()
@@ -253,7 +253,7 @@ async def test_a_stream_learns_that_its_client_left(tmp_path: Path) -> None:
 
 
 async def test_a_request_sent_during_a_stream_is_answered_after_it(tmp_path: Path) -> None:
-    async def wait(request: Request, exchange: Exchange) -> None:
+    async def wait(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         with trio.move_on_after(0.2):
             await exchange.disconnected()
@@ -270,12 +270,12 @@ async def test_a_request_sent_during_a_stream_is_answered_after_it(tmp_path: Pat
 async def test_a_client_that_floods_its_stream_counts_as_gone(tmp_path: Path) -> None:
     left = trio.Event()
 
-    async def wait(request: Request, exchange: Exchange) -> None:
+    async def wait(request: Request, exchange: ResponseWriter) -> None:
         await exchange.start_stream("text/plain")
         await exchange.disconnected()
         left.set()
 
-    async with serving(tmp_path, wait, Limits(linger_timeout=0.1)) as connect:
+    async with serving(tmp_path, wait, ServerLimits(linger_timeout=0.1)) as connect:
         stream = await connect()
         await stream.send_all(GET)
         await until(stream, b"\r\n\r\n")
@@ -286,7 +286,7 @@ async def test_a_client_that_floods_its_stream_counts_as_gone(tmp_path: Path) ->
 async def test_a_client_that_does_not_read_blocks_only_itself(tmp_path: Path) -> None:
     gone = trio.Event()
 
-    async def endless(request: Request, exchange: Exchange) -> None:
+    async def endless(request: Request, exchange: ResponseWriter) -> None:
         if request.path != "/endless":
             return await echo(request, exchange)
         await exchange.start_stream("text/plain")
@@ -296,7 +296,7 @@ async def test_a_client_that_does_not_read_blocks_only_itself(tmp_path: Path) ->
         finally:
             gone.set()
 
-    async with serving(tmp_path, endless, Limits(write_timeout=0.5)) as connect:
+    async with serving(tmp_path, endless, ServerLimits(write_timeout=0.5)) as connect:
         stuck = await connect()
         await stuck.send_all(GET.replace(b"/ ", b"/endless "))
         assert statuses(await talk(connect, GET)) == [200]
@@ -304,7 +304,7 @@ async def test_a_client_that_does_not_read_blocks_only_itself(tmp_path: Path) ->
         assert not (await until_closed(stuck)).endswith(b"0\r\n\r\n")
 
 
-QUICK = Limits(head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+QUICK = ServerLimits(head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
 
 
 async def test_half_a_request_is_waited_for_only_so_long(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ async def test_a_body_may_take_longer_than_a_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 async def test_beyond_the_limit_only_a_higher_rank_gets_in(tmp_path: Path, rank: int) -> None:
-    async with serving(tmp_path, limits=Limits(max_connections=3, reserved=(1,)), rank=rank) as connect:
+    async with serving(tmp_path, limits=ServerLimits(max_connections=3, reserved=(1,)), rank=rank) as connect:
         inside = [await connect() for _ in range(3)]
         for stream in inside:
             await stream.send_all(GET)
@@ -362,7 +362,7 @@ async def test_beyond_the_limit_only_a_higher_rank_gets_in(tmp_path: Path, rank:
 
 
 async def test_the_reserve_has_an_end_too(tmp_path: Path) -> None:
-    async with serving(tmp_path, limits=Limits(max_connections=1, reserved=(1,)), rank=1) as connect:
+    async with serving(tmp_path, limits=ServerLimits(max_connections=1, reserved=(1,)), rank=1) as connect:
         for _ in range(2):
             stream = await connect()
             await stream.send_all(GET)
@@ -373,7 +373,7 @@ async def test_the_reserve_has_an_end_too(tmp_path: Path) -> None:
 
 async def test_a_thousand_idle_and_half_open_clients_pass(tmp_path: Path) -> None:
     """They fill the server, are told so or timed out, and leave no descriptor behind."""
-    limits = Limits(head_timeout=0.5, linger_timeout=0.2)
+    limits = ServerLimits(head_timeout=0.5, linger_timeout=0.2)
     async with serving(tmp_path, limits=limits) as connect:
         before = open_files()
         streams = [await connect() for _ in range(1000)]

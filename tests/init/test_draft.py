@@ -4,19 +4,19 @@ import pytest
 
 from muxd.config.names import MODEL_NAME
 from muxd.gpus import GpuMemory
-from muxd.host.kinds import Kind
-from muxd.host.search import Found
+from muxd.host.model_kinds import ModelKind
+from muxd.host.search import FoundModel
 from muxd.init.draft import drafts
 
 GiB = 1 << 30
 
 
-def hub(label, size=GiB, kind=Kind.GENERATION):
-    return Found(label, label, kind, size, Path("/cache") / label)
+def hub(label, size=GiB, kind=ModelKind.GENERATION):
+    return FoundModel(label, label, kind, size, Path("/cache") / label)
 
 
 def local(path, size=GiB):
-    return Found(Path(path).name, path, Kind.GENERATION, size, Path(path))
+    return FoundModel(Path(path).name, path, ModelKind.GENERATION, size, Path(path))
 
 
 def gpus(*sizes):
@@ -76,7 +76,7 @@ def test_a_thousand_of_one_name_are_all_legal_and_different():
 
 
 def test_the_same_files_are_one_model():
-    one, other = hub("org/a"), Found("org/a", "/cache/org/a", Kind.GENERATION, GiB, Path("/cache/org/a"))
+    one, other = hub("org/a"), FoundModel("org/a", "/cache/org/a", ModelKind.GENERATION, GiB, Path("/cache/org/a"))
     assert [draft.found for draft in drafts([one, other], [])] == [one]
 
 
@@ -116,5 +116,5 @@ def test_weights_are_whole_gibibytes_rounded_up(size, weights):
 
 
 def test_an_embedding_model_is_told_to_be_one():
-    embedding, generation = drafts([hub("a", kind=Kind.EMBEDDING), hub("b")], [])
+    embedding, generation = drafts([hub("a", kind=ModelKind.EMBEDDING), hub("b")], [])
     assert (embedding.args, generation.args) == (("--is-embedding",), ())

@@ -6,20 +6,20 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from muxd.core.states import State
+from muxd.core.states import WorkerState
 from muxd.gpus import GpuMemory
 from muxd.metrics import families as families_module
 from muxd.metrics.facts import Facts, WorkerFacts
 from muxd.metrics.families import read_host_memory, write
-from muxd.metrics.switches import Kind, Tally
+from muxd.metrics.switches import SwitchKind, Tally
 
 WORKERS = (
-    WorkerFacts("a", State.READY, 2, {"declared": 50, "awake": 48}),
-    WorkerFacts("b", State.ASLEEP, 0, {"declared": 60, "awake": 58, "asleep": 2}),
-    WorkerFacts("c", State.UNLOADED, 0, {}),
+    WorkerFacts("a", WorkerState.READY, 2, {"declared": 50, "awake": 48}),
+    WorkerFacts("b", WorkerState.ASLEEP, 0, {"declared": 60, "awake": 58, "asleep": 2}),
+    WorkerFacts("c", WorkerState.UNLOADED, 0, {}),
 )
 SECONDS = {"drain": 1.0, "sleep": 2.5, "free": 0.25, "wake": 4.0}
-SWITCHES = {Kind("", "a", ""): Tally(1), Kind("a+b", "c", "1+2"): Tally(2, SECONDS)}
+SWITCHES = {SwitchKind("", "a", ""): Tally(1), SwitchKind("a+b", "c", "1+2"): Tally(2, SECONDS)}
 FACTS = Facts("1.2.3", 12.5, WORKERS, (GpuMemory(0, "H200", 140, 90),), SWITCHES, {"a": 3, "gone": 1})
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -60,8 +60,8 @@ def test_every_family_has_its_name_and_type():
 def test_a_worker_is_in_exactly_one_state():
     samples = read(FACTS)
     for worker in WORKERS:
-        states = {state: value(samples, "muxd_worker_state", model=worker.name, state=state) for state in State}
-        assert states == {state: float(state is worker.state) for state in State}
+        states = {state: value(samples, "muxd_worker_state", model=worker.name, state=state) for state in WorkerState}
+        assert states == {state: float(state is worker.state) for state in WorkerState}
 
 
 def test_what_is_not_known_is_not_told():
@@ -99,7 +99,9 @@ def test_counters_gauges_and_the_version():
 
 @pytest.mark.parametrize("name", ['say "hi"', "two\nlines", "back\\slash", "\\n", 'é"\\\n'])
 def test_any_name_is_escaped(name):
-    odd = Facts(name, 0.0, (WorkerFacts(name, State.READY, 1, {}),), (), {Kind(name, name, "1"): Tally(1)}, {})
+    odd = Facts(
+        name, 0.0, (WorkerFacts(name, WorkerState.READY, 1, {}),), (), {SwitchKind(name, name, "1"): Tally(1)}, {}
+    )
     samples = read(odd)
     assert value(samples, "muxd_info", version=name) == 1
     assert value(samples, "muxd_worker_state", model=name, state="ready") == 1

@@ -21,8 +21,8 @@ from muxd.core.events import (
 )
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
-from muxd.core.states import State
-from muxd.metrics.switches import COMING, Kind, Switches, Tally
+from muxd.core.states import WorkerState
+from muxd.metrics.switches import COMING, Switches, SwitchKind, Tally
 from tests.core.test_any_order import World
 
 
@@ -47,7 +47,7 @@ class Counted:
         return self.scheduler.host.workers[name].spec.sleep_level
 
     @property
-    def tallies(self) -> dict[Kind, Tally]:
+    def tallies(self) -> dict[SwitchKind, Tally]:
         return self.switches.tallies()
 
     @property
@@ -62,7 +62,7 @@ def ready_a(level: int = 2) -> Counted:
 
 
 def parts(counted: Counted, *kind: str) -> dict[str, float]:
-    return {part: round(value, 6) for part, value in counted.tallies[Kind(*kind)].seconds.items()}
+    return {part: round(value, 6) for part, value in counted.tallies[SwitchKind(*kind)].seconds.items()}
 
 
 def test_a_first_load_is_a_switch_from_nobody():
@@ -129,7 +129,7 @@ def test_of_several_that_give_way_the_last_one_decides():
 
 def test_what_was_leaving_already_counts_from_the_decision_on():
     counted = ready_a() >> OrderGiven(20, 2, "a", Verb.SLEEP)
-    assert counted.scheduler.host.workers["a"].state is State.FALLING_ASLEEP
+    assert counted.scheduler.host.workers["a"].state is WorkerState.FALLING_ASLEEP
     counted >> SwitchAsked(25, 3, "b") >> WorkerAsleep(26, "a") >> WorkerReady(30, "b", "http://b")
     assert parts(counted, "a", "b", "2") == {"drain": 0, "sleep": 1, "free": 0, "wake": 4}
 
@@ -137,7 +137,7 @@ def test_what_was_leaving_already_counts_from_the_decision_on():
 def test_a_switch_that_is_called_off_is_none():
     counted = ready_a() >> LeaseAsked(11, 1, "a") >> DemandReported(12, 1, in_flight=1)
     counted >> SwitchAsked(20, 2, "b") >> SwitchAsked(21, 3, "a")
-    assert counted.scheduler.host.workers["a"].state is State.READY
+    assert counted.scheduler.host.workers["a"].state is WorkerState.READY
     assert counted.counts == {("", "a", ""): 1}
     counted >> LeaseEnded(30, 1) >> SwitchAsked(40, 4, "b") >> WorkerAsleep(41, "a") >> WorkerReady(42, "b", "http://b")
     assert parts(counted, "a", "b", "2") == {"drain": 0, "sleep": 1, "free": 0, "wake": 1}
@@ -145,7 +145,7 @@ def test_a_switch_that_is_called_off_is_none():
 
 def test_a_switch_whose_target_fails_is_none_and_the_next_one_counts():
     counted = ready_a() >> SwitchAsked(20, 2, "b") >> WorkerAsleep(21, "a") >> WorkerExited(25, "b")
-    assert counted.scheduler.host.workers["b"].state is State.STARTING, "it is tried again at once"
+    assert counted.scheduler.host.workers["b"].state is WorkerState.STARTING, "it is tried again at once"
     assert counted.counts == {("", "a", ""): 1}
     counted >> WorkerReady(30, "b", "http://b")
     assert counted.counts == {("", "a", ""): 1, ("", "b", ""): 1}
@@ -184,7 +184,7 @@ class Watched(World):
         self.switches.note(move, now, running, level=level, waited=self.rng.choice([0.0, 0.5, 100.0]))
         if move.before in COMING and move.worker in self.begun:
             origin, since = self.begun.pop(move.worker)
-            if move.after is State.READY:
+            if move.after is WorkerState.READY:
                 self.ended.setdefault((origin, move.worker), []).append(now - since)
         if move.after in COMING:
             (switch,) = (switch for switch in running if switch.target == move.worker)

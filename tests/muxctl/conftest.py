@@ -35,9 +35,9 @@ def elsewhere(short_dir, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(short_dir / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_dir / "run"))
-    monkeypatch.setattr("muxctl.places.SYSTEM_SOCKET", str(short_dir / "system/muxd.sock"))
-    monkeypatch.setattr("muxd.config.places.SYSTEM_CONFIG", short_dir / "system/muxd.toml")
-    monkeypatch.setattr("muxd.config.places.SYSTEM_LOGS", short_dir / "system/logs")
+    monkeypatch.setattr("muxctl.socket_path.SYSTEM_SOCKET", str(short_dir / "system/muxd.sock"))
+    monkeypatch.setattr("muxd.config.default_paths.SYSTEM_CONFIG", short_dir / "system/muxd.toml")
+    monkeypatch.setattr("muxd.config.default_paths.SYSTEM_LOGS", short_dir / "system/logs")
     monkeypatch.setenv("TMPDIR", str(short_dir / "tmp"))
     for folder in ("work", "tmp"):
         (short_dir / folder).mkdir()

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from muxctl.exits import MEANINGS
+from muxctl.exit_codes import MEANINGS
 from muxctl.verbs import VERBS
 
 

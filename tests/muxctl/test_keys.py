@@ -16,7 +16,7 @@ import pytest
 
 from muxd.config import load_config
 from muxd.http.request import Request
-from muxd.proxy.doors.keys import Keyring
+from muxd.proxy.auth.api_keys import Keyring
 
 from .conftest import ROOT
 
@@ -60,10 +60,12 @@ def running(muxd, config):
     return muxd
 
 
-def holder(config, secret):
+def authenticate(config, secret):
     """Who the proxy takes the secret's holder for."""
     ring = Keyring(load_config(config, dict(os.environ)).keys)
-    return ring.holder(Request("POST", b"/", [(b"authorization", b"Bearer " + secret.encode())], b"", "1.1", True))
+    return ring.authenticate(
+        Request("POST", b"/", [(b"authorization", b"Bearer " + secret.encode())], b"", "1.1", True)
+    )
 
 
 # add
@@ -83,7 +85,7 @@ def test_a_key_is_made_its_secret_told_alone_and_only_its_hash_kept(muxctl, conf
         "keys": [{"name": "alice", "secret_sha256": sha256(out.strip().encode()).hexdigest()}]
     }
     assert out.strip() not in file.read_text()
-    assert holder(config, out.strip()).name == "alice"
+    assert authenticate(config, out.strip()).name == "alice"
 
 
 def test_everything_that_can_be_said_of_a_key_is_written(muxctl, config, written):
@@ -142,7 +144,7 @@ def test_json_has_the_name_the_secret_and_the_file(muxctl, config, file):
     value = json.loads(out)
     assert code == 0
     assert (value["name"], value["file"]) == ("alice", str(file))
-    assert holder(config, value["secret"]).name == "alice"
+    assert authenticate(config, value["secret"]).name == "alice"
 
 
 def test_a_second_key_comes_behind_the_first(muxctl, config, written):
@@ -182,9 +184,9 @@ def test_the_name_of_a_revoked_key_may_be_given_again(muxctl, config, written):
     muxctl("keys", "revoke", "alice")
     second = muxctl("keys", "add", "alice")[1].strip()
     assert [key["name"] for key in written()] == ["alice", "bob"]
-    assert holder(config, second).name == "alice"
+    assert authenticate(config, second).name == "alice"
     with pytest.raises(Exception, match="not known"):
-        holder(config, first)
+        authenticate(config, first)
 
 
 def test_a_revoked_key_in_somebodys_own_file_is_in_the_way(muxctl, config):
@@ -440,7 +442,7 @@ def test_adds_at_the_same_time_come_one_after_the_other(process, config, written
     started = [process("keys", "add", name, "--config", str(config), env=env) for name in names]
     told = [child.communicate(timeout=60)[0].strip() for child in started]
     assert sorted(key["name"] for key in written()) == names
-    assert len({holder(config, secret).name for secret in told}) == 4
+    assert len({authenticate(config, secret).name for secret in told}) == 4
 
 
 def test_an_add_waits_for_the_one_before_it(process, config, file):
@@ -542,7 +544,7 @@ def test_a_revoked_key_stays_in_the_file_and_opens_nothing(muxctl, running, conf
     )
     assert written() == [{"name": "alice", "secret_sha256": hashed, "models": ["qwen"], "revoked": True}]
     with pytest.raises(Exception, match="alice was revoked"):
-        holder(config, secret)
+        authenticate(config, secret)
     assert [line for line, _ in running.requests] == ["GET /v1/status", "POST /v1/reload"] * 2
 
 

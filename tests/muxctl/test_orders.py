@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from muxctl.exits import BY_CODE
+from muxctl.exit_codes import BY_CODE
 
 TOLD = {"type": "working", "model": "qwen", "from": []}
 DRAINING = TOLD | {"phase": "draining", "elapsed_s": 0.0, "eta_s": 12.2}

@@ -104,7 +104,7 @@ def test_what_needs_a_new_start_of_muxd_is_exit_1(muxd, muxctl):
 
 
 def test_checking_a_configuration_may_take_longer_than_other_answers(answers, muxd, muxctl, monkeypatch):
-    monkeypatch.setattr("muxctl.connection.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr("muxctl.control_connection.ANSWER_TIMEOUT", 0.05)
 
     def script(talk):
         talk.connection.settimeout(0.2)

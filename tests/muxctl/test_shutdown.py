@@ -57,7 +57,7 @@ def test_json_says_whether_it_has_ended(muxd, muxctl):
 
 def test_where_the_process_cannot_be_seen_the_socket_is_watched(muxd, muxctl, monkeypatch):
     """As in a container: the pid is that of somebody else or of nobody."""
-    monkeypatch.setattr("muxctl.connection.Connection.peer_pid", lambda connection: 0)
+    monkeypatch.setattr("muxctl.control_connection.ControlConnection.peer_pid", lambda connection: 0)
     closers = []
 
     def script(talk):

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from .house import House, open_house
+from .proxy_env import ProxyEnv, open_house
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def proxy_env(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """Alpha's lease is granted at the first request; beta's waits for the test."""
-    async with open_house(tmp_path) as house:
-        yield house
+    async with open_house(tmp_path) as proxy_env:
+        yield proxy_env

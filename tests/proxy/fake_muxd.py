@@ -11,7 +11,7 @@ import trio
 
 from muxd.errors import LeaseNotFound, ModelNotFound
 from muxd.http.request import Request
-from muxd.http.server import ClientGone, Exchange, Limits, serve_http
+from muxd.http.server import ClientGone, ResponseWriter, ServerLimits, serve_http
 
 from .record import PATIENCE, Record
 
@@ -76,7 +76,7 @@ class FakeMuxd:
         await sock.bind(str(self.path))
         sock.listen(100)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_http, self._handle, [trio.SocketListener(sock)], Limits())
+            nursery.start_soon(serve_http, self._handle, [trio.SocketListener(sock)], ServerLimits())
             yield
             nursery.cancel_scope.cancel()
         self.path.unlink()
@@ -93,7 +93,7 @@ class FakeMuxd:
         for follower in self._followers:
             follower.send_nowait({"id": 1, "time": 0.0, "type": type, **facts})
 
-    async def _handle(self, request: Request, exchange: Exchange) -> None:
+    async def _handle(self, request: Request, exchange: ResponseWriter) -> None:
         self.calls.append(f"{request.method} {request.path}")
         if self.silent:
             await trio.sleep_forever()
@@ -119,13 +119,13 @@ class FakeMuxd:
         models = {model["name"]: {"served_names": model.get("served_names", [])} for model in self.models}
         return self.settings or {"models": models, "proxy": {"hosts": ["*"]}}
 
-    async def _events(self, exchange: Exchange) -> None:
+    async def _events(self, exchange: ResponseWriter) -> None:
         send, receive = trio.open_memory_channel[Message](100)
         self._followers.add(send)
         await exchange.start_stream("application/x-ndjson")
         await self._relay(receive, exchange)
 
-    async def _lease(self, request: Request, exchange: Exchange) -> None:
+    async def _lease(self, request: Request, exchange: ResponseWriter) -> None:
         asked = request.json()
         if asked["model"] not in [model["name"] for model in self.models]:
             raise ModelNotFound(f"no model {asked['model']}")
@@ -140,7 +140,7 @@ class FakeMuxd:
         finally:
             lease.over.set()
 
-    async def _relay(self, messages: trio.MemoryReceiveChannel[Message], exchange: Exchange) -> None:
+    async def _relay(self, messages: trio.MemoryReceiveChannel[Message], exchange: ResponseWriter) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, exchange, nursery.cancel_scope)
             async for message in messages:
@@ -150,7 +150,7 @@ class FakeMuxd:
                     break
             nursery.cancel_scope.cancel()
 
-    async def _report(self, id: str, request: Request, exchange: Exchange) -> None:
+    async def _report(self, id: str, request: Request, exchange: ResponseWriter) -> None:
         lease = self.leases[int(id)]
         if lease.over.is_set():
             raise LeaseNotFound(f"no lease {id}")
@@ -160,6 +160,6 @@ class FakeMuxd:
         lease.reports.append((report["in_flight"], sum(entry["count"] for entry in report["waiting"])))
 
 
-async def _watch(exchange: Exchange, scope: trio.CancelScope) -> None:
+async def _watch(exchange: ResponseWriter, scope: trio.CancelScope) -> None:
     await exchange.disconnected()
     scope.cancel()

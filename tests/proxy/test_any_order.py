@@ -6,10 +6,10 @@ from contextlib import suppress
 import pytest
 import trio
 
-from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.downstream import ClientConnection
 
-from .browser import Browser, chat, get, post
-from .house import House
+from .http_client import HttpClient, chat, get, post
+from .proxy_env import ProxyEnv
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Answer, Call, chunk, event
 
@@ -52,19 +52,19 @@ def worker_of(dice: random.Random) -> Answer:
     return answer
 
 
-async def client(house: House, dice: random.Random) -> None:
+async def client(proxy_env: ProxyEnv, dice: random.Random) -> None:
     for _ in range(TURNS):
-        browser = await house.connect()
+        http_client = await proxy_env.connect()
         # Cut, as it may be; or it wants to send after it had finished sending.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, AssertionError):
-            await one_visit(browser, dice)
+            await one_visit(http_client, dice)
         if dice.random() < 0.5:
-            browser.reset()
+            http_client.reset()
         else:
-            browser.close()
+            http_client.close()
 
 
-async def one_visit(browser: Browser, dice: random.Random) -> None:
+async def one_visit(http_client: HttpClient, dice: random.Random) -> None:
     for _ in range(dice.randrange(1, 4)):
         request = dice.choice(
             (
@@ -77,22 +77,22 @@ async def one_visit(browser: Browser, dice: random.Random) -> None:
             )
         )
         cut = dice.randrange(len(request)) if dice.random() < 0.2 else len(request)
-        await browser.send(request[:cut] if dice.random() < 0.9 else request * 2)
+        await http_client.send(request[:cut] if dice.random() < 0.9 else request * 2)
         if cut < len(request):
             return
         if dice.random() < 0.1:
-            browser.finish_sending()
+            http_client.finish_sending()
         with trio.move_on_after(dice.choice((0.0, 0.001, 0.01, 1.0))) as patience:
-            await browser.reply()
+            await http_client.reply()
         if patience.cancelled_caught:
             return
 
 
-async def muxd(house: House, dice: random.Random) -> None:
+async def muxd(proxy_env: ProxyEnv, dice: random.Random) -> None:
     """Grants, revokes and fails leases at any time."""
     index = 0
     while True:
-        lease = await house.muxd.leases.nth(index) if len(house.muxd.leases) > index else None
+        lease = await proxy_env.muxd.leases.nth(index) if len(proxy_env.muxd.leases) > index else None
         if lease is None:
             await trio.sleep(0.005)
             continue
@@ -101,27 +101,29 @@ async def muxd(house: House, dice: random.Random) -> None:
         if dice.random() < 0.2:
             lease.fail("model_failed", "it failed")
             continue
-        lease.grant(house.alpha.url)
+        lease.grant(proxy_env.alpha.url)
         await trio.sleep(dice.choice((0.001, 0.02, 0.05)))
         lease.revoke(deadline=dice.choice((0.0, 0.3, None)))
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_nothing_is_left_over(house: House, seed: int) -> None:
+async def test_nothing_is_left_over(proxy_env: ProxyEnv, seed: int) -> None:
     dice = random.Random(seed)
-    house.muxd.grants.clear()
-    house.alpha.answer = worker_of(dice)
+    proxy_env.muxd.grants.clear()
+    proxy_env.alpha.answer = worker_of(dice)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(muxd, house, dice)
+        nursery.start_soon(muxd, proxy_env, dice)
         async with trio.open_nursery() as visitors:
             for _ in range(CLIENTS):
-                visitors.start_soon(client, house, random.Random(dice.random()))
+                visitors.start_soon(client, proxy_env, random.Random(dice.random()))
         with trio.fail_after(PATIENCE * 2):
-            await house.proxy.front.empty()
+            await proxy_env.proxy.front.empty()
         nursery.cancel_scope.cancel()
-    assert house.proxy.front.held == 0
-    assert not [handler for handler in house.proxy.front.reactor.handlers() if isinstance(handler, Client)]
+    assert proxy_env.proxy.front.held == 0
+    assert not [
+        handler for handler in proxy_env.proxy.front.reactor.handlers() if isinstance(handler, ClientConnection)
+    ]
     for model in ("alpha", "beta"):
-        lease = house.proxy.leases.of(model)
+        lease = proxy_env.proxy.leases.of(model)
         assert not lease._waiting
         assert lease.grant is None or not lease.grant.in_flight

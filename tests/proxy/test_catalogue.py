@@ -3,9 +3,9 @@
 import pytest
 
 from muxd.config.schema import Model
-from muxd.proxy.catalogue import Entry
+from muxd.proxy.catalogue import CatalogueEntry
 
-ENTRY = Entry(Model("e", served_names=("org/e", "org/e:14b")), "ready")
+ENTRY = CatalogueEntry(Model("e", served_names=("org/e", "org/e:14b")), "ready")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 
 from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
-from muxd.proxy.sockets.downstream import Client, Phase
-from muxd.proxy.sockets.front import Answer, Asking, Front, Limits
+from muxd.proxy.sockets.context import CompleteResponse, ConnectionContext, Downstream, ProxyLimits
+from muxd.proxy.sockets.downstream import ClientConnection, Phase
 from muxd.proxy.sockets.reactor import Reactor
 
-from .browser import get
+from .http_client import get
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -23,7 +23,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Held:
     """A journey that ends when the test says so."""
 
-    def __init__(self, client: Asking) -> None:
+    def __init__(self, client: Downstream) -> None:
         self.client = client
         self.deadline = inf
         self.told: list[str] = []
@@ -59,26 +59,26 @@ class Holding:
     def __init__(self) -> None:
         self.held: list[Held] = []
 
-    def answer(self, client: Asking, request: Request) -> Held:
+    def answer(self, client: Downstream, request: Request) -> Held:
         self.held.append(Held(client))
         return self.held[-1]
 
-    def judge(self, address: str, head: Request) -> Answer | None:
+    def precheck(self, address: str, head: Request) -> CompleteResponse | None:
         return None
 
-    def turn_away(self, address: str, head: Request, refusal: Refusal) -> Answer:
-        return Answer(refusal.response(keep_alive=False), Held(cast(Asking, None)))
+    def reject(self, address: str, head: Request, refusal: Refusal) -> CompleteResponse:
+        return CompleteResponse(refusal.response(keep_alive=False), Held(cast(Downstream, None)))
 
 
 @contextmanager
-def asking(**limits: float) -> Iterator[tuple[Reactor, Client, socket.socket, Holding]]:
+def asking(**limits: float) -> Iterator[tuple[Reactor, ClientConnection, socket.socket, Holding]]:
     """A client whose request is on its way."""
     reactor, holding = Reactor(), Holding()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.settimeout(5)
-    front = Front(reactor, Limits(max_body=1 << 20, buffer_memory=1 << 20, **limits), holding)  # type: ignore[arg-type]
-    client = Client(front, ours, "peer", "peer")
+    front = ConnectionContext(reactor, ProxyLimits(max_body=1 << 20, buffer_memory=1 << 20, **limits), holding)  # type: ignore[arg-type]
+    client = ClientConnection(front, ours, "peer", "peer")
     theirs.sendall(get(b"/"))
     while not holding.held:
         reactor.turn(0)
@@ -90,10 +90,10 @@ def asking(**limits: float) -> Iterator[tuple[Reactor, Client, socket.socket, Ho
 
 def test_an_answer_that_ends_in_the_turn_of_a_comments_deadline_is_whole() -> None:
     with asking() as (reactor, client, peer, holding):
-        journey = holding.held[0]
-        journey.deadline = reactor.after(0.0)
+        pending = holding.held[0]
+        pending.deadline = reactor.after(0.0)
         client.heed()
-        reactor.soon(journey.end)
+        reactor.soon(pending.end)
         reactor.turn(0)
         assert peer.recv(1000) == ANSWER
         assert not client.closed
@@ -103,14 +103,14 @@ def test_an_answer_that_ends_in_the_turn_of_a_comments_deadline_is_whole() -> No
 
 def test_a_journeys_deadline_ends_with_the_journey() -> None:
     with asking() as (reactor, client, _, holding):
-        journey = holding.held[0]
-        journey.deadline = reactor.after(0.0)
+        pending = holding.held[0]
+        pending.deadline = reactor.after(0.0)
         client.heed()
-        journey.end()
+        pending.end()
         assert client.deadline == inf
-        assert journey.told == []  # not before it is written
+        assert pending.told == []  # not before it is written
         reactor.turn(0)
-        assert journey.told == ["delivered, 0 lost"]
+        assert pending.told == ["delivered, 0 lost"]
 
 
 def test_of_a_client_that_is_gone_what_was_not_sent_is_told_as_lost() -> None:
@@ -137,22 +137,22 @@ def test_what_is_wrong_is_told_once_though_its_deadline_comes_in_the_same_turn()
 
 def test_a_second_probe_is_not_lost_to_the_journeys_own_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     with asking() as (reactor, client, peer, holding):
-        journey = holding.held[0]
+        pending = holding.held[0]
         peer.shutdown(socket.SHUT_WR)
         reactor.turn(0)
-        assert journey.told == ["probe"]
-        journey.deadline = reactor.after(0.0)
+        assert pending.told == ["probe"]
+        pending.deadline = reactor.after(0.0)
         client.heed()
         due = client.deadline
         client.on_deadline()
-        assert journey.told == ["probe", "deadline"]
+        assert pending.told == ["probe", "deadline"]
         assert due <= monotonic() < client.deadline < monotonic() + 5  # the second probe
 
 
 def test_an_answer_after_which_nothing_is_read_is_not_ended_by_a_reset() -> None:
     """Closing while bytes are unread is one, and it may overtake the answer."""
     with asking() as (reactor, client, peer, holding):
-        cast(Front, client._front).closing = True
+        cast(ConnectionContext, client._front).closing = True
         peer.sendall(get(b"/"))  # pipelined: nobody reads it any more
         reactor.turn(0)
         reactor.soon(holding.held[0].end)

@@ -10,8 +10,8 @@ import pytest
 from muxd.proxy.sockets import reactor
 from tests.soak.delivery import deliver
 
-from .browser import CHAT, chat, post
-from .house import QUIET, open_house
+from .http_client import CHAT, chat, post
+from .proxy_env import QUIET, open_house
 from .test_sending import LONG, answer_at_length, slow_reader, stuck
 
 
@@ -29,15 +29,15 @@ async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged
     tmp_path: Path, half: bool
 ) -> None:
     logs = tmp_path / "access"
-    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as house:
-        house.alpha.answer = answer_at_length
-        browser = await slow_reader(house)
-        await browser.send(post(chat()))
-        await stuck(house)
+    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
+        proxy_env.alpha.answer = answer_at_length
+        http_client = await slow_reader(proxy_env)
+        await http_client.send(post(chat()))
+        await stuck(proxy_env)
         if half:
-            await browser.at_least(len(LONG) // 2)
-        browser.reset()
-        await house.proxy.front.empty()
+            await http_client.at_least(len(LONG) // 2)
+        http_client.reset()
+        await proxy_env.proxy.front.empty()
     (line,) = lines_in(logs)
     assert (line["status"], line["end"]) == (200, "client_gone")
     assert line["response_bytes"] < len(LONG)
@@ -45,16 +45,16 @@ async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged
 
 async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path) -> None:
     logs = tmp_path / "access"
-    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as house:
-        records = house.proxy.desk._records
-        house.alpha.answer = answer_at_length
-        browser = await slow_reader(house)
-        await browser.send(post(chat()))
-        await stuck(house)
+    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
+        records = proxy_env.proxy.dispatcher._recorder
+        proxy_env.alpha.answer = answer_at_length
+        http_client = await slow_reader(proxy_env)
+        await http_client.send(post(chat()))
+        await stuck(proxy_env)
         assert [visit.target for visit in records._ended if visit.target == CHAT] == []
-        assert (await browser.reply()).raw == LONG
-        browser.close()
-        await house.proxy.front.empty()
+        assert (await http_client.reply()).raw == LONG
+        http_client.close()
+        await proxy_env.proxy.front.empty()
     (line,) = lines_in(logs)
     assert (line["status"], line["end"], line["response_bytes"]) == (200, "ok", len(LONG))
 

@@ -6,8 +6,8 @@ from muxd.http.request import Request
 from muxd.proxy import forwarding
 from muxd.proxy.forwarding import worker_head
 
-from .browser import chat, post
-from .house import House
+from .http_client import chat, post
+from .proxy_env import ProxyEnv
 from .worker import OK
 
 
@@ -22,10 +22,12 @@ from .worker import OK
     ids=["two", "one list", "in other case", "among plain ones"],
 )
 @pytest.mark.parametrize("before", [True, False], ids=["named later", "named before"])
-async def test_what_any_connection_header_names_is_not_passed_on(house: House, lines: bytes, before: bool) -> None:
+async def test_what_any_connection_header_names_is_not_passed_on(
+    proxy_env: ProxyEnv, lines: bytes, before: bool
+) -> None:
     named = b"X-First: 1\r\nX-Second: 2\r\nX-Third: 3\r\n"
-    assert (await house.ask(post(chat(), named + lines if before else lines + named))).raw == OK
-    head = house.alpha.calls[0].head.lower()
+    assert (await proxy_env.ask(post(chat(), named + lines if before else lines + named))).raw == OK
+    head = proxy_env.alpha.calls[0].head.lower()
     assert b"\r\nx-third: 3" in head
     for gone in (b"x-first", b"x-second", b"connection", b"keep-alive"):
         assert gone not in head

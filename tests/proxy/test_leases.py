@@ -7,169 +7,169 @@ from pathlib import Path
 import pytest
 import trio
 
-from muxd.proxy.exchange import REPLAY_MOST
+from muxd.proxy.proxied_request import REPLAY_MOST
 
-from .browser import chat, get, post
-from .house import House, open_house
+from .http_client import chat, get, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_when_released, event
 
 
-async def test_a_request_waits_for_its_lease_and_goes_with_the_grant(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(post(chat("beta")))
-    lease = await house.lease()
+async def test_a_request_waits_for_its_lease_and_goes_with_the_grant(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat("beta")))
+    lease = await proxy_env.lease()
     assert lease.model == "beta"
     assert [(entry["count"], entry["key"]) for entry in lease.asked] == [(1, "")]
-    lease.grant(house.beta.url)
-    assert (await browser.reply()).raw == OK
+    lease.grant(proxy_env.beta.url)
+    assert (await http_client.reply()).raw == OK
 
 
-async def test_all_who_wait_go_with_one_grant(house: House) -> None:
-    browsers = [await house.connect() for _ in range(5)]
+async def test_all_who_wait_go_with_one_grant(proxy_env: ProxyEnv) -> None:
+    browsers = [await proxy_env.connect() for _ in range(5)]
     await browsers[0].send(post(chat("beta")))
-    lease = await house.lease()
-    for browser in browsers[1:]:
-        await browser.send(post(chat("beta")))
+    lease = await proxy_env.lease()
+    for http_client in browsers[1:]:
+        await http_client.send(post(chat("beta")))
     await lease.reports.until((0, 5))
-    lease.grant(house.beta.url)
-    for browser in browsers:
-        assert (await browser.reply()).status == 200
+    lease.grant(proxy_env.beta.url)
+    for http_client in browsers:
+        assert (await http_client.reply()).status == 200
     await lease.reports.until((0, 0))
-    assert len(house.muxd.leases) == 1
+    assert len(proxy_env.muxd.leases) == 1
 
 
-async def test_with_a_lease_a_request_makes_no_round_trip_to_muxd(house: House) -> None:
-    browser = await house.connect()
-    await browser.ask(post(chat()))
-    await (await house.lease()).reports.until((0, 0))
-    asked = [call for call in house.muxd.calls if call.startswith("POST")]
-    reports = len(house.muxd.leases[0].reports)
+async def test_with_a_lease_a_request_makes_no_round_trip_to_muxd(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.ask(post(chat()))
+    await (await proxy_env.lease()).reports.until((0, 0))
+    asked = [call for call in proxy_env.muxd.calls if call.startswith("POST")]
+    reports = len(proxy_env.muxd.leases[0].reports)
     for _ in range(200):
-        await browser.ask(post(chat()))
-    assert [call for call in house.muxd.calls if call.startswith("POST")] == asked
-    assert len(house.muxd.leases[0].reports) - reports < 50  # a few, and nobody waits for them
+        await http_client.ask(post(chat()))
+    assert [call for call in proxy_env.muxd.calls if call.startswith("POST")] == asked
+    assert len(proxy_env.muxd.leases[0].reports) - reports < 50  # a few, and nobody waits for them
 
 
-async def test_beginnings_and_ends_of_work_are_reported(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    lease = await house.lease()
+async def test_beginnings_and_ends_of_work_are_reported(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    lease = await proxy_env.lease()
     await lease.reports.until((1, 0))
-    browser.close()
+    http_client.close()
     await lease.reports.until((0, 0))
 
 
-async def test_when_all_who_waited_are_gone_at_the_grant_muxd_is_told(house: House) -> None:
+async def test_when_all_who_waited_are_gone_at_the_grant_muxd_is_told(proxy_env: ProxyEnv) -> None:
     """It counts them as in flight until then."""
-    browser = await house.connect()
-    await browser.send(post(chat("beta")))
-    lease = await house.lease()
-    browser.close()
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat("beta")))
+    lease = await proxy_env.lease()
+    http_client.close()
     await lease.reports.until((0, 0))
     told = len(lease.reports)
-    lease.grant(house.beta.url)
+    lease.grant(proxy_env.beta.url)
     assert await lease.reports.nth(told) == (0, 0)
 
 
-async def test_the_wait_is_reported_from_its_beginning(house: House) -> None:
-    await (await house.connect()).send(post(chat("beta")))
-    lease = await house.lease()
+async def test_the_wait_is_reported_from_its_beginning(proxy_env: ProxyEnv) -> None:
+    await (await proxy_env.connect()).send(post(chat("beta")))
+    lease = await proxy_env.lease()
     since = trio.current_time()
     await trio.sleep(0.05)
-    await (await house.connect()).send(post(chat("beta")))
+    await (await proxy_env.connect()).send(post(chat("beta")))
     await lease.reports.until((0, 2))
     assert 0.05 <= lease.oldest[-1] < trio.current_time() - since + PATIENCE
 
 
-async def test_a_revoked_lease_is_drained_and_closed_and_asked_for_anew(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    first, second = await house.connect(), await house.connect()
+async def test_a_revoked_lease_is_drained_and_closed_and_asked_for_anew(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    first, second = await proxy_env.connect(), await proxy_env.connect()
     await first.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
-    lease = await house.lease()
-    del house.muxd.grants["alpha"]
+    call = await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
+    del proxy_env.muxd.grants["alpha"]
     lease.revoke()
-    await _active(house, None)
+    await _active(proxy_env, None)
     await second.send(post(chat()))
     await lease.reports.until((1, 1))
     assert not lease.over.is_set()
     call.released.set()
     assert (await first.reply()).raw == OK
     await lease.ended()
-    anew = await house.lease(1)
+    anew = await proxy_env.lease(1)
     assert anew.asked[0]["count"] == 1
-    assert len(house.alpha.calls) == 1
-    anew.grant(house.beta.url, 2)
+    assert len(proxy_env.alpha.calls) == 1
+    anew.grant(proxy_env.beta.url, 2)
     assert (await second.reply()).raw == OK
-    assert len(house.beta.calls) == 1
+    assert len(proxy_env.beta.calls) == 1
 
 
-async def test_a_restored_lease_admits_again_and_cuts_nothing(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    first, second = await house.connect(), await house.connect()
+async def test_a_restored_lease_admits_again_and_cuts_nothing(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    first, second = await proxy_env.connect(), await proxy_env.connect()
     await first.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
-    lease = await house.lease()
+    call = await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
     lease.revoke(deadline=1.0)
-    await _active(house, None)
+    await _active(proxy_env, None)
     await second.send(post(chat()))
     await lease.reports.until((1, 1))
     lease.say("restored")
-    other = await house.alpha.calls.nth(1)
+    other = await proxy_env.alpha.calls.nth(1)
     await lease.reports.until((2, 0))
     await trio.sleep(1.1)  # beyond the deadline that holds no more
-    for released, browser in ((call, first), (other, second)):
+    for released, http_client in ((call, first), (other, second)):
         released.released.set()
-        assert (await browser.reply()).raw == OK
-    assert len(house.muxd.leases) == 1
+        assert (await http_client.reply()).raw == OK
+    assert len(proxy_env.muxd.leases) == 1
     assert not lease.over.is_set()
 
 
-async def test_a_mind_that_is_changed_twice_at_once_cuts_nothing_before_the_last_deadline(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    first = await house.connect()
+async def test_a_mind_that_is_changed_twice_at_once_cuts_nothing_before_the_last_deadline(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    first = await proxy_env.connect()
     await first.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
-    lease = await house.lease()
+    call = await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
     lease.revoke(deadline=0.3)
     lease.say("restored")
     lease.revoke(deadline=30.0)
-    await _active(house, None)
+    await _active(proxy_env, None)
     await trio.sleep(0.5)
     call.released.set()
     assert (await first.reply()).raw == OK
     await lease.ended()
 
 
-async def test_a_revoked_lease_without_work_is_closed_at_once(house: House) -> None:
-    await house.ask(post(chat()))
-    lease = await house.lease()
+async def test_a_revoked_lease_without_work_is_closed_at_once(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    lease = await proxy_env.lease()
     lease.revoke()
     await lease.ended()
-    assert len(house.muxd.leases) == 1
+    assert len(proxy_env.muxd.leases) == 1
 
 
-async def test_a_revoked_lease_closes_its_idle_connections_to_the_worker(house: House) -> None:
-    await house.ask(post(chat()))
-    (await house.lease()).revoke()
-    assert await house.alpha.ended.nth(0) == 1
+async def test_a_revoked_lease_closes_its_idle_connections_to_the_worker(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    (await proxy_env.lease()).revoke()
+    assert await proxy_env.alpha.ended.nth(0) == 1
 
 
-async def test_what_is_in_flight_at_the_deadline_is_cut_with_an_error(house: House) -> None:
+async def test_what_is_in_flight_at_the_deadline_is_cut_with_an_error(proxy_env: ProxyEnv) -> None:
     async def answer(call: Call) -> None:
         if b'"stream":true' in call.body:
             await call.send(SSE_HEAD + event("1"))
         await call.gone.wait()
 
-    house.alpha.answer = answer
-    plain, stream = await house.connect(), await house.connect()
+    proxy_env.alpha.answer = answer
+    plain, stream = await proxy_env.connect(), await proxy_env.connect()
     await plain.send(post(chat()))
     await stream.send(post(chat(stream=True)))
     await stream.until(event("1"))
-    await house.alpha.calls.nth(1)
-    lease = await house.lease()
+    await proxy_env.alpha.calls.nth(1)
+    lease = await proxy_env.lease()
     lease.revoke(deadline=0.05, message="beta waits")
     reply = await plain.reply()
     assert (reply.status, reply.code) == (503, "drain_timeout")
@@ -178,102 +178,102 @@ async def test_what_is_in_flight_at_the_deadline_is_cut_with_an_error(house: Hou
     rest = await stream.rest()
     assert b'"code":"drain_timeout"' in rest
     assert not rest.endswith(b"0\r\n\r\n")
-    for call in house.alpha.calls:
+    for call in proxy_env.alpha.calls:
         await call.aborted()
     await lease.ended()
 
 
-async def test_a_second_revocation_brings_the_deadline_forward(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.calls.nth(0)
-    lease = await house.lease()
+async def test_a_second_revocation_brings_the_deadline_forward(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
     lease.revoke(deadline=None)
     lease.revoke(deadline=0.01)
-    assert (await browser.reply()).status == 503
+    assert (await http_client.reply()).status == 503
 
 
-async def test_when_muxd_ends_a_lease_nothing_stays_in_flight(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
-    (await house.lease()).end()
-    assert (await browser.reply()).code == "lease_over"
+async def test_when_muxd_ends_a_lease_nothing_stays_in_flight(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    call = await proxy_env.alpha.calls.nth(0)
+    (await proxy_env.lease()).end()
+    assert (await http_client.reply()).code == "lease_over"
     await call.aborted()
 
 
-async def test_when_muxd_ends_a_draining_lease_the_drain_is_over(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.calls.nth(0)
-    lease = await house.lease()
+async def test_when_muxd_ends_a_draining_lease_the_drain_is_over(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
     lease.revoke(deadline=None)
     lease.end()
-    assert (await browser.reply()).code == "drain_timeout"
+    assert (await http_client.reply()).code == "drain_timeout"
 
 
 async def test_the_requests_of_a_lost_worker_are_told_why(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as house:
-        house.alpha.answer = answer_when_released
-        browser = await house.connect()
-        await browser.send(post(chat(padding="x" * REPLAY_MOST)))  # more than is kept for another worker
-        await house.alpha.calls.nth(0)
-        (await house.lease()).revoke("worker_unresponsive", 0.0, "no answer to 3 probes")
-        reply = await browser.reply()
+    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
+        proxy_env.alpha.answer = answer_when_released
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat(padding="x" * REPLAY_MOST)))  # more than is kept for another worker
+        await proxy_env.alpha.calls.nth(0)
+        (await proxy_env.lease()).revoke("worker_unresponsive", 0.0, "no answer to 3 probes")
+        reply = await http_client.reply()
         assert (reply.status, reply.code) == (502, "worker_unresponsive")
         assert reply.message == "model alpha: no answer to 3 probes"
 
 
-async def test_a_failed_lease_tells_all_who_wait(house: House) -> None:
-    browsers = [await house.connect() for _ in range(2)]
+async def test_a_failed_lease_tells_all_who_wait(proxy_env: ProxyEnv) -> None:
+    browsers = [await proxy_env.connect() for _ in range(2)]
     await browsers[0].send(post(chat("beta")))
-    lease = await house.lease()
+    lease = await proxy_env.lease()
     await browsers[1].send(post(chat("beta")))
     await lease.reports.until((0, 2))
     lease.fail("model_failed", "model beta failed: exited with status 1", 12.3)
-    for browser in browsers:
-        reply = await browser.reply()
+    for http_client in browsers:
+        reply = await http_client.reply()
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_failed", b"13")
         assert "exited with status 1" in reply.message
     await lease.ended()
 
 
-async def test_nobody_is_told_to_come_back_to_a_model_that_does_not_come_by_itself(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(post(chat("beta")))
-    (await house.lease()).fail("model_stopped", "model beta is stopped by an operator")
-    reply = await browser.reply()
+async def test_nobody_is_told_to_come_back_to_a_model_that_does_not_come_by_itself(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat("beta")))
+    (await proxy_env.lease()).fail("model_stopped", "model beta is stopped by an operator")
+    reply = await http_client.reply()
     assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_stopped", None)
 
 
-async def test_the_next_request_after_a_failure_asks_again(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(post(chat("beta")))
-    (await house.lease()).fail("shutting_down", "muxd is shutting down")
-    assert (await browser.reply()).header(b"retry-after") == b"5"
-    await browser.send(post(chat("beta")))
-    (await house.lease(1)).grant(house.beta.url)
-    assert (await browser.reply()).status == 200
+async def test_the_next_request_after_a_failure_asks_again(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat("beta")))
+    (await proxy_env.lease()).fail("shutting_down", "muxd is shutting down")
+    assert (await http_client.reply()).header(b"retry-after") == b"5"
+    await http_client.send(post(chat("beta")))
+    (await proxy_env.lease(1)).grant(proxy_env.beta.url)
+    assert (await http_client.reply()).status == 200
 
 
-async def test_a_model_that_muxd_no_longer_has_is_not_found(house: House) -> None:
-    house.muxd.models.pop()  # the proxy has not heard of it yet
-    reply = await house.ask(post(chat("beta")))
+async def test_a_model_that_muxd_no_longer_has_is_not_found(proxy_env: ProxyEnv) -> None:
+    proxy_env.muxd.models.pop()  # the proxy has not heard of it yet
+    reply = await proxy_env.ask(post(chat("beta")))
     assert (reply.status, reply.code) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize(("eta", "retry_after"), [(40.0, b"40"), (299.0, b"60"), (1e6, b"60")])
 async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta: float, retry_after: bytes) -> None:
     """Clients with a bound of their own give up where they are to wait for longer."""
-    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as house:
-        browser = await house.connect()
-        await browser.send(post(chat("beta")))
-        lease = await house.lease()
+    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat("beta")))
+        lease = await proxy_env.lease()
         lease.say("switching", phase="starting", eta_s=eta)
-        reply = await browser.reply()
+        reply = await http_client.reply()
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", retry_after)
         told = f"model beta was not ready within 0.2 s (switch_timeout): starting, about {eta:.0f} s to go"
         assert reply.message == told
@@ -281,93 +281,96 @@ async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta
 
 
 async def test_switch_timeout_ends_with_the_grant(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as house:
-        house.alpha.answer = answer_when_released
-        browser = await house.connect()
-        await browser.send(post(chat()))
-        call = await house.alpha.calls.nth(0)
+    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
+        proxy_env.alpha.answer = answer_when_released
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat()))
+        call = await proxy_env.alpha.calls.nth(0)
         with trio.move_on_after(0.5):
             await call.gone.wait()
         call.released.set()
-        assert (await browser.reply()).raw == OK
+        assert (await http_client.reply()).raw == OK
 
 
 async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as house:
-        reply = await house.ask(post(chat()))
+    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+        reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "muxd_unreachable", b"1")
         assert reply.message.endswith("; it is being restarted, or takes a `muxd start`")
 
 
 async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as house, AsyncExitStack() as life:
-        await life.enter_async_context(house.muxd.running())
-        await _health(house, "connected")
-        await house.ask(post(chat()))
-        waiting = await house.connect()
+    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+        await life.enter_async_context(proxy_env.muxd.running())
+        await _health(proxy_env, "connected")
+        await proxy_env.ask(post(chat()))
+        waiting = await proxy_env.connect()
         await waiting.send(post(chat("beta")))
-        await house.lease(1)
+        await proxy_env.lease(1)
         await life.aclose()
         assert (await waiting.reply()).code == "muxd_unreachable"
-        await _health(house, "unreachable")
-        assert (await house.ask(post(chat()))).raw == OK
-        assert (await house.ask(post(chat("beta")))).status == 503
-        async with house.muxd.running():
-            await _health(house, "connected")
-            while len(house.muxd.leases) < 3:  # the old lease is over: the new muxd knows nothing of it
-                assert (await house.ask(post(chat()))).raw == OK
-            assert house.muxd.leases[2].model == "alpha"
+        await _health(proxy_env, "unreachable")
+        assert (await proxy_env.ask(post(chat()))).raw == OK
+        assert (await proxy_env.ask(post(chat("beta")))).status == 503
+        async with proxy_env.muxd.running():
+            await _health(proxy_env, "connected")
+            while len(proxy_env.muxd.leases) < 3:  # the old lease is over: the new muxd knows nothing of it
+                assert (await proxy_env.ask(post(chat()))).raw == OK
+            assert proxy_env.muxd.leases[2].model == "alpha"
 
 
 async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_it(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as house, AsyncExitStack() as life:
-        await life.enter_async_context(house.muxd.running())
-        await _health(house, "connected")
-        house.alpha.answer = answer_when_released
-        first, second = await house.connect(), await house.connect()
-        for browser in (first, second):
-            await browser.send(post(chat()))
-        await (await house.lease()).reports.until((2, 0))
+    async with (
+        open_house(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as proxy_env,
+        AsyncExitStack() as life,
+    ):
+        await life.enter_async_context(proxy_env.muxd.running())
+        await _health(proxy_env, "connected")
+        proxy_env.alpha.answer = answer_when_released
+        first, second = await proxy_env.connect(), await proxy_env.connect()
+        for http_client in (first, second):
+            await http_client.send(post(chat()))
+        await (await proxy_env.lease()).reports.until((2, 0))
         await life.aclose()
-        await _health(house, "unreachable")
-        for index, browser in enumerate((first, second)):
-            (await house.alpha.calls.nth(index)).released.set()
-            assert (await browser.reply()).raw == OK
+        await _health(proxy_env, "unreachable")
+        for index, http_client in enumerate((first, second)):
+            (await proxy_env.alpha.calls.nth(index)).released.set()
+            assert (await http_client.reply()).raw == OK
 
 
 async def test_when_muxd_dies_while_a_lease_drains_the_drain_goes_on(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as house, AsyncExitStack() as life:
-        await life.enter_async_context(house.muxd.running())
-        await _health(house, "connected")
-        house.alpha.answer = answer_when_released
-        browser = await house.connect()
-        await browser.send(post(chat()))
-        call = await house.alpha.calls.nth(0)
-        house.muxd.leases[0].revoke(deadline=inf)
-        await house.muxd.leases[0].reports.until((1, 0))
+    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+        await life.enter_async_context(proxy_env.muxd.running())
+        await _health(proxy_env, "connected")
+        proxy_env.alpha.answer = answer_when_released
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat()))
+        call = await proxy_env.alpha.calls.nth(0)
+        proxy_env.muxd.leases[0].revoke(deadline=inf)
+        await proxy_env.muxd.leases[0].reports.until((1, 0))
         await life.aclose()
-        await _health(house, "unreachable")
+        await _health(proxy_env, "unreachable")
         call.released.set()
-        assert (await browser.reply()).raw == OK
+        assert (await http_client.reply()).raw == OK
 
 
-async def _active(house: House, model: str | None) -> None:
+async def _active(proxy_env: ProxyEnv, model: str | None) -> None:
     with trio.fail_after(5):
-        while (await house.ask(get(b"/health"))).json["active_model"] != model:
+        while (await proxy_env.ask(get(b"/health"))).json["active_model"] != model:
             await trio.sleep(0.01)
 
 
-async def _health(house: House, muxd: str) -> None:
+async def _health(proxy_env: ProxyEnv, muxd: str) -> None:
     with trio.fail_after(5):
-        while (await house.ask(get(b"/health"))).json["muxd"] != muxd:
+        while (await proxy_env.ask(get(b"/health"))).json["muxd"] != muxd:
             await trio.sleep(0.01)
 
 
-async def test_with_a_held_lease_requests_make_no_round_trip_to_muxd(house: House) -> None:
-    browser = await house.connect()
-    assert (await browser.ask(post(chat()))).raw == OK
-    await (await house.lease()).reports.until((0, 0))
-    house.muxd.silent = True  # whoever asks it something now waits for ever
+async def test_with_a_held_lease_requests_make_no_round_trip_to_muxd(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    assert (await http_client.ask(post(chat()))).raw == OK
+    await (await proxy_env.lease()).reports.until((0, 0))
+    proxy_env.muxd.silent = True  # whoever asks it something now waits for ever
     for _ in range(20):
-        assert (await browser.ask(post(chat()))).raw == OK
-    assert len(house.muxd.leases) == 1
+        assert (await http_client.ask(post(chat()))).raw == OK
+    assert len(proxy_env.muxd.leases) == 1

@@ -14,11 +14,11 @@ import trio
 
 from muxd.errors import Unavailable
 from muxd.http.request import Request
-from muxd.http.server import Exchange
+from muxd.http.server import ResponseWriter
 
-from .browser import Browser, chat, get, post
 from .fake_muxd import FakeLease
-from .house import House, open_house
+from .http_client import HttpClient, chat, get, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
@@ -39,18 +39,18 @@ def who(call: Call) -> str:
     return str(re.findall(rb"X-Who: (\w+)", call.head)[0].decode())
 
 
-async def revoked(house: House) -> FakeLease:
+async def revoked(proxy_env: ProxyEnv) -> FakeLease:
     """The lease that is asked for when muxd has taken the first one back, as it does when a worker has ended."""
-    lease = await house.lease()
-    house.muxd.grants.clear()
+    lease = await proxy_env.lease()
+    proxy_env.muxd.grants.clear()
     lease.revoke("worker_exited", 0.0, "killed by SIGKILL")
     lease.end()
-    return await house.lease(1)
+    return await proxy_env.lease(1)
 
 
-async def metric(house: House, name: str) -> str:
+async def metric(proxy_env: ProxyEnv, name: str) -> str:
     """What the page says of it, all labels in one; empty where it says nothing."""
-    page = (await house.ask(get(b"/metrics"))).body.decode()
+    page = (await proxy_env.ask(get(b"/metrics"))).body.decode()
     return " ".join(re.findall(rf"(?m)^{name}(?:\{{.*)? (\S+)$", page))
 
 
@@ -58,26 +58,26 @@ async def metric(house: House, name: str) -> str:
 
 
 @pytest.fixture
-async def narrow(tmp_path: Path) -> AsyncIterator[House]:
+async def narrow(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """One request at a worker, the others wait."""
-    async with open_house(tmp_path, model={"concurrency_limit": 1}) as house:
-        yield house
+    async with open_house(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
+        yield proxy_env
 
 
-async def poisoned(house: House) -> tuple[Browser, Browser]:
+async def poisoned(proxy_env: ProxyEnv) -> tuple[HttpClient, HttpClient]:
     """Alpha was lost to the first one's request, while the second one's waited for its place."""
-    house.alpha.answer = die_when_released
-    poison, innocent = await house.connect(), await house.connect()
+    proxy_env.alpha.answer = die_when_released
+    poison, innocent = await proxy_env.connect(), await proxy_env.connect()
     await poison.send(asks("poison"))
-    call = await house.alpha.calls.nth(0)
+    call = await proxy_env.alpha.calls.nth(0)
     await innocent.send(asks("innocent"))
-    await (await house.lease()).reports.until((2, 0))
+    await (await proxy_env.lease()).reports.until((2, 0))
     call.released.set()
-    await house.alpha.ended.nth(0)
+    await proxy_env.alpha.ended.nth(0)
     return poison, innocent
 
 
-async def test_who_waits_for_a_place_is_not_sent_to_a_worker_that_was_just_lost(narrow: House) -> None:
+async def test_who_waits_for_a_place_is_not_sent_to_a_worker_that_was_just_lost(narrow: ProxyEnv) -> None:
     poison, innocent = await poisoned(narrow)
     (await revoked(narrow)).grant(narrow.beta.url, generation=2)
     assert (await poison.reply()).raw == (await innocent.reply()).raw == OK
@@ -85,7 +85,7 @@ async def test_who_waits_for_a_place_is_not_sent_to_a_worker_that_was_just_lost(
     assert sorted(who(call) for call in narrow.beta.calls) == ["innocent", "poison"]
 
 
-async def test_who_only_waited_beside_a_poisonous_request_is_not_blamed(narrow: House) -> None:
+async def test_who_only_waited_beside_a_poisonous_request_is_not_blamed(narrow: ProxyEnv) -> None:
     poisonous = False
 
     async def die_of_poison(call: Call) -> bool:
@@ -104,7 +104,7 @@ async def test_who_only_waited_beside_a_poisonous_request_is_not_blamed(narrow: 
     assert (await innocent.reply()).raw == OK
 
 
-async def test_who_waits_goes_to_a_worker_that_lives_although_a_connection_broke(narrow: House) -> None:
+async def test_who_waits_goes_to_a_worker_that_lives_although_a_connection_broke(narrow: ProxyEnv) -> None:
     poison, innocent = await poisoned(narrow)
     narrow.alpha.answer = answer_ok
     assert (await poison.reply()).raw == (await innocent.reply()).raw == OK
@@ -132,39 +132,39 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-async def crowd(house: House, body: bytes) -> tuple[list[Browser], FakeLease]:
+async def crowd(proxy_env: ProxyEnv, body: bytes) -> tuple[list[HttpClient], FakeLease]:
     """More than calls can be nested."""
-    browsers = [await house.connect() for _ in range(250)]
-    for browser in browsers:
-        await browser.send(post(body))
-    lease = await house.lease()
+    browsers = [await proxy_env.connect() for _ in range(250)]
+    for http_client in browsers:
+        await http_client.send(post(body))
+    lease = await proxy_env.lease()
     await lease.reports.until((0, len(browsers)))
     return browsers, lease
 
 
 async def test_a_crowd_that_finds_no_descriptor_waits_until_there_is_one(tmp_path: Path) -> None:
-    async with open_house(tmp_path, granted=False) as house:
-        browsers, lease = await crowd(house, chat())
+    async with open_house(tmp_path, granted=False) as proxy_env:
+        browsers, lease = await crowd(proxy_env, chat())
         with no_descriptor_left():
-            lease.grant(house.alpha.url)
+            lease.grant(proxy_env.alpha.url)
             with trio.fail_after(PATIENCE):
-                while house.proxy.leases.of("alpha").outlook() != "its worker was lost":
+                while proxy_env.proxy.leases.of("alpha").progress_text() != "its worker was lost":
                     await trio.sleep(0.001)
-        assert [(await browser.reply()).raw for browser in browsers] == [OK] * len(browsers)
+        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * len(browsers)
 
 
 async def test_a_crowd_with_bodies_too_large_to_be_kept_is_refused_where_there_is_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muxd.proxy.exchange.REPLAY_MOST", 1000)
-    async with open_house(tmp_path, granted=False) as house:
-        browsers, lease = await crowd(house, chat(padding="x" * 1000))
+    monkeypatch.setattr("muxd.proxy.proxied_request.REPLAY_MOST", 1000)
+    async with open_house(tmp_path, granted=False) as proxy_env:
+        browsers, lease = await crowd(proxy_env, chat(padding="x" * 1000))
         with no_descriptor_left():
-            lease.grant(house.alpha.url)
+            lease.grant(proxy_env.alpha.url)
             with trio.fail_after(PATIENCE):
-                while house.proxy.leases.of("alpha").figures()[1]:
+                while proxy_env.proxy.leases.of("alpha").figures()[1]:
                     await trio.sleep(0.001)
-        refused = [reply for browser in browsers if (reply := await browser.reply()).status != 200]
+        refused = [reply for http_client in browsers if (reply := await http_client.reply()).status != 200]
         assert len(refused) > 200  # a connection that ends just then leaves its descriptor to one of them
         assert {(reply.status, reply.code) for reply in refused} == {(502, "worker_unreachable")}
         assert "too many open files" in refused[0].message
@@ -174,22 +174,22 @@ async def test_a_crowd_with_bodies_too_large_to_be_kept_is_refused_where_there_i
 # Revocations
 
 
-async def test_a_worker_that_is_lost_while_it_drains_makes_its_requests_wait_for_the_next(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.calls.nth(0)
-    house.muxd.grants.clear()
-    lease = await house.lease()
+async def test_a_worker_that_is_lost_while_it_drains_makes_its_requests_wait_for_the_next(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.calls.nth(0)
+    proxy_env.muxd.grants.clear()
+    lease = await proxy_env.lease()
     lease.revoke("switch", 300.0)
     lease.revoke("worker_unresponsive", 0.0, "no answer to 3 probes")
     lease.end()
-    (await house.lease(1)).grant(house.beta.url, generation=2)
-    assert (await browser.reply()).raw == OK
+    (await proxy_env.lease(1)).grant(proxy_env.beta.url, generation=2)
+    assert (await http_client.reply()).raw == OK
 
 
 async def test_what_a_dead_worker_had_sent_already_is_passed_on_before_its_stream_is_cut(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stream(call: Call) -> None:
         await call.send(SSE_HEAD + event("1"))
@@ -197,18 +197,18 @@ async def test_what_a_dead_worker_had_sent_already_is_passed_on_before_its_strea
         await call.send(event("2") + END)
 
     monkeypatch.setattr("muxd.proxy.leases._CUT_GRACE", PATIENCE)
-    house.alpha.answer = stream
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    await browser.until(event("1"))
-    lease = await house.lease()
+    proxy_env.alpha.answer = stream
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    await http_client.until(event("1"))
+    lease = await proxy_env.lease()
     lease.revoke("worker_exited", 0.0, "killed by SIGKILL")
     lease.end()
     with trio.fail_after(PATIENCE):
-        while house.proxy.leases.of("alpha").grant is not None:
+        while proxy_env.proxy.leases.of("alpha").grant is not None:
             await trio.sleep(0.001)
-    house.alpha.calls[0].released.set()
-    assert (await browser.reply()).body == event("1") + event("2") + END
+    proxy_env.alpha.calls[0].released.set()
+    assert (await http_client.reply()).body == event("1") + event("2") + END
 
 
 # What is told of it
@@ -218,77 +218,77 @@ async def test_attempts_to_reach_a_worker_that_refuses_are_no_replays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muxd.proxy.leases._SUSPICION", 0.01)
-    async with open_house(tmp_path, model={"switch_timeout": 0.3}) as house:
-        house.alpha.die()
-        assert (await house.ask(post(chat()))).code == "worker_unreachable"
-        assert await metric(house, "muxd_replays_total") in ("", "0.0")
+    async with open_house(tmp_path, model={"switch_timeout": 0.3}) as proxy_env:
+        proxy_env.alpha.die()
+        assert (await proxy_env.ask(post(chat()))).code == "worker_unreachable"
+        assert await metric(proxy_env, "muxd_replays_total") in ("", "0.0")
 
 
-async def test_a_replay_is_counted_when_a_second_worker_has_it(house: House) -> None:
-    house.alpha.answer = die_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    (await house.alpha.calls.nth(0)).released.set()
-    await house.alpha.ended.nth(0)
-    second = await revoked(house)
-    assert await metric(house, "muxd_replays_total") in ("", "0.0")
-    second.grant(house.beta.url, generation=2)
-    assert (await browser.reply()).raw == OK
-    assert await metric(house, "muxd_replays_total") == "1.0"
+async def test_a_replay_is_counted_when_a_second_worker_has_it(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    (await proxy_env.alpha.calls.nth(0)).released.set()
+    await proxy_env.alpha.ended.nth(0)
+    second = await revoked(proxy_env)
+    assert await metric(proxy_env, "muxd_replays_total") in ("", "0.0")
+    second.grant(proxy_env.beta.url, generation=2)
+    assert (await http_client.reply()).raw == OK
+    assert await metric(proxy_env, "muxd_replays_total") == "1.0"
 
 
-async def test_a_stream_whose_head_says_gzip_is_not_replayed_behind_it(house: House) -> None:
+async def test_a_stream_whose_head_says_gzip_is_not_replayed_behind_it(proxy_env: ProxyEnv) -> None:
     async def die_after_the_head(call: Call) -> bool:
         await call.send(GZIP_HEAD)
         await call.released.wait()
         return False
 
-    house.alpha.answer = die_after_the_head
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    await browser.until(GZIP_HEAD)
-    house.alpha.calls[0].released.set()
-    assert await browser.rest() == GZIP_HEAD
-    assert len(house.alpha.calls) == 1
+    proxy_env.alpha.answer = die_after_the_head
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    await http_client.until(GZIP_HEAD)
+    proxy_env.alpha.calls[0].released.set()
+    assert await http_client.rest() == GZIP_HEAD
+    assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_nothing_plain_is_said_at_the_end_of_a_compressed_stream(house: House) -> None:
+async def test_nothing_plain_is_said_at_the_end_of_a_compressed_stream(proxy_env: ProxyEnv) -> None:
     compressed = chunk(b"\x1f\x8b it could look like the end of an event \n\n")
 
     async def die_after_some(call: Call) -> bool:
         await call.send(GZIP_HEAD + compressed)
         return False
 
-    house.alpha.answer = die_after_some
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    assert await browser.rest() == GZIP_HEAD + compressed
+    proxy_env.alpha.answer = die_after_some
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    assert await http_client.rest() == GZIP_HEAD + compressed
 
 
 async def test_a_report_that_did_not_reach_muxd_is_repeated_although_nothing_has_changed_since(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else muxd would wait for work that has ended long ago before it switches."""
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr("muxd.proxy.leases._REPORT_EVERY", 0.05)
     failed = trio.Event()
-    report = house.muxd._report
+    report = proxy_env.muxd._report
 
-    async def fail_once(id: str, request: Request, exchange: Exchange) -> None:
+    async def fail_once(id: str, request: Request, exchange: ResponseWriter) -> None:
         if not request.json()["in_flight"] and not failed.is_set():
             failed.set()
             raise Unavailable("just now not")
         await report(id, request, exchange)
 
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
-    lease = await house.lease()
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    call = await proxy_env.alpha.calls.nth(0)
+    lease = await proxy_env.lease()
     await lease.reports.until((1, 0))
-    monkeypatch.setattr(house.muxd, "_report", fail_once)
+    monkeypatch.setattr(proxy_env.muxd, "_report", fail_once)
     call.released.set()
-    assert (await browser.reply()).raw == OK
+    assert (await http_client.reply()).raw == OK
     await lease.reports.until((0, 0))
     assert failed.is_set()
     assert "just now not" in caplog.text
@@ -299,17 +299,17 @@ async def test_a_report_that_did_not_reach_muxd_is_repeated_although_nothing_has
 
 async def test_only_so_many_idle_connections_to_a_worker_are_kept(tmp_path: Path) -> None:
     limits: dict[str, Any] = {"most_idle": 2}
-    async with open_house(tmp_path, **limits) as house:
-        house.alpha.answer = answer_when_released
-        browsers = [await house.connect() for _ in range(5)]
-        for browser in browsers:
-            await browser.send(post(chat()))
-        await house.alpha.calls.nth(4)
-        for call in house.alpha.calls:
+    async with open_house(tmp_path, **limits) as proxy_env:
+        proxy_env.alpha.answer = answer_when_released
+        browsers = [await proxy_env.connect() for _ in range(5)]
+        for http_client in browsers:
+            await http_client.send(post(chat()))
+        await proxy_env.alpha.calls.nth(4)
+        for call in proxy_env.alpha.calls:
             call.released.set()
-        assert [(await browser.reply()).raw for browser in browsers] == [OK] * 5
-        await house.alpha.ended.nth(2)
-        house.alpha.answer = answer_ok
-        for browser in browsers:
-            assert (await browser.ask(post(chat()))).raw == OK
-        assert (house.alpha.connections, len(house.alpha.ended)) == (5, 3)
+        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * 5
+        await proxy_env.alpha.ended.nth(2)
+        proxy_env.alpha.answer = answer_ok
+        for http_client in browsers:
+            assert (await http_client.ask(post(chat()))).raw == OK
+        assert (proxy_env.alpha.connections, len(proxy_env.alpha.ended)) == (5, 3)

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from muxd.http.request import RequestParser
-from muxd.proxy.sockets.reframing import Unframer
+from muxd.proxy.sockets.reframing import ChunkDecoder
 
-from .browser import CHAT, Browser, chat, get, post
-from .house import House, open_house
+from .http_client import CHAT, HttpClient, chat, get, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import SSE_HEAD, Call, chunk, event
 
@@ -27,13 +27,13 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def held(house: House) -> list[object]:
+def held(proxy_env: ProxyEnv) -> list[object]:
     """Parsers of clients, and what reframes their answers."""
-    most = house.proxy.front.limits.max_body
+    most = proxy_env.proxy.front.limits.max_body
     return [
         one
         for one in gc.get_objects()
-        if (isinstance(one, RequestParser) and one._max_body == most) or isinstance(one, Unframer)
+        if (isinstance(one, RequestParser) and one._max_body == most) or isinstance(one, ChunkDecoder)
     ]
 
 
@@ -52,65 +52,65 @@ LEFT_BEHIND = {
 
 
 @pytest.mark.parametrize("sent", LEFT_BEHIND.values(), ids=LEFT_BEHIND)
-async def test_nothing_stays_of_a_client_that_left(house: House, sent: bytes) -> None:
-    browser = await house.connect()
-    await browser.send(sent)
-    browser.close()
-    await house.proxy.front.empty()
+async def test_nothing_stays_of_a_client_that_left(proxy_env: ProxyEnv, sent: bytes) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(sent)
+    http_client.close()
+    await proxy_env.proxy.front.empty()
     await trio.testing.wait_all_tasks_blocked()
-    assert held(house) == []
-    assert house.proxy.front.held == 0
+    assert held(proxy_env) == []
+    assert proxy_env.proxy.front.held == 0
 
 
-async def test_a_body_half_received_is_counted(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(post(_BIG)[:-1])
+async def test_a_body_half_received_is_counted(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(post(_BIG)[:-1])
     with trio.fail_after(PATIENCE):
-        while house.proxy._gauges().buffered_bytes < len(_BIG) - 1:
+        while proxy_env.proxy._gauges().buffered_bytes < len(_BIG) - 1:
             await trio.sleep(0.001)
-    assert house.proxy._gauges().buffered_bytes == len(_BIG) - 1
+    assert proxy_env.proxy._gauges().buffered_bytes == len(_BIG) - 1
 
 
-async def test_what_is_refused_in_its_midst_is_let_go_before_the_client_has_left(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(LEFT_BEHIND["too much"])
-    assert (await browser.reply()).status == 413
-    assert house.proxy.front.held == 0
-    (parser,) = held(house)
+async def test_what_is_refused_in_its_midst_is_let_go_before_the_client_has_left(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(LEFT_BEHIND["too much"])
+    assert (await http_client.reply()).status == 413
+    assert proxy_env.proxy.front.held == 0
+    (parser,) = held(proxy_env)
     assert isinstance(parser, RequestParser)
     assert (parser.buffered, parser._parts, parser._parser) == (0, [], None)
 
 
-async def test_nothing_stays_of_an_answer_that_was_framed_anew(house: House) -> None:
+async def test_nothing_stays_of_an_answer_that_was_framed_anew(proxy_env: ProxyEnv) -> None:
     async def stream(call: Call) -> None:
         await call.send(SSE_HEAD + event("1") + b"0\r\n\r\n")
 
-    house.alpha.answer = stream
-    browser: Browser = await house.connect()
-    await browser.send(post(chat(), version=b"1.0"))
-    await browser.rest()
-    browser.close()
-    await house.proxy.front.empty()
-    assert (await house.ask(get(b"/health"))).status == 200
-    assert [one for one in held(house) if isinstance(one, Unframer)] == []
+    proxy_env.alpha.answer = stream
+    http_client: HttpClient = await proxy_env.connect()
+    await http_client.send(post(chat(), version=b"1.0"))
+    await http_client.rest()
+    http_client.close()
+    await proxy_env.proxy.front.empty()
+    assert (await proxy_env.ask(get(b"/health"))).status == 200
+    assert [one for one in held(proxy_env) if isinstance(one, ChunkDecoder)] == []
 
 
 async def test_a_body_counts_until_its_worker_has_taken_it_though_the_answer_has_begun(tmp_path: Path) -> None:
     large = {"max_body": 32 << 20, "buffer_memory": 64 << 20}
-    async with open_house(tmp_path, **large) as house:
+    async with open_house(tmp_path, **large) as proxy_env:
         with trio.socket.socket() as listener:
             listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await listener.bind(("127.0.0.1", 0))
             listener.listen()
-            house.muxd.grants["alpha"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            browser = await house.connect()
+            proxy_env.muxd.grants["alpha"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            http_client = await proxy_env.connect()
             big = chat(pad="x" * (24 << 20))
-            await browser.send(post(big))
+            await http_client.send(post(big))
             worker, _ = await listener.accept()
             with worker:
                 await worker.send(SSE_HEAD + event("1"))
-                await browser.until(event("1"))
-                assert house.proxy.front.held == len(big)
+                await http_client.until(event("1"))
+                assert proxy_env.proxy.front.held == len(big)
                 await worker.send(b"0\r\n\r\n")
-                await browser.until(b"0\r\n\r\n")
-                assert house.proxy.front.held == 0
+                await http_client.until(b"0\r\n\r\n")
+                assert proxy_env.proxy.front.held == 0

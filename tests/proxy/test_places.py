@@ -3,11 +3,11 @@
 import pytest
 
 from muxd.proxy.peers import peer_of
-from muxd.proxy.sockets.places import Places
+from muxd.proxy.sockets.connection_slots import ConnectionSlots
 
 
 class Guest:
-    def __init__(self, places: Places, peer: str, now: float = 0.0) -> None:
+    def __init__(self, places: ConnectionSlots, peer: str, now: float = 0.0) -> None:
         self.peer = peer
         self.places = places
         self.here = True
@@ -18,8 +18,8 @@ class Guest:
         self.places.leave(self)
 
 
-def filled(most: int, peer: str, count: int, *, busy: bool) -> tuple[Places, list[Guest]]:
-    places = Places(most, 0.2)
+def filled(most: int, peer: str, count: int, *, busy: bool) -> tuple[ConnectionSlots, list[Guest]]:
+    places = ConnectionSlots(most, 0.2)
     guests = [Guest(places, peer) for _ in range(count)]
     for guest in guests if busy else ():
         places.work(guest)
@@ -50,7 +50,7 @@ def test_a_peer_that_wants_more_than_its_share_gives_up_its_own() -> None:
 
 
 def test_the_peer_that_has_most_makes_room_for_others() -> None:
-    places = Places(100, 0.2)
+    places = ConnectionSlots(100, 0.2)
     few = [Guest(places, "a") for _ in range(5)]
     many = [Guest(places, "b") for _ in range(95)]
     assert places.make_room("c", 1.0)

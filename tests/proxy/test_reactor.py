@@ -16,8 +16,8 @@ import trio.lowlevel
 from muxd.proxy.sockets.connection import Connection
 from muxd.proxy.sockets.reactor import Alarm, Reactor
 
-from .browser import Browser, get
-from .house import House, turning
+from .http_client import HttpClient, get
+from .proxy_env import ProxyEnv, turning
 from .record import PATIENCE, Record
 
 
@@ -131,11 +131,11 @@ async def test_a_peer_found_gone_while_sending_is_told_after_the_call(reactor: R
 
 
 async def test_without_descriptors_left_clients_wait_until_there_are_some(
-    house: House, caplog: pytest.LogCaptureFixture
+    proxy_env: ProxyEnv, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    client = socket.create_connection(("127.0.0.1", house.port))  # not yet accepted: the proxy had no turn
+    client = socket.create_connection(("127.0.0.1", proxy_env.port))  # not yet accepted: the proxy had no turn
     free = os.dup(client.fileno())
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
@@ -147,7 +147,7 @@ async def test_without_descriptors_left_clients_wait_until_there_are_some(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     client.setblocking(False)
     async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
-        assert (await Browser(stream).ask(get(b"/health"))).status == 200
+        assert (await HttpClient(stream).ask(get(b"/health"))).status == 200
 
 
 class Idle(Probe):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 
-from .browser import CHAT, Browser, Reply, chat, get, post
-from .house import QUIET, House, open_house
+from .http_client import CHAT, HttpClient, Reply, chat, get, post
+from .proxy_env import QUIET, ProxyEnv, open_house
 from .record import PATIENCE
-from .test_desk import bearer, key
+from .test_dispatcher import bearer, key
 from .worker import OK, answer_when_released
 
 SECRET = "muxd-secret"
@@ -35,9 +35,9 @@ def talkative(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {"proxy": replace(usual, **more)}
 
 
-async def rejections(house: House, code: str, browser: Browser | None = None) -> float:
+async def rejections(proxy_env: ProxyEnv, code: str, http_client: HttpClient | None = None) -> float:
     request = get(b"/metrics")[:-2] + bearer(SECRET) + b"\r\n"
-    page = await (browser.ask(request) if browser is not None else house.ask(request))
+    page = await (http_client.ask(request) if http_client is not None else proxy_env.ask(request))
     told = re.search(rb'(?m)^muxd_rejections_total\{code="%b"\} (\S+)$' % code.encode(), page.body)
     return float(told[1]) if told else 0.0
 
@@ -71,10 +71,10 @@ REFUSED: dict[str, tuple[bytes, int, str, str, dict[str, Any]]] = {
 async def test_a_request_that_is_refused_early_is_named_counted_and_logged(
     tmp_path: Path, data: bytes, status: int, code: str, id: str, limits: dict[str, Any]
 ) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), **limits) as house:
-        reply = await house.ask(data)
+    async with open_house(tmp_path, **talkative(tmp_path), **limits) as proxy_env:
+        reply = await proxy_env.ask(data)
         assert (reply.status, reply.code) == (status, code)
-        assert await rejections(house, code) == 1.0
+        assert await rejections(proxy_env, code) == 1.0
     line, _ = logged(tmp_path)
     assert_told(reply, line)
     assert id in ("", line["request_id"])
@@ -90,18 +90,18 @@ def assert_told(reply: Reply, line: dict[str, Any]) -> None:
 
 
 async def test_a_connection_too_many_is_named_counted_and_logged(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), max_clients=1) as house:
-        first = await house.connect()
+    async with open_house(tmp_path, **talkative(tmp_path), max_clients=1) as proxy_env:
+        first = await proxy_env.connect()
         assert (await first.ask(get(b"/health"))).status == 200
-        reply = await (await house.connect()).reply()
+        reply = await (await proxy_env.connect()).reply()
         assert (reply.status, reply.code) == (503, "too_many_connections")
-        assert await rejections(house, "too_many_connections", first) == 1.0
+        assert await rejections(proxy_env, "too_many_connections", first) == 1.0
     assert_told(reply, logged(tmp_path)[1])
 
 
 async def test_without_headers_for_it_a_refusal_has_no_request_id(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=())) as house:
-        assert (await house.ask(b"hello\r\n\r\n")).header(b"x-request-id") is None
+    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=())) as proxy_env:
+        assert (await proxy_env.ask(b"hello\r\n\r\n")).header(b"x-request-id") is None
 
 
 with_and_without_ids = pytest.mark.parametrize(
@@ -128,18 +128,18 @@ ANSWERED_HERE = {
 async def test_the_size_of_the_proxys_own_answers_is_logged(
     tmp_path: Path, data: bytes, id_headers: tuple[str, ...]
 ) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=id_headers)) as house:
-        browser = await house.connect()
-        await browser.send(data)
-        reply = await browser.reply(to_head=data.startswith(b"HEAD"))
+    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=id_headers)) as proxy_env:
+        http_client = await proxy_env.connect()
+        await http_client.send(data)
+        reply = await http_client.reply(to_head=data.startswith(b"HEAD"))
     assert [line["response_bytes"] for line in logged(tmp_path)] == [len(reply.raw)]
 
 
 @with_and_without_ids
 async def test_the_size_of_a_refusal_after_a_wait_is_logged(tmp_path: Path, id_headers: tuple[str, ...]) -> None:
     settings = talkative(tmp_path, request_id_headers=id_headers)
-    async with open_house(tmp_path, **settings, model={"switch_timeout": 0.1}) as house:
-        reply = await house.ask(post(chat("beta")))
+    async with open_house(tmp_path, **settings, model={"switch_timeout": 0.1}) as proxy_env:
+        reply = await proxy_env.ask(post(chat("beta")))
         assert reply.code == "switch_timeout"
     assert [line["response_bytes"] for line in logged(tmp_path)] == [len(reply.raw)]
 
@@ -164,8 +164,8 @@ async def test_a_password_in_a_target_is_not_logged(
     tmp_path: Path, data: bytes, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
-    async with open_house(tmp_path, **talkative(tmp_path, access_log=form), **TIMES) as house:
-        await house.ask(data)
+    async with open_house(tmp_path, **talkative(tmp_path, access_log=form), **TIMES) as proxy_env:
+        await proxy_env.ask(data)
     (file,) = (tmp_path / "access").iterdir()
     text = file.read_text()
     assert text.count("\n") == 1
@@ -176,9 +176,9 @@ async def test_a_password_in_a_target_is_not_logged(
 
 
 @pytest.fixture
-async def locked(tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(tmp_path, keys=KEYS) as house:
-        yield house
+async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
+    async with open_house(tmp_path, keys=KEYS) as proxy_env:
+        yield proxy_env
 
 
 WITHOUT_A_KEY = {
@@ -194,52 +194,52 @@ WITHOUT_A_KEY = {
 
 @pytest.mark.parametrize("data", WITHOUT_A_KEY.values(), ids=WITHOUT_A_KEY)
 async def test_who_has_no_key_is_refused_before_the_body_comes(tmp_path: Path, data: bytes) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), keys=KEYS) as house:
-        browser = await house.connect()
-        reply = await browser.ask(data)
+    async with open_house(tmp_path, **talkative(tmp_path), keys=KEYS) as proxy_env:
+        http_client = await proxy_env.connect()
+        reply = await http_client.ask(data)
         assert (reply.status, reply.code, reply.header(b"connection")) == (401, "invalid_api_key", b"close")
         assert reply.header(b"www-authenticate") == b"Bearer"
-        await browser.closed()
-        assert await rejections(house, "invalid_api_key") == 1.0
-        assert house.proxy.front.held == 0
+        await http_client.closed()
+        assert await rejections(proxy_env, "invalid_api_key") == 1.0
+        assert proxy_env.proxy.front.held == 0
     assert_told(reply, logged(tmp_path)[0])
 
 
-async def test_who_has_no_key_is_refused_behind_one_who_has(locked: House) -> None:
-    browser = await locked.connect()
-    await browser.send(post(chat(), bearer(SECRET)) + NO_BODY_YET % b"")
-    assert (await browser.reply()).status == 200
-    assert (await browser.reply()).status == 401
-    await browser.closed()
+async def test_who_has_no_key_is_refused_behind_one_who_has(locked: ProxyEnv) -> None:
+    http_client = await locked.connect()
+    await http_client.send(post(chat(), bearer(SECRET)) + NO_BODY_YET % b"")
+    assert (await http_client.reply()).status == 200
+    assert (await http_client.reply()).status == 401
+    await http_client.closed()
 
 
-async def test_a_body_is_asked_for_and_waited_for_once_its_head_shows_a_key(locked: House) -> None:
-    browser = await locked.connect()
+async def test_a_body_is_asked_for_and_waited_for_once_its_head_shows_a_key(locked: ProxyEnv) -> None:
+    http_client = await locked.connect()
     for _ in range(2):
         body = chat()
-        await browser.send(post(body, bearer(SECRET) + b"Expect: 100-continue\r\n").removesuffix(body))
-        assert (await browser.reply()).raw == b"HTTP/1.1 100 Continue\r\n\r\n"
-        await browser.send(body[:5])
-        await browser.send(body[5:])
-        assert (await browser.reply()).body == OK.partition(b"\r\n\r\n")[2]
+        await http_client.send(post(body, bearer(SECRET) + b"Expect: 100-continue\r\n").removesuffix(body))
+        assert (await http_client.reply()).raw == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await http_client.send(body[:5])
+        await http_client.send(body[5:])
+        assert (await http_client.reply()).body == OK.partition(b"\r\n\r\n")[2]
 
 
-async def test_a_body_to_an_open_route_needs_no_key(locked: House) -> None:
-    browser = await locked.connect()
-    await browser.send(b"GET /health HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n")
-    await browser.send(b"body")
-    assert (await browser.reply()).status == 200
+async def test_a_body_to_an_open_route_needs_no_key(locked: ProxyEnv) -> None:
+    http_client = await locked.connect()
+    await http_client.send(b"GET /health HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n")
+    await http_client.send(b"body")
+    assert (await http_client.reply()).status == 200
 
 
 async def test_a_request_in_pieces_counts_once_against_its_keys_rate(tmp_path: Path) -> None:
     keys = (key("some", SECRET, requests_per_minute=2),)
-    async with open_house(tmp_path, keys=keys) as house:
+    async with open_house(tmp_path, keys=keys) as proxy_env:
         for left in (b"1", b"0"):
-            browser, body = await house.connect(), chat()
-            await browser.send(post(body, bearer(SECRET) + b"Expect: 100-continue\r\n").removesuffix(body))
-            await browser.reply()
-            await browser.send(body)
-            reply = await browser.reply()
+            http_client, body = await proxy_env.connect(), chat()
+            await http_client.send(post(body, bearer(SECRET) + b"Expect: 100-continue\r\n").removesuffix(body))
+            await http_client.reply()
+            await http_client.send(body)
+            reply = await http_client.reply()
             assert (reply.status, reply.header(b"x-ratelimit-remaining-requests")) == (200, left)
 
 
@@ -249,24 +249,24 @@ BIG = b"X: " + b"x" * 60_000 + b"\r\n"
 
 
 @pytest.fixture
-async def small(tmp_path: Path) -> AsyncIterator[House]:
+async def small(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """Room for two heads of 60 KB."""
     limits: dict[str, Any] = {"head_memory": 150_000}
-    async with open_house(tmp_path, granted=False, **limits) as house:
-        yield house
+    async with open_house(tmp_path, granted=False, **limits) as proxy_env:
+        yield proxy_env
 
 
-async def held(house: House, heads: int) -> None:
+async def held(proxy_env: ProxyEnv, heads: int) -> None:
     """Return when the proxy holds so many big heads."""
     with trio.fail_after(PATIENCE):
-        while round(house.proxy.front.heads / 60_000) != heads:
+        while round(proxy_env.proxy.front.heads / 60_000) != heads:
             await trio.sleep(0.001)
 
 
-async def test_big_halves_of_heads_are_refused_beyond_head_memory_and_counted(small: House) -> None:
+async def test_big_halves_of_heads_are_refused_beyond_head_memory_and_counted(small: ProxyEnv) -> None:
     browsers = [await small.connect() for _ in range(3)]
-    for number, browser in enumerate(browsers[:2], 1):
-        await browser.send(get(b"/health")[:-2] + BIG)
+    for number, http_client in enumerate(browsers[:2], 1):
+        await http_client.send(get(b"/health")[:-2] + BIG)
         await held(small, number)
     reply = await browsers[2].ask(get(b"/health")[:-2] + BIG)
     assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "buffer_memory_exhausted", b"1")
@@ -279,10 +279,10 @@ async def test_big_halves_of_heads_are_refused_beyond_head_memory_and_counted(sm
     assert small.proxy.front.heads == 0
 
 
-async def test_requests_with_big_heads_that_wait_are_bounded_too_and_give_the_memory_back(small: House) -> None:
+async def test_requests_with_big_heads_that_wait_are_bounded_too_and_give_the_memory_back(small: ProxyEnv) -> None:
     browsers = [await small.connect() for _ in range(2)]
-    for number, browser in enumerate(browsers, 1):
-        await browser.send(post(chat(), BIG))
+    for number, http_client in enumerate(browsers, 1):
+        await http_client.send(post(chat(), BIG))
         await held(small, number)
     assert (await small.ask(post(chat(), BIG))).code == "buffer_memory_exhausted"
     assert (await small.ask(get(b"/health"))).status == 200  # small ones are not worth counting

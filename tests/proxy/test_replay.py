@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from muxd.proxy.exchange import REPLAY_MOST
+from muxd.proxy.proxied_request import REPLAY_MOST
 
-from .browser import chat, post
 from .fake_muxd import FakeLease
-from .house import QUIET, House, open_house
+from .http_client import chat, post
+from .proxy_env import QUIET, ProxyEnv, open_house
 from .worker import OK, SSE_HEAD, Call, Worker, answer_ok, answer_when_released, event
 
 END = b"0\r\n\r\n"
@@ -23,38 +23,38 @@ async def die(call: Call) -> bool:
     return False
 
 
-async def revoked(house: House, reason: str = "worker_exited") -> FakeLease:
+async def revoked(proxy_env: ProxyEnv, reason: str = "worker_exited") -> FakeLease:
     """The lease that is asked for when muxd has taken the first one back; nobody has granted it yet."""
-    lease = await house.lease()
-    house.muxd.grants.clear()
+    lease = await proxy_env.lease()
+    proxy_env.muxd.grants.clear()
     lease.revoke(reason, 0.0, "its worker was killed by SIGKILL")
-    return await house.lease(1)
+    return await proxy_env.lease(1)
 
 
-async def test_a_request_that_was_with_a_dead_worker_is_answered_by_the_next(house: House) -> None:
-    house.alpha.answer = die
-    browser = await house.connect()
+async def test_a_request_that_was_with_a_dead_worker_is_answered_by_the_next(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
     body = chat(seed=7)
-    await browser.send(post(body))
-    await house.alpha.ended.nth(0)
-    house.alpha.answer = answer_ok
-    (await revoked(house)).grant(house.alpha.url, generation=2)
-    assert (await browser.reply()).raw == OK
-    assert [call.body for call in house.alpha.calls] == [body, body]
+    await http_client.send(post(body))
+    await proxy_env.alpha.ended.nth(0)
+    proxy_env.alpha.answer = answer_ok
+    (await revoked(proxy_env)).grant(proxy_env.alpha.url, generation=2)
+    assert (await http_client.reply()).raw == OK
+    assert [call.body for call in proxy_env.alpha.calls] == [body, body]
 
 
-async def test_a_revocation_that_is_faster_than_the_broken_connection_replays_too(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.calls.nth(0)
-    second = await revoked(house, "worker_unresponsive")
-    await house.alpha.calls[0].aborted()
-    second.grant(house.beta.url, generation=2)
-    assert (await browser.reply()).raw == OK
+async def test_a_revocation_that_is_faster_than_the_broken_connection_replays_too(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.calls.nth(0)
+    second = await revoked(proxy_env, "worker_unresponsive")
+    await proxy_env.alpha.calls[0].aborted()
+    second.grant(proxy_env.beta.url, generation=2)
+    assert (await http_client.reply()).raw == OK
 
 
-async def test_a_connection_that_only_broke_is_tried_again_without_muxd(house: House) -> None:
+async def test_a_connection_that_only_broke_is_tried_again_without_muxd(proxy_env: ProxyEnv) -> None:
     calls = 0
 
     async def die_once(call: Call) -> bool:
@@ -65,72 +65,74 @@ async def test_a_connection_that_only_broke_is_tried_again_without_muxd(house: H
         await call.send(OK)
         return True
 
-    house.alpha.answer = die_once
-    assert (await house.ask(post(chat()))).raw == OK
-    assert len(house.muxd.leases) == 1
+    proxy_env.alpha.answer = die_once
+    assert (await proxy_env.ask(post(chat()))).raw == OK
+    assert len(proxy_env.muxd.leases) == 1
 
 
-async def test_nothing_is_admitted_to_a_worker_that_was_just_lost(house: House) -> None:
-    house.alpha.answer = die
-    first, second = await house.connect(), await house.connect()
+async def test_nothing_is_admitted_to_a_worker_that_was_just_lost(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die
+    first, second = await proxy_env.connect(), await proxy_env.connect()
     await first.send(post(chat()))
-    await house.alpha.ended.nth(0)
-    house.alpha.answer = answer_ok
+    await proxy_env.alpha.ended.nth(0)
+    proxy_env.alpha.answer = answer_ok
     await second.send(post(chat()))
-    (await revoked(house)).grant(house.beta.url, generation=2)
+    (await revoked(proxy_env)).grant(proxy_env.beta.url, generation=2)
     assert (await first.reply()).raw == (await second.reply()).raw == OK
-    assert len(house.alpha.calls) == 1
+    assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_a_worker_that_refuses_is_waited_for(house: House) -> None:
-    house.alpha.die()
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    (await revoked(house)).grant(house.beta.url, generation=2)
-    assert (await browser.reply()).raw == OK
+async def test_a_worker_that_refuses_is_waited_for(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.die()
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    (await revoked(proxy_env)).grant(proxy_env.beta.url, generation=2)
+    assert (await http_client.reply()).raw == OK
 
 
 async def test_a_worker_that_refuses_for_too_long_is_named(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"switch_timeout": 0.6}) as house:
-        house.alpha.die()
-        reply = await house.ask(post(chat()))
+    async with open_house(tmp_path, model={"switch_timeout": 0.6}) as proxy_env:
+        proxy_env.alpha.die()
+        reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code) == (502, "worker_unreachable")
         assert "refused" in reply.message
 
 
-async def test_after_two_deaths_a_request_is_named_and_given_up(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_after_two_deaths_a_request_is_named_and_given_up(
+    proxy_env: ProxyEnv, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.ERROR)
-    house.alpha.answer = house.beta.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat(), b"X-Request-Id: the-poisonous-one\r\n"))
-    await house.alpha.ended.nth(0)
-    (await revoked(house)).grant(house.beta.url, generation=2)
-    reply = await browser.reply()
+    proxy_env.alpha.answer = proxy_env.beta.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(), b"X-Request-Id: the-poisonous-one\r\n"))
+    await proxy_env.alpha.ended.nth(0)
+    (await revoked(proxy_env)).grant(proxy_env.beta.url, generation=2)
+    reply = await http_client.reply()
     assert (reply.status, reply.code) == (502, "worker_died")
     assert reply.message.endswith("was with its worker at 2 deaths: it is not tried again")
     assert "2 deaths" in caplog.text
-    assert len(house.alpha.calls) + len(house.beta.calls) == 2
+    assert len(proxy_env.alpha.calls) + len(proxy_env.beta.calls) == 2
 
 
 async def test_the_named_request_has_the_clients_own_id(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id",))) as house:
-        house.alpha.answer = die
-        browser = await house.connect()
-        await browser.send(post(chat(), b"X-Request-Id: the-poisonous-one\r\n"))
-        reply = await browser.reply()
+    async with open_house(tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id",))) as proxy_env:
+        proxy_env.alpha.answer = die
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat(), b"X-Request-Id: the-poisonous-one\r\n"))
+        reply = await http_client.reply()
         assert "request the-poisonous-one was with its worker at 2 deaths" in reply.message
         assert reply.header(b"x-request-id") == b"the-poisonous-one"
 
 
 async def test_a_large_body_is_not_kept_for_another_worker(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as house:
-        house.alpha.answer = die
-        reply = await house.ask(post(chat(padding="x" * REPLAY_MOST)))
+    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
+        proxy_env.alpha.answer = die
+        reply = await proxy_env.ask(post(chat(padding="x" * REPLAY_MOST)))
         assert (reply.status, reply.code) == (502, "worker_died")
-        assert len(house.alpha.calls) == 1
+        assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_a_stream_that_had_a_head_and_no_event_is_replayed_behind_the_same_head(house: House) -> None:
+async def test_a_stream_that_had_a_head_and_no_event_is_replayed_behind_the_same_head(proxy_env: ProxyEnv) -> None:
     async def die_after_the_head(call: Call) -> bool:
         await call.send(SSE_HEAD)
         await heard.wait()
@@ -141,75 +143,75 @@ async def test_a_stream_that_had_a_head_and_no_event_is_replayed_behind_the_same
         await call.send(event("2") + END)
 
     heard = trio.Event()
-    house.alpha.answer = die_after_the_head
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    await browser.until(SSE_HEAD)
+    proxy_env.alpha.answer = die_after_the_head
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    await http_client.until(SSE_HEAD)
     heard.set()
-    await house.alpha.ended.nth(0)
-    house.beta.answer = stream
-    (await revoked(house)).grant(house.beta.url, generation=2)
-    reply = await browser.reply()
+    await proxy_env.alpha.ended.nth(0)
+    proxy_env.beta.answer = stream
+    (await revoked(proxy_env)).grant(proxy_env.beta.url, generation=2)
+    reply = await http_client.reply()
     assert reply.head + b"\r\n\r\n" == SSE_HEAD
     assert b"".join(re.findall(rb"data: .*\n\n", reply.body)) == b'data: {"text": "1"}\n\ndata: {"text": "2"}\n\n'
     assert reply.body.endswith(END)
 
 
-async def test_a_stream_that_had_an_event_is_not_replayed(house: House) -> None:
+async def test_a_stream_that_had_an_event_is_not_replayed(proxy_env: ProxyEnv) -> None:
     async def die_after_an_event(call: Call) -> bool:
         await call.send(SSE_HEAD + event("1"))
         return False
 
-    house.alpha.answer = die_after_an_event
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    assert b'"code":"worker_died"' in await browser.rest()
-    assert len(house.alpha.calls) == 1
+    proxy_env.alpha.answer = die_after_an_event
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    assert b'"code":"worker_died"' in await http_client.rest()
+    assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_an_answer_that_had_its_head_and_is_no_stream_is_not_replayed(house: House) -> None:
+async def test_an_answer_that_had_its_head_and_is_no_stream_is_not_replayed(proxy_env: ProxyEnv) -> None:
     async def die_after_the_head(call: Call) -> bool:
         await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
         return False
 
-    house.alpha.answer = die_after_the_head
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    assert (await browser.rest()).endswith(b"content-length: 10\r\n\r\n")
-    assert len(house.alpha.calls) == 1
+    proxy_env.alpha.answer = die_after_the_head
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    assert (await http_client.rest()).endswith(b"content-length: 10\r\n\r\n")
+    assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_a_client_that_leaves_while_it_is_held_is_forgotten(house: House) -> None:
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await house.alpha.ended.nth(0)
-    second = await revoked(house)
-    browser.close()
+async def test_a_client_that_leaves_while_it_is_held_is_forgotten(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.ended.nth(0)
+    second = await revoked(proxy_env)
+    http_client.close()
     await second.reports.until((0, 0))
 
 
 async def test_muxd_that_goes_with_its_workers_and_comes_back_loses_nothing(tmp_path: Path) -> None:
     """As when systemd kills the whole unit and starts it again."""
-    async with open_house(tmp_path, muxd_up=False) as house, AsyncExitStack() as life:
-        await life.enter_async_context(house.muxd.running())
-        house.alpha.answer = answer_when_released
-        browser = await house.connect()
-        await browser.send(post(chat()))
-        await house.alpha.calls.nth(0)
+    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+        await life.enter_async_context(proxy_env.muxd.running())
+        proxy_env.alpha.answer = answer_when_released
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat()))
+        await proxy_env.alpha.calls.nth(0)
         await life.aclose()
-        house.alpha.die()
-        assert (await house.ask(post(chat("beta")))).code == "muxd_unreachable"
+        proxy_env.alpha.die()
+        assert (await proxy_env.ask(post(chat("beta")))).code == "muxd_unreachable"
         async with Worker().running_as(answer_ok) as fresh:
-            house.muxd.grants["alpha"] = fresh.url
-            async with house.muxd.running():
-                assert (await browser.reply()).raw == OK
+            proxy_env.muxd.grants["alpha"] = fresh.url
+            async with proxy_env.muxd.running():
+                assert (await http_client.reply()).raw == OK
 
 
-async def test_an_old_client_is_replayed_too(house: House) -> None:
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat(), version=b"1.0"))
-    await house.alpha.ended.nth(0)
-    (await revoked(house)).grant(house.beta.url, generation=2)
-    assert (await browser.rest()).startswith(b"HTTP/1.1 200 OK\r\n")
+async def test_an_old_client_is_replayed_too(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(), version=b"1.0"))
+    await proxy_env.alpha.ended.nth(0)
+    (await revoked(proxy_env)).grant(proxy_env.beta.url, generation=2)
+    assert (await http_client.rest()).startswith(b"HTTP/1.1 200 OK\r\n")

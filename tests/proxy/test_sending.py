@@ -9,13 +9,13 @@ import pytest
 import trio
 
 from muxd.proxy.sockets.connection import Connection
-from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.downstream import ClientConnection
 from muxd.proxy.sockets.pool import Pool
 from muxd.proxy.sockets.reactor import Reactor
-from muxd.proxy.sockets.upstream import Loss
+from muxd.proxy.sockets.upstream import UpstreamLoss
 
-from .browser import Browser, chat, get, post
-from .house import House, open_house
+from .http_client import HttpClient, chat, get, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, event
 
@@ -28,24 +28,24 @@ async def answer_at_length(call: Call) -> None:
     await call.send(LONG)
 
 
-async def slow_reader(house: House) -> Browser:
+async def slow_reader(proxy_env: ProxyEnv) -> HttpClient:
     """A client for which the kernel keeps a few kilobytes, at the proxy's end and at its own."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    await sock.connect(("127.0.0.1", house.port))
-    browser = Browser(trio.SocketStream(sock))
-    house.browsers.append(browser)
-    assert (await browser.ask(get(b"/health"))).status == 200
-    for handler in house.proxy.front.reactor.handlers():
-        if isinstance(handler, Client) and handler.sock.getpeername() == sock.getsockname():
+    await sock.connect(("127.0.0.1", proxy_env.port))
+    http_client = HttpClient(trio.SocketStream(sock))
+    proxy_env.browsers.append(http_client)
+    assert (await http_client.ask(get(b"/health"))).status == 200
+    for handler in proxy_env.proxy.front.reactor.handlers():
+        if isinstance(handler, ClientConnection) and handler.sock.getpeername() == sock.getsockname():
             handler.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    return browser
+    return http_client
 
 
-async def stuck(house: House) -> None:
+async def stuck(proxy_env: ProxyEnv) -> None:
     """Return when there is something that the kernel did not take."""
     with trio.fail_after(PATIENCE):
-        while not any(isinstance(h, Client) and h.outbox for h in house.proxy.front.reactor.handlers()):
+        while not any(isinstance(h, ClientConnection) and h.outbox for h in proxy_env.proxy.front.reactor.handlers()):
             await trio.sleep(0.001)
 
 
@@ -119,7 +119,7 @@ class Ignoring:
 
     def on_stale(self) -> None: ...
 
-    def on_loss(self, loss: Loss, why: str) -> None:
+    def on_loss(self, loss: UpstreamLoss, why: str) -> None:
         raise AssertionError(why)
 
 
@@ -150,61 +150,61 @@ def test_a_worker_that_streams_before_it_has_read_the_request_gets_all_of_it() -
         reactor.shut()
 
 
-async def test_a_slow_reader_gets_all_of_the_answer_after_which_the_connection_closes(house: House) -> None:
-    house.alpha.answer = answer_at_length
-    browser = await slow_reader(house)
-    await browser.send(post(chat(), b"Connection: close\r\n"))
-    assert await browser.rest() == LONG
+async def test_a_slow_reader_gets_all_of_the_answer_after_which_the_connection_closes(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_at_length
+    http_client = await slow_reader(proxy_env)
+    await http_client.send(post(chat(), b"Connection: close\r\n"))
+    assert await http_client.rest() == LONG
 
 
-async def test_a_slow_http_1_0_reader_gets_all_of_its_answer(house: House) -> None:
-    house.alpha.answer = answer_at_length
-    browser = await slow_reader(house)
-    await browser.send(post(chat(), version=b"1.0"))
-    assert (await browser.rest()).partition(b"\r\n\r\n")[2] == LONG_BODY
+async def test_a_slow_http_1_0_reader_gets_all_of_its_answer(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_at_length
+    http_client = await slow_reader(proxy_env)
+    await http_client.send(post(chat(), version=b"1.0"))
+    assert (await http_client.rest()).partition(b"\r\n\r\n")[2] == LONG_BODY
 
 
-async def test_a_slow_reader_of_a_stream_that_breaks_gets_all_of_it_and_then_the_error(house: House) -> None:
+async def test_a_slow_reader_of_a_stream_that_breaks_gets_all_of_it_and_then_the_error(proxy_env: ProxyEnv) -> None:
     async def break_off(call: Call) -> bool:
         os.write(call.stream.socket.fileno(), SSE_HEAD + event("1" * 20_000))  # no await: the proxy learns of
         return False  # its end at once, too
 
-    house.alpha.answer = break_off
-    browser = await slow_reader(house)
-    await browser.send(post(chat(stream=True)))
-    rest = await browser.rest()
+    proxy_env.alpha.answer = break_off
+    http_client = await slow_reader(proxy_env)
+    await http_client.send(post(chat(stream=True)))
+    rest = await http_client.rest()
     assert rest.startswith(SSE_HEAD + event("1" * 20_000))
     assert b'"code":"worker_died"' in rest
     assert rest.endswith(b"}\n\n\r\n")
 
 
-async def test_a_slow_reader_that_has_read_all_of_it_asks_again_on_the_same_connection(house: House) -> None:
-    house.alpha.answer = answer_at_length
-    browser = await slow_reader(house)
+async def test_a_slow_reader_that_has_read_all_of_it_asks_again_on_the_same_connection(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_at_length
+    http_client = await slow_reader(proxy_env)
     for _ in range(2):
-        await browser.send(post(chat()) + get(b"/health"))
-        await stuck(house)
-        assert (await browser.reply()).raw == LONG
-        assert (await browser.reply()).json["status"] == "ok"
-    house.alpha.answer = answer_ok
-    assert (await browser.ask(post(chat()))).raw == OK
+        await http_client.send(post(chat()) + get(b"/health"))
+        await stuck(proxy_env)
+        assert (await http_client.reply()).raw == LONG
+        assert (await http_client.reply()).json["status"] == "ok"
+    proxy_env.alpha.answer = answer_ok
+    assert (await http_client.ask(post(chat()))).raw == OK
 
 
 async def test_the_idle_timeout_runs_once_a_slow_reader_has_read_its_answer(tmp_path: Path) -> None:
-    async with open_house(tmp_path, idle_timeout=0.2) as house:
-        house.alpha.answer = answer_at_length
-        browser = await slow_reader(house)
-        await browser.send(post(chat()))
-        await stuck(house)
-        assert (await browser.reply()).raw == LONG
-        await browser.closed()
+    async with open_house(tmp_path, idle_timeout=0.2) as proxy_env:
+        proxy_env.alpha.answer = answer_at_length
+        http_client = await slow_reader(proxy_env)
+        await http_client.send(post(chat()))
+        await stuck(proxy_env)
+        assert (await http_client.reply()).raw == LONG
+        await http_client.closed()
 
 
 async def test_a_slow_reader_that_stops_before_a_last_answers_end_is_given_up(tmp_path: Path) -> None:
-    async with open_house(tmp_path, write_timeout=0.2) as house:
-        house.alpha.answer = answer_at_length
-        browser = await slow_reader(house)
-        await browser.send(post(chat(), b"Connection: close\r\n"))
-        await stuck(house)
+    async with open_house(tmp_path, write_timeout=0.2) as proxy_env:
+        proxy_env.alpha.answer = answer_at_length
+        http_client = await slow_reader(proxy_env)
+        await http_client.send(post(chat(), b"Connection: close\r\n"))
+        await stuck(proxy_env)
         with trio.fail_after(PATIENCE):
-            await house.proxy.front.empty()
+            await proxy_env.proxy.front.empty()

@@ -12,118 +12,118 @@ import trio
 
 from muxd.ports import CannotListen, listen_at
 
-from .browser import Browser, chat, get, post
 from .fake_muxd import FakeMuxd
-from .house import House, open_house
+from .http_client import HttpClient, chat, get, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, OK_BODY, SSE_HEAD, Call, Worker, answer_when_released, event
 
 
-async def test_what_is_in_flight_finishes_and_what_waits_is_told(house: House) -> None:
-    house.alpha.answer = answer_when_released
-    busy, waiting, idle = [await house.connect() for _ in range(3)]
+async def test_what_is_in_flight_finishes_and_what_waits_is_told(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = answer_when_released
+    busy, waiting, idle = [await proxy_env.connect() for _ in range(3)]
     await busy.send(post(chat()))
     await waiting.send(post(chat("beta")))
     await idle.ask(get(b"/health"))
-    call = await house.alpha.calls.nth(0)
-    await house.lease(1)
+    call = await proxy_env.alpha.calls.nth(0)
+    await proxy_env.lease(1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.proxy.drain, 60.0)
+        nursery.start_soon(proxy_env.proxy.drain, 60.0)
         assert (await waiting.reply()).code == "shutting_down"
         await waiting.closed()
         await idle.closed()
         with pytest.raises(OSError, match="failed"):
-            await house.connect()
+            await proxy_env.connect()
         call.released.set()
         assert await busy.rest() == OK
 
 
-async def test_a_request_still_arriving_is_refused(house: House) -> None:
-    browser = await house.connect()
-    await browser.send(post(chat())[:-1])
-    await house.ask(get(b"/health"))  # by now the first one's bytes are read, too
+async def test_a_request_still_arriving_is_refused(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat())[:-1])
+    await proxy_env.ask(get(b"/health"))  # by now the first one's bytes are read, too
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.proxy.drain, 60.0)
+        nursery.start_soon(proxy_env.proxy.drain, 60.0)
         await trio.testing.wait_all_tasks_blocked()
-        await browser.send(b"}")
-        assert (await browser.reply()).code == "shutting_down"
-        await browser.closed()
+        await http_client.send(b"}")
+        assert (await http_client.reply()).code == "shutting_down"
+        await http_client.closed()
 
 
-async def silent(house: House) -> Browser:
+async def silent(proxy_env: ProxyEnv) -> HttpClient:
     """Accepted, and nothing said yet: its request may be under way."""
-    browser = await house.connect()
+    http_client = await proxy_env.connect()
     with trio.fail_after(PATIENCE):
-        while house.proxy.front.clients < len(house.browsers):
+        while proxy_env.proxy.front.clients < len(proxy_env.browsers):
             await trio.sleep(0.001)
-    return browser
+    return http_client
 
 
-async def test_who_is_silent_when_it_comes_may_still_ask_and_is_answered(house: House) -> None:
-    assert (await house.ask(post(chat()))).raw == OK
-    browser = await silent(house)
+async def test_who_is_silent_when_it_comes_may_still_ask_and_is_answered(proxy_env: ProxyEnv) -> None:
+    assert (await proxy_env.ask(post(chat()))).raw == OK
+    http_client = await silent(proxy_env)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.proxy.drain, 60.0)
+        nursery.start_soon(proxy_env.proxy.drain, 60.0)
         await trio.testing.wait_all_tasks_blocked()
-        await browser.send(post(chat()) + post(chat()))
-        assert await browser.rest() == OK + OK  # both had been sent
+        await http_client.send(post(chat()) + post(chat()))
+        assert await http_client.rest() == OK + OK  # both had been sent
 
 
-async def test_who_is_silent_when_it_comes_may_not_wait_for_a_model(house: House) -> None:
-    browser = await silent(house)
+async def test_who_is_silent_when_it_comes_may_not_wait_for_a_model(proxy_env: ProxyEnv) -> None:
+    http_client = await silent(proxy_env)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.proxy.drain, 60.0)
+        nursery.start_soon(proxy_env.proxy.drain, 60.0)
         await trio.testing.wait_all_tasks_blocked()
-        assert (await browser.ask(post(chat("beta")))).code == "shutting_down"
-        await browser.closed()
-    assert not house.muxd.leases
+        assert (await http_client.ask(post(chat("beta")))).code == "shutting_down"
+        await http_client.closed()
+    assert not proxy_env.muxd.leases
 
 
-async def test_who_stays_silent_is_not_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_stays_silent_is_not_waited_for(proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muxd.proxy.sockets.downstream._LAST_CHANCE", 0.05, raising=False)
-    browser = await silent(house)
+    http_client = await silent(proxy_env)
     with trio.fail_after(PATIENCE):
-        await house.proxy.drain(60.0)
-    await browser.closed()
+        await proxy_env.proxy.drain(60.0)
+    await http_client.closed()
 
 
 @pytest.mark.parametrize("request_", [post(chat()), get(b"/health"), post(chat()) * 2], ids=["chat", "health", "two"])
-async def test_what_an_idle_connection_has_already_sent_is_answered(house: House, request_: bytes) -> None:
-    browser = await house.connect()
-    assert (await browser.ask(post(chat()))).raw == OK
-    os.write(browser.stream.socket.fileno(), request_)  # no await: the proxy cannot have seen it
+async def test_what_an_idle_connection_has_already_sent_is_answered(proxy_env: ProxyEnv, request_: bytes) -> None:
+    http_client = await proxy_env.connect()
+    assert (await http_client.ask(post(chat()))).raw == OK
+    os.write(http_client.stream.socket.fileno(), request_)  # no await: the proxy cannot have seen it
     with trio.fail_after(PATIENCE):
-        await house.proxy.drain(60.0)
+        await proxy_env.proxy.drain(60.0)
     for _ in range(request_.count(b" HTTP/1.1")):
-        assert (await browser.reply()).status == 200
-    await browser.closed()
+        assert (await http_client.reply()).status == 200
+    await http_client.closed()
 
 
-async def test_a_body_that_an_idle_connection_has_begun_to_send_is_waited_for(house: House) -> None:
-    browser = await house.connect()
-    assert (await browser.ask(post(chat()))).raw == OK
-    os.write(browser.stream.socket.fileno(), post(chat())[:-1])
+async def test_a_body_that_an_idle_connection_has_begun_to_send_is_waited_for(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    assert (await http_client.ask(post(chat()))).raw == OK
+    os.write(http_client.stream.socket.fileno(), post(chat())[:-1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.proxy.drain, 60.0)
+        nursery.start_soon(proxy_env.proxy.drain, 60.0)
         await trio.testing.wait_all_tasks_blocked()
-        await browser.send(b"}")
-        assert await browser.rest() == OK
+        await http_client.send(b"}")
+        assert await http_client.rest() == OK
 
 
-async def test_what_does_not_finish_is_cut_with_an_error(house: House) -> None:
+async def test_what_does_not_finish_is_cut_with_an_error(proxy_env: ProxyEnv) -> None:
     async def endless(call: Call) -> None:
         if b'"stream":true' in call.body:
             await call.send(SSE_HEAD + event("1"))
         await call.gone.wait()
 
-    house.alpha.answer = endless
-    plain, stream = await house.connect(), await house.connect()
+    proxy_env.alpha.answer = endless
+    plain, stream = await proxy_env.connect(), await proxy_env.connect()
     await plain.send(post(chat()))
     await stream.send(post(chat(stream=True)))
     await stream.until(event("1"))
-    await house.alpha.calls.nth(1)
+    await proxy_env.alpha.calls.nth(1)
     with trio.fail_after(PATIENCE):
-        await house.proxy.drain(0.05)
+        await proxy_env.proxy.drain(0.05)
     assert (await plain.reply()).code == "shutting_down"
     assert b'"code":"shutting_down"' in await stream.rest()
 
@@ -133,13 +133,13 @@ async def test_a_client_that_does_not_read_its_last_words_holds_nothing_up(tmp_p
         await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n" + b"x" * 20_000_000)
         await call.gone.wait()
 
-    async with open_house(tmp_path) as house:
-        house.alpha.answer = flood
-        browser = await house.connect()
-        await browser.send(post(chat()))
-        await browser.until(b"\r\n\r\n")
+    async with open_house(tmp_path) as proxy_env:
+        proxy_env.alpha.answer = flood
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat()))
+        await http_client.until(b"\r\n\r\n")
         with trio.fail_after(PATIENCE):
-            await house.proxy.drain(0.05)
+            await proxy_env.proxy.drain(0.05)
 
 
 def test_an_address_in_use_is_named() -> None:
@@ -165,17 +165,17 @@ async def test_sigterm_ends_the_process_with_status_0_after_what_is_in_flight(tm
                 config = _config(tmp_path, port)
                 run = partial(_run, config, listener.fileno() if passed else None)
                 process: trio.Process = await nursery.start(run)
-                browser = await _connect(port)
-            await browser.send(post(chat("alpha")))
+                http_client = await _connect(port)
+            await http_client.send(post(chat("alpha")))
             call = await alpha.calls.nth(0)
             process.send_signal(signal.SIGTERM)
             if not passed:
                 await _refused(port)
             call.released.set()
-            answer = await browser.reply()
+            answer = await http_client.reply()
             assert (answer.status, answer.body) == (200, OK_BODY)
-            await browser.closed()
-            browser.close()
+            await http_client.closed()
+            http_client.close()
             with trio.fail_after(PATIENCE):
                 assert await process.wait() == 0
 
@@ -208,11 +208,11 @@ async def _run(config: Path, fd: int | None, task_status: trio.TaskStatus[trio.P
     )
 
 
-async def _connect(port: int) -> Browser:
+async def _connect(port: int) -> HttpClient:
     with trio.fail_after(PATIENCE * 2):
         while True:
             try:
-                return Browser(await trio.open_tcp_stream("127.0.0.1", port))
+                return HttpClient(await trio.open_tcp_stream("127.0.0.1", port))
             except OSError:
                 await trio.sleep(0.05)
 

@@ -4,11 +4,11 @@ import pytest
 import trio
 import trio.testing
 
-from muxd.proxy.sockets.downstream import Client
+from muxd.proxy.sockets.downstream import ClientConnection
 from muxd.proxy.sockets.reactor import READ_SIZE
 
-from .browser import Browser, chat, post
-from .house import House
+from .http_client import HttpClient, chat, post
+from .proxy_env import ProxyEnv
 from .test_lost_workers import metric
 from .test_sending import slow_reader
 from .worker import SSE_HEAD, Call, chunk
@@ -24,9 +24,9 @@ def sized(size: int) -> bytes:
 class Hand:
     """A worker that sends a stream piece by piece, each when it is told to."""
 
-    def __init__(self, house: House, browser: Browser) -> None:
+    def __init__(self, proxy_env: ProxyEnv, http_client: HttpClient) -> None:
         self._pieces, pieces = trio.open_memory_channel[bytes | None](0)
-        self._browser = browser
+        self._browser = http_client
 
         async def answer(call: Call) -> bool:
             await call.send(SSE_HEAD)
@@ -36,7 +36,7 @@ class Hand:
                 await call.send(piece)
             return True
 
-        house.alpha.answer = answer
+        proxy_env.alpha.answer = answer
 
     async def gives(self, piece: bytes) -> None:
         """And the client has it."""
@@ -51,24 +51,24 @@ class Hand:
 
 
 @pytest.fixture
-async def browser(house: House) -> Browser:
-    return await house.connect()
+async def http_client(proxy_env: ProxyEnv) -> HttpClient:
+    return await proxy_env.connect()
 
 
 @pytest.fixture
-async def hand(house: House, browser: Browser) -> Hand:
-    hand = Hand(house, browser)
-    await browser.send(post(chat(stream=True)))
-    await browser.until(SSE_HEAD)
+async def hand(proxy_env: ProxyEnv, http_client: HttpClient) -> Hand:
+    hand = Hand(proxy_env, http_client)
+    await http_client.send(post(chat(stream=True)))
+    await http_client.until(SSE_HEAD)
     return hand
 
 
-async def test_events_of_every_size_pass_byte_for_byte(hand: Hand, browser: Browser) -> None:
+async def test_events_of_every_size_pass_byte_for_byte(hand: Hand, http_client: HttpClient) -> None:
     pieces = [sized(size) for size in (8, 15, 16, 17, 255, 256, 257, 4092, 4095, 4096, 4097, 9000)]
     for piece in pieces:
         await hand.gives(piece)
     await hand.sends(END)
-    assert (await browser.reply()).body == b"".join(pieces) + END
+    assert (await http_client.reply()).body == b"".join(pieces) + END
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ async def test_events_of_every_size_pass_byte_for_byte(hand: Hand, browser: Brow
     ],
     ids=["zeros first", "upper case", "an extension", "two chunks", "two events", "more than an event"],
 )
-async def test_what_is_not_quite_one_event_passes_too(hand: Hand, browser: Browser, piece: bytes) -> None:
+async def test_what_is_not_quite_one_event_passes_too(hand: Hand, http_client: HttpClient, piece: bytes) -> None:
     rest = b"0\r\ndata: 12345678\n\n\r\n" if piece.endswith(b"\r\n1") else b""
     for part in (sized(20), piece, rest, sized(30)):
         if part:
             await hand.gives(part)
     await hand.sends(END)
-    assert (await browser.reply()).body == sized(20) + piece + rest + sized(30) + END
+    assert (await http_client.reply()).body == sized(20) + piece + rest + sized(30) + END
 
 
 @pytest.mark.parametrize(
@@ -97,65 +97,69 @@ async def test_what_is_not_quite_one_event_passes_too(hand: Hand, browser: Brows
     [b"zz\r\ndata: 12345678\n\n\r\n", b"+10\r\ndata: 12345678\n\n\r\n", b"data: 12345678\n\n\r\n"],
     ids=["no figure", "a sign", "no size"],
 )
-async def test_what_is_no_chunk_is_found_out_behind_events(hand: Hand, browser: Browser, piece: bytes) -> None:
+async def test_what_is_no_chunk_is_found_out_behind_events(hand: Hand, http_client: HttpClient, piece: bytes) -> None:
     await hand.gives(sized(20))
     await hand.gives(sized(30))
     await hand.sends(piece)
-    assert b'"code":"worker_garbled"' in await browser.rest()
+    assert b'"code":"worker_garbled"' in await http_client.rest()
 
 
 @pytest.mark.parametrize("off", [-1, 1])
-async def test_a_size_that_is_off_by_one_is_found_out(hand: Hand, browser: Browser, off: int) -> None:
+async def test_a_size_that_is_off_by_one_is_found_out(hand: Hand, http_client: HttpClient, off: int) -> None:
     await hand.gives(sized(20))
     await hand.sends(b"%x\r\n" % (30 + off) + sized(30).partition(b"\r\n")[2])
     await hand.sends(sized(20))
-    assert b'"code":"worker_garbled"' in await browser.rest()
+    assert b'"code":"worker_garbled"' in await http_client.rest()
 
 
-async def test_a_worker_that_dies_behind_an_event_is_told_of_in_an_event(hand: Hand, browser: Browser) -> None:
+async def test_a_worker_that_dies_behind_an_event_is_told_of_in_an_event(hand: Hand, http_client: HttpClient) -> None:
     await hand.gives(sized(20))
     await hand.gives(sized(30))
     await hand.dies()
-    last = (await browser.rest()).rpartition(sized(30))[2]
+    last = (await http_client.rest()).rpartition(sized(30))[2]
     size, _, data = last.partition(b"\r\n")
     assert int(size, 16) == len(data) - 2
     assert data.startswith(b"event: error\n")
 
 
-async def test_a_client_that_reads_late_gets_every_event_and_little_is_kept_for_it(house: House) -> None:
-    browser = await slow_reader(house)
-    hand = Hand(house, browser)
-    await browser.send(post(chat(stream=True)))
+async def test_a_client_that_reads_late_gets_every_event_and_little_is_kept_for_it(proxy_env: ProxyEnv) -> None:
+    http_client = await slow_reader(proxy_env)
+    hand = Hand(proxy_env, http_client)
+    await http_client.send(post(chat(stream=True)))
     events = [sized(4000 + number % 9) for number in range(50)]
     for event in events:
         await hand.sends(event)
         await trio.testing.wait_all_tasks_blocked(0.001)
-    handlers = house.proxy.front.reactor.handlers()
-    assert 0 < sum(handler.unsent() for handler in handlers if isinstance(handler, Client)) < READ_SIZE + 5000
+    handlers = proxy_env.proxy.front.reactor.handlers()
+    assert 0 < sum(handler.unsent() for handler in handlers if isinstance(handler, ClientConnection)) < READ_SIZE + 5000
     await hand.sends(END)
-    assert (await browser.reply()).body == b"".join(events) + END
+    assert (await http_client.reply()).body == b"".join(events) + END
 
 
-async def test_tokens_told_in_an_event_of_two_chunks_are_counted(house: House, hand: Hand, browser: Browser) -> None:
+async def test_tokens_told_in_an_event_of_two_chunks_are_counted(
+    proxy_env: ProxyEnv, hand: Hand, http_client: HttpClient
+) -> None:
     told = b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n'
     first = told.rindex(b"_tokens") + 3
     for piece in (sized(20), chunk(told[:first]), chunk(told[first:]), sized(20)):
         await hand.gives(piece)
     await hand.sends(END)
-    await browser.reply()
-    assert await metric(house, "muxd_tokens_total") == "7.0 0.0 5.0"
+    await http_client.reply()
+    assert await metric(proxy_env, "muxd_tokens_total") == "7.0 0.0 5.0"
 
 
-async def test_tokens_told_in_an_event_of_its_own_are_counted(house: House, hand: Hand, browser: Browser) -> None:
+async def test_tokens_told_in_an_event_of_its_own_are_counted(
+    proxy_env: ProxyEnv, hand: Hand, http_client: HttpClient
+) -> None:
     usage = chunk(b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n')
     for piece in (sized(20), usage, chunk(b"data: [DONE]\n\n")):
         await hand.gives(piece)
     await hand.sends(END)
-    await browser.reply()
-    assert await metric(house, "muxd_tokens_total") == "7.0 0.0 5.0"
+    await http_client.reply()
+    assert await metric(proxy_env, "muxd_tokens_total") == "7.0 0.0 5.0"
 
 
-async def test_the_time_between_events_is_counted(house: House, hand: Hand) -> None:
+async def test_the_time_between_events_is_counted(proxy_env: ProxyEnv, hand: Hand) -> None:
     for size in range(20, 320):
         await hand.gives(sized(size))
-    assert await metric(house, "muxd_event_gap_seconds_count") == "299.0"
+    assert await metric(proxy_env, "muxd_event_gap_seconds_count") == "299.0"

@@ -8,8 +8,8 @@ import trio
 
 from muxd.proxy.grant import Grant
 
-from .browser import chat, post
-from .house import House, open_house
+from .http_client import chat, post
+from .proxy_env import ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, answer_when_released
 
@@ -17,54 +17,56 @@ UNLOAD = b'{"model": "alpha", "keep_alive": 0}'
 LONG = "x" * (70 << 10)  # so long that the body is not decoded whole
 
 
-async def unload(house: House, body: bytes = UNLOAD) -> None:
-    assert (await house.ask(post(body, path=b"/api/generate"))).json["done_reason"] == "unload"
+async def unload(proxy_env: ProxyEnv, body: bytes = UNLOAD) -> None:
+    assert (await proxy_env.ask(post(body, path=b"/api/generate"))).json["done_reason"] == "unload"
 
 
-async def busy(house: House, count: int, then: bytes = b"") -> None:
+async def busy(proxy_env: ProxyEnv, count: int, then: bytes = b"") -> None:
     """So many requests at once; muxd hears of each one's beginning.  `then` is asked while the first is in flight."""
-    house.alpha.answer = answer_when_released
-    lease, first = await house.lease(), len(house.alpha.calls)
-    browsers = [await house.connect() for _ in range(count)]
-    for number, browser in enumerate(browsers):
-        await browser.send(post(chat()))
+    proxy_env.alpha.answer = answer_when_released
+    lease, first = await proxy_env.lease(), len(proxy_env.alpha.calls)
+    browsers = [await proxy_env.connect() for _ in range(count)]
+    for number, http_client in enumerate(browsers):
+        await http_client.send(post(chat()))
         await lease.reports.until((number + 1, 0))
         if then and number == 0:
-            await unload(house, then)
-    for number, browser in enumerate(browsers):
-        (await house.alpha.calls.nth(first + number)).released.set()
-        assert (await browser.reply()).raw == OK
+            await unload(proxy_env, then)
+    for number, http_client in enumerate(browsers):
+        (await proxy_env.alpha.calls.nth(first + number)).released.set()
+        assert (await http_client.reply()).raw == OK
     await lease.reports.until((0, 0))
 
 
-async def test_a_model_that_this_proxy_has_nothing_to_do_with_is_let_go_without_a_lease(house: House) -> None:
-    await unload(house)
-    assert await house.muxd.unloads.nth(0) == "alpha"
-    assert not house.muxd.leases
+async def test_a_model_that_this_proxy_has_nothing_to_do_with_is_let_go_without_a_lease(proxy_env: ProxyEnv) -> None:
+    await unload(proxy_env)
+    assert await proxy_env.muxd.unloads.nth(0) == "alpha"
+    assert not proxy_env.muxd.leases
 
 
-async def test_muxd_hears_that_nothing_is_in_flight_before_it_is_asked(house: House) -> None:
-    await house.ask(post(chat()))
-    await unload(house)
-    assert await house.muxd.unloads.nth(0) == "alpha"
-    assert house.muxd.leases[0].reports[-1] == (0, 0)
+async def test_muxd_hears_that_nothing_is_in_flight_before_it_is_asked(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    await unload(proxy_env)
+    assert await proxy_env.muxd.unloads.nth(0) == "alpha"
+    assert proxy_env.muxd.leases[0].reports[-1] == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["hello", LONG])
 @pytest.mark.parametrize("keep_alive", [0, "0s"])
-async def test_a_request_lets_its_model_go_once_it_is_answered(house: House, text: str, keep_alive: int | str) -> None:
+async def test_a_request_lets_its_model_go_once_it_is_answered(
+    proxy_env: ProxyEnv, text: str, keep_alive: int | str
+) -> None:
     body = msgspec.json.encode({"model": "alpha", "prompt": text, "keep_alive": keep_alive})
-    assert (await house.ask(post(body, path=b"/api/generate"))).raw == OK
-    assert await house.muxd.unloads.nth(0) == "alpha"
-    assert house.alpha.calls[0].body == body
-    assert house.muxd.leases[0].reports[-1] == (0, 0)
+    assert (await proxy_env.ask(post(body, path=b"/api/generate"))).raw == OK
+    assert await proxy_env.muxd.unloads.nth(0) == "alpha"
+    assert proxy_env.alpha.calls[0].body == body
+    assert proxy_env.muxd.leases[0].reports[-1] == (0, 0)
 
 
-async def test_what_others_use_is_not_let_go_and_not_once_they_have_their_answer_either(house: House) -> None:
-    await house.ask(post(chat()))
-    await busy(house, 2, then=UNLOAD)
-    await busy(house, 1)  # were it asked for after the report that nothing is in flight, that would be over by now
-    assert not house.muxd.unloads
+async def test_what_others_use_is_not_let_go_and_not_once_they_have_their_answer_either(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    await busy(proxy_env, 2, then=UNLOAD)
+    await busy(proxy_env, 1)  # were it asked for after the report that nothing is in flight, that would be over by now
+    assert not proxy_env.muxd.unloads
 
 
 class Request:
@@ -76,33 +78,35 @@ class Request:
         self.grant = grant
 
 
-async def test_a_later_request_keeps_the_model(house: House) -> None:
-    await house.ask(post(chat()))
-    await (await house.lease()).reports.until((0, 0))
-    lease, request = house.proxy.leases.of("alpha"), Request()
+async def test_a_later_request_keeps_the_model(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    await (await proxy_env.lease()).reports.until((0, 0))
+    lease, request = proxy_env.proxy.leases.of("alpha"), Request()
     lease.unload()
-    lease.enter(request)  # type: ignore[arg-type]
-    lease.leave(request, request.grant)  # type: ignore[arg-type]
-    await busy(house, 1)
-    assert not house.muxd.unloads
+    lease.acquire(request)  # type: ignore[arg-type]
+    lease.release(request, request.grant)  # type: ignore[arg-type]
+    await busy(proxy_env, 1)
+    assert not proxy_env.muxd.unloads
 
 
-async def test_a_word_that_came_with_the_end_of_its_lease_does_not_keep_later_ones_from_muxd(house: House) -> None:
-    await house.ask(post(chat()))
-    held = await house.lease()
+async def test_a_word_that_came_with_the_end_of_its_lease_does_not_keep_later_ones_from_muxd(
+    proxy_env: ProxyEnv,
+) -> None:
+    await proxy_env.ask(post(chat()))
+    held = await proxy_env.lease()
     await held.reports.until((0, 0))
-    house.proxy.leases.of("alpha").unload()
+    proxy_env.proxy.leases.of("alpha").unload()
     held.end()
     await held.ended()
     with trio.fail_after(PATIENCE):
-        while not house.muxd.unloads:
-            await unload(house)
+        while not proxy_env.muxd.unloads:
+            await unload(proxy_env)
 
 
 async def test_without_muxd_the_client_is_answered_and_the_log_says_what_was_not_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_house(tmp_path, muxd_up=False) as house:
-        await unload(house)
-        await unload(house)
+    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+        await unload(proxy_env)
+        await unload(proxy_env)
     assert "muxd could not be told that a client lets alpha go" in caplog.text

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from .browser import chat, post
-from .house import QUIET, House, open_house
+from .http_client import chat, post
+from .proxy_env import QUIET, ProxyEnv, open_house
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
@@ -17,20 +17,20 @@ BODY_TO_THE_END = b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n"
 
 @pytest.mark.parametrize("half_a_head", [b"", b"HTTP/1.1 200 OK\r\nx:"])
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_worker_that_dies_before_its_answer(house: House, half_a_head: bytes, reset: bool) -> None:
+async def test_a_worker_that_dies_before_its_answer(proxy_env: ProxyEnv, half_a_head: bytes, reset: bool) -> None:
     async def die(call: Call) -> bool:
         await call.send(half_a_head)
         if reset:
             call.reset()
         return False
 
-    house.alpha.answer = die
-    browser = await house.connect()
-    reply = await browser.ask(post(chat()))
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    reply = await http_client.ask(post(chat()))
     assert (reply.status, reply.code) == (502, "worker_died")
     assert "model alpha" in reply.message
-    house.alpha.answer = answer_ok
-    assert (await browser.ask(post(chat()))).raw == OK
+    proxy_env.alpha.answer = answer_ok
+    assert (await http_client.ask(post(chat()))).raw == OK
 
 
 @pytest.mark.parametrize(
@@ -46,30 +46,30 @@ async def test_a_worker_that_dies_before_its_answer(house: House, half_a_head: b
     ],
     ids=["ssh", "tls", "status", "upgrade", "two lengths", "two answers", "endless head"],
 )
-async def test_a_worker_that_sends_garbage(house: House, garbage: bytes) -> None:
+async def test_a_worker_that_sends_garbage(proxy_env: ProxyEnv, garbage: bytes) -> None:
     async def answer(call: Call) -> None:
         await call.send(garbage)
         await call.gone.wait()
 
-    house.alpha.answer = answer
-    reply = await house.ask(post(chat()))
+    proxy_env.alpha.answer = answer
+    reply = await proxy_env.ask(post(chat()))
     assert (reply.status, reply.code) == (502, "worker_garbled")
 
 
-async def test_a_worker_that_sends_unasked_for_data_is_not_used_again(house: House) -> None:
-    await house.ask(post(chat()))
-    await house.alpha.calls[0].send(OK)
-    await house.alpha.ended.nth(0)
-    assert (await house.ask(post(chat()))).raw == OK
-    assert house.alpha.calls[1].connection == 2
+async def test_a_worker_that_sends_unasked_for_data_is_not_used_again(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    await proxy_env.alpha.calls[0].send(OK)
+    await proxy_env.alpha.ended.nth(0)
+    assert (await proxy_env.ask(post(chat()))).raw == OK
+    assert proxy_env.alpha.calls[1].connection == 2
 
 
 async def test_a_worker_that_does_not_answer_in_time(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as house:
-        house.alpha.answer = answer_when_released
-        reply = await house.ask(post(chat()))
+    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
+        proxy_env.alpha.answer = answer_when_released
+        reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code) == (504, "upstream_timeout")
-        await house.alpha.calls[0].aborted()
+        await proxy_env.alpha.calls[0].aborted()
 
 
 async def test_the_upstream_timeout_ends_with_the_first_byte(tmp_path: Path) -> None:
@@ -79,13 +79,15 @@ async def test_the_upstream_timeout_ends_with_the_first_byte(tmp_path: Path) -> 
             await call.gone.wait()
         await call.send(event("1") + b"0\r\n\r\n")
 
-    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as house:
-        house.alpha.answer = slow
-        assert (await house.ask(post(chat()))).body == event("1") + b"0\r\n\r\n"
+    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
+        proxy_env.alpha.answer = slow
+        assert (await proxy_env.ask(post(chat()))).body == event("1") + b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_last_chunk(house: House, reset: bool) -> None:
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_last_chunk(
+    proxy_env: ProxyEnv, reset: bool
+) -> None:
     async def die(call: Call) -> bool:
         await call.send(SSE_HEAD + event("1"))
         await heard.wait()
@@ -94,12 +96,12 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_last_chunk(h
         return False
 
     heard = trio.Event()
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    await browser.until(event("1"))
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    await http_client.until(event("1"))
     heard.set()
-    last = (await browser.rest()).removeprefix(SSE_HEAD + event("1"))
+    last = (await http_client.rest()).removeprefix(SSE_HEAD + event("1"))
     size, _, data = last.partition(b"\r\n")
     assert int(size, 16) == len(data) - 2  # one well-formed chunk, and nothing after it
     assert data.startswith(b'event: error\ndata: {"type":"error","error":{"message":"model alpha: ')
@@ -108,32 +110,32 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_last_chunk(h
 
 
 @pytest.mark.parametrize("part", [b"data: {", chunk(b"data: {"), event("1") + b"ff\r\ndata: {"])
-async def test_a_stream_that_breaks_within_an_event_is_just_cut(house: House, part: bytes) -> None:
+async def test_a_stream_that_breaks_within_an_event_is_just_cut(proxy_env: ProxyEnv, part: bytes) -> None:
     part = b"99\r\n" + part if part == b"data: {" else part
 
     async def die(call: Call) -> bool:
         await call.send(SSE_HEAD + part)
         return False
 
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat(stream=True)))
-    assert await browser.rest() == SSE_HEAD + part
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat(stream=True)))
+    assert await http_client.rest() == SSE_HEAD + part
 
 
 @pytest.mark.parametrize("head", [b"content-length: 10\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n5\r\n"])
-async def test_a_plain_answer_that_breaks_is_cut(house: House, head: bytes) -> None:
+async def test_a_plain_answer_that_breaks_is_cut(proxy_env: ProxyEnv, head: bytes) -> None:
     async def die(call: Call) -> bool:
         await call.send(b"HTTP/1.1 200 OK\r\n" + head + b"abc")
         return False
 
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    assert await browser.rest() == b"HTTP/1.1 200 OK\r\n" + head + b"abc"
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    assert await http_client.rest() == b"HTTP/1.1 200 OK\r\n" + head + b"abc"
 
 
-async def test_an_answer_to_the_connections_end_that_breaks_is_reset(house: House) -> None:
+async def test_an_answer_to_the_connections_end_that_breaks_is_reset(proxy_env: ProxyEnv) -> None:
     async def die(call: Call) -> bool:
         await call.send(BODY_TO_THE_END + b"abc")
         await heard.wait()
@@ -141,16 +143,16 @@ async def test_an_answer_to_the_connections_end_that_breaks_is_reset(house: Hous
         return False
 
     heard = trio.Event()
-    house.alpha.answer = die
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await browser.until(b"abc")
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await http_client.until(b"abc")
     heard.set()
     with pytest.raises(trio.BrokenResourceError):
-        await browser.rest()
+        await http_client.rest()
 
 
-async def test_garbage_within_a_stream_is_not_passed_on(house: House) -> None:
+async def test_garbage_within_a_stream_is_not_passed_on(proxy_env: ProxyEnv) -> None:
     async def answer(call: Call) -> None:
         await call.send(SSE_HEAD + event("1"))
         await heard.wait()
@@ -158,62 +160,62 @@ async def test_garbage_within_a_stream_is_not_passed_on(house: House) -> None:
         await call.gone.wait()
 
     heard = trio.Event()
-    house.alpha.answer = answer
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    await browser.until(event("1"))
+    proxy_env.alpha.answer = answer
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await http_client.until(event("1"))
     heard.set()
-    rest = await browser.rest()
+    rest = await http_client.rest()
     assert b"not a chunk" not in rest
     assert b"worker_garbled" in rest
 
 
-async def test_an_idle_connection_that_the_worker_closed_is_not_used_again(house: House) -> None:
-    await house.ask(post(chat()))
-    house.alpha.close_idle()
-    assert (await house.ask(post(chat()))).raw == OK
-    assert house.alpha.calls[1].connection == 2
+async def test_an_idle_connection_that_the_worker_closed_is_not_used_again(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    proxy_env.alpha.close_idle()
+    assert (await proxy_env.ask(post(chat()))).raw == OK
+    assert proxy_env.alpha.calls[1].connection == 2
 
 
-async def test_a_request_that_crosses_the_close_of_an_idle_connection_is_sent_once_more(house: House) -> None:
-    browser = await house.connect()
-    await browser.ask(post(chat()))
-    browser.stream.socket._sock.send(post(chat("alpha-mini")))  # type: ignore[attr-defined]  # no await: the proxy
-    house.alpha.close_idle()  # learns of both at once, of the request first
-    assert (await browser.reply()).raw == OK
-    assert [call.connection for call in house.alpha.calls] == [1, 2]
+async def test_a_request_that_crosses_the_close_of_an_idle_connection_is_sent_once_more(proxy_env: ProxyEnv) -> None:
+    http_client = await proxy_env.connect()
+    await http_client.ask(post(chat()))
+    http_client.stream.socket._sock.send(post(chat("alpha-mini")))  # type: ignore[attr-defined]  # no await: the proxy
+    proxy_env.alpha.close_idle()  # learns of both at once, of the request first
+    assert (await http_client.reply()).raw == OK
+    assert [call.connection for call in proxy_env.alpha.calls] == [1, 2]
 
 
-async def test_a_worker_that_dies_of_a_request_on_a_used_connection_counts_as_dead(house: House) -> None:
+async def test_a_worker_that_dies_of_a_request_on_a_used_connection_counts_as_dead(proxy_env: ProxyEnv) -> None:
     async def die(call: Call) -> bool:
         return False
 
-    browser = await house.connect()
-    await browser.ask(post(chat()))
-    house.alpha.answer = die
-    reply = await browser.ask(post(chat()))
+    http_client = await proxy_env.connect()
+    await http_client.ask(post(chat()))
+    proxy_env.alpha.answer = die
+    reply = await http_client.ask(post(chat()))
     assert (reply.status, reply.code) == (502, "worker_died")
-    assert len(house.alpha.calls) == 3  # one that was answered, and two deaths
+    assert len(proxy_env.alpha.calls) == 3  # one that was answered, and two deaths
 
 
 async def test_an_answer_before_the_whole_request_was_sent_is_passed_on(tmp_path: Path) -> None:
     """A worker may refuse a large body without reading it."""
     refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno\n"
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(socket.create_server(("127.0.0.1", 0))))
-    async with open_house(tmp_path, max_body=1 << 26, buffer_memory=1 << 27) as house, listener:
-        house.muxd.grants["beta"] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        browser = await house.connect()
-        await browser.send(post(chat("beta", pad="x" * 30_000_000)))  # more than the kernel's buffers hold
+    async with open_house(tmp_path, max_body=1 << 26, buffer_memory=1 << 27) as proxy_env, listener:
+        proxy_env.muxd.grants["beta"] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        http_client = await proxy_env.connect()
+        await http_client.send(post(chat("beta", pad="x" * 30_000_000)))  # more than the kernel's buffers hold
         with trio.fail_after(PATIENCE):
             stream = await listener.accept()
             await stream.receive_some(100)
             await stream.send_all(refusal)
-            assert (await browser.reply()).raw == refusal
-            await browser.send(post(chat("beta")))
+            assert (await http_client.reply()).raw == refusal
+            await http_client.send(post(chat("beta")))
             fresh = await listener.accept()  # the first connection would take it for the rest of the body
             await fresh.receive_some()
             await fresh.send_all(OK)
-            assert (await browser.reply()).raw == OK
+            assert (await http_client.reply()).raw == OK
         await stream.aclose()
         await fresh.aclose()
 
@@ -229,31 +231,33 @@ async def test_a_worker_on_a_listening_socket_that_never_accepts_is_given_up(
     for filler in fillers:
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
-    async with open_house(tmp_path, model={"switch_timeout": 0.5}) as house:
-        house.muxd.grants["beta"] = f"http://127.0.0.1:{full.getsockname()[1]}"
-        reply = await house.ask(post(chat("beta")))
+    async with open_house(tmp_path, model={"switch_timeout": 0.5}) as proxy_env:
+        proxy_env.muxd.grants["beta"] = f"http://127.0.0.1:{full.getsockname()[1]}"
+        reply = await proxy_env.ask(post(chat("beta")))
         assert (reply.status, reply.code) == (502, "worker_unreachable")
     for sock in (full, *fillers):
         sock.close()
 
 
-async def test_the_connect_timeout_ends_with_the_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_connect_timeout_ends_with_the_connection(
+    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("muxd.proxy.sockets.upstream.CONNECT_TIMEOUT", 0.1)
-    house.alpha.answer = answer_when_released
-    browser = await house.connect()
-    await browser.send(post(chat()))
-    call = await house.alpha.calls.nth(0)
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    call = await proxy_env.alpha.calls.nth(0)
     with trio.move_on_after(0.3):
         await call.gone.wait()
     call.released.set()
-    assert (await browser.reply()).raw == OK
+    assert (await http_client.reply()).raw == OK
 
 
-async def test_slow_heads_are_put_together(house: House) -> None:
+async def test_slow_heads_are_put_together(proxy_env: ProxyEnv) -> None:
     async def answer(call: Call) -> None:
         for byte in OK:
             await call.send(bytes((byte,)))
             await trio.testing.wait_all_tasks_blocked()
 
-    house.alpha.answer = answer
-    assert (await house.ask(post(chat()))).raw == OK
+    proxy_env.alpha.answer = answer
+    assert (await proxy_env.ask(post(chat()))).raw == OK

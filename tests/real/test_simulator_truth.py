@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from muxd.simulator.processes import SCHEDULER, comm
+from muxd.simulator.process_tree import SCHEDULER, comm
 from tests.simulator.harness import Simulator, free_port
 
 from .sglang_cpu import CPU_ARGS, CPU_ENV, eventually, kill_server, process_of

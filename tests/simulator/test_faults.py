@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from muxd.simulator.ledger import GpuLedger
-from muxd.simulator.processes import DETOKENIZER, SCHEDULER, STRAY, comm
+from muxd.simulator.gpu_ledger import GpuLedger
+from muxd.simulator.process_tree import DETOKENIZER, SCHEDULER, STRAY, comm
 
 from .harness import eventually
 

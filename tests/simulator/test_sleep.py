@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from muxd.simulator.ledger import GpuLedger, OutOfMemory, start_time
+from muxd.simulator.gpu_ledger import GpuLedger, OutOfMemory, start_time
 
 from .harness import eventually
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from muxd.simulator.pretend_text import WORDS
 from muxd.simulator.schemas import fitting, spelled
-from muxd.simulator.text import WORDS
 
 WEATHER = {
     "type": "function",

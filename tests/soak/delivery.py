@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import trio
 
-from muxd.proxy.exchange import Pace
+from muxd.proxy.proxied_request import RequestTimeouts
 from muxd.proxy.sockets import reactor
-from tests.proxy.browser import Browser, chat, post
-from tests.proxy.house import QUIET, House, open_house
+from tests.proxy.http_client import HttpClient, chat, post
+from tests.proxy.proxy_env import QUIET, ProxyEnv, open_house
 from tests.proxy.worker import OK, SSE_HEAD, Call, event
 
 _END = b"0\r\n\r\n"
@@ -66,7 +66,7 @@ async def _answer(call: Call) -> None:
     await call.send(parts[-1] + _END)
 
 
-async def _ask(house: House, browser: Browser, number: int, draw: random.Random, tally: Tally) -> Browser:
+async def _ask(house: ProxyEnv, browser: HttpClient, number: int, draw: random.Random, tally: Tally) -> HttpClient:
     """One exchange; the connection for the next."""
     streams, tokens, last = draw.random() < 0.8, draw.randint(1, 5), draw.random() < 0.2
     id = f"exchange-{number}"
@@ -99,13 +99,13 @@ async def deliver(folder: Path, exchanges: int, seed: int = 1) -> Tally:
     logs = folder / "access"
     proxy = replace(QUIET, access_log="json", access_log_dir=logs, request_id_headers=("x-request-id",))
 
-    async def client(house: House, draw: random.Random) -> None:
+    async def client(house: ProxyEnv, draw: random.Random) -> None:
         browser = await house.connect()
         for number in numbers:
             browser = await _ask(house, browser, number, draw, tally)
 
     async with open_house(folder, proxy=proxy, model={"concurrency_limit": 4}) as house:
-        house.proxy.desk._pace = Pace(comment_interval=0.001)  # a configuration has at least 100 ms
+        house.proxy.dispatcher._pace = RequestTimeouts(comment_interval=0.001)  # a configuration has at least 100 ms
         house.alpha.answer = _answer
         async with trio.open_nursery() as nursery:
             for index in range(_CLIENTS):

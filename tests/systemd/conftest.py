@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.systemd import root
+from tests.systemd.booted_host import CONFIG, BootedHost
 from tests.systemd.guest import Guest
-from tests.systemd.house import CONFIG, House
 from tests.systemd.opt import PROJECT, lay_out
 
 #: What the commands of the install page may say on stderr.
@@ -40,7 +40,7 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", params=["root", "hardened"])
-def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterator[House]:
+def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterator[BootedHost]:
     """Everything is done with the commands of the install page; they must say nothing on stderr."""
     with Guest(debian, shares={opt: "/opt/muxd", PROJECT / "conf": "/src/conf"}) as guest:
         steps = install_page()
@@ -51,11 +51,11 @@ def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterat
             follow(guest, steps["Without root"])
         follow(guest, steps["The proxy as a service of its own"])
         guest.run("useradd --groups muxd alice; useradd bob")
-        yield House(guest, hardened=request.param == "hardened")
+        yield BootedHost(guest, hardened=request.param == "hardened")
 
 
 @pytest.fixture
-def house(installed: House) -> House:
+def house(installed: BootedHost) -> BootedHost:
     """The installed one with everything up and nothing loaded."""
     installed.begin_anew()
     return installed

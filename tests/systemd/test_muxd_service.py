@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.end_to_end.muxd import eventually
-from tests.systemd.house import CGROUP, CONFIG, MANAGED, MUXD, PORT, PYTHON
+from tests.systemd.booted_host import CGROUP, CONFIG, MANAGED, MUXD, PORT, PYTHON
 
 
 def test_it_is_active_once_its_control_socket_answers(house):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.end_to_end.muxd import eventually
-from tests.systemd.house import CONFIG, MUXD, PORT, PROXY
+from tests.systemd.booted_host import CONFIG, MUXD, PORT, PROXY
 
 
 def test_while_the_proxy_is_down_clients_wait_and_are_answered(house):

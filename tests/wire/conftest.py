@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from .recorder import Recorder
-from .site import House, Site, open_house, open_site
+from .wire_env import WireEnv, WireUpstream, open_house, open_site
 
 
 @pytest.fixture(scope="module")
@@ -13,23 +13,23 @@ def proxy_keys() -> str:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, proxy_keys: str) -> Iterator[Site]:
-    with open_site(tmp_path_factory.mktemp("site"), proxy_keys) as site:
-        yield site
-        site.end()
+def wire_env(tmp_path_factory: pytest.TempPathFactory, proxy_keys: str) -> Iterator[WireEnv]:
+    with open_site(tmp_path_factory.mktemp("site"), proxy_keys) as wire_env:
+        yield wire_env
+        wire_env.end()
 
 
 @pytest.fixture
-async def house(site: Site) -> AsyncIterator[House]:
+async def house(wire_env: WireEnv) -> AsyncIterator[WireUpstream]:
     """A model that no other test has, and its worker."""
-    async with open_house(site) as house:
+    async with open_house(wire_env) as house:
         yield house
 
 
 @pytest.fixture
-async def recorder(house: House) -> AsyncIterator[Recorder]:
+async def recorder(house: WireUpstream) -> AsyncIterator[Recorder]:
     """In the place of the house's worker: it keeps every byte, and is strict about what it takes."""
     recorder = Recorder()
     async with recorder.running():
-        house.site.muxd.grants[house.model] = recorder.url
+        house.wire_env.muxd.grants[house.model] = recorder.url
         yield recorder

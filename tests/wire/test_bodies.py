@@ -5,11 +5,11 @@ import random
 import pytest
 import trio
 
-from tests.proxy.browser import CHAT, get, post
+from tests.proxy.http_client import CHAT, get, post
 from tests.proxy.worker import OK, chunk
 
 from .recorder import Recorder
-from .site import House
+from .wire_env import WireUpstream
 
 HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
 MiB = 1 << 20
@@ -20,7 +20,9 @@ def in_chunks(body: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 65_536, 131_072, 10_000_000])
-async def test_a_chunked_body_arrives_whole_and_with_its_length(house: House, recorder: Recorder, size: int) -> None:
+async def test_a_chunked_body_arrives_whole_and_with_its_length(
+    house: WireUpstream, recorder: Recorder, size: int
+) -> None:
     body = house.chat(pad="0123456789" * (500 if size < 100 else 100_000))
     browser = await house.connect()
     for _ in range(2):
@@ -28,13 +30,15 @@ async def test_a_chunked_body_arrives_whole_and_with_its_length(house: House, re
     assert [request.body for request in recorder.requests] == [body, body]
 
 
-async def test_a_chunked_body_of_50_mb_arrives_whole(house: House, recorder: Recorder) -> None:
+async def test_a_chunked_body_of_50_mb_arrives_whole(house: WireUpstream, recorder: Recorder) -> None:
     body = house.chat(pad="0123456789" * 5_000_000)
     assert (await house.ask(HEAD + in_chunks(body, 99_991))).raw == OK
     assert recorder.requests[0].body == body
 
 
-async def test_chunks_of_random_sizes_in_writes_of_random_sizes_arrive_whole(house: House, recorder: Recorder) -> None:
+async def test_chunks_of_random_sizes_in_writes_of_random_sizes_arrive_whole(
+    house: WireUpstream, recorder: Recorder
+) -> None:
     rng = random.Random(4)
     bodies = [house.chat(pad="x" * rng.randrange(20_000)) for _ in range(20)]
     data = b""
@@ -55,7 +59,9 @@ async def test_chunks_of_random_sizes_in_writes_of_random_sizes_arrive_whole(hou
 
 
 @pytest.mark.parametrize("size_line", [b"%X", b"%x;name=value", b'%x;a="b c";d', b"0000%x"])
-async def test_every_spelling_of_a_chunk_size_is_understood(house: House, recorder: Recorder, size_line: bytes) -> None:
+async def test_every_spelling_of_a_chunk_size_is_understood(
+    house: WireUpstream, recorder: Recorder, size_line: bytes
+) -> None:
     body = house.chat(pad="x" * 200)
     data = HEAD + size_line % len(body) + b"\r\n" + body + b"\r\n0\r\n\r\n"
     assert (await house.ask(data)).raw == OK
@@ -63,7 +69,7 @@ async def test_every_spelling_of_a_chunk_size_is_understood(house: House, record
     assert b"name" not in recorder.bytes
 
 
-async def test_large_bodies_of_many_clients_do_not_mix(house: House, recorder: Recorder) -> None:
+async def test_large_bodies_of_many_clients_do_not_mix(house: WireUpstream, recorder: Recorder) -> None:
     bodies = [house.chat(number=number, pad=chr(97 + number) * 3_000_000) for number in range(8)]
     browsers = [await house.connect() for _ in bodies]
     for begin in range(0, len(bodies[0]) + 200, 200_000):  # in turns
@@ -74,7 +80,7 @@ async def test_large_bodies_of_many_clients_do_not_mix(house: House, recorder: R
     assert sorted(request.body for request in recorder.requests) == sorted(bodies)
 
 
-async def test_the_memory_of_large_bodies_is_given_back(house: House, recorder: Recorder) -> None:
+async def test_the_memory_of_large_bodies_is_given_back(house: WireUpstream, recorder: Recorder) -> None:
     body = house.chat(pad="0123456789" * 4_000_000)
     assert (await house.ask(post(body))).raw == OK
     before = await house.memory()
@@ -83,7 +89,7 @@ async def test_the_memory_of_large_bodies_is_given_back(house: House, recorder: 
     assert await house.memory() < before + 20 * MiB  # of 80
 
 
-async def test_the_memory_of_several_at_once_too(house: House, recorder: Recorder) -> None:
+async def test_the_memory_of_several_at_once_too(house: WireUpstream, recorder: Recorder) -> None:
     """What is left of one lies between what is held of another."""
     before = await house.memory()
     body = post(house.chat(pad="0123456789" * 3_000_000))
@@ -95,7 +101,9 @@ async def test_the_memory_of_several_at_once_too(house: House, recorder: Recorde
 
 
 @pytest.mark.parametrize("data", [HEAD + b"4000001\r\n", post(b"")[:-5] + b"67108865\r\n\r\n"], ids=["chunk", "length"])
-async def test_a_body_over_64_mib_is_refused_before_it_is_sent(house: House, recorder: Recorder, data: bytes) -> None:
+async def test_a_body_over_64_mib_is_refused_before_it_is_sent(
+    house: WireUpstream, recorder: Recorder, data: bytes
+) -> None:
     browser = await house.connect()
     await browser.send(data)
     if data.startswith(HEAD):  # a chunk's size is no promise: it is counted as it comes
@@ -110,14 +118,14 @@ async def test_a_body_over_64_mib_is_refused_before_it_is_sent(house: House, rec
     "data",
     [post(b""), HEAD + b"0\r\n\r\n", b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n" % CHAT],
 )
-async def test_a_post_without_a_body_is_refused_and_the_connection_kept(house: House, data: bytes) -> None:
+async def test_a_post_without_a_body_is_refused_and_the_connection_kept(house: WireUpstream, data: bytes) -> None:
     browser = await house.connect()
     for _ in range(2):
         reply = await browser.ask(data)
         assert (reply.status, reply.code) == (400, "invalid_json")
 
 
-async def test_a_get_with_a_body_is_answered_and_the_body_is_not_the_next_request(house: House) -> None:
+async def test_a_get_with_a_body_is_answered_and_the_body_is_not_the_next_request(house: WireUpstream) -> None:
     inner = get(b"/nowhere")
     browser = await house.connect()
     await browser.send(get(b"/health")[:-2] + b"Content-Length: %d\r\n\r\n" % len(inner) + inner + get(b"/v1/models"))
@@ -125,7 +133,7 @@ async def test_a_get_with_a_body_is_answered_and_the_body_is_not_the_next_reques
     assert (await browser.reply()).json["object"] == "list"
 
 
-async def test_what_follows_a_body_is_the_next_request_to_the_byte(house: House, recorder: Recorder) -> None:
+async def test_what_follows_a_body_is_the_next_request_to_the_byte(house: WireUpstream, recorder: Recorder) -> None:
     body = house.chat()
     browser = await house.connect()
     await browser.send(post(body) + HEAD + in_chunks(body, 5) + post(body) + b"x")

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from tests.proxy.browser import CHAT, get, post
+from tests.proxy.http_client import CHAT, get, post
 from tests.proxy.worker import OK, OK_BODY, SSE_HEAD, Call, chunk, event
 
 from .recorder import Recorder
-from .site import MODELS, House
+from .wire_env import MODELS, WireUpstream
 
 MAX_HEAD = 128 * 1024
 
@@ -19,7 +19,7 @@ async def echo(call: Call) -> None:
 # Pipelining
 
 
-async def test_a_hundred_requests_in_one_packet_are_answered_in_their_order(house: House) -> None:
+async def test_a_hundred_requests_in_one_packet_are_answered_in_their_order(house: WireUpstream) -> None:
     house.worker.answer = echo
     browser = await house.connect()
     await browser.send(
@@ -31,7 +31,7 @@ async def test_a_hundred_requests_in_one_packet_are_answered_in_their_order(hous
     assert len({call.connection for call in house.worker.calls}) == 1
 
 
-async def test_an_answer_of_the_proxy_itself_does_not_overtake_one_of_a_worker(house: House) -> None:
+async def test_an_answer_of_the_proxy_itself_does_not_overtake_one_of_a_worker(house: WireUpstream) -> None:
     browser, call = await house.begin(house.post() + get(b"/health") + get(b"/nowhere") + post(b"{}") + house.post())
     await house.caught_up()
     assert not browser.buffer
@@ -42,7 +42,7 @@ async def test_an_answer_of_the_proxy_itself_does_not_overtake_one_of_a_worker(h
     assert [(await browser.reply()).status for _ in range(4)] == [200, 404, 400, 200]
 
 
-async def test_a_stream_ends_before_the_next_answer_begins(house: House) -> None:
+async def test_a_stream_ends_before_the_next_answer_begins(house: WireUpstream) -> None:
     browser, call = await house.begin(house.post(stream=True) + get(b"/health"))
     answer = SSE_HEAD + event("1") + event("2") + b"0\r\n\r\n"
     for at in range(len(answer)):
@@ -51,20 +51,20 @@ async def test_a_stream_ends_before_the_next_answer_begins(house: House) -> None
     assert (await browser.reply()).json["status"] == "ok"
 
 
-async def test_requests_after_one_that_closes_the_connection_are_not_answered(house: House) -> None:
+async def test_requests_after_one_that_closes_the_connection_are_not_answered(house: WireUpstream) -> None:
     browser = await house.connect()
     await browser.send(house.post(b"Connection: close\r\n") + house.post())
     assert await browser.rest() == OK
     assert len(house.worker.calls) == 1
 
 
-async def test_empty_lines_between_requests_are_ignored(house: House) -> None:
+async def test_empty_lines_between_requests_are_ignored(house: WireUpstream) -> None:
     browser = await house.connect()
     for _ in range(3):
         assert (await browser.ask(house.post() + b"\r\n")).raw == OK
 
 
-async def test_a_request_in_pieces_of_one_byte_is_one_request(house: House, recorder: Recorder) -> None:
+async def test_a_request_in_pieces_of_one_byte_is_one_request(house: WireUpstream, recorder: Recorder) -> None:
     browser = await house.connect()
     for byte in house.post(b"X-A: b\r\n"):
         await browser.send(bytes((byte,)))
@@ -76,7 +76,7 @@ async def test_a_request_in_pieces_of_one_byte_is_one_request(house: House, reco
 
 
 @pytest.mark.parametrize(("path", "status"), [(b"/v1/models", 200), (b"/health", 200), (b"/nowhere", 404), (CHAT, 405)])
-async def test_head_gets_the_head_that_get_gets_and_no_body(house: House, path: bytes, status: int) -> None:
+async def test_head_gets_the_head_that_get_gets_and_no_body(house: WireUpstream, path: bytes, status: int) -> None:
     browser = await house.connect()
     await browser.send(get(path, b"HEAD") + get(path) + get(b"/health", b"HEAD") + get(b"/health"))
     head = await browser.reply(to_head=True)
@@ -92,7 +92,7 @@ async def test_head_gets_the_head_that_get_gets_and_no_body(house: House, path: 
 # Expect
 
 
-async def test_a_client_that_expects_100_continue_gets_it_first(house: House, recorder: Recorder) -> None:
+async def test_a_client_that_expects_100_continue_gets_it_first(house: WireUpstream, recorder: Recorder) -> None:
     browser = await house.connect()
     body = house.chat(pad="x" * 2_000_000)
     for _ in range(2):
@@ -104,7 +104,9 @@ async def test_a_client_that_expects_100_continue_gets_it_first(house: House, re
     assert not recorder.requests[0].all(b"expect")
 
 
-async def test_a_client_that_does_not_wait_for_its_100_continue_loses_nothing(house: House, recorder: Recorder) -> None:
+async def test_a_client_that_does_not_wait_for_its_100_continue_loses_nothing(
+    house: WireUpstream, recorder: Recorder
+) -> None:
     browser = await house.connect()
     await browser.send(house.post(b"Expect: 100-continue\r\n") * 2)
     assert (await browser.reply()).raw == OK
@@ -112,7 +114,7 @@ async def test_a_client_that_does_not_wait_for_its_100_continue_loses_nothing(ho
     assert [request.body for request in recorder.requests] == [house.chat()] * 2
 
 
-async def test_a_body_that_would_be_too_large_is_refused_instead_of_asked_for(house: House) -> None:
+async def test_a_body_that_would_be_too_large_is_refused_instead_of_asked_for(house: WireUpstream) -> None:
     browser = await house.connect()
     head = b"POST %b HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n"
     reply = await browser.ask(head % CHAT)
@@ -126,7 +128,7 @@ async def test_a_body_that_would_be_too_large_is_refused_instead_of_asked_for(ho
 @pytest.mark.parametrize("keep_alive", [b"", b"Connection: keep-alive\r\n", b"Connection: Keep-Alive\r\n"])
 @pytest.mark.parametrize("host", [b"", b"Host: muxd.test\r\n"])
 async def test_an_http_1_0_client_gets_its_answer_and_the_connections_end(
-    house: House, recorder: Recorder, keep_alive: bytes, host: bytes
+    house: WireUpstream, recorder: Recorder, keep_alive: bytes, host: bytes
 ) -> None:
     body = house.chat()
     head = b"POST %b HTTP/1.0\r\nContent-Type: application/json\r\n%b%bContent-Length: %d\r\n\r\n" % (
@@ -143,7 +145,9 @@ async def test_an_http_1_0_client_gets_its_answer_and_the_connections_end(
     assert [request.body for request in recorder.requests] == [body]
 
 
-async def test_an_http_1_0_client_gets_what_the_proxy_answers_itself_and_the_connections_end(house: House) -> None:
+async def test_an_http_1_0_client_gets_what_the_proxy_answers_itself_and_the_connections_end(
+    house: WireUpstream,
+) -> None:
     browser = await house.connect()
     await browser.send(b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     answer = await browser.rest()
@@ -151,7 +155,7 @@ async def test_an_http_1_0_client_gets_what_the_proxy_answers_itself_and_the_con
     assert b"keep-alive" not in answer.lower()
 
 
-async def test_an_http_1_0_client_gets_a_chunked_answer_bare(house: House) -> None:
+async def test_an_http_1_0_client_gets_a_chunked_answer_bare(house: WireUpstream) -> None:
     browser, call = await house.begin(post(house.chat(stream=True), version=b"1.0"))
     answer = SSE_HEAD + event("1") + b"19;ext=1\r\n" + b"x" * 25 + b"\r\n0\r\nX-Trailer: 1\r\n\r\n"
     for at in range(len(answer)):
@@ -169,7 +173,7 @@ def head_of(size: int) -> bytes:
     return head + b"x" * (size - len(head) - 4) + b"\r\n\r\n"
 
 
-async def test_a_head_up_to_its_limit_is_taken_and_one_over_it_refused(house: House) -> None:
+async def test_a_head_up_to_its_limit_is_taken_and_one_over_it_refused(house: WireUpstream) -> None:
     browser = await house.connect()
     assert (await browser.ask(head_of(MAX_HEAD - 100))).status == 200
     reply = await browser.ask(head_of(MAX_HEAD + 100))
@@ -178,27 +182,27 @@ async def test_a_head_up_to_its_limit_is_taken_and_one_over_it_refused(house: Ho
 
 
 @pytest.mark.parametrize("line", [b"X: y\r\n", b"X-Long: " + b"y" * 10_000 + b"\r\n"], ids=["short", "long"])
-async def test_a_head_without_an_end_is_refused_as_soon_as_it_is_too_large(house: House, line: bytes) -> None:
+async def test_a_head_without_an_end_is_refused_as_soon_as_it_is_too_large(house: WireUpstream, line: bytes) -> None:
     browser = await house.connect()
     await browser.send(get(b"/health")[:-2] + line * (MAX_HEAD // len(line) + 1))
     assert (await browser.reply()).status == 431
     await browser.closed()
 
 
-async def test_a_target_without_an_end_is_refused_as_soon_as_it_is_too_large(house: House) -> None:
+async def test_a_target_without_an_end_is_refused_as_soon_as_it_is_too_large(house: WireUpstream) -> None:
     browser = await house.connect()
     await browser.send(b"GET /" + b"x" * MAX_HEAD)
     assert (await browser.reply()).status == 431
     await browser.closed()
 
 
-async def test_a_thousand_headers_arrive_in_their_order(house: House, recorder: Recorder) -> None:
+async def test_a_thousand_headers_arrive_in_their_order(house: WireUpstream, recorder: Recorder) -> None:
     await house.ask(house.post(b"".join(b"X-%d: %d\r\n" % (number, number) for number in range(1000))))
     values = [value for name, value in recorder.requests[0].headers if name.startswith(b"x-") and name[2:].isdigit()]
     assert values == [b"%d" % number for number in range(1000)]
 
 
-async def test_headers_about_the_connection_stay_on_it(house: House, recorder: Recorder) -> None:
+async def test_headers_about_the_connection_stay_on_it(house: WireUpstream, recorder: Recorder) -> None:
     about = (
         b"Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\nTrailer: X-T\r\n"
         b"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic c2VjcmV0\r\n"
@@ -212,7 +216,9 @@ async def test_headers_about_the_connection_stay_on_it(house: House, recorder: R
 # Other protocols
 
 
-async def test_a_client_that_would_rather_speak_h2c_is_answered_in_http_1(house: House, recorder: Recorder) -> None:
+async def test_a_client_that_would_rather_speak_h2c_is_answered_in_http_1(
+    house: WireUpstream, recorder: Recorder
+) -> None:
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
     browser = await house.connect()
     await browser.send(house.post(upgrade) + get(b"/health"))
@@ -226,7 +232,7 @@ async def test_a_client_that_would_rather_speak_h2c_is_answered_in_http_1(house:
 # Trailers
 
 
-async def test_trailers_of_an_answer_are_passed_on(house: House) -> None:
+async def test_trailers_of_an_answer_are_passed_on(house: WireUpstream) -> None:
     answer = SSE_HEAD + event("1") + b"0\r\nX-Sum: 1\r\nserver-timing: a;dur=2\r\n\r\n"
     browser, call = await house.begin()
     await call.send(answer)
@@ -239,7 +245,7 @@ async def test_trailers_of_an_answer_are_passed_on(house: House) -> None:
     assert {call.connection for call in house.worker.calls} == {1}
 
 
-async def test_trailers_of_a_request_do_not_become_headers(house: House, recorder: Recorder) -> None:
+async def test_trailers_of_a_request_do_not_become_headers(house: WireUpstream, recorder: Recorder) -> None:
     browser = await house.connect()
     head = (
         b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
@@ -253,7 +259,7 @@ async def test_trailers_of_a_request_do_not_become_headers(house: House, recorde
     assert b"X-Sum" not in recorder.bytes
 
 
-async def test_trailers_without_an_end_are_refused(house: House, recorder: Recorder) -> None:
+async def test_trailers_without_an_end_are_refused(house: WireUpstream, recorder: Recorder) -> None:
     browser = await house.connect()
     head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
     await browser.send(head + chunk(house.chat()) + b"0\r\n" + b"X: yyyyyyyyyyyyyyy\r\n" * (MAX_HEAD // 10))
@@ -264,7 +270,7 @@ async def test_trailers_without_an_end_are_refused(house: House, recorder: Recor
 # Half-closed clients
 
 
-async def finals(house: House, request: bytes, *answers: bytes) -> bytes:
+async def finals(house: WireUpstream, request: bytes, *answers: bytes) -> bytes:
     """What a client gets that shuts down its sending side right after its request; interim answers left out."""
     browser, call = await house.begin(request)
     browser.finish_sending()
@@ -278,16 +284,16 @@ async def finals(house: House, request: bytes, *answers: bytes) -> bytes:
     return received
 
 
-async def test_a_client_that_has_finished_sending_gets_its_answer(house: House) -> None:
+async def test_a_client_that_has_finished_sending_gets_its_answer(house: WireUpstream) -> None:
     assert await finals(house, house.post(), OK) == OK
 
 
-async def test_a_client_that_has_finished_sending_gets_all_of_its_stream(house: House) -> None:
+async def test_a_client_that_has_finished_sending_gets_all_of_its_stream(house: WireUpstream) -> None:
     stream = await finals(house, house.post(stream=True), SSE_HEAD + event("1"), event("2"), b"0\r\n\r\n")
     assert stream.replace(chunk(b":\n\n"), b"") == SSE_HEAD + event("1") + event("2") + b"0\r\n\r\n"
 
 
-async def test_a_client_that_has_finished_sending_gets_all_of_its_pipelined_answers(house: House) -> None:
+async def test_a_client_that_has_finished_sending_gets_all_of_its_pipelined_answers(house: WireUpstream) -> None:
     house.worker.answer = echo
     browser = await house.connect()
     await browser.send(b"".join(house.post(number=number) for number in range(20)) + get(b"/health"))
@@ -302,7 +308,7 @@ async def test_a_client_that_has_finished_sending_gets_all_of_its_pipelined_answ
 
 
 async def test_a_client_that_finishes_sending_within_its_request_is_not_waited_for(
-    house: House, recorder: Recorder
+    house: WireUpstream, recorder: Recorder
 ) -> None:
     for part in (house.post()[:20], house.post()[:-1]):
         browser = await house.connect()

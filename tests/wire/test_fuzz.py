@@ -11,12 +11,12 @@ from contextlib import suppress
 
 import trio
 
-from tests.proxy.browser import Browser, get, post
+from tests.proxy.http_client import HttpClient, get, post
 from tests.proxy.record import PATIENCE
 from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
 
 from .recorder import Recorder
-from .site import MODELS, House
+from .wire_env import MODELS, WireUpstream
 
 REQUESTS = 2000
 CLIENTS = 20
@@ -34,7 +34,7 @@ SPICES = (
 )  # fmt: skip
 
 
-def seeds(house: House) -> list[bytes]:
+def seeds(house: WireUpstream) -> list[bytes]:
     bodies = [house.chat(), house.chat(stream=True, text='h\u00e9 \\ "'), house.chat(pad="x" * 3000)]
     whole = [post(body, b"X-A: b\r\nAccept: */*\r\n", path) for path in PATHS for body in bodies]
     chunked = [_chunked(path, body) for path in PATHS for body in bodies]
@@ -96,7 +96,7 @@ def statuses(received: bytes) -> list[int]:
     return found
 
 
-async def received_by(browser: Browser) -> bytes:
+async def received_by(browser: HttpClient) -> bytes:
     """Everything until the connection ends, be it by a reset."""
     try:
         return await browser.rest()
@@ -104,9 +104,9 @@ async def received_by(browser: Browser) -> bytes:
         return bytes(browser.buffer)
 
 
-async def converse(house: House, rng: random.Random, data: bytes) -> list[int]:
+async def converse(house: WireUpstream, rng: random.Random, data: bytes) -> list[int]:
     """Send it in pieces, say that this is all, and take what comes."""
-    browser = await house.site.connect()
+    browser = await house.wire_env.connect()
     async with browser.stream:
         cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice((0, 0, 1, 3, 10))))
         sent_all = False
@@ -120,7 +120,7 @@ async def converse(house: House, rng: random.Random, data: bytes) -> list[int]:
         return found
 
 
-async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: House, recorder: Recorder) -> None:
+async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: WireUpstream, recorder: Recorder) -> None:
     known = seeds(house)
     seen: Counter[int] = Counter()
 
@@ -132,7 +132,7 @@ async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: Ho
                 seen.update(await converse(house, rng, data))
             except (AssertionError, trio.TooSlowError) as error:
                 raise AssertionError(f"after {data!r}") from error
-            house.site.assert_alive()
+            house.wire_env.assert_alive()
 
     async with trio.open_nursery() as nursery:
         for number in range(CLIENTS):
@@ -160,7 +160,7 @@ ANSWERS = (
 _LAST_WORDS = re.compile(rb"(?s)([0-9a-f]+\r\n)?event: error\ndata: [^\n]+\n\n(\r\n)?\Z")
 
 
-async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(house: House) -> None:
+async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(house: WireUpstream) -> None:
     """A client gets a piece of what the worker sent, unchanged, or an error of the proxy's; and then the end."""
     rng = random.Random(SEED)
     data = b""
@@ -177,7 +177,7 @@ async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(house: Ho
     request = post(house.chat(pad="x" * (1 << 20)), b"Connection: close\r\n")
     for _ in range(REQUESTS // 5):
         data = mutilated(rng, list(ANSWERS))
-        browser = await house.site.connect()
+        browser = await house.wire_env.connect()
         async with browser.stream:
             await browser.send(request)
             received = _LAST_WORDS.sub(b"", await received_by(browser))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from tests.proxy.browser import Browser, chat, post
+from tests.proxy.http_client import HttpClient, chat, post
 from tests.proxy.worker import OK, SSE_HEAD, Answer, Call, answer_ok, chunk, event
 
 from .recorder import Recorder
-from .site import House
+from .wire_env import WireUpstream
 
 
 def answers(data: bytes) -> Answer:
@@ -21,7 +21,7 @@ def answers(data: bytes) -> Answer:
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-async def test_each_event_of_a_stream_arrives_before_the_next_is_sent(house: House, version: bytes) -> None:
+async def test_each_event_of_a_stream_arrives_before_the_next_is_sent(house: WireUpstream, version: bytes) -> None:
     browser, call = await house.begin(post(house.chat(stream=True), version=version))
     await call.send(SSE_HEAD)
     await browser.until(b"\r\n\r\n")
@@ -30,14 +30,14 @@ async def test_each_event_of_a_stream_arrives_before_the_next_is_sent(house: Hou
         await browser.until(b'data: {"text": "number %d"}\n\n' % number)
 
 
-LEAVES: list[Callable[[Browser], None]] = [Browser.close, Browser.reset]
+LEAVES: list[Callable[[HttpClient], None]] = [HttpClient.close, HttpClient.reset]
 
 
 @pytest.mark.parametrize("leave", LEAVES)
 @pytest.mark.parametrize("begun", [SSE_HEAD + event("1"), SSE_HEAD, b""], ids=["mid-stream", "head", "prefill"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 async def test_a_client_that_leaves_aborts_its_request(
-    house: House, leave: Callable[[Browser], None], begun: bytes, stream: bool
+    house: WireUpstream, leave: Callable[[HttpClient], None], begun: bytes, stream: bool
 ) -> None:
     browser, call = await house.begin(stream=stream)
     await call.send(begun)
@@ -46,7 +46,7 @@ async def test_a_client_that_leaves_aborts_its_request(
     await call.aborted()
 
 
-async def test_a_client_that_leaves_in_the_midst_of_a_plain_answer_aborts_it(house: House) -> None:
+async def test_a_client_that_leaves_in_the_midst_of_a_plain_answer_aborts_it(house: WireUpstream) -> None:
     browser, call = await house.begin()
     await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
     await browser.until(b"half")
@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_in_the_midst_of_a_plain_answer_aborts_it(hou
     await call.aborted()
 
 
-async def test_a_client_that_leaves_takes_its_pipelined_requests_with_it(house: House) -> None:
+async def test_a_client_that_leaves_takes_its_pipelined_requests_with_it(house: WireUpstream) -> None:
     browser, call = await house.begin(house.post(number=1) + house.post(number=2))
     browser.close()
     await call.aborted()
@@ -74,7 +74,7 @@ BEGINNINGS = {
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "reset"])
 @pytest.mark.parametrize("pieces", BEGINNINGS.values(), ids=BEGINNINGS)
 async def test_a_stream_whose_worker_dies_ends_with_an_error_event_and_not_cleanly(
-    house: House, pieces: list[bytes], reset: bool
+    house: WireUpstream, pieces: list[bytes], reset: bool
 ) -> None:
     browser, call = await house.begin(stream=True)
     begun = b""
@@ -93,7 +93,7 @@ async def test_a_stream_whose_worker_dies_ends_with_an_error_event_and_not_clean
     assert msgspec.json.decode(data.removeprefix(b"data: "))["error"]["code"] == "worker_died"
 
 
-async def test_a_stream_whose_workers_die_after_its_head_ends_with_an_error_event(house: House) -> None:
+async def test_a_stream_whose_workers_die_after_its_head_ends_with_an_error_event(house: WireUpstream) -> None:
     async def die(call: Call) -> bool:
         await call.send(SSE_HEAD)
         return False
@@ -109,14 +109,16 @@ async def test_a_stream_whose_workers_die_after_its_head_ends_with_an_error_even
     assert len(house.worker.calls) <= 3
 
 
-async def test_an_unknown_model_is_not_found_and_reaches_nobody(house: House) -> None:
+async def test_an_unknown_model_is_not_found_and_reaches_nobody(house: WireUpstream) -> None:
     reply = await house.ask(post(chat("no/such-model")))
     assert (reply.status, reply.code, reply.json["error"]["param"]) == (404, "model_not_found", "model")
     assert not house.worker.calls
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503, 529, 799])
-async def test_an_error_of_the_worker_comes_back_byte_for_byte_and_is_asked_for_once(house: House, status: int) -> None:
+async def test_an_error_of_the_worker_comes_back_byte_for_byte_and_is_asked_for_once(
+    house: WireUpstream, status: int
+) -> None:
     body = b'{"object":"error","message":"no","type":"BadRequestError" , "param":null,"code":%d}' % status
     head = b"HTTP/1.1 %d Own  Words\r\nRetry-After: 7\r\nx-UP: a, b\r\nretry-after: Fri, 31 Dec 1999 23:59:59 GMT\r\n"
     error = head % status + b"content-LENGTH:  %d\r\n\r\n" % len(body) + body
@@ -128,20 +130,20 @@ async def test_an_error_of_the_worker_comes_back_byte_for_byte_and_is_asked_for_
 
 
 @pytest.mark.parametrize("megabytes", [5, 50])
-async def test_a_large_body_arrives_as_it_was_sent(house: House, recorder: Recorder, megabytes: int) -> None:
+async def test_a_large_body_arrives_as_it_was_sent(house: WireUpstream, recorder: Recorder, megabytes: int) -> None:
     body = house.chat(pad="0123456789" * (megabytes * 100_000))
     assert (await house.ask(post(body, path=b"/v1/completions"))).raw == OK
     assert recorder.requests[0].body == body
 
 
 @pytest.mark.parametrize("size", [30_000, 60_000])
-async def test_a_large_header_arrives_as_it_was_sent(house: House, recorder: Recorder, size: int) -> None:
+async def test_a_large_header_arrives_as_it_was_sent(house: WireUpstream, recorder: Recorder, size: int) -> None:
     assert (await house.ask(house.post(b"X-Large: " + b"x" * size + b"\r\n"))).raw == OK
     assert recorder.requests[0].all(b"x-large") == [b"x" * size]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_compressed_answer_stays_compressed(house: House, chunked: bool) -> None:
+async def test_a_compressed_answer_stays_compressed(house: WireUpstream, chunked: bool) -> None:
     body = gzip.compress(b"hello " * 5000)
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
     sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
@@ -153,7 +155,7 @@ async def test_a_compressed_answer_stays_compressed(house: House, chunked: bool)
     assert b"Accept-Encoding: gzip" in house.worker.calls[0].head
 
 
-async def test_headers_reach_the_worker_with_their_case_order_and_duplicates(house: House) -> None:
+async def test_headers_reach_the_worker_with_their_case_order_and_duplicates(house: WireUpstream) -> None:
     headers = (
         b"X-Custom: v1\r\nAuthorization: Bearer sk-secret\r\nX-Request-Id: r-1\r\nx-custom: v2,  v3\r\n"
         b"traceparent: 00-aa-bb-01\r\nX-Empty: \r\nX-Latin: \xe9\r\nContent-Type: application/json; charset=utf-8\r\n"
@@ -177,7 +179,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("template", BODIES.values(), ids=BODIES)
-async def test_a_body_arrives_byte_for_byte(house: House, recorder: Recorder, template: bytes) -> None:
+async def test_a_body_arrives_byte_for_byte(house: WireUpstream, recorder: Recorder, template: bytes) -> None:
     body = template.replace(b"%b", house.model.encode())
     assert (await house.ask(post(body, path=b"/v1/completions"))).raw == OK
     assert recorder.requests[0].body == body

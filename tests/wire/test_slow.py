@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.proxy import house as near
-from tests.proxy.browser import CHAT, Browser, chat, get, post
+from tests.proxy import proxy_env as near
+from tests.proxy.http_client import CHAT, HttpClient, chat, get, post
 from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
 
-from .site import House
+from .wire_env import WireUpstream
 
 MiB = 1 << 20
 PATTERN = bytes(range(256)) * 256  # 64 KiB
@@ -41,7 +41,7 @@ class Flood:
             self.sent[call.connection] += len(PATTERN)
 
 
-async def stuck_reader(house: House, request: bytes, begin: bytes = b"\r\n\r\n") -> Browser:
+async def stuck_reader(house: WireUpstream, request: bytes, begin: bytes = b"\r\n\r\n") -> HttpClient:
     """It has read the beginning of an answer, and reads no further."""
     browser = await house.connect()
     browser.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
@@ -50,7 +50,7 @@ async def stuck_reader(house: House, request: bytes, begin: bytes = b"\r\n\r\n")
     return browser
 
 
-async def read_flood(browser: Browser, flood: Flood) -> None:
+async def read_flood(browser: HttpClient, flood: Flood) -> None:
     """All of it, compared piece by piece: it is more than a test should hold."""
     await browser.at_least(len(flood.head))
     assert browser.buffer.startswith(flood.head)
@@ -62,7 +62,7 @@ async def read_flood(browser: Browser, flood: Flood) -> None:
     assert not browser.buffer
 
 
-async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_heaped_up(house: House) -> None:
+async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_heaped_up(house: WireUpstream) -> None:
     flood = Flood()
     house.worker.answer = flood.answer
     before = await house.memory()
@@ -79,7 +79,7 @@ async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_hea
         browser.close()
 
 
-async def test_a_client_that_does_not_read_delays_no_stream(house: House) -> None:
+async def test_a_client_that_does_not_read_delays_no_stream(house: WireUpstream) -> None:
     streaming, call = await house.begin(stream=True)
     await call.send(SSE_HEAD)
     flood = Flood()
@@ -91,7 +91,7 @@ async def test_a_client_that_does_not_read_delays_no_stream(house: House) -> Non
     assert next(iter(flood.sent.values())) <= kernel_holds()
 
 
-async def test_a_stream_that_is_read_in_drops_arrives_whole(house: House) -> None:
+async def test_a_stream_that_is_read_in_drops_arrives_whole(house: WireUpstream) -> None:
     async def tell(call: Call) -> None:
         await call.send(SSE_HEAD)
         for number in range(20_000):
@@ -106,7 +106,7 @@ async def test_a_stream_that_is_read_in_drops_arrives_whole(house: House) -> Non
     assert received == SSE_HEAD + b"".join(event(f"number {number}") for number in range(20_000)) + b"0\r\n\r\n"
 
 
-async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(house: House) -> None:
+async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(house: WireUpstream) -> None:
     flood = Flood()
     house.worker.answer = flood.answer
     browser = await stuck_reader(house, house.post())
@@ -114,7 +114,7 @@ async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(house: 
     await house.worker.ended.nth(0)
 
 
-async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(house: House) -> None:
+async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(house: WireUpstream) -> None:
     """Its answers are 80 times as large as its questions."""
     asked = 0
 
@@ -136,7 +136,7 @@ async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(ho
         nursery.cancel_scope.cancel()
 
 
-async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_they_sent(house: House) -> None:
+async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_they_sent(house: WireUpstream) -> None:
     before = await house.memory()
     slow = [await house.connect() for _ in range(200)]
     head, body = house.post()[:-20], house.post()[-20:]
@@ -154,10 +154,10 @@ async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_the
         assert (await browser.reply()).raw == OK
 
 
-async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: House) -> None:
+async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: WireUpstream) -> None:
     body = house.chat(pad="0123456789" * 1_000_000)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    house.site.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    house.wire_env.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     async with listener:
         browser = await house.connect()
         await browser.send(post(body))
@@ -175,7 +175,7 @@ async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: House) -> No
 
 
 @pytest.fixture
-async def strict(tmp_path: Path) -> AsyncIterator[near.House]:
+async def strict(tmp_path: Path) -> AsyncIterator[near.ProxyEnv]:
     async with near.open_house(tmp_path, head_timeout=0.2, body_timeout=0.2, linger_timeout=0.2) as house:
         yield house
 
@@ -192,7 +192,7 @@ STOPS = {
 
 
 @pytest.mark.parametrize("part", STOPS.values(), ids=STOPS)
-async def test_a_chunked_request_that_stops_halfway_times_out(strict: near.House, part: bytes) -> None:
+async def test_a_chunked_request_that_stops_halfway_times_out(strict: near.ProxyEnv, part: bytes) -> None:
     browser = await strict.connect()
     reply = await browser.ask(part)
     assert (reply.status, reply.code, reply.header(b"connection")) == (408, "request_timeout", b"close")
@@ -202,7 +202,7 @@ async def test_a_chunked_request_that_stops_halfway_times_out(strict: near.House
 
 @pytest.mark.parametrize("part", [b"POST", post(chat())[:-1]], ids=["head", "body"])
 async def test_a_pipelined_request_that_stops_halfway_times_out_after_the_answer_before_it(
-    strict: near.House, part: bytes
+    strict: near.ProxyEnv, part: bytes
 ) -> None:
     strict.alpha.answer = answer_ok
     browser = await strict.connect()
@@ -212,7 +212,7 @@ async def test_a_pipelined_request_that_stops_halfway_times_out_after_the_answer
     await browser.closed()
 
 
-async def test_a_client_that_never_sends_the_body_it_asked_leave_for_times_out(strict: near.House) -> None:
+async def test_a_client_that_never_sends_the_body_it_asked_leave_for_times_out(strict: near.ProxyEnv) -> None:
     browser = await strict.connect()
     await browser.send(post(chat(), b"Expect: 100-continue\r\n").removesuffix(chat()))
     assert (await browser.reply()).status == 100

@@ -5,11 +5,11 @@ Each carries a second request where one reading or the other finds the end of th
 
 import pytest
 
-from tests.proxy.browser import CHAT, Browser, post
+from tests.proxy.http_client import CHAT, HttpClient, post
 from tests.proxy.worker import OK, chunk
 
 from .recorder import Recorder
-from .site import House
+from .wire_env import WireUpstream
 
 POST = b"POST %b HTTP/1.1\r\nContent-Type: application/json\r\nHost: h\r\n" % CHAT
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -129,7 +129,7 @@ CHUNKS = {
 CASES = LENGTHS | CODINGS | LINES | CHUNKS
 
 
-def made(template: bytes, house: House) -> bytes:
+def made(template: bytes, house: WireUpstream) -> bytes:
     body = house.chat()
     second = post(house.chat(smuggled=True), path=b"/v1/completions")
     after = chunk(body) + b"0\r\n\r\n" + second
@@ -148,7 +148,7 @@ def made(template: bytes, house: House) -> bytes:
 
 @pytest.mark.parametrize("template", CASES.values(), ids=CASES)
 async def test_an_ambiguous_request_is_refused_and_nothing_of_it_passed_on(
-    house: House, recorder: Recorder, template: bytes
+    house: WireUpstream, recorder: Recorder, template: bytes
 ) -> None:
     """Alone, byte by byte, and in one packet behind a clean one, which alone is passed on."""
     data = made(template, house)
@@ -163,7 +163,7 @@ async def test_an_ambiguous_request_is_refused_and_nothing_of_it_passed_on(
     assert recorder.bytes.count(b"HTTP/1.1") == 1
 
 
-async def _is_refused(browser: Browser, pieces: list[bytes]) -> None:
+async def _is_refused(browser: HttpClient, pieces: list[bytes]) -> None:
     for piece in pieces:
         await browser.send(piece)
     reply = await browser.reply()
@@ -172,7 +172,7 @@ async def _is_refused(browser: Browser, pieces: list[bytes]) -> None:
 
 
 async def test_a_body_longer_than_its_length_is_another_request_and_refused_as_such(
-    house: House, recorder: Recorder
+    house: WireUpstream, recorder: Recorder
 ) -> None:
     browser = await house.connect()
     await browser.send(house.post() + b"0\r\n\r\n" + house.post(smuggled=True))
@@ -183,7 +183,9 @@ async def test_a_body_longer_than_its_length_is_another_request_and_refused_as_s
 
 
 @pytest.mark.parametrize("name", [b"Content_Length", b"Content-Length-", b"X-Content-Length", b"Transfer_Encoding"])
-async def test_headers_that_only_look_like_framing_frame_nothing(house: House, recorder: Recorder, name: bytes) -> None:
+async def test_headers_that_only_look_like_framing_frame_nothing(
+    house: WireUpstream, recorder: Recorder, name: bytes
+) -> None:
     browser = await house.connect()
     await browser.send(house.post(name + b": chunked\r\n") + house.post(name + b": 5\r\n"))
     assert (await browser.reply()).raw == OK
@@ -191,7 +193,9 @@ async def test_headers_that_only_look_like_framing_frame_nothing(house: House, r
     assert [request.body for request in recorder.requests] == [house.chat()] * 2
 
 
-async def test_a_connection_header_cannot_take_away_what_frames_the_body(house: House, recorder: Recorder) -> None:
+async def test_a_connection_header_cannot_take_away_what_frames_the_body(
+    house: WireUpstream, recorder: Recorder
+) -> None:
     named = b"Connection: content-length, host, transfer-encoding, close\r\n"
     browser = await house.connect()
     await browser.send(house.post(named))
@@ -201,7 +205,7 @@ async def test_a_connection_header_cannot_take_away_what_frames_the_body(house: 
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0, HTTP/1.1"])
-async def test_an_upgrade_hides_no_second_request(house: House, recorder: Recorder, upgrade: bytes) -> None:
+async def test_an_upgrade_hides_no_second_request(house: WireUpstream, recorder: Recorder, upgrade: bytes) -> None:
     """llhttp takes what follows such a head for another protocol's: it must stay this request's body."""
     head = b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
     inner = post(house.chat(smuggled=True), path=b"/v1/completions")

@@ -3,11 +3,11 @@
 import pytest
 import trio
 
-from tests.proxy.browser import Browser, post
+from tests.proxy.http_client import HttpClient, post
 from tests.proxy.record import PATIENCE
 from tests.proxy.worker import OK, OK_BODY, SSE_HEAD, Answer, Call, answer_ok, chunk, event
 
-from .site import House
+from .wire_env import WireUpstream
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -22,7 +22,7 @@ def says(data: bytes, then_closes: bool = True) -> Answer:
     return answer
 
 
-async def all_is_well(house: House, browser: Browser | None = None) -> None:
+async def all_is_well(house: WireUpstream, browser: HttpClient | None = None) -> None:
     """The next request gets its own answer."""
     house.worker.answer = answer_ok
     browser = browser or await house.connect()
@@ -33,7 +33,9 @@ async def all_is_well(house: House, browser: Browser | None = None) -> None:
 
 
 @pytest.mark.parametrize("part", [b"", b"H", b"HTTP/1.1 200 OK\r\ncontent-le", OK.partition(b"\r\n\r\n")[0] + b"\r\n"])
-async def test_before_its_head_is_whole_the_client_gets_502_after_few_attempts(house: House, part: bytes) -> None:
+async def test_before_its_head_is_whole_the_client_gets_502_after_few_attempts(
+    house: WireUpstream, part: bytes
+) -> None:
     house.worker.answer = says(part)
     browser = await house.connect()
     reply = await browser.ask(house.post())
@@ -58,7 +60,7 @@ BROKEN_OFF = {
 
 @pytest.mark.parametrize("answer", BROKEN_OFF.values(), ids=BROKEN_OFF)
 async def test_in_the_midst_of_an_answer_the_client_gets_what_came_and_no_clean_end(
-    house: House, answer: bytes
+    house: WireUpstream, answer: bytes
 ) -> None:
     house.worker.answer = says(answer)
     browser = await house.connect()
@@ -77,7 +79,9 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE)
-async def test_a_worker_that_closes_after_its_answer_costs_the_client_nothing(house: House, answer: bytes) -> None:
+async def test_a_worker_that_closes_after_its_answer_costs_the_client_nothing(
+    house: WireUpstream, answer: bytes
+) -> None:
     house.worker.answer = says(answer)
     browser = await house.connect()
     for number in range(5):
@@ -90,7 +94,7 @@ async def test_a_worker_that_closes_after_its_answer_costs_the_client_nothing(ho
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_an_answer_that_ends_with_the_connection_is_whole(house: House, version: bytes) -> None:
+async def test_an_answer_that_ends_with_the_connection_is_whole(house: WireUpstream, version: bytes) -> None:
     answer = b"HTTP/%b 200 OK\r\ncontent-type: text/plain\r\n\r\nto the end" % version
     house.worker.answer = says(answer)
     browser = await house.connect()
@@ -134,7 +138,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage_is_answered_with_502_and_none_of_it_is_passed_on(house: House, garbage: bytes) -> None:
+async def test_garbage_is_answered_with_502_and_none_of_it_is_passed_on(house: WireUpstream, garbage: bytes) -> None:
     house.worker.answer = says(garbage, then_closes=False)
     browser = await house.connect()
     reply = await browser.ask(house.post())
@@ -144,7 +148,9 @@ async def test_garbage_is_answered_with_502_and_none_of_it_is_passed_on(house: H
 
 
 @pytest.mark.parametrize("garbage", [b"garbage\r\n", b"-1\r\n", b"5\r\nwhole!!\r\n", b"0\r\n\r\n" + OK])
-async def test_garbage_in_the_midst_of_a_stream_is_not_passed_on_and_ends_it(house: House, garbage: bytes) -> None:
+async def test_garbage_in_the_midst_of_a_stream_is_not_passed_on_and_ends_it(
+    house: WireUpstream, garbage: bytes
+) -> None:
     browser, call = await house.begin(stream=True)
     begin = SSE_HEAD + event("1")
     await call.send(begin)
@@ -162,7 +168,7 @@ async def test_garbage_in_the_midst_of_a_stream_is_not_passed_on_and_ends_it(hou
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </x>; rel=preload"])
-async def test_interim_answers_are_not_taken_for_the_answer(house: House, interim: bytes, count: int) -> None:
+async def test_interim_answers_are_not_taken_for_the_answer(house: WireUpstream, interim: bytes, count: int) -> None:
     browser, call = await house.begin()
     await call.send((b"HTTP/1.1 " + interim + b"\r\n\r\n") * count)
     await call.send(OK)
@@ -174,7 +180,7 @@ async def test_interim_answers_are_not_taken_for_the_answer(house: House, interi
     assert {call.connection for call in house.worker.calls} == {1}
 
 
-async def test_interim_answers_without_end_are_no_answer(house: House) -> None:
+async def test_interim_answers_without_end_are_no_answer(house: WireUpstream) -> None:
     async def forever(call: Call) -> bool:
         while True:
             await call.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 100)
@@ -185,7 +191,7 @@ async def test_interim_answers_without_end_are_no_answer(house: House) -> None:
     await all_is_well(house)
 
 
-async def test_an_answer_after_the_answer_is_nobodys(house: House) -> None:
+async def test_an_answer_after_the_answer_is_nobodys(house: WireUpstream) -> None:
     other = OK.replace(OK_BODY, b"x" * len(OK_BODY))
     browser, call = await house.begin()
     await call.send(OK)
@@ -196,7 +202,7 @@ async def test_an_answer_after_the_answer_is_nobodys(house: House) -> None:
     assert house.worker.connections == 2
 
 
-async def test_an_answer_on_an_idle_connection_is_nobodys(house: House) -> None:
+async def test_an_answer_on_an_idle_connection_is_nobodys(house: WireUpstream) -> None:
     browser, call = await house.begin()
     await call.send(OK)
     assert (await browser.reply()).raw == OK
@@ -207,7 +213,7 @@ async def test_an_answer_on_an_idle_connection_is_nobodys(house: House) -> None:
     assert house.worker.connections == 2
 
 
-async def test_an_answer_in_pieces_of_one_byte_is_one_answer(house: House) -> None:
+async def test_an_answer_in_pieces_of_one_byte_is_one_answer(house: WireUpstream) -> None:
     browser, call = await house.begin()
     for byte in OK:
         await call.send(bytes((byte,)))
@@ -216,10 +222,10 @@ async def test_an_answer_in_pieces_of_one_byte_is_one_answer(house: House) -> No
     await all_is_well(house, browser)
 
 
-async def test_an_answer_before_the_whole_request_was_read_is_passed_on(house: House) -> None:
+async def test_an_answer_before_the_whole_request_was_read_is_passed_on(house: WireUpstream) -> None:
     refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno\n"
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    house.site.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    house.wire_env.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     browser = await house.connect()
     await browser.send(house.post(pad="x" * 40_000_000))  # more than the kernel's buffers hold
     with trio.fail_after(PATIENCE):
@@ -237,7 +243,7 @@ async def test_an_answer_before_the_whole_request_was_read_is_passed_on(house: H
 # It comes and goes
 
 
-async def test_a_worker_that_closes_idle_connections_loses_no_request(house: House) -> None:
+async def test_a_worker_that_closes_idle_connections_loses_no_request(house: WireUpstream) -> None:
     browser = await house.connect()
     for _ in range(50):
         assert (await browser.ask(house.post())).raw == OK
@@ -245,7 +251,7 @@ async def test_a_worker_that_closes_idle_connections_loses_no_request(house: Hou
     assert len(house.worker.calls) == 50
 
 
-async def test_an_error_of_one_model_says_nothing_about_another(house: House) -> None:
+async def test_an_error_of_one_model_says_nothing_about_another(house: WireUpstream) -> None:
     async with trio.open_nursery() as nursery:
         browser, call = await house.begin(stream=True)
         await call.send(SSE_HEAD + event("1"))

@@ -26,7 +26,7 @@ from muxd.http.response import CONTINUE
 from muxd.proxy.answers import UNAVAILABLE, Refusal
 
 from .connection import Connection
-from .front import Answer, Front, Journey, Receipt
+from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 
 _TURNS = 8  # reads in a row until others get their turn
@@ -44,7 +44,7 @@ class Phase(Enum):
     LINGERING = auto()  # it is sent; what the client still sends is thrown away
 
 
-class Client(Connection):
+class ClientConnection(Connection):
     __slots__ = (
         "_advancing",
         "_backlog",
@@ -60,13 +60,13 @@ class Client(Connection):
         "_unread",
         "_weight",
         "address",
-        "journey",
         "peer",
+        "pending",
         "phase",
         "request",
     )
 
-    def __init__(self, front: Front, sock: socket.socket, address: str, peer: str) -> None:
+    def __init__(self, front: ConnectionContext, sock: socket.socket, address: str, peer: str) -> None:
         """`peer`: whom it counts for."""
         super().__init__(front.reactor, sock)
         self._front = front
@@ -83,8 +83,8 @@ class Client(Connection):
         self._weight = 0  # bytes of ours in front.held
         self._head_weight = 0  # and in front.heads
         self.request: Request | None = None  # the one being answered
-        self.journey: Journey | None = None
-        self._receipt: Receipt | None = None  # of the last answer, while the kernel has not all of it
+        self.pending: PendingResponse | None = None
+        self._receipt: DeliveryReport | None = None  # of the last answer, while the kernel has not all of it
         self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
         self.deadline = self.reactor.after(front.limits.head_timeout)
         self._body_since = 0.0
@@ -103,13 +103,13 @@ class Client(Connection):
             self._unread = True
             if mask & ENDED and not self._ended:
                 self._ended = True
-                if self.journey is not None:
+                if self.pending is not None:
                     self._probe()
             if not self.closed:
                 self._read()
 
     def on_sent(self) -> None:
-        if self.journey is None:
+        if self.pending is None:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -126,21 +126,21 @@ class Client(Connection):
         if self.outbox:
             return
         self.deadline = inf
-        if self.journey is not None:
+        if self.pending is not None:
             self.heed()
-            self.journey.on_drained()
+            self.pending.on_drained()
         else:
             self._go_on()
 
     def on_deadline(self) -> None:
         if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
             self.on_lost()
-        elif self.journey is not None:
+        elif self.pending is not None:
             now = monotonic()
             if self._probe_at <= now:
                 self._probe()
-            if self.journey is not None and self.journey.deadline <= now:
-                self.journey.on_deadline()
+            if self.pending is not None and self.pending.deadline <= now:
+                self.pending.on_deadline()
             self.heed()
         elif self._parser.mid_message:
             self._refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
@@ -149,14 +149,14 @@ class Client(Connection):
 
     def heed(self) -> None:
         """The journey's deadline is another than it was.  While something is unsent, its own deadline counts."""
-        if self.journey is not None and not self.outbox:
-            self.deadline = self.reactor.at(min(self.journey.deadline, self._probe_at))
+        if self.pending is not None and not self.outbox:
+            self.deadline = self.reactor.at(min(self.pending.deadline, self._probe_at))
 
     def on_lost(self) -> None:
         """The client is gone: so is its request."""
-        if self.journey is not None:
-            journey, self.journey = self.journey, None
-            journey.abandon(self._lost())
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.abandon(self._lost())
         self.close()
 
     def _lost(self) -> int:
@@ -180,7 +180,7 @@ class Client(Connection):
         the client learns from the first that the client is gone, and we from the second.
         HTTP/1.0 has no interim responses: there the FIN counts as gone.
         """
-        assert self.journey is not None
+        assert self.pending is not None
         assert self.request is not None
         self._probe_at = inf
         if self.request.http_version == "1.0":
@@ -188,15 +188,15 @@ class Client(Connection):
             return
         if self.outbox:
             return  # what waits there asks the same question
-        self.send(self.journey.probe())
+        self.send(self.pending.probe())
         self._probes += 1
         if self._probes < _PROBES:
             self._probe_at = monotonic() + _PROBE_AGAIN
         self.heed()
 
     def on_kept(self) -> None:
-        if self.journey is not None:
-            self.journey.on_kept()
+        if self.pending is not None:
+            self.pending.on_kept()
         self.deadline = self.reactor.after(self._front.limits.write_timeout)
 
     # Reading
@@ -274,8 +274,8 @@ class Client(Connection):
     def again(self, callback: Callable[[], None]) -> None:
         self.reactor.again(callback)
 
-    def resume(self, answer: Callable[[], Answer | Journey]) -> None:
-        request, self.journey = self.request, None
+    def resume(self, answer: Callable[[], CompleteResponse | PendingResponse]) -> None:
+        request, self.pending = self.request, None
         assert request is not None
         self._take(answer(), request)
 
@@ -286,10 +286,10 @@ class Client(Connection):
         if self._advancing or self.phase is Phase.LINGERING:
             return
         self._advancing = True
-        while self._backlog and self.journey is None and not self.sending() and self.phase is not Phase.LEAVING:
+        while self._backlog and self.pending is None and not self.sending() and self.phase is not Phase.LEAVING:
             self._begin(self._backlog.popleft())
         self._advancing = False
-        if self.journey is None and not self.sending() and not self.closed:
+        if self.pending is None and not self.sending() and not self.closed:
             if self.phase is Phase.LEAVING:
                 self._linger()
             else:
@@ -303,20 +303,20 @@ class Client(Connection):
         self._probes, self._probe_at = 0, inf
         self._take(self._front.answerer.answer(self, request), request)
 
-    def _take(self, answer: Answer | Journey, request: Request) -> None:
-        if isinstance(answer, Answer):
+    def _take(self, answer: CompleteResponse | PendingResponse, request: Request) -> None:
+        if isinstance(answer, CompleteResponse):
             self.lighten(len(request.body))
             self.send(answer.data)
             self.answered(answer.receipt, keep_alive=True)
         elif self.request is request:  # else it was answered already
-            self.journey = answer
+            self.pending = answer
             if answer.deadline != inf:
                 self.deadline = self.reactor.at(answer.deadline)
             if self._ended:
                 self._probe()
 
-    def answered(self, receipt: Receipt, *, keep_alive: bool) -> None:
-        request, self.request, self.journey = self.request, None, None
+    def answered(self, receipt: DeliveryReport, *, keep_alive: bool) -> None:
+        request, self.request, self.pending = self.request, None, None
         assert request is not None
         self._receipt = receipt
         if not self.outbox:
@@ -336,7 +336,7 @@ class Client(Connection):
             self._refuse(Refusal.of(parser.broken))
             return
         if parser.head_seen:
-            if self.phase is not Phase.BODY and (answer := self._front.answerer.judge(self.address, parser.head())):
+            if self.phase is not Phase.BODY and (answer := self._front.answerer.precheck(self.address, parser.head())):
                 self._end_with(answer)
                 return
             now = monotonic()
@@ -366,16 +366,16 @@ class Client(Connection):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what is not a usable request."""
-        self._end_with(self._front.answerer.turn_away(self.address, self._parser.head(), refusal))
+        self._end_with(self._front.answerer.reject(self.address, self._parser.head(), refusal))
 
-    def _end_with(self, answer: Answer) -> None:
+    def _end_with(self, answer: CompleteResponse) -> None:
         """It is the last: no further request is read."""
         self._receipt = answer.receipt
         self.send(answer.data)
         self._leave()
 
-    def cut(self, receipt: Receipt, last: bytes = b"", *, reset: bool = False) -> None:
-        self.request = self.journey = None
+    def cut(self, receipt: DeliveryReport, last: bytes = b"", *, reset: bool = False) -> None:
+        self.request = self.pending = None
         self._receipt = receipt
         if reset:
             # The answer's end is the connection's end: only a reset tells that it was not reached.
@@ -439,8 +439,8 @@ class Client(Connection):
 
     def expel(self, refusal: Refusal) -> None:
         """The proxy ends now."""
-        if self.journey is not None:
-            self.journey.cut(refusal)
+        if self.pending is not None:
+            self.pending.cut(refusal)
         else:
             self.close()
 

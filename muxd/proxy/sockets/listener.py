@@ -12,8 +12,8 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 from muxd.proxy.peers import peer_of
 
-from .downstream import Client
-from .front import Front
+from .context import ConnectionContext
+from .downstream import ClientConnection
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 60, 15, 4  # second
 class Listener:
     """A listening socket, given bound; closing it ends nobody's connection."""
 
-    def __init__(self, front: Front, sock: socket.socket) -> None:
+    def __init__(self, front: ConnectionContext, sock: socket.socket) -> None:
         self.deadline = inf
         self._front = front
         self._sock = sock
@@ -66,13 +66,13 @@ class Listener:
         shown = _shown(address)
         peer = peer_of(shown)
         if self._front.places.make_room(peer, monotonic()):
-            Client(self._front, sock, shown, peer)
+            ClientConnection(self._front, sock, shown, peer)
             return
         error = TooManyConnections(
             "the proxy has as many connections as it may, or as this address may: try again later"
         )
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)
-        data, receipt = self._front.answerer.turn_away(shown, NOTHING, refusal)
+        data, receipt = self._front.answerer.reject(shown, NOTHING, refusal)
         sent = 0
         with suppress(OSError):
             sent = sock.send(data)

@@ -7,7 +7,7 @@ from httptools import HttpResponseParser
 
 from muxd.http.response import chunk
 
-from .streams import Stream
+from .stream_formats import StreamFormat
 
 _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
 
@@ -18,7 +18,7 @@ class _Pieces(list[bytes]):
     on_body = list.append
 
 
-class Unframer:
+class ChunkDecoder:
     """For HTTP/1.0, which does not know chunks: the body bare, ended by the connection's end.
 
     Feed it a worker's answer as received; it returns what such a client can read.
@@ -48,10 +48,10 @@ class Unframer:
         return b"\r\n".join([*lines, b"Connection: close", b"", b""])
 
 
-class Rechunker(Unframer):
+class ChunkReencoder(ChunkDecoder):
     """For a client whose stream has begun before its worker answered: the body alone, in chunks."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: StreamFormat) -> None:
         super().__init__()
         self._ends = stream.ends
         self._tail = stream.ends[0]
@@ -67,7 +67,7 @@ class Rechunker(Unframer):
         return self._tail.endswith(self._ends)
 
 
-class Gatherer(Unframer):
+class BodyBuffer(ChunkDecoder):
     """For an answer that such a client cannot be given as it is: its body, kept up to a limit."""
 
     MOST = 64 * 1024
@@ -80,7 +80,7 @@ class Gatherer(Unframer):
         self._kept = (self._kept + self._bare(raw))[: self.MOST]
         return b""
 
-    def as_part(self, stream: Stream, status: int) -> bytes:
+    def as_part(self, stream: StreamFormat, status: int) -> bytes:
         """The whole of it as a part of a stream: what it says where it is a success, else an error."""
         body = self._kept.strip()
         if status < 300 and len(body) < self.MOST:
@@ -88,7 +88,7 @@ class Gatherer(Unframer):
         return stream.error(error_of(body, status))
 
 
-class Collector(Unframer):
+class Collector(ChunkDecoder):
     """For an answer that the client is told in other words: its body."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
-from .streams import Stream
+from .stream_formats import StreamFormat
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -42,7 +42,7 @@ def _size_lines() -> list[bytes]:
 _SIZE_LINES = _size_lines()
 
 
-class Loss(Enum):
+class UpstreamLoss(Enum):
     """Why a worker's connection gave no whole answer."""
 
     UNREACHABLE = auto()  # never connected
@@ -51,7 +51,7 @@ class Loss(Enum):
     SILENT = auto()  # not a byte within upstream_timeout
 
 
-class Asker(Protocol):
+class ResponseReceiver(Protocol):
     """Who a worker's answer is for.  After any call but `on_bytes` it has let go of the connection."""
 
     def on_answer(self, status: int, head: bytes) -> None:
@@ -72,7 +72,7 @@ class Asker(Protocol):
     def on_stale(self) -> None:
         """An idle connection was closed before the request reached anybody: ask once more."""
 
-    def on_loss(self, loss: Loss, why: str) -> None: ...
+    def on_loss(self, loss: UpstreamLoss, why: str) -> None: ...
 
 
 class Upstream(Connection):
@@ -105,7 +105,7 @@ class Upstream(Connection):
     def __init__(self, pool: "Pool", sock: socket.socket) -> None:
         super().__init__(pool.reactor, sock)
         self.pool = pool
-        self.asker: Asker | None = None
+        self.asker: ResponseReceiver | None = None
         self.connecting = True
         self.reused = False
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
@@ -129,7 +129,7 @@ class Upstream(Connection):
         self._paused = False
         self._first_byte_timeout = inf
 
-    def ask(self, asker: Asker, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
+    def ask(self, asker: ResponseReceiver, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
         self.asker = asker
         self._size = len(head) + len(body)
         self._first_byte_timeout = first_byte_timeout
@@ -153,7 +153,7 @@ class Upstream(Connection):
             self._paused = False
             self._read()
 
-    def between_parts(self, stream: Stream) -> bool:
+    def between_parts(self, stream: StreamFormat) -> bool:
         """Whether a part of one's own can be put into this stream, as a chunk."""
         return self._chunked and self._between_chunks and (self._bare or self._tail.endswith(stream.chunk_ends))
 
@@ -199,9 +199,9 @@ class Upstream(Connection):
 
     def on_deadline(self) -> None:
         if self.connecting:
-            self._fail(Loss.UNREACHABLE, f"no connection within {CONNECT_TIMEOUT:g} s")
+            self._fail(UpstreamLoss.UNREACHABLE, f"no connection within {CONNECT_TIMEOUT:g} s")
         else:
-            self._fail(Loss.SILENT, f"no answer within {self._first_byte_timeout:g} s")
+            self._fail(UpstreamLoss.SILENT, f"no answer within {self._first_byte_timeout:g} s")
 
     def on_lost(self) -> None:
         self._ending = True
@@ -247,7 +247,7 @@ class Upstream(Connection):
         except HttpParserError:
             self._begun = 0
         if self._begun != 1:  # it is not the one answer that was asked for
-            self._fail(Loss.GARBAGE, "its answer is not valid HTTP")
+            self._fail(UpstreamLoss.GARBAGE, "its answer is not valid HTTP")
             return
         if self.answering:
             self._bare = False
@@ -261,7 +261,7 @@ class Upstream(Connection):
         if self._complete:
             self._finish()
 
-    def _answer(self, asker: Asker, data: bytes) -> None:
+    def _answer(self, asker: ResponseReceiver, data: bytes) -> None:
         """The head is here."""
         assert self._parser is not None
         self.answering = True
@@ -276,7 +276,7 @@ class Upstream(Connection):
         received = self.head + data if self.head else data
         while True:
             if not received.startswith(_STATUS_LINE[: len(received)]) or received[9:12] == b"101":
-                self._fail(Loss.GARBAGE, "its answer is not HTTP/1.1")
+                self._fail(UpstreamLoss.GARBAGE, "its answer is not HTTP/1.1")
                 return None
             end = received.find(b"\r\n\r\n") + 4
             if end >= 4 and received[9:10] == b"1":
@@ -284,14 +284,14 @@ class Upstream(Connection):
                 self._interim += end
                 if self._interim <= MAX_HEAD:
                     continue
-                self._fail(Loss.GARBAGE, f"the interim answers before it exceed {MAX_HEAD} bytes")
+                self._fail(UpstreamLoss.GARBAGE, f"the interim answers before it exceed {MAX_HEAD} bytes")
                 return None
             break
         self.head = received if end < 4 else received[:end]
         if end >= 4:
             return received
         if len(received) > MAX_HEAD:
-            self._fail(Loss.GARBAGE, f"the head of its answer exceeds {MAX_HEAD} bytes")
+            self._fail(UpstreamLoss.GARBAGE, f"the head of its answer exceeds {MAX_HEAD} bytes")
         return None
 
     def on_message_begin(self) -> None:
@@ -332,7 +332,7 @@ class Upstream(Connection):
             self.close()
             asker.on_stale()
         else:
-            loss = Loss.UNREACHABLE if self.connecting else Loss.DIED
+            loss = UpstreamLoss.UNREACHABLE if self.connecting else UpstreamLoss.DIED
             error = error or self.error
             why = (error.strerror or str(error)).lower() if error else "it closed the connection"
             self._fail(loss, why)
@@ -346,13 +346,13 @@ class Upstream(Connection):
         sent = self._size - self.unsent()
         return self.unacknowledged() < sent
 
-    def _fail(self, loss: Loss, why: str) -> None:
+    def _fail(self, loss: UpstreamLoss, why: str) -> None:
         asker = self._release()
         self._ending = True
         asker.on_loss(loss, why)
         self.close()
 
-    def _release(self) -> Asker:
+    def _release(self) -> ResponseReceiver:
         assert self.asker is not None
         asker, self.asker = self.asker, None
         self.deadline = inf

@@ -4,7 +4,7 @@ from muxctl.display.detail import detail
 from tests.muxctl.test_status import ASLEEP, BACKOFF, GIB, READY
 
 TODAY = {  # what a muxd of today tells besides
-    "held_down": False,
+    "stopped_by_operator": False,
     "script": None,
     "memory": {"declared": 40 * GIB, "awake": 38.25 * GIB, "asleep": None},
     "next": None,
@@ -90,8 +90,8 @@ def test_nothing_measured_and_nothing_declared_is_said_so():
         (ASLEEP | {"eta_s": None}, "unknown"),
         (ASLEEP | {"eta_s": None, "waiting": 0}, "nobody waits for it"),
         (READY | {"state": "starting", "url": None, "eta_s": None}, "unknown"),
-        (READY | {"state": "stopped", "eta_s": None, "held_down": True}, "-"),
-        (READY | {"state": "stopping", "eta_s": 3.0, "held_down": True}, "-"),  # until it has gone
+        (READY | {"state": "stopped", "eta_s": None, "stopped_by_operator": True}, "-"),
+        (READY | {"state": "stopping", "eta_s": 3.0, "stopped_by_operator": True}, "-"),  # until it has gone
         (READY | {"state": "falling_asleep", "eta_s": 3.0}, "nobody waits for it"),
         (READY | {"state": "falling_asleep", "eta_s": 9.0, "waiting": 1}, "about 9s"),
     ],
@@ -107,10 +107,12 @@ def test_that_nothing_is_planned_is_said_of_no_model_that_is_on_its_way(state, n
 
 
 def test_a_model_that_an_operator_stopped_says_what_lifts_it():
-    found = facts(READY | TODAY | {"state": "stopped", "held_down": True, "pid": None})
+    found = facts(READY | TODAY | {"state": "stopped", "stopped_by_operator": True, "pid": None})
     assert found["state"].strip() == "stopped for 12s, by an operator"
     assert found["next"].strip() == "stays down until muxctl start qwen"
-    assert facts(READY | TODAY | {"held_down": True})["state"].strip() == "ready for 12s; an operator stops it"
+    assert (
+        facts(READY | TODAY | {"stopped_by_operator": True})["state"].strip() == "ready for 12s; an operator stops it"
+    )
 
 
 def test_a_model_that_a_reload_took_away_says_so():

@@ -12,7 +12,7 @@ def twenty():
     models = [RESTS | {"name": f"model-{i:02}{'-instruct-awq' * (i % 3 == 0)}", "gpus": [i % 2]} for i in range(20)]
     models[3] = BACKOFF | {"name": models[3]["name"], "state": "failed", "reason": LONG, "retry_in_s": 55.0}
     models[5] = READY | {"name": "qwen3-235b-a22b-instruct-2507-fp8", "gpus": [0, 1], "next": "gives way to b in 12s"}
-    models[19] |= {"state": "stopped", "held_down": True}
+    models[19] |= {"state": "stopped", "stopped_by_operator": True}
     return STATUS | {"models": models}
 
 
@@ -84,7 +84,7 @@ def test_a_note_says_what_happens_next_unless_nothing_is_asked_of_the_model():
 
 def test_a_note_says_who_stopped_it():
     says = {"next": "stays down until `muxctl start qwen`", "reason": "qwen is stopped by an operator"}
-    stopped = RESTS | {"state": "stopped", "held_down": True, **says}
+    stopped = RESTS | {"state": "stopped", "stopped_by_operator": True, **says}
     assert note(stopped) == "stopped by an operator"
     drains = stopped | {"state": "draining", "next": "finishes 2 requests, for at most 9s", "eta_s": 9.0}
     assert note(drains) == "an operator stops it; finishes 2 requests, for at most 9s"

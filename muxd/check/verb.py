@@ -1,0 +1,102 @@
+"""The verb: the files are read as muxd would, then this machine is asked."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from muxd.config.default_paths import find_config
+from muxd.config.folders import writable_by_anybody
+from muxd.config.lines import KeyPath
+from muxd.config.load import SECTIONS, ConfigOverlay, read_config
+from muxd.config.problems import Problems, shown_file
+from muxd.config.schema import Config
+from muxd.errors import ConfigError
+from muxd.host.bounded import NoAnswer, within
+from muxd.host.hardware import ReadGpus, read_gpus
+
+from .machine import HostCheck, HostReadings, folder_lines, interpreter_lines, port_lines
+from .models import model_lines, never_fits, ram_lines
+from .report import OK, WARN, WRONG, ReportLine, ok, table, warn, wrong
+from .scripts import script_lines
+
+PROBLEMS = 2
+
+
+def check(
+    path: Path | None,
+    environ: Mapping[str, str],
+    added: ConfigOverlay | None = None,
+    *,
+    strict: bool = False,
+    host: bool = True,
+    gpus: ReadGpus | None = None,
+) -> int:
+    """One report on stdout; 2 where anything in it is WRONG, where `strict` also for what is `warn`, else 0.
+
+    Without `host`, only the files are looked at.  What cannot be read at all is told on stderr.
+    """
+    try:
+        alone = path is None and added is not None and added.stands_alone
+        found = None if alone else find_config(path, environ)
+        config, problems = read_config(found, environ, added)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return PROBLEMS
+    told, lines = script_lines(config, problems.told(), environ)
+    lines += [wrong(_subject(key), text) for key, text in told]
+    broken = {key[1] for key, _ in problems.told() if key[0] == "models" and len(key) > 1}
+    broken |= {line.subject for line in lines if line.mark == WRONG}
+    if host:
+        machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus or read_gpus))
+        lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
+        lines += [line for model in machine.models for line in model_lines(machine, model)]
+        lines += [*port_lines(machine), *folder_lines(machine)]
+    else:
+        pretend = config.daemon.simulated_gpu_memory
+        lines += [
+            line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
+        ]
+    with suppress(NoAnswer):
+        lines += [wrong("files", told) for told in within(lambda: writable_by_anybody(config))]
+    lines += [warn("GPUs", remark) for remark in config.remarks]
+    lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
+    lines += _files(config, problems)
+    lines = _without_praise(lines, config)
+    print(_head(found, config))
+    for line in table(_sorted(lines, config)):
+        print(line)
+    marks = {line.mark for line in lines}
+    return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
+
+
+def _without_praise(lines: list[ReportLine], config: Config) -> list[ReportLine]:
+    """No model is ok and not ok at once."""
+    bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
+    return [line for line in lines if line.mark != OK or line.subject not in bad]
+
+
+def _sorted(lines: list[ReportLine], config: Config) -> list[ReportLine]:
+    """What all models need, then the models in the order of the files, then the rest."""
+    order = [*SECTIONS, "python", "GPUs", "RAM", *(model.name for model in config.models)]
+    places = {subject: place for place, subject in reversed(list(enumerate(order)))}
+    return sorted(lines, key=lambda line: places.get(line.subject, len(order)))
+
+
+def _subject(key: KeyPath) -> str:
+    return key[1] if key[0] == "models" and len(key) > 1 else key[0]
+
+
+def _head(found: Path | None, config: Config) -> str:
+    count = len(config.models)
+    host = f"[{config.proxy.host}]" if ":" in config.proxy.host else config.proxy.host
+    what = f"{count or 'no'} model{'s' if count != 1 else ''}, proxy {host}:{config.proxy.port}"
+    return f"{shown_file(found)}: {what}" if found is not None else what
+
+
+def _files(config: Config, problems: Problems) -> list[ReportLine]:
+    """What was read beside the first file, and where muxctl will find muxd."""
+    merged = [ok("files", f"{shown_file(file)}: merged into it") for file in config.files[1:]]
+    told = [ok("socket", shown_file(config.daemon.socket))] if ("muxd", "socket") not in problems.paths() else []
+    return [*merged, *told]

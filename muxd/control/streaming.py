@@ -1,0 +1,106 @@
+"""Answers that go on: JSON lines from the office, and logs that are followed."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from muxd.control.service import Message
+from muxd.errors import Unavailable, in_words
+from muxd.http.server import ResponseWriter
+from muxd.logfiles import LogReader, tail
+from muxd.threads import in_thread
+
+NDJSON = "application/x-ndjson"
+T = TypeVar("T")
+
+_POLL = 0.2  # seconds between looks at a log that has nothing new
+
+
+def json_line(value: object) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+async def while_connected(exchange: ResponseWriter, act: Callable[[], Awaitable[None]]) -> None:
+    """Do `act` until it is done or the client is gone."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await exchange.disconnected()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await act()
+        nursery.cancel_scope.cancel()
+
+
+async def relay(exchange: ResponseWriter, channel: trio.MemoryReceiveChannel[Message]) -> None:
+    """Send what comes, until the channel is closed or the client is gone; closes our end of it."""
+
+    async def pass_on() -> None:
+        async for message in channel:
+            await exchange.write(json_line(message))
+
+    async with channel:
+        await exchange.start_stream(NDJSON)
+        if not exchange.head_only:
+            await while_connected(exchange, pass_on)
+
+
+class Logs:
+    """The logs route.  Files are read in threads: a slow disk delays only those who asked for it."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(4)
+
+    async def send_tail(
+        self, exchange: ResponseWriter, files: dict[str, Path], lines: int, lost: Message | None
+    ) -> None:
+        """The last lines of each stream, as one JSON answer; `lost` is what the disk refused, if anything."""
+
+        def read() -> list[Message]:
+            return [{"stream": name, "line": line} for name, path in files.items() for line in tail(path, lines)]
+
+        await exchange.send_json(200, {"lines": await self._in_thread(read)} | ({"lost": lost} if lost else {}))
+
+    async def send_following(self, exchange: ResponseWriter, files: dict[str, Path], lines: int) -> None:
+        """The last lines of each stream, then what is appended, until the client is gone."""
+        with ExitStack() as opened:
+            readers: dict[str, LogReader] = {}
+            for name, path in files.items():
+                readers[name] = opened.enter_context(await self._in_thread(partial(LogReader, path, lines)))
+            await exchange.start_stream(NDJSON)
+            if not exchange.head_only:
+                await while_connected(exchange, partial(self._follow, exchange, readers))
+
+    async def _follow(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> None:
+        try:
+            while True:
+                if not await self._pass_on(exchange, readers):
+                    await trio.sleep(_POLL)
+        except Unavailable as problem:
+            await exchange.write(json_line(problem.as_json()))
+
+    async def _pass_on(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> int:
+        """Send what is new; how many bytes it was."""
+        sent = 0
+        for name, reader in readers.items():
+            data = await self._in_thread(partial(_read_lines, name, reader))
+            await exchange.write(data)
+            sent += len(data)
+        return sent
+
+    async def _in_thread(self, read: Callable[[], T]) -> T:
+        """Raises Unavailable for what the file system refuses."""
+        try:
+            return await in_thread(read, limiter=self._limiter)
+        except OSError as error:
+            raise Unavailable(f"cannot read the log: {in_words(error)}") from None
+
+
+def _read_lines(name: str, reader: LogReader) -> bytes:
+    return b"".join(json_line({"stream": name, "line": line}) for line in reader.read())

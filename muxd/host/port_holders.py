@@ -1,0 +1,40 @@
+"""Who has a port?"""
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from muxd.ports import pid_of
+from muxd.shim.listening import all_listening
+from muxd.shim.processes import program_of
+
+
+@dataclass(frozen=True, slots=True)
+class PortHolder:
+    """A process that listens; pid 0 where that is another user's, and cannot be seen."""
+
+    pid: int = 0
+    program: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.program} (pid {self.pid})" if self.pid else "a process of another user"
+
+
+def holder_of(host: str, port: int) -> PortHolder | None:
+    """Who listens there; None: it is free.  Raises OSError where the address cannot be had at all."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return _listener(port)
+    return None
+
+
+def _listener(port: int) -> PortHolder:
+    sockets = {found.name for found in all_listening() if found.port == port}
+    pid = pid_of(sockets)
+    return PortHolder(pid, program_of(pid) or "a process") if pid else PortHolder()

@@ -1,0 +1,633 @@
+"""Reads of a launch script what is written plainly: what it sets, and the commands that start a server.
+
+What only bash could know when it runs, such as the output of a program or what a loop, a condition or a function sets,
+is a Hole, and so is all that depends on it.  Nothing is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from muxd.config.command_lines import CONTAINERS, MODEL, Hole, Word, flag, server_at
+
+from .lexer import ASSIGNMENT, NotPlain, Token, skip, tokens
+
+#: Programs that only name a server, or are none of interest.
+_QUIET = (
+    "echo printf pkill pgrep killall kill grep egrep ps awk sed cat which type test [ [[ true false : trap "
+    "head mkdir rm cp mv curl wget touch chmod ulimit logger date ls set shopt nvidia-smi exit return cd "
+    "disown jobs bg alias hash umask tee lsof fuser ss netstat"
+)
+QUIET = frozenset(_QUIET.split())
+
+#: Programs for which a script stays.
+WAITING = ("wait", "sleep", "tail", "fg")
+
+#: Programs that start what their arguments name.
+WRAPPERS = ("sudo", "env", "numactl", "taskset", "timeout", "nice", "uv", "conda", "docker", "podman", "srun", "xargs")
+
+#: Programs and modules that serve models otherwise.
+OTHER_ENGINES = ("vllm", "llama-server", "ollama", "tgi", "text-generation-launcher", "lmdeploy", "tritonserver")
+
+#: What bash or muxd sets by itself, differently each time.
+_VOLATILE = (
+    "RANDOM SRANDOM SECONDS EPOCHSECONDS EPOCHREALTIME LINENO BASHPID PPID REPLY PWD PIPESTATUS HOSTNAME "
+    "HOSTTYPE OSTYPE MACHTYPE BASH BASHOPTS BASH_VERSION SHELLOPTS BASH_VERSINFO FUNCNAME BASH_SOURCE GROUPS "
+    "OPTIND OPTARG COLUMNS LINES SHLVL UID OLDPWD EUID TMPDIR MUXD_TOKEN _ DIRSTACK BASH_REMATCH"
+)
+VOLATILE = frozenset(_VOLATILE.split())
+
+#: Builtins that set the variables among their arguments to what is known only when they run.
+SETTERS = ("read", "mapfile", "readarray", "getopts", "let")
+DECLARING = ("export", "declare", "typeset", "readonly")
+
+#: What begins a compound command, and what ends it.
+_CLOSERS = {"if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}"}
+_BETWEEN = ("then", "do", "else", "elif", "!", "time", "fi", "done", "esac", "}", "in")
+_NAMED = re.compile(r"(?<![\w$])(?<!\$\{)[A-Za-z_]\w*|(?<=\$\{)[A-Za-z_]\w*(?=:?=)")
+_ARITHMETIC = re.compile(r"(?<![=!<>])=(?!=)|\+\+|--")
+_SERVER = re.compile(r"launch_server|muxd\.simulator|\bsglang\s+serve\b")
+_PARAMETER = re.compile(r"([A-Za-z_]\w*|[0-9]+|[@*#?$!-])(\[[@*]\]|\[[0-9]+\])?(?:(:?[-=+?])(.*))?", re.DOTALL)
+_NAME = re.compile(r"\$([A-Za-z_]\w*|[0-9@*#?$!-])")
+_BRACES = re.compile(r"\{[^{}\s]*(?:,|\.\.)[^{}\s]*\}")
+_SPECIAL = "\\'\"`$<>~{*?["
+_DEEPEST = 8
+
+Value = str | Hole | list[Word]
+
+
+class Place(NamedTuple):
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class FoundServer(NamedTuple):
+    """A command that may start the server."""
+
+    words: Sequence[Word]
+    place: Place
+    sure: bool = True  # bash comes to it, whatever it finds
+
+
+class Run(NamedTuple):
+    """A program that is started."""
+
+    words: Sequence[Word]
+    place: Place
+    background: bool = False
+
+
+class Piece(NamedTuple):
+    """Of a word; an array's elements are words of their own, and what `splits` is cut at its blanks."""
+
+    text: Word | list[Word]
+    splits: bool = False
+
+
+@dataclass
+class PlainReader:
+    file: str  # as messages call it
+    variables: dict[str, Value]
+    folder: Word
+    script: Word  # $0
+    arguments: list[Word] | None  # None: unknown
+    exported: set[str]
+    assigned: dict[str, Place] = field(default_factory=dict)  # by the script itself
+    candidates: list[FoundServer] = field(default_factory=list)
+    others: list[FoundServer] = field(default_factory=list)  # with a model and a port, and no program that is known
+    runs: list[Run] = field(default_factory=list)
+    waited: int = 0  # how many of them there were when the script last waited for something
+    sourced: dict[str, str] = field(default_factory=dict)  # texts that it reads in, by path
+    is_held: bool = False  # bash waits for a server, and comes to nothing else
+    is_dark: bool = False  # something that cannot be seen may start a server
+    engine: str = ""  # of another kind
+    _is_over: bool = False
+    _has_returned: bool = False
+    _is_lost: bool = False  # any variable may have been set
+    _lasting: set[str] = field(default_factory=set)  # variables that a function may set at any time
+    _functions: dict[str, list[Token]] = field(default_factory=dict)
+    _depth: int = 0
+    _is_sure: bool = True
+
+    @classmethod
+    def at_start(
+        cls, file: str, environ: Mapping[str, str], folder: Path, script: Path, arguments: Sequence[str]
+    ) -> PlainReader:
+        variables: dict[str, Value] = {n: value for n, value in environ.items() if n not in VOLATILE}
+        return cls(file, variables, str(folder), str(script), list(arguments), set(environ))
+
+    def read(self, text: str) -> None:
+        try:
+            self._follow(tokens(text), sure=True)
+        except (NotPlain, RecursionError):
+            self._is_over, self.is_dark = True, True
+            self._lose()
+
+    # Commands
+
+    def _follow(self, found: Sequence[Token], *, sure: bool, arms: bool = False) -> None:
+        """`arms`: of a `case`, whose patterns are no commands."""
+        outer, self._is_sure = self._is_sure, sure and self._is_sure
+        at, before = 0, ";;" if arms else ";"
+        while at < len(found) and not (self._is_over or self._has_returned):
+            token = found[at]
+            if arms and before.startswith(";") and before != ";" and token.text not in ("\n", "esac"):
+                at = next((n for n in range(at, len(found)) if found[n].text == ")"), len(found))
+                before = ";"
+            elif token.kind == "operator" and token.text != "(":
+                is_joined = token.text == "\n" and before in ("&&", "||", "|", "|&", ";;")
+                before = before if is_joined else token.text
+            elif (end := self._compound(found, at)) is not None:
+                at, before = end - 1, ";"
+            elif token.kind == "word" and token.text in _BETWEEN:
+                before = ";"
+            else:
+                end = next((n for n in range(at, len(found)) if found[n].kind == "operator"), len(found))
+                self._simple(found[at:end], before, [t.text for t in found[end:] if t.kind == "operator"])
+                at, before = end - 1, ";"
+            at += 1
+        self._is_sure = outer
+
+    def _compound(self, found: Sequence[Token], at: int) -> int | None:
+        """Where a compound command ends that begins here: its variables are unknown from the first on."""
+        text = found[at].text
+        if text.startswith("(("):
+            self._forget(text)
+            return at + 1
+        if text == "[[":
+            end = next((n for n in range(at, len(found)) if found[n].text == "]]"), None)
+            if end is None:
+                raise NotPlain("[[ is not closed")
+            self._forget_defaults(found[at:end])
+            return end + 1
+        is_short = [t.text for t in found[at + 1 : at + 3]] == ["(", ")"] and found[at].kind == "word"
+        if text == "function" or is_short:
+            return self._function(found, at + 1 if text == "function" else at)
+        if text not in (*_CLOSERS, "("):
+            return None
+        end = _end_of(found, at)
+        inner = found[at + 1 : end - 1]
+        for token in inner:
+            self._forget(token.text)
+        if text == "case":
+            begin = next((n for n, t in enumerate(inner) if t.text == "in"), len(inner))
+            self._follow(inner[begin + 1 :], sure=False, arms=True)
+        elif text in ("for", "select"):
+            begin = next((n for n, t in enumerate(inner) if t.kind == "operator" or t.text == "do"), len(inner))
+            self._follow(inner[begin:], sure=False)
+        else:
+            self._follow(inner, sure=False)
+        return end
+
+    def _function(self, found: Sequence[Token], at: int) -> int:
+        body = next((n for n in range(at + 1, len(found)) if found[n].text not in ("(", ")", "\n")), None)
+        if body is None or found[body].text not in _CLOSERS:
+            raise NotPlain("a function without a body")
+        end = _end_of(found, body)
+        self._functions[found[at].text] = list(found[body:end])
+        for token in found[body:end]:
+            self._lasting.update(self._forget(token.text))
+        return end
+
+    def _simple(self, found: Sequence[Token], before: str, after: Sequence[str]) -> None:
+        raws = [t.text for n, t in enumerate(found) if t.kind == "word" and not (n and found[n - 1].kind == "redirect")]
+        if not raws:
+            return
+        place = Place(self.file, found[0].line)
+        end = next((text for text in after if text not in ("|", "|&", "&&", "||")), ";")
+        piped = before in ("|", "|&") or after[:1] in (["|"], ["|&"])
+        apart = piped or (end == "&")  # in a process of its own
+        sure, self._is_sure = self._is_sure, self._is_sure and before not in ("&&", "||")
+        count = next((n for n, raw in enumerate(raws) if not ASSIGNMENT.fullmatch(raw)), len(raws))
+        if count < len(raws):
+            words = [word for raw in raws[count:] for word in self._words(raw)]
+            if words:
+                self._run(words, raws[count:], place, apart=apart, waits=end != "&")
+                for raw in raws[:count] if self._is_over else ():
+                    self._assign(raw, place)
+        elif not apart:
+            for raw in raws:
+                self._assign(raw, place)
+        self._is_sure = sure
+
+    def _run(self, words: list[Word], raws: Sequence[str], place: Place, *, apart: bool, waits: bool) -> None:
+        first, *rest = words
+        program = os.path.basename(first) if isinstance(first, str) else ""
+        if program in ("command", "builtin", "exec", "nohup", "setsid", "time") and rest and str(rest[0])[0:1] != "-":
+            self._run(rest, raws[1:], place, apart=apart, waits=waits)
+            self._is_over |= program == "exec" and self._is_sure and not apart
+            return
+        if program == "return" and not self._depth:
+            pass  # bash only complains
+        elif program == "local":
+            for raw in raws[1:]:
+                self._forget(raw)
+        elif program in ("exit", "return") and self._is_sure and not apart:
+            self._is_over, self._has_returned = program == "exit" or self._is_over, program == "return"
+        elif program in self._functions:
+            self._call(program)
+        elif program in DECLARING:
+            self._declare(raws[1:], place, exports=program == "export")
+        elif program in ("source", "."):
+            self._source(rest)
+        elif program == "eval":
+            self._eval(rest)
+        elif program in (*SETTERS, "unset") or (program == "printf" and "-v" in rest):
+            for word in rest:
+                self._forget(word) if isinstance(word, str) else self._lose()
+        elif program in ("set", "shift"):
+            self._set(program, rest)
+        elif program in ("cd", "pushd", "popd"):
+            plain = len(rest) == 1 and self._is_sure and isinstance(rest[0], str) and isinstance(self.folder, str)
+            self.folder = os.path.join(str(self.folder), str(rest[0])) if plain and rest[0] != "-" else Hole()
+        elif program in WAITING:
+            self.waited = len(self.runs)
+        elif program not in QUIET:
+            self.runs.append(Run(words, place, background=not waits))
+            self._start(words, program, place, waits=waits)
+
+    def _start(self, words: list[Word], program: str, place: Place, *, waits: bool) -> None:
+        """A program that may be the server, or start it."""
+        inner = next(
+            (n for n, w in enumerate(words) if isinstance(w, str) and os.path.basename(w) in ("bash", "sh")), None
+        )
+        modules = [after for word, after in pairwise(words) if word == "-m" and isinstance(after, str)]
+        engines = [name for name in (program, *(m.partition(".")[0] for m in modules)) if name in OTHER_ENGINES]
+        at = server_at(words)
+        if words[0] == "":
+            pass  # bash finds no such program
+        elif at is not None and any(isinstance(word, Hole) and word.many for word in words[: max(0, at - 3)]):
+            self.is_dark = True
+        elif at is not None and program != "coproc":
+            self.candidates.append(FoundServer(words, place, self._is_sure))
+            self.is_held |= self._is_sure and waits and not is_detached(words)
+            self._is_over |= self.is_held
+        elif inner is not None and len(words) > inner + 2 and re.fullmatch("-[a-z]*c", str(words[inner + 1])):
+            self._shell(words[inner + 2], waits=waits)
+        elif _is_unseen(words, program):
+            self.is_dark = True
+        elif engines:
+            self.engine = engines[0]
+        elif all(isinstance(flag(words, names), str) for names in (MODEL, ("--port",))):
+            self.others.append(FoundServer(words, place, self._is_sure))
+
+    def _look_into(self, substitution: str) -> None:
+        """A server there may be the one; a program that only names it is none."""
+        if _SERVER.search(substitution):
+            inner = self._inner(dict(self.variables))
+            inner.read(substitution.strip("`").removeprefix("$").lstrip("<>(").removesuffix(")"))
+            self.is_dark |= inner.is_dark or bool(inner.candidates)
+
+    def _inner(self, variables: dict[str, Value]) -> PlainReader:
+        """For a shell of its own."""
+        inner = PlainReader(self.file, variables, self.folder, Hole(), None, set(self.exported))
+        inner._is_sure, inner._is_lost, inner._depth = self._is_sure, self._is_lost, self._depth + 1
+        if inner._depth > _DEEPEST:
+            inner._is_over = inner.is_dark = True
+        return inner
+
+    def _shell(self, text: Word, *, waits: bool) -> None:
+        """`bash -c TEXT`: with what is exported, and nothing comes back."""
+        if not isinstance(text, str):
+            self.is_dark = True
+            return
+        handed_on = {name: value for name, value in self.variables.items() if name in self.exported}
+        inner = self._inner(handed_on)
+        inner.read(text)
+        self.candidates += inner.candidates
+        self.runs += inner.runs
+        self.others += inner.others
+        self.is_dark |= inner.is_dark
+        self.is_held |= inner.is_held and self._is_sure and waits
+        self._is_over |= self.is_held
+        self.engine = self.engine or inner.engine
+
+    def _call(self, name: str) -> None:
+        body, arguments = self._functions[name], self.arguments
+        if self._depth >= _DEEPEST:
+            self.is_dark = True
+            return
+        self._depth, self.arguments = self._depth + 1, None
+        self._follow(body, sure=False)
+        self._depth, self.arguments, self._has_returned = self._depth - 1, arguments, False
+
+    def _source(self, words: Sequence[Word]) -> None:
+        name = words[0] if words else Hole()
+        try:
+            if (
+                not isinstance(name, str)
+                or not isinstance(self.folder, str)
+                or "/" not in name
+                or self._depth >= _DEEPEST
+            ):
+                raise NotPlain("which file that is, is known only when it runs")
+            path = Path(os.path.normpath(os.path.join(self.folder, name)))
+            text = self.sourced[str(path)] = path.read_text()
+            self._depth += 1
+            self._follow(tokens(text), sure=True)
+            self._depth -= 1
+        except (OSError, ValueError, NotPlain):
+            self._lose()
+        self._has_returned = False
+
+    def _eval(self, words: Sequence[Word]) -> None:
+        known = [word for word in words if isinstance(word, str)]
+        if len(known) == len(words) and self._depth < _DEEPEST:
+            self._depth += 1
+            self._follow(tokens(" ".join(known)), sure=True)
+            self._depth -= 1
+        else:
+            self.is_dark |= any(map(_SERVER.search, known))
+            self._lose()
+
+    # What is set
+
+    def _declare(self, raws: Sequence[str], place: Place, *, exports: bool) -> None:
+        options = "".join(raw for raw in raws if raw[:1] in "-+")
+        if "n" in options and not exports:  # a name for another variable
+            self._lose()
+        for raw in raws:
+            if raw[:1] in "-+":
+                continue
+            if not ASSIGNMENT.fullmatch(raw):
+                words = self._words(raw)
+                if any(isinstance(word, Hole) for word in words):
+                    self._lose()
+                    continue
+                raw = str(words[0]) if words else ""
+            name = raw.partition("=")[0].rstrip("+")
+            if "=" in raw:
+                self._assign(raw, place)
+            if set(options) & set("inlu") and name in self.variables:
+                self.variables[name] = Hole()
+            if exports or "x" in options:
+                self.exported.add(name)
+
+    def _assign(self, raw: str, place: Place) -> None:
+        match = ASSIGNMENT.fullmatch(raw)
+        if match is None:
+            return
+        name, index, appends, text = match.groups()
+        self.assigned[name] = place
+        value: Value = Hole()
+        if text.startswith("("):
+            elements = [t.text for t in tokens(text[1:-1]) if t.kind == "word"]
+            value = [word for element in elements for word in self._words(element)]
+            value = Hole() if any(ASSIGNMENT.fullmatch(e) or e.startswith("[") for e in elements) else value
+        else:
+            value = self._text(text)
+        if appends:
+            old = self.variables.get(name, "")
+            if isinstance(old, list) and isinstance(value, list):
+                value = [*old, *value]
+            else:
+                value = old + value if isinstance(old, str) and isinstance(value, str) else Hole()
+        is_known = self._is_sure and not index and name not in self._lasting
+        self.variables[name] = value if is_known else Hole()
+
+    def _set(self, program: str, words: Sequence[Word]) -> None:
+        is_plain = self._is_sure and all(isinstance(word, str) for word in words)
+        if program == "shift":
+            self.arguments = self.arguments[1:] if self.arguments is not None and is_plain and not words else None
+        elif words[:1] == ["--"] and is_plain:
+            self.arguments = list(words[1:])
+        elif not all(isinstance(word, str) and (word[:1] in "-+" or word in _OPTIONS) for word in words):
+            self.arguments = None
+        if any(word == "allexport" or (isinstance(word, str) and re.match("-[a-z]*a", word)) for word in words):
+            self.exported = _All()
+
+    def _forget(self, text: str) -> list[str]:
+        """Whatever is named in it may be set to anything."""
+        names = _NAMED.findall(text)
+        for name in names:
+            self.variables[name] = Hole()
+        return names
+
+    def _forget_defaults(self, found: Sequence[Token]) -> None:
+        for token in found:
+            for name in re.findall(r"\$\{(\w+):?=", token.text):
+                self.variables[name] = Hole()
+
+    def _lose(self) -> None:
+        """Any variable may have been set."""
+        self._is_lost = True
+        self.variables = {name: Hole() for name in self.variables}
+
+    # Words
+
+    def _words(self, raw: str) -> list[Word]:
+        """As bash makes them of one."""
+        words: list[Word] = []
+        current: Word | None = None
+        for piece in self._pieces(raw):
+            if isinstance(piece.text, list):
+                for number, element in enumerate(piece.text):
+                    if number and current is not None:
+                        words.append(current)
+                        current = None
+                    current = _joined(current, element)
+                continue
+            parts = _split(piece.text) if piece.splits and isinstance(piece.text, str) else [piece.text]
+            for number, part in enumerate(parts):
+                if number and current is not None:
+                    words.append(current)
+                    current = None
+                if part != "" or not piece.splits:
+                    current = _joined(current, part)
+        return [*words, current] if current is not None else words
+
+    def _text(self, raw: str) -> str | Hole:
+        """As it is assigned: nothing is split."""
+        whole: Word = ""
+        for piece in self._pieces(raw, tilde=True):
+            parts = piece.text if isinstance(piece.text, list) else [piece.text]
+            for number, part in enumerate(parts):
+                whole = _joined(whole, " " if number else "")
+                whole = _joined(whole, part)
+        return whole
+
+    def _pieces(self, raw: str, *, quoted: bool = False, splits: bool = False, tilde: bool = False) -> Iterator[Piece]:
+        at = 0
+        while at < len(raw):
+            c, end = (
+                raw[at],
+                skip(raw, at) if raw[at] in "\\'\"`$<>" and not (quoted and raw[at] in "'\"<>") else at + 1,
+            )
+            part = raw[at:end]
+            if c == "\\":
+                kept = quoted and part[1:] not in ("$", "`", '"', "\\", "\n")
+                yield Piece(part if kept else part[1:].replace("\n", ""))
+            elif c == "'" and not quoted:
+                yield Piece(part[1:-1])
+            elif c == '"' and not quoted:
+                inner = list(self._pieces(part[1:-1], quoted=True))
+                yield from inner if any(isinstance(piece.text, list) for piece in inner) else [Piece(""), *inner]
+            elif c == '"':  # in the default of a quoted parameter
+                pass
+            elif part.startswith("$'") and not quoted:
+                yield Piece(Hole() if "\\" in part else part[2:-1])
+            elif part.startswith("$(("):
+                if _ARITHMETIC.search(part):
+                    self._forget(part)
+                yield Piece(Hole())
+            elif c == "`" or part.startswith(("$(", "<(", ">(")):
+                self._look_into(part)
+                yield Piece(Hole(many=not quoted))
+            elif part.startswith("${"):
+                yield from self._parameter(part[2:-1], quoted=quoted)
+            elif c == "$" and (name := _NAME.match(raw, at)):
+                end = name.end()
+                yield from self._value(self._look(name[1]), quoted=quoted, each=name[1] if name[1] in "@*" else "")
+            elif c == "$" and not quoted and raw[at + 1 : at + 2] == '"':
+                pass
+            elif c == "~" and raw[at - 1 : at] in ("=", ":") and not quoted:
+                yield Piece(Hole())
+            elif c == "~" and at == 0 and not quoted:
+                home, whole = self._look("HOME"), raw[1:2] in ("", "/")
+                yield Piece(home if whole and isinstance(home, str) else Hole())
+            elif not quoted and not tilde and (braces := _BRACES.match(raw, at)):
+                end = braces.end()
+                yield Piece(Hole(many=True))
+            elif not quoted and not tilde and c in "*?[" and raw not in ("[", "?", "*"):
+                yield Piece(Hole(many=True))
+            else:
+                if not splits:
+                    yield Piece(part)
+                else:  # whole, for its blanks
+                    end = next((n for n in range(at, len(raw)) if raw[n] in _SPECIAL), len(raw))
+                    yield Piece(raw[at : max(end, at + 1)], splits=True)
+                    end = max(end, at + 1)
+            at = end
+
+    def _parameter(self, text: str, *, quoted: bool) -> Iterator[Piece]:
+        match = _PARAMETER.fullmatch(text)
+        if match is None:
+            yield Piece(Hole(many=not quoted or "@" in text))
+            return
+        name, index, operator, word = match.groups()
+        value = self._look(name)
+        if index and index[1:-1].isdigit():
+            known = value if isinstance(value, list) else Hole() if isinstance(value, Hole) else []
+            number = int(index[1:-1])
+            value = known if isinstance(known, Hole) else known[number] if number < len(known) else None
+        is_set = value is not None and value != [] and not (value == "" and operator and operator[0] == ":")
+        each = name if name in "@*" else (index or "").strip("[]") if (index or "")[1:2] in ("@", "*") else ""
+        if isinstance(value, Hole) or operator is None or (is_set and operator[-1] in "-=?"):
+            yield from self._value(value, quoted=quoted, each=each)
+        elif operator[-1] == "?":
+            yield Piece(Hole())
+        elif is_set is (operator[-1] == "+"):
+            if operator[-1] == "=":
+                self.variables[name] = self._text(word) if self._is_sure else Hole()
+                self.assigned.setdefault(name, Place(self.file, 0))
+            yield from self._pieces(word, quoted=quoted, splits=not quoted)
+
+    def _value(self, value: Value | None, *, quoted: bool, each: str) -> Iterator[Piece]:
+        """`each`: "@" or "*" where all elements of an array are asked for."""
+        if isinstance(value, list):
+            if each == "@" and quoted:
+                yield Piece(value)
+                return
+            plain = [word for word in value if isinstance(word, str)]
+            value = next(iter(value), None) if not each else " ".join(plain) if plain == value else Hole()
+        if isinstance(value, Hole):
+            yield Piece(Hole(many=not quoted or each == "@"))
+        elif quoted:
+            yield Piece(value or "")
+        elif value and ("IFS" in self.variables or re.search(r"[*?\[]", value)):
+            yield Piece(Hole(many=True))
+        else:
+            yield Piece(value or "", splits=True)
+
+    def _look(self, name: str) -> Value | None:
+        if name in ("@", "*"):
+            return self.arguments if self.arguments is not None else Hole()
+        if name == "0":
+            return self.script
+        if name.isdigit() or name == "#":
+            if self.arguments is None:
+                return Hole()
+            number = len(self.arguments) if name == "#" else int(name)
+            return str(number) if name == "#" else self.arguments[number - 1] if number <= len(self.arguments) else None
+        if name in self.variables:
+            return self.variables[name]
+        return Hole() if name in VOLATILE or self._is_lost or not name.isidentifier() else None
+
+
+def is_detached(words: Sequence[Word]) -> bool:
+    """Whether a container is left running, by what comes before the server's own flags."""
+    texts = [word for word in words[: server_at(words)] if isinstance(word, str)]
+    is_contained = any(os.path.basename(text) in (*CONTAINERS, "docker-compose") for text in texts[:2])
+    return is_contained and any(re.fullmatch("-[iteP]*d[itdP]*|--detach(=true)?", text) for text in texts)
+
+
+def _is_unseen(words: Sequence[Word], program: str) -> bool:
+    """It may be a server, or start one, for all that is known of its words."""
+    if isinstance(words[0], Hole) or (program in WRAPPERS and any(isinstance(word, Hole) for word in words)):
+        return True
+    return "--help" not in words and any(isinstance(word, str) and _SERVER.search(word) for word in words)
+
+
+class _All(set[str]):
+    """After `set -a` all that is set is exported."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+_OPTIONS = ("allexport", "errexit", "nounset", "pipefail", "xtrace", "noclobber", "verbose", "errtrace", "posix")
+
+
+def _joined(before: Word | None, more: Word) -> Word:
+    if before is None:
+        return more
+    if isinstance(before, Hole):
+        return Hole(before.prefix, before.many or (isinstance(more, Hole) and more.many))
+    return before + more if isinstance(more, str) else Hole(before + more.prefix, more.many)
+
+
+def _split(text: str) -> list[str]:
+    """Blanks at an end part it from what is beside it."""
+    parts = text.split()
+    return [*([""] if text[:1].isspace() else []), *parts, *([""] if text[-1:].isspace() else [])]
+
+
+def _end_of(found: Sequence[Token], at: int) -> int:
+    """Past the end of the compound command that begins there.  Raises NotPlain."""
+    stack: list[str] = []
+    begins = True
+    number = at
+    while number < len(found):
+        kind, text, _ = found[number]
+        if kind == "operator":
+            if text == "(":
+                stack.append(")")
+            elif text == ")" and stack[-1:] == [")"]:
+                stack.pop()
+            elif text == ")" and stack[-1:] != ["esac"]:
+                raise NotPlain(") is not opened")
+            begins = True
+        elif kind == "word" and begins and text == "[[":
+            number = next((n for n in range(number, len(found)) if found[n].text == "]]"), len(found))
+            begins = False
+        elif kind == "word" and begins and text in _CLOSERS:
+            stack.append(_CLOSERS[text])
+            begins = text in ("if", "while", "until", "{")
+        elif kind == "word" and begins and stack[-1:] == [text]:
+            stack.pop()
+            begins = False
+        else:
+            begins = kind == "word" and begins and text in ("then", "do", "else", "elif", "!", "time")
+        number += 1
+        if not stack:
+            return number
+    raise NotPlain("a compound command is not closed")

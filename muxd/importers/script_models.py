@@ -1,0 +1,133 @@
+"""A model whose server a launch script starts: what its table says, completed by what the script says plainly.
+
+What the table says itself comes first, then the script, then `[defaults]`; what neither says is seen at the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from muxd.config.devices import ORDER, VARIABLE, Devices
+from muxd.config.problems import Problems
+from muxd.config.readers import Base
+from muxd.config.schema import DeclaredServer, Script
+from muxd.config.sources import Source
+
+from .plain_reader import Place
+from .scripts import LaunchScript, read_script
+
+
+def follow_script(
+    name: str,
+    own: dict[str, Any],
+    defaults: Mapping[str, Any],
+    base: Base,
+    environ: Mapping[str, str],
+    devices: Devices,
+    problems: Problems,
+) -> dict[str, Any]:
+    """`own` with all that the script settles; what is wrong with it goes to `problems`, with its file and line."""
+    own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
+    named: tuple[int | str, ...] = own.get("gpus", defaults.get("gpus", ()))
+    given = {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(map(str, named))} if named else {}
+    given |= {"PORT": str(own["port"])} if "port" in own else {}
+    cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory
+    env = {**given, **defaults.get("env", {}), **own.get("env", {})}
+    path, args = own["script"]
+    shown = shown_script(path)
+    script = read_script(path, shown, {**environ, ORDER: "PCI_BUS_ID", **env}, cwd, args)
+    _blame(name, own, script, problems)
+    _compare(name, own, script, problems)
+    said = DeclaredServer(
+        names=own.get("served_names", script.names),
+        names_by="table" if "served_names" in own else script.names_by,
+        names_from=str(script.named or shown),
+        port=own.get("port", script.port),
+        port_from="its table" if "port" in own else str(script.ported or shown),
+        gpus=_numbers(named, devices),
+        every=devices.every(),
+        sleep_level=own.get("sleep_level", script.sleep_level or 3),
+        level_by_table="sleep_level" in own,
+        args=script.telling_flags,
+    )
+    begun = json.dumps([sorted(script.digests.items()), args, sorted(env.items()), environ.get(VARIABLE)])
+    digest = sha256(begun.encode()).hexdigest()
+    about = Script(
+        script.argv,
+        script.digests,
+        digest,
+        str(script.launch or ""),
+        script.program,
+        given,
+        said,
+        remarks=script.remarks,
+    )
+    settled = {"served_names": said.names, "port": said.port, "sleep_level": said.sleep_level, "args": said.args}
+    completed = {"engine": "sglang", "model_path": "", "gpus": named or said.every, "cwd": cwd, **settled, **own}
+    return {**completed, "script": about}
+
+
+def _numbers(names: tuple[int | str, ...], devices: Devices) -> tuple[int, ...]:
+    """Names that are none are told where the table is read."""
+    try:
+        return devices.numbers(names)
+    except ValueError:
+        return ()
+
+
+def _blame(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Problems) -> None:
+    """The script's lines for what it said, and its problems."""
+    places = {"port": script.ported, "served_names": script.named}
+    said: dict[tuple[str, ...], Place] = {
+        (key,): place for key, place in places.items() if place is not None and key not in own
+    }
+    for source in blamed(name, said):
+        problems.also(source)
+    for problem in script.problems:
+        (source,) = blamed(name, {problem.key: problem.place})
+        problems.add(("models", name, *problem.key), problem.text, source)
+
+
+def _compare(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Problems) -> None:
+    """The table and what the script says plainly must not contradict each other."""
+    if script.port and own.get("port", script.port) != script.port:
+        there = f"the script's server listens on {script.port} ({script.ported})"
+        text = f"{there}; write the same, or PORT=${{PORT:-{script.port}}} there"
+        problems.add(("models", name, "port"), text)
+    level = own.get("sleep_level", 3)
+    if script.sleep_level is not None and script.sleep_level > level:
+        flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if level == 1 else "")
+        text = f"{level} needs {flags}, which {script.launch} does not have; add it there, or leave this out"
+        problems.add(("models", name, "sleep_level"), text)
+
+
+def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterator[Source]:
+    """Where keys of a model stand that no TOML file has."""
+    for file in dict.fromkeys(place.file for place in said.values()):
+        table: dict[str, Any] = {}
+        lines = {}
+        for key, place in said.items():
+            if place.file == file:
+                _put(table, key)
+                if place.line:
+                    lines["models", name, *key] = place.line
+        yield Source(Path(file), {"models": {name: table}}, lines)
+
+
+def _put(table: dict[str, Any], key: tuple[str, ...]) -> None:
+    for part in key:
+        table = table.setdefault(part, {})
+
+
+def shown_script(path: Path) -> str:
+    """As it is found from here, where it is below; else in full."""
+    try:
+        near = os.path.relpath(path)
+    except OSError:  # here is a folder that was removed
+        return str(path)
+    return str(path) if near.startswith("..") else near

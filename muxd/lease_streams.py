@@ -1,0 +1,122 @@
+"""What is told, line by line, to those who hold a lease or wait for an operator's switch.
+
+Each has a channel of JSON-ready lines.  Progress lines may be left out for a reader that
+is too slow; the last line, which says how it ended, never is.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import trio
+
+from .core.progress import Progress
+
+#: A line is said again after so many seconds, so that whoever waits knows that muxd lives.
+REPEAT = 5.0
+
+#: Lines a reader may lag behind.
+LAG = 64
+
+Line = dict[str, Any]
+
+
+class LeaseStream:
+    """One reader's lines about one worker."""
+
+    def __init__(self, number: int, worker: str, opened: float) -> None:
+        self.number = number
+        self.worker = worker
+        self.opened = opened
+        self.waiting = True  # progress is of interest
+        self._send, self.receive = trio.open_memory_channel[Line](LAG)
+        self._told: tuple[str, tuple[str, ...]] | None = None
+        self._told_at = 0.0
+
+    def say(self, line: Line) -> None:
+        """A line that must arrive: older ones make room for it."""
+        try:
+            self._send.send_nowait(line)
+        except trio.WouldBlock:
+            self.receive.receive_nowait()
+            self._send.send_nowait(line)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader has gone; its connection's end says so to the core
+
+    def end(self, line: Line | None = None) -> None:
+        if line is not None:
+            self.say(line)
+        self._send.close()
+
+    def progress(self, progress: Progress, now: float) -> bool:
+        """Whether this outlook is worth a line: it is new, or the last one is old."""
+        seen = (progress.phase, progress.victims)
+        if not self.waiting or (seen == self._told and now < self._told_at + REPEAT):
+            return False
+        self._told, self._told_at = seen, now
+        return True
+
+
+class LeaseStreams:
+    """The open streams of one kind, by number."""
+
+    def __init__(self, compose: Callable[[LeaseStream, Progress], Line]) -> None:
+        self._compose = compose
+        self._open: dict[int, LeaseStream] = {}
+
+    def open(self, number: int, worker: str, now: float) -> LeaseStream:
+        stream = self._open[number] = LeaseStream(number, worker, now)
+        return stream
+
+    def get(self, number: int) -> LeaseStream | None:
+        return self._open.get(number)
+
+    def end(self, number: int, line: Line | None = None) -> None:
+        stream = self._open.pop(number, None)
+        if stream is not None:
+            stream.end(line)
+
+    def end_all(self) -> None:
+        for number in list(self._open):
+            self.end(number)
+
+    def __iter__(self) -> Iterator[LeaseStream]:
+        return iter(self._open.values())
+
+    def tell_progress(self, progress_of: Callable[[str], Progress | None], now: float) -> None:
+        for stream in self:
+            if stream.waiting:
+                progress = progress_of(stream.worker)
+                if progress is not None and stream.progress(progress, now):
+                    stream.say(self._compose(stream, progress))
+
+
+def seconds(value: float | None) -> float | None:
+    """As JSON says it: rounded; None for unknown or unbounded."""
+    return None if value is None or value == float("inf") else round(value, 3)
+
+
+def lease_line(stream: LeaseStream, progress: Progress) -> Line:
+    line: Line = {
+        "type": "queued" if progress.phase == "queued" else "switching",
+        "lease": str(stream.number),
+        "model": stream.worker,
+        "eta_s": seconds(progress.eta),
+    }
+    if progress.phase == "queued":
+        return line | {"position": progress.position}
+    return line | {"phase": progress.phase, "from": list(progress.victims)}
+
+
+def order_line(stream: LeaseStream, progress: Progress) -> Line:
+    return switch_line(stream, progress) | {"type": "working"}
+
+
+def switch_line(stream: LeaseStream, progress: Progress) -> Line:
+    return {
+        "type": "switching",
+        "model": stream.worker,
+        "phase": progress.phase,
+        "from": list(progress.victims),
+        "elapsed_s": seconds(progress.elapsed),
+        "eta_s": seconds(progress.eta),
+    }

@@ -1,0 +1,159 @@
+"""What the server of a launch script was seen to be, and the models of a configuration completed with it.
+
+A script's text tells only what is written plainly; its process tells the rest.  What was seen at a launch is kept in
+the state folder by the digest of the script, and holds for the next launches of the same script.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from .config.schema import Config, DeclaredServer, Model, Script
+from .errors import in_words
+from .own_files import UNREADABLE, put_aside, read, write
+
+log = logging.getLogger(__name__)
+
+#: In the state folder.
+FILE = "scripts.json"
+
+#: So many scripts are remembered: those that were seen last.
+MOST = 500
+
+
+class ObservedServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One server, by its command line, its environment and its own answers."""
+
+    port: int
+    model: str = ""
+    served: str = ""
+    gpus: tuple[int, ...] = ()  # none: they could not be seen
+    sleep_level: int = 3
+    is_embedding: bool = False
+
+
+class ObservedScripts:
+    """What was seen, by the digest of its script; in memory and, where there is a folder, on disk."""
+
+    def __init__(self, state_dir: Path | None = None) -> None:
+        """What is damaged on disk is put aside."""
+        self._path = state_dir / FILE if state_dir is not None else None
+        self.known: dict[str, ObservedServer] = {}
+        self.on_news: Callable[[], Awaitable[None]] | None = None  # until all go by it
+        try:
+            self.known = _decoded(read(self._path)) if self._path is not None else {}
+        except FileNotFoundError:
+            pass
+        except UNREADABLE as error:
+            assert self._path is not None
+            put_aside(self._path, error)
+
+    async def learn(self, digest: str, seen: ObservedServer) -> None:
+        """Keep it; what cannot be written is logged."""
+        if self.known.get(digest) == seen:
+            return
+        self.known.pop(digest, None)
+        self.known[digest] = seen
+        self.known = dict(list(self.known.items())[-MOST:])
+        try:
+            if self._path is not None:
+                write(self._path, msgspec.json.encode(self.known))
+        except OSError as error:
+            log.error("cannot write %s: %s; these scripts are looked at anew by the next muxd", FILE, in_words(error))
+        if self.on_news is not None:
+            await self.on_news()
+
+
+def seen_before(state_dir: Path) -> dict[str, ObservedServer]:
+    """As the last muxd left it; nothing where that cannot be read."""
+    try:
+        return _decoded(read(state_dir / FILE))
+    except UNREADABLE:
+        return {}
+
+
+def _decoded(data: bytes) -> dict[str, ObservedServer]:
+    """Raises one of UNREADABLE."""
+    return msgspec.json.decode(data, type=dict[str, ObservedServer])
+
+
+def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
+    """What a table says holds for clients; for the port, the GPUs and the depth of sleep the process goes before it."""
+    taken = {name: model.name for model in config.models for name in (model.name, *_said_names(model))}
+    named = {g for m in config.models for g in (m.script.said.gpus if m.script is not None else m.gpus)}
+    models = tuple(_completed(model, model.script, seen, taken, named) for model in config.models)
+    shared = tuple(sorted({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))
+    joint = (replace(m, gpus=shared) if m.script is not None and m.script.joint else m for m in models)
+    return replace(config, models=tuple(joint))
+
+
+def _said_names(model: Model) -> tuple[str, ...]:
+    return model.script.said.names if model.script is not None else model.served_names
+
+
+def _completed(
+    model: Model, script: Script | None, seen: Mapping[str, ObservedServer], taken: dict[str, str], named: set[int]
+) -> Model:
+    if script is None:
+        return model
+    said, found = script.said, seen.get(script.digest)
+    every = tuple(sorted({*said.every, *named}))
+    if found is None:
+        facts: dict[str, object] = {
+            "served_names": said.names or (model.name,),
+            "port": said.port,
+            "gpus": said.gpus or every,
+            "sleep_level": said.sleep_level,
+            "args": said.args,
+        }
+        return replace(model, script=replace(script, contradictions=(), is_seen=False), **facts)  # type: ignore[arg-type]
+    facts = {
+        "served_names": _names(model.name, said, found, taken),
+        "port": said.port if found.port in (0, said.port) else 0,
+        "gpus": _gpus(said, found, every),
+        "sleep_level": max(said.sleep_level, found.sleep_level) if said.level_by_table else found.sleep_level,
+        "args": ("--is-embedding",) if found.is_embedding else (),
+    }
+    told = tuple(_contradictions(said, found))
+    return replace(model, script=replace(script, contradictions=told, is_seen=True), **facts)  # type: ignore[arg-type]
+
+
+def _names(name: str, said: DeclaredServer, found: ObservedServer, taken: dict[str, str]) -> tuple[str, ...]:
+    """Those of the table; else those that the script says, and what the server calls itself."""
+    if said.names_by == "table":
+        return said.names
+    learnt = [found.model, found.served] if said.names_by == "" or _other_model(said, found) else []
+    learnt += [found.served] if found.served != found.model else []
+    known = () if _other_model(said, found) else said.names
+    for each in filter(None, learnt):
+        taken.setdefault(each, name)  # one that is another model's already stays that one's
+    return tuple(dict.fromkeys([*known, *(each for each in learnt if each and taken[each] == name)])) or (name,)
+
+
+def _other_model(said: DeclaredServer, found: ObservedServer) -> bool:
+    """The text has a model on a command line, and the process has another."""
+    return said.names_by == "flag" and bool(found.model) and found.model not in said.names
+
+
+def _gpus(said: DeclaredServer, found: ObservedServer, every: tuple[int, ...]) -> tuple[int, ...]:
+    if not said.gpus or not set(found.gpus) <= set(said.gpus):
+        return found.gpus or every
+    return said.gpus
+
+
+def _contradictions(said: DeclaredServer, found: ObservedServer) -> Iterator[str]:
+    if found.port and said.port not in (0, found.port):
+        yield f"its server listens on port {found.port}, and {said.port_from} says {said.port}"
+    if _other_model(said, found):
+        yield f"its server has model {found.model}, and {said.names_from} says {said.names[0]}"
+    if said.gpus and not set(found.gpus) <= set(said.gpus):
+        used, named = (", ".join(map(str, gpus)) for gpus in (found.gpus, said.gpus))
+        yield f"its server uses GPU {used}, and its table says {named}"
+    if said.level_by_table and found.sleep_level > said.sleep_level:
+        flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if said.sleep_level == 1 else "")
+        yield f"its server was started without {flags}, which sleep_level = {said.sleep_level} needs"

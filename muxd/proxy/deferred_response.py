@@ -1,0 +1,63 @@
+"""A request that the proxy answers itself, but not at once."""
+
+from collections.abc import Callable
+from math import inf
+
+from muxd.http.request import Request
+from muxd.http.response import CONTINUE, body_response, spliced
+
+from .answers import Refusal
+from .sockets.context import Downstream
+from .telemetry.recorder import CLIENT_GONE, RequestRecord
+
+#: Begins to make a page of Prometheus' text, and calls back with its content type and the page.
+Page = Callable[[Callable[[bytes, bytes], None]], None]
+
+
+class DeferredResponse:
+    """Waits for a page."""
+
+    deadline = inf
+
+    def __init__(self, client: Downstream, request: Request, record: RequestRecord, page: Page) -> None:
+        self._client = client
+        self._request = request
+        self._record = record
+        self._over = False
+        page(self._deliver)
+
+    def _deliver(self, content_type: bytes, body: bytes) -> None:
+        request = self._request
+        if self._over:
+            return
+        self._record.end(200, "ok")
+        self._answer(body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method))
+
+    def _answer(self, answer: bytes) -> None:
+        answer = spliced(answer, self._record.lines)
+        self._over = True
+        self._record.sent += len(answer)
+        self._client.send(answer)
+        self._client.answered(self._record, keep_alive=True)
+
+    def on_deadline(self) -> None:
+        """It has none: whoever makes the page bounds the time it takes."""
+
+    def on_kept(self) -> None:
+        """Nothing more is to come."""
+
+    def on_drained(self) -> None:
+        """Nothing more is to come."""
+
+    def cut(self, refusal: Refusal) -> None:
+        self._record.refused(refusal.status, refusal.code)
+        self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
+
+    def abandon(self, lost: int) -> None:
+        self._over = True
+        self._record.end(CLIENT_GONE, "client_gone")
+        self._record.delivered(lost)
+
+    def probe(self) -> bytes:
+        self._record.sent += len(CONTINUE)
+        return CONTINUE

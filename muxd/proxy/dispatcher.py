@@ -1,0 +1,361 @@
+"""Where every request comes first: it is answered here, refused, or sent on its way."""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from muxd.config.names import few, nearest
+from muxd.http.request import Request
+from muxd.http.response import body_response, spliced
+
+from . import refusals
+from .answers import UNAVAILABLE, Refusal
+from .auth.api_keys import ApiKey, Keyring, UnknownKey
+from .auth.failed_keys import MOST, FailedKeys
+from .auth.hosts import Hosts
+from .auth.origins import Origins
+from .catalogue import Catalogue, CatalogueEntry
+from .deferred_response import DeferredResponse, Page
+from .embedding import Embedding
+from .grant import Grant
+from .leases import Leases
+from .preload import Preload
+from .proxied_request import ProxiedRequest, RequestTimeouts
+from .requests import capabilities, encodings, ollama, routes
+from .requests.embeddings import AskedEmbeddings
+from .requests.request_info import BodyFormat, unnamed
+from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
+from .sockets.context import CompleteResponse, Downstream, PendingResponse
+from .telemetry.recorder import Recorder, RequestRecord
+from .unleased_request import UnleasedRequest
+from .unpacking import Unpacking
+
+_JSON = b"application/json"
+_COMMENTS_HEADER = b"x-muxd-comments"
+_OFF = (b"off", b"false", b"no", b"none", b"0")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what some editors begin a file with, and SGLang passes over
+_MOST_COMPARED = 500  # names that an unknown one is compared with
+_OPEN = frozenset(("/health", "/"))  # to whoever has no key
+
+
+class RequestDispatcher:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        leases: Leases,
+        keyring: Keyring,
+        pace: RequestTimeouts,
+        records: Recorder,
+        metrics: Page,
+    ) -> None:
+        """`metrics` makes the page of GET /metrics."""
+        self.keyring = keyring
+        self.hosts: Hosts | None = None  # None: it may be called by any name
+        self.origins = Origins(None, at_home=False)
+        self._catalogue = catalogue
+        self._leases = leases
+        self._pace = pace
+        self._recorder = records
+        self._metrics = metrics
+        self._guesses = FailedKeys()
+        self._closed: Refusal | None = None
+
+    def close(self, refusal: Refusal) -> None:
+        """From now on a request that would have to wait for its model gets this."""
+        self._closed = refusal
+
+    def answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
+        """The whole answer, or what is under way to one."""
+        record = self._record(request, client.address)
+        try:
+            preflight = self._before_keys(request)
+            if preflight is not None:
+                return _told(record, preflight)
+            api_key = self._authenticate(request, client.address) if self.keyring else None
+            if api_key is not None:
+                record.key = api_key.name
+            if request.body and (codings := encodings.codings(request)):
+                unpacking = Unpacking(client, request, record, codings)
+                if unpacking.goes_on():
+                    plain = partial(self._answer_plain, client, request, record, api_key)
+                    return unpacking.then(plain, lambda refusal: _refused(record, refusal, request))
+        except Refusal as refusal:
+            return _refused(record, refusal, request)
+        return self._answer_plain(client, request, record, api_key)
+
+    def _answer_plain(
+        self, client: Downstream, request: Request, record: RequestRecord, api_key: ApiKey | None
+    ) -> CompleteResponse | PendingResponse:
+        try:
+            if request.body.startswith(_BYTE_ORDER_MARK):
+                request.body = request.body[len(_BYTE_ORDER_MARK) :]
+                client.lighten(len(_BYTE_ORDER_MARK))
+            found = routes.find(request)
+            record.route = found.label
+            if isinstance(found, WorkerRequest):
+                return self._send(client, request, record, found, api_key)
+            return self._answer(client, request, record, found, api_key)
+        except Refusal as refusal:
+            return _refused(record, refusal, request)
+
+    def precheck(self, address: str, head: Request) -> CompleteResponse | None:
+        """Refuse who may not ask before the body is taken in: it may be large, and never come."""
+        try:
+            self._before_keys(head)
+            if self.keyring:
+                self._authenticate(head, address)
+            encodings.codings(head)
+        except Refusal as refusal:
+            return self.reject(address, head, refusal)
+        return None
+
+    def reject(self, address: str, head: Request, refusal: Refusal) -> CompleteResponse:
+        return _refused(self._record(head, address), refusal, head)
+
+    def _record(self, request: Request, address: str) -> RequestRecord:
+        record = RequestRecord(self._recorder, request, address)
+        record.cors = self.origins.lines(request)
+        return record
+
+    def _before_keys(self, request: Request) -> bytes | None:
+        """Look at what a browser says of the page that asks: the answer to a preflight.  Raises Refusal."""
+        if self.hosts is not None:
+            self.hosts.check(request)
+        if request.method == "OPTIONS":
+            return self.origins.preflight(request)
+        self.origins.check(request)
+        return None
+
+    def _answer(
+        self, client: Downstream, request: Request, record: RequestRecord, found: LocalRequest, api_key: ApiKey | None
+    ) -> "CompleteResponse | DeferredResponse":
+        if found.what is LocalAnswer.METRICS:
+            self._may_see_all(api_key)
+            return DeferredResponse(client, request, record, self._metrics)
+        content_type, body = self._local(found, api_key)
+        return _told(record, _whole(request, content_type, body))
+
+    def _authenticate(self, request: Request, address: str) -> ApiKey | None:
+        """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
+        if request.method != "POST" and routes.path_of(request) in _OPEN:
+            return None
+        try:
+            return self.keyring.authenticate(request)
+        except UnknownKey as unknown:
+            wait = self._guesses.failed(address)
+            if not wait:
+                raise
+            request.keep_alive = False
+            message = f"more than {MOST} API keys that are not known here came from {address} within a minute: "
+            message += f"a right one is served at once, the next wrong one is looked at in {wait:.0f} s"
+            raise Refusal(429, "too_many_failed_keys", message, retry_after=wait) from unknown
+
+    # To a worker
+
+    def _send(
+        self, client: Downstream, request: Request, record: RequestRecord, found: WorkerRequest, api_key: ApiKey | None
+    ) -> "CompleteResponse | ProxiedRequest":
+        asked = found.asked
+        entry = self._meant(found, api_key)
+        record.model = entry.name
+        preloads, unloads = asked.preloads(), asked.unloads()
+        if (
+            not (entry.speaks_text or preloads)
+            and (refusal := capabilities.refusal(found.label, asked.model)) is not None
+        ):
+            raise refusal
+        lines, priority = record.id.line, 0
+        if api_key is not None:
+            lines, priority = api_key.authorize(entry.name) + lines, api_key.priority
+        if preloads and unloads:
+            self._leases.of(entry.name).unload()
+            return _told(record, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))
+        kind = Preload if preloads else ProxiedRequest
+        if isinstance(asked, AskedEmbeddings) and not preloads:
+            kind = Embedding
+            told = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
+            client.lighten(len(request.body) - len(told))
+            request.body = told
+        if not entry.edits.idle or ":" in asked.model:
+            _edit(client, request, found, entry)
+        if asked.form is BodyFormat.NOTHING:
+            return self._read(client, request, record, found, entry, lines)
+        lease = self._leases.of(entry.name)
+        if self._closed is not None and lease.grant is None:
+            raise self._closed
+        record.meter = lease.meter
+        ruled = self.origins.given
+        bears = (api_key is None or api_key.comments) and (not found.streams or _takes_comments(request))
+        exchange = kind(
+            client,
+            request,
+            found,
+            lease,
+            self._pace,
+            record,
+            lines=lines,
+            priority=priority,
+            ruled=ruled,
+            comments=bears,
+        )
+        if unloads:
+            exchange.unloads = True
+        if isinstance(exchange, Embedding):
+            exchange.asked = asked.model
+        if isinstance(exchange, Preload):
+            exchange.answer = _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "load")))
+        lease.acquire(exchange)
+        return exchange
+
+    def _read(
+        self,
+        client: Downstream,
+        request: Request,
+        record: RequestRecord,
+        found: WorkerRequest,
+        entry: CatalogueEntry,
+        lines: bytes,
+    ) -> "CompleteResponse | ProxiedRequest":
+        """Of an awake model what its worker says, else what is known here; raises Refusal."""
+        lease = self._leases.of(entry.name)
+        grant = lease.grant
+        if grant is None and entry.url is not None and self._catalogue.connected:
+            grant = Grant(self._leases.pool(entry.url), 0)
+            grant.pool.close()  # it keeps no connection for later
+        if grant is not None:
+            record.meter = lease.meter
+            reading = UnleasedRequest(
+                client, request, found, lease, self._pace, record, lines=lines, ruled=self.origins.given
+            )
+            reading.forward(grant)
+            return reading
+        if found.label != "/upstream/{name}/v1/models":
+            raise refusals.asleep(entry.name, entry.state)
+        return _told(record, _whole(request, _JSON, _encoded(self._list([entry]))))
+
+    def _entry(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
+        """The model that a client calls so; raises Refusal."""
+        entry = self._catalogue.find_tagged(asked) if tagged else self._catalogue.find(asked)
+        if entry is not None:
+            return entry
+        known = [name for other in self._visible(api_key) for name in other.names]
+        near = nearest(asked[:100], known[:_MOST_COMPARED])
+        hint = f"did you mean {near}? There are" if near is not None else "there are"
+        message = f"there is no model {asked[:100]!r}; {hint}: {few(known) or 'none'}"
+        message += ": GET /v1/models lists them all" if few(known).endswith(" more") else ""
+        raise Refusal(404, "model_not_found", message, param="model")
+
+    def _meant(self, found: WorkerRequest, api_key: ApiKey | None) -> CatalogueEntry:
+        """The model that a request is for: where its route need not name one, the only one there is; raises Refusal."""
+        asked = found.asked
+        if asked.model or asked.in_body:
+            return self._entry(asked.model, api_key, tagged=asked.form is BodyFormat.OLLAMA)
+        visible = self._visible(api_key)
+        if len(visible) != 1:
+            raise unnamed()
+        return visible[0]
+
+    # Here
+
+    def _visible(self, api_key: ApiKey | None) -> list[CatalogueEntry]:
+        """What a holder may know of; without keys, everything."""
+        entries = self._catalogue.entries()
+        if api_key is None:
+            return [] if self.keyring else entries
+        return [entry for entry in entries if api_key.may_use(entry.name)]
+
+    def _local(self, found: LocalRequest, api_key: ApiKey | None) -> tuple[bytes, bytes]:
+        """A content type, and the answer; raises Refusal."""
+        if found.what is LocalAnswer.ROOT:
+            return b"text/plain; charset=utf-8", ollama.ROOT
+        return _JSON, _encoded(self._value(found, api_key))
+
+    def _list(self, entries: list[CatalogueEntry]) -> dict[str, Any]:
+        return {"object": "list", "data": [self._catalogue.card(e, name) for e in entries for name in e.names]}
+
+    def _value(self, found: LocalRequest, api_key: ApiKey | None) -> Any:
+        match found.what:
+            case LocalAnswer.HEALTH:
+                return self._health()
+            case LocalAnswer.MODELS:
+                return self._list(self._visible(api_key))
+            case LocalAnswer.MODEL:
+                entry = self._seen(found.asked, api_key)
+                return self._catalogue.card(entry, found.asked if found.asked in entry.names else entry.name)
+            case LocalAnswer.OLLAMA_TAGS:
+                return ollama.tags(self._visible(api_key))
+            case LocalAnswer.OLLAMA_PS:
+                return ollama.ps(self._visible(api_key))
+            case LocalAnswer.OLLAMA_SHOW:
+                entry = self._seen(found.asked, api_key, tagged=True)
+                return ollama.show(entry.served_names[0], speaks_text=entry.speaks_text)
+        return ollama.version()
+
+    def _seen(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
+        entry = self._entry(asked, api_key, tagged=tagged)
+        if api_key is not None and not api_key.may_use(entry.name):
+            raise Refusal(403, "model_not_allowed", f"the API key {api_key.name} is not for model {entry.name}")
+        return entry
+
+    def _health(self) -> dict[str, Any]:
+        """Always 200: a proxy without muxd still serves the leases it holds."""
+        connected = self._catalogue.connected
+        health = {"status": "ok" if connected else "degraded", "muxd": "connected" if connected else "unreachable"}
+        if self.keyring:
+            return health  # nobody was asked who he is
+        granted = self._leases.granted()
+        ready = [name for name in self._catalogue.ready() if name not in granted] if connected else []
+        active = [self._catalogue.shown(name) for name in (*granted, *ready)]
+        return {**health, "active_model": next(iter(active), None)}
+
+    def _may_see_all(self, api_key: ApiKey | None) -> None:
+        """Metrics tell of every model.  Raises Refusal."""
+        if api_key is not None and not all(api_key.may_use(entry.name) for entry in self._catalogue.entries()):
+            message = f"the API key {api_key.name} is for some models, and metrics tell of all: use one for all of them"
+            raise Refusal(403, "metrics_not_allowed", message)
+
+
+def _takes_comments(request: Request) -> bool:
+    """Whether the client can bear comments in its stream: some take every line for data."""
+    said = request.header(_COMMENTS_HEADER)
+    return said is None or said.strip().lower() not in _OFF
+
+
+def _told(record: RequestRecord, answer: bytes) -> CompleteResponse:
+    answer = spliced(answer, record.lines)
+    record.sent = len(answer)
+    record.end(200, "ok")
+    return CompleteResponse(answer, record)
+
+
+def _refused(record: RequestRecord, refusal: Refusal, request: Request) -> CompleteResponse:
+    route = record.route or request.raw_path  # whose shape of an error, where no route was found
+    answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+    answer = spliced(answer, record.lines)
+    record.sent = len(answer)
+    record.refused(refusal.status, refusal.code)
+    return CompleteResponse(answer, record)
+
+
+def _encoded(value: Any) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+def _whole(request: Request, content_type: bytes, body: bytes) -> bytes:
+    return body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
+
+
+def shutting_down() -> Refusal:
+    return Refusal(UNAVAILABLE, "shutting_down", "the proxy is shutting down: send the request again", retry_after=1)
+
+
+def _edit(client: Downstream, request: Request, found: WorkerRequest, entry: CatalogueEntry) -> None:
+    """Make of the body what the model's configuration wants; raises Refusal."""
+    asked = found.asked
+    ollamas = asked.form is BodyFormat.OLLAMA  # on whose routes SGLang knows no adapters
+    adapter, name = ("", "") if ollamas else (entry.adapter(asked.model), entry.worker_name(asked.model))
+    body = entry.edits.apply(request, asked, adapter, name)
+    if body is not None:
+        client.lighten(len(request.body) - len(body))
+        request.body = body

@@ -1,0 +1,438 @@
+"""One request for a model: admission, worker, answer, and every way it can fail.
+
+    queued -> asked -> answering -> done
+       ^--------'  its worker was lost before the first byte of an answer: held, and replayed
+What is known of it at each step is in `_grant`, `_upstream`, `_status` and `_begun`; whoever
+ends it calls `_let_go` first, so that nothing is told twice.
+"""
+
+import logging
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+
+from muxd.http.request import Request
+from muxd.http.response import CONTINUE, LAST_CHUNK, chunk, head, spliced
+
+from .answers import BAD_GATEWAY, GATEWAY_TIMEOUT, Refusal
+from .auth.origins import without_rules
+from .forwarding import worker_head
+from .grant import Grant
+from .leases import ModelLease
+from .requests.routes import WorkerRequest
+from .sockets.context import Downstream
+from .sockets.reframing import BodyBuffer, ChunkDecoder, ChunkReencoder
+from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
+from .sockets.upstream import Upstream, UpstreamLoss
+from .telemetry.recorder import CLIENT_GONE, NO_TOKENS, RequestRecord
+from .telemetry.usage import Usage
+from .telemetry.usage import reader as usage_of
+
+log = logging.getLogger(__name__)
+
+REPLAY_MOST = 1 << 20  # bytes of a body that is kept to be sent a second time
+_DEATHS = 2  # of workers that had the request, until it is held to be the cause
+_STREAM_HEAD = head(
+    200,
+    (
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"transfer-encoding", b"chunked"),
+    ),
+)
+
+_LOSSES = {
+    UpstreamLoss.UNREACHABLE: (BAD_GATEWAY, "worker_unreachable", "cannot be reached"),
+    UpstreamLoss.DIED: (BAD_GATEWAY, "worker_died", "broke off"),
+    UpstreamLoss.GARBAGE: (BAD_GATEWAY, "worker_garbled", "cannot be understood"),
+    UpstreamLoss.SILENT: (GATEWAY_TIMEOUT, "upstream_timeout", "is too slow"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimeouts:
+    """Seconds."""
+
+    upstream_timeout: float = inf  # to the first byte of an answer
+    comment_interval: float = inf  # between two comments to a streaming client that waits
+
+
+class ProxiedRequest:
+    """Ties a client's connection to a worker's, while one of its requests is answered."""
+
+    # What every request begins with, as defaults of the class: to set all of it anew for each took 0.4 us.
+    deadline = inf  # for the client's connection: when to call on_deadline
+    priority = 0
+    replayed = False
+    unloads = False  # its client has no more use of the model once it is answered
+    _grant: Grant | None = None
+    _upstream: Upstream | None = None
+    _status = 0  # of the worker's answer, once its head is here
+    _head_size = 0  # of that head, until the client has it
+    _headed = False  # the client has a head: the worker's, or one that was made for comments
+    _begun = False  # the client has some of the worker's body
+    _stream: StreamFormat | None = None  # of which kind the answer is, where it is one
+    _told: StreamFormat = EVENTS  # in which kind the client is told what is not the worker's
+    _last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
+    _comment_interval = inf
+    _comments = True  # the client can bear them
+    _plain = False  # its worker's answer must not be compressed
+    _usage: Usage | None = None
+    _reframer: ChunkDecoder | None = None
+    _legacy = False  # an HTTP/1.0 client
+    _encoded = False  # the answer is compressed
+    _deaths = 0
+    _died_last = False  # the last worker had it when it was lost
+    _loss: Refusal | None = None  # of the last worker that was lost
+
+    def __init__(
+        self,
+        client: Downstream,
+        request: Request,
+        to: WorkerRequest,
+        lease: ModelLease,
+        pace: RequestTimeouts,
+        record: RequestRecord,
+        *,
+        lines: bytes = b"",
+        priority: int = 0,
+        ruled: bool = False,
+        comments: bool = True,
+    ) -> None:
+        """`comments`: the client can bear them; `lines`: for the head of the answer.
+
+        `ruled`: what the visit says of CORS replaces what the worker says.
+        """
+        self._client = client
+        self._request = request
+        self._target = to.target
+        self._lease = lease
+        self._record = record
+        self._own_lines = lines + record.cors
+        self._lines = self._own_lines if ruled else lines
+        self._ruled = ruled
+        self._upstream_timeout = pace.upstream_timeout
+        self._gaps = lease.meter.gaps
+        new_usage = usage_of(to.label)
+        if new_usage is not None:
+            self._usage = new_usage()
+        if priority:
+            self.priority = priority
+        if request.http_version == "1.0":
+            self._legacy = True
+            self._reframer = ChunkDecoder()
+        elif to.streams and comments:
+            self._comment_interval = pace.comment_interval
+        if not comments:
+            self._comments = False
+        self.since = record.arrived
+        self._give_up_at = self.since + lease.terms.switch_timeout
+        self.deadline = min(self._give_up_at, self.since + self._comment_interval)
+
+    # While it waits
+
+    def waited(self, seconds: float) -> None:
+        """It did, and is forwarded or given up now."""
+        self._record.waited += seconds
+
+    def on_deadline(self) -> None:
+        now = monotonic()
+        if self._grant is not None:
+            if self._told is EVENTS and self._may_speak():
+                seconds = now - self._record.arrived - self._record.waited
+                self._comment(f"its worker has the request and gave nothing yet ({seconds:.0f} s)")
+            self.deadline = now + self._comment_interval
+        elif now >= self._give_up_at:
+            self.deadline = inf
+            self.refuse(self._loss or self._lease.late())
+        else:
+            if self._told is EVENTS:
+                self._comment(self._lease.progress_text())
+            self.deadline = min(self._give_up_at, now + self._comment_interval)
+
+    def _comment(self, how: str) -> None:
+        """Say how it goes, in the midst of a stream that has nothing else to say yet."""
+        said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {how}".encode())
+        if not self._headed:
+            self._headed = True
+            said = spliced(_STREAM_HEAD, self._own_lines) + said
+        self._send(said)
+
+    # What the lease says
+
+    def forward(self, grant: Grant) -> None:
+        """Send it to the worker.  Until that has begun to answer, a client that streams is told so now and then."""
+        self._grant = grant
+        self.deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
+        self._client.heed()
+        if self._died_last:
+            self._died_last = False
+            self._record.replays += 1
+            self._lease.meter.replayed()
+        self._ask(grant.pool.take())
+
+    def refuse(self, refusal: Refusal) -> None:
+        """It waits no longer, or found no worker: the error is its answer."""
+        request, client = self._request, self._client
+        if self._grant is None:
+            self.waited(monotonic() - self.since)
+        self._let_go()
+        if self._headed:
+            self._record.refused(refusal.status, refusal.code)
+            self._cut(chunk(refusal.part(self._told, self._record.route)))
+            return
+        route = self._record.route
+        answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
+        answer = spliced(answer, self._own_lines)
+        self._record.refused(refusal.status, refusal.code)
+        self._send(answer)
+        client.answered(self._record, keep_alive=True)
+
+    def lose(self, refusal: Refusal) -> None:
+        """Its worker is gone."""
+        if not self._replay(refusal, died=True):
+            self.cut(refusal)
+
+    def cut(self, refusal: Refusal) -> None:
+        """End it, wherever it is."""
+        upstream, status = self._upstream, self._status
+        if upstream is None or not status:
+            self._close_upstream()
+            self.refuse(refusal)
+            return
+        last, reset = self._last_words(upstream, refusal)
+        self._close_upstream()
+        self._let_go()
+        self._record.cut(status, refusal.code)
+        self._cut(last, reset=reset)
+
+    # What the client's connection says
+
+    def on_kept(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def on_drained(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def abandon(self, lost: int) -> None:
+        self._close_upstream()
+        self._let_go()
+        self._record.end(self._status or CLIENT_GONE, "client_gone")
+        self._record.delivered(lost)
+
+    def probe(self) -> bytes:
+        said = self._nothing()
+        self._record.sent += len(said)
+        return said
+
+    def _nothing(self) -> bytes:
+        """What means nothing to the client, if there is something now."""
+        if not self._headed:
+            return CONTINUE
+        if not self._comments and self._told is EVENTS:
+            return b""
+        means_nothing = self._told is EVENTS or not self._begun
+        return chunk(self._told.nothing) if means_nothing and self._may_speak() else b""
+
+    def _may_speak(self) -> bool:
+        """Whether the client is between two parts of a stream that comes in chunks."""
+        upstream, stream = self._upstream, self._stream
+        if isinstance(self._reframer, ChunkReencoder):
+            return self._reframer.between_parts()
+        if upstream is None or not self._status:
+            return True  # so far the stream has only comments
+        if stream is None or self._encoded or self._reframer is not None:
+            return False
+        return upstream.between_parts(stream)
+
+    # What the worker's connection says
+
+    def on_answer(self, status: int, head: bytes) -> None:
+        self._status = status
+        self._head_size = len(head)
+        self._stream = stream = kind_of(head)
+        self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
+        if self._encoded:
+            self._usage = None
+        if self._headed:
+            like = stream is self._told and status == 200 and not self._encoded
+            self._reframer = ChunkReencoder(self._told) if like else BodyBuffer()
+        elif stream is not None:
+            self._told = stream
+
+    def on_bytes(self, data: bytes) -> bool:
+        if self._last_bytes:
+            now = monotonic()
+            self._gaps.add(now - self._last_bytes)
+            self._last_bytes = now
+        elif not self._begun:
+            data = self._begin(data)
+        if self._usage is not None:
+            self._usage.see(data)
+        if self._reframer is not None:
+            data = self._reframer.feed(data)
+        self._record.sent += len(data)
+        return self._client.send(data)
+
+    def on_event(self, data: bytes, now: float) -> None:
+        if not self._last_bytes or self._reframer is not None:
+            self.on_bytes(data)
+            return
+        gaps = self._gaps
+        gaps.noted.append(now - self._last_bytes)
+        if len(gaps.noted) > gaps.MOST_NOTED:
+            gaps.flush()
+        self._last_bytes = now
+        usage = self._usage
+        if usage is not None and data.rfind(usage.key) >= 0:
+            usage.see(data)
+        self._record.sent += len(data)
+        self._client.relay(data)
+
+    def _begin(self, data: bytes) -> bytes:
+        """Until some of the body is there; the first piece is or begins with the head."""
+        self._begun = self._stream is None or len(data) > self._head_size
+        if self._head_size and not self._headed:
+            self._headed = True
+            if self._ruled:
+                data = without_rules(data[: self._head_size]) + data[self._head_size :]
+            if self._lines:
+                data = spliced(data, self._lines)
+        self._head_size = 0
+        if self._begun:
+            if self._upstream is not None and not self._upstream.outbox:  # else the rest of it is still held there
+                self._drop_body()
+            if self.deadline != inf:
+                self.deadline = inf
+                self._client.heed()
+            if self._stream:
+                self._last_bytes = monotonic()
+                self._record.first_byte = self._last_bytes - self._record.arrived
+                self._lease.meter.first_byte(self._record.first_byte)
+        return data
+
+    def on_complete(self, keep_alive: bool) -> None:
+        self._upstream = None
+        reframer, client = self._reframer, self._client
+        if isinstance(reframer, BodyBuffer):
+            self._send(chunk(reframer.as_part(self._told, self._status)) + LAST_CHUNK)
+        elif isinstance(reframer, ChunkReencoder):
+            self._send(LAST_CHUNK)
+        self._let_go()
+        tokens = self._usage.result() if self._usage is not None else NO_TOKENS
+        self._record.end(self._status, "ok", tokens=tokens)
+        client.answered(self._record, keep_alive=keep_alive or isinstance(reframer, BodyBuffer | ChunkReencoder))
+
+    def on_stale(self) -> None:
+        self._ask(None)
+
+    def on_loss(self, loss: UpstreamLoss, why: str) -> None:
+        assert self._grant is not None
+        status, code, what = _LOSSES[loss]
+        message = f"model {self._lease.name}: its worker {what}: {why}"
+        refusal = Refusal(status, code, message)
+        gone = loss in (UpstreamLoss.DIED, UpstreamLoss.UNREACHABLE)
+        if not (gone and self._replay(refusal, died=loss is UpstreamLoss.DIED)):
+            self.cut(refusal)
+
+    def _ask(self, idle: Upstream | None) -> None:
+        assert self._grant is not None
+        pool, id = self._grant.pool, self._record.id
+        try:
+            self._upstream = idle or pool.connect()
+        except OSError as error:
+            self._upstream = None
+            self.on_loss(UpstreamLoss.UNREACHABLE, (error.strerror or str(error)).lower())
+            return
+        # A stream that may have begun with comments cannot become a compressed one.
+        plain = self._plain or self._headed or self._comment_interval != inf
+        drop = (id.drop,) if id.drop else ()
+        head = worker_head(self._request, self._target, pool.authority, id.upstream, drop, plain=plain)
+        self._upstream.ask(self, head, self._request.body, self._upstream_timeout)
+
+    # A second worker for it
+
+    def _replay(self, refusal: Refusal, *, died: bool) -> bool:
+        """Hold it for the next worker, if it can still be told from the start; True if it is seen to."""
+        if not self._is_replayable():
+            return False
+        self._close_upstream()
+        self._deaths += died
+        if self._deaths >= _DEATHS:
+            self.refuse(self._named(refusal))
+            return True
+        grant, self._grant = self._grant, None
+        assert grant is not None
+        now = monotonic()
+        if died or not self.replayed:
+            self._give_up_at = now + self._lease.terms.switch_timeout
+        self._status, self._stream = 0, None
+        self._reframer = ChunkDecoder() if self._legacy else None
+        self._loss = refusal
+        self.replayed = True
+        self.since = now
+        self.deadline = min(self._give_up_at, now + self._comment_interval)
+        self._died_last = self._died_last or died
+        self._client.heed()
+        self._lease.retry(self, grant)
+        return True
+
+    def _is_replayable(self) -> bool:
+        """No byte of an answer has reached the client, but for the head of a stream: any worker's is like it."""
+        upstream = self._upstream
+        if self._begun or len(self._request.body) > REPLAY_MOST:
+            return False
+        if not self._status:
+            return True
+        if self._stream is None or self._status != 200 or upstream is None or not upstream.is_chunked():
+            return False
+        return not self._legacy and not self._encoded
+
+    def _named(self, refusal: Refusal) -> Refusal:
+        """It may be the cause."""
+        told = f"request {self._record.id.text} was with its worker at {self._deaths} deaths: it is not tried again"
+        log.error("model %s: %s", self._lease.name, told)
+        return Refusal(refusal.status, refusal.code, f"{refusal.message}; {told}")
+
+    # The end
+
+    def _send(self, data: bytes) -> None:
+        self._record.sent += len(data)
+        self._client.send(data)
+
+    def _cut(self, last: bytes, *, reset: bool = False) -> None:
+        self._record.sent += len(last)
+        self._client.cut(self._record, last, reset=reset)
+
+    def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
+        """What can still be said in the midst of an answer, and whether only a reset can end it."""
+        if isinstance(self._reframer, BodyBuffer):
+            return chunk(refusal.part(self._told, self._record.route)), False
+        framed = isinstance(self._reframer, ChunkReencoder) or upstream.is_chunked() or upstream.has_length()
+        if self._legacy or not framed:
+            # It ends with the connection: an event can follow, or else nothing but a reset
+            # tells the client that something is missing.
+            speaks = self._stream is EVENTS and not self._encoded
+            return (refusal.part(EVENTS, self._record.route), False) if speaks else (b"", True)
+        if self._stream and self._may_speak():
+            return chunk(refusal.part(self._told, self._record.route)), False
+        return b"", False  # no last chunk, or less than the promised length: the client will notice
+
+    def _close_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+
+    def _let_go(self) -> None:
+        self._drop_body()
+        self._lease.release(self, self._grant)
+        if self.unloads:
+            self._lease.unload()
+
+    def _drop_body(self) -> None:
+        size = len(self._request.body)
+        if size:
+            self._request.body = b""
+            self._client.lighten(size)

@@ -1,0 +1,244 @@
+"""What a client may ask for.  Anything not listed here never reaches a worker.
+
+A worker gets the listed path and the query as sent, never the client's spelling of the path:
+"/v1/%63ompletions" means the same to both of us, or it does not pass.  Doubled slashes and one at the end are folded,
+and most routes are found with and without /v1: base URLs are written either way.
+
+The lists were made from the routes of SGLang 0.5.23.  Of those that name no model:
+
+* `/generate`, `/encode`, `/classify` and `/v1/decisions` take it from the body or from a header
+  `x-muxd-model: NAME`; where there is one model only, it is meant.
+* `/upstream/NAME/PATH` reaches what only reads and tells no secret.  Not `/server_info`, which
+  tells the admin key; not `/health`, which may generate, and marks a paused server as unhealthy.
+* `GET /v1/responses/ID` is there, as `/upstream/NAME/v1/responses/ID`.  Its `/cancel` is not
+  to be had: closing the connection ends a request.
+"""
+
+import re
+from difflib import get_close_matches
+from enum import Enum, auto
+from typing import NoReturn
+from urllib.parse import unquote
+
+import msgspec
+
+from muxd.http.request import Request
+from muxd.proxy.answers import Refusal
+
+from . import embeddings, request_info
+from .capabilities import TEXT_ROUTES
+from .request_info import Read, RequestInfo
+
+
+class LocalAnswer(Enum):
+    """What the proxy answers by itself."""
+
+    HEALTH = auto()
+    MODELS = auto()  # the list
+    MODEL = auto()  # one of them
+    OLLAMA_TAGS = auto()  # the list, as Ollama has it
+    OLLAMA_PS = auto()  # those that are awake
+    OLLAMA_SHOW = auto()  # one of them
+    OLLAMA_VERSION = auto()
+    ROOT = auto()  # a line of text
+    METRICS = auto()  # for Prometheus
+
+
+class WorkerRequest(msgspec.Struct, frozen=True, gc=False):
+    """A request for a worker.  `target` is what the worker is to see; `label` is one of a few, for metrics.
+
+    `streams`: the answer is to be a stream of server-sent events, and there comments mean nothing.
+    """
+
+    target: bytes
+    label: str
+    asked: RequestInfo
+    streams: bool = False
+
+
+class LocalRequest(msgspec.Struct, frozen=True):
+    """A request that the proxy answers; `asked` is the model it asks about, else empty."""
+
+    what: LocalAnswer
+    label: str
+    asked: str = ""
+
+
+class _Route(msgspec.Struct, frozen=True):
+    target: bytes
+    label: str
+    read: Read
+    has_events: bool  # it can answer with server-sent events; the others ignore a "stream", or refuse it
+
+
+# As Ollama's own the routes below /api/ stream lines of JSON.
+_HAVE_EVENTS = frozenset(label for label in TEXT_ROUTES if not label.startswith("/api/"))
+
+
+def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:
+    return {path.encode(): _Route((prefix + path).encode(), path, read, path in _HAVE_EVENTS) for path in paths}
+
+
+def _with_and_without_v1(routes: dict[bytes, _Route]) -> dict[bytes, _Route]:
+    """Every route under its path with /v1 in front and without; where both are listed, each stays what it is."""
+    twins = {path.removeprefix(b"/v1") if path.startswith(b"/v1/") else b"/v1" + path: routes[path] for path in routes}
+    return twins | routes
+
+
+_OLLAMAS = _routes(request_info.in_ollamas_json, "/api/chat", "/api/generate")
+_LISTED: dict[bytes, _Route] = {
+    **_routes(request_info.as_chat, "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"),
+    **_routes(
+        request_info.in_json,
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/classify",
+        "/v1/score",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/tokenize",
+        "/v1/detokenize",
+        "/v1/systemone",
+        "/tokenize",
+        "/detokenize",
+    ),
+    **_routes(request_info.in_json, "/rerank", prefix="/v1"),  # where other servers have it
+    **_routes(request_info.beside_json, "/generate", "/encode", "/classify", "/v1/decisions"),
+    **_routes(request_info.in_form, "/v1/audio/transcriptions"),
+}
+_OLLAMAS |= {
+    path.encode(): _Route(b"/v1/embeddings", path, read, False)
+    for path, read in ((embeddings.EMBED, embeddings.in_embed), (embeddings.EMBEDDINGS, embeddings.in_embeddings))
+}
+_POST = _with_and_without_v1(_LISTED) | _OLLAMAS
+
+_HERE = {
+    "/": LocalAnswer.ROOT,
+    "/health": LocalAnswer.HEALTH,
+    "/metrics": LocalAnswer.METRICS,
+    "/models": LocalAnswer.MODELS,
+    "/v1/models": LocalAnswer.MODELS,
+    "/api/tags": LocalAnswer.OLLAMA_TAGS,
+    "/api/ps": LocalAnswer.OLLAMA_PS,
+    "/api/version": LocalAnswer.OLLAMA_VERSION,
+}
+_MODEL = re.compile(r"(?:/v1)?/models/(.+)", re.DOTALL)
+_SHOW = "/api/show"
+_SLASHES = re.compile(r"//+")
+
+# What a 404 proposes.
+_KNOWN = {
+    **{path.decode(): f"POST {path.decode()}" for path in (*_LISTED, *_OLLAMAS)},
+    **{path: f"GET {path}" for path in _HERE},
+    _SHOW: f"POST {_SHOW}",
+}
+_LONGEST_TYPO = 64  # characters: nearest names are sought among shorter ones
+
+# A served name may have slashes; where more than one reading fits, the shortest name is meant.
+_UPSTREAM = re.compile(
+    r"/upstream/(?P<name>.+?)"
+    r"(?P<path>/model_info|/get_model_info|/v1/models|/v1/loads|/v1/responses/(?P<id>[A-Za-z0-9_-]+)|/metrics|/ready|/ping)"
+)
+# Of the APIs that are known here, what muxd does not offer: another route is not what was meant.
+_NOT_PASSED = re.compile(
+    r"(?:/v1)?/(?P<what>moderations|images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
+    r"|audio/speech|audio/translations|organization|evals|containers)(?:/|$)"
+)
+_OLLAMAS_OWN = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")
+
+_RESPONSE = re.compile(r"(?:/v1)?(/responses/[^/]+)")
+
+
+def find(request: Request) -> WorkerRequest | LocalRequest:
+    """Where a request goes; raises Refusal."""
+    route = _POST.get(request.target)
+    if route is None:
+        return _find_slowly(request)
+    if request.method != "POST":
+        raise _wrong_method(request, "POST")
+    said = route.read(request)
+    return WorkerRequest(route.target, route.label, said, route.has_events and bool(said.stream))
+
+
+def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
+    """With a query, with a path in another spelling, or not for a worker at all."""
+    path = path_of(request)
+    _, mark, query = request.target.partition(b"?")
+    route = _POST.get(path.encode())
+    if route is not None:
+        _demand(request, "POST")
+        said = route.read(request)
+        return WorkerRequest(route.target + mark + query, route.label, said, route.has_events and bool(said.stream))
+    inside = _UPSTREAM.fullmatch(path)
+    if inside is not None:
+        _demand(request, "GET")
+        return _inside(inside, mark + query)
+    return _find_here(request, path)
+
+
+def path_of(request: Request) -> str:
+    """As it is looked up.  Percent-decoded once its own slashes are folded: what is encoded is part of a name."""
+    raw = request.raw_path
+    if "//" in raw:
+        raw = _SLASHES.sub("/", raw)
+    return unquote(raw.rstrip("/") or "/")
+
+
+def _inside(found: "re.Match[str]", query: bytes) -> WorkerRequest:
+    label = "/upstream/{name}" + ("/v1/responses/{id}" if found["id"] else found["path"])
+    return WorkerRequest(found["path"].encode() + query, label, request_info.of_path(found["name"]))
+
+
+def _find_here(request: Request, path: str) -> LocalRequest:
+    if path == _SHOW:
+        _demand(request, "POST")
+        return LocalRequest(LocalAnswer.OLLAMA_SHOW, path, request_info.to_show(request))
+    if (one := _MODEL.fullmatch(path)) is not None:
+        _demand(request, "GET", "HEAD")
+        return LocalRequest(LocalAnswer.MODEL, "/v1/models/{id}", one[1])
+    what = _HERE.get(path)
+    if what is None:
+        _refuse(path)
+    _demand(request, "GET", "HEAD")
+    return LocalRequest(what, path)
+
+
+def _demand(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise _wrong_method(request, methods[0])
+
+
+def _wrong_method(request: Request, allowed: str) -> Refusal:
+    message = f"{request.path[:200]} takes {allowed}, not {request.method}"
+    return Refusal(405, "method_not_allowed", message, headers=((b"allow", allowed.encode()),))
+
+
+def _refuse(path: str) -> NoReturn:
+    shown = path[:200]
+    if path in ("/v1/realtime", "/realtime"):
+        message = f"{shown} is a WebSocket, which this proxy does not pass on: use POST /v1/audio/transcriptions"
+        raise Refusal(501, "websocket_not_supported", message)
+    if path == "/v1/v1" or path.startswith("/v1/v1/"):
+        message = f"there is no {shown} here: base_url has one /v1 too many"
+    elif (one := _RESPONSE.fullmatch(path)) is not None:
+        message = f"{shown} names no model: it is at GET /upstream/MODEL/v1{one[1][:200]}"
+    elif path == "/v1":
+        message = "there is nothing at /v1 itself: it is the base_url, see GET /v1/models"
+    elif (what := _NOT_PASSED.match(path)) is not None:
+        message = f"muxd does not pass on {what['what']}: see GET /v1/models and POST /v1/chat/completions"
+    elif (what := _OLLAMAS_OWN.fullmatch(path)) is not None:
+        message = f"{shown} is not for muxd: models are added to and taken from muxd.toml, GET /api/tags lists them"
+    elif path in ("/docs", "/redoc", "/openapi.json"):
+        message = f"there is no {shown} here: SGLang's own pages are not passed on"
+    elif near := _nearest(path):
+        message = f"there is no {shown} here; the nearest is {near}"
+    else:
+        message = f"there is no {shown} here: see GET /v1/models and POST /v1/chat/completions"
+    raise Refusal(404, "route_not_found", message)
+
+
+def _nearest(path: str) -> str | None:
+    """The route that was meant, as far as one is alike: that with which the path ends, or that it is a typo of."""
+    inside = [known for known in _KNOWN if known != "/" and path.endswith(known)]
+    close = inside or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
+    return _KNOWN[max(close, key=len)] if close else None

@@ -1,0 +1,147 @@
+"""What is known of one request, from its arrival to its end; and what is told of it then."""
+
+from collections.abc import Callable
+from time import monotonic, time
+
+from muxd.http.request import Request
+
+from .access_log import AccessLog
+from .metrics import ModelMetrics, ProxyMetrics
+from .request_ids import RequestIds
+
+CLIENT_GONE = 499  # nginx's status for a client that left before it had an answer; nobody is sent it
+
+NO_TOKENS = (0, 0, 0)
+
+# So many ends are told together: done one by one between system calls, the same work takes 1.7 times as long, as the
+# processor has forgotten it each time.
+_TOGETHER = 64
+
+
+class Recorder:
+    """Where it is told: metrics, and the access log unless that is off."""
+
+    __slots__ = ("_ended", "_later", "ids", "log", "meters")
+
+    def __init__(self, meters: ProxyMetrics, log: AccessLog | None, ids: RequestIds, later: Callable[[], None]) -> None:
+        """`later` is to have `flush` called in a moment."""
+        self.meters = meters
+        self.log = log
+        self.ids = ids
+        self._ended: list[RequestRecord] = []
+        self._later = later
+
+    def end(self, record: "RequestRecord") -> None:
+        """Tell of a request that has ended, together with others that end about now."""
+        self._ended.append(record)
+        waiting = len(self._ended)
+        if waiting >= _TOGETHER:
+            self.flush()
+        elif waiting == 1:
+            self._later()
+
+    def flush(self) -> None:
+        """Tell of every request that has ended."""
+        ended, self._ended = self._ended, []
+        for record in ended:
+            self._count(record)
+            if self.log is not None:
+                self.log.record(record)
+
+    def _count(self, record: "RequestRecord") -> None:
+        meter = record.meter
+        if meter is not None:
+            meter.finished(record.route, record.status, record.seconds)
+            if record.tokens is not NO_TOKENS:
+                meter.tokens(*record.tokens)
+            if record.waited:
+                meter.waited(record.waited)
+
+
+class RequestRecord:
+    """What metrics and the access log tell of one request.
+
+    `arrived` is on the monotonic clock, `ended_at` in seconds since the epoch, sizes in bytes, all other times in
+    seconds.  `route` is of a bounded set, "" where none fits.
+
+    `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
+    `tokens` (of the prompt, those of them that were cached, of the completion); `delivered` sets `seconds` and
+    `ended_at`.
+    """
+
+    __slots__ = (
+        "address",
+        "arrived",
+        "code",
+        "cors",
+        "ended_at",
+        "first_byte",
+        "how",
+        "id",
+        "key",
+        "meter",
+        "method",
+        "model",
+        "received",
+        "records",
+        "replays",
+        "route",
+        "seconds",
+        "sent",
+        "status",
+        "target",
+        "tokens",
+        "waited",
+    )
+
+    def __init__(self, records: Recorder, request: Request, address: str) -> None:
+        self.records = records
+        self.arrived = monotonic()
+        self.id = records.ids.of(request)
+        self.cors = b""  # lines for the head of an answer of the proxy's own, each with its CRLF
+        self.address = address
+        self.method = request.method
+        target = request.target
+        self.target = target if target[:1] == b"/" else _without_password(request)
+        self.received = len(request.body)
+        self.key = self.route = self.model = ""
+        self.meter: ModelMetrics | None = None  # of its model, once that is known
+        self.waited = 0.0
+        self.first_byte: float | None = None  # of a streamed answer, from the arrival
+        self.sent = 0  # bytes of the answer, as they are given to the connection
+        self.replays = 0
+
+    @property
+    def lines(self) -> bytes:
+        """What the head of an answer of the proxy's own says of this request, each line with its CRLF."""
+        return self.id.line + self.cors
+
+    def refused(self, status: int, code: str) -> None:
+        """It got an error of the proxy's own."""
+        self.records.meters.rejected(code)
+        self.end(status, "refused", code)
+
+    def cut(self, status: int, code: str) -> None:
+        """Its answer was broken off, for the reason that the code tells."""
+        self.records.meters.rejected(code)
+        self.end(status, "cut", code)
+
+    def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
+        """Note how it ended; metrics and log are told once the client's connection says what it took of the answer."""
+        self.status, self.how, self.code, self.tokens = status, how, code, tokens
+
+    def delivered(self, lost: int) -> None:
+        """Nothing more of the answer is on its way; `lost` bytes of it the client did not take."""
+        if lost:
+            self.sent = max(0, self.sent - lost)
+            if self.how == "ok":
+                self.how = "client_gone"
+        self.seconds = monotonic() - self.arrived
+        self.ended_at = time()
+        self.records.end(self)
+
+
+def _without_password(request: Request) -> bytes:
+    """A target of the absolute or the authority form, less "USER:PASSWORD@"."""
+    path = request.raw_path.encode("latin-1")
+    return path if path[:1] == b"/" else path.rpartition(b"@")[2]

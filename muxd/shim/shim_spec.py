@@ -1,0 +1,49 @@
+"""What muxd asks of a shim: by a Spec at its start, by signal later."""
+
+from __future__ import annotations
+
+import signal
+
+#: What a shim is asked by signal: to stop the child, or to kill all of it now.
+STOP, KILL = signal.SIGTERM, signal.SIGQUIT
+
+
+class ShimSpec:
+    """What muxd wants done.  Paths are absolute, times are seconds, sizes are bytes."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        token: str,  # in the child's environment as MUXD_TOKEN
+        argv: list[str],
+        env: dict[str, str],  # complete, but for what the shim adds
+        cwd: str,
+        stdout: str,  # log files; they may be the same
+        stderr: str,
+        log_max_bytes: int,  # of one file
+        log_backups: int,  # how many older files are kept, as .1 .2 ...
+        stop_timeout: float,
+        stop_signal: int,  # what asks the child to end
+        exit_file: str,
+        lock_fd: int,  # the open lock file, flock held: it identifies this shim
+        cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
+        listen_fds: dict[str, int] | None = None,  # inherited sockets to be passed on, as 3, 4 ..., by name
+        stop_port: int = 0,  # whoever of its processes listens there is asked to end, not the child
+    ) -> None:
+        self.name = name
+        self.token = token
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.stdout = stdout
+        self.stderr = stderr
+        self.log_max_bytes = log_max_bytes
+        self.log_backups = log_backups
+        self.stop_timeout = stop_timeout
+        self.stop_signal = stop_signal
+        self.exit_file = exit_file
+        self.lock_fd = lock_fd
+        self.cgroup = cgroup
+        self.listen_fds = listen_fds or {}
+        self.stop_port = stop_port

@@ -1,0 +1,117 @@
+"""The process tree of one server: a launcher, a scheduler per rank, a detokenizer.
+
+The children are forked before the launcher imports what it serves HTTP with, so they stay
+small.  They are tied to it by pipes, as SGLang's are by sockets.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from mmap import mmap
+from struct import Struct
+
+from .command_line import Flags
+from .scheduler_process import run_detokenizer, run_scheduler
+
+_STAMP = Struct("d")
+
+SCHEDULER = "sim::scheduler"
+DETOKENIZER = "sim::detokenizer"
+STRAY = "sim::stray"  # of the fault setsid-grandchild
+
+
+def comm(name: str) -> str:
+    """What /proc/PID/comm says of a process of this name: the kernel keeps 15 characters."""
+    return name[:15]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcesses:
+    """The launcher's side: pids, the commands' pipes in the order of ranks, and where all replies arrive."""
+
+    schedulers: tuple[int, ...]
+    detokenizer: int
+    commands: tuple[int, ...]
+    replies: int
+    steps: mmap  # shared with the schedulers: when each took its last step
+
+    def last_step(self, rank: int) -> float:
+        """Seconds since the epoch; 0 before the first."""
+        return float(_STAMP.unpack_from(self.steps, rank * _STAMP.size)[0])
+
+    def kill(self) -> None:
+        """SIGKILL to all of them; those that are gone already do not matter."""
+        for pid in (*self.schedulers, self.detokenizer):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def fork_children(flags: Flags) -> ServerProcesses:
+    """Start the tree below this process, which must have no other thread yet."""
+    if flags.faults.has("setsid-grandchild"):
+        _fork(STRAY, _stray)
+    commands = [os.pipe() for _ in range(flags.tp_size)]
+    tokens, replies = os.pipe(), os.pipe()
+    steps = mmap(-1, flags.tp_size * _STAMP.size)
+    ends = {*(end for pipe in (*commands, tokens, replies) for end in pipe)}
+
+    def scheduler(rank: int) -> Callable[[], None]:
+        def took_step() -> None:
+            _STAMP.pack_into(steps, rank * _STAMP.size, time.time())
+
+        return lambda: run_scheduler(flags, rank, commands[rank][0], tokens[1], replies[1], took_step)
+
+    schedulers = tuple(
+        _fork(SCHEDULER, scheduler(rank), close=ends - {commands[rank][0], tokens[1], replies[1]})
+        for rank in range(flags.tp_size)
+    )
+    detokenizer = _fork(
+        DETOKENIZER, lambda: run_detokenizer(flags, tokens[0], replies[1]), close=ends - {tokens[0], replies[1]}
+    )
+    ours = {*(write for _, write in commands), replies[0]}
+    for end in ends - ours:
+        os.close(end)
+    return ServerProcesses(schedulers, detokenizer, tuple(write for _, write in commands), replies[0], steps)
+
+
+def leave_temporary_files() -> None:
+    """What each start of SGLang leaves in TMPDIR: five files and a directory, for ever."""
+    import tempfile
+
+    for _ in range(5):
+        os.close(tempfile.mkstemp()[0])
+    tempfile.mkdtemp()
+
+
+def _fork(name: str, body: Callable[[], None], close: frozenset[int] | set[int] = frozenset()) -> int:
+    """A child of this name that runs `body` and ends, with the ends in `close` closed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        with open("/proc/self/comm", "w") as title:
+            title.write(comm(name))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for end in close:
+            os.close(end)
+        body()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _stray() -> None:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    time.sleep(3600)

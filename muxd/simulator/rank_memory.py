@@ -1,0 +1,131 @@
+"""What one scheduler holds on its GPUs: which tags are there, which were released, what the weights are worth.
+
+Every mistake that ends SGLang raises here; the scheduler dies of it.  Read in SGLang 0.5.23
+(`weight_updater.py`) and seen on real processes without a GPU; what CUDA does with memory
+that is not there is from torch_memory_saver's source.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+
+from .gpu_ledger import GpuLedger, start_time
+
+KV, WEIGHTS, GRAPH = "kv_cache", "weights", "cuda_graph"
+ALL_TAGS = (KV, WEIGHTS, GRAPH)
+GARBAGE = "\0"  # the identity of weights that hold nothing sensible
+
+
+class Fatal(Exception):
+    """The CUDA side ends the process."""
+
+
+class RankMemory:
+    """The memory of one rank.  `sizes` are bytes per tag on each of its GPUs, `overhead` what stays to the end.
+
+    `saver` is --enable-memory-saver, `backup` --enable-weights-cpu-backup, `lag` the seconds
+    until released memory is free.
+    """
+
+    def __init__(
+        self,
+        ledger: GpuLedger | None,
+        gpus: tuple[int, ...],
+        sizes: dict[str, int],
+        overhead: int,
+        *,
+        saver: bool,
+        backup: bool,
+        lag: float = 0.0,
+        linger: float = 0.0,
+    ) -> None:
+        self._ledger = ledger
+        self._gpus = gpus
+        self._sizes = sizes
+        self._overhead = overhead
+        self._saver = saver
+        self._backup = backup
+        self._lag = lag
+        self._linger = linger
+        self._pid = os.getpid()
+        self._start = start_time(self._pid) or 0
+        self._offloaded: set[str] = set()  # SGLang's own book
+        self._unmapped: set[str] = set()  # torch_memory_saver's
+        self._freeing: dict[str, float] = {}  # tag -> when its memory will be free
+        self.weights = GARBAGE  # which model's they are
+
+    def load(self, model_path: str) -> None:
+        """Take the weights and what comes with them; raises OutOfMemory."""
+        self._take(self._overhead)
+        self._take(self._sizes[WEIGHTS])
+        self.weights = model_path
+
+    def make_pool(self) -> None:
+        """Take the KV cache, once the weights are loaded; raises OutOfMemory."""
+        self._take(self._sizes[KV])
+
+    def release(self, tags: Iterable[str], busy: int) -> None:
+        """Give up `tags`, all where none are named; raises where SGLang dies."""
+        assert not busy, "release_memory_occupation should be called only when server is idle."
+        tags = set(tags) or set(ALL_TAGS)
+        self._offloaded |= tags
+        for tag in ALL_TAGS if self._saver else ():
+            if tag in tags:
+                self._unmap(tag)
+
+    def resume(self, tags: Iterable[str]) -> None:
+        """Take `tags` back, all where none are named; raises where SGLang dies."""
+        tags = tuple(dict.fromkeys(tags)) or ALL_TAGS
+        for tag in tags:
+            self._offloaded.remove(tag)
+        for tag in (GRAPH, WEIGHTS, KV) if self._saver else ():
+            if tag in tags:
+                self._map(tag)
+
+    def reload(self, model_path: str) -> None:
+        """Read the weights from disk."""
+        self._touch({WEIGHTS})
+        self.weights = model_path
+
+    def compute(self) -> None:
+        """A forward pass; SGLang does not check first whether its memory is there."""
+        self._touch({WEIGHTS, KV})
+
+    def free_due(self) -> float | None:
+        """Free what has lagged long enough; the seconds until the next, None when nothing lags."""
+        now = time.monotonic()
+        for tag in [tag for tag, when in self._freeing.items() if when <= now]:
+            del self._freeing[tag]
+            self._give(self._sizes.get(tag, 0))
+        return min(self._freeing.values()) - now if self._freeing else None
+
+    def _unmap(self, tag: str) -> None:
+        if tag in self._unmapped:
+            raise Fatal(f"torch_memory_saver: cannot pause {tag!r}: not active")
+        self._unmapped.add(tag)
+        self._freeing[tag] = time.monotonic() + self._lag
+        if tag == WEIGHTS and not self._backup:
+            self.weights = GARBAGE
+        if not self._lag:
+            self.free_due()
+
+    def _map(self, tag: str) -> None:
+        if tag not in self._unmapped:
+            raise Fatal(f"torch_memory_saver: cannot resume {tag!r}: not paused")
+        if self._freeing.pop(tag, None) is None:
+            self._take(self._sizes.get(tag, 0))
+        self._unmapped.remove(tag)
+
+    def _touch(self, tags: set[str]) -> None:
+        if gone := tags & self._unmapped:
+            raise Fatal(f"CUDA error: an illegal memory access was encountered ({', '.join(sorted(gone))})")
+
+    def _take(self, size: int) -> None:
+        for gpu in self._gpus if self._ledger and size else ():
+            assert self._ledger
+            self._ledger.hold(self._pid, self._start, gpu, size, linger=self._linger)
+
+    def _give(self, size: int) -> None:
+        for gpu in self._gpus if self._ledger and size else ():
+            assert self._ledger
+            self._ledger.release(self._pid, self._start, gpu, size)

@@ -1,0 +1,209 @@
+"""What one worker takes on its GPUs, as measured, and the waits until memory is really free.
+
+An engine may answer a release, and a process may be gone, before the memory is back; a
+load or a wake into memory that is not free ends the engine.  Every GPU is looked at by
+itself.  A reading that fails is made again; where there is nothing to read, nothing is
+waited for.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from muxd.config import Model
+from muxd.gpus import NOISE, Gpus
+
+GiB = 1 << 30
+
+#: Between two readings while memory is waited for, in seconds: at first, and at most after doubling.
+POLL, SLOW_POLL = 0.002, 0.05
+
+#: Two equal readings so far apart: what is going to come back quickly is back.  A first sleep waits for that; a later
+#: one is over when as much is back as by the one before, which takes 10 ms from every switch but the first.
+SETTLED = 0.01
+
+Taken = dict[int, int]  # GPU -> bytes that somebody has there
+
+
+class GpuMemoryTracker:
+    """Of one model's worker.
+
+    Methods that wait give None when all is well, and what is wrong when the model's
+    gpu_release_timeout is over.
+    """
+
+    def __init__(self, gpus: Gpus, model: Model) -> None:
+        self._gpus = gpus
+        self._indices = model.gpus
+        self._patience = model.gpu_release_timeout
+        self.declared = model.memory.total if model.memory is not None else 0
+        self._share = self.declared // max(1, len(model.gpus))  # of each GPU; 0: not declared
+        self._before: Taken | None = None  # before it last came to the GPU, by a load or a wake
+        self._awake: Taken | None = None  # when it was ready after that
+        self._given_up: Taken = {}  # by its last sleep
+        self._kept: int | None = None  # bytes that its last sleep left with the process
+        self._kept_before = 0  # likewise, of the sleep before it last came
+        self.waited = 0.0  # seconds that the last of its waits took, for room or for what it gave back
+
+    def update(self, model: Model) -> None:
+        """The configuration changed in what does not concern its processes."""
+        self._patience = model.gpu_release_timeout
+        if model.gpus != self._indices:  # of a launch script: its server was seen to use these
+            self._indices, self._share = model.gpus, self.declared // max(1, len(model.gpus))
+            self._before, self._awake = self._of_its_own(self._before), self._of_its_own(self._awake)
+            self._given_up = self._of_its_own(self._given_up) or {}
+
+    def _of_its_own(self, taken: Taken | None) -> Taken | None:
+        return {gpu: size for gpu, size in taken.items() if gpu in self._indices} if taken is not None else None
+
+    @property
+    def awake(self) -> int | None:
+        """Bytes that it was seen to have on its GPUs when it was last ready; None where that was not measured."""
+        if self._before is None or self._awake is None:
+            return None
+        return max(0, sum(self._awake.values()) - sum(self._before.values())) + self._kept_before
+
+    @property
+    def asleep(self) -> int | None:
+        """Bytes that its last sleep left there; None where it has not slept since it was loaded."""
+        return self._kept
+
+    # It comes
+
+    async def until_room_to_load(self) -> str | None:
+        """As much as is declared is free; where nothing is, nobody else is just giving memory up."""
+        self._before = self._awake = None
+        self._given_up = {}
+        self._kept, self._kept_before = None, 0
+        with self._timed():
+            missing = await self._until_free(dict.fromkeys(self._indices, self._share))
+            self._before = await self._settled()
+        return missing
+
+    async def until_room_to_wake(self) -> str | None:
+        """All that its sleep gave up is free again."""
+        with self._timed():
+            missing = await self._until_free(self._given_up)
+            self._before, self._awake = await self._read(), None
+        self._kept_before = self._kept or 0
+        return missing
+
+    async def came(self) -> None:
+        """It is ready, after a load or a wake."""
+        self._awake = await self._read()
+
+    # It goes
+
+    async def until_released(self) -> str | None:
+        """After its sleep: most of what it took is free (a part stays with the process), and no more comes."""
+        awake = self._awake
+        had = self.awake
+        with self._timed():
+            over = await self._until_given_back()
+            now = await self._read()
+            is_as_before = self._is_as_before(awake, now)
+            if not is_as_before:
+                now = await self._settled()
+        if over is None and awake is not None and now is not None:
+            if not is_as_before:  # else the figure would drift
+                self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
+            self._kept = max(0, (had or 0) - sum(self._given_up.values()))
+        return over
+
+    def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
+        """On each GPU as much is back as by its last sleep."""
+        if awake is None or now is None or not self._given_up:
+            return False
+        return all(awake[gpu] - now[gpu] + NOISE >= self._given_up.get(gpu, 0) for gpu in awake)
+
+    async def until_gone(self, patience: float | None = None) -> str | None:
+        """After the end of its processes; not for one that sleeps, whose place others have taken."""
+        with self._timed():
+            return await self._until_given_back(patience)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = trio.current_time()
+        yield
+        self.waited = trio.current_time() - began
+
+    # What is free, what is back
+
+    async def _until_free(self, need: Taken) -> str | None:
+        short: list[str] = []
+        if not self._gpus.measured or not any(need.values()):
+            return None
+
+        async def enough() -> bool:
+            reading = await self._gpus.read()
+            short[:] = [
+                f"GPU {gpu} has {reading[gpu].free / GiB:.1f} GiB free of {size / GiB:.1f} GiB needed"
+                if gpu in reading
+                else f"the memory of GPU {gpu} cannot be read"
+                for gpu, size in need.items()
+                if gpu not in reading or reading[gpu].free + NOISE < size
+            ]
+            return not short
+
+        if await self._within(self._patience, enough):
+            return None
+        return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory"
+
+    async def _until_given_back(self, patience: float | None = None) -> str | None:
+        """At least half of what it was seen to take is free again on each GPU."""
+        before, awake = self._before, self._awake
+        if before is None:
+            return None
+        patience = self._patience if patience is None else patience
+        over: list[str] = []
+
+        async def is_back() -> bool:
+            now = await self._read()
+            if now is None:
+                over[:] = ["an unknown amount, as it cannot be read,"]
+                return False
+            limits = {gpu: self._limit(before[gpu], awake[gpu] if awake is not None else None) for gpu in before}
+            over[:] = [
+                f"{now[gpu] - limit >> 20} MiB on GPU {gpu}" for gpu, limit in limits.items() if now[gpu] > limit
+            ]
+            return not over
+
+        if await self._within(patience, is_back):
+            return None
+        return f"{', '.join(over)} of its memory did not come back in {patience:g} s"
+
+    def _limit(self, before: int, awake: int | None) -> int:
+        held = max(0, awake - before) if awake is not None else self._share
+        return before + max(NOISE, held // 2)
+
+    async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
+        """Look until it holds; always once."""
+        pause = POLL
+        with trio.move_on_after(patience):
+            while not await condition():
+                await trio.sleep(pause)
+                pause = min(2 * pause, SLOW_POLL)
+            return True
+        return await condition()
+
+    # Readings
+
+    async def _read(self) -> Taken | None:
+        """None where not every one of its GPUs can be read."""
+        reading = await self._gpus.read()
+        if not all(gpu in reading for gpu in self._indices):
+            return None
+        return {gpu: reading[gpu].used for gpu in self._indices}
+
+    async def _settled(self) -> Taken | None:
+        """Once two readings in a row agree."""
+        last = await self._read()
+        with trio.move_on_after(self._patience):
+            while last is not None:
+                await trio.sleep(SETTLED)
+                now = await self._read()
+                if now is None or all(abs(now[gpu] - last[gpu]) < NOISE for gpu in now):
+                    return now
+                last = now
+        return last

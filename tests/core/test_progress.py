@@ -1,0 +1,83 @@
+from muxd.core.events import (
+    DemandReported,
+    Failure,
+    LeaseAsked,
+    LeaseEnded,
+    SwitchAsked,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerReady,
+)
+from muxd.core.progress import Progress, progress_of
+
+from .playbook import Playbook
+
+
+def look(book: Playbook, name: str, now: float) -> Progress:
+    return progress_of(book.scheduler.host, book.scheduler.switching, book.worker(name), now)
+
+
+def play(book: Playbook, *events) -> Playbook:
+    for event in events:
+        book >> event
+        book.pending.clear()
+    return book
+
+
+def both_measured() -> Playbook:
+    """a sleeps (started in 10 s, slept in 2 s), b is ready (started in 20 s)."""
+    return play(
+        Playbook("a", "b"),
+        LeaseAsked(0, 1, "a"),
+        WorkerReady(10, "a", "http://a"),
+        LeaseEnded(11, 1),
+        LeaseAsked(12, 2, "b"),
+        WorkerAsleep(14, "a"),
+        WorkerReady(34, "b", "http://b"),
+    )
+
+
+def test_before_anything_was_measured_there_is_no_eta():
+    book = play(Playbook("a"), LeaseAsked(0, 1, "a"))
+    assert look(book, "a", 5) == Progress("starting", (), 5, None)
+
+
+def test_a_second_start_is_as_long_as_the_first():
+    book = play(both_measured(), WorkerExited(40, "b", Failure.EXITED, "x"))
+    assert look(book, "b", 45) == Progress("starting", (), 5, 15.0)
+
+
+def test_a_wake_is_unknown_until_there_was_one():
+    book = play(both_measured(), LeaseEnded(35, 2), LeaseAsked(36, 3, "a"), WorkerAsleep(38, "b"))
+    assert look(book, "a", 38.5) == Progress("waking", ("b",), 2.5, None)
+    play(book, WorkerReady(39, "a", "http://a"), LeaseEnded(40, 3), LeaseAsked(41, 4, "b"))
+    assert look(book, "b", 41.5).phase == "falling_asleep"
+
+
+def test_a_whole_switch_is_the_sum_of_what_was_measured():
+    book = play(
+        both_measured(),
+        LeaseEnded(35, 2),
+        LeaseAsked(36, 3, "a"),
+        WorkerAsleep(38, "b"),  # b fell asleep in 2 s
+        WorkerReady(39, "a", "http://a"),  # a woke in 1 s
+        DemandReported(40, 3, 0),
+        LeaseEnded(41, 3),
+        LeaseAsked(50, 4, "b"),
+        WorkerAsleep(52, "a"),
+        WorkerReady(55, "b", "http://b"),  # b woke in 3 s
+        LeaseEnded(56, 4),
+        SwitchAsked(60, 5, "a"),
+    )
+    assert look(book, "a", 60.5) == Progress("falling_asleep", ("b",), 0.5, 2.0 - 0.5 + 1.0)
+
+
+def test_who_waits_behind_a_busy_model_is_told_when_it_must_give_way():
+    book = play(both_measured(), LeaseAsked(36, 3, "a"))
+    view = look(book, "a", 36)
+    assert view.phase == "queued"
+    assert view.eta is None, "a has never been woken: nobody knows how long that takes"
+
+
+def test_a_ready_worker_is_ready():
+    assert look(both_measured(), "b", 40) == Progress("ready", (), 6, 0.0)

@@ -1,0 +1,355 @@
+"""Doors and names at the proxy: who may use which model, what it is called, and what reaches its worker."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from muxd.config.schema import Key
+from muxd.proxy.answers import Refusal
+from muxd.proxy.sockets.stream_formats import EVENTS
+
+from .http_client import chat, get, post
+from .proxy_env import QUIET, ProxyEnv, open_house
+from .worker import OK, OK_BODY, answer_when_released
+
+SECRET, OTHER = "muxd-all", "muxd-beta-only"
+
+
+def key(name: str, secret: str, **more: Any) -> Key:
+    return Key(name, sha256(secret.encode()).hexdigest(), **more)
+
+
+def bearer(secret: str) -> bytes:
+    return b"Authorization: Bearer %b\r\n" % secret.encode()
+
+
+def with_key(request: bytes, secret: str = SECRET) -> bytes:
+    line, rest = request.split(b"\r\n", 1)
+    return line + b"\r\n" + bearer(secret) + rest
+
+
+@pytest.fixture
+async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
+    """A house with a key for everything, and one for beta alone, twice a minute."""
+    keys = (key("all", SECRET, priority=2), key("some", OTHER, models=("beta",), requests_per_minute=2))
+    async with open_house(tmp_path, keys=keys) as proxy_env:
+        proxy_env.muxd.grants["beta"] = proxy_env.beta.url
+        yield proxy_env
+
+
+async def test_without_a_key_nothing_but_health_is_told(locked: ProxyEnv) -> None:
+    for request in (post(chat()), get(b"/v1/models"), get(b"/metrics"), get(b"/api/tags")):
+        reply = await locked.ask(request)
+        assert (reply.status, reply.header(b"www-authenticate")) == (401, b"Bearer")
+    for path in (b"/health", b"/health/", b"//health", b"/health?x"):
+        assert (await locked.ask(get(path))).json == {"status": "ok", "muxd": "connected"}
+    assert not locked.alpha.calls
+
+
+async def test_a_key_opens_and_stays_with_the_proxy(locked: ProxyEnv) -> None:
+    assert (await locked.ask(post(chat(), bearer(SECRET)))).raw == OK
+    assert b"uthorization" not in locked.alpha.calls[0].head
+
+
+async def test_a_workers_own_credentials_pass_where_there_are_no_keys(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat(), bearer("hf_something")))
+    assert bearer("hf_something").strip() in proxy_env.alpha.calls[0].head
+
+
+async def test_a_key_for_some_models_is_for_no_other_and_shows_no_other(locked: ProxyEnv) -> None:
+    reply = await locked.ask(post(chat(), bearer(OTHER)))
+    assert (reply.status, reply.code) == (403, "model_not_allowed")
+    models = (await locked.ask(with_key(get(b"/v1/models"), OTHER))).json["data"]
+    assert [model["id"] for model in models] == ["beta"]
+    assert (await locked.ask(with_key(get(b"/v1/models/alpha"), OTHER))).status == 403
+    assert "alpha" not in (await locked.ask(post(chat("gamma"), bearer(OTHER)))).message
+
+
+async def test_too_many_requests_of_a_key_are_refused_and_each_answer_tells_how_many_are_left(locked: ProxyEnv) -> None:
+    first = await locked.ask(post(chat("beta"), bearer(OTHER)))
+    assert (first.status, first.header(b"x-ratelimit-remaining-requests")) == (200, b"1")
+    await locked.ask(post(chat("beta"), bearer(OTHER)))
+    refused = await locked.ask(post(chat("beta"), bearer(OTHER)))
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert refused.json["error"]["type"] == "rate_limit_error"
+    assert int(refused.header(b"retry-after") or b"0") in range(1, 31)
+    assert refused.header(b"x-ratelimit-limit-requests") == b"2"
+
+
+async def test_a_revoked_key_is_refused_with_the_next_request(locked: ProxyEnv) -> None:
+    http_client = await locked.connect()
+    assert (await http_client.ask(post(chat(), bearer(SECRET)))).status == 200
+    for entry in locked.muxd.settings["keys"]:
+        entry["revoked"] = True
+    locked.muxd.tell("reload")
+    while (reply := await http_client.ask(post(chat(), bearer(SECRET)))).status == 200:
+        pass
+    assert (reply.status, reply.code) == (401, "invalid_api_key")
+
+
+async def test_metrics_are_for_keys_that_may_use_everything(locked: ProxyEnv) -> None:
+    reply = await locked.ask(with_key(get(b"/metrics")))
+    assert (reply.status, reply.header(b"content-type")[:10]) == (200, b"text/plain")  # type: ignore[index]
+    assert (await locked.ask(with_key(get(b"/metrics"), OTHER))).code == "metrics_not_allowed"
+
+
+async def test_a_keys_priority_is_told_to_muxd(locked: ProxyEnv) -> None:
+    locked.muxd.grants.clear()
+    http_client = await locked.connect()
+    await http_client.send(post(chat(), bearer(SECRET)))
+    assert (await locked.lease()).asked[0]["priority"] == 2
+
+
+async def test_metrics_tell_of_a_request_as_soon_as_it_has_ended(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    page = (await proxy_env.ask(get(b"/metrics"))).body
+    told = b'muxd_requests_total{model="alpha",route="/v1/chat/completions",status="200"} 1.0'
+    assert told in page
+    assert b"muxd_up 0.0" in page or b"muxd_up 1.0" in page
+
+
+@pytest.mark.parametrize("asked", ["org/alpha", "alpha-mini", "alpha", "org/alpha:my-adapter"])
+async def test_a_model_has_several_names_and_adapters(proxy_env: ProxyEnv, asked: str) -> None:
+    body = chat(asked)
+    assert (await proxy_env.ask(post(body))).raw == OK
+    assert proxy_env.alpha.calls[0].body == body
+
+
+@pytest.mark.parametrize(("asked", "status"), [("alpha:latest", 200), ("alpha", 200), ("alpha:70b", 404)])
+async def test_ollamas_clients_may_add_a_tag_that_means_nothing(proxy_env: ProxyEnv, asked: str, status: int) -> None:
+    reply = await proxy_env.ask(post(chat(asked), path=b"/api/chat"))
+    assert reply.status == status
+    if status == 404:
+        assert set(reply.json) == {"error"}
+
+
+async def test_what_cannot_be_read_is_refused_in_the_shape_of_the_route(proxy_env: ProxyEnv) -> None:
+    assert set((await proxy_env.ask(post(b"{", path=b"/api/chat"))).json) == {"error"}
+    anthropic = (await proxy_env.ask(post(chat("gamma"), path=b"/v1/messages"))).json
+    assert (anthropic["type"], anthropic["error"]["code"]) == ("error", "model_not_found")
+
+
+async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: Path) -> None:
+    terms = {"upstream_name": "real/name", "set_params": {"temperature": 0.5}, "strip_params": ("seed",)}
+    async with open_house(tmp_path, model=terms) as proxy_env:
+        body = b'{"model": "alpha",  "seed": 7, "x": "\\u00e4", "temperature": 2}'
+        assert (await proxy_env.ask(post(body, path=b"/v1/completions"))).raw == OK
+        call = proxy_env.alpha.calls[0]
+        assert call.body == b'{"model": "real/name", "x": "\\u00e4", "temperature": 0.5}'
+        assert b"Content-Length: %d" % len(call.body) in call.head
+        assert proxy_env.proxy.front.held == 0
+
+
+async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_tag_is_none(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"upstream_name": "real/name"}) as proxy_env:
+        await proxy_env.ask(post(chat("alpha:ad1")))
+        await proxy_env.ask(post(chat("alpha:latest"), path=b"/api/chat"))
+        assert b'"real/name:ad1"' in proxy_env.alpha.calls[0].body
+        assert b'"real/name"' in proxy_env.alpha.calls[1].body
+
+
+async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> None:
+    async with open_house(tmp_path, model={"args": ("--is-embedding",)}) as proxy_env:
+        reply = await proxy_env.ask(post(chat()))
+        assert (reply.status, reply.code) == (400, "not_a_text_model")
+        assert not proxy_env.alpha.calls
+        assert (await proxy_env.ask(post(chat(), path=b"/v1/embeddings"))).raw == OK
+        for keep_alive, reason in ((0, "unload"), (60, "load")):  # by that route `ollama stop` has any model let go
+            body = msgspec.json.encode({"model": "alpha", "keep_alive": keep_alive})
+            assert (await proxy_env.ask(post(body, path=b"/api/generate"))).json["done_reason"] == reason
+
+
+async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
+    async with open_house(
+        tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id", "x-trace-id"))
+    ) as proxy_env:
+        made = await proxy_env.ask(post(chat()))
+        id = made.header(b"x-request-id") or b""
+        assert id
+        assert b"x-request-id: " + id in proxy_env.alpha.calls[0].head
+        given = await proxy_env.ask(post(chat(), b"X-Trace-Id: mine\r\n"))
+        assert given.header(b"x-trace-id") == b"mine"
+        assert given.body == OK_BODY
+        assert (await proxy_env.ask(post(chat("gamma"), b"X-Trace-Id: mine\r\n"))).header(b"x-trace-id") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("alpha:latest", "alpha"), ("org/alpha:latest", "alpha"), ("alpha:ad1:latest", "alpha:ad1"), ("a:14b", "alpha")],
+)
+async def test_a_worker_sees_no_colon_but_an_adapters(tmp_path: Path, asked: str, told: str) -> None:
+    """What follows one is an adapter to SGLang, whatever muxd knows by that name."""
+    async with open_house(tmp_path) as proxy_env:
+        proxy_env.muxd.settings["models"]["alpha"]["served_names"] += ["a:14b"]
+        proxy_env.muxd.tell("reload")
+        http_client = await proxy_env.connect()
+        while (await http_client.ask(get(b"/v1/models/a:14b"))).status == 404:
+            pass
+        assert (await http_client.ask(post(chat(asked)))).status == 200
+        assert proxy_env.alpha.calls[0].body == chat(told)
+
+
+async def test_anthropics_clients_are_told_in_anthropics_words(locked: ProxyEnv) -> None:
+    """Their retries go by it."""
+    for path in (b"/v1/messages", b"/messages", b"/v1//messages/?beta=true"):
+        told = []
+        for request in (
+            post(chat(), path=path),
+            post(b"{", bearer(SECRET), path=path),
+            post(chat("gamma"), bearer(SECRET), path=path),
+            post(chat(), bearer(OTHER), path=path),
+        ):
+            error = (await locked.ask(request)).json
+            told.append((error["type"], error["error"]["type"]))
+        kinds = ["authentication_error", "invalid_request_error", "not_found_error", "permission_error"]
+        assert told == [("error", kind) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, "rate_limit_error"), (503, "overloaded_error"), (502, "api_error"), (504, "timeout_error")],
+)
+def test_anthropics_kinds_of_errors(status: int, kind: str) -> None:
+    refusal = Refusal(status, "x", "y")
+    assert refusal.as_json("/v1/v1/messages")["error"]["type"] == kind  # base_url has one /v1 too many
+    assert refusal.as_json("/v1/messages/count_tokens")["error"]["type"] == kind
+    assert b'"type":"%b"' % kind.encode() in refusal.part(EVENTS, "/v1/messages")
+    assert refusal.as_json("/v1/messages2")["error"]["type"] != kind or status == 429
+
+
+READS = b"ready ping metrics v1/loads model_info get_model_info v1/responses/resp_1".split()
+
+
+@pytest.mark.parametrize("state", ["stopped", "asleep", "starting", "waking", "draining", "failed", "unloaded"])
+async def test_reading_of_a_model_that_is_not_awake_asks_for_nothing(proxy_env: ProxyEnv, state: str) -> None:
+    proxy_env.muxd.set_state("beta", state)
+    http_client = await proxy_env.connect()
+    while (await http_client.ask(get(b"/v1/models/beta"))).json["state"] != state:
+        pass
+    for path in READS:
+        reply = await http_client.ask(get(b"/upstream/beta/" + path))
+        assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_asleep", None)
+        assert f"beta is not awake ({state})" in reply.message
+        assert f"muxctl {'start' if state == 'stopped' else 'switch'} beta" in reply.message
+    listed = (await http_client.ask(get(b"/upstream/beta/v1/models"))).json
+    assert [card["id"] for card in listed["data"]] == ["beta"]
+    assert not proxy_env.muxd.leases
+    assert not proxy_env.beta.calls
+
+
+async def test_reading_of_an_awake_model_needs_no_lease(proxy_env: ProxyEnv) -> None:
+    proxy_env.muxd.models[1]["url"] = proxy_env.beta.url
+    proxy_env.muxd.set_state("beta", "ready")
+    http_client = await proxy_env.connect()
+    while (reply := await http_client.ask(get(b"/upstream/beta/metrics"))).status == 503:
+        pass
+    assert reply.raw == OK
+    assert not proxy_env.muxd.leases
+
+
+async def test_reading_is_no_use_of_its_model(proxy_env: ProxyEnv) -> None:
+    """Whoever is told that it is in use would let it keep its turn, and drain it first."""
+    proxy_env.alpha.answer = answer_when_released
+    client, http_client = await proxy_env.connect(), await proxy_env.connect()
+    await client.send(post(chat()))
+    await proxy_env.alpha.calls.nth(0)
+    await http_client.send(get(b"/upstream/alpha/ready"))
+    await proxy_env.alpha.calls.nth(1)
+    assert proxy_env.proxy.leases.of("alpha").figures() == (1, 0)
+    proxy_env.alpha.calls[0].released.set()
+    await (await proxy_env.lease()).reports.until((0, 0))
+    proxy_env.alpha.calls[1].released.set()
+    assert (await http_client.reply()).raw == OK
+
+
+async def test_a_reading_that_loses_its_worker_wakes_no_other(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    proxy_env.alpha.answer = answer_when_released
+    http_client = await proxy_env.connect()
+    await http_client.send(get(b"/upstream/alpha/ready"))
+    (await proxy_env.alpha.calls.nth(1)).reset()  # of a connection that was kept: asked once more on a fresh one
+    (await proxy_env.alpha.calls.nth(2)).reset()
+    reply = await http_client.reply()
+    assert (reply.status, reply.code) == (502, "worker_died")
+    assert len(proxy_env.muxd.leases) == 1
+
+
+async def test_a_key_for_another_model_reads_nothing_of_this_one(locked: ProxyEnv) -> None:
+    for path in (b"ready", b"v1/models"):
+        reply = await locked.ask(with_key(get(b"/upstream/alpha/" + path), OTHER))
+        assert (reply.status, reply.code) == (403, "model_not_allowed")
+
+
+async def test_upstream_reaches_what_only_reads(proxy_env: ProxyEnv) -> None:
+    await proxy_env.ask(post(chat()))
+    assert (await proxy_env.ask(get(b"/upstream/org/alpha/model_info"))).raw == OK
+    assert proxy_env.alpha.calls[1].head.startswith(b"GET /model_info HTTP/1.1\r\n")
+    assert b"ontent-" not in proxy_env.alpha.calls[1].head
+    for path in (b"server_info", b"flush_cache", b"v1/chat/completions"):
+        assert (await proxy_env.ask(get(b"/upstream/alpha/" + path))).status == 404
+
+
+async def test_the_route_of_a_model_in_a_form(proxy_env: ProxyEnv) -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\x00\xff\r\n'
+    form += b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nalpha-mini\r\n--b--\r\n'
+    head = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    assert (await proxy_env.ask(post(form, head, path=b"/v1/audio/transcriptions"))).raw == OK
+    assert proxy_env.alpha.calls[0].body == form
+
+
+@pytest.mark.parametrize(
+    "keep_alive", [b"0", b'"0"', b'"0s"', b'"0m"', b"0.0", b"-0", b"0e1", b'"-0s"', b'"0h0m0.0s"', '"0µs"'.encode()]
+)
+@pytest.mark.parametrize("rest", [b"", b', "prompt": ""', b', "messages": [ ]', b', "prompt": null, "stream": false'])
+async def test_ollamas_unload_wakes_nothing(proxy_env: ProxyEnv, keep_alive: bytes, rest: bytes) -> None:
+    for path in (b"/api/generate", b"/api/chat"):
+        told = (
+            await proxy_env.ask(post(b'{"model": "beta", "keep_alive": %b%b}' % (keep_alive, rest), path=path))
+        ).json
+        assert (told["model"], told["done"], told["done_reason"]) == ("beta", True, "unload")
+        assert told.get("response", told.get("message", {}).get("content")) == ""
+    assert not proxy_env.muxd.leases
+
+
+async def test_only_who_may_use_a_model_lets_it_go(locked: ProxyEnv) -> None:
+    for model, status in (("alpha", 403), ("beta", 200)):
+        body = msgspec.json.encode({"model": model, "keep_alive": 0})
+        assert (await locked.ask(post(body, bearer(OTHER), path=b"/api/generate"))).status == status
+    assert await locked.muxd.unloads.nth(0) == "beta"
+    assert len(locked.muxd.unloads) == 1
+
+
+@pytest.mark.parametrize("more", [{"keep_alive": 0}, {"keep_alive": "0s", "prompt": "hi"}, {"keep_alive": "5m"}, {}])
+async def test_ollamas_requests_with_something_to_answer_are_answered(
+    proxy_env: ProxyEnv, more: dict[str, Any]
+) -> None:
+    body = chat("alpha", **more)
+    assert (await proxy_env.ask(post(body, path=b"/api/chat"))).raw == OK
+    assert proxy_env.alpha.calls[0].body == body
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"prompt": ""},
+        {"messages": [], "keep_alive": -1},
+        {"keep_alive": "-0.1s"},
+        {"keep_alive": "5m0s", "stream": False},
+    ],
+)
+async def test_ollamas_preload_waits_for_its_model_and_asks_it_nothing(
+    proxy_env: ProxyEnv, more: dict[str, Any]
+) -> None:
+    for path in (b"/api/generate", b"/api/chat"):
+        body = msgspec.json.encode({"model": "alpha", **more})
+        told = (await proxy_env.ask(post(body, path=path))).json
+        assert (told["model"], told["done"], told["done_reason"]) == ("alpha", True, "load")
+    assert len(proxy_env.muxd.leases) == 1
+    assert not proxy_env.alpha.calls
+    assert proxy_env.proxy.leases.of("alpha").figures() == (0, 0)

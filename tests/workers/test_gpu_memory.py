@@ -1,0 +1,184 @@
+import pytest
+import trio
+
+from muxd.config import Memory, Model
+from muxd.gpus import GpuMemory, NoGpus
+from muxd.workers.gpu_memory import GiB, GpuMemoryTracker
+
+MODEL = Model("a", gpus=(0,), gpu_release_timeout=5.0)
+DECLARED = Model("a", gpus=(0, 1), gpu_release_timeout=5.0, memory=Memory(weights=40 * GiB, kv=20 * GiB))
+
+
+class PretendGpus:
+    """Two GPUs of 80 GiB; `later` says how much more is free from when on."""
+
+    measured = True
+
+    def __init__(self, used: float = 0.0) -> None:
+        self.used = used
+        self.later: list[tuple[float, float]] = []
+        self.latest: dict[int, GpuMemory] = {}
+        self.fails = 0
+
+    async def read(self) -> dict[int, GpuMemory]:
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            self.fails -= 1
+            return {}
+        freed = sum(amount for at, amount in self.later if trio.current_time() >= at)
+        used = int((self.used - freed) * GiB)
+        self.latest = {i: GpuMemory(i, "pretend", 80 * GiB, used) for i in (0, 1)}
+        return self.latest
+
+
+async def loaded(gpus: PretendGpus, model: Model, size: float) -> GpuMemoryTracker:
+    """A footprint of a model whose load has taken `size` GiB on each GPU."""
+    footprint = GpuMemoryTracker(gpus, model)
+    assert await footprint.until_room_to_load() is None
+    gpus.used += size
+    await footprint.came()
+    return footprint
+
+
+async def test_where_nothing_can_be_read_nothing_is_waited_for(autojump_clock):
+    footprint = GpuMemoryTracker(NoGpus(), DECLARED)
+    began = trio.current_time()
+    assert await footprint.until_room_to_load() is None
+    await footprint.came()
+    assert await footprint.until_released() is None
+    assert await footprint.until_room_to_wake() is None
+    assert await footprint.until_gone() is None
+    assert trio.current_time() - began < 0.1
+
+
+async def test_a_load_waits_for_the_declared_size_on_each_of_its_gpus(autojump_clock):
+    gpus = PretendGpus(used=60)
+    gpus.later = [(trio.current_time() + 2, 15)]
+    assert await GpuMemoryTracker(gpus, DECLARED).until_room_to_load() is None
+    assert trio.current_time() >= 2
+
+
+async def test_a_load_that_finds_no_room_says_what_is_missing_where(autojump_clock):
+    missing = await GpuMemoryTracker(PretendGpus(used=60), DECLARED).until_room_to_load()
+    assert missing is not None
+    assert "GPU 0 has 20.0 GiB free of 30.0 GiB needed" in missing
+    assert "GPU 1 has 20.0 GiB free" in missing
+
+
+async def test_an_undeclared_model_waits_until_nobody_is_giving_memory_up(autojump_clock):
+    gpus = PretendGpus(used=60)
+    now = trio.current_time()
+    gpus.later = [(now + step / 200, 2) for step in range(20)]
+    assert await GpuMemoryTracker(gpus, MODEL).until_room_to_load() is None
+    assert trio.current_time() >= now + 0.09
+
+
+async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.later = [(trio.current_time() + 3, 48)]
+    assert await footprint.until_released() is None
+    assert trio.current_time() >= 3
+
+
+async def test_memory_that_does_not_come_back_is_told(autojump_clock):
+    footprint = await loaded(PretendGpus(), MODEL, 50)
+    assert "did not come back in 5 s" in str(await footprint.until_released())
+
+
+@pytest.mark.parametrize(("taken_meanwhile", "room"), [(25, True), (40, False)])
+async def test_a_wake_waits_for_all_that_its_sleep_gave_up(autojump_clock, taken_meanwhile, room):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.used = 2
+    assert await footprint.until_released() is None
+    gpus.used += taken_meanwhile
+    assert (await footprint.until_room_to_wake() is None) is room
+
+
+async def test_the_memory_of_a_dead_process_is_waited_for(autojump_clock):
+    gpus = PretendGpus(used=10)
+    footprint = await loaded(gpus, MODEL, 50)
+    assert "did not come back" in str(await footprint.until_gone())
+    gpus.used = 10
+    assert await footprint.until_gone() is None
+
+
+async def test_what_dies_while_it_loads_must_give_back_all_it_took(autojump_clock):
+    gpus = PretendGpus(used=10)
+    footprint = GpuMemoryTracker(gpus, MODEL)
+    assert await footprint.until_room_to_load() is None
+    gpus.used = 60
+    assert "51136 MiB on GPU 0 of its memory did not come back" in str(await footprint.until_gone())
+
+
+async def test_neighbours_that_sleep_beside_it_are_not_counted_as_its_memory(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 8)
+    gpus.used = 1
+    assert await footprint.until_released() is None
+    gpus.used += 6  # others came, and sleep with a part still held
+    assert await footprint.until_room_to_wake() is None
+    gpus.used += 7
+    await footprint.came()
+    gpus.used -= 8
+    assert await footprint.until_gone() is None
+
+
+async def test_a_reading_that_fails_is_made_again(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.used = 2
+    gpus.fails = 3
+    assert await footprint.until_released() is None
+    assert gpus.fails == 0
+
+
+async def test_a_sleep_like_the_one_before_is_not_watched_for_more_to_come(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    took = []
+    for _ in range(3):
+        gpus.used = 2
+        began = trio.current_time()
+        assert await footprint.until_released() is None
+        took.append(trio.current_time() - began)
+        assert await footprint.until_room_to_wake() is None
+        gpus.used = 50
+        await footprint.came()
+    assert took[0] > 0
+    assert took[1:] == [0, 0]
+
+
+async def test_a_sleep_that_gives_less_back_than_the_one_before_is_watched_until_no_more_comes(autojump_clock):
+    gpus = PretendGpus()
+    footprint = await loaded(gpus, MODEL, 50)
+    gpus.used = 2
+    assert await footprint.until_released() is None
+    assert await footprint.until_room_to_wake() is None
+    gpus.used = 50
+    await footprint.came()
+    gpus.used, now = 20, trio.current_time()  # more than half is back
+    gpus.later = [(now + step / 200, 1) for step in range(1, 19)]
+    assert await footprint.until_released() is None
+    assert footprint.asleep == 2 * GiB
+
+
+async def test_how_long_each_wait_took_is_remembered(autojump_clock):
+    gpus = PretendGpus(used=60)
+    footprint = GpuMemoryTracker(gpus, DECLARED)
+    took = []
+    for wait in (footprint.until_room_to_load, footprint.until_released, footprint.until_room_to_wake):
+        now = trio.current_time()
+        gpus.later = [(now + 1 + len(took), 40)]
+        assert await wait() is None
+        took.append((footprint.waited, trio.current_time() - now))
+        gpus.used, gpus.later = 70, []
+        await footprint.came()
+    gpus.later = [(trio.current_time() + 4, 60)]
+    assert await footprint.until_gone(patience=0.0) is not None
+    assert footprint.waited == 0
+    assert await footprint.until_gone() is None
+    assert footprint.waited == pytest.approx(4, abs=0.1)
+    assert [waited for waited, _ in took] == [elapsed for _, elapsed in took]
+    assert took[0][0] >= 1
