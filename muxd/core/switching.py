@@ -1,8 +1,34 @@
 """Switches: one worker comes, others give way.
 
-A switch is a transaction.  No client can cancel it: once its victims drain it goes on
-until its target is ready or has failed.  Only an operator's wish may drop one, and only
-while the target has not begun; what had begun to drain for it then serves again.
+Theory of operation
+-------------------
+A worker needs GPUs, and other workers may hold them: its *blockers*.  To bring it is a *switch*, a transaction in two
+halves.  First its *victims*, the blockers of the moment it was begun, drain and leave their GPUs: READY -> DRAINING ->
+FALLING_ASLEEP -> ASLEEP, or STOPPING -> UNLOADED at level 3.  Once the ledger shows that nobody holds a GPU that the
+target needs, the target is started or woken, and the switch has *begun*.  It is over when the target is READY, or has
+failed.  No client can cancel a switch: the requests that asked for it may all be gone, and it is finished all the same,
+as a half-made one would have cost as much and served nobody.  An operator's switch may drop one that has not begun;
+what drained for it then serves again, with the leases that are still held (`_resume_spared`).
+
+`settle` runs after every event.  It brings the running switches forward, then looks at everybody who wants a GPU, best
+first (`_in_order`): the operator's switch, models with requests waiting, workers that crashed, models to be preloaded.
+For each it asks *when* its blockers give way (`gives_way_at`):
+
+    the blocker                               gives way
+    leaves already                            now
+    READY, no request in flight               after its linger: its clients usually return within that
+    READY, requests in flight                 when the waiter is due, and after a turn as long as the switch costs
+    anything else                             not for this one; an event will change that
+
+The linger and the turn end, whatever happens, when the oldest waiter is *due*: when a drain and the switch just fit
+into its stated bound (`policy.bound`).  If that time has come the switch begins, else `next_decision` says when to look
+again, and muxd's timer wakes the core then.
+
+Three rules keep a cheap model from starving a dear one.  Who is due comes first, the longest due before the others.
+While a worker is due and only the active model's minimum turn keeps it back, its GPUs are kept for it (`_kept_for`):
+no cheaper worker may begin a turn in front of it.  And the GPUs of an operator's open switch are kept for that one.
+
+Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
 
 from collections.abc import Iterator

@@ -1,14 +1,30 @@
 """One lease per model: the queue before it, and what is in flight behind it.
 
-While a lease is granted a request needs no round trip: it is counted, and goes.  The task
-that holds the lease's connection runs beside, and so does the one that reports demand.
+Theory of operation
+-------------------
+A request may go to a worker only while the proxy holds the model's lease.  Most requests find it granted: they are
+counted in, sent, and counted out, without a word to muxd.  The first request for a model that has no lease asks for one
+and waits in the model's queue, highest priority first; `POST /v1/leases` on the control socket is that question, and
+the connection it came by *is* the lease: muxd takes the lease back when the connection ends, whoever closed it.
 
-    nobody asks -> asked (requests wait) -> granted -> revoked (draining) -> over
-A worker that was lost to a request before it answered makes its grant *suspected*: nothing
-is admitted until muxd has revoked it, or a moment has passed in which it did not.
-When muxd is gone under a granted lease the lease goes on: the worker does too, and a fresh
-muxd sweeps it before it starts another.  Once muxd answers again the lease is over, and
-asked for anew.
+    no lease -> asked (requests wait) -> granted -> revoked (draining) -> over
+
+Two tasks of trio run beside the data path.  One reads the lease's connection: progress while it waits, the grant with
+the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports demand, at most every 50
+ms: how many requests wait and run.  muxd decides by that whose turn it is, and whether a worker is idle.
+
+On a revocation nothing more is admitted; what is in flight has until the deadline.  When the last of it has ended, or
+was cut, the connection is closed, and that tells muxd that the worker is free to sleep.  Requests that came meanwhile
+wait, and the next lease is asked for on their behalf.
+
+A worker that was lost to a request before it answered makes its grant *suspected*: nothing is admitted until muxd has
+revoked the lease, or a moment has passed in which it did not.  Such a request, and others that had no byte of an answer
+yet, wait again and are sent to the next worker.
+
+When muxd is gone under a granted lease, the lease goes on: the worker does too, and a fresh muxd ends both before it
+starts another worker.  Once muxd answers again the lease is over, and asked for anew.
+
+Everything here runs in the reactor's thread, the tasks of trio included, so that no lock is needed.
 """
 
 import logging

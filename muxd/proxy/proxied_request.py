@@ -1,9 +1,30 @@
-"""One request for a model: admission, worker, answer, and every way it can fail.
+"""One request for a model: admission, worker, answer, and every way in which it can fail.
+
+Theory of operation
+-------------------
+A `ProxiedRequest` stands between a client's connection (downstream) and a worker's (upstream), and is called by both
+and by the lease.  Its life:
 
     queued -> asked -> answering -> done
        ^--------'  its worker was lost before the first byte of an answer: held, and replayed
-What is known of it at each step is in `_grant`, `_upstream`, `_status` and `_begun`; whoever
-ends it calls `_let_go` first, so that nothing is told twice.
+
+queued     `ModelLease.acquire` has it; it gets `forward(grant)` once there is a worker, or a refusal.  A client that
+           streams is sent comments meanwhile, behind a head of 200, so that no timeout of its own ends the wait.
+asked      the request's head and body are with a worker, and no byte of the answer is here.
+answering  the worker's bytes pass as they come.  They are reframed only for a client of HTTP/1.0, or where the head
+           went out already, and the token counts are read off in passing.
+done       the client's connection has every byte, or is told why not: `Refusal` before the first byte; an event of the
+           stream, and a broken-off body, after it.
+
+What is known of it at each step is in `_grant`, `_upstream`, `_status` and `_begun`.  Whoever ends it calls `_let_go`
+first, which returns the place at the worker, closes or returns the worker's connection, and cannot be called twice.
+
+A deadline belongs to the state that set it: the next comment while queued, the first byte while asked.  Every change of
+state sets it anew and tells the client's connection (`heed`), since the reactor looks there.
+
+A worker that dies while `asked` is no fault of the client's: the request is queued again and replayed, at most twice,
+and only while its body is kept (`REPLAY_MOST`).  The head of a stream without any event counts as no byte, as it says
+nothing of the answer: the next worker's events follow behind it.
 """
 
 import logging

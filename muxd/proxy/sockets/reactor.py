@@ -1,12 +1,23 @@
 """One epoll for all of the proxy's sockets, and the deadlines.
 
-A socket is registered once, edge-triggered, for its whole life; events are plain method
-calls.  That costs a tenth of a trio wait per event.  The price: an edge is told only once,
-so who stops reading before the kernel has nothing left must remember it (`again`, or a
-flag of its own).
+Theory of operation
+-------------------
+A socket is registered once, edge-triggered, for its whole life; its events are plain method calls on its `Handler`.
+That costs a tenth of a wait in trio per event.  The price: an edge is told only once, so that a handler which stops
+reading before the kernel has nothing left must remember that it did (`again`, or a flag of its own).
 
-Nothing in a callback may block or await.  An exception in one is a bug and ends the proxy.
-Who turns it: `host`.
+A *turn* takes up to 32 events from epoll, calls their handlers, and then writes: bytes for a peer are put into its
+connection's buffer during the turn and handed to the kernel after it, all together.  System calls drive Python's own
+code out of the processor's caches; made one after the other they cost less, and several small parts for one client
+leave in one packet.  The clock is read once a turn.
+
+Deadlines are attributes of the handlers, swept every 50 ms: setting one costs a store and no timer.  The few that must
+be exact are `Alarm`s.  A deadline waits behind the events of its moment, since the very bytes that it waits for may be
+among them, but not for ever (`_MOST_PUT_OFF`).
+
+Nothing in a callback may block or await.  An exception in one is a bug, and ends the proxy: muxd starts it again.
+
+trio runs as the guest of this loop (`event_loop`), for what is not in the data path: leases, metrics, logs.
 """
 
 import os
