@@ -188,9 +188,13 @@ def _port_in(config: Path) -> str | None:
 
 
 def servers_among(commands: Iterable[Command]) -> list[Command]:
-    """Each once: what a server starts of its own kind is a part of it, and so are its nodes on this host."""
+    """Each once: what a server starts of its own kind is a part of it, and so are its nodes on this host.
+
+    Parts that outlive a server that crashed have its command line, too.
+    """
     found = {command.pid: command for command in commands if is_server(command.words)}
-    return [c for c in found.values() if c.parent not in found and flag(c.words, ("--node-rank",)) in (None, "0")]
+    heads = [c for c in found.values() if c.parent not in found and flag(c.words, ("--node-rank",)) in (None, "0")]
+    return list({tuple(head.words): head for head in reversed(heads)}.values())[::-1]
 
 
 def _sockets(pid: int) -> set[str]:

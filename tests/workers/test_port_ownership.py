@@ -185,5 +185,6 @@ def test_servers_are_told_from_what_is_around_and_below_them():
     assert servers(Command(1, 0, ["bash", "a.sh"]), Command(2, 1, ["numactl", *serve]), Command(3, 2, serve)) == [3]
     assert servers(Command(1, 0, serve), Command(2, 1, serve), Command(3, 1, ["sglang::scheduler"])) == [1]
     assert servers(Command(1, 0, serve), Command(2, 0, ["/x/python", "/x/bin/sglang", "serve", "b"])) == [1, 2]
+    assert servers(Command(1, 0, serve), Command(2, 0, serve)) == [1], "what outlived a crash"
     assert servers(Command(1, 0, [*serve, "--node-rank", "0"]), Command(2, 0, [*serve, "--node-rank", "1"])) == [1]
     assert servers(Command(1, 0, ["pkill", "-f", "sglang.launch_server"]), Command(2, 0, [""]), Command(3, 0, [])) == []
