@@ -1,10 +1,10 @@
-"""The other side of a connection: reading one answer, for the control socket's client."""
+"""Parser of one HTTP response, for clients of muxd's control socket."""
 
 from httptools import HttpParserError, HttpResponseParser
 
 
 class AnswerParser:
-    """One answer; `feed` it what arrives.  Raises ValueError for what is not HTTP."""
+    """Parser of the one response on a connection; `feed` it the bytes that arrive."""
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
@@ -13,7 +13,7 @@ class AnswerParser:
         self.complete = False
 
     def feed(self, data: bytes) -> bytes:
-        """The part of the body that `data` brings."""
+        """Return the bytes of the body that `data` contains; raise ValueError where `data` is not HTTP."""
         self._parts = []
         try:
             self._parser.feed_data(data)
@@ -28,7 +28,7 @@ class AnswerParser:
         self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        if self.status >= 200:  # 1xx only announces the answer
+        if self.status >= 200:  # a 1xx response only announces the final one
             self.complete = True
         else:
             self.status = 0

@@ -1,11 +1,11 @@
-"""One request, and the parser that makes requests of a connection's bytes.
+"""One HTTP request, and the parser that turns a connection's bytes into requests.
 
-llhttp (through httptools) does the parsing.  It is strict by itself about most of what
-request smuggling needs; what it lets through is refused here: a missing or second Host,
+llhttp (through httptools) does the parsing.  llhttp itself refuses most of what request
+smuggling needs; this module refuses what llhttp lets through: a missing or second Host,
 any Transfer-Encoding but exactly `chunked`, Transfer-Encoding on HTTP/1.0, versions other
 than 1.0 and 1.1, CONNECT.  tests/http/test_request.py holds both lists.
 
-No I/O here: who owns the socket feeds the bytes in, and keeps the time.
+This module does no I/O: the owner of the socket feeds the bytes in, and keeps the deadlines.
 """
 
 from typing import Any
@@ -19,14 +19,14 @@ from muxd.errors import BadRequest, BodyTooLarge, HeadTooLarge, MuxdError, TlsNo
 Headers = list[tuple[bytes, bytes]]
 
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-_TELLING = frozenset(map(len, (b"host", b"expect", b"upgrade", b"content-length", b"transfer-encoding")))
-_SMALL = 4096  # bytes of a head that are not worth counting
-_MOST_FIELDS = 32  # of a query: thousands take milliseconds
-_FRAGMENTS = 1024  # body pieces held before they are joined: one-byte chunks cost 40 bytes each until then
+_CHECKED_LENGTHS = frozenset(map(len, (b"host", b"expect", b"upgrade", b"content-length", b"transfer-encoding")))
+_SMALL_HEAD = 4096  # bytes: a head of up to so many is not counted against head_memory
+_MAX_PARAMETERS = 32  # parameters of a query: to parse thousands takes milliseconds
+_MAX_PIECES = 1024  # pieces of a body that are held before they are joined: until then a one-byte chunk costs 40 bytes
 
 
 class Request:
-    """One complete request.  `headers` are as sent: case, order and duplicates kept."""
+    """One complete request.  `headers` are as the client sent them, with case, order and duplicates."""
 
     __slots__ = ("body", "head_size", "headers", "http_version", "keep_alive", "method", "target")
 
@@ -40,7 +40,7 @@ class Request:
         keep_alive: bool,
         head_size: int = 0,
     ) -> None:
-        """`head_size`: bytes of a head that is worth counting, else 0."""
+        """Keep the parts of a request; `head_size` is the head's size in bytes where it is over 4 KiB, else 0."""
         self.head_size = head_size
         self.method = method
         self.target = target
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def raw_path(self) -> str:
-        """The target without scheme, authority and query, percent-encoding kept."""
+        """Return the target without scheme, authority and query, still percent-encoded."""
         target = self.target.decode("latin-1")
         if not target.startswith("/") and "://" in target:
             target = "/" + target.partition("://")[2].partition("/")[2]
@@ -62,22 +62,22 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The target's path, percent-decoded; what is not UTF-8 becomes U+FFFD."""
+        """Return the target's path, percent-decoded; bytes that are not UTF-8 become U+FFFD."""
         return unquote(self.raw_path)
 
     @property
     def query(self) -> dict[str, str]:
-        """The query's parameters; of duplicates the last.  Raises BadRequest where they are more than any route has."""
+        """Return the query's parameters, the last one of duplicates; raise BadRequest where there are more than 32."""
         query = self.target.partition(b"#")[0].partition(b"?")[2]
         if not query:
             return {}
         try:
-            return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+            return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS))
         except ValueError:
-            raise BadRequest(f"the query has more than {_MOST_FIELDS} parameters") from None
+            raise BadRequest(f"the query has more than {_MAX_PARAMETERS} parameters") from None
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of this name, whatever its case."""
+        """Return the first header named `name`, in any case; None where there is none."""
         length, name = len(name), name.lower()
         for key, value in self.headers:
             if len(key) == length and key.lower() == name:
@@ -85,7 +85,7 @@ class Request:
         return None
 
     def json(self) -> Any:
-        """The body as JSON, {} where there is none; raises BadRequest."""
+        """Return the body, decoded from JSON, {} where it is empty; raise BadRequest where it is not JSON."""
         if not self.body:
             return {}
         try:
@@ -97,11 +97,11 @@ class Request:
 
 
 class RequestParser:
-    """The requests of one connection; `feed` it what arrives.
+    """Parser of the requests of one connection; `feed` it the bytes that arrive.
 
-    `max_head` and `max_body` are counted while receiving.  A head that is complete within
-    one `feed` may not exceed `max_head`; one that is not is refused as soon as the bytes
-    received for it do.
+    `max_head` and `max_body`, in bytes, are enforced while a request arrives.  A head that is
+    complete within one `feed` may not exceed `max_head`; a head that takes several is refused
+    as soon as the bytes received for it exceed `max_head`.
     """
 
     __slots__ = (
@@ -134,31 +134,31 @@ class RequestParser:
         self._ready: list[Request] = []
         self._method = ""
         self._version = "1.1"
-        self._upgrading = False  # the client would rather speak another protocol; it is not asked to
-        self._ended = False  # a request that closes the connection was the last
-        self._feeding = 0  # bytes of the present feed
-        self.broken: MuxdError | None = None  # what `feed` raises from now on
-        self.expects_continue = False  # answer `100 Continue` and clear it
-        self._renew()
+        self._upgrading = False  # the client asked for another protocol, which is declined
+        self._ended = False  # a request that closes the connection was complete: no further one is read
+        self._feeding = 0  # bytes that the current `feed` was given
+        self.broken: MuxdError | None = None  # the error that `feed` raises from now on
+        self.expects_continue = False  # the owner sends `100 Continue`, and clears this flag
+        self._reset_message()
 
-    def _renew(self) -> None:
-        """Forget the message that is complete."""
+    def _reset_message(self) -> None:
+        """Reset what is kept of one message, for the next one."""
         self._url = b""
         self._headers: Headers = []
         self._parts: list[bytes] = []
         self._joined = 0
         self._fed = 0  # bytes of earlier feeds that belong to a head not yet complete
-        self.buffered = 0  # body bytes held
-        self.head_size = 0  # of a complete head that is worth counting
+        self.buffered = 0  # bytes of the body that are held
+        self.head_size = 0  # bytes of a complete head over 4 KiB, else 0
         self.head_seen = False
-        self.mid_message = False  # some of a message was received, not all
+        self.mid_message = False  # part of a message was received, and not all of it
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Request]:
-        """The requests that `data` completes, pipelined ones too.
+        """Parse `data`, and return the requests that it completes, pipelined ones too.
 
-        Raises BadRequest, HeadTooLarge or BodyTooLarge; where earlier requests were completed
-        by the same data these are returned first, `broken` is set, and the next `feed`
-        raises.  Nothing is read after a request that closes the connection.
+        Raise BadRequest, HeadTooLarge or BodyTooLarge; where the same data completed earlier
+        requests, return these first and set `broken`, which the next `feed` raises.  Nothing
+        is read after a request that closes the connection.
         """
         if self.broken is not None:
             raise self.broken
@@ -175,7 +175,7 @@ class RequestParser:
                 data = self._decline_upgrade() + bytes(data)[upgrade.args[0] :]
                 continue
             except HttpParserError as error:
-                self._break(error, data)
+                self._set_broken(error, data)
             break
         if self.mid_message and not self.head_seen and not ready:
             self._fed += self._feeding
@@ -186,28 +186,29 @@ class RequestParser:
         return ready
 
     def release(self) -> None:
-        """Let go of all that is held; nothing is fed any more.
+        """Free all that is held; `feed` may not be called after this.
 
-        The parser holds this object's methods, and an error the frames that it went through:
-        what hangs on such cycles is freed by a full garbage collection only, which may be far.
+        llhttp's parser holds this object's methods, and an error holds the frames that it was
+        raised through: objects on such cycles are freed only by a full garbage collection,
+        which may be long in coming.
         """
         self._parser = self.broken = None
         self._ready = []
-        self._renew()
+        self._reset_message()
 
     @property
     def head_bytes(self) -> int:
-        """Bytes held of a message's head, as far as they are worth counting."""
+        """Return the bytes held of the current message's head; of a complete head of up to 4 KiB, 0."""
         return self.head_size if self.head_seen else self._fed
 
     def head(self) -> Request:
-        """The message that is under way, without its body; all of it is there once `head_seen`."""
+        """Return the current message without its body; the method is empty until `head_seen`."""
         return Request(
             self._method if self.head_seen else "", self._url, list(self._headers), b"", self._version, False
         )
 
     def _decline_upgrade(self) -> bytes:
-        """The head to read once more, as if it had not asked for another protocol (RFC 9110, 7.8).
+        """Return the head without its Upgrade header, to be parsed once more (RFC 9110, 7.8).
 
         llhttp stops after such a head and would take the body for the next request.  Java's
         HttpClient asks for h2c on every plain connection, so refusing is not an option.
@@ -217,11 +218,11 @@ class RequestParser:
         lines += [b"%b: %b" % header for header in headers]
         self._upgrading = False
         self._parser = HttpRequestParser(self)
-        self._renew()
+        self._reset_message()
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def _break(self, error: HttpParserError, data: bytes | bytearray | memoryview) -> None:
-        """Keep what is wrong, unless it is only data after the last request."""
+    def _set_broken(self, error: HttpParserError, data: bytes | bytearray | memoryview) -> None:
+        """Set `broken` to the error, unless the bytes come after the last request; raise any other exception again."""
         if self._ended:
             return
         cause = error.__context__
@@ -239,7 +240,7 @@ class RequestParser:
     def _head_too_large(self) -> HeadTooLarge:
         return HeadTooLarge(f"the request's head exceeds {self._max_head} bytes")
 
-    # What httptools calls.  An exception here comes out of feed_data as the context of another.
+    # httptools calls these methods.  feed_data raises its own exception for one raised in them, with that as context.
 
     def on_message_begin(self) -> None:
         self.mid_message = True
@@ -251,12 +252,12 @@ class RequestParser:
         if not self.head_seen:
             self._headers.append((name, value))
             return
-        self._fed += len(name) + len(value)  # trailers are dropped, but not without limit
+        self._fed += len(name) + len(value)  # trailers are dropped, and count towards max_head
         if self._fed > self._max_head:
             raise self._head_too_large()
 
     def on_headers_complete(self) -> None:
-        if self._fed + self._feeding > min(_SMALL, self._max_head):
+        if self._fed + self._feeding > min(_SMALL_HEAD, self._max_head):
             self._weigh_head()
         assert self._parser is not None
         method = self._parser.get_method()
@@ -270,27 +271,27 @@ class RequestParser:
         size = len(self._url) + 16 + sum(len(name) + len(value) + 4 for name, value in self._headers)
         if size > self._max_head:
             raise self._head_too_large()
-        self.head_size = size if size > _SMALL else 0
+        self.head_size = size if size > _SMALL_HEAD else 0
 
     def _check_head(self) -> None:
-        """Refuse what llhttp lets through, and note what decides about the body."""
+        """Raise an error for a head that llhttp lets through, and note what it says of the body and of upgrades."""
         if self._version not in ("1.1", "1.0"):
             raise BadRequest(f"HTTP/{self._version} is not supported: use HTTP/1.1")
         if self._method == "CONNECT":
             raise BadRequest("CONNECT is not supported: this is not a forward proxy")
         hosts = 0
         for name, value in self._headers:
-            if len(name) not in _TELLING:
+            if len(name) not in _CHECKED_LENGTHS:
                 continue
             key = name.lower()
             if key == b"host":
                 hosts += 1
             elif key == b"content-length":
-                digits = value.lstrip(b"0")  # Python refuses to read thousands of them
+                digits = value.lstrip(b"0")  # without leading zeros, as int() raises for thousands of digits
                 if len(digits) > 19 or int(digits or b"0") > self._max_body:
                     raise self._body_too_large()
             elif key == b"transfer-encoding":
-                self._check_coding(value)
+                self._check_transfer_encoding(value)
             elif key == b"upgrade":
                 assert self._parser is not None
                 self._upgrading = self._parser.should_upgrade()
@@ -299,7 +300,7 @@ class RequestParser:
         if hosts != 1 and (hosts or self._version == "1.1"):
             raise BadRequest("a request needs exactly one Host header")
 
-    def _check_coding(self, value: bytes) -> None:
+    def _check_transfer_encoding(self, value: bytes) -> None:
         if value.lower() != b"chunked":
             raise BadRequest("the only Transfer-Encoding supported is chunked")
         if self._version == "1.0":
@@ -314,7 +315,7 @@ class RequestParser:
             raise self._body_too_large()
         parts = self._parts
         parts.append(data)
-        if len(parts) - self._joined >= _FRAGMENTS:
+        if len(parts) - self._joined >= _MAX_PIECES:
             parts[self._joined :] = [b"".join(parts[self._joined :])]
             self._joined += 1
 
@@ -322,11 +323,11 @@ class RequestParser:
         if self._upgrading:
             return
         assert self._parser is not None
-        keep_alive = self._parser.should_keep_alive()  # after this callback it says False
+        keep_alive = self._parser.should_keep_alive()  # llhttp returns False after this callback
         parts = self._parts
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
         request = Request(self._method, self._url, self._headers, body, self._version, keep_alive, self.head_size)
         self._ready.append(request)
         self._ended = not keep_alive
         self.expects_continue = False
-        self._renew()
+        self._reset_message()

@@ -1,4 +1,4 @@
-"""The bytes of an answer."""
+"""Builders of the bytes of HTTP responses, and of one request's head."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -15,7 +15,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode
 
 
 def head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Status line and headers, up to and with the empty line."""
+    """Return the status line and the headers, up to and with the empty line."""
     lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown" % status]
     lines += [b"%b: %b" % header for header in headers]
     lines.append(b"\r\n")
@@ -25,7 +25,7 @@ def head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def json_response(
     status: int, value: Any, *headers: tuple[bytes, bytes], keep_alive: bool = True, method: str = "GET"
 ) -> bytes:
-    """A whole answer in JSON.  To HEAD: the same head, no body."""
+    """Return a whole response whose body is `value` in JSON; to HEAD the same head and no body."""
     body = msgspec.json.encode(value) + b"\n"
     return body_response(status, b"application/json", body, *headers, keep_alive=keep_alive, method=method)
 
@@ -38,7 +38,7 @@ def body_response(
     keep_alive: bool = True,
     method: str = "GET",
 ) -> bytes:
-    """A whole answer.  To HEAD: the same head, no body."""
+    """Return a whole response; to HEAD the same head and no body."""
     lines: Headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     if not keep_alive:
         lines.append((b"connection", b"close"))
@@ -46,7 +46,7 @@ def body_response(
 
 
 def spliced(answer: bytes, lines: bytes) -> bytes:
-    """An answer with further header lines, each ended, put before its own."""
+    """Return the response `answer` with `lines`, each ended by CRLF, put before its own header lines."""
     if not lines:
         return answer
     end = answer.index(b"\r\n") + 2
@@ -54,12 +54,12 @@ def spliced(answer: bytes, lines: bytes) -> bytes:
 
 
 def chunk(data: bytes) -> bytes:
-    """`data`, not empty, as one chunk of a chunked body."""
+    """Return `data` as one chunk of a chunked body; empty data would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def request_head(method: str, target: str, body: bytes, host: str = "muxd") -> bytes:
-    """The head of a JSON request that is the last on its connection; `body` follows it."""
+    """Return the head of a JSON request that is the last on its connection; the caller sends `body` after it."""
     lines = [f"{method} {target} HTTP/1.1", f"host: {host}", "connection: close"]
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]

@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server on trio, for the control socket and the simulator.
 
-One task per connection; requests of a connection are answered in order.  Every wait on a
-client has a limit, and a client that does not read blocks only its own task.  The proxy
-does not use this: it relays at another scale.
+Each connection has one task, which answers its requests in order.  Every wait for a client
+has a deadline, and a client that does not read blocks only its own task.  The proxy does
+not use this server, which is too slow to relay streams (see muxd/proxy/sockets).
 """
 
 import errno
@@ -28,18 +28,18 @@ _READ = 64 * KiB
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a peer may have at most, whatever it asks for."""
+    """The most that one peer may have."""
 
     connections: int
-    pace: float  # a second: of requests, further ones of which wait, and of new connections, which are refused
-    burst: float  # in a row
+    pace: float  # per second: requests, where more have to wait, and new connections, where more are refused
+    burst: float  # requests, and new connections, that may come in a row
 
 
 class Standing(NamedTuple):
-    """Who connects: what one owner does at one rank is one peer's."""
+    """Who connects: all connections of one owner at one rank are one peer's."""
 
     owner: int = 0
-    rank: int = 0  # see Limits
+    rank: int = 0  # see ServerLimits.reserved and .shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,58 +51,58 @@ class ServerLimits:
     head_timeout: float = 5.0  # from a connection, or a request's first byte, to the end of its head
     body_timeout: float = 30.0
     idle_timeout: float = 60.0  # between two requests
-    write_timeout: float = 30.0  # a client that takes nothing for this long is dropped
-    linger_timeout: float = 1.0  # after a refusal, so that the client reads it before it is told of the close
+    write_timeout: float = 30.0  # a client that reads nothing for so long is dropped
+    linger_timeout: float = 1.0  # after a refusal, so that the client reads it before it sees the close
     max_connections: int = 256
     reserved: tuple[int, ...] = ()  # connections beyond these, for each higher rank
     max_lingering: int = 64  # refused connections that may linger; further ones are closed at once
-    shares: tuple[Share, ...] = ()  # of one peer, by its rank; a higher one has what it wants
+    shares: tuple[Share, ...] = ()  # of one peer, by its rank; a peer of a higher rank has no limit
     strangers: Share | None = None  # of all peers of rank 0 together
 
 
 class ClientGone(Exception):
-    """The client closed, or did not read for too long.  A handler may let it pass."""
+    """The client closed, or did not read for too long.  A handler need not catch it."""
 
 
 class ResponseWriter:
-    """The answer to one request: either `send_json` or `send_body`, or `start_stream` and `write`."""
+    """Sender of the response to one request: either `send_json` or `send_body`, or `start_stream` and `write`."""
 
     def __init__(self, stream: trio.SocketStream, request: Request, limits: ServerLimits) -> None:
         self._stream = stream
         self._request = request
         self._limits = limits
         self._chunked = False
-        self.lines = b""  # for the head of the answer, whatever it is, each with its CRLF
-        self.early = b""  # what the client sent while its stream ran
-        self.started = False  # some of an answer was sent
+        self.lines = b""  # further header lines of the response, whichever it is, each with its CRLF
+        self.early = b""  # bytes that the client sent while its stream ran
+        self.started = False  # part of a response was sent
         self.keep_alive = request.keep_alive
 
     @property
     def peer(self) -> trio.socket.SocketType:
-        """The connection's socket, to ask who is there."""
+        """Return the connection's socket, to look up who is at its other end."""
         return self._stream.socket
 
     @property
     def head_only(self) -> bool:
-        """The request was HEAD: nothing written after the head is sent."""
+        """Return whether the request was HEAD, so that nothing written after the head is sent."""
         return self._request.method == "HEAD"
 
     async def send_json(self, status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """The whole answer."""
+        """Send a whole response in JSON; raise ClientGone."""
         self.started = True
-        lines = [*headers, *self._kept_alive()]
+        lines = [*headers, *self._keep_alive_headers()]
         answer = json_response(status, value, *lines, keep_alive=self.keep_alive, method=self._request.method)
         await self._send(spliced(answer, self.lines))
 
     async def send_body(self, content_type: str, body: bytes) -> None:
-        """The whole answer, 200."""
+        """Send a whole response with status 200; raise ClientGone."""
         self.started = True
         lines: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
-        lines += self._kept_alive() if self.keep_alive else [(b"connection", b"close")]
+        lines += self._keep_alive_headers() if self.keep_alive else [(b"connection", b"close")]
         await self._send(spliced(head(200, lines), self.lines) + (b"" if self.head_only else body))
 
     async def send_error(self, error: MuxdError) -> None:
-        """The whole answer; where the error tells the allowed methods, they are in its header too."""
+        """Send the error as a whole response, with its allowed methods, if any, in a header too; raise ClientGone."""
         allowed = error.details.get("allowed", ())
         headers = [(b"allow", ", ".join(allowed).encode())] if allowed else []
         await self.send_json(error.status, error.as_json(), headers)
@@ -110,11 +110,11 @@ class ResponseWriter:
     async def start_stream(
         self, content_type: str, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Send the head of an answer that ends when the handler returns."""
+        """Send the head of a response that ends when the handler returns; raise ClientGone."""
         self.started = True
         lines: Headers = [(b"content-type", content_type.encode()), *headers]
         if self._request.http_version == "1.0":
-            self.keep_alive = False  # the close is the end
+            self.keep_alive = False  # the close of the connection ends the response
         else:
             self._chunked = True
             lines.append((b"transfer-encoding", b"chunked"))
@@ -123,29 +123,29 @@ class ResponseWriter:
         await self._send(spliced(head(status, lines), self.lines))
 
     async def write(self, data: bytes) -> None:
-        """Send a part of the stream; raises ClientGone."""
+        """Send a part of the stream; raise ClientGone."""
         if data and not self.head_only:
             await self._send(chunk(data) if self._chunked else data)
 
     async def finish(self) -> None:
-        """The server's: end the stream cleanly."""
+        """End the stream cleanly; only the server calls this."""
         if self._chunked and not self.head_only:
             await self._send(LAST_CHUNK)
 
     async def disconnected(self) -> None:
-        """Return when the client is gone: it closed, or only its sending side."""
+        """Wait until the client has closed the connection, or its sending side, or floods it."""
         try:
             while data := await self._stream.receive_some(_READ):
                 self.early += data
                 if len(self.early) > self._limits.max_head:
-                    return  # it floods a connection that is busy answering
+                    return  # the client floods the connection while its response is sent
         except trio.BrokenResourceError:
             return
 
-    def _kept_alive(self) -> Headers:
-        """An HTTP/1.0 client must be told that its wish is granted."""
-        old = self.keep_alive and self._request.http_version == "1.0"
-        return [(b"connection", b"keep-alive")] if old else []
+    def _keep_alive_headers(self) -> Headers:
+        """Return the header that tells an HTTP/1.0 client that its connection stays open, as it asked for."""
+        is_old = self.keep_alive and self._request.http_version == "1.0"
+        return [(b"connection", b"keep-alive")] if is_old else []
 
     async def _send(self, data: bytes) -> None:
         await send(self._stream, data, self._limits.write_timeout)
@@ -156,7 +156,7 @@ Judge = Callable[[socket.socket], Standing]
 
 
 async def send(stream: trio.SocketStream, data: bytes, patience: float) -> None:
-    """Send all of `data`; raises ClientGone when the client is, or takes longer than `patience` seconds."""
+    """Send all of `data`; raise ClientGone where the client closed, or takes longer than `patience` seconds."""
     try:
         with trio.fail_after(patience):
             await stream.send_all(data)
@@ -176,7 +176,7 @@ class _Connection:
         self._requests: deque[Request] = deque()
 
     async def serve(self) -> None:
-        """Answer requests until one of the two sides has had enough."""
+        """Answer requests until the client or the server ends the connection."""
         patience = self._limits.head_timeout
         try:
             while request := await self._next_request(patience):
@@ -185,13 +185,16 @@ class _Connection:
                 if not await self._answer(request):
                     return
                 patience = self._limits.idle_timeout
-        except MuxdError as error:  # what arrived cannot be read as a request
+        except MuxdError as error:  # the bytes that arrived are no usable request
             await refuse(self._stream, error, self._limits)
         finally:
             self._parser.release()
 
     async def _next_request(self, patience: float) -> Request | None:
-        """The next request; None when the client closes, or stays silent for `patience` seconds."""
+        """Return the next request; None where the client closes, or sends nothing for `patience` seconds.
+
+        Raise the error of a request that cannot be read, HeadTimeout of one that does not arrive in time.
+        """
         parser, phase = self._parser, 0
         with trio.move_on_after(patience) as scope:
             while not self._requests:
@@ -214,7 +217,7 @@ class _Connection:
         return self._limits.body_timeout if phase == 2 else self._limits.head_timeout
 
     async def _receive(self) -> bool:
-        """Take in what arrives; False when the client is gone."""
+        """Parse the bytes that arrive next; return False where the client is gone."""
         try:
             data = await self._stream.receive_some(_READ)
         except trio.BrokenResourceError:
@@ -223,14 +226,14 @@ class _Connection:
         return bool(data)
 
     async def _answer(self, request: Request) -> bool:
-        """True when another request may follow."""
+        """Answer one request; return whether another may follow on the connection."""
         exchange = ResponseWriter(self._stream, request, self._limits)
         try:
             await self._handler(request, exchange)
             await exchange.finish()
         except MuxdError as error:
             if exchange.started:
-                return False  # an unclean end is all that can tell the client
+                return False  # only an unclean end can still tell the client
             await exchange.send_error(error)
         if not exchange.keep_alive:
             await linger(self._stream, self._limits)
@@ -240,13 +243,13 @@ class _Connection:
 
 
 async def refuse(stream: trio.SocketStream, error: MuxdError, limits: ServerLimits) -> None:
-    """Tell the client why nothing more is read from it; raises ClientGone."""
+    """Send the error as the last response of the connection; raise ClientGone."""
     await send(stream, json_response(error.status, error.as_json(), keep_alive=False), limits.write_timeout)
     await linger(stream, limits)
 
 
 async def linger(stream: trio.SocketStream, limits: ServerLimits) -> None:
-    """Discard what the client still sends: closing with unread data would destroy the answer on its way."""
+    """Read and discard what the client still sends: a close with unread data would destroy the response on its way."""
     with suppress(trio.BrokenResourceError), trio.move_on_after(limits.linger_timeout):
         await stream.send_eof()
         while await stream.receive_some(_READ):
@@ -254,81 +257,81 @@ async def linger(stream: trio.SocketStream, limits: ServerLimits) -> None:
 
 
 class _Pace:
-    """So many in a row, then so many a second."""
+    """A rate limit: `share.burst` in a row, then `share.pace` a second."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._paid_until = -inf  # on trio's clock: when all that were counted are paid for
+        self._paid_until = -inf  # when all that were counted have had their time, on trio's clock
 
     def is_due(self) -> bool:
-        """Whether one more would be in time."""
-        return self._with_one_more() <= trio.current_time()
+        """Return whether one more would be within the rate."""
+        return self._paid_until_with_one_more() <= trio.current_time()
 
     def count(self) -> float:
-        """Count one; in how many seconds it is due."""
-        self._paid_until = self._with_one_more()
+        """Count one more; return the seconds until it is within the rate."""
+        self._paid_until = self._paid_until_with_one_more()
         return max(0.0, self._paid_until - trio.current_time())
 
-    def _with_one_more(self) -> float:
+    def _paid_until_with_one_more(self) -> float:
         share = self._share
         return max(self._paid_until, trio.current_time() - share.burst / share.pace) + 1 / share.pace
 
 
 class _Peer:
-    """What somebody has of a share."""
+    """What one peer, or all strangers together, has of a share."""
 
     def __init__(self, share: Share) -> None:
-        self.inside = 0
+        self.open_count = 0
         self.requests = _Pace(share)
         self.connections = _Pace(share)
         self._share = share
 
     def has_room(self) -> bool:
-        return self.inside < self._share.connections
+        return self.open_count < self._share.connections
 
 
-#: Whose shares a connection counts against; nobody's, where it is not limited.
+#: The peers whose shares a connection counts against; none where the connection is not limited.
 _Peers = tuple[_Peer, ...]
 
 
 class _ConnectionLimiter:
-    """Counts who is inside, and turns away whom there is no room for."""
+    """Counts the open connections, and refuses those that there is no room for."""
 
     def __init__(self, handler: Handler, limits: ServerLimits, judge: Judge | None) -> None:
         self._handler = handler
         self._limits = limits
         self._judge = judge
-        self._known: dict[Standing, _Peer] = {}
+        self._peer_of: dict[Standing, _Peer] = {}
         self._strangers = (_Peer(limits.strangers),) if limits.strangers is not None else ()
-        self._inside = 0
-        self._turned_away = 0  # and still lingering
+        self._open_count = 0
+        self._turned_away = 0  # refused connections that linger still
 
     def is_above_all(self, connection: socket.socket) -> bool:
         return self._standing(connection).rank >= len(self._limits.reserved) > 0
 
     def admit(self, connection: socket.socket, nursery: trio.Nursery) -> None:
-        """Start its whole life.
+        """Start the task that serves the connection, or the one that refuses it.
 
-        Who comes too often, or cannot even be refused in peace, is let go of at once: that costs no task and little
-        time, and nobody who may come waits for it.
+        A connection of a peer that connects too often, or beyond the refused ones that may linger, is closed at once:
+        that takes no task and little time, so that other clients do not wait for it.
         """
         standing = self._standing(connection)
         peers = self._peers_of(standing)
         if not all(peer.connections.is_due() for peer in peers):
-            _let_go(connection)
+            _close_at_once(connection)
             return
         for peer in peers:
             peer.connections.count()
         if self._has_room(standing.rank) and all(peer.has_room() for peer in peers):
-            self._inside += 1
+            self._open_count += 1
             for peer in peers:
-                peer.inside += 1
-            nursery.start_soon(self._live, connection, partial(self._serve, peers))
+                peer.open_count += 1
+            nursery.start_soon(self._run, connection, partial(self._serve, peers))
         elif self._turned_away < self._limits.max_lingering:
             self._turned_away += 1
-            nursery.start_soon(self._live, connection, self._turn_away)
+            nursery.start_soon(self._run, connection, self._turn_away)
         else:
-            _let_go(connection)
+            _close_at_once(connection)
 
     def _standing(self, connection: socket.socket) -> Standing:
         return self._judge(connection) if self._judge is not None else Standing()
@@ -337,16 +340,16 @@ class _ConnectionLimiter:
         shares = self._limits.shares
         if standing.rank >= len(shares):
             return ()
-        if standing not in self._known:
-            if len(self._known) >= self._limits.max_connections:
-                self._known = {known: peer for known, peer in self._known.items() if peer.inside}
-            self._known[standing] = _Peer(shares[standing.rank])
-        return (self._known[standing], *(() if standing.rank else self._strangers))
+        if standing not in self._peer_of:
+            if len(self._peer_of) >= self._limits.max_connections:
+                self._peer_of = {known: peer for known, peer in self._peer_of.items() if peer.open_count}
+            self._peer_of[standing] = _Peer(shares[standing.rank])
+        return (self._peer_of[standing], *(() if standing.rank else self._strangers))
 
     def _has_room(self, rank: int) -> bool:
-        return self._inside < self._limits.max_connections + sum(self._limits.reserved[:rank])
+        return self._open_count < self._limits.max_connections + sum(self._limits.reserved[:rank])
 
-    async def _live(self, connection: socket.socket, life: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    async def _run(self, connection: socket.socket, life: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
         try:
             await life(stream)
@@ -359,13 +362,13 @@ class _ConnectionLimiter:
         try:
             await _Connection(stream, self._handler, self._limits, peers).serve()
         finally:
-            self._inside -= 1
+            self._open_count -= 1
             for peer in peers:
-                peer.inside -= 1
+                peer.open_count -= 1
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
         try:
-            error = TooManyConnections(f"{self._inside} connections are open: try again later")
+            error = TooManyConnections(f"{self._open_count} connections are open: try again later")
             await refuse(stream, error, self._limits)
         finally:
             self._turned_away -= 1
@@ -374,8 +377,8 @@ class _ConnectionLimiter:
 _TOO_OFTEN = TooManyConnections("more connect than can be answered: try again in a second")
 
 
-def _let_go(connection: socket.socket) -> None:
-    """Close it, with a word if that fits at once."""
+def _close_at_once(connection: socket.socket) -> None:
+    """Close the connection, with a response if the kernel takes it at once."""
     with connection, suppress(OSError):
         connection.send(json_response(_TOO_OFTEN.status, _TOO_OFTEN.as_json(), keep_alive=False), socket.MSG_DONTWAIT)
 
@@ -390,46 +393,46 @@ async def serve_http(
 ) -> None:
     """Serve until cancelled, and close the listeners; or until they were closed and the last client has gone.
 
-    A MuxdError that `handler` raises before it has sent anything becomes its answer; later,
-    the connection ends uncleanly.  Any other exception is a bug and comes out of here.
-    `judge` says who connects: all are of rank 0 without it.  Whoever is of the highest rank that connections are
-    reserved for is accepted while no descriptor is left for others.
+    A MuxdError that `handler` raises before it has sent anything is sent as the response; where it raises one later,
+    the connection ends uncleanly.  Any other exception is a bug, and is raised from here.
+    `judge` returns the standing of a connection; without `judge` all are of rank 0.  Clients of the highest rank that
+    connections are reserved for are accepted even where no descriptor is left for others.
     """
-    door = _ConnectionLimiter(handler, limits or ServerLimits(), judge)
+    limiter = _ConnectionLimiter(handler, limits or ServerLimits(), judge)
     async with trio.open_nursery() as nursery:
         for listener in listeners:
-            nursery.start_soon(_accept, listener, door, nursery, _Spare())
+            nursery.start_soon(_accept, listener, limiter, nursery, _Spare())
         task_status.started(listeners)
 
 
-#: Connections that are taken in a row before others have their turn.
-_AT_ONCE = 256
+#: Connections that are accepted in a row before other tasks have their turn.
+_MOST_IN_A_ROW = 256
 
-#: Seconds to the next try where there is no descriptor at all.
-_BLIND = 0.1
+#: Seconds until the next try where not even a spare descriptor is left.
+_RETRY_AFTER = 0.1
 
 
 async def _accept(
-    listener: trio.SocketListener, door: _ConnectionLimiter, nursery: trio.Nursery, spare: "_Spare"
+    listener: trio.SocketListener, limiter: _ConnectionLimiter, nursery: trio.Nursery, spare: "_Spare"
 ) -> None:
-    """Take in whoever connects, as fast as they come: until then they stand in the way of all others."""
+    """Accept connections as fast as they come: one that is not accepted yet delays all behind it."""
     listening = socket.socket(fileno=listener.socket.fileno())
     try:
         while listener.socket.fileno() >= 0:
             await trio.lowlevel.wait_readable(listener.socket)
-            for _ in range(_AT_ONCE):
+            for _ in range(_MOST_IN_A_ROW):
                 try:
                     connection, is_last = spare.accept(listening)
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno in _SHORT:
-                        await trio.sleep(_BLIND)
+                    if error.errno in _EXHAUSTED:
+                        await trio.sleep(_RETRY_AFTER)
                     break
-                if is_last and not door.is_above_all(connection):
+                if is_last and not limiter.is_above_all(connection):
                     connection.close()
                 else:
-                    door.admit(connection, nursery)
+                    limiter.admit(connection, nursery)
     except trio.ClosedResourceError:
         return
     finally:
@@ -438,12 +441,12 @@ async def _accept(
         listener.socket.close()
 
 
-#: What accept(2) says where descriptors or memory are short.
-_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+#: The errors of accept(2) where descriptors or memory are short.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Spare:
-    """Descriptors kept for the highest rank, who are to see why there is no other left."""
+    """Descriptors kept for clients of the highest rank, so that they can look why no other descriptor is left."""
 
     COUNT = 4
 
@@ -452,7 +455,7 @@ class _Spare:
         self._fill()
 
     def accept(self, listening: socket.socket) -> tuple[socket.socket, bool]:
-        """A connection, and whether it cost one of these; raises OSError."""
+        """Return a new connection, and whether it took a spare descriptor; raise OSError."""
         try:
             connection, _ = listening.accept()
         except OSError as error:

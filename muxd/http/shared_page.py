@@ -1,4 +1,4 @@
-"""One page for everybody who asks while it is made."""
+"""A page that is made once for all clients that ask for it meanwhile."""
 
 from collections.abc import Awaitable, Callable
 from math import inf
@@ -7,7 +7,7 @@ import trio
 
 
 class _Making:
-    """A page under way; `page` stays None when its maker was cancelled."""
+    """A page that is being made; `page` stays None where the task that made it was cancelled."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -15,20 +15,20 @@ class _Making:
 
 
 class SharedPage:
-    """One page for everybody who asks while it is made, and a pause between two.
+    """A page that is made once for all clients that ask for it meanwhile, with a pause after each.
 
-    So scrapers, be they thousands, cost one making at a time, and a bounded share of the process's time.
+    So even thousands of scrapers have one page made at a time, and take a bounded share of the process's time.
     """
 
     def __init__(self, make: Callable[[], Awaitable[bytes]], pause: float = 0.0) -> None:
-        """`pause`: seconds from one page's end to the beginning of the next."""
+        """Share the pages that `make` makes; `pause` is the seconds from the end of one to the start of the next."""
         self._make = make
         self._pause = pause
         self._making: _Making | None = None
-        self._next = -inf  # on trio's clock
+        self._next = -inf  # when the next page may be started, on trio's clock
 
     async def __call__(self) -> bytes:
-        """A page that was begun after the question, unless one was under way."""
+        """Return the page that is being made; where there is none, make one."""
         while (making := self._making) is not None:
             await making.done.wait()
             if making.page is not None:
