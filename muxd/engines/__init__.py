@@ -1,7 +1,7 @@
 """The kinds of server that can run a model: one file per kind.
 
 An engine knows flags, probes and the calls that put its server to sleep and wake it.
-It knows nothing of scheduling, and the scheduler nothing of it.
+An engine knows nothing of scheduling, and the scheduler knows nothing of engines.
 """
 
 from muxd.config import Model
@@ -16,6 +16,7 @@ ENGINES: dict[str, type[Engine]] = {"sglang": SGLang, "simulator": Simulator}
 
 
 def engine_for(model: Model) -> Engine:
+    """Return a new engine object for one worker of `model`; a model with a launch script gets LaunchedByScript."""
     return LaunchedByScript() if model.script is not None else ENGINES[model.engine]()
 
 

@@ -1,6 +1,6 @@
-"""Why a server did not start, died, or would not sleep or wake: told from what it left behind.
+"""Why a server did not start, died, or would not sleep or wake, found in what the server left behind.
 
-Pure functions over the end of its log, how its process ended, and the answers of its API.
+Pure functions over the end of the server's log, how its process ended, and the answers of its API.
 """
 
 import errno
@@ -34,19 +34,19 @@ from muxd.ports import FREE_IT, PortTaken
 
 from .log_patterns import OTHER_LEVEL, SIGNS
 
-#: So much of what an engine says is quoted.
+#: Characters of an engine's own text that a message quotes.
 QUOTE = 200
 
-#: And no more than that of it is looked at.
+#: Characters of an engine's own text that are looked at to make a quotation.
 LONGEST_QUOTED = 1 << 14
 
-#: An error in so many last lines of the log is what it died of.
+#: An error in this many last lines of the log counts as the cause of death.
 LAST_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What happened and what to do next; `refused`: trying again is no use before somebody has done it."""
+    """What happened and what to do next; `refused`: another start is no use before somebody has followed `remedy`."""
 
     code: str  # of an error in muxd.errors
     message: str
@@ -62,7 +62,7 @@ _KILLED = re.compile(r"scheduler died during initialization \(exit code: -9\)|cr
 _LAST_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): .+")
 _SECRETS = re.compile(r"\b(?:muxd-[0-9a-f]{32}|hf_\w+)")
 
-#: What the engine has written by the time it goes on to another part of its start.
+#: Log lines that begin a phase of SGLang's start, each with the verb for that phase.
 _PHASES = (
     ("Load weight begin", "loaded its weights"),
     ("Load weight end", "made its KV cache"),
@@ -72,26 +72,26 @@ _PHASES = (
 
 
 def of_log(said: str, model: Model, doing: str | None = None) -> Diagnosis | None:
-    """What the end of a log tells of the end of its process.
+    """Return what the end of a log (`said`) tells of the end of its process; None where no sign matches.
 
-    `doing`: what the engine did since it was once ready, as "served"; None before.  What has been ready was
-    not refused: another try can be of use.
+    `doing`: what the engine did since it was first ready, such as "served"; None before.  An engine that has been
+    ready is never `refused`: another start can help.
     """
-    found = [(match.start(), -place, match) for place, sign in enumerate(SIGNS) if (match := sign.find(said))]
-    if not found:
+    matches = [(match.start(), -place, match) for place, sign in enumerate(SIGNS) if (match := sign.find(said))]
+    if not matches:
         return None
-    _, place, match = max(found, key=lambda each: each[:2])
+    _, place, match = max(matches, key=lambda each: each[:2])
     sign = SIGNS[-place]
-    words = _words(match, model) | {"phase": doing or _phase(said)}
-    message, remedy = sign.message.format_map(words), sign.remedy.format_map(words)
+    fields = _message_fields(match, model) | {"phase": doing or _phase(said)}
+    message, remedy = sign.message.format_map(fields), sign.remedy.format_map(fields)
     return Diagnosis(sign.error.code, message, remedy, sign.refused and doing is None)
 
 
 def of_living(said: str, model: Model) -> Diagnosis | None:
-    """Why a server that still runs will never be ready.
+    """Return why a server that still runs will never be ready; None where it still may.
 
-    One whose port was taken meanwhile goes on asking whoever has it how it is: 150 s were not enough for 0.5.23
-    to give up, whether that one answered 404 or nothing.
+    A server whose port was taken meanwhile goes on probing whoever has the port: SGLang 0.5.23 had not given up
+    after 150 s, whether the holder of the port answered 404 or nothing.
     """
     return of_log(said, model) if _NEVER_READY in said else None
 
@@ -101,23 +101,26 @@ _NEVER_READY = "error while attempting to bind on address"
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """How a process ended that nobody had asked to end, and what is known besides."""
+    """How a process ended that nobody had asked to end, and what else is known of it."""
 
     said: str  # the end of its log
     signal: int | None = None
     status: int | None = None
-    oom_kills: int | None = None  # how often the kernel has killed for want of memory meanwhile; None: not known
-    doing: str | None = None  # as for of_log
+    oom_kills: int | None = None  # the kernel's kills for want of memory during this life; None: not known
+    doing: str | None = None  # what the engine did since it was first ready, as for of_log
 
     @property
     def was_killed(self) -> bool:
-        """By SIGKILL: itself, what its launch script waited for, or its scheduler."""
+        """Return whether SIGKILL ended the process, the program that its launch script waited for, or its scheduler."""
         killed = self.signal == SIGKILL or self.status == 128 + SIGKILL
         return killed or _KILLED.search(self.said) is not None
 
 
 def of_end(ending: ProcessEnd, model: Model) -> Diagnosis | None:
-    """SGLang's launcher sends SIGKILL to itself when its scheduler has failed: the log counts first."""
+    """Return why the process ended; None where nothing tells.
+
+    SGLang's launcher sends SIGKILL to itself when its scheduler has failed, so the log counts before the signal.
+    """
     known = of_log(ending.said, model, ending.doing)
     if known is not None or (ending.was_killed and ending.oom_kills):
         return known or _HOST_MEMORY
@@ -133,7 +136,7 @@ _HOST_MEMORY = Diagnosis(
 
 
 def _of_last_error(said: str) -> Diagnosis | None:
-    """Quote what the log ends with."""
+    """Quote the last line of the log that names an exception, if it is among the last LAST_LINES."""
     for line in reversed(said.splitlines()[-LAST_LINES:]):
         if _LAST_ERROR.match(line):
             return Diagnosis(EngineError.code, f"the engine failed: {quote(line)}", "see its log")
@@ -141,7 +144,7 @@ def _of_last_error(said: str) -> Diagnosis | None:
 
 
 def of_answer(call: str, status: int, body: str) -> Diagnosis | None:
-    """What a refused engine call tells."""
+    """Return why an engine answered a call with an error status; None where the answer does not tell."""
     if status in (404, 405):
         return Diagnosis(EngineTooOld.code, f"this engine knows no {call}: it is too old to sleep", OTHER_LEVEL)
     if status in (401, 403):
@@ -149,13 +152,13 @@ def of_answer(call: str, status: int, body: str) -> Diagnosis | None:
         return Diagnosis(
             EngineLocked.code, message, "take --api-key and --admin-api-key out of its args or launch script"
         )
-    if call == "reload" and (said := _refusal(body)) is not None:
+    if call == "reload" and (said := _reload_refusal(body)) is not None:
         return Diagnosis(ReloadRefused.code, f"the engine could not reload its weights: {quote(said)}", _NO_RELOAD)
     return None
 
 
 def of_broken_call(call: str) -> Diagnosis | None:
-    """What a call tells that the engine died of, or seems to have."""
+    """Return why an engine died of a call, where the call's verb alone tells; None otherwise."""
     if call == "reload":
         return Diagnosis(ReloadRefused.code, "the engine died of reloading its weights", _NO_RELOAD)
     return None
@@ -165,7 +168,10 @@ _NO_RELOAD = "quantised checkpoints often cannot be reloaded: use sleep_level = 
 
 
 def of_kept_memory(over: str, *, has_saver: bool | None) -> Diagnosis:
-    """Its memory did not come back though it said that it sleeps; `over` says how much, `has_saver` what it says."""
+    """Return why GPU memory did not come back after a sleep that the engine had confirmed.
+
+    `over` says how much is missing; `has_saver` is the server's own enable_memory_saver, None where it did not tell.
+    """
     if has_saver is False:
         message = f"its sleep gives nothing up, for it was started without --enable-memory-saver: {over}"
         return Diagnosis(EngineTooOld.code, message, "add that flag to its launch script, or use sleep_level = 3")
@@ -173,12 +179,15 @@ def of_kept_memory(over: str, *, has_saver: bool | None) -> Diagnosis:
 
 
 def of_missing_memory(missing: str) -> Diagnosis:
-    """The GPU had no room even before the engine was asked for anything; `missing` says what to do, too."""
+    """Return that the GPU had no room even before the engine was called; `missing` holds the remedy as well."""
     return Diagnosis(OutOfGpuMemory.code, missing, "")
 
 
 def of_ended_script(said: str, left: Sequence[str], doing: str | None) -> Diagnosis | None:
-    """What a launch script means that ended with status 0, and did not say why; `left`: programs that outlived it."""
+    """Return why a launch script that ended with status 0 kept no server; None where its log has to tell.
+
+    `said`: the end of the log.  `left`: names of the programs that outlived the script.  `doing`: as for of_log.
+    """
     refused = doing is None
     if left:
         message = f"its launch script ended while {_listed(left)} still ran in the background, which muxd then ended"
@@ -202,7 +211,7 @@ _FOREGROUND = (
 )
 _CONTAINER = re.compile(r"^[0-9a-f]{64}$", re.MULTILINE)
 
-#: What an SGLang that crashed leaves for a moment: its schedulers and their like, not a server.
+#: Names of the processes that an SGLang leaves for a moment when it crashes: schedulers and the like, no server.
 _PARTS = ("sglang::", "sim::")
 
 
@@ -211,43 +220,49 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def is_crash(left: Sequence[str]) -> bool:
-    """The server itself was gone before the script, as below `| tee`."""
+    """Say whether the server itself had gone before the script ended, as in `server | tee`."""
     return bool(left) and all(name.startswith(_PARTS) for name in left)
 
 
 def of_changed_script(path: str) -> Diagnosis:
+    """Return the refusal to start a launch script whose text is no longer the one that muxd read."""
     message = f"{path} was changed after muxd read it, and may say another port or other GPUs"
     return Diagnosis(ScriptChanged.code, message, "take it over with `muxctl reload`", refused=True)
 
 
 def of_taken_port(message: str) -> Diagnosis:
+    """Return that another process listens on the worker's port; `message` names that process."""
     return Diagnosis(PortTaken.code, message, FREE_IT)
 
 
 def of_wrong_port(found: int, wanted: int) -> Diagnosis:
+    """Return that the server listens on port `found` while muxd probes port `wanted`."""
     message = f"its server listens on port {found}, and muxd waits for it on port {wanted}"
     remedy = f"write port = {found} into the model's table, or correct its launch script or args"
     return Diagnosis(WrongPort.code, message, remedy, refused=True)
 
 
 def of_two_servers(ports: Sequence[int]) -> Diagnosis:
+    """Return that a launch script runs several servers, on these ports, at the same time."""
     listed = " and ".join(map(str, ports))
     message = f"its launch script runs {len(ports)} servers at a time, on ports {listed}"
     return Diagnosis(ScriptUnusable.code, message, "muxd runs one server with each script: split it", refused=True)
 
 
 def of_stranger(program: str) -> Diagnosis:
-    """`program`: what answers at its port, by its name."""
+    """Return that a launch script starts a server which is not SGLang; `program`: the name of who listens, or ""."""
     message = f"its launch script starts {program or 'a server'}, which is not SGLang: it knows no /server_info"
     return Diagnosis(ScriptUnusable.code, message, "muxd runs SGLang servers: correct the script", refused=True)
 
 
 def of_no_server(seconds: float) -> Diagnosis:
+    """Return that a launch script started no server that listens within its start_timeout, in seconds."""
     message = f"its launch script has run for {seconds:g} s, and started no server that listens"
     return Diagnosis(ScriptUnusable.code, message, "see in its log what it does, or raise start_timeout")
 
 
 def of_wrong_gpus(used: Sequence[int], granted: Sequence[int]) -> Diagnosis:
+    """Return that a script's server uses GPUs that were not set aside for its model (`granted`)."""
     listed, had = (", ".join(map(str, gpus)) for gpus in (used, granted))
     message = (
         f"its server uses GPU {listed}, and GPU {had} was set aside for it: it is ended before another model is hurt"
@@ -258,12 +273,13 @@ def of_wrong_gpus(used: Sequence[int], granted: Sequence[int]) -> Diagnosis:
 
 
 def of_start_timeout(seconds: float) -> Diagnosis:
+    """Return that a server was not ready within its start_timeout, in seconds."""
     message = f"did not become ready in {seconds:g} s"
     return Diagnosis(StartTimeout.code, message, "see in its log what it waits for, or raise start_timeout")
 
 
 def of_failed_exec(number: int | None, message: str) -> Diagnosis | None:
-    """What the system refused before the engine ran: its program, a file, a folder."""
+    """Return what the system refused before the engine ran (its program, a file, a folder), by errno; None: unknown."""
     for numbers, code, remedy in _ERRNOS:
         if number in numbers:
             return Diagnosis(code, message, remedy)
@@ -279,8 +295,8 @@ _ERRNOS = (
 )
 
 
-def _refusal(body: str) -> str | None:
-    """SGLang's own words in the answer of a reload that it did not carry out."""
+def _reload_refusal(body: str) -> str | None:
+    """Return SGLang's own words from the answer of a reload that it did not carry out; None where it has none."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -291,18 +307,18 @@ def _refusal(body: str) -> str | None:
     return said if isinstance(said, str) and said else "it does not say why"
 
 
-def _words(match: re.Match[str], model: Model) -> dict[str, str]:
-    """What a sign's words may name."""
-    words = {name: quote(text or "") for name, text in match.groupdict().items()}
-    words["path"] = words.get("path") or "one of its files"
-    words["flags"] = " ".join(_flags(match.groupdict().get("args") or ""))
-    words["model"] = model.model_path or "the model"
-    words["python"] = _python(model)
-    if "gpu" in words:
-        words["gpu"] = _physical(int(words["gpu"]), model)
-    if found := words.get("found"):
-        words["cuda"] = f"{int(found) // 1000}.{int(found) % 1000 // 10}"
-    return words
+def _message_fields(match: re.Match[str], model: Model) -> dict[str, str]:
+    """Return the fields that a sign's message and remedy may name in braces."""
+    fields = {name: quote(text or "") for name, text in match.groupdict().items()}
+    fields["path"] = fields.get("path") or "one of its files"
+    fields["flags"] = " ".join(_flags(match.groupdict().get("args") or ""))
+    fields["model"] = model.model_path or "the model"
+    fields["python"] = _python(model)
+    if "gpu" in fields:
+        fields["gpu"] = _physical_gpu(int(fields["gpu"]), model)
+    if version := fields.get("found"):  # CUDA's version as one number: 12080 is 12.8
+        fields["cuda"] = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
+    return fields
 
 
 def _python(model: Model) -> str:
@@ -312,25 +328,25 @@ def _python(model: Model) -> str:
 
 
 def _flags(args: str) -> Iterator[str]:
-    """The flags in what argparse did not know, without their values: these can be secret."""
+    """Yield the flags that argparse did not know, without their values, which can be secret."""
     words = args.split()
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     yield from flags or words[:1]
 
 
 def _phase(said: str) -> str:
-    """What the engine did last, by its log."""
+    """Return the phase of its start that the engine reached last, by its log."""
     reached = [(said.rfind(mark), doing) for mark, doing in _PHASES if mark in said]
     return max(reached)[1] if reached else "started"
 
 
-def _physical(visible: int, model: Model) -> str:
-    """A process counts only the GPUs that it sees."""
+def _physical_gpu(visible: int, model: Model) -> str:
+    """Return the host's number of a GPU from a process's own, which counts only the GPUs that it sees."""
     return str(model.gpus[visible]) if visible < len(model.gpus) else f"{visible} of those it sees"
 
 
 def quote(text: str) -> str:
-    """One line of printable text without muxd's key in it, cut where it is long."""
+    """Return `text` as one line of printable characters, at most QUOTE of them, without muxd's keys or HF tokens."""
     words = _SECRETS.sub("[secret]", text[:LONGEST_QUOTED]).split()
     line = "".join(c if c.isprintable() else "?" for c in " ".join(words))
     line = line.rstrip(".")

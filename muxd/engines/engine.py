@@ -1,4 +1,4 @@
-"""What muxd asks of an engine."""
+"""The interface of an engine: what muxd asks of one kind of server."""
 
 import signal
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class LaunchContext:
     """What the supervisor has set aside for one launch."""
 
     port: int
-    workdir: Path  # private to this launch; gone when it ends
-    tmpdir: Path  # likewise, and short enough for the sockets that an engine puts there
+    workdir: Path  # private to this launch; deleted when the server has ended
+    tmpdir: Path  # likewise; its path is short enough for the sockets that an engine puts there
     admin_key: str
     simulated_gpu_ledger: Path
     simulated_gpu_memory: int  # bytes of each pretend GPU
@@ -34,69 +34,73 @@ class LaunchSpec:
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
-    stop_port: int = 0  # whoever of its processes listens there is to be asked, not the first one
-    keys: "ServerKeys | None" = None  # where the server is not told the plan's admin key
+    stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the first process
+    keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """What a server asks for: on its control routes, and on all others."""
+    """The API keys that a server asks for: `admin` on its control routes, `api` on all others."""
 
     admin: str
     api: str = ""
 
 
 class Engine(Protocol):
-    """One kind of server, and what is remembered of one of its processes between two probes.
+    """One kind of server, and what is remembered of one server process between two probes.
 
-    Its methods raise EngineCallFailed; probes just answer no.
+    The methods raise EngineCallFailed; the probes is_ready and is_alive return False instead.
     """
 
-    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec: ...
+    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
+        """Return how to start a server for `model`."""
+        ...
 
     async def is_ready(self, link: EngineClient) -> bool:
-        """Loaded, warm, and able to serve now."""
+        """Say whether the server is loaded, warm, and able to serve now."""
         ...
 
     async def is_alive(self, link: EngineClient, model: Model) -> bool:
-        """It answers and gets on with its work, awake or asleep; must not cost the engine anything."""
+        """Say whether the server answers and makes progress, awake or asleep; the probe must cost it nothing."""
         ...
 
     async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
-        """Once it is ready: find the keys that it asks for, where muxd did not give them; why that is not possible.
+        """Find the keys that a ready server asks for, where muxd did not give them; return why that is not possible.
 
-        `processes`: its own, those that listen first.
+        `processes`: the worker's own, those that listen at its port first.
         """
         ...
 
     async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
-        """What it is, where muxd did not start it itself; None where it is no server of this engine.
+        """Return what a launch script's server is; None where it is no server of this engine.
 
-        Without a link: as far as can be told while it loads.
+        Without a link, the answer holds what can be told while the server loads.
         """
         ...
 
     async def context_length(self, link: EngineClient) -> int | None:
-        """The longest text that it takes, in tokens; None where it does not say."""
+        """Return the longest text that the server takes, in tokens; None where the server does not say."""
         ...
 
     async def sleep(self, link: EngineClient, model: Model) -> None:
-        """To the model's deep level, 1 or 2.  Never while a request runs: idleness is confirmed first."""
+        """Put the server to sleep at the model's level, 1 or 2, after confirming that no request runs."""
         ...
 
-    async def wake(self, link: EngineClient, model: Model) -> None: ...
+    async def wake(self, link: EngineClient, model: Model) -> None:
+        """Wake a sleeping server, and reload its weights where it slept at level 2."""
+        ...
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
-        """Why its memory did not come back though it said that it sleeps; `over` says how much."""
+        """Return why GPU memory did not come back after a sleep that the server confirmed; `over` says how much."""
         ...
 
     async def metrics(self, link: EngineClient) -> bytes | None:
-        """What it counts, in Prometheus' text format; None where it was not started to tell that.
+        """Return the server's metrics in Prometheus' text format; None where it was started without them.
 
         The caller limits the time.
         """
         ...
 
     def leftovers(self, pid: int) -> list[Path]:
-        """Files outside its work folder that the live server `pid` will leave when it is killed."""
+        """Return the files outside its work folder that the live server `pid` will leave when it is killed."""
         ...

@@ -1,7 +1,7 @@
-"""The line on which muxd talks to one server of an engine.
+"""The HTTP client by which muxd probes and calls one server of an engine.
 
-A server runs other people's code, and its answers are judged as such: whatever one sends, the most that comes of it
-is a probe or a call that failed.  Size, depth, encoding and numbers are bounded here, for every answer.
+A server runs other people's code, and its answers are judged as such: whatever a server sends, the worst outcome
+is a failed probe or call.  Size, depth, encoding and numbers are bounded here, for every answer.
 """
 
 import errno
@@ -20,34 +20,35 @@ from muxd.errors import EngineLocked, MuxdError
 from . import diagnosis
 from .diagnosis import Diagnosis, quote
 
-#: Seconds that a connection to an engine outlasts an answer.
+#: Seconds that a connection to an engine is kept after an answer.
 KEPT = 0.2
 
-#: Bytes of an answer to a call or a probe.  SGLang's longest is /server_info: 12 KB for one rank.
+#: Bytes of an answer to a call or a probe, at most.  SGLang's longest is /server_info: 12 KB for one rank.
 LONGEST_ANSWER = 1 << 20
 
 #: Characters of a whole number in an answer: 64 bits have 20 at most.
 LONGEST_NUMBER = 20
 
-#: Seconds between two tries where muxd itself lacks what a connection takes.
+#: Seconds between two tries where muxd itself is short of what a connection takes.
 LACKING_POLL = 0.05
 
-#: What keeps a connection from being made and says nothing of the server: muxd or the machine is short of it.
+#: Errors of connect() that say nothing of the server: muxd or the host is short of descriptors, memory or ports.
 LACKING = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
     errno.EADDRNOTAVAIL,  # no port is left to connect from
 }
 
 
-#: Statuses of a server that lives but wants another key.
+#: HTTP statuses of a server that lives but wants another key.
 LOCKED = (401, 403)
 
 
 class EngineCallFailed(MuxdError):
     """An engine call was refused, or nobody knows what became of it.
 
-    `cause`: why, where that is known.  `broken`: the call whose connection broke before an answer, as it does
-    when the engine dies of it.  `lacking`: it was never sent, for muxd itself was short of what that takes.
+    `cause`: why, where that is known.  `broken`: the verb of the call whose connection broke before an answer, as it
+    does when the engine dies of the call; else "".  `lacking`: the call was never sent, for muxd itself was short of
+    what a connection takes.
     """
 
     code = "engine_call_failed"
@@ -62,26 +63,27 @@ class EngineCallFailed(MuxdError):
 
     @property
     def locked(self) -> bool:
-        """It answers, but not to muxd."""
+        """Return whether the server answers, but refuses muxd's key."""
         return self.cause is not None and self.cause.code == EngineLocked.code
 
 
 def open_http() -> httpx.AsyncClient:
-    """For calls and probes on loopback.
+    """Open the HTTP client for calls and probes on loopback.
 
-    A connection is kept for the calls of one sleep or wake, which follow each other at once: that halves what each
-    costs (0.5 ms instead of 1 ms of CPU).  No longer: a call on one whose server has died meanwhile would be in
-    doubt.  There is no TLS: loading the certificates would cost 30 ms of CPU.
+    A connection is kept KEPT seconds, for the calls of one sleep or wake, which follow each other at once: that
+    halves the cost of each (0.5 ms instead of 1 ms of CPU).  A connection is not kept longer: nobody would know
+    whether a call on it reached a server that has died meanwhile.  There is no TLS: loading the certificates would
+    cost 30 ms of CPU.
     """
     transport = _WithoutHeaders(limits=httpx.Limits(keepalive_expiry=KEPT), trust_env=False, verify=False)
     return httpx.AsyncClient(transport=transport, trust_env=False)
 
 
 class _WithoutHeaders(httpx.AsyncHTTPTransport):
-    """Takes an answer's headers off before the client acts on them.
+    """A transport that removes an answer's headers before httpx acts on them.
 
-    It would read cookies, which odd ones keep from working and which would be shown to other servers; and where an
-    answer redirects to, though it follows none: of some addresses it raises what is no HTTPError.
+    httpx would read cookies: malformed ones raise, and good ones would be shown to other servers.  httpx also parses
+    the address of a redirect, though it follows none, and raises what is no HTTPError for some addresses.
     """
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -93,9 +95,9 @@ class _WithoutHeaders(httpx.AsyncHTTPTransport):
 class EngineClient:
     """Control calls and probes to one server.
 
-    `record_intent` is told the verb of every call that changes what the server holds before it
-    is sent, and None when its answer is there: what it wrote last is what a successor
-    of muxd would have to doubt.
+    `record_intent` gets the verb of every call that changes what the server holds before the call is sent, and None
+    when the answer is there: a verb that stands in the state file when muxd starts is a call with unknown outcome.
+    Timeouts are in seconds.
     """
 
     def __init__(
@@ -118,15 +120,15 @@ class EngineClient:
         self.probe_timeout = probe_timeout
 
     def use(self, admin_key: str, api_key: str) -> None:
-        """Keys that were found meanwhile."""
+        """Send these keys from now on; they were found after the server had started."""
         self._auth, self._api_auth = _bearer(admin_key), _bearer(api_key)
 
     def move(self, url: str) -> None:
-        """It was found to listen elsewhere."""
+        """Send to this address from now on: the server was found to listen there."""
         self._url = url
 
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
-        """POST a call that changes the server; raises EngineCallFailed unless it answers 200."""
+        """POST a call that changes the server; raise EngineCallFailed unless the server answers 200."""
         self._intend(verb)
         try:
             answer = await self._request("POST", path, self._auth, self.call_timeout, body)
@@ -145,14 +147,14 @@ class EngineClient:
         self._intend(None)
 
     async def probe(self, path: str) -> int | None:
-        """GET; the status, or None where nobody answered in time."""
+        """Send a GET and return the status; None where nobody answered within probe_timeout."""
         try:
             return (await self._get(path)).status
         except (httpx.HTTPError, trio.TooSlowError, _Odd, _Lacking):
             return None
 
     async def ask(self, path: str) -> Any:
-        """GET a JSON document; raises EngineCallFailed."""
+        """Send a GET and return the JSON document; raise EngineCallFailed where none comes within probe_timeout."""
         try:
             answer = await self._get(path)
             if answer.status == 200:
@@ -167,9 +169,9 @@ class EngineClient:
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
 
     async def page(self, path: str, most: int) -> bytes | None:
-        """GET a text of at most `most` bytes, as it is sent; None where there is none (404).
+        """Send a GET and return the body as it was sent, at most `most` bytes; None where the route is unknown (404).
 
-        Raises EngineCallFailed.  The caller limits the time.
+        Raise EngineCallFailed on other failures.  The caller limits the time.
         """
         try:
             answer = await self._exchange("GET", path, self._api_auth, None, most)
@@ -185,26 +187,32 @@ class EngineClient:
     async def _request(
         self, method: str, path: str, auth: dict[str, str], timeout: float, body: Any = None
     ) -> "_Answer":
-        """Raises httpx.HTTPError, TooSlowError, and _Odd; _Lacking where it could not be sent all the while."""
+        """Send one request and return the answer, trying again while muxd lacks what a connection takes.
+
+        Raise httpx.HTTPError, trio.TooSlowError and _Odd; _Lacking where no connection could be made until `timeout`.
+        """
         lack = 0
         with trio.move_on_after(timeout):
             while True:
                 try:
                     return await self._exchange(method, path, auth, body, LONGEST_ANSWER)
                 except httpx.ConnectError as error:
-                    lack = next((number for number in _refused(error) if number in LACKING), 0)
+                    lack = next((number for number in _errnos(error) if number in LACKING), 0)
                     if not lack:
                         raise
                 await trio.sleep(LACKING_POLL)
         if lack:
-            raise _Lacking(f"muxd cannot make a connection: {_said(lack)}")
+            raise _Lacking(f"muxd cannot make a connection: {_strerror(lack)}")
         raise trio.TooSlowError
 
     async def _exchange(self, method: str, path: str, auth: dict[str, str], body: Any, most: int) -> "_Answer":
-        """Its body as it is sent, for one that is packed could be of any size; raises httpx.HTTPError and _Odd."""
+        """Send one request and return the answer, its body at most `most` bytes; raise httpx.HTTPError and _Odd.
+
+        The body is read as it is sent: a compressed one could unpack to any size.
+        """
         headers = {**auth, "Accept-Encoding": "identity"}
         received, status = bytearray(), 0
-        with trio.CancelScope() as too_long:  # httpx must be told, not left, in the middle of an answer
+        with trio.CancelScope() as too_long:  # cancelled in the middle of an answer, httpx closes the connection
             url = self._url + path
             async with self._http.stream(method, url, json=body, headers=headers, timeout=None) as answer:
                 status = answer.status_code
@@ -218,11 +226,11 @@ class EngineClient:
 
 
 class _Odd(Exception):
-    """An answer that no engine gives."""
+    """An answer that no engine would send: too long, or not the JSON that it should be."""
 
 
 class _Lacking(Exception):
-    """Nothing was sent: muxd or the machine is short of what a connection takes."""
+    """Nothing was sent: muxd or the host is short of what a connection takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,20 +240,20 @@ class _Answer:
 
     @property
     def text(self) -> str:
-        """Whatever its headers say of its encoding."""
+        """Return the body as UTF-8, whatever the headers say of its encoding."""
         return self.body.decode(errors="replace")
 
     def json(self) -> Any:
-        """Raises _Odd where it is none, or where no engine would send such a one."""
+        """Return the body as JSON; raise _Odd where it is not JSON, is nested too deeply, or has impossible numbers."""
         try:
-            return json.loads(self.body, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+            return json.loads(self.body, parse_int=_short_int, parse_float=_finite, parse_constant=_finite)
         except RecursionError:
             raise _Odd("its JSON is nested too deeply") from None
         except ValueError as error:
             raise _Odd(f"it is not JSON: {error}") from None
 
 
-def _whole(digits: str) -> int:
+def _short_int(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
@@ -258,23 +266,23 @@ def _finite(number: str) -> float:
 
 
 def _why(error: Exception) -> str:
-    """What broke a connection or spoilt an answer: in the system's words, where it has some."""
-    refused = next(_refused(error), 0)
-    return quote(_said(refused) if refused else str(error) or "the connection broke")
+    """Return what broke a connection or spoilt an answer, in the system's words where there is an errno."""
+    number = next(_errnos(error), 0)
+    return quote(_strerror(number) if number else str(error) or "the connection broke")
 
 
-def _said(number: int) -> str:
-    return os.strerror(number).lower()  # trio's own words have the address in Python's spelling
+def _strerror(number: int) -> str:
+    return os.strerror(number).lower()  # trio's own message has the address in Python's spelling
 
 
-def _refused(error: BaseException) -> Iterator[int]:
-    """What the system refused when a connection failed, as errno: trio and httpx wrap it several times."""
+def _errnos(error: BaseException) -> Iterator[int]:
+    """Yield the errnos behind a failed connection: trio and httpx wrap the OSError several times."""
     if isinstance(error, OSError) and error.errno:
         yield error.errno
     inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
     inner += [each for each in (error.__cause__, error.__context__) if each is not None]
     for each in inner:
-        yield from _refused(each)
+        yield from _errnos(each)
 
 
 def _bearer(key: str) -> dict[str, str]:

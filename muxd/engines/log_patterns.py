@@ -1,7 +1,6 @@
 """Texts in an engine's log that tell why it ended: what they mean and what to do, as one table.
 
-What SGLang, torch and the Hub really write is in tests/engines/test_diagnosis.py, with where
-each text comes from.
+tests/engines/test_diagnosis.py has what SGLang, torch and the Hub really write, and the source of each text.
 """
 
 import re
@@ -31,9 +30,10 @@ from muxd.ports import PortTaken
 class LogPattern:
     """A text in a log that tells a cause.
 
-    In its words, {name} stands for a group of the pattern, {flags} for the flags in its group "args", {cuda} for
-    the CUDA version that its group "found" means, {model} for the model's path, {python} for its interpreter, {phase}
-    for what the engine did.
+    `message` and `remedy` are templates: {name} stands for a group of the pattern, {flags} for the flags in the group
+    "args", {cuda} for the CUDA version in the group "found", {model} for the model's path, {python} for its
+    interpreter, {phase} for what the engine did.  `refused`: another start is no use before somebody has followed
+    `remedy`.
     """
 
     error: type[ModelFailed] | type[PortTaken]
@@ -43,14 +43,14 @@ class LogPattern:
     refused: bool = True
 
     def find(self, said: str) -> re.Match[str] | None:
-        """Where it says so last."""
+        """Return the last match in a log's text."""
         found = None
         for match in re.finditer(self.pattern, said, re.MULTILINE):
             found = match
         return found
 
 
-#: The last line of a traceback begins so; torch puts its rank before it.
+#: How the last line of a traceback begins; torch puts the rank before it.
 _ERROR = r"^(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): (?:Capture cuda graph failed: )?"
 _USAGE = r"^[^\n]{0,80}: error: "  # argparse
 _SHELL = r"^[^\n]{0,200}: (?:line )?\d+: "  # bash and dash
@@ -61,7 +61,7 @@ _LESS_GPU = (
 _OWN_FLAGS = "correct the model's args or launch script"
 OTHER_LEVEL = "update SGLang, or use sleep_level = 3"
 
-#: Where several fit, the last in the log counts; of those at the same place the first here.
+#: Where several patterns match, the match nearest to the log's end counts; of those at one place, the first pattern.
 SIGNS = (
     # Flags
     LogPattern(

@@ -23,21 +23,22 @@ from .diagnosis import Diagnosis
 from .engine import LaunchContext, LaunchSpec
 from .engine_client import LOCKED, EngineCallFailed, EngineClient
 
-#: What a deep sleep gives up.  Never an empty list: SGLang reads that as "everything".
+#: The memory that a sleep gives up.  The list must not be empty: SGLang reads an empty list as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}
 
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
-FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two looks: at first, and at most after doubling
+FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two reads of /v1/loads: at first, and at most after doubling
 
-#: Seconds that a server which is ready otherwise is waited for to tell its context length.
+#: Seconds within which a ready server has to answer how long its context is.
 LENGTH_TIMEOUT = 1.0
 
-#: Tells /metrics from its own HTTP port.  It costs nothing that could be measured: a start takes the same CPU, an idle
-#: server 1.8 % of a core with it and 1.6 % without; what it counts lies in its TMPDIR (600 KB) and outlasts a sleep.
+#: The server answers /metrics on its HTTP port.  The flag costs nothing that could be measured: a start takes the same
+#: CPU, an idle server 1.8 % of a core with the flag and 1.6 % without; the counters lie in the server's TMPDIR (600 KB)
+#: and outlast a sleep.
 METRICS = "--enable-metrics"
 
-#: Its scheduler waits for requests instead of asking for them all the time.  There is no flag that says the opposite.
+#: The scheduler blocks until a request comes instead of polling all the time.  No flag says the opposite.
 SLEEP_ON_IDLE = "--sleep-on-idle"
 
 #: Bytes of /metrics; 85 KB are usual.
@@ -58,13 +59,16 @@ SHM_FILES = ("sglang_loads_*", "sem.mp-*")
 _IN_SHM = re.compile(rb" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
 
 
-#: One for each rank.
+#: The timestamps in one answer of /v1/loads, one for each rank.
 Stamps = tuple[float, ...]
 
 
 class SGLang:
+    """SGLang started by muxd itself, and the last sign of life of one server's schedulers."""
+
     def __init__(self) -> None:
-        self._last_step: tuple[float, float] | None = None  # the oldest rank's stamp in /v1/loads, and when it was new
+        # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
+        self._last_step: tuple[float, float] | None = None
 
     def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
         config = plan.workdir / "server.yaml"  # SGLang insists on the ending
@@ -73,7 +77,7 @@ class SGLang:
             argv=(*argv, *model.args),
             env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},
-            # SIGTERM is looked at every 5 s; SIGINT ends an idle server in 0.5 s.
+            # SGLang looks for SIGTERM every 5 s; SIGINT ends an idle server in 0.5 s.
             stop_signal=signal.SIGINT,
         )
 
@@ -84,11 +88,11 @@ class SGLang:
         return status in (200, *LOCKED)
 
     async def is_alive(self, link: EngineClient, model: Model) -> bool:
-        """Its HTTP side answers, and its scheduler has taken a step within hang_timeout; as far as muxd may ask and
-        has a socket to.
+        """Say whether the server answers on HTTP and its schedulers have taken a step within hang_timeout.
 
-        A stopped scheduler shows nowhere else: /ping, /ready and /health go on answering 200.
-        It stamps /v1/loads about every second, asleep too.
+        A stopped scheduler shows nowhere else: /ping, /ready and /health go on answering 200.  A scheduler stamps
+        /v1/loads about every second, asleep too.  A server that muxd has no key for, or no free socket to, counts as
+        alive.
         """
         try:
             stamps = stamps_in(await link.ask("/v1/loads"))
@@ -101,7 +105,7 @@ class SGLang:
         return now - self._last_step[1] < model.hang_timeout
 
     async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
-        """muxd has given it its keys itself."""
+        """Return None: muxd itself has given the server its keys."""
         return None
 
     async def context_length(self, link: EngineClient) -> int | None:
@@ -110,7 +114,7 @@ class SGLang:
         return None
 
     async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
-        """muxd has started it itself."""
+        """Return an ObservedServer with nothing but the port: muxd itself has started the server."""
         return ObservedServer(port=port)
 
     async def sleep(self, link: EngineClient, model: Model) -> None:
@@ -120,9 +124,10 @@ class SGLang:
         await link.call("release", "/release_memory_occupation", TAGS)
 
     async def _until_idle(self, link: EngineClient, before: Stamps) -> None:
-        """Releasing a busy server kills it, and a closed client connection does not prove it idle.
+        """Wait until no rank runs or queues a request; raise EngineCallFailed after IDLE_TIMEOUT.
 
-        Nor do figures from `before` the pause: a prefill that began since is not in them.
+        A release kills a busy server, and a closed client connection does not prove the server idle.  Figures from
+        `before` the pause prove nothing either: a prefill that has begun since is not in them.
         """
         pause = FIRST_POLL
         with trio.move_on_after(IDLE_TIMEOUT):
@@ -130,18 +135,18 @@ class SGLang:
                 loads = await self._loads(link)
                 if is_idle(loads) and are_news(stamps_in(loads), before):
                     return
-                if len(stamps_in(loads)) != len(before):  # it did not answer before, or not in full
+                if len(stamps_in(loads)) != len(before):  # the server had not answered before, or not for all ranks
                     before = stamps_in(loads)
                 await trio.sleep(pause)
                 pause = min(2 * pause, IDLE_POLL)
         raise EngineCallFailed(f"it was not seen idle within {IDLE_TIMEOUT:.0f} s after the pause")
 
     async def _loads(self, link: EngineClient) -> Any:
-        """What it answers to /v1/loads, be it nothing; raises EngineCallFailed where it never will."""
+        """Return the answer of /v1/loads, None where none came; raise EngineCallFailed where none ever will."""
         try:
             return await link.ask("/v1/loads")
         except EngineCallFailed as error:
-            if error.cause is not None:  # as where it has no such route: it will never be seen idle
+            if error.cause is not None:  # such as no such route: this server will never be seen idle
                 raise
             return None
 
@@ -154,11 +159,14 @@ class SGLang:
         await link.call("continue", "/continue_generation", {})
 
     async def weights_of(self, link: EngineClient, model: Model) -> str:
-        """What the server was loaded from."""
+        """Return the path or name that the server's weights were loaded from."""
         return model.model_path
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
-        """Without its memory saver SGLang answers every release with 200 and gives nothing up."""
+        """Return why GPU memory did not come back after a sleep; `over` says how much.
+
+        Without its memory saver SGLang answers every release with 200 and gives nothing up.
+        """
         try:
             info = await link.ask("/server_info")
         except EngineCallFailed:
@@ -170,24 +178,24 @@ class SGLang:
         return await link.page("/metrics", LONGEST_PAGE)
 
     def leftovers(self, pid: int) -> list[Path]:
-        """Its load figures and semaphores in shared memory.
+        """Return the files of the server's load figures and semaphores in shared memory.
 
-        Their names are random, and a semaphore is mapped under a name that it loses at
-        once: they are told by the inodes that its processes have mapped.
+        Their names are random, and a semaphore is mapped under a name that it loses at once: the files are
+        recognised by the inodes that the server's processes have mapped.
         """
         mapped: set[int] = set()
         for process in self.processes_of(pid):
-            with suppress(OSError):  # it ended, or is another user's
+            with suppress(OSError):  # the process ended, or belongs to another user
                 mapped |= {int(inode) for inode in _IN_SHM.findall(Path(f"/proc/{process}/maps").read_bytes())}
         return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
 
     def processes_of(self, pid: int) -> list[int]:
-        """SGLang keeps all its processes in one session."""
+        """Return the pids of the server that `pid` began: SGLang keeps all its processes in one session."""
         return [process.pid for process in process_table().values() if process.session == pid]
 
 
 def visible_gpus(model: Model) -> dict[str, str]:
-    """Only the model's GPUs, counted as NVML counts them."""
+    """Return the environment by which a server sees only the model's GPUs, numbered as NVML numbers them."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(model.cuda_devices or map(str, model.gpus)),
@@ -195,7 +203,7 @@ def visible_gpus(model: Model) -> dict[str, str]:
 
 
 def server_flags(model: Model, port: int) -> list[str]:
-    """The flags that muxd owns; the rest of the command line is the user's `args`."""
+    """Return the flags that muxd sets itself; the rest of the command line is the user's `args`."""
     flags = ["--model-path", model.model_path, "--served-model-name", model.served_names[0]]
     flags += ["--host", "127.0.0.1", "--port", str(port)]
     if model.sleep_level < 3:
@@ -207,7 +215,7 @@ def server_flags(model: Model, port: int) -> list[str]:
 
 
 def _tensor_parallel(model: Model) -> list[str]:
-    """Over all its GPUs, where `args` do not say it: what pipelines and replicas leave to each."""
+    """Return --tp-size over all the model's GPUs, divided by pipelines and replicas; nothing where `args` set it."""
     look_up = flag_of(model.args)
     try:
         others = parallel(look_up)
@@ -219,7 +227,7 @@ def _tensor_parallel(model: Model) -> list[str]:
 
 
 def is_idle(answer: Any) -> bool:
-    """Nothing runs and nothing waits on any rank, by the answer of /v1/loads; one that does not say proves nothing."""
+    """Say whether no request runs or waits on any rank, by the answer of /v1/loads; False where it does not tell."""
     loads = answer.get("loads") if isinstance(answer, dict) else None
     if not isinstance(loads, list) or not loads:
         return False
@@ -230,23 +238,23 @@ def is_idle(answer: Any) -> bool:
 
 
 def length_in(answer: Any) -> int | None:
-    """The context length of the first model in /v1/models; adapters come after it."""
+    """Return the context length of the first model in /v1/models, in tokens; the adapters' cards come after it."""
     cards = answer.get("data") if isinstance(answer, dict) else None
     length = cards[0].get("max_model_len") if isinstance(cards, list) and cards and isinstance(cards[0], dict) else None
     return length if type(length) is int and 0 < length < 1 << 40 else None
 
 
 def stamps_in(answer: Any) -> Stamps:
-    """When each rank last stamped its load figures, by its own clock; empty where /v1/loads does not say."""
+    """Return when each rank last stamped its load figures, by its own clock; () where /v1/loads does not say."""
     loads = answer.get("loads") if isinstance(answer, dict) else None
     stamps = [load.get("timestamp") for load in loads if isinstance(load, dict)] if isinstance(loads, list) else []
     return tuple(float(stamp) for stamp in stamps if isinstance(stamp, int | float))
 
 
 def are_news(now: Stamps, before: Stamps) -> bool:
-    """All ranks have stamped their figures since; a scheduler that is stopped leaves its last ones behind.
+    """Say whether all ranks have stamped their figures since `before`; a stopped scheduler leaves its last ones.
 
-    Another stamp is news, be it an earlier time: the clock may have been set back meanwhile.
+    A different stamp is news even if it is an earlier time: the clock may have been set back meanwhile.
     """
     return len(now) == len(before) and all(new != old for new, old in zip(now, before, strict=True))
 

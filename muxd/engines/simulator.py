@@ -10,7 +10,7 @@ from .sglang import ENVIRONMENT, SGLang, server_flags
 
 
 class Simulator(SGLang):
-    """Same routes, same sleep and wake, same ways to be killed; see muxd/simulator."""
+    """An engine whose server has SGLang's routes, sleep, wake and ways to end; the server is muxd/simulator."""
 
     def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
         simulation, memory = model.simulation, model.memory
