@@ -14,7 +14,7 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config, Model
 from muxd.config.sources import Source
 
-from .plain_reader import Place
+from .lexer import Place
 from .script_models import blamed, shown_script
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")

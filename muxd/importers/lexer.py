@@ -21,6 +21,14 @@ class NotPlain(Exception):
     """It is more than is read here, or no shell's text at all."""
 
 
+class Place(NamedTuple):
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 class Token(NamedTuple):
     kind: str  # "word", "operator", "redirect"
     text: str

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from muxd.config.command_lines import CONTAINERS
 
-from .plain_reader import Place, PlainReader, Run, is_detached
+from .lexer import Place
+from .plain_reader import PlainReader, Run, is_detached
 
 _SERVERS = r"(?:sglang|launch_server|python)"
 

@@ -18,7 +18,7 @@ from muxd.config.readers import Base
 from muxd.config.schema import DeclaredServer, Script
 from muxd.config.sources import Source
 
-from .plain_reader import Place
+from .lexer import Place
 from .scripts import LaunchScript, read_script
 
 

@@ -21,7 +21,8 @@ from typing import NamedTuple, TypeVar
 from muxd.config.command_lines import CONTAINERS, CommandLine, NotKnown, sleep_level
 from muxd.config.proxy_settings import CAPABILITY_FLAGS
 
-from .plain_reader import FoundServer, Place, PlainReader
+from .lexer import Place
+from .plain_reader import FoundServer, PlainReader
 from .remarks import remarks
 
 #: Addresses to listen on that are reached at 127.0.0.1.
