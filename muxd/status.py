@@ -1,4 +1,4 @@
-"""What muxd knows, as JSON-ready values; nothing here waits or changes anything."""
+"""muxd's status as JSON-ready values; nothing in this module waits or changes anything."""
 
 from typing import Any
 
@@ -15,7 +15,10 @@ from .workers import Runner
 
 
 def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now: float) -> dict[str, Any]:
-    """`wanted`: the model as it is configured now, None where it is not any more."""
+    """Return one model's status; times are in seconds, sizes in bytes.
+
+    `wanted` is the model as configured now, or None where a reload has removed it.
+    """
     worker, model = scheduler.host.workers[runner.model.name], wanted or runner.model
     view = progress_of(scheduler.host, scheduler.switching, worker, now)
     never = scheduler.host.never_loads(worker)
@@ -54,7 +57,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
 
 
 def _contradictions(model: Model) -> str:
-    """Between its table, its launch script, and the server that this starts."""
+    """Return where the model's table, its launch script and the server that this starts disagree, or ""."""
     return "; ".join(model.script.contradictions) if model.script is not None else ""
 
 
@@ -71,7 +74,7 @@ def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | N
 
 
 def _memory(runner: Runner) -> dict[str, int | None]:
-    """Bytes on its GPUs together: as declared, and as measured while awake and while asleep."""
+    """Return the bytes on all of the model's GPUs together: as declared, and as measured awake and asleep."""
     gpu_memory = runner.gpu_memory
     return {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
 
@@ -82,7 +85,7 @@ def _retry_in(worker: Worker, now: float) -> float | None:
 
 
 def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
-    """The oldest switch that is under way."""
+    """Return the oldest switch that is under way, or None."""
     for switch in scheduler.switching.running:
         worker = scheduler.host.workers[switch.target]
         view: Progress = progress_of(scheduler.host, scheduler.switching, worker, now)
@@ -101,7 +104,10 @@ def gpu_status(gpus: Gpus) -> list[dict[str, Any]]:
 
 
 def door_status(config: Config, now: float) -> dict[str, Any]:
-    """Who may ask the proxy; `now` is wall clock time.  Keys that do not work keep the door shut, too."""
+    """Return who may use the proxy; `now` is wall clock time.
+
+    Keys that are revoked or expired admit nobody, but still keep anonymous clients out.
+    """
     working = sum(not key.revoked and now < key.expires for key in config.keys)
     open_to = "host" if is_loopback(config.proxy.host) else "everybody"
     return {
@@ -112,5 +118,5 @@ def door_status(config: Config, now: float) -> dict[str, Any]:
 
 
 def lost(dropped: Dropped) -> dict[str, Any] | None:
-    """Bytes of a log, and what the system said when it refused them."""
+    """Return the bytes of a log that the disk refused and the system's reason, or None where nothing was lost."""
     return {"bytes": dropped.bytes, "reason": dropped.why} if dropped.bytes else None

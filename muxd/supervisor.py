@@ -1,8 +1,8 @@
 """The one loop that owns the core and carries out its commands.
 
-Everybody else tells it events (`tell`) or asks what it knows.  All of it runs in one
-trio thread, and no method that the control socket may call waits for anything: status
-never stands behind a switch.
+All other parts of muxd tell the supervisor events (`tell`) or ask for what it knows.  The
+supervisor runs in one trio thread.  Of the methods that the control socket calls only
+`reload`, `metrics` and `unload` wait: a status is never answered behind a switch.
 """
 
 import logging
@@ -84,14 +84,13 @@ from .workers import Runner, WorkerContext
 
 log = logging.getLogger(__name__)
 
-#: How often those who wait are told how it goes, and the GPUs are read for status.
+#: Seconds between two progress lines to waiting clients, and between two readings of the GPUs for status.
 TICK = 2.0
 
-
-#: Seconds for a look at the files of all models.
+#: Seconds that reading the weight files' sizes of all models may take.
 WEIGHING = 5.0
 
-#: States of a worker that an operator should hear of.
+#: Log levels of moves into states that an operator should notice; all other moves are logged as info.
 LOUD = {
     WorkerState.BACKOFF: logging.WARNING,
     WorkerState.UNRESPONSIVE: logging.WARNING,
@@ -103,29 +102,32 @@ LOUD = {
 class ProxyView(Protocol):
     @property
     def log_teller(self) -> LogTeller | None:
-        """None where muxd does not run it."""
+        """Return the source of the proxy's log, or None where muxd does not run the proxy."""
         ...
 
     def status(self) -> dict[str, Any]: ...
 
     def reconfigure(self, config: Config) -> None:
-        """What the next proxy that is started is told."""
+        """Set the configuration that the next proxy is started with."""
         ...
 
 
 class Supervisor:
-    """Owns the core, the runners, and the streams of those who wait."""
+    """The owner of the core, of the workers' runners, and of the streams to waiting clients."""
 
     def __init__(
         self, context: WorkerContext, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView, reread: Reread
     ) -> None:
-        """`mailbox`: the receiving end of `context.tell`."""
+        """Build the core and a runner for each configured model.
+
+        `mailbox` is the receiving end of `context.tell`; `reread` reads the configuration again for a reload.
+        """
         self.config: Config = context.config
         context.withhold(self.config)
-        context.scripts.on_news = self._complete
+        context.scripts.on_news = self._take_over_observed
         self.journal = Journal()
         self.stopping = trio.Event()  # a shutdown was asked for
-        self.hurried = trio.Event()  # and asked for again
+        self.hurried = trio.Event()  # a shutdown without waiting for requests was asked for
         self.finished = trio.Event()  # no worker is left
         self._context = context
         self._mailbox = mailbox
@@ -135,19 +137,21 @@ class Supervisor:
             map(spec_of, self.config.models), self.config.policy.wait_target, keep_turns=self.config.policy.keep_turns
         )
         self._runners = {model.name: Runner(model, context) for model in self.config.models}
-        self._names = _names(self.config)
-        self._models = {model.name: model for model in self.config.models}  # as configured; older processes may run
+        self._names = _model_names(self.config)
+        self._models = {
+            model.name: model for model in self.config.models
+        }  # as configured now; a worker may have been started before
         self._reread = reread
         self._reloading = trio.Lock()
-        self._reload: Reload | None = None  # the one that is to be taken over
+        self._reload: Reload | None = None  # the reload that `_take_over` carries out next
         self._leases = LeaseStreams(lease_line)
         self._switches = LeaseStreams(switch_line)
         self._orders = LeaseStreams(order_line)
         self._unloads = LeaseStreams(order_line)
         self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._losses = Losses(self.config.daemon.log_dir)
-        self._impossible: dict[str, str] = {}  # why a model can never be loaded, by its name, as it was told
-        self._written = False  # the configuration's files, since they were read
+        self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
+        self._written = False  # whether the configuration's files were written since muxd read them
         self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -157,18 +161,21 @@ class Supervisor:
 
     @property
     def stuck(self) -> list[str]:
-        """Models of which processes live that SIGKILL did not end, or whose memory did not come back."""
+        """Return the models whose process survived SIGKILL, or whose GPU memory did not become free."""
         return [name for name, worker in self._scheduler.host.workers.items() if worker.state is WorkerState.STUCK]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled."""
+        """Handle every event of the mailbox and carry out the core's commands, until cancelled.
+
+        `task_status.started()` is called once the GPUs were read and the core was told `Started`.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time, name="timer")
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             await self._measure_gpus()
-            await self._weigh(self.config)
+            await self._tell_weights(self.config)
             self.tell(Started(trio.current_time(), frozenset(self._context.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
@@ -193,15 +200,15 @@ class Supervisor:
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
                 self._tell_holder(command)
             case FinishSwitch(ticket, url):
-                self._end(self._switches, ticket, {"type": "ready", "url": url})
+                self._end_stream(self._switches, ticket, {"type": "ready", "url": url})
             case FailSwitch(ticket, code, message):
-                self._end(self._switches, ticket, {"type": "failed", **error_of(code, message).as_json()})
+                self._end_stream(self._switches, ticket, {"type": "failed", **error_of(code, message).as_json()})
             case FinishOrder(ticket, state):
-                self._end(self._orders, ticket, {"type": "done", "state": state})
+                self._end_stream(self._orders, ticket, {"type": "done", "state": state})
             case FailOrder(ticket, code, message):
-                self._end(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
+                self._end_stream(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
             case AnswerUnload(ticket, reason):
-                self._end(self._unloads, ticket, {"sleeps": not reason, "reason": reason or None})
+                self._end_stream(self._unloads, ticket, {"sleeps": not reason, "reason": reason or None})
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case ReconfigureWorker(name):
@@ -214,7 +221,7 @@ class Supervisor:
                 log.log(level, "%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
                 self.journal.record("state", model=name, **facts)
-                self._count(command)
+                self._count_switch(command)
             case SetTimer(at):
                 self._timer = at
                 self._timer_changed.set()
@@ -253,17 +260,17 @@ class Supervisor:
             config = self.config
             written = await in_thread(partial(written_since, config), abandon_on_cancel=True)
             self._written = written and config is self.config
-            await next_tick(2 * TICK)  # a thread costs more than all that is done in a tick
+            await next_tick(2 * TICK)  # the thread costs more CPU than all the rest of a tick
 
     async def _measure_gpus(self) -> None:
-        """Read the GPUs, and tell the core of their sizes where these are news."""
+        """Read the GPUs, and tell the core their number and sizes where these have changed."""
         gpus, host = self._context.gpus, self._scheduler.host
         totals = {gpu.index: gpu.total for gpu in (await gpus.read()).values()}
         if gpus.count != host.gpu_count or not totals.items() <= host.gpu_memory.items():
             self.tell(GpusMeasured(trio.current_time(), totals, gpus.count))
 
-    async def _weigh(self, config: Config) -> None:
-        """Tell the core what the files of the models say that these need."""
+    async def _tell_weights(self, config: Config) -> None:
+        """Tell the core how much GPU memory each model needs at least, by the size of its weight files."""
         models = config.models
 
         def weigh() -> dict[str, int]:
@@ -271,12 +278,12 @@ class Supervisor:
 
         if any(model.engine != "simulator" for model in models):
             sizes: dict[str, int] = {}
-            with trio.move_on_after(WEIGHING):  # perhaps on a disk that hangs
+            with trio.move_on_after(WEIGHING):  # the files may lie on a disk that hangs
                 sizes = await in_thread(weigh, abandon_on_cancel=True)
             self.tell(WeightsSeen(trio.current_time(), sizes))
 
     def _warn_of_impossible(self) -> None:
-        """Say once of each model that it can never be loaded."""
+        """Log a warning for each model that can never be loaded, once for each reason."""
         host = self._scheduler.host
         found = {name: str(host.never_loads(worker) or "") for name, worker in host.workers.items()}
         for name, text in found.items():
@@ -284,7 +291,7 @@ class Supervisor:
                 log.warning("model %s %s", name, text)
         self._impossible = found
 
-    # Those who wait
+    # Streams to clients that wait
 
     def _tell_progress(self) -> None:
         now = trio.current_time()
@@ -292,7 +299,10 @@ class Supervisor:
             streams.tell_progress(self._progress, now)
 
     def _progress(self, name: str) -> Progress | None:
-        """None for one that a reload has just removed: what was asked for it is about to be refused."""
+        """Return the progress of a worker, or None where a reload has just removed it.
+
+        The core then refuses the removed worker's leases and orders with its next commands.
+        """
         host = self._scheduler.host
         if name not in host.workers:
             return None
@@ -323,14 +333,14 @@ class Supervisor:
             case EndLease(lease):
                 self._leases.end(lease)
 
-    def _end(self, streams: LeaseStreams, ticket: int, line: Line) -> None:
-        """The last line of what an operator asked for."""
+    def _end_stream(self, streams: LeaseStreams, ticket: int, line: Line) -> None:
+        """Send the last line to the operator who gave the order, with its duration, and close the stream."""
         stream = streams.get(ticket)
         if stream is not None:
             elapsed = seconds(trio.current_time() - stream.opened)
             streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
-    def _count(self, move: RecordMove) -> None:
+    def _count_switch(self, move: RecordMove) -> None:
         runner, now, running = self._runners[move.worker], self._scheduler.host.now, self._scheduler.switching.running
         level, waited = runner.model.sleep_level, runner.gpu_memory.waited
         self._metrics.switches.note(move, now, running, level=level, waited=waited)
@@ -341,7 +351,7 @@ class Supervisor:
         state.state.stopped = [*others, name] if stopped else others
         state.save()
 
-    # What the control socket may ask: plain questions, answered at once, but for a reload and metrics
+    # ControlService: the methods that the control socket calls
 
     def version(self) -> dict[str, Any]:
         started = time.time() - (trio.current_time() - self._started)
@@ -385,7 +395,7 @@ class Supervisor:
         return status.model_status(self._scheduler, self._runners[name], self._models.get(name), now)
 
     def resolve(self, name: str) -> str:
-        """A model's name for its name or one of its served names."""
+        """Return the name of the model that has this name or served name; raises ModelNotFound."""
         if name in self._names:
             return self._names[name]
         raise ModelNotFound(f"no model {name}; {did_you_mean(name, self._names)}", model=name)
@@ -420,13 +430,17 @@ class Supervisor:
         log.info("%s: an operator ordered %s", name, order)
 
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
-        """Raises ConfigError, NeedsRestart and ShuttingDown; then nothing was changed.  One after the other."""
+        """Read the configuration again and take it over, or with `dry_run` only return the plan.
+
+        Concurrent reloads wait for one another.  Raises ConfigError, NeedsRestart or ShuttingDown, each with nothing
+        changed.
+        """
         async with self._reloading:
             reload = await read_again(self._reread, self.config)
             if self.stopping.is_set():
                 raise ShuttingDown("muxd is shutting down; nothing was changed")
             if not dry_run:
-                await self._weigh(reload.wanted)
+                await self._tell_weights(reload.wanted)
                 await self._apply(reload)
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, "warnings": list(reload.warnings), **reload.plan.as_json()}
@@ -438,10 +452,11 @@ class Supervisor:
         self.tell(Reconfigured(now, specs, reload.changed(), policy.wait_target, policy.keep_turns))
         await reload.taken_over.wait()
 
-    async def _complete(self) -> None:
-        """Take over what the server of a launch script was just seen to be.
+    async def _take_over_observed(self) -> None:
+        """Put what muxd has just observed of a launch script's server into the configuration, and take that over.
 
-        What uses other GPUs than it was granted needs another start; all else holds at once.
+        A server that uses other GPUs than it was granted is started again; every other difference takes effect at
+        once.
         """
         async with self._reloading:
             wanted = completed(self.config, self._context.scripts.known)
@@ -459,14 +474,18 @@ class Supervisor:
                 )
 
     def _take_over(self) -> None:
-        """In one step with the core, which hears of it now: no question falls in between."""
+        """Make the reloaded configuration the current one, just before the core handles `Reconfigured`.
+
+        This runs without a checkpoint between the two, so that no request sees one configuration here and another in
+        the core.
+        """
         reload = self._reload
         assert reload is not None
         self._context.gpus.cover(reload.wanted)
         self._context.withhold(reload.wanted)
         self.config = reload.wanted
         self._written = False
-        self._names = _names(self.config)
+        self._names = _model_names(self.config)
         self._models = {model.name: model for model in self.config.models}
         self._proxy.reconfigure(self.config)
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
@@ -482,7 +501,10 @@ class Supervisor:
         reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:
-        """A model that is new or changes without a new process; the core tells when others may change."""
+        """Add the runner of a new model, or update one that needs no new process.
+
+        Runners that need a new process are renewed, and removed ones deleted, when the core commands it.
+        """
         if step.action == "add" and step.model not in self._runners:
             self._runners[step.model] = Runner(self._models[step.model], self._context)
         elif step.action == "update":
@@ -519,7 +541,10 @@ class Supervisor:
         return teller.log_files, status.lost(teller.dropped)
 
     def shutdown(self, *, hurry: bool = False) -> None:
-        """Let requests in flight finish for a bounded time, then stop everything; in a hurry: at once."""
+        """Let requests in flight finish within `shutdown_timeout` seconds, then stop every worker.
+
+        `hurry` stops them at once.
+        """
         now = trio.current_time()
         if hurry:
             self.hurried.set()
@@ -534,13 +559,13 @@ class Supervisor:
         return self._last_number
 
 
-def _names(config: Config) -> dict[str, str]:
-    """A model's name for its name and each of its served names."""
+def _model_names(config: Config) -> dict[str, str]:
+    """Return the model's name by each of its names: its own and the served ones."""
     return {name: model.name for model in config.models for name in (model.name, *model.served_names)}
 
 
 def spec_of(model: Model) -> WorkerSpec:
-    """What the core needs to know of a model."""
+    """Return the part of a model's configuration that the core decides by."""
     return WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),

@@ -1,8 +1,8 @@
 """The control socket's server: who may ask, what may be asked, and how it is answered.
 
 `socket` makes the one socket of one muxd, `rights` says what a peer may do, `routes` and
-`streams` answer.  Everything is asked of an Office, which answers at once: no request
-waits behind a switch.
+`streaming` answer.  The answers come from a ControlService (the supervisor), which returns
+them at once: no request waits behind a switch.
 """
 
 from muxd.control.rights import Rights

@@ -1,4 +1,4 @@
-"""What requests carry: bodies and queries, checked; every complaint names its field."""
+"""Bodies and queries of control requests, validated; every BadRequest names the field that is wrong."""
 
 from typing import Annotated, TypeVar
 
@@ -50,9 +50,10 @@ class DemandBody(Struct):
 
 
 def body_of(request: Request, kind: type[T]) -> T:
-    """The JSON body as `kind`; raises BadRequest.
+    """Return the JSON body as `kind`; raises BadRequest.
 
-    A lease may have fields of newer clients; an order may not: what is misspelt there would be done otherwise.
+    A lease may have unknown fields, which newer proxies send.  An order may not: with a misspelt field ignored, muxd
+    would carry out another order than the operator meant.
     """
     if request.query:
         raise BadRequest(f"{request.path} takes a JSON body and no query; put {', '.join(request.query)} there")
@@ -66,8 +67,8 @@ def waiting_of(body: LeaseBody | DemandBody) -> tuple[Waiting, ...]:
     return tuple(entry.as_waiting() for entry in body.waiting)
 
 
-def whole(query: dict[str, str], field: str, default: int | None, most: int | None = None) -> int | None:
-    """A whole number from 0 on."""
+def parse_count(query: dict[str, str], field: str, default: int | None, most: int | None = None) -> int | None:
+    """Return a query field as an integer from 0 to `most`, or `default` where it is absent; raises BadRequest."""
     text = query.get(field)
     if text is None:
         return default
@@ -77,8 +78,11 @@ def whole(query: dict[str, str], field: str, default: int | None, most: int | No
     return int(text)
 
 
-def truth(query: dict[str, str], field: str, default: bool) -> bool:
-    """`?follow` alone means yes."""
+def parse_flag(query: dict[str, str], field: str, default: bool) -> bool:
+    """Return a query field as a boolean, or `default` where it is absent; raises BadRequest.
+
+    A field without a value (`?follow`) is true.
+    """
     text = query.get(field)
     if text is None:
         return default
@@ -88,12 +92,12 @@ def truth(query: dict[str, str], field: str, default: bool) -> bool:
 
 
 def log_lines(query: dict[str, str]) -> int:
-    lines = whole(query, "lines", 100, _MOST_LINES)
+    lines = parse_count(query, "lines", 100, _MOST_LINES)
     return 100 if lines is None else lines
 
 
 def log_streams(query: dict[str, str]) -> tuple[str, ...]:
-    """Which of a worker's streams: both where none is given."""
+    """Return the log streams that the query asks for, both where it names none; raises BadRequest."""
     stream = query.get("stream", "both")
     if stream == "both":
         return ("stdout", "stderr")

@@ -1,6 +1,7 @@
-"""Who is at the other end of the control socket, and what may they do.
+"""Which process is at the other end of a control connection, and what it may do.
 
-The socket's mode and group only admit; here the kernel's word on the peer decides.
+The socket file's mode and group decide who may connect; the peer's credentials, as the
+kernel gives them, decide what each peer may do.
 """
 
 import grp
@@ -38,7 +39,10 @@ class Peer:
 
 
 def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
-    """Ask the kernel.  Of a peer in more than 256 groups only the primary one counts."""
+    """Return the peer of a connection, as the kernel knows it.
+
+    Of a peer in more than 256 groups only the primary group counts.
+    """
     pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
         groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
@@ -49,7 +53,11 @@ def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The rule.  Root and muxd's own user may do all; `admin_gid` operates, `proxy_uid` leases."""
+    """The access rule of one muxd.
+
+    Root and muxd's own user may do everything; members of `admin_gid` may operate, and the user `proxy_uid` may hold
+    leases.
+    """
 
     own_uid: int
     admin_gid: int | None = None
@@ -58,7 +66,10 @@ class Rights:
 
     @classmethod
     def of_config(cls, config: Config) -> "Rights":
-        """Raises ConfigError for a user or a group that does not exist."""
+        """Return the rule that the configuration asks for.
+
+        Raises ConfigError for a user or a group that does not exist.
+        """
         daemon, proxy = config.daemon, config.proxy
         return cls(
             own_uid=os.geteuid(),
@@ -81,7 +92,7 @@ class Rights:
         return rights
 
     def way_to(self, right: Right) -> str:
-        """What whoever lacks it may do about that."""
+        """Return the advice for a user who lacks this right."""
         if right is Right.LEASE:
             return "that is for muxd's proxy ([proxy] user)"
         if self.admin_gid is None:

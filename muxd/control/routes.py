@@ -1,4 +1,4 @@
-"""Which request is answered how, and which right it needs."""
+"""The control API's routes: which right each needs, and the handler that answers it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from muxd.control.bodies import (
     body_of,
     log_lines,
     log_streams,
-    truth,
+    parse_count,
+    parse_flag,
     waiting_of,
-    whole,
 )
 from muxd.control.rights import Peer, Right, Rights, peer_of
 from muxd.control.service import ControlService, Message
@@ -29,7 +29,7 @@ from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, Route
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, ServerLimits, Share, Standing, serve_http
 
-#: What an operator may order of one model, and what that is called.
+#: The orders that an operator may give for one model, each with the words that complete "your user may not ...".
 DEEDS = {
     Verb.START: "start models",
     Verb.STOP: "stop models",
@@ -38,8 +38,8 @@ DEEDS = {
 }
 ORDERS = tuple(DEEDS)
 
-#: By rank: who only reads; the proxy, which has a connection for each model that it serves, and one for each report;
-#: and who operates, who is served whatever the others do.
+#: Ranks of peers.  Readers have the smallest share of connections.  The proxy has a larger one: it opens a connection
+#: for each model that it serves, and one for each demand report.  Operators have connections reserved for them.
 _READS, _LEASES, _OPERATES = range(3)
 LIMITS = ServerLimits(
     reserved=(1024, 64),
@@ -50,7 +50,8 @@ LIMITS = ServerLimits(
 #: Prometheus' text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-#: No path of ours with the longest name in it is longer; and what is looked at, and told, of one that is none of ours.
+#: Characters: the longest path that is parsed (no route with the longest model name is longer), and of an unknown path
+#: as many as are compared with the routes, and as are quoted in the error.
 _LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
 Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME or ID in the path
@@ -62,14 +63,14 @@ class ControlRoute:
     path: str  # NAME or ID stands for one variable part
     right: Right
     answer: Answer
-    deed: str = ""  # completes "your user may not ..."; empty where whoever may use the socket may do it
+    deed: str = ""  # completes "your user may not ..."; "" where every user with a right at the socket may do it
 
 
 class ControlRoutes:
-    """Answers requests out of one Office, as far as a peer's rights go."""
+    """The handlers of the control API: they answer from one ControlService, as far as the peer's rights go."""
 
-    def __init__(self, office: ControlService, rights: Rights) -> None:
-        self._office = office
+    def __init__(self, service: ControlService, rights: Rights) -> None:
+        self._service = service
         self._rights = rights
         self._logs = Logs()
         self._routes = {
@@ -97,18 +98,21 @@ class ControlRoutes:
         return ControlRoute("POST", f"/v1/models/NAME/{verb}", Right.OPERATE, partial(self._order, verb), DEEDS[verb])
 
     async def answer(self, request: Request, exchange: ResponseWriter) -> None:
-        """The handler for serve_http."""
+        """Answer one request, as the handler of serve_http.
+
+        Raises PermissionDenied, RouteNotFound, MethodNotAllowed, and what the route's own handler raises.
+        """
         rights = self._rights.of(peer_of(exchange.peer))
         if not rights:
             raise PermissionDenied(f"your user may not ask this muxd: {self._rights.way_to(Right.OPERATE)}")
-        route, variable = self._find(request)
+        route, variable = self._find_route(request)
         if route.right not in rights:
             raise PermissionDenied(f"your user may not {route.deed}: {self._rights.way_to(route.right)}")
         await route.answer(request, exchange, variable)
 
-    def _find(self, request: Request) -> tuple[ControlRoute, str]:
-        """Raises RouteNotFound, MethodNotAllowed."""
-        path, variable = _parse(request.raw_path)
+    def _find_route(self, request: Request) -> tuple[ControlRoute, str]:
+        """Return the request's route and the NAME or ID in its path; raises RouteNotFound, MethodNotAllowed."""
+        path, variable = _split_path(request.raw_path)
         if path not in self._paths:
             raise self._not_found(path)
         method = "GET" if request.method == "HEAD" else request.method
@@ -125,49 +129,52 @@ class ControlRoutes:
         return RouteNotFound(f"there is no {path}; the nearest is {nearest}", nearest=nearest, known=self._paths)
 
     async def _version(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        await exchange.send_json(200, self._office.version())
+        await exchange.send_json(200, self._service.version())
 
     async def _status(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        status = self._office.status()
-        await exchange.send_json(200, {**status, "models": [self._shown(m, exchange) for m in status["models"]]})
+        status = self._service.status()
+        await exchange.send_json(200, {**status, "models": [self._without_log(m, exchange) for m in status["models"]]})
 
     async def _metrics(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        await exchange.send_body(METRICS_TYPE, await self._office.metrics())
+        await exchange.send_body(METRICS_TYPE, await self._service.metrics())
 
     async def _proxy_settings(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        await exchange.send_json(200, self._office.proxy_settings())
+        await exchange.send_json(200, self._service.proxy_settings())
 
     async def _model(self, request: Request, exchange: ResponseWriter, name: str) -> None:
-        model = self._office.model_status(self._office.resolve(name))
-        await exchange.send_json(200, self._shown(model, exchange))
+        model = self._service.model_status(self._service.resolve(name))
+        await exchange.send_json(200, self._without_log(model, exchange))
 
-    def _shown(self, model: Message, exchange: ResponseWriter) -> Message:
-        """Logs are for operators: SGLang writes its keys and, if told to, its requests there."""
+    def _without_log(self, model: Message, exchange: ResponseWriter) -> Message:
+        """Return a model's status as the peer may see it: without log lines where the peer is no operator.
+
+        SGLang writes its API keys to its log and, if it is told to, its requests.
+        """
         if Right.OPERATE in self._rights.of(peer_of(exchange.peer)) or not model.get("last_exit"):
             return model
         return {**model, "last_exit": {**model["last_exit"], "log_tail": []}}
 
     async def _switch(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, SwitchBody)
-        name = self._office.resolve(name)
-        await _tell(exchange, name, self._office.switch(name), wait=body.wait)
+        name = self._service.resolve(name)
+        await _send_progress(exchange, name, self._service.switch(name), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, OrderBody)
-        name = self._office.resolve(name)
-        await _tell(exchange, name, self._office.order(name, verb, now=body.now), wait=body.wait)
+        name = self._service.resolve(name)
+        await _send_progress(exchange, name, self._service.order(name, verb, now=body.now), wait=body.wait)
 
     async def _unload(self, request: Request, exchange: ResponseWriter, name: str) -> None:
-        await exchange.send_json(200, await self._office.unload(self._office.resolve(name)))
+        await exchange.send_json(200, await self._service.unload(self._service.resolve(name)))
 
     async def _reload(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, ReloadBody)
-        await exchange.send_json(200, await self._office.reload(dry_run=body.dry_run))
+        await exchange.send_json(200, await self._service.reload(dry_run=body.dry_run))
 
     async def _send_logs(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         query = request.query
-        lines, follow, streams = log_lines(query), truth(query, "follow", False), log_streams(query)
-        known, lost = self._office.log_of(name)
+        lines, follow, streams = log_lines(query), parse_flag(query, "follow", False), log_streams(query)
+        known, lost = self._service.log_of(name)
         files = {stream: known[stream] for stream in streams}
         if follow:
             await self._logs.send_following(exchange, files, lines)
@@ -176,34 +183,34 @@ class ControlRoutes:
 
     async def _events(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
-        after, follow = whole(query, "after", None), truth(query, "follow", True)
-        await relay(exchange, self._office.events(after, follow=follow))
+        after, follow = parse_count(query, "after", None), parse_flag(query, "follow", True)
+        await relay(exchange, self._service.events(after, follow=follow))
 
     async def _open_lease(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, LeaseBody)
-        lease, messages = self._office.open_lease(self._office.resolve(body.model), waiting_of(body))
+        lease, messages = self._service.open_lease(self._service.resolve(body.model), waiting_of(body))
         try:
             await relay(exchange, messages)
         finally:
-            self._office.close_lease(lease)
+            self._service.close_lease(lease)
 
     async def _report_demand(self, request: Request, exchange: ResponseWriter, lease: str) -> None:
         if not (lease.isascii() and lease.isdigit() and len(lease) < 19):
             raise LeaseNotFound(f"there is no lease {lease}")
         body = body_of(request, DemandBody)
-        self._office.report_demand(int(lease), body.in_flight, waiting_of(body))
+        self._service.report_demand(int(lease), body.in_flight, waiting_of(body))
         await exchange.send_json(200, {})
 
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        self._office.shutdown()
+        self._service.shutdown()
         await exchange.send_json(202, {"stopping": True})
 
 
-def _parse(raw_path: str) -> tuple[str, str]:
-    """The path with NAME or ID in its variable part's place, and that part, percent-decoded.
+def _split_path(raw_path: str) -> tuple[str, str]:
+    """Return the path with NAME or ID in place of its variable part, and that part, percent-decoded.
 
-    A served name may hold slashes; where they are not encoded, all parts but a last one
-    that is an action are taken for the name.
+    A served name may hold slashes.  Where the client did not encode them, all parts after
+    /v1/models/ are the name, except a last part that is an action.
     """
     if len(raw_path) > _LONGEST_PATH:
         return raw_path, ""
@@ -217,10 +224,10 @@ def _parse(raw_path: str) -> tuple[str, str]:
     return "/v1/models/NAME", "/".join(parts[3:])
 
 
-async def _tell(
+async def _send_progress(
     exchange: ResponseWriter, name: str, progress: trio.MemoryReceiveChannel[Message], *, wait: bool
 ) -> None:
-    """What an operator asked for: its progress to the end, or only that it was accepted."""
+    """Send the progress of an operator's order until its end or, without `wait`, only that it was accepted."""
     if wait:
         await relay(exchange, progress)
     else:
@@ -235,18 +242,19 @@ def _standing(peer: Peer, rights: Rights) -> Standing:
 
 
 async def serve_control(
-    office: ControlService,
+    service: ControlService,
     listener: trio.SocketListener,
     rights: Rights,
     limits: ServerLimits | None = None,
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the control API until cancelled, and close the listener; or until it was closed and the last has gone.
+    """Serve the control API until cancelled, or until `listener` is closed and the last client has disconnected.
 
-    Whoever operates is served whatever others do: each of those has a share of connections and of time.
+    Closes `listener`.  Readers and the proxy have a limited share of connections and of time each, so that operators
+    are always served.
     """
-    routes = ControlRoutes(office, rights)
+    routes = ControlRoutes(service, rights)
     await serve_http(
         routes.answer,
         [listener],

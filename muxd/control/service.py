@@ -1,4 +1,4 @@
-"""What the control socket may ask of the supervisor."""
+"""The methods of the supervisor that the control socket's server calls."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +11,10 @@ Message = dict[str, Any]  # one JSON object
 
 
 class ControlService(Protocol):
-    """Nothing here waits but `reload`, for the disk, `metrics`, for the engines, and `unload`, for the core's decision.
+    """The supervisor, as the control socket's server sees it.
 
-    Every method may raise a MuxdError, which becomes the answer.
+    Only three methods wait: `reload` for the disk, `metrics` for the engines, and `unload` for the core's decision.
+    Every method may raise a MuxdError, which is then sent as the answer.
     """
 
     def version(self) -> Message: ...
@@ -21,62 +22,71 @@ class ControlService(Protocol):
     def status(self) -> Message: ...
 
     def proxy_settings(self) -> Message:
-        """What a proxy must know of the configuration that runs: see muxd/config/proxy_settings.py."""
+        """Return the part of the running configuration that a proxy needs: see muxd/config/proxy_settings.py."""
         ...
 
     async def metrics(self) -> bytes:
-        """muxd's and its awake engines', in Prometheus' text format; takes up to 2.5 seconds."""
+        """Return the metrics of muxd and of the awake engines, in Prometheus' text format; takes up to 2.5 seconds."""
         ...
 
     def resolve(self, name: str) -> str:
-        """A model's name or served name -> its name; raises ModelNotFound."""
+        """Return the name of the model that has this name or served name; raises ModelNotFound."""
         ...
 
     def model_status(self, name: str) -> Message: ...
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
-        """Progress, closed after `ready` or `failed`.  Dropping it does not cancel the switch."""
+        """Begin a switch to a model and return its progress, a channel that closes after `ready` or `failed`.
+
+        Closing the channel early does not cancel the switch.
+        """
         ...
 
     def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
-        """Progress, closed after `done` or `failed`.  Dropping it does not take the order back."""
+        """Give an order for a model and return its progress, a channel that closes after `done` or `failed`.
+
+        `now` does not wait for requests in flight.  Closing the channel early does not take the order back.
+        """
         ...
 
     async def unload(self, name: str) -> Message:
-        """A client has no more use of it: `sleeps` tells whether it is put to sleep, `reason` why not.
+        """Put a model to sleep that a client has no more use of, unless others use it.
 
-        Raises ShuttingDown.
+        In the answer `sleeps` says whether the model is put to sleep, and `reason` why not.  Raises ShuttingDown.
         """
         ...
 
     async def reload(self, *, dry_run: bool = False) -> Message:
-        """Read the configuration again and take it over, or only say what that would do; raises ConfigError."""
+        """Read the configuration again and take it over, or with `dry_run` only return what that would change.
+
+        Raises ConfigError, NeedsRestart or ShuttingDown, each with nothing changed.
+        """
         ...
 
     def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
-        """The lease's number and its messages, closed when the lease is over."""
+        """Ask for a lease; return its number and its messages, a channel that closes when the lease is over."""
         ...
 
     def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
-        """Raises LeaseNotFound."""
+        """Replace the demand that was last reported for a lease; raises LeaseNotFound when the lease is over."""
         ...
 
     def close_lease(self, lease: int) -> None:
-        """The holder is gone; of a lease that is over already, nothing happens."""
+        """End a lease whose holder is gone; does nothing where the lease is over already."""
         ...
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
-        """What happened after the event of that id, and with `follow` what happens from now on.
+        """Return a channel of the events after the one with id `after`, and with `follow` of those to come.
 
-        Bounded: a reader that is too slow is told how much it missed.  Without `follow` the
-        channel is closed after the last.
+        The channel is bounded: a reader that is too slow gets a `gap` entry that says how many events it missed.
+        Without `follow` the channel closes after the last event.
         """
         ...
 
     def log_of(self, name: str) -> tuple[dict[str, Path], Message | None]:
-        """`stdout` and `stderr`, the newest file of each, and what the disk refused of both, if anything.
+        """Return the newest log file of `stdout` and of `stderr`, and what the disk refused of both, if anything.
 
-        Of a model, or of `proxy`, where no model has that name; raises ModelNotFound.
+        `name` is a model, or `proxy` where no model has that name.  Raises ModelNotFound.
         """
         ...
 

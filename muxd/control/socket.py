@@ -1,7 +1,7 @@
 """The control socket itself: one per muxd, and one muxd per socket.
 
-`<socket>.lock` is held with flock for as long as muxd lives; whoever holds it may replace
-a socket that a dead muxd left.
+muxd holds `<socket>.lock` with flock for as long as it lives.  The lock's holder may
+replace a socket that a dead muxd left.
 """
 
 import grp
@@ -17,17 +17,21 @@ from muxd.locks import already_running, hold
 
 _LONGEST_PATH = 107  # sun_path, less its final NUL
 _ANOTHER = "name a socket in a folder of muxd's user: [muxd] socket"
-_BACKLOG = 512  # whoever is let in waits for all who came before: 4096 would be 0.6 s of those that are let go of
+_BACKLOG = 512  # a new client waits until all before it in the queue are accepted or turned away: 4096 would take 0.6 s
 
 
 class ControlSocket:
     """A bound and listening control socket, with the lock that makes it the only one.
 
-    Clients may connect as soon as it exists; they are answered when `listener` is served.
+    Clients may connect as soon as the object exists; their requests are answered once `listener` is served.
     """
 
     def __init__(self, path: Path, *, admin_group: str | None = None, others: bool = False) -> None:
-        """Raises ConfigError for a path or a group that cannot be used, and AlreadyRunning."""
+        """Take the lock, then bind and listen.
+
+        The socket belongs to `admin_group`, where one is given; with `others` every user may connect.  Raises
+        AlreadyRunning, and ConfigError for a path or a group that cannot be used.
+        """
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise ConfigError(
                 [f"muxd.socket: {path} is longer than {_LONGEST_PATH} bytes, which is the system's limit"]
@@ -37,7 +41,7 @@ class ControlSocket:
         self._gid, self._mode = gid, 0o666 if others else 0o660
         self._lock = _lock(path)
         try:
-            _clear(path)
+            _remove_stale(path)
             self._listen()
         except BaseException:
             os.close(self._lock)
@@ -49,9 +53,10 @@ class ControlSocket:
         self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
     def make_again(self) -> bool:
-        """If its file was removed, and whether it was: `listener` is another one then, and the old one closed.
+        """Bind and listen again where the socket's file was removed; return whether that was so.
 
-        Clients that are connected stay so.  Raises ConfigError.
+        `listener` is then a new one, and the old one is closed.  Connected clients stay connected.  Raises
+        ConfigError.
         """
         if self.path.is_symlink() or self.path.exists():
             return False
@@ -70,7 +75,7 @@ class ControlSocket:
 
 
 def group_id(name: str) -> int:
-    """Raises ConfigError."""
+    """Return the id of a group; raises ConfigError where there is no such group."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -85,7 +90,7 @@ def _lock(path: Path) -> int:
         raise ConfigError([f"muxd.socket: cannot open {where}: {in_words(error)}; {_ANOTHER}"]) from None
 
 
-def _clear(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     """Remove the socket of a muxd that died; anything else at this path is not ours to remove."""
     try:
         mode = path.lstat().st_mode
@@ -93,13 +98,13 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ConfigError([f"muxd.socket: {path} is there and is not a socket; {_ANOTHER}"])
-    if _answers(path):  # someone removed the lock file under a living muxd
+    if _somebody_listens(path):  # the lock file of a living muxd was removed
         raise already_running(f"at {path}", "")
     path.unlink()
 
 
-def _answers(path: Path) -> bool:
-    """Somebody listens there; one whose queue is full counts."""
+def _somebody_listens(path: Path) -> bool:
+    """Say whether a process listens at this socket; one whose queue is full does."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -112,7 +117,10 @@ def _answers(path: Path) -> bool:
 
 
 def _bind(path: Path, gid: int | None, mode: int) -> socket.socket:
-    """Bind and listen.  Nobody but us can connect before group and mode are right."""
+    """Return a listening socket with this group and mode; raises ConfigError.
+
+    Until group and mode are set, only muxd's own user can connect.
+    """
     bound = socket.socket(socket.AF_UNIX)
     umask = os.umask(0o177)
     try:

@@ -1,4 +1,4 @@
-"""Answers that go on: JSON lines from the office, and logs that are followed."""
+"""Answers that are streams: JSON lines from the supervisor, and logs that a client follows."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ def json_line(value: object) -> bytes:
 
 
 async def while_connected(exchange: ResponseWriter, act: Callable[[], Awaitable[None]]) -> None:
-    """Do `act` until it is done or the client is gone."""
+    """Run `act` until it returns, or cancel it when the client disconnects."""
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
@@ -39,7 +39,7 @@ async def while_connected(exchange: ResponseWriter, act: Callable[[], Awaitable[
 
 
 async def relay(exchange: ResponseWriter, channel: trio.MemoryReceiveChannel[Message]) -> None:
-    """Send what comes, until the channel is closed or the client is gone; closes our end of it."""
+    """Send the channel's messages as JSON lines until it is closed or the client disconnects; then close `channel`."""
 
     async def pass_on() -> None:
         async for message in channel:
@@ -52,7 +52,7 @@ async def relay(exchange: ResponseWriter, channel: trio.MemoryReceiveChannel[Mes
 
 
 class Logs:
-    """The logs route.  Files are read in threads: a slow disk delays only those who asked for it."""
+    """The logs route.  Threads read the files: a slow disk delays only the clients that read logs."""
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(4)
@@ -60,7 +60,10 @@ class Logs:
     async def send_tail(
         self, exchange: ResponseWriter, files: dict[str, Path], lines: int, lost: Message | None
     ) -> None:
-        """The last lines of each stream, as one JSON answer; `lost` is what the disk refused, if anything."""
+        """Send the last lines of each stream as one JSON answer; `lost` is what the disk refused, if anything.
+
+        Raises Unavailable where a log cannot be read.
+        """
 
         def read() -> list[Message]:
             return [{"stream": name, "line": line} for name, path in files.items() for line in tail(path, lines)]
@@ -68,7 +71,10 @@ class Logs:
         await exchange.send_json(200, {"lines": await self._in_thread(read)} | ({"lost": lost} if lost else {}))
 
     async def send_following(self, exchange: ResponseWriter, files: dict[str, Path], lines: int) -> None:
-        """The last lines of each stream, then what is appended, until the client is gone."""
+        """Send the last lines of each stream, then the lines that are appended, until the client disconnects.
+
+        Raises Unavailable where a log cannot be opened.
+        """
         with ExitStack() as opened:
             readers: dict[str, LogReader] = {}
             for name, path in files.items():
@@ -80,13 +86,13 @@ class Logs:
     async def _follow(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> None:
         try:
             while True:
-                if not await self._pass_on(exchange, readers):
+                if not await self._send_new_lines(exchange, readers):
                     await trio.sleep(_POLL)
         except Unavailable as problem:
             await exchange.write(json_line(problem.as_json()))
 
-    async def _pass_on(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> int:
-        """Send what is new; how many bytes it was."""
+    async def _send_new_lines(self, exchange: ResponseWriter, readers: dict[str, LogReader]) -> int:
+        """Send the new lines of each log; return the number of bytes sent."""
         sent = 0
         for name, reader in readers.items():
             data = await self._in_thread(partial(_read_lines, name, reader))
@@ -95,7 +101,7 @@ class Logs:
         return sent
 
     async def _in_thread(self, read: Callable[[], T]) -> T:
-        """Raises Unavailable for what the file system refuses."""
+        """Call `read` in one of the threads for logs; raises Unavailable for an OSError."""
         try:
             return await in_thread(read, limiter=self._limiter)
         except OSError as error:
