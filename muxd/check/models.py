@@ -226,8 +226,11 @@ def _read_of(model: Model) -> ReportLine:
     """What was read of it."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
-    read = f"serves {names} on port {model.port}, {_gpus(model)}, level {model.sleep_level}"
-    return ok(model.name, f"{_place_of(model.script)}: {program} {read}")
+    port = f"port {model.port}" if model.port else "whichever port it listens on"
+    claims = _gpus(model) + ("" if model.script.is_seen or model.script.said.gpus else " until it was seen once")
+    read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
+    told = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)
+    return (warn if told else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{told}")
 
 
 def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:

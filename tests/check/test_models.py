@@ -134,6 +134,21 @@ def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_it
     ]
 
 
+def test_what_contradicts_what_was_seen_of_a_script_is_told(report, interpreter, tmp_path, monkeypatch):
+    interpreter()
+    (tmp_path / "a.sh").write_text(f"{tmp_path}/python -m sglang.launch_server --model-path o/a --port 30002\n")
+    monkeypatch.setattr("muxd.observed_scripts.seen_before", lambda _: SeenAlways())
+    _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,) * 6)
+    assert [line for line in lines if line[1] == "a"] == [
+        (
+            "warn",
+            "a",
+            "a.sh:1: python serves o/a on whichever port it listens on, GPU 5, level 3; "
+            "its server listens on port 30001, and a.sh:1 says 30002",
+        )
+    ]
+
+
 def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interpreter, tmp_path):
     python = interpreter("sglang/python3")
     script = tmp_path / "legacy.sh"
@@ -141,7 +156,11 @@ def test_a_script_is_told_as_it_was_read_with_what_is_missing(report, interprete
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
     assert [line for line in lines if line[1] in ("legacy", "python")] == [
         ("ok", "python", "sglang/python3: SGLang 0.5.23, torch 2.9.1 (CUDA 12.9)"),
-        ("ok", "legacy", "legacy.sh:2: sglang/python3 serves org/a on port 30009, GPU 0, level 3"),
+        (
+            "ok",
+            "legacy",
+            "legacy.sh:2: sglang/python3 serves org/a on port 30009, GPU 0 until it was seen once, level 3",
+        ),
     ]
     python.unlink()
     _, lines = report("[models.legacy]\nscript = 'legacy.sh'\n")
