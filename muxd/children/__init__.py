@@ -1,14 +1,14 @@
 """muxd's side of its shims: spawn, watch, stop, sweep.
 
 A child lives under a shim (see `muxd.shim`) that outlives muxd.  Nothing here reads a child's output or
-waits for it by its pid: the shim is watched by pidfd, and says in a file how the child ended.
+waits for the child's pid: muxd watches the shim by pidfd, and the shim writes into a file how the child ended.
 
-    spawn        Children: starting one, and the shim's command line
-    child        Child: stopping one, and learning how it ended
-    sweep        ending what an earlier muxd has left
-    orphans      burying what comes to muxd as a subreaper
+    spawn        Children: start a child, and the shim's command line
+    child        Child: stop a child, and learn how it ended
+    sweep        end the processes that an earlier muxd has left
+    orphans      reap orphans, which muxd inherits as a subreaper
     spare_descriptors  descriptors kept for the end of a child
-    records      what muxd and the shims leave for each other on disk
+    records      files that muxd and the shims leave for each other
     proctree     which processes belong to a child whose shim is gone
     cgroups      where the children's cgroups may be made
 """

@@ -1,8 +1,8 @@
-"""Where the children's cgroups may be made: cgroup v2, and only what is ours to divide.
+"""Where the children's cgroups may be made: in cgroup v2, below the cgroup that was delegated to muxd.
 
-A cgroup holds every descendant of a child, whatever it does, and is killed as one.  No
+A cgroup holds every descendant of a child, whatever that does, and is killed as one.  No
 controller is enabled: processes that survive muxd would keep its unit from starting again.
-What shims need too (to kill, to count, to remove one) is in `muxd.shim.cgroup`.
+The functions that shims need too (to kill, to count, to remove) are in `muxd.shim.cgroup`.
 """
 
 import logging
@@ -14,14 +14,14 @@ from muxd.shim.cgroup import tell_cgroup
 
 log = logging.getLogger(__name__)
 
-#: The sub-cgroup that muxd moves to; its name can be no child's.
+#: The sub-cgroup that muxd moves itself to; no child's cgroup can have this name.
 SUPERVISOR = "supervisor"
 
 
 def enter(base: Path | None = None) -> Path | None:
-    """Move this process to a sub-cgroup of `base`, so that siblings may be made; `base`, or None if that cannot be.
+    """Move this process to a sub-cgroup of `base`, so that `base` may have other sub-cgroups.
 
-    Without `base`: of the cgroup that was delegated to this process.
+    Return `base`, by default the cgroup that was delegated to this process; None if this cannot be done.
     """
     base = base or delegated()
     if base is None:
@@ -37,7 +37,7 @@ def enter(base: Path | None = None) -> Path | None:
 
 
 def delegated() -> Path | None:
-    """The cgroup of this process, if it may make others in it: not the root, and writable."""
+    """Return this process's cgroup if it may make others in it, which takes a writable one that is not the root."""
     here = own()
     if here is None:
         return None
@@ -50,7 +50,7 @@ def delegated() -> Path | None:
 
 
 def own() -> Path | None:
-    """The directory of this process's cgroup v2; None where none is mounted, or not that part."""
+    """Return the directory of this process's cgroup v2; None if no mount shows it."""
     with open("/proc/self/cgroup") as file:
         path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
     with open("/proc/self/mountinfo") as file:
@@ -62,12 +62,12 @@ def own() -> Path | None:
 
 
 def make(base: Path, child: str) -> Path:
-    """A cgroup for one child; one that was left over will do, empty or not."""
+    """Return a cgroup for one child, new or left over; a left-over one may still have members."""
     cgroup = base / f"child-{child}"
     cgroup.mkdir(exist_ok=True)
     return cgroup
 
 
 def _unescaped(path: str) -> str:
-    """A path as mountinfo writes it: blanks and the like as three octal digits."""
+    """Decode a path of mountinfo, which writes blanks and the like as three octal digits."""
     return path.encode().decode("unicode_escape").encode("latin-1").decode()

@@ -1,4 +1,4 @@
-"""A child that was started, as muxd sees it: to be asked to end, and how it ended."""
+"""A running child as muxd sees it: stop it, and learn how it ended."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from .spare_descriptors import spare
 
 
 class Child:
-    """A child that was started; `wait` must be awaited by someone, to its end."""
+    """A child that was started; some task must await `wait` to its end."""
 
     def __init__(self, record: ChildRecord, process: subprocess.Popen[bytes], pidfd: int, shims: set[int]) -> None:
         self.name = record.name
@@ -30,12 +30,12 @@ class Child:
         self._asked = False
         self._exit: ExitRecord | None = None
         self._dropped = Dropped()
-        self._card_of = 0  # the time of the card that it is from
+        self._card_mtime = 0  # mtime of the card that _dropped is from, in nanoseconds
         self._ending = trio.Lock()
 
     @property
     def pid(self) -> int | None:
-        """The launcher's, once its shim has forked it."""
+        """Return the launcher's pid; None until its shim has forked it."""
         if self._pid is None:
             card = read_card(self.record.lock_file, self.record.token)
             self._pid = card.pid if card else None
@@ -43,39 +43,44 @@ class Child:
 
     @property
     def dropped(self) -> Dropped:
-        """Up to a second old.  The card is read where it was written since: that is seldom, and this is asked often."""
+        """Return what the disk refused of the child's output, up to a second old.
+
+        The shim's card is read only if it was written since the last call: it seldom is, and calls are frequent.
+        """
         if self._exit is None:
-            written = _written_at(self.record.lock_file)
-            if written == self._card_of:
+            written = _mtime_of(self.record.lock_file)
+            if written == self._card_mtime:
                 return self._dropped
-            self._card_of = written
+            self._card_mtime = written
             card = read_card(self.record.lock_file, self.record.token)
             self._dropped = Dropped(card.dropped_bytes, card.dropped_why, card.dropping) if card else Dropped()
             return self._dropped
         return Dropped(self._exit.dropped_bytes, self._exit.dropped_why)
 
     def stop(self) -> None:
-        """Ask the launcher to end; after stop_timeout kill what is left.  Returns at once; harmless if it has ended."""
+        """Ask the launcher to end; the shim kills what is left after stop_timeout.  Returns at once."""
         self._ask(STOP)
 
     def kill(self) -> None:
-        """Kill all of it now.  Returns at once, harmless if it has ended."""
+        """Have the shim kill the child and all its descendants now.  Returns at once."""
         self._ask(KILL)
 
     async def wait(self) -> ExitRecord:
-        """How it ended, once nothing of it is left; it does not return while a process survives SIGKILL.
+        """Wait until no process of the child is left, and return how the child ended.
+
+        This does not return while a process survives SIGKILL.
 
         Any number of tasks may wait, and any of them may be cancelled.
         """
-        async with self._ending:  # a pidfd can be waited for by one task only
+        async with self._ending:  # only one task at a time may wait for a descriptor
             if self._exit is None:
                 await trio.lowlevel.wait_readable(self._pidfd)
-                self._exit = await self._find_out()
-                self._let_go()
+                self._exit = await self._read_end()
+                self._release()
             return self._exit
 
-    async def _find_out(self) -> ExitRecord:
-        """Whatever keeps its report from being read, it is made sure that nothing of it is left."""
+    async def _read_end(self) -> ExitRecord:
+        """Read the shim's report.  Where there is none, end all that is left of the child, and make up a report."""
         self._process.poll()
         unreadable = ""
         with spare().lent():
@@ -99,6 +104,7 @@ class Child:
         )
 
     def _shims_end(self) -> str:
+        """Return a phrase on how the shim itself ended, with the last line of its stderr."""
         status = self._process.returncode
         if status is not None and status < 0:
             return f"its shim was killed by {signal_name(-status)}"
@@ -108,7 +114,7 @@ class Child:
             said = [f"why cannot be read: {in_words(error)}"]
         return f"its shim failed with status {status}: {said[-1] if said else 'see its log'}"
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         os.close(self._pidfd)
         self._shims.discard(self.shim_pid)
         with spare().lent():
@@ -122,8 +128,8 @@ class Child:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
 
 
-def _written_at(path: str) -> int:
-    """In nanoseconds; 0 where that cannot be told."""
+def _mtime_of(path: str) -> int:
+    """Return the file's mtime in nanoseconds; 0 if it cannot be read."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""Orphans of killed shims come to muxd instead of to init, and are buried here when they die."""
+"""Orphans of killed shims: muxd inherits them in init's place, and reaps them when they die."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ from muxd.threads import in_thread
 
 from . import proctree
 
-#: Seconds that a zombie of unknown origin is left to whoever may be about to wait for it.
+#: Seconds that a zombie of unknown origin is left alone: other code of this process may be about to wait for it.
 REAP_GRACE = 5.0
 
 
 def become_subreaper() -> None:
-    """Make orphans of killed shims come to this process instead of to init; see `reap_orphans`."""
+    """Make this process inherit orphans of killed shims in init's place; see `reap_orphans`.  Raises OSError."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 async def reap_orphans(shims: Set[int], mourning: float) -> Never:
-    """Bury what comes to this process and dies here, but not what others here wait for.
+    """Reap this process's dead children for ever, but not those that other code here waits for.
 
-    That is any of `shims`, which may change meanwhile, and whatever has not been dead for `mourning` seconds.
+    Those are the pids in `shims`, which may change meanwhile, and any child dead for less than `mourning` seconds.
     """
     known: dict[tuple[int, int], float] = {}
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
@@ -41,10 +41,10 @@ async def reap_orphans(shims: Set[int], mourning: float) -> Never:
 
 
 def _dead_children() -> list[Process]:
-    """Zombies that wait for this process."""
+    """Return this process's children that are zombies."""
     try:
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return []
         return [p for p in process_table().values() if p.ppid == os.getpid() and not p.alive]
-    except OSError:  # no child; or no descriptor is left, and the next signal will do
+    except OSError:  # there is no child; or no descriptor is left, and the next signal tries again
         return []

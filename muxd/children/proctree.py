@@ -1,10 +1,11 @@
 """Which processes belong to a child whose shim is gone, and how they are ended.
 
-While a shim lives it does this itself: it is their ancestor.  Killed, it leaves orphans that nothing
-ties to it any more.  They are told by, in this order: their cgroup; the session that the launcher
-led; the pipes they were given as stdout and stderr; the token in their environment.  What one of
-those is true of takes its children and its session with it.  Each is checked so that a pid,
-or the number of a session, that has been used again is never taken for the old one.
+A living shim does this itself: it is the ancestor of its child's processes.  A killed shim leaves
+orphans that no parent ties to it any more.  They are recognised by, in this order: their cgroup; the
+session that the launcher led; the pipes that are their stdout and stderr; the token in their
+environment.  A process that has one of these marks belongs to the child, and so do its children and
+its session.  Each mark is checked so that a pid, or the number of a session, that has been used again
+is never taken for the old one.
 """
 
 import logging
@@ -28,22 +29,23 @@ log = logging.getLogger(__name__)
 
 SIGKILL = 9
 
-#: Seconds until the processes are looked at again after they could not be seen.
+#: Seconds between attempts to read the process table while it cannot be read.
 BLIND = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFingerprint:
-    """What one child's processes can be told by."""
+    """The marks by which the processes of one child are recognised."""
 
     token: str
     cgroup: str | None = None
     leader: tuple[int, int] | None = None  # pid and start time of the launcher
     pipes: frozenset[int] = frozenset()
-    just_now: bool = False  # the shim lived until now: the launcher's session is its own even if it is gone itself
+    just_now: bool = False  # the shim lived until now: the session is the launcher's even if the launcher is gone
 
 
 def marks_of(record: ChildRecord, *, just_now: bool = False) -> ProcessFingerprint:
+    """Return the marks of a child's processes, from its record and, where it can be read, its shim's card."""
     card = read_card(record.lock_file, record.token)
     if card is None:
         return ProcessFingerprint(record.token, record.cgroup, just_now=just_now)
@@ -51,13 +53,14 @@ def marks_of(record: ChildRecord, *, just_now: bool = False) -> ProcessFingerpri
 
 
 async def end_all(marks: ProcessFingerprint) -> int:
-    """Kill until none is left; how many were killed.  Does not return while one survives SIGKILL.
+    """Kill the processes with these marks until none is left; return how many were killed.
 
-    Cancellable at any time; what this process inherited of them as a subreaper is reaped.
+    This does not return while one survives SIGKILL; it may be cancelled at any time.  Dead ones that this process
+    inherited as a subreaper are reaped.
     """
     killed: set[tuple[int, int]] = set()
     pause = 0.01
-    while found := await _look(marks, killed):
+    while found := await _find_at_last(marks, killed):
         with spare().lent():
             if marks.cgroup:
                 cgroup_kill(marks.cgroup)
@@ -73,12 +76,15 @@ async def end_all(marks: ProcessFingerprint) -> int:
     return len(killed)
 
 
-async def _look(marks: ProcessFingerprint, killed: Collection[tuple[int, int]]) -> list[Process]:
-    """What `find` finds.  As long as the machine does not say, nobody may believe that nothing is left."""
+async def _find_at_last(marks: ProcessFingerprint, killed: Collection[tuple[int, int]]) -> list[Process]:
+    """Return what `find` returns, and try again for as long as it raises OSError.
+
+    A process table that cannot be read must not be taken for an empty one.
+    """
     while True:
         try:
             return await in_thread(partial(find, marks, killed))
-        except OSError:  # no descriptor, most likely
+        except OSError:  # most likely no descriptor is left
             try:
                 with spare().lent():
                     return find(marks, killed)
@@ -88,7 +94,10 @@ async def _look(marks: ProcessFingerprint, killed: Collection[tuple[int, int]]) 
 
 
 def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> list[Process]:
-    """The living processes that the marks are true of, that are `known`, or that these brought forth."""
+    """Return the living processes that have one of the marks or are `known`, with their children and sessions.
+
+    `known` are pids with start times.  Raises OSError if the process table cannot be read.
+    """
     table = process_table()
     spared = _ancestry(table)
     others = {pid: process for pid, process in table.items() if pid not in spared}
@@ -97,7 +106,7 @@ def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> 
         pid: process
         for pid, process in others.items()
         if pid in members or (pid, process.start) in known or (pid, process.start) == marks.leader
-        or _bears(pid, marks)
+        or _has_mark(pid, marks)
     }  # fmt: skip
     sessions = _leaders_session(marks, table) if not known else set()
     while True:
@@ -113,7 +122,10 @@ def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> 
 
 
 def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
-    """By each token that begins with `mark`, but `spared`: the living processes that have it in their environment."""
+    """Return, for each token that begins with `mark`, the living processes that have it in their environment.
+
+    The processes are described in words, for the log; tokens in `spared` are left out.  Raises OSError.
+    """
     table = process_table()
     found: dict[str, list[str]] = {}
     for process in table.values():
@@ -133,7 +145,7 @@ def _name_of(pid: int) -> str:
 
 
 def bury(pid: int) -> bool:
-    """Reap it, if it is a dead child of this process; whether it was."""
+    """Reap the process if it is a dead child of this one; return whether it was."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
     except ChildProcessError:
@@ -141,10 +153,11 @@ def bury(pid: int) -> bool:
 
 
 def _leaders_session(marks: ProcessFingerprint, table: dict[int, Process]) -> set[int]:
-    """The launcher's session, where its number can mean no other.
+    """Return the number of the launcher's session, or nothing if that number may mean another session by now.
 
-    It cannot while the launcher is there, be it as a zombie.  After that a session keeps its number as
-    long as it has members, but then the number is free, and whoever gets it may lead a session and leave.
+    The number means the launcher's session while the launcher is there, be it as a zombie.  After that the
+    session keeps its number as long as it has members.  Without members the number is free: another process
+    may get it as its pid, lead a session of that number, and end before its session does.
     """
     if marks.leader is None:
         return set()
@@ -154,7 +167,7 @@ def _leaders_session(marks: ProcessFingerprint, table: dict[int, Process]) -> se
     return {pid} if sure else set()
 
 
-def _bears(pid: int, marks: ProcessFingerprint) -> bool:
+def _has_mark(pid: int, marks: ProcessFingerprint) -> bool:
     return _has_pipe(pid, marks.pipes) or _has_token(pid, marks.token)
 
 
@@ -174,6 +187,7 @@ def _has_token(pid: int, token: str) -> bool:
 
 
 def _token_of(pid: int) -> str:
+    """Return MUXD_TOKEN of the process's environment; "" without one, or if the process is gone."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except GONE:
@@ -182,7 +196,7 @@ def _token_of(pid: int) -> str:
 
 
 def _ancestry(table: dict[int, Process]) -> set[int]:
-    """This process and those it comes from: never to be killed, whatever their environment says."""
+    """Return the pids of this process and its ancestors, which are never killed, whatever their environment says."""
     line: set[int] = set()
     process = table.get(os.getpid())
     while process and process.pid not in line:

@@ -1,4 +1,4 @@
-"""What muxd and the shims leave for each other on disk: the record of a child, its shim's card, its end."""
+"""Records that muxd and the shims leave for each other on disk: a child, its shim's card, its end."""
 
 import errno
 import fcntl
@@ -17,11 +17,11 @@ from muxd.own_files import UNREADABLE, put_aside, read
 
 log = logging.getLogger(__name__)
 
-#: Failures of exec that may be over at the next try.
+#: Errors of exec that may be gone at the next attempt.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY, errno.EINTR}
 
 
-#: What the system takes for a pid, for a number of its own, and for a word in a path or in an environment.
+#: Values that the system accepts: as a pid, as an inode or a start time, and as text in a path or an environment.
 Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]+$")]
@@ -29,7 +29,7 @@ Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]+$")]
 
 @dataclass(frozen=True, slots=True)
 class ChildRecord:
-    """What it takes to find a child again from another process; plain types, for the state file."""
+    """All that another process needs to find a child again; plain types, for the state file."""
 
     name: Text
     shim_pid: Pid
@@ -41,32 +41,35 @@ class ChildRecord:
     cgroup: Text | None = None
 
     def within(self, run_dir: Path) -> "ChildRecord":
-        """The same, whose files are in there and whose cgroup is a child's, whatever was read."""
+        """Return a copy whose files are in `run_dir` and whose cgroup is this child's or None.
+
+        A record that was read from disk may name anything.
+        """
         lock_file = run_dir / Path(self.lock_file).name
         cgroup = self.cgroup if self.cgroup and Path(self.cgroup).name == f"child-{self.name}" else None
         return replace(self, lock_file=str(lock_file), exit_file=str(lock_file.with_suffix(".exit")), cgroup=cgroup)
 
 
 class Dropped(NamedTuple):
-    """What the disk refused of a child's output, what the system said when it last did, and whether it still does."""
+    """Output of a child that the disk refused: bytes, the text of the last error, and whether it goes on."""
 
     bytes: int = 0
     why: str = ""
     going_on: bool = False
 
     def after(self, former: "Dropped") -> "Dropped":
-        """Both together, where `former` was dropped before."""
+        """Return the sum of both, where `former` was dropped earlier."""
         return Dropped(former.bytes + self.bytes, self.why or former.why, self.going_on)
 
 
 @dataclass(frozen=True, slots=True)
 class ShimRecord:
-    """What a shim writes into its lock file once its child runs."""
+    """A shim's card: what the shim writes into its lock file once its child runs."""
 
     token: Text
     pid: Pid  # of the child that was executed: the launcher, and the session it leads
     start: Number
-    pipes: tuple[Number, ...] = ()  # inodes of what it was given as stdout and stderr
+    pipes: tuple[Number, ...] = ()  # inodes of the child's stdout and stderr
     dropped_bytes: int = 0
     dropped_why: str = ""
     dropping: bool = False
@@ -78,18 +81,18 @@ class ExitRecord:
 
     status: int | None = None
     signal: int | None = None
-    error: str | None = None  # it could not be executed, or its shim did not live to see its end
-    requested: bool = False  # a stop had been asked for
-    dropped_bytes: int = 0  # of its output, refused by the disk
-    swept: int = 0  # processes that outlived it and were killed
-    left: tuple[str, ...] = ()  # what some of those were called
+    error: str | None = None  # the child could not be executed, or its shim ended before it
+    requested: bool = False  # a stop was asked for before the end
+    dropped_bytes: int = 0  # of the child's output, refused by the disk
+    swept: int = 0  # the number of processes that outlived the child and were killed
+    left: tuple[str, ...] = ()  # the program names of some of those
     time: float = 0.0  # seconds since the epoch
     errno: int | None = None  # of the exec that failed
-    dropped_why: str = ""  # what the system said when it refused them
+    dropped_why: str = ""  # the text of the last error of the disk
 
     @property
     def refused(self) -> bool:
-        """It could not be executed, and trying again is no use."""
+        """Say whether the child could not be executed for a reason that another attempt will not cure."""
         return self.errno is not None and self.errno not in PASSING
 
     def __str__(self) -> str:
@@ -101,6 +104,7 @@ class ExitRecord:
 
 
 def signal_name(number: int) -> str:
+    """Return "SIGKILL" for 9 and so on; "signal NUMBER" if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -108,17 +112,17 @@ def signal_name(number: int) -> str:
 
 
 def read_card(lock_file: str, token: str) -> ShimRecord | None:
-    """The card of that start of the child; None before its shim wrote it, and where it cannot be read."""
+    """Return the shim's card of the start that has the token; None if it is not written yet, or cannot be read."""
     try:
-        card = _read(lock_file)
+        card = _read_object(lock_file)
         return msgspec.convert(card, ShimRecord) if card.get("token") == token else None
     except (OSError, msgspec.ValidationError):
         return None
 
 
 def read_exit(exit_file: str, token: str) -> ExitRecord | None:
-    """The end of that start of the child; None if its shim did not write it.  Raises OSError."""
-    ending = _read(exit_file)
+    """Return the end of the start that has the token; None if its shim did not write one.  Raises OSError."""
+    ending = _read_object(exit_file)
     try:
         return msgspec.convert(ending, ExitRecord) if ending.get("token") == token else None
     except msgspec.ValidationError:
@@ -126,7 +130,10 @@ def read_exit(exit_file: str, token: str) -> ExitRecord | None:
 
 
 def records_in(run_dir: Path) -> list[ChildRecord]:
-    """A record for every card found: also of children that muxd had not yet put into its state file when it died."""
+    """Return a record for every card in `run_dir`: also for children that muxd, when it died, had not yet saved.
+
+    A card that cannot be read is put aside, unless a living shim holds it.
+    """
     found = []
     for path in sorted(run_dir.glob("*.lock")):
         try:
@@ -136,13 +143,13 @@ def records_in(run_dir: Path) -> list[ChildRecord]:
         except UNREADABLE as error:
             if not is_locked(path):
                 put_aside(path, error)
-            else:  # by a shim, which is found by its token
+            else:  # a living shim holds the file, and is found by its token
                 log.error("%s cannot be read (%s)", path, in_words(error))
     return found
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a shim lives that holds it."""
+    """Say whether a living shim holds the lock file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -157,9 +164,9 @@ def is_locked(path: Path) -> bool:
 
 
 def forget(record: ChildRecord) -> None:
-    """Remove what that start of the child left.  The lock file stays: removing one that may be locked is a race.
+    """Remove the files of one start of a child, as far as they can be removed: a later start has another token.
 
-    What cannot be removed stays: its token is no other start's.
+    The lock file is emptied but stays: to remove a file that another process may lock is a race.
     """
     with suppress(OSError):
         if read_exit(record.exit_file, record.token):
@@ -170,12 +177,12 @@ def forget(record: ChildRecord) -> None:
 
 
 def error_file(lock_file: str | Path) -> Path:
-    """What the shim itself had to complain of."""
+    """Return the path of the file that holds the shim's own stderr."""
     return Path(lock_file).with_suffix(".err")
 
 
-def _read(path: str) -> dict[str, Any]:
-    """The JSON object in the file; {} if there is none.  Raises OSError."""
+def _read_object(path: str) -> dict[str, Any]:
+    """Return the JSON object in the file; {} if there is none.  Raises OSError."""
     try:
         value = msgspec.json.decode(read(path))
     except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError, msgspec.DecodeError):

@@ -1,4 +1,4 @@
-"""Starting children: each gets a name that is locked, a token, and a shim of its own."""
+"""Children and how they are started: each with a locked name, a token, and a shim of its own."""
 
 import errno
 import fcntl
@@ -30,10 +30,10 @@ from .records import ChildRecord, error_file, records_in
 from .spare_descriptors import spare
 from .sweep import sweep, sweep_strays
 
-#: What is executed as a shim.
+#: The script that a shim process executes.
 SHIM = Path(shim.__file__).with_name("__main__.py")
 
-#: What a Python and its libraries need to start, to write and to tell the time; the locale, and Python's own switches.
+#: Variables that Python and its libraries need to start, to write and to tell the time; the locale; Python's switches.
 NEEDED = frozenset({"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
 NEEDED_KINDS = ("LC_", "PYTHON")
 
@@ -47,7 +47,7 @@ MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run and where its output goes.  Times are seconds, sizes bytes."""
+    """A command to run, and where its output goes.  Times are seconds, sizes bytes."""
 
     name: str
     argv: tuple[str, ...]
@@ -60,24 +60,27 @@ class ChildSpec:
     stop_timeout: float
     stop_signal: signal.Signals = signal.SIGTERM
     listen_fds: dict[str, int] = field(default_factory=dict)  # sockets to pass on, by name; they stay open here
-    stop_port: int = 0  # a stop is asked of whoever of its processes listens there, not of the launcher
+    stop_port: int = 0  # a stop signals the process that listens there, not the launcher
 
 
 class Children:
-    """All of muxd's children.  `run_dir` is its alone; with `cgroup` each gets one in there (see `cgroups.enter`)."""
+    """All of muxd's children.
+
+    No other muxd may use `run_dir`.  With `cgroup`, each child gets a cgroup below it (see `cgroups.enter`).
+    """
 
     def __init__(self, run_dir: Path, cgroup: Path | None = None) -> None:
         self._run_dir = run_dir.absolute()
         self._cgroup = cgroup
-        self._shims: set[int] = set()  # children of this process that someone waits for
-        self._tokens: dict[int, str] = {}  # by their pids
-        spare()  # from now on
+        self._shims: set[int] = set()  # pids of the shims that a Child waits for
+        self._tokens: dict[int, str] = {}  # of each child, by its shim's pid
+        spare()  # reserves them from now on
 
     def spawn(self, spec: ChildSpec) -> Child:
-        """Start a child; whether it can be executed is told by its Exit.
+        """Start a child; if it cannot be executed, its ExitRecord says so.
 
-        Raises CannotSpawn, and nothing was started, when the system lacks what it takes for a shim, or when
-        something of the same name still runs.
+        Raises CannotSpawn, with nothing started, if the system has no room for a shim, or if a child of the same name
+        still runs.
         """
         try:
             with ExitStack() as held:
@@ -130,11 +133,11 @@ class Children:
         return cgroup
 
     async def sweep(self, records: Iterable[ChildRecord] = (), patience: float = inf) -> list[str]:
-        """Kill all that is left of an earlier muxd's children; the names of those that something was left of.
+        """Kill all that is left of an earlier muxd's children; return the names of those that something was left of.
 
-        They are the records', those whose cards are in the run directory, and, where neither can be read, those
-        whose token begins with the directory's mark.  What was spawned here is not touched.  Raises WorkerStuck when
-        something survives SIGKILL for `patience` seconds.
+        These are the children in `records`, those whose cards are in the run directory, and, where neither can be
+        read, processes whose token begins with the directory's mark.  Children of this object are not touched.
+        Raises ModelStuck if a process survives SIGKILL for `patience` seconds.
         """
         self._run_dir.mkdir(mode=0o700, exist_ok=True)
         found = [record.within(self._run_dir) for record in (*records_in(self._run_dir), *records)]
@@ -144,20 +147,26 @@ class Children:
 
     @property
     def _mark(self) -> str:
-        """What the tokens of its children begin with: no other directory has it, on whatever path it is seen."""
+        """Return the 12 hexadecimal digits that all tokens of this run directory begin with.
+
+        They are a hash of the directory's device and inode: the same on whatever path the directory is reached.
+        """
         directory = self._run_dir.stat()
         return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
 
     async def reap_orphans(self, mourning: float = REAP_GRACE) -> Never:
-        """Bury what comes to this process as a subreaper, or as PID 1, and dies here.
+        """Reap for ever the dead that this process has inherited as a subreaper or as PID 1.
 
-        Not what others here wait for: a shim, or anything that has not been dead for `mourning` seconds.
+        Shims, and children dead for less than `mourning` seconds, are left to the code that waits for them.
         """
         await reap_orphans(self._shims, mourning)
 
 
 def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
-    """The lock file, locked and empty.  The lock is the open file's: it passes to the shim that inherits it."""
+    """Open the lock file, lock and empty it; return its descriptor.  Raises CannotSpawn if it is locked.
+
+    The lock belongs to the open file, so the shim that inherits the descriptor holds it too.
+    """
     fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     held.callback(os.close, fd)
     try:
@@ -169,10 +178,10 @@ def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
 
 
 def _launch(order: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a shim: its process, a pidfd of it, and its start time.
+    """Start a shim; return its process, a pidfd of it, and its start time in clock ticks since boot.
 
-    Popen, in the thread that calls: trio's own way forks in a thread that may end before the child.
-    The order is read from a memory file: a pipe would have to wait for its reader, and a file would show secrets.
+    Popen runs in the calling thread: trio's run_process forks in a thread that may end before the child.
+    The shim reads its spec from a memory file: a pipe would have to wait for its reader, and a file shows secrets.
     """
     spec_fd = os.memfd_create("muxd-spec", os.MFD_CLOEXEC)
     held.callback(os.close, spec_fd)
@@ -203,13 +212,13 @@ def _launch(order: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subproc
 
 
 def own_environment() -> dict[str, str]:
-    """Of muxd's environment, what another process of muxd's own needs; secrets of models and of clients are no part."""
+    """Return the variables that another process of muxd's own needs; no secrets of models or clients."""
     return {name: value for name, value in os.environ.items() if name in NEEDED or name.startswith(NEEDED_KINDS)}
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A process started in here gets its signals when it asks for them: a shim, once it can handle them."""
+    """Block signals in the block: a shim that is started there gets them once it can handle them, and misses none."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {STOP, KILL, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Ending what an earlier muxd has left: by its shims where they live, from here where they do not."""
+"""End the processes that an earlier muxd has left: by their shims where those live, else from here."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from .records import ChildRecord, forget
 
 log = logging.getLogger(__name__)
 
-#: Seconds a shim gets to kill its own before it is killed itself and its work done from here.
+#: Seconds that a shim has to kill its child; after that the shim is killed, and its child from here.
 SHIM_PATIENCE = 5.0
 
 
 async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
-    """Kill all that is left of them; the names of those that something was left of.
+    """Kill all that is left of these children; return the names of those that something was left of.
 
-    Raises ModelStuck when something survives SIGKILL for `patience` seconds.
+    Raises ModelStuck if a process survives SIGKILL for `patience` seconds.
     """
     by_token = {record.token: record for record in records}
     unfinished = {record.name for record in by_token.values()}
@@ -48,7 +48,10 @@ async def sweep(records: Iterable[ChildRecord], patience: float) -> list[str]:
 
 
 async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str]:
-    """Kill what bears a token that begins with `mark`, but `spared`; what it was, for the log.  Raises ModelStuck."""
+    """Kill the processes whose token begins with `mark` and is not in `spared`; return a description of each.
+
+    Raises ModelStuck if one survives SIGKILL for `patience` seconds.
+    """
     strays = await in_thread(partial(proctree.bearers, mark, spared))
     ended: list[str] = []
     with trio.move_on_after(patience):
@@ -61,13 +64,13 @@ async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str
 
 
 async def _end(record: ChildRecord) -> bool:
-    """Kill all that is left of it; whether anything was."""
+    """Kill all that is left of one child; return whether anything was."""
     shim_was_alive = await _end_shim(record)
     return bool(await proctree.end_all(proctree.marks_of(record))) or shim_was_alive
 
 
 async def _end_shim(record: ChildRecord) -> bool:
-    """Have the shim kill all of its child and end; if it does not, kill it.  Whether it was alive."""
+    """Have the shim kill its child and end, or kill the shim if it does not; return whether it was alive."""
     process = look_up(record.shim_pid)
     if process is None or process.start != record.shim_start or not process.alive:
         return False

@@ -1,4 +1,4 @@
-"""What is on this machine: interpreters and their SGLang, models, GPUs, ports.  `muxd init` and `muxd check` ask here.
+"""Probes of this machine, for `muxd init` and `muxd check`: interpreters and their SGLang, models, GPUs, ports.
 
 Every probe is bounded in time, changes nothing, and says why it knows nothing.
 """

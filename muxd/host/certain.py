@@ -1,4 +1,4 @@
-"""How much GPU memory do the files of a model say that it certainly needs?"""
+"""A lower bound for the GPU memory that a model needs, computed from its files."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from .model_kinds import Unusable, config_of
 from .search import hub_cache, snapshot_in_hub
 from .weights import weights_of
 
-# Arguments with which less than the files have goes to the GPUs of this host, or nobody here can tell.
+# Arguments with which fewer bytes than the files have may go to the GPUs of this host.
 _SPARES = re.compile(
     r"--(quant|torchao|modelopt|rl-quant|cpu-o|offload|kt-|load-f|model-loader|json-m|nno|devic|encoder|language-o|conf)"
 )
 
-#: Of the files' bytes: layers for speculative decoding may be left out.
+#: The share of the files' bytes that is certainly loaded: layers for speculative decoding may be left out.
 LOADED = 0.95
 
 
 def certain_need(model: Model, environ: Mapping[str, str]) -> int:
-    """Bytes on its GPUs together; 0 where nothing is certain.  `environ`: as its worker has it.
+    """Return the bytes that the model certainly needs on all its GPUs together; 0 where nothing is certain.
 
-    Takes as long as its disk takes.
+    `environ` is the environment of the model's worker.  The call reads files, and takes as long as the disk takes.
     """
     if model.engine != "sglang" or model.script is not None or any(map(_SPARES.match, model.args)):
         return 0
@@ -33,7 +33,7 @@ def certain_need(model: Model, environ: Mapping[str, str]) -> int:
         if folder is None:
             return 0
         config, size = config_of(folder), weights_of(folder)
-    except (Unusable, OSError, ValueError):  # a name that no path can have
+    except (Unusable, OSError, ValueError):  # ValueError: the name cannot be a path
         return 0
     return int(size * LOADED) // (2 if _is_halved(config, folder) else 1)
 
@@ -45,8 +45,11 @@ def _folder(model_path: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _is_halved(config: Mapping[str, Any], folder: Path) -> bool:
-    """SGLang loads 32-bit weights as 16-bit ones; files of torch's own format are so, if nobody says."""
+    """Say whether SGLang loads the model in half the size of its files: 32-bit weights, as 16-bit ones.
+
+    Files of torch's own format are taken for 32-bit ones where config.json names no type.
+    """
     inner = config.get("text_config")
-    said = [table.get(key) for table in (config, inner) if isinstance(table, dict) for key in ("dtype", "torch_dtype")]
-    known = [dtype for dtype in said if dtype is not None]
+    named = [table.get(key) for table in (config, inner) if isinstance(table, dict) for key in ("dtype", "torch_dtype")]
+    known = [dtype for dtype in named if dtype is not None]
     return "float32" in known if known else not any(folder.glob("*.safetensors"))

@@ -8,7 +8,7 @@ import trio
 
 from muxd.gpus import GpuMemory, NvmlGpus
 
-#: The GPUs there are; if none, why.
+#: Returns the GPUs; if there are none, also why.
 ReadGpus = Callable[[], tuple[Sequence[GpuMemory], str]]
 
 _MEMORY = Path("/proc/meminfo")
@@ -16,7 +16,7 @@ _LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def read_gpus() -> tuple[Sequence[GpuMemory], str]:
-    """Those that NVML knows."""
+    """Return the GPUs that NVML knows, by number, and the reason to give if there are none."""
     try:
         found = trio.run(NvmlGpus().read)
     except pynvml.NVMLError as error:
@@ -25,13 +25,13 @@ def read_gpus() -> tuple[Sequence[GpuMemory], str]:
 
 
 def host_memory() -> int:
-    """Bytes of RAM that processes here may have; 0 where nobody says."""
+    """Return the bytes of RAM that processes here may have; 0 if unknown."""
     total = 0
     for line in _MEMORY.read_text().splitlines():
         if line.startswith("MemTotal:"):
             total = int(line.split()[1]) * 1024
     try:
         limit = int(_LIMIT.read_text())
-    except (OSError, ValueError):  # no container, or "max"
+    except (OSError, ValueError):  # this is no container, or the limit is "max"
         return total
     return min(total, limit)

@@ -1,4 +1,4 @@
-"""Which Python on this machine has SGLang?"""
+"""The Pythons of this machine, the SGLang that they have, and the arguments that it rejects."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from typing import IO, Any
 from muxd.config.default_paths import home
 from muxd.config.flags import ELSEWHERE
 
-#: Seconds for one interpreter: finding a package imports nothing, but the disk may be slow or remote.
+#: Seconds for one interpreter: to find a package is not to import it, but the disk may be slow or remote.
 PATIENCE = 20.0
 
-#: Where people put it who follow the README.
+#: Where the README says to install SGLang.
 USUAL = ("/opt/sglang/bin/python", "/opt/sglang/.venv/bin/python", "/opt/sglang/venv/bin/python")
 
-# A folder that is only called so has no origin.
+# A mere folder named sglang is a namespace package, whose spec has no origin.
 _ASK = """
 import json, os, runpy
 from importlib import metadata, util
@@ -47,7 +47,7 @@ if place("sglang") is not None:
     print("sglang", json.dumps(found))
 """
 
-# SGLang's own parser: it alone knows the flags and values of its version.  It imports torch, which takes seconds.
+# Runs SGLang's own parser, which alone knows the flags and values of its version.  It imports torch: seconds.
 _PARSE = """
 import argparse, json, sys
 class Parser(argparse.ArgumentParser):
@@ -67,17 +67,17 @@ for name, args in json.load(sys.stdin).items():
 print("\\nsglang", json.dumps({"errors": told, "flags": list(parser._option_string_actions)}))
 """
 
-#: Seconds until SGLang has imported itself.
+#: Seconds for an interpreter that has to import SGLang.
 LONG_PATIENCE = 90.0
 
-#: Flags that are less alike are no slip of each other.
+#: The least similarity (difflib's ratio) of two flags of which one may be a slip of the other.
 CLOSE = 0.8
 
 LARGEST_ANSWER = 1 << 20
 
 
 class NoSGLang(Exception):
-    """Why an interpreter has none, or cannot be asked."""
+    """An interpreter has no SGLang, or cannot be asked; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Interpreter:
     path: str
     version: str  # of SGLang
     torch: str = ""
-    cuda: str = ""  # that torch was built for
+    cuda: str = ""  # the version that torch was built for
 
     def __str__(self) -> str:
         torch = f", torch {self.torch}" if self.torch else ""
@@ -93,7 +93,7 @@ class Interpreter:
 
 
 def find_sglang(environ: Mapping[str, str], places: tuple[str, ...] = USUAL) -> tuple[Interpreter | None, list[str]]:
-    """The first that has SGLang, and all that were asked."""
+    """Return the first interpreter that has SGLang, or None, and the paths of all that were asked."""
     asked: list[str] = []
     for path in dict.fromkeys(_candidates(environ, places)):
         asked.append(path)
@@ -103,18 +103,21 @@ def find_sglang(environ: Mapping[str, str], places: tuple[str, ...] = USUAL) -> 
 
 
 def _candidates(environ: Mapping[str, str], places: tuple[str, ...]) -> Iterator[str]:
-    """Links are left alone: the python of a virtual environment is one, and is known by its place."""
+    """Yield the interpreters of this machine in the order in which they are asked.
+
+    Links are not resolved: the python of a virtual environment is a link, and finds its packages by its own path.
+    """
     named = [sys.executable]
     named += [f"{environ[name]}/bin/python" for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
     named += ["python3", "python", *places, str(home(environ) / "sglang/bin/python")]
     for name in named:
         found = shutil.which(name, path=environ.get("PATH")) if name else None
-        if found and (path := os.path.abspath(found)).isprintable():  # else no configuration can hold it
+        if found and (path := os.path.abspath(found)).isprintable():  # a configuration cannot hold another path
             yield path
 
 
 def look(path: str, environ: Mapping[str, str]) -> Interpreter:
-    """The SGLang that this interpreter would import.  Raises NoSGLang."""
+    """Return the SGLang that this interpreter would import.  Raises NoSGLang."""
     found = _answer([path, "-c", _ASK], environ, b"", PATIENCE)
     if found is None:
         raise NoSGLang("no SGLang is installed in it")
@@ -125,17 +128,20 @@ def look(path: str, environ: Mapping[str, str]) -> Interpreter:
 
 
 def rejected_args(path: str, environ: Mapping[str, str], args: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What its SGLang has against the arguments of each model; those it takes are left out.  Raises NoSGLang."""
+    """Return, by model, what the interpreter's SGLang says against its arguments.
+
+    Models whose arguments it accepts are left out.  Raises NoSGLang.
+    """
     question = json.dumps({name: list(words) for name, words in args.items()}).encode()
     found = _answer([path, "-c", _PARSE], environ, question, LONG_PATIENCE)
     if found is None:
         raise NoSGLang("its parser of arguments does not answer")
     flags = [flag for flag in found.get("flags", []) if flag.startswith("--")]
-    return {name: _with_meant(str(error), flags) for name, error in found.get("errors", {}).items()}
+    return {name: _with_suggestion(str(error), flags) for name, error in found.get("errors", {}).items()}
 
 
-def _with_meant(error: str, flags: list[str]) -> str:
-    """An unknown flag, with the one that was probably meant."""
+def _with_suggestion(error: str, flags: list[str]) -> str:
+    """Return SGLang's complaint; for an unknown flag, with the flag that was probably meant."""
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", error)
     if unknown is None:
         return error
@@ -146,8 +152,11 @@ def _with_meant(error: str, flags: list[str]) -> str:
 
 
 def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patience: float) -> dict[str, Any] | None:
-    """The last line that is an answer.  Raises NoSGLang where it cannot be run, hangs, or fails."""
-    with TemporaryFile() as asked, TemporaryFile() as output:  # a pipe would be open for as long as what it leaves
+    """Run a program of this module; return the JSON of its last line that begins with "sglang ", or None.
+
+    Raises NoSGLang if the interpreter cannot be run, hangs, or fails.
+    """
+    with TemporaryFile() as asked, TemporaryFile() as output:  # a pipe stays open while any descendant lives
         asked.write(question)
         asked.seek(0)
         _run(argv, environ, asked, output, patience)
@@ -161,11 +170,11 @@ def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patien
 
 
 def _run(argv: list[str], environ: Mapping[str, str], stdin: IO[bytes], output: IO[bytes], patience: float) -> None:
-    """In a session of its own, so that all of it can be ended."""
+    """Run a command to its end, in a session of its own so that all of it can be killed.  Raises NoSGLang."""
     try:
         process = subprocess.Popen(
             argv,
-            cwd="/",  # not where a folder may lie that is called sglang
+            cwd="/",  # not a folder that may hold one called sglang
             env=dict(environ),
             stdin=stdin,
             stdout=output,

@@ -1,6 +1,6 @@
-"""What kind of model a folder holds, as far as its small files tell: is it one that SGLang serves as text?
+"""The kind of model in a folder, as its small files tell it: does SGLang generate text or embeddings with it?
 
-The names of architectures were compared with those that SGLang 0.5.23 has.
+The names of architectures here were compared with those that SGLang 0.5.23 knows.
 """
 
 import json
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class Unusable(Exception):
-    """Not a model to be served; says why, and what to do where something can be done."""
+    """A folder holds no model that can be served; the text says why, and what to do if anything can be done."""
 
 
 class NoModel(Unusable):
-    """Nor a part of one: there may be models below."""
+    """A folder holds no model and no part of one: there may be models in folders below it."""
 
 
 class ModelKind(StrEnum):
@@ -51,10 +51,10 @@ EMBEDDING = {
     "RobertaModel",
     "XLMRobertaModel",
 }
-# Of a sentence-transformers model, whatever its architecture is called.
+# Files of a sentence-transformers model, whatever its architecture is called.
 EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json")
 
-# Parts of a name -> what such a model is.
+# Part of an architecture's name -> description of such a model.
 OTHERS = {
     "Eagle": "a draft model for speculative decoding",
     "NextN": "a draft model for speculative decoding",
@@ -71,7 +71,7 @@ OTHERS = {
 
 
 def kind_of(folder: Path) -> ModelKind:
-    """Raises Unusable."""
+    """Return the kind of the model in the folder.  Raises Unusable."""
     config = config_of(folder)
     match config.get("architectures"):
         case [str(name), *_]:
@@ -80,7 +80,7 @@ def kind_of(folder: Path) -> ModelKind:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The config.json of a model, whatever its architecture.  Raises Unusable."""
+    """Return the config.json of a model, whatever its architecture.  Raises Unusable."""
     if (folder / "adapter_config.json").is_file():
         raise Unusable(f"a LoRA adapter{_base(folder)}, not a whole model: it goes into a model's args, --lora-paths")
     if (folder / "model_index.json").is_file():
@@ -92,9 +92,9 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> ModelKind:
-    for part, what in OTHERS.items():
+    for part, description in OTHERS.items():
         if part in name:
-            raise Unusable(f"{name} is {what}")
+            raise Unusable(f"{name} is {description}")
     if config.get("is_encoder_decoder") is True:
         raise Unusable(f"{name} is an encoder and a decoder, which SGLang does not serve")
     generates = name in GENERATION or name.endswith(GENERATION_ENDINGS)
@@ -106,6 +106,7 @@ def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> ModelKi
 
 
 def _base(folder: Path) -> str:
+    """Return " of BASE", with the model that a LoRA adapter is for; "" if it names none."""
     try:
         base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
     except Unusable:
@@ -114,7 +115,7 @@ def _base(folder: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The table in a small JSON file."""
+    """Return the object in a small JSON file.  Raises Unusable; NoModel if the file holds no JSON object."""
     try:
         if not file.is_file():
             raise Unusable(f"no {file.name}")

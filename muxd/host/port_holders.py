@@ -1,4 +1,4 @@
-"""Who has a port?"""
+"""The process that holds a port."""
 
 import errno
 import socket
@@ -11,7 +11,7 @@ from muxd.shim.processes import program_of
 
 @dataclass(frozen=True, slots=True)
 class PortHolder:
-    """A process that listens; pid 0 where that is another user's, and cannot be seen."""
+    """A process that listens on a port; pid 0 if it is another user's, and cannot be seen."""
 
     pid: int = 0
     program: str = ""
@@ -21,7 +21,10 @@ class PortHolder:
 
 
 def holder_of(host: str, port: int) -> PortHolder | None:
-    """Who listens there; None: it is free.  Raises OSError where the address cannot be had at all."""
+    """Return the process that listens on the port; None if the port is free.
+
+    Raises OSError if nobody can bind the address on this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The models on this machine: in the cache of the Hugging Face Hub, and in folders that were named."""
+"""The models on this machine: in the cache of the Hugging Face Hub, and in folders that the user names."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from muxd.config.default_paths import home
 from .model_kinds import ModelKind, NoModel, Unusable, kind_of
 from .weights import weights_of
 
-#: How far below a named folder is looked: ORG/NAME/REVISION, and room for more.
+#: How many levels below a named folder are searched: ORG/NAME/REVISION, and room for more.
 DEEPEST = 6
 
 OTHER_REPOSITORIES = {"datasets": "a data set", "spaces": "a space of the Hub"}
@@ -21,29 +21,31 @@ OTHER_REPOSITORIES = {"datasets": "a data set", "spaces": "a space of the Hub"}
 class FoundModel:
     """A model that can be served."""
 
-    label: str  # what people call it: Qwen/Qwen3-14B, or the folder's name
+    label: str  # the Hub id, as Qwen/Qwen3-14B, or the folder's name
     model_path: str  # a Hub id, or an absolute path
     kind: ModelKind
     size: int  # bytes of its weight files
-    folder: Path  # where they are, links followed
+    folder: Path  # where the weight files are, links resolved
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
+    """A folder in which no model was found that can be served."""
+
     label: str
     reason: str
-    leaf: bool = True  # nothing else is below it
+    leaf: bool = True  # no model can be below it
 
 
 Finding = FoundModel | Skipped
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it downloads."""
-    if given := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
-        return _expanded(given, environ)
-    if given := environ.get("HF_HOME"):
-        return _expanded(given, environ) / "hub"
+    """Return the folder in which huggingface_hub keeps its downloads."""
+    if setting := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+        return _expanded(setting, environ)
+    if setting := environ.get("HF_HOME"):
+        return _expanded(setting, environ) / "hub"
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
     return _expanded(cache, environ) / "huggingface/hub"
 
@@ -53,19 +55,19 @@ def _expanded(path: str, environ: Mapping[str, str]) -> Path:
 
 
 def in_cache(cache: Path) -> list[Finding]:
-    """By Hub id.  A cache that is not there is empty."""
+    """Return a finding for each repository of a Hub cache; nothing if the cache does not exist."""
     try:
         names = sorted(os.listdir(cache), key=str.lower)
     except FileNotFoundError:
         return []
     except OSError as error:
         return [Skipped(str(cache), f"cannot be read: {error.strerror}")]
-    nameable = str(cache).isprintable()  # models are found by id only where the configuration can say where
+    nameable = str(cache).isprintable()  # a model is named by its id only if a configuration can hold this path
     return [_repository(cache / name, hub=nameable) for name in names if _is_repository(name)]
 
 
 def snapshot_in_hub(cache: Path, hub_id: str) -> Path | None:
-    """Where the files of a model are, by its id; None where nothing of it is in the cache.  Raises Unusable."""
+    """Return the folder of a Hub model's files; None if nothing of the model is in the cache.  Raises Unusable."""
     repository = cache / f"models--{hub_id.replace('/', '--')}"
     if not repository.is_dir():
         return None
@@ -74,16 +76,16 @@ def snapshot_in_hub(cache: Path, hub_id: str) -> Path | None:
 
 
 def _is_repository(name: str) -> bool:
-    what, separator, _ = name.partition("--")
-    return bool(separator) and what in ("models", *OTHER_REPOSITORIES)
+    kind, separator, _ = name.partition("--")
+    return bool(separator) and kind in ("models", *OTHER_REPOSITORIES)
 
 
 def _repository(repository: Path, *, hub: bool) -> Finding:
-    """One of the cache; `hub`: its id is enough to find it again."""
-    what, *parts = repository.name.split("--")
+    """Return the finding for a repository of a cache; `hub` says whether its Hub id is enough to find it again."""
+    kind, *parts = repository.name.split("--")
     label = "/".join(parts)
-    if what != "models":
-        return Skipped(label, OTHER_REPOSITORIES[what])
+    if kind != "models":
+        return Skipped(label, OTHER_REPOSITORIES[kind])
     try:
         return _of_snapshots(repository, label, hub=hub)
     except Unusable as error:
@@ -93,27 +95,31 @@ def _repository(repository: Path, *, hub: bool) -> Finding:
 
 
 def _of_snapshots(repository: Path, label: str, *, hub: bool) -> Finding:
-    """The revision that the name means, else the newest one that is whole, by its path."""
+    """Return the model at the revision that its Hub id means, else at the newest complete one, named by its path.
+
+    Raises Unusable, for the first revision, if no revision is complete.
+    """
     _refuse_partial(repository, label)
     main, *others = _revisions(repository)
     try:
-        return _judged(main, label, label if hub and _is_main(main) else str(main))
+        return _model_in(main, label, label if hub and _is_main(main) else str(main))
     except Unusable as reason:
         for other in others:
             try:
-                return _judged(other, label, str(other))
+                return _model_in(other, label, str(other))
             except Unusable:
                 continue
         raise reason from None
 
 
 def _refuse_partial(repository: Path, hub_id: str) -> None:
+    """Raise Unusable if a download of the repository is not complete."""
     if list(repository.glob("blobs/*.incomplete")):
         raise Unusable(f"a partial download, or one under way; finish it with: hf download {hub_id}")
 
 
 def _revisions(repository: Path) -> list[Path]:
-    """What the branch main was when it was downloaded comes first, then the newest."""
+    """Return the snapshots: the one that refs/main names first, then the newest.  Raises Unusable if there is none."""
     try:
         snapshots = [path for path in (repository / "snapshots").iterdir() if path.is_dir()]
     except FileNotFoundError:
@@ -131,12 +137,12 @@ def _is_main(snapshot: Path) -> bool:
 
 
 def in_folder(folder: Path) -> Iterator[Finding]:
-    """Every directory at or below `folder` that has a config.json, and the repositories of a cache."""
+    """Yield a finding for each folder at or below `folder` that may hold a model, and for each cached repository."""
     yield from _below(Path(os.path.abspath(folder)), 0, set())
 
 
 def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Finding]:
-    """`seen`: directories by device and inode, for links may lead anywhere."""
+    """Yield the findings at and below `folder`; `seen` are device and inode of folders, since links may form a loop."""
     try:
         found = folder.stat()
         if (key := (found.st_dev, found.st_ino)) in seen:
@@ -161,11 +167,15 @@ def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Fin
 
 
 def _directory(folder: Path) -> Finding:
-    """A stray config.json says nothing about the folders below it; those of a model hold its parts."""
+    """Return the finding for a folder with a config.json.
+
+    It is no leaf if it holds no part of a model: a stray config.json says nothing about the folders below it, while
+    the folders below a model hold its parts.
+    """
     try:
         if list(folder.glob(".cache/huggingface/download/**/*.incomplete")):
             raise Unusable("a partial download, or one under way")
-        return _judged(folder, folder.name, str(folder))
+        return _model_in(folder, folder.name, str(folder))
     except Unusable as error:
         return Skipped(str(folder), str(error), leaf=not isinstance(error, NoModel))
     except OSError as error:
@@ -179,8 +189,8 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _judged(folder: Path, label: str, model_path: str) -> FoundModel:
-    """Raises Unusable, also for names that a configuration cannot hold."""
+def _model_in(folder: Path, label: str, model_path: str) -> FoundModel:
+    """Return the model in the folder.  Raises Unusable, also for a name that a configuration cannot hold."""
     try:
         if not f"{label}{model_path}".isprintable():
             raise ValueError

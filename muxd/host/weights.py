@@ -1,4 +1,4 @@
-"""Are the weights of a model all there, and how much are they?"""
+"""The size of a model's weight files, and whether all of them are there."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from .model_kinds import ONLY_GGUF, NoModel, Unusable
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 
-# Other things of the same endings: a second copy in Mistral's own format, the state of a training.
+# Other files with the same endings: a second copy in Mistral's own format, the state of a training run.
 _NOT_WEIGHTS = re.compile(
     r"consolidated.*|adapter_model.*|(training_args|optimizer|scheduler|rng_state|trainer_state).*"
 )
@@ -25,7 +25,7 @@ LARGEST_INDEX = 64 << 20
 
 
 def weights_of(folder: Path) -> int:
-    """Bytes of the weight files.  Raises Unusable where some or all are missing."""
+    """Return the bytes of the weight files.  Raises Unusable if any of them is missing."""
     names = _names(folder)
     sizes = [_size(folder / name) for name in names]
     missing = [name for name, size in zip(names, sizes, strict=True) if size is None]
@@ -36,15 +36,16 @@ def weights_of(folder: Path) -> int:
 
 
 def _names(folder: Path) -> list[str]:
+    """Return the names of the weight files, also of missing ones.  Raises Unusable if there are none."""
     for index in INDEXES:
         if (folder / index).is_file():
-            return _indexed(folder / index)
+            return _names_in_index(folder / index)
     files = os.listdir(folder)
     for pattern in PATTERNS:
         ending = pattern.removeprefix("*")
         found = sorted(name for name in files if name.endswith(ending) and not name.startswith("."))
-        if whole := [name for name in found if not _NOT_WEIGHTS.fullmatch(name)] or _only_mistrals(found):
-            return _with_all_numbers(whole)
+        if weights := [name for name in found if not _NOT_WEIGHTS.fullmatch(name)] or _only_mistrals(found):
+            return _with_all_numbers(weights)
     if any(name.endswith(".gguf") for name in files):
         raise Unusable(ONLY_GGUF)
     raise NoModel("no weights")
@@ -55,7 +56,7 @@ def _only_mistrals(names: list[str]) -> list[str]:
 
 
 def _with_all_numbers(names: list[str]) -> list[str]:
-    """model-00001-of-00003.safetensors says that there are three."""
+    """Return the names and those that they imply: model-00001-of-00003.safetensors implies two more."""
     numbered = {(match[1], int(match[3]), match[4]) for name in names if (match := _NUMBERED.fullmatch(name))}
     expected = {
         f"{stem}-{number:05}-of-{count:05}{ending}"
@@ -65,8 +66,8 @@ def _with_all_numbers(names: list[str]) -> list[str]:
     return sorted(expected | set(names))
 
 
-def _indexed(index: Path) -> list[str]:
-    """The files that an index names."""
+def _names_in_index(index: Path) -> list[str]:
+    """Return the names of the files that an index lists.  Raises Unusable."""
     try:
         if index.stat().st_size > LARGEST_INDEX:
             raise Unusable(f"{index.name} is larger than {LARGEST_INDEX >> 20} MiB")
@@ -82,7 +83,10 @@ def _indexed(index: Path) -> list[str]:
 
 
 def _size(file: Path) -> int | None:
-    """None where it is not there; a link of the cache to what was not downloaded is nothing, too."""
+    """Return the file's size in bytes; None if it is missing or empty, or a cache's link to a file not downloaded.
+
+    Raises Unusable for a pointer of git-lfs in the place of the file.
+    """
     try:
         size = file.stat().st_size if file.is_file() else 0
         if 0 < size < 1024 and file.read_bytes().startswith(_POINTER):

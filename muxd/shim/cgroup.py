@@ -1,6 +1,6 @@
-"""One child's cgroup, v2: what is in it, and killing and removing it.
+"""One child's cgroup, v2: list its members, kill them, remove it.
 
-Where such cgroups may be made is not here but in `muxd.children.cgroups`.
+`muxd.children.cgroups` finds where such cgroups may be made.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from .processes import look_up, send
 
 
 def cgroup_members(cgroup: str) -> set[int]:
-    """The pids in it and below; empty where it does not exist."""
+    """Return the pids in the cgroup and in those below it; empty if it does not exist."""
     pids: set[int] = set()
     for directory, _, _ in os.walk(cgroup):
         try:
             with open(f"{directory}/cgroup.procs", "rb") as file:
                 pids.update(map(int, file.read().split()))
         except OSError:
-            continue  # it went away
+            continue  # the cgroup was removed meanwhile
     return pids
 
 
 def cgroup_populated(cgroup: str) -> bool:
+    """Say whether a live process is in the cgroup or below it; False if it does not exist.  Raises OSError."""
     try:
         with open(f"{cgroup}/cgroup.events", "rb") as file:
             return b"populated 1" in file.read()
@@ -35,7 +36,10 @@ def cgroup_populated(cgroup: str) -> bool:
 
 
 def cgroup_kill(cgroup: str) -> None:
-    """SIGKILL all in it and below, atomically.  Linux 5.14; without it, each by its pid."""
+    """Send SIGKILL to every process in the cgroup and below it.
+
+    Linux 5.14 and later do this atomically, by cgroup.kill; on an older kernel each member is killed by its pid.
+    """
     try:
         tell_cgroup(f"{cgroup}/cgroup.kill", b"1")
     except OSError:
@@ -45,7 +49,7 @@ def cgroup_kill(cgroup: str) -> None:
 
 
 def tell_cgroup(path: str, value: bytes) -> None:
-    """Write to one of a cgroup's files; where it is none, nothing is created."""
+    """Write to one of a cgroup's files; never create a file.  Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value)
@@ -54,7 +58,7 @@ def tell_cgroup(path: str, value: bytes) -> None:
 
 
 def cgroup_remove(cgroup: str) -> None:
-    """Remove it and what is below; what is not empty stays."""
+    """Remove the cgroup and those below it; a cgroup that still has members stays."""
     for directory, _, _ in os.walk(cgroup, topdown=False):
         try:
             os.rmdir(directory)

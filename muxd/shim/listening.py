@@ -1,7 +1,7 @@
-"""Which TCP sockets listen on this host: asked of the kernel by sock_diag(7), else read in /proc/net.
+"""The TCP sockets that listen on this host: asked of the kernel by sock_diag(7), else read from /proc/net.
 
-The kernel looks for those that listen alone: 0.03 ms.  In /proc/net/tcp6 it looks through its whole table of
-connections behind them, be it empty: 3 to 25 ms, in which muxd does nothing else.
+For sock_diag the kernel searches its table of listening sockets alone: 0.03 ms.  For /proc/net/tcp6 the kernel also
+walks its whole table of connections, even an empty one: 3 to 25 ms, in which muxd does nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SOCK_DIAG, _BY_FAMILY, _DUMP, _ERROR, _DONE = 4, 20, 0x301, 2, 3  # linux/netlink.h, linux/sock_diag.h
 _LISTENS = 1 << 10  # TCP_LISTEN, as a bit
 _HEADER, _QUESTION, _ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBBxI48x"), struct.Struct(">B3xH2x16s")
-_OWNER, _OWNER_AT = struct.Struct("=II"), 64  # user and inode, in an answer
+_OWNER, _OWNER_AT = struct.Struct("=II"), 64  # user and inode, and their offset in an answer
 _PATIENCE = 1.0  # seconds
 _READ = 64 << 10
 
@@ -38,32 +38,32 @@ class Listening:
 
     @property
     def name(self) -> str:
-        """In /proc/PID/fd."""
+        """Return the target of the socket's link in /proc/PID/fd."""
         return f"socket:[{self.inode}]"
 
 
 def all_listening() -> list[Listening]:
-    """At whatever address and port.  Raises OSError."""
-    with suppress(OSError):  # a kernel without it
+    """Return the listening TCP sockets of all addresses and ports.  Raises OSError."""
+    with suppress(OSError):  # this kernel has no sock_diag
         return list(asked())
     return list(read())
 
 
 def asked() -> Iterator[Listening]:
-    """As the kernel answers.  Raises OSError."""
+    """Yield the listening sockets that the kernel lists by sock_diag(7).  Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _SOCK_DIAG) as kernel:
         kernel.settimeout(_PATIENCE)
         for family in (socket.AF_INET, socket.AF_INET6):
             question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _LISTENS)
             kernel.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _DUMP, 0, 0) + question)
             for body in _messages(kernel):
-                found, port, address = _ANSWER.unpack_from(body)
+                answered, port, address = _ANSWER.unpack_from(body)
                 uid, inode = _OWNER.unpack_from(body, _OWNER_AT)
-                yield Listening(_as_in_proc(address[: 4 if found == socket.AF_INET else 16]), port, uid, inode)
+                yield Listening(_as_in_proc(address[: 4 if answered == socket.AF_INET else 16]), port, uid, inode)
 
 
 def _messages(kernel: socket.socket) -> Iterator[bytes]:
-    """The bodies of one answer, to its end."""
+    """Yield the bodies of the messages of one answer, to its end.  Raises OSError."""
     while True:
         data, at = kernel.recv(_READ), 0
         while at < len(data):
@@ -79,23 +79,25 @@ def _messages(kernel: socket.socket) -> Iterator[bytes]:
 
 
 def _as_in_proc(address: bytes) -> str:
+    """Return the hexadecimal form that /proc/net/tcp has of an address: words in the machine's byte order."""
     words = (address[at : at + 4] for at in range(0, len(address), 4))
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
 def read() -> Iterator[Listening]:
-    """As /proc/net has it.  Raises OSError."""
+    """Yield the listening sockets that /proc/net/tcp and tcp6 name.  Raises OSError."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(FileNotFoundError), open(table, "rb") as file:  # without IPv6
+        with suppress(FileNotFoundError), open(table, "rb") as file:  # tcp6 is missing without IPv6
             for row in _rows(file):
                 address, _, port = row[1].decode().partition(":")
                 yield Listening(address, int(port, 16), int(row[7]), int(row[9]))
 
 
 def _rows(table: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The kernel lists those that listen first, and makes no more of the table than is read.
+    """Yield the fields of the rows of listening sockets, and read no further.
 
-    All of it, with the connections that a busy proxy has had in the last minute, takes 60 to 90 ms.
+    The kernel lists listening sockets first, and formats no more rows than are read.  The whole table, with the
+    connections that a busy proxy has had in the last minute, takes 60 to 90 ms.
     """
     rows = (line.split() for line in table)
     next(rows, None)  # the titles

@@ -1,4 +1,4 @@
-"""A child's log files: bounded, of whole lines, and never a reason for the child to wait."""
+"""A child's log files: bounded in size, cut between lines, and never a reason for the child to wait."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ LINE_MARGIN = 1 << 16
 
 
 def reason_of(error: OSError) -> str:
-    """Without the errno, which tells people nothing."""
+    """Return the error's text in lower case, without the errno, which tells people nothing."""
     return (error.strerror or str(error)).lower()
 
 
 class Log:
-    """An append-only file that rotates by size and never raises: what the disk refuses is lost and counted.
+    """An append-only file that rotates by size and never raises: bytes that the disk refuses are lost and counted.
 
-    No file grows beyond `max_bytes`.  After a loss the log goes on at a line's start, below a
-    line that says how much is missing.  A file that was moved or removed is made anew.
+    No file grows beyond `max_bytes`.  After a loss the log goes on at the start of a line,
+    below a line that says how many bytes are missing.  A file that was moved or removed is created again.
     """
 
     def __init__(self, path: str, max_bytes: int, backups: int) -> None:
-        self.lost = 0  # bytes, since the start
-        self.why = ""  # what the system said when it last refused some
+        self.lost = 0  # bytes lost since the start
+        self.why = ""  # the text of the last error
         self._path = path
         self._max_bytes = max(1, max_bytes)
         self._margin = min(LINE_MARGIN, max_bytes // 2)
         self._backups = backups
         self._fd = -1
-        self._identity = (0, 0)  # device and inode of what _fd is
+        self._identity = (0, 0)  # device and inode of _fd
         self._size = 0
         self._at_line_start = True
         self._gap = 0  # bytes lost since the last successful write
-        self._in_torn_line = False  # the beginning of the present line is lost
+        self._in_torn_line = False  # the beginning of the current line is lost
 
     def write(self, data: bytes) -> None:
+        """Append `data`; bytes that cannot be written are counted as lost."""
         data = self._without_torn_line(data)
         if not data:
             return
@@ -48,7 +49,7 @@ class Log:
         try:
             if self._gap:
                 self._say_gap()
-            for part in self._put(data):
+            for part in self._append(data):
                 done += part
         except OSError as error:
             self._close()
@@ -56,11 +57,11 @@ class Log:
 
     @property
     def refused(self) -> bool:
-        """The last that was to be written is lost."""
+        """Say whether the last write was refused, and the line that reports the loss is not yet written."""
         return self._gap > 0
 
     def retry(self) -> None:
-        """Say what is missing, if that can be written by now: the child may say nothing for hours."""
+        """Try to write the line that reports a loss: the child's next output may be hours away."""
         if self._gap:
             try:
                 self._say_gap()
@@ -68,7 +69,7 @@ class Log:
                 self._close()
 
     def note(self, text: str) -> None:
-        """A line of the shim's own, below the child's last; that one is ended if the child did not."""
+        """Write a line of the shim's own below the child's last line, which is ended first where the child did not."""
         self._in_torn_line = False
         try:
             if self._gap:
@@ -77,23 +78,23 @@ class Log:
         except OSError:
             self._close()
 
-    def _put(self, data: bytes) -> Iterator[int]:
-        """Write it all and yield how many bytes each step wrote; raises OSError."""
+    def _append(self, data: bytes) -> Iterator[int]:
+        """Write all of `data`, rotating where due; yield how many bytes each step wrote.  Raises OSError."""
         start = 0
         while start < len(data):
             self._open()
-            share = self._share(data, start)
-            if share == 0:
+            room_now = self._room_for(data, start)
+            if room_now == 0:
                 self._rotate()
                 continue
-            written = os.write(self._fd, memoryview(data)[start : start + share])
+            written = os.write(self._fd, memoryview(data)[start : start + room_now])
             start += written
             self._size += written
             self._at_line_start = data[start - 1] == 10
             yield written
 
-    def _share(self, data: bytes, start: int) -> int:
-        """How much of data[start:] goes into the present file; 0: it is full."""
+    def _room_for(self, data: bytes, start: int) -> int:
+        """Return how many bytes of data[start:] go into the current file; 0 if it must be rotated first."""
         left = len(data) - start
         room = self._max_bytes - self._margin - self._size
         if left <= room:
@@ -107,8 +108,9 @@ class Log:
         return max(0, min(line_end - start if line_end else left, room + self._margin))
 
     def _open(self) -> None:
+        """Open the file at the path unless it is open, and end a torn last line.  Raises OSError."""
         if self._fd >= 0:
-            if self._in_place():
+            if self._is_still_at_path():
                 return
             self._close()
         self._refuse_links_of_others()
@@ -126,7 +128,10 @@ class Log:
             self._size += os.write(self._fd, b"\n")
 
     def _refuse_links_of_others(self) -> None:
-        """Who may write in the folder must not choose what is written to; an operator's own link is followed."""
+        """Raise OSError if the path is a symbolic link of a user other than root and this one.
+
+        Another user who may write in the folder must not choose the file; an operator's own link is followed.
+        """
         try:
             found = os.lstat(self._path)
         except FileNotFoundError:
@@ -134,8 +139,8 @@ class Log:
         if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
             raise OSError(errno.ELOOP, "a symbolic link of another user is not followed", self._path)
 
-    def _in_place(self) -> bool:
-        """Whether the open file is still the one at the path.  One stat for each write: 2 microseconds."""
+    def _is_still_at_path(self) -> bool:
+        """Say whether the open file is still the one at the path.  Costs one stat per write: 2 microseconds."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -163,6 +168,7 @@ class Log:
         self._in_torn_line = not data.endswith(b"\n")
 
     def _without_torn_line(self, data: bytes) -> bytes:
+        """Return `data` without the rest of a line whose beginning is lost; that rest is counted as lost too."""
         if not self._in_torn_line:
             return data
         rest = data.find(b"\n") + 1 or len(data)
@@ -175,5 +181,5 @@ class Log:
 
     def _say(self, text: str) -> None:
         newline = b"" if self._at_line_start or self._fd < 0 else b"\n"
-        for _ in self._put(newline + f"muxd-shim: {text}\n".encode(errors="replace")):
+        for _ in self._append(newline + f"muxd-shim: {text}\n".encode(errors="replace")):
             pass

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes, and what it is asked to do to exactly one of them."""
+"""The process table as /proc shows it, and signals to exactly one process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 def prctl(option: int, value: int | bytes) -> None:
+    """Call prctl(2) with one argument.  Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value), 0, 0, 0):
         code = ctypes.get_errno()
@@ -27,16 +28,16 @@ class Process:
         self.ppid = int(fields[1])
         self.session = int(fields[3])
         self.start = int(fields[19])
-        # The main thread may be gone ("Z") while others live.
+        # The main thread may be gone ("Z") while other threads live.
         self.alive = fields[0] not in b"ZX" or int(fields[17]) > 1
 
 
-#: What reading /proc/PID says of a process that has just ended, or that is none of ours.
+#: Errors of reading /proc/PID when the process has just ended, or is another user's.
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 def program_of(pid: int) -> str:
-    """Its name as /proc/PID/comm has it, printable; "" where it is gone."""
+    """Return the process's name from /proc/PID/comm, unprintable characters as "?"; "" if the process is gone."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             name = file.read().decode(errors="replace").strip()
@@ -46,6 +47,7 @@ def program_of(pid: int) -> str:
 
 
 def look_up(pid: int) -> Process | None:
+    """Return the process with that pid, be it a zombie; None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return Process(pid, file.read())
@@ -54,7 +56,7 @@ def look_up(pid: int) -> Process | None:
 
 
 def is_stopped(pid: int) -> bool:
-    """By a signal, or for a debugger."""
+    """Say whether the process is stopped, by a signal or for a debugger; False if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             return file.read(4096).rpartition(b") ")[2][:1] in b"Tt"
@@ -63,19 +65,19 @@ def is_stopped(pid: int) -> bool:
 
 
 def boot_id() -> str:
-    """Names this boot of the machine: pids and start times mean nothing beyond it."""
+    """Return the id of this boot of the machine: pids and start times mean nothing beyond it."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def process_table() -> dict[int, Process]:
-    """Every process by pid.  Not a moment in time: processes come and go while it is read."""
+    """Return every process by pid.  The table is no snapshot: processes come and go while it is read."""
     found = (look_up(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
     return {process.pid: process for process in found if process}
 
 
 def descendants(ancestor: int) -> list[Process]:
-    """The living ones of its children, their children, and so on."""
+    """Return the ancestor's living children, their living children, and so on."""
     children: dict[int, list[Process]] = {}
     for process in process_table().values():
         children.setdefault(process.ppid, []).append(process)
@@ -87,13 +89,16 @@ def descendants(ancestor: int) -> list[Process]:
     return [process for process in found if process.alive]
 
 
-#: In place of a TCP port.
+#: Matches every TCP port, where `listeners` takes one.
 ANY_PORT = -1
 
 
 def listeners(port: int, among: list[Process]) -> list[Process]:
-    """Those that listen on a TCP port, at whatever address; not the children of one of them."""
-    from .listening import all_listening  # a shim that never asks does without `socket`
+    """Return the processes of `among` that listen on a TCP port, at any address, but not children of such a process.
+
+    Raises OSError if the sockets cannot be listed.
+    """
+    from .listening import all_listening  # imported here: a shim that never needs it saves `socket`
 
     sockets = {socket.name for socket in all_listening() if port in (ANY_PORT, socket.port)}
     found = [process for process in among if sockets and has_any(process.pid, sockets)]
@@ -102,6 +107,7 @@ def listeners(port: int, among: list[Process]) -> list[Process]:
 
 
 def has_any(pid: int, sockets: set[str]) -> bool:
+    """Say whether the process has one of the sockets open; they are named as in /proc/PID/fd ("socket:[INODE]")."""
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)
@@ -117,7 +123,7 @@ def has_any(pid: int, sockets: set[str]) -> bool:
 
 
 def send(process: Process, signum: int) -> bool:
-    """Signal exactly this process, never another one that got its pid; whether it was still there."""
+    """Signal exactly this process, never another one that got its pid; return whether it was still there."""
     try:
         fd = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -130,7 +136,7 @@ def send(process: Process, signum: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # a set-user-id program: it is there, and we cannot help it
+        return True  # a set-user-id program: the process is there, and cannot be signalled
     finally:
         os.close(fd)
     return True

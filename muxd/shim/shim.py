@@ -1,4 +1,4 @@
-"""One shim's life: it starts the child, watches it and its output, ends what is left of it, and reports."""
+"""One shim's life: start the child, watch it and its output, end what is left of it, and report."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Bytes read from a pipe at once, and what is asked for as its size, so that a child can go on writing
-#: while a log is written: 100 MB in 0.33 s, and in 0.43 s with the kernel's default of 64 KiB.
+#: Bytes read from a pipe at once, and the size that a pipe is given.  The child goes on writing into the pipe while
+#: the shim writes a log: 100 MB take 0.33 s, and 0.43 s with the kernel's default size of 64 KiB.
 CHUNK, PIPE_SIZE = 1 << 16, 1 << 20
 
-#: Seconds that a script has for itself once its server was stopped: for what it traps, and not for another server.
+#: Seconds that a script has after its server was stopped: time for its own clean-up, not for another server.
 AFTERWARDS = 2.0
 
-#: So many programs that outlived a child are named.
+#: At most this many programs that outlived a child are named in the report.
 NAMED = 5
 
-#: Seconds until it is tried again to write a log that could not be written.
+#: Seconds between attempts to write a log that could not be written.
 RETRY = 5.0
 
 
 class Shim:
-    """One child's life."""
+    """The parent of one child: `live` starts the child and returns once nothing of it is left."""
 
     def __init__(self, spec: ShimSpec) -> None:
         self._spec = spec
@@ -53,27 +53,28 @@ class Shim:
         self._stdout, self._stderr = logs[spec.stdout], logs[spec.stderr]
         self._logs = logs.values()
         self._poll = select.poll()
-        self._pipes: dict[int, Log] = {}  # read ends
+        self._pipes: dict[int, Log] = {}  # the log of each read end
         self._error_pipe = -1
         self._wakeup = -1  # signals arrive here, one byte each
         self._pid = 0
-        self._status: int | None = None  # the child's, once it has ended
-        self._failure: dict[str, Any] = {}  # why it could not be executed
+        self._status: int | None = None  # the child's exit code, once it has ended
+        self._failure: dict[str, Any] = {}  # why the child could not be executed
         self._requested = False
         self._kill_at: float | None = None  # on the monotonic clock
-        self._servers: set[int] = set()  # pidfds of those that were asked to end in the child's place
-        self._swept: set[tuple[int, int]] = set()  # pid and start of what outlived the child
-        self._left: list[str] = []  # what they were called
+        self._servers: set[int] = set()  # pidfds of the servers that were asked to end in the child's place
+        self._swept: set[tuple[int, int]] = set()  # pid and start of each process that outlived the child
+        self._left: list[str] = []  # their program names
         self._card: dict[str, Any] = {}
         self._card_due = 0.0
         self._retry_at = 0.0
 
     def live(self) -> None:
+        """Run the child from its start to the report of its end."""
         self._catch_signals()
         self._start_child()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        while self._status is None and not self._failure and (patience := self._patience()) > 0:
-            self._wait(patience)
+        while self._status is None and not self._failure and (seconds := self._seconds_until_kill()) > 0:
+            self._wait(seconds)
         self._sweep()
         self._drain()
         self._report()
@@ -81,12 +82,15 @@ class Shim:
     # -- beginning
 
     def _catch_signals(self) -> None:
-        """They stay blocked, as muxd blocks them for a new shim, until the child is on its own: none is missed."""
+        """Route signals to the wakeup pipe.
+
+        muxd starts a shim with its signals blocked; they stay blocked until the child runs, so none is missed.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for signum in (STOP, KILL, signal.SIGCHLD):
-            signal.signal(signum, lambda *_: None)  # the wakeup pipe tells
+            signal.signal(signum, lambda *_: None)  # the wakeup pipe says which signal came
         for signum in (signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
         self._poll.register(self._wakeup, select.POLLIN)
@@ -112,10 +116,10 @@ class Shim:
         self._write_card([os.fstat(out).st_ino, os.fstat(err).st_ino])
 
     def _write_card(self, pipes: list[int]) -> None:
-        """Into the lock file: what a later muxd can tell the child by, also when this process has been killed."""
+        """Write the shim's card into the lock file: muxd finds the child by it, even if the shim was killed."""
         itself, child = look_up(os.getpid()), look_up(self._pid)
         assert itself
-        assert child  # be it dead: only _reap takes it away
+        assert child  # at least as a zombie: only _reap removes it
         self._card = {
             "name": self._spec.name,
             "token": self._spec.token,
@@ -133,20 +137,20 @@ class Shim:
 
     def _save_card(self) -> None:
         self._card_due = time.monotonic() + 1.0
-        padded = json.dumps(self._card).encode().ljust(4096)  # each write replaces all of the one before
+        padded = json.dumps(self._card).encode().ljust(4096)  # so that each write replaces the whole card before it
         try:
             os.pwrite(self._spec.lock_fd, padded, 0)
         except OSError:
-            return  # then only the environment and the cgroup tell
+            return  # a later muxd then finds the child by its environment and its cgroup only
 
     # -- while it runs
 
-    def _patience(self) -> float:
-        """Seconds until the child is killed; none left: now."""
+    def _seconds_until_kill(self) -> float:
+        """Return the seconds until the child is killed; 0 or less means now, infinity that no stop was asked for."""
         return float("inf") if self._kill_at is None else self._kill_at - time.monotonic()
 
     def _wait(self, at_most: float) -> None:
-        """Handle what comes next: output or signals."""
+        """Wait at most `at_most` seconds for output or signals and handle them; then do what is due: logs, the card."""
         if self._card_is_stale:
             at_most = min(at_most, max(0.0, self._card_due - time.monotonic()))
         if self._refused:
@@ -189,7 +193,7 @@ class Shim:
         return next((log.why for log in self._logs if log.why), "")
 
     def _read(self, fd: int) -> int:
-        """Move a chunk from the pipe into its log; 0 at its end."""
+        """Move a chunk from the pipe into its log; return its size in bytes, 0 at the end of the pipe."""
         data = os.read(fd, CHUNK)
         self._pipes[fd].write(data)
         return len(data)
@@ -204,7 +208,11 @@ class Shim:
         self._reap()
 
     def _stop(self) -> None:
-        """To the child alone: it knows best how to end its own; CONT, lest it is stopped and cannot hear."""
+        """Ask the child to end, and set the deadline after which it is killed.
+
+        The signal goes to the child alone, which knows best how to end its own descendants; SIGCONT follows, since a
+        stopped process cannot handle a signal.
+        """
         self._requested = True
         if self._kill_at is None and self._pid and self._status is None:
             self._kill_at = time.monotonic() + self._spec.stop_timeout
@@ -215,11 +223,14 @@ class Shim:
             os.kill(self._pid, signal.SIGCONT)
 
     def _stop_server(self) -> None:
-        """The child is a script, which may not hear or not pass it on.  What does not listen yet may be any of its
-        group: all of that, as if the script were interrupted at a terminal."""
+        """Send the stop signal to the server that the child, a script, has started.
+
+        The script itself may not handle the signal or not pass it on.  A server that does not listen yet may be any
+        process of the script's group: then the whole group gets the signal, as from ^C at a terminal.
+        """
         try:
             servers = listeners(self._spec.stop_port, descendants(os.getpid()))
-        except OSError:  # they cannot be seen
+        except OSError:  # the listening sockets cannot be listed
             servers = []
         for server in servers:
             self._watch(server)
@@ -229,19 +240,19 @@ class Shim:
             try:
                 os.killpg(self._pid, self._spec.stop_signal)
                 os.killpg(self._pid, signal.SIGCONT)
-            except ProcessLookupError:  # it has no group of its own yet
+            except ProcessLookupError:  # the child has no process group of its own yet
                 os.kill(self._pid, self._spec.stop_signal)
 
     def _watch(self, server: Process) -> None:
         try:
             fd = os.pidfd_open(server.pid)
         except OSError:
-            return  # it has just ended
+            return  # the server has just ended
         self._servers.add(fd)
         self._poll.register(fd, select.POLLIN)
 
     def _server_ended(self, fd: int) -> None:
-        """Nothing is left to wait for but the end of the script."""
+        """Take note that a server has ended; after the last one, the script has AFTERWARDS seconds left."""
         self._poll.unregister(fd)
         os.close(fd)
         self._servers.discard(fd)
@@ -249,7 +260,7 @@ class Shim:
             self._kill_at = min(self._kill_at, time.monotonic() + AFTERWARDS)
 
     def _reap(self) -> bool:
-        """Bury the dead, the child's orphans too; whether any child is left."""
+        """Reap the dead, the child's orphans too; return whether any child of this shim is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -263,7 +274,7 @@ class Shim:
     # -- the end
 
     def _sweep(self) -> None:
-        """Kill until nothing is left.  What SIGKILL does not end keeps this process, and its lock, here."""
+        """Kill until nothing of the child is left.  A process that survives SIGKILL keeps the shim and its lock."""
         pause = 0.01
         while self._anything_left():
             self._kill_all()
@@ -276,6 +287,7 @@ class Shim:
         return self._reap() or (self._spec.cgroup is not None and cgroup_populated(self._spec.cgroup))
 
     def _kill_all(self) -> None:
+        """Send SIGKILL to all descendants and cgroup members, and remember which outlived the child."""
         doomed = descendants(os.getpid())
         if not self._swept:
             self._left = sorted({name for p in doomed if p.pid != self._pid and (name := program_of(p.pid))})
@@ -287,7 +299,10 @@ class Shim:
         self._swept |= {(p.pid, p.start) for p in doomed if p.alive and p.pid != self._pid}
 
     def _drain(self) -> None:
-        """Save what the dead had written.  A pipe that was passed to strangers may never end, so not until its end."""
+        """Save the output that is left in the pipes.
+
+        At most a pipe's capacity is read, not to its end: a pipe that strangers hold open may never end.
+        """
         for fd in self._pipes:
             os.set_blocking(fd, False)
             left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
@@ -298,6 +313,7 @@ class Shim:
                 continue
 
     def _report(self) -> None:
+        """Write the exit file, and notes for people into the child's log; exit with status 1 if that file fails."""
         if self._error_pipe >= 0 and self._pid:
             self._failure = read_failure(self._error_pipe)
         if self._failure:
@@ -329,16 +345,17 @@ class Shim:
 
 
 def log_pipe() -> tuple[int, int]:
+    """Make a pipe for the child's output, of PIPE_SIZE bytes if allowed; return its read and its write end."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     except OSError:
-        return read_end, write_end  # the user's share of pipe memory is used up
+        return read_end, write_end  # the user's limit on pipe memory is reached
     return read_end, write_end
 
 
 def read_failure(error_pipe: int) -> dict[str, Any]:
-    """What the child told before exec; {} when it got that far.  It has ended, so this does not wait."""
+    """Return what failed before the child's exec; {} if exec succeeded.  The pipe does not block."""
     try:
         told: dict[str, Any] = json.loads(os.read(error_pipe, CHUNK) or b"{}")
     except BlockingIOError:
@@ -347,6 +364,7 @@ def read_failure(error_pipe: int) -> dict[str, Any]:
 
 
 def write_atomically(path: str, value: dict[str, Any]) -> None:
+    """Replace the file by `value` as JSON.  Raises OSError."""
     unfinished = f"{path}.tmp"
     with open(unfinished, "w") as file:
         json.dump(value, file)
@@ -354,6 +372,7 @@ def write_atomically(path: str, value: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Read a ShimSpec from stdin and run its child; the process is a subreaper, named muxd-shim in `ps`."""
     with open(0, "rb") as stdin:
         spec = ShimSpec(**json.load(stdin))
     os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # takes the place of stdin, which holds secrets

@@ -1,15 +1,15 @@
-"""What muxd asks of a shim: by a Spec at its start, by signal later."""
+"""Requests of muxd to a shim: a ShimSpec at its start, signals later."""
 
 from __future__ import annotations
 
 import signal
 
-#: What a shim is asked by signal: to stop the child, or to kill all of it now.
+#: The signals that ask a shim to stop the child, or to kill it and all its descendants now.
 STOP, KILL = signal.SIGTERM, signal.SIGQUIT
 
 
 class ShimSpec:
-    """What muxd wants done.  Paths are absolute, times are seconds, sizes are bytes."""
+    """The child to run and the files to keep.  Paths are absolute, times are seconds, sizes are bytes."""
 
     def __init__(
         self,
@@ -17,19 +17,19 @@ class ShimSpec:
         name: str,
         token: str,  # in the child's environment as MUXD_TOKEN
         argv: list[str],
-        env: dict[str, str],  # complete, but for what the shim adds
+        env: dict[str, str],  # complete but for the variables that the shim adds
         cwd: str,
         stdout: str,  # log files; they may be the same
         stderr: str,
-        log_max_bytes: int,  # of one file
-        log_backups: int,  # how many older files are kept, as .1 .2 ...
+        log_max_bytes: int,  # the limit of one file
+        log_backups: int,  # the number of older files kept, as .1 .2 ...
         stop_timeout: float,
-        stop_signal: int,  # what asks the child to end
+        stop_signal: int,  # asks the child to end
         exit_file: str,
         lock_fd: int,  # the open lock file, flock held: it identifies this shim
         cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
         listen_fds: dict[str, int] | None = None,  # inherited sockets to be passed on, as 3, 4 ..., by name
-        stop_port: int = 0,  # whoever of its processes listens there is asked to end, not the child
+        stop_port: int = 0,  # a stop signals the process that listens there, not the child
     ) -> None:
         self.name = name
         self.token = token
