@@ -1,8 +1,11 @@
-"""What the core commands for a worker, carried out: one runner a model, one life a start.
+"""Carries out what the core commands for a worker: one Runner per model, one WorkerProcess per start.
 
-`runner` takes commands, `launch` starts a server, `life` follows it from its start to its
-end, `footprint` waits for its GPU memory, `listener` sees whose its port is,
-`evidence` keeps what explains its end.
+runner          takes the core's commands
+launch          starts a server
+process         follows a server from its start to its end
+gpu_memory      waits until the worker's GPU memory is free, and measures it
+port_ownership  checks that the worker itself listens on its port
+crash_evidence  keeps what explains a server's end
 """
 
 from .launch import WorkerContext, remove_left_outside

@@ -1,9 +1,8 @@
-"""What one worker takes on its GPUs, as measured, and the waits until memory is really free.
+"""Measures what one worker takes on its GPUs, and waits until memory is really free.
 
-An engine may answer a release, and a process may be gone, before the memory is back; a
-load or a wake into memory that is not free ends the engine.  Every GPU is looked at by
-itself.  A reading that fails is made again; where there is nothing to read, nothing is
-waited for.
+An engine may answer a release, and a process may be gone, before the memory is back; a load or a wake into memory
+that is not free ends the engine.  Every GPU is looked at by itself.  A reading that fails is made again; where the
+host's GPUs cannot be measured at all, the waits return at once.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,21 +15,21 @@ from muxd.gpus import NOISE, Gpus
 
 GiB = 1 << 30
 
-#: Between two readings while memory is waited for, in seconds: at first, and at most after doubling.
+#: Seconds between two readings while a worker waits for memory: at first, and at most after doubling.
 POLL, SLOW_POLL = 0.002, 0.05
 
-#: Two equal readings so far apart: what is going to come back quickly is back.  A first sleep waits for that; a later
-#: one is over when as much is back as by the one before, which takes 10 ms from every switch but the first.
+#: Seconds between two readings that must agree: memory that comes back quickly is back by then.  A first sleep waits
+#: for two such readings; a later sleep is over when it has given up as much as the one before, which saves 10 ms on
+#: every switch but the first.
 SETTLED = 0.01
 
-Taken = dict[int, int]  # GPU -> bytes that somebody has there
+Taken = dict[int, int]  # GPU -> bytes that are taken there, by whatever process
 
 
 class GpuMemoryTracker:
-    """Of one model's worker.
+    """The GPU memory of one model's worker; it outlasts the worker's processes.
 
-    Methods that wait give None when all is well, and what is wrong when the model's
-    gpu_release_timeout is over.
+    Methods that wait return None when all is well, and what is wrong when the model's gpu_release_timeout is over.
     """
 
     def __init__(self, gpus: Gpus, model: Model) -> None:
@@ -38,41 +37,44 @@ class GpuMemoryTracker:
         self._indices = model.gpus
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
-        self._share = self.declared // max(1, len(model.gpus))  # of each GPU; 0: not declared
-        self._before: Taken | None = None  # before it last came to the GPU, by a load or a wake
-        self._awake: Taken | None = None  # when it was ready after that
-        self._given_up: Taken = {}  # by its last sleep
-        self._kept: int | None = None  # bytes that its last sleep left with the process
-        self._kept_before = 0  # likewise, of the sleep before it last came
-        self.waited = 0.0  # seconds that the last of its waits took, for room or for what it gave back
+        self._share = self.declared // max(1, len(model.gpus))  # declared bytes on each GPU; 0: not declared
+        self._before: Taken | None = None  # as read before the worker's last load or wake
+        self._awake: Taken | None = None  # as read when the worker was ready after that
+        self._given_up: Taken = {}  # what the worker's last sleep gave up
+        self._kept: int | None = None  # bytes that the worker's last sleep left with its processes
+        self._kept_before = 0  # likewise, for the sleep before the worker's last wake; 0 after a load
+        self.waited = 0.0  # seconds that the last wait took, for room or for memory to come back
 
     def update(self, model: Model) -> None:
-        """The configuration changed in what does not concern its processes."""
+        """Take over a configuration that changed in nothing that the running processes depend on."""
         self._patience = model.gpu_release_timeout
-        if model.gpus != self._indices:  # of a launch script: its server was seen to use these
+        if model.gpus != self._indices:  # the model has a launch script, whose server was seen to use these GPUs
             self._indices, self._share = model.gpus, self.declared // max(1, len(model.gpus))
-            self._before, self._awake = self._of_its_own(self._before), self._of_its_own(self._awake)
-            self._given_up = self._of_its_own(self._given_up) or {}
+            self._before, self._awake = self._on_own_gpus(self._before), self._on_own_gpus(self._awake)
+            self._given_up = self._on_own_gpus(self._given_up) or {}
 
-    def _of_its_own(self, taken: Taken | None) -> Taken | None:
+    def _on_own_gpus(self, taken: Taken | None) -> Taken | None:
         return {gpu: size for gpu, size in taken.items() if gpu in self._indices} if taken is not None else None
 
     @property
     def awake(self) -> int | None:
-        """Bytes that it was seen to have on its GPUs when it was last ready; None where that was not measured."""
+        """Return the bytes that the worker had on its GPUs when it was last ready; None where nobody measured them."""
         if self._before is None or self._awake is None:
             return None
         return max(0, sum(self._awake.values()) - sum(self._before.values())) + self._kept_before
 
     @property
     def asleep(self) -> int | None:
-        """Bytes that its last sleep left there; None where it has not slept since it was loaded."""
+        """Return the bytes that the last sleep left on the GPUs; None where the worker has not slept since its load."""
         return self._kept
 
-    # It comes
+    # The worker loads or wakes
 
     async def until_room_to_load(self) -> str | None:
-        """As much as is declared is free; where nothing is, nobody else is just giving memory up."""
+        """Wait until as much as the model declares is free, and two readings agree.
+
+        Readings that agree show that no other process is just giving memory up.
+        """
         self._before = self._awake = None
         self._given_up = {}
         self._kept, self._kept_before = None, 0
@@ -82,7 +84,7 @@ class GpuMemoryTracker:
         return missing
 
     async def until_room_to_wake(self) -> str | None:
-        """All that its sleep gave up is free again."""
+        """Wait until all that the worker's last sleep gave up is free again."""
         with self._timed():
             missing = await self._until_free(self._given_up)
             self._before, self._awake = await self._read(), None
@@ -90,13 +92,16 @@ class GpuMemoryTracker:
         return missing
 
     async def came(self) -> None:
-        """It is ready, after a load or a wake."""
+        """Note what the worker has on its GPUs, now that it is ready after a load or a wake."""
         self._awake = await self._read()
 
-    # It goes
+    # The worker sleeps or ends
 
     async def until_released(self) -> str | None:
-        """After its sleep: most of what it took is free (a part stays with the process), and no more comes."""
+        """Wait, after the worker's sleep, until most of what it took is free and no more comes back.
+
+        A part of the memory stays with the worker's processes.
+        """
         awake = self._awake
         had = self.awake
         with self._timed():
@@ -106,19 +111,22 @@ class GpuMemoryTracker:
             if not is_as_before:
                 now = await self._settled()
         if over is None and awake is not None and now is not None:
-            if not is_as_before:  # else the figure would drift
+            if not is_as_before:  # a figure taken from an unsettled reading every time would drift
                 self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
             self._kept = max(0, (had or 0) - sum(self._given_up.values()))
         return over
 
     def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
-        """On each GPU as much is back as by its last sleep."""
+        """Say whether this sleep has given up as much on each GPU as the worker's last one."""
         if awake is None or now is None or not self._given_up:
             return False
         return all(awake[gpu] - now[gpu] + NOISE >= self._given_up.get(gpu, 0) for gpu in awake)
 
     async def until_gone(self, patience: float | None = None) -> str | None:
-        """After the end of its processes; not for one that sleeps, whose place others have taken."""
+        """Wait until memory is back after the end of the worker's processes; `patience` in seconds.
+
+        A worker that ended asleep must not wait here: others have taken its place on the GPUs.
+        """
         with self._timed():
             return await self._until_given_back(patience)
 
@@ -128,7 +136,7 @@ class GpuMemoryTracker:
         yield
         self.waited = trio.current_time() - began
 
-    # What is free, what is back
+    # Waiting for free memory, and for memory to come back
 
     async def _until_free(self, need: Taken) -> str | None:
         short: list[str] = []
@@ -151,7 +159,7 @@ class GpuMemoryTracker:
         return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory"
 
     async def _until_given_back(self, patience: float | None = None) -> str | None:
-        """At least half of what it was seen to take is free again on each GPU."""
+        """Wait until at least half of what the worker was seen to take is free again on each GPU."""
         before, awake = self._before, self._awake
         if before is None:
             return None
@@ -178,7 +186,7 @@ class GpuMemoryTracker:
         return before + max(NOISE, held // 2)
 
     async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
-        """Look until it holds; always once."""
+        """Poll `condition`, at least once; return whether it held within `patience` seconds."""
         pause = POLL
         with trio.move_on_after(patience):
             while not await condition():
@@ -190,14 +198,14 @@ class GpuMemoryTracker:
     # Readings
 
     async def _read(self) -> Taken | None:
-        """None where not every one of its GPUs can be read."""
+        """Return what is taken on the worker's GPUs; None where one of them cannot be read."""
         reading = await self._gpus.read()
         if not all(gpu in reading for gpu in self._indices):
             return None
         return {gpu: reading[gpu].used for gpu in self._indices}
 
     async def _settled(self) -> Taken | None:
-        """Once two readings in a row agree."""
+        """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one."""
         last = await self._read()
         with trio.move_on_after(self._patience):
             while last is not None:

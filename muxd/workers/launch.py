@@ -1,4 +1,4 @@
-"""How a server is started: what is set aside for it, what it is given, what it leaves behind."""
+"""Starts a server: with a port, folders, keys and an environment of its own; removes what it leaves behind."""
 
 import os
 import re
@@ -21,15 +21,15 @@ from muxd.observed_scripts import ObservedScripts
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 
-#: SGLang binds sockets named tmpXXXXXXXX there; this leaves room for longer names.
+#: Bytes of TMPDIR's path.  SGLang binds sockets named tmpXXXXXXXX there; the limit leaves room for longer names.
 TMPDIR_MAX = 80
 TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
 
 #: Where engines leave files outside their work folder.
 SHM = Path("/dev/shm")
 
-#: Of muxd's own environment, what a worker must not see.  By the last one all engines would keep their metrics in one
-#: folder, and each would tell those of all.
+#: Variables of muxd's own environment that a worker must not see.  With PROMETHEUS_MULTIPROC_DIR all engines would
+#: keep their metrics in one folder, and each would report those of all.
 OWN_ENVIRONMENT = (
     *("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "WATCHDOG_USEC"),
     "PROMETHEUS_MULTIPROC_DIR",
@@ -38,7 +38,7 @@ OWN_ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all workers share."""
+    """What all workers share: the configuration, the seams to processes and GPUs, and where events go."""
 
     config: Config
     children: Children
@@ -47,10 +47,13 @@ class WorkerContext:
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
-    withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets to see
+    withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets
 
     def withhold(self, config: Config) -> None:
-        """What clients show the proxy.  For good: muxd has it in its environment when the key is configured no more."""
+        """Keep the variables that hold the proxy's API keys out of every worker's environment.
+
+        They stay withheld for good: muxd still has a key in its environment when it is no longer configured.
+        """
         self.withheld.update(key.variable for key in config.keys if key.variable)
 
 
@@ -64,16 +67,17 @@ class LaunchedServer:
 
     @property
     def url(self) -> str:
+        """Return the server's address as http://HOST:PORT."""
         return _url(self.record.port)
 
     def move(self, port: int) -> None:
-        """It was found to listen there."""
+        """Send calls to this port from now on: the server was found to listen there."""
         self.record.port = port
         self.link.move(self.url)
 
 
 def launch(model: Model, engine: Engine, context: WorkerContext, port: int) -> LaunchedServer:
-    """Start it, with a work folder and an admin key of its own; raises OSError, CannotSpawn."""
+    """Start a server with a work folder and an admin key of its own; raise OSError, CannotSpawn."""
     config = context.config
     workdir = config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}"
     plan = LaunchContext(
@@ -104,7 +108,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int) -> L
 
     def record_intent(call: str | None) -> None:
         record.call = call
-        if call is not None:  # that it was answered is written with what comes next: a save takes 0.3 ms
+        if call is not None:  # an answered call is written with the next save: a save takes 0.3 ms
             context.state.save()
 
     timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
@@ -117,7 +121,7 @@ def _url(port: int) -> str:
 
 
 def log_files(config: Config, model: Model) -> dict[str, Path]:
-    """Where its output goes: "stdout" and "stderr"."""
+    """Return where the worker's output goes, under "stdout" and "stderr"."""
     return {stream: config.daemon.log_dir / f"{model.name}.{stream}.log" for stream in ("stdout", "stderr")}
 
 
@@ -130,7 +134,11 @@ def remove_traces(record: WorkerRecord) -> None:
 
 
 def remove_left_outside(record: WorkerRecord) -> None:
-    """What a record that was read from disk names outside of muxd's folders, as far as muxd makes such."""
+    """Delete what a record from the state file names outside of muxd's folders.
+
+    The state file is not trusted with more: only files of muxd's own user, named and placed as muxd's workers name and
+    place them, are deleted.
+    """
     tmpdir = Path(record.tmpdir)
     if tmpdir.parent == Path(tempfile.gettempdir()) and TMPDIR_NAME.fullmatch(tmpdir.name) and _is_ours(tmpdir):
         _remove(tmpdir)
@@ -148,11 +156,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _short_tmpdir(workdir: Path) -> Path:
-    """In the work folder, unless that is so deep that a socket's path in it would be too long (107 bytes)."""
+    """Return a folder in the work folder, or in /tmp where a socket's path would be too long (107 bytes at most)."""
     within = workdir / "tmp"
     if len(os.fsencode(within)) <= TMPDIR_MAX:
         return within
-    return Path(tempfile.gettempdir()) / f"muxd-{secrets.token_hex(6)}"  # as TMPDIR_NAME has it
+    return Path(tempfile.gettempdir()) / f"muxd-{secrets.token_hex(6)}"  # must match TMPDIR_NAME
 
 
 def _remove(*folders: Path) -> None:
@@ -170,12 +178,12 @@ def _write_files(plan: LaunchContext, orders: LaunchSpec) -> None:
 
 def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: WorkerContext) -> ChildSpec:
     logs = log_files(context.config, model)
-    kept = context.withheld.union(OWN_ENVIRONMENT)
-    own = {name: value for name, value in os.environ.items() if name not in kept}
+    withheld = context.withheld.union(OWN_ENVIRONMENT)
+    inherited = {name: value for name, value in os.environ.items() if name not in withheld}
     return ChildSpec(
         name=model.name,
         argv=orders.argv,
-        env=_past_proxies({**own, **orders.env, **model.env}),
+        env=_past_proxies({**inherited, **orders.env, **model.env}),
         cwd=model.cwd or plan.workdir,
         stdout=logs["stdout"],
         stderr=logs["stderr"],
@@ -188,7 +196,10 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
 
 
 def _past_proxies(env: dict[str, str]) -> dict[str, str]:
-    """An engine talks to itself on loopback, as for its own warm-up: what there is of a proxy must not be asked."""
+    """Return `env` with loopback in no_proxy, where it names an HTTP proxy.
+
+    An engine calls itself on loopback, for its own warm-up, and those calls must not go to the proxy.
+    """
     if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") and env[name] for name in env):
         return env
     names = [name for value in (env.get("no_proxy", ""), env.get("NO_PROXY", "")) for name in value.split(",")]

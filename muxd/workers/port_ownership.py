@@ -1,13 +1,14 @@
-"""Whose listener answers at a worker's port: its own processes', or a stranger's.
+"""Checks whether a worker's own processes listen on its port, or a stranger does.
 
 While a worker loads, its port is free for whoever binds it with SO_REUSEADDR, and its number can be read in
 /proc/PID/cmdline: any user of the host may listen there first, to be told keys and prompts and to answer them.  No
-reservation keeps it from that user and leaves it to the worker.  So a worker is asked nothing before the socket that
-listens is seen among the open files of its own processes: the descendants of its shim, and its cgroup.
+reservation can keep the port from that user and leave it to the worker.  So muxd sends nothing to a worker before it
+has seen the listening socket among the open files of the worker's own processes: the descendants of its shim, and its
+cgroup.
 
-Where a process of the worker cannot be looked into (another user's), or is the client of a container engine or of a
-scheduler that runs the server elsewhere on this host, that cannot be seen: there a listener of root or of muxd's own
-user is believed, and none at all where the kernel forwards the port to a container.
+Where a process of the worker belongs to another user, or is the client of a container engine or of a scheduler that
+runs the server elsewhere on this host, the socket's owner cannot be seen.  There a listener of root or of muxd's own
+user is trusted, and no listener at all is needed where the kernel forwards the port to a container.
 """
 
 import os
@@ -26,37 +27,37 @@ from muxd.shim.listening import Listening, all_listening
 from muxd.shim.processes import GONE, descendants, has_any, look_up, program_of
 from muxd.threads import in_thread
 
-#: Programs whose servers are no descendants of them, by /proc/PID/comm.
+#: Programs that start a server which is not their descendant, by /proc/PID/comm.
 CLIENTS = {"docker", "docker-compose", "nerdctl", "ctr", "podman", "podman-remote", "kubectl", "srun"}
 
-#: So many looks in a row must see a stranger: a socket can change hands between two files of /proc.
+#: Checks in a row that must see a stranger: a socket can change hands between the reads of two files of /proc.
 LOOKS = 2
 
-#: A line of the file that --config names.  Nobody's has more bytes that matter.
+#: The port's line in the YAML file that --config names, of which LONGEST_CONFIG bytes are read.
 _PORT = re.compile(r"^port\s*:\s*[\"']?([0-9]+)", re.MULTILINE)
 LONGEST_CONFIG = 1 << 16
 
 _V4 = f"{int.from_bytes(inet_aton(HOST), sys.byteorder):08X}"
 _MAPPED = f"{'0' * 16}{int.from_bytes(bytes.fromhex('0000FFFF'), sys.byteorder):08X}{_V4}"
 
-#: Addresses as in /proc/net/tcp at which HOST is answered; of those that listen, the first group gets the connection.
+#: Addresses, as in /proc/net/tcp, whose listeners can answer at HOST; the first group with a listener gets connections.
 _GROUPS = ({_V4, _MAPPED}, {"0" * 8}, {"0" * 32})
 
 
 class PortOwnership:
-    """At the port that one life of a worker is to listen on; 0: at whichever it will be found to."""
+    """Who listens on the port of one life of a worker; port 0: the port is not known yet and has to be found."""
 
     def __init__(self, port: int, shim: int, cgroup: str | None) -> None:
         self.port = port
         self._shim = shim
         self._cgroup = cgroup
-        self._own: frozenset[int] = frozenset()  # inodes of what its own processes listen by
-        self._forwarded = False  # it can be reached though nobody listens
-        self._looked_at: frozenset[int] = frozenset()  # inodes of all that listened when its port was last looked for
-        self._strange = 0  # looks in a row that saw a stranger
+        self._own: frozenset[int] = frozenset()  # inodes of the sockets by which the worker's own processes listen
+        self._forwarded = False  # a container's port, which can be reached though nobody listens
+        self._looked_at: frozenset[int] = frozenset()  # inodes of the host's listeners when `find` last searched
+        self._strange = 0  # checks in a row that saw a stranger
 
     async def is_own(self) -> bool:
-        """Whether the worker can be asked now.  Raises PortTaken, naming who listens, and OSError."""
+        """Say whether the worker itself listens on its port; raise PortTaken, naming who listens, and OSError."""
         sockets = answering(self.port)
         if not sockets:
             return self._forwarded
@@ -72,18 +73,24 @@ class PortOwnership:
         return False
 
     def is_there(self) -> bool:
-        """Whether what it was seen to listen by is still there; also where muxd cannot look."""
+        """Say whether a socket by which the worker was seen to listen still listens; True where muxd cannot see."""
         try:
             return not self._own or bool(self._own & _inodes(answering(self.port)))
         except OSError:
             return True
 
     async def elsewhere(self) -> int | None:
-        """Another port, on which a server of its own listens that nobody told of this one.  Raises OSError."""
+        """Return another port on which the worker's server listens as its own command line says; None: none is seen.
+
+        Raise OSError.
+        """
         return await in_thread(self._elsewhere)
 
     async def find(self) -> int | None:
-        """Where a server of its own listens, for one that nobody told its port.  Raises OSError."""
+        """Return the port on which the worker's server listens, where nobody has said it; None: not seen yet.
+
+        Raise OSError.  The search runs only when the host's listeners have changed since the last one.
+        """
         ports = frozenset(socket.inode for socket in all_listening())
         if ports == self._looked_at:
             return None
@@ -91,7 +98,7 @@ class PortOwnership:
         return await in_thread(self._find)
 
     async def commands(self) -> list[Command]:
-        """Its processes, those that listen at its port first.  Raises OSError."""
+        """Return the worker's processes, those that listen at its port first; raise OSError."""
         return await in_thread(self._commands)
 
     def _holds(self, sockets: Iterable[Listening]) -> bool:
@@ -106,8 +113,8 @@ class PortOwnership:
     def _elsewhere(self) -> int | None:
         pids = self._pids()
         self._forwarded = any(program_of(pid) in CLIENTS for pid in pids)
-        commands = {pid: _words(pid) for pid in pids}
-        if any(_names(words, self.port) for words in commands.values()):
+        commands = {pid: _command_line(pid) for pid in pids}
+        if any(_mentions_port(words, self.port) for words in commands.values()):
             return None
         listening = all_listening()
         for pid, words in commands.items():
@@ -118,7 +125,7 @@ class PortOwnership:
         return None
 
     def _find(self) -> int | None:
-        """That of a server that says so itself; else the only one there is."""
+        """Return the port of a server whose command line names it; else the only port on which the worker listens."""
         commands = self._commands()
         owned = {c.pid: {s.port for s in all_listening() if s.name in _sockets(c.pid)} for c in commands}
         every = set().union(*owned.values())
@@ -134,11 +141,11 @@ class PortOwnership:
 
     def _commands(self) -> list[Command]:
         names = {socket.name for socket in answering(self.port)} if self.port else set()
-        found = []
+        commands = []
         for pid in sorted(self._pids()):
             if (process := look_up(pid)) is not None:
-                found.append(Command(pid, process.ppid, _words(pid), _environ(pid), has_any(pid, names)))
-        return sorted(found, key=lambda command: not command.listens)
+                commands.append(Command(pid, process.ppid, _command_line(pid), _environ(pid), has_any(pid, names)))
+        return sorted(commands, key=lambda command: not command.listens)
 
     def _pids(self) -> set[int]:
         below = {process.pid for process in descendants(self._shim)}
@@ -146,7 +153,7 @@ class PortOwnership:
 
 
 def answering(port: int) -> list[Listening]:
-    """The sockets of which one gets a connection to HOST at this port.  Raises OSError."""
+    """Return the listening sockets of which one would accept a connection to HOST at this port; raise OSError."""
     sockets = [socket for socket in all_listening() if socket.port == port]
     groups = ([socket for socket in sockets if socket.address in group] for group in _GROUPS)
     return next(filter(None, groups), [])
@@ -156,17 +163,17 @@ def _inodes(sockets: Iterable[Listening]) -> frozenset[int]:
     return frozenset(socket.inode for socket in sockets)
 
 
-def _names(words: list[str], port: int) -> bool:
-    """Whether a command line speaks of that port."""
+def _mentions_port(words: list[str], port: int) -> bool:
+    """Say whether a command line has the port as a word, or after a `=` or a `:`."""
     number = str(port)
     return any(word == number or word.endswith((f"={number}", f":{number}")) for word in words)
 
 
 def port_told(pid: int, words: Sequence[str]) -> int | None:
-    """The port of the server that runs with these words."""
+    """Return the port that the server `pid` was told by its command line or its --config file; None: cannot be told."""
     look_up = flag_of(words)
     if look_up(("--port",)) is None and (config := look_up(("--config",))):
-        text = _port_in(Path(f"/proc/{pid}/cwd", config))
+        text = _port_in_config(Path(f"/proc/{pid}/cwd", config))
         return DEFAULT_PORT if text is None else int(text) if text and len(text) < 6 else None
     try:
         return CommandLine(words).port()
@@ -174,10 +181,10 @@ def port_told(pid: int, words: Sequence[str]) -> int | None:
         return None
 
 
-def _port_in(config: Path) -> str | None:
-    """None where its YAML does not say; "" where it cannot be read."""
+def _port_in_config(config: Path) -> str | None:
+    """Return the digits of the port in a server's YAML file; None where it names none, "" where it cannot be read."""
     try:
-        if not config.is_file():  # a pipe would keep us
+        if not config.is_file():  # to open a pipe would block
             return ""
         with config.open("rb") as file:
             text = file.read(LONGEST_CONFIG).decode(errors="replace")
@@ -188,12 +195,13 @@ def _port_in(config: Path) -> str | None:
 
 
 def servers_among(commands: Iterable[Command]) -> list[Command]:
-    """Each once: what a server starts of its own kind is a part of it, and so are its nodes on this host.
+    """Return the servers among these processes, each once.
 
-    Parts that outlive a server that crashed have its command line, too.
+    A server that another server has started is a part of that one, and so are its further nodes on this host.  Parts
+    that outlive a server that crashed have its command line, and are no servers of their own either.
     """
-    found = {command.pid: command for command in commands if is_server(command.words)}
-    heads = [c for c in found.values() if c.parent not in found and flag(c.words, ("--node-rank",)) in (None, "0")]
+    servers = {command.pid: command for command in commands if is_server(command.words)}
+    heads = [c for c in servers.values() if c.parent not in servers and flag(c.words, ("--node-rank",)) in (None, "0")]
     return list({tuple(head.words): head for head in reversed(heads)}.values())[::-1]
 
 
@@ -213,7 +221,7 @@ def _environ(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def _words(pid: int) -> list[str]:
+def _command_line(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except GONE:

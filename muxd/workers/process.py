@@ -1,8 +1,8 @@
-"""One life of a worker: from a start until no process of it is left.
+"""One life of a worker: from a start until no process of the worker is left.
 
-It is one trio task.  Sleep and wake are orders to it, taken one after the other; a stop
-is heard at any time.  What happens is told as events; the last one is handed back, to be
-told when everything of this life is gone.
+A life is one trio task.  It carries out orders to sleep and to wake one after the other, and hears a stop at any time.
+It reports what happens as events.  It returns the last event to its runner, which reports that one when everything of
+this life is gone.
 """
 
 import logging
@@ -45,19 +45,20 @@ from .port_ownership import PortOwnership, port_told, servers_among
 
 log = logging.getLogger(__name__)
 
-#: How often a loading server is asked whether it is ready.
+#: Seconds between two probes of a loading server for readiness.
 READY_POLL = 0.1
 
-#: A server that wakes is ready at once or soon: the pauses between two questions double from here.
+#: Seconds before the second readiness probe after a wake; later pauses double, for a woken server is ready at once
+#: or soon.
 FIRST_POLL = 0.002
 
-#: And how often its shared memory is noted meanwhile, which costs some milliseconds.
+#: Seconds between two notes of a loading server's shared memory; each costs some milliseconds.
 LEFTOVERS_POLL = 1.0
 
-#: After SIGKILL: so long until a worker that is still there is called stuck.
+#: Seconds after SIGKILL until a worker whose processes are still there is reported as stuck.
 KILL_TIMEOUT = 10.0
 
-#: After an engine call whose connection broke: so long until a server that dies of it is gone.
+#: Seconds within which a server that dies of an engine call is gone after the call's connection broke.
 DYING = 3.0
 
 LOG_TAIL_LINES = 20
@@ -67,15 +68,15 @@ Order = Literal["sleep", "wake"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnd:
-    """How a life ended."""
+    """How one life of a worker ended: its last event, still to be reported, and the last lines of its log."""
 
     event: WorkerExited
     log_tail: list[str]
-    dropped: Dropped | None = None  # of its output; None: it never had any
+    dropped: Dropped | None = None  # output that was lost; None: no process was started
 
 
 class _CannotStart(Exception):
-    """Nothing was started; `failure` says whether another try may help."""
+    """Nothing was started; `failure` says whether another start may help."""
 
     def __init__(self, failure: Failure, reason: str, code: str = "") -> None:
         super().__init__(reason)
@@ -85,6 +86,8 @@ class _CannotStart(Exception):
 
 
 class WorkerProcess:
+    """The process tree of one worker in one life, and the task that follows it.  `run` is called once."""
+
     def __init__(self, model: Model, engine: Engine, gpu_memory: GpuMemoryTracker, context: WorkerContext) -> None:
         self._model = model
         self._engine = engine
@@ -101,12 +104,12 @@ class WorkerProcess:
         self._crash_evidence = CrashEvidence(
             log_files(context.config, model)[stream] for stream in ("stderr", "stdout")
         )
-        self._doing: str | None = None  # since it was first ready
-        self._given_up: Diagnosis | None = None  # it was killed for this before it was ready
+        self._doing: str | None = None  # what the server did last, for messages, such as "woke"; None: never ready
+        self._given_up: Diagnosis | None = None  # why muxd itself ends this life
         self._listener: PortOwnership | None = None
-        self.context_length: int | None = None  # as its server says
-        self.notice = ""  # what somebody should mend, though it serves
-        self._several: set[int] = set()  # processes of servers that its launch script was last seen to run
+        self.context_length: int | None = None  # in tokens, as the server says
+        self.notice = ""  # what an operator should mend although the worker serves
+        self._several: set[int] = set()  # pids of the servers that a launch script was last seen to run
 
     @property
     def child(self) -> Child | None:
@@ -114,21 +117,23 @@ class WorkerProcess:
 
     @property
     def link(self) -> EngineClient | None:
-        """The line to its server, once that was started."""
+        """Return the client for calls to the server; None until the server was started."""
         return self._server.link if self._server is not None else None
 
     def update(self, model: Model) -> None:
-        """The configuration changed in what does not concern its processes."""
+        """Take over a configuration that changed in nothing that the running processes depend on."""
         self._model = model
         if self._server is not None:
             self._server.link.call_timeout = model.call_timeout
             self._server.link.probe_timeout = model.probe_timeout
 
     def order(self, order: Order) -> None:
+        """Have the worker sleep or wake after the orders that it already has."""
         self._orders.append(order)
         self._ordered.set()
 
     def stop(self, *, kill: bool) -> None:
+        """Begin to end this life, with the stop signal or with SIGKILL; a later call with `kill` hastens the end."""
         self._kill = self._kill or kill
         self._stopping.set()
         self._before_launch.cancel()
@@ -136,6 +141,7 @@ class WorkerProcess:
             self.child.kill() if kill else self.child.stop()
 
     async def run(self) -> WorkerEnd:
+        """Start the server and follow it until no process of it is left; return how this life ended."""
         with ExitStack() as held:
             try:
                 self._server = await self._start(held)
@@ -144,11 +150,11 @@ class WorkerProcess:
             return await self._live(self._server)
 
     async def _start(self, held: ExitStack) -> LaunchedServer:
-        """Reserve what it needs, the port for as long as `held` is, then launch it; raises _CannotStart."""
+        """Reserve a port, for as long as `held` is open, wait for GPU memory, and launch; raise _CannotStart."""
         await self._check_script()
         try:
             port = self._model.port
-            if port or self._model.script is None:  # else it is found once it listens
+            if port or self._model.script is None:  # a script's port that nobody says is found once its server listens
                 port = held.enter_context(closing(Reservation(port))).port
         except PortTaken as error:
             raise _CannotStart(Failure.REFUSED, error.message, error.code) from None
@@ -164,7 +170,10 @@ class WorkerProcess:
             raise self._cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None
 
     async def _check_script(self) -> None:
-        """Another text than the one read may say a port or GPUs that are somebody else's.  Raises _CannotStart."""
+        """Raise _CannotStart where a launch script has changed since muxd read it.
+
+        The new text may name a port or GPUs that belong to another model.
+        """
         script = self._model.script
         if script is not None and (path := await in_thread(partial(changed, script), abandon_on_cancel=True)):
             cause = diagnosis.of_changed_script(path)
@@ -175,7 +184,7 @@ class WorkerProcess:
         return _CannotStart(Failure.EXITED, str(cause or reason), cause.code if cause is not None else code)
 
     async def _await_memory(self) -> None:
-        """Until there is room on its GPUs; raises _CannotStart."""
+        """Wait until there is room on the worker's GPUs; raise _CannotStart."""
         missing: str | None = None
         with self._before_launch:
             missing = await self._gpu_memory.until_room_to_load()
@@ -193,7 +202,7 @@ class WorkerProcess:
             nursery.cancel_scope.cancel()
         return await self._after(server, exit)
 
-    # While it lives
+    # While the server runs
 
     async def _serve(self, server: LaunchedServer) -> None:
         listener = PortOwnership(server.record.port, server.child.shim_pid, server.child.record.cgroup)
@@ -227,7 +236,7 @@ class WorkerProcess:
         return False
 
     async def _may_ask(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Who listens at its port is itself: keys and questions go to nobody else."""
+        """Say whether the worker itself listens on its port: keys and probes go to nobody else."""
         try:
             if not listener.port and (found := await listener.find()) is not None:
                 self._move(listener, server, found)
@@ -239,7 +248,10 @@ class WorkerProcess:
         return False
 
     async def _misplaced(self, listener: PortOwnership, server: LaunchedServer) -> Diagnosis | None:
-        """It is not to load what muxd could not use, or where another model is."""
+        """Return why a loading server will be of no use (wrong port, wrong GPUs, no SGLang); None: nothing is seen.
+
+        Such a server is ended before it has loaded in vain, or taken another model's GPUs.
+        """
         try:
             if self._model.script is None:
                 found = await listener.elsewhere()
@@ -250,33 +262,39 @@ class WorkerProcess:
         except OSError:
             return None
 
-    def _two(self, servers: Sequence[Command], *, is_up: bool) -> Diagnosis | None:
-        """While it loads, those of two looks in a row: one may just give way to the other."""
+    def _diagnose_several(self, servers: Sequence[Command], *, is_up: bool) -> Diagnosis | None:
+        """Return that a launch script runs several servers; None where it runs one.
+
+        Unless `is_up`, the same servers must be seen twice in a row: one may just give way to another.
+        """
         before, self._several = self._several, {server.pid for server in servers}
         if len(servers) > 1 and (is_up or before == self._several):
             return diagnosis.of_two_servers([port_told(server.pid, server.words) or 0 for server in servers])
         return None
 
     async def _several_servers(self, listener: PortOwnership) -> Diagnosis | None:
-        """A launch script may start another one later."""
+        """Look whether a launch script has started a second server since the first was ready."""
         if self._model.script is None:
             return None
         with suppress(OSError):
-            return self._two(servers_among(await listener.commands()), is_up=False)
+            return self._diagnose_several(servers_among(await listener.commands()), is_up=False)
         return None
 
     def _move(self, listener: PortOwnership, server: LaunchedServer, port: int) -> None:
-        """A launch script has put its server elsewhere than was said, or nobody has said where."""
+        """Use this port from now on: a launch script's server was found to listen there."""
         listener.port = port
         server.move(port)
         self._context.state.save()
 
     async def _look(self, listener: PortOwnership, server: LaunchedServer, *, is_up: bool = False) -> Diagnosis | None:
-        """See what a launch script has started; why that cannot be used."""
+        """Learn what a launch script has started; return why muxd cannot use that, None where it can.
+
+        `is_up`: the server is ready and can be asked; else its processes alone tell.  Raise OSError.
+        """
         processes = await listener.commands()
         servers = servers_among(processes)
-        if (two := self._two(servers, is_up=is_up)) is not None:
-            return two
+        if (several := self._diagnose_several(servers, is_up=is_up)) is not None:
+            return several
         if not is_up and len(servers) != 1:
             return None
         seen = await self._engine.see(server.link if is_up else None, listener.port, processes)
@@ -289,22 +307,24 @@ class WorkerProcess:
         return diagnosis.of_wrong_gpus(seen.gpus, granted) if strays else None
 
     def _note_leftovers(self, server: LaunchedServer) -> None:
-        """Write down what a kill would leave outside its work folder."""
+        """Write into the state file what a kill of the server would leave outside its work folder."""
         self._noted_at = trio.current_time()
         if server.child.pid is None:
             return
         try:
-            found = [str(path) for path in self._engine.leftovers(server.child.pid)]
-        except OSError as error:  # no descriptor is left: the next time
+            leftovers = [str(path) for path in self._engine.leftovers(server.child.pid)]
+        except OSError as error:  # no file descriptor is free: the next call will see
             log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, in_words(error))
             return
-        if found != server.record.leftovers:
-            server.record.leftovers = found
+        if leftovers != server.record.leftovers:
+            server.record.leftovers = leftovers
             self._context.state.save()
 
     async def _is_usable(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """What a launch script started is one SGLang server, on GPUs that were set aside for it; it is served with the
-        keys that it asks for, and known from now on."""
+        """Find a launch script's keys, and say whether it started one SGLang server on the GPUs set aside for it.
+
+        The observed server is remembered for the script's next start.  A server that muxd started itself is usable.
+        """
         if self._model.script is None:
             return True
         try:
@@ -325,9 +345,9 @@ class WorkerProcess:
         self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url))
 
     async def _probe_until_ordered(self, server: LaunchedServer) -> None:
-        """Ask every few seconds whether it is alive, until there is an order; tell when it is not.
+        """Probe every probe_interval seconds until there is an order; report a server that is not alive.
 
-        Whether a launch script has started another server is looked for ever more seldom: it takes 10 ms.
+        The search for a second server of a launch script takes 10 ms, and is made at probes 1, 2, 4, 8 and so on.
         """
         misses = looks = 0
         while not self._orders:
@@ -337,8 +357,8 @@ class WorkerProcess:
                 return
             assert self._listener is not None
             looks += 1
-            if looks & (looks - 1) == 0 and (two := await self._several_servers(self._listener)) is not None:
-                self._given_up = two
+            if looks & (looks - 1) == 0 and (several := await self._several_servers(self._listener)) is not None:
+                self._given_up = several
                 self.stop(kill=True)
                 return
             if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
@@ -355,7 +375,7 @@ class WorkerProcess:
             await self._engine.sleep(server.link, self._model)
             if over := await self._gpu_memory.until_released():
                 raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
-            server.record.asleep = True  # its memory is seen to be free
+            server.record.asleep = True  # only now, when the memory is seen to be free
             self._context.state.save()
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
@@ -368,7 +388,7 @@ class WorkerProcess:
         try:
             if missing := await self._gpu_memory.until_room_to_wake():
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
-            server.record.asleep = False  # written with the first call
+            server.record.asleep = False  # the first engine call writes the state file
             await self._engine.wake(server.link, self._model)
             await self._until_serving(server)
         except EngineCallFailed as error:
@@ -379,7 +399,11 @@ class WorkerProcess:
             self._context.state.save()
 
     async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
-        """Reason and code; a server that died of the call is heard out first, even when it ends meanwhile."""
+        """Return the reason and the error code of a failed engine call.
+
+        Where the call's connection broke, wait up to DYING seconds for the server's death, so that its log can tell;
+        a cancellation because the server has ended does not cut this short.
+        """
         cause = error.cause
         if cause is None and error.broken:
             with trio.move_on_after(DYING, shield=True):
@@ -401,9 +425,10 @@ class WorkerProcess:
         raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
 
     async def _watch_for_wedge(self, server: LaunchedServer) -> None:
-        """Once a stop is asked for: tell when it takes longer than any stop may.
+        """Wait for a stop, and report WorkerStuck when processes are left KILL_TIMEOUT after SIGKILL.
 
-        The shim kills after the stop_timeout that it was started with; a shorter one of today counts too.
+        The shim kills after the stop_timeout that it was started with; this kill comes first where a new configuration
+        has a shorter one.
         """
         await self._stopping.wait()
         if not self._kill:
@@ -413,10 +438,10 @@ class WorkerProcess:
         reason = f"its processes are still there {KILL_TIMEOUT:.0f} s after SIGKILL"
         self._context.tell(WorkerStuck(trio.current_time(), self._model.name, reason))
 
-    # Its end
+    # The end of this life
 
     async def _after(self, server: LaunchedServer, exit: ExitRecord) -> WorkerEnd:
-        """Its processes are gone: wait for their memory, and remove what they left."""
+        """Wait for the GPU memory of a server whose processes are gone, remove its traces, and say why it ended."""
         if not server.record.asleep:
             await self._until_memory_is_back(str(exit))
         del self._context.state.state.workers[self._model.name]
@@ -429,7 +454,7 @@ class WorkerProcess:
         return self._end(failure, reason, code, Dropped(exit.dropped_bytes, exit.dropped_why))
 
     def _cause_of(self, exit: ExitRecord) -> Diagnosis | None:
-        """Why it ended; None where it was asked to, or nobody knows."""
+        """Return why the server ended; None where a stop was asked for, or nothing tells."""
         if exit.error is not None:
             return diagnosis.of_failed_exec(exit.errno, exit.error)
         if self._given_up is not None:
@@ -446,7 +471,10 @@ class WorkerProcess:
         return cause
 
     async def _until_memory_is_back(self, how: str) -> None:
-        """Nobody may come to the GPU before; but that it is dead is told at once."""
+        """Wait until the dead worker's GPU memory is free: only then may another worker come to the GPU.
+
+        Report the death at once where the memory is not free yet, and WorkerStuck after each gpu_release_timeout.
+        """
         if await self._gpu_memory.until_gone(patience=0.0):
             self._context.tell(WorkerDied(trio.current_time(), self._model.name, how))
         while over := await self._gpu_memory.until_gone():

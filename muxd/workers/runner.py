@@ -1,4 +1,4 @@
-"""The supervisor's hand on one model's worker: start, sleep, wake, stop."""
+"""One model's worker as the supervisor handles it: start, sleep, wake, stop."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ from .process import WorkerProcess
 
 
 class Runner:
-    """Carries out what the core commands for one worker; what happens is told as events.
+    """Carries out what the core commands for one worker, and reports what happens as events.
 
-    Between two lives it remembers what outlasts a process: the end of its log, what it was
-    seen to take on its GPUs, and the longest text that its server takes.
+    Between two lives of the worker, the runner keeps what outlasts a process: the end of the log, the measured GPU
+    memory, and the server's context length.
     """
 
     def __init__(self, model: Model, context: WorkerContext) -> None:
@@ -27,10 +27,10 @@ class Runner:
         self._life: WorkerProcess | None = None
         self._context_length: int | None = None
         self._last_words: list[str] = []
-        self._dropped = Dropped()  # in its former lives
+        self._dropped = Dropped()  # output that was lost in the worker's former lives
 
     def renew(self, model: Model) -> None:
-        """Another configuration holds; no process of the former is left."""
+        """Take over a configuration that changes the worker's processes; none of them may be left."""
         assert self._life is None, f"{self.model.name} lives"
         self.model = model
         self._engine = engine_for(model)
@@ -38,7 +38,7 @@ class Runner:
         self._context_length = None
 
     def update(self, model: Model) -> None:
-        """The configuration changed in what does not concern its processes."""
+        """Take over a configuration that changed in nothing that the running processes depend on."""
         self.model = model
         self._gpu_memory.update(model)
         if self._life is not None:
@@ -54,22 +54,22 @@ class Runner:
 
     @property
     def context_length(self) -> int | None:
-        """The longest text that its server takes, in tokens, as it said when it was last ready."""
+        """Return the longest text that the server takes, in tokens, as of when it was last ready; None: unknown."""
         return (self._life.context_length if self._life is not None else None) or self._context_length
 
     @property
     def notice(self) -> str:
-        """What somebody should mend, though it serves."""
+        """Return what an operator should mend although the worker serves; "" where there is nothing."""
         return self._life.notice if self._life is not None else ""
 
     @property
     def log_tail(self) -> list[str]:
-        """The end of its log when it last ended."""
+        """Return the last lines of the worker's log, as of its last end."""
         return self._last_words
 
     @property
     def dropped(self) -> Dropped:
-        """Of its output, since muxd is up."""
+        """Return how much of the worker's output was lost since muxd started, and why."""
         living = self._life.child.dropped if self._life is not None and self._life.child is not None else Dropped()
         return living.after(self._dropped)
 
@@ -78,15 +78,18 @@ class Runner:
         return log_files(self._context.config, self.model)
 
     async def metrics(self) -> bytes | None:
-        """Its engine's metrics in Prometheus' text format, as sent; None where there are none.
+        """Return the engine's metrics in Prometheus' text format, as sent; None where there are none.
 
-        Raises EngineCallFailed.  The caller limits the time.
+        Raise EngineCallFailed.  The caller limits the time.
         """
         link = self._life.link if self._life is not None else None
         return await self._engine.metrics(link) if link is not None else None
 
     def start(self) -> Callable[[], Awaitable[None]]:
-        """A new life: what to run until no process of it is left.  It can be stopped from now on."""
+        """Begin a new life of the worker, which `stop` can end from now on.
+
+        Return the async function that the caller has to run; it returns when no process of this life is left.
+        """
         assert self._life is None, f"{self.model.name} lives already"
         self._life = WorkerProcess(self.model, self._engine, self._gpu_memory, self._context)
         return self._live
