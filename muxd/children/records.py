@@ -114,7 +114,7 @@ def signal_name(number: int) -> str:
 def read_card(lock_file: str, token: str) -> ShimRecord | None:
     """Return the shim's card of the start that has the token; None if it is not written yet, or cannot be read."""
     try:
-        card = _read_object(lock_file)
+        card = _read(lock_file)
         return msgspec.convert(card, ShimRecord) if card.get("token") == token else None
     except (OSError, msgspec.ValidationError):
         return None
@@ -122,7 +122,7 @@ def read_card(lock_file: str, token: str) -> ShimRecord | None:
 
 def read_exit(exit_file: str, token: str) -> ExitRecord | None:
     """Return the end of the start that has the token; None if its shim did not write one.  Raises OSError."""
-    ending = _read_object(exit_file)
+    ending = _read(exit_file)
     try:
         return msgspec.convert(ending, ExitRecord) if ending.get("token") == token else None
     except msgspec.ValidationError:
@@ -181,7 +181,7 @@ def error_file(lock_file: str | Path) -> Path:
     return Path(lock_file).with_suffix(".err")
 
 
-def _read_object(path: str) -> dict[str, Any]:
+def _read(path: str) -> dict[str, Any]:
     """Return the JSON object in the file; {} if there is none.  Raises OSError."""
     try:
         value = msgspec.json.decode(read(path))
