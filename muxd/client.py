@@ -1,10 +1,10 @@
-"""The control API for other processes of muxd: the proxy holds its leases here.
+"""The client of the control API for other processes of muxd: the proxy holds its leases with it.
 
-One connection per request: a lease is its connection, and the others are rare.  muxctl
-has its own client, standard library only.
+Every request has a connection of its own: a lease lasts as long as its connection, and
+other requests are rare.  muxctl has another client, which needs only the standard library.
 
-Whatever keeps an answer from coming is Unreachable, with every path that was tried and
-what was wrong there; an error that muxd answers is raised as the class it was over there.
+Every failure to get an answer raises Unreachable, which names each socket that was tried
+and what was wrong there.  An error that muxd answers is raised as the class that muxd raised.
 """
 
 import os
@@ -25,8 +25,8 @@ from muxd.http.response import request_head
 
 Message = dict[str, Any]  # one JSON object
 
-_PATIENCE = 10.0  # seconds until a whole answer, or a stream's head; muxd never makes one wait longer
-_TURN_POLL = 0.005  # seconds between two tries where more connect than muxd could accept so far
+_PATIENCE = 10.0  # seconds until a whole answer, or a stream's head; muxd always answers sooner
+_TURN_POLL = 0.005  # seconds between two tries to connect while muxd's accept queue is full
 _READ = 64 << 10
 _MAX_ANSWER = 64 << 20
 _REASONS: dict[type[OSError], str] = {
@@ -39,7 +39,7 @@ _REASONS: dict[type[OSError], str] = {
 
 
 class ControlClient:
-    """muxd at the first of `sockets` where somebody listens."""
+    """A client of the muxd that listens at the first of `sockets` where any process does."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
         self._sockets = tuple(sockets)
@@ -51,11 +51,11 @@ class ControlClient:
         return await self._ask("GET", "/v1/status")
 
     async def proxy_settings(self) -> Message:
-        """What a proxy must know of the configuration, for `muxd.config.load.told_config`."""
+        """Return the part of the configuration that a proxy needs, for `muxd.config.load.told_config`."""
         return await self._ask("GET", "/v1/proxy")
 
     async def model(self, name: str) -> Message:
-        """One model's status, by name or served name; raises ModelNotFound."""
+        """Return one model's status, by name or served name; raises ModelNotFound."""
         return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
 
     async def unload(self, name: str) -> Message:
@@ -63,12 +63,12 @@ class ControlClient:
         return await self._ask("POST", f"/v1/models/{quote(name, safe='')}/unload")
 
     async def metrics(self) -> str:
-        """The supervisor's and the awake engines', in Prometheus' text format; takes up to 2.5 seconds."""
-        async with self._answer("GET", "/metrics") as answer:
-            return await answer.text()
+        """Return the metrics of muxd and of the awake engines in Prometheus' text format; takes up to 2.5 seconds."""
+        async with self._open("GET", "/metrics") as answer:
+            return await answer.read_text()
 
     async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[Waiting]) -> None:
-        """Replace what was said for this lease; raises LeaseNotFound when it is over."""
+        """Replace the demand that was last reported for a lease; raises LeaseNotFound when the lease is over."""
         body = {"in_flight": in_flight, "waiting": _as_json(waiting)}
         await self._ask("PUT", f"/v1/leases/{quote(lease, safe='')}", body)
 
@@ -78,22 +78,25 @@ class ControlClient:
 
         The messages end when the lease is over.  `lease` is in every one of them.
         """
-        async with self._answer("POST", "/v1/leases", {"model": model, "waiting": _as_json(waiting)}) as stream:
+        async with self._open("POST", "/v1/leases", {"model": model, "waiting": _as_json(waiting)}) as stream:
             yield stream
 
     @asynccontextmanager
     async def events(self, after: int | None = None) -> AsyncIterator["MessageStream"]:
-        """What happens from now on, or after the event of that id."""
-        async with self._answer("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
+        """Stream the events from now on, or those after the event with id `after`."""
+        async with self._open("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
             yield stream
 
     async def _ask(self, method: str, target: str, body: Message | None = None) -> Message:
-        async with self._answer(method, target, body) as answer:
-            return await answer.whole()
+        async with self._open(method, target, body) as answer:
+            return await answer.read_json()
 
     @asynccontextmanager
-    async def _answer(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["MessageStream"]:
-        """A good answer, its body still to be read; the connection ends with the scope."""
+    async def _open(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["MessageStream"]:
+        """Send a request and yield its answer's stream, the head read and the body not; raises muxd's error.
+
+        The connection is closed at the end of the scope.
+        """
         path, connection = await self._connect()
         async with connection:
             stream = MessageStream(path, connection)
@@ -104,16 +107,17 @@ class ControlClient:
         tried: list[str] = []
         for path in self._sockets:
             try:
-                return path, await _connected(path)
+                return path, await _connect_when_accepted(path)
             except OSError as error:
                 tried.append(f"{path}: {_REASONS.get(type(error)) or in_words(error)}")
         raise Unreachable(f"muxd cannot be reached: {'; '.join(tried)}", tried=tried)
 
 
-async def _connected(path: Path) -> trio.SocketStream:
-    """Waits its turn where many others connect, for a while; raises OSError.
+async def _connect_when_accepted(path: Path) -> trio.SocketStream:
+    """Connect to a Unix socket, trying again for up to _PATIENCE seconds while its queue is full; raises OSError.
 
-    trio.open_unix_socket takes what connect(2) says then, EAGAIN, for a connection that is coming.
+    trio.open_unix_socket cannot be used: it takes connect(2)'s EAGAIN, which says that the queue is full, for a
+    connection in progress.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.setblocking(False)
@@ -136,14 +140,15 @@ async def _connected(path: Path) -> trio.SocketStream:
 class MessageStream:
     """An answer's JSON lines as they come: `async for message in stream`.
 
-    Ends where muxd ended it; raises Unreachable when muxd is gone before.
+    The iteration ends where muxd ended the answer, and raises Unreachable where muxd is gone before.  `ask`,
+    `read_json` and `read_text` are for ControlClient only.
     """
 
     def __init__(self, path: Path, connection: trio.SocketStream) -> None:
         self._path = path
         self._connection = connection
         self._parser = AnswerParser()
-        self._received = b""  # of the body, not yet given out
+        self._received = b""  # the part of the body that was not yet returned
 
     def __aiter__(self) -> Self:
         return self
@@ -156,7 +161,7 @@ class MessageStream:
         return self._decode(line)
 
     async def ask(self, method: str, target: str, body: Message | None) -> None:
-        """The client's: send the request and wait for the head; raises the error that it tells."""
+        """Send the request and wait for the answer's head; raises the error that muxd answers."""
         content = b"" if body is None else msgspec.json.encode(body)
         try:
             with trio.fail_after(_PATIENCE):
@@ -164,34 +169,34 @@ class MessageStream:
                 while not self._parser.status:
                     await self._receive()
         except trio.TooSlowError:
-            raise self._lost("does not answer") from None
+            raise self._unreachable("does not answer") from None
         if self._parser.status >= 400:
-            raise _as_error(await self._content())
+            raise _as_error(await self._read_body())
 
-    async def whole(self) -> Message:
-        """The client's: the whole answer as one JSON object."""
-        return self._decode(await self._content())
+    async def read_json(self) -> Message:
+        """Wait for the whole answer and return it as one JSON object."""
+        return self._decode(await self._read_body())
 
-    async def text(self) -> str:
-        """The client's: the whole answer as it is."""
-        return (await self._content()).decode(errors="replace")
+    async def read_text(self) -> str:
+        """Wait for the whole answer and return it as text."""
+        return (await self._read_body()).decode(errors="replace")
 
-    async def _content(self) -> bytes:
+    async def _read_body(self) -> bytes:
         try:
             with trio.fail_after(_PATIENCE):
                 while await self._receive():
                     if len(self._received) > _MAX_ANSWER:
-                        raise self._lost("sends too much")
+                        raise self._unreachable("sends too much")
         except trio.TooSlowError:
-            raise self._lost("does not answer") from None
+            raise self._unreachable("does not answer") from None
         return self._received
 
     async def _send(self, data: bytes) -> None:
-        with suppress(trio.BrokenResourceError):  # refused before it was read: the answer says why
+        with suppress(trio.BrokenResourceError):  # muxd refuses before it has read all: its answer says why
             await self._connection.send_all(data)
 
     async def _receive(self) -> bool:
-        """Take in what arrives; False at the answer's end."""
+        """Wait for the next bytes of the answer; return False at its end.  Raises Unreachable."""
         if self._parser.complete:
             return False
         try:
@@ -199,20 +204,20 @@ class MessageStream:
         except trio.BrokenResourceError:
             data = b""
         if not data:
-            raise self._lost("closed the connection")
+            raise self._unreachable("closed the connection")
         try:
             self._received += self._parser.feed(data)
         except ValueError as error:
-            raise self._lost(f"does not speak HTTP: {error}") from None
+            raise self._unreachable(f"does not speak HTTP: {error}") from None
         return True
 
     def _decode(self, data: bytes) -> Message:
         try:
             return msgspec.json.decode(data, type=Message)
         except msgspec.DecodeError as error:
-            raise self._lost(f"does not speak JSON: {error}") from None
+            raise self._unreachable(f"does not speak JSON: {error}") from None
 
-    def _lost(self, what: str) -> Unreachable:
+    def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(f"muxd at {self._path} {what}", tried=[str(self._path)])
 
 
@@ -224,7 +229,10 @@ def _as_json(waiting: Iterable[Waiting]) -> list[Message]:
 
 
 def _as_error(content: bytes) -> MuxdError:
-    """The error that muxd answered, as its class; one of a newer muxd as its nearest ancestor here."""
+    """Return the error that muxd answered, as an object of its class.
+
+    The error of a newer muxd, whose code is unknown here, becomes Unavailable where it is retryable, else MuxdError.
+    """
     try:
         told = msgspec.json.decode(content)["error"]
         code, message, retryable, details = told["code"], told["message"], told["retryable"], dict(told["details"])

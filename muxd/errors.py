@@ -1,8 +1,8 @@
-"""What can go wrong, as one tree: a stable code, an HTTP status, and what to do next.
+"""All errors of muxd as one tree: each has a stable code, an HTTP status, and says what to do next.
 
-Errors are made where they happen and translated only at the borders: the control
-socket and the proxy turn them into JSON, the command lines into one line on stderr.
-This module imports nothing of muxd.
+Errors are raised where they happen and translated only at the borders: the control
+socket and the proxy turn an error into JSON, the command lines into one line on stderr.
+This module imports no other module of muxd.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class MuxdError(Exception):
-    """Something a user or an operator can act on.
+    """An error that a user or an operator can act on.
 
     `message` says what happened, to what, and what to do next.  `details` is JSON-safe.
     """
@@ -25,7 +25,7 @@ class MuxdError(Exception):
         self.details = details
 
     def as_json(self) -> dict[str, Any]:
-        """The error as the control API sends it."""
+        """Return the error as the control API sends it."""
         return {
             "error": {
                 "code": self.code,
@@ -53,7 +53,7 @@ class BadRequest(MuxdError):
 
 
 class TlsNotSupported(BadRequest):
-    """A client speaks TLS to a port of plain HTTP: it cannot read the answer, so the code is for the log."""
+    """A client speaks TLS to a port of plain HTTP; such a client cannot read the answer, so the code is for the log."""
 
     code = "tls_not_supported"
 
@@ -127,7 +127,7 @@ class HeadTooLarge(MuxdError):
 
 
 class Unavailable(MuxdError):
-    """Not now, perhaps later: the base of every 503."""
+    """The base of every 503: the request may succeed later."""
 
     code = "unavailable"
     status = 503
@@ -236,13 +236,13 @@ class EngineLocked(ModelFailed):
 
 
 class WrongPort(ModelFailed):
-    """Its server listens on another port than the one that muxd waits for."""
+    """The model's server listens on another port than the one that muxd waits for."""
 
     code = "wrong_port"
 
 
 class ScriptChanged(ModelFailed):
-    """A launch script, or a file that it reads in, is another one than muxd has read."""
+    """A launch script, or a file that the script reads in, is another one than muxd has read."""
 
     code = "script_changed"
 
@@ -254,13 +254,13 @@ class ScriptEnded(ModelFailed):
 
 
 class ScriptUnusable(ModelFailed):
-    """What a launch script starts is no single SGLang server: two of them, one of another kind, or none."""
+    """A launch script does not start exactly one SGLang server, but two, a server of another kind, or none."""
 
     code = "script_unusable"
 
 
 class WrongGpus(ModelFailed):
-    """Its server uses GPUs that were not set aside for it: it is ended, and started again on what it uses."""
+    """The model's server uses GPUs that were not set aside for it: muxd ends it, and starts it again on those."""
 
     code = "wrong_gpus"
 
@@ -290,13 +290,13 @@ class MemoryNotReleased(ModelFailed):
 
 
 class StartTimeout(ModelFailed):
-    """It was not ready within start_timeout."""
+    """The model was not ready within start_timeout."""
 
     code = "start_timeout"
 
 
 class ModelStopped(Unavailable):
-    """An operator stopped it, and has not started it since."""
+    """An operator stopped the model, and has not started it since."""
 
     code = "model_stopped"
 
@@ -308,7 +308,7 @@ class ModelStuck(Unavailable):
 
 
 class CannotSpawn(Unavailable):
-    """The system lacks what it takes to start a process, or an earlier one of that name still runs."""
+    """The system cannot start another process, or an earlier process of that name still runs."""
 
     code = "cannot_spawn"
 
@@ -334,7 +334,7 @@ class Unreachable(Unavailable):
 
 
 def in_words(error: Exception) -> str:
-    """What the system refused, of which file: no errno.  Of any other error what it says."""
+    """Return an OSError's file names and reason, without its number, and the text of any other error."""
     if not isinstance(error, OSError):
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
@@ -342,12 +342,12 @@ def in_words(error: Exception) -> str:
 
 
 def error_of(code: str, message: str, unknown: type[MuxdError] = MuxdError) -> MuxdError:
-    """An error of the class that has this code; of `unknown` where there is none."""
+    """Return an error of the class that has this code, or of `unknown` where no class has it."""
     return _by_code(MuxdError).get(code, unknown)(message)
 
 
 def _by_code(root: type[MuxdError]) -> dict[str, type[MuxdError]]:
-    found = {} if root is ConfigError else {root.code: root}  # ConfigError is made of a list of problems
+    found = {} if root is ConfigError else {root.code: root}  # ConfigError takes a list of problems, not a message
     for child in root.__subclasses__():
         found |= _by_code(child)
     return found

@@ -1,4 +1,4 @@
-"""What happened, for `muxctl events`: the last entries in memory, and those who follow."""
+"""The journal of events for `muxctl events`: the last entries, in memory, and the streams that follow it."""
 
 import time
 from collections import deque
@@ -6,15 +6,15 @@ from typing import Any
 
 import trio
 
-#: Entries kept for those who ask later.
+#: Entries kept for readers that come later.
 KEPT = 1000
 
-#: Entries a follower may lag behind; then it is told how many it missed.
+#: Entries that a follower may lag behind; beyond that, entries are dropped and a `gap` entry says how many.
 LAG = 256
 
 
 class Journal:
-    """Numbered entries; ids only grow while muxd lives."""
+    """The numbered entries; their ids grow by one for as long as muxd lives."""
 
     def __init__(self) -> None:
         self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
@@ -29,7 +29,11 @@ class Journal:
             self._send(channel, entry)
 
     def read(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        """What is younger than `after` (None: nothing) and still kept; where followed, then what comes."""
+        """Return a channel of the kept entries with ids above `after` (None: of no old entries).
+
+        With `follow` the channel goes on with the entries to come; else it closes after the last.  A `gap` entry says
+        how many entries are missing in its place.
+        """
         old = [] if after is None else [e for e in self._entries if e["id"] > after]
         send, receive = trio.open_memory_channel[dict[str, Any]](LAG + len(old))
         if old and after is not None and old[0]["id"] > after + 1:

@@ -1,7 +1,7 @@
-"""What is told, line by line, to those who hold a lease or wait for an operator's switch.
+"""The streams of lines to clients that hold a lease, or wait for an operator's order or switch.
 
-Each has a channel of JSON-ready lines.  Progress lines may be left out for a reader that
-is too slow; the last line, which says how it ended, never is.
+Every client has a channel of JSON-ready lines.  For a client that reads too slowly old lines are
+left out, but never the last line, which says how the lease, order or switch ended.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,36 +11,36 @@ import trio
 
 from .core.progress import Progress
 
-#: A line is said again after so many seconds, so that whoever waits knows that muxd lives.
+#: Seconds after which an unchanged progress line is sent again, so that the client knows that muxd lives.
 REPEAT = 5.0
 
-#: Lines a reader may lag behind.
+#: Lines that a client may lag behind.
 LAG = 64
 
 Line = dict[str, Any]
 
 
 class LeaseStream:
-    """One reader's lines about one worker."""
+    """One client's lines about one worker."""
 
     def __init__(self, number: int, worker: str, opened: float) -> None:
         self.number = number
         self.worker = worker
         self.opened = opened
-        self.waiting = True  # progress is of interest
+        self.waiting = True  # the client wants progress lines
         self._send, self.receive = trio.open_memory_channel[Line](LAG)
-        self._told: tuple[str, tuple[str, ...]] | None = None
-        self._told_at = 0.0
+        self._last_progress: tuple[str, tuple[str, ...]] | None = None
+        self._last_progress_at = 0.0
 
     def say(self, line: Line) -> None:
-        """A line that must arrive: older ones make room for it."""
+        """Send a line; where the channel is full, the oldest line is dropped to make room."""
         try:
             self._send.send_nowait(line)
         except trio.WouldBlock:
             self.receive.receive_nowait()
             self._send.send_nowait(line)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the reader has gone; its connection's end says so to the core
+            pass  # the client is gone; the end of its connection tells the core
 
     def end(self, line: Line | None = None) -> None:
         if line is not None:
@@ -48,11 +48,14 @@ class LeaseStream:
         self._send.close()
 
     def progress(self, progress: Progress, now: float) -> bool:
-        """Whether this outlook is worth a line: it is new, or the last one is old."""
+        """Say whether a progress line is due, and remember it as sent.
+
+        A line is due where the phase or the victims have changed, or where the last line was sent REPEAT seconds ago.
+        """
         seen = (progress.phase, progress.victims)
-        if not self.waiting or (seen == self._told and now < self._told_at + REPEAT):
+        if not self.waiting or (seen == self._last_progress and now < self._last_progress_at + REPEAT):
             return False
-        self._told, self._told_at = seen, now
+        self._last_progress, self._last_progress_at = seen, now
         return True
 
 
@@ -91,7 +94,7 @@ class LeaseStreams:
 
 
 def seconds(value: float | None) -> float | None:
-    """As JSON says it: rounded; None for unknown or unbounded."""
+    """Return a duration for JSON: seconds rounded to milliseconds, or None for an unknown or unbounded one."""
     return None if value is None or value == float("inf") else round(value, 3)
 
 

@@ -1,6 +1,6 @@
-"""One holder at a time: a lock file, held with flock for as long as a process lives.
+"""Lock files that one process at a time holds, with flock and for as long as the process lives.
 
-Lock files are never removed: removing one would let two processes lock two files of one
+Lock files are never removed: after a removal two processes could lock two files of one
 name.
 """
 
@@ -13,7 +13,7 @@ from .own_files import make_way
 
 
 def hold(path: Path, what: str) -> int:
-    """The lock's file descriptor, with our pid in the file for the next one to read.
+    """Take a lock and return its file descriptor; the file then holds this process's pid, for error messages.
 
     `what` completes "muxd is already running ...".  Raises AlreadyRunning, OSError.
     """

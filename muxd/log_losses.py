@@ -1,4 +1,4 @@
-"""Logs that the disk refuses: told in muxd's own log when that begins, and when it is over."""
+"""Losses of logs that the disk refuses: muxd's own log says when a loss begins and when it is over."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class LogTeller(Protocol):
-    """Whose output muxd keeps."""
+    """A worker or proxy whose output muxd keeps in log files."""
 
     @property
     def log_files(self) -> dict[str, Path]: ...
@@ -20,15 +20,16 @@ class LogTeller(Protocol):
 
 
 class Losses:
-    """What the disk refuses of logs."""
+    """The losses of all logs below one folder, as last reported."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder`: where the logs are."""
+        """Begin with no losses; `folder` is the logs' folder, for the messages."""
         self._folder = folder
         self._seen: dict[str, Dropped] = {}
 
-    def look(self, found: list[tuple[str, Dropped]]) -> None:
-        for name, dropped in found:
+    def look(self, current: list[tuple[str, Dropped]]) -> None:
+        """Log what has changed since the last call; `current` has the losses of every log so far, by name."""
+        for name, dropped in current:
             seen = self._seen.get(name, Dropped())
             if dropped.going_on and not seen.going_on:
                 lost = "%s: its log in %s cannot be written, what it says is lost until it can be: %s; see to that disk"
@@ -37,4 +38,4 @@ class Losses:
                 log.info("%s: its log is written again; %d bytes were lost so far", name, dropped.bytes)
             elif dropped.bytes > seen.bytes and not dropped.going_on:
                 log.warning("%s: %d bytes of its log were lost: %s", name, dropped.bytes - seen.bytes, dropped.why)
-        self._seen = dict(found)
+        self._seen = dict(current)

@@ -1,11 +1,12 @@
-"""What Prometheus is told of the supervisor, and of the engines that are awake.
+"""The metrics of the supervisor and of the awake engines, for Prometheus.
 
-`switches` counts while muxd runs, `facts` copies what holds now, `engines` asks the awake
-engines, `merging` puts their pages together, `families` names and writes it all, `page`
-makes one page of these for everybody who asks at the same time.
+`switches` counts switches while muxd runs, `facts` copies the state of one moment,
+`engines` asks the awake engines, `merging` puts their pages together, `families` names
+muxd's metrics and writes the page, and `scrape` makes one page for all scrapes that come
+at the same time.
 
-Whatever needs prometheus_client is imported by the first who asks, not before: importing
-it costs 12 to 45 ms of CPU, and `muxd start` has none to give away.
+The first scrape imports the modules that need prometheus_client: the import takes 12 to
+45 ms of CPU, by which `muxd start` would be slower.
 """
 
 from .scrape import SupervisorMetrics

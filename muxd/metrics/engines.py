@@ -1,6 +1,6 @@
-"""Asking the engines that are awake for their metrics, all at once and not for long.
+"""One round of requests for the awake engines' metrics, all sent at once, each with a deadline.
 
-One that sleeps is never asked: it has nothing new to tell, and muxd leaves it alone.
+A sleeping engine is never asked: its metrics do not change, and muxd leaves it undisturbed.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from muxd.core.worker import Worker
 from muxd.engines import EngineCallFailed
 from muxd.workers import Runner
 
-#: Seconds that one engine may take; SGLang's answer takes 12 ms of an idle server.
+#: Seconds that one engine may take to answer; an idle SGLang server takes 12 ms.
 PATIENCE = 2.0
 
-#: States in which a worker has its memory, and serves what it was sent.
+#: States in which a worker has its GPU memory and answers requests.
 AWAKE = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
 
@@ -24,18 +24,18 @@ def awake(workers: Mapping[str, Worker], runners: Mapping[str, Runner]) -> dict[
 
 
 class ScrapeRound:
-    """One round of questions: the pages that came, and why others did not."""
+    """One round of requests: the pages by model, and for each model without a page the reason."""
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
         self.failed: dict[str, str] = {}
 
     async def ask(self, runners: Mapping[str, Runner]) -> None:
-        """Returns when every engine has answered, or has had its time."""
+        """Ask every engine for its page; return when each has answered or has used up PATIENCE."""
         async with trio.open_nursery() as nursery:
             for name, runner in runners.items():
                 nursery.start_soon(self._ask_one, name, runner, name=f"metrics of {name}")
-        self.pages = {name: self.pages[name] for name in runners if name in self.pages}  # not as they came
+        self.pages = {name: self.pages[name] for name in runners if name in self.pages}  # in the runners' order
 
     async def _ask_one(self, name: str, runner: Runner) -> None:
         try:

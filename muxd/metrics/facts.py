@@ -1,4 +1,4 @@
-"""What holds at the moment of a scrape, copied: it is written by a thread, while muxd goes on."""
+"""The supervisor's state at the moment of a scrape, copied: a thread writes the page while muxd goes on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class WorkerFacts:
     name: str
     state: WorkerState
     restarts: int
-    memory: Mapping[str, int]  # bytes on its GPUs together, by "declared", "awake", "asleep": those that are known
+    memory: Mapping[str, int]  # bytes on all its GPUs together, by "declared", "awake", "asleep", where known
 
     @classmethod
     def of(cls, worker: Worker, runner: Runner) -> "WorkerFacts":
@@ -31,6 +31,6 @@ class Facts:
     version: str
     uptime: float  # seconds
     workers: tuple[WorkerFacts, ...]
-    gpus: tuple[GpuMemory, ...]  # as they were last read
+    gpus: tuple[GpuMemory, ...]  # as last read
     switches: Mapping[SwitchKind, Tally]
-    scrape_failures: Mapping[str, int]  # of engines, by model
+    scrape_failures: Mapping[str, int]  # failed scrapes of engines, by model

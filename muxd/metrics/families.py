@@ -1,6 +1,6 @@
-"""The supervisor's metrics by name, and the page that they make with the engines'.
+"""The supervisor's metric families, and the page that holds them and the engines' families.
 
-Needs prometheus_client: imported by the first scrape only.
+Only the first scrape imports this module, which needs prometheus_client.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ HOST_MEMORY = {"MemAvailable": "available", "MemTotal": "total"}  # a line of ME
 
 
 class Families(Collector):
-    """All families of one scrape, `more` after the supervisor's own."""
+    """All families of one scrape: the supervisor's own, then `more`."""
 
     def __init__(self, facts: Facts, more: Iterable[Metric] = ()) -> None:
         self._facts = facts
@@ -36,15 +36,15 @@ class Families(Collector):
         facts = self._facts
         yield InfoMetricFamily("muxd", "The muxd that runs.", {"version": facts.version})
         yield GaugeMetricFamily("muxd_uptime_seconds", "Seconds since the supervisor started.", facts.uptime)
-        yield from _of_workers(facts.workers)
-        yield from _of_switches(facts)
+        yield from _worker_families(facts.workers)
+        yield from _switch_families(facts)
         yield _gpu_memory(facts)
         yield _host_memory()
         yield _scrape_failures(facts)
         yield from self._more
 
 
-def _of_workers(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
+def _worker_families(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
     states = GaugeMetricFamily(
         "muxd_worker_state", "1 for the state that a model's worker is in, else 0.", labels=("model", "state")
     )
@@ -63,7 +63,7 @@ def _of_workers(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
     yield from (states, restarts, memory)
 
 
-def _of_switches(facts: Facts) -> Iterator[Metric]:
+def _switch_families(facts: Facts) -> Iterator[Metric]:
     kinds = ("from", "to", "level")
     switches = CounterMetricFamily(
         "muxd_switches", "Switches that made their target ready, by who gave way to it and how deep.", labels=kinds
@@ -91,7 +91,6 @@ def _gpu_memory(facts: Facts) -> Metric:
 
 
 def _host_memory() -> Metric:
-    """What cannot be read is left out."""
     family = GaugeMetricFamily("muxd_host_memory_bytes", "Memory of this host.", labels=("kind",))
     for kind, size in read_host_memory().items():
         family.add_metric((kind,), size)
@@ -99,7 +98,7 @@ def _host_memory() -> Metric:
 
 
 def read_host_memory() -> dict[str, int]:
-    """Bytes "available" and "total", as far as the kernel tells."""
+    """Return the host's memory in bytes by "available" and "total", without those that /proc/meminfo does not give."""
     try:
         lines = (line.partition(":") for line in MEMINFO.read_text().splitlines())
         return {HOST_MEMORY[name]: int(rest.split()[0]) << 10 for name, _, rest in lines if name in HOST_MEMORY}
@@ -119,7 +118,7 @@ def _scrape_failures(facts: Facts) -> Metric:
 
 
 def write(facts: Facts, engines: Iterable[Metric], breathe: Callable[[], None]) -> bytes:
-    """The page; `breathe` is called between two families of the engines."""
+    """Return the page in Prometheus' text format; `breathe` is called before each family of the engines."""
 
     def breathing() -> Iterator[Metric]:
         for family in engines:

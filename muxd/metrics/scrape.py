@@ -1,7 +1,7 @@
-"""One page of metrics for everybody who asks while it is made.
+"""One page of metrics, shared by all scrapes that come while it is made.
 
-The supervisor's loop only copies what it knows; reading the engines' pages and writing
-the answer is the work of a thread, which stops and lets the loop run every millisecond.
+The supervisor's loop only copies its state.  A thread parses the engines' pages and
+writes the answer, and pauses every millisecond so that the loop can run.
 """
 
 import logging
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds from the question to the last line that is read of an engine's page; what is then unread is left out.
+#: Seconds from the start of a scrape until pages that are not yet parsed are left out.
 DEADLINE = 2.5
 
-#: Seconds that the thread sleeps for the loop to run.  Only asking for the lock anew, the loop would get it after 5 ms.
+#: Seconds that the thread sleeps for the loop to run.  Without a sleep the loop would get the GIL only after 5 ms.
 PAUSE = 0.00005
 
 
 class SupervisorMetrics:
-    """Of one supervisor, which tells `switches` of every move."""
+    """The metrics of one supervisor, which notes every move in `switches`."""
 
     def __init__(self, awake: Callable[[], Mapping[str, Runner]], facts: Callable[[], Facts]) -> None:
-        """`awake`: the runners of the workers that may be asked now; `facts`: what holds now."""
+        """Take two functions that give the present state.
+
+        `awake` returns the runners of the workers that may be asked now, and `facts` the supervisor's own figures.
+        """
         self.switches = Switches()
         self.scrape_failures: Counter[str] = Counter()  # by model
         self._awake = awake
@@ -46,7 +49,7 @@ class SupervisorMetrics:
         until = time.monotonic() + DEADLINE
         asked = ScrapeRound()
         await asked.ask(self._awake())
-        # A shutdown does not wait for either.
+        # A shutdown waits for neither of the two threads.
         merged = await in_thread(partial(_merge, asked.pages, until), abandon_on_cancel=True)
         for model, reason in (asked.failed | dict(merged.refused)).items():
             self.scrape_failures[model] += 1

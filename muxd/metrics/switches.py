@@ -1,16 +1,17 @@
-"""Switches as they happened: how many, from what to what, and where their time went.
+"""The switches that were made: how many, from which workers to which, and where their time went.
 
-A switch is counted when its target is ready.  One that fails, is called off or is
-superseded leaves no trace here; its failure shows in muxd_worker_state and in the journal.
+A switch is counted when its target is ready.  A switch that fails, is called off or is
+superseded is not counted; its failure shows in muxd_worker_state and in the journal.
 
-Its time has four parts, which together are the time from the decision to the target's
-being ready.  Where several gave way, they are those of the one that was off the GPU last.
+A switch's time has four parts, whose sum is the time from the decision until the target
+is ready.  Where several victims gave way, the parts are those of the victim that left its
+GPUs last.
 
-- drain: from the revocation until nothing is in flight; 0 where nothing served.
+- drain: from the revocation until nothing is in flight; 0 where no victim was serving.
 - sleep: the engine's pause and release calls, or until the process has ended (level 3).
-  What was tried in vain before that is in it: a sleep that failed and became a kill.
-- free: waiting until the memory is measured to be free, what was given up as well as room
-  for the target.
+  The time of a sleep that failed and became a kill is included.
+- free: the wait until the memory is measured to be free, both the victim's own and the
+  room for the target.
 - wake: the engine's resume and reload calls, or the start, until the target is ready.
 """
 
@@ -30,7 +31,11 @@ COMING = (WorkerState.STARTING, WorkerState.WAKING)
 
 @dataclass(frozen=True, slots=True)
 class SwitchKind:
-    """`origin`: who gave way, joined by "+"; `level`: how deep they sleep, likewise where they differ; "" for none."""
+    """The labels of one sort of switch.
+
+    `origin` has the victims' names joined by "+", and `level` their different sleep levels joined by "+"; both are ""
+    where nobody gave way.
+    """
 
     origin: str
     target: str
@@ -53,59 +58,63 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Leave:
-    """How a worker last came off its GPUs; times are the events'."""
+    """How a worker last left its GPUs; times are those of the core's events."""
 
     at: float
-    drained: float  # when nothing was in flight any more; -inf where it did not drain
-    freeing: float  # seconds until its memory was measured to be free, the last of it
+    drained: float  # the time at which nothing was in flight any more; -inf where the worker did not drain
+    freeing: float  # seconds that the worker last waited for its memory to be measured free
     level: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Coming:
-    """A switch whose target has begun."""
+    """A switch whose target has begun to start or wake."""
 
     kind: SwitchKind
     since: float
-    seconds: dict[str, float]  # what is known by then
+    seconds: dict[str, float]  # by part; free and wake are completed when the target is ready
 
 
 class Switches:
-    """Is told every move, in order; gives its tallies."""
+    """The tallies of all switches, computed from every worker's moves in order."""
 
     def __init__(self) -> None:
         self._tallies: dict[SwitchKind, Tally] = {}
-        self._on: dict[str, float] = {}  # who is on the GPU -> when it had nothing more in flight, or -inf
-        self._left: dict[str, _Leave] = {}
+        self._on_gpu: dict[str, float] = {}  # worker -> the time at which it had nothing more in flight, or -inf
+        self._leaves: dict[str, _Leave] = {}
         self._coming: dict[str, _Coming] = {}
 
     def note(self, move: RecordMove, at: float, running: Iterable[Switch], *, level: int, waited: float) -> None:
-        """A worker of this sleep level moved.
+        """Note a move that a worker made at the time `at`, on the clock of the core's events.
 
-        `running`: the switches under way.  `waited`: seconds that the worker last waited for memory.
+        `running` has the switches that are under way, `level` is the worker's sleep level, and `waited` is how many
+        seconds the worker last waited for memory.
         """
         name, before, after = move.worker, move.before, move.after
         if before in COMING:
             self._arrive(name, after, at, waited)
         if after in COMING:
-            self._on[name] = -inf
+            self._on_gpu[name] = -inf
             self._begin(next((switch for switch in running if switch.target == name), None), at)
         elif after in AT_REST:
-            drained = self._on.pop(name, None)
+            drained = self._on_gpu.pop(name, None)
             if drained is not None:
-                self._left[name] = _Leave(at, drained, waited, level if after is WorkerState.ASLEEP else 3)
+                self._leaves[name] = _Leave(at, drained, waited, level if after is WorkerState.ASLEEP else 3)
         elif before is WorkerState.DRAINING:
-            self._on[name] = -inf if after is WorkerState.READY else at
+            self._on_gpu[name] = -inf if after is WorkerState.READY else at
 
     def tallies(self) -> dict[SwitchKind, Tally]:
-        """A copy, in the order in which these kinds of switch first happened."""
+        """Return a copy of the tallies, in the order in which the kinds of switch first happened."""
         return {kind: tally.copy() for kind, tally in self._tallies.items()}
 
     def _begin(self, switch: Switch | None, at: float) -> None:
-        """Its target's GPUs are free: all that gave way has, or was removed from the configuration meanwhile."""
+        """Note that a switch's target begins to start or wake, and compute the drain, sleep and free times.
+
+        By now every victim has left the target's GPUs, or a reload has removed it from the configuration.
+        """
         if switch is None:
             return
-        leaves = {name: self._left[name] for name in sorted(switch.victims) if name in self._left}
+        leaves = {name: self._leaves[name] for name in sorted(switch.victims) if name in self._leaves}
         levels = sorted({str(leave.level) for leave in leaves.values()})
         seconds = dict.fromkeys(PARTS, 0.0)
         if leaves:
@@ -118,7 +127,7 @@ class Switches:
         )
 
     def _arrive(self, target: str, after: WorkerState, at: float, waited: float) -> None:
-        """It is ready, or will not be."""
+        """Count the switch to `target` where the target is ready, and forget it where the target failed."""
         coming = self._coming.pop(target, None)
         if coming is None or after is not WorkerState.READY:
             return
