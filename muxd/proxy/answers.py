@@ -1,4 +1,4 @@
-"""The proxy's own answers, in the shape that OpenAI's clients know."""
+"""The proxy's own errors, in the shapes that the clients of OpenAI, Anthropic and Ollama know."""
 
 import re
 from math import ceil
@@ -12,11 +12,16 @@ from .sockets.stream_formats import StreamFormat
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
 
-MOST_RETRY_AFTER = 60  # seconds; OpenAI's client for Python gives up where it is told more than 120
+MOST_RETRY_AFTER = 60  # seconds; OpenAI's client for Python does not retry on a Retry-After of more than 120
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}  # OpenAI's names for them
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}  # OpenAI's error types, by status
 
-# Of Anthropic's 529 their own name alone is told: other clients do not know such a status.
+# Anthropic's error types, by status.  Its "overloaded_error" goes out with 503 instead of Anthropic's own 529, which
+# other clients do not know.
 _ANTHROPICS_KINDS = _KINDS | {
     404: "not_found_error",
     413: "request_too_large",
@@ -24,15 +29,15 @@ _ANTHROPICS_KINDS = _KINDS | {
     GATEWAY_TIMEOUT: "timeout_error",
 }
 
-# Whose route it is, as clients spell them.
+# The paths of Ollama's and Anthropic's routes, as clients spell them; every other path gets OpenAI's shape.
 _OLLAMAS = re.compile(r"/+api/")
 _ANTHROPICS = re.compile(r"/+(v1/+)*messages(?![^/?])")
 
 
 class Refusal(Exception):
-    """A request that gets an error instead of its answer.
+    """An error that a request gets instead of a response.
 
-    `retry_after` in seconds, of which at most MOST_RETRY_AFTER are told; None where to ask again is no use.
+    `retry_after`: seconds, capped at MOST_RETRY_AFTER; None where a retry is no use.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Refusal(Exception):
         self.param = param
         self.headers = headers
         if retry_after is not None:
-            # Never 0: clients take it as "at once".
+            # Clients read a Retry-After of 0 as "at once".
             self.headers = (*headers, (b"retry-after", b"%d" % max(1, ceil(min(retry_after, MOST_RETRY_AFTER)))))
 
     @classmethod
@@ -60,7 +65,7 @@ class Refusal(Exception):
         return cls(error.status, error.code, error.message)
 
     def as_json(self, route: str = "") -> dict[str, Any]:
-        """As OpenAI's clients know it; on the routes of others, as theirs do."""
+        """Return the error's JSON body: in Ollama's or Anthropic's shape on their routes, else in OpenAI's."""
         if _OLLAMAS.match(route):
             return {"error": self.message}
         error = {"error": self._error(route)}
@@ -75,5 +80,5 @@ class Refusal(Exception):
         return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
     def part(self, stream: StreamFormat, route: str = "") -> bytes:
-        """The last part of a stream that breaks off."""
+        """Return the error as the last part of a stream that breaks off."""
         return stream.error(self._error(route))

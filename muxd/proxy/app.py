@@ -1,4 +1,4 @@
-"""`muxd proxy`: put together, run, and brought to its end."""
+"""`muxd proxy`: builds the proxy, runs it, and ends it in order."""
 
 import ctypes
 import logging
@@ -41,18 +41,18 @@ from .telemetry.request_ids import RequestIds
 log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_APART = (
-    128 << 10
-)  # bytes: glibc's own defaults, which it would raise; as long as a read, so that most pieces are apart
-_SPARE_DESCRIPTORS = 64  # for the control socket, logs and the like
+# Bytes: glibc's own default for both thresholds, which glibc raises by itself unless they are set.  A read of a body is
+# as long, so that most pieces of a body are mapped apart from the heap.
+_MALLOC_THRESHOLD = 128 << 10
+_SPARE_DESCRIPTORS = 64  # file descriptors for the control socket, logs and the like
 _MOST_DESCRIPTORS = 1 << 17
-_FIRST_WORD = 1.0  # seconds for muxd to say what there is, until clients are let in without
-_SETTLE = 0.1  # seconds until the end of a request is told, at most
-_LAST_WORDS = 2.0  # seconds for clients to take the errors they are cut off with
+_FIRST_WORD = 1.0  # seconds to wait for muxd's list of models before clients are accepted without it
+_SETTLE = 0.1  # seconds, at most, from a request's end to its line in log and metrics
+_LAST_WORDS = 2.0  # seconds for clients to read the errors with which they were cut off
 
 
 def run_proxy(config: Config, listen: socket.socket | None, metrics: socket.socket | None, notifier: Notifier) -> None:
-    """Raises what `_run` does, and the groups that nurseries make of it."""
+    """Run the proxy until it is told to stop; raise what `_run` raises, perhaps inside an exception group."""
     _give_memory_back()
     limits = _limits(config)
     run_with_trio_guest(partial(_run, config, limits, listen, metrics, notifier))
@@ -68,8 +68,8 @@ async def _run(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight within `drain_timeout`.
 
-    `listen` and `metrics` are bound and listening, and closed in the end; without one the address in the
-    configuration is bound; raises CannotListen.  A second signal ends the wait at once.
+    `listen` and `metrics` are listening sockets, which are closed in the end; where one is None, the address in the
+    configuration is bound.  Raises CannotListen.  A second signal ends the wait at once.
     """
     listener = listen or listen_at(config.proxy.host, config.proxy.port)
     loopback_only(config, listener.getsockname())
@@ -78,7 +78,7 @@ async def _run(
         metrics = listen_for_metrics(*where, notifier)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
-            log.info("listening on %s", _name(listener))
+            log.info("listening on %s", _address_text(listener))
             for warning in (said_at_start(config, listener.getsockname()), metrics_said_at_start(config)):
                 if warning is not None:
                     log.warning("%s", warning)
@@ -103,17 +103,17 @@ async def _serve_metrics(
 
 
 class ProxyServer:
-    """A running proxy: what it is made of, and how its parts hear of each other."""
+    """A running proxy: its parts, and how they are connected."""
 
     def __init__(self, config: Config, limits: ProxyLimits, reactor: Reactor, nursery: trio.Nursery) -> None:
-        """Raises CannotWriteLog."""
+        """Build all parts without starting any; raise CannotWriteLog."""
         proxy = config.proxy
         control = Control([config.daemon.socket])
         meters = ProxyMetrics()
         meters.gauges = self._gauges
         self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
         self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control), PAUSE)
-        self.catalogue = Catalogue(control, config, self._hear)
+        self.catalogue = Catalogue(control, config, self._apply_config)
         self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle)
         self._settling = Alarm(reactor, self.flush)
         self._recorder = Recorder(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
@@ -124,14 +124,14 @@ class ProxyServer:
         self.front = ConnectionContext(reactor, limits, self.dispatcher)
         self._nursery = nursery
         self._config = config
-        self._logging = _logging(config)
+        self._log_settings = _log_settings(config)
         self._listener: Listener | None = None
         self._sockname: object = None
         self._where = ""
 
     async def start(self, listener: socket.socket) -> None:
-        """Accept once muxd was asked what there is."""
-        self._sockname, self._where = listener.getsockname(), _name(listener)
+        """Accept clients once muxd was asked for its models, or after `_FIRST_WORD`."""
+        self._sockname, self._where = listener.getsockname(), _address_text(listener)
         self._renew_doors(self._config)
         if self.log is not None:
             await self._nursery.start(self.log.run)
@@ -141,24 +141,27 @@ class ProxyServer:
             await self.catalogue.tried.wait()
         self._listener = Listener(self.front, listener)
 
-    def _hear(self, config: Config) -> None:
-        """muxd may run with another configuration than before."""
+    def _apply_config(self, config: Config) -> None:
+        """Apply the configuration that muxd runs with, which may differ from the one before."""
         self._renew_keys(config)
         self._renew_doors(config)
         self.leases.renew()
-        if self._logging != _logging(config):
-            self._logging = _logging(config)
-            setup_logging(*self._logging)
+        if self._log_settings != _log_settings(config):
+            self._log_settings = _log_settings(config)
+            setup_logging(*self._log_settings)
 
     def _renew_keys(self, config: Config) -> None:
-        """Our socket may be one that muxd knows nothing of: no reload opens it to anybody."""
+        """Take over the configured keys, unless that would open the proxy's socket to anybody.
+
+        systemd may have passed a socket that muxd knows nothing of, so that muxd's own check does not cover it.
+        """
         if would_open(config, self._sockname):
             log.error("the new configuration has no API key, and %s is open to others: the old keys stay", self._where)
         else:
             self.dispatcher.keyring = self.dispatcher.keyring.renewed(config.keys)
 
     def _renew_doors(self, config: Config) -> None:
-        """Who may ask from a browser depends on whether keys are asked for."""
+        """Renew the rules for hosts and origins: they depend on whether clients must show an API key."""
         home, proxy = at_home(self._sockname, keyed=bool(self.dispatcher.keyring)), config.proxy
         checked = proxy.hosts or (home and not proxy.allow_anonymous)
         self.dispatcher.hosts = Hosts(proxy.hosts) if checked and "*" not in proxy.hosts else None
@@ -171,14 +174,14 @@ class ProxyServer:
         self._nursery.start_soon(make, name="metrics")
 
     def flush(self) -> None:
-        """Tell of everything that has ended."""
+        """Write every request that has ended to log and metrics."""
         self._recorder.flush()
 
     def _settle_soon(self) -> None:
         self._settling.set(_SETTLE)
 
     def _gauges(self) -> Gauges:
-        """Asked for by a page, which is to tell of everything that has ended."""
+        """Return the gauges for a metrics page, after every ended request was counted for the same page."""
         self.flush()
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
@@ -186,7 +189,7 @@ class ProxyServer:
         return Gauges(self.front.clients, buffered, self.log.dropped if self.log is not None else 0, models)
 
     async def drain(self, seconds: float) -> None:
-        """Accept nobody, refuse what waits, let what is in flight finish; cut it after `seconds`."""
+        """Accept no client, refuse waiting requests, let those in flight finish; cut what is left after `seconds`."""
         if self._listener is not None:
             self._listener.close()
         self.front.closing = True
@@ -204,7 +207,7 @@ class ProxyServer:
             await self.front.empty()
 
     def part(self) -> None:
-        """Whoever is left has had all that they get."""
+        """Close the connections of all clients that are left."""
         for client in self._clients():
             client.on_lost()
 
@@ -216,7 +219,10 @@ class ProxyServer:
 async def open_proxy(
     config: Config, limits: ProxyLimits, listener: socket.socket, reactor: Reactor
 ) -> AsyncIterator[ProxyServer]:
-    """A proxy that runs while the scope lasts and `reactor` is turned; it accepts once muxd was asked what there is."""
+    """Run a proxy for as long as the scope lasts; the caller runs `reactor` meanwhile.
+
+    The proxy accepts clients once muxd was asked for its models.  Raises CannotWriteLog, in an exception group.
+    """
     try:
         async with trio.open_nursery() as nursery:
             proxy = ProxyServer(config, limits, reactor, nursery)
@@ -230,7 +236,7 @@ async def open_proxy(
         listener.close()
 
 
-def _logging(config: Config) -> tuple[str, str]:
+def _log_settings(config: Config) -> tuple[str, str]:
     return config.daemon.log_level, config.daemon.log_format
 
 
@@ -240,15 +246,16 @@ async def _cancel_at_next(signals: AsyncIterator[int], scope: trio.CancelScope) 
 
 
 def _give_memory_back() -> None:
-    """Have the memory of large bodies go back to the system with them, where the C library is glibc.
+    """Make glibc return the memory of large bodies to the system when they are freed; other C libraries are left alone.
 
-    It would learn from the first to keep it: with 512 MiB of bodies at most, the process grew to 883 MiB, and had 452
-    when all were gone; so it is 591 and 34.
+    By default glibc raises its thresholds at the first large free, and keeps the memory from then on.  With 512 MiB of
+    bodies at most, the process grew to 883 MiB and kept 452 MiB when all bodies were gone; with fixed thresholds it is
+    591 MiB and 34 MiB.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _APART)
-        mallopt(_M_TRIM_THRESHOLD, _APART)
+        mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
 
 
 def _limits(config: Config) -> ProxyLimits:
@@ -257,18 +264,18 @@ def _limits(config: Config) -> ProxyLimits:
         max_body=config.proxy.max_body,
         buffer_memory=config.proxy.buffer_memory,
         max_clients=clients,
-        most_idle=max(8, clients // 8),  # several models' together must not take the descriptors that clients need
+        most_idle=max(8, clients // 8),  # the idle connections of several models must leave descriptors for clients
     )
 
 
 def _room_for_clients() -> int:
-    """Raise the limit of open files to what the system allows; a client can need two."""
+    """Raise the limit of open files to what the system allows; return the room for clients, at two files each."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = max(soft, min(hard, _MOST_DESCRIPTORS))
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return max(1, (allowed - _SPARE_DESCRIPTORS) // 2)
 
 
-def _name(listener: socket.socket) -> str:
+def _address_text(listener: socket.socket) -> str:
     name = listener.getsockname()
     return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

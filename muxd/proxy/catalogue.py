@@ -1,7 +1,7 @@
-"""The models muxd has, what is said of their requests, and their states, as of its last word.
+"""The models that muxd has, with their settings and states, as of muxd's last word.
 
-From the start it knows what the proxy's own configuration says, so that a client is told "not
-now" instead of "no such model" while muxd is away.
+The catalogue starts with the models of the proxy's own configuration, so that a client gets "not now" instead of "no
+such model" while muxd cannot be reached.
 """
 
 import logging
@@ -27,7 +27,7 @@ _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
 
 
 class CatalogueEntry:
-    """One model."""
+    """One model: its names, its settings, and its state as muxd last told it."""
 
     __slots__ = ("edits", "max_model_len", "model", "name", "names", "served_names", "speaks_text", "state", "url")
 
@@ -37,20 +37,20 @@ class CatalogueEntry:
         self.served_names = model.served_names or (model.name,)
         self.names = (model.name, *(name for name in model.served_names if name != model.name))
         self.state = state
-        self.url: str | None = None  # of its worker, while it is ready
+        self.url: str | None = None  # the worker's, while the model is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
         self.speaks_text = speaks_text(model.args)
         self.max_model_len = context_length(model.args)
 
     def adapter(self, asked: str) -> str:
-        """The LoRA adapter that is asked for by a name by which this model was found, NAME:ADAPTER; empty for none."""
+        """Return the LoRA adapter in `asked`, a name NAME:ADAPTER that `find` took for this model; empty for none."""
         plain = untagged(asked)
         return "" if asked in self.names or plain in self.names else plain.rpartition(":")[2]
 
     def worker_name(self, asked: str) -> str:
-        """What its worker must be asked for where a client calls it so; empty where the client's word will do.
+        """Return the name to send to the worker for a client's `asked`; empty where the client's own name will do.
 
-        SGLang takes all that follows a first colon for an adapter, of whatever name: one that is no adapter has to go.
+        SGLang takes everything after the first colon for an adapter, so that a tag which is none must be removed.
         """
         if ":" not in asked or (asked.count(":") == 1 and self.adapter(asked)):
             return ""
@@ -59,57 +59,57 @@ class CatalogueEntry:
 
 
 class Catalogue:
-    """Kept by the task in `run`, which calls `told` with what muxd says anew of its configuration."""
+    """All models.  The task `run` keeps them up to date, and calls `told` with each configuration that muxd reports."""
 
     def __init__(self, control: ControlClient, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
-        self.tried = trio.Event()  # to reach muxd, once
+        self.tried = trio.Event()  # set after the first attempt to reach muxd
         self._control = control
-        self._told = told
+        self._on_config = told
         self._created = int(time())
         self._stale = trio.Event()
-        self._reloaded = trio.Event()  # there may be models with other names: not to be known late
-        self._complained = False  # once per absence
+        self._reloaded = trio.Event()  # set on a reload, whose new model names must be known at once
+        self._complained = False  # the log has a warning of muxd's present absence
         self._states: dict[str, str] = {}
-        self._take(config.models)
+        self._replace_models(config.models)
 
-    def _take(self, models: Iterable[Model]) -> None:
+    def _replace_models(self, models: Iterable[Model]) -> None:
         self._entries = {model.name: CatalogueEntry(model, self._states.get(model.name, "unknown")) for model in models}
         served = {name: entry for entry in self._entries.values() for name in entry.served_names}
         self._by_name = self._entries | served
 
     def find(self, asked: str) -> CatalogueEntry | None:
-        """The model that a client calls so: by a served name, or by its own.
+        """Return the model that a client calls `asked`, by a served name or by muxd's name; None for no model.
 
-        SGLang's way to name a LoRA adapter of a model, NAME:ADAPTER, means the model; the tag ":latest", which Ollama's
-        clients may add to any name, means nothing.
+        NAME:ADAPTER, SGLang's way to name a LoRA adapter, finds the model NAME.  The tag ":latest", which Ollama's
+        clients may add to any name, is ignored.
         """
         found = self.find_tagged(asked)
         return found or self._by_name.get(untagged(asked).rpartition(":")[0])
 
     def find_tagged(self, asked: str) -> CatalogueEntry | None:
-        """The same for Ollama's clients, who mean another model by another tag than ":latest"."""
+        """Return the model that an Ollama client calls `asked`: a tag other than ":latest" names another model."""
         return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
     def entries(self) -> list[CatalogueEntry]:
         return list(self._entries.values())
 
     def terms(self, name: str) -> Model:
-        """What its configuration says of the model of that name; the defaults where it is gone meanwhile."""
+        """Return the configuration of the model with muxd's name `name`; the defaults where a reload has removed it."""
         entry = self._entries.get(name)
         return entry.model if entry is not None else Model(name)
 
     def shown(self, name: str) -> str:
-        """What clients call the model of that name: the first of its ids in the listing."""
+        """Return what clients call the model with muxd's name `name`: its first served name."""
         entry = self._entries.get(name)
         return entry.served_names[0] if entry is not None else name
 
     def ready(self) -> list[str]:
-        """The names of the models that are ready."""
+        """Return muxd's names of the models that are ready."""
         return [entry.name for entry in self._entries.values() if entry.state == "ready"]
 
     def card(self, entry: CatalogueEntry, served: str) -> dict[str, Any]:
-        """What GET /v1/models tells of a model under one of its names: an alias points to the model's own by `root`."""
+        """Return the model object that GET /v1/models lists for the name `served`; its `root` is muxd's name."""
         card = {
             "id": served,
             "object": "model",
@@ -122,16 +122,16 @@ class Catalogue:
         }
         return card if entry.max_model_len is None else {**card, "max_model_len": entry.max_model_len}
 
-    # Its task
+    # The task that keeps the catalogue up to date
 
     async def run(self) -> None:
-        """Stay in touch with muxd until cancelled; `tried` after the first attempt."""
+        """Follow muxd's events until cancelled; set `tried` after the first attempt to reach muxd."""
         while True:
             try:
                 async with self._control.events() as events, trio.open_nursery() as nursery:
-                    await self._read_settings()  # after subscribing: no change falls between the two
+                    await self._read_settings()  # after subscribing, so that no change is missed
                     await self._refresh()
-                    self._found()
+                    self._note_connected()
                     nursery.start_soon(self._keep_fresh)
                     self.tried.set()
                     async for event in events:
@@ -140,7 +140,7 @@ class Catalogue:
                             self._reloaded.set()
                     nursery.cancel_scope.cancel()
             except* MuxdError as errors:
-                self._lost(errors)
+                self._note_unreachable(errors)
             self.tried.set()
             await trio.sleep(_RETRY)
 
@@ -156,10 +156,10 @@ class Catalogue:
                 await self._reloaded.wait()
 
     async def _read_settings(self) -> None:
-        """What muxd runs with replaces what was known."""
+        """Replace the known models with those of muxd's running configuration, and call `told` with it."""
         config = config_from_supervisor(await self._control.proxy_settings(), {})
-        self._take(config.models)
-        self._told(config)
+        self._replace_models(config.models)
+        self._on_config(config)
 
     async def _refresh(self) -> None:
         self._take_states((await self._control.status())["models"])
@@ -173,20 +173,20 @@ class Catalogue:
             entry.url = urls.get(entry.name)
             entry.max_model_len = lengths.get(entry.name) or entry.max_model_len
 
-    def _found(self) -> None:
+    def _note_connected(self) -> None:
         self.connected = True
         self._complained = False
         log.info("connected to muxd: %d models", len(self._entries))
 
-    def _lost(self, errors: BaseExceptionGroup[MuxdError]) -> None:
+    def _note_unreachable(self, errors: BaseExceptionGroup[MuxdError]) -> None:
         self.connected = False
-        self._take_states([])  # what was true under a muxd that is gone
+        self._take_states([])  # the states were true under a muxd that is gone
         if not self._complained:
             self._complained = True
-            log.warning("muxd is not there: %s", _first(errors))
+            log.warning("muxd is not there: %s", _first_error(errors))
 
 
-def _first(error: BaseException) -> BaseException:
+def _first_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

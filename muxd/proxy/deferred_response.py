@@ -1,4 +1,4 @@
-"""A request that the proxy answers itself, but not at once."""
+"""The response to a request that the proxy answers itself, but not at once."""
 
 from collections.abc import Callable
 from math import inf
@@ -10,12 +10,12 @@ from .answers import Refusal
 from .sockets.context import Downstream
 from .telemetry.recorder import CLIENT_GONE, RequestRecord
 
-#: Begins to make a page of Prometheus' text, and calls back with its content type and the page.
+#: A function that begins to make a metrics page, and calls back with the page's content type and its bytes.
 Page = Callable[[Callable[[bytes, bytes], None]], None]
 
 
 class DeferredResponse:
-    """Waits for a page."""
+    """Waits for a metrics page, and sends it to the client."""
 
     deadline = inf
 
@@ -41,13 +41,13 @@ class DeferredResponse:
         self._client.answered(self._record, keep_alive=True)
 
     def on_deadline(self) -> None:
-        """It has none: whoever makes the page bounds the time it takes."""
+        """Do nothing: this response has no deadline, as the maker of the page bounds its time."""
 
     def on_kept(self) -> None:
-        """Nothing more is to come."""
+        """Do nothing: the page was sent whole, and there is no worker to pause."""
 
     def on_drained(self) -> None:
-        """Nothing more is to come."""
+        """Do nothing: the page was sent whole, and there is no worker to resume."""
 
     def cut(self, refusal: Refusal) -> None:
         self._record.refused(refusal.status, refusal.code)

@@ -1,4 +1,4 @@
-"""Requests for embeddings in Ollama's words: the worker's answer is gathered, and told in these words."""
+"""Requests for embeddings in Ollama's words: the worker's response is gathered whole, then translated."""
 
 from time import monotonic
 from typing import ClassVar
@@ -13,18 +13,18 @@ from .telemetry.recorder import NO_TOKENS
 
 
 class Embedding(ProxiedRequest):
-    """Tells the client nothing before it has all of the answer: until then it can be asked for at another worker."""
+    """A request whose client gets nothing before the worker's response is complete; until then it can be replayed."""
 
-    MOST: ClassVar[int] = 128 << 20  # bytes of all answers that are being gathered
-    held: ClassVar[int] = 0
+    MOST: ClassVar[int] = 128 << 20  # bytes of all responses together that are being gathered
+    held: ClassVar[int] = 0  # bytes of them now
 
     asked = ""  # what the client calls the model
     _plain = True
-    _said = 0  # the status of the worker's answer; for the client it has none yet
+    _worker_status = 0  # the status of the worker's response; `_status` stays 0, as the client has no response yet
     _gathered: Collector | None = None
 
     def on_answer(self, status: int, head: bytes) -> None:
-        self._said, self._gathered = status, Collector()
+        self._worker_status, self._gathered = status, Collector()
 
     def on_bytes(self, data: bytes) -> bool:
         gathered = self._gathered
@@ -33,7 +33,7 @@ class Embedding(ProxiedRequest):
             gathered.feed(data)
             Embedding.held += gathered.size - before
             if Embedding.held > self.MOST:
-                self._forget()
+                self._drop_gathered()
         return True
 
     def on_event(self, data: bytes, now: float) -> None:
@@ -46,8 +46,8 @@ class Embedding(ProxiedRequest):
             self.refuse(Refusal(UNAVAILABLE, "answer_too_large", message, retry_after=1))
             return
         body = self._gathered.body()
-        if self._said >= 300:
-            self._tell(self._said, {"error": str(error_of(body, self._said)["message"])})
+        if self._worker_status >= 300:
+            self._respond(self._worker_status, {"error": str(error_of(body, self._worker_status)["message"])})
             return
         try:
             vectors = Vectors(body)
@@ -55,26 +55,26 @@ class Embedding(ProxiedRequest):
             message = f"model {self._lease.name}: its worker cannot be understood: {error}"
             self.refuse(Refusal(BAD_GATEWAY, "worker_garbled", message))
             return
-        visit = self._record
-        answer = vectors.answer(self.asked, visit.route, monotonic() - visit.arrived, visit.waited)
-        self._tell(200, answer, (vectors.tokens, 0, 0))
+        record = self._record
+        answer = vectors.answer(self.asked, record.route, monotonic() - record.arrived, record.waited)
+        self._respond(200, answer, (vectors.tokens, 0, 0))
 
-    def _tell(self, status: int, value: object, tokens: tuple[int, int, int] = NO_TOKENS) -> None:
+    def _respond(self, status: int, value: object, tokens: tuple[int, int, int] = NO_TOKENS) -> None:
         answer = json_response(status, value, keep_alive=self._request.keep_alive, method=self._request.method)
         self._let_go()
         self._record.end(status, "ok", tokens=tokens)
         self._send(spliced(answer, self._own_lines))
         self._client.answered(self._record, keep_alive=True)
 
-    def _forget(self) -> None:
+    def _drop_gathered(self) -> None:
         if self._gathered is not None:
             Embedding.held -= self._gathered.size
         self._gathered = None
 
     def _close_upstream(self) -> None:
-        self._forget()
+        self._drop_gathered()
         super()._close_upstream()
 
     def _let_go(self) -> None:
-        self._forget()
+        self._drop_gathered()
         super()._let_go()

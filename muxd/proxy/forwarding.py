@@ -7,15 +7,15 @@ from muxd.http.request import Headers, Request
 
 class _Kind(IntEnum):
     PASS = 0
-    HOP = 1  # about one connection
+    HOP = 1  # speaks about one connection, and is left out
     HOST = 2
     LENGTH = 3
-    CONNECTION = 4  # names further ones of the second kind
-    CODING = 5  # asks for a compressed answer
+    CONNECTION = 4  # names further headers that are of kind HOP
+    CODING = 5  # asks for a compressed response
 
 
-# RFC 9110, 7.6.1: these speak about one connection, not about the request.  Expect is answered
-# by the proxy, which has the whole body when it forwards.
+# Headers of kind HOP speak about one connection, not about the request (RFC 9110, 7.6.1).  Expect is among them because
+# the proxy answers it, and has the whole body before it forwards a request.
 _KINDS = {
     b"connection": _Kind.CONNECTION,
     b"keep-alive": _Kind.HOP,
@@ -32,17 +32,18 @@ _KINDS = {
 }
 _NAMES_NO_OTHER = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
 
-# Header names as clients spell them, and what kind they are: a look-up costs a third of lower() and one.
-_spelled: dict[bytes, int] = {}
-_MOST_SPELLED, _LONGEST_SPELLED = 4096, 40
+# The kinds of header names, by the spellings that clients have sent: a look-up here costs a third of lower() and a
+# look-up in _KINDS.
+_kind_by_spelling: dict[bytes, int] = {}
+_MOST_SPELLINGS, _LONGEST_SPELLING = 4096, 40
 
 
 def _kind(name: bytes) -> int:
     kind = int(_KINDS.get(name.lower(), _Kind.PASS))
-    if len(name) <= _LONGEST_SPELLED:
-        if len(_spelled) >= _MOST_SPELLED:
-            _spelled.clear()
-        _spelled[name] = kind
+    if len(name) <= _LONGEST_SPELLING:
+        if len(_kind_by_spelling) >= _MOST_SPELLINGS:
+            _kind_by_spelling.clear()
+        _kind_by_spelling[name] = kind
     return kind
 
 
@@ -55,39 +56,42 @@ def worker_head(
     *,
     plain: bool = False,
 ) -> bytes:
-    """Names, case, order and duplicates as the client sent them; `authority` replaces Host in its place.
+    """Return the request head for a worker, with the client's header names, case, order and duplicates.
 
-    `lines`: further ones, each ended.  Headers of the names `drop` are left out; with `plain` the
-    answer is not to be compressed.
+    `authority` replaces the value of Host.  `lines`: further header lines, each with its CRLF.  Headers named in `drop`
+    are left out.  With `plain` Accept-Encoding is left out, so that the worker does not compress its response.
     """
     headers = _without(request.headers, drop) if drop else request.headers
     parts = [b"%b %b HTTP/1.1" % (request.method.encode(), target)]
     has_host = has_length = False
     for name, value in headers:
-        kind = _spelled.get(name)
+        kind = _kind_by_spelling.get(name)
         if kind is None:
             kind = _kind(name)
         if kind:
             if kind == _Kind.HOST:
                 has_host, value = True, authority
             elif kind == _Kind.LENGTH:
-                has_length, value = True, b"%d" % len(request.body)  # its model's settings may have changed it
+                has_length, value = (
+                    True,
+                    b"%d" % len(request.body),
+                )  # edits may have changed the body's length
             elif kind == _Kind.CONNECTION and value not in _NAMES_NO_OTHER:
-                names = (*drop, *_named(headers), b"connection")
+                names = (*drop, *_connection_options(headers), b"connection")
                 return worker_head(request, target, authority, lines, names, plain=plain)
             elif kind != _Kind.CODING or plain:
                 continue
         parts.append(name + b": " + value)
-    if not has_host:  # HTTP/1.0
+    if not has_host:  # a request of HTTP/1.0
         parts.append(b"Host: " + authority)
-    if not has_length and (request.body or request.method != "GET"):  # it came in chunks
+    if not has_length and (request.body or request.method != "GET"):  # the client sent the body in chunks
         parts.append(b"Content-Length: %d" % len(request.body))
     parts.append(lines + b"\r\n")
     return b"\r\n".join(parts)
 
 
-def _named(headers: Headers) -> list[bytes]:
-    """What the Connection headers declare to be for that connection only."""
+def _connection_options(headers: Headers) -> list[bytes]:
+    """Return the header names that the Connection headers list: they are for that connection only."""
     values = [value for name, value in headers if name.lower() == b"connection"]
     return [token.strip() for value in values for token in value.split(b",")]
 

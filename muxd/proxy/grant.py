@@ -1,4 +1,4 @@
-"""The right to send to a worker, who wants it, and on what terms."""
+"""The right to send requests to a worker, the requests that want it, and the limits of a model."""
 
 from typing import Protocol
 
@@ -9,27 +9,27 @@ from .sockets.pool import Pool
 
 
 class QueuedRequest(Protocol):
-    """A request that wants the model."""
+    """A request that wants to be sent to a model's worker."""
 
-    since: float  # when it began to wait, monotonic
+    since: float  # when the request began to wait, on the monotonic clock
     priority: int
-    replayed: bool  # it has lost a worker before
+    replayed: bool  # the request has lost a worker before
 
     def waited(self, seconds: float) -> None:
-        """It is about to be forwarded, after so long."""
+        """Note that the request waited for `seconds` and is about to be forwarded or refused."""
 
     def forward(self, grant: "Grant") -> None: ...
 
     def refuse(self, refusal: Refusal) -> None: ...
 
     def lose(self, refusal: Refusal) -> None:
-        """Its worker is gone: end it, or have it wait for the next one."""
+        """Handle the loss of the worker: queue the request for the next worker, or end it with `refusal`."""
 
     def cut(self, refusal: Refusal) -> None: ...
 
 
 class Grant:
-    """The right to send to a worker, and the requests that do."""
+    """The right to send requests to a worker, and the requests that are with the worker now."""
 
     __slots__ = ("drained", "generation", "in_flight", "pool")
 
@@ -37,23 +37,23 @@ class Grant:
         self.pool = pool
         self.generation = generation
         self.in_flight: set[QueuedRequest] = set()
-        self.drained = trio.Event()  # while it drains: set with the last request's end
+        self.drained = trio.Event()  # while the lease drains: set when the last request ends
 
 
 class ModelLimits(Protocol):
-    """What a model's configuration says of its requests; a reload changes it."""
+    """The limits that a model's configuration sets for its requests; a reload may change them."""
 
     @property
     def switch_timeout(self) -> float:
-        """How long a request may wait, in seconds."""
+        """Return how long a request may wait, in seconds."""
         ...
 
     @property
     def concurrency_limit(self) -> int:
-        """Requests in flight at once; 0 for no limit."""
+        """Return how many requests may be in flight at once; 0 for no limit."""
         ...
 
     @property
     def queue_limit(self) -> int:
-        """Requests that may wait."""
+        """Return how many requests may wait."""
         ...

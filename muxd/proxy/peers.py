@@ -1,10 +1,10 @@
-"""Whom a client's address counts for."""
+"""The peer that a client's address counts for."""
 
 import socket
 
 
 def peer_of(address: str) -> str:
-    """Return the peer behind an address: of IPv6 a network of 64 bits (RFC 6177), which one host can have whole."""
+    """Return the peer behind an address: for IPv6 its /64 network, which one host can have whole (RFC 6177)."""
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     except OSError:

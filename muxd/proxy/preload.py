@@ -1,4 +1,4 @@
-"""Requests that only want a model awake, as Ollama's clients have it loaded: no worker is asked for anything."""
+"""Requests that only want a model awake, as Ollama's clients load a model: the worker gets no request."""
 
 from muxd.http.response import spliced
 
@@ -7,7 +7,7 @@ from .proxied_request import ProxiedRequest
 
 
 class Preload(ProxiedRequest):
-    """Waits for its model like any other request; `answer` is told once it is there."""
+    """A request that waits for its model like any other; the client gets `answer` once the model is awake."""
 
     answer = b""
 

@@ -1,4 +1,4 @@
-"""Requests that wait for one model: the highest priority first, within it the oldest."""
+"""Requests that wait for one model: the highest priority first, and the oldest first within a priority."""
 
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
@@ -7,7 +7,9 @@ from muxd.core.events import Waiting
 
 
 class Waiter(Protocol):
-    since: float  # when it began to wait, monotonic
+    """What the queue needs to know of a request."""
+
+    since: float  # when the request began to wait, on the monotonic clock
     priority: int
 
 
@@ -15,10 +17,10 @@ T = TypeVar("T", bound=Waiter)
 
 
 class Queue(Generic[T]):
-    """Lines by priority; there are few priorities, and nearly always one."""
+    """One line for each priority that has waiters; there are few priorities, and nearly always one."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, dict[T, None]] = {}  # none is empty
+        self._lines: dict[int, dict[T, None]] = {}  # by priority; an empty line is removed
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -34,7 +36,7 @@ class Queue(Generic[T]):
         self._lines.setdefault(waiter.priority, {})[waiter] = None
 
     def discard(self, waiter: T) -> bool:
-        """Whether it was there."""
+        """Remove `waiter`; return whether it was in the queue."""
         line = self._lines.get(waiter.priority)
         if line is None or waiter not in line:
             return False
@@ -44,13 +46,16 @@ class Queue(Generic[T]):
         return True
 
     def pop(self) -> T:
-        """Take out the next; raises StopIteration when there is none."""
+        """Remove and return the next waiter; raise StopIteration when the queue is empty."""
         waiter = next(iter(self))
         self.discard(waiter)
         return waiter
 
     def demand(self, now: float) -> tuple[Waiting, ...]:
-        """What muxd is told of it; who joins a line is its youngest."""
+        """Return how many wait at each priority and since when the oldest does, as muxd is told.
+
+        `now` is on the monotonic clock.  The first of a line is its oldest, as waiters join at the end.
+        """
         return tuple(
             Waiting(len(line), max(0.0, now - next(iter(line)).since), priority=priority)
             for priority, line in self._lines.items()

@@ -1,4 +1,4 @@
-"""What those are told who wait in vain, or whose worker is taken from them."""
+"""The errors for requests that wait in vain, or whose worker is lost or taken from them."""
 
 import logging
 from math import ceil
@@ -10,29 +10,32 @@ from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
 
 log = logging.getLogger(__name__)
 
-#: Reasons for which muxd revokes a lease that mean: its worker is gone.
+#: The reasons of a revocation which say that the lease's worker is gone.
 WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 
 
 def unreachable(error: MuxdError) -> Refusal:
-    """Why is for the log: clients need not know our paths."""
+    """Return the refusal for clients while muxd cannot be reached; log the cause, whose paths clients need not know."""
     log.warning("no model can be loaded: %s", error.message)
     message = "no model can be loaded now: muxd cannot be reached; it is being restarted, or takes a `muxd start`"
     return Refusal(UNAVAILABLE, error.code, message, retry_after=1)
 
 
 def failed(message: dict[str, Any]) -> Refusal:
+    """Return the refusal for requests that wait for a model whose switch failed, from muxd's message."""
     error = message["error"]
     status = 404 if error["code"] == ModelNotFound.code else UNAVAILABLE
     param = "model" if status == 404 else None
-    retry_after = message.get("retry_after_s")  # none where a retry is no use: stopped by an operator, can never fit
+    retry_after = message.get(
+        "retry_after_s"
+    )  # missing where a retry is no use: an operator stopped the model, or it can never fit
     if retry_after is None and error["code"] == ShuttingDown.code:
         retry_after = 5
     return Refusal(status, error["code"], error["message"], param=param, retry_after=retry_after)
 
 
 def revoked(name: str, message: dict[str, Any]) -> Refusal:
-    """What a request is told that was still in flight at the deadline."""
+    """Return the refusal for a request that was still in flight when its lease was revoked and the deadline came."""
     reason, why = message["reason"], message.get("message") or ""
     if reason in WORKER_LOST:
         return Refusal(BAD_GATEWAY, reason, f"model {name}: {why or 'its worker is gone'}")
@@ -42,7 +45,7 @@ def revoked(name: str, message: dict[str, Any]) -> Refusal:
 
 
 def asleep(name: str, state: str) -> Refusal:
-    """To a request that only reads of a model: that alone wakes none."""
+    """Return the refusal for a request that only reads from a model which is asleep: reading does not wake a model."""
     how = f"a request for text or embeddings to {name} wakes it, or `muxctl switch {name}`"
     if state == "stopped":
         how = f"it is stopped by an operator, and `muxctl start {name}` lets it run again"
@@ -52,5 +55,6 @@ def asleep(name: str, state: str) -> Refusal:
 
 
 def progress_text(news: dict[str, Any], eta: float | None) -> str:
+    """Return the phase or the place in the queue in a few words; `eta` in seconds."""
     what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
     return what + (f", about {ceil(eta)} s to go" if eta else "")

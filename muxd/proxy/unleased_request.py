@@ -1,10 +1,10 @@
-"""Requests that only read of an awake worker: they are no use that keeps it awake, and wake none."""
+"""Requests that only read from an awake worker: they neither wake a model nor keep one awake."""
 
 from .proxied_request import ProxiedRequest
 
 
 class UnleasedRequest(ProxiedRequest):
-    """Asks a worker beside its lease: it is not counted, does not wait, and is not tried again at another worker."""
+    """A request that is sent to a worker without a lease: it is not counted, does not wait, and is not replayed."""
 
     def _is_replayable(self) -> bool:
         return False

@@ -1,7 +1,7 @@
-"""A compressed body on its way to a plain one: a little at a time, so that others are answered meanwhile.
+"""Decompresses a request's body a slice at a time, so that other clients are served meanwhile.
 
-A few hundred bytes can stand for all of max_body, and take a third of a second: whoever sends such bodies one after
-the other would keep everybody waiting.
+A few hundred compressed bytes can stand for all of max_body, and take a third of a second: a client that sent such
+bodies one after the other would keep all other clients waiting.
 """
 
 from collections.abc import Callable
@@ -17,25 +17,28 @@ from .requests import encodings
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
 from .telemetry.recorder import CLIENT_GONE, RequestRecord
 
-_SLICE = 0.002  # seconds of work, until others have their turn
+_SLICE = 0.002  # seconds of work before other clients have their turn
 
 
 class Unpacking:
-    """Goes on until the request is one of a plain body, then has it answered."""
+    """Works until the request's body is plain, then has the request answered."""
 
     deadline = inf
 
-    def __init__(self, client: Downstream, request: Request, visit: RequestRecord, codings: list[bytes]) -> None:
+    def __init__(self, client: Downstream, request: Request, record: RequestRecord, codings: list[bytes]) -> None:
         self._client = client
         self._request = request
-        self._record = visit
-        self._taken = 0  # bytes that are held for it beside the body as it came
+        self._record = record
+        self._taken = 0  # bytes that are held for the request beside its compressed body
         self._size = len(request.body)
         self._steps = encodings.decoding(request, codings, self._grown)
         self._over = False
 
     def goes_on(self) -> bool:
-        """Do some more of the work; False once the request is plain.  Raises Refusal, and holds nothing then."""
+        """Decompress for `_SLICE` seconds; return False once the body is plain.
+
+        Raises Refusal, and gives back before what it holds beside the compressed body.
+        """
         until = monotonic() + _SLICE
         try:
             for _ in self._steps:
@@ -50,7 +53,7 @@ class Unpacking:
     def then(
         self, answer: Callable[[], CompleteResponse | PendingResponse], refused: Callable[[Refusal], CompleteResponse]
     ) -> "Unpacking":
-        """Do the rest of the work when others have had their turn, and answer it."""
+        """Decompress the rest in turn with other clients, then have the request answered by `answer` or `refused`."""
 
         def turn() -> None:
             if self._over:
@@ -74,7 +77,7 @@ class Unpacking:
         self._client.grown(size, more)
 
     def _drop(self) -> None:
-        """What is held beside the body as it came."""
+        """Give back the memory that is held beside the compressed body."""
         self._steps = iter(())
         taken, self._taken = self._taken, 0
         self._client.lighten(taken)
@@ -85,13 +88,13 @@ class Unpacking:
         self._client.lighten(self._size)
 
     def on_deadline(self) -> None:
-        """It has none: its work is bounded."""
+        """Do nothing: unpacking has no deadline, as its work is bounded by max_body."""
 
     def on_kept(self) -> None:
-        """Nothing more is to come."""
+        """Do nothing: there is no response yet, and no worker to pause."""
 
     def on_drained(self) -> None:
-        """Nothing more is to come."""
+        """Do nothing: there is no response yet, and no worker to resume."""
 
     def cut(self, refusal: Refusal) -> None:
         self._end()
