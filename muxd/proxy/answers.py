@@ -11,14 +11,10 @@ from .sockets.stream_formats import StreamFormat
 
 BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 502, 503, 504
 
-
 MOST_RETRY_AFTER = 60  # seconds; OpenAI's client for Python does not retry on a Retry-After of more than 120
 
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-}  # OpenAI's error types, by status
+# OpenAI's error types, by status.
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 # Anthropic's error types, by status.  Its "overloaded_error" goes out with 503 instead of Anthropic's own 529, which
 # other clients do not know.

@@ -40,4 +40,4 @@ def test_names_that_nobody_will_use_again_fill_no_memory() -> None:
             name = b"x-%d-" % number + b"y" * length
             request = Request("GET", b"/", [(name, b"v")], b"", "1.1", True)
             assert name + b": v\r\n" in worker_head(request, b"/", b"h")
-    assert sum(map(len, forwarding._spelled)) < 200_000
+    assert sum(map(len, forwarding._kind_by_spelling)) < 200_000
