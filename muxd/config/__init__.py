@@ -1,4 +1,4 @@
-"""TOML in, frozen and checked values out."""
+"""Reading of muxd's configuration: TOML files in, frozen and checked values out."""
 
 from .default_paths import find_config
 from .load import load_config, load_proxy_config, salvage_config

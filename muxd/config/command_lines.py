@@ -1,6 +1,7 @@
-"""What a command line that starts an SGLang server says, with its environment: model, port, sleep level, keys, GPUs.
+"""Parser for command lines that start an SGLang server: model, port, sleep level, keys and GPUs.
 
-It may be that of a process, which is known to the last word, or one in a launch script, in which some words are not.
+The command line may be that of a running process, of which every word is known, or that of a launch script, in which
+some words are known only when the script runs (`Hole`).  The environment of the process says which GPUs it sees.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import NamedTuple
 from .devices import ORDER, VARIABLE, visible
 from .flags import is_flag, parallel
 
-#: What `python -m` starts a server with; the second is muxd's own stand-in.
+#: Modules that start a server under `python -m`; the second is muxd's own simulator.
 MODULES = ("sglang.launch_server", "muxd.simulator")
 
 CONTAINERS = ("docker", "podman", "nerdctl")
 
-#: SGLang's own, without --port.
+#: The port at which SGLang listens without --port.
 DEFAULT_PORT = 30000
 
 MODEL = ("--model-path", "--model")
 
 _PYTHON = re.compile(r"python[0-9.]*|sglang")
-#: SGLang's flags that have no value: 167 of the 188 of 0.5.23.
+#: SGLang's flags that take no value: the pattern knows 167 of the 188 such flags of SGLang 0.5.23.
 _SWITCH = re.compile(
     r"--(\w+-)*(enable|disable|skip|trust|is|show|allow|use|no|keep|delete|only|return|idle|strip|grpc-mode)(-|$)"
     r"|--(log-requests|quantize-and-serve|pre-warm-nccl|debug-cuda-graph)$"
@@ -37,33 +38,38 @@ _CDI = re.compile(r"nvidia\.com/gpu=(.+)")
 
 
 class NotKnown(Exception):
-    """It is known only when it runs; the text begins a sentence."""
+    """A property of the server that its command line does not tell; the text is the first part of a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A word of a script that is known only when it runs, or several; `prefix` is what is known of it."""
+    """A word of a script that is known only when the script runs.
+
+    `prefix` is the part of the word that is known; with `many`, any number of words may stand in this place.
+    """
 
     prefix: str = ""
     many: bool = False
 
 
 class Command(NamedTuple):
-    """A process, by what started it."""
+    """A running process with its command line."""
 
     pid: int
     parent: int
     words: Sequence[str]
-    environ: Mapping[str, str] | None = None  # None: it cannot be read
-    listens: bool = False  # at the port in question
+    environ: Mapping[str, str] | None = None  # None: the environment cannot be read
+    listens: bool = False  # whether the process listens at the port in question
 
 
 Word = str | Hole
+
+#: Returns the value of a flag, given the flag's names; None where the flag is not there.
 LookUp = Callable[[Sequence[str]], str | None]
 
 
 def server_at(words: Sequence[Word]) -> int | None:
-    """Where the flags of SGLang's server begin; None where the command line starts none."""
+    """Return the index at which the flags of SGLang's server begin; None where the command line starts no server."""
     names = [os.path.basename(word) if isinstance(word, str) else "" for word in words]
     if {"--help", "-h"} & set(names):
         return None
@@ -76,15 +82,17 @@ def server_at(words: Sequence[Word]) -> int | None:
 
 
 def is_server(words: Sequence[str]) -> bool:
-    """Whether the process with this command line is a server itself, or the client of a container with one."""
+    """Say whether the process with this command line is a server, or the `docker run` of a server's container."""
     name = os.path.basename(words[0]) if words else ""
     return bool(_PYTHON.fullmatch(name) or name in CONTAINERS) and server_at(words) is not None
 
 
 def flag(words: Iterable[Word], names: Sequence[str]) -> Word | None:
-    """The value of a flag, `--flag VALUE` or `--flag=VALUE`; of several the last, as argparse has it.
+    """Return the value of a flag, `--flag VALUE` or `--flag=VALUE`; None where the flag is not there.
 
-    Of one that has none it is whatever follows: that it is there.  A Hole where it may be there, or its value is one.
+    Of several values the last counts, as in argparse.  For a switch, which takes no value, the word behind the switch
+    is returned, or "" at the end: callers only compare with None.  A Hole is returned where the flag may be there, or
+    where its value is a Hole.
     """
     found: Word | None = None
     expected, before = False, ""
@@ -103,7 +111,7 @@ def flag(words: Iterable[Word], names: Sequence[str]) -> Word | None:
 
 
 class CommandLine:
-    """One that starts a server.  Its methods raise NotKnown."""
+    """A command line that starts a server.  The methods raise NotKnown for what only the running server can tell."""
 
     def __init__(self, words: Sequence[Word], environ: Mapping[str, str] | None = None) -> None:
         at = server_at(words)
@@ -112,7 +120,7 @@ class CommandLine:
         self._environ = environ
 
     def look_up(self, names: Sequence[str]) -> str | None:
-        """A flag's value: "" for a switch, None where it is not there."""
+        """Return a flag's value, None where the flag is not there; see `flag` for switches."""
         value = flag(self._flags, names)
         if isinstance(value, Hole):
             raise NotKnown("its flags are known only when it runs")
@@ -121,35 +129,41 @@ class CommandLine:
         return value
 
     def model(self) -> str | None:
+        """Return the model's path or Hub id as written; `sglang serve` may take it as its first argument."""
         first = next(iter(self._flags), "")
         if self._before[-1:] == ["serve"] and isinstance(first, str) and first and not first.startswith("-"):
             return first
         return self.look_up(MODEL)
 
     def port(self) -> int:
-        """Where it is reached from outside."""
+        """Return the port at which the server is reached from outside its container, if it runs in one."""
         text = self.look_up(("--port",))
         inside = str(DEFAULT_PORT) if text is None else text
-        outside = inside if self._container is None else _published(self._container, inside)
+        outside = inside if self._container is None else _host_port(self._container, inside)
         if not (re.fullmatch("[0-9]{1,5}", outside) and 0 < int(outside) <= 65535):
             raise NotKnown(f'its port "{outside}" is none')
         return int(outside)
 
     def gpus(self, look_up: LookUp | None = None) -> tuple[str, ...]:
-        """The GPUs that it uses, by number or name; `look_up` knows better what its flags are."""
+        """Return the GPUs that the server uses, by number or name.
+
+        `look_up` replaces this object's own, for a caller that knows more about the flags.
+        """
         try:
             needs = parallel(look_up or self.look_up)
             seen = self._visible()
         except ValueError as error:
             raise NotKnown(str(error)) from None
-        if seen is None or not seen:  # all; or none: to be on the safe side it takes turns as others do
+        if seen is None or not seen:
+            # None: the server sees all GPUs.  Empty: it sees no GPU, and counts as a user of GPU 0, to be on the safe
+            # side: such a model takes turns as others do.
             return tuple(map(str, range(needs.seen)))[needs.chosen] if seen is None else ("0",)
         if needs.seen > len(seen):
             raise NotKnown(f"it needs {needs}, and sees {VARIABLE}={','.join(seen)}")
         return seen[needs.chosen]
 
     def _visible(self) -> tuple[str, ...] | None:
-        """What it sees; None: all.  Raises ValueError."""
+        """Return the GPUs that the server sees; None stands for all.  Raise ValueError for a name that is no GPU's."""
         if self._container is not None:
             return self._in_container(self._container)
         if self._environ is None:
@@ -161,19 +175,23 @@ class CommandLine:
 
     @property
     def _container(self) -> list[Word] | None:
-        """The arguments of the program that starts its container."""
+        """Return the arguments of the program (docker, podman) that starts the container; None without a container."""
         for place, word in enumerate(self._before):
             if isinstance(word, str) and os.path.basename(word) in CONTAINERS:
                 return self._before[place + 1 :]
         return None
 
     def _in_container(self, words: list[Word]) -> tuple[str, ...] | None:
+        """Return the host's GPUs that the server sees; None stands for all.
+
+        CUDA_VISIBLE_DEVICES inside the container counts among the GPUs that the container was given.
+        """
         if words[:1] not in (["run"], ["create"]) and words[:2] != ["container", "run"]:
             raise NotKnown("the container is made elsewhere")
-        if any(_options(words, "--env-file")):
+        if any(_docker_options(words, "--env-file")):
             raise NotKnown("the container is told its GPUs elsewhere")
-        outer = _given_to_container(words)
-        inner = self._told(words, VARIABLE)
+        outer = _container_gpus(words)
+        inner = self._container_variable(words, VARIABLE)
         if inner is None:
             return outer
         seen = visible(inner)
@@ -183,19 +201,25 @@ class CommandLine:
             raise NotKnown(f"{VARIABLE}={inner} in the container does not fit the GPUs that it is given")
         return tuple(outer[int(name)] for name in seen)
 
-    def _told(self, words: Sequence[Word], name: str) -> str | None:
-        """A variable of `-e NAME=VALUE`, or of `-e NAME`, which hands it on."""
+    def _container_variable(self, words: Sequence[Word], name: str) -> str | None:
+        """Return the value of a variable in the container.
+
+        `-e NAME=VALUE` sets the variable, `-e NAME` passes the value on from the environment of docker itself.
+        """
         found = None
-        for text in _options(words, "--env", "e"):
+        for text in _docker_options(words, "--env", "e"):
             said, equals, value = text.partition("=")
             if said == name:
                 found = value if equals else (self._environ or {}).get(name)
         return found
 
 
-def _given_to_container(words: Sequence[Word]) -> tuple[str, ...] | None:
-    """The GPUs; None: all.  Raises ValueError."""
-    if asked := list(_options(words, "--gpus")):
+def _container_gpus(words: Sequence[Word]) -> tuple[str, ...] | None:
+    """Return the GPUs that docker gives the container, by --gpus, --device or NVIDIA_VISIBLE_DEVICES; None for all.
+
+    Raise NotKnown where the options are not understood, and ValueError for a name that is no GPU's.
+    """
+    if asked := list(_docker_options(words, "--gpus")):
         plain = asked[-1].strip("\"'")
         if plain in ("all", "-1", "count=all", "count=-1"):
             return None
@@ -204,17 +228,21 @@ def _given_to_container(words: Sequence[Word]) -> tuple[str, ...] | None:
         if match := re.search(r"device=([^=]*?)(?:,[a-z]+=.*)?$", plain):
             return None if match[1].strip("\"'") == "all" else visible(match[1].strip("\"'"))
         raise NotKnown(f"--gpus {asked[-1]} is not understood")
-    given = list(_options(words, "--device"))
+    given = list(_docker_options(words, "--device"))
     if any(map(_RAW_DEVICE.match, given)):
         raise NotKnown("which GPUs its --device means is not followed")
     if devices := [match[1] for value in given if (match := _CDI.fullmatch(value))]:
         return None if "all" in devices else tuple(devices)
-    told = [v.partition("=")[2] for v in _options(words, "--env", "e") if v.startswith("NVIDIA_VISIBLE_DEVICES=")]
-    return visible(told[-1]) if told and told[-1] not in ("all", "") else None
+    variables = (value.partition("=") for value in _docker_options(words, "--env", "e"))
+    names = [value for name, equals, value in variables if equals and name == "NVIDIA_VISIBLE_DEVICES"]
+    return visible(names[-1]) if names and names[-1] not in ("all", "") else None
 
 
-def _options(words: Sequence[Word], long: str, short: str = "") -> Iterator[str]:
-    """The values of an option of docker's: `--env X`, `--env=X`, `-e X`, `-eX`, `-ite X`.  Raises NotKnown."""
+def _docker_options(words: Sequence[Word], long: str, short: str = "") -> Iterator[str]:
+    """Yield the values of one of docker's options: `--env X`, `--env=X`, `-e X`, `-eX`, `-ite X`.
+
+    Raise NotKnown where a word is a Hole.
+    """
     expected = False
     for word in words:
         if isinstance(word, Hole):
@@ -235,19 +263,23 @@ def _options(words: Sequence[Word], long: str, short: str = "") -> Iterator[str]
                     expected = True
 
 
-def _published(words: Sequence[Word], inside: str) -> str:
-    """The port outside of the container's port `inside`."""
-    for value in _options(words, "--publish", "p"):
+def _host_port(words: Sequence[Word], inside: str) -> str:
+    """Return the port of the host that leads to the container's port `inside`.  Raise NotKnown where there is none."""
+    for value in _docker_options(words, "--publish", "p"):
         parts = re.sub(r"/(tcp|udp|sctp)$", "", value).split(":")
         if len(parts) > 1 and parts[-1] == inside:
             return parts[-2]
-    if "host" in (*_options(words, "--network"), *_options(words, "--net")):
+    if "host" in (*_docker_options(words, "--network"), *_docker_options(words, "--net")):
         return inside
     raise NotKnown(f"the container does not publish its port {inside} (-p NUMBER:{inside})")
 
 
 def sleep_level(look_up: LookUp) -> int:
-    """By the flags that it has."""
+    """Return the lightest sleep level that the server's flags allow, which is the fastest to wake from.
+
+    SGLang sleeps only with --enable-memory-saver (else level 3, no process), and keeps its weights in host memory
+    (level 1) only with --enable-weights-cpu-backup.
+    """
     if look_up(("--enable-memory-saver",)) is None:
         return 3
     return 2 if look_up(("--enable-weights-cpu-backup",)) is None else 1

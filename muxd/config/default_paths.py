@@ -1,4 +1,4 @@
-"""Where things are when nobody said: the configuration file, the socket, state and logs."""
+"""Default places of the configuration file, the control socket, the state folder and the logs."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ SYSTEM_LOGS = Path("/var/log/muxd")
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The user's home; services without $HOME have one in the user database."""
+    """Return the user's home: $HOME, or for services without $HOME the one in the user database."""
     if given := environ.get("HOME"):
         return Path(given)
     try:
@@ -22,12 +22,12 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def config_candidates(environ: Mapping[str, str]) -> list[Path]:
-    """Where a configuration is searched, first match wins."""
+    """Return the places where a configuration is looked for; the first that exists wins."""
     return [Path("muxd.toml").absolute(), home(environ) / ".config/muxd/muxd.toml", SYSTEM_CONFIG]
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The configuration file to use; ConfigError lists every place that was tried."""
+    """Return the configuration file to use.  Raise ConfigError, with every place that was tried, if there is none."""
     if explicit is not None:
         if _exists(explicit):
             return explicit
@@ -41,7 +41,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str] = os.environ) 
 
 
 def _exists(path: Path) -> bool:
-    """Also True where we may not look: reading it will tell that."""
+    """Say whether there is a file; True also where muxd may not look: the error of reading the file says more."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -52,23 +52,28 @@ def _exists(path: Path) -> bool:
 
 
 def default_socket(environ: Mapping[str, str]) -> Path:
-    """Under systemd $RUNTIME_DIRECTORY, else the user's runtime directory, else the state directory."""
-    if directory := _first(environ, "RUNTIME_DIRECTORY"):
+    """Return the control socket's path.
+
+    The socket lies in systemd's $RUNTIME_DIRECTORY, else in the user's runtime directory, else in the state folder.
+    """
+    if directory := _first_directory(environ, "RUNTIME_DIRECTORY"):
         return directory / "muxd.sock"
-    if directory := _first(environ, "XDG_RUNTIME_DIR"):
+    if directory := _first_directory(environ, "XDG_RUNTIME_DIR"):
         return directory / "muxd/muxd.sock"
     return home(environ) / ".local/state/muxd/muxd.sock"
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
-    return _first(environ, "STATE_DIRECTORY") or home(environ) / ".local/state/muxd"
+    """Return systemd's $STATE_DIRECTORY, else a folder in the user's home."""
+    return _first_directory(environ, "STATE_DIRECTORY") or home(environ) / ".local/state/muxd"
 
 
 def default_log_dir(environ: Mapping[str, str], state_dir: Path) -> Path:
-    return _first(environ, "LOGS_DIRECTORY") or state_dir / "logs"
+    """Return systemd's $LOGS_DIRECTORY, else a folder in the state folder."""
+    return _first_directory(environ, "LOGS_DIRECTORY") or state_dir / "logs"
 
 
-def _first(environ: Mapping[str, str], variable: str) -> Path | None:
-    """systemd separates several directories by colons: the first is ours."""
+def _first_directory(environ: Mapping[str, str], variable: str) -> Path | None:
+    """Return the first directory in `variable`, in which systemd separates several by colons; None if not absolute."""
     first = environ.get(variable, "").split(":")[0]
     return Path(first) if first.startswith("/") else None

@@ -1,4 +1,4 @@
-"""Which GPU is meant: by its number, its UUID, a MIG slice's UUID, or by what CUDA_VISIBLE_DEVICES leaves visible."""
+"""Names of GPUs and their numbers: a GPU's number or UUID, a MIG slice's UUID, and CUDA_VISIBLE_DEVICES."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
-#: With the value PCI_BUS_ID, CUDA counts GPUs as NVML does, and else the fastest first.
+#: With PCI_BUS_ID as this variable's value CUDA counts GPUs as NVML does, else from the fastest to the slowest.
 ORDER = "CUDA_DEVICE_ORDER"
 
 _NUMBER = re.compile("[0-9]{1,3}")
@@ -22,12 +22,16 @@ _OLD_SLICE = re.compile(r"MIG-(GPU-[0-9A-Za-z-]+)/[0-9]+/[0-9]+")
 
 
 def is_name(text: str) -> bool:
-    """What NVML calls a GPU or a slice of one."""
+    """Say whether `text` has the form of NVML's UUID of a GPU or of a MIG slice."""
     return _NAME.fullmatch(text) is not None
 
 
 def visible(text: str) -> tuple[str, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names; ValueError for what is none.  CUDA stops at the first that is not."""
+    """Return the GPUs that a value of CUDA_VISIBLE_DEVICES names, each once.
+
+    CUDA ignores everything from the first invalid index on ("", "-1", "none").  Raise ValueError for any other word
+    that names no GPU.
+    """
     names: list[str] = []
     for part in text.split(","):
         name = part.strip()
@@ -40,15 +44,18 @@ def visible(text: str) -> tuple[str, ...]:
 
 
 class Devices:
-    """The GPUs as this process may use them.  NVML is asked once, and only where somebody gives a name."""
+    """Numbers of GPUs by name, and the GPUs that CUDA_VISIBLE_DEVICES gives muxd itself.
+
+    NVML takes its time, and is asked once, when a GPU is given by name or all GPUs are wanted; with `ask=False` never.
+    """
 
     def __init__(self, environ: Mapping[str, str], *, ask: bool = True) -> None:
-        self.said = environ.get(VARIABLE)  # what muxd was started with
+        self.said = environ.get(VARIABLE)  # the value that muxd was started with
         self._ask = ask
         self._cards: list[GpuIdentity] | None = None
 
     def number(self, name: int | str, *, simulated: bool = False) -> int:
-        """The number of a GPU, for a slice that of its GPU.  Raises ValueError."""
+        """Return the number of a GPU, for a slice that of its GPU.  Raise ValueError where that is not one GPU."""
         if isinstance(name, int) or _NUMBER.fullmatch(name):
             return int(name)
         old = _OLD_SLICE.fullmatch(name)
@@ -59,7 +66,7 @@ class Devices:
         raise ValueError(f"{name} {'means several of' if found else 'is none of'} the GPUs of this machine")
 
     def numbers(self, names: Iterable[int | str], *, simulated: bool = False) -> tuple[int, ...]:
-        """Each once: slices of a GPU have one number.  Raises ValueError."""
+        """Return the numbers of several GPUs, each once: slices of one GPU share a number.  Raise ValueError."""
         return tuple(dict.fromkeys(self.number(name, simulated=simulated) for name in names))
 
     def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:
@@ -76,7 +83,7 @@ class Devices:
         return self._cards
 
     def every(self) -> tuple[int, ...]:
-        """All GPUs of this machine, as far as anybody can tell."""
+        """Return the numbers of all GPUs of this machine; (0,) where NVML does not tell or was not to be asked."""
         from muxd.gpus import CannotAsk, installed_cards
 
         try:
@@ -87,33 +94,39 @@ class Devices:
         return tuple(card.index for card in self._cards or ()) or (0,)
 
     def default(self, needs: Parallel) -> tuple[str, ...]:
-        """The GPUs of a model that names none: the first of those that muxd was given.  Raises ValueError."""
+        """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.
+
+        Raise ValueError where muxd was given fewer.
+        """
         if self.said is None:
             return tuple(str(index) for index in range(needs.seen))
-        given = self._given()
+        given = self._muxd_gpus()
         if len(given) < needs.seen:
             what = f"names {len(given)}" if given else "names none"
             raise ValueError(f"it needs {needs}, and {VARIABLE}={self.said}, which muxd was started with, {what}")
         return given[: needs.seen]
 
-    def _given(self) -> tuple[str, ...]:
+    def _muxd_gpus(self) -> tuple[str, ...]:
         try:
             return visible(self.said or "")
         except ValueError as error:
             raise ValueError(f"{VARIABLE}={self.said}, which muxd was started with: {error}") from None
 
     def outside(self, gpus: Sequence[int], *, simulated: bool = False) -> tuple[int, ...]:
-        """Those that muxd was not given; none where that cannot be told."""
+        """Return those of `gpus` that muxd was not given; none where it is not known what muxd was given."""
         if self.said is None:
             return ()
         try:
-            given = self.numbers(self._given(), simulated=simulated)
+            given = self.numbers(self._muxd_gpus(), simulated=simulated)
         except ValueError:
             return ()
         return tuple(gpu for gpu in gpus if gpu not in given)
 
 
 def cuda_names(names: Iterable[int | str]) -> tuple[str, ...]:
-    """What CUDA is told in place of numbers: slices, which have none."""
+    """Return the names to put into CUDA_VISIBLE_DEVICES where numbers do not do: slices have no number.
+
+    Return an empty tuple where no slice is among `names`.
+    """
     given = tuple(str(name) for name in names)
     return given if any(name.startswith("MIG-") for name in given) else ()

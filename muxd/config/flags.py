@@ -1,4 +1,4 @@
-"""SGLang's flags as argparse takes them, and how many GPUs they make a server use."""
+"""SGLang's flags, looked up as argparse does, and the GPUs that they make a server use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP = ("--gpu-id-step",)
 DEVICE = ("--device",)
 FRACTION = ("--mem-fraction-static",)
 
-#: What vLLM and llama.cpp call flags that SGLang has by another name.
+#: Flags of vLLM and llama.cpp, each with SGLang's flag for the same purpose; "" where SGLang has none.
 ELSEWHERE = {
     "--max-model-len": "--context-length",
     "--ctx-size": "--context-length",
@@ -32,27 +32,28 @@ ELSEWHERE = {
     "--n-gpu-layers": "",
 }
 
-#: Shorter abbreviations are never the only flag of SGLang that begins so.
+#: Length of the shortest abbreviation that is considered: argparse takes an abbreviation only if one flag alone begins
+#: with it, and with a shorter one several of SGLang's flags begin.
 SHORTEST = len("--por")
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """The GPUs that a server uses: `count` of those that it sees, from `first` on, each `step` further."""
+    """GPUs that a server uses: `count` of the GPUs that it sees, from position `first` on, `step` positions apart."""
 
     count: int = 1
     first: int = 0
     step: int = 1
-    said: str = ""  # the flags that say so
+    said: str = ""  # the flags that this follows from, for messages
 
     @property
     def seen(self) -> int:
-        """How many it has to see."""
+        """Return the number of GPUs that the server has to see."""
         return self.first + (self.count - 1) * self.step + 1
 
     @property
     def chosen(self) -> slice:
-        """Those that it uses, of all that it sees."""
+        """Return the positions of the GPUs that the server uses among those that it sees."""
         return slice(self.first, self.seen, self.step)
 
     def __str__(self) -> str:
@@ -60,12 +61,15 @@ class Parallel:
 
 
 def is_flag(word: str, names: Sequence[str]) -> bool:
-    """One of `names`, or an abbreviation of it; `word` without its value."""
+    """Say whether `word`, a flag without its value, is one of `names` or an abbreviation of one."""
     return word in names or (len(word) >= SHORTEST and any(name.startswith(word) for name in names))
 
 
 def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
-    """What looks up a flag's value in `args`: "" for a switch, None where it is not there."""
+    """Return a function that looks up a flag's value in `args`, by the flag's names; None where the flag is not there.
+
+    For a switch, which takes no value, the word behind it is returned, or "" at the end.
+    """
 
     def look_up(names: Sequence[str]) -> str | None:
         found = None
@@ -79,12 +83,15 @@ def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
 
 
 def runs_on_cpu(args: Sequence[str]) -> bool:
-    """SGLang needs no GPU, where its arguments say so."""
+    """Say whether SGLang's arguments let it run without a GPU."""
     return flag_of(args)(DEVICE) == "cpu"
 
 
 def odd_args(args: Sequence[str]) -> Iterator[str]:
-    """What SGLang's own parser takes or only stumbles over, and what to do."""
+    """Yield a remark, with advice, for each argument that is likely a mistake and is not checked elsewhere.
+
+    SGLang's own parser either accepts such an argument or refuses it without a hint.
+    """
     for word in args:
         if (flag := word.partition("=")[0]) in ELSEWHERE:
             meant = ELSEWHERE[flag]
@@ -107,9 +114,11 @@ def _is_share(text: str) -> bool:
 
 
 def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:
-    """As SGLang spreads its processes; ValueError for a number that is none.
+    """Return the GPUs that SGLang spreads its processes over; `value` looks up a flag.
 
-    Replicas (dp) multiply, but with data-parallel attention they are within tp.  Of several nodes this is one.
+    The number of GPUs is tp * pp * dp: each replica (dp) has GPUs of its own, except with data-parallel attention,
+    whose replicas share the GPUs of tp.  With several nodes, tp * pp is divided by their number: muxd counts one node.
+    Raise ValueError for a number that cannot be.
     """
     tensor, pipeline, data = (_number(value, names) for names in (TENSOR, PIPELINE, DATA))
     if value(ATTENTION) is not None:

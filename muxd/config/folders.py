@@ -1,6 +1,6 @@
-"""Who may write a folder, a file, the control socket: as far as that can be told without doing it.
+"""Checks of folders, files and the control socket's place: whether muxd will be able to write there, without writing.
 
-Only what is surely wrong is said: whoever checks may be another user than the one who writes, and see less.
+Only what is surely wrong is reported: `muxd check` may run as another user than muxd, and see less.
 """
 
 import os
@@ -11,16 +11,17 @@ from stat import S_ISDIR, S_ISSOCK, S_ISVTX, S_IWOTH, filemode
 from .problems import shown_file
 from .schema import Config
 
-# What is in them is the kernel's; root, too, can make nothing there.
+# File systems of the kernel, in which not even root can make a file.
 _KERNELS = ("/proc", "/sys")
 
 
 def why_no_logs(folder: Path, state_dir: Path | None) -> str | None:
-    """What is wrong with it, and what to do; None where nothing is known to be.
+    """Return what is wrong with a folder for logs or state, with advice; None where nothing is known to be wrong.
 
-    `state_dir` is the writer's own: whoever it belongs to is taken for him.  Without it, he is somebody else.
+    The owner of `state_dir` is taken for the user who will write: permissions are only judged where that is the user of
+    this process.  Without `state_dir` another user writes, and permissions are not judged.
     """
-    found = _nearest(folder)
+    found = _nearest_existing(folder)
     if found is None:
         return None
     place, facts = found
@@ -34,14 +35,14 @@ def why_no_logs(folder: Path, state_dir: Path | None) -> str | None:
 
 
 def why_no_socket(path: Path, state_dir: Path) -> str | None:
-    """What is wrong with the control socket's place, and what to do; None where nothing is known to be.
+    """Return what is wrong with the control socket's place, with advice; None where nothing is known to be wrong.
 
-    Its folder, where it is missing, may be one that systemd makes.
+    A missing folder is not reported: systemd may make it.
     """
     with suppress(OSError):
         if not S_ISSOCK(path.lstat().st_mode):
             return f"{path} is there and is not a socket; name a path of its own, as muxd.sock in a folder"
-    found = _nearest(path.parent)
+    found = _nearest_existing(path.parent)
     if found is None:
         return None
     place, facts = found
@@ -52,8 +53,8 @@ def why_no_socket(path: Path, state_dir: Path) -> str | None:
     return None
 
 
-def _nearest(path: Path) -> tuple[Path, os.stat_result] | None:
-    """It, or the last of those above it that exists; None where we cannot see that."""
+def _nearest_existing(path: Path) -> tuple[Path, os.stat_result] | None:
+    """Return `path`, or the nearest folder above it that exists, with its stat; None where this user cannot look."""
     for place in (path, *path.parents):
         try:
             return place, place.stat()
@@ -65,21 +66,26 @@ def _nearest(path: Path) -> tuple[Path, os.stat_result] | None:
 
 
 def _is_ours(path: Path) -> bool:
-    found = _nearest(path)
+    found = _nearest_existing(path)
     return found is not None and found[1].st_uid == os.geteuid()
 
 
 def _writable(place: Path, *, there: bool) -> bool:
-    """A disk that has become read-only since is no fault of the configuration: keys must be revocable all the same."""
+    """Say whether this user may write in the folder `place`.
+
+    With `there`, `place` is the wanted folder itself, and a read-only disk counts as writable: a disk that has become
+    read-only is no fault of the configuration, which muxd must still be able to read when a key is revoked.
+    """
     if os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         return True
     return there and bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
 def writable_by_anybody(config: Config) -> list[str]:
-    """What is wrong with the modes of its files, of its scripts and of their folders, and what to do.
+    """Return a remark, with advice, for each file or folder of the configuration that any user may write.
 
-    Whoever may write one decides what muxd runs, and who may ask.
+    Whoever can write the configuration's files, its launch scripts or their folders decides what muxd runs, and which
+    API keys are good.  A folder with the sticky bit, such as /tmp, is left out: files of others are safe in it.
     """
     scripts = [Path(m.script.argv[1]) for m in config.models if m.script is not None and m.script.argv]
     files = [*config.files, *scripts]

@@ -1,8 +1,8 @@
-"""`[[keys]]`: the API keys that clients show the proxy.
+"""Reading of `[[keys]]`: the API keys that clients show the proxy.
 
-The only array of tables there is, and the only thing that adds up over several files: a later
-file changes no key of an earlier one.  A secret is turned into its SHA-256 here, and neither is
-ever part of a message.
+`[[keys]]` is the configuration's only array of tables, and the only part that adds up over several files: a later file
+changes no key of an earlier one.  A secret in an environment variable is turned into its SHA-256 here; neither the
+secret nor the SHA-256 is ever part of a message.
 """
 
 import re
@@ -26,6 +26,7 @@ _FORM = 'write [[keys]], and below it name = "..." and its secret_sha256 or secr
 
 
 def key_name(value: Any, base: Base) -> str:
+    """Read the name by which muxctl and the access log call the key."""
     if isinstance(value, str) and MODEL_NAME.fullmatch(value):
         return value
     raise ValueError(
@@ -34,26 +35,34 @@ def key_name(value: Any, base: Base) -> str:
 
 
 def digest(value: Any, base: Base) -> str:
+    """Read a SHA-256: 64 hex digits, returned in lower case."""
     if isinstance(value, str) and _SHA256.fullmatch(value):
         return value.lower()
     raise ValueError("not a SHA-256; write its 64 hex digits, as `printf %s SECRET | sha256sum` prints them")
 
 
 def variable(value: Any, base: Base) -> str:
+    """Read the name of an environment variable."""
     if isinstance(value, str) and _VARIABLE.fullmatch(value):
         return value
     raise ValueError("not the name of an environment variable; use letters, digits and _: the secret is its value")
 
 
 def some_names(value: Any, base: Base) -> tuple[str, ...]:
-    """One at least: an empty list looks like "none", and a key without `models` is for all."""
+    """Read a list of one or more names.
+
+    An empty list is refused: it looks like "no model", but a key without `models` is good for all of them.
+    """
     if found := names(value, base):
         return found
     raise ValueError("an empty list allows no model; name some, or leave it out: the key is for all then")
 
 
 def moment(value: Any, base: Base) -> float:
-    """Seconds since the epoch; UTC where no offset is given; a date is its first moment."""
+    """Read a date, with or without a time, and return seconds since the epoch.
+
+    A date without a time stands for its first moment, a time without an offset for UTC.
+    """
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value.strip())
@@ -82,16 +91,16 @@ KEY: dict[str, Reader] = {
 def read_keys(
     sources: Sequence[Source], models: Sequence[Model], base: Base, environ: Mapping[str, str], problems: Problems
 ) -> tuple[Key, ...]:
-    """The keys of all files, in their order; one with a problem is left out."""
+    """Return the keys of all files, in the order of the files; a key with a problem is noted and left out."""
     reading = _KeyReading(models, base, environ, problems)
     return tuple(key for entry in _entries(sources, problems) if (key := reading.key(entry)) is not None)
 
 
 class KeyTable(NamedTuple):
-    """One table, and where it stands."""
+    """One table of `[[keys]]` as parsed, and where it stands."""
 
     source: Source
-    path: KeyPath  # ("keys", "0"), ("keys", "1"), ...: in this source
+    path: KeyPath  # ("keys", "0"), ("keys", "1"), ..., counted within `source`
     table: dict[str, Any]
 
     def __str__(self) -> str:
@@ -99,11 +108,12 @@ class KeyTable(NamedTuple):
 
     @property
     def line(self) -> int:
+        """Return the line of the table's header, from 1; 0 where it is not known."""
         return line_of(self.path, self.source.lines) or 0
 
 
 def entries_of(source: Source) -> list[KeyTable]:
-    """The tables of one file, as they are written; raises ValueError where these are none."""
+    """Return the tables of `[[keys]]` in one file as parsed.  Raise ValueError where `keys` is no array of tables."""
     tables = source.table.get("keys", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ValueError(f"not an array of tables; {_FORM}")
@@ -119,40 +129,42 @@ def _entries(sources: Sequence[Source], problems: Problems) -> Iterator[KeyTable
 
 
 class _KeyReading:
+    """One pass over the keys of all files; names and secrets must differ from those of the keys read before."""
+
     def __init__(self, models: Sequence[Model], base: Base, environ: Mapping[str, str], problems: Problems) -> None:
         self._base = base
         self._environ = environ
         self._problems = problems
-        self._meant = {name: model.name for model in models for name in (model.name, *model.served_names)}
-        # Where a model could not be read, its served names are not known: then nothing is said of unknown ones.
+        self._model_of = {name: model.name for model in models for name in (model.name, *model.served_names)}
+        # Where a model could not be read, its served names are not known, and no key is blamed for an unknown model.
         self._all_models = not any(path[0] in ("models", "defaults") for path in problems.paths())
         self._names: dict[str, KeyTable] = {}
         self._secrets: dict[str, KeyTable] = {}
 
     def key(self, entry: KeyTable) -> Key | None:
-        """None where something is wrong with it, which is told."""
+        """Return the key of one table; None where something is wrong with the table, which is noted as a problem."""
         given: dict[str, Any] = {}
-        wrong = list(self._wrong(entry, given))
+        wrong = list(self._read(entry, given))
         for key, text in wrong:
             self._problems.add((*entry.path, key), text, entry.source)
         return None if wrong else Key(**given)
 
-    def _wrong(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """What is wrong, by key; what is not is put into `given`."""
+    def _read(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Put the fields of a `Key` into `given`, and yield what is wrong: the TOML key to blame, and the text."""
         for key, value in entry.table.items():
             if (read := KEY.get(key)) is None:
-                yield key, _unknown(key, value)
+                yield key, _unknown_key(key, value)
             else:
                 try:
                     given[key] = read(value, self._base)
                 except ValueError as error:
                     yield key, str(error)
-        yield from self._names_wrong(entry, given)
-        yield from self._secret_wrong(entry, given)
+        yield from self._check_name(entry, given)
+        yield from self._check_secret(entry, given)
         if "models" in given:
-            yield from self._models_wrong(given)
+            yield from self._check_models(given)
 
-    def _names_wrong(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _check_name(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if "name" not in entry.table:
             yield "name", "missing; give each key one of its own: muxctl and the log call it so"
         elif (name := given.get("name")) is not None:
@@ -160,8 +172,8 @@ class _KeyReading:
             if first is not entry:
                 yield "name", f'"{name}" is already the name of the key at {first}; use another'
 
-    def _secret_wrong(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Leaves secret_sha256 alone in `given`."""
+    def _check_secret(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Check the secret, and replace `secret_env` in `given` by the secret's `secret_sha256` and the `variable`."""
         name = given.pop("secret_env", None)
         if {"secret_sha256", "secret_env"} <= entry.table.keys():
             yield "secret_env", "secret_sha256 is there too; keep one of them"
@@ -181,15 +193,18 @@ class _KeyReading:
                 which = "secret_env" if name is not None else "secret_sha256"
                 yield which, f"the key at {first} has the same secret; give each its own"
 
-    def _models_wrong(self, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Leaves names of models in `given`; a name that means none stays, so that it allows none."""
+    def _check_models(self, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Check `models`, and replace served names in `given` by names of models.
+
+        An unknown name stays: a key with unknown names alone must not become a key without `models`, good for all.
+        """
         for name in given["models"]:
-            if name not in self._meant and self._all_models:
-                yield "models", f"no model {shown(name)}; {did_you_mean(name, self._meant)}"
-        given["models"] = tuple(dict.fromkeys(self._meant.get(name, name) for name in given["models"]))
+            if name not in self._model_of and self._all_models:
+                yield "models", f"no model {shown(name)}; {did_you_mean(name, self._model_of)}"
+        given["models"] = tuple(dict.fromkeys(self._model_of.get(name, name) for name in given["models"]))
 
 
-def _unknown(key: str, value: Any) -> str:
+def _unknown_key(key: str, value: Any) -> str:
     if key == "secret":
         return "a secret is not written here; write secret_sha256, its SHA-256 in hex, or secret_env"
     return unknown_key(key, value, list(KEY), in_model=False)

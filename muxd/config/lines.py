@@ -1,8 +1,7 @@
-"""On which line of a TOML file a table or a key stands.
+"""Lines of a TOML file on which its tables and keys stand.
 
-`tomllib` keeps no positions, so this scans the text a second time.  It is only asked
-about text that `tomllib` has accepted, and what it does not see (keys inside inline
-tables) is found by its nearest parent.
+`tomllib` keeps no positions, so this module scans the text a second time.  The text must be one that `tomllib` has
+accepted.  Keys inside inline tables are not seen: `line_of` returns the line of their nearest parent.
 """
 
 import re
@@ -22,7 +21,7 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line, from 1, of every table header and of every key that starts a line.
+    """Return the line, counted from 1, of every table header and of every key that starts a line.
 
     The tables of an array, [[keys]], are numbered: ("keys", "0"), ("keys", "1", "name").
     """
@@ -33,7 +32,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 
 
 def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int | None:
-    """The line of `path`, else of its nearest parent that has one."""
+    """Return the line of `path`, else that of its nearest parent in `lines`; None where no parent is there either."""
     for length in range(len(path), 0, -1):
         if path[:length] in lines:
             return lines[path[:length]]
@@ -41,17 +40,17 @@ def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int | None:
 
 
 class _Scan:
-    """Where in a TOML text we are: before a key, inside a header, or in a value."""
+    """State of the scan of a TOML text: before a key, inside a table's header, or in a value."""
 
     def __init__(self) -> None:
         self.found: dict[KeyPath, int] = {}
         self._line = 1
         self._table: KeyPath = ()
-        self._tables: dict[KeyPath, int] = {}  # of each array, how many there were
+        self._tables: dict[KeyPath, int] = {}  # how many tables of each array have been seen
         self._parts: list[str] = []
         self._in_value = False
-        self._header = 0  # opening brackets of a header seen
-        self._depth = 0  # brackets open inside a value
+        self._header = 0  # opening brackets of the current header: 1 of a table, 2 of an array's table
+        self._depth = 0  # brackets that are open inside the current value
 
     def take(self, kind: str, text: str) -> None:
         if kind == "newline":
@@ -70,13 +69,13 @@ class _Scan:
         elif text == "]" and self._header and self._parts:
             self._table, self._parts = tuple(self._parts), []
             if self._header == 2:
-                self._table = self._next_of(self._table)
+                self._table = self._next_in_array(self._table)
             self._note(self._table)
         elif text == "=":
             self._note(self._table + tuple(self._parts))
             self._in_value = True
 
-    def _next_of(self, array: KeyPath) -> KeyPath:
+    def _next_in_array(self, array: KeyPath) -> KeyPath:
         number = self._tables.get(array, 0)
         self._tables[array] = number + 1
         return (*array, str(number))

@@ -1,7 +1,7 @@
-"""TOML files -> one checked `Config`, or every problem in them at once.
+"""Loading of the configuration: TOML files in, one checked `Config` out, or every problem in them at once.
 
-Which files those are is said in `sources`; what each key may hold is declared in
-`keys`; what must hold between keys is in `rules`; defaults are those of `schema`.
+`sources` finds and merges the files; `options` declares what each key may hold; `rules` checks what must hold between
+keys; `schema` has the defaults.
 """
 
 import shutil
@@ -33,22 +33,26 @@ _HOMES = {"muxd": options.DAEMON, "proxy": options.PROXY, "policy": options.POLI
 
 
 class ConfigOverlay(Protocol):
-    """What a command line adds to the files: see muxd/importers/drop_in.py."""
+    """Settings of a command line that are laid over the files: see muxd/importers/drop_in.py."""
 
     @property
     def stands_alone(self) -> bool:
-        """It brings models: no file has to be found for them."""
+        """Say whether the command line names models, so that no configuration file is needed."""
         ...
 
-    def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]: ...
+    def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]:
+        """Return further sources, to be merged after the files; note in `problems` what is wrong with them."""
+        ...
 
-    def amend(self, config: Config) -> Config: ...
+    def amend(self, config: Config) -> Config:
+        """Return the configuration with the command line's settings in place of the files'."""
+        ...
 
 
 def load_config(path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None) -> Config:
     """Read, check and complete the file and those of `muxd.d` beside it, from scratch at each call.
 
-    Without a path: `added` is all.  ConfigError names every problem, one line each.
+    Without a path the configuration consists of `added` alone.  Raise ConfigError with every problem, one line each.
     """
     config, problems = read_config(path, environ, added)
     problems.raise_any()
@@ -58,17 +62,20 @@ def load_config(path: Path | None, environ: Mapping[str, str], added: ConfigOver
 def read_config(
     path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None
 ) -> tuple[Config, Problems]:
-    """As load_config, with what is wrong beside what could be read: to report on, never to run."""
+    """Load like `load_config`, but return the problems beside what could be read: to report on, never to run.
+
+    Raise ConfigError where a file cannot be read or is not TOML.
+    """
     config, problems = _read(path, environ, added=added)
     check_folders(config, problems)
     return config, problems
 
 
 def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """As load_config, for the proxy: what is wrong with the models is their worker's business, not its.
+    """Load like `load_config`, for the proxy: problems of the models are ignored, which concern their workers alone.
 
-    It may run as a user who cannot see their files, and must come up again whatever was
-    written there since muxd read it.
+    The proxy may run as a user who cannot see the models' files, and must start again whatever was written to the
+    configuration since muxd read it.
     """
     config, problems = _read(path, environ, ask=False)
     problems.raise_any(but=("models", "defaults"))
@@ -76,16 +83,19 @@ def load_proxy_config(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def config_from_supervisor(settings: dict[str, Any], environ: Mapping[str, str]) -> Config:
-    """As load_proxy_config, of what `handover.settings_for_proxy` says."""
+    """Return the proxy's configuration from what `proxy_settings.settings_for_proxy` made of muxd's.
+
+    Raise ConfigError like `load_proxy_config`.
+    """
     config, problems = _merged_config([Source(Path("muxd"), settings, {}, whole=True)], None, environ, ask=False)
     problems.raise_any(but=("models", "defaults"))
     return config
 
 
 def salvage_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """What can be used of files that may have problems: to find logs by, never to run.
+    """Return what can be used of files that may have problems: to find logs with, never to run.
 
-    ConfigError when the first one is not TOML at all.
+    Raise ConfigError where the first file cannot be read or is not TOML.
     """
     return _read(path, environ, salvage=True, ask=False)[0]
 
@@ -112,7 +122,11 @@ def _merged_config(
     *,
     ask: bool = True,
 ) -> tuple[Config, Problems]:
-    """`ask`: a GPU's name is looked up; NVML takes its time, and who runs no worker need not know."""
+    """Merge, read, complete and check the files and what the command line adds.
+
+    With `ask`, NVML is asked for GPUs given by name.  NVML takes its time, and a process that runs no worker needs no
+    GPU numbers.
+    """
     problems = Problems(files)
     sources = [*files, *(added.join(files, problems) if added is not None else [])]
     raw = merged(sources)
@@ -123,7 +137,7 @@ def _merged_config(
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
     if any(model.script is not None for model in config.models):
-        from muxd.observed_scripts import completed, seen_before  # only where there is one: the proxy never needs it
+        from muxd.observed_scripts import completed, seen_before  # imported for launch scripts only
 
         config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
     config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
@@ -139,14 +153,14 @@ def _files(path: Path, *, salvage: bool) -> list[Source]:
 
 
 def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterator[str]:
-    """What follows from the GPUs that muxd itself was given."""
+    """Yield a remark for each model whose GPUs follow from CUDA_VISIBLE_DEVICES of muxd, or contradict it."""
     if devices.said is None:
         return
     started = f"{VARIABLE}={devices.said}, which muxd was started with"
     tables, by_default = raw.get("models", {}), "gpus" in raw.get("defaults", {})
     for model in config.models:
         if not model.gpus:
-            continue  # which is told
+            continue  # a problem is noted already
         names = ", ".join(model.cuda_devices or map(str, model.gpus))
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
             if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):
@@ -156,7 +170,7 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
 
 
 class _FileReading:
-    """One pass over the parsed TOML; what cannot be read is noted and left at its default."""
+    """One pass over the parsed TOML; a value that cannot be read is noted as a problem and left at its default."""
 
     def __init__(self, base: Base, environ: Mapping[str, str], problems: Problems, devices: Devices) -> None:
         self._base = base
@@ -204,10 +218,10 @@ class _FileReading:
             )
         own = self._table(path, raw, options.MODEL)
         if "script" in own:
-            from muxd.importers.script_models import follow_script  # only where there is one: the proxy never needs it
+            from muxd.importers.script_models import follow_script  # imported for launch scripts only
 
             own = follow_script(name, own, defaults, self._base, self._environ, self._devices, self._problems)
-        given = _merged({key: value for key, value in defaults.items() if key != "script"}, own)
+        given = _over_defaults({key: value for key, value in defaults.items() if key != "script"}, own)
         given["served_names"] = given.get("served_names") or (name,)
         if "memory" in given:
             given["memory"] = Memory(**given["memory"])
@@ -217,9 +231,9 @@ class _FileReading:
         return self._with_program(Model(name=name, **given))
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-        """By number, whatever they were called; where nobody said any, the first that muxd was given."""
+        """Return the fields `gpus`, by number, and `cuda_devices`; without `gpus`, of the first GPUs muxd was given."""
         try:
-            names = given["gpus"] if "gpus" in given else self._devices.default(_needs(given.get("args", ())))
+            names = given["gpus"] if "gpus" in given else self._devices.default(_gpus_needed(given.get("args", ())))
             numbers = self._devices.numbers(names, simulated=given.get("engine") == "simulator")
         except ValueError as error:
             self._problems.add((*path, "gpus"), f"{error}; give gpus, by number")
@@ -227,7 +241,7 @@ class _FileReading:
         return {"gpus": numbers, "cuda_devices": cuda_names(names)}
 
     def _with_program(self, model: Model) -> Model:
-        """A bare `python` is looked up now, in the PATH it will run with."""
+        """Return the model with the full path of its `python`, looked up in the PATH that the worker will have."""
         search = model.env.get("PATH", self._environ.get("PATH"))
         found = (
             None if model.engine == "simulator" or model.script is not None else shutil.which(model.python, path=search)
@@ -235,6 +249,7 @@ class _FileReading:
         return replace(model, python=found) if found else model
 
     def _table(self, path: KeyPath, raw: Any, table: options.Table) -> dict[str, Any]:
+        """Return the values of a TOML table as its readers understand them; note the keys that no reader accepts."""
         if not isinstance(raw, dict):
             form = f"{path[-1]} = {{ {next(iter(table))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
             self._problems.add(path, f"{shown(raw)} is not a table; write {form}")
@@ -256,21 +271,21 @@ class _FileReading:
 
 
 def _misplaced(key: str) -> str | None:
-    """What to say about a key that is known elsewhere."""
+    """Return the text about a key that belongs to another table; None for a key that no table has."""
     homes = [f"[{section}]" for section, table in _HOMES.items() if key in table]
     return f"no key of this table; it belongs under {' or '.join(homes)}" if homes else None
 
 
-def _needs(args: Sequence[str]) -> Parallel:
-    """Numbers that are none are for the engine to refuse."""
+def _gpus_needed(args: Sequence[str]) -> Parallel:
+    """Return the GPUs that a server with these arguments needs; one where a number is invalid: SGLang refuses it."""
     try:
         return parallel(flag_of(args))
     except ValueError:
         return Parallel()
 
 
-def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A model's own keys over `[defaults]`; tables (env, memory, simulation) key by key."""
+def _over_defaults(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Lay a model's own keys over those of `[defaults]`; tables (env, memory, simulation) are merged key by key."""
     merged = dict(defaults)
     for key, value in own.items():
         merged[key] = {**defaults.get(key, {}), **value} if isinstance(value, dict) else value

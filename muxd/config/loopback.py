@@ -1,11 +1,11 @@
-"""Where the proxy listens: which addresses only this machine reaches, and which are in each other's way.
+"""Addresses to listen at: which ones only this machine reaches, and which ones collide.
 
-And what is said where others reach one, and nobody is asked for a key.
+`ADVICE` is the message for an address that other machines reach while no API key is required.
 """
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-#: What ends the sentence that begins with the address.
+#: The rest of a message that begins with the address; `{}` is the alternative to an API key.
 ADVICE = (
     "lets other machines in, and there is no API key: make one with `muxctl keys add NAME`, or {} "
     "if anybody may use the models"
@@ -13,24 +13,31 @@ ADVICE = (
 
 
 def is_loopback(host: str) -> bool:
-    """An address of 127.0.0.0/8, ::1, or localhost.  What another name stands for is up to others: it is none."""
-    address = _parsed(host)
+    """Say whether `host` is an address of 127.0.0.0/8, ::1, or localhost.
+
+    Any other name is no loopback address: name servers, not muxd, decide what it stands for.
+    """
+    address = _address_or_name(host)
     return not isinstance(address, str) and address.is_loopback
 
 
 def collide(host: str, other: str) -> bool:
-    """Nobody can listen at both with one port: they are the same, or one is every address of the other's kind.
+    """Say whether two listeners with the same port cannot have these two hosts.
 
-    "::" is all of them, unless net.ipv6.bindv6only says otherwise.
+    That is so if the hosts are the same, or if one is the wildcard of the other's address family.  "::" is the wildcard
+    of both families (Linux's default, without net.ipv6.bindv6only).
     """
-    one, two = _parsed(host), _parsed(other)
+    one, two = _address_or_name(host), _address_or_name(other)
     if one == two or IPv6Address("::") in (one, two):
         return True
     return IPv4Address("0.0.0.0") in (one, two) and not any(isinstance(host, IPv6Address) for host in (one, two))
 
 
-def _parsed(host: str) -> IPv4Address | IPv6Address | str:
-    """A name but localhost stays one, in lower case."""
+def _address_or_name(host: str) -> IPv4Address | IPv6Address | str:
+    """Return the address of `host`, IPv4 where it is mapped into IPv6; for a name, except localhost, the name itself.
+
+    Names are returned in lower case.
+    """
     name = host.lower()
     try:
         address = ip_address("127.0.0.1" if name == "localhost" else name)

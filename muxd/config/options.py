@@ -1,6 +1,6 @@
-"""Every key a user may write, one line each: how it is read and what range it has.
+"""Every key that a user may write, one line each: its reader and its range.
 
-Defaults live in `schema`; a test holds the two together.
+Defaults are in `schema`; a test checks that the two modules have the same keys.
 """
 
 from .readers import (
@@ -122,7 +122,7 @@ MODEL: Table = {
     "simulation": SIMULATION,
 }
 
-# What muxd itself puts on an engine's command line or into its environment, and what to do instead.
+# Flags and variables that muxd itself sets for an engine, each with what the user does instead.
 OWNED_FLAGS = {
     "--host": "leave it out: workers listen on loopback only",
     "--port": "use the key port",

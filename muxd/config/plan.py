@@ -1,6 +1,6 @@
-"""What a reload would do: the difference between the configuration that runs and the one that is wanted.
+"""Plan of a reload: the difference between the configuration that runs and the one that is wanted.
 
-Pure: nothing is read and nothing is carried out here.
+The module is pure: it reads no file and carries nothing out.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from .schema import Config, Model
 
 Action = Literal["add", "remove", "restart", "update"]
 
-#: Keys of a model that its process, its log files or its claim on the GPUs are made from.
+#: Keys of a model on which its process, its log files or its claim on the GPUs depend: a change restarts the worker.
 PROCESS_KEYS = frozenset(
     {
         "script",
@@ -32,7 +32,7 @@ PROCESS_KEYS = frozenset(
     }
 )
 
-#: Keys of a model that only muxd looks at, while the worker runs.
+#: Keys of a model that only muxd reads, while the worker runs: a change needs no restart of the worker.
 WATCH_KEYS = frozenset(
     {
         "preload",
@@ -66,12 +66,12 @@ LIVE_SETTINGS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to one model."""
+    """Change of one model in a reload."""
 
     model: str
     action: Action
-    changes: tuple[str, ...] = ()  # the keys that differ; none where the model comes or goes
-    was: str = ""  # what one that comes was called, where only its names differ from one that goes
+    changes: tuple[str, ...] = ()  # the keys that differ; none where the model is added or removed
+    was: str = ""  # former name of an added model that differs from a removed one by its names only
 
     def as_json(self) -> dict[str, Any]:
         said = {"model": self.model, "action": self.action, "changes": list(self.changes)}
@@ -80,19 +80,22 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What goes first, then the rest in the order of the wanted file; names may move between models in one plan."""
+    """Steps of a reload: removals first, then the other steps in the order of the wanted file.
+
+    Removals come first because a name may pass from a removed model to another one within a plan.
+    """
 
     steps: tuple[Step, ...] = ()
-    settings: tuple[str, ...] = ()  # changed, and taken over by a running muxd
-    needs_restart: tuple[str, ...] = ()  # changed, and only a restart of muxd takes them over
-    unchanged: tuple[str, ...] = ()  # models
+    settings: tuple[str, ...] = ()  # changed keys that a running muxd takes over
+    needs_restart: tuple[str, ...] = ()  # changed keys that take effect only with a restart of muxd
+    unchanged: tuple[str, ...] = ()  # names of models
 
     def __bool__(self) -> bool:
-        """Something has changed."""
+        """Say whether anything has changed."""
         return bool(self.steps or self.settings or self.needs_restart)
 
     def __str__(self) -> str:
-        """One line for a log."""
+        """Return one line for a log."""
         steps = [
             f"{step.action} {step.model}" + f" ({', '.join(step.changes)})" * bool(step.changes) for step in self.steps
         ]
@@ -108,7 +111,10 @@ class Plan:
 
 
 def plan_of(running: Config, wanted: Config) -> Plan:
-    """How to get from one to the other.  A model is told by its name: a renamed one goes, and comes."""
+    """Return the plan that leads from the running configuration to the wanted one.
+
+    Models are matched by name: a renamed model is removed under one name and added under the other.
+    """
     settings = tuple(_changed_settings(running, wanted))
     steps = tuple(_steps(running, wanted))
     touched = {step.model for step in steps}
@@ -137,12 +143,16 @@ def _renamed(old: Model, new: Model) -> bool:
 
 
 def _needs_new_process(old: Model, new: Model, changes: tuple[str, ...]) -> bool:
-    """The engine is told the first served name alone; a key that is in no class counts as its process's."""
+    """Say whether the model's worker must be restarted for the keys in `changes`.
+
+    Of the served names only the first is passed to the engine.  A key that is neither in PROCESS_KEYS nor in WATCH_KEYS
+    counts as one of the process.
+    """
     return old.served_names[:1] != new.served_names[:1] or not WATCH_KEYS.issuperset({*changes} - {"served_names"})
 
 
 def _changed_settings(running: Config, wanted: Config) -> Iterator[str]:
-    """As the user writes them, in the order of the schema."""
+    """Yield the changed keys outside the models as the user writes them, in the order of the schema."""
     for section, old, new in (
         ("muxd", running.daemon, wanted.daemon),
         ("proxy", running.proxy, wanted.proxy),
@@ -155,5 +165,5 @@ def _changed_settings(running: Config, wanted: Config) -> Iterator[str]:
 
 
 def _differences(old: Any, new: Any) -> tuple[str, ...]:
-    """The fields of two dataclasses of one type that are not equal."""
+    """Return the names of the fields in which two dataclasses of one type differ."""
     return tuple(field.name for field in fields(old) if getattr(old, field.name) != getattr(new, field.name))

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, gathered until all of it is known."""
+"""Problems of a configuration, gathered until all of it is read, and reported together."""
 
 import re
 from collections.abc import Sequence
@@ -15,53 +15,58 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Problems:
-    """Problems of the files that were merged, each with its key path."""
+    """Problems of the files that were merged, each with the path of its key.
+
+    A problem is blamed on a source: a file, a launch script or the command line.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
-        self._found: dict[tuple[KeyPath, str, Path | None], Source | None] = {}  # in their order
+        self._problems: dict[tuple[KeyPath, str, Path | None], Source | None] = {}  # in the order of add()
 
     def add(self, path: KeyPath, text: str, source: Source | None = None) -> None:
-        """`text` says what is wrong, then "; ", then what to do.  The same problem twice is one.
+        """Note a problem of the key at `path`; the same problem twice is noted once.
 
-        `source` is to blame, where it is not one of those that said the key.
+        `text` says what is wrong, then "; ", then what to do.  `source` is given where the source to blame does not
+        have the key.
         """
-        self._found[path, text, source.file if source is not None else None] = source
+        self._problems[path, text, source.file if source is not None else None] = source
         if source is not None:
             self._sources.append(source)
 
     def also(self, source: Source) -> None:
-        """Something else that said keys, to be blamed for them as the files are: a launch script."""
+        """Add a source that is no file, such as a launch script; it is blamed for its keys like the files."""
         self._sources.append(source)
 
     def paths(self) -> set[KeyPath]:
-        """Where problems have been found so far."""
-        return {path for path, _, _ in self._found}
+        """Return the paths of the keys that have problems so far."""
+        return {path for path, _, _ in self._problems}
 
     def said(self, path: KeyPath) -> bool:
-        """One of those that may be blamed has it."""
+        """Say whether any of the sources has the key at `path`."""
         return any(source.has(path) for source in self._sources)
 
     def raise_any(self, but: tuple[str, ...] = ()) -> None:
-        """Raise ConfigError with all of them, in the order of the files, but those in the tables `but`."""
+        """Raise ConfigError with all problems except those in the tables `but`, in the order of the files, if any."""
         if found := [shown for path, shown in self.told() if path[0] not in but]:
             raise ConfigError(found)
 
     def told(self) -> list[tuple[KeyPath, str]]:
-        """Each with its key, in the order of the files."""
-        found = [(*self._place(path, source), path, text) for (path, text, _), source in self._found.items()]
+        """Return every problem as its key's path and its line of text, in the order of the files."""
+        found = [(*self._place(path, source), path, text) for (path, text, _), source in self._problems.items()]
         found.sort(key=lambda problem: problem[:2])
         return [(path, self._shown(place, line, path, text)) for place, line, path, text in found]
 
     def where(self, path: KeyPath) -> str:
-        """FILE:LINE of a key, or of the nearest table around it; "" where no file has it."""
+        """Return FILE:LINE of a key, or of the nearest table around it; "" where no file has either."""
         place, line = self._place(path)
         return f"{shown_file(self._sources[place].file)}:{line}" if line else ""
 
     def _place(self, path: KeyPath, source: Source | None = None) -> tuple[int, int]:
-        """The file to blame, by its position, and the line in it; 0 for none.
+        """Return the source to blame, by its index in `_sources`, and the line in it; line 0 for none.
 
-        It is the one that said the key last.  What nobody said is missing where its table first stands.
+        Of several sources with the key the last is blamed, whose value counts.  For a key that no source has, the first
+        source with the key's table is blamed.
         """
         if source is not None:
             return self._sources.index(source), line_of(path, source.lines) or 0
@@ -79,7 +84,7 @@ class Problems:
 
 
 def _with_name(path: KeyPath, table: dict[str, Any]) -> KeyPath:
-    """A table of [[keys]] is told by its name in place of its number, where it has one."""
+    """Return the path with the name of an API key, where it has a valid one, in place of its number in [[keys]]."""
     if path[0] != "keys" or len(path) < 2:
         return path
     name = table["keys"][int(path[1])].get("name")
@@ -87,10 +92,10 @@ def _with_name(path: KeyPath, table: dict[str, Any]) -> KeyPath:
 
 
 def shown_file(file: Path) -> str:
-    """A path that any stream can take: what is not UTF-8 in it is written out."""
+    """Return a path as text that any stream accepts: bytes that are not UTF-8 are written as escapes."""
     return str(file).encode(errors="backslashreplace").decode()
 
 
 def shown_path(path: KeyPath) -> str:
-    """As TOML writes it: models."qwen2.5".port."""
+    """Return a key's path as TOML writes it, for example models."qwen2.5".port."""
     return ".".join(part if _BARE.fullmatch(part) else f'"{part}"' for part in path)

@@ -1,7 +1,7 @@
-"""What muxd tells its proxy: the settings that muxd itself runs with, as a small TOML file of its own.
+"""Settings that muxd passes to its proxy: those that muxd itself runs with, as a small TOML file.
 
-The user's file may be half edited when a proxy has to be started again; and it may hold
-secrets in a model's `env`, which are no business of the proxy's.
+The proxy does not read the user's file: the file may be half edited when a proxy has to be started again, and it may
+hold secrets in a model's `env`, which the proxy must not see.
 """
 
 import os
@@ -16,20 +16,23 @@ import tomli_w
 from .schema import Config, Key, Model
 from .sources import WHOLE
 
-#: Flags of an engine that say what a model can be asked for; others may hold secrets.
+#: Flags of an engine from which the proxy learns what a model can do; other flags may hold secrets and are not passed.
 CAPABILITY_FLAGS = frozenset({"--is-embedding"})
-_TELLING_OPTION = "--context-length"
+_CONTEXT_LENGTH = "--context-length"
 
 
 def write_for_proxy(config: Config, path: Path) -> None:
-    """To be read by `load_proxy_config`."""
+    """Write the settings to a file, mode 0600, that `load_proxy_config` reads."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(WHOLE.encode())
         tomli_w.dump(settings_for_proxy(config), file)
 
 
 def settings_for_proxy(config: Config) -> dict[str, Any]:
-    """As a configuration file has them, and JSON can: for a file, and for `load.told_config`."""
+    """Return the settings as a configuration file has them, with values that JSON can express as well.
+
+    They are written to the proxy's file, and sent over the control socket for `load.config_from_supervisor`.
+    """
     daemon, proxy = config.daemon, config.proxy
     settings: dict[str, Any] = {
         "muxd": {
@@ -65,7 +68,7 @@ def settings_for_proxy(config: Config) -> dict[str, Any]:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    """What it says of requests."""
+    """Return the keys of a model that concern requests."""
     said: dict[str, Any] = {
         "served_names": list(model.served_names),
         "switch_timeout": _duration(model.switch_timeout),
@@ -73,16 +76,17 @@ def _model(model: Model) -> dict[str, Any]:
         "queue_limit": model.queue_limit,
         "set_params": model.set_params,
         "strip_params": list(model.strip_params),
-        "args": list(_telling(model.args)),
+        "args": list(_capability_args(model.args)),
     }
     return said | ({"upstream_name": model.upstream_name} if model.upstream_name else {})
 
 
-def _telling(args: tuple[str, ...]) -> Iterator[str]:
+def _capability_args(args: tuple[str, ...]) -> Iterator[str]:
+    """Yield those of an engine's arguments that say what the model can do; `--context-length N` as one word."""
     for flag, value in zip(args, (*args, "")[1:], strict=True):
-        if flag in CAPABILITY_FLAGS or flag.startswith(_TELLING_OPTION + "="):
+        if flag in CAPABILITY_FLAGS or flag.startswith(_CONTEXT_LENGTH + "="):
             yield flag
-        elif flag == _TELLING_OPTION:
+        elif flag == _CONTEXT_LENGTH:
             yield f"{flag}={value}"
 
 
@@ -91,7 +95,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _key(key: Key) -> dict[str, Any]:
-    """Its secret's hash, wherever the secret is: the proxy needs no environment variable for it."""
+    """Return one table of [[keys]], always with the hash of the secret: the proxy may not have the variable with it."""
     said = {
         "name": key.name,
         "secret_sha256": key.secret_sha256,

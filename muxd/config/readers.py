@@ -1,7 +1,6 @@
-"""One reader per kind of value: from what TOML gives to what the configuration keeps.
+"""Readers: one function per kind of value, from a value as parsed from TOML to the one that the configuration keeps.
 
-A reader raises ValueError; its text says what is wrong and what to do.  It knows
-nothing of the key it reads for.
+A reader raises ValueError, whose text says what is wrong and what to do.  It does not know which key it reads for.
 """
 
 import os
@@ -20,37 +19,44 @@ from .units import parse_duration, parse_size, show_duration, show_size, shown
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What relative paths and "~" in a file are relative to."""
+    """Folders that relative paths and "~" in a file start from."""
 
     directory: Path
     home: Path
 
     def resolve(self, text: str) -> Path:
-        """An absolute path; ".." is taken out as text, links are left alone.  ValueError: it wants to be expanded."""
+        """Return an absolute path; ".." is resolved in the text, symbolic links are left alone.
+
+        Raise ValueError for a path that is meant to be expanded, such as "$HOME/x" or "~user/x", unless a file of that
+        very name exists.
+        """
         if text == "~" or text.startswith("~/"):
             found = self.home / text[2:]
         else:
             found = Path(os.path.normpath(self.directory / text))
-        if (wanted := _EXPANSION.search(text) or _OTHERS_HOME.match(text)) and not os.path.lexists(found):
+        if (wanted := _EXPANSION.search(text) or _HOME_OF_ANOTHER.match(text)) and not os.path.lexists(found):
             raise ValueError(f"{wanted[0]} would be taken literally: {_ONLY_HOME}")
         return found
 
 
+#: Takes a value as parsed, and the base of its paths; returns the value to keep, or raises ValueError.
 Reader = Callable[[Any, Base], Any]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _EXPANSION = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*")
-_OTHERS_HOME = re.compile(r"~[^/]+")
+_HOME_OF_ANOTHER = re.compile(r"~[^/]+")
 _ONLY_HOME = 'only a leading "~/" is expanded; write the path in full'
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
-_OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # that SGLang loads weights from itself
+_OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # from which SGLang itself loads weights
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def choice(*allowed: str) -> Reader:
+    """Return a reader of one of a few strings."""
+
     def read(value: Any, base: Base) -> str:
         if value in allowed and isinstance(value, str):
             return value
@@ -66,6 +72,8 @@ def boolean(value: Any, base: Base) -> bool:
 
 
 def integer(low: int, high: int) -> Reader:
+    """Return a reader of a whole number from `low` to `high`, both included."""
+
     def read(value: Any, base: Base) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{shown(value)} is not a whole number; write one from {low} to {high}")
@@ -77,7 +85,7 @@ def integer(low: int, high: int) -> Reader:
 
 
 def number(above: float, high: float) -> Reader:
-    """A number greater than `above`, without a unit."""
+    """Return a reader of a number greater than `above` and at most `high`, without a unit."""
 
     def read(value: Any, base: Base) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -90,7 +98,7 @@ def number(above: float, high: float) -> Reader:
 
 
 def duration(low: float = 0.0, *, endless: bool = False) -> Reader:
-    """Seconds, at least `low`; "inf" only where `endless`."""
+    """Return a reader of a duration of at least `low` seconds, in seconds; "inf" is accepted only with `endless`."""
 
     def read(value: Any, base: Base) -> float:
         seconds = parse_duration(value)
@@ -104,6 +112,8 @@ def duration(low: float = 0.0, *, endless: bool = False) -> Reader:
 
 
 def size(low: int = 0) -> Reader:
+    """Return a reader of a size of at least `low` bytes, in bytes."""
+
     def read(value: Any, base: Base) -> int:
         if (count := parse_size(value)) < low:
             raise ValueError(f"{shown(value)} is too small; use at least {show_size(low)}")
@@ -113,27 +123,28 @@ def size(low: int = 0) -> Reader:
 
 
 def text(value: Any, base: Base) -> str:
+    """Read one line of text that is not empty and has no control characters."""
     if isinstance(value, str) and value and not _CONTROL.search(value):
         return value
     raise ValueError(f"{shown(value)} is not usable; write one line of text in quotes")
 
 
 def texts(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of strings as they are: flags of a command line."""
+    """Read a list of strings, unchanged, such as the flags of a command line; only NUL is refused."""
     if isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value):
         return tuple(value)
     raise ValueError(f'{shown(value)} is not a list of strings; write ["...", "..."]')
 
 
 def names(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of names, none empty, none twice."""
+    """Read a list of names, none of them empty or there twice."""
     for item in texts(value, base):
         text(item, base)
     return _distinct(value)
 
 
 def header_names(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of HTTP header names, in lower case."""
+    """Read a list of names of HTTP headers, and return them in lower case."""
     found = names(value, base)
     for item in found:
         if not _TOKEN.fullmatch(item):
@@ -142,7 +153,10 @@ def header_names(value: Any, base: Base) -> tuple[str, ...]:
 
 
 def host_names(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of names or addresses without a port, in lower case; "*.NAME" is every name below it, "*" every name."""
+    """Read a list of host names or addresses without a port, and return them in lower case.
+
+    "*.NAME" stands for every name below NAME, "*" for every name.
+    """
     found = [item.lower().strip("[]").removesuffix(".") for item in names(value, base)]
     for item, given in zip(found, value, strict=True):
         if not _HOST.fullmatch(item):
@@ -151,7 +165,10 @@ def host_names(value: Any, base: Base) -> tuple[str, ...]:
 
 
 def origins(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of origins as browsers send them; "*" is every origin, "null" that of files and sandboxes."""
+    """Read a list of origins, and return them as browsers send them: lower case, without the scheme's usual port.
+
+    "*" stands for every origin; "null" is the origin of local files and sandboxed pages.
+    """
     found = [_origin(item) for item in names(value, base)]
     return _distinct(found)
 
@@ -165,28 +182,28 @@ def _origin(given: str) -> str:
         raise ValueError(
             f'{shown(given)} is not an origin; write scheme, host and port alone: "http://localhost:3000", or "*"'
         )
-    usual = {"http": ":80", "https": ":443"}.get(parts["scheme"])  # browsers leave it out
+    usual = {"http": ":80", "https": ":443"}.get(parts["scheme"])  # browsers leave this port out
     return item.removesuffix(usual) if usual is not None and parts["port"] == usual else item
 
 
 def params(value: Any, base: Base) -> dict[str, Any]:
-    """A table of what JSON can say, for a request's top-level fields."""
+    """Read a table of a request's top-level fields, with values that JSON can express."""
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not a table; write {{ temperature = 0.2 }}")
-    _leave_alone(value)
+    _refuse_proxy_fields(value)
     _check_json(value)
     return dict(value)
 
 
 def stripped(value: Any, base: Base) -> tuple[str, ...]:
-    """A list of the names of a request's fields."""
+    """Read a list of names of a request's top-level fields."""
     found = names(value, base)
-    _leave_alone(found)
+    _refuse_proxy_fields(found)
     return found
 
 
-def _leave_alone(fields: Collection[str]) -> None:
-    """What the proxy itself goes by."""
+def _refuse_proxy_fields(fields: Collection[str]) -> None:
+    """Raise ValueError for the fields by which the proxy itself handles a request."""
     if "model" in fields:
         raise ValueError("model cannot be changed here; use upstream_name")
     if "stream" in fields:
@@ -194,6 +211,7 @@ def _leave_alone(fields: Collection[str]) -> None:
 
 
 def _check_json(value: Any) -> None:
+    """Raise ValueError for a value that JSON cannot express, such as a date or NaN."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -204,7 +222,7 @@ def _check_json(value: Any) -> None:
 
 
 def gpus(value: Any, base: Base) -> tuple[int | str, ...]:
-    """Numbers, and names (UUIDs) as they are: `devices` knows whose they are."""
+    """Read a list of GPUs, by number or by name (UUID); `devices` finds the numbers of names."""
     if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
         raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
     if (least := min((item for item in value if isinstance(item, int)), default=0)) < 0:
@@ -217,6 +235,7 @@ def _may_be_gpu(item: Any) -> bool:
 
 
 def environment(value: Any, base: Base) -> dict[str, str]:
+    """Read a table of environment variables."""
     if not isinstance(value, dict):
         raise ValueError(f'{shown(value)} is not a table; write {{ NAME = "value" }}')
     for name, content in value.items():
@@ -228,11 +247,12 @@ def environment(value: Any, base: Base) -> dict[str, str]:
 
 
 def path(value: Any, base: Base) -> Path:
+    """Read a path, and return it absolute; nothing need be there."""
     return base.resolve(text(value, base))
 
 
 def script(value: Any, base: Base) -> tuple[Path, tuple[str, ...]]:
-    """A launch script, "FILE" or { file = "FILE", args = ["..."] }: its path, and what it is given as $1, $2 ..."""
+    """Read a launch script, "FILE" or { file = "FILE", args = ["..."] }, and return its path and its arguments."""
     if not isinstance(value, dict):
         return path(value, base), ()
     if unknown := next((key for key in value if key not in ("file", "args")), None):
@@ -243,6 +263,7 @@ def script(value: Any, base: Base) -> tuple[Path, tuple[str, ...]]:
 
 
 def directory(value: Any, base: Base) -> Path:
+    """Read the path of a folder that exists."""
     found = path(value, base)
     if stat.S_ISDIR(_mode(found)):
         return found
@@ -250,7 +271,10 @@ def directory(value: Any, base: Base) -> Path:
 
 
 def model_path(value: Any, base: Base) -> str:
-    """A local path must exist and becomes absolute; anything else is a Hub id and left alone."""
+    """Read where a model is: a local path, a Hub id or a URL of an object store.
+
+    A path, recognized by its beginning, must exist and is returned absolute; the others are returned unchanged.
+    """
     given = text(value, base)
     if not given.startswith(("/", "./", "../", "~")):
         if not (_HUB_ID.fullmatch(given) or given.startswith(_OBJECT_STORES)):
@@ -263,7 +287,7 @@ def model_path(value: Any, base: Base) -> str:
 
 
 def _why_no_hub_id(given: str, base: Base) -> str:
-    """What is wrong, and what was probably meant."""
+    """Return why `given` is no Hub id, and what was probably meant."""
     if wanted := _EXPANSION.search(given):
         return f"{wanted[0]} would be taken literally: {_ONLY_HOME}"
     if "://" in given:
@@ -281,7 +305,7 @@ def _why_no_hub_id(given: str, base: Base) -> str:
 
 
 def _mode(found: Path) -> int:
-    """What is there, as stat(2) says it; 0 for nothing."""
+    """Return the st_mode of what is at a path, 0 where nothing is.  Raise ValueError where this user cannot look."""
     try:
         return found.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -291,13 +315,13 @@ def _mode(found: Path) -> int:
 
 
 def command(value: Any, base: Base) -> str:
-    """A program: looked up later when it is a bare name, absolute when it is a path."""
+    """Read a program: a path is returned absolute, a bare name unchanged, to be looked up in PATH later."""
     given = text(value, base)
     return str(base.resolve(given)) if "/" in given or given.startswith("~") else given
 
 
 def address(value: Any, base: Base) -> tuple[str, int]:
-    """ "HOST:PORT", "[::1]:PORT"."""
+    """Read an address, "HOST:PORT" or "[::1]:PORT", and return host (without brackets) and port; port 0 is allowed."""
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -309,13 +333,14 @@ def address(value: Any, base: Base) -> tuple[str, int]:
 
 
 def unknown_key(name: str, value: Any, known: list[str], *, in_model: bool) -> str:
-    """What to say about a key that no table has."""
+    """Return the text about a key that no table has."""
     if in_model and isinstance(value, dict):
         return 'unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]'
     return f"unknown key; {did_you_mean(name, known)}"
 
 
 def _distinct(values: list[Any]) -> tuple[Any, ...]:
+    """Return `values` as a tuple.  Raise ValueError for a value that is there twice."""
     twice = next((value for position, value in enumerate(values) if value in values[:position]), None)
     if twice is not None:
         raise ValueError(f"{shown(twice)} is there twice; name each once")

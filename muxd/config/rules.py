@@ -1,4 +1,4 @@
-"""What must hold between keys, between models, and between the file and this machine."""
+"""Rules of the configuration: checks between keys, between models, and between the file and this machine."""
 
 import grp
 import os
@@ -20,109 +20,118 @@ from .problems import Problems
 from .schema import Config, Model
 from .units import show_size, shown
 
-# sun_path holds 108 bytes and its end is a NUL.
+# sun_path, see unix(7), holds 108 bytes, of which the last is a NUL.
 SOCKET_PATH_MAX = 107
 
-# Keys that say what a launch script says.
+# Keys that a model with a launch script cannot have: the script has its own command line.
 SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
 
-# The managed proxy's log and lock files, and what `muxctl logs` calls it and muxd.
+# Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
 
-# Flag and value, or several flags, in one element; what follows "=" may have blanks, as JSON does.
+# A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
 
-# What word processors make of "--".
+# Characters that word processors put in the place of "--".
 _DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
 
-# ${NAME} anywhere, $NAME where it is all or begins a path: "pa$word" is a password.
+# ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
+# password.
 _VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
 
 Finding = tuple[KeyPath, str]
 
 
 def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], problems: Problems) -> None:
-    """Note in `problems` whatever is wrong with values that are fine by themselves.
+    """Note in `problems` what is wrong with values that are each fine by themselves.
 
-    Where reading has found a problem already, nothing more is said: it would be about a default.
+    A key that could not be read has its default here: about such a key, which has a problem already, nothing is noted.
     """
-    told = problems.paths()
-    stated = _Stated(raw)
+    reported = problems.paths()
+    written = _WrittenKeys(raw)
     by_flag = problems.said(("--host",))
-    for path, text in (*_findings(config, stated, environ, told), *_open_door(config, told, by_flag=by_flag)):
-        if not any(_related(path, other) for other in told):
+    for path, text in (
+        *_findings(config, written, environ, reported),
+        *_open_to_anybody(config, reported, by_flag=by_flag),
+    ):
+        if not any(_related(path, other) for other in reported):
             problems.add(path, text)
 
 
 def check_folders(config: Config, problems: Problems) -> None:
-    """As `check`, of folders; for muxd alone: a proxy that serves must not ask a disk, which may hang."""
+    """Note in `problems` what is wrong with the folders of the socket, the state and the logs.
+
+    Only muxd does this, never the proxy: a disk may hang, and a proxy that serves must not wait for one.
+    """
     daemon = config.daemon
     if ("muxd", "socket") not in problems.paths() and (why := why_no_socket(daemon.socket, daemon.state_dir)):
         problems.add(("muxd", "socket"), why)
     for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
         if ("muxd", "state_dir") in problems.paths() and folder.is_relative_to(daemon.state_dir):
-            continue  # told there
+            continue  # a folder in state_dir has the same problem, which is noted already
         if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
             problems.add(("muxd", key), why)
     proxy, path = config.proxy, ("proxy", "access_log_dir")
     if proxy.access_log_dir is None or path in problems.paths():
         return
-    # muxd's own proxy runs as the user that muxd does.
+    # The managed proxy runs as muxd's user, an unmanaged one as any user.
     if why := why_no_logs(proxy.access_log_dir, config.daemon.state_dir if proxy.managed else None):
         problems.add(path, why)
 
 
 def _related(path: KeyPath, other: KeyPath) -> bool:
-    """One of them lies within the other."""
+    """Say whether one of two paths of keys lies within the other, or they are the same."""
     length = min(len(path), len(other))
     return path[:length] == other[:length]
 
 
-def _findings(config: Config, stated: "_Stated", environ: Mapping[str, str], told: set[KeyPath]) -> Iterator[Finding]:
-    if not config.models and not any(nearest(path[0], ["models"]) for path in told if len(path) == 1):
+def _findings(
+    config: Config, written: "_WrittenKeys", environ: Mapping[str, str], reported: set[KeyPath]
+) -> Iterator[Finding]:
+    if not config.models and not any(nearest(path[0], ["models"]) for path in reported if len(path) == 1):
         yield ("models",), "no model; add a table [models.NAME]"
     yield from _daemon(config)
-    yield from _proxy(config, stated)
+    yield from _proxy(config, written)
     yield from _names(config)
     yield from _ports(config)
-    if stated.by_default("script"):
+    if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
     for model in config.models:
-        if stated.place(model.name, "engine") not in told:
-            findings = _model(model, stated, environ)
+        if written.place(model.name, "engine") not in reported:
+            findings = _model(model, written, environ)
             yield from (
-                (stated.place(model.name, *key) if key else ("models", model.name), text) for key, text in findings
+                (written.place(model.name, *key) if key else ("models", model.name), text) for key, text in findings
             )
 
 
-class _Stated:
-    """Which keys the user wrote, and those of a model where: in its own table or in [defaults]."""
+class _WrittenKeys:
+    """The keys that the user wrote, and for those of a model the table: the model's own or [defaults]."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self._defaults = _as_table(raw.get("defaults"))
         self._models = _as_table(raw.get("models"))
         self._proxy = _as_table(raw.get("proxy"))
 
-    def by_proxy(self, key: str) -> bool:
+    def in_proxy(self, key: str) -> bool:
         return key in self._proxy
 
-    def by_default(self, key: str) -> bool:
+    def in_defaults(self, key: str) -> bool:
         return key in self._defaults
 
     def place(self, name: str, *key: str) -> KeyPath:
-        """The path to blame for a key of a model."""
-        if key[0] in self._defaults and not self.by_model(name, key[0]):
+        """Return the path to blame for a key of a model: in [defaults] where only that table has the key."""
+        if key[0] in self._defaults and not self.in_model(name, key[0]):
             return ("defaults", *key)
         return ("models", name, *key)
 
-    def by_model(self, name: str, key: str) -> bool:
+    def in_model(self, name: str, key: str) -> bool:
         return key in _as_table(self._models.get(name))
 
     def anywhere(self, name: str, key: str) -> bool:
-        return key in self._defaults or self.by_model(name, key)
+        return key in self._defaults or self.in_model(name, key)
 
-    def misspelt(self, name: str) -> bool:
-        """The model's table has a key that does not exist: what seems to be missing may be it."""
+    def has_unknown_key(self, name: str) -> bool:
+        """Say whether the model's table has an unknown key: a key that seems to be missing may be misspelt."""
         return not _as_table(self._models.get(name)).keys() <= MODEL.keys()
 
 
@@ -157,13 +166,13 @@ def _user_exists(name: str) -> bool:
     return True
 
 
-def _proxy(config: Config, stated: "_Stated") -> Iterator[Finding]:
+def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
     proxy = config.proxy
     if proxy.user is not None and not _user_exists(proxy.user):
         yield ("proxy", "user"), f"no user {proxy.user}; create it with: useradd --system {proxy.user}"
     if proxy.max_body > proxy.buffer_memory:
         larger, smaller = show_size(proxy.max_body), show_size(proxy.buffer_memory)
-        if stated.by_proxy("buffer_memory") and not stated.by_proxy("max_body"):
+        if written.in_proxy("buffer_memory") and not written.in_proxy("max_body"):
             yield ("proxy", "buffer_memory"), f"{smaller} is less than max_body, {larger}; raise it or lower max_body"
         else:
             yield (
@@ -178,10 +187,13 @@ def _proxy(config: Config, stated: "_Stated") -> Iterator[Finding]:
         yield ("proxy", "metrics_listen"), text
 
 
-def _open_door(config: Config, told: set[KeyPath], *, by_flag: bool) -> Iterator[Finding]:
-    """A key that was revoked, or cannot be read, is one: whoever takes the last one back opens nothing."""
+def _open_to_anybody(config: Config, reported: set[KeyPath], *, by_flag: bool) -> Iterator[Finding]:
+    """Yield a problem where the proxy listens beyond loopback and asks for no API key.
+
+    A key that is revoked or cannot be read counts as a key: with the last key revoked, every request is refused.
+    """
     proxy = config.proxy
-    if is_loopback(proxy.host) or proxy.allow_anonymous or config.keys or any(path[0] == "keys" for path in told):
+    if is_loopback(proxy.host) or proxy.allow_anonymous or config.keys or any(path[0] == "keys" for path in reported):
         return
     if by_flag:
         yield ("--host",), f"{proxy.host} {ADVICE.format('add --allow-anonymous')}"
@@ -190,7 +202,7 @@ def _open_door(config: Config, told: set[KeyPath], *, by_flag: bool) -> Iterator
 
 
 def _names(config: Config) -> Iterator[Finding]:
-    """Names and served names are unique over all models: a request must mean one of them."""
+    """Check that names and served names are unique over all models: a request must mean one model."""
     owner = {model.name: model.name for model in config.models}
     for model in config.models:
         for served in model.served_names:
@@ -217,30 +229,30 @@ def _ports(config: Config) -> Iterator[Finding]:
                 )
 
 
-def _model(model: Model, stated: _Stated, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Findings by key inside the model's table."""
-    yield from _owned(model)
+def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the problems of one model; their paths begin inside the model's table."""
+    yield from _args_and_env(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
     if model.name in OWN_NAMES:
         yield (), f"{OWN_NAMES[model.name]} called so; give the model another name"
-    if stated.by_model(model.name, "script"):
-        yield from _script(model, stated)
+    if written.in_model(model.name, "script"):
+        yield from _script(model, written)
         return
     yield from _too_few_gpus(model)
     if model.engine == "simulator":
         yield from _faults(model)
         return
-    if stated.by_model(model.name, "simulation"):
+    if written.in_model(model.name, "simulation"):
         yield ("simulation",), 'only engine = "simulator" has it; remove it or change engine'
-    if not stated.anywhere(model.name, "model_path") and not stated.misspelt(model.name):
+    if not written.anywhere(model.name, "model_path") and not written.has_unknown_key(model.name):
         yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
     if shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))) is None:
         yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
 
 
 def _too_few_gpus(model: Model) -> Iterator[Finding]:
-    """Of numbers in `args` that are none the engine says so itself."""
+    """Check that `gpus` names as many GPUs as `args` need; SGLang itself refuses numbers that are invalid."""
     with suppress(ValueError):
         needs, count = parallel(flag_of(model.args)), len(model.cuda_devices or model.gpus)
         if model.gpus and needs.seen > count:
@@ -248,17 +260,17 @@ def _too_few_gpus(model: Model) -> Iterator[Finding]:
             yield ("args",), text
 
 
-def _script(model: Model, stated: _Stated) -> Iterator[Finding]:
-    """What a launch script says itself, and cannot be told."""
+def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
+    """Yield a problem for each key that a model with a launch script cannot have."""
     if model.engine != "sglang":
         yield ("engine",), "a launch script starts SGLang; leave this out"
     for key in SCRIPTS_OWN:
-        if stated.by_model(model.name, key):
+        if written.in_model(model.name, key):
             yield (key,), "is for the command line that muxd makes; put it into the script, and leave this out"
 
 
 def _faults(model: Model) -> Iterator[Finding]:
-    from muxd.simulator.faults import check_fault  # only where a simulated model asks for it
+    from muxd.simulator.faults import check_fault  # imported for simulated models with faults only
 
     for fault in model.simulation.faults:
         try:
@@ -267,18 +279,18 @@ def _faults(model: Model) -> Iterator[Finding]:
             yield ("simulation", "faults"), f"{error}; see muxd/simulator/faults.py"
 
 
-def _owned(model: Model) -> Iterator[Finding]:
-    """What of `args` and `env` is muxd's, or would reach the engine as something else than it looks like."""
+def _args_and_env(model: Model) -> Iterator[Finding]:
+    """Check `args` and `env` for what muxd itself sets, and for what the engine would not take as it was meant."""
     for arg in model.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
         if flag in OWNED_FLAGS:
             yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
         elif _JOINED.match(arg):
-            apart = ", ".join(map(shown, _apart(arg)))
+            apart = ", ".join(map(shown, _shell_words(arg)))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
         elif why := _no_flag(arg):
             yield ("args",), f"{shown(arg)} {why}"
-        elif (value := _value(arg))[:1] not in ("{", "[") and (wanted := _VARIABLE.search(value)):
+        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := _VARIABLE.search(value)):
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
     if model.script is None and (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
@@ -291,7 +303,7 @@ def _owned(model: Model) -> Iterator[Finding]:
 
 
 def _no_flag(arg: str) -> str:
-    """Why it is not the flag that it looks like; empty where it looks like none, or may be one."""
+    """Return why `arg` is not the flag that it looks like; "" where it looks like no flag, or may be one."""
     if _DASHES.match(arg):
         return f'begins with a dash that is no "-"; write {shown(_DASHES.sub("--", arg))}'
     if "-" + arg.partition("=")[0] in (*TENSOR, *PIPELINE, *DATA):
@@ -299,14 +311,14 @@ def _no_flag(arg: str) -> str:
     return ""
 
 
-def _value(arg: str) -> str:
-    """The value that it is, or has."""
+def _value_in(arg: str) -> str:
+    """Return the value in `arg`: behind "=" in a flag, else the whole word."""
     return arg.partition("=")[2] if arg.startswith("-") else arg
 
 
-def _apart(arg: str) -> list[str]:
-    """As a shell would take it."""
+def _shell_words(arg: str) -> list[str]:
+    """Return the words into which a shell would split `arg`."""
     try:
         return shlex.split(arg)
-    except ValueError:  # a quotation mark too few
+    except ValueError:  # an unpaired quotation mark
         return arg.split()

@@ -1,9 +1,8 @@
-"""The files that a configuration is written in: the one that was named, then `muxd.d/*.toml` beside it.
+"""Files of a configuration: the main file, which was named, then `muxd.d/*.toml` beside it.
 
-The second kind is for what commands and packages write, so that nobody's own file is
-ever edited: merged key by key over what came before, in the order of their names; only
-`[[keys]]` add up (see `api_keys`, which reads them file by file).
-Paths in them are relative to where the first file is, as if they stood at its end.
+Commands and packages write files in `muxd.d`, so that no program ever edits a user's own file.  The files are merged
+key by key in the order of their names, each over the ones before; only `[[keys]]` add up (`key_tables` reads them file
+by file).  Paths in all files are relative to the main file's folder, as if everything stood at the end of that file.
 """
 
 import os
@@ -21,18 +20,18 @@ from .lines import KeyPath, key_lines
 
 FOLDER = "muxd.d"
 
-#: How a file begins that is all there is to read, whatever lies beside it: what muxd hands over to its proxy.
+#: First line of a file beside which no `muxd.d` is read: the settings that muxd writes for its proxy.
 WHOLE = "# Written by muxd for its proxy; whatever is changed here is lost.\n"
 
-#: The deepest that anything in a configuration goes is models.NAME.memory.weights.
+#: Limit of nested tables and lists; muxd's own keys go no deeper than models.NAME.memory.weights.
 DEEPEST = 16
 
-#: What editors and web pages make of TOML's quotes.
+#: Typographic quotes that editors and web pages put in the place of TOML's.
 _QUOTES = dict.fromkeys("\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"') | dict.fromkeys(
     "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"
 )
 
-#: Unicode's categories of what is not seen: formats, spaces, separators.
+#: Unicode categories of characters that cannot be seen: formats, spaces, separators, controls.
 _UNSEEN = ("Cf", "Zs", "Zl", "Zp", "Cc")
 
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -40,14 +39,15 @@ _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, as parsed."""
+    """One file of a configuration as parsed, or something else that has keys: a launch script, the command line."""
 
     file: Path
     table: dict[str, Any]
     lines: dict[KeyPath, int]
-    whole: bool = False  # nothing is merged into it
+    whole: bool = False  # whether this file is the entire configuration: no muxd.d is merged into it
 
     def has(self, path: KeyPath) -> bool:
+        """Say whether the file has a table or key at `path`."""
         inner: Any = self.table
         for part in path:
             if not isinstance(inner, dict) or part not in inner:
@@ -57,33 +57,36 @@ class Source:
 
 
 def read_sources(path: Path) -> tuple[Source | None, list[Source], list[str]]:
-    """The file itself, those of its folder, and what is wrong with any that cannot be read."""
+    """Read the main file and those of `muxd.d`; return both, and what is wrong with those that cannot be read.
+
+    The main file is None where it cannot be read; files of `muxd.d` that cannot be read are left out.
+    """
     broken: list[str] = []
     main = _read(path, broken)
     if main is not None and main.whole:
         return main, [], broken
-    parts = (_read(file, broken) for file in _parts(path.parent / FOLDER, broken))
+    parts = (_read(file, broken) for file in _files_of_folder(path.parent / FOLDER, broken))
     return main, [part for part in parts if part is not None], broken
 
 
 def merged(sources: list[Source]) -> dict[str, Any]:
-    """All tables in one; what is said later counts, tables key by key."""
+    """Return all sources' tables merged into one: later values win, tables are merged key by key."""
     whole: dict[str, Any] = {}
     for source in sources:
-        whole = _over(whole, source.table)
+        whole = _merged_over(whole, source.table)
     return whole
 
 
-def _over(under: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+def _merged_over(under: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     over = dict(under)
     for key, value in table.items():
         old = over.get(key)
-        over[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        over[key] = _merged_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return over
 
 
-def _parts(folder: Path, broken: list[str]) -> Iterator[Path]:
-    """Hidden files and what does not end in .toml, such as an editor's copies, are none."""
+def _files_of_folder(folder: Path, broken: list[str]) -> Iterator[Path]:
+    """Yield the files of `muxd.d` to read, by name; hidden files and others than .toml (editors' copies) are not."""
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -93,11 +96,15 @@ def _parts(folder: Path, broken: list[str]) -> Iterator[Path]:
         return
     for name in names:
         if name.endswith(".toml") and not name.startswith("."):
-            yield from _if_file(folder / name, broken)
+            yield from _if_regular_file(folder / name, broken)
 
 
-def _if_file(file: Path, broken: list[str]) -> Iterator[Path]:
-    """A pipe or a device must not be opened; a link to /dev/null switches a file off, as systemd has it."""
+def _if_regular_file(file: Path, broken: list[str]) -> Iterator[Path]:
+    """Yield `file` if it is a regular file, else note what is wrong.
+
+    A pipe or a device must not be opened.  A link to /dev/null is no mistake: it switches a packaged file off, as with
+    systemd.
+    """
     try:
         found = file.stat()
     except OSError as error:
@@ -118,8 +125,8 @@ def _read(file: Path, broken: list[str]) -> Source | None:
         return None
 
 
-def _who_may(file: Path) -> str:
-    """Its mode and its owner, as far as we may see them, and what to do."""
+def _permissions_hint(file: Path) -> str:
+    """Return the end of a message about a file that this user may not read: mode, owner and advice."""
     try:
         found = file.stat()
         owner = pwd.getpwuid(found.st_uid).pw_name
@@ -137,7 +144,7 @@ def _text(file: Path) -> str:
             raise ValueError(f"{file}:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8")
         return raw.removeprefix(BOM_UTF8).decode()
     except PermissionError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}{_who_may(file)}") from None
+        raise ValueError(f"{file}: cannot be read: {error.strerror}{_permissions_hint(file)}") from None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}; correct the path or its permissions") from None
     except UnicodeDecodeError as error:
@@ -152,7 +159,7 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
         message = str(error)
         at = _AT_LINE.search(message)
         line = int(at[1]) if at and at[1] else text.count("\n") + 1
-        wrong = _not_as_it_looks(text.split("\n")[line - 1]) or "correct this line"
+        wrong = _odd_character(text.split("\n")[line - 1]) or "correct this line"
         raise ValueError(f"{file}:{line}: not TOML: {_AT_LINE.sub('', message)}; {wrong}") from None
     except RecursionError:
         raise ValueError(f"{file}: not usable: nested too deeply; write plain tables") from None
@@ -161,9 +168,9 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
     return table
 
 
-def _not_as_it_looks(line: str) -> str | None:
-    """What to do about a character that cannot be seen, or that only looks like one of TOML's; None without one."""
-    import unicodedata  # only where something is wrong
+def _odd_character(line: str) -> str | None:
+    """Return advice on a character that cannot be seen or only looks like one of TOML's; None where there is none."""
+    import unicodedata  # slow to import, and only needed for a broken file
 
     for column, character in enumerate(line.removesuffix("\r").partition("#")[0], 1):
         if character in _QUOTES or (character not in " \t" and unicodedata.category(character) in _UNSEEN):
@@ -174,15 +181,15 @@ def _not_as_it_looks(line: str) -> str | None:
 
 
 def _depth(table: dict[str, Any]) -> int:
-    """How many tables or lists are in each other; counted no further than matters."""
+    """Return how deep tables and lists are nested, at most DEEPEST + 1."""
     level: list[Any] = [table]
     for depth in range(DEEPEST + 1):
-        level = [inner for outer in level for inner in _inside(outer)]
+        level = [inner for outer in level for inner in _nested(outer)]
         if not level:
             return depth
     return DEEPEST + 1
 
 
-def _inside(outer: Any) -> list[Any]:
+def _nested(outer: Any) -> list[Any]:
     values = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
     return [value for value in values if isinstance(value, dict | list)]

@@ -1,6 +1,6 @@
 """Durations and sizes as people write them: "90s", "5min", "1h 30min", "38GiB".
 
-Durations become seconds, sizes bytes.  A plain number already is one.
+A duration is returned in seconds, a size in bytes.  A number without a unit counts as seconds or bytes already.
 """
 
 import re
@@ -16,7 +16,7 @@ _SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
 
 
 def parse_duration(value: object) -> float:
-    """Seconds; `inf` for "inf".  Raises ValueError, which says what to write instead."""
+    """Return a duration in seconds; `inf` for "inf".  Raise ValueError, which says what to write instead."""
     if isinstance(value, str):
         text = value.strip()
         if text == "inf":
@@ -29,7 +29,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes.  Raises ValueError, which says what to write instead."""
+    """Return a size in bytes.  Raise ValueError, which says what to write instead."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
@@ -38,7 +38,7 @@ def parse_size(value: object) -> int:
 
 
 def show_duration(seconds: float) -> str:
-    """The shortest way to write it in the configuration: 600.0 -> "10min"."""
+    """Return a duration as one would write it in the configuration, in the largest whole unit: 600.0 -> "10min"."""
     if not isfinite(seconds):
         return "inf"
     for unit in ("d", "h", "min", "s"):
@@ -48,7 +48,7 @@ def show_duration(seconds: float) -> str:
 
 
 def show_size(size: int) -> str:
-    """The shortest way to write it in the configuration: 1 << 30 -> "1GiB"."""
+    """Return a size as one would write it in the configuration, in the largest whole unit: 1 << 30 -> "1GiB"."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size and size % BYTES[unit] == 0:
             return f"{size // BYTES[unit]}{unit}"
@@ -56,7 +56,7 @@ def show_size(size: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A TOML value in a message: strings in double quotes, true and false in TOML's spelling."""
+    """Return a TOML value as a message shows it: strings in double quotes, true and false in TOML's spelling."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -1,4 +1,7 @@
-"""Whether the files of a configuration were written since it was read: asked of the disk, which may hang."""
+"""Check whether the files of a configuration were written since muxd read them.
+
+The check asks the disk, which may hang.
+"""
 
 import os
 
@@ -7,7 +10,10 @@ from .sources import FOLDER
 
 
 def written_since(config: Config) -> bool:
-    """Its files, or which files there are beside it; also where one of them cannot be seen any more."""
+    """Say whether a file of the configuration, or the list of files in `muxd.d`, has changed since it was read.
+
+    A file that cannot be looked at any more counts as changed.
+    """
     if config.path is None:
         return False
     folder = config.path.parent / FOLDER

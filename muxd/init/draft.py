@@ -1,4 +1,4 @@
-"""What goes into the configuration: a name for every model that was found, and its GPUs."""
+"""Draft of the configuration: a name and GPUs for every model that was found."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from muxd.host.search import FoundModel
 
 GiB = 1 << 30
 
-#: The part of a GPU that weights may take: the rest is for the KV cache, without which nothing can be served.
+#: Part of a GPU's memory that weights may take; the rest is for the KV cache, without which nothing can be served.
 SHARE = 0.8
 
 LONGEST_NAME = 100
@@ -21,32 +21,33 @@ LONGEST_NAME = 100
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One model's table."""
+    """Draft of one model's table."""
 
     name: str
     found: FoundModel
-    served_names: tuple[str, ...]  # none: the name is enough
+    served_names: tuple[str, ...]  # none: `name` alone
     gpus: tuple[int, ...]
-    fits: bool  # its weights, on these GPUs; True where nothing is known of them
+    fits: bool  # whether `gpus` hold the weights; True where no GPU is known
 
     @property
     def weights(self) -> int:
-        """GiB, rounded up."""
+        """Return the size of the weights in GiB, rounded up."""
         return -(-self.found.size // GiB)
 
     @property
     def args(self) -> tuple[str, ...]:
+        """Return the flags of SGLang that the model needs."""
         return ("--is-embedding",) if self.found.kind is ModelKind.EMBEDDING else ()
 
 
 def drafts(found: Iterable[FoundModel], gpus: Sequence[GpuMemory]) -> list[Draft]:
-    """One for each; names are unique, and so is everything that clients may say."""
+    """Return one draft for each model; every name and served name is unique over all models."""
     models = _each_once(found)
     names = _Names(models)
     load = {gpu.index: 0 for gpu in gpus}
     made = []
     for model in models:
-        chosen, fits = _place(model.size, gpus, load)
+        chosen, fits = _choose_gpus(model.size, gpus, load)
         load |= {index: load[index] + model.size // len(chosen) for index in chosen if index in load}
         name = names.choose(model)
         made.append(Draft(name, model, names.served(model, name), chosen, fits))
@@ -54,7 +55,7 @@ def drafts(found: Iterable[FoundModel], gpus: Sequence[GpuMemory]) -> list[Draft
 
 
 def _each_once(found: Iterable[FoundModel]) -> list[FoundModel]:
-    """A folder may have been named twice, or be in the cache as well; the first is kept."""
+    """Return the models without repetitions: a folder may be named twice, or be in the Hub's cache as well."""
     kept: dict[Path, FoundModel] = {}
     for model in found:
         kept.setdefault(model.folder, model)
@@ -62,38 +63,46 @@ def _each_once(found: Iterable[FoundModel]) -> list[FoundModel]:
 
 
 class _Names:
+    """The names that are given to models; each means one model only."""
+
     def __init__(self, models: Sequence[FoundModel]) -> None:
-        self._means: dict[str, FoundModel] = {}  # what clients may say -> the model
+        self._means: dict[str, FoundModel] = {}  # the model that a client means by a label
         for model in models:
             self._means.setdefault(model.label, model)
         self._taken = set(OWN_NAMES)
 
     def choose(self, model: FoundModel) -> str:
-        """From its own name; where that is taken, from more of where it is; else with a number."""
-        wider = _legal("-".join(Path(model.label if "/" in model.label else model.model_path).parts[-2:]))
-        plain = _legal(model.label.rsplit("/", 1)[-1])
+        """Return an unused name for a model, and take it.
+
+        The name is the last part of the model's label, else the last two parts, else the last part with a number.
+        """
+        wider = _as_model_name("-".join(Path(model.label if "/" in model.label else model.model_path).parts[-2:]))
+        plain = _as_model_name(model.label.rsplit("/", 1)[-1])
         numbered = (f"{plain}-{number}" for number in count(2))
         name = next(name for name in chain((plain, wider), numbered) if self._free(name, model))
         self._taken.add(name)
         return name
 
     def served(self, model: FoundModel, name: str) -> tuple[str, ...]:
+        """Return the served names: the model's label, unless it is the name already or means another model."""
         return (model.label,) if self._means[model.label] is model and model.label != name else ()
 
     def _free(self, name: str, model: FoundModel) -> bool:
         return name not in self._taken and self._means.get(name, model) is model
 
 
-def _legal(text: str) -> str:
-    """What `MODEL_NAME` allows; short enough for the names of log files."""
+def _as_model_name(text: str) -> str:
+    """Return `text` as a name that `MODEL_NAME` allows, short enough for the names of log files."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:LONGEST_NAME]
     return re.sub(r"^[._-]+|[._-]+$", "", name) or "model"
 
 
-def _place(size: int, gpus: Sequence[GpuMemory], load: Mapping[int, int]) -> tuple[tuple[int, ...], bool]:
-    """As few GPUs as hold the weights, of these the ones that have least to do; and whether they do hold them.
+def _choose_gpus(size: int, gpus: Sequence[GpuMemory], load: Mapping[int, int]) -> tuple[tuple[int, ...], bool]:
+    """Return GPUs for a model of `size` bytes, and whether they hold its weights.
 
-    Their number is a power of two: tensor parallelism divides the model's attention heads by it.
+    The GPUs are as few as hold the weights, and among those the ones with the least `load` (bytes of weights by GPU).
+    Their number is a power of two: tensor parallelism divides the model's attention heads by it.  Where no number
+    suffices, the first GPUs are returned, as many as the largest power of two, and False.
     """
     if not gpus:
         return (0,), True

@@ -1,4 +1,4 @@
-"""Putting a file in its place: whole or not at all, and never over another one unasked."""
+"""Writing of the configuration file: whole or not at all, and never over another file without `--force`."""
 
 import os
 from contextlib import suppress
@@ -12,12 +12,14 @@ MODE = 0o644
 
 
 class CannotWrite(MuxdError):
+    """The file cannot be written."""
+
     code = "cannot_write"
 
 
 def refuse_if_taken(path: Path, *, force: bool) -> None:
-    """ConfigError where `place` would not write."""
-    if os.path.isdir(path):  # which is False where nobody may look
+    """Raise ConfigError where `place` would not write, before the work of finding models is done."""
+    if os.path.isdir(path):  # False where this user may not look
         raise ConfigError([f"{shown_file(path)}: is a directory; name the file: --output {shown_file(path)}/muxd.toml"])
     if os.path.exists(path) and not os.path.isfile(path):  # a device, such as /dev/null, would be replaced
         raise ConfigError([f"{shown_file(path)}: is not a file; --output FILE names another place, --print only shows"])
@@ -26,12 +28,15 @@ def refuse_if_taken(path: Path, *, force: bool) -> None:
 
 
 def place(path: Path, text: str, *, force: bool) -> None:
-    """Directories above it are made; `force` writes through a link."""
+    """Write the file, with mode 0644 and the folders above it; with `force`, replace the target of a symbolic link.
+
+    Raise ConfigError where something is there already, CannotWrite for any other error.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _place(Path(os.path.realpath(path)) if force else path, text.encode(), force=force)
+        _write_atomically(Path(os.path.realpath(path)) if force else path, text.encode(), force=force)
     except OSError as error:
-        refuse_if_taken(path, force=force)  # it may have come meanwhile
+        refuse_if_taken(path, force=force)  # a file may have appeared since the first check
         where = shown_file(path)
         raise CannotWrite(f"{where} cannot be written: {error.strerror}; --output FILE names another place") from None
 
@@ -40,7 +45,7 @@ def _is_taken(path: Path) -> str:
     return f"{shown_file(path)}: is there already; --force replaces it, --output FILE names another, --print only shows"
 
 
-def _place(path: Path, content: bytes, *, force: bool) -> None:
+def _write_atomically(path: Path, content: bytes, *, force: bool) -> None:
     descriptor, name = mkstemp(prefix=".muxd-init-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -51,14 +56,14 @@ def _place(path: Path, content: bytes, *, force: bool) -> None:
         if force:
             os.replace(name, path)
         else:
-            _move_to_nothing(name, path)
+            _rename_without_replacing(name, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
 
 
-def _move_to_nothing(name: str, path: Path) -> None:
-    """As rename(2), but FileExistsError where something is."""
+def _rename_without_replacing(name: str, path: Path) -> None:
+    """Rename a file to a path at which nothing may be.  Raise FileExistsError where something is."""
     try:
         os.link(name, path)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""The configuration that `muxd init` writes, as text: comments for people, values by tomli-w."""
+"""Text of the configuration that `muxd init` writes: comments for people, values by tomli-w."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +64,11 @@ MODELS = """\
 
 
 def text_of(drafts: Sequence[Draft], sglang: Interpreter | None, python: str | None, cache: Path | None) -> str:
-    """`python`: what to write where there is no SGLang; `cache`: where the Hub ids among the models are found."""
+    """Return the text of the configuration.
+
+    `python` is the interpreter to write where no SGLang was found; `cache` is the Hub's cache, for models given by Hub
+    id, and None where all models are given by path.
+    """
     parts = [HEAD, _python(sglang, python)]
     if cache is not None:
         parts.append("# Where the models were found, whoever runs muxd.\n" + _line("env", {"HF_HUB_CACHE": str(cache)}))
@@ -93,13 +97,13 @@ def _table(draft: Draft) -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    return f"{key} = {_inline(value)}\n"
+    return f"{key} = {_on_one_line(value)}\n"
 
 
-def _inline(value: Any) -> str:
-    """On one line, which tomli-w does for plain values alone."""
+def _on_one_line(value: Any) -> str:
+    """Return a TOML value on one line; tomli-w itself spreads tables and lists over several."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(inner)}" for key, inner in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_on_one_line(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
+        return "[" + ", ".join(map(_on_one_line, value)) + "]"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")

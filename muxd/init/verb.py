@@ -1,4 +1,4 @@
-"""`muxd init`: look around, write the file, read it as muxd would, and say what is left to do."""
+"""`muxd init`: find models, GPUs and SGLang, write the file, read it as muxd would, and print what is left to do."""
 
 import os
 import shlex
@@ -27,36 +27,42 @@ from .toml_text import text_of
 
 @dataclass(frozen=True, slots=True)
 class HostFindings:
-    """What was found."""
+    """GPUs, SGLang and models found on this machine."""
 
     gpus: Sequence[GpuMemory]
-    no_gpus: str  # why there are none
+    no_gpus: str  # why `gpus` is empty
     sglang: Interpreter | None
-    asked: Sequence[str]  # interpreters
+    asked: Sequence[str]  # interpreters that were asked for SGLang
     cache: Path
     found: Sequence[FoundModel]
     skipped: Sequence[Skipped]
 
 
 def init(options: Namespace, environ: Mapping[str, str], gpus: ReadGpus | None = None) -> int:
-    """0 when there is a configuration, though something may be left to do.  MuxdError: nothing was written."""
+    """Run `muxd init`; return 0 once the file is written, even if something is left for the user to do.
+
+    Raise MuxdError where nothing was written.
+    """
     if not options.print:
         refuse_if_taken(options.output, force=options.force)
     machine = look_around(options.models, environ, gpus or read_gpus)
     models = drafts(machine.found, machine.gpus)
     text = _text(machine, models, environ)
     report = sys.stderr if options.print else sys.stdout
-    _say(_what_was_found(machine, models), report)
+    _print_lines(_findings_report(machine, models), report)
     if options.print:
         sys.stdout.write(text)
         return 0
     place(options.output, text, force=options.force)
-    _say(_what_is_left(options.output, machine, models, environ), report)
+    _print_lines(_report_after(options.output, machine, models, environ), report)
     return 0
 
 
 def look_around(folders: Sequence[Path], environ: Mapping[str, str], gpus: ReadGpus) -> HostFindings:
-    """ConfigError where a folder is none."""
+    """Find the machine's GPUs, SGLang and models, in the Hub's cache and in `folders`.
+
+    Raise ConfigError where one of `folders` is no folder.
+    """
     if missing := [folder for folder in folders if not os.path.isdir(folder)]:
         raise ConfigError([f"{shown_file(path)}: no such folder; correct what --models names" for path in missing])
     known, no_gpus = gpus()
@@ -76,15 +82,12 @@ def _text(machine: HostFindings, models: Sequence[Draft], environ: Mapping[str, 
     return text_of(models, machine.sglang, python, machine.cache if by_id else None)
 
 
-# What is said
-
-
-def _say(lines: Iterator[str], stream: IO[str]) -> None:
+def _print_lines(lines: Iterator[str], stream: IO[str]) -> None:
     for line in lines:
         print(line.encode(errors="backslashreplace").decode(), file=stream)
 
 
-def _what_was_found(machine: HostFindings, models: Sequence[Draft]) -> Iterator[str]:
+def _findings_report(machine: HostFindings, models: Sequence[Draft]) -> Iterator[str]:
     yield from _gpus(machine)
     if machine.sglang is not None:
         yield f"SGLang {machine.sglang.version}: {machine.sglang.path}"
@@ -97,7 +100,7 @@ def _what_was_found(machine: HostFindings, models: Sequence[Draft]) -> Iterator[
         yield f"  {model.name:{width}}  {model.weights} GiB on {where}  {model.found.model_path}"
     if machine.skipped:
         yield f"{len(machine.skipped)} skipped:"
-        yield from (f"  {_plain(skipped.label)}: {_plain(skipped.reason)}" for skipped in machine.skipped)
+        yield from (f"  {_printable(skipped.label)}: {_printable(skipped.reason)}" for skipped in machine.skipped)
 
 
 def _gpus(machine: HostFindings) -> Iterator[str]:
@@ -115,16 +118,16 @@ def _count(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
-def _plain(text: str) -> str:
-    """No control characters: names of folders and of architectures can be anything."""
+def _printable(text: str) -> str:
+    """Return `text` with "?" for each unprintable character: names of folders and of architectures can be anything."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _what_is_left(
+def _report_after(
     output: Path, machine: HostFindings, models: Sequence[Draft], environ: Mapping[str, str]
 ) -> Iterator[str]:
     yield f"wrote {output}"
-    if left := list(_to_do(output, machine, models, environ)):
+    if left := list(_tasks_left(output, machine, models, environ)):
         yield "still to do:"
         yield from (f"  {line}" for line in left)
     config = "" if output.absolute() in config_candidates(environ) else f" --config {shlex.quote(str(output))}"
@@ -136,7 +139,9 @@ def _what_is_left(
         yield f"  curl http://127.0.0.1:30100/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
 
 
-def _to_do(output: Path, machine: HostFindings, models: Sequence[Draft], environ: Mapping[str, str]) -> Iterator[str]:
+def _tasks_left(
+    output: Path, machine: HostFindings, models: Sequence[Draft], environ: Mapping[str, str]
+) -> Iterator[str]:
     try:
         load_config(output, environ)
     except ConfigError as error:
