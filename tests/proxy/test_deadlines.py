@@ -152,7 +152,7 @@ def test_a_second_probe_is_not_lost_to_the_journeys_own_deadlines(monkeypatch: p
 def test_an_answer_after_which_nothing_is_read_is_not_ended_by_a_reset() -> None:
     """Closing while bytes are unread is one, and it may overtake the answer."""
     with asking() as (reactor, client, peer, holding):
-        cast(ConnectionContext, client._front).closing = True
+        cast(ConnectionContext, client._context).closing = True
         peer.sendall(get(b"/"))  # pipelined: nobody reads it any more
         reactor.turn(0)
         reactor.soon(holding.held[0].end)

@@ -1,1 +1,1 @@
-"""The proxy's sockets: one epoll, a client's connection, a worker's connection; bytes and their framing."""
+"""The proxy's sockets: the reactor around one epoll, connections to clients and to workers, framing of bytes."""

@@ -1,4 +1,4 @@
-"""A registered non-blocking socket that keeps what the kernel would not take yet."""
+"""A non-blocking socket on the reactor, with an outbox for the bytes that the kernel does not take yet."""
 
 import fcntl
 import socket
@@ -9,15 +9,15 @@ from math import inf
 
 from .reactor import Reactor
 
-_LARGE = 32 * 1024  # bytes that are worth a system call of their own, rather than a copy
+_LARGE = 32 * 1024  # bytes: data of this size is sent by a system call of its own, which costs less than a copy
 
 
 class Connection:
-    """One peer.  A subclass says what events mean; this class sends.
+    """A connection to one peer.  This class sends; a subclass handles the events.
 
-    Sending never raises and never calls the subclass back directly: a peer found gone is
-    told through `on_lost` after the present event, so that no caller is closed under its
-    own feet.
+    Sending never raises and does not close the connection: where the peer turns out to be
+    gone, the reactor calls `on_lost` after the current event, so that the connection is not
+    closed while its own caller still runs.
     """
 
     __slots__ = ("_written", "closed", "deadline", "error", "outbox", "reactor", "sock")
@@ -25,11 +25,11 @@ class Connection:
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         self.reactor = reactor
         self.sock = sock
-        self._written = b""  # in this turn
+        self._written = b""  # bytes to be sent at the end of this turn
         self.outbox: deque[memoryview] = deque()
         self.deadline = inf
         self.closed = False
-        self.error: OSError | None = None  # why sending failed: the kernel tells it only once
+        self.error: OSError | None = None  # why sending failed: the kernel reports the error only once
 
     def on_event(self, mask: int) -> None:
         raise NotImplementedError
@@ -38,24 +38,24 @@ class Connection:
         raise NotImplementedError
 
     def on_lost(self) -> None:
-        """Sending failed: the peer is gone."""
+        """Handle that sending failed, so that the peer is gone."""
         raise NotImplementedError
 
     def on_kept(self) -> None:
-        """The outbox is no longer empty."""
+        """Handle that bytes were put into the outbox, which was empty."""
 
     def on_sent(self) -> None:
-        """The kernel has all that was sent in a turn, at the turn's end."""
+        """Handle that the kernel has taken all bytes, at the end of a turn in which some were sent."""
 
     def sending(self) -> bool:
-        """Something is not yet with the kernel: at the end of the turn it may be."""
+        """Return whether the kernel has not all bytes yet; it may have them at the end of the turn."""
         return bool(self._written or self.outbox)
 
     def send(self, data: bytes) -> bool:
-        """Have it sent at the end of this turn, or keep it; False if the kernel takes no more.
+        """Send `data` at the end of this turn, or later; return False if the kernel takes no more for now.
 
-        System calls drive Python's own code out of the processor's caches: with those of a
-        turn made one after the other, a request takes 15 to 20 % less CPU.
+        System calls drive Python's own code out of the processor's caches: where those of a
+        turn are made one after the other, a request takes 15 to 20 % less CPU.
         """
         if self.outbox:
             self.outbox.append(memoryview(data))
@@ -73,9 +73,9 @@ class Connection:
         return not self.outbox
 
     def relay(self, data: bytes) -> None:
-        """Send it at once, or keep it.
+        """Send `data` at once, or keep what the kernel does not take.
 
-        For events of streams: one is so little work that to wait for the turn's end costs more than it saves.
+        An event of a stream is so little work that to wait for the turn's end costs more than it saves.
         """
         if self._written or self.outbox:
             self.send(data)
@@ -85,15 +85,15 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.outbox.append(memoryview(data))  # `unsent` tells of it, and nobody takes it for sent
-            self._lose(error)
+            self.outbox.append(memoryview(data))  # so that `unsent` counts it
+            self._on_send_error(error)
             return
         if sent < len(data):
             self.outbox.append(memoryview(data)[sent:])
             self.on_kept()
 
     def write(self) -> None:
-        """The reactor's, at the end of a turn."""
+        """Give the kernel what was sent in this turn; the reactor calls this at the turn's end."""
         data, self._written = self._written, b""
         if data:
             self.relay(data)
@@ -101,13 +101,13 @@ class Connection:
             self.on_sent()
 
     def _write(self) -> None:
-        """Give the kernel what was sent in this turn, before its end."""
+        """Give the kernel what was sent in this turn, before the turn's end."""
         data, self._written = self._written, b""
         if data:
             self.relay(data)
 
     def flush(self) -> bool:
-        """Send what was kept; False if nothing could be sent."""
+        """Send what is in the outbox; return False if the kernel took none of it."""
         outbox, progress = self.outbox, False
         while outbox:
             try:
@@ -115,7 +115,7 @@ class Connection:
             except BlockingIOError:
                 break
             except OSError as error:
-                self._lose(error)
+                self._on_send_error(error)
                 break
             progress = True
             if sent == len(outbox[0]):
@@ -124,7 +124,7 @@ class Connection:
                 outbox[0] = outbox[0][sent:]
         return progress
 
-    def _lose(self, error: OSError) -> None:
+    def _on_send_error(self, error: OSError) -> None:
         self.error = error
         self.reactor.again(self.on_lost)
 
@@ -132,14 +132,14 @@ class Connection:
         return len(self._written) + sum(map(len, self.outbox))
 
     def unacknowledged(self) -> int:
-        """Bytes that the kernel has and the peer has not, as far as is known."""
+        """Return the bytes that the kernel has and the peer has not acknowledged (TIOCOUTQ); 0 where unknown."""
         try:
             return int(struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
         except OSError:
-            return 0  # no TCP
+            return 0  # the socket is not TCP
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the connection and drop what was not sent; do nothing where it is closed already."""
         if not self.closed:
             self.closed = True
             self._written = b""

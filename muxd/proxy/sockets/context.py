@@ -1,4 +1,4 @@
-"""What all client connections of a proxy share."""
+"""Limits and counters that all client connections of a proxy share, and the interfaces to those who answer them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,112 +15,114 @@ from .reactor import Reactor
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """Times in seconds, sizes in bytes."""
+    """Limits of one proxy; times in seconds, sizes in bytes."""
 
     max_body: int
-    buffer_memory: int  # all request bodies held at once
-    head_memory: int = 64 << 20  # all heads over 4 KiB
+    buffer_memory: int  # for all request bodies held at once
+    head_memory: int = 64 << 20  # for all heads over 4 KiB
     max_head: int = 128 * 1024
     max_clients: int = 16384
-    most_idle: int = 1024  # connections to one worker that are kept for later
-    head_timeout: float = 10.0  # a request's head, from its first byte
-    body_timeout: float = 30.0  # between two reads of a body, and for all of it beside what its bytes earn
+    most_idle: int = 1024  # idle connections to one worker that are kept for later requests
+    head_timeout: float = 10.0  # for a request's head, from its first byte
+    body_timeout: float = 30.0  # between two reads of a body, and for a whole body, beside the time that its bytes earn
     body_rate: int = 500  # bytes that earn a body another second, as in Apache's RequestReadTimeout
-    fresh_for: float = 0.2  # in which a connection without a request need not make room for another
+    fresh_for: float = 0.2  # a connection without a request is not closed for another for so long
     idle_timeout: float = 75.0  # between two requests
-    write_timeout: float = 60.0  # for a client that reads nothing at all
-    linger_timeout: float = 5.0  # for a client to take note that it is refused
+    write_timeout: float = 60.0  # a client that reads nothing for so long is closed
+    linger_timeout: float = 5.0  # for a client to read that it is refused
 
 
 class PendingResponse(Protocol):
-    """A request that is not answered at once."""
+    """A response that is still to come, to a request that is not answered at once."""
 
-    deadline: float  # when to call on_deadline, inf for never
+    deadline: float  # when on_deadline is to be called, on the monotonic clock; inf for never
 
     def on_deadline(self) -> None: ...
 
     def on_kept(self) -> None:
-        """The client does not take all that is sent."""
+        """Handle that the client does not read as fast as bytes are sent: some are kept."""
 
     def on_drained(self) -> None:
-        """The client has taken all that was sent."""
+        """Handle that the kernel has taken all that was kept."""
 
     def cut(self, refusal: Refusal) -> None:
-        """End it now, with this error where the client can still be told."""
+        """End the response now, with this error where the client can still be told."""
 
     def abandon(self, lost: int) -> None:
-        """The client is gone, and has not taken `lost` bytes of what it was sent."""
+        """Handle that the client is gone, and has not received `lost` bytes of what it was sent."""
 
     def probe(self) -> bytes:
-        """Harmless bytes that the client may be sent now, to learn whether it still listens."""
+        """Return harmless bytes that may be sent now, to learn whether the client is still there."""
 
 
 class DeliveryReport(Protocol):
-    """What is to be told of an answer."""
+    """The receiver of the word that a response was delivered."""
 
     def delivered(self, lost: int) -> None:
-        """Nothing more of it is on its way; `lost` bytes of it the client did not take.  Told once."""
+        """Note that the response is over, and that the client did not receive `lost` bytes of it.  Called once."""
 
 
 class CompleteResponse(NamedTuple):
-    """A whole answer."""
+    """A whole response, and the object to report its delivery to."""
 
     data: bytes
     receipt: DeliveryReport
 
 
 class RequestHandler(Protocol):
-    """Answers what needs no worker, and starts the journey of what does."""
+    """Answers requests that need no worker, and returns a pending response to those that do."""
 
     def answer(self, client: "Downstream", request: Request) -> CompleteResponse | PendingResponse: ...
 
     def precheck(self, address: str, head: Request) -> CompleteResponse | None:
-        """The answer to a request whose body need not be waited for."""
+        """Return the response to a request that is refused by its head alone, else None."""
 
     def reject(self, address: str, head: Request, refusal: Refusal) -> CompleteResponse:
-        """The answer to what is no usable request, of which `head` is as much as there is."""
+        """Return the response to bytes that are no usable request; `head` has as much of it as was received."""
 
 
 class Downstream(Protocol):
-    """A client's connection, as a journey sees it."""
+    """A client's connection, as a pending response sees it."""
 
     def send(self, data: bytes) -> bool: ...
 
     def relay(self, data: bytes) -> None: ...
 
-    address: str  # the peer's
+    address: str  # of the client
 
     def heed(self) -> None:
-        """The journey's deadline has changed."""
+        """Take over the pending response's deadline, which has changed."""
 
     def lighten(self, size: int) -> None:
-        """So much of a request's body is no longer held."""
+        """Note that `size` bytes of a request's body are no longer held."""
 
     def grown(self, size: int, more: int) -> None:
-        """A body has become `size` bytes, `more` of which are new; raises the Refusal where that is too much."""
+        """Note that a body has grown by `more` bytes to `size` bytes; raise Refusal where that is too much."""
 
     def again(self, callback: Callable[[], None]) -> None:
-        """Call it when others have had their turn."""
+        """Call `callback` when other connections have had their turn."""
 
     def resume(self, answer: Callable[[], "CompleteResponse | PendingResponse"]) -> None:
-        """The journey is over, and its request is answered by what `answer` returns."""
+        """Answer the request by what `answer` returns, in place of the pending response."""
 
     def answered(self, receipt: DeliveryReport, *, keep_alive: bool) -> None:
-        """All of the answer is sent, or on its way."""
+        """Note that all bytes of the response were handed to this connection, to be sent if not sent yet."""
 
     def cut(self, receipt: DeliveryReport, last: bytes = b"", *, reset: bool = False) -> None:
-        """End the connection so that the client notices that its answer is not whole."""
+        """End the connection so that the client notices that its response is not whole."""
 
 
 @dataclass(slots=True)
 class ConnectionContext:
+    """The reactor, the limits, the request handler, the memory held and the slots taken by all client connections."""
+
     reactor: Reactor
     limits: ProxyLimits
     answerer: RequestHandler
     held: int = 0  # bytes of request bodies
-    heads: int = 0  # bytes of heads that are worth counting
+    heads: int = 0  # bytes of request heads over 4 KiB
     places: ConnectionSlots = field(init=False)
-    closing: bool = False  # no further request on any connection
+    closing: bool = False  # the proxy ends: no further request is read on any connection
     _left: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -136,7 +138,7 @@ class ConnectionContext:
             self._left.set()
 
     async def empty(self) -> None:
-        """Return when no client is connected."""
+        """Wait until no client is connected."""
         while self.clients:
             self._left = trio.Event()
             await self._left.wait()

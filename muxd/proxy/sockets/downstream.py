@@ -1,15 +1,15 @@
-"""A client's connection: requests in, answers out, one at a time and in order.
+"""A client's connection: it answers requests one at a time and in order.
 
-While a request is on its way nothing is read: what a client pipelines meanwhile stays in the
-kernel, and the end of its sending shows in the event's mask.
+While a request is being answered nothing is read: requests that the client pipelines meanwhile
+stay in the kernel, and the mask of an event tells that the client has ended its sending.
 
-The deadline is that of the present state alone: whoever ends a state clears or replaces it.
+The connection's deadline belongs to its current state: the code that ends a state clears or replaces it.
 
-    bytes that the kernel does not take     write_timeout, from the last that it took
-    a request is on its way                 its journey's, or the next probe
-    an answer whose bytes wait for the      none: they are written before any deadline is looked at
-    turn's end
-    IDLE, HEAD, BODY, LINGERING             that phase's
+    state                                   deadline
+    bytes are kept in the outbox            write_timeout, from when the kernel last took some
+    a response is pending                   that of the pending response, or of the next probe
+    bytes are written at the turn's end     none: they are written before any deadline is looked at
+    IDLE, HEAD, BODY, LINGERING             that of the phase
 """
 
 import socket
@@ -29,36 +29,40 @@ from .connection import Connection
 from .context import CompleteResponse, ConnectionContext, DeliveryReport, PendingResponse
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
 
-_TURNS = 8  # reads in a row until others get their turn
+_TURNS = 8  # reads in a row until other connections get their turn
 _PROBES = 2
-_PROBE_AGAIN = 1.0  # seconds
-_LAST_CHANCE = 1.0  # seconds for a new connection to ask, when the proxy ends
+_PROBE_AGAIN = 1.0  # seconds between two probes
+_LAST_CHANCE = 1.0  # seconds for a new connection to send its request, when the proxy ends
 
 
 class Phase(Enum):
+    """What the connection is doing."""
+
     IDLE = auto()  # between two requests
-    HEAD = auto()
-    BODY = auto()
-    BUSY = auto()  # a request is on its way, or its answer is being sent
-    LEAVING = auto()  # the last answer is being sent
-    LINGERING = auto()  # it is sent; what the client still sends is thrown away
+    HEAD = auto()  # a request's head is being received, or the connection is new
+    BODY = auto()  # a request's body is being received
+    BUSY = auto()  # a request is being answered
+    LEAVING = auto()  # the last response is being sent
+    LINGERING = auto()  # the last response is sent; bytes that the client still sends are discarded
 
 
 class ClientConnection(Connection):
+    """The connection of one client, from its accept to its close."""
+
     __slots__ = (
         "_advancing",
         "_backlog",
         "_body_since",
+        "_context",
         "_ended",
-        "_front",
-        "_head_weight",
+        "_held",
+        "_held_heads",
         "_parser",
         "_probe_at",
         "_probes",
         "_reading",
         "_receipt",
         "_unread",
-        "_weight",
         "address",
         "peer",
         "pending",
@@ -66,32 +70,32 @@ class ClientConnection(Connection):
         "request",
     )
 
-    def __init__(self, front: ConnectionContext, sock: socket.socket, address: str, peer: str) -> None:
-        """`peer`: whom it counts for."""
-        super().__init__(front.reactor, sock)
-        self._front = front
+    def __init__(self, context: ConnectionContext, sock: socket.socket, address: str, peer: str) -> None:
+        """Register the accepted `sock`; `address` is the client's, `peer` the one whose slots it counts against."""
+        super().__init__(context.reactor, sock)
+        self._context = context
         self.address = address
         self.peer = peer
-        self._parser = RequestParser(front.limits.max_head, front.limits.max_body)
-        self._backlog: deque[Request] = deque()  # complete, but not their turn yet
+        self._parser = RequestParser(context.limits.max_head, context.limits.max_body)
+        self._backlog: deque[Request] = deque()  # complete requests that wait for their turn
         self._advancing = False
         self._reading = False
-        self._unread = False  # the kernel may have more for us, and will not say so again
-        self._ended = False  # the client has shut down its sending side, or closed
+        self._unread = False  # the kernel may have more bytes, for which no further edge comes
+        self._ended = False  # the client has closed its sending side, or the connection
         self._probes = 0
-        self._probe_at = inf  # the next one
-        self._weight = 0  # bytes of ours in front.held
-        self._head_weight = 0  # and in front.heads
-        self.request: Request | None = None  # the one being answered
+        self._probe_at = inf  # when the next probe is sent
+        self._held = 0  # bytes of this connection in _context.held
+        self._held_heads = 0  # bytes of this connection in _context.heads
+        self.request: Request | None = None  # the request that is being answered
         self.pending: PendingResponse | None = None
-        self._receipt: DeliveryReport | None = None  # of the last answer, while the kernel has not all of it
-        self.phase = Phase.HEAD  # the head timeout runs from the start: no one may just sit here
-        self.deadline = self.reactor.after(front.limits.head_timeout)
+        self._receipt: DeliveryReport | None = None  # of the last response, until the kernel has all of it
+        self.phase = Phase.HEAD  # so that head_timeout limits a client that sends nothing at all
+        self.deadline = self.reactor.after(context.limits.head_timeout)
         self._body_since = 0.0
-        front.places.take(self, monotonic())
+        context.places.take(self, monotonic())
         self.reactor.add(sock, self)
 
-    # What the reactor calls
+    # Called by the reactor
 
     def on_event(self, mask: int) -> None:
         if mask & BROKEN:
@@ -110,11 +114,11 @@ class ClientConnection(Connection):
 
     def on_sent(self) -> None:
         if self.pending is None:
-            self._go_on()
+            self._on_all_sent()
 
-    def _go_on(self) -> None:
-        """Everything is sent, and nothing is on its way."""
-        self._settle(0)
+    def _on_all_sent(self) -> None:
+        """Handle that the kernel has all bytes, while no response is pending."""
+        self._report_delivery(0)
         if self.phase is Phase.LEAVING:
             self._linger()
         else:
@@ -122,7 +126,7 @@ class ClientConnection(Connection):
 
     def _on_writable(self) -> None:
         if self.flush():
-            self.deadline = self.reactor.after(self._front.limits.write_timeout)
+            self.deadline = self.reactor.after(self._context.limits.write_timeout)
         if self.outbox:
             return
         self.deadline = inf
@@ -130,7 +134,7 @@ class ClientConnection(Connection):
             self.heed()
             self.pending.on_drained()
         else:
-            self._go_on()
+            self._on_all_sent()
 
     def on_deadline(self) -> None:
         if self.outbox or self.phase in (Phase.IDLE, Phase.LINGERING):
@@ -148,37 +152,38 @@ class ClientConnection(Connection):
             self.close()
 
     def heed(self) -> None:
-        """The journey's deadline is another than it was.  While something is unsent, its own deadline counts."""
+        """Take over the pending response's deadline, unless write_timeout counts, as long as bytes are kept."""
         if self.pending is not None and not self.outbox:
             self.deadline = self.reactor.at(min(self.pending.deadline, self._probe_at))
 
     def on_lost(self) -> None:
-        """The client is gone: so is its request."""
+        """Abandon the pending response, as the client is gone, and close the connection."""
         if self.pending is not None:
             pending, self.pending = self.pending, None
-            pending.abandon(self._lost())
+            pending.abandon(self._undelivered())
         self.close()
 
-    def _lost(self) -> int:
-        """Bytes that a client that is gone has not taken."""
+    def _undelivered(self) -> int:
+        """Return the bytes that were sent and that the client, now gone, has not received."""
         return self.unsent() + self.unacknowledged()
 
-    def _settle(self, lost: int) -> None:
-        """The last answer's bytes are no longer our concern."""
+    def _report_delivery(self, lost: int) -> None:
+        """Report the last response as delivered but for `lost` bytes, where that is not reported yet."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             receipt.delivered(lost)
 
-    # Is a client that has ended its sending still there?
+    # A client that has ended its sending is probed, as it may be gone
 
     def _probe(self) -> None:
-        """A FIN looks the same from a client that only ended its sending and from one that is gone.
+        """Send the client bytes without a meaning, to learn whether it is gone or has only ended its sending.
 
-        Something sent to the second comes back as a reset, which ends its request; the first
-        gets its answer.  What is sent must mean nothing: before an answer an interim response
-        (RFC 9110, 15.2), within an event stream a comment.  Sent twice: a relay between us and
-        the client learns from the first that the client is gone, and we from the second.
-        HTTP/1.0 has no interim responses: there the FIN counts as gone.
+        A FIN looks the same in both cases.  A client that is gone replies to the bytes with a
+        reset, which ends its request; a client that is still there gets its response.  The
+        bytes are an interim response (RFC 9110, 15.2) before the response, and a comment
+        within an event stream.  They are sent twice: a relay between the proxy and the client
+        learns from the first probe that the client is gone, and the proxy from the second.
+        HTTP/1.0 has no interim responses: there a FIN counts as a client that is gone.
         """
         assert self.pending is not None
         assert self.request is not None
@@ -187,7 +192,7 @@ class ClientConnection(Connection):
             self.on_lost()
             return
         if self.outbox:
-            return  # what waits there asks the same question
+            return  # the kept bytes serve as a probe
         self.send(self.pending.probe())
         self._probes += 1
         if self._probes < _PROBES:
@@ -197,7 +202,7 @@ class ClientConnection(Connection):
     def on_kept(self) -> None:
         if self.pending is not None:
             self.pending.on_kept()
-        self.deadline = self.reactor.after(self._front.limits.write_timeout)
+        self.deadline = self.reactor.after(self._context.limits.write_timeout)
 
     # Reading
 
@@ -221,10 +226,10 @@ class ClientConnection(Connection):
                 self.on_lost()
                 return
             if not size:
-                self.close()  # nothing is on its way: with a request half sent there is none
+                self.close()  # no request is being answered: one that is half sent never will be
                 return
             if size < READ_SIZE and not self._ended:
-                self._unread = False  # emptied; an edge will tell of more
+                self._unread = False  # a short read has emptied the socket: an edge comes with more bytes
             if self.phase is not Phase.LINGERING:
                 self._feed(buffer[:size])
             if not self._unread:
@@ -242,33 +247,33 @@ class ClientConnection(Connection):
             self._backlog.append(request)
             held += len(request.body)
             heads += request.head_size
-        self._weigh(held)
-        if heads or self._head_weight:
-            self._weigh_heads(heads)
-        if (held and self._front.held > self._front.limits.buffer_memory) or (
-            heads and self._front.heads > self._front.limits.head_memory
+        self._set_held(held)
+        if heads or self._held_heads:
+            self._set_held_heads(heads)
+        if (held and self._context.held > self._context.limits.buffer_memory) or (
+            heads and self._context.heads > self._context.limits.head_memory
         ):
             self._refuse(_no_memory())
             return
         self._advance()
 
-    def _weigh_heads(self, weight: int) -> None:
-        self._front.heads += weight - self._head_weight
-        self._head_weight = weight
+    def _set_held_heads(self, size: int) -> None:
+        self._context.heads += size - self._held_heads
+        self._held_heads = size
 
-    def _weigh(self, weight: int) -> None:
-        self._front.held += weight - self._weight
-        self._weight = weight
+    def _set_held(self, size: int) -> None:
+        self._context.held += size - self._held
+        self._held = size
 
     def lighten(self, size: int) -> None:
-        self._weigh(self._weight - size)
+        self._set_held(self._held - size)
 
     def grown(self, size: int, more: int) -> None:
-        limits = self._front.limits
-        self._weigh(self._weight + more)
+        limits = self._context.limits
+        self._set_held(self._held + more)
         if size > limits.max_body:
             raise Refusal.of(BodyTooLarge(f"the request's body, decompressed, exceeds {limits.max_body} bytes"))
-        if self._front.held > limits.buffer_memory:
+        if self._context.held > limits.buffer_memory:
             raise _no_memory()
 
     def again(self, callback: Callable[[], None]) -> None:
@@ -279,10 +284,13 @@ class ClientConnection(Connection):
         assert request is not None
         self._take(answer(), request)
 
-    # One request after the other
+    # Answering, one request after the other
 
     def _advance(self) -> None:
-        """Begin what can begin.  Never within itself: answers that come at once return to the loop here."""
+        """Answer the next request of the backlog, else go on to read or to close.
+
+        The call within a call does nothing: a response that comes at once is followed by the outer call's loop.
+        """
         if self._advancing or self.phase is Phase.LINGERING:
             return
         self._advancing = True
@@ -297,18 +305,18 @@ class ClientConnection(Connection):
 
     def _begin(self, request: Request) -> None:
         self.phase = Phase.BUSY
-        self._front.places.work(self)
+        self._context.places.work(self)
         self.deadline = inf
         self.request = request
         self._probes, self._probe_at = 0, inf
-        self._take(self._front.answerer.answer(self, request), request)
+        self._take(self._context.answerer.answer(self, request), request)
 
     def _take(self, answer: CompleteResponse | PendingResponse, request: Request) -> None:
         if isinstance(answer, CompleteResponse):
             self.lighten(len(request.body))
             self.send(answer.data)
             self.answered(answer.receipt, keep_alive=True)
-        elif self.request is request:  # else it was answered already
+        elif self.request is request:  # else the request was answered already
             self.pending = answer
             if answer.deadline != inf:
                 self.deadline = self.reactor.at(answer.deadline)
@@ -321,22 +329,24 @@ class ClientConnection(Connection):
         self._receipt = receipt
         if not self.outbox:
             self.deadline = inf
-        if self._head_weight:
-            self._weigh_heads(0)
-        # An HTTP/1.0 client would have to be told that the connection stays open.
+        if self._held_heads:
+            self._set_held_heads(0)
+        # The connection of an HTTP/1.0 client is closed: to keep it open takes a header, which is not sent.
         if not keep_alive or not request.keep_alive or request.http_version == "1.0":
             self._leave()
         if not self.sending():
-            self._settle(0)
+            self._report_delivery(0)
             self._advance()
 
     def _await_request(self) -> None:
-        parser, limits = self._parser, self._front.limits
+        parser, limits = self._parser, self._context.limits
         if parser.broken is not None:
             self._refuse(Refusal.of(parser.broken))
             return
         if parser.head_seen:
-            if self.phase is not Phase.BODY and (answer := self._front.answerer.precheck(self.address, parser.head())):
+            if self.phase is not Phase.BODY and (
+                answer := self._context.answerer.precheck(self.address, parser.head())
+            ):
                 self._end_with(answer)
                 return
             now = monotonic()
@@ -352,24 +362,24 @@ class ClientConnection(Connection):
             if self.phase is not Phase.HEAD:
                 self.phase = Phase.HEAD
                 self.deadline = self.reactor.after(limits.head_timeout)
-        elif self._front.closing:
+        elif self._context.closing:
             self._linger()
             return
-        elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line came, which buys no time
+        elif self.phase not in (Phase.IDLE, Phase.HEAD):  # in these an empty line extends no deadline
             self.phase = Phase.IDLE
             self.deadline = self.reactor.after(limits.idle_timeout)
-        self._front.places.rest(self, self.reactor.now)
+        self._context.places.rest(self, self.reactor.now)
         if self._unread and not self._reading:
             self.reactor.again(self._read)
 
     # The end
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what is not a usable request."""
-        self._end_with(self._front.answerer.reject(self.address, self._parser.head(), refusal))
+        """Send the refusal of bytes that are no usable request, as the last response."""
+        self._end_with(self._context.answerer.reject(self.address, self._parser.head(), refusal))
 
     def _end_with(self, answer: CompleteResponse) -> None:
-        """It is the last: no further request is read."""
+        """Send a whole response, the last one: no further request is read."""
         self._receipt = answer.receipt
         self.send(answer.data)
         self._leave()
@@ -378,7 +388,7 @@ class ClientConnection(Connection):
         self.request = self.pending = None
         self._receipt = receipt
         if reset:
-            # The answer's end is the connection's end: only a reset tells that it was not reached.
+            # The connection's end would be the response's end: only a reset tells the client that it is not whole.
             self._write()
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close()
@@ -387,28 +397,31 @@ class ClientConnection(Connection):
             self.send(last)
         self._leave()
         if not self.sending():
-            self._settle(0)
+            self._report_delivery(0)
             self._advance()
 
     def _leave(self) -> None:
         self._backlog.clear()
-        # What a client was in the midst of sending, or sent behind what cannot be read, is still to come.
+        # A client in the midst of sending, or of sending behind bytes that are no request, is likely to send more.
         self._unread = self._unread or self._parser.mid_message or self._parser.broken is not None
         self._parser.release()
-        self._weigh(0)
-        self._weigh_heads(0)
+        self._set_held(0)
+        self._set_held_heads(0)
         self.phase = Phase.LEAVING
         if not self.outbox:
             self.deadline = inf
 
     def _linger(self) -> None:
-        """Closing with unread data makes the kernel send a reset, which may overtake the answer."""
+        """Close the connection, after reading what the client may still send.
+
+        A close with unread data makes the kernel send a reset, which may overtake the response.
+        """
         if not self._unread:
             self.close()
             return
         self.phase = Phase.LINGERING
-        self._front.places.rest(self, self.reactor.now)
-        self.deadline = self.reactor.after(self._front.limits.linger_timeout)
+        self._context.places.rest(self, self.reactor.now)
+        self.deadline = self.reactor.after(self._context.limits.linger_timeout)
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -417,28 +430,28 @@ class ClientConnection(Connection):
         self.reactor.again(self._read)
 
     def make_room(self) -> None:
-        """Another needs the place; who is in the midst of a request is told, if that is possible at once."""
+        """Close the connection, whose slot another needs, after refusing a request that has arrived in part."""
         if self.phase in (Phase.HEAD, Phase.BODY) and self._parser.mid_message:
             message = "the proxy has no place left for a request that is so long in coming: send it again"
             self._refuse(Refusal(UNAVAILABLE, "too_many_connections", message, retry_after=1))
             self._write()
-            self._settle(self.unsent())
+            self._report_delivery(self.unsent())
         self.close()
 
     def retire(self) -> None:
-        """The proxy ends: close now if nothing is on its way, else after the answer.
+        """Close the connection, as the proxy ends: now if no request is being answered, else after the response.
 
-        A connection that has not asked for anything yet may be about to: it gets a moment.
+        A new connection gets `_LAST_CHANCE` seconds, as its first request may just be coming.
         """
         if self.phase is Phase.IDLE:
-            self._read()  # what has arrived is not lost
+            self._read()  # a request that has arrived is answered
             if self.phase is Phase.IDLE:
                 self.close()
         elif self.phase is Phase.HEAD and not self._parser.mid_message:
             self.deadline = self.reactor.at(min(self.deadline, monotonic() + _LAST_CHANCE))
 
     def expel(self, refusal: Refusal) -> None:
-        """The proxy ends now."""
+        """End the pending response with `refusal`, or close the connection, as the proxy ends now."""
         if self.pending is not None:
             self.pending.cut(refusal)
         else:
@@ -446,13 +459,13 @@ class ClientConnection(Connection):
 
     def close(self) -> None:
         if not self.closed:
-            self._front.client_left(self)
+            self._context.client_left(self)
             self._parser.release()
             self._backlog.clear()
-            self._weigh(0)
-            self._weigh_heads(0)
+            self._set_held(0)
+            self._set_held_heads(0)
             if self._receipt is not None:
-                self._settle(self._lost())
+                self._report_delivery(self._undelivered())
         super().close()
 
 

@@ -1,9 +1,9 @@
-"""The proxy's main loop: our epoll is the host, trio its guest.
+"""The proxy's main loop: the reactor is the host, and trio is its guest.
 
-A cycle of trio's own loop costs 15 to 40 us, as much as all that is done for one event of a
+A cycle of trio's own loop costs 15 to 40 us, as much as all the work for one event of a
 stream.  As a guest (trio.lowlevel.start_guest_run) trio waits in a thread of its own, and
-costs nothing until one of its tasks has something to do; all of its tasks still run in the
-thread that runs everything else here, so nothing needs a lock.
+costs nothing until one of its tasks has something to do.  All trio tasks still run in the
+thread of the reactor, so nothing needs a lock.
 """
 
 import gc
@@ -20,14 +20,14 @@ from .reactor import Reactor
 
 T = TypeVar("T")
 
-_DESCRIPTORS = 16384  # the kernel's table of them is made for so many at once
+_DESCRIPTORS = 16384  # the kernel's descriptor table is grown to so many at the start
 
 
 def run_with_trio_guest(main: Callable[[Reactor], Awaitable[T]]) -> T:
-    """Run `main` as trio.run would, on a reactor that turns meanwhile; what it raises is raised."""
+    """Run `main` as trio.run would, on a reactor that turns meanwhile; return or raise what `main` does."""
     _grow_descriptor_table()
     gc.collect()
-    gc.freeze()  # modules live as long as the process: to look through them again stops every stream for 5 to 20 ms
+    gc.freeze()  # modules live as long as the process: to collect among them stops every stream for 5 to 20 ms
     reactor = Reactor()
     ended: list[outcome.Outcome[T]] = []
     try:
@@ -41,7 +41,10 @@ def run_with_trio_guest(main: Callable[[Reactor], Awaitable[T]]) -> T:
 
 
 def _grow_descriptor_table() -> None:
-    """In a process with threads each doubling of that table waits for RCU: 7 to 14 ms in which nothing moves."""
+    """Grow the kernel's table of descriptors now, to its final size.
+
+    In a process with threads each doubling of the table waits for RCU: that stops the process for 7 to 14 ms.
+    """
     highest = min(_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]) - 1
     with suppress(OSError):
         os.close(os.dup2(0, highest))

@@ -1,4 +1,4 @@
-"""Accepts clients."""
+"""The listening sockets on which the proxy accepts clients."""
 
 import errno
 import logging
@@ -17,26 +17,26 @@ from .downstream import ClientConnection
 
 log = logging.getLogger(__name__)
 
-NOTHING = Request("", b"", [], b"", "1.1", False)  # what was read of a client that is turned away at the door
-_TURNS = 64  # clients accepted in a row until others get their turn
-_PAUSE = 0.1  # seconds until the next attempt when there are no descriptors or no memory left
+NOTHING = Request("", b"", [], b"", "1.1", False)  # for a client that is refused before anything is read
+_TURNS = 64  # clients that are accepted in a row until other handlers get their turn
+_PAUSE = 0.1  # seconds until the next attempt where no descriptors or no memory are left
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 60, 15, 4  # seconds, seconds, count
 
 
 class Listener:
-    """A listening socket, given bound; closing it ends nobody's connection."""
+    """A listening socket, bound by the caller; `close` ends no client's connection."""
 
-    def __init__(self, front: ConnectionContext, sock: socket.socket) -> None:
+    def __init__(self, context: ConnectionContext, sock: socket.socket) -> None:
         self.deadline = inf
-        self._front = front
+        self._context = context
         self._sock = sock
         self._open = True
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            _tune(sock)
-        front.reactor.add(sock, self)
-        front.reactor.again(self._accept)  # who came before it was registered makes no edge
+            _set_client_options(sock)
+        context.reactor.add(sock, self)
+        context.reactor.again(self._accept)  # a client that connected before the socket was registered makes no edge
 
     def on_event(self, mask: int) -> None:
         self._accept()
@@ -55,24 +55,24 @@ class Listener:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     log.warning("cannot accept a connection: %s", error.strerror)
-                    self.deadline = self._front.reactor.after(_PAUSE)
+                    self.deadline = self._context.reactor.after(_PAUSE)
                     return
                 continue  # that client is gone already (accept(2), "Error handling")
             self._admit(sock, address)
-        self._front.reactor.again(self._accept)
+        self._context.reactor.again(self._accept)
 
     def _admit(self, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
-        shown = _shown(address)
-        peer = peer_of(shown)
-        if self._front.places.make_room(peer, monotonic()):
-            ClientConnection(self._front, sock, shown, peer)
+        client_address = _address_text(address)
+        peer = peer_of(client_address)
+        if self._context.places.make_room(peer, monotonic()):
+            ClientConnection(self._context, sock, client_address, peer)
             return
         error = TooManyConnections(
             "the proxy has as many connections as it may, or as this address may: try again later"
         )
         refusal = Refusal(error.status, error.code, error.message, retry_after=1)
-        data, receipt = self._front.answerer.reject(shown, NOTHING, refusal)
+        data, receipt = self._context.answerer.reject(client_address, NOTHING, refusal)
         sent = 0
         with suppress(OSError):
             sent = sock.send(data)
@@ -83,16 +83,19 @@ class Listener:
         if self._open:
             self._open = False
             self.deadline = inf
-            self._front.reactor.close(self._sock)
+            self._context.reactor.close(self._sock)
 
 
-def _shown(address: object) -> str:
+def _address_text(address: object) -> str:
     return str(address[0]) if isinstance(address, tuple) else "unix"
 
 
-def _tune(sock: socket.socket) -> None:
-    """On Linux what is accepted inherits these, which saves four calls per connection."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an event must not wait for the ACK of the last
+def _set_client_options(sock: socket.socket) -> None:
+    """Set the options of clients' sockets on the listening socket.
+
+    On Linux accepted sockets inherit them, which saves four system calls per connection.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an event must not wait for the ACK of the one before
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_INTERVAL)

@@ -1,4 +1,4 @@
-"""The connections to one worker that are idle, and new ones."""
+"""Pool of the connections to one worker."""
 
 import socket
 from errno import EINPROGRESS
@@ -9,13 +9,16 @@ from .upstream import Upstream
 
 
 class Pool:
-    """Connections to one worker, last used first: the rest may run into the worker's idle timeout."""
+    """The idle connections to one worker.
+
+    The one used last is taken first, so that surplus connections run into the worker's idle timeout.
+    """
 
     def __init__(self, reactor: Reactor, url: str, most_idle: int = 1024) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # muxd gives addresses, not names
-        self.family, self.address = found[0][0], found[0][4]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # an address, not a name
+        self.family, self.address = addresses[0][0], addresses[0][4]
         self.reactor = reactor
         self.url = url
         self.authority = parts.netloc.encode()
@@ -27,11 +30,11 @@ class Pool:
         return len(self._idle)
 
     def take(self) -> Upstream | None:
-        """An idle connection."""
+        """Return an idle connection; None where there is none."""
         return self._idle.popitem()[0] if self._idle else None
 
     def connect(self) -> Upstream:
-        """A new connection, perhaps not yet established; raises OSError."""
+        """Return a new connection, which may not be established yet; raise OSError."""
         sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -53,7 +56,7 @@ class Pool:
         self._idle.pop(upstream, None)
 
     def close(self) -> None:
-        """Close what is idle now, and later what becomes idle."""
+        """Close the idle connections now, and the others as soon as they become idle."""
         self._open = False
         while self._idle:
             self._idle.popitem()[0].close()

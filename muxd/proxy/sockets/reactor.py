@@ -1,4 +1,4 @@
-"""One epoll for all of the proxy's sockets, and the deadlines.
+"""The reactor: one epoll for all of the proxy's sockets, and their deadlines.
 
 Theory of operation
 -------------------
@@ -13,11 +13,11 @@ leave in one packet.  The clock is read once a turn.
 
 Deadlines are attributes of the handlers, swept every 50 ms: setting one costs a store and no timer.  The few that must
 be exact are `Alarm`s.  A deadline waits behind the events of its moment, since the very bytes that it waits for may be
-among them, but not for ever (`_MOST_PUT_OFF`).
+among them, but no longer than for `_MOST_PUT_OFF` turns.
 
-Nothing in a callback may block or await.  An exception in one is a bug, and ends the proxy: muxd starts it again.
+A callback may not block or await.  An exception in a callback is a bug, and ends the proxy: muxd starts it again.
 
-trio runs as the guest of this loop (`event_loop`), for what is not in the data path: leases, metrics, logs.
+trio runs as the guest of the reactor (`event_loop`), for work outside the data path: leases, metrics, logs.
 """
 
 import os
@@ -29,21 +29,21 @@ from math import inf
 from time import monotonic
 from typing import Protocol
 
-ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # at least one direction is over
-BROKEN = select.EPOLLHUP | select.EPOLLERR  # both are
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # at least one direction of the connection is closed
+BROKEN = select.EPOLLHUP | select.EPOLLERR  # both directions are closed
 READABLE = select.EPOLLIN | ENDED
 WRITABLE = select.EPOLLOUT
 
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_BATCH = 32  # events per epoll_wait, whose answers are written together: more would make the first wait too long
-_MOST_PUT_OFF = 64  # batches of events that go before a deadline
+_BATCH = 32  # events per turn, whose writes are made together: with more events the first would wait too long
+_MOST_PUT_OFF = 64  # full batches of events that are handled before a deadline that is due
 _SWEEP = 0.05  # seconds: how late a deadline may be noticed
 
 READ_SIZE = 128 * 1024
 
 
 class Handler(Protocol):
-    """What can be registered.  `deadline` is on the monotonic clock, inf for none."""
+    """What can be registered with the reactor.  `deadline` is on the monotonic clock, inf for none."""
 
     deadline: float
 
@@ -55,11 +55,13 @@ class Handler(Protocol):
 
 
 class Sender(Protocol):
+    """What can ask to write at the end of a turn."""
+
     def write(self) -> None: ...
 
 
 class Alarm:
-    """A time to be called at, kept to the millisecond; there are few, and each lives as long as the reactor."""
+    """A callback at a time, exact to the millisecond; there are few alarms, and each lives as long as the reactor."""
 
     __slots__ = ("_callback", "_reactor", "deadline")
 
@@ -70,7 +72,7 @@ class Alarm:
         reactor.watch(self)
 
     def set(self, seconds: float) -> None:
-        """Call the callback so far from now; a second call moves it."""
+        """Have the callback called in `seconds` seconds, in place of the time set before."""
         self.deadline = monotonic() + seconds
         self._reactor.alarm_at(self.deadline)
 
@@ -87,38 +89,38 @@ class Alarm:
 
 
 class Reactor:
-    """Does nothing by itself: `turn` it."""
+    """The loop around one epoll; the owner calls `turn` again and again."""
 
     def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(READ_SIZE))  # one for everybody: nothing in it outlives a callback
-        self.now = monotonic()  # when this turn began
+        self.buffer = memoryview(bytearray(READ_SIZE))  # shared: its content is valid within one callback
+        self.now = monotonic()  # when this turn's events were returned, on the monotonic clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._alarms: list[Alarm] = []
         self._again: list[Callable[[], None]] = []
-        self._soon: deque[Callable[[], object]] = deque()  # appended to by other threads
+        self._soon: deque[Callable[[], object]] = deque()  # other threads append to it
         self._closing: list[socket.socket] = []
         self._unsent: list[Sender] = []
-        self._put_off = 0  # turns for which deadlines wait already
+        self._put_off = 0  # turns for which deadlines have been put off
         self._turning = False
         self._next_sweep = inf
         self._last_sweep = 0.0
         self._next_alarm = inf
-        self._due = inf  # when the next of both is
+        self._due = inf  # the earlier one of the next sweep and the next alarm
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
 
-    # For the handlers
+    # Called by the handlers
 
     def add(self, sock: socket.socket, handler: Handler) -> None:
         self._handlers[sock.fileno()] = handler
         self._epoll.register(sock.fileno(), _EDGES)
 
     def close(self, sock: socket.socket) -> None:
-        """Forget and close it.
+        """Unregister and close the socket.
 
-        Within a batch of events it is closed after the batch: a new socket could get the
-        same number, and its handler the old one's events.
+        Within a turn the socket is closed only at the turn's end: else a new socket could get
+        the same descriptor, and its handler the events of the closed one.
         """
         del self._handlers[sock.fileno()]
         self._epoll.unregister(sock.fileno())
@@ -128,19 +130,19 @@ class Reactor:
             sock.close()
 
     def again(self, callback: Callable[[], None]) -> None:
-        """Call it after the other events: who asks stopped only to let others have a turn."""
+        """Have `callback` called after this turn's events; where another callback asks, in the next turn."""
         self._again.append(callback)
         if not self._turning:
             self._rouse()
 
     def unsent(self, sender: Sender) -> None:
-        """Have it write at the end of this turn."""
+        """Have `sender.write` called at the end of this turn."""
         self._unsent.append(sender)
         if not self._turning:
             self._rouse()
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call it in the next turn; may be called from any thread."""
+        """Have `callback` called within a turn; this method may be called from any thread."""
         self._soon.append(callback)
         self._rouse()
 
@@ -153,21 +155,28 @@ class Reactor:
     def alarm_at(self, at: float) -> None:
         if at < self._next_alarm:
             self._next_alarm = at
-            self._reckon()
+            self._set_due()
 
     def after(self, seconds: float) -> float:
-        """The deadline so far from now, to be set on a handler."""
+        """Return the deadline that is `seconds` seconds from now, to be set on a handler."""
         return self.at(monotonic() + seconds)
 
     def at(self, at: float) -> float:
-        """This deadline, to be set on a handler: one not asked for here or by `after` may be missed."""
+        """Return the deadline `at`, to be set on a handler, after making sure that a sweep comes in time for it.
+
+        A deadline that was not made by `at` or `after` may be missed.
+        """
         if at < self._next_sweep:
             self._next_sweep = at
-            self._reckon()
+            self._set_due()
         return at
 
-    def _reckon(self) -> None:
-        """A sweep scans everything, so not often: 50 us for 1000 connections; a timer for each request costs more."""
+    def _set_due(self) -> None:
+        """Set the time at which alarms or deadlines are looked at next.
+
+        A sweep looks at all handlers, so it comes at most every 50 ms: it takes 50 us for 1000 connections.  A timer
+        for each request would cost more.
+        """
         self._due = min(self._next_alarm, max(self._next_sweep, self._last_sweep + _SWEEP))
         if not self._turning:
             self._rouse()
@@ -175,20 +184,20 @@ class Reactor:
     def handlers(self) -> list[Handler]:
         return list(self._handlers.values())
 
-    # For the host
+    # Called by the main loop
 
     def fileno(self) -> int:
-        """Readable when there is something to do before `patience` is over."""
+        """Return the epoll's descriptor, which is readable when there is something to do before `patience` is over."""
         return self._epoll.fileno()
 
     def patience(self) -> float:
-        """Seconds until there is something to do even if nothing happens; inf for never."""
+        """Return the seconds until something is due without any event; inf for never."""
         if self._again or self._soon or self._unsent:
             return 0.0
         return inf if self._due == inf else max(0.0, self._due - monotonic())
 
     def turn(self, patience: float | None = None) -> None:
-        """Wait for events, at most `patience` seconds or `patience()`, and call everything that is due."""
+        """Wait for events, at most `patience` seconds or `patience()`, and call the handlers and callbacks due."""
         if patience is None and (wait := self.patience()) != inf:
             patience = wait
         events = self._epoll.poll(patience, _BATCH)
@@ -200,16 +209,16 @@ class Reactor:
             if handler is not None:
                 handler.on_event(mask)
         if self._again or self._soon:
-            self._call()
+            self._run_callbacks()
         self._write()
         if self._due <= now:
-            self._expire_in_time(now, more=len(events) == _BATCH)
+            self._expire_or_put_off(now, more=len(events) == _BATCH)
         self._turning = False
         while self._closing:
             self._closing.pop().close()
 
-    def _call(self) -> None:
-        """What asked for it before now; what asks meanwhile has its turn with the next events."""
+    def _run_callbacks(self) -> None:
+        """Call the callbacks registered so far; those registered meanwhile are called in the next turn."""
         again, self._again = self._again, []
         for callback in again:
             callback()
@@ -222,10 +231,11 @@ class Reactor:
             for sender in unsent:
                 sender.write()
 
-    def _expire_in_time(self, now: float, *, more: bool) -> None:
-        """After the events and the writes, so that nobody is judged late by what has come or been answered already.
+    def _expire_or_put_off(self, now: float, *, more: bool) -> None:
+        """Handle deadlines that are over, unless further events may wait.
 
-        `more`: further events wait, after a stall of the process perhaps many.
+        This comes after the turn's events and writes, so that no deadline is taken for missed whose bytes have arrived
+        or were sent already.  `more` says that further events may wait, perhaps many after a stall of the process.
         """
         if more and self._put_off < _MOST_PUT_OFF:
             self._put_off += 1
@@ -243,11 +253,11 @@ class Reactor:
             self._next_alarm = min(self._next_alarm, min(alarm.deadline for alarm in self._alarms))
         if self._next_sweep <= now and self._last_sweep + _SWEEP <= now:
             self._sweep(now)
-        self._reckon()
+        self._set_due()
 
     def _sweep(self, now: float) -> None:
         self._last_sweep = now
-        self._next_sweep = inf  # until the scan is through: deadlines that are set meanwhile count by themselves
+        self._next_sweep = inf  # `at` lowers it for deadlines that are set during the sweep
         for handler in self.handlers():
             if handler.deadline <= now:
                 handler.deadline = inf
@@ -255,11 +265,11 @@ class Reactor:
         self._next_sweep = min(self._next_sweep, min((h.deadline for h in self._handlers.values()), default=inf))
 
     def close_all(self) -> None:
-        """Close everything that is registered."""
+        """Close all registered handlers."""
         for handler in self.handlers():
             handler.close()
 
     def shut(self) -> None:
-        """The end; nothing may be registered any more."""
+        """Close the epoll; nothing may be registered after this."""
         self._epoll.close()
         os.close(self._wake)

@@ -1,4 +1,4 @@
-"""Answers that cannot pass as they come: for HTTP/1.0 clients, and for those who were sent a head already."""
+"""Conversion of workers' responses for HTTP/1.0 clients, and for clients that were sent a head already."""
 
 from typing import Any
 
@@ -13,15 +13,18 @@ _DROPPED = (b"transfer-encoding:", b"connection:", b"keep-alive:", b"trailer:")
 
 
 class _Pieces(list[bytes]):
-    """What a parser has found of a body; apart from who has the parser, else they were a cycle and stayed."""
+    """The pieces of a body that a parser has found.
+
+    The parser calls this object and not the decoder that owns the parser: they would be a cycle, and stay in memory.
+    """
 
     on_body = list.append
 
 
 class ChunkDecoder:
-    """For HTTP/1.0, which does not know chunks: the body bare, ended by the connection's end.
+    """Converts a response for an HTTP/1.0 client, which does not know chunks.
 
-    Feed it a worker's answer as received; it returns what such a client can read.
+    The body is sent without framing, and ends with the connection.  `feed` it the worker's response as received.
     """
 
     def __init__(self) -> None:
@@ -30,26 +33,29 @@ class ChunkDecoder:
         self._in_body = False
 
     def feed(self, raw: bytes) -> bytes:
-        """`raw` starts with the whole head at the first call; the caller knows that it parses."""
-        body = self._bare(raw)
+        """Return what the client is sent for `raw`.
+
+        At the first call `raw` has to begin with the whole head; the caller has checked that the response parses.
+        """
+        body = self._decode(raw)
         if self._in_body:
             return body
         self._in_body = True
-        return self._bare_head(raw.partition(b"\r\n\r\n")[0]) + body
+        return self._unchunked_head(raw.partition(b"\r\n\r\n")[0]) + body
 
-    def _bare(self, raw: bytes) -> bytes:
+    def _decode(self, raw: bytes) -> bytes:
         self._parser.feed_data(raw)
         body = b"".join(self._body)
         self._body.clear()
         return body
 
-    def _bare_head(self, head: bytes) -> bytes:
+    def _unchunked_head(self, head: bytes) -> bytes:
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(_DROPPED)]
         return b"\r\n".join([*lines, b"Connection: close", b"", b""])
 
 
 class ChunkReencoder(ChunkDecoder):
-    """For a client whose stream has begun before its worker answered: the body alone, in chunks."""
+    """Converts a response for a client whose stream began before the worker responded: the body alone, in chunks."""
 
     def __init__(self, stream: StreamFormat) -> None:
         super().__init__()
@@ -57,7 +63,7 @@ class ChunkReencoder(ChunkDecoder):
         self._tail = stream.ends[0]
 
     def feed(self, raw: bytes) -> bytes:
-        body = self._bare(raw)
+        body = self._decode(raw)
         if not body:
             return b""
         self._tail = (self._tail + body[-4:])[-4:]
@@ -68,7 +74,7 @@ class ChunkReencoder(ChunkDecoder):
 
 
 class BodyBuffer(ChunkDecoder):
-    """For an answer that such a client cannot be given as it is: its body, kept up to a limit."""
+    """Keeps a response's body, up to a limit, for a client whose stream began and that cannot be sent it as it is."""
 
     MOST = 64 * 1024
 
@@ -77,11 +83,11 @@ class BodyBuffer(ChunkDecoder):
         self._kept = b""
 
     def feed(self, raw: bytes) -> bytes:
-        self._kept = (self._kept + self._bare(raw))[: self.MOST]
+        self._kept = (self._kept + self._decode(raw))[: self.MOST]
         return b""
 
     def as_part(self, stream: StreamFormat, status: int) -> bytes:
-        """The whole of it as a part of a stream: what it says where it is a success, else an error."""
+        """Return the kept body as a part of a stream: as it is where the response was a success, else as an error."""
         body = self._kept.strip()
         if status < 300 and len(body) < self.MOST:
             return stream.says(body)
@@ -89,7 +95,7 @@ class BodyBuffer(ChunkDecoder):
 
 
 class Collector(ChunkDecoder):
-    """For an answer that the client is told in other words: its body."""
+    """Keeps a response's whole body, for a client that is sent another one made from it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +103,7 @@ class Collector(ChunkDecoder):
         self._pieces: list[bytes] = []
 
     def feed(self, raw: bytes) -> bytes:
-        piece = self._bare(raw)
+        piece = self._decode(raw)
         self._pieces.append(piece)
         self.size += len(piece)
         return b""
@@ -107,18 +113,18 @@ class Collector(ChunkDecoder):
 
 
 def error_of(body: bytes, status: int) -> dict[str, Any]:
-    """OpenAI's object, of what another server made of it."""
+    """Return OpenAI's error object, made from the body of an error response of another server."""
     try:
-        said = msgspec.json.decode(body)
+        decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        said = {"message": body.decode("utf-8", "replace")}
-    error = said.get("error")
+        decoded = None
+    if not isinstance(decoded, dict):
+        decoded = {"message": body.decode("utf-8", "replace")}
+    error = decoded.get("error")
     if isinstance(error, dict) and "message" in error:
         return error
     if isinstance(error, str):
-        error = {"message": error}  # Ollama's
+        error = {"message": error}  # as Ollama writes it
     elif not isinstance(error, dict):
-        error = {key: said[key] for key in ("message", "type", "param", "code") if key in said}
+        error = {key: decoded[key] for key in ("message", "type", "param", "code") if key in decoded}
     return {"message": f"the model answered with status {status}", "type": "server_error", "code": status} | error

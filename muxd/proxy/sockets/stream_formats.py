@@ -1,4 +1,4 @@
-"""The kinds of streams that workers answer with, where their parts end, and how to say something in their midst."""
+"""The formats of streams that workers respond with: where their parts end, and how to insert a part of the proxy's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,22 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class StreamFormat:
-    """`ends`: what a part ends with; `chunk_ends`: and a chunk that ends with one."""
+    """One format: `ends` are what a part can end with, `chunk_ends` what a chunk can end with that ends a part."""
 
     ends: tuple[bytes, ...]
     chunk_ends: tuple[bytes, ...]
 
     def says(self, body: bytes) -> bytes:
-        """A whole answer as a part of the stream."""
+        """Return `body`, that of a whole response, as a part of the stream."""
         raise NotImplementedError
 
     def error(self, error: dict[str, Any]) -> bytes:
-        """The last part of a stream that breaks off; `error` is OpenAI's object."""
+        """Return the last part of a stream that breaks off; `error` is OpenAI's object."""
         raise NotImplementedError
 
     @property
     def nothing(self) -> bytes:
-        """What clients pass over in front of the first part."""
+        """Return bytes that clients ignore in front of the first part."""
         raise NotImplementedError
 
 
@@ -32,7 +32,7 @@ class _Events(StreamFormat):
         return b"".join(b"data: %b\n" % line for line in body.splitlines()) + b"\n"
 
     def error(self, error: dict[str, Any]) -> bytes:
-        """OpenAI's client looks for "error" in the data, Anthropic's for the event's name and type."""
+        """Return an event for OpenAI's client, which looks for "error", and Anthropic's: that reads name and type."""
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
 
     @property
@@ -45,24 +45,24 @@ class _Lines(StreamFormat):
         return b" ".join(body.splitlines()) + b"\n" if body else b""
 
     def error(self, error: dict[str, Any]) -> bytes:
-        """Ollama's clients look for a line with "error"."""
+        """Return a line with the member "error", which Ollama's clients look for."""
         return msgspec.json.encode({"error": str(error["message"])}) + b"\n"
 
     @property
     def nothing(self) -> bytes:
-        return b" "  # in front of an object, where there is another: to a client an empty line is a broken one
+        return b" "  # in front of the next object: to Ollama's clients an empty line would be broken JSON
 
 
 #: Server-sent events.
 EVENTS = _Events((b"\n\n", b"\r\n\r\n"), (b"\n\n\r\n", b"\r\n\r\n\r\n"))
 
-#: One JSON object a line, Ollama's.
+#: Ollama's streams: one JSON object a line.
 LINES = _Lines((b"\n",), (b"\n\r\n",))
 
 
 def kind_of(head: bytes) -> StreamFormat | None:
-    """By the content type in an answer's head, in lower case."""
-    at = head.find(b"\r\ncontent-type: ")  # `in` makes an exception first, which is thrown away: twice the time
+    """Return the format that a response's head, in lower case, names as its content type; None for no stream."""
+    at = head.find(b"\r\ncontent-type: ")  # `in` takes twice the time: it makes an exception first, and throws it away
     if at < 0:
         return None
     at += len(b"\r\ncontent-type: ")
