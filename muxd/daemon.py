@@ -1,8 +1,9 @@
-"""`muxd start`: puts the rooms together, keeps them running, and takes them down in order.
+"""`muxd start`: builds the parts of muxd, keeps them running, and ends them in order.
 
-Up: the control socket is claimed (one muxd per socket), what an earlier muxd left is
-swept, then the supervisor, the control API and the proxy run; now systemd is told.
-Down: requests in flight finish, workers stop, then the proxy, then the rest.
+On the way up muxd claims the control socket (one muxd per socket), sweeps the processes
+that an earlier muxd left, starts the supervisor, the control API and the proxy, and then
+tells systemd that it is ready.  On the way down requests in flight finish, the workers
+stop, then the proxy, then the rest.
 """
 
 import logging
@@ -38,20 +39,21 @@ from .workers import WorkerContext, remove_left_outside
 log = logging.getLogger(__name__)
 
 
-#: What survives SIGKILL for so long keeps muxd from starting: it may hold the GPU.
+#: Seconds that the sweep waits for processes to end.  A process that survives SIGKILL for longer keeps muxd from
+#: starting, because it may hold a GPU.
 SWEEP_TIMEOUT = 30.0
 
-#: Seconds between looks at the control socket's file.
+#: Seconds between two checks that the control socket's file still exists.
 SOCKET_INTERVAL = 2.0
 
 
 async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None:
-    """Until a shutdown is asked for, by signal or by the control socket.  Raises MuxdError.
+    """Run muxd until a signal or a request at the control socket shuts it down.  Raises MuxdError.
 
     `reread` reads the configuration again, for a reload.
     """
     daemon = config.daemon
-    anybody = daemon.others == "read" or config.proxy.user is not None  # may connect; rights are another matter
+    anybody = daemon.others == "read" or config.proxy.user is not None  # all may connect; Rights decides the rest
     claimed = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
     try:
         lock = _claim_folders(daemon)
@@ -64,10 +66,13 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None
 
 
 def _claim_folders(daemon: Daemon) -> int:
-    """Make them, and lock the state: a muxd at another socket may have it, whose workers are not ours to sweep."""
+    """Make state_dir and log_dir, and return the lock on the state; raises CannotStart, AlreadyRunning.
+
+    The lock keeps this muxd from sweeping the workers of a muxd that has another socket but the same state_dir.
+    """
     try:
         claim_folder(daemon.state_dir, "state_dir", others_may=0)
-        claim_folder(daemon.log_dir, "log_dir", others_may=0o020)  # who collects logs may be in its group
+        claim_folder(daemon.log_dir, "log_dir", others_may=0o020)  # a log collector may be in the folder's group
         for name in ("children", "workers"):
             make_folder(daemon.state_dir / name)
         return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
@@ -121,9 +126,9 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
 
 
 async def _sweep(children: Children, state: StateFile, left: SavedState, models: set[str]) -> None:
-    """End whatever an earlier muxd left running: there is never a second copy of anything.
+    """End every process that an earlier muxd left running, so that no model and no proxy ever runs twice.
 
-    Of its state, what an operator stopped is kept.
+    Of the earlier muxd's state only the list of models that an operator stopped is kept.
     """
     records = [worker.child for worker in left.workers.values()]
     records += [left.proxy] if left.proxy is not None else []
@@ -133,7 +138,7 @@ async def _sweep(children: Children, state: StateFile, left: SavedState, models:
         if worker.call is not None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
         remove_left_outside(worker)
-    shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also what no record names
+    shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also folders that no record names
     make_folder(state.path.parent / "workers")
     state.state = SavedState(stopped=[name for name in left.stopped if name in models])
     state.save()
@@ -142,10 +147,10 @@ async def _sweep(children: Children, state: StateFile, left: SavedState, models:
 async def _hear_signals(
     supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """SIGHUP reads the configuration again; SIGTERM and SIGINT shut down, a second one at once."""
+    """Reload on SIGHUP, and shut down on SIGTERM and SIGINT: the first lets requests finish, the second does not."""
     watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with trio.open_signal_receiver(*watched) as signals:
-        async with trio.open_nursery() as reloads:  # on a slow disk one must not keep other signals from being heard
+        async with trio.open_nursery() as reloads:  # a reload from a slow disk must not delay other signals
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
@@ -164,7 +169,10 @@ async def _reload(supervisor: Supervisor) -> None:
 
 
 async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: Rights, nursery: trio.Nursery) -> None:
-    """Somebody may remove its file: without it no model could be switched or loaded any more."""
+    """Make the control socket again whenever its file was removed.
+
+    Without the file no proxy and no operator could connect, and so no model could be switched or loaded any more.
+    """
     said = ""
     while True:
         await next_tick(SOCKET_INTERVAL)
@@ -180,7 +188,7 @@ async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: R
 
 
 async def _tell_systemd(notifier: Notifier) -> None:
-    """Feed the watchdog from the loop that must not block."""
+    """Feed systemd's watchdog, from the same trio loop that the watchdog is to find blocked."""
     if notifier.watchdog_interval is None:
         return
     while True:

@@ -1,8 +1,8 @@
-"""The demo: two simulated models on one pretend GPU, and somebody who asks them in turn.
+"""The demo: two simulated models on one pretend GPU, and a client that asks them in turn.
 
-`muxd start --demo` runs them until it is stopped; `make demo` (`python -m muxd.demo`)
-also asks both through the proxy, shows what muxd says, stops everything, and fails if
-anything went wrong.
+`muxd start --demo` runs the models until it is stopped.  `make demo` (`python -m muxd.demo`)
+also sends requests to both through the proxy, prints muxd's output, stops everything, and
+fails if anything went wrong.
 """
 
 import json
@@ -43,14 +43,13 @@ memory = {{ weights = "40GiB", kv = "16GiB", overhead = "2GiB" }}
 simulation = {{ load_time = "4s", sleep_time = "200ms", wake_time = "900ms", release_lag = "100ms" }}
 """
 
-#: No request of the demo takes longer, model loads included, unless something is wrong.
+#: Seconds that a request of the demo may take, a model's load included.
 PATIENCE = 40.0
 
-
-#: Where the proxy listens unless another port is asked for.
+#: The port that the proxy listens at by default.
 PORT = 30100
 
-#: How the name of its folder begins, below the one for temporary files: muxctl looks for it there.
+#: The prefix of the demo's folder among the temporary files, by which muxctl finds the folder.
 FOLDER = "muxd-demo-"
 
 
@@ -93,7 +92,7 @@ def _tour(proxy: str, control: Path) -> None:
 
 
 def ask(proxy: str, model: str, *, stream: bool) -> str:
-    """One chat completion through the proxy, with nothing but the standard library."""
+    """Return the text of one chat completion, asked through the proxy with the standard library alone."""
     say(f'$ curl {proxy}/v1/chat/completions -d \'{{"model": "{model}", "stream": {json.dumps(stream)}, ...}}\'')
     messages = [{"role": "user", "content": "Who are you?"}]
     body = {"model": model, "stream": stream, "max_tokens": 12, "messages": messages}
@@ -121,7 +120,7 @@ def say(text: str) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a TCP port of 127.0.0.1 at which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""Which GPUs there are and how much memory of them is taken: NVML, the simulator's ledger, or nothing to ask.
+"""The GPUs of this host and how much of their memory is used, by NVML, by the simulator's ledger, or by nothing.
 
-The one seam to the hardware.  Readings are of whole devices: per-process figures are
-missing in containers.
+This module is the only seam to the hardware.  A reading is of the whole device: NVML gives
+no figures per process in containers.
 """
 
 import logging
@@ -24,30 +24,30 @@ from .threads import in_thread
 
 log = logging.getLogger(__name__)
 
-#: A lost GPU can hang an NVML call for good; the thread that makes it is then abandoned.
+#: Seconds that an NVML call may take.  A lost GPU can hang a call for good; its thread is then abandoned.
 NVML_TIMEOUT = 5.0
 
-#: How many pretend GPUs have a UUID.
+#: The number of pretend GPUs that have a UUID.
 SIMULATED = 64
 
-#: Readings that differ by less are the same: contexts of other processes come and go.
+#: Bytes: readings that differ by less count as equal, because contexts of other processes come and go.
 NOISE = 64 << 20
 
 
 class CannotAsk(Exception):
-    """There is nobody who knows the GPUs; the text says why."""
+    """NVML gives no list of the GPUs; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuIdentity:
-    """A GPU as it can be named."""
+    """The names by which a configuration or a script can mean one GPU."""
 
     index: int
     uuid: str  # GPU-...
     slices: tuple[str, ...] = ()  # MIG-...
 
     def is_meant(self, name: str) -> bool:
-        """As CUDA takes names: the beginning of one is enough."""
+        """Say whether `name` means this GPU or one of its MIG devices; as in CUDA the beginning of a UUID is enough."""
         return self.uuid.startswith(name) or any(uuid.startswith(name) for uuid in self.slices)
 
 
@@ -64,23 +64,23 @@ class GpuMemory:
 
 
 class Gpus(Protocol):
-    """A source of readings; `latest` is the last one, for status."""
+    """A source of readings of the GPUs' memory."""
 
-    measured: bool  # there is something to read; a single reading may fail all the same
-    latest: dict[int, GpuMemory]
-    count: int  # of the cards there were at the last reading, readable or not; 0: nobody knows
+    measured: bool  # whether there is a source at all; a single reading may fail all the same
+    latest: dict[int, GpuMemory]  # the last reading by GPU index, for status
+    count: int  # number of GPUs at the last reading, readable or not; 0 where that is unknown
 
     async def read(self) -> dict[int, GpuMemory]:
-        """A fresh reading by GPU index; empty where nothing can be read."""
+        """Return a fresh reading by GPU index, empty where no GPU can be read."""
         ...
 
     def cover(self, config: Config) -> None:
-        """Look at the GPUs of these models from now on; they need the same source."""
+        """Read the GPUs of these models from now on; they must all have this source."""
         ...
 
 
 class NoGpus:
-    """No GPU that could be asked: nothing is measured, nothing is waited for."""
+    """The source where no GPU can be read: no memory is measured, and no switch waits for memory."""
 
     measured = False
     count = 0
@@ -127,9 +127,9 @@ class NvmlGpus:
     measured = True
 
     def __init__(self) -> None:
-        """Raises pynvml.NVMLError where there is no driver."""
+        """Initialize NVML; raises pynvml.NVMLError where there is no driver."""
         pynvml.nvmlInit()
-        self._thread = trio.CapacityLimiter(1)  # a call that hangs must not use up the threads of others
+        self._thread = trio.CapacityLimiter(1)  # calls that hang must not use up trio's threads
         self.latest: dict[int, GpuMemory] = {}
         self.count = 0
 
@@ -147,7 +147,10 @@ class NvmlGpus:
 
 
 def _read_nvml() -> tuple[int, dict[int, GpuMemory]]:
-    """How many there are, and those that can be read: one that is lost must not blind muxd for the others."""
+    """Return the number of GPUs and the readings by index; raises pynvml.NVMLError where no GPU can be read.
+
+    A GPU that is lost is left out, so that muxd still sees the others.
+    """
     readings, lost = {}, None
     count = pynvml.nvmlDeviceGetCount()
     for index in range(count):
@@ -166,35 +169,35 @@ def _read_nvml() -> tuple[int, dict[int, GpuMemory]]:
 
 
 def installed_cards() -> list[GpuIdentity]:
-    """Those of this machine, as NVML numbers them; raises CannotAsk."""
+    """Return the GPUs of this machine, in NVML's order; raises CannotAsk."""
     try:
-        return within(_cards, NVML_TIMEOUT)
+        return within(_list_gpus, NVML_TIMEOUT)
     except NoAnswer as error:
         raise CannotAsk(f"NVML: {error}") from None
 
 
-def _cards() -> list[GpuIdentity]:
+def _list_gpus() -> list[GpuIdentity]:
     pynvml.nvmlInit()
     try:
         handles = [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [GpuIdentity(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_slices(gpu))) for index, gpu in handles]
+        return [GpuIdentity(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_mig_ids(gpu))) for index, gpu in handles]
     finally:
         pynvml.nvmlShutdown()
 
 
-def _slices(gpu: object) -> Iterator[str]:
-    """The UUIDs of a GPU's MIG devices; none where it has no MIG."""
+def _mig_ids(gpu: object) -> Iterator[str]:
+    """Yield the UUIDs of a GPU's MIG devices: none where the GPU has no MIG."""
     try:
         places = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)
     except pynvml.NVMLError:
         return
     for place in range(places):
-        with suppress(pynvml.NVMLError):  # not every place is taken
+        with suppress(pynvml.NVMLError):  # there is no MIG device at this index
             yield str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)))
 
 
 def simulated_cards() -> list[GpuIdentity]:
-    """The pretend GPUs, which have names too."""
+    """Return the identities of the simulator's pretend GPUs."""
     return [GpuIdentity(index, f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
 
 
@@ -203,7 +206,7 @@ def simulated_ledger_path(config: Config) -> Path:
 
 
 def are_simulated(config: Config) -> bool:
-    """The pretend GPUs are asked only where all models are simulated: a real one takes real memory."""
+    """Say whether all models are simulated, so that muxd reads the pretend GPUs: a real model takes real memory."""
     return bool(config.models) and all(model.engine == "simulator" for model in config.models)
 
 
@@ -212,7 +215,7 @@ def _indices(config: Config) -> list[int]:
 
 
 def open_gpus(config: Config) -> Gpus:
-    """The simulator's where every model is simulated, else NVML, else none."""
+    """Return the simulator's ledger where all models are simulated, else NVML, or NoGpus where there is no driver."""
     if are_simulated(config):
         path = simulated_ledger_path(config)
         ledger = GpuLedger(path, config.daemon.simulated_gpu_memory)

@@ -1,10 +1,10 @@
-"""Reading a child's log: its last lines, and what is appended, across rotation.
+"""Reading a child's log across rotation: its last lines, and the lines that are appended later.
 
-A log is `path`, with older parts beside it as `path.1`, `path.2` ... (the highest the oldest).
-Rotation is by rename, and all parts together are read as one sequence of bytes: a line may
-begin in one part and end in the next.  Nothing here waits; who follows a log asks again.
+A log is `path`, with older parts beside it as `path.1`, `path.2` ... (the highest is the oldest).
+Rotation renames the parts, and all parts together are read as one sequence of bytes: a line may
+begin in one part and end in the next.  Nothing here waits: to follow a log, call `read` again.
 
-Standard library only: muxctl reads logs itself while muxd is down.
+This module needs only the standard library, because muxctl reads logs itself while muxd is down.
 """
 
 import os
@@ -14,18 +14,18 @@ from io import FileIO
 from itertools import count
 from pathlib import Path
 
-MAX_LINE = 64 << 10  # a longer line is given in pieces of this size
-MAX_TAIL = 8 << 20  # how far back a reader may start, however many lines it asks for
+MAX_LINE = 64 << 10  # bytes; a longer line is returned in pieces of this size
+MAX_TAIL = 8 << 20  # bytes from the end of the log at which a reader may begin, however many lines it asks for
 GAP = "[muxd: lines are missing here, they were rotated away before they were read]"
 _BLOCK = 64 << 10
 _BATCH = 256 << 10
 
 
 class LogReader:
-    """The last `lines` lines of a log, then what is appended to it.
+    """A reader of a log's last `lines` lines, and then of the lines that are appended.
 
-    A log that does not exist yet is waited for.  `close` it after use.  OSError comes
-    through, but not for files that are missing.
+    The log may be made later: until then the reader returns no lines.  Close the reader after use.
+    All methods raise OSError, but not for files that are missing.
     """
 
     def __init__(self, path: Path, lines: int) -> None:
@@ -46,17 +46,17 @@ class LogReader:
             self._file = None
 
     def read(self) -> list[str]:
-        """The next complete lines, not much more than 256 KiB of them; none when there is nothing new."""
+        """Return the next complete lines, not much more than 256 KiB of them, or [] where there are no new ones."""
         lines: list[str] = []
         size = 0
         while size < _BATCH and (data := self._next_bytes(lines)):
             size += len(data)
-            lines += self._complete(data)
+            lines += self._complete_lines(data)
         return lines
 
     def unfinished(self) -> str:
-        """What there is of a line that has no end yet."""
-        return _text(self._unfinished)
+        """Return the beginning of a line that has no end yet, or ""."""
+        return _decode(self._unfinished)
 
     def _begin(self, lines: int) -> None:
         """Open the part, and go to the place in it, where the last `lines` lines begin."""
@@ -70,18 +70,21 @@ class LogReader:
             _close_all(parts)
 
     def _next_bytes(self, lines: list[str]) -> bytes:
-        """What comes next, from a newer part where this one has ended; a gap is told in `lines`."""
+        """Return the next bytes, from the next part where the present one has ended; b"" where there are none yet.
+
+        Where a part was rotated away unread, GAP is appended to `lines`, after the unfinished line if there is one.
+        """
         while True:
             data = self._read_file()
             if data or not self._was_rotated():
                 return data
-            if data := self._read_file():  # written between that read and the rename
+            if data := self._read_file():  # written between the read above and the rename
                 return data
             following, adjacent = _open_following(self._path, self._file)
             if following is None:
                 return b""
             if not adjacent:
-                lines += [*(self._complete(b"\n") if self._unfinished else ()), GAP]
+                lines += [*(self._complete_lines(b"\n") if self._unfinished else ()), GAP]
             self.close()
             self._file = following
 
@@ -89,25 +92,25 @@ class LogReader:
         if self._file is None:
             return b""
         if self._file.tell() > os.fstat(self._file.fileno()).st_size:
-            self._file.seek(0)  # cut short in place, which is not how muxd rotates
+            self._file.seek(0)  # another program has truncated the file; muxd rotates by renaming
         return self._file.read(_BLOCK)
 
     def _was_rotated(self) -> bool:
-        """The part being read is not the newest any more, or there was none so far."""
+        """Say whether the part being read is not the newest any more; True also where no part was found so far."""
         return self._file is None or not _is_at(self._path, self._file)
 
-    def _complete(self, data: bytes) -> list[str]:
-        """The lines that `data` completes."""
+    def _complete_lines(self, data: bytes) -> list[str]:
+        """Return the lines that `data` completes, and keep the rest as the unfinished line."""
         *ended, rest = (self._unfinished + data).split(b"\n")
-        *full, self._unfinished = _pieces(rest)
-        return [_text(piece) for line in ended for piece in _pieces(line)] + [_text(piece) for piece in full]
+        *full, self._unfinished = _split(rest)
+        return [_decode(piece) for line in ended for piece in _split(line)] + [_decode(piece) for piece in full]
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last `lines` lines of a log; one that has no end yet counts."""
+    """Return the last `lines` lines of a log, the last of which may have no end yet; raises OSError."""
     found: deque[str] = deque(maxlen=lines)
     with LogReader(path, lines) as reader:
-        for _ in range(MAX_TAIL // _BATCH + 2):  # a child that writes faster than this reads is not waited for
+        for _ in range(MAX_TAIL // _BATCH + 2):  # bounded, for a child may write faster than this loop reads
             batch = reader.read()
             if not batch:
                 break
@@ -117,16 +120,16 @@ def tail(path: Path, lines: int) -> list[str]:
     return list(found)
 
 
-def _text(line: bytes) -> str:
+def _decode(line: bytes) -> str:
     return line.decode("utf-8", errors="replace")
 
 
-def _pieces(line: bytes) -> list[bytes]:
-    """`line` in pieces of at most MAX_LINE; at least one."""
+def _split(line: bytes) -> list[bytes]:
+    """Return a line in pieces of at most MAX_LINE bytes, at least one."""
     return [line[start : start + MAX_LINE] for start in range(0, max(len(line), 1), MAX_LINE)]
 
 
-def _part(path: Path, index: int) -> Path:
+def _part_path(path: Path, index: int) -> Path:
     return path.with_name(f"{path.name}.{index}") if index else path
 
 
@@ -143,7 +146,7 @@ def _identity(file: FileIO) -> tuple[int, int]:
 
 
 def _is_at(path: Path, file: FileIO) -> bool:
-    """`path` names this open file."""
+    """Say whether `path` names this open file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -156,11 +159,11 @@ def _close_all(parts: list[FileIO]) -> None:
         part.close()
 
 
-def _existing(path: Path) -> Iterator[int]:
-    """The indices of the parts there are.  While a rotation goes on, one may be missing between two."""
+def _existing_indices(path: Path) -> Iterator[int]:
+    """Yield the indices of the existing parts; during a rotation one index may be missing between two others."""
     missing = 0
     for index in count():
-        missing = 0 if _part(path, index).exists() else missing + 1
+        missing = 0 if _part_path(path, index).exists() else missing + 1
         if missing == 2:
             return
         if not missing:
@@ -168,14 +171,14 @@ def _existing(path: Path) -> Iterator[int]:
 
 
 def _open_parts(path: Path) -> list[FileIO]:
-    """All parts, the newest first, each once.
+    """Open all parts and return them, the newest first, each once.
 
-    Rotation moves parts only to higher numbers, so that going upwards misses none; it may
-    meet one twice.
+    Rotation moves parts only to higher indices: going through the indices upwards misses no
+    part, but may find one twice.
     """
     parts: list[FileIO] = []
-    for index in _existing(path):
-        part = _open(_part(path, index))
+    for index in _existing_indices(path):
+        part = _open(_part_path(path, index))
         if part is None:
             continue
         if any(_identity(part) == _identity(other) for other in parts):
@@ -186,16 +189,16 @@ def _open_parts(path: Path) -> list[FileIO]:
 
 
 def _open_following(path: Path, file: FileIO | None) -> tuple[FileIO | None, bool]:
-    """The part after `file`, and whether nothing is between; None while there is none.
+    """Open the part that follows `file`, or None where there is none yet; say also whether nothing is missing between.
 
-    What was opened is the follower only if `file` had not moved on meanwhile.
+    The part that was opened is the right one only if `file` was not renamed meanwhile; else the search begins again.
     """
     while file is not None:
-        index = next((index for index in _existing(path) if _is_at(_part(path, index), file)), None)
+        index = next((index for index in _existing_indices(path) if _is_at(_part_path(path, index), file)), None)
         if index is None:
-            break  # it was rotated away
-        following = _open(_part(path, index - 1)) if index else None
-        if following is None or _is_at(_part(path, index), file):
+            break  # `file` was rotated away
+        following = _open(_part_path(path, index - 1)) if index else None
+        if following is None or _is_at(_part_path(path, index), file):
             return following, True
         following.close()
     parts = _open_parts(path)
@@ -205,10 +208,10 @@ def _open_following(path: Path, file: FileIO | None) -> tuple[FileIO | None, boo
 
 
 def _find_start(parts: list[FileIO], lines: int) -> tuple[int, int]:
-    """Which part, and where in it, the last `lines` lines begin; at most MAX_TAIL bytes back."""
+    """Return the index in `parts` and the offset at which the last `lines` lines begin, at most MAX_TAIL bytes back."""
     allowance = MAX_TAIL
-    wanted = lines  # line ends still to go back over
-    at_end = True  # the very last byte, when it is a line end, ends the last line
+    wanted = lines  # number of line ends still to go back over
+    at_end = True  # the block is the log's last: a line end at its end belongs to the last line
     for index, part in enumerate(parts):
         position = part.seek(0, os.SEEK_END)
         while position:
@@ -228,7 +231,7 @@ def _find_start(parts: list[FileIO], lines: int) -> tuple[int, int]:
 
 
 def _nth_end(block: bytes, nth: int) -> int:
-    """Where the line after the nth line end from the back begins."""
+    """Return the offset behind the nth line end from the back."""
     at = len(block)
     for _ in range(nth):
         at = block.rfind(b"\n", 0, at)
