@@ -306,11 +306,10 @@ def test_a_script_that_ends_without_a_server_is_not_tried_again(start, tmp_path,
 
 def test_a_server_that_listens_on_another_port_than_the_script_says_is_found_there_and_that_is_told(start, tmp_path):
     other = free_port()
-    (tmp_path / "words").write_text(f"--port {other}")
-    script = write(tmp_path, "alpha", f'exec "${{SERVER[@]}}" $(head -c 99 {tmp_path}/words)')
-    text = (tmp_path / script).read_text().replace(' --port "$PORT"', "")
-    (tmp_path / script).write_text(text)
-    muxd = start(script)
+    serve = tmp_path / "serve"
+    serve.write_text(f'#!/bin/bash\nexec {sys.executable} -m muxd.simulator "$@" --load-time 0.3 --port {other}\n')
+    serve.chmod(0o755)
+    muxd = start(write(tmp_path, "alpha", 'exec ./serve --model-path "$FOLDER/weights/alpha"'))
     muxd.until_state("alpha", "ready")
     assert muxd.ask("org/alpha")
     said = f"its server listens on port {other}, and alpha.sh:4 says "
