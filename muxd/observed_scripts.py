@@ -41,7 +41,7 @@ class ObservedScripts:
     """What was seen, by the digest of its script; in memory and, where there is a folder, on disk."""
 
     def __init__(self, state_dir: Path | None = None) -> None:
-        """What is damaged on disk is put aside."""
+        """Load what an earlier muxd saw; a damaged file is put aside."""
         self._path = state_dir / FILE if state_dir is not None else None
         self.known: dict[str, ObservedServer] = {}
         self.on_news: Callable[[], Awaitable[None]] | None = None  # until all go by it
@@ -54,7 +54,7 @@ class ObservedScripts:
             put_aside(self._path, error)
 
     async def learn(self, digest: str, seen: ObservedServer) -> None:
-        """Keep it; what cannot be written is logged."""
+        """Keep what was seen, and wait until all go by it; what cannot be written is logged."""
         if self.known.get(digest) == seen:
             return
         self.known.pop(digest, None)
@@ -70,7 +70,7 @@ class ObservedScripts:
 
 
 def seen_before(state_dir: Path) -> dict[str, ObservedServer]:
-    """As the last muxd left it; nothing where that cannot be read."""
+    """Return what the last muxd saw; nothing where that cannot be read."""
     try:
         return _decoded(read(state_dir / FILE))
     except UNREADABLE:
@@ -78,12 +78,12 @@ def seen_before(state_dir: Path) -> dict[str, ObservedServer]:
 
 
 def _decoded(data: bytes) -> dict[str, ObservedServer]:
-    """Raises one of UNREADABLE."""
+    """Decode the file; raise one of UNREADABLE."""
     return msgspec.json.decode(data, type=dict[str, ObservedServer])
 
 
 def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
-    """What a table says holds for clients; for the port, the GPUs and the depth of sleep the process goes before it."""
+    """Complete models of scripts: for clients the table holds; for port, GPUs and sleep level the process does."""
     taken = {name: model.name for model in config.models for name in (model.name, *_said_names(model))}
     named = {g for m in config.models for g in (m.script.said.gpus if m.script is not None else m.gpus)}
     models = tuple(_completed(model, model.script, seen, taken, named) for model in config.models)
@@ -124,7 +124,7 @@ def _completed(
 
 
 def _names(name: str, said: DeclaredServer, found: ObservedServer, taken: dict[str, str]) -> tuple[str, ...]:
-    """Those of the table; else those that the script says, and what the server calls itself."""
+    """Return the table's names; else those that the script says, and what the server calls itself."""
     if said.names_by == "table":
         return said.names
     learnt = [found.model, found.served] if said.names_by == "" or _other_model(said, found) else []
@@ -136,7 +136,7 @@ def _names(name: str, said: DeclaredServer, found: ObservedServer, taken: dict[s
 
 
 def _other_model(said: DeclaredServer, found: ObservedServer) -> bool:
-    """The text has a model on a command line, and the process has another."""
+    """Say whether the process has another model than the command line in the text."""
     return said.names_by == "flag" and bool(found.model) and found.model not in said.names
 
 

@@ -61,7 +61,7 @@ class LaunchedByScript(SGLang):
         return None
 
     async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
-        """By its own answers first, then by the command line of the process that listens, or of what started that."""
+        """Take the server's own answers first, then the command line of the process that listens, or of its starter."""
         servers = [process for process in processes if server_at(process.words) is not None]
         process = next(iter([*(s for s in servers if s.listens), *servers, *processes]), None)
         line = CommandLine(process.words if process is not None else [], process.environ if process is not None else {})
@@ -109,7 +109,7 @@ def changed(script: Script) -> str:
 
 
 async def _server_info(link: EngineClient) -> dict[str, Any] | None:
-    """What SGLang tells of itself, nothing where it does not tell muxd; None where it is no SGLang."""
+    """Ask what SGLang tells of itself: nothing where it does not tell muxd; None where the server is no SGLang."""
     for path in ("/server_info", "/get_server_info"):  # the second before about 0.5.5
         try:
             info = await link.ask(path)
@@ -129,7 +129,7 @@ async def _served_name(link: EngineClient) -> str:
 
 
 def _looked_up(info: dict[str, Any], line: CommandLine, names: Sequence[str]) -> str | None:
-    """A flag's value, as the server has understood it; else as its command line has it.  Raises NotKnown."""
+    """Return a flag's value as the server understood it, else as its command line has it; raise NotKnown."""
     for key in (name.lstrip("-").replace("-", "_") for name in names):
         if isinstance(value := info.get(key), bool):
             return "" if value else None
@@ -144,7 +144,7 @@ def _looked_up(info: dict[str, Any], line: CommandLine, names: Sequence[str]) ->
 
 
 async def _gpus(line: CommandLine, look_up: LookUp) -> tuple[int, ...]:
-    """By number; none where that cannot be told."""
+    """Return the GPUs by number; none where they cannot be told."""
     try:
         return await in_thread(partial(Devices({}).numbers, line.gpus(look_up)))
     except (NotKnown, ValueError):

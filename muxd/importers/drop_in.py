@@ -38,7 +38,7 @@ class SglangmuxArgs:
         return bool(self.scripts)
 
     def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]:
-        """The scripts as models, after those of `sources`: loaded once each, in their order, and run from here."""
+        """Return the scripts as models after those of `sources`: loaded once each, in order, run from this folder."""
         if self.host is not None:
             problems.also(Source(Path("the command line"), {"--host": self.host}, {}))
         taken = {name: shown_model(source) for source in sources for name in _models(source)}
@@ -64,7 +64,7 @@ class SglangmuxArgs:
         problems.add(("models", name), f"{shown_script(path)} {text}", source)
 
     def amend(self, config: Config) -> Config:
-        """The flags over everything; the scripts' models share their GPUs: one is awake."""
+        """Put the flags over everything; the scripts' models share their GPUs, so that one is awake."""
         scripts = {model_name(path) for path in self.scripts}
         models = tuple(_joint(model) if model.name in scripts else model for model in config.models)
         return replace(
@@ -91,7 +91,7 @@ def _joint(model: Model) -> Model:
 
 
 def model_name(script: Path) -> str:
-    """The name of the file without its ending, as far as a model can have it."""
+    """Return the name of the file without its ending, as far as a model can have it."""
     return _NOT_IN_NAMES.sub("-", script.stem.lower()).lstrip("._-")
 
 

@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class ScriptVariables:
-    """Where the script is at one place in it."""
+    """What is known of a script at one place in it: variables, arguments, folder."""
 
     file: str  # as messages call it
     variables: dict[str, Value]
@@ -78,21 +78,21 @@ class ScriptVariables:
         self.variables[name] = value if is_known else Hole()
 
     def _forget(self, text: str) -> list[str]:
-        """Whatever is named in it may be set to anything."""
+        """Make every variable that the text names unknown, and return the names."""
         names = _NAMED.findall(text)
         for name in names:
             self.variables[name] = Hole()
         return names
 
     def _lose(self) -> None:
-        """Any variable may have been set."""
+        """Make every variable unknown: something unseen may have set any of them."""
         self._is_lost = True
         self.variables = {name: Hole() for name in self.variables}
 
     # Words
 
     def _words(self, raw: str) -> list[Word]:
-        """As bash makes them of one."""
+        """Return the words that bash makes of one word of the script."""
         words: list[Word] = []
         current: Word | None = None
         for piece in self._pieces(raw):
@@ -113,7 +113,7 @@ class ScriptVariables:
         return [*words, current] if current is not None else words
 
     def _text(self, raw: str) -> str | Hole:
-        """As it is assigned: nothing is split."""
+        """Return what bash assigns: nothing is split at blanks."""
         whole: Word = ""
         for piece in self._pieces(raw, tilde=True):
             parts = piece.text if isinstance(piece.text, list) else [piece.text]
@@ -199,7 +199,7 @@ class ScriptVariables:
             yield from self._pieces(word, quoted=quoted, splits=not quoted)
 
     def _value(self, value: Value | None, *, quoted: bool, each: str) -> Iterator[Piece]:
-        """`each`: "@" or "*" where all elements of an array are asked for."""
+        """Yield the pieces of a value; `each` is "@" or "*" where all elements of an array are asked for."""
         if isinstance(value, list):
             if each == "@" and quoted:
                 yield Piece(value)
@@ -239,6 +239,6 @@ def _joined(before: Word | None, more: Word) -> Word:
 
 
 def _split(text: str) -> list[str]:
-    """Blanks at an end part it from what is beside it."""
+    """Cut a text at its blanks; one at an end parts the text from what is beside it."""
     parts = text.split()
     return [*([""] if text[:1].isspace() else []), *parts, *([""] if text[-1:].isspace() else [])]

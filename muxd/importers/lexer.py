@@ -36,7 +36,7 @@ class Token(NamedTuple):
 
 
 def tokens(text: str) -> list[Token]:
-    """Raises NotPlain."""
+    """Part a script into words, operators and redirections; raise NotPlain."""
     try:
         return _tokens(text)
     except (ValueError, IndexError, RecursionError):
@@ -106,7 +106,7 @@ def _array_end(text: str, at: int) -> int:
 
 
 def skip(text: str, at: int) -> int:
-    """Where the quotation, the expansion or the character ends that begins there.  Raises ValueError, IndexError."""
+    """Return where the quotation, expansion or character ends that begins at `at`; raise ValueError, IndexError."""
     c = text[at]
     if c == "\\":
         return at + 2

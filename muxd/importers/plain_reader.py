@@ -95,7 +95,7 @@ class PlainReader(ScriptVariables):
     # Commands
 
     def _follow(self, found: Sequence[Token], *, sure: bool, arms: bool = False) -> None:
-        """`arms`: of a `case`, whose patterns are no commands."""
+        """Follow commands in their order; `arms`: those of a `case`, whose patterns are no commands."""
         outer, self._is_sure = self._is_sure, sure and self._is_sure
         at, before = 0, ";;" if arms else ";"
         while at < len(found) and not (self._is_over or self._has_returned):
@@ -118,7 +118,7 @@ class PlainReader(ScriptVariables):
         self._is_sure = outer
 
     def _compound(self, found: Sequence[Token], at: int) -> int | None:
-        """Where a compound command ends that begins here: its variables are unknown from the first on."""
+        """Return where a compound command ends that begins at `at`; what it may set is unknown from its start on."""
         text = found[at].text
         if text.startswith("(("):
             self._forget(text)
@@ -217,7 +217,7 @@ class PlainReader(ScriptVariables):
             self._start(words, program, place, waits=waits)
 
     def _start(self, words: list[Word], program: str, place: Place, *, waits: bool) -> None:
-        """A program that may be the server, or start it."""
+        """Note a program that may be the server, or start it."""
         inner = next(
             (n for n, w in enumerate(words) if isinstance(w, str) and os.path.basename(w) in ("bash", "sh")), None
         )
@@ -242,14 +242,14 @@ class PlainReader(ScriptVariables):
             self.others.append(FoundServer(words, place, self._is_sure))
 
     def _look_into(self, substitution: str) -> None:
-        """A server there may be the one; a program that only names it is none."""
+        """Look for a server in a command substitution: it may be the one; a program that only names one is not."""
         if _SERVER.search(substitution):
             inner = self._inner(dict(self.variables))
             inner.read(substitution.strip("`").removeprefix("$").lstrip("<>(").removesuffix(")"))
             self.is_dark |= inner.is_dark or bool(inner.candidates)
 
     def _inner(self, variables: dict[str, Value]) -> PlainReader:
-        """For a shell of its own."""
+        """Return a reader for a shell below this one."""
         inner = PlainReader(self.file, variables, self.folder, Hole(), None, type(self.exported)(self.exported))
         inner._is_sure, inner._is_lost, inner._depth = self._is_sure, self._is_lost, self._depth + 1
         if inner._depth > _DEEPEST:
@@ -257,7 +257,7 @@ class PlainReader(ScriptVariables):
         return inner
 
     def _shell(self, text: Word, *, waits: bool) -> None:
-        """`bash -c TEXT`: with what is exported, and nothing comes back."""
+        """Follow `bash -c TEXT`, which gets what is exported and changes no variable here."""
         if not isinstance(text, str):
             self.is_dark = True
             return
@@ -346,14 +346,14 @@ class PlainReader(ScriptVariables):
 
 
 def is_detached(words: Sequence[Word]) -> bool:
-    """Whether a container is left running, by what comes before the server's own flags."""
+    """Say whether a container is left running, by what comes before the server's own flags."""
     texts = [word for word in words[: server_at(words)] if isinstance(word, str)]
     is_contained = any(os.path.basename(text) in (*CONTAINERS, "docker-compose") for text in texts[:2])
     return is_contained and any(re.fullmatch("-[iteP]*d[itdP]*|--detach(=true)?", text) for text in texts)
 
 
 def _is_unseen(words: Sequence[Word], program: str) -> bool:
-    """It may be a server, or start one, for all that is known of its words."""
+    """Say whether a command may start a server, for all that is known of its words."""
     if isinstance(words[0], Hole) or (program in WRAPPERS and any(isinstance(word, Hole) for word in words)):
         return True
     return "--help" not in words and any(isinstance(word, str) and _SERVER.search(word) for word in words)
@@ -370,7 +370,7 @@ _OPTIONS = ("allexport", "errexit", "nounset", "pipefail", "xtrace", "noclobber"
 
 
 def _end_of(found: Sequence[Token], at: int) -> int:
-    """Past the end of the compound command that begins there.  Raises NotPlain."""
+    """Return the place past the compound command that begins at `at`; raise NotPlain."""
     stack: list[str] = []
     begins = True
     number = at

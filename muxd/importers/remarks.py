@@ -41,7 +41,7 @@ def remarks(text: str, reader: PlainReader) -> Iterator[str]:
 
 
 def _kills(text: str, shown: str) -> Iterator[str]:
-    """Wherever it stands: a trap or a function is carried out later."""
+    """Yield a kill by name wherever it stands: a trap or a function is carried out later."""
     whole = re.sub(r"\\\n", "  ", text)  # a continued line is one, and every character stays at its place
     start = 0
     for line in whole.splitlines(keepends=True):
@@ -56,7 +56,7 @@ def _kills(text: str, shown: str) -> Iterator[str]:
 
 
 def _left_alone(run: Run, *, is_server: bool) -> str:
-    """How it leaves its server; "" where it does not."""
+    """Say how a command leaves its server alone; "" where it does not."""
     words = [word for word in run.words if isinstance(word, str)]
     names = {os.path.basename(word) for word in words[:2]}
     if names & {*CONTAINERS, "docker-compose"} and is_detached(words) and (is_server or "up" in words):
@@ -70,5 +70,5 @@ def _left_alone(run: Run, *, is_server: bool) -> str:
 
 
 def _waits_after(reader: PlainReader, number: int) -> bool:
-    """Whether the script goes on for longer than that command, as far as can be told."""
+    """Say whether the script goes on for longer than that command, as far as can be told."""
     return reader.waited > number or any(not run.background for run in reader.runs[number + 1 :])

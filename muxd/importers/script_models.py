@@ -31,7 +31,7 @@ def follow_script(
     devices: Devices,
     problems: Problems,
 ) -> dict[str, Any]:
-    """`own` with all that the script settles; what is wrong with it goes to `problems`, with its file and line."""
+    """Complete the table `own` with what its script says; what is wrong goes to `problems`, with file and line."""
     own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
     named: tuple[int | str, ...] = own.get("gpus", defaults.get("gpus", ()))
     given = {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(map(str, named))} if named else {}
@@ -73,7 +73,7 @@ def follow_script(
 
 
 def _numbers(names: tuple[int | str, ...], devices: Devices) -> tuple[int, ...]:
-    """Names that are none are told where the table is read."""
+    """Return GPUs by number; none for names that nobody knows, which the reader of the table reports."""
     try:
         return devices.numbers(names)
     except ValueError:
@@ -81,7 +81,7 @@ def _numbers(names: tuple[int | str, ...], devices: Devices) -> tuple[int, ...]:
 
 
 def _blame(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Problems) -> None:
-    """The script's lines for what it said, and its problems."""
+    """Blame the script's lines for what the script said, and report its problems."""
     places = {"port": script.ported, "served_names": script.named}
     said: dict[tuple[str, ...], Place] = {
         (key,): place for key, place in places.items() if place is not None and key not in own
@@ -94,7 +94,7 @@ def _blame(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Pr
 
 
 def _compare(name: str, own: Mapping[str, Any], script: LaunchScript, problems: Problems) -> None:
-    """The table and what the script says plainly must not contradict each other."""
+    """Report where the table contradicts what the script says plainly."""
     if script.port and own.get("port", script.port) != script.port:
         there = f"the script's server listens on {script.port} ({script.ported})"
         text = f"{there}; write the same, or PORT=${{PORT:-{script.port}}} there"
@@ -107,7 +107,7 @@ def _compare(name: str, own: Mapping[str, Any], script: LaunchScript, problems: 
 
 
 def blamed(name: str, said: Mapping[tuple[str, ...], Place]) -> Iterator[Source]:
-    """Where keys of a model stand that no TOML file has."""
+    """Yield the places of keys of a model that no TOML file has."""
     for file in dict.fromkeys(place.file for place in said.values()):
         table: dict[str, Any] = {}
         lines = {}
@@ -125,7 +125,7 @@ def _put(table: dict[str, Any], key: tuple[str, ...]) -> None:
 
 
 def shown_script(path: Path) -> str:
-    """As it is found from here, where it is below; else in full."""
+    """Return the path relative to this folder, where the script is below it; else in full."""
     try:
         near = os.path.relpath(path)
     except OSError:  # here is a folder that was removed

@@ -63,7 +63,7 @@ class LaunchScript:
 def read_script(
     path: Path, shown: str, environ: Mapping[str, str], folder: Path, args: tuple[str, ...] = ()
 ) -> LaunchScript:
-    """`path` as it will be run in `folder` with `environ` and `args`; `shown` is what messages call it."""
+    """Read the script at `path`, to be run in `folder` with `environ` and `args`; messages call it `shown`."""
     script = LaunchScript()
     try:
         text = _text(path)
@@ -94,13 +94,13 @@ def _digest(text: str) -> str:
 
 
 def _writes(text: str, path: str) -> bool:
-    """Whether a script seems to make that file anew each time."""
+    """Say whether a script seems to make that file anew each time."""
     name = re.escape(os.path.basename(path))
     return re.search(rf"(?:>|\b(?:tee|cp|mv|ln|install|sed)\b)[^\n;|]*{name}", text) is not None
 
 
 def _text(path: Path) -> str:
-    """Raises ValueError, which says what to do."""
+    """Return the text of the file; raise ValueError, which says what to do."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us for as long as nobody writes
             raise ValueError("is not a file; correct the path")
@@ -151,7 +151,7 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
 
 
 def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
-    """In a container it has addresses of its own."""
+    """Yield servers at an address where muxd does not ask; a container has addresses of its own."""
     for candidate in found:
         host = _of(candidate, partial(_flag, "--host"))
         is_contained = any(os.path.basename(word) in CONTAINERS for word in candidate.words if isinstance(word, str))
@@ -162,13 +162,13 @@ def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
 
 
 def _contract(reader: PlainReader, name: str) -> str | None:
-    """A variable that the script sets itself: sglangmux's way to say it."""
+    """Return a variable that the script sets itself, which is sglangmux's contract; None where it is unknown."""
     value = reader.variables.get(name)
     return value if name in reader.assigned and isinstance(value, str) and value else None
 
 
 def _agreed(found: Iterable[FoundServer], ask: Callable[[CommandLine], Known | None]) -> Known | None:
-    """What all of them say; None where one does not say it plainly."""
+    """Return what all command lines say; None where they differ, or one does not say it plainly."""
     said = {_of(candidate, ask) for candidate in found}
     return said.pop() if len(said) == 1 else None
 
@@ -185,7 +185,7 @@ def _of(candidate: FoundServer, ask: Callable[[CommandLine], Known | None]) -> K
 
 
 def _interpreter(candidate: FoundServer) -> str:
-    """ "" where the command names none, or runs it where the files are not those of this machine."""
+    """Return the interpreter that a command names; "" where there is none, or another machine has its files."""
     words = [word for word in candidate.words if isinstance(word, str)]
     names = [os.path.basename(word) for word in words]
     if set(names) & {*CONTAINERS, "singularity", "apptainer", "ssh", "srun"}:
