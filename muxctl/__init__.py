@@ -1,1 +1,4 @@
-"""The operator's side of muxd: one verb per file, standard library only until it draws on a terminal."""
+"""The operator's side of muxd: one verb per file.
+
+Most verbs import the standard library only: muxctl starts fast.  Drawing on a terminal imports rich.
+"""

@@ -1,4 +1,4 @@
-"""argv -> the verb's file -> an exit code.  Whatever goes wrong is one line on stderr, never a traceback."""
+"""Entry point of muxctl: run a verb, return its exit code.  A failure is one line on stderr, never a traceback."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from muxd import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line (the process's own); its exit code."""
+    """Run one command line, by default the process's own; return its exit code."""
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """Nobody takes it any more.  What is still buffered must not fail again when Python ends."""
+    """Point stdout at /dev/null, as nobody reads it: Python flushes its buffer at exit, which must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:
-    if sys.stdout is None:  # closed by who started us
+    if sys.stdout is None:  # the parent process has closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     verb, rest = _split(argv)
@@ -51,7 +51,10 @@ def _run(argv: list[str]) -> int:
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The verb and every other argument, options before the verb too; or None and a text to print."""
+    """Return the verb and all other arguments, also those before the verb; or None and a text to print.
+
+    Raises CommandFailed if there is no verb, or an unknown one.
+    """
     before: list[str] = []
     rest = list(argv)
     while rest and rest[0].startswith("-"):
@@ -68,19 +71,22 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
-    """Exits with 2 where they cannot be understood, and says which option may have been meant."""
+    """Return the parsed arguments; exit with status 2 and a hint if the parser does not know one of them."""
     options, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(unknown[0], parser)}")
     return options
 
 
-#: As journalctl and docker have it.
+#: Options of journalctl, docker and tail that people try in the place of -n.
 _GOING_BACK = ("--since", "--until", "--tail")
 
 
 def _hint(word: str, parser: ArgumentParser) -> str:
-    """What may have been meant, or what there is.  The dashes that all options share make none like another."""
+    """Return a hint for an unknown argument: the options that may have been meant, else all of them.
+
+    Names are compared without their dashes, which would make all options alike.
+    """
     if not word.startswith("-"):
         return "; one model at a time" if any(action.dest == "name" for action in parser._actions) else ""
     if "-n" in parser._option_string_actions and word.partition("=")[0] in _GOING_BACK:

@@ -1,7 +1,7 @@
 """HTTP/1.1 over muxd's Unix socket: one request per connection, whole answers or streams of JSON lines.
 
-Minimal and strict: what muxd does not send is an error.  The standard library's http.client
-would cost half of the time that a plain `muxctl status` takes.
+The parser is minimal and strict: any form of HTTP that muxd does not send is an error.  The standard library's
+http.client would cost half of the time that a plain `muxctl status` takes.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 from muxctl.exit_codes import CommandFailed, ExitCode, refusal
 from muxctl.socket_path import unreachable
 
-ANSWER_TIMEOUT = 10.0  # muxd answers at once, or it hangs
-#: Seconds.  Python does not see an interrupt that comes right before it begins to wait, until the wait is over.
+ANSWER_TIMEOUT = 10.0  # seconds; a muxd that does not hang answers at once
+#: Seconds that one wait may take.  An interrupt that comes right before a wait is noticed only after it.
 NOTICE_INTERRUPT = 1.0
 MAX_HEAD = 64 << 10
 MAX_BODY = 64 << 20
@@ -24,19 +24,22 @@ _READ = 64 << 10
 
 
 class DeadlinePassed(Exception):
-    """The time that the caller allowed is over."""
+    """The caller's deadline has passed."""
 
 
 class ControlConnection:
-    """One connection, for one request.  A context manager: leaving it closes."""
+    """One connection to muxd, for one request; a context manager that closes it."""
 
     def __init__(self, path: str, patience: float | None = None) -> None:
-        """`patience` seconds of silence are waited for; by default ANSWER_TIMEOUT."""
+        """Connect to the socket at `path`; `patience` are the seconds that muxd may be silent (ANSWER_TIMEOUT).
+
+        Raises CommandFailed.
+        """
         self.path = path
         self._patience = ANSWER_TIMEOUT if patience is None else patience
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # With a time limit of Python's own, connect(2) does not wait its turn where many others connect.
+            # Not settimeout: a non-blocking connect(2) fails at once with EAGAIN if many others connect.
             whole, part = divmod(self._patience, 1)
             limit = struct.pack("@ll", int(whole), int(part * 1e6))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -53,12 +56,12 @@ class ControlConnection:
         self._socket.close()
 
     def peer_pid(self) -> int:
-        """The process that listens; 0 when it is not in our pid namespace."""
+        """Return the pid of the process that listens; 0 if that is not in this pid namespace."""
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[0])
 
     def ask(self, method: str, target: str, body: Any = None) -> "ControlAnswer":
-        """Send one request and read the head of its answer."""
+        """Send one request and read the head of its answer.  Raises CommandFailed."""
         content = b"" if body is None else json.dumps(body).encode()
         head = (
             f"{method} {target} HTTP/1.1\r\nHost: muxd\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -68,7 +71,7 @@ class ControlConnection:
         except TimeoutError:
             raise _silent(self.path) from None
         except OSError:
-            pass  # refused before it was read: the answer says why
+            pass  # muxd has refused the request unread: its answer says why
         return ControlAnswer(_Bytes(self._socket, self.path, self._patience))
 
 
@@ -85,7 +88,7 @@ class ControlAnswer:
         self._headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     def json(self) -> Any:
-        """The whole body as JSON; an error status raises the Failure it stands for."""
+        """Read the whole body and return its JSON object; raise the CommandFailed that an error status stands for."""
         content = b"".join(self._pieces(MAX_BODY))
         try:
             value = json.loads(content) if content else {}
@@ -98,9 +101,9 @@ class ControlAnswer:
         return value
 
     def lines(self, deadline: float | None = None) -> Iterator[Any]:
-        """The JSON lines of a stream as they come.
+        """Yield the JSON objects of a stream, one a line, as they come.
 
-        `deadline` is on the clock of time.monotonic(); DeadlinePassed is raised when it is over.
+        `deadline` is on the clock of time.monotonic(); DeadlinePassed is raised when it has passed.
         """
         if self.status >= 400:
             self.json()
@@ -108,15 +111,15 @@ class ControlAnswer:
         self._source.patience = None
         rest = b""
         for piece in self._pieces(None):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
+            *complete, rest = (rest + piece).split(b"\n")
+            for line in complete:
                 if line.strip():
                     yield self._parsed(line)
             if len(rest) > MAX_LINE:
                 raise self._source.nonsense()
 
     def _parsed(self, line: bytes) -> Any:
-        """One object; an error in the middle of a stream ends it."""
+        """Return the object of one line; raise CommandFailed for an error, which ends the stream."""
         try:
             value = json.loads(line)
         except ValueError:
@@ -128,7 +131,7 @@ class ControlAnswer:
         return value
 
     def _pieces(self, limit: int | None) -> Iterator[bytes]:
-        """The body, without its framing."""
+        """Yield the body without its framing; raise CommandFailed beyond `limit` bytes."""
         total = 0
         for piece in self._framed():
             total += len(piece)
@@ -158,16 +161,17 @@ class ControlAnswer:
 
 
 class _Bytes:
-    """What has come from the socket and is not used yet."""
+    """The bytes of one answer: read from the socket, buffered, and taken by line or by count."""
 
     def __init__(self, source: socket.socket, path: str, patience: float) -> None:
         self._socket = source
         self._path = path
         self._buffer = b""
         self.deadline: float | None = None
-        self.patience: float | None = patience  # None: silence is fine, it is a stream
+        self.patience: float | None = patience  # seconds; None for a stream, which may be silent
 
     def head(self) -> list[str]:
+        """Read the status line and the header lines."""
         lines = []
         while line := self.line():
             lines.append(line)
@@ -178,7 +182,7 @@ class _Bytes:
         return lines
 
     def line(self) -> str:
-        """Up to the next CRLF."""
+        """Read up to the next CRLF, and return the line without it."""
         while b"\r\n" not in self._buffer:
             if len(self._buffer) > MAX_HEAD:
                 raise self.nonsense()
@@ -187,6 +191,7 @@ class _Bytes:
         return line.decode("latin-1")
 
     def exactly(self, count: int) -> Iterator[bytes]:
+        """Yield the next `count` bytes, in pieces."""
         while count:
             if not self._buffer:
                 self._fill()
@@ -195,6 +200,7 @@ class _Bytes:
             yield piece
 
     def to_the_end(self) -> Iterator[bytes]:
+        """Yield all bytes until muxd closes the connection, in pieces."""
         while True:
             if self._buffer:
                 yield self._buffer
@@ -203,6 +209,7 @@ class _Bytes:
                 return
 
     def number(self, text: str, base: int) -> int:
+        """Return the length that `text` says in base 10 or 16; raise CommandFailed for anything but its digits."""
         digits = "0123456789abcdefABCDEF" if base == 16 else "0123456789"
         if not text or len(text) > 15 or text.strip(digits):
             raise self.nonsense()
@@ -218,7 +225,7 @@ class _Bytes:
 
     def _received(self) -> bytes:
         while True:
-            self._socket.settimeout(self._until())
+            self._socket.settimeout(self._wait_limit())
             try:
                 return self._socket.recv(_READ)
             except TimeoutError:
@@ -229,12 +236,13 @@ class _Bytes:
             except ConnectionResetError:
                 return b""
 
-    def _until(self) -> float:
+    def _wait_limit(self) -> float:
         if self.deadline is not None:
             return max(self.deadline - time.monotonic(), 0.001)
         return NOTICE_INTERRUPT if self.patience is None else self.patience
 
     def nonsense(self) -> CommandFailed:
+        """Return the failure for bytes that no muxd sends."""
         return CommandFailed(
             f"what listens at {self._path} does not speak as muxd does; is it another program?", ExitCode.UNREACHABLE
         )
@@ -248,19 +256,19 @@ def _silent(path: str) -> CommandFailed:
 
 
 def ask(path: str, method: str, target: str, body: Any = None, patience: float | None = None) -> Any:
-    """One request, its whole answer as JSON."""
+    """Send one request to the socket at `path`, and return its whole answer as JSON.  Raises CommandFailed."""
     with ControlConnection(path, patience) as connection:
         return connection.ask(method, target, body).json()
 
 
 def stream(path: str, method: str, target: str, body: Any = None, deadline: float | None = None) -> Iterator[Any]:
-    """One request, its answer as JSON lines."""
+    """Send one request to the socket at `path`, and yield the objects of its answer, a stream of JSON lines."""
     with ControlConnection(path) as connection:
         yield from connection.ask(method, target, body).lines(deadline)
 
 
 def model_target(name: str, rest: str = "") -> str:
-    """The path of a model; served names may hold anything."""
+    """Return the URL path of a model, its name quoted: served names may hold any character."""
     from urllib.parse import quote
 
     return f"/v1/models/{quote(name, safe='')}{rest}"

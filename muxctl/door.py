@@ -1,6 +1,6 @@
-"""Who may use the models where no API key is asked for: what `muxctl keys` says before that changes.
+"""Who may use the models without an API key: `muxctl keys` says it before that changes.
 
-Not imported before it is needed: it reads a configuration, which muxctl otherwise leaves to muxd.
+This module is imported only where it is needed: it reads a configuration, which muxctl otherwise leaves to muxd.
 """
 
 import os
@@ -11,13 +11,16 @@ from muxd.config.loopback import is_loopback
 
 
 def anybody(config: Path) -> str:
-    """Everybody whom the proxy's address lets in."""
+    """Return a phrase for everybody whom the proxy's address lets in."""
     proxy = salvage_config(config, os.environ).proxy
     return "everybody on this host" if is_loopback(proxy.host) else f"everybody who reaches {proxy.host}:{proxy.port}"
 
 
 def without_keys(config: Path) -> str:
-    """What a configuration without any key means: as muxd/config/rules.py and muxd/proxy/auth/exposure.py judge it."""
+    """Return a phrase for what follows from a configuration without any key.
+
+    The rules are those of muxd/config/rules.py and muxd/proxy/auth/exposure.py.
+    """
     proxy = salvage_config(config, os.environ).proxy
     if not (is_loopback(proxy.host) or proxy.allow_anonymous):
         return f"muxd neither starts nor reloads: {proxy.host} lets other machines in, see [proxy] allow_anonymous"

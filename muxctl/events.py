@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """Time, kind, model, and whatever else the event tells, also of kinds that are not known here."""
+    """Return time, kind and model of an event, then its other fields; kinds unknown to this muxctl work too."""
     kind = event.get("type", "event")
     if kind == "gap":
         return f"... {event.get('missed', 'some')} events were missed"
@@ -58,7 +58,7 @@ def _when(event: dict[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    """Lists without their brackets; quotes where there are blanks."""
+    """Return a value as text: a list without brackets, a text with blanks in quotes."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value) or "-"
     text = value if isinstance(value, str) else json.dumps(value)

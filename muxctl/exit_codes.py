@@ -1,4 +1,4 @@
-"""How muxctl ends: one exit code per kind of outcome, and the error that carries it."""
+"""Exit codes of muxctl, one per kind of outcome, and the error that carries one."""
 
 from enum import IntEnum
 from typing import Any
@@ -10,12 +10,12 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2  # or a configuration that cannot be used
-    NOT_READY = 3  # the model is known, but not ready, and may not become so
+    NOT_READY = 3  # the model is known, but not ready, and may never be
     NO_MODEL = 4
     PERMISSION = 5
     UNREACHABLE = 7  # no muxd answers
     TIMED_OUT = 8
-    SUPERSEDED = 9  # a newer order took this one's place
+    SUPERSEDED = 9  # a newer order took the place of this one
     INTERRUPTED = 130  # ^C, as shells count it
     BROKEN_PIPE = 141
 
@@ -33,7 +33,7 @@ MEANINGS = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-# Those that every verb may end with.
+# The codes that every verb may end with.
 EVERYWHERE = {
     code: MEANINGS[code]
     for code in (ExitCode.OK, ExitCode.FAILED, ExitCode.USAGE, ExitCode.PERMISSION, ExitCode.UNREACHABLE)
@@ -53,7 +53,7 @@ BY_CODE = {
 
 
 class CommandFailed(Exception):
-    """The end of a command: what to say on stderr, and the exit code."""
+    """A command failed: the message for stderr, and the exit code."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
@@ -62,9 +62,9 @@ class CommandFailed(Exception):
 
 
 def refusal(answer: Any) -> CommandFailed:
-    """The failure that an error of the control API stands for, with what its details show.
+    """Return the failure for an error of the control API.
 
-    That is the end of a model's log, or each problem of a configuration.
+    Its message ends with the details of the error: the end of a model's log, or each problem of a configuration.
     """
     error = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(error, dict):

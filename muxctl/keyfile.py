@@ -1,6 +1,6 @@
 """The API keys in a configuration's files, and muxd.d/keys.toml, the one of them that `muxctl keys` writes.
 
-Not imported before it is needed: it reads a configuration, which muxctl otherwise leaves to muxd.
+This module is imported only where it is needed: it reads a configuration, which muxctl otherwise leaves to muxd.
 """
 
 import errno
@@ -38,7 +38,7 @@ Table = dict[str, Any]
 
 
 def entries(config: Path) -> tuple[list[KeyTable], list[str]]:
-    """The keys of all files, in their order, as they are written; and what is wrong with files that cannot be read."""
+    """Return the keys of all files, in their order and as written, and the problems of files that cannot be read."""
     main, parts, broken = read_sources(config)
     found = []
     for source in (*([main] if main is not None else []), *parts):
@@ -57,14 +57,18 @@ class KeyFile:
         self.path = config.parent / FOLDER / NAME
 
     def has(self, entry: KeyTable) -> bool:
+        """Say whether the key is written in this file."""
         return entry.source.file == self.path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One muxctl at a time; makes the folder.  Whatever the system refuses becomes a Failure."""
+        """Make the folder and lock it, for one muxctl at a time.
+
+        Raises CommandFailed for any OSError, also for one in the block.
+        """
         try:
             self._make_folder()
-            # The folder itself is what is locked: a lock file would be one more thing that lies about in it.
+            # The lock is on the folder itself: a lock file would be one more file left lying in it.
             lock = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,15 +83,15 @@ class KeyFile:
             ) from None
 
     def put(self, name: str, table: Table) -> None:
-        """Add the key, or put it in place of the one of its name."""
-        whole = self._read()
-        tables = whole.setdefault("keys", [])
+        """Add a key, or replace the one of that name.  Raises CommandFailed, with the file as it was."""
+        document = self._read()
+        tables = document.setdefault("keys", [])
         places = [place for place, other in enumerate(tables) if other.get("name") == name]
         if places:
             tables[places[0]] = table
         else:
             tables.append(table)
-        self._replace(whole)
+        self._replace(document)
 
     def _read(self) -> Table:
         try:
@@ -95,13 +99,13 @@ class KeyFile:
         except FileNotFoundError:
             return {}
 
-    def _replace(self, whole: Table) -> None:
-        """Put it in place; take it back and say why, where the configuration then has a problem that is new."""
+    def _replace(self, document: Table) -> None:
+        """Replace the file; restore it and raise CommandFailed if the configuration then has a new problem."""
         if self.path.is_symlink():
             raise CommandFailed(f"{self.path} is a link; put a file in its place, or remove it")
         before = self.path.read_bytes() if self.path.exists() else None
         known = {_LINE.sub(": ", problem, 1) for problem in self._problems()}
-        self._write((HEAD + tomli_w.dumps(whole)).encode())
+        self._write((HEAD + tomli_w.dumps(document)).encode())
         if new := [problem for problem in self._problems() if _LINE.sub(": ", problem, 1) not in known]:
             self._write(before) if before is not None else self.path.unlink()
             raise CommandFailed("\n  ".join(["it would make a problem; nothing was changed:", *new]), ExitCode.USAGE)
@@ -114,10 +118,10 @@ class KeyFile:
         return []
 
     def _write(self, content: bytes) -> None:
-        """Whole or not at all, also where the power fails; its permissions are the configuration's own."""
+        """Replace the file atomically, also in a power failure; owner and permissions are like the configuration's."""
         with NamedTemporaryFile(prefix=".keys-", dir=self.path.parent, delete=False) as file:
             try:
-                _like(file.fileno(), self._config.stat(), 0o664)
+                _copy_permissions(file.fileno(), self._config.stat(), 0o664)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -133,15 +137,16 @@ class KeyFile:
             folder.mkdir()
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _like(fd, folder.parent.stat(), 0o2775)
+                _copy_permissions(fd, folder.parent.stat(), 0o2775)
             finally:
                 os.close(fd)
 
 
-def _like(fd: int, model: os.stat_result, most: int) -> None:
-    """muxd reads its configuration as whoever it runs as: what is beside it must be readable to the same.
+def _copy_permissions(fd: int, model: os.stat_result, most: int) -> None:
+    """Give an open file the owner of `model`, and its permissions as far as `most` allows them.
 
-    `most` are the permissions that it may get at most: never to be written by everybody.
+    muxd may run as another user, and must be able to read this file as it reads the configuration.  `most` leaves out
+    the permission for everybody to write.  Raises PermissionError if the owner cannot be set, and not all may read.
     """
     found = os.fstat(fd)
     if (found.st_uid, found.st_gid) != (model.st_uid, model.st_gid):

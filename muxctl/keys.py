@@ -1,4 +1,4 @@
-"""`muxctl keys add|list|revoke`: the API keys that the proxy's clients show."""
+"""`muxctl keys add|list|revoke`: the API keys of the proxy's clients."""
 
 import json
 import os
@@ -40,7 +40,7 @@ EXITS = EVERYWHERE | {
 
 COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "COMMENTS", "EXPIRES", "STATE", "FILE")
 
-_PATIENCE = 60.0  # seconds: muxd checks the whole configuration first, perhaps on a slow disk
+_PATIENCE = 60.0  # seconds; muxd first checks the whole configuration, perhaps on a slow disk
 
 _OF_ADD = ("models", "requests_per_minute", "priority", "expires", "comments")
 
@@ -49,8 +49,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=_ACTIONS, metavar="ACTION", help="add, list or revoke")
     parser.add_argument("name", nargs="?", metavar="KEY", help="the key's name, for add and revoke")
     parser.add_argument("--models", metavar="A,B", type=_listed, help="what it is for (every model)")
-    parser.add_argument("--requests-per-minute", metavar="N", type=_whole, help="at most (no limit)")
-    parser.add_argument("--priority", metavar="N", type=_whole, help="from -10 to 10: whose request waits less (0)")
+    parser.add_argument("--requests-per-minute", metavar="N", type=_integer, help="at most (no limit)")
+    parser.add_argument("--priority", metavar="N", type=_integer, help="from -10 to 10: whose request waits less (0)")
     parser.add_argument("--expires", metavar="WHEN", help='"2027-01-31", "2027-01-31T18:00Z", "30d" (never)')
     parser.add_argument(
         "--no-comments", dest="comments", action="store_const", const=False, help="none in its streams while they wait"
@@ -63,7 +63,7 @@ def _listed(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -98,19 +98,21 @@ class _Place:
         self._elsewhere = ""
         if self._socket is not None and running is None and explicit is None:
             raise CommandFailed("muxd runs without a configuration file, which keys need: start it with --config")
-        if self._socket is not None and explicit is not None and not _same(explicit, running):
+        if self._socket is not None and explicit is not None and not _is_same(explicit, running):
             self._elsewhere = f"with {running}" if running is not None else "without a file"
-        self.config = running if running is not None and not self._elsewhere else _found(explicit)
+        self.config = running if running is not None and not self._elsewhere else _config_of(explicit)
         self.file = KeyFile(self.config)
         self._entries = entries
 
     def entries(self) -> tuple[list["KeyTable"], list[str]]:
+        """Return all keys of the configuration, and the problems of files that cannot be read."""
         return self._entries(self.config)
 
     def tell_muxd(self, done: str, effect: str, meanwhile: str = "") -> None:
-        """Have muxd take the files over; what comes of it, on stderr.  The Failure says what was done before it.
+        """Have muxd reload its configuration, and say on stderr what comes of it.
 
-        `meanwhile`: what is so until then, where it is not running.
+        `done` says what was done to the file, `effect` what that changes, and `meanwhile` what holds until muxd is
+        started, where it is not running.  Raises CommandFailed, which also says what was done.
         """
         if self._elsewhere:
             _say(f"{done}; muxd runs {self._elsewhere}, so nothing changes for it")
@@ -130,7 +132,7 @@ class _Place:
 
 
 def _running(socket: str | None) -> tuple[str | None, Path | None]:
-    """The socket of the muxd that answers, and its configuration, if it has a file."""
+    """Return the socket of the running muxd and its configuration file, each None if there is none."""
     try:
         path = find_socket(socket)
         config = ask(path, "GET", "/v1/status")["config"]
@@ -141,7 +143,8 @@ def _running(socket: str | None) -> tuple[str | None, Path | None]:
     return path, Path(config) if config is not None else None
 
 
-def _found(explicit: Path | None) -> Path:
+def _config_of(explicit: Path | None) -> Path:
+    """Return the absolute path of the configuration that muxd would start with.  Raises CommandFailed."""
     from muxd.config.default_paths import find_config
     from muxd.errors import ConfigError
 
@@ -151,7 +154,7 @@ def _found(explicit: Path | None) -> Path:
         raise CommandFailed(error.message, ExitCode.USAGE) from None
 
 
-def _same(one: Path, other: Path | None) -> bool:
+def _is_same(one: Path, other: Path | None) -> bool:
     try:
         return other is not None and one.samefile(other)
     except OSError:
@@ -166,16 +169,16 @@ def _add(options: Namespace, place: _Place) -> int:
     import secrets
     from hashlib import sha256
 
-    wanted = _wanted(options, place.config)
+    settings = _table_from(options, place.config)
     secret = f"muxd-{secrets.token_urlsafe(32)}"
-    made = {"name": options.name, "secret_sha256": sha256(secret.encode()).hexdigest(), **wanted}
+    made = {"name": options.name, "secret_sha256": sha256(secret.encode()).hexdigest(), **settings}
     _check_free(options.name, place)
     if not place.entries()[0]:
         _announce_first(options, place.config)
     with place.file.locked():
         _check_free(options.name, place)
         place.file.put(options.name, made)
-    # Before muxd is told, which may take its time or fail: nobody can find the secret again.
+    # The secret, which nobody can find again, is printed before muxd is told: that may take long, or fail.
     value = {"name": options.name, "secret": secret, "file": str(place.file.path)}
     print(json.dumps(value) if options.json else secret, flush=True)
     _say("this is the only time that the secret is shown: put it where its holder finds it")
@@ -184,7 +187,7 @@ def _add(options: Namespace, place: _Place) -> int:
 
 
 def _announce_first(options: Namespace, config: Path) -> None:
-    """Say whom the first key shuts out, and ask a person; raises the Failure where the answer is no."""
+    """Say whom the first key shuts out, and ask for consent.  Raises CommandFailed if the answer is no."""
     from muxctl.door import anybody
 
     _say(
@@ -195,7 +198,7 @@ def _announce_first(options: Namespace, config: Path) -> None:
 
 
 def _ask(options: Namespace, question: str, otherwise: str) -> None:
-    """A person at a terminal; raises the Failure where the answer is no."""
+    """Ask a person at a terminal, unless --yes is given.  Raises CommandFailed if the answer is no."""
     if options.yes or options.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
@@ -203,25 +206,25 @@ def _ask(options: Namespace, question: str, otherwise: str) -> None:
         raise CommandFailed(otherwise)
 
 
-def _wanted(options: Namespace, config: Path) -> dict[str, Any]:
-    """What the options say, checked as the configuration checks it."""
+def _table_from(options: Namespace, config: Path) -> dict[str, Any]:
+    """Return the new key's table from the options, checked like a configuration.  Raises CommandFailed."""
     from muxd.config.key_tables import KEY
     from muxd.config.readers import Base
 
-    given = {name: value for name in _OF_ADD if (value := getattr(options, name)) is not None}
-    if "expires" in given:
-        given["expires"] = _moment(given["expires"])
-    for name, value in {"name": options.name, **given}.items():
+    settings = {name: value for name in _OF_ADD if (value := getattr(options, name)) is not None}
+    if "expires" in settings:
+        settings["expires"] = _expiry(settings["expires"])
+    for name, value in {"name": options.name, **settings}.items():
         try:
             KEY[name](value, Base(Path(), Path()))
         except ValueError as error:
             raise CommandFailed(f"{name if name == 'name' else _flag(name)}: {error}", ExitCode.USAGE) from None
-    _check_models(given.get("models", []), config)
-    return given
+    _check_models(settings.get("models", []), config)
+    return settings
 
 
-def _moment(text: str) -> Any:
-    """A datetime in UTC, of a date or of how long from now."""
+def _expiry(text: str) -> Any:
+    """Return the datetime in UTC that --expires says, as a date or as a time from now.  Raises CommandFailed."""
     from datetime import UTC, datetime
 
     from muxd.config.key_tables import moment
@@ -247,6 +250,7 @@ def _moment(text: str) -> Any:
 
 
 def _check_models(names: list[str], config: Path) -> None:
+    """Raise CommandFailed if one of the names is no model of the configuration."""
     from muxd.config import salvage_config
     from muxd.config.names import did_you_mean
     from muxd.errors import ConfigError
@@ -270,6 +274,10 @@ def _unusable(problems: list[str]) -> CommandFailed:
 
 
 def _check_free(name: str, place: _Place) -> None:
+    """Raise CommandFailed if a new key cannot have the name.
+
+    It can have that of a key that is expired or revoked, if muxctl wrote that one and so can replace it.
+    """
     from muxctl.display.keys import state_of
 
     entries, broken = place.entries()
@@ -289,25 +297,25 @@ def _check_free(name: str, place: _Place) -> None:
 def _revoke(options: Namespace, place: _Place) -> int:
     name = options.name
     if _is_last(name, place):
-        _to_revoke(name, place)  # or it cannot be: no question then
+        _key_to_revoke(name, place)  # raises before the question if it cannot be revoked
         question = f"{name} is the last API key that works: without it every request to the proxy gets 401; revoke it?"
         _ask(options, question, "no key was revoked; nothing was changed")
     with place.file.locked():
-        entry = _to_revoke(name, place)
+        entry = _key_to_revoke(name, place)
         revoked = bool(entry.table.get("revoked"))
         if not revoked:
             place.file.put(name, {**entry.table, "revoked": True})
     if options.json:
         print(json.dumps({"name": name, "revoked": True, "file": str(place.file.path)}))
     done = f"{name} was revoked before, in {place.file.path}" if revoked else f"{name} is revoked in {place.file.path}"
-    # Proxies hear of keys from muxd, and outlive it.
+    # Proxies get their keys from muxd, and outlive it.
     place.tell_muxd(done, "it is refused", "; a proxy that still runs takes it until then, or until it is restarted")
     _tell_of_last(place)
     return ExitCode.OK
 
 
 def _is_last(name: str, place: _Place) -> bool:
-    """It works, and no other does."""
+    """Say whether the key works and no other does."""
     from muxctl.display.keys import state_of
 
     entries, broken = place.entries()
@@ -316,7 +324,7 @@ def _is_last(name: str, place: _Place) -> bool:
 
 
 def _tell_of_last(place: _Place) -> None:
-    """A revoked key keeps the door shut: where no other works, nobody gets in."""
+    """Say on stderr if no key works any more: a revoked key keeps the proxy from being open to everybody."""
     from muxctl.display.keys import state_of
     from muxctl.door import without_keys
 
@@ -330,8 +338,11 @@ def _tell_of_last(place: _Place) -> None:
     )
 
 
-def _to_revoke(name: str, place: _Place) -> "KeyTable":
-    """The key of that name in muxctl's own file; else the Failure that says where it is, or what there is."""
+def _key_to_revoke(name: str, place: _Place) -> "KeyTable":
+    """Return the key of that name in muxctl's own file.
+
+    Raises CommandFailed, which says where else the key is, or which keys there are.
+    """
     entries, broken = place.entries()
     found = [entry for entry in entries if entry.table.get("name") == name]
     for entry in found:

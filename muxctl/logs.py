@@ -1,4 +1,4 @@
-"""`muxctl logs NAME`: what a model, or the proxy, wrote.  muxd is asked; when it is down, the files are read here."""
+"""`muxctl logs NAME`: the log of a model or of the proxy, from muxd, or from the files if muxd is down."""
 
 import json
 import os
@@ -35,9 +35,9 @@ EXITS = EVERYWHERE | {
 }
 
 STREAMS = ("stdout", "stderr")
-_POLL = 0.2  # seconds between two looks at a file that is followed
+_POLL = 0.2  # seconds between two reads of a file that is followed
 
-_OWN = {"proxy": "muxd-proxy"}  # what muxd's own children write, by what they are called
+_OWN = {"proxy": "muxd-proxy"}  # log names of muxd's own children, by the names that users type
 
 Line = dict[str, Any]  # {"stream": "stderr", "line": "..."}
 
@@ -80,7 +80,7 @@ def _json_line(line: Line) -> None:
 
 
 def _visible_line(line: Line) -> None:
-    """What a model wrote, or made its clients' prompts into, must not steer the terminal."""
+    """Print a line with its control characters written out: no model may steer the terminal."""
     _plain_line(line | {"line": visible(line["line"])} if "line" in line else line)
 
 
@@ -92,7 +92,7 @@ def _plain_line(line: Line) -> None:
 
 
 def _connected(socket: str | None) -> ControlConnection | None:
-    """None when muxd is down; whoever may not ask it is told so."""
+    """Connect to muxd; return None if it is down.  Raises CommandFailed for other failures, as a lack of permission."""
     try:
         return ControlConnection(find_socket(socket))
     except CommandFailed as failure:
@@ -107,11 +107,11 @@ def _from_muxd(connection: ControlConnection, options: Namespace) -> Iterator[Li
     if options.follow:
         yield from answer.lines()
         return
-    told = answer.json()
-    yield from told["lines"]
-    if lost := told.get("lost"):
+    log = answer.json()
+    yield from log["lines"]
+    if lost := log.get("lost"):
         _say(f"{lost['bytes']} bytes of the log of {options.name} were lost: {plain(lost['reason'])}")
-    elif not told["lines"] and options.lines:
+    elif not log["lines"] and options.lines:
         _say(f"{options.name} has written nothing so far{_to(options.stream)}")
 
 
@@ -126,12 +126,12 @@ def _say(text: str) -> None:
 def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
     try:
         files = _find_files(options.name, options.log_dir)
-        wanted = STREAMS if options.stream == "both" else (options.stream,)
+        streams = STREAMS if options.stream == "both" else (options.stream,)
         if options.follow:
-            _follow({stream: files[stream] for stream in wanted}, options.lines, show)
+            _follow({stream: files[stream] for stream in streams}, options.lines, show)
         from muxd.logfiles import tail
 
-        lines = [{"stream": stream, "line": text} for stream in wanted for text in tail(files[stream], options.lines)]
+        lines = [{"stream": stream, "line": text} for stream in streams for text in tail(files[stream], options.lines)]
     except PermissionError as error:
         from muxd.errors import in_words
 
@@ -150,7 +150,7 @@ def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
 
 
 def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) -> None:
-    """Until ^C."""
+    """Show the last `lines` lines of each file, then new ones until ^C."""
     from muxd.logfiles import LogReader
 
     with ExitStack() as opened:
@@ -164,8 +164,8 @@ def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) ->
 
 
 def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
-    """The files of one model, in the first directory that has some."""
-    directories, names = ([log_dir], {}) if log_dir else _look_up()
+    """Return a model's log files by stream, from the first directory that has any.  Raises CommandFailed."""
+    directories, names = ([log_dir], {}) if log_dir else _places_and_names()
     if name == "muxd" and name not in names:
         raise CommandFailed(
             "muxd keeps no log of its own: see journalctl -u muxd, or where its stderr goes", ExitCode.NO_MODEL
@@ -182,8 +182,8 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
     raise CommandFailed(f"{down}there is no log of {name} in {places}; --log-dir names another place", code)
 
 
-def _look_up() -> tuple[list[Path], dict[str, str]]:
-    """Where logs may be, and which model each name means, as far as the configuration tells."""
+def _places_and_names() -> tuple[list[Path], dict[str, str]]:
+    """Return the directories that may hold logs, and the model that each name of the configuration means."""
     from muxd.config import find_config, salvage_config
     from muxd.config.default_paths import SYSTEM_LOGS, default_log_dir, default_state_dir
     from muxd.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What switch, start, stop, restart and sleep share: an order for one model, watched until it is carried out."""
+"""An order for one model, watched until it is carried out: shared by switch, start, stop, restart and sleep."""
 
 import json
 import time
@@ -38,7 +38,10 @@ def arguments(parser: ArgumentParser, *, now: bool = False) -> None:
 
 
 def give(verb: str, options: Namespace, **body: Any) -> int:
-    """Order it and watch; returns when the model is what the verb says, raises the Failure when it will not be."""
+    """Give muxd an order and report its progress; return once it is carried out, or accepted with --no-wait.
+
+    Raises CommandFailed if the order fails, is superseded, or is not watched to its end.
+    """
     limit = _seconds(options.timeout) if options.timeout else None
     path = find_socket(options.socket)
     target = model_target(options.name, f"/{verb}")
@@ -63,7 +66,7 @@ def _goes_on(verb: str, name: str) -> str:
 
 
 def _seconds(text: str) -> float | None:
-    """None for "inf", and for longer than anybody waits."""
+    """Return the seconds of --timeout; None for "inf" and for more than _LONGEST_WAIT.  Raises CommandFailed."""
     from muxd.config.units import parse_duration
 
     try:
@@ -84,7 +87,7 @@ def _reporter(verb: str, options: Namespace) -> Reporter:
 
 
 def _watch(verb: str, name: str, lines: Iterable[dict[str, Any]], reporter: Reporter) -> int:
-    """Report every line until it has ended."""
+    """Report every line of the answer until the order has ended.  Raises CommandFailed."""
     with reporter:
         for line in lines:
             reporter.take(line)

@@ -1,4 +1,4 @@
-"""`muxctl reload`: have muxd read its configuration again; say what that does, and to whom."""
+"""`muxctl reload`: have muxd read its configuration again, and say what that changes for which model."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -24,9 +24,9 @@ EXITS = EVERYWHERE | {
 
 COLUMNS = ("MODEL", "ACTION", "CHANGES")
 
-_PATIENCE = 60.0  # seconds: it is checked first, down to the files of every model, perhaps on a slow disk
+_PATIENCE = 60.0  # seconds; muxd first checks every model's files, perhaps on a slow disk
 
-_MOST = 20  # names in a line
+_MOST = 20  # names in a line, at most
 
 _IN_WORDS = {
     "add": "added; it may be asked for at once",
@@ -52,7 +52,7 @@ def run(options: Namespace) -> int:
 
 
 def plan_lines(answer: dict[str, Any]) -> list[str]:
-    """The plan as a table, then what happens to whom in plain words."""
+    """Return the lines of the plan: a table, then what happens to each model in plain words."""
     plan, settings = answer["plan"], answer["settings"]
     warnings = [f"WARNING: {plain(warning)}" for warning in answer.get("warnings", [])]
     if not plan and not settings:

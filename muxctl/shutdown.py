@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
 
 
 class _Process:
-    """The process behind the socket, held so that its pid cannot come to mean another one."""
+    """The process that listens on the socket, held by a pidfd: its pid alone may come to mean another process."""
 
     def __init__(self, pid: int) -> None:
         self._fd: int | None = None
@@ -56,7 +56,7 @@ class _Process:
             os.close(self._fd)
 
     def wait(self, path: str) -> None:
-        """Return when it has ended; where it cannot be seen, when nothing answers at `path`."""
+        """Wait until the process has ended or, where there is no pidfd, until nothing answers at `path`."""
         if self._fd is not None:
             while not select.select([self._fd], [], [], NOTICE_INTERRUPT)[0]:
                 pass

@@ -1,4 +1,4 @@
-"""Which socket muxd listens on, and why it cannot be reached when it cannot."""
+"""Find the socket that muxd listens on, and say why it cannot be reached."""
 
 import os
 import stat
@@ -8,11 +8,11 @@ from muxctl.exit_codes import CommandFailed, ExitCode
 
 SYSTEM_SOCKET = "/run/muxd/muxd.sock"
 
-_DEMO = "muxd-demo-"  # how the folder of a demo begins: see muxd/demo.py
+_DEMO = "muxd-demo-"  # prefix of a demo's folder, see muxd/demo.py
 
 
 def candidates(environ: Mapping[str, str]) -> list[str]:
-    """Where a muxd of this user or of the system would listen."""
+    """Return the sockets on which a muxd of this user or of the system would listen, the likeliest first."""
     found = [SYSTEM_SOCKET, os.path.expanduser("~/.local/state/muxd/muxd.sock")]
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         found.insert(0, f"{runtime}/muxd/muxd.sock")
@@ -20,7 +20,7 @@ def candidates(environ: Mapping[str, str]) -> list[str]:
 
 
 def find_socket(explicit: str | None, environ: Mapping[str, str] = os.environ) -> str:
-    """--socket, else MUXD_SOCKET, else the first candidate that is there, else a demo's."""
+    """Return --socket, else MUXD_SOCKET, else the first candidate that exists, else a demo's.  Raises CommandFailed."""
     if named := explicit or environ.get("MUXD_SOCKET"):
         return named
     tried = candidates(environ)
@@ -37,7 +37,7 @@ def find_socket(explicit: str | None, environ: Mapping[str, str] = os.environ) -
 
 
 def _demos(folder: str) -> list[str]:
-    """The sockets of `muxd start --demo` of this user that answer; what others put there is not looked into."""
+    """Return the answering sockets of this user's `muxd start --demo`; folders of other users are ignored."""
     found = []
     try:
         for entry in os.scandir(folder):
@@ -55,7 +55,7 @@ def _answers(path: str) -> bool:
         probe.setblocking(False)
         try:
             probe.connect(path)
-        except BlockingIOError:  # it has a long queue
+        except BlockingIOError:  # its queue of connections is full
             return True
         except OSError:
             return False
@@ -63,7 +63,7 @@ def _answers(path: str) -> bool:
 
 
 def _exists(path: str) -> bool:
-    """Also True when a directory on the way is closed to us: then that is what to tell."""
+    """Say whether the path exists or may exist; a directory without permission is reported later, on connecting."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -74,6 +74,7 @@ def _exists(path: str) -> bool:
 
 
 def not_running(tried: list[str]) -> CommandFailed:
+    """Return the failure for sockets that do not exist."""
     return CommandFailed(
         f"muxd is not running: no socket at {', '.join(tried)}; "
         "start it with muxd start, or name its socket with --socket or MUXD_SOCKET",
@@ -82,7 +83,7 @@ def not_running(tried: list[str]) -> CommandFailed:
 
 
 def unreachable(path: str, error: OSError) -> CommandFailed:
-    """The one line for a connect(2) that failed."""
+    """Return the failure, with its remedy, for a connect(2) that failed."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return not_running([path])
@@ -111,7 +112,10 @@ def _is_socket(path: str) -> bool:
 
 
 def _way_in(path: str) -> str:
-    """The group that would be let in at the first thing on the way that does not let us."""
+    """Return advice for a socket that this user may not use.
+
+    It names the group that has access to the first of folder and socket that refuses this user.
+    """
     import grp
 
     for step in (os.path.dirname(path) or ".", path):

@@ -1,4 +1,4 @@
-"""`muxctl status [NAME]`: what every model is doing, or everything about one; with --watch, again and again."""
+"""`muxctl status [NAME]`: what every model is doing, or everything about one; with --watch, repeatedly."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -29,7 +29,7 @@ EXITS = (
     }
 )
 
-# Lines for (width, height) of a terminal; None: as wide, as high as it takes.
+# Returns the lines for a terminal of (width, height); None means no limit.
 Compose = Callable[[int | None, int | None], list[str]]
 
 
@@ -51,14 +51,14 @@ def run(options: Namespace) -> int:
 
 
 def asked(options: Namespace) -> dict[str, Any]:
-    """What muxd says of all, or of the one that is named."""
+    """Return the status of all models, or of the one that is named.  Raises CommandFailed."""
     target = "/v1/status" if options.name is None else model_target(options.name)
     value: dict[str, Any] = ask(find_socket(options.socket), "GET", target)
     return value
 
 
 def composer(options: Namespace, value: dict[str, Any]) -> Compose:
-    """How it is told to people."""
+    """Return the function that composes the status for people: the overview, or one model in detail."""
     if options.name is None:
         from muxctl.display.overview import overview
 

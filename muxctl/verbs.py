@@ -1,4 +1,4 @@
-"""The verbs there are, and the parser of each.  Help and completion take every list of verbs and options from here."""
+"""The verbs, and the parser of each.  Help and completion take their lists of verbs and options from here."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ VERBS = {
     "help": "how to use muxctl, or one verb",
 }
 
-# What people type who mean one of ours.
+# Words that people type, and the verb that they mean.
 _ALSO_SAID = {
     "list": "status",
     "models": "status",
@@ -47,11 +47,12 @@ _ALSO_SAID = {
 
 
 def module_of(verb: str) -> ModuleType:
+    """Import and return the verb's module."""
     return import_module(f"muxctl.{verb}")
 
 
 def parser_of(verb: str) -> ArgumentParser:
-    """What `muxctl VERB` takes, and its help."""
+    """Return the parser of `muxctl VERB`, with its help."""
     module = module_of(verb)
     parser = ArgumentParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
     parser.description = f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n\n{module.MEANING}"
@@ -62,7 +63,7 @@ def parser_of(verb: str) -> ArgumentParser:
 
 
 def parser_of_all() -> ArgumentParser:
-    """What muxctl takes before a verb, and the help that names every verb."""
+    """Return the parser of the options before a verb, with the help that lists every verb."""
     parser = ArgumentParser("muxctl", formatter_class=RawDescriptionHelpFormatter)
     parser.usage = "muxctl [--socket PATH] [--json] VERB ..."
     verbs = "\n".join(f"  {verb:12}{summary}" for verb, summary in VERBS.items())
@@ -92,7 +93,7 @@ def _epilog(examples: Mapping[str, str], exits: Mapping[ExitCode, str]) -> str:
 
 
 def find_verb(word: str) -> str:
-    """The verb itself; the Failure for any other word says which may have been meant."""
+    """Return the word if it is a verb; raise CommandFailed with the verbs that may have been meant if not."""
     if word in VERBS:
         return word
     meant = _ALSO_SAID.get(word) or did_you_mean(word, VERBS)
@@ -101,13 +102,13 @@ def find_verb(word: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest ones; empty when none is near."""
+    """Return the nearest known words, as "A, B or C"; "" if none is near."""
     *others, last = nearest(word, list(known)) or [""]
     return f"{', '.join(others)} or {last}" if others else last
 
 
 def nearest(word: str, known: Sequence[str]) -> list[str]:
-    """Those that it begins, else the one that is spelled most like it."""
+    """Return the known words that begin with `word`, else the one that is spelled most like it."""
     from difflib import get_close_matches
 
     return [other for other in known if other.startswith(word)] or get_close_matches(word, known, 1, 0.7)
