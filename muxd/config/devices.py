@@ -70,7 +70,7 @@ class Devices:
         return tuple(dict.fromkeys(self.number(name, simulated=simulated) for name in names))
 
     def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:
-        from muxd.gpus import CannotAsk, installed_cards, simulated_cards  # only where a GPU is given by name
+        from muxd.gpus import CannotAsk, installed_cards, simulated_cards  # imported for GPUs given by name only
 
         if simulated and any(card.is_meant(name) for card in simulated_cards()):
             return simulated_cards()

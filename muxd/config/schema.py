@@ -67,9 +67,7 @@ class Script:
     """
 
     argv: tuple[str, ...]  # bash, the script and its arguments
-    digests: dict[str, str] = field(
-        default_factory=dict
-    )  # SHA-256 of the script and of files that it reads in, by path
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of the script and files that it reads in, by path
     digest: str = ""  # SHA-256 over `digests`, the script's arguments, `env` and muxd's CUDA_VISIBLE_DEVICES
     launch: str = ""  # FILE:LINE of the command that starts the server
     program: str = ""  # the program of that command, as far as it is known
@@ -86,7 +84,7 @@ class Model:
     """One `[models.NAME]` table."""
 
     name: str
-    script: Script | None = None  # starts the server in place of muxd's own command line
+    script: Script | None = None  # launch script, which starts the server in place of muxd's own command line
     engine: str = "sglang"  # or "simulator"
     model_path: str = ""
     served_names: tuple[str, ...] = ()  # names by which clients may ask for it; its own name where none is given
@@ -173,7 +171,7 @@ class Key:
     requests_per_minute: int = 0  # 0: no limit
     priority: int = 0  # a waiting request counts 2 ** priority times
     expires: float = inf  # seconds since the epoch
-    revoked: bool = False  # kept in the file, so that revoking the last key does not open the door
+    revoked: bool = False  # kept in the file, so that revoking the last key does not let anybody in
     comments: bool = True  # whether the key's clients can cope with SSE comments
     variable: str = field(default="", repr=False, compare=False)  # environment variable with the secret; "": none
 

@@ -170,7 +170,7 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
 
 def _odd_character(line: str) -> str | None:
     """Return advice on a character that cannot be seen or only looks like one of TOML's; None where there is none."""
-    import unicodedata  # slow to import, and only needed for a broken file
+    import unicodedata  # imported for broken files only
 
     for column, character in enumerate(line.removesuffix("\r").partition("#")[0], 1):
         if character in _QUOTES or (character not in " \t" and unicodedata.category(character) in _UNSEEN):

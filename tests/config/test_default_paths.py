@@ -11,7 +11,7 @@ from muxd.errors import ConfigError
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """A working directory and a home, both empty; returns where a configuration would be in them."""
+    """Make a working directory and a home, both empty, and return where a configuration would be in them."""
     monkeypatch.chdir(tmp_path)
     ours, users = tmp_path / "muxd.toml", tmp_path / "home/.config/muxd/muxd.toml"
     users.parent.mkdir(parents=True)

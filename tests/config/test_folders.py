@@ -50,7 +50,7 @@ def test_what_cannot_be_looked_at_is_not_judged(tmp_path):
 
 @pytest.fixture
 def folders(tmp_path):
-    """`state`, which is ours, and `closed`, where we may not write; we are not root."""
+    """Yield the folders `state`, which this user owns, and `closed`, where it may not write; the user is not root."""
     state, closed = tmp_path / "state", tmp_path / "closed"
     state.mkdir()
     closed.mkdir(mode=0o555)

@@ -46,7 +46,7 @@ def part(tmp_path):
 
 @pytest.fixture
 def problems(load, tmp_path):
-    """The problems of a text that begins in line 6, each with F for the file and D for the folder beside it."""
+    """Return a function for the problems of a text from line 6 on, with F for the file and D for its folder muxd.d."""
 
     def problems(text, **environ):
         with pytest.raises(ConfigError) as caught:

@@ -17,7 +17,7 @@ ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'
 
 @pytest.fixture
 def environ(tmp_path):
-    """An environment with one program in its PATH: python3."""
+    """Return an environment with one program in its PATH: python3."""
     program = tmp_path / "bin/python3"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
@@ -37,7 +37,7 @@ def load(tmp_path, environ):
 
 @pytest.fixture
 def problems(load, tmp_path):
-    """The problems of a text, each with F for the file."""
+    """Return a function that returns the problems of a text, with F for the file."""
 
     def problems(text: str, **more: str) -> list[str]:
         with pytest.raises(ConfigError) as caught:
@@ -566,7 +566,7 @@ def test_ports_that_are_chosen_at_each_start_are_not_one(load):
 
 
 def test_a_proxy_asks_no_disk_for_the_folder_of_its_log(tmp_path):
-    """It does when it opens the log; while it serves, a disk that hangs must not hold it up."""
+    """Check that reading asks no disk: the proxy asks when it opens the log, and must not wait while it serves."""
     path = tmp_path / "muxd.toml"
     path.write_text('[proxy]\naccess_log_dir = "/proc/nope"\n')
     config = load_proxy_config(path, {"HOME": str(tmp_path)})

@@ -18,7 +18,7 @@ def with_models(*models):
 
 
 def another(value):
-    """A value of the same kind that differs."""
+    """Return a value of the same kind that differs."""
     match value:
         case bool():
             return not value
@@ -137,7 +137,7 @@ def test_every_setting_is_named_as_the_user_writes_it():
 
 
 def replaced(settings):
-    """All fields different; what each of them holds does not matter to a plan."""
+    """Return an object with all fields different; a plan does not depend on what each of them holds."""
     return type(settings)(**{field.name: object() for field in fields(settings)})
 
 

@@ -45,7 +45,7 @@ def load(folder):
 
 @pytest.fixture
 def problems(folder, load):
-    """Each with M for the file itself and D for the folder beside it."""
+    """Return a function that returns the problems, with M for the main file and D for the folder beside it."""
 
     def problems():
         with pytest.raises(ConfigError) as caught:
@@ -189,7 +189,7 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
     ],
 )
 def test_what_cannot_be_seen_or_only_looks_like_toml_is_named(tmp_path, text, told):
-    """The line looks right to whoever is sent there."""
+    """Check that the message names the character: in an editor the line looks right."""
     file = tmp_path / "F"
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:

@@ -52,7 +52,7 @@ def test_parts_are_files_of_it_too_and_may_go(file):
 
 
 def _until_the_clock_of_files_has_moved(file):
-    """Which is as coarse as the kernel's tick."""
+    """Wait until the clock of file times has moved, which is as coarse as the kernel's tick."""
     probe = file.with_name("probe")
     probe.touch()
     first = probe.stat().st_ctime_ns

@@ -20,7 +20,7 @@ TINY = Path(__file__).parents[2] / ".sglang-cpu/models"
 
 @pytest.fixture
 def environ(tmp_path, hub):
-    """A user with a cache, and a python3 that is no more than there."""
+    """Return the environment of a user with a cache, and with a python3 that has nothing installed."""
     program = tmp_path / "bin/python3"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
@@ -30,7 +30,7 @@ def environ(tmp_path, hub):
 
 @pytest.fixture
 def sglang(tmp_path, environ):
-    """An activated environment that has SGLang."""
+    """Make an activated environment that has SGLang."""
     (tmp_path / "venv/lib/sglang").mkdir(parents=True)
     (tmp_path / "venv/lib/sglang/__init__.py").touch()
     program = tmp_path / "venv/bin/python"
@@ -43,7 +43,7 @@ def sglang(tmp_path, environ):
 
 @pytest.fixture
 def run(tmp_path, environ, capsys, monkeypatch):
-    """`muxd init` in an empty directory with these GPUs; its lines."""
+    """Return a function that runs `muxd init` in an empty folder, with GPUs of these GiB, and returns its output."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
