@@ -540,3 +540,36 @@ def test_a_lifted_stop_leaves_no_reason_behind():
     assert (book.worker("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
     assert book >> order(2, Verb.START) << PersistStopped("a", False) << StartWorker("a")
     assert book.worker("a").reason == ""
+
+
+# What a launch script's server was seen to use
+
+
+def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
+    every, first, second = (
+        WorkerSpec("a", frozenset({0, 1})),
+        WorkerSpec("a", frozenset({0})),
+        WorkerSpec("b", frozenset({1})),
+    )
+    book = (
+        Playbook(every, second)
+        >> LeaseAsked(1, 1, "a") << StartWorker("a")
+        >> configured(2, first, second)
+        >> LeaseAsked(3, 2, "b") << StartWorker("b")
+        >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 1)
+        >> WorkerReady(5, "b", "http://b") << GrantLease(2, "http://b", 1)
+    )  # fmt: skip
+    assert book
+
+
+def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_that_it_uses():
+    first, second = WorkerSpec("a", frozenset({0})), WorkerSpec("a", frozenset({1}))
+    book = (
+        Playbook(first, WorkerSpec("b", frozenset({1})))
+        >> LeaseAsked(1, 1, "a") << StartWorker("a")
+        >> configured(2, second, WorkerSpec("b", frozenset({1})), changed={"a"}) << StopWorker("a", True)
+        >> WorkerExited(3, "a") << ReconfigureWorker("a") << StartWorker("a")
+        >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 2)
+    )  # fmt: skip
+    assert book
+    assert book.scheduler.host.ledger.needs("a") == {1}

@@ -118,6 +118,15 @@ def test_a_server_on_a_gpu_that_its_table_does_not_name_is_ended_and_started_aga
     assert again.status("beta")["reason"] == told
 
 
+def test_a_server_on_another_gpu_is_ended_while_it_loads(start, tmp_path):
+    text = "export CUDA_VISIBLE_DEVICES=1\nexec {server} --load-time 60 --model-path org/alpha --port {port}"
+    write(tmp_path, "alpha", text)
+    muxd = start(models='[models.alpha]\nscript = "alpha.sh"\ngpus = [0]\npreload = true\n')
+    eventually(lambda: "alpha: wrong_gpus: its server uses GPU 1" in muxd.log, "nobody waits until it is loaded")
+    assert muxd.status("alpha")["gpus"] == [1]
+    assert "ready" not in {after for _, _, after in muxd.moves()}
+
+
 def failure(muxd: Muxd) -> str:
     muxd.until_state("alpha", "failed")
     assert "backoff" not in {after for model, _, after in muxd.moves() if model == "alpha"}, "not tried again"

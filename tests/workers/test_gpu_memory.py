@@ -182,3 +182,16 @@ async def test_how_long_each_wait_took_is_remembered(autojump_clock):
     assert footprint.waited == pytest.approx(4, abs=0.1)
     assert [waited for waited, _ in took] == [elapsed for _, elapsed in took]
     assert took[0][0] >= 1
+
+
+async def test_of_gpus_that_a_script_was_seen_not_to_use_nothing_is_measured_any_more(autojump_clock):
+    gpus = PretendGpus(used=10)
+    footprint = GpuMemoryTracker(gpus, Model("a", gpus=(0, 1), gpu_release_timeout=5.0))
+    assert await footprint.until_room_to_load() is None
+    gpus.used += 40
+    footprint.update(Model("a", gpus=(1,), gpu_release_timeout=5.0))
+    await footprint.came()
+    assert footprint.awake == 40 * GiB
+    gpus.used -= 38
+    assert await footprint.until_released() is None
+    assert footprint.asleep == 2 * GiB
