@@ -19,12 +19,12 @@ EXITS = {ExitCode.OK: "it was printed", ExitCode.USAGE: "usage"}
 
 SHELLS = ("bash", "zsh", "fish")
 
-_PATIENCE = 1.0  # seconds that whoever presses TAB waits for a muxd that hangs
+_PATIENCE = 1.0  # seconds; a user who presses TAB waits no longer for a muxd that hangs
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("shell", nargs="?", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
-    # What the scripts ask: every model, as NAME:STATE.
+    # The scripts call this: it prints every model as NAME:STATE.
     parser.add_argument("--models", action="store_true", help=SUPPRESS)
 
 
@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
 
 
 def _models(socket: str | None) -> list[str]:
-    """None at all where muxd cannot be asked: whoever presses TAB wants no message."""
+    """Return NAME:STATE of every model; none if muxd does not answer, since a TAB must not print an error."""
     from muxctl.control_connection import ask
     from muxctl.socket_path import find_socket
 
@@ -48,5 +48,5 @@ def _models(socket: str | None) -> list[str]:
         models = ask(find_socket(socket), "GET", "/v1/status", patience=_PATIENCE)["models"]
     except (CommandFailed, KeyError):
         return []
-    # A shell may take anything else in a name for one of its own signs.
+    # Other names are left out: a shell may take their characters for its own syntax.
     return [f"{m['name']}:{m['state']}" for m in models if re.fullmatch(r"[\w./-]+", m["name"], re.ASCII)]

@@ -1,4 +1,4 @@
-"""Completion for bash: no more than bash 4 has, so that it works without the bash-completion package."""
+"""Completion for bash 4 and later; it does not need the package bash-completion."""
 
 from shlex import quote
 
@@ -76,18 +76,19 @@ complete -F _muxctl muxctl
 
 
 def script() -> str:
+    """Return the completion script."""
     outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
-    lines = [_flag_cases(verb, of) for verb, of in outlines.items()]
+    lines = [_flag_cases(verb, usage) for verb, usage in outlines.items()]
     lines += [_MIDDLE, '    case "$verb $want" in\n', "        *' ') ;;\n"]
-    lines += [_value_case(verb, option) for verb, of in outlines.items() for option in of.options]
+    lines += [_value_case(verb, option) for verb, usage in outlines.items() for option in usage.options]
     lines += ["        *) return ;;\n", "    esac\n", '    [[ -n $want ]] && return\n    case "$verb" in\n']
-    lines += [_word_case(verb, of) for verb, of in outlines.items()]
+    lines += [_word_case(verb, usage) for verb, usage in outlines.items()]
     return "".join([_HEAD, *lines, "    esac\n", _TAIL])
 
 
-def _flag_cases(verb: str, of: Outline) -> str:
-    """Which of its words are followed by a value."""
-    cases = [("want=$word", of.flags(optional=False)), ("may=1", of.flags(optional=True))]
+def _flag_cases(verb: str, usage: Outline) -> str:
+    """Return the cases for a verb's flags that take a value, or may take one."""
+    cases = [("want=$word", usage.flags(optional=False)), ("may=1", usage.flags(optional=True))]
     return "".join(f"            {_patterns(verb, flags)}) {action} ;;\n" for action, flags in cases if flags)
 
 
@@ -102,17 +103,20 @@ def _value_case(verb: str, option: Option) -> str:
     return f"        {_patterns(verb, list(option.flags))}) {proposed} ;;\n"
 
 
-def _word_case(verb: str, of: Outline) -> str:
-    """Options after a dash, and where there is nothing else to say; else the verb, or its argument."""
-    options = _offer({flag: option.meaning for option in of.options for flag in option.flags})
-    proposed = _proposal(of.argument) if verb else _offer(VERBS)
+def _word_case(verb: str, usage: Outline) -> str:
+    """Return the case that proposes a verb's next word.
+
+    After a dash, or if nothing else can be proposed, these are its options; else the verbs, or its argument.
+    """
+    options = _offer({flag: option.meaning for option in usage.options for flag in option.flags})
+    proposed = _proposal(usage.argument) if verb else _offer(VERBS)
     condition = "$cur != -*" + (" && $count == 0" if verb else "")
     body = f"if [[ {condition} ]]; then {proposed}; else {options}; fi" if proposed else options
     return f"        {quote(verb)}) {body} ;;\n"
 
 
 def _proposal(value: Value | None) -> str:
-    """The command that proposes it; empty when nothing can be proposed."""
+    """Return the shell command that proposes a value; "" if nothing can be proposed."""
     if value is None:
         return ""
     commands = {MODELS: "_muxctl_models", FILES: "_muxctl_paths -f", DIRECTORIES: "_muxctl_paths -d"}

@@ -1,4 +1,4 @@
-"""Completion for fish: one `complete` for each thing that may be written."""
+"""Completion for fish: one `complete` command for each word that may be written."""
 
 from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Value, outline
 from muxctl.verbs import VERBS
@@ -59,23 +59,24 @@ complete -c muxctl -f
 
 
 def script() -> str:
+    """Return the completion script."""
     outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
     lines = []
     for optional, variable in ((False, "value"), (True, "may")):
-        flags = sorted({flag for of in outlines.values() for flag in of.flags(optional=optional)})
+        flags = sorted({flag for usage in outlines.values() for flag in usage.flags(optional=optional)})
         lines.append(f"            case {' '.join(flags)}\n                set {variable} yes\n")
     lines.append(_FUNCTIONS)
     lines += [_complete("__muxctl_at 0", f"-a {verb} -d {_quoted(text)}") for verb, text in VERBS.items()]
-    for verb, of in outlines.items():
+    for verb, usage in outlines.items():
         where = f"__muxctl_in {verb}" if verb else "__muxctl_at 0"
-        lines += [_complete(where, _option(option)) for option in of.options]
-        if of.argument is not None and (proposed := _proposed(of.argument)):
+        lines += [_complete(where, _option(option)) for option in usage.options]
+        if usage.argument is not None and (proposed := _proposed(usage.argument)):
             lines += [_complete(f"__muxctl_at 1 {verb}", words) for words in proposed]
     return "".join([_HEAD, *lines])
 
 
-def _complete(condition: str, what: str) -> str:
-    return f"complete -c muxctl -n {_quoted(condition)} {what}\n"
+def _complete(condition: str, arguments: str) -> str:
+    return f"complete -c muxctl -n {_quoted(condition)} {arguments}\n"
 
 
 def _option(option: Option) -> str:
@@ -94,6 +95,6 @@ def _proposed(value: Value) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As fish reads it: only backslash and quote mean something between single quotes."""
+    """Quote a word for fish, in which only backslash and quote are special between single quotes."""
     text = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"

@@ -1,4 +1,4 @@
-"""What may be written after muxctl, taken from the parsers: the one source of every shell's completion."""
+"""Outline of muxctl's command line, taken from the parsers: the one source of every shell's completion."""
 
 import argparse
 from typing import NamedTuple
@@ -11,11 +11,11 @@ _BY_METAVAR = {"PATH": FILES, "DIR": DIRECTORIES, "NAME": MODELS}
 
 
 class Value(NamedTuple):
-    """What is expected as an argument, or as the value of an option."""
+    """The value of an argument or of an option."""
 
-    name: str  # as help writes it
-    source: str = ""  # FILES, DIRECTORIES, MODELS, or nothing that can be proposed
-    words: dict[str, str] = {}  # noqa: RUF012  those that can be, with what they mean
+    name: str  # as the help writes it
+    source: str = ""  # FILES, DIRECTORIES, MODELS; "" if it has none that can be proposed
+    words: dict[str, str] = {}  # noqa: RUF012  words that can be proposed, with their meanings
     optional: bool = False
 
 
@@ -26,13 +26,13 @@ class Option(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """Of one verb, or of what comes before it."""
+    """The options and the argument of one verb, or of muxctl before the verb."""
 
     options: tuple[Option, ...]
     argument: Value | None
 
     def flags(self, *, optional: bool) -> list[str]:
-        """Those that take a value; or those that may take one."""
+        """Return the flags that must take a value or, with `optional`, those that may take one."""
         return [
             flag
             for option in self.options
@@ -42,7 +42,7 @@ class Outline(NamedTuple):
 
 
 def outline(verb: str | None = None) -> Outline:
-    """Of `verb`; of muxctl itself without."""
+    """Return the outline of a verb, or of muxctl itself without one."""
     parser = parser_of_all() if verb is None else parser_of(verb)
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
     options = tuple(

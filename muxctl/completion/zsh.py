@@ -1,4 +1,4 @@
-"""Completion for zsh, in the words of its own completion system."""
+"""Completion for zsh, by means of its completion system."""
 
 from shlex import quote
 
@@ -38,6 +38,7 @@ fi
 
 
 def script() -> str:
+    """Return the completion script."""
     verbs = " ".join(quote(f"{verb}:{meaning}") for verb, meaning in VERBS.items())
     return (
         f"{_HEAD}    verbs=({verbs})\n"
@@ -54,17 +55,17 @@ def script() -> str:
 
 
 def _case(verb: str) -> str:
-    of = outline(verb)
-    argument = "" if of.argument is None else " " + quote(f"1:{of.argument.name}:{_action(of.argument)}")
-    return f"        {verb}) _arguments -S {_specs(of)}{argument} ;;\n"
+    usage = outline(verb)
+    argument = "" if usage.argument is None else " " + quote(f"1:{usage.argument.name}:{_action(usage.argument)}")
+    return f"        {verb}) _arguments -S {_specs(usage)}{argument} ;;\n"
 
 
-def _specs(of: Outline) -> str:
-    return " ".join(_spec(option, flag) for option in of.options for flag in option.flags)
+def _specs(usage: Outline) -> str:
+    return " ".join(_spec(option, flag) for option in usage.options for flag in option.flags)
 
 
 def _spec(option: Option, flag: str) -> str:
-    """For _arguments: the flags that it excludes, itself, what it means, and its value."""
+    """Return a spec for _arguments: the flags that this flag excludes, the flag, its meaning, and its value."""
     value = option.value
     joined = "" if value is None else "=" if flag.startswith("--") else "+"
     wants = "" if value is None else f"{'::' if value.optional else ':'}{value.name}:{_action(value)}"

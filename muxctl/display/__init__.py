@@ -1,1 +1,1 @@
-"""How things look: tables, one model in full, progress, and what is redrawn on a terminal."""
+"""The display of muxctl: tables, one model in full, progress, and screens that are redrawn on a terminal."""

@@ -1,11 +1,11 @@
-"""Colours, on a terminal only: the one reason to import rich."""
+"""Colours for a terminal; muxctl imports rich only for a terminal."""
 
 from rich.console import Console
 from rich.text import Text
 
 from muxctl.status import Compose
 
-# A state in the second column of a table, or behind "state:", by the colour it gets.
+# Colour -> the states that get it, in the second column of a table or behind "state:".
 _STATES = {
     "green": ("ready",),
     "yellow": ("starting", "waking", "draining", "falling_asleep", "stopping", "backoff", "adopting"),
@@ -23,6 +23,7 @@ def show(compose: Compose) -> None:
 
 
 def coloured(line: str) -> Text:
+    """Return a line of `muxctl status` with its state in colour, headings in bold."""
     text = Text(line)
     text.highlight_regex(rf"^(?:\S+)? +(?:{_AT_STATE})(?=  | for )")
     text.highlight_regex(r"^(?P<bold>MODEL .*|switching .*)")

@@ -1,4 +1,4 @@
-"""The lines of `muxctl status NAME`: everything about one model; what nobody measured is "unknown"."""
+"""The lines of `muxctl status NAME`: everything about one model; a figure that was never measured is "unknown"."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Model = dict[str, Any]
 
 
 def detail(model: Model, width: int | None = None) -> list[str]:
-    """Facts, each once; then the end of its log as it was when it last ended."""
+    """Return the facts, each on a line, then the end of the log from when the model last ended."""
     facts = [
         ("model", plain(model["name"])),
         ("state", _state(model)),
@@ -49,11 +49,11 @@ def _next(model: Model) -> str:
         return f"stays down until muxctl start {plain(model['name'])}"
     if model["retry_in_s"] is not None:
         return f"tries again in {duration(model['retry_in_s'])}"
-    return "nothing is planned" if "next" in model and model["state"] == "ready" else ""  # else its state says it
+    return "nothing is planned" if "next" in model and model["state"] == "ready" else ""  # else: the state says it
 
 
 def _ready_in(model: Model) -> str:
-    """Unknown for one that is on its way, but was never timed; nothing for one that is ready."""
+    """Return when the model will be ready: "unknown" if it was never timed, "" if it is ready."""
     if model["state"] == "ready":
         return ""
     if (eta := seconds_to_ready(model)) is not None:
@@ -65,7 +65,7 @@ def _ready_in(model: Model) -> str:
 
 
 def _memory(model: Model) -> str:
-    """On its GPUs, all together; an older muxd does not tell it."""
+    """Return the memory on all its GPUs together; "" from an older muxd, which does not send it."""
     memory = model.get("memory")
     if memory is None:
         return ""

@@ -1,4 +1,4 @@
-"""API keys as people and programs are told of them: neither a secret nor its hash."""
+"""API keys as `muxctl keys list` shows them, without their hashes."""
 
 import time
 from collections.abc import Sequence
@@ -12,10 +12,13 @@ from muxd.config.readers import Base
 
 
 def as_json(entry: KeyTable) -> dict[str, Any]:
-    """What is written, also where it cannot be used, which `muxd check` tells; null is what is not."""
-    shown = {key: entry.table.get(key) for key in ("name", "models", "requests_per_minute")}
+    """Return a key's table for JSON, as it is written; None for what is not written.
+
+    A value that cannot be used is kept: `muxd check` reports it.
+    """
+    value = {key: entry.table.get(key) for key in ("name", "models", "requests_per_minute")}
     return {
-        **shown,
+        **value,
         "priority": entry.table.get("priority", 0),
         "comments": entry.table.get("comments", True),
         "expires": _expiry(entry.table),
@@ -26,21 +29,21 @@ def as_json(entry: KeyTable) -> dict[str, Any]:
 
 
 def rows(entries: Sequence[KeyTable]) -> list[tuple[str, ...]]:
-    """NAME, MODELS, RPM, PRIORITY, COMMENTS, EXPIRES, STATE, FILE."""
+    """Return a row for each key: NAME, MODELS, RPM, PRIORITY, COMMENTS, EXPIRES, STATE, FILE."""
     return [_row(as_json(entry)) for entry in entries]
 
 
-def _row(shown: dict[str, Any]) -> tuple[str, ...]:
-    models = shown["models"]
+def _row(value: dict[str, Any]) -> tuple[str, ...]:
+    models = value["models"]
     cells = (
-        _or(shown["name"], "-"),
+        _or(value["name"], "-"),
         ",".join(map(str, models)) if isinstance(models, list) else _or(models, "all"),
-        _or(shown["requests_per_minute"], "-"),
-        shown["priority"],
-        _yes_no(shown["comments"]),
-        _or(shown["expires"], "never"),
-        shown["state"],
-        shown["file"],
+        _or(value["requests_per_minute"], "-"),
+        value["priority"],
+        _yes_no(value["comments"]),
+        _or(value["expires"], "never"),
+        value["state"],
+        value["file"],
     )
     return tuple(map(plain, cells))
 
@@ -54,7 +57,7 @@ def _yes_no(value: Any) -> Any:
 
 
 def state_of(table: dict[str, Any]) -> str:
-    """active, expired or revoked."""
+    """Return "active", "expired" or "revoked"."""
     if table.get("revoked"):
         return "revoked"
     expires = _moment(table)
@@ -62,7 +65,7 @@ def state_of(table: dict[str, Any]) -> str:
 
 
 def _expiry(table: dict[str, Any]) -> str | None:
-    """In UTC; as it is written where it is no date."""
+    """Return the expiry in UTC, or as it is written if it is no date; None without one."""
     if (expires := _moment(table)) is not None:
         return datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(table["expires"]) if "expires" in table else None

@@ -1,4 +1,4 @@
-"""One line on a terminal that follows an order, with the time it has taken so far."""
+"""One line on a terminal that follows an order, with the time that the order has taken so far."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from muxctl.display.progress import Reporter, ending_text, eta_text, is_step, is
 
 
 class LiveLine(Reporter):
-    """Redraws one line in place and takes it away in the end; then says how it ended."""
+    """Redraws one line in place; at the end removes it and prints how the order ended."""
 
     def __init__(self, verb: str) -> None:
         super().__init__(verb)

@@ -8,18 +8,19 @@ COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS",
 _SHORT = ("MODEL", "STATE", "SINCE", "GPU", "BUSY", "WAIT", "RST")
 _NUMBERS = (2, 4, 5, 6)
 
-_NOTE = 48  # columns that are enough for the beginning of a note; where there are fewer, it gets a line of its own
+_NOTE = 48  # columns; with fewer beside the table, a note gets a line of its own
 _INDENT = "    "
 _LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
-_OLD = 3600  # seconds after which an exit is no news
+_OLD = 3600  # seconds after which an exit is no longer worth a note
 
 Model = dict[str, Any]
 
 
 def overview(status: dict[str, Any], width: int | None = None, height: int | None = None) -> list[str]:
-    """Everything, whole; within `width` a line of its own for what does not fit beside, cut where even that is long.
+    """Return the lines of the overview, for a terminal of `width` and `height`, or without limits for a pipe.
 
-    Within `height`, models at rest are left off rather than others, and counted.
+    Within `width`, a note that does not fit into the table gets a line of its own, and is cut if that is too long.
+    Within `height`, models at rest are left off before others, and counted.
     """
     head, models = [*_head(status), ""], status["models"]
     lines = [*head, *_table(models, width)]
@@ -27,7 +28,7 @@ def overview(status: dict[str, Any], width: int | None = None, height: int | Non
         return lines
     left_off = 0
     while (over := len(lines) - (height - 1)) > 0 and any(map(_rests, models)):
-        models = _without_last(models, -(-over // 2))  # each has a line, some have two
+        models = _without_last(models, -(-over // 2))  # each model has one or two lines
         left_off = len(status["models"]) - len(models)
         lines = [*head, *_table(models, width)]
     if left_off:
@@ -38,7 +39,7 @@ def overview(status: dict[str, Any], width: int | None = None, height: int | Non
 
 
 def _without_last(models: list[Model], count: int) -> list[Model]:
-    """Without the last `count` of those at rest."""
+    """Return the models without the last `count` of those at rest."""
     at_rest = [place for place, model in enumerate(models) if _rests(model)][-count:]
     return [model for place, model in enumerate(models) if place not in at_rest]
 
@@ -73,7 +74,7 @@ def _daemon(status: dict[str, Any]) -> str:
 
 
 def _door(door: dict[str, Any] | None, listen: str) -> list[str]:
-    """Who may ask the proxy; an older muxd does not tell it."""
+    """Return the line that says who may use the proxy; none from an older muxd, which does not send it."""
     if door is None:
         return []
     keys, others = door["keys"], door["keys_not_working"]
@@ -99,7 +100,10 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _lost_logs(tellers: list[dict[str, Any]], folder: str | None) -> list[str]:
-    """Which logs the disk refuses, by what it said; an older muxd does not tell why, nor that it does no more."""
+    """Return a line for each error by which the disk refuses logs, with the names of those logs.
+
+    An older muxd sends neither the error nor whether the loss goes on.
+    """
     why: dict[str, list[str]] = {}
     for teller in tellers:
         if teller.get("dropped_log_bytes") and teller.get("dropped_log_now", True):
@@ -109,7 +113,7 @@ def _lost_logs(tellers: list[dict[str, Any]], folder: str | None) -> list[str]:
 
 
 def _proxys_log(proxy: dict[str, Any]) -> list[str]:
-    """What was lost of it and no more is: of a model its row tells that."""
+    """Return a line on past losses of the proxy's log; those of a model are in its row."""
     if not proxy.get("dropped_log_bytes") or proxy.get("dropped_log_now", True):
         return []
     why = plain(proxy.get("dropped_log_reason") or "unknown")
@@ -133,7 +137,7 @@ def _table(models: list[Model], width: int | None) -> list[str]:
 
 
 def _narrow(models: list[Model], width: int) -> list[str]:
-    """Each note on a line of its own, and names too, where they leave no room for what follows."""
+    """Return the table for a narrow terminal: notes on lines of their own, and long names too."""
     rows = [_cells(model) for model in models]
     for columns in (COLUMNS[:-1], _SHORT):
         rest = table([row[1:] for row in (columns, *rows)], right=[column - 1 for column in _NUMBERS])
@@ -163,9 +167,9 @@ def _cells(model: Model) -> tuple[str, ...]:
 
 
 def note(model: Model, *, brief: bool = False) -> str:
-    """What else is worth knowing at a glance; empty when all is well.
+    """Return what else is worth knowing of a model at a glance; "" if all is well.
 
-    `brief` leaves off what is as it always is, or long ago.
+    `brief` leaves out its sleep level, and an exit of long ago.
     """
     parts = [_held_down(model), plain(model.get("impossible") or ""), _next(model)]
     if (eta := seconds_to_ready(model)) is not None:
@@ -184,7 +188,10 @@ def note(model: Model, *, brief: bool = False) -> str:
 
 
 def seconds_to_ready(model: Model) -> float | None:
-    """None where nobody knows, where it is ready, or where its ETA is that of its going: nobody waits for it then."""
+    """Return the seconds until the model is ready; None if unknown, if it is ready, or if nobody waits for it.
+
+    The ETA of a model that gives way, and that nobody waits for, is the time until it has given way.
+    """
     leaves = model["state"] in _LEAVING and not model["waiting"]
     if model["state"] == "ready" or model.get("stopped_by_operator") or leaves:
         return None
@@ -201,7 +208,7 @@ def _held_down(model: Model) -> str:
 
 
 def _next(model: Model) -> str:
-    """What happens next, where that is not what always does: a model at rest wakes when it is asked for."""
+    """Return what happens to the model next; "" for one at rest, which simply wakes when it is asked for."""
     if model.get("next"):
         return "" if _rests(model) else plain(model["next"])
     return "" if model["retry_in_s"] is None else f"tries again in {duration(model['retry_in_s'])}"

@@ -1,6 +1,6 @@
-"""How the progress of an order is told: as JSON, as a line for each phase, or (in `live`) on a terminal.
+"""Reports of an order's progress: as JSON, as a line for each phase, or (in `live`) on a terminal.
 
-A line of muxd's is a step ("switching", "working") or the end ("ready", "done", "failed").
+Each line from muxd is a step ("switching", "working") or the end ("ready", "done", "failed").
 """
 
 import json
@@ -9,19 +9,19 @@ from typing import Any
 
 from muxctl.display.tables import duration
 
-# Phases of those that give way; every other phase is of the model itself.
+# Phases of the victims of a switch; every other phase is the model's own.
 _LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
 
-# What a model is once an order has been carried out.
+# The state of a model once an order has been carried out, by verb; "ready" for the others.
 _GOALS = {"stop": "stopped", "sleep": "asleep"}
 
-_AT_ONCE = 0.05  # seconds: no process starts, and no model wakes, in so few
+_AT_ONCE = 0.05  # seconds; no model starts or wakes in so short a time, so it was ready before
 
 _PHASES = {"backoff": "waiting before its next start", "queued": "waiting for its turn"}
 
 
 class Reporter:
-    """Tells the progress of one order.  A context manager, for those that must clean up."""
+    """Reports the progress of one order; a context manager, since some reporters must clean up."""
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
@@ -33,18 +33,19 @@ class Reporter:
         pass
 
     def take(self, line: dict[str, Any]) -> None:
+        """Report one line of muxd's answer."""
         raise NotImplementedError
 
 
 class JsonLines(Reporter):
-    """Every line as it came."""
+    """Prints every line of muxd's answer as JSON."""
 
     def take(self, line: dict[str, Any]) -> None:
         print(json.dumps(line), flush=True)
 
 
 class PhaseLines(Reporter):
-    """One line for each phase: what a pipe or a log file wants."""
+    """Prints one line for each phase, for a pipe or a log file."""
 
     def __init__(self, verb: str, show: Callable[[str], None] = lambda text: print(text, flush=True)) -> None:
         super().__init__(verb)
@@ -68,12 +69,12 @@ def is_success(line: dict[str, Any]) -> bool:
 
 
 def goal(verb: str) -> str:
-    """What the model will be: "ready", "stopped", "asleep"."""
+    """Return the state that an order leads to: "ready", "stopped" or "asleep"."""
     return _GOALS.get(verb, "ready")
 
 
 def phase_text(line: dict[str, Any]) -> str:
-    """Who does what: "mistral is draining", "qwen is waking"."""
+    """Return the phase with its subject: "mistral is draining", "qwen is waking"."""
     leaving = line.get("from") if line["phase"] in _LEAVING else None
     who = " and ".join(leaving) if leaving else line["model"]
     return f"{who} {'are' if leaving and len(leaving) > 1 else 'is'} {phase_name(line['phase'])}"
@@ -84,13 +85,13 @@ def phase_name(phase: str) -> str:
 
 
 def eta_text(verb: str, line: dict[str, Any]) -> str:
-    """Empty when nobody knows, or it is a matter of a moment."""
+    """Return ", ready in about 20s" or the like; "" if the time is unknown or below a second."""
     eta = line.get("eta_s")
     return f", {goal(verb)} in about {duration(eta)}" if eta is not None and eta >= 1 else ""
 
 
 def ending_text(verb: str, line: dict[str, Any]) -> str:
-    """How it is now, and what that means for requests."""
+    """Return how the order ended, and what that means for requests."""
     model, state = line["model"], line.get("state", "ready")
     if state == "ready" and line["elapsed_s"] < _AT_ONCE:
         return f"{model} is ready already"

@@ -1,7 +1,7 @@
 """`muxctl status --watch` on a terminal: redrawn in place, on the alternate screen.
 
-So a table that is higher than the window, or a window that changes its size, leaves no
-rubbish in the scrollback; the last view is printed there in the end, to be read on and copied.
+On the alternate screen, a table that is higher than the window, or a window that changes its size,
+leaves no rubbish in the scrollback.  At the end the last view is printed there, to be read and copied.
 """
 
 import os
@@ -19,11 +19,13 @@ from muxctl.display.watch import View, trouble_text
 from muxctl.exit_codes import CommandFailed
 from muxctl.status import Compose
 
-# Blocked, and taken while waiting: none of them may come in the middle of a drawing.
+# Signals that are blocked, and handled in `wait`: none may come in the middle of a drawing.
 _SIGNALS = {signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM}
 
 
 class Screen(View):
+    """The view that redraws the status in place."""
+
     def __init__(self, pace: str) -> None:
         self._pace = pace
         self._console = Console(highlight=False)
@@ -71,7 +73,7 @@ class Screen(View):
         self._live.update(text, refresh=True)
 
     def _pause(self) -> None:
-        """^Z: the shell gets its own screen back."""
+        """Give the shell its own screen back and stop this process, as ^Z asks; redraw once it continues."""
         self._live.stop()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._live.start()

@@ -1,4 +1,4 @@
-"""Text for people: aligned tables, durations, sizes; nothing in it moves a terminal's cursor."""
+"""Text for people: aligned tables, durations, sizes; none of it moves a terminal's cursor."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Lines with aligned columns, two blanks apart; those in `right` are aligned to the right."""
+    """Return lines with aligned columns, two blanks apart; columns in `right` are aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(_cell(cell, widths[i], i in right) for i, cell in enumerate(row)).rstrip() for row in rows]
 
@@ -19,12 +19,12 @@ def _cell(text: str, width: int, right: bool) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """At most `width` columns of it; … stands for what is left off."""
+    """Return at most `width` characters of the text; … stands for what is left off."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
 def hanging(rows: Sequence[tuple[str, str]], width: int | None = None) -> list[str]:
-    """Names and what they are; what is longer than `width` goes on below its beginning."""
+    """Return lines of names and texts; a text that is longer than `width` goes on below its beginning."""
     indent = max(len(name) for name, _ in rows) + 2
     if width is None or width < indent + 20:
         return table(rows)
@@ -38,7 +38,7 @@ def hanging(rows: Sequence[tuple[str, str]], width: int | None = None) -> list[s
 
 
 def duration(seconds: float) -> str:
-    """Its two largest units: "12s", "1min 5s", "2h 5min", "3d 4h"."""
+    """Return a time in its two largest units: "12s", "1min 5s", "2h 5min", "3d 4h"."""
     rest = max(0, int(seconds))
     parts: list[tuple[int, str]] = []
     for size, unit in _UNITS:
@@ -50,16 +50,20 @@ def duration(seconds: float) -> str:
 
 
 def gibibytes(size: float) -> str:
+    """Return bytes as GiB with one decimal, without the unit."""
     return f"{size / (1 << 30):.1f}"
 
 
 def plain(value: object) -> str:
-    """One line without control characters: what others wrote must not steer the terminal."""
+    """Return the text as one line without control characters: foreign text must not steer the terminal."""
     return "".join(char if char.isprintable() else " " for char in str(value))
 
 
 def visible(text: str) -> str:
-    """With what steers a terminal, or turns the direction of writing, written out as Python does; not tabs."""
+    """Return the text with Python's escapes in the place of characters that steer a terminal or the writing direction.
+
+    Tabs stay.
+    """
     return "".join(
         char if char.isprintable() or not _steers(char) else char.encode("unicode_escape").decode() for char in text
     )
@@ -70,5 +74,5 @@ def _steers(char: str) -> bool:
 
 
 def on_terminal() -> bool:
-    """Whether output is read on a terminal whose cursor can be moved."""
+    """Say whether stdout is a terminal whose cursor can be moved."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")

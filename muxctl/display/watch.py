@@ -1,4 +1,4 @@
-"""`muxctl status --watch`: look again and again, also while muxd is restarted."""
+"""`muxctl status --watch`: ask for the status repeatedly, also while muxd is restarted."""
 
 import json
 import re
@@ -12,29 +12,29 @@ from muxctl.display.tables import duration, on_terminal, plain
 from muxctl.exit_codes import CommandFailed, ExitCode
 from muxctl.status import Compose, asked, composer
 
-_SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two looks
+_SHORTEST, _LONGEST = 0.1, 86400.0  # seconds between two requests
 
-# What changes by itself, in a line for people: durations, and the blanks that align them.
+# Parts of a line that change with the clock alone: durations, and the blanks that align them.
 _CLOCKS = re.compile(r"\d+(?:d|h|min|s)\b(?: \d+(?:h|min|s)\b)?|\s+")
 
-# Answers that another look may change: muxd is down, or ends, or had a fault.
+# Failures that may be over at the next request: muxd is down, or ends, or had a fault.
 _MAY_PASS = (ExitCode.UNREACHABLE, ExitCode.FAILED)
 
 
 def watch(options: Namespace) -> int:
-    """Until ^C, which is how it is meant to end."""
+    """Show the status every --watch seconds until ^C, which is the way to end it; return 0."""
     interval = _interval(options)
     try:
         with _view(options, interval) as view:
             while True:
-                _look(options, view)
+                _update(options, view)
                 view.wait(interval)
     except KeyboardInterrupt:
         return ExitCode.OK
 
 
 class View:
-    """Where looks are shown.  A context manager, for those that must clean up."""
+    """The place where each status is shown; a context manager, since some views must clean up."""
 
     def __enter__(self) -> "View":
         return self
@@ -43,14 +43,15 @@ class View:
         pass
 
     def show(self, value: dict[str, Any], compose: Compose) -> None:
+        """Show a status, as `compose` puts it for people or as it came."""
         raise NotImplementedError
 
     def trouble(self, failure: CommandFailed) -> None:
-        """There was no answer, but there may be one."""
+        """Show that a request failed; a later one may succeed."""
         raise NotImplementedError
 
     def wait(self, seconds: float) -> None:
-        """Until the next look.  Raises BrokenPipeError when nobody reads any more."""
+        """Wait until the next request is due.  Raises BrokenPipeError if nobody reads stdout any more."""
         poll = select.poll()
         poll.register(sys.stdout, 0)
         if poll.poll(seconds * 1000):
@@ -58,7 +59,7 @@ class View:
 
 
 class JsonObjects(View):
-    """Every look, one object a line."""
+    """Prints every status as JSON, one object a line."""
 
     def show(self, value: dict[str, Any], compose: Compose) -> None:
         print(json.dumps(value, separators=(",", ":")), flush=True)
@@ -69,7 +70,7 @@ class JsonObjects(View):
 
 
 class Blocks(View):
-    """A block with its time whenever more than the clock has changed: what a pipe or a log file wants."""
+    """Prints a block, headed by the time, whenever more than the clock has changed; for a pipe or a log file."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -88,11 +89,12 @@ class Blocks(View):
 
 
 def trouble_text(failure: CommandFailed) -> str:
+    """Return the failure in words, with "muxd is not running" where that is why."""
     text = plain(failure.message)
     return text if text.startswith("muxd ") or failure.code != ExitCode.UNREACHABLE else f"muxd is not running: {text}"
 
 
-def _look(options: Namespace, view: View) -> None:
+def _update(options: Namespace, view: View) -> None:
     try:
         value = asked(options)
     except CommandFailed as failure:
@@ -114,7 +116,10 @@ def _view(options: Namespace, interval: float) -> View:
 
 
 def _interval(options: Namespace) -> float:
-    """The seconds of --watch; `status --watch qwen` means the model, with the usual seconds."""
+    """Return the seconds of --watch.  Raises CommandFailed.
+
+    In `status --watch qwen` the word is the model's name, and the seconds are the default.
+    """
     text = options.watch
     if options.name is None and not text[:1].isdecimal():
         options.name, text = text, "1"
