@@ -1,4 +1,5 @@
-"""`muxd check`: everything that is wrong with a configuration, and what on this machine will keep it from working.
+"""`muxd check`: report all faults of a configuration, and all that will keep it from working on this machine.
 
-`command` is the verb and the report; `models` looks at each model, `machine` at what they share.
+`verb` runs the verb and prints the report; `models` checks each model, `machine` what the models share, `scripts`
+the text of launch scripts; `report` has the lines and their table.
 """

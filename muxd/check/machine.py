@@ -1,4 +1,4 @@
-"""What the models of a configuration share: interpreters, GPUs, ports, files."""
+"""Checks of what the models of a configuration share: interpreters, GPUs, ports, folders."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from muxd.own_files import why_too_open
 from .report import ReportLine, ok, warn, wrong
 from .scripts import Text
 
-#: Bytes; a log grows to log_max_bytes, which is 64 MiB where nobody says.
+#: Bytes that a disk should have left: a log grows to log_max_bytes, by default 64 MiB.
 ENOUGH_ROOM = 64 * MiB
 
 #: Seconds that muxd's own socket may take to answer.
@@ -31,14 +31,14 @@ SOCKET_PATIENCE = 1.0
 
 
 class HostReadings:
-    """What is asked once: GPUs and RAM."""
+    """The GPUs and the RAM of this machine, each read once."""
 
     def __init__(self, gpus: ReadGpus) -> None:
         self._read_gpus = gpus
 
     @cached_property
     def gpus(self) -> tuple[Sequence[GpuMemory], str]:
-        """If none, why."""
+        """Return the GPUs; if there are none, also why."""
         try:
             return within(self._read_gpus)
         except NoAnswer as error:
@@ -46,7 +46,7 @@ class HostReadings:
 
     @cached_property
     def memory(self) -> int:
-        """Bytes of RAM; 0 where nobody says."""
+        """Return the bytes of RAM; 0 if unknown."""
         try:
             return within(host_memory)
         except NoAnswer:
@@ -54,7 +54,7 @@ class HostReadings:
 
 
 class HostCheck:
-    """The configuration beside this machine."""
+    """A configuration and this machine: the context of all checks.  `broken` names models that are not checked."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class HostCheck:
         self.models = [model for model in config.models if model.name not in broken]
 
     def environ_of(self, model: Model) -> dict[str, str]:
-        """As its worker has it."""
+        """Return the environment of the model's worker."""
         return {**self._environ, **model.env}
 
     def where(self, model: Model, *key: str) -> str:
-        """FILE:LINE of a key of the model, in its own table or in [defaults]."""
+        """Return FILE:LINE of a key of the model, in its own table or in [defaults]."""
         own: KeyPath = ("models", model.name, *key)
         shared: KeyPath = ("defaults", *key)
         by_default = key and not self.problems.said(own[:3]) and self.problems.said(shared[:2])
@@ -83,20 +83,22 @@ class HostCheck:
 
     @cached_property
     def gpus(self) -> dict[int, GpuMemory]:
-        """Those of NVML, by number; empty where it knows none."""
+        """Return the GPUs that NVML knows, by number."""
         return {gpu.index: gpu for gpu in self._readings.gpus[0]}
 
     @property
     def memory(self) -> int:
+        """Return the bytes of RAM; 0 if unknown."""
         return self._readings.memory
 
     @property
     def real_models(self) -> list[Model]:
+        """Return the models that are not simulated."""
         return [model for model in self.models if model.engine != "simulator"]
 
     @cached_property
     def is_running(self) -> bool:
-        """A muxd answers at this configuration's socket: what holds its ports is its own."""
+        """Say whether a muxd answers at this configuration's socket: its ports are then held by muxd itself."""
 
         def ask() -> bool:
             with socket.socket(socket.AF_UNIX) as client:
@@ -109,7 +111,7 @@ class HostCheck:
             return False
 
     def gpu_lines(self) -> Iterator[ReportLine]:
-        """One for each GPU that is used, and what is missing."""
+        """Yield lines on the simulated and on the real GPUs, and on missing ones."""
         if len(self.real_models) < len(self.models):
             numbers = sorted({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
             size = self.config.daemon.simulated_gpu_memory / GiB
@@ -120,29 +122,29 @@ class HostCheck:
             why = self._readings.gpus[1]
             yield warn("GPUs", f"none can be seen: {why}; install the driver, or give this user or container the GPUs")
         if self.gpus:
-            said = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
-            yield ok("GPUs", said)
+            gpu_list = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
+            yield ok("GPUs", gpu_list)
 
 
 def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Each interpreter once, then what its SGLang has against the arguments of the models."""
+    """Yield a line for each interpreter, and one for each model whose arguments its SGLang rejects."""
     seen: dict[tuple[str, tuple[tuple[str, str], ...]], list[Model]] = {}
     for model in machine.real_models:
         if (python := _python_of(machine, model)) is not None:
             seen.setdefault((python, tuple(sorted(model.env.items()))), []).append(model)
-    told = set()
+    yielded = set()
     for (python, _), models in seen.items():
         environ = machine.environ_of(models[0])
         line, found = _interpreter(machine, models[0], python, environ)
-        if line not in told:
-            told.add(line)
+        if line not in yielded:
+            yielded.add(line)
             yield line
         if found is not None:
             yield from _rejected(machine, models, python, environ)
 
 
 def _python_of(machine: HostCheck, model: Model) -> str | None:
-    """None where it is missing, which is told elsewhere, or is known only to a script."""
+    """Return the model's interpreter; None if it is missing, which another check reports, or only a script knows it."""
     if model.script is None:
         return shutil.which(model.python, path=machine.environ_of(model).get("PATH"))
     program = Path(model.script.program)
@@ -168,17 +170,20 @@ def _interpreter(
 def _rejected(
     machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str]
 ) -> Iterator[ReportLine]:
-    """Of models that muxd itself starts, and that have arguments of their own: asking takes seconds."""
-    asked = {
+    """Yield lines on arguments that an interpreter's SGLang rejects.
+
+    Models are left out that a script starts, or that have no arguments of their own: the parser takes seconds.
+    """
+    args_by_model = {
         model.name: [*server_flags(model, model.port or 1), *model.args]
         for model in models
         if model.script is None and model.args
     }
-    if not asked:
+    if not args_by_model:
         return
     by_name = {model.name: model for model in models}
     try:
-        rejected = rejected_args(python, environ, asked)
+        rejected = rejected_args(python, environ, args_by_model)
     except NoSGLang as error:
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
@@ -187,7 +192,7 @@ def _rejected(
 
 
 def port_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Those that are named: of the proxy, its metrics, and models."""
+    """Yield lines on the ports that the configuration names: of the proxy, its metrics, and the models."""
     proxy, problems = machine.config.proxy, machine.problems
     named = [("port", proxy.host, proxy.port, problems.where(("proxy", "listen")))]
     if proxy.metrics_listen is not None:
@@ -214,7 +219,7 @@ def _port(machine: HostCheck, subject: str, host: str, port: int, where: str) ->
 
 
 def folder_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """State and logs: who else may write there, as the start sees it, and how much room is left."""
+    """Yield lines on the folders of state and logs: who else may write there, and how much room is left."""
     daemon = machine.config.daemon
     for key, folder, others_may in (("state_dir", daemon.state_dir, 0), ("log_dir", daemon.log_dir, 0o020)):
         where = machine.problems.where(("muxd", key)) if machine.problems.said(("muxd", key)) else ""
@@ -223,8 +228,8 @@ def folder_lines(machine: HostCheck) -> Iterator[ReportLine]:
                 yield wrong("muxd", why, where)
         with suppress(NoAnswer):
             if (room := within(partial(_room, folder))) < ENOUGH_ROOM:
-                told = f"{key} {shown_file(folder)}: its disk has {room >> 20} MiB left; free some, or name another"
-                yield warn("muxd", told, where)
+                text = f"{key} {shown_file(folder)}: its disk has {room >> 20} MiB left; free some, or name another"
+                yield warn("muxd", text, where)
 
 
 def _too_open(folder: Path, key: str, others_may: int) -> str:
@@ -232,6 +237,6 @@ def _too_open(folder: Path, key: str, others_may: int) -> str:
 
 
 def _room(folder: Path) -> int:
-    """Bytes that are left, on the disk where the folder is or will be made."""
+    """Return the bytes left on the disk where the folder is or will be made."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return shutil.disk_usage(there).free

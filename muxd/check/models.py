@@ -1,4 +1,4 @@
-"""What a model needs of this machine: its files, its GPUs, its RAM, its launch script's program."""
+"""Checks of one model against this machine: its files, its GPUs, its RAM, its launch script's program."""
 
 import os
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from .scripts import Text
 
 
 def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
-    """What was read of it, and what is wrong."""
+    """Yield lines on what is wrong with a model; one `ok` line that describes it if nothing is."""
     if model.engine == "simulator":
         pretend = machine.config.daemon.simulated_gpu_memory
         found = list(never_fits(model, pretend, machine.problems))
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
-        yield from [*_script(machine, model, model.script)] or [_read_of(model)]
+        yield from [*_script(machine, model, model.script)] or [_script_summary(model)]
         return
     text, size, findings = _files(machine, model)
     findings += [*_sizes(machine, model, size), *_homes(machine, model)]
@@ -45,24 +45,24 @@ def _gpus(model: Model) -> str:
 
 # Its files
 
-#: How people call folders of models, and nobody at the Hub who publishes them.
+#: Names that people give to folders of models, and that no publisher at the Hub has.
 _FOLDERS = ("models", "model", "checkpoints", "weights", "llm", "llms", "data", "mnt", "home")
 
 
 def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
-    """What it is, the bytes of its weights where they are known, and what is wrong."""
+    """Return a description of the model's files, the bytes of its weights (0 if unknown), and lines on faults."""
     where, given = machine.where(model, "model_path"), model.model_path
     try:
         if given.startswith("/"):
-            return within(lambda: _local(model, where))
+            return within(lambda: _local_files(model, where))
         if "://" in given:
             return given, 0, []
-        return within(lambda: _of_hub(machine, model, where))
+        return within(lambda: _hub_files(machine, model, where))
     except NoAnswer as error:
         return given, 0, [warn(model.name, f"{given} cannot be looked at: {error}", where)]
 
 
-def _local(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
+def _local_files(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
     path = Path(model.model_path)
     if path.suffix.lower() == ".gguf":
         text = f"{path} is GGUF, which is for llama.cpp; give the folder that has config.json and *.safetensors"
@@ -73,18 +73,18 @@ def _local(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
         size = _size_of(model, path)
     except Unusable as error:
         return str(path), 0, [warn(model.name, f"{path}: {_with_remedy(error)}", where)]
-    return f"{path}, {_shown(size)}" if size else str(path), size, []
+    return f"{path}, {_gib(size)}" if size else str(path), size, []
 
 
 def _size_of(model: Model, folder: Path) -> int:
-    """Raises Unusable."""
+    """Return the bytes of the weights in the folder; 0 if none are loaded from files.  Raises Unusable."""
     if not config_of(folder).get("architectures"):
         raise NoModel("config.json names no architecture")
     return 0 if _has_no_weights(model) else weights_of(folder)
 
 
 def _with_remedy(error: Unusable) -> str:
-    """What is wrong, and what to do about what is no whole model."""
+    """Return the error with a remedy, unless its text has one."""
     text = str(error)
     if ";" in text or ", which" in text:
         return text
@@ -92,12 +92,12 @@ def _with_remedy(error: Unusable) -> str:
 
 
 def _has_no_weights(model: Model) -> bool:
-    """SGLang makes them up, or does not read them from files."""
+    """Say whether SGLang reads no weights from files: it invents them, or gets them elsewhere."""
     text = " ".join(model.args).replace("=", " ")
     return any(f"--load-format {form}" in text for form in ("dummy", "remote", "gguf"))
 
 
-def _of_hub(machine: HostCheck, model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
+def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
     given, environ = model.model_path, machine.environ_of(model)
     beside = Path(os.path.abspath(machine.config.path or "muxd.toml")).parent / given
     if beside.exists():
@@ -112,7 +112,7 @@ def _of_hub(machine: HostCheck, model: Model, where: str) -> tuple[str, int, lis
     except Unusable as error:
         return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {_with_remedy(error)}", where)]
     if size is not None:
-        return f"{given} in the Hub's cache, {_shown(size)}", size, []
+        return f"{given} in the Hub's cache, {_gib(size)}", size, []
     if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
         text = f"{given} is not in the Hub's cache {cache}, and HF_HUB_OFFLINE is set: it cannot be downloaded"
         return given, 0, [warn(model.name, text, where)]
@@ -121,7 +121,7 @@ def _of_hub(machine: HostCheck, model: Model, where: str) -> tuple[str, int, lis
 
 
 def _homes(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
-    """Nothing expands "~" in a variable, or in an argument, but the program that reads it, if that does."""
+    """Yield lines on variables and arguments with "~", which neither muxd nor a shell expands."""
     for name, value in model.env.items():
         if value == "~" or value.startswith("~/"):
             text = f'{name} is "{value}" to the worker, nothing is expanded; write the path in full'
@@ -136,7 +136,7 @@ def _homes(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 
 def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[ReportLine]:
-    """A simulated one, whose GPUs all have that size."""
+    """Yield a line if a simulated model does not fit on simulated GPUs of `capacity` bytes each."""
     if model.engine == "simulator" and model.memory is not None:
         share = model.memory.total // max(1, len(model.gpus))
         if share > capacity:
@@ -147,12 +147,12 @@ def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[Repo
 def _too_large(model: Model, gpu: int, capacity: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
     each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
-    text = f"needs {_shown(needs)}{each}, GPU {gpu} has {_shown(capacity)}: it can never be loaded"
+    text = f"needs {_gib(needs)}{each}, GPU {gpu} has {_gib(capacity)}: it can never be loaded"
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
 
 
 def _sizes(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
-    """Against the GPUs that can be seen, and the RAM that a sleep at level 1 takes."""
+    """Yield lines if the model does not fit on the GPUs that NVML knows, or asleep at level 1 not into RAM."""
     if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
             there = ", ".join(map(str, machine.gpus))
@@ -166,7 +166,7 @@ def _sizes(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLin
         yield from _against_gpus(machine, model, weights)
     ram, own = machine.memory, _ram(model, weights)
     if ram and own > ram:
-        text = f"sleep level 1 takes {_shown(own)} of host RAM, and there are {_shown(ram)}; use sleep_level = 2"
+        text = f"sleep level 1 takes {_gib(own)} of host RAM, and there are {_gib(ram)}; use sleep_level = 2"
         yield warn(model.name, text, machine.where(model, "sleep_level"))
 
 
@@ -179,8 +179,8 @@ def _against_gpus(machine: HostCheck, model: Model, weights: int) -> Iterator[Re
     if share > small.total:
         yield _too_large(model, small.index, small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
-        have = f"have {_shown(together)} together" if len(model.gpus) > 1 else f"has {_shown(together)}"
-        text, where = f"its weights have {_shown(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")
+        have = f"have {_gib(together)} together" if len(model.gpus) > 1 else f"has {_gib(together)}"
+        text, where = f"its weights have {_gib(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")
         if certain_need(model, machine.environ_of(model)) > together:
             yield wrong(model.name, f"{text}: it can never be loaded; give it more gpus, or a smaller model", where)
         else:
@@ -188,29 +188,29 @@ def _against_gpus(machine: HostCheck, model: Model, weights: int) -> Iterator[Re
 
 
 def _ram(model: Model, weights: int) -> int:
-    """Bytes of host RAM that it takes while it sleeps."""
+    """Return the bytes of host RAM that the model takes while it sleeps."""
     declared = model.memory.weights if model.memory is not None else 0
     return (declared or weights) if model.sleep_level == 1 else 0
 
 
 def ram_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """What all models that sleep at level 1 take together, where that is too much."""
+    """Yield a line if all models that sleep at level 1 together take more RAM than there is."""
     sleepers = [model for model in machine.real_models if model.sleep_level == 1]
     together = sum(model.memory.weights for model in sleepers if model.memory is not None)
     if machine.memory and len(sleepers) > 1 and together > machine.memory:
         names = ", ".join(model.name for model in sleepers)
-        text = f"{names} sleep at level 1 and take {_shown(together)} together, and there are {_shown(machine.memory)}"
+        text = f"{names} sleep at level 1 and take {_gib(together)} together, and there are {_gib(machine.memory)}"
         yield warn("RAM", f"{text}; use sleep_level = 2 for some")
 
 
 def _host_ram(machine: HostCheck, model: Model, weights: int) -> str:
     if not (taken := _ram(model, weights)):
         return f"; level {model.sleep_level}"
-    of = f" (of {_shown(machine.memory)})" if machine.memory else ""
-    return f"; level 1 takes {'as much' if taken == weights else _shown(taken)} host RAM{of}"
+    of = f" (of {_gib(machine.memory)})" if machine.memory else ""
+    return f"; level 1 takes {'as much' if taken == weights else _gib(taken)} host RAM{of}"
 
 
-def _shown(size: int) -> str:
+def _gib(size: int) -> str:
     return f"{size / GiB:.1f} GiB" if size >= GiB / 10 else f"{size / (1 << 20):.1f} MiB"
 
 
@@ -218,25 +218,25 @@ def _shown(size: int) -> str:
 
 
 def _place_of(script: Script) -> str:
-    """FILE:LINE of what starts its server, as far as that was seen."""
+    """Return FILE:LINE of the command that starts the server; the script's path if that was not found."""
     return script.launch or script.argv[1]
 
 
-def _read_of(model: Model) -> ReportLine:
-    """What was read of it."""
+def _script_summary(model: Model) -> ReportLine:
+    """Return the line that says what was read of a model's launch script."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
     port = f"port {model.port}" if model.port else "whichever port it listens on"
     claims = _gpus(model) + ("" if model.script.is_seen or model.script.said.gpus else " until it was seen once")
     read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
-    told = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)
-    return (warn if told else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{told}")
+    contradictions = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)
+    return (warn if contradictions else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{contradictions}")
 
 
 def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:
-    """What keeps it from running, as far as its text shows."""
+    """Yield lines on what will keep a launch script from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
-    yield from (warn(model.name, what, where) for what, where in text.missing())
+    yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
     yield from _program(model, script)
     size = 0
     if (served := text.model_path()) is not None:
@@ -249,10 +249,10 @@ def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[Report
 
 
 def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[ReportLine]]:
-    """The bytes of the weights there, and what is wrong."""
+    """Return the bytes of the weights in a script's model folder, and lines on faults."""
     if not os.path.exists(path):
         return 0, [warn(model.name, f"nothing at {path}; correct the script", where)]
-    _, size, findings = _local(replace(model, model_path=path), where)
+    _, size, findings = _local_files(replace(model, model_path=path), where)
     return size, findings
 
 

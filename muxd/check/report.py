@@ -1,4 +1,4 @@
-"""The lines of the report, and the table that they make."""
+"""The lines of the report, and the table of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,23 +8,25 @@ OK, WARN, WRONG = "ok", "warn", "WRONG"
 
 @dataclass(frozen=True, slots=True)
 class ReportLine:
-    """`WRONG`: it cannot work.  `warn`: it will probably not, or should not."""
+    """One line of the report.  `WRONG`: it cannot work; `warn`: it will probably not work, or should not be so."""
 
     mark: str
-    subject: str  # the name of a model, or what else it is about
+    subject: str  # the name of a model, or another subject as "GPUs"
     text: str
 
 
 def ok(subject: str, text: str) -> ReportLine:
+    """Return a line on something that is as it should be."""
     return ReportLine(OK, subject, text)
 
 
 def warn(subject: str, text: str, where: str = "") -> ReportLine:
-    """`where` is FILE:LINE."""
+    """Return a line on what will probably not work; `where` is FILE:LINE."""
     return ReportLine(WARN, subject, _placed(text, where))
 
 
 def wrong(subject: str, text: str, where: str = "") -> ReportLine:
+    """Return a line on what cannot work; `where` is FILE:LINE."""
     return ReportLine(WRONG, subject, _placed(text, where))
 
 
@@ -33,7 +35,10 @@ def _placed(text: str, where: str) -> str:
 
 
 def table(lines: Sequence[ReportLine]) -> Iterable[str]:
-    """Aligned, for any terminal: names of files and of programs can be anything."""
+    """Yield the lines aligned, with the characters escaped or replaced that a terminal may not show.
+
+    Names of files and of programs can hold any characters.
+    """
     width = max((len(line.subject) for line in lines), default=0)
     for line in lines:
         text = f"  {line.mark:5} {line.subject:{width}}  {line.text}".encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What plain text shows of a launch script before it runs: what bash has against it, other engines, missing files."""
+"""Faults that the text of a launch script shows before it runs: syntax errors, other engines, missing files."""
 
 import os
 import re
@@ -29,53 +29,57 @@ _SOURCED = re.compile(r"""(?m)^[ \t]*(?:source|\.)[ \t]+(["']?)([^\s"'`;&|<>*?()
 _ACTIVATES = re.compile(r"(.+)/bin/activate")
 _MODEL_PATH = re.compile(r"""--model(?:-path)?(?:=|\s+)(["']?)(/[^\s"'`$;&|]+)\1(?=\s|$)""")
 
-# With these the programs that it names are others than those that are found here, or see other files.
+# Commands after which a script's programs are not those that are found here, or see other files.
 _ELSEWHERE = re.compile(
     r"\bPATH=|\b(conda|mamba|module|eval|uv|pixi|poetry|alias|docker|podman|nerdctl|apptainer|singularity|enroot|srun"
     r"|ssh|chroot|nsenter|cd)\b"
 )
 
-#: bash names the script as it was given it.
+#: A complaint of bash; before the line it names the script by the path that it was given.
 _COMPLAINT = re.compile(r"line (\d+): (.+)")
 
 
 class Text:
-    """The text of a model's launch script; what cannot be read is empty, for its reader has told that."""
+    """The text of a model's launch script; empty if it cannot be read, which the configuration's reader reports."""
 
     def __init__(self, model: Model, script: Script, environ: Mapping[str, str]) -> None:
         self._environ, self._model = environ, model
         self.path = Path(script.argv[1])
         try:
-            self._whole = within(self.path.read_bytes).decode(errors="replace")
+            self._full_text = within(self.path.read_bytes).decode(errors="replace")
         except NoAnswer:
-            self._whole = ""
-        self._code = _COMMENT.sub(lambda found: found[1], self._whole.replace("\\\n", " \n"))
+            self._full_text = ""
+        self._code = _COMMENT.sub(lambda found: found[1], self._full_text.replace("\\\n", " \n"))
 
     def at_line(self, line: int) -> str:
+        """Return FILE:LINE, with a relative path if the script is below the working directory."""
         near = os.path.relpath(self.path)
         return f"{self.path if near.startswith('..') else near}:{line}"
 
-    def _place(self, at: int) -> str:
+    def _location(self, at: int) -> str:
         return self.at_line(self._code.count("\n", 0, at) + 1)
 
     def other_engine(self) -> tuple[str, str] | None:
-        """Its name and FILE:LINE, where the script starts one and SGLang nowhere."""
+        """Return the name and FILE:LINE of another engine that the script starts; None if it mentions SGLang."""
         found = None if _SGLANG.search(self._code) else _OTHER_ENGINE.search(self._code)
-        return (found[1], self._place(found.start(1))) if found else None
+        return (found[1], self._location(found.start(1))) if found else None
 
     def missing(self) -> Iterator[tuple[str, str]]:
-        """Files that it needs and that are not there: what is wrong, and FILE:LINE."""
-        shell = self._whole.removeprefix("#!").split("\n", 1)[0].split() if self._whole.startswith("#!") else []
+        """Yield a complaint and FILE:LINE for each file that the script needs and that does not exist."""
+        shell = self._full_text.removeprefix("#!").split("\n", 1)[0].split() if self._full_text.startswith("#!") else []
         if shell and shell[0].startswith("/") and not os.path.exists(shell[0]):
-            told = f"its first line names {shell[0]}, which is not there; muxd runs it with bash all the same"
-            yield f"{told}: correct the line", self._place(0)
+            fault = f"its first line names {shell[0]}, which is not there; muxd runs it with bash all the same"
+            yield f"{fault}: correct the line", self._location(0)
         for path, at in self._sourced:
             if not os.path.exists(path):
-                yield f"{path} is read by `source`, and is not there; correct the script", self._place(at)
+                yield f"{path} is read by `source`, and is not there; correct the script", self._location(at)
 
     @cached_property
     def _sourced(self) -> list[tuple[str, int]]:
-        """Paths that are plain, and that the script does not itself look for."""
+        """Return the paths that the script sources, with their offsets in the text.
+
+        Paths with variables, and paths whose existence the script itself tests, are left out.
+        """
         found = []
         for match in _SOURCED.finditer(self._code):
             path = re.sub(r"^(~|\$HOME|\$\{HOME\})(?=/)", str(home(self._environ)), match[2])
@@ -85,7 +89,7 @@ class Text:
         return found
 
     def python(self, program: str) -> str | None:
-        """The interpreter that the name of a program means in it; None where that cannot be told."""
+        """Return the interpreter that the name of a program means in the script; None if the text does not tell."""
         if _ELSEWHERE.search(self._code):
             return None
         search = self._environ.get("PATH")
@@ -99,25 +103,28 @@ class Text:
         return shutil.which(program, path=search)
 
     def model_path(self) -> tuple[str, str] | None:
-        """The only folder that it serves a model from, and FILE:LINE."""
+        """Return the folder that the script serves a model from, and FILE:LINE; None unless it names exactly one."""
         found = [] if _ELSEWHERE.search(self._code) else list(_MODEL_PATH.finditer(self._code))
-        return (found[0][2], self._place(found[0].start(2))) if len(found) == 1 else None
+        return (found[0][2], self._location(found[0].start(2))) if len(found) == 1 else None
 
 
 def script_lines(
-    config: Config, told: Iterable[tuple[KeyPath, str]], environ: Mapping[str, str]
+    config: Config, problems: Iterable[tuple[KeyPath, str]], environ: Mapping[str, str]
 ) -> tuple[list[tuple[KeyPath, str]], list[ReportLine]]:
-    """What is told of the configuration, without what a worse fault of a script brings with it; and lines of these."""
-    kept, lines = list(told), []
+    """Return the problems of a configuration, and the lines of the report on faults of its launch scripts.
+
+    Problems that only follow from such a fault, a syntax error or another engine, are left out.
+    """
+    kept, lines = list(problems), []
     for model in config.models:
         if model.script is None or not model.script.argv or ("models", model.name, "script") in dict(kept):
             continue
         text = Text(model, model.script, {**environ, **model.env})
-        own = [entry for entry in kept if entry[0][:2] == ("models", model.name) and _is_of(entry[1], text.path)]
-        if complaint := _complaint(model.script.argv[0], text.path, environ):
+        own = [entry for entry in kept if entry[0][:2] == ("models", model.name) and _is_about(entry[1], text.path)]
+        if error := _syntax_error(model.script.argv[0], text.path, environ):
             remedy = f"correct the script; bash -n {text.path} tells the same"
-            said = f"a syntax error to bash: {complaint[1].removeprefix('syntax error: ')}; {remedy}"
-            lines.append(wrong(model.name, said, text.at_line(complaint[0])))
+            fault = f"a syntax error to bash: {error[1].removeprefix('syntax error: ')}; {remedy}"
+            lines.append(wrong(model.name, fault, text.at_line(error[0])))
         elif engine := text.other_engine():
             advice = "have the script start python -m sglang.launch_server"
             lines.append(wrong(model.name, f"{engine[0]} is not SGLang, which muxd runs; {advice}", engine[1]))
@@ -127,13 +134,13 @@ def script_lines(
     return kept, lines
 
 
-def _is_of(text: str, script: Path) -> bool:
-    """A problem says its file first."""
+def _is_about(text: str, script: Path) -> bool:
+    """Say whether a problem is one of the script: its text begins with the file's name."""
     return any(text.startswith(f"{name}:") for name in (str(script), os.path.relpath(script)))
 
 
-def _complaint(bash: str, script: Path, environ: Mapping[str, str]) -> tuple[int, str] | None:
-    """The line and the words with which bash refuses a script; it reads it and runs nothing."""
+def _syntax_error(bash: str, script: Path, environ: Mapping[str, str]) -> tuple[int, str] | None:
+    """Return the line and the words with which bash refuses a script, or None; bash reads it and runs nothing."""
     quiet = {name: value for name, value in environ.items() if name not in ("BASH_ENV", "ENV")}
     try:
         checked = subprocess.run(

@@ -1,4 +1,4 @@
-"""The verb: the files are read as muxd would, then this machine is asked."""
+"""The verb: read the files as muxd does, then check them against this machine."""
 
 import sys
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ def check(
     host: bool = True,
     gpus: ReadGpus | None = None,
 ) -> int:
-    """One report on stdout; 2 where anything in it is WRONG, where `strict` also for what is `warn`, else 0.
+    """Print the report on stdout; return 2 if any line of it is WRONG or, with `strict`, is `warn`; else 0.
 
-    Without `host`, only the files are looked at.  What cannot be read at all is told on stderr.
+    Without `host`, only the files are checked.  Files that cannot be read at all are reported on stderr.
     """
     try:
-        alone = path is None and added is not None and added.stands_alone
-        found = None if alone else find_config(path, environ)
+        overlay_stands_alone = path is None and added is not None and added.stands_alone
+        found = None if overlay_stands_alone else find_config(path, environ)
         config, problems = read_config(found, environ, added)
     except ConfigError as error:
         for problem in error.problems:
@@ -63,7 +63,7 @@ def check(
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _files(config, problems)
-    lines = _without_praise(lines, config)
+    lines = _without_contradictions(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
         print(line)
@@ -71,14 +71,14 @@ def check(
     return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
 
 
-def _without_praise(lines: list[ReportLine], config: Config) -> list[ReportLine]:
-    """No model is ok and not ok at once."""
+def _without_contradictions(lines: list[ReportLine], config: Config) -> list[ReportLine]:
+    """Return the lines without an `ok` for a model that another line complains of."""
     bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
     return [line for line in lines if line.mark != OK or line.subject not in bad]
 
 
 def _sorted(lines: list[ReportLine], config: Config) -> list[ReportLine]:
-    """What all models need, then the models in the order of the files, then the rest."""
+    """Return first the lines on what all models need, then the models' in the order of the files, then the rest."""
     order = [*SECTIONS, "python", "GPUs", "RAM", *(model.name for model in config.models)]
     places = {subject: place for place, subject in reversed(list(enumerate(order)))}
     return sorted(lines, key=lambda line: places.get(line.subject, len(order)))
@@ -96,7 +96,7 @@ def _head(found: Path | None, config: Config) -> str:
 
 
 def _files(config: Config, problems: Problems) -> list[ReportLine]:
-    """What was read beside the first file, and where muxctl will find muxd."""
+    """Return lines on the files that were merged into the first one, and on the socket."""
     merged = [ok("files", f"{shown_file(file)}: merged into it") for file in config.files[1:]]
     told = [ok("socket", shown_file(config.daemon.socket))] if ("muxd", "socket") not in problems.paths() else []
     return [*merged, *told]
