@@ -10,6 +10,7 @@ from .process_tree import fork_children, leave_temporary_files
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run one server until it ends; return the exit status, where the launcher does not end the process itself."""
     flags = parse_flags(argv)
     if (ending := flags.faults.ending()) is not None:
         ENDINGS[ending].happen(flags.model_path)

@@ -1,7 +1,7 @@
-"""LoRA adapters, in as far as SGLang 0.5.23 refuses who asks for one where it was started without --enable-lora.
+"""LoRA adapters: SGLang 0.5.23 refuses a request for one where it was started without --enable-lora.
 
-Which adapter is meant, it reads as the routes of OpenAI and Anthropic do: all that follows the served name and a colon,
-or a first colon; else "lora_path".
+The adapter's name is read as SGLang's routes for OpenAI and Anthropic read it: all that follows the served name and a
+colon in the model's name, or else the first colon; without such a name, "lora_path".
 """
 
 from typing import Any
@@ -15,16 +15,16 @@ _PROBLEM = (
 
 
 def problem(engine: SimulatedEngine, body: dict[str, Any], *, by_model: bool = True) -> str | None:
-    """What the refusal says; `by_model`: on this route the model's name may name an adapter."""
+    """Return the text of the refusal, None where there is none; `by_model`: the model's name may name an adapter."""
     if engine.flags.enable_lora:
         return None
-    named = _of_model(str(body.get("model")), engine.served_model_name) if by_model else ""
+    in_model = _adapter_in(str(body.get("model")), engine.served_model_name) if by_model else ""
     paths = body.get("lora_path")
-    adapter = named or next((one for one in (paths if isinstance(paths, list) else [paths]) if one), None)
+    adapter = in_model or next((path for path in (paths if isinstance(paths, list) else [paths]) if path), None)
     return None if adapter is None else _PROBLEM.format(adapter)
 
 
-def _of_model(model: str, served: str) -> str:
+def _adapter_in(model: str, served: str) -> str:
     if model == served:
         return ""
     beside = model.removeprefix(f"{served}:")

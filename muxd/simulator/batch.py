@@ -1,6 +1,6 @@
-"""Continuous batching: a fixed number of requests run at once, each at the token rate; the rest waits in order.
+"""Continuous batching: a fixed number of requests run at once, each at the token rate; the rest wait in order.
 
-Time is what tokens cost here.  Which tokens they are is not decided here.
+This module decides when tokens come, and `saying` which tokens they are.
 """
 
 from collections import deque
@@ -14,28 +14,29 @@ class Job:
 
     def __init__(self, rid: str, tokens: int, ends: str) -> None:
         self.rid = rid
-        self.tokens = tokens  # how many it will make
+        self.tokens = tokens  # how many tokens the job makes before it ends
         self.made = 0
-        self.finish: str | None = None  # why it ended, in OpenAI's words
+        self.finish: str | None = None  # why the job ended, in OpenAI's words; None while it goes on
         self._ends = ends
         self._began = inf
         self._changed = trio.Event()
 
     def admit(self) -> None:
+        """Begin to make tokens now."""
         self._began = trio.current_time()
         self.change()
 
     def change(self) -> None:
-        """Wake whoever waits for it."""
+        """Wake the task that waits in `wait`."""
         self._changed.set()
         self._changed = trio.Event()
 
     def shift(self, seconds: float) -> None:
-        """It stood still for so long."""
+        """Take a freeze of this many seconds out of the job's time."""
         self._began += seconds
 
     def advance(self, rate: float) -> int:
-        """Make the tokens that are due by now; how many that were."""
+        """Make the tokens that are due by now; return how many those are."""
         due = min(self.tokens, int((trio.current_time() - self._began) * rate + 1e-6)) if self._began < inf else 0
         new, self.made = max(0, due - self.made), max(self.made, due)
         if self.made == self.tokens and self._began < inf:
@@ -43,7 +44,7 @@ class Job:
         return new
 
     async def wait(self, rate: float, interval: float, frozen: bool) -> None:
-        """Until `interval` seconds' worth of tokens, at least one, is due, or something changed."""
+        """Wait until `interval` seconds' worth of tokens, at least one, is due, or the job's state has changed."""
         ahead = min(self.tokens, self.made + max(1, int(rate * interval)))
         until = inf if frozen or self._began == inf else self._began + ahead / rate
         with trio.move_on_at(until):
@@ -51,7 +52,7 @@ class Job:
 
 
 class Batch:
-    """The engine's queue and what runs.  `frozen` is SGLang's pause without abort."""
+    """The engine's queue and the running jobs.  `frozen` is SGLang's pause without abort."""
 
     def __init__(self, slots: int, rate: float) -> None:
         self._slots = slots
@@ -59,7 +60,7 @@ class Batch:
         self._running: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._frozen_since: float | None = None
-        self.retracted = False  # what ran was put back into the queue
+        self.retracted = False  # a pause has put the running jobs back into the queue
         self.made = 0  # tokens, by all jobs so far
         self.left = 0  # jobs that are over
 
@@ -76,11 +77,12 @@ class Batch:
         return self._frozen_since is not None
 
     def submit(self, job: Job) -> None:
+        """Queue a job, and run it at once where a slot is free."""
         self._waiting.append(job)
         self._fill()
 
     def leave(self, job: Job) -> None:
-        """It ended, or its client is gone."""
+        """Remove a job that has ended, or whose client is gone."""
         self._running.pop(job.rid, None)
         if job in self._waiting:
             self._waiting.remove(job)
@@ -104,13 +106,14 @@ class Batch:
                 job.change()
 
     def freeze(self, *, retract: bool) -> None:
-        """Nothing advances until `thaw`."""
+        """Stop all jobs until `thaw`; with `retract` the running jobs count as waiting."""
         self.retracted = self.retracted or retract
         if self._frozen_since is None:
             self._frozen_since = trio.current_time()
             self._change()
 
     def thaw(self) -> None:
+        """Let the jobs go on after `freeze`."""
         if self._frozen_since is None:
             return
         for job in self._running.values():

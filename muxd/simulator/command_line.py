@@ -1,7 +1,7 @@
-"""The command line: SGLang's flags as far as they matter here, SGLang's YAML file, and the simulator's own.
+"""The command line: SGLang's flags as far as they matter here, SGLang's YAML file, and the simulator's own flags.
 
-A flag of SGLang that is not listed is accepted with its values and ignored, so that a
-model's `args` need not change between the two engines.
+A flag of SGLang that is not listed is accepted with its values and ignored, so that a model's `args` need not change
+between the two engines.
 """
 
 import argparse
@@ -17,9 +17,9 @@ _SWITCHES = ("enable_memory_saver", "enable_weights_cpu_backup", "enable_metrics
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What this simulator was asked to be.  Sizes are bytes, of the whole model; times are seconds."""
+    """The parsed command line.  Sizes are bytes, over all GPUs of the model; times are seconds."""
 
-    model_path: str  # the served name where none is given: pretend weights need no place
+    model_path: str  # the served name where no path is given: pretend weights need no place
     served_model_name: str
     host: str
     port: int
@@ -29,7 +29,7 @@ class Flags:
     enable_weights_cpu_backup: bool
     enable_metrics: bool
     is_embedding: bool
-    enable_lora: bool  # and then there is every adapter
+    enable_lora: bool  # every adapter that a client can name exists then
     tp_size: int
     context_length: int
     load_time: float
@@ -48,12 +48,12 @@ class Flags:
     faults: Faults
 
     def seconds(self, of_sglang: float) -> float:
-        """One of SGLang's own waits, at this simulator's pace."""
+        """Return the seconds that one of SGLang's own waits takes at this simulator's pace."""
         return of_sglang * self.pace
 
 
 def parse_flags(argv: Sequence[str]) -> Flags:
-    """Read a command line; ends the process with status 2 and a usage message where it is bad, as SGLang does."""
+    """Read a command line; end the process with status 2 and a usage message where it is bad, as SGLang does."""
     parser = _parser()
     try:
         known, unknown = parser.parse_known_args([*_from_config(argv), *argv])
@@ -62,7 +62,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     if unknown and (not unknown[0].startswith("-") or any(flag.startswith("--no-such") for flag in unknown)):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     values = vars(known)
-    del values["config"], values["sleep_on_idle"]  # it never asks anybody all the time
+    del values["config"], values["sleep_on_idle"]  # the simulator never polls
     values["model_path"] = known.model_path or known.served_model_name or "model"
     values["enable_lora"] |= bool(values.pop("lora_paths"))
     values["served_model_name"] = known.served_model_name or known.model_path
@@ -70,13 +70,14 @@ def parse_flags(argv: Sequence[str]) -> Flags:
         faults = parse_faults(known.faults)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if lacking := [flag for flag, part in _OF_PART.items() if flag in argv and faults.has("lacks", part)]:
+    lacking = [flag for flag, part in _FEATURE_OF_FLAG.items() if flag in argv and faults.has("lacks", part)]
+    if lacking:
         parser.error(f"unrecognized arguments: {' '.join(lacking)}")
     values["enable_memory_saver"] &= not faults.has("lacks", LackingFeature.EFFECT)
     return Flags(**{**values, "faults": faults})
 
 
-_OF_PART = {
+_FEATURE_OF_FLAG = {
     "--enable-memory-saver": LackingFeature.MEMORY_SAVER,
     "--enable-weights-cpu-backup": LackingFeature.CPU_BACKUP,
 }
@@ -149,7 +150,7 @@ def _gpus(text: str) -> tuple[int, ...]:
 
 
 def _from_config(argv: Sequence[str]) -> Iterator[str]:
-    """The flags of the `--config` file; they come first, so that the command line wins."""
+    """Yield the flags of the `--config` file; they are parsed before the command line's, so that the latter win."""
     if "--config" not in argv:
         return
     index = argv.index("--config") + 1

@@ -1,4 +1,4 @@
-"""The routes that look at the engine and steer it: health, loads, pause, sleep, wake, reload."""
+"""The routes that probe the engine and control it: health, loads, pause, release, resume, reload."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from .faults import EngineCall, Faults, LackingFeature
 from .routes import EngineRefusal, EngineRoute, bad_request, fields
 from .simulated_engine import SimulatedEngine, Status
 
-# Seconds of SGLang's own; Flags.seconds brings them to this simulator's pace.
+# SGLang's own waits in seconds; Flags.seconds brings them to this simulator's pace.
 HEALTH_TICK = 1.0
 HEALTH_TIMEOUT = 20.0
 
@@ -28,6 +28,7 @@ _VERSION = f"0.5.23+muxd.simulator.{__version__}"
 
 
 def control_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
+    """Return these routes by path, less those that the fault `lacks` takes away."""
     flags = engine.flags
     probe, steer = _Probes(engine), _Steering(engine, flags.faults)
     both = ("GET", "POST")
@@ -69,7 +70,7 @@ async def _send_empty(exchange: ResponseWriter, status: int) -> None:
 
 
 class _Probes:
-    """What changes nothing, but for /health, which can make the server unhealthy."""
+    """The routes that change nothing, but for /health, which can make the server unhealthy."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
@@ -88,7 +89,7 @@ class _Probes:
         await _send_empty(exchange, 200 if await self._is_well(request.path) else 503)
 
     async def _is_well(self, path: str) -> bool:
-        """Whether a token can be made; while paused none can, and that is taken for an illness."""
+        """Say whether a token can be made; a paused server makes none, and becomes unhealthy by the check."""
         engine, flags = self._engine, self._flags
         if engine.exiting or engine.status is Status.STARTING:
             return False
@@ -167,7 +168,7 @@ class _Probes:
 
 
 class _Steering:
-    """What muxd calls, and what can be made to fail."""
+    """The routes that muxd calls to change the server, and that faults can make fail."""
 
     def __init__(self, engine: SimulatedEngine, faults: Faults) -> None:
         self._engine = engine
@@ -203,7 +204,10 @@ class _Steering:
         await exchange.send_json(200, _reloaded(True, "Succeeded to update model weights."))
 
     def _exists(self, path: str) -> bool:
-        """A name is taken for one of a hub; a path must be there, unless the server was started with it."""
+        """Say whether weights can be read: a name counts as one on a hub, and a path must exist.
+
+        The path that the server was started with counts as existing: pretend weights need no place.
+        """
         return not path.startswith("/") or path == self._engine.flags.model_path or Path(path).exists()
 
     async def flush_cache(self, request: Request, exchange: ResponseWriter) -> None:
@@ -212,7 +216,7 @@ class _Steering:
         await exchange.write(b"Cache flushed.\n" if idle else b"Flush cache failed.\n")
 
     async def abort(self, request: Request, exchange: ResponseWriter) -> None:
-        """An id must be one that exists; then it is taken as the beginning of others, too."""
+        """Abort the request with this id, and all whose ids begin with it; an unknown id aborts none, as in SGLang."""
         body = fields(request)
         rid = str(body.get("rid") or "")
         if body.get("abort_all"):
@@ -224,7 +228,7 @@ class _Steering:
     async def _attempt(
         self, call: EngineCall, exchange: ResponseWriter, carry_out: Callable[[], Awaitable[None]]
     ) -> None:
-        """Carry the call out, unless it is to fail."""
+        """Carry the call out, unless a fault has it fail, end the launcher, or never be answered."""
         if self._faults.has("die-on", call):
             print(f"fault: dying on {call}", file=sys.stderr, flush=True)
             self._engine.end(self._faults.exit_code)
@@ -239,14 +243,14 @@ class _Steering:
 
 
 def _tags(request: Request) -> list[str]:
-    """The tags asked for; none stand for all."""
+    """Return the tags in the body; an empty list stands for all.  Raise EngineRefusal."""
     tags = fields(request).get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise bad_request("1 validation error:\n  'Input should be a valid list'", "Bad Request")
     return tags
 
 
-#: Of a checkpoint in FP8.
+#: SGLang's refusal to reload a checkpoint in FP8.
 _NO_RELOAD = (
     "Failed to update weights: 'Parameter' object has no attribute 'weight_loader'.\nRolling back to original weights."
 )

@@ -1,7 +1,7 @@
-"""How SGLang's start ends where something is wrong: the last it says, and its status.
+"""How SGLang's start ends where something is wrong: the last lines of its log, and its exit status.
 
-The texts are SGLang's, torch's and the Hub client's own, cut to their last lines; where each comes from
-is in tests/engines/test_diagnosis.py.  {model} stands for the model's path.
+The texts are SGLang's, torch's and the Hub client's own, cut to their last lines; tests/engines/test_diagnosis.py
+names the source of each.  {model} stands for the model's path.
 """
 
 import os
@@ -24,15 +24,18 @@ _SCHEDULER = """\
     scheduler = Scheduler(
 """
 _CHILD_FAILED = "\n\n[2026-11-21 15:37:18] Received sigquit from a child process. It usually means the child failed."
-KILLED = -signal.SIGKILL  # SGLang's launcher does it to itself when its scheduler has failed
+KILLED = -signal.SIGKILL  # SGLang's launcher kills itself when its scheduler has failed
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCrash:
+    """The end of a start: what is written to stderr, and how the process ends after that."""
+
     text: str
-    status: int  # negative: of a signal
+    status: int  # the exit status; negative: the number of the signal that ends the process
 
     def happen(self, model_path: str) -> Never:
+        """Write the text and end this process."""
         print(self.text.replace("{model}", model_path), file=sys.stderr, flush=True)
         if self.status < 0:
             os.kill(os.getpid(), -self.status)

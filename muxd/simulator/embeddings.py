@@ -1,4 +1,4 @@
-"""The routes that make numbers of texts: embeddings, rerank, classify, score, and the tokens themselves."""
+"""The routes that turn text into numbers: embeddings, rerank, classify, score, tokenize and detokenize."""
 
 from math import exp
 from typing import Any
@@ -19,6 +19,7 @@ _NO_INPUT = "At least one of text, input_ids, image, video, or audio should be p
 
 
 def embedding_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
+    """Return these routes by path."""
     numbers, post = _Numbers(engine), ("POST",)
     return {
         "/v1/embeddings": EngineRoute(numbers.embeddings, post),
@@ -66,21 +67,21 @@ class _Numbers:
         await exchange.send_json(200, {**head, "data": data, "usage": _usage(inputs)})
 
     async def encode(self, request: Request, exchange: ResponseWriter) -> None:
-        """SGLang's own: an object for one text, a list for several; its /classify answers likewise."""
+        """Answer SGLang's own /encode, and /classify likewise: an object for one text, a list for several."""
         body = fields(request)
-        given = body.get("text")
-        if given is None:
+        text = body.get("text")
+        if text is None:
             raise EngineRefusal(400, {"error": {"message": _NO_INPUT}})
         if not self._engine.flags.is_embedding:
             raise EngineRefusal(400, {"error": {"message": _NO_EMBEDDINGS}})
         if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
             raise EngineRefusal(400, {"error": {"message": problem}})
-        vectors = [pretend_text.vector(await self._weights(), one) for one in _several(given)]
+        vectors = [pretend_text.vector(await self._weights(), one) for one in _several(text)]
         answers = [{"embedding": vector, "meta_info": _meta()} for vector in vectors]
-        await exchange.send_json(200, answers if isinstance(given, list) else answers[0])
+        await exchange.send_json(200, answers if isinstance(text, list) else answers[0])
 
     async def score(self, request: Request, exchange: ResponseWriter) -> None:
-        """How likely each of the labels is to come after the query and an item."""
+        """Answer how likely each of the labels is to come after the query and each item."""
         body = fields(request, needs=("query", "items"))
         weights, items = await self._weights(), _several(body["items"])
         labels = [str(label) for label in body.get("label_token_ids") or [0]]
@@ -115,13 +116,13 @@ class _Numbers:
             return weights
 
 
-def _several(given: Any) -> list[str]:
-    return [str(one) for one in (given if isinstance(given, list) else [given])]
+def _several(texts: Any) -> list[str]:
+    return [str(text) for text in (texts if isinstance(texts, list) else [texts])]
 
 
 def _softmax(row: list[float]) -> list[float]:
-    whole = sum(exp(one) for one in row)
-    return [exp(one) / whole for one in row]
+    total = sum(exp(one) for one in row)
+    return [exp(one) / total for one in row]
 
 
 def _usage(inputs: list[str]) -> dict[str, Any]:

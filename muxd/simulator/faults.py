@@ -1,8 +1,8 @@
-"""What can be made to go wrong, on purpose.
+"""Faults: what the simulator can be made to do wrong, on purpose.
 
-`--fault NAME`, `--fault NAME=VALUE`, any number of times.  `,once=FILE` at the end makes a
-fault apply to one start only: to the one that finds FILE missing, and makes it.  So a
-worker can fail first and come up well after its restart.
+`--fault NAME` and `--fault NAME=VALUE` may be given any number of times.  `,once=FILE` at the end makes a fault apply
+to one start only: the start that finds FILE missing, and makes it.  So a worker can fail at first and come up well
+after its restart.
 """
 
 import os
@@ -24,16 +24,16 @@ class EngineCall(StrEnum):
 
 
 class LackingFeature(StrEnum):
-    """What of SGLang the fault lacks can name."""
+    """The features of SGLang that the fault `lacks` can name."""
 
     MEMORY_SAVER = "memory-saver"  # the flag --enable-memory-saver
     CPU_BACKUP = "cpu-backup"  # the flag --enable-weights-cpu-backup
     SLEEP_ROUTES = "sleep-routes"  # pause, release, resume and continue
-    EFFECT = "effect"  # as without --enable-memory-saver: every release is a 200, and nothing is free
+    EFFECT = "effect"  # as without --enable-memory-saver: every release is answered with 200 and frees nothing
 
 
 class FaultValue(StrEnum):
-    """What a fault's value is."""
+    """The kind of value that a fault takes."""
 
     NONE = "no value"
     SECONDS = "seconds"
@@ -90,23 +90,23 @@ class Faults:
         return name in self.given if value is None else value in self.given.get(name, ())
 
     def number(self, name: str) -> float | None:
-        """The value given last, 0 for none; None where the fault was not asked for."""
+        """Return the value given last, 0 for a fault without value; None where the fault was not asked for."""
         assert name in FAULTS, name
         return float(self.given[name][-1] or 0) if name in self.given else None
 
     def ending(self) -> str | None:
-        """How its start is to end, if it is not to succeed."""
+        """Return how the start is to end (a key of ENDINGS); None where it is to succeed."""
         return self.given["cannot-start"][-1] if "cannot-start" in self.given else None
 
     @property
     def exit_code(self) -> int:
-        """The status that a fault ends the launcher with."""
+        """Return the status with which a fault ends the launcher."""
         status = self.number("exit-code")
         return 1 if status is None else int(status)
 
 
 def parse_faults(texts: Iterable[str]) -> Faults:
-    """Read the `--fault` flags and make the markers of `once`; raises ValueError for one that does not exist."""
+    """Read the `--fault` flags and make the marker files of `once`; raise ValueError for a bad flag."""
     given: dict[str, tuple[str, ...]] = {}
     for text in texts:
         fault, _, marker = text.partition(",once=")
@@ -118,7 +118,7 @@ def parse_faults(texts: Iterable[str]) -> Faults:
 
 
 def check_fault(text: str) -> None:
-    """Raises ValueError, saying what is wrong with one `--fault`; changes nothing."""
+    """Raise ValueError where one `--fault` is bad; make no marker file."""
     name, _, value = text.partition(",once=")[0].partition("=")
     _check(name, value)
 
@@ -152,7 +152,7 @@ def _is_number(value: str) -> bool:
 
 
 def _first(marker: str) -> bool:
-    """Make the marker file; False when it is there already."""
+    """Make the marker file; return False when it is there already."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:

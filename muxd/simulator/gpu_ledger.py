@@ -1,8 +1,8 @@
 """The pretend GPU memory of one host: one file that says which process holds how much on which GPU.
 
-As on a real GPU, memory belongs to a process and comes back when that process is dead;
-whoever allocates what is not free gets an out-of-memory error.  The simulator's schedulers
-write here, muxd reads.  Standard library only: both sides import it cheaply.
+As on a real GPU, memory belongs to a process and comes back when that process is dead, and an allocation of more than
+is free raises an out-of-memory error.  The simulator's schedulers write the file, and muxd reads it.  The module
+imports the standard library only, so that both sides import it cheaply.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _GiB = 1 << 30
 
 
 class OutOfMemory(Exception):
-    """What was asked for is not free; the text is the one that torch prints."""
+    """More memory was asked for than is free; the text is the one that torch prints.  Sizes are in bytes."""
 
     def __init__(self, gpu: int, wanted: int, free: int, capacity: int) -> None:
         super().__init__(
@@ -31,7 +31,7 @@ class OutOfMemory(Exception):
 
 
 def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when it is dead, a zombie included."""
+    """Return when the process started, in clock ticks since boot; None when it is dead, a zombie included."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
@@ -58,9 +58,9 @@ class _Holding:
 
 
 class GpuLedger:
-    """Who holds how much; every call locks the file, reads it and, where needed, writes it.
+    """The file of holdings; every call locks the file, reads it and, where needed, writes it.
 
-    `capacity_bytes` is that of each GPU.  The file is made on the first use.
+    `capacity_bytes` is the memory of each GPU.  The file is made on the first use.
     """
 
     def __init__(self, path: Path | str, capacity_bytes: int) -> None:
@@ -72,9 +72,9 @@ class GpuLedger:
         return self._capacity
 
     def hold(self, pid: int, start: int, gpu: int, size: int, *, linger: float = 0.0) -> None:
-        """Give `size` more bytes to the process that started at `start`; raises OutOfMemory and changes nothing.
+        """Give `size` more bytes to the process that started at `start`; raise OutOfMemory, and change nothing then.
 
-        With `linger` they stay taken for so many seconds after its death, as from a driver in trouble.
+        With `linger` the bytes stay taken for that many seconds after its death, as with a driver in trouble.
         """
         with self._open() as holdings:
             free = self._capacity - sum(h.size for h in holdings if h.gpu == gpu)
@@ -88,24 +88,24 @@ class GpuLedger:
                 holdings.append(_Holding(pid, start, gpu, size, linger))
 
     def release(self, pid: int, start: int, gpu: int, size: int | None = None) -> None:
-        """Take `size` bytes, or all of it, from the process."""
+        """Take `size` bytes from the process, or all that it holds on this GPU."""
         with self._open() as holdings:
             for holding in holdings:
                 if (holding.pid, holding.start, holding.gpu) == (pid, start, gpu):
                     holding.size = 0 if size is None else max(0, holding.size - size)
 
     def used(self, gpu: int) -> int:
-        """Bytes taken on this GPU."""
+        """Return the bytes that are taken on this GPU."""
         return sum(self.holders(gpu).values())
 
     def holders(self, gpu: int) -> dict[int, int]:
-        """Bytes by pid on this GPU."""
+        """Return the bytes that each process holds on this GPU, by pid."""
         with self._open() as holdings:
             return {h.pid: h.size for h in holdings if h.gpu == gpu and h.size}
 
     @contextmanager
     def _open(self) -> Iterator[list[_Holding]]:
-        """The holdings that count, locked; what is changed in the list is written, unless an exception comes."""
+        """Lock the file and yield the holdings that count; write changes in the list, unless an exception comes."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -121,6 +121,6 @@ class GpuLedger:
 
 
 def _replace(fd: int, line: bytes) -> None:
-    """Write `line` in one call; readers stop at its end, so a kill before the truncation does no harm."""
+    """Write `line` in one call; readers stop at its newline, so a kill before the truncation does no harm."""
     os.pwrite(fd, line + b"\n", 0)
     os.ftruncate(fd, len(line) + 1)

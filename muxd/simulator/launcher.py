@@ -23,12 +23,13 @@ from .process_tree import ServerProcesses
 from .routes import AcceptedKeys, Router
 from .simulated_engine import SimulatedEngine, Status
 
-# Seconds of SGLang's own; Flags.seconds brings them to this simulator's pace.
+# SGLang's own waits in seconds; Flags.seconds brings them to this simulator's pace.
 WARM_UP = 1.5
-# What SGLang says to pages of every origin (Starlette's CORSMiddleware with any origin, and credentials).
-_CORS = b"access-control-allow-origin: *\r\naccess-control-allow-credentials: true\r\n"
+TERM_POLL = 5.0  # between two checks whether SIGTERM came, and then whether all requests have ended
 
-TERM_POLL = 5.0  # how often it looks whether SIGTERM came, and then whether it has drained
+# The CORS headers that SGLang sends to pages of every origin (Starlette's CORSMiddleware with any origin, and
+# credentials).
+_CORS = b"access-control-allow-origin: *\r\naccess-control-allow-credentials: true\r\n"
 
 _LIMITS = ServerLimits(
     max_head=64 << 10,
@@ -42,7 +43,7 @@ _LIMITS = ServerLimits(
 
 
 async def serve(flags: Flags, children: ServerProcesses) -> Never:
-    """The launcher's life; it ends the process itself, by os._exit or a signal."""
+    """Load, listen, warm up and serve, until this process is ended by os._exit or a signal."""
     server = _Server(flags, SimulatedEngine(flags, children), children)
     if (rate := flags.faults.number("log-flood")) is not None:
         threading.Thread(target=_flood, args=(rate,), daemon=True).start()
@@ -58,6 +59,8 @@ async def serve(flags: Flags, children: ServerProcesses) -> Never:
 
 
 class _Server:
+    """The launcher's HTTP side, its ends by signal, and its faults."""
+
     def __init__(self, flags: Flags, engine: SimulatedEngine, children: ServerProcesses) -> None:
         self.engine = engine
         self._flags = flags
@@ -79,7 +82,7 @@ class _Server:
         await self._router(request, exchange)
 
     async def listen(self) -> list[trio.SocketListener]:
-        """Bind the port; only now is it noticed that it is taken, and that is the end."""
+        """Bind the port; end the process with status 3 where it is taken, as SGLang does: after the load."""
         try:
             return await trio.open_tcp_listeners(self._flags.port, host=self._flags.host, backlog=2048)
         except OSError as error:
@@ -93,7 +96,7 @@ class _Server:
             self._end(3)
 
     async def warm_up(self) -> None:
-        """Answer 503 for a while, then be up; what is to go wrong after that starts to."""
+        """Answer probes with 503 for a while, then be up and start the clocks of the faults."""
         print(f"INFO:     Uvicorn running on http://{self._flags.host}:{self._flags.port}", flush=True)
         await trio.sleep(self._flags.seconds(WARM_UP))
         async with self.engine.request("warm-up"):
@@ -104,14 +107,16 @@ class _Server:
                 nursery.start_soon(fault)
 
     async def end_on_signal(self) -> Never:
-        """Wait for SIGTERM or SIGINT, drain without bound, end with 0."""
+        """Wait for SIGTERM or SIGINT, drain without a deadline, and end with status 0."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 if number == signal.SIGINT or not self._faults.has("ignore-term"):
                     break
             self.engine.exiting = True
             if number == signal.SIGTERM:
-                await trio.sleep(self._flags.seconds(TERM_POLL) * (time.time() % 1))  # wherever its poll stands
+                await trio.sleep(
+                    self._flags.seconds(TERM_POLL) * (time.time() % 1)
+                )  # the signal comes at a random moment of the poll
             while self._must_wait():
                 print(f"Gracefully exiting... Remaining number of requests {len(self.engine.requests)}.", flush=True)
                 await trio.sleep(self._flags.seconds(TERM_POLL))
@@ -126,9 +131,10 @@ class _Server:
         self._children.kill()
         self.engine.end(status)
 
-    # What is to go wrong.
+    # Faults
 
     async def die_while_loading(self) -> None:
+        """End the launcher after the fault's seconds, if loading takes that long."""
         if (after := self._faults.number("die-while-loading")) is None:
             return
         with trio.move_on_after(after) as scope:
@@ -152,11 +158,11 @@ class _Server:
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
-_FLOOD = 20_000  # lines at once
+_FLOOD = 20_000  # lines per write, at most
 
 
 def _flood(rate: float) -> None:
-    """Numbered lines of 100 bytes, `rate` bytes per second, for ever."""
+    """Write numbered lines of 100 bytes to stdout, `rate` bytes per second, for ever."""
     began, written = time.monotonic(), 0
     while True:
         due = int((time.monotonic() - began) * rate) // 100

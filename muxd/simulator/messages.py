@@ -1,4 +1,4 @@
-"""Anthropic's Messages, as SGLang 0.5.23 answers them.  Recorded from it."""
+"""Anthropic's Messages API, recorded from SGLang 0.5.23."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ _CHOICES = {"any": "required", "none": "none"}  # Anthropic's tool_choice in Ope
 
 
 def read_messages(body: dict[str, Any], longest: int) -> TextRequest:
+    """Read the body of /v1/messages; `longest` is the context length in tokens.  Raise EngineRefusal."""
     for name in ("messages", "max_tokens"):
         if name not in body:
             raise _refusal(f"{name}: Field required")
@@ -23,15 +24,16 @@ def read_messages(body: dict[str, Any], longest: int) -> TextRequest:
         raise _refusal("messages: at least one message is required")
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
     stops = {"stop": body["stop_sequences"]} if body.get("stop_sequences") else {}
-    asked = read({**body, **stops, "n": 1}, (dialogue([*system, *body["messages"]]),), longest)
-    given = [one for one in body.get("tools") or [] if isinstance(one, dict)]
-    tools = tuple(Tool(str(one.get("name")), one.get("input_schema") or {}) for one in given)
+    text_request = read({**body, **stops, "n": 1}, (dialogue([*system, *body["messages"]]),), longest)
+    listed = [tool for tool in body.get("tools") or [] if isinstance(tool, dict)]
+    tools = tuple(Tool(str(tool.get("name")), tool.get("input_schema") or {}) for tool in listed)
     choice = of_kind(body, "tool_choice", dict) or {}
     wanted = {"name": choice.get("name")} if choice.get("type") == "tool" else _CHOICES.get(str(choice.get("type")))
-    return with_tools(asked, tools, wanted, body["messages"])
+    return with_tools(text_request, tools, wanted, body["messages"])
 
 
 def count_tokens(body: dict[str, Any]) -> dict[str, int]:
+    """Return the answer of /v1/messages/count_tokens; raise EngineRefusal where the body has no messages."""
     messages = body.get("messages")
     if not isinstance(messages, list):
         raise _refusal("messages: Field required")
@@ -40,22 +42,22 @@ def count_tokens(body: dict[str, Any]) -> dict[str, int]:
 
 
 class MessagesForm(ReplyForm):
-    """One content block an answer: its text, or its call of a tool."""
+    """The form of /v1/messages: one content block per answer, which is its text or its call of a tool."""
 
-    def __init__(self, asked: TextRequest) -> None:
-        self.asked = asked
+    def __init__(self, text_request: TextRequest) -> None:
+        self.text_request = text_request
         self._id = f"msg_{uuid4().hex}"
 
-    def whole(self, choices: Sequence[Choice]) -> Event:
+    def complete(self, choices: Sequence[Choice]) -> Event:
         (choice,) = choices
         arguments = called(choice)
         text = {"type": "text", "text": choice.text()}
         block = text if arguments is None else {**_tool_use(choice), "input": arguments}
-        usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": choice.made}
+        usage = {"input_tokens": self.text_request.prompt_tokens, "output_tokens": choice.made}
         return {**self._head([block]), "stop_reason": _stopped(choice), "usage": usage}
 
     def first(self, choice: Choice) -> Iterable[Event]:
-        usage = {"input_tokens": self.asked.prompt_tokens, "output_tokens": 0}
+        usage = {"input_tokens": self.text_request.prompt_tokens, "output_tokens": 0}
         yield {"type": "message_start", "message": {**self._head([]), "usage": usage}}
         block = {"type": "text", "text": ""} if choice.called is None else {**_tool_use(choice), "input": {}}
         yield {"type": "content_block_start", "index": 0, "content_block": block}
@@ -74,22 +76,22 @@ class MessagesForm(ReplyForm):
         yield {"type": "message_stop"}
 
     def refused(self, message: str) -> Iterable[Event]:
-        """The stream of a request whose head was sent before it was found to be wrong."""
+        """Yield the events of a stream whose request was found to be wrong after the head was sent."""
         usage = {"input_tokens": 0, "output_tokens": 0}
         yield {"type": "message_start", "message": {**self._head([]), "usage": usage}}
         yield {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
         yield {"type": "message_stop"}
 
     def refusal(self, message: str) -> EngineRefusal:
-        """The same for an answer in one piece, in the words of OpenAI's routes."""
+        """Return the refusal of such a request where no stream was asked for, in the words of OpenAI's routes."""
         return EngineRefusal(400, {"type": "error", "error": {"type": "BadRequestError", "message": message}})
 
     def encode(self, event: Event) -> bytes:
         return f"event: {event['type']}\n".encode() + b"data: " + msgspec.json.encode(event) + b"\n\n"
 
     def _head(self, content: list[Event]) -> Event:
-        named = {"id": self._id, "type": "message", "role": "assistant"}
-        return {**named, "content": content, "model": self.asked.model}
+        head = {"id": self._id, "type": "message", "role": "assistant"}
+        return {**head, "content": content, "model": self.text_request.model}
 
 
 def _tool_use(choice: Choice) -> Event:

@@ -1,4 +1,4 @@
-"""GET /metrics: some of SGLang's own, by their names and labels."""
+"""GET /metrics: some of SGLang's own metrics, with their names and labels."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def metrics_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
-    """None without --enable-metrics."""
+    """Return the route by path; an empty dict without --enable-metrics."""
     return {"/metrics": EngineRoute(_Metrics(engine).answer)} if engine.flags.enable_metrics else {}
 
 
 class _Metrics:
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
-        self._name = engine.served_model_name  # SGLang goes on telling the one that it was started with
+        self._name = engine.served_model_name  # a reload does not change the label, as in SGLang
 
     async def answer(self, request: Request, exchange: ResponseWriter) -> None:
-        from prometheus_client import generate_latest  # 40 ms that only who asks has to pay
+        from prometheus_client import generate_latest  # the import takes 40 ms, and few servers need it
 
         await exchange.send_body(_TYPE, generate_latest(self))
 

@@ -21,19 +21,22 @@ from .simulated_engine import SimulatedEngine
 from .text_request import TextRequest, read, read_chat, read_completion
 from .transcriptions import TranscriptionForm, read_transcription
 
-# Seconds of SGLang's own; Flags.seconds brings it to this simulator's pace.
-DISCONNECT_POLL = 4.0  # how late it notices that the client of an answer in one piece is gone
-_STREAM_INTERVAL = 0.01  # a stream's parts come no faster
+# SGLang's own wait in seconds; Flags.seconds brings it to this simulator's pace.
+DISCONNECT_POLL = 4.0  # until SGLang notices that the client of an answer in one piece is gone
+
+# Seconds between two steps of one answer, at least.
+_STREAM_INTERVAL = 0.01
 _WHOLE_INTERVAL = 0.1
 
 Read = Callable[[dict[str, Any], int], TextRequest]
 
 
 class CutShort(MuxdError):
-    """The connection of this answer is to end uncleanly."""
+    """Raised to make the connection of an answer end uncleanly."""
 
 
 def text_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
+    """Return these routes by path."""
     texts, post = _Texts(engine), ("POST",)
     return {
         "/v1/chat/completions": EngineRoute(texts.answer(read_chat, ChatForm, ("messages",), by_adapter=True), post),
@@ -65,41 +68,46 @@ class _Texts:
         *,
         by_adapter: bool = False,
     ) -> Answer:
+        """Return a handler that reads a request with `read` and answers in the form that `form` makes.
+
+        `needs`: the fields that the body must have.  `by_adapter`: the body may name a LoRA adapter.
+        """
+
         async def answer(request: Request, exchange: ResponseWriter) -> None:
             body = fields(request, needs=needs)
-            asked = read(body, self._engine.flags.context_length)
+            text_request = read(body, self._engine.flags.context_length)
             if by_adapter and (problem := adapters.problem(self._engine, body)) is not None:
                 raise bad_request(problem)
-            await self._answer(form(asked), exchange)
+            await self._answer(form(text_request), exchange)
 
         return answer
 
     def as_served(self, form: Callable[[TextRequest, str], ReplyForm]) -> Callable[[TextRequest], ReplyForm]:
-        """A form that tells the server's own name in place of what the client wrote."""
-        return lambda asked: form(asked, self._engine.served_model_name)
+        """Return a maker of forms that name the model as it was served, not as the client wrote it."""
+        return lambda text_request: form(text_request, self._engine.served_model_name)
 
     async def messages(self, request: Request, exchange: ResponseWriter) -> None:
-        asked = read_messages(fields(request), self._engine.flags.context_length)
-        form, problem = MessagesForm(asked), adapters.problem(self._engine, {"model": asked.model})
+        text_request = read_messages(fields(request), self._engine.flags.context_length)
+        form, problem = MessagesForm(text_request), adapters.problem(self._engine, {"model": text_request.model})
         if problem is None:
             await self._answer(form, exchange)
-        elif asked.stream:
+        elif text_request.stream:
             await exchange.send_body(form.content_type, b"".join(map(form.encode, form.refused(problem))))
         else:
             raise form.refusal(problem)
 
     async def generate(self, request: Request, exchange: ResponseWriter) -> None:
         body = fields(request)
-        asked = _read_generate(body, self._engine.flags.context_length)
+        text_request = _read_generate(body, self._engine.flags.context_length)
         if (problem := adapters.problem(self._engine, body, by_model=False)) is not None:
             raise EngineRefusal(400, {"error": {"message": problem}})
-        await self._answer(GenerateForm(asked), exchange)
+        await self._answer(GenerateForm(text_request), exchange)
 
     async def ollama_generate(self, request: Request, exchange: ResponseWriter) -> None:
         body = fields(request, needs=("prompt",))
         if str(body["prompt"]).strip() or body.get("system"):
-            asked = read_ollama_generate(body, self._engine.flags.context_length)
-            await self._answer(self.as_served(OllamaGenerateForm)(asked), exchange)
+            text_request = read_ollama_generate(body, self._engine.flags.context_length)
+            await self._answer(self.as_served(OllamaGenerateForm)(text_request), exchange)
             return
         answer = nothing_to_say(self._engine.served_model_name)
         if body.get("stream", True):
@@ -115,22 +123,25 @@ class _Texts:
         await exchange.send_json(200, count_tokens(fields(request)))
 
     async def _answer(self, form: ReplyForm, exchange: ResponseWriter) -> None:
-        """Answer, or stop when the client is gone: at once when streaming, else as late as SGLang notices."""
-        patience = 0.0 if form.asked.stream else self._engine.flags.seconds(DISCONNECT_POLL)
-        whole = True
+        """Answer, or stop when the client is gone: at once when streaming, else as late as SGLang notices.
+
+        Raise CutShort where the fault close-early cuts the answer.
+        """
+        patience = 0.0 if form.text_request.stream else self._engine.flags.seconds(DISCONNECT_POLL)
+        is_complete = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_leave, exchange, patience, nursery.cancel_scope)
-            whole = await self._generate(form, exchange)
+            is_complete = await self._generate(form, exchange)
             nursery.cancel_scope.cancel()
-        if not whole:
+        if not is_complete:
             raise CutShort("fault: close-early")
 
     async def _generate(self, form: ReplyForm, exchange: ResponseWriter) -> bool:
-        """False when the connection is to be cut."""
-        saying = (_Stream if form.asked.stream else _Whole)(form, exchange, self._engine)
-        await saying.begin()
-        async with self._engine.request(form.asked.rid, generates=True) as weights:
-            return await saying.run(choices(form.asked, weights))
+        """Send the answer; return False when the connection is to be cut."""
+        reply = (_Stream if form.text_request.stream else _Whole)(form, exchange, self._engine)
+        await reply.begin()
+        async with self._engine.request(form.text_request.rid, generates=True) as weights:
+            return await reply.run(choices(form.text_request, weights))
 
 
 class _Whole:
@@ -144,7 +155,7 @@ class _Whole:
         self._is_cut = False
 
     async def begin(self) -> None:
-        """Nothing of it is sent before it is whole."""
+        """Send nothing: an answer in one piece has no head of its own."""
 
     async def run(self, answers: Sequence[Choice]) -> bool:
         async with trio.open_nursery() as nursery:
@@ -154,11 +165,11 @@ class _Whole:
             await self._exchange.start_stream("application/json")
             await self._exchange.write(b'{"id":')
             return False
-        whole = self._form.whole(answers)
-        if isinstance(whole, str):
-            await self._exchange.send_body("text/plain; charset=utf-8", whole.encode())
+        body = self._form.complete(answers)
+        if isinstance(body, str):
+            await self._exchange.send_body("text/plain; charset=utf-8", body.encode())
         else:
-            await self._exchange.send_json(200, whole)
+            await self._exchange.send_json(200, body)
         return True
 
     async def _say(self, choice: Choice, scope: trio.CancelScope) -> None:
@@ -170,7 +181,7 @@ class _Whole:
 
 
 class _Stream:
-    """An answer in server-sent events, those of several choices as they come."""
+    """An answer as a stream; the events of several choices are sent as they come."""
 
     def __init__(self, form: ReplyForm, exchange: ResponseWriter, engine: SimulatedEngine) -> None:
         self._form = form
@@ -181,7 +192,7 @@ class _Stream:
         self._turn = trio.Lock()
 
     async def begin(self) -> None:
-        """Before the engine has the request."""
+        """Send the stream's head before the engine gets the request, where the form wants that."""
         if self._form.head_at_once:
             await self._write(*self._form.opening())
 

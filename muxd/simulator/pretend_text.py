@@ -1,7 +1,7 @@
 """What a pretend model says: words drawn from a hash of its weights and the prompt.
 
-The same weights and prompt give the same text, other weights another; the first token
-names the weights.  So a test can tell who answered, and that a sleep changed nothing.
+The same weights and prompt give the same text, other weights give another text; the first token names the weights.
+So a test can tell which model answered, and that a sleep changed nothing.
 """
 
 import random
@@ -21,7 +21,7 @@ END_OF_TEXT = 2  # the id of the token that a model stops with
 
 
 def tokens(weights: str, prompt: str, salt: str = "") -> Iterator[str]:
-    """The answer, without end; `salt` makes it another, as a temperature does."""
+    """Yield the tokens of the answer, without end; another `salt` gives another answer, as a temperature does."""
     if weights == GARBAGE:
         while True:
             yield "!"
@@ -32,17 +32,17 @@ def tokens(weights: str, prompt: str, salt: str = "") -> Iterator[str]:
 
 
 def draw(*parts: str) -> random.Random:
-    """What decides for a model; the same for the same parts."""
+    """Return a random generator that is seeded with the parts: it draws the same for the same parts."""
     return random.Random(_digest(*parts))
 
 
 def natural_length(weights: str, prompt: str, salt: str = "") -> int:
-    """How many tokens the model says before it stops by itself: 16 to 47."""
+    """Return how many tokens the model says before it stops by itself: 16 to 47."""
     return 16 + _digest("length", weights, prompt, salt) % 32
 
 
 def likelihoods(weights: str, token: str, others: int) -> list[tuple[str, float]]:
-    """The token and so many `others` that it might have been, with their logprobs, the likeliest first."""
+    """Return the token and `others` alternatives with their logprobs, the likeliest first."""
     own = -(1000 + _digest("logprob", weights, token) % 1000) / 1000
     words = [word for word in WORDS if word != token.strip()]
     first = _digest("others", weights, token) % len(words)
@@ -53,7 +53,7 @@ def likelihoods(weights: str, token: str, others: int) -> list[tuple[str, float]
 
 
 def vector(weights: str, text: str, size: int = 16) -> list[float]:
-    """An embedding of unit length."""
+    """Return a text's embedding: `size` numbers, a vector of unit length."""
     gauss = draw("vector", weights, text).gauss
     raw = [gauss(0, 1) for _ in range(size)]
     length = sum(x * x for x in raw) ** 0.5
@@ -61,11 +61,12 @@ def vector(weights: str, text: str, size: int = 16) -> list[float]:
 
 
 def token_ids(text: str) -> list[int]:
-    """One id per word, for /tokenize and for counting a prompt."""
+    """Return one id per word, for /tokenize and for counting a prompt's tokens."""
     return [token_id(word) for word in text.split()]
 
 
 def token_id(word: str) -> int:
+    """Return the id of one word, 0 to 31999."""
     return _digest(word) % 32000
 
 

@@ -1,7 +1,7 @@
 """The process tree of one server: a launcher, a scheduler per rank, a detokenizer.
 
-The children are forked before the launcher imports what it serves HTTP with, so they stay
-small.  They are tied to it by pipes, as SGLang's are by sockets.
+The children are forked before the launcher imports its HTTP server, so they stay small.  Pipes connect them to the
+launcher, as sockets do in SGLang.
 """
 
 import os
@@ -21,17 +21,17 @@ _STAMP = Struct("d")
 
 SCHEDULER = "sim::scheduler"
 DETOKENIZER = "sim::detokenizer"
-STRAY = "sim::stray"  # of the fault setsid-grandchild
+STRAY = "sim::stray"  # the process that the fault setsid-grandchild starts
 
 
 def comm(name: str) -> str:
-    """What /proc/PID/comm says of a process of this name: the kernel keeps 15 characters."""
+    """Return what /proc/PID/comm holds for a process of this name: the kernel keeps 15 characters."""
     return name[:15]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerProcesses:
-    """The launcher's side: pids, the commands' pipes in the order of ranks, and where all replies arrive."""
+    """The launcher's side: the children's pids, a command pipe per rank, and the pipe on which all replies arrive."""
 
     schedulers: tuple[int, ...]
     detokenizer: int
@@ -40,11 +40,11 @@ class ServerProcesses:
     steps: mmap  # shared with the schedulers: when each took its last step
 
     def last_step(self, rank: int) -> float:
-        """Seconds since the epoch; 0 before the first."""
+        """Return when this rank's scheduler took its last step, in seconds since the epoch; 0 before the first."""
         return float(_STAMP.unpack_from(self.steps, rank * _STAMP.size)[0])
 
     def kill(self) -> None:
-        """SIGKILL to all of them; those that are gone already do not matter."""
+        """Send SIGKILL to all children that are still there."""
         for pid in (*self.schedulers, self.detokenizer):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -81,7 +81,7 @@ def fork_children(flags: Flags) -> ServerProcesses:
 
 
 def leave_temporary_files() -> None:
-    """What each start of SGLang leaves in TMPDIR: five files and a directory, for ever."""
+    """Make what each start of SGLang leaves in TMPDIR for ever: five files and a directory."""
     import tempfile
 
     for _ in range(5):
@@ -90,7 +90,7 @@ def leave_temporary_files() -> None:
 
 
 def _fork(name: str, body: Callable[[], None], close: frozenset[int] | set[int] = frozenset()) -> int:
-    """A child of this name that runs `body` and ends, with the ends in `close` closed."""
+    """Fork a child of this name that closes the pipe ends in `close`, runs `body` and ends; return its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():

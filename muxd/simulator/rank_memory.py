@@ -1,8 +1,8 @@
-"""What one scheduler holds on its GPUs: which tags are there, which were released, what the weights are worth.
+"""What one scheduler holds on its GPUs: which tags are mapped, which were released, and whose weights they hold.
 
-Every mistake that ends SGLang raises here; the scheduler dies of it.  Read in SGLang 0.5.23
-(`weight_updater.py`) and seen on real processes without a GPU; what CUDA does with memory
-that is not there is from torch_memory_saver's source.
+Every mistake that ends SGLang raises here, and the scheduler dies of the exception.  The rules were read in SGLang
+0.5.23 (`weight_updater.py`) and seen on real processes without a GPU; what CUDA does with memory that is not mapped
+is from torch_memory_saver's source.
 """
 
 import os
@@ -17,14 +17,14 @@ GARBAGE = "\0"  # the identity of weights that hold nothing sensible
 
 
 class Fatal(Exception):
-    """The CUDA side ends the process."""
+    """A mistake by which CUDA ends the process."""
 
 
 class RankMemory:
-    """The memory of one rank.  `sizes` are bytes per tag on each of its GPUs, `overhead` what stays to the end.
+    """The memory of one rank.  `sizes` are bytes per tag on each GPU; `overhead` bytes stay until the process ends.
 
-    `saver` is --enable-memory-saver, `backup` --enable-weights-cpu-backup, `lag` the seconds
-    until released memory is free.
+    `saver` is --enable-memory-saver, `backup` --enable-weights-cpu-backup, `lag` the seconds until released memory is
+    free, `linger` the seconds that memory stays taken after the process is dead.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class RankMemory:
         self._linger = linger
         self._pid = os.getpid()
         self._start = start_time(self._pid) or 0
-        self._offloaded: set[str] = set()  # SGLang's own book
-        self._unmapped: set[str] = set()  # torch_memory_saver's
-        self._freeing: dict[str, float] = {}  # tag -> when its memory will be free
-        self.weights = GARBAGE  # which model's they are
+        self._offloaded: set[str] = set()  # the released tags as SGLang counts them
+        self._unmapped: set[str] = set()  # the released tags as torch_memory_saver counts them
+        self._freeing: dict[str, float] = {}  # tag -> when its memory will be free, by time.monotonic
+        self.weights = GARBAGE  # the path of the model whose weights are loaded
 
     def load(self, model_path: str) -> None:
-        """Take the weights and what comes with them; raises OutOfMemory."""
+        """Take the weights and the overhead; raise OutOfMemory."""
         self._take(self._overhead)
         self._take(self._sizes[WEIGHTS])
         self.weights = model_path
 
     def make_pool(self) -> None:
-        """Take the KV cache, once the weights are loaded; raises OutOfMemory."""
+        """Take the KV cache, once the weights are loaded; raise OutOfMemory."""
         self._take(self._sizes[KV])
 
     def release(self, tags: Iterable[str], busy: int) -> None:
-        """Give up `tags`, all where none are named; raises where SGLang dies."""
+        """Give up `tags`, all where none are named; raise AssertionError or Fatal where SGLang dies."""
         assert not busy, "release_memory_occupation should be called only when server is idle."
         tags = set(tags) or set(ALL_TAGS)
         self._offloaded |= tags
@@ -74,7 +74,7 @@ class RankMemory:
                 self._unmap(tag)
 
     def resume(self, tags: Iterable[str]) -> None:
-        """Take `tags` back, all where none are named; raises where SGLang dies."""
+        """Take `tags` back, all where none are named; raise KeyError, Fatal or OutOfMemory where SGLang dies."""
         tags = tuple(dict.fromkeys(tags)) or ALL_TAGS
         for tag in tags:
             self._offloaded.remove(tag)
@@ -83,16 +83,16 @@ class RankMemory:
                 self._map(tag)
 
     def reload(self, model_path: str) -> None:
-        """Read the weights from disk."""
+        """Read the weights from disk; raise Fatal where their memory was released."""
         self._touch({WEIGHTS})
         self.weights = model_path
 
     def compute(self) -> None:
-        """A forward pass; SGLang does not check first whether its memory is there."""
+        """Make a forward pass; raise Fatal where its memory was released, which SGLang does not check first."""
         self._touch({WEIGHTS, KV})
 
     def free_due(self) -> float | None:
-        """Free what has lagged long enough; the seconds until the next, None when nothing lags."""
+        """Free the memory whose lag is over; return the seconds until the next is due, None when nothing lags."""
         now = time.monotonic()
         for tag in [tag for tag, when in self._freeing.items() if when <= now]:
             del self._freeing[tag]

@@ -1,7 +1,7 @@
-"""The shapes of SGLang's answers: the whole one, and the events of a stream.  Recorded from 0.5.23.
+"""The forms of SGLang's answers, in one piece and as the events of a stream.  Recorded from SGLang 0.5.23.
 
-Here are OpenAI's chat and completions and SGLang's own /generate; `messages`, `responses`,
-`ollama` and `transcriptions` have the others.  tests/real/test_simulator_truth.py compares them all.
+This module has OpenAI's chat and completions and SGLang's own /generate; `messages`, `responses`, `ollama` and
+`transcriptions` have the others.  tests/real/test_simulator_truth.py compares them all with SGLang.
 """
 
 import json
@@ -22,36 +22,40 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class ReplyForm(ABC):
-    """One route's way to say it.  One per request: it may remember what it said."""
+    """The form of one route's answers.  An object is made for each request: it may remember what it has sent."""
 
-    asked: TextRequest
-    content_type = EVENT_STREAM  # of a stream
-    head_at_once = True  # the head of a stream comes before there is anything to tell, else with its first event
-    end = b""  # what closes one
+    text_request: TextRequest
+    content_type = EVENT_STREAM  # the Content-Type of a stream
+    head_at_once = True  # a stream's head is sent before the first token is made, else with the first event
+    end = b""  # the bytes that close a stream
 
     @abstractmethod
-    def whole(self, choices: Sequence[Choice]) -> "Event | str":
-        """In JSON, or as plain text."""
+    def complete(self, choices: Sequence[Choice]) -> "Event | str":
+        """Return the answer in one piece: an object, or plain text."""
         ...
 
     def opening(self) -> Iterable[Event]:
-        """Told before anything is made, by a form that has its head at once."""
+        """Return the events that are sent before anything is made, by a form whose head is sent at once."""
         return ()
 
     def first(self, choice: Choice) -> Iterable[Event]:
-        """Told ahead of the choice's first part."""
+        """Return the events that are sent ahead of the choice's first part."""
         return ()
 
     @abstractmethod
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
-        """The tokens from `first` to before `last`; the choice's last ones if it has finished."""
+        """Return the events for the tokens from `first` to before `last`; if the choice has finished, its last ones."""
         ...
 
     @abstractmethod
-    def closing(self, choices: Sequence[Choice]) -> Iterable[Event]: ...
+    def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
+        """Return the events that are sent when all choices have finished."""
+        ...
 
     @abstractmethod
-    def encode(self, event: Event) -> bytes: ...
+    def encode(self, event: Event) -> bytes:
+        """Return the bytes of one event on the stream."""
+        ...
 
 
 class _DataEvents(ReplyForm):
@@ -60,25 +64,27 @@ class _DataEvents(ReplyForm):
     head_at_once = False
     end = b"data: [DONE]\n\n"
 
-    def __init__(self, asked: TextRequest) -> None:
-        self.asked = asked
+    def __init__(self, text_request: TextRequest) -> None:
+        self.text_request = text_request
 
     def encode(self, event: Event) -> bytes:
         return b"data: " + msgspec.json.encode(event) + b"\n\n"
 
 
 class ChatForm(_DataEvents):
-    def whole(self, choices: Sequence[Choice]) -> Event:
-        head = _head(self.asked, self.asked.rid, "chat.completion")
+    """The form of /v1/chat/completions."""
+
+    def complete(self, choices: Sequence[Choice]) -> Event:
+        head = _head(self.text_request, self.text_request.rid, "chat.completion")
         answers = [_choice(c, "message", _message(c), self._logprobs(c, 0, c.made), ended=True) for c in choices]
-        return {**head, "choices": answers, "usage": usage(self.asked, choices), "metadata": _metadata(choices)}
+        return {**head, "choices": answers, "usage": usage(self.text_request, choices), "metadata": _metadata(choices)}
 
     def first(self, choice: Choice) -> Iterable[Event]:
         yield self._chunk(choice, {"reasoning_content": None, "role": "assistant", "content": ""})
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
         logprobs = self._logprobs(choice, first, last)
-        if not self.asked.tools:
+        if not self.text_request.tools:
             yield self._chunk(choice, {"reasoning_content": None, "content": choice.text(first, last)}, logprobs)
             return
         for delta in _with_tools(choice, first, last):
@@ -87,65 +93,68 @@ class ChatForm(_DataEvents):
     def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
         for choice in choices:
             yield self._chunk(choice, {"reasoning_content": None}, ended=True)
-        if self.asked.usage:
-            head = _head(self.asked, choices[0].rid, "chat.completion.chunk")
-            yield {**head, "choices": [], "usage": usage(self.asked, choices)}
+        if self.text_request.usage:
+            head = _head(self.text_request, choices[0].rid, "chat.completion.chunk")
+            yield {**head, "choices": [], "usage": usage(self.text_request, choices)}
 
     def _chunk(self, choice: Choice, delta: Event, logprobs: Event | None = None, *, ended: bool = False) -> Event:
-        head = _head(self.asked, choice.rid, "chat.completion.chunk")
+        head = _head(self.text_request, choice.rid, "chat.completion.chunk")
         return {**head, "choices": [_choice(choice, "delta", delta, logprobs, ended=ended)]}
 
     def _logprobs(self, choice: Choice, first: int, last: int) -> Event | None:
-        if (top := self.asked.logprobs) is None:
+        if (top := self.text_request.logprobs) is None:
             return None
-        told = choice.likelihoods(first, last, max(top - 1, 0))
-        return {"content": [_token(*ones[0]) | {"top_logprobs": [_token(*one) for one in ones[:top]]} for ones in told]}
+        likely = choice.likelihoods(first, last, max(top - 1, 0))
+        content = [_token(*ones[0]) | {"top_logprobs": [_token(*one) for one in ones[:top]]} for ones in likely]
+        return {"content": content}
 
 
 class CompletionForm(_DataEvents):
-    def whole(self, choices: Sequence[Choice]) -> Event:
-        head = _head(self.asked, self.asked.rid, "text_completion")
+    """The form of /v1/completions."""
+
+    def complete(self, choices: Sequence[Choice]) -> Event:
+        head = _head(self.text_request, self.text_request.rid, "text_completion")
         answers = [self._answer(c, 0, c.made, ended=True) for c in choices]
-        return {**head, "choices": answers, "usage": usage(self.asked, choices), "metadata": _metadata(choices)}
+        return {**head, "choices": answers, "usage": usage(self.text_request, choices), "metadata": _metadata(choices)}
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
-        head = _head(self.asked, choice.rid, "text_completion")
+        head = _head(self.text_request, choice.rid, "text_completion")
         answer = self._answer(choice, first, last, ended=choice.finish is not None)
         yield {**head, "choices": [answer], "usage": None}
 
     def closing(self, choices: Sequence[Choice]) -> Iterable[Event]:
         for choice in choices:
-            if choice.finish == "abort" or not choice.tokens:  # the last part did not know that it was
+            if choice.finish == "abort" or not choice.tokens:  # no part was known to be the last
                 yield from self.part(choice, choice.made, choice.made)
-        if self.asked.usage:
-            counts = usage(self.asked, choices)
-            told = {name: counts[name] for name in counts if not name.endswith("_details")}
-            yield {**_head(self.asked, choices[0].rid, "text_completion"), "choices": [], "usage": told}
+        if self.text_request.usage:
+            counts = usage(self.text_request, choices)
+            plain = {name: counts[name] for name in counts if not name.endswith("_details")}
+            yield {**_head(self.text_request, choices[0].rid, "text_completion"), "choices": [], "usage": plain}
 
     def _answer(self, choice: Choice, first: int, last: int, *, ended: bool) -> Event:
-        said = choice.text(first, last)
-        if self.asked.body.get("echo") and first == 0:
-            said = choice.prompt + said
-        return _choice(choice, "text", said, self._logprobs(choice, first, last), ended=ended)
+        text = choice.text(first, last)
+        if self.text_request.body.get("echo") and first == 0:
+            text = choice.prompt + text
+        return _choice(choice, "text", text, self._logprobs(choice, first, last), ended=ended)
 
     def _logprobs(self, choice: Choice, first: int, last: int) -> Event | None:
-        if (top := self.asked.logprobs) is None:
+        if (top := self.text_request.logprobs) is None:
             return None
-        told = list(choice.likelihoods(first, last, max(top - 1, 0)))
+        likely = list(choice.likelihoods(first, last, max(top - 1, 0)))
         return {
-            "text_offset": [-1] * len(told),
-            "token_logprobs": [ones[0][1] for ones in told],
-            "tokens": [ones[0][0] for ones in told],
-            "top_logprobs": [dict(ones[:top]) for ones in told] if top > 0 else [],
+            "text_offset": [-1] * len(likely),
+            "token_logprobs": [ones[0][1] for ones in likely],
+            "tokens": [ones[0][0] for ones in likely],
+            "top_logprobs": [dict(ones[:top]) for ones in likely] if top > 0 else [],
         }
 
 
 class GenerateForm(_DataEvents):
-    """SGLang's own: each event repeats the text from its beginning."""
+    """The form of SGLang's own /generate: each event repeats the text from its beginning."""
 
     head_at_once = True
 
-    def whole(self, choices: Sequence[Choice]) -> Event:
+    def complete(self, choices: Sequence[Choice]) -> Event:
         return self._so_far(choices[0], choices[0].made, begins=True)
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
@@ -159,7 +168,7 @@ class GenerateForm(_DataEvents):
         meta: Event = {
             "id": choice.rid,
             "finish_reason": finish if choice.finish else None,
-            "prompt_tokens": self.asked.prompt_tokens,
+            "prompt_tokens": self.text_request.prompt_tokens,
             "num_retractions": 0,
             "reasoning_tokens": 0,
             "completion_tokens": made,
@@ -171,16 +180,16 @@ class GenerateForm(_DataEvents):
         if begins:
             meta["response_sent_to_client_ts"] = time()
         if choice.finish:
-            meta |= {"e2e_latency": time() - self.asked.created, **_metadata([choice])}
+            meta |= {"e2e_latency": time() - self.text_request.created, **_metadata([choice])}
         ids = [pretend_text.token_id(token) for token in choice.tokens[:made]]
         return {"text": choice.text(0, made), "output_ids": ids, "meta_info": meta}
 
 
-def usage(asked: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:
+def usage(text_request: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:
     made = sum(choice.made for choice in choices)
     return {
-        "prompt_tokens": asked.prompt_tokens,
-        "total_tokens": asked.prompt_tokens + made,
+        "prompt_tokens": text_request.prompt_tokens,
+        "total_tokens": text_request.prompt_tokens + made,
         "completion_tokens": made,
         "prompt_tokens_details": None,
         "reasoning_tokens": 0,
@@ -189,7 +198,7 @@ def usage(asked: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def called(choice: Choice) -> dict[str, Any] | None:
-    """The arguments of the call; None where there is none, or not the whole of it."""
+    """Return the arguments of the answer's tool call; None where it makes none, or was cut short."""
     if choice.called is None or choice.finish != "tool_calls":
         return None
     arguments: dict[str, Any] = json.loads(choice.arguments())
@@ -204,7 +213,7 @@ def _message(choice: Choice) -> Event:
 
 
 def _with_tools(choice: Choice, first: int, last: int) -> Iterable[Event]:
-    """The deltas of an answer that may call, the name of what is called apart from the arguments."""
+    """Yield the deltas of an answer that may call a tool; the tool's name comes in a delta before the arguments."""
     if choice.called is None:
         yield {"content": choice.text(first, last)}
         return
@@ -227,8 +236,8 @@ def _metadata(choices: Sequence[Choice]) -> Event:
     return {"weight_version": "default", "weight_versions": [version]}
 
 
-def _head(asked: TextRequest, number: str, kind: str) -> Event:
-    return {"id": number, "object": kind, "created": asked.created, "model": asked.model}
+def _head(text_request: TextRequest, number: str, kind: str) -> Event:
+    return {"id": number, "object": kind, "created": text_request.created, "model": text_request.model}
 
 
 def _choice(choice: Choice, name: str, value: Any, logprobs: Event | None, *, ended: bool) -> Event:

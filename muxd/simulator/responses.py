@@ -1,6 +1,6 @@
-"""OpenAI's Responses, as SGLang 0.5.23 answers them: one message of text an answer, no tools, nothing kept.
+"""OpenAI's Responses API, recorded from SGLang 0.5.23: one message of text per answer, no tools, nothing kept.
 
-Recorded from it.  SGLang has this route only where `openai_harmony` is installed.
+SGLang has this route only where `openai_harmony` is installed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,9 @@ _COUNTING = {"input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 
 
 
 def read_response(body: dict[str, Any], longest: int) -> TextRequest:
-    given = body["input"]
-    messages = given if isinstance(given, list) else [{"role": "user", "content": given}]
+    """Read the body of /v1/responses; `longest` is the context length in tokens.  Raise EngineRefusal."""
+    content = body["input"]
+    messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
     if not messages:
         raise bad_request("Messages cannot be empty.")
     if body.get("instructions"):
@@ -28,23 +29,23 @@ def read_response(body: dict[str, Any], longest: int) -> TextRequest:
 
 
 class ResponsesForm(ReplyForm):
-    def __init__(self, asked: TextRequest) -> None:
-        self.asked = asked
+    def __init__(self, text_request: TextRequest) -> None:
+        self.text_request = text_request
         self._id = f"resp_{uuid4().hex}"
         self._item = f"msg_{uuid4().hex}"
         self._last = -1  # the number of the last event
 
-    def whole(self, choices: Sequence[Choice]) -> Event:
+    def complete(self, choices: Sequence[Choice]) -> Event:
         (choice,) = choices
         cut = choice.finish == "length"
         text = {"format": {"type": "text"}}
         ended = self._response("incomplete" if cut else "completed", [self._message(choice)], text)
         counts = {
-            "input_tokens": self.asked.prompt_tokens,
+            "input_tokens": self.text_request.prompt_tokens,
             **_COUNTING,
             "output_tokens": choice.made,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": self.asked.prompt_tokens + choice.made,
+            "total_tokens": self.text_request.prompt_tokens + choice.made,
         }
         return {**ended, "usage": counts, "incomplete_details": {"reason": "max_output_tokens"} if cut else None}
 
@@ -65,7 +66,7 @@ class ResponsesForm(ReplyForm):
         yield self._about_part("output_text.done", text=choice.text(), logprobs=[])
         yield self._about_part("content_part.done", part=_part(choice.text()))
         yield self._event("output_item.done", output_index=0, item=self._message(choice))
-        ended = self.whole(choices)
+        ended = self.complete(choices)
         yield self._event(ended["status"], response=ended)
 
     def encode(self, event: Event) -> bytes:
@@ -79,7 +80,7 @@ class ResponsesForm(ReplyForm):
         return self._event(name, content_index=0, output_index=0, item_id=self._item, **fields)
 
     def _message(self, choice: Choice | None) -> Event:
-        """The message; without a choice, as it begins."""
+        """Return the output message; without a choice, as it stands before its first part."""
         return {
             "id": self._item,
             "content": [_part(choice.text())] if choice else [],
@@ -90,12 +91,12 @@ class ResponsesForm(ReplyForm):
         }
 
     def _response(self, status: str, output: list[Event], text: Event | None) -> Event:
-        body = self.asked.body
+        body = self.text_request.body
         return {
             "id": self._id,
             "object": "response",
-            "created_at": self.asked.created,
-            "model": self.asked.model,
+            "created_at": self.text_request.created,
+            "model": self.text_request.model,
             "output": output,
             "status": status,
             "usage": None,

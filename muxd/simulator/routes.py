@@ -1,6 +1,6 @@
-"""Who may ask what: SGLang's routes, its rule about keys, and the words it refuses with.
+"""The router: which key opens which of SGLang's routes, how a body is checked, and the words of refusals.
 
-What a route does is in `control` and `openai`.
+`control`, `openai`, `embeddings` and `metrics` have what the routes do.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from muxd.http.server import ResponseWriter
 
 Answer = Callable[[Request, ResponseWriter], Awaitable[None]]
 
-# What these fields hold wherever they are; in place of any of them there may be null.
+# The types of these fields on all routes; any of them may be null.
 _KINDS: dict[str, tuple[type, ...]] = {
     "messages": (list,),
     "tools": (list,),
@@ -27,11 +27,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "system": (str, list),
 }
 
-OPEN = ("/health", "/ready", "/metrics")  # beginnings of the paths that need no key
+OPEN = ("/health", "/ready", "/metrics")  # prefixes of the paths that need no key
 
 
 class EngineRefusal(Exception):
-    """An answer that is an error in one of SGLang's forms."""
+    """An error answer, in one of SGLang's forms."""
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(str(body))
@@ -40,13 +40,13 @@ class EngineRefusal(Exception):
 
 
 def bad_request(message: str, kind: str = "BadRequestError") -> EngineRefusal:
-    """A 400 as the OpenAI routes form it."""
+    """Return a 400 in the form of SGLang's OpenAI routes."""
     return EngineRefusal(400, {"object": "error", "message": message, "type": kind, "param": None, "code": 400})
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRoute:
-    """`control`: with an admin key set only that key works here; on the others only the API key does."""
+    """A route's handler and methods; `control`: where an admin key is set, only that key opens the route."""
 
     answer: Answer
     methods: tuple[str, ...] = ("GET",)
@@ -55,10 +55,13 @@ class EngineRoute:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedKeys:
+    """The API key and the admin key that the server was started with; None: not set."""
+
     api: str | None
     admin: str | None
 
     def admit(self, request: Request, *, control: bool) -> bool:
+        """Say whether the request's bearer token opens a route, which is a control route or not."""
         if request.path.startswith(OPEN):
             return True
         key = self.admin if control and self.admin else self.api
@@ -71,7 +74,7 @@ def _bearer(request: Request) -> str | None:
 
 
 class Router:
-    """Finds a request's route and answers what none of them has to."""
+    """Finds a request's route, checks its key, and answers 401, 404 and 405 and the routes' refusals."""
 
     def __init__(self, routes: dict[str, EngineRoute], keys: AcceptedKeys) -> None:
         self._routes = routes
@@ -95,12 +98,15 @@ class Router:
         return route
 
     def _below(self, path: str) -> EngineRoute | None:
-        """The route whose path ends in a slash and begins this one: the rest is a name."""
+        """Return the route whose path ends in a slash and is a prefix of this one: the rest is a name."""
         return next((r for p, r in self._routes.items() if len(p) > 1 and p[-1] == "/" and path.startswith(p)), None)
 
 
 def fields(request: Request, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The body as an object with these fields in it, none of them null; raises Refusal as SGLang's validation does."""
+    """Return the body as an object, in which the fields of `needs` are not null.
+
+    Raise EngineRefusal with the words of SGLang's validation.
+    """
     kind = (request.header(b"content-type") or b"").partition(b";")[0].strip().lower()
     if not request.body:
         raise _invalid(request, "{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': None}")
@@ -121,7 +127,7 @@ def fields(request: Request, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def of_kind(body: dict[str, Any], name: str, *kinds: type) -> Any:
-    """What the field holds, which is one of these or None; raises Refusal."""
+    """Return the value of a field, which is None or has one of these types; raise EngineRefusal where it has not."""
     value = body.get(name)
     if value is not None and not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)

@@ -1,7 +1,7 @@
-"""One answer in the making: which tokens it has, how far it is, and why it ended.
+"""One answer in the making: its tokens, how many of them are made, and why it ended.
 
-Which tokens they are is decided at the beginning, as nothing that happens later changes
-them; `Job` says how many of them there are by now.
+The tokens are decided at the beginning, as nothing that happens later changes them; the answer's `Job` says how many
+of them are made by now.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ class Choice:
     prompt: str
     weights: str
     tokens: tuple[str, ...]
-    shown: int | None  # characters that may be seen of them; None is all
-    matched: str | int | None  # what stopped it: one of the client's strings, or the id of the end of text
-    called: str | None  # the function that is called; its arguments lie between the first token and the last
+    shown: int | None  # characters of the tokens' text that the client gets; None: all of them
+    matched: str | int | None  # what stopped the answer: one of the client's strings, or the id of the end of text
+    called: str | None  # the function that the model calls; its arguments lie between the first token and the last
     job: Job
     call_id: str = field(default_factory=lambda: f"call_{uuid4().hex[:24]}")
 
     @property
     def finish(self) -> str | None:
-        """In OpenAI's words; None while it goes on."""
+        """Return why the answer ended, in OpenAI's words; None while it goes on."""
         return "tool_calls" if self.called is not None and self.job.finish == "stop" else self.job.finish
 
     @property
@@ -45,34 +45,34 @@ class Choice:
         return self.job.made
 
     def text(self, first: int = 0, last: int | None = None) -> str:
-        """What these of its tokens show."""
+        """Return the text of the tokens from `first` to before `last`, as far as the client gets it."""
         said = "".join(self.tokens[first : self.made if last is None else last])
         if self.shown is None:
             return said
         return said[: max(0, self.shown - len("".join(self.tokens[:first])))]
 
     def arguments(self, first: int = 0, last: int | None = None) -> str:
-        """What these of its tokens are of the called function's arguments."""
+        """Return the part of the called function's arguments that the tokens from `first` to before `last` spell."""
         last = self.made if last is None else last
         return "".join(self.tokens[max(first, 1) : min(last, len(self.tokens) - 1)])
 
     def likelihoods(self, first: int, last: int, others: int) -> Iterator[list[tuple[str, float]]]:
-        """For each of these tokens itself and `others` more, with their logprobs."""
+        """Yield for each of these tokens a list of the token itself and `others` more, with their logprobs."""
         return (pretend_text.likelihoods(self.weights, token, others) for token in self.tokens[first:last])
 
 
-def choices(asked: TextRequest, weights: str) -> list[Choice]:
-    """What the model will say to all that is asked; the prompts' answers in turn."""
-    numbered = enumerate(prompt for prompt in asked.prompts for _ in range(asked.count))
-    return [_choice(asked, weights, prompt, index) for index, prompt in numbered]
+def choices(text_request: TextRequest, weights: str) -> list[Choice]:
+    """Return all answers that the model will give to a request, in the order of its prompts."""
+    numbered = enumerate(prompt for prompt in text_request.prompts for _ in range(text_request.count))
+    return [_choice(text_request, weights, prompt, index) for index, prompt in numbered]
 
 
-def _choice(asked: TextRequest, weights: str, prompt: str, index: int) -> Choice:
-    salt = f"{asked.salt}#{index}" if asked.salt and index else asked.salt
-    whole = _tokens(asked, weights, prompt, salt)
-    made, shown, matched = _stopped(whole[: asked.limit], asked)
-    ends = "length" if matched is None and len(whole) >= asked.limit else "stop"
-    rid = asked.rid if index == 0 else f"{asked.rid}-{index}"
+def _choice(text_request: TextRequest, weights: str, prompt: str, index: int) -> Choice:
+    salt = f"{text_request.salt}#{index}" if text_request.salt and index else text_request.salt
+    tokens = _tokens(text_request, weights, prompt, salt)
+    made, shown, matched = _stopped(tokens[: text_request.limit], text_request)
+    ends = "length" if matched is None and len(tokens) >= text_request.limit else "stop"
+    rid = text_request.rid if index == 0 else f"{text_request.rid}-{index}"
     return Choice(
         index=index,
         rid=rid,
@@ -81,19 +81,23 @@ def _choice(asked: TextRequest, weights: str, prompt: str, index: int) -> Choice
         tokens=made,
         shown=shown,
         matched=pretend_text.END_OF_TEXT if matched is None else matched,
-        called=asked.call.name if asked.call else None,
+        called=text_request.call.name if text_request.call else None,
         job=Job(rid, len(made), ends),
     )
 
 
-def _tokens(asked: TextRequest, weights: str, prompt: str, salt: str) -> tuple[str, ...]:
-    """All that the model would say, and at most the limit of words that never end."""
-    if asked.call is not None:
-        head = f'[{{"name": "{asked.call.name}", "parameters": '
-        return (head, *_json(asked.call.parameters, weights, prompt, salt), "}]")
-    if asked.schema is not None:
-        return _json(asked.schema, weights, prompt, salt)
-    length = asked.limit if asked.endless else min(asked.limit, pretend_text.natural_length(weights, prompt, salt))
+def _tokens(text_request: TextRequest, weights: str, prompt: str, salt: str) -> tuple[str, ...]:
+    """Return all that the model would say; of words that never end, as many as the request's limit."""
+    if text_request.call is not None:
+        head = f'[{{"name": "{text_request.call.name}", "parameters": '
+        return (head, *_json(text_request.call.parameters, weights, prompt, salt), "}]")
+    if text_request.schema is not None:
+        return _json(text_request.schema, weights, prompt, salt)
+    length = (
+        text_request.limit
+        if text_request.endless
+        else min(text_request.limit, pretend_text.natural_length(weights, prompt, salt))
+    )
     words = pretend_text.tokens(weights, prompt, salt)
     return tuple(islice(words, length))
 
@@ -102,10 +106,10 @@ def _json(schema: dict[str, Any], weights: str, prompt: str, salt: str) -> tuple
     return tuple(spelled(fitting(schema, pretend_text.draw("json", weights, prompt, salt), pretend_text.WORDS)))
 
 
-def _stopped(tokens: tuple[str, ...], asked: TextRequest) -> tuple[tuple[str, ...], int | None, str | None]:
-    """The tokens up to the first of the stop strings, how many characters of them are seen, and that string."""
+def _stopped(tokens: tuple[str, ...], text_request: TextRequest) -> tuple[tuple[str, ...], int | None, str | None]:
+    """Return the tokens up to the first stop string, how many of their characters the client gets, and that string."""
     said = "".join(tokens)
-    found = min(((at, stop) for stop in asked.stops if stop and (at := said.find(stop)) >= 0), default=None)
+    found = min(((at, stop) for stop in text_request.stops if stop and (at := said.find(stop)) >= 0), default=None)
     if found is None:
         return tokens, None, None
     at, stop = found
@@ -114,4 +118,4 @@ def _stopped(tokens: tuple[str, ...], asked: TextRequest) -> tuple[tuple[str, ..
     while length < end:
         length += len(tokens[made])
         made += 1
-    return tokens[:made], end if asked.keeps_stop else at, stop
+    return tokens[:made], end if text_request.keeps_stop else at, stop

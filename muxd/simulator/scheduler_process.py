@@ -1,7 +1,7 @@
-"""The scheduler child: holder of the GPU memory, and the one who dies when it is used wrongly.
+"""The scheduler child, which holds the GPU memory and dies when that is used wrongly, and the detokenizer child.
 
-It stays small: standard library, blocking, one line of JSON per command.  The detokenizer
-only passes on what the scheduler lets through: whatever generates needs both to be alive.
+Both stay small: the standard library, blocking calls, one line of JSON per command.  The detokenizer only passes on
+answers of the scheduler, so that generation needs both to be alive.
 """
 
 import json
@@ -18,17 +18,18 @@ from .command_line import Flags
 from .gpu_ledger import GpuLedger, OutOfMemory
 from .rank_memory import KV, WEIGHTS, Fatal, RankMemory
 
-_STEP = 1.0  # an idle scheduler shows a sign of life this often, in seconds
-_ORPHANED_FOR = 30.0  # seconds an orphan of a load lives on
-_EVER = 3600.0  # an orphaned detokenizer's life, which SGLang's does not end at all
+_STEP = 1.0  # seconds between two signs of life of an idle scheduler
+_ORPHANED_FOR = 30.0  # seconds that a scheduler lives on whose launcher died during the load
+_EVER = 3600.0  # seconds that a detokenizer lives on then; SGLang's lives for ever
 
 
 def run_scheduler(
     flags: Flags, rank: int, commands: int, tokens: int, replies: int, took_step: Callable[[], None]
 ) -> None:
-    """Load, then do what the launcher says until it is gone.  `commands` to `replies` are pipe ends.
+    """Load, then carry out the launcher's commands until the launcher is gone; die of a wrong command as SGLang does.
 
-    `took_step` is called about every second as long as this process gets on with its work.
+    `commands`, `tokens` and `replies` are pipe ends.  `took_step` is called about every second as long as this process
+    gets on with its work.
     """
     try:
         memory = _memory(flags, rank)
@@ -47,7 +48,7 @@ def run_scheduler(
 
 
 def run_detokenizer(flags: Flags, tokens: int, replies: int) -> None:
-    """Pass on what the scheduler produces until the launcher is gone."""
+    """Pass the scheduler's answers on to the launcher until the launcher is gone."""
     serving = False
     for line in _lines(tokens, lambda: None):
         serving = serving or json.loads(line)["do"] == "serve"
@@ -58,12 +59,12 @@ def run_detokenizer(flags: Flags, tokens: int, replies: int) -> None:
     if not serving:
         _live_as_orphan(flags, _EVER)
     launcher = select.poll()
-    launcher.register(replies, 0)  # nothing but the error that tells of its end
+    launcher.register(replies, 0)  # no events but the error that comes when the launcher has ended
     launcher.poll()
 
 
 def _memory(flags: Flags, rank: int) -> RankMemory:
-    """This rank's share: its GPUs are every tp_size-th of the model's."""
+    """Return the memory of this rank, whose GPUs are every tp_size-th of the model's."""
     ledger = GpuLedger(flags.ledger, flags.gpu_memory) if flags.ledger else None
     shares = len(flags.gpus)
     return RankMemory(
@@ -105,14 +106,14 @@ class _Scheduler:
         self._answer(self._replies, {"do": "loaded", "id": 0})
         for line in _lines(commands, self._step):
             command = json.loads(line)
-            # What generates takes the way through the detokenizer, as tokens do.
+            # The answers to generation go through the detokenizer, as SGLang's tokens do.
             way = self._tokens if command["do"] in ("compute", "serve") else self._replies
             self._answer(way, self._obey(command))
         if not self._serving:
             _live_as_orphan(self._flags, _ORPHANED_FOR)
 
     def _step(self) -> float:
-        """What is due between two commands; seconds until the next one of these."""
+        """Show a sign of life and free the memory that is due; return the seconds until the next step."""
         self._took_step()
         due = self._memory.free_due()
         return _STEP if due is None else min(due, _STEP)
@@ -150,13 +151,16 @@ def _has_weights(command: dict[str, Any]) -> bool:
 
 
 def _live_as_orphan(flags: Flags, seconds: float) -> None:
-    """The launcher died while it was loading, and nobody has swept."""
+    """Live on for some seconds, as SGLang's children do when their launcher dies during a load."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     time.sleep(flags.seconds(seconds))
 
 
 def _lines(fd: int, between: Callable[[], float | None]) -> Iterator[bytes]:
-    """Lines that arrive, until the other end is closed; `between` runs as often as it asks to, in seconds."""
+    """Yield the lines that arrive until the other end is closed.
+
+    `between` runs between two reads, and returns after how many seconds it has to run again at the latest.
+    """
     rest = b""
     while True:
         wait = between()

@@ -1,7 +1,7 @@
-"""A JSON value that fits a JSON schema, as far as schemas of tools go, and the tokens that spell it.
+"""Draws a JSON value that fits a JSON schema, as far as schemas of tools go, and splits its JSON text into tokens.
 
-Understood: type, enum, const, properties, items, anyOf, oneOf, allOf's first, $ref into $defs,
-and the bounds of numbers, strings and arrays.  What else a schema demands is not looked at.
+Understood are type, enum, const, properties, items, the first of anyOf, oneOf and allOf, $ref into $defs, and the
+bounds of numbers, strings and arrays.  Other demands of a schema are ignored.
 """
 
 import json
@@ -9,17 +9,17 @@ import random
 import re
 from typing import Any
 
-_DEPTH = 8  # a schema that refers to itself ends here
+_DEPTH = 8  # levels of nesting, at most: a schema may refer to itself
 _PIECE = re.compile(r"\s*\w+|\s*\W")
 
 
 def fitting(schema: Any, draw: random.Random, words: list[str]) -> Any:
-    """A value that `draw` decides on; strings are made of `words`."""
+    """Return a value that fits the schema, drawn from `draw`; strings are made of `words`."""
     return _Drawing(schema if isinstance(schema, dict) else {}, draw, words).value(schema)
 
 
 def spelled(value: Any) -> list[str]:
-    """The tokens of the value's JSON text."""
+    """Return the tokens of the value's JSON text."""
     return _PIECE.findall(json.dumps(value))
 
 
@@ -41,21 +41,21 @@ class _Drawing:
         return self._of_type(_type(schema), schema, depth)
 
     def _resolved(self, schema: Any) -> dict[str, Any]:
-        """The schema itself, or what its $ref names."""
-        found: Any = schema
+        """Return the schema itself, or the one that its $ref names; {} where that is none."""
+        resolved: Any = schema
         if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
-            found = self._root
+            resolved = self._root
             for name in schema["$ref"].removeprefix("#/").split("/"):
-                found = found.get(name, {}) if isinstance(found, dict) else {}
-        return found if isinstance(found, dict) else {}
+                resolved = resolved.get(name, {}) if isinstance(resolved, dict) else {}
+        return resolved if isinstance(resolved, dict) else {}
 
     def _of_type(self, kind: Any, schema: dict[str, Any], depth: int) -> Any:
         deep = depth > _DEPTH
         match kind:
             case "object":
-                named = schema.get("properties")
-                several = named.items() if isinstance(named, dict) and not deep else ()
-                return {name: self.value(one, depth + 1) for name, one in several}
+                properties = schema.get("properties")
+                items = properties.items() if isinstance(properties, dict) and not deep else ()
+                return {name: self.value(subschema, depth + 1) for name, subschema in items}
             case "array":
                 fewest = 0 if deep else int(_bound(schema, "minItems", 1))
                 return [self.value(schema.get("items"), depth + 1) for _ in range(fewest)]

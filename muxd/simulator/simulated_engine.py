@@ -1,7 +1,7 @@
-"""The launcher's side of the engine: what it knows of its children, and what it lets through to them.
+"""The launcher's side of the engine: what the launcher knows of its children, and what it sends to them.
 
-`SimulatedEngine` has the words of SGLang's tokenizer manager: paused, healthy, exiting.  It serves no
-HTTP and knows no route.
+`SimulatedEngine` uses the words of SGLang's tokenizer manager: paused, healthy, exiting.  It serves no HTTP and knows
+no route.
 """
 
 import json
@@ -20,20 +20,22 @@ from .batch import Batch, Job
 from .command_line import Flags
 from .process_tree import ServerProcesses
 
-# Seconds of SGLang's own, measured on 0.5.23; Flags.seconds brings them to this simulator's pace.
-ABORT_POLL = 1.0  # a pause with abort looks this often whether everything has ended
+# SGLang's own waits in seconds, measured on 0.5.23; Flags.seconds brings them to this simulator's pace.
+ABORT_POLL = 1.0  # between two checks of a pause with abort whether everything has ended
 CRASH = {"scheduler": 6.0, "detokenizer": 60.0}  # from a child's death to the launcher's, with its dumps
 CRASH_WITHOUT_DUMPS = 1.0
 
 
 class Status(StrEnum):
+    """The server's status as SGLang's tokenizer manager has it."""
+
     STARTING = "starting"
     UP = "up"
     UNHEALTHY = "unhealthy"
 
 
 class _Call:
-    """One command under way; it is answered when every rank has answered."""
+    """One command to the schedulers; `done` is set when every rank has answered."""
 
     def __init__(self, ranks: int) -> None:
         self._missing = ranks
@@ -48,6 +50,8 @@ class _Call:
 
 
 class SimulatedEngine:
+    """The children, the batch and the pause of one server."""
+
     def __init__(self, flags: Flags, children: ServerProcesses) -> None:
         self.flags = flags
         self.status = Status.STARTING
@@ -55,7 +59,7 @@ class SimulatedEngine:
         self.served_model_name = flags.served_model_name
         self.model_path = flags.model_path
         self.batch = Batch(flags.batch_slots, flags.token_rate)
-        self.requests: set[str] = set()  # ids of all that was accepted and is not yet answered, held ones too
+        self.requests: set[str] = set()  # ids of the requests that are not answered yet, those held by a pause too
         self._inside = 0  # requests that got past the pause
         self._unpaused: trio.Event | None = None
         self._children = children
@@ -64,7 +68,7 @@ class SimulatedEngine:
         self._calls: dict[int, _Call] = {0: _Call(len(children.schedulers))}
         self._last_id = 0
 
-    # What is so.
+    # State
 
     @property
     def paused(self) -> bool:
@@ -78,15 +82,15 @@ class SimulatedEngine:
     def ready(self) -> bool:
         return self.healthy and not self.paused
 
-    # The children.
+    # The children
 
     @property
     def last_step(self) -> float:
-        """When the first scheduler last showed a sign of life; seconds since the epoch."""
+        """Return when the first scheduler last showed a sign of life, in seconds since the epoch."""
         return self._children.last_step(0)
 
     async def run(self) -> None:
-        """Listen to the children; their end is this process's end."""
+        """Read the children's replies; end this process when a child ends."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_replies)
             for pid in self._children.schedulers:
@@ -98,19 +102,19 @@ class SimulatedEngine:
         await self._calls[0].done.wait()
 
     async def call(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have every scheduler do something; no answer ever comes from one that dies of it."""
+        """Send a command to every scheduler and return the answer; never return where a scheduler dies of it."""
         self._last_id += 1
         number = self._last_id
         call = self._calls[number] = _Call(len(self._commands))
         try:
-            await self._tell({"do": do, "id": number, **arguments})
+            await self._send({"do": do, "id": number, **arguments})
             await call.done.wait()
         finally:
             del self._calls[number]
         return call.answer
 
-    async def _tell(self, command: dict[str, Any]) -> None:
-        """Every scheduler; of one that is dead nothing comes any more."""
+    async def _send(self, command: dict[str, Any]) -> None:
+        """Send a command to every scheduler; wait for ever where one of them is dead."""
         line = json.dumps(command).encode() + b"\n"
         try:
             async with self._turn:
@@ -135,16 +139,16 @@ class SimulatedEngine:
             await trio.lowlevel.wait_readable(fd)
         finally:
             os.close(fd)
-        self._crash(name, told=_ended_itself(pid))
+        self._crash(name, exited=_exited(pid))
 
-    def _crash(self, name: str, *, told: bool) -> Never:
-        """A child is dead: write dumps for a while, answering nobody, then kill the tree and this process.
+    def _crash(self, name: str, *, exited: bool) -> Never:
+        """Pretend to write dumps after a child's death, answering nobody, then kill the tree and this process.
 
-        `told`: the child ended itself and said so, SGLang need not find out.
+        `exited`: the child ended itself and told its launcher, so SGLang need not find out.
         """
         dumps = ("SGLANG_PYSPY_DUMP_BEFORE_CRASH", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH")
         if all(os.environ.get(key, "").lower() in ("0", "false") for key in dumps):
-            delay = 0.0 if told else CRASH_WITHOUT_DUMPS
+            delay = 0.0 if exited else CRASH_WITHOUT_DUMPS
         else:
             delay = CRASH[name]
         print(f"SIGQUIT received. It usually means one child failed: {name}.", file=sys.stderr, flush=True)
@@ -153,13 +157,13 @@ class SimulatedEngine:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("alive after SIGKILL")
 
-    # Requests.
+    # Requests
 
     @asynccontextmanager
     async def request(self, rid: str, *, generates: bool = False) -> AsyncIterator[str]:
-        """One request's stay in the engine; gives the weights that will answer it, once it is let in.
+        """Keep a request in the engine; yield the weights that will answer it, once no pause holds it.
 
-        `generates`: it asks for text, which a server of embeddings dies of.
+        `generates`: the request asks for text, of which a server started with --is-embedding dies.
         """
         self.requests.add(rid)
         inside = 0
@@ -176,24 +180,24 @@ class SimulatedEngine:
 
     @asynccontextmanager
     async def job(self, job: Job) -> AsyncIterator[Job]:
-        """The request's stay in the batch."""
+        """Keep a job in the batch."""
         self.batch.submit(job)
         try:
             yield job
         finally:
             self.batch.leave(job)
 
-    # Control.
+    # Control
 
     async def pause(self, mode: str) -> None:
-        """Hold what comes from now on; `abort` also ends what is under way, the other modes freeze it."""
+        """Hold the requests that come from now on; mode `abort` also ends those that run, other modes freeze them."""
         if self._unpaused is None:
             self._unpaused = trio.Event()
         if mode != "abort":
             self.batch.freeze(retract=mode == "retract")
             return
         self.batch.abort("")
-        await self._tell({"do": "abort", "id": -1})  # nobody waits for the answer; the schedulers take a step by it
+        await self._send({"do": "abort", "id": -1})  # only makes the schedulers take a step: nobody waits for an answer
         while self._inside:
             await trio.sleep(self.flags.seconds(ABORT_POLL))
             self.batch.abort("")
@@ -213,22 +217,22 @@ class SimulatedEngine:
         await self.call("resume", tags=tags)
 
     async def reload(self, model_path: str) -> None:
-        """Read these weights; from then on the server calls itself by their path."""
+        """Read the weights at this path; as with SGLang, the path is the served name from then on."""
         await self.call("reload", model_path=model_path)
         self.model_path = self.served_model_name = model_path
 
     def end(self, status: int) -> Never:
-        """End the launcher alone, at once; what becomes of its children is theirs."""
+        """End the launcher alone, at once; its children may live on."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
     def _busy(self) -> int:
-        """Requests that keep the engine from being idle; what waits does not while it is frozen."""
+        """Return how many requests keep the engine from being idle; while it is frozen, waiting ones do not."""
         return self.batch.running + (0 if self.batch.frozen else self.batch.waiting)
 
 
-def _ended_itself(pid: int) -> bool:
-    """Whether this dead child exited, rather than was killed."""
+def _exited(pid: int) -> bool:
+    """Say whether this dead child exited, rather than was killed."""
     result = os.waitid(os.P_PID, pid, os.WEXITED)
     return result is not None and result.si_code == os.CLD_EXITED

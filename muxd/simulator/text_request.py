@@ -1,6 +1,6 @@
 """What a request for text asks for, read from the body of any of the routes.
 
-The checks and their words are SGLang's.  What is not named here is not looked at.
+The checks and their words are SGLang's.  Fields that are not named here are ignored.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,24 +22,24 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One request for text, whatever route it came by."""
+    """One request for text, by whatever route it came."""
 
     body: dict[str, Any]
     rid: str
-    model: Any  # whatever the client wrote: it is not checked, and echoed
+    model: Any  # whatever the client wrote: SGLang does not check it, and echoes it
     created: int
     prompts: tuple[str, ...]
     limit: int  # tokens at most
-    endless: bool  # up to the limit, even where the model would stop
-    salt: str  # empty at temperature 0
+    endless: bool  # the answer goes on to the limit, even where the model would stop
+    salt: str  # makes the answer differ from others to the same prompt; empty at temperature 0
     count: int  # answers to each prompt
     stops: tuple[str, ...]
     keeps_stop: bool  # the text shows the string that stopped it
     stream: bool
-    usage: bool  # a stream's last event tells the counts
-    logprobs: int | None = None  # how many of the likeliest tokens are told beside each one; None: no logprobs at all
-    tools: tuple[Tool, ...] = ()  # what may be called; empty where nothing may
-    call: Tool | None = None  # what is called
+    usage: bool  # a stream's last event has the token counts
+    logprobs: int | None = None  # how many of the likeliest tokens come with each one; None: no logprobs at all
+    tools: tuple[Tool, ...] = ()  # the functions that the model may call
+    call: Tool | None = None  # the function that the model does call
     schema: dict[str, Any] | None = None  # the answer is JSON that fits it
 
     @property
@@ -48,7 +48,10 @@ class TextRequest:
 
 
 def read(body: dict[str, Any], prompts: tuple[str, ...], longest: int, *, otherwise: int = 0) -> TextRequest:
-    """What every route has; `otherwise` is how many tokens where the body does not say, 0 as many as come."""
+    """Read the fields that every route has; raise EngineRefusal.
+
+    `longest` is the context length in tokens; `otherwise` is the limit of tokens where the body has none, 0: `longest`.
+    """
     temperature = _number(body, "temperature", 1.0)
     if temperature < 0:
         raise bad_request(f"temperature must be a non-negative finite number, got {temperature}.")
@@ -72,48 +75,58 @@ def read(body: dict[str, Any], prompts: tuple[str, ...], longest: int, *, otherw
 
 
 def read_chat(body: dict[str, Any], longest: int) -> TextRequest:
+    """Read the body of /v1/chat/completions; raise EngineRefusal."""
     messages = body["messages"]
     if not isinstance(messages, list) or not messages:
         raise bad_request("Messages cannot be empty.")
-    asked = read(body, (dialogue(messages),), longest)
+    text_request = read(body, (dialogue(messages),), longest)
     tools = tuple(_tool(one.get("function")) for one in body.get("tools") or [] if isinstance(one, dict))
     if body.get("logprobs"):
-        asked = replace(asked, logprobs=int(_number(body, "top_logprobs", 0)))
-    return with_tools(replace(asked, schema=_schema(body)), tools, body.get("tool_choice"), messages)
+        text_request = replace(text_request, logprobs=int(_number(body, "top_logprobs", 0)))
+    return with_tools(replace(text_request, schema=_schema(body)), tools, body.get("tool_choice"), messages)
 
 
 def read_completion(body: dict[str, Any], longest: int) -> TextRequest:
+    """Read the body of /v1/completions; raise EngineRefusal."""
     prompt = body["prompt"]
     several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
     prompts = tuple(_ids_or_text(one) for one in (prompt if several else [prompt]))
-    asked = read(body, prompts, longest, otherwise=16)
-    return asked if body.get("logprobs") is None else replace(asked, logprobs=int(_number(body, "logprobs", 0)))
+    text_request = read(body, prompts, longest, otherwise=16)
+    return (
+        text_request
+        if body.get("logprobs") is None
+        else replace(text_request, logprobs=int(_number(body, "logprobs", 0)))
+    )
 
 
-def with_tools(asked: TextRequest, tools: tuple[Tool, ...], choice: Any, messages: list[Any]) -> TextRequest:
-    """`choice` is OpenAI's tool_choice.  By itself a model calls what the last message names, if a user wrote it."""
+def with_tools(text_request: TextRequest, tools: tuple[Tool, ...], choice: Any, messages: list[Any]) -> TextRequest:
+    """Return the request with its tools and the one that the model calls; raise EngineRefusal.
+
+    `choice` is OpenAI's tool_choice.  Left to itself, the model calls the tool that the last message names, if a user
+    wrote that message.
+    """
     if isinstance(choice, dict):
         name = (of_kind(choice, "function", dict) or choice).get("name")
         call = next((tool for tool in tools if tool.name == name), None)
         if call is None:
             raise bad_request(f"Tool '{name}' not found in tools list.")
-        return replace(asked, tools=tools, call=call)
+        return replace(text_request, tools=tools, call=call)
     if choice == "required":
         if not tools:
             raise bad_request("Tools cannot be empty if tool choice is set to required.")
-        return replace(asked, tools=tools, call=_named(tools, messages) or tools[0])
+        return replace(text_request, tools=tools, call=_mentioned_tool(tools, messages) or tools[0])
     if choice == "none":
-        return asked
-    return replace(asked, tools=tools, call=_named(tools, messages))
+        return text_request
+    return replace(text_request, tools=tools, call=_mentioned_tool(tools, messages))
 
 
 def dialogue(messages: list[Any]) -> str:
-    """The messages as one prompt."""
+    """Return the messages as one prompt, one line per message."""
     return "\n".join(f"{m.get('role')}: {plain(m.get('content'))}" for m in messages if isinstance(m, dict))
 
 
 def plain(content: Any) -> str:
-    """The text of a message's content, which may come in parts."""
+    """Return the text of a message's content, which may come in parts."""
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
@@ -153,7 +166,7 @@ def _tool(function: Any) -> Tool:
     return Tool(function["name"], function.get("parameters") or {})
 
 
-def _named(tools: tuple[Tool, ...], messages: list[Any]) -> Tool | None:
+def _mentioned_tool(tools: tuple[Tool, ...], messages: list[Any]) -> Tool | None:
     last = messages[-1] if isinstance(messages[-1], dict) else {}
     said = plain(last.get("content")) if last.get("role") == "user" else ""
     return next((tool for tool in tools if tool.name in said), None)

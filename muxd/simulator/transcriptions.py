@@ -1,7 +1,7 @@
 """Speech to text by multipart/form-data, in the shapes of SGLang 0.5.23.
 
-Read in its source: none of the models that it runs here hears anything.  What is "heard" hangs on
-the file's bytes.
+The shapes were read in SGLang's source, not recorded: no model that it runs on a CPU here hears anything.  The text
+of an answer depends on a hash of the file's bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,11 +22,11 @@ from .saying import Choice
 from .text_request import TextRequest, read
 
 _FORMATS = ("json", "text", "verbose_json")
-_RATE = 32_000  # bytes of a second: 16 kHz, 16 bits
+_RATE = 32_000  # bytes per second of audio: 16 kHz, 16 bits
 
 
 def read_transcription(request: Request, longest: int) -> tuple[TextRequest, str, bytes]:
-    """What is asked for, in which format, and the audio; raises Refusal."""
+    """Return the request, the format of the answer, and the audio; raise EngineRefusal."""
     fields, audio = _form(request)
     form = fields.get("response_format", "json")
     if form not in _FORMATS:
@@ -39,22 +39,28 @@ def read_transcription(request: Request, longest: int) -> tuple[TextRequest, str
 
 
 class TranscriptionForm(ReplyForm):
+    """The form of /v1/audio/transcriptions."""
+
     end = b"data: [DONE]\n\n"
 
-    def __init__(self, asked: TextRequest, form: str, audio: bytes) -> None:
-        self.asked = asked
+    def __init__(self, text_request: TextRequest, form: str, audio: bytes) -> None:
+        self.text_request = text_request
         self._form = form
         self._seconds = len(audio) / _RATE
         self._id = f"trsc-{uuid4().hex}"
 
-    def whole(self, choices: Sequence[Choice]) -> Event | str:
+    def complete(self, choices: Sequence[Choice]) -> Event | str:
         text = choices[0].text()
         if self._form == "text":
             return text
         usage = {"type": "duration", "seconds": ceil(self._seconds)}
         if self._form == "json":
             return {"text": text, "usage": usage}
-        head = {"task": "transcribe", "language": self.asked.body["language"], "duration": round(self._seconds, 2)}
+        head = {
+            "task": "transcribe",
+            "language": self.text_request.body["language"],
+            "duration": round(self._seconds, 2),
+        }
         return {**head, "text": text, "segments": [], "usage": usage}
 
     def part(self, choice: Choice, first: int, last: int) -> Iterable[Event]:
@@ -68,13 +74,13 @@ class TranscriptionForm(ReplyForm):
 
     def _chunk(self, text: str | None, finish: str | None) -> Event:
         delta = {"role": None, "content": text, "reasoning_content": None, "tool_calls": None}
-        head = {"id": self._id, "object": "transcription.chunk", "created": self.asked.created}
+        head = {"id": self._id, "object": "transcription.chunk", "created": self.text_request.created}
         choice = {"delta": delta, "finish_reason": finish}
-        return {**head, "model": self.asked.model, "choices": [choice], "usage": None}
+        return {**head, "model": self.text_request.model, "choices": [choice], "usage": None}
 
 
 def _form(request: Request) -> tuple[dict[str, str], bytes]:
-    """The fields of the form, and its file; raises Refusal."""
+    """Return the fields of the multipart form, and its file; raise EngineRefusal."""
     head = b"Content-Type: " + (request.header(b"content-type") or b"") + b"\r\n\r\n"
     message = BytesParser(policy=HTTP).parsebytes(head + request.body)
     fields: dict[str, str] = {}
