@@ -1,1 +1,1 @@
-"""What a request asks for: its route, the model it names, and what of its body a worker is to see."""
+"""Reading of requests: the route, the model that is named, and the changes of the body for the worker."""

@@ -1,8 +1,8 @@
-"""Ollama's two routes for embeddings, told in OpenAI's words, and the answer in Ollama's again.
+"""Conversion of Ollama's two routes for embeddings into OpenAI's, and of the worker's response back into Ollama's.
 
-/api/embed takes a text or a list of them in "input", /api/embeddings one text in "prompt".  Where there is none, only
-the model is wanted.  "dimensions" is passed on.  "truncate" and "options" mean nothing here: whether a text that is too
-long is cut or refused is a matter of the worker's flags.
+/api/embed takes a text or a list of texts in "input", /api/embeddings one text in "prompt".  A request without a text
+only asks for the model to be loaded.  "dimensions" is passed on.  "truncate" and "options" are ignored: whether a text
+that is too long is cut or refused depends on the worker's flags.
 """
 
 import re
@@ -29,7 +29,7 @@ _COUNT = re.compile(rb"[0-9]{1,9}")
 
 
 class AskedEmbeddings(RequestInfo):
-    """From where to where the texts lie in the body, and the number of dimensions as it is written."""
+    """Where the texts lie in the body, from `start` to before `end`, and the number of dimensions as it is written."""
 
     keep_alive: bytes = b""
     start: int = 0
@@ -45,30 +45,30 @@ class AskedEmbeddings(RequestInfo):
         return self.empty
 
     def told(self, body: bytes, model: str) -> bytes:
-        """The body for the worker, which is asked for `model`."""
+        """Return the body for the worker, with `model` as the model's name; `body` is the client's."""
         parts = [b'{"model":', msgspec.json.encode(model), b',"input":', body[self.start : self.end]]
-        if self.dimensions.strip(b"0"):  # 0 means as many as there are
+        if self.dimensions.strip(b"0"):  # to Ollama 0 means all dimensions
             parts += [b',"dimensions":', self.dimensions]
         return b"".join([*parts, b"}"])
 
 
 def in_embed(request: Request) -> AskedEmbeddings:
-    """Raises Refusal."""
+    """Read the body of POST /api/embed; raise Refusal."""
     return _read(request, "input", _TEXTS, "a text or a list of texts")
 
 
 def in_embeddings(request: Request) -> AskedEmbeddings:
-    """Raises Refusal."""
+    """Read the body of POST /api/embeddings; raise Refusal."""
     return _read(request, "prompt", _ONE_TEXT, "a text")
 
 
 def _read(request: Request, field: str, kind: re.Pattern[bytes], what: str) -> AskedEmbeddings:
     take_as_json(request)
     body = request.body
-    found = {one.name: one for one in members(body) if one.name in (field, *_READ)}
-    found = {name: one for name, one in found.items() if beginning(body, one) != b"null"}
-    start, end = (found[field].start, found[field].end) if field in found else (0, 0)
-    model, keep_alive, dimensions = (beginning(body, found[name]) if name in found else b"" for name in _READ)
+    spans = {span.name: span for span in members(body) if span.name in (field, *_READ)}
+    spans = {name: span for name, span in spans.items() if beginning(body, span) != b"null"}
+    start, end = (spans[field].start, spans[field].end) if field in spans else (0, 0)
+    model, keep_alive, dimensions = (beginning(body, spans[name]) if name in spans else b"" for name in _READ)
     empty = _NO_TEXT.fullmatch(body, start, end) is not None
     if not empty and kind.fullmatch(body, start, end) is None:
         raise Refusal(400, "invalid_input", f'"{field}" must be {what}', param=field)
@@ -87,7 +87,7 @@ class _Usage(msgspec.Struct):
 
 
 class _WorkerAnswer(msgspec.Struct):
-    """OpenAI's answer; the vectors stay as they are written."""
+    """A worker's response, in OpenAI's format; the vectors are not decoded."""
 
     data: list[_Vector]
     usage: _Usage | None = None
@@ -97,24 +97,25 @@ _decode = msgspec.json.Decoder(_WorkerAnswer).decode
 
 
 class Vectors:
-    """What a worker answered; raises ValueError where it is no answer."""
+    """The embeddings in a worker's response."""
 
     def __init__(self, body: bytes) -> None:
+        """Decode the body of the worker's response; raise ValueError where it has no embeddings."""
         try:
-            told = _decode(body)
+            answer = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"its answer has no embeddings: {error}") from None
-        self.tokens = told.usage.prompt_tokens if told.usage is not None else 0
-        self._vectors = [one.embedding for one in sorted(told.data, key=lambda one: one.index)]
+        self.tokens = answer.usage.prompt_tokens if answer.usage is not None else 0
+        self._vectors = [vector.embedding for vector in sorted(answer.data, key=lambda vector: vector.index)]
 
-    def answer(self, asked: str, route: str, whole: float, wait: float) -> dict[str, Any]:
-        """In Ollama's words; `whole` and `wait`: seconds that the request took, and its model."""
+    def answer(self, asked: str, route: str, total: float, wait: float) -> dict[str, Any]:
+        """Return the response in Ollama's format; the request took `total` seconds, of which `wait` for its model."""
         if route == EMBEDDINGS:
             return {"embedding": self._vectors[0] if self._vectors else []}
-        times = {"total_duration": int(whole * 1e9), "load_duration": int(wait * 1e9)}
+        times = {"total_duration": int(total * 1e9), "load_duration": int(wait * 1e9)}
         return {"model": asked, "embeddings": self._vectors, **times, "prompt_eval_count": self.tokens}
 
 
 def nothing(asked: str, route: str) -> dict[str, Any]:
-    """To who wants the model alone."""
+    """Return the response to a request without a text, which only asks for the model to be loaded or unloaded."""
     return {"embedding": []} if route == EMBEDDINGS else {"model": asked, "embeddings": []}

@@ -1,7 +1,7 @@
-"""Compressed bodies, as their Content-Encoding says: taken apart here, since the model is named inside, and workers
-read none.
+"""Decompression of request bodies, as their Content-Encoding says: the model is named inside, and workers accept no
+compressed bodies.
 
-What comes out is counted while it does: a few KiB can stand for as many GiB.
+The decompressed bytes are counted as they come out: a few KiB can decompress to as many GiB.
 """
 
 import sys
@@ -12,34 +12,34 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
 _NAME = b"content-encoding"
-_STEP = 256 << 10  # bytes that are put in, and asked for, at once: what is smaller leaves holes in the heap
-_MOST = 2  # of them one within another
-_ZSTD_WINDOW = 23  # log2 of 8 MiB, which is all that a server has to take (RFC 9659)
+_STEP = 256 << 10  # bytes that are put in, and asked for, at once: smaller pieces fragment the heap
+_MAX_CODINGS = 2  # codings of one body, one within another
+_ZSTD_WINDOW = 23  # log2 of 8 MiB, the most that a server has to accept (RFC 9659)
 
 
 class _Broken(Exception):
-    """It is not what it is said to be."""
+    """The body is not in the coding that its Content-Encoding names."""
 
 
 def codings(request: Request) -> list[bytes]:
-    """In which the body is, the outermost last; raises the Refusal of one that is not known."""
-    found = [value for name, value in request.headers if len(name) == 16 and name.lower() == _NAME]
-    if not found:
-        return found
-    names = [token.strip().lower() for value in found for token in value.split(b",")]
+    """Return the names of the body's codings, the outermost last; raise Refusal for one that is not known."""
+    values = [value for name, value in request.headers if len(name) == 16 and name.lower() == _NAME]
+    if not values:
+        return values
+    names = [token.strip().lower() for value in values for token in value.split(b",")]
     names = [name for name in names if name not in (b"", b"identity")]
     if unknown := next((name for name in names if name not in _DECODERS), None):
         raise _unsupported(f"content-encoding {ascii(unknown[:100].decode('latin-1'))[1:-1]} is not known here")
-    if len(names) > _MOST:
+    if len(names) > _MAX_CODINGS:
         raise _unsupported(f"a content-encoding of {len(names)}, one within another, is not taken apart")
     return names
 
 
 def decoding(request: Request, names: list[bytes], grown: Callable[[int, int], None]) -> Iterator[None]:
-    """Make the request one of a plain body, in steps of at most a millisecond.
+    """Replace the request's body by the decompressed one, in steps of at most a millisecond.
 
-    `grown` is told how large a body has become that comes out, and how much more than before is held for it; it may
-    raise.  Raises the Refusal of a body that is not in these codings; the request is then as it was.
+    `grown(size, more)` is called as decompressed bytes are held: a body has grown by `more` bytes to `size` bytes; it
+    may raise.  Raise Refusal where the body is not in these codings, and leave the request as it was.
     """
     body = request.body
     for name in reversed(names):
@@ -66,12 +66,12 @@ def _parts(body: bytes) -> Iterator[bytes]:
 
 
 def _gzip(body: bytes) -> Iterator[bytes]:
-    """One member after the other (RFC 1952, 2.2)."""
+    """Decompress the members of a gzip file, one after the other (RFC 1952, 2.2)."""
     return _inflated(body, zlib.MAX_WBITS | 16, several=True)
 
 
 def _deflate(body: bytes) -> Iterator[bytes]:
-    """With zlib's header (RFC 9110, 8.4.1.2), or without, as many send it."""
+    """Decompress deflate with zlib's header (RFC 9110, 8.4.1.2), or without it, as many clients send it."""
     has_header = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     return _inflated(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, several=False)
 
@@ -98,7 +98,7 @@ def _inflated(body: bytes, bits: int, *, several: bool) -> Iterator[bytes]:
 
 
 def _zstd(body: bytes) -> Iterator[bytes]:
-    """One frame after the other (RFC 8878, 3.1)."""
+    """Decompress zstd, one frame after the other (RFC 8878, 3.1)."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -128,7 +128,7 @@ def _brotli(body: bytes) -> Iterator[bytes]:
         for part in _parts(body):
             piece = decoder.process(part, output_buffer_limit=_STEP)
             while not decoder.is_finished() and (piece or not decoder.can_accept_more_data()):
-                yield piece  # it can accept more, and have more to give, at once
+                yield piece  # a decoder that can accept more data may have more output, too
                 piece = decoder.process(b"", output_buffer_limit=_STEP)
             yield piece
     except brotli.error:
@@ -144,10 +144,10 @@ _DECODERS: dict[bytes, Callable[[bytes], Iterator[bytes]]] = {
     b"zstd": _zstd,
     b"br": _brotli,
 }
-_TAKEN = b"gzip, deflate, zstd, br"
+_ACCEPTED = b"gzip, deflate, zstd, br"
 
 
 def _unsupported(problem: str) -> Refusal:
-    """With the header by which clients may learn what is taken (RFC 9110, 12.5.3)."""
-    message = f"{problem}: send the body plain, or in one of {_TAKEN.decode()}"
-    return Refusal(415, "unsupported_content_encoding", message, headers=((b"accept-encoding", _TAKEN),))
+    """Return a refusal with the header that lists the codings accepted here (RFC 9110, 12.5.3)."""
+    message = f"{problem}: send the body plain, or in one of {_ACCEPTED.decode()}"
+    return Refusal(415, "unsupported_content_encoding", message, headers=((b"accept-encoding", _ACCEPTED),))

@@ -1,7 +1,7 @@
-"""The fields of a multipart/form-data body (RFC 7578), found where they lie, and changed there.
+"""Positions of the fields of a multipart/form-data body (RFC 7578), and changes of them.
 
-Nothing is copied but what is asked for: the parts are found with bytes.find, 25 MB in about
-2 ms.  What is not clear is refused rather than guessed.
+Only the fields that are asked for are copied: the parts are found with bytes.find, in 25 MB in
+about 2 ms.  A form that is not clear is refused: nothing is guessed.
 """
 
 import re
@@ -14,25 +14,25 @@ from muxd.proxy.answers import Refusal
 
 from .splices import Splice
 
-# Nothing is tried twice: with a * for a *+ a head of 16 KiB of spaces took half a second.
+# The possessive *+ does not backtrack: with * a head of 16 KiB of spaces took half a second.
 _QUOTED = rb"""\"([^"\\]*+(?:\\.[^"\\]*+)*+)\"[ \t]*+"""
 _PARAMETER = re.compile(rb""";[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+(?:%b|([^";]*+))(?=;|\Z)""" % _QUOTED, re.S)
 _DISPOSITION = re.compile(rb"(?<=\r\n)content-disposition:[ \t]*form-data[ \t]*([^\r\n]*)", re.I)
-_ESCAPE = re.compile(rb'\\(["\\])')  # other backslashes stand for themselves: browsers send C:\path so
-_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-_PADDING = re.compile(rb"[ \t]*+\r\n")  # what may follow a boundary
+_ESCAPE = re.compile(rb'\\(["\\])')  # other backslashes are kept: browsers send paths like C:\path
+_BARE_END_OF_LINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_PADDING = re.compile(rb"[ \t]*+\r\n")  # white space and end of line, which may follow a boundary
 
 _LONGEST_BOUNDARY = 70  # RFC 2046, 5.1.1
-_MOST_PARTS = 1000  # as in the worker (Starlette)
-_LARGEST_HEAD = 16 << 10  # bytes, of one part
-_LARGEST_HEADS = 64 << 10  # of all of them: a thousand such heads took 4 s
+_MOST_PARTS = 1000  # the limit of the worker (Starlette)
+_LARGEST_HEAD = 16 << 10  # bytes of one part's head
+_LARGEST_HEADS = 64 << 10  # bytes of all heads together: a thousand of the largest took 4 s
 
 
 @dataclass(frozen=True, slots=True)
 class FormPart:
-    """One part of the body: from `first`, where its boundary's line begins, to `last`, where the next one does.
+    """One part of the body, from `first`, where its boundary line begins, to `last`, where the next one begins.
 
-    Its content is from `start` to `end`.
+    Its content is from `start` to before `end`.
     """
 
     name: bytes
@@ -45,21 +45,23 @@ class FormPart:
 
 @dataclass(frozen=True, slots=True)
 class FormBody:
+    """A form, with the positions of its parts."""
+
     body: bytes
     boundary: bytes
     parts: tuple[FormPart, ...]
 
     def field(self, name: bytes) -> FormPart | None:
-        """The last one of the fields of this name; never a file."""
+        """Return the last part of this name that is no file; None where there is none."""
         return next((part for part in reversed(self.parts) if part.name == name and not part.is_file), None)
 
     def value(self, name: bytes, most: int) -> bytes | None:
-        """What the field of this name says, of a long one the first `most` bytes."""
+        """Return the content of the field of this name, at most its first `most` bytes; None where there is none."""
         part = self.field(name)
         return None if part is None else self.body[part.start : min(part.end, part.start + most)]
 
     def with_values(self, name: bytes, values: tuple[bytes, ...]) -> list[Splice]:
-        """What gives the form these values of that name: in place of the one there is, else at the end."""
+        """Return the splices that give the field these values: in its place where it is one value, else at the end."""
         part = self.field(name)
         if part is not None and len(values) == 1:
             return [Splice(part.start, part.end, values[0])]
@@ -68,12 +70,12 @@ class FormBody:
         return [*self.without(name), Splice(at, at, b"".join(head + value + b"\r\n" for value in values))]
 
     def without(self, name: bytes) -> list[Splice]:
-        """What takes every part of this name out."""
+        """Return the splices that remove every part of this name."""
         return [Splice(part.first, part.last, b"") for part in self.parts if part.name == name]
 
 
 def read_form(request: Request) -> FormBody:
-    """Raises Refusal where the body is not a form."""
+    """Find the parts of the request's body; raise Refusal where the body is not a form."""
     body, boundary = request.body, _boundary(request.header(b"content-type") or b"")
     return FormBody(body, boundary, tuple(_parts(body, b"--" + boundary)))
 
@@ -92,10 +94,10 @@ def _boundary(content_type: bytes) -> bytes:
 
 
 def _parts(body: bytes, delimiter: bytes) -> Iterator[FormPart]:
-    """The parts in their order; raises Refusal."""
+    """Yield the parts in their order; raise Refusal where the body is not a form."""
     first = 2 if body.startswith(b"\r\n" + delimiter) else 0
     if not body.startswith(delimiter, first):
-        _refuse(f"it does not begin with its boundary {_shown(delimiter[2:])}")
+        _refuse(f"it does not begin with its boundary {_printable(delimiter[2:])}")
     between, count, heads = b"\r\n" + delimiter, 0, 0
     while not body.startswith(b"--", at := first + len(delimiter)):
         count += 1
@@ -116,16 +118,19 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[FormPart]:
 
 
 def _head(body: bytes, at: int, number: int) -> tuple[bytes, bool, int]:
-    """A part's name, whether it is a file, and where its content starts."""
+    """Return the name of the part whose head begins at `at`, whether it is a file, and where its content starts.
+
+    Raise Refusal for a head that is not clear; `number` is the part's, counted from 1.
+    """
     end = body.find(b"\r\n\r\n", at, at + _LARGEST_HEAD)
     found = _DISPOSITION.search(body, at, end) if end >= 0 else None
     if found is None:
         _refuse(f"part {number} has no Content-Disposition: form-data")
-    if _BARE.search(body, at, end):
+    if _BARE_END_OF_LINE.search(body, at, end):
         _refuse(f"the head of part {number} has a bare end of line")
     parameters = _parameters(found[1])
     if parameters is None:
-        _refuse(f"the Content-Disposition of part {number} is not clear: {_shown(found[0][:200])}")
+        _refuse(f"the Content-Disposition of part {number} is not clear: {_printable(found[0][:200])}")
     name = parameters.get(b"name")
     if name is None:
         _refuse(f"part {number} has no name")
@@ -133,23 +138,23 @@ def _head(body: bytes, at: int, number: int) -> tuple[bytes, bool, int]:
 
 
 def _parameters(text: bytes) -> dict[bytes, bytes] | None:
-    """What follows a header's value, names in lower case, of duplicates the last; None where it is not clear."""
+    """Return the parameters of a header, names in lower case, of duplicates the last; None where they are not clear."""
     found, at, text = {}, 0, text.rstrip(b" \t;")
     while at < len(text):
-        one = _PARAMETER.match(text, at)
-        if one is None:
+        match = _PARAMETER.match(text, at)
+        if match is None:
             return None
-        found[one[1].lower()] = one[3].strip() if one[2] is None else _ESCAPE.sub(rb"\1", one[2])
-        at = one.end()
+        found[match[1].lower()] = match[3].strip() if match[2] is None else _ESCAPE.sub(rb"\1", match[2])
+        at = match.end()
     return found
 
 
 def _quoted(name: bytes) -> bytes:
-    """As browsers write it."""
+    """Return the name with the escapes that browsers use in a quoted one."""
     return name.replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b'"', b"%22")
 
 
-def _shown(boundary: bytes) -> str:
+def _printable(boundary: bytes) -> str:
     return ascii(boundary.decode("latin-1"))
 
 

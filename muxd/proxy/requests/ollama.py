@@ -1,7 +1,7 @@
-"""What Ollama's clients ask of a server beside text: answered here, so that no model wakes for it.
+"""Responses to the requests of Ollama's clients that ask for no text: the proxy answers them, so that no model wakes.
 
-Of what Ollama tells of its files nothing is known here: sizes are 0, digests are zeros, times
-are Go's zero, which its clients show as "Never".  The shapes are those of
+The proxy does not know what Ollama tells of its model files: sizes are 0, digests are zeros,
+times are Go's zero, which Ollama's clients show as "Never".  The shapes are those of
 github.com/ollama/ollama/blob/main/docs/api.md.
 """
 
@@ -13,17 +13,19 @@ from muxd import __version__
 
 from .embeddings import EMBED, EMBEDDINGS, nothing
 
-#: To GET and HEAD /, by which a client finds out that somebody is there.
+#: The body of the response to GET and HEAD /, by which a client finds out that a server is there.
 ROOT = b"muxd is running"
 
-_TAG = ":latest"  # what Ollama's clients may add to a name without a tag
+_TAG = ":latest"  # Ollama's clients may add this tag to a name without one
 _AWAKE = ("ready", "draining")
 _NEVER = "0001-01-01T00:00:00Z"
 _FOREVER = "9999-12-31T23:59:59Z"
-_DIGEST = "0" * 64  # `ollama list` cuts the first twelve characters out, and dies of less
+_DIGEST = "0" * 64  # `ollama list` slices the first twelve characters, and crashes on a shorter digest
 
 
 class ListedModel(Protocol):
+    """A model of the catalogue, as far as the lists show it."""
+
     @property
     def name(self) -> str: ...
     @property
@@ -35,23 +37,23 @@ class ListedModel(Protocol):
 
 
 def untagged(asked: str) -> str:
-    """The name without the tag that means nothing."""
+    """Return the name without the tag `:latest`, which has no meaning here."""
     return asked.removesuffix(_TAG)
 
 
 def tags(entries: Iterable[ListedModel]) -> dict[str, Any]:
-    """GET /api/tags: every name that a client may use."""
+    """Return the response to GET /api/tags: every name that a client may use."""
     return {"models": [{**_card(name), "modified_at": _NEVER} for entry in entries for name in entry.names]}
 
 
 def ps(entries: Iterable[ListedModel]) -> dict[str, Any]:
-    """GET /api/ps: the models that are awake, each by its first name."""
+    """Return the response to GET /api/ps: the models that are awake, each by its first name."""
     awake = [entry.served_names[0] for entry in entries if entry.state in _AWAKE]
     return {"models": [{**_card(name), "expires_at": _FOREVER, "size_vram": 0} for name in awake]}
 
 
 def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
-    """POST /api/show, of the model that clients call so."""
+    """Return the response to POST /api/show; `served` is the name that clients use for the model."""
     return {
         "license": "",
         "modelfile": f"FROM {served}\n",
@@ -65,7 +67,7 @@ def show(served: str, *, speaks_text: bool) -> dict[str, Any]:
 
 
 def done(asked: str, route: str, reason: str) -> dict[str, Any]:
-    """To who asks that a model be loaded, or let go, and nothing of it."""
+    """Return the response to a request that asks only for a model to be loaded or unloaded; `reason` says which."""
     if route in (EMBED, EMBEDDINGS):
         return nothing(asked, route)
     empty = {"message": {"role": "assistant", "content": ""}} if route == "/api/chat" else {"response": ""}
@@ -74,7 +76,7 @@ def done(asked: str, route: str, reason: str) -> dict[str, Any]:
 
 
 def version() -> dict[str, str]:
-    """GET /api/version: muxd's own, as there is no Ollama."""
+    """Return the response to GET /api/version: muxd's own version."""
     return {"version": __version__}
 
 

@@ -1,4 +1,4 @@
-"""What the body of a request says: which model it names, and whether its answer is to be streamed."""
+"""Readers of request bodies: which model a body names, and whether the response is to be streamed."""
 
 import re
 from collections.abc import Callable
@@ -16,52 +16,52 @@ from .multipart import read_form
 
 T = TypeVar("T")
 
-#: Names the model for the routes whose body has no field for it.
+#: The header that names the model on routes whose body has no field for it.
 MODEL_HEADER = b"x-muxd-model"
 
-# A body that is longer, or not as it should be, is not decoded: first it is looked where its fields lie, and
-# of those that count only what is short is read.
-_LARGE = 64 << 10  # bytes
-_LONGEST_NAME = 64 << 10  # bytes, as written
-_LONGEST_TRUTH = 64
+# A body over this size, or one with fields of unusual types, is not decoded: `members` finds its fields, and only
+# those in _READ are decoded, where they are short.
+_MOST_DECODED = 64 << 10  # bytes
+_LONGEST_NAME = 64 << 10  # bytes, as written in the body
+_LONGEST_BOOLEAN = 64
 _READ = ("model", "stream", "name", "keep_alive")
-_TRUE = ("true", "1", "on", "yes", "t", "y")  # what SGLang reads as true, in whatever case
+_TRUE = ("true", "1", "on", "yes", "t", "y")  # texts that SGLang reads as true, in any case
 
 
 # Ollama's "keep_alive": a number of seconds, or a duration as Go writes it.
 _NO_TIME = re.compile(
     rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
 )
-_NOTHING = (msgspec.Raw(), msgspec.Raw(b"null"))
+_NO_MESSAGES = (msgspec.Raw(), msgspec.Raw(b"null"))
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
 
 
 class BodyFormat(Enum):
-    """How the body is written, and with it what a streamed answer looks like."""
+    """The format of the body, which also decides the format of a streamed response."""
 
-    JSON = auto()  # server-sent events
-    OLLAMA = auto()  # JSON in, one JSON object a line out: no comments, no named events
-    MULTIPART = auto()  # server-sent events
+    JSON = auto()  # streams server-sent events
+    OLLAMA = auto()  # JSON; streams one JSON object a line: no comments, no named events
+    MULTIPART = auto()  # a form; streams server-sent events
     NOTHING = auto()  # no body is read
 
 
 class RequestInfo(msgspec.Struct):
-    """`model` is as the client wrote it; `stream` counts as a truth value.
+    """Facts that a body tells.  `model` is as the client wrote it; `stream` counts as a truth value.
 
-    Decoded as it is from the body: msgspec checks the fields that are not listed only for being JSON.
+    msgspec decodes a body into this: of fields that are not listed it only checks that they are JSON.
     """
 
     model: str
     stream: bool | None = False
     form: ClassVar[BodyFormat] = BodyFormat.JSON
-    in_body: ClassVar[bool] = True  # it is the body that names the model
+    in_body: ClassVar[bool] = True  # the body names the model
 
     def unloads(self) -> bool:
-        """Whether the model is to be let go, once this is answered."""
+        """Return whether the model is to be unloaded after this request."""
         return False
 
     def preloads(self) -> bool:
-        """Whether it asks for nothing but that the model be awake, or let go."""
+        """Return whether the request only asks for the model to be loaded, or unloaded."""
         return False
 
 
@@ -113,70 +113,70 @@ _decode_native = msgspec.json.Decoder(_NativeRequest).decode
 _decode_shown = msgspec.json.Decoder(_Shown).decode
 
 
-def _at_once(decode: Callable[[bytes], T], body: bytes) -> T | None:
-    """What the body says, where it is neither too large to be decoded whole nor in any way unusual."""
+def _decode_at_once(decode: Callable[[bytes], T], body: bytes) -> T | None:
+    """Decode the body at once; return None where it is too large for that, or not as the decoder wants it."""
     try:
-        return decode(body) if len(body) <= _LARGE else None
+        return decode(body) if len(body) <= _MOST_DECODED else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def in_json(request: Request) -> RequestInfo:
-    """Raises Refusal.  A second "model" wins, as it does in the worker."""
+    """Read a JSON body; raise Refusal.  Of two fields "model" the last counts, as in the worker."""
     demand_json(request)
     body = request.body
-    asked = _at_once(_decode, body)
+    asked = _decode_at_once(_decode, body)
     if asked is not None:
         return asked
-    found = _fields(body)
-    return RequestInfo(name_of(found.get("model")), _is_true(found.get("stream", b"false")))
+    fields = _fields(body)
+    return RequestInfo(name_of(fields.get("model")), _is_true(fields.get("stream", b"false")))
 
 
 def as_chat(request: Request) -> RequestInfo:
-    """The same of a route that takes a dialogue, without which no worker answers.  Raises Refusal."""
+    """Read the JSON body of a route that takes a dialogue; raise Refusal, also where "messages" is missing."""
     demand_json(request)
     body = request.body
-    asked = _at_once(_decode_chat, body)
+    asked = _decode_at_once(_decode_chat, body)
     if asked is None:
-        return in_json(request)  # what is so long, or odd, says more than a model: the worker looks at it
-    if asked.messages in _NOTHING:
+        return in_json(request)  # a body so long or unusual has more than a model: the worker checks its messages
+    if asked.messages in _NO_MESSAGES:
         problem = '"messages" is missing: this route takes a list of them'
         raise Refusal(400, "invalid_messages", problem, param="messages")
     return asked
 
 
 def in_ollamas_json(request: Request) -> RequestInfo:
-    """Streamed unless it says otherwise.  Raises Refusal."""
+    """Read the body of one of Ollama's routes, which stream by default; raise Refusal."""
     take_as_json(request)
     body = request.body
-    asked = _at_once(_decode_ollama, body)
+    asked = _decode_at_once(_decode_ollama, body)
     if asked is not None:
         return asked
-    found = _fields(body)
-    model, stream = name_of(found.get("model")), _is_true(found.get("stream", b"true"))
-    keep_alive = msgspec.Raw(found.get("keep_alive", b""))
-    # What is so long, or odd, asks for more than a model: the worker looks at it.
+    fields = _fields(body)
+    model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"true"))
+    keep_alive = msgspec.Raw(fields.get("keep_alive", b""))
+    # A body so long or unusual asks for more than a model: the worker checks its prompt.
     return _OllamaRequest(model, stream, keep_alive, prompt=msgspec.Raw(b"1"))
 
 
 def beside_json(request: Request) -> RequestInfo:
-    """Of SGLang's own routes, which know no model: the body's "model", else the header's, else empty.
+    """Read the JSON body of one of SGLang's own routes, which have no field for the model; raise Refusal.
 
-    Raises Refusal.
+    `model` is the body's "model", else that of the header `x-muxd-model`, else empty.
     """
     demand_json(request)
     body = request.body
-    asked = _at_once(_decode_native, body)
+    asked = _decode_at_once(_decode_native, body)
     if asked is None:
-        found = _fields(body)
-        asked = _NativeRequest(name_of(found.get("model", b'""')), _is_true(found.get("stream", b"false")))
-    return asked if asked.model else _HeaderRequest(_of_header(request), asked.stream)
+        fields = _fields(body)
+        asked = _NativeRequest(name_of(fields.get("model", b'""')), _is_true(fields.get("stream", b"false")))
+    return asked if asked.model else _HeaderRequest(_model_of_header(request), asked.stream)
 
 
 def in_form(request: Request) -> RequestInfo:
-    """Raises Refusal.  Of several fields of one name the last counts, as it does in the worker."""
+    """Read a form; raise Refusal.  Of several fields of one name the last counts, as in the worker."""
     form = read_form(request)
-    model, stream = form.value(b"model", _LONGEST_NAME + 1), form.value(b"stream", _LONGEST_TRUTH)
+    model, stream = form.value(b"model", _LONGEST_NAME + 1), form.value(b"stream", _LONGEST_BOOLEAN)
     if model is None:
         raise Refusal(400, "invalid_model", 'the form has no field "model": GET /v1/models lists them', param="model")
     if len(model) > _LONGEST_NAME:
@@ -191,41 +191,41 @@ def in_form(request: Request) -> RequestInfo:
 
 
 def of_path(model: str) -> RequestInfo:
-    """A GET whose path names the model."""
+    """Return the facts of a GET whose path names the model."""
     return _BodilessRequest(model)
 
 
 def to_show(request: Request) -> str:
-    """The model that Ollama's clients ask about: "model", or "name" as it was called.  Raises Refusal."""
+    """Return the model that an Ollama client asks about, in "model" or, as once, in "name"; raise Refusal."""
     body = request.body
-    shown = _at_once(_decode_shown, body)
+    shown = _decode_at_once(_decode_shown, body)
     if shown is not None:
         return shown.model or shown.name
-    found = _fields(body)
-    return name_of(found.get("model") or found.get("name"))
+    fields = _fields(body)
+    return name_of(fields.get("model") or fields.get("name"))
 
 
 def _fields(body: bytes) -> dict[str, bytes]:
-    """How the fields that count are written, of long ones the beginning; without those that are null.
+    """Return the fields in _READ that are not null, as they are written; of long ones only the beginning.
 
-    Raises Refusal where the body is not a JSON object.
+    Raise Refusal where the body is not a JSON object.
     """
-    found = {one.name: beginning(body, one) for one in members(body) if one.name in _READ}
-    return {name: text for name, text in found.items() if text != b"null"}
+    fields = {member.name: beginning(body, member) for member in members(body) if member.name in _READ}
+    return {name: text for name, text in fields.items() if text != b"null"}
 
 
 def beginning(body: bytes, member: JsonSpan) -> bytes:
-    """As much of what a field holds as a name may be long, and a byte more."""
+    """Return the first bytes of a member's value: as many as a name may have, and one more."""
     return body[member.start : min(member.end, member.start + _LONGEST_NAME + 1)]
 
 
 def says_no_time(keep_alive: bytes) -> bool:
-    """Whether Ollama's "keep_alive", as it is written, says that the model is to be let go."""
+    """Return whether Ollama's "keep_alive", as it is written, is zero, so that the model is to be unloaded."""
     return _NO_TIME.fullmatch(keep_alive) is not None
 
 
 def name_of(text: bytes | None) -> str:
-    """The model's name, of how it is written; raises Refusal."""
+    """Decode the model's name from its JSON text; raise Refusal where it is no string, or too long."""
     if text is None or text[:1] != b'"':
         raise no_model()
     if len(text) > _LONGEST_NAME:
@@ -237,21 +237,21 @@ def name_of(text: bytes | None) -> str:
 
 
 def _is_true(text: bytes) -> bool:
-    """As SGLang reads what is no truth value; what it refuses may be anything here."""
-    if len(text) > _LONGEST_TRUTH or text[:1] in b"[{":
+    """Return the truth value that SGLang reads from the JSON text; where SGLang would refuse it, any value will do."""
+    if len(text) > _LONGEST_BOOLEAN or text[:1] in b"[{":
         return False
     try:
         return str(msgspec.json.decode(text)).lower() in _TRUE
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False  # a number without an end, a text of no characters
+        return False  # for example a number of which only the beginning is here, or a text that is not UTF-8
 
 
-def _of_header(request: Request) -> str:
+def _model_of_header(request: Request) -> str:
     return (request.header(MODEL_HEADER) or b"").decode("utf-8", "replace")
 
 
 def unnamed() -> Refusal:
-    """To a request that names no model where there are several, on a route whose body need not."""
+    """Return the refusal of a request without a model, where there are several, on a route without a field for it."""
     problem = 'name the model: this route takes a "model" in its body, or a header "x-muxd-model: NAME"'
     return Refusal(400, "invalid_model", f"{problem}; GET /v1/models lists them", param="model")
 

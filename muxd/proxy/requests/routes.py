@@ -1,17 +1,17 @@
-"""What a client may ask for.  Anything not listed here never reaches a worker.
+"""The routes that clients may use.  A request for any other path never reaches a worker.
 
-A worker gets the listed path and the query as sent, never the client's spelling of the path:
-"/v1/%63ompletions" means the same to both of us, or it does not pass.  Doubled slashes and one at the end are folded,
-and most routes are found with and without /v1: base URLs are written either way.
+A worker is sent the listed path and the query as the client wrote it, never the client's spelling of the path:
+"/v1/%63ompletions" becomes "/v1/completions", so that proxy and worker mean the same route.  Doubled slashes and one
+at the end are folded, and most routes are found with and without /v1: base URLs are written either way.
 
-The lists were made from the routes of SGLang 0.5.23.  Of those that name no model:
+The lists were made from the routes of SGLang 0.5.23.  Routes whose requests name no model:
 
-* `/generate`, `/encode`, `/classify` and `/v1/decisions` take it from the body or from a header
-  `x-muxd-model: NAME`; where there is one model only, it is meant.
-* `/upstream/NAME/PATH` reaches what only reads and tells no secret.  Not `/server_info`, which
-  tells the admin key; not `/health`, which may generate, and marks a paused server as unhealthy.
-* `GET /v1/responses/ID` is there, as `/upstream/NAME/v1/responses/ID`.  Its `/cancel` is not
-  to be had: closing the connection ends a request.
+* `/generate`, `/encode`, `/classify` and `/v1/decisions` take the model from the body or from a header
+  `x-muxd-model: NAME`; neither is needed where there is only one model.
+* `/upstream/NAME/PATH` reaches routes that only read, and that tell no secret.  `/server_info` is not among them, as
+  it tells the admin key; nor is `/health`, which may generate, and marks a paused server as unhealthy.
+* `GET /v1/responses/ID` is reached as `/upstream/NAME/v1/responses/ID`.  Its `/cancel` is not passed on: a client
+  ends a request by closing the connection.
 """
 
 import re
@@ -31,23 +31,23 @@ from .request_info import Read, RequestInfo
 
 
 class LocalAnswer(Enum):
-    """What the proxy answers by itself."""
+    """The requests that the proxy answers itself, without a worker."""
 
     HEALTH = auto()
-    MODELS = auto()  # the list
-    MODEL = auto()  # one of them
-    OLLAMA_TAGS = auto()  # the list, as Ollama has it
-    OLLAMA_PS = auto()  # those that are awake
-    OLLAMA_SHOW = auto()  # one of them
+    MODELS = auto()  # the list of models
+    MODEL = auto()  # one model
+    OLLAMA_TAGS = auto()  # the list of models, in Ollama's format
+    OLLAMA_PS = auto()  # the models that are awake
+    OLLAMA_SHOW = auto()  # one model
     OLLAMA_VERSION = auto()
     ROOT = auto()  # a line of text
     METRICS = auto()  # for Prometheus
 
 
 class WorkerRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request for a worker.  `target` is what the worker is to see; `label` is one of a few, for metrics.
+    """A request for a worker.  `target` is what the worker is sent; `label` is one of a few, for metrics.
 
-    `streams`: the answer is to be a stream of server-sent events, and there comments mean nothing.
+    `streams` says that the response is to be a stream of server-sent events, where comments are ignored.
     """
 
     target: bytes
@@ -57,7 +57,7 @@ class WorkerRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class LocalRequest(msgspec.Struct, frozen=True):
-    """A request that the proxy answers; `asked` is the model it asks about, else empty."""
+    """A request that the proxy answers itself; `asked` is the model that it asks about, else empty."""
 
     what: LocalAnswer
     label: str
@@ -68,10 +68,10 @@ class _Route(msgspec.Struct, frozen=True):
     target: bytes
     label: str
     read: Read
-    has_events: bool  # it can answer with server-sent events; the others ignore a "stream", or refuse it
+    has_events: bool  # the route can stream server-sent events; the others ignore a "stream", or refuse it
 
 
-# As Ollama's own the routes below /api/ stream lines of JSON.
+# The routes below /api/ are Ollama's, and stream lines of JSON.
 _HAVE_EVENTS = frozenset(label for label in TEXT_ROUTES if not label.startswith("/api/"))
 
 
@@ -80,7 +80,7 @@ def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:
 
 
 def _with_and_without_v1(routes: dict[bytes, _Route]) -> dict[bytes, _Route]:
-    """Every route under its path with /v1 in front and without; where both are listed, each stays what it is."""
+    """Return the routes, each under its path with and without /v1 in front; a listed path keeps its own route."""
     twins = {path.removeprefix(b"/v1") if path.startswith(b"/v1/") else b"/v1" + path: routes[path] for path in routes}
     return twins | routes
 
@@ -102,7 +102,7 @@ _LISTED: dict[bytes, _Route] = {
         "/tokenize",
         "/detokenize",
     ),
-    **_routes(request_info.in_json, "/rerank", prefix="/v1"),  # where other servers have it
+    **_routes(request_info.in_json, "/rerank", prefix="/v1"),  # the path that other servers use
     **_routes(request_info.beside_json, "/generate", "/encode", "/classify", "/v1/decisions"),
     **_routes(request_info.in_form, "/v1/audio/transcriptions"),
 }
@@ -112,7 +112,7 @@ _OLLAMAS |= {
 }
 _POST = _with_and_without_v1(_LISTED) | _OLLAMAS
 
-_HERE = {
+_LOCAL = {
     "/": LocalAnswer.ROOT,
     "/health": LocalAnswer.HEALTH,
     "/metrics": LocalAnswer.METRICS,
@@ -126,20 +126,20 @@ _MODEL = re.compile(r"(?:/v1)?/models/(.+)", re.DOTALL)
 _SHOW = "/api/show"
 _SLASHES = re.compile(r"//+")
 
-# What a 404 proposes.
+# The routes that the text of a 404 proposes, by path.
 _KNOWN = {
     **{path.decode(): f"POST {path.decode()}" for path in (*_LISTED, *_OLLAMAS)},
-    **{path: f"GET {path}" for path in _HERE},
+    **{path: f"GET {path}" for path in _LOCAL},
     _SHOW: f"POST {_SHOW}",
 }
-_LONGEST_TYPO = 64  # characters: nearest names are sought among shorter ones
+_LONGEST_TYPO = 64  # characters: for a longer path no similar route is looked for
 
-# A served name may have slashes; where more than one reading fits, the shortest name is meant.
+# A served name may have slashes; where several splits into NAME and PATH fit, the shortest name is meant.
 _UPSTREAM = re.compile(
     r"/upstream/(?P<name>.+?)"
     r"(?P<path>/model_info|/get_model_info|/v1/models|/v1/loads|/v1/responses/(?P<id>[A-Za-z0-9_-]+)|/metrics|/ready|/ping)"
 )
-# Of the APIs that are known here, what muxd does not offer: another route is not what was meant.
+# Routes of OpenAI's API that muxd does not offer: to propose a similar route would mislead.
 _NOT_PASSED = re.compile(
     r"(?:/v1)?/(?P<what>moderations|images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
     r"|audio/speech|audio/translations|organization|evals|containers)(?:/|$)"
@@ -150,60 +150,60 @@ _RESPONSE = re.compile(r"(?:/v1)?(/responses/[^/]+)")
 
 
 def find(request: Request) -> WorkerRequest | LocalRequest:
-    """Where a request goes; raises Refusal."""
+    """Return the worker's or the local request that the client's is; raise Refusal where no route fits."""
     route = _POST.get(request.target)
     if route is None:
         return _find_slowly(request)
     if request.method != "POST":
         raise _wrong_method(request, "POST")
-    said = route.read(request)
-    return WorkerRequest(route.target, route.label, said, route.has_events and bool(said.stream))
+    info = route.read(request)
+    return WorkerRequest(route.target, route.label, info, route.has_events and bool(info.stream))
 
 
 def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
-    """With a query, with a path in another spelling, or not for a worker at all."""
+    """Find the route of a request with a query, with another spelling of the path, or for the proxy itself."""
     path = path_of(request)
     _, mark, query = request.target.partition(b"?")
     route = _POST.get(path.encode())
     if route is not None:
-        _demand(request, "POST")
-        said = route.read(request)
-        return WorkerRequest(route.target + mark + query, route.label, said, route.has_events and bool(said.stream))
-    inside = _UPSTREAM.fullmatch(path)
-    if inside is not None:
-        _demand(request, "GET")
-        return _inside(inside, mark + query)
-    return _find_here(request, path)
+        _demand_method(request, "POST")
+        info = route.read(request)
+        return WorkerRequest(route.target + mark + query, route.label, info, route.has_events and bool(info.stream))
+    upstream = _UPSTREAM.fullmatch(path)
+    if upstream is not None:
+        _demand_method(request, "GET")
+        return _upstream_request(upstream, mark + query)
+    return _find_local(request, path)
 
 
 def path_of(request: Request) -> str:
-    """As it is looked up.  Percent-decoded once its own slashes are folded: what is encoded is part of a name."""
+    """Return the path to look up, percent-decoded after its slashes were folded: an encoded slash is part of a name."""
     raw = request.raw_path
     if "//" in raw:
         raw = _SLASHES.sub("/", raw)
     return unquote(raw.rstrip("/") or "/")
 
 
-def _inside(found: "re.Match[str]", query: bytes) -> WorkerRequest:
-    label = "/upstream/{name}" + ("/v1/responses/{id}" if found["id"] else found["path"])
-    return WorkerRequest(found["path"].encode() + query, label, request_info.of_path(found["name"]))
+def _upstream_request(match: "re.Match[str]", query: bytes) -> WorkerRequest:
+    label = "/upstream/{name}" + ("/v1/responses/{id}" if match["id"] else match["path"])
+    return WorkerRequest(match["path"].encode() + query, label, request_info.of_path(match["name"]))
 
 
-def _find_here(request: Request, path: str) -> LocalRequest:
+def _find_local(request: Request, path: str) -> LocalRequest:
     if path == _SHOW:
-        _demand(request, "POST")
+        _demand_method(request, "POST")
         return LocalRequest(LocalAnswer.OLLAMA_SHOW, path, request_info.to_show(request))
-    if (one := _MODEL.fullmatch(path)) is not None:
-        _demand(request, "GET", "HEAD")
-        return LocalRequest(LocalAnswer.MODEL, "/v1/models/{id}", one[1])
-    what = _HERE.get(path)
+    if (match := _MODEL.fullmatch(path)) is not None:
+        _demand_method(request, "GET", "HEAD")
+        return LocalRequest(LocalAnswer.MODEL, "/v1/models/{id}", match[1])
+    what = _LOCAL.get(path)
     if what is None:
         _refuse(path)
-    _demand(request, "GET", "HEAD")
+    _demand_method(request, "GET", "HEAD")
     return LocalRequest(what, path)
 
 
-def _demand(request: Request, *methods: str) -> None:
+def _demand_method(request: Request, *methods: str) -> None:
     if request.method not in methods:
         raise _wrong_method(request, methods[0])
 
@@ -220,8 +220,8 @@ def _refuse(path: str) -> NoReturn:
         raise Refusal(501, "websocket_not_supported", message)
     if path == "/v1/v1" or path.startswith("/v1/v1/"):
         message = f"there is no {shown} here: base_url has one /v1 too many"
-    elif (one := _RESPONSE.fullmatch(path)) is not None:
-        message = f"{shown} names no model: it is at GET /upstream/MODEL/v1{one[1][:200]}"
+    elif (match := _RESPONSE.fullmatch(path)) is not None:
+        message = f"{shown} names no model: it is at GET /upstream/MODEL/v1{match[1][:200]}"
     elif path == "/v1":
         message = "there is nothing at /v1 itself: it is the base_url, see GET /v1/models"
     elif (what := _NOT_PASSED.match(path)) is not None:
@@ -238,7 +238,7 @@ def _refuse(path: str) -> NoReturn:
 
 
 def _nearest(path: str) -> str | None:
-    """The route that was meant, as far as one is alike: that with which the path ends, or that it is a typo of."""
-    inside = [known for known in _KNOWN if known != "/" and path.endswith(known)]
-    close = inside or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
-    return _KNOWN[max(close, key=len)] if close else None
+    """Return the route that was probably meant: one that the path ends with, or is a typo of; None for no route."""
+    endings = [known for known in _KNOWN if known != "/" and path.endswith(known)]
+    near = endings or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
+    return _KNOWN[max(near, key=len)] if near else None

@@ -1,4 +1,4 @@
-"""Changes of a text by position: what is not named stays as it is, byte for byte."""
+"""Changes of a text by position; all other bytes stay as they are."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Splice(msgspec.Struct, frozen=True, order=True, gc=False):
-    """From `start` to before `end` the text is to be `new` instead."""
+    """A change: `new` replaces the bytes from `start` to before `end`."""
 
     start: int
     end: int
@@ -14,8 +14,11 @@ class Splice(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 def spliced(text: bytes, splices: Iterable[Splice]) -> bytes:
-    """The text with these changes; none may reach into another, and of two at one place the shorter comes first."""
-    kept, at = memoryview(text), 0  # no second copy of what is long
+    """Return the text with the changes applied.
+
+    They may not overlap; of two that start at one position the shorter one comes first.
+    """
+    kept, at = memoryview(text), 0  # a memoryview, as slices of bytes would copy a long text
     pieces: list[bytes | memoryview] = []
     for splice in sorted(splices):
         pieces += [kept[at : splice.start], splice.new]
