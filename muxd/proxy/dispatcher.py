@@ -1,4 +1,4 @@
-"""Where every request comes first: it is answered here, refused, or sent on its way."""
+"""Where every request of a client comes first: it is answered here, refused, or sent on its way."""
 
 from functools import partial
 from typing import Any
@@ -34,12 +34,14 @@ from .unpacking import Unpacking
 _JSON = b"application/json"
 _COMMENTS_HEADER = b"x-muxd-comments"
 _OFF = (b"off", b"false", b"no", b"none", b"0")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what some editors begin a file with, and SGLang passes over
-_MOST_COMPARED = 500  # names that an unknown one is compared with
-_OPEN = frozenset(("/health", "/"))  # to whoever has no key
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin files with it, and SGLang skips it
+_MOST_COMPARED = 500  # known names that an unknown one is compared with
+_OPEN = frozenset(("/health", "/"))  # GET and HEAD of these paths need no key
 
 
 class RequestDispatcher:
+    """Authenticates each request, finds its route and its model, and answers it or hands it to the model's lease."""
+
     def __init__(
         self,
         catalogue: Catalogue,
@@ -49,29 +51,29 @@ class RequestDispatcher:
         records: Recorder,
         metrics: Page,
     ) -> None:
-        """`metrics` makes the page of GET /metrics."""
+        """Take the parts of the proxy that requests need.  `metrics` makes the page of GET /metrics."""
         self.keyring = keyring
-        self.hosts: Hosts | None = None  # None: it may be called by any name
+        self.hosts: Hosts | None = None  # None: any Host is allowed
         self.origins = Origins(None, at_home=False)
         self._catalogue = catalogue
         self._leases = leases
         self._pace = pace
         self._recorder = records
         self._metrics = metrics
-        self._guesses = FailedKeys()
-        self._closed: Refusal | None = None
+        self._failed_keys = FailedKeys()
+        self._closing_refusal: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:
-        """From now on a request that would have to wait for its model gets this."""
-        self._closed = refusal
+        """Refuse with `refusal`, from now on, every request that would have to wait for its model."""
+        self._closing_refusal = refusal
 
     def answer(self, client: Downstream, request: Request) -> CompleteResponse | PendingResponse:
-        """The whole answer, or what is under way to one."""
+        """Return the complete response, or the object that will send it later."""
         record = self._record(request, client.address)
         try:
             preflight = self._before_keys(request)
             if preflight is not None:
-                return _told(record, preflight)
+                return _complete(record, preflight)
             api_key = self._authenticate(request, client.address) if self.keyring else None
             if api_key is not None:
                 record.key = api_key.name
@@ -94,13 +96,13 @@ class RequestDispatcher:
             found = routes.find(request)
             record.route = found.label
             if isinstance(found, WorkerRequest):
-                return self._send(client, request, record, found, api_key)
-            return self._answer(client, request, record, found, api_key)
+                return self._send_to_worker(client, request, record, found, api_key)
+            return self._answer_locally(client, request, record, found, api_key)
         except Refusal as refusal:
             return _refused(record, refusal, request)
 
     def precheck(self, address: str, head: Request) -> CompleteResponse | None:
-        """Refuse who may not ask before the body is taken in: it may be large, and never come."""
+        """Return a refusal where the head alone calls for one, else None: the body may be large, and never come."""
         try:
             self._before_keys(head)
             if self.keyring:
@@ -111,6 +113,7 @@ class RequestDispatcher:
         return None
 
     def reject(self, address: str, head: Request, refusal: Refusal) -> CompleteResponse:
+        """Return the response to bytes that are no usable request; `head` has what could be read of them."""
         return _refused(self._record(head, address), refusal, head)
 
     def _record(self, request: Request, address: str) -> RequestRecord:
@@ -119,7 +122,7 @@ class RequestDispatcher:
         return record
 
     def _before_keys(self, request: Request) -> bytes | None:
-        """Look at what a browser says of the page that asks: the answer to a preflight.  Raises Refusal."""
+        """Check Host and Origin as browsers send them; return the response to a preflight, else None; raise Refusal."""
         if self.hosts is not None:
             self.hosts.check(request)
         if request.method == "OPTIONS":
@@ -127,23 +130,26 @@ class RequestDispatcher:
         self.origins.check(request)
         return None
 
-    def _answer(
+    def _answer_locally(
         self, client: Downstream, request: Request, record: RequestRecord, found: LocalRequest, api_key: ApiKey | None
     ) -> "CompleteResponse | DeferredResponse":
         if found.what is LocalAnswer.METRICS:
             self._may_see_all(api_key)
             return DeferredResponse(client, request, record, self._metrics)
-        content_type, body = self._local(found, api_key)
-        return _told(record, _whole(request, content_type, body))
+        content_type, body = self._local_body(found, api_key)
+        return _complete(record, _ok_response(request, content_type, body))
 
     def _authenticate(self, request: Request, address: str) -> ApiKey | None:
-        """Who asks; anybody may ask whether the proxy is there.  Raises Refusal."""
+        """Return the API key of the request, None for the paths that need none; raise Refusal.
+
+        An address that has sent too many unknown keys gets 429 for each further one, and its connection is closed.
+        """
         if request.method != "POST" and routes.path_of(request) in _OPEN:
             return None
         try:
             return self.keyring.authenticate(request)
         except UnknownKey as unknown:
-            wait = self._guesses.failed(address)
+            wait = self._failed_keys.failed(address)
             if not wait:
                 raise
             request.keep_alive = False
@@ -151,13 +157,13 @@ class RequestDispatcher:
             message += f"a right one is served at once, the next wrong one is looked at in {wait:.0f} s"
             raise Refusal(429, "too_many_failed_keys", message, retry_after=wait) from unknown
 
-    # To a worker
+    # Requests for workers
 
-    def _send(
+    def _send_to_worker(
         self, client: Downstream, request: Request, record: RequestRecord, found: WorkerRequest, api_key: ApiKey | None
     ) -> "CompleteResponse | ProxiedRequest":
         asked = found.asked
-        entry = self._meant(found, api_key)
+        entry = self._model_for(found, api_key)
         record.model = entry.name
         preloads, unloads = asked.preloads(), asked.unloads()
         if (
@@ -170,7 +176,9 @@ class RequestDispatcher:
             lines, priority = api_key.authorize(entry.name) + lines, api_key.priority
         if preloads and unloads:
             self._leases.of(entry.name).unload()
-            return _told(record, _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "unload"))))
+            return _complete(
+                record, _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "unload")))
+            )
         kind = Preload if preloads else ProxiedRequest
         if isinstance(asked, AskedEmbeddings) and not preloads:
             kind = Embedding
@@ -180,14 +188,14 @@ class RequestDispatcher:
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
         if asked.form is BodyFormat.NOTHING:
-            return self._read(client, request, record, found, entry, lines)
+            return self._send_unleased(client, request, record, found, entry, lines)
         lease = self._leases.of(entry.name)
-        if self._closed is not None and lease.grant is None:
-            raise self._closed
+        if self._closing_refusal is not None and lease.grant is None:
+            raise self._closing_refusal
         record.meter = lease.meter
         ruled = self.origins.given
         bears = (api_key is None or api_key.comments) and (not found.streams or _takes_comments(request))
-        exchange = kind(
+        proxied = kind(
             client,
             request,
             found,
@@ -200,15 +208,15 @@ class RequestDispatcher:
             comments=bears,
         )
         if unloads:
-            exchange.unloads = True
-        if isinstance(exchange, Embedding):
-            exchange.asked = asked.model
-        if isinstance(exchange, Preload):
-            exchange.answer = _whole(request, _JSON, _encoded(ollama.done(asked.model, found.label, "load")))
-        lease.acquire(exchange)
-        return exchange
+            proxied.unloads = True
+        if isinstance(proxied, Embedding):
+            proxied.asked = asked.model
+        if isinstance(proxied, Preload):
+            proxied.answer = _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "load")))
+        lease.acquire(proxied)
+        return proxied
 
-    def _read(
+    def _send_unleased(
         self,
         client: Downstream,
         request: Request,
@@ -217,12 +225,15 @@ class RequestDispatcher:
         entry: CatalogueEntry,
         lines: bytes,
     ) -> "CompleteResponse | ProxiedRequest":
-        """Of an awake model what its worker says, else what is known here; raises Refusal."""
+        """Send a request that only reads to the model's worker if it is awake, without asking for a lease.
+
+        Without an awake worker the list of models is answered from the catalogue; for anything else Refusal is raised.
+        """
         lease = self._leases.of(entry.name)
         grant = lease.grant
         if grant is None and entry.url is not None and self._catalogue.connected:
             grant = Grant(self._leases.pool(entry.url), 0)
-            grant.pool.close()  # it keeps no connection for later
+            grant.pool.close()  # so that no connection is kept for later
         if grant is not None:
             record.meter = lease.meter
             reading = UnleasedRequest(
@@ -232,97 +243,100 @@ class RequestDispatcher:
             return reading
         if found.label != "/upstream/{name}/v1/models":
             raise refusals.asleep(entry.name, entry.state)
-        return _told(record, _whole(request, _JSON, _encoded(self._list([entry]))))
+        return _complete(record, _ok_response(request, _JSON, _to_json(self._list([entry]))))
 
-    def _entry(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
-        """The model that a client calls so; raises Refusal."""
+    def _find_model(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
+        """Return the model that a client calls `asked`; raise Refusal with the nearest name where there is none."""
         entry = self._catalogue.find_tagged(asked) if tagged else self._catalogue.find(asked)
         if entry is not None:
             return entry
-        known = [name for other in self._visible(api_key) for name in other.names]
+        known = [name for other in self._visible_models(api_key) for name in other.names]
         near = nearest(asked[:100], known[:_MOST_COMPARED])
         hint = f"did you mean {near}? There are" if near is not None else "there are"
         message = f"there is no model {asked[:100]!r}; {hint}: {few(known) or 'none'}"
         message += ": GET /v1/models lists them all" if few(known).endswith(" more") else ""
         raise Refusal(404, "model_not_found", message, param="model")
 
-    def _meant(self, found: WorkerRequest, api_key: ApiKey | None) -> CatalogueEntry:
-        """The model that a request is for: where its route need not name one, the only one there is; raises Refusal."""
+    def _model_for(self, found: WorkerRequest, api_key: ApiKey | None) -> CatalogueEntry:
+        """Return the model that a request is for; raise Refusal.
+
+        A request without a body that names no model is for the only model that its key may use.
+        """
         asked = found.asked
         if asked.model or asked.in_body:
-            return self._entry(asked.model, api_key, tagged=asked.form is BodyFormat.OLLAMA)
-        visible = self._visible(api_key)
+            return self._find_model(asked.model, api_key, tagged=asked.form is BodyFormat.OLLAMA)
+        visible = self._visible_models(api_key)
         if len(visible) != 1:
             raise unnamed()
         return visible[0]
 
-    # Here
+    # Requests that the proxy answers itself
 
-    def _visible(self, api_key: ApiKey | None) -> list[CatalogueEntry]:
-        """What a holder may know of; without keys, everything."""
+    def _visible_models(self, api_key: ApiKey | None) -> list[CatalogueEntry]:
+        """Return the models that the key may use; all models where no key is configured."""
         entries = self._catalogue.entries()
         if api_key is None:
             return [] if self.keyring else entries
         return [entry for entry in entries if api_key.may_use(entry.name)]
 
-    def _local(self, found: LocalRequest, api_key: ApiKey | None) -> tuple[bytes, bytes]:
-        """A content type, and the answer; raises Refusal."""
+    def _local_body(self, found: LocalRequest, api_key: ApiKey | None) -> tuple[bytes, bytes]:
+        """Return content type and body of the proxy's own response; raise Refusal."""
         if found.what is LocalAnswer.ROOT:
             return b"text/plain; charset=utf-8", ollama.ROOT
-        return _JSON, _encoded(self._value(found, api_key))
+        return _JSON, _to_json(self._local_value(found, api_key))
 
     def _list(self, entries: list[CatalogueEntry]) -> dict[str, Any]:
         return {"object": "list", "data": [self._catalogue.card(e, name) for e in entries for name in e.names]}
 
-    def _value(self, found: LocalRequest, api_key: ApiKey | None) -> Any:
+    def _local_value(self, found: LocalRequest, api_key: ApiKey | None) -> Any:
         match found.what:
             case LocalAnswer.HEALTH:
                 return self._health()
             case LocalAnswer.MODELS:
-                return self._list(self._visible(api_key))
+                return self._list(self._visible_models(api_key))
             case LocalAnswer.MODEL:
-                entry = self._seen(found.asked, api_key)
+                entry = self._usable_model(found.asked, api_key)
                 return self._catalogue.card(entry, found.asked if found.asked in entry.names else entry.name)
             case LocalAnswer.OLLAMA_TAGS:
-                return ollama.tags(self._visible(api_key))
+                return ollama.tags(self._visible_models(api_key))
             case LocalAnswer.OLLAMA_PS:
-                return ollama.ps(self._visible(api_key))
+                return ollama.ps(self._visible_models(api_key))
             case LocalAnswer.OLLAMA_SHOW:
-                entry = self._seen(found.asked, api_key, tagged=True)
+                entry = self._usable_model(found.asked, api_key, tagged=True)
                 return ollama.show(entry.served_names[0], speaks_text=entry.speaks_text)
         return ollama.version()
 
-    def _seen(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
-        entry = self._entry(asked, api_key, tagged=tagged)
+    def _usable_model(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:
+        entry = self._find_model(asked, api_key, tagged=tagged)
         if api_key is not None and not api_key.may_use(entry.name):
             raise Refusal(403, "model_not_allowed", f"the API key {api_key.name} is not for model {entry.name}")
         return entry
 
     def _health(self) -> dict[str, Any]:
-        """Always 200: a proxy without muxd still serves the leases it holds."""
+        """Return the body of GET /health.  The status is always 200: without muxd the proxy still serves its leases."""
         connected = self._catalogue.connected
         health = {"status": "ok" if connected else "degraded", "muxd": "connected" if connected else "unreachable"}
         if self.keyring:
-            return health  # nobody was asked who he is
+            return health  # anybody may ask for /health, so it names no model where keys are configured
         granted = self._leases.granted()
         ready = [name for name in self._catalogue.ready() if name not in granted] if connected else []
         active = [self._catalogue.shown(name) for name in (*granted, *ready)]
         return {**health, "active_model": next(iter(active), None)}
 
     def _may_see_all(self, api_key: ApiKey | None) -> None:
-        """Metrics tell of every model.  Raises Refusal."""
+        """Raise Refusal unless the key is for every model, as metrics tell of all of them."""
         if api_key is not None and not all(api_key.may_use(entry.name) for entry in self._catalogue.entries()):
             message = f"the API key {api_key.name} is for some models, and metrics tell of all: use one for all of them"
             raise Refusal(403, "metrics_not_allowed", message)
 
 
 def _takes_comments(request: Request) -> bool:
-    """Whether the client can bear comments in its stream: some take every line for data."""
+    """Return whether the client can bear comments in its stream: some clients take every line for data."""
     said = request.header(_COMMENTS_HEADER)
     return said is None or said.strip().lower() not in _OFF
 
 
-def _told(record: RequestRecord, answer: bytes) -> CompleteResponse:
+def _complete(record: RequestRecord, answer: bytes) -> CompleteResponse:
     answer = spliced(answer, record.lines)
     record.sent = len(answer)
     record.end(200, "ok")
@@ -330,7 +344,7 @@ def _told(record: RequestRecord, answer: bytes) -> CompleteResponse:
 
 
 def _refused(record: RequestRecord, refusal: Refusal, request: Request) -> CompleteResponse:
-    route = record.route or request.raw_path  # whose shape of an error, where no route was found
+    route = record.route or request.raw_path  # the path decides the error's shape where no route was found
     answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
     answer = spliced(answer, record.lines)
     record.sent = len(answer)
@@ -338,11 +352,11 @@ def _refused(record: RequestRecord, refusal: Refusal, request: Request) -> Compl
     return CompleteResponse(answer, record)
 
 
-def _encoded(value: Any) -> bytes:
+def _to_json(value: Any) -> bytes:
     return msgspec.json.encode(value) + b"\n"
 
 
-def _whole(request: Request, content_type: bytes, body: bytes) -> bytes:
+def _ok_response(request: Request, content_type: bytes, body: bytes) -> bytes:
     return body_response(200, content_type, body, keep_alive=request.keep_alive, method=request.method)
 
 
@@ -351,9 +365,9 @@ def shutting_down() -> Refusal:
 
 
 def _edit(client: Downstream, request: Request, found: WorkerRequest, entry: CatalogueEntry) -> None:
-    """Make of the body what the model's configuration wants; raises Refusal."""
+    """Apply the edits of the model's configuration to the body, its model's name included; raise Refusal."""
     asked = found.asked
-    ollamas = asked.form is BodyFormat.OLLAMA  # on whose routes SGLang knows no adapters
+    ollamas = asked.form is BodyFormat.OLLAMA  # SGLang knows no adapters on Ollama's routes
     adapter, name = ("", "") if ollamas else (entry.adapter(asked.model), entry.worker_name(asked.model))
     body = entry.edits.apply(request, asked, adapter, name)
     if body is not None:

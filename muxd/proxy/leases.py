@@ -1,28 +1,29 @@
-"""One lease per model: the queue before it, and what is in flight behind it.
+"""One lease per model, with the queue of requests that wait for it and the requests in flight under it.
 
 Theory of operation
 -------------------
-A request may go to a worker only while the proxy holds the model's lease.  Most requests find it granted: they are
-counted in, sent, and counted out, without a word to muxd.  The first request for a model that has no lease asks for one
-and waits in the model's queue, highest priority first; `POST /v1/leases` on the control socket is that question, and
-the connection it came by *is* the lease: muxd takes the lease back when the connection ends, whoever closed it.
+A request may go to a worker only while the proxy holds the model's lease.  Most requests find the lease granted: they
+are counted in, sent, and counted out, without a word to muxd.  The first request for a model without a lease has one
+asked for by `POST /v1/leases` on the control socket, and waits in the model's queue, highest priority first.  The
+connection of that POST *is* the lease: muxd takes the lease back when the connection ends, whichever side closed it.
 
     no lease -> asked (requests wait) -> granted -> revoked (draining) -> over
 
-Two tasks of trio run beside the data path.  One reads the lease's connection: progress while it waits, the grant with
-the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports demand, at most every 50
-ms: how many requests wait and run.  muxd decides by that whose turn it is, and whether a worker is idle.
+Two trio tasks run for each lease beside the data path.  One reads the lease's connection: progress while requests
+wait, the grant with the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports the
+demand, at most every 50 ms: how many requests wait and run.  From that muxd decides which model's turn it is, and
+whether a worker is idle.
 
-On a revocation nothing more is admitted; what is in flight has until the deadline.  When the last of it has ended, or
-was cut, the connection is closed, and that tells muxd that the worker is free to sleep.  Requests that came meanwhile
-wait, and the next lease is asked for on their behalf.
+After a revocation no request is admitted; requests in flight may finish until the deadline (drain).  When the last of
+them has ended, or was cut, the proxy closes the connection, which tells muxd that the worker is free to sleep.
+Requests that arrived meanwhile wait, and the next lease is asked for on their behalf.
 
-A worker that was lost to a request before it answered makes its grant *suspected*: nothing is admitted until muxd has
-revoked the lease, or a moment has passed in which it did not.  Such a request, and others that had no byte of an answer
-yet, wait again and are sent to the next worker.
+A request that loses its worker before the response began makes the grant *suspected*: no request is admitted until muxd
+revokes the lease, or `_SUSPICION` has passed without a revocation.  Requests without a byte of their response wait
+again, and are sent to the next worker.
 
-When muxd is gone under a granted lease, the lease goes on: the worker does too, and a fresh muxd ends both before it
-starts another worker.  Once muxd answers again the lease is over, and asked for anew.
+A granted lease outlives a muxd that dies: the worker goes on too, and a fresh muxd ends both before it starts another
+worker.  Once muxd answers again, the old lease is over, and a new one is asked for.
 
 Everything here runs in the reactor's thread, the tasks of trio included, so that no lock is needed.
 """
@@ -49,13 +50,13 @@ from .telemetry.metrics import ModelMetrics, ProxyMetrics
 
 log = logging.getLogger(__name__)
 
-_REPORT_GAP = 0.05  # seconds between two reports, at least
-_REPORT_EVERY = 1.0  # seconds until it is reported that more or less is in flight than before
-_IDLE_GRACE = 0.02  # seconds without a request in flight that are not called idle: a client between two
+_REPORT_GAP = 0.05  # seconds, at least, between two reports of demand
+_REPORT_EVERY = 1.0  # seconds between reports of the number in flight, unless idleness changes
+_IDLE_GRACE = 0.02  # seconds without a request in flight before idleness is reported: clients pause between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
-_SUSPICION = 0.25  # seconds until a worker that was lost to a request is tried again, if muxd does not revoke it
-_CUT_GRACE = 0.2  # seconds for what a dead worker had sent already to be read
-_NO_ETA = 10.0  # seconds: Retry-After where nothing is known
+_SUSPICION = 0.25  # seconds before a suspected grant is used again, unless muxd revokes the lease
+_CUT_GRACE = 0.2  # seconds to read what a dead worker had sent already
+_NO_ETA = 10.0  # seconds: the Retry-After where muxd told no time
 
 
 class Leases:
@@ -69,7 +70,7 @@ class Leases:
         meters: ProxyMetrics,
         most_idle: int,
     ) -> None:
-        """`most_idle`: connections to one worker that are kept for later."""
+        """Take the parts that all leases share.  `most_idle`: idle connections that are kept to each worker."""
         self._most_idle = most_idle
         self._control = control
         self._meters = meters
@@ -85,6 +86,7 @@ class Leases:
             await trio.sleep_forever()
 
     def of(self, model: str) -> "ModelLease":
+        """Return the lease of the model with muxd's name `model`, made at the first call."""
         lease = self._leases.get(model)
         if lease is None:
             lease = self._leases[model] = ModelLease(model, self, self._terms(model), self._meters.of(model))
@@ -94,7 +96,7 @@ class Leases:
         return list(self._leases.values())
 
     def renew(self) -> None:
-        """The configuration has changed."""
+        """Apply the limits of a new configuration to every lease."""
         for lease in self._leases.values():
             lease.renew(self._terms(lease.name))
 
@@ -105,7 +107,7 @@ class Leases:
         for lease in self._leases.values():
             lease.refuse_waiting(refusal)
 
-    # For the leases
+    # Called by the leases
 
     def start(self, lease: "ModelLease") -> None:
         assert self._nursery is not None
@@ -120,13 +122,13 @@ class Leases:
 
 
 class ModelLease:
-    """One model's.  `acquire` and `release` are the hot path."""
+    """The lease of one model, held or not.  `acquire` and `release` are the hot path."""
 
     def __init__(self, name: str, leases: Leases, terms: ModelLimits, meter: ModelMetrics) -> None:
         self.name = name
         self.terms = terms
         self.meter = meter
-        self.grant: Grant | None = None  # while requests are admitted
+        self.grant: Grant | None = None  # set while requests are admitted
         self._leases = leases
         self._limit: float = terms.concurrency_limit or inf
         self._waiting: Queue[QueuedRequest] = Queue()
@@ -135,19 +137,19 @@ class ModelLease:
         self._suspected: Grant | None = None
         self._draining: Grant | None = None
         self._drain_scope = trio.CancelScope()
-        self._revocation: dict[str, Any] = {}  # it drains
+        self._revocation: dict[str, Any] = {}  # muxd's message, while the lease drains
         self._changed = trio.Event()
-        self._unloads = False  # a client has no more use of the model; muxd does not know yet
-        self._last_report: tuple[int, int] | None = None  # the figures that muxd has
-        self._last_progress: dict[str, Any] | None = None  # what muxd last said about the wait
-        self._news_at = 0.0
-        self._idle = Alarm(leases.reactor, self._tell)
-        self._trust_again = Alarm(leases.reactor, self._trust)
+        self._unloads = False  # a client has let go of the model, and muxd has not been told yet
+        self._last_report: tuple[int, int] | None = None  # in flight, waiting: as last reported to muxd
+        self._last_progress: dict[str, Any] | None = None  # muxd's last message about the wait
+        self._news_at = 0.0  # monotonic time of that message
+        self._idle = Alarm(leases.reactor, self._wake_reporter)
+        self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
 
-    # For the requests
+    # Called by the requests
 
     def acquire(self, ticket: QueuedRequest) -> None:
-        """Forward it now, or when there is a place for it; or refuse it."""
+        """Forward the request now, queue it until there is a place at a worker, or refuse it for a full queue."""
         grant = self.grant
         if grant is None or len(grant.in_flight) >= self._limit:
             self._queue(ticket)
@@ -157,7 +159,7 @@ class ModelLease:
     def _admit(self, ticket: QueuedRequest, grant: Grant) -> None:
         grant.in_flight.add(ticket)
         if len(grant.in_flight) == 1:
-            # To wake the reporting task costs more than a request: muxd need not hear of a pause that is over.
+            # muxd need not hear of a pause that is over: to wake the reporting task costs more than a request.
             self._idle.clear()
             self._unloads = False
             if self._last_report is not None and not self._last_report[0]:
@@ -181,7 +183,7 @@ class ModelLease:
             self._leases.start(self)
 
     def release(self, ticket: QueuedRequest, grant: Grant | None) -> None:
-        """It waits no longer, or its answer has ended.  Idempotent."""
+        """Remove a request that has ended from the queue (`grant` is None) or from `grant`.  Idempotent."""
         if grant is None:
             if self._waiting.discard(ticket):
                 self._changed.set()
@@ -194,7 +196,11 @@ class ModelLease:
             grant.drained.set()
 
     def _admit_waiting(self, grant: Grant) -> None:
-        """Admit those who wait for a place.  Never within itself: who fails at once is back here."""
+        """Admit waiting requests while there are places.
+
+        A request that fails at once releases its place and calls this again: the inner call returns at once, and the
+        outer one goes on.
+        """
         if self._filling:
             return
         self._filling = True
@@ -206,20 +212,20 @@ class ModelLease:
         self._filling = False
 
     def retry(self, ticket: QueuedRequest, grant: Grant) -> None:
-        """Its worker was lost before it answered: keep it until there is one again."""
-        if grant is self.grant:  # before it leaves: nobody who waits for its place is to have it
+        """Queue a request whose worker was lost before the response began, and suspect `grant`."""
+        if grant is self.grant:  # before the release, which would admit a waiting request to the lost worker
             self.grant, self._suspected = None, grant
-            self._trust_again.set(_SUSPICION)
+            self._suspicion_over.set(_SUSPICION)
         self.release(ticket, grant)
         self._wait(ticket)
         if self.grant is not None:
             self._admit_waiting(self.grant)
 
-    def _trust(self) -> None:
-        """muxd knows of no loss: the worker lives, and only that connection died."""
+    def _use_suspected(self) -> None:
+        """Admit requests to a suspected grant again: muxd did not revoke it, so only one connection was lost."""
         grant, self._suspected = self._suspected, None
         if grant is not None:
-            self._let_in(grant)
+            self._use_grant(grant)
 
     def renew(self, terms: ModelLimits) -> None:
         self.terms = terms
@@ -233,25 +239,25 @@ class ModelLease:
                 ticket.refuse(refusal)
 
     def unload(self) -> None:
-        """A client has no more use of the model: muxd is to let it sleep, unless others have."""
+        """Tell muxd that a client has let go of the model, so that it may sleep unless other clients use it."""
         if self._unloads:
             return
         self._unloads = True
         if self._holding:
-            self._changed.set()  # muxd first hears that nothing is in flight
+            self._changed.set()  # the reporting task first tells muxd that nothing is in flight
         else:
             self._leases.start_unload(self)
 
-    # How it goes
+    # Progress and figures
 
     def eta(self) -> float | None:
-        """Seconds until the model is ready, where muxd knows."""
+        """Return the seconds until the model is ready; None where muxd told none."""
         if self._last_progress is None or (eta := self._last_progress.get("eta_s")) is None:
             return None
         return max(0.0, float(eta) - (monotonic() - self._news_at))
 
     def progress_text(self) -> str:
-        """How it goes with those who wait, in a few words."""
+        """Return in a few words what the waiting requests wait for."""
         if self.grant is not None:
             return f"waiting for a free place ({len(self.grant.in_flight)} in flight, {len(self._waiting)} waiting)"
         if self._suspected is not None:
@@ -259,7 +265,7 @@ class ModelLease:
         return "queued" if self._last_progress is None else progress_text(self._last_progress, self.eta())
 
     def late(self) -> Refusal:
-        """For who has waited as long as they may."""
+        """Return the refusal for a request that has waited for `switch_timeout`."""
         seconds = f"{self.terms.switch_timeout:g} s (switch_timeout)"
         eta = self.eta()
         if self.grant is not None:
@@ -269,25 +275,25 @@ class ModelLease:
         return Refusal(UNAVAILABLE, "switch_timeout", message, retry_after=_NO_ETA if eta is None else eta)
 
     def figures(self) -> tuple[int, int]:
-        """How many are in flight, and how many wait."""
-        grant = self._current or self._draining
+        """Return how many requests are in flight, and how many wait."""
+        grant = self._held_grant or self._draining
         return (len(grant.in_flight) if grant is not None else 0), len(self._waiting)
 
-    def _work(self) -> tuple[int, int]:
-        """The same for muxd: who waits for a place at a worker that this lease holds is work in hand."""
+    def _demand_figures(self) -> tuple[int, int]:
+        """Return the figures as muxd is told them: while a grant is held, waiting requests count as in flight."""
         in_flight, waiting = self.figures()
-        return (in_flight + waiting, 0) if self._current is not None else (in_flight, waiting)
+        return (in_flight + waiting, 0) if self._held_grant is not None else (in_flight, waiting)
 
     @property
-    def _current(self) -> Grant | None:
+    def _held_grant(self) -> Grant | None:
         return self.grant or self._suspected
 
-    # Its task
+    # The task that holds the lease
 
     async def hold(self, control: ControlClient) -> None:
-        """Hold a lease for as long as there is reason to."""
+        """Ask for a lease and follow it, again and again while requests wait."""
         while self._waiting:
-            self._last_report = self._work()
+            self._last_report = self._demand_figures()
             try:
                 async with control.lease(self.name, self._demand()) as messages:
                     await self._follow(control, messages)
@@ -302,7 +308,7 @@ class ModelLease:
         self._holding = self._unloads = False
 
     async def _follow(self, control: ControlClient, messages: MessageStream) -> None:
-        """From the first message to the end of the lease; nothing is admitted by it afterwards."""
+        """Handle the messages of one lease until it ends; no request is admitted by it afterwards."""
         async with trio.open_nursery() as nursery:
             reporting = False
             try:
@@ -310,12 +316,12 @@ class ModelLease:
                     if not reporting:
                         reporting = True
                         nursery.start_soon(self._report, control, message["lease"])
-                    self._hear(message, nursery)
-                self._over()
+                    self._handle_message(message, nursery)
+                self._end_lease()
             except Unreachable as error:
-                if self._current is None:
+                if self._held_grant is None:
                     self.refuse_waiting(unreachable(error), but_replayed=True)
-                else:  # who waits for a place at its worker gets one still
+                else:  # waiting requests still get places at the worker
                     await self._outlive_muxd(control)
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished
@@ -326,37 +332,37 @@ class ModelLease:
         self._draining = None
 
     def _take_grant(self) -> Grant | None:
-        """From now on nothing is admitted by it."""
-        grant = self._current
+        """Stop admitting requests; return the grant that was held, suspected or not."""
+        grant = self._held_grant
         self.grant = self._suspected = None
         return grant
 
-    def _hear(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
+    def _handle_message(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         match message["type"]:
             case "queued" | "switching":
                 self._last_progress, self._news_at = message, monotonic()
             case "granted":
-                self._be_granted(message["url"], message["generation"])
+                self._on_granted(message["url"], message["generation"])
             case "revoked":
-                self._revoke(message, nursery)
+                self._on_revoked(message, nursery)
             case "restored":
-                self._restore()
+                self._on_restored()
             case "failed":
                 self.refuse_waiting(failed(message))
 
-    def _be_granted(self, url: str, generation: int) -> None:
+    def _on_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
-        self._last_report = None  # muxd counts all that waited as in flight until it is told
-        self._let_in(Grant(self._leases.pool(url), generation))
+        self._last_report = None  # until the next report muxd counts every request that waited as in flight
+        self._use_grant(Grant(self._leases.pool(url), generation))
 
-    def _let_in(self, grant: Grant) -> None:
+    def _use_grant(self, grant: Grant) -> None:
         self.grant = grant
-        self._last_progress = None  # it was about the wait that is over
+        self._last_progress = None  # it described the wait, which is over
         self._changed.set()
         self._admit_waiting(grant)
 
-    def _revoke(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
-        """Admit nothing more.  A second revocation can only bring the deadline forward."""
+    def _on_revoked(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
+        """Admit no more requests and start to drain.  A second revocation can only bring the deadline forward."""
         given = message.get("deadline_s")
         seconds = inf if given is None else max(float(given), _CUT_GRACE)
         if self._draining is not None:
@@ -368,27 +374,28 @@ class ModelLease:
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
 
-    def _restore(self) -> None:
-        """What it drained for was called off: the lease is as good as it was."""
+    def _on_restored(self) -> None:
+        """End the drain and admit requests again: muxd has called off the switch."""
         if self._draining is not None:
             log.info("lease on %s restored: what it drained for was called off", self.name)
             grant, self._draining = self._draining, None
             self._drain_scope.cancel()
-            self._let_in(grant)
+            self._use_grant(grant)
 
     async def _drain(self, grant: Grant, scope: trio.CancelScope, nursery: trio.Nursery) -> None:
+        """Wait until nothing is in flight or the deadline has come, cut what is left, and end the lease."""
         with scope:
             if grant.in_flight:
                 grant.drained = trio.Event()
                 await grant.drained.wait()
         if self._draining is not grant or self._drain_scope is not scope:
-            return  # restored, and perhaps revoked anew
+            return  # the lease was restored, and perhaps revoked again
         grant.pool.close()
-        self._end(grant, self._revocation)
+        self._end_in_flight(grant, self._revocation)
         nursery.cancel_scope.cancel()
 
-    def _end(self, grant: Grant, message: dict[str, Any]) -> None:
-        """End what is in flight still."""
+    def _end_in_flight(self, grant: Grant, message: dict[str, Any]) -> None:
+        """End the requests that are still in flight; those of a lost worker may be replayed."""
         refusal, lost = revoked(self.name, message), message["reason"] in WORKER_LOST
         for ticket in list(grant.in_flight):
             if lost:
@@ -396,8 +403,8 @@ class ModelLease:
             else:
                 ticket.cut(refusal)
 
-    def _over(self) -> None:
-        """muxd has ended the lease: from now on the worker may be put to sleep at any time."""
+    def _end_lease(self) -> None:
+        """Cut the requests in flight: muxd has ended the lease, and may put the worker to sleep at any time."""
         if self._draining is None or self._revocation["reason"] not in WORKER_LOST:
             self._drain_scope.cancel()
         grant = self._take_grant()
@@ -408,7 +415,7 @@ class ModelLease:
                 ticket.cut(Refusal(UNAVAILABLE, "lease_over", why, retry_after=1))
 
     async def _outlive_muxd(self, control: ControlClient) -> None:
-        """Return once a muxd answers again: it knows nothing of this lease."""
+        """Wait until a muxd answers again; the lease is over then, as that muxd does not know it."""
         log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
         while True:
             await trio.sleep(_RETRY)
@@ -419,12 +426,12 @@ class ModelLease:
             return
 
     async def unload_unheld(self, control: ControlClient) -> None:
-        """The same where requests of this proxy have nothing to do with the model."""
+        """Tell muxd that a client has let go of the model, where this proxy holds no lease on it."""
         await self._ask_to_unload(control)
         self._unloads = False
 
     async def _ask_to_unload(self, control: ControlClient) -> None:
-        """Say that a client has no more use of the model; whether others have is for muxd to know."""
+        """Send muxd the unload; muxd knows whether other clients use the model."""
         try:
             answer = await control.unload(self.name)
             log.info("a client lets %s go: %s", self.name, answer["reason"] or "it is put to sleep")
@@ -433,32 +440,32 @@ class ModelLease:
 
     # Reports
 
-    def _tell(self) -> None:
+    def _wake_reporter(self) -> None:
         self._changed.set()
 
     def _demand(self) -> tuple[Waiting, ...]:
-        return self._waiting.demand(monotonic()) if self._current is None else ()
+        return self._waiting.demand(monotonic()) if self._held_grant is None else ()
 
     async def _report(self, control: ControlClient, lease: str) -> None:
-        """Tell muxd what waits and whether something is in flight at once, and how much of it now and then."""
+        """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""
         while True:
-            with trio.move_on_after(_REPORT_EVERY if self._last_report is None or any(self._work()) else inf):
+            with trio.move_on_after(_REPORT_EVERY if self._last_report is None or any(self._demand_figures()) else inf):
                 await self._changed.wait()
             self._changed = trio.Event()
-            figures = self._work()
+            figures = self._demand_figures()
             if self._idle.pending and self._last_report is not None and self._last_report[0] and not figures[0]:
-                continue  # the alarm will say so
+                continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
             if figures != self._last_report:
                 try:
                     self._last_report = figures
                     await control.report_demand(lease, figures[0], self._demand())
                 except LeaseNotFound:
-                    return  # the stream is about to say so
+                    return  # the lease's connection is about to end
                 except MuxdError as error:
                     self._last_report = None
                     log.warning("demand for %s could not be reported: %s", self.name, error)
                     await trio.sleep(_REPORT_EVERY)
-            if unloads and not any(self._work()):
+            if unloads and not any(self._demand_figures()):
                 await self._ask_to_unload(control)
             await trio.sleep(_REPORT_GAP)

@@ -2,29 +2,30 @@
 
 Theory of operation
 -------------------
-A `ProxiedRequest` stands between a client's connection (downstream) and a worker's (upstream), and is called by both
-and by the lease.  Its life:
+A `ProxiedRequest` stands between a client's connection (downstream) and a worker's connection (upstream), and is called
+by both and by the lease.  A request goes through these states:
 
     queued -> asked -> answering -> done
-       ^--------'  its worker was lost before the first byte of an answer: held, and replayed
+       ^--------'  the worker was lost before the first byte of a response: the request is queued again, and replayed
 
-queued     `ModelLease.acquire` has it; it gets `forward(grant)` once there is a worker, or a refusal.  A client that
-           streams is sent comments meanwhile, behind a head of 200, so that no timeout of its own ends the wait.
-asked      the request's head and body are with a worker, and no byte of the answer is here.
-answering  the worker's bytes pass as they come.  They are reframed only for a client of HTTP/1.0, or where the head
-           went out already, and the token counts are read off in passing.
-done       the client's connection has every byte, or is told why not: `Refusal` before the first byte; an event of the
-           stream, and a broken-off body, after it.
+queued     The lease's queue has the request, which gets `forward(grant)` once there is a worker, or `refuse`.  A client
+           that streams gets comments meanwhile, behind a head of 200, so that no timeout of its own ends the wait.
+asked      A worker has the request's head and body, and no byte of the response has arrived.
+answering  The worker's bytes pass as they come.  They are reframed only for a client of HTTP/1.0, or where the head
+           went out already; token counts are read in passing.
+done       The client's connection has every byte, or an error instead: a `Refusal` before the first byte; after it an
+           event of the stream, or a body that visibly breaks off.
 
-What is known of it at each step is in `_grant`, `_upstream`, `_status` and `_begun`.  Whoever ends it calls `_let_go`
-first, which returns the place at the worker, closes or returns the worker's connection, and cannot be called twice.
+The state is in `_grant`, `_upstream`, `_status` and `_begun`.  Every end of a request calls `_let_go`, which drops the
+body and returns the place at the worker; a second call does no harm.  `_close_upstream` goes before it where the
+worker's connection is still open.
 
-A deadline belongs to the state that set it: the next comment while queued, the first byte while asked.  Every change of
-state sets it anew and tells the client's connection (`heed`), since the reactor looks there.
+`deadline` belongs to the state that set it: while queued it is the next comment or the end of the wait, while asked the
+next comment.  Every change of state sets it anew and calls the client's connection (`heed`), where the reactor looks.
 
-A worker that dies while `asked` is no fault of the client's: the request is queued again and replayed, at most twice,
-and only while its body is kept (`REPLAY_MOST`).  The head of a stream without any event counts as no byte, as it says
-nothing of the answer: the next worker's events follow behind it.
+A worker that dies while a request is `asked` is no fault of the client's: the request is queued again and replayed,
+unless two workers have died with it (`_DEATHS`) or its body is longer than `REPLAY_MOST`.  The head of a stream without
+an event counts as no byte, since it says nothing of the response: the next worker's events follow behind it.
 """
 
 import logging
@@ -51,8 +52,8 @@ from .telemetry.usage import reader as usage_of
 
 log = logging.getLogger(__name__)
 
-REPLAY_MOST = 1 << 20  # bytes of a body that is kept to be sent a second time
-_DEATHS = 2  # of workers that had the request, until it is held to be the cause
+REPLAY_MOST = 1 << 20  # bytes of the longest body that is kept to be sent a second time
+_DEATHS = 2  # deaths of workers with the request, after which the request is held to be the cause
 _STREAM_HEAD = head(
     200,
     (
@@ -72,39 +73,39 @@ _LOSSES = {
 
 @dataclass(frozen=True, slots=True)
 class RequestTimeouts:
-    """Seconds."""
+    """The times of all proxied requests, in seconds."""
 
-    upstream_timeout: float = inf  # to the first byte of an answer
+    upstream_timeout: float = inf  # to the first byte of a response
     comment_interval: float = inf  # between two comments to a streaming client that waits
 
 
 class ProxiedRequest:
-    """Ties a client's connection to a worker's, while one of its requests is answered."""
+    """One request on its way between a client's connection and a worker's."""
 
-    # What every request begins with, as defaults of the class: to set all of it anew for each took 0.4 us.
-    deadline = inf  # for the client's connection: when to call on_deadline
+    # The state that every request begins with is in class attributes: setting all of it per request took 0.4 us.
+    deadline = inf  # when the client's connection is to call on_deadline; monotonic
     priority = 0
     replayed = False
-    unloads = False  # its client has no more use of the model once it is answered
+    unloads = False  # the client lets go of the model once it has its response
     _grant: Grant | None = None
     _upstream: Upstream | None = None
-    _status = 0  # of the worker's answer, once its head is here
-    _head_size = 0  # of that head, until the client has it
-    _headed = False  # the client has a head: the worker's, or one that was made for comments
-    _begun = False  # the client has some of the worker's body
-    _stream: StreamFormat | None = None  # of which kind the answer is, where it is one
-    _told: StreamFormat = EVENTS  # in which kind the client is told what is not the worker's
-    _last_bytes = 0.0  # when a stream that has begun gave some; 0 for anything else
+    _status = 0  # of the worker's response, once its head is here
+    _head_size = 0  # bytes of the response's head, until the client has it
+    _headed = False  # the client was sent a head: the worker's, or _STREAM_HEAD for comments
+    _begun = False  # some of the worker's body was sent to the client
+    _stream: StreamFormat | None = None  # the format of the worker's response, where it is a stream
+    _client_format: StreamFormat = EVENTS  # the format in which the client gets the proxy's own comments and errors
+    _last_bytes = 0.0  # when a stream that has begun last gave bytes; 0 for any other response
     _comment_interval = inf
-    _comments = True  # the client can bear them
-    _plain = False  # its worker's answer must not be compressed
+    _comments = True  # the client can bear comments
+    _plain = False  # the worker must not compress its response
     _usage: Usage | None = None
     _reframer: ChunkDecoder | None = None
-    _legacy = False  # an HTTP/1.0 client
-    _encoded = False  # the answer is compressed
-    _deaths = 0
-    _died_last = False  # the last worker had it when it was lost
-    _loss: Refusal | None = None  # of the last worker that was lost
+    _legacy = False  # the client speaks HTTP/1.0
+    _encoded = False  # the worker's response is compressed
+    _deaths = 0  # of workers that had the request
+    _died_last = False  # the last worker died with the request
+    _loss: Refusal | None = None  # the error for the loss of the last worker
 
     def __init__(
         self,
@@ -120,9 +121,10 @@ class ProxiedRequest:
         ruled: bool = False,
         comments: bool = True,
     ) -> None:
-        """`comments`: the client can bear them; `lines`: for the head of the answer.
+        """Make a request that is to wait for `lease`.
 
-        `ruled`: what the visit says of CORS replaces what the worker says.
+        `lines`: header lines for the head of the response, each with its CRLF.  `ruled`: the proxy's CORS headers
+        replace those of the worker.  `comments`: the client can bear comments in a stream.
         """
         self._client = client
         self._request = request
@@ -150,16 +152,16 @@ class ProxiedRequest:
         self._give_up_at = self.since + lease.terms.switch_timeout
         self.deadline = min(self._give_up_at, self.since + self._comment_interval)
 
-    # While it waits
+    # While the request waits
 
     def waited(self, seconds: float) -> None:
-        """It did, and is forwarded or given up now."""
+        """Add `seconds` to the time that the request has waited for a worker."""
         self._record.waited += seconds
 
     def on_deadline(self) -> None:
         now = monotonic()
         if self._grant is not None:
-            if self._told is EVENTS and self._may_speak():
+            if self._client_format is EVENTS and self._may_speak():
                 seconds = now - self._record.arrived - self._record.waited
                 self._comment(f"its worker has the request and gave nothing yet ({seconds:.0f} s)")
             self.deadline = now + self._comment_interval
@@ -167,22 +169,22 @@ class ProxiedRequest:
             self.deadline = inf
             self.refuse(self._loss or self._lease.late())
         else:
-            if self._told is EVENTS:
+            if self._client_format is EVENTS:
                 self._comment(self._lease.progress_text())
             self.deadline = min(self._give_up_at, now + self._comment_interval)
 
     def _comment(self, how: str) -> None:
-        """Say how it goes, in the midst of a stream that has nothing else to say yet."""
+        """Send a comment with the progress, behind a head where the client has none yet."""
         said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {how}".encode())
         if not self._headed:
             self._headed = True
             said = spliced(_STREAM_HEAD, self._own_lines) + said
         self._send(said)
 
-    # What the lease says
+    # Called by the lease
 
     def forward(self, grant: Grant) -> None:
-        """Send it to the worker.  Until that has begun to answer, a client that streams is told so now and then."""
+        """Send the request to the worker.  Until the response begins, a client that streams gets comments."""
         self._grant = grant
         self.deadline = inf if self._comment_interval == inf else monotonic() + self._comment_interval
         self._client.heed()
@@ -193,14 +195,14 @@ class ProxiedRequest:
         self._ask(grant.pool.take())
 
     def refuse(self, refusal: Refusal) -> None:
-        """It waits no longer, or found no worker: the error is its answer."""
+        """Answer with an error: with a whole response, or with the last part of a stream that has only comments."""
         request, client = self._request, self._client
         if self._grant is None:
             self.waited(monotonic() - self.since)
         self._let_go()
         if self._headed:
             self._record.refused(refusal.status, refusal.code)
-            self._cut(chunk(refusal.part(self._told, self._record.route)))
+            self._cut(chunk(refusal.part(self._client_format, self._record.route)))
             return
         route = self._record.route
         answer = refusal.response(keep_alive=request.keep_alive, method=request.method, route=route)
@@ -210,24 +212,24 @@ class ProxiedRequest:
         client.answered(self._record, keep_alive=True)
 
     def lose(self, refusal: Refusal) -> None:
-        """Its worker is gone."""
+        """Replay a request whose worker muxd reported dead, or cut it where it cannot be replayed."""
         if not self._replay(refusal, died=True):
             self.cut(refusal)
 
     def cut(self, refusal: Refusal) -> None:
-        """End it, wherever it is."""
+        """End the request with an error, in whatever state it is."""
         upstream, status = self._upstream, self._status
         if upstream is None or not status:
             self._close_upstream()
             self.refuse(refusal)
             return
-        last, reset = self._last_words(upstream, refusal)
+        last, reset = self._closing_bytes(upstream, refusal)
         self._close_upstream()
         self._let_go()
         self._record.cut(status, refusal.code)
         self._cut(last, reset=reset)
 
-    # What the client's connection says
+    # Called by the client's connection
 
     def on_kept(self) -> None:
         if self._upstream is not None:
@@ -244,31 +246,31 @@ class ProxiedRequest:
         self._record.delivered(lost)
 
     def probe(self) -> bytes:
-        said = self._nothing()
+        said = self._harmless_bytes()
         self._record.sent += len(said)
         return said
 
-    def _nothing(self) -> bytes:
-        """What means nothing to the client, if there is something now."""
+    def _harmless_bytes(self) -> bytes:
+        """Return bytes that mean nothing to the client; empty where there are none in this state."""
         if not self._headed:
             return CONTINUE
-        if not self._comments and self._told is EVENTS:
+        if not self._comments and self._client_format is EVENTS:
             return b""
-        means_nothing = self._told is EVENTS or not self._begun
-        return chunk(self._told.nothing) if means_nothing and self._may_speak() else b""
+        means_nothing = self._client_format is EVENTS or not self._begun
+        return chunk(self._client_format.nothing) if means_nothing and self._may_speak() else b""
 
     def _may_speak(self) -> bool:
-        """Whether the client is between two parts of a stream that comes in chunks."""
+        """Return whether the proxy may put something of its own between two parts of a stream in chunks."""
         upstream, stream = self._upstream, self._stream
         if isinstance(self._reframer, ChunkReencoder):
             return self._reframer.between_parts()
         if upstream is None or not self._status:
-            return True  # so far the stream has only comments
+            return True  # the stream has only comments so far
         if stream is None or self._encoded or self._reframer is not None:
             return False
         return upstream.between_parts(stream)
 
-    # What the worker's connection says
+    # Called by the worker's connection
 
     def on_answer(self, status: int, head: bytes) -> None:
         self._status = status
@@ -278,10 +280,10 @@ class ProxiedRequest:
         if self._encoded:
             self._usage = None
         if self._headed:
-            like = stream is self._told and status == 200 and not self._encoded
-            self._reframer = ChunkReencoder(self._told) if like else BodyBuffer()
+            like = stream is self._client_format and status == 200 and not self._encoded
+            self._reframer = ChunkReencoder(self._client_format) if like else BodyBuffer()
         elif stream is not None:
-            self._told = stream
+            self._client_format = stream
 
     def on_bytes(self, data: bytes) -> bool:
         if self._last_bytes:
@@ -289,7 +291,7 @@ class ProxiedRequest:
             self._gaps.add(now - self._last_bytes)
             self._last_bytes = now
         elif not self._begun:
-            data = self._begin(data)
+            data = self._handle_first_bytes(data)
         if self._usage is not None:
             self._usage.see(data)
         if self._reframer is not None:
@@ -312,8 +314,8 @@ class ProxiedRequest:
         self._record.sent += len(data)
         self._client.relay(data)
 
-    def _begin(self, data: bytes) -> bytes:
-        """Until some of the body is there; the first piece is or begins with the head."""
+    def _handle_first_bytes(self, data: bytes) -> bytes:
+        """Return what to send of bytes that come before the body was begun; the first ones begin with the head."""
         self._begun = self._stream is None or len(data) > self._head_size
         if self._head_size and not self._headed:
             self._headed = True
@@ -323,7 +325,7 @@ class ProxiedRequest:
                 data = spliced(data, self._lines)
         self._head_size = 0
         if self._begun:
-            if self._upstream is not None and not self._upstream.outbox:  # else the rest of it is still held there
+            if self._upstream is not None and not self._upstream.outbox:  # else the upstream still holds its rest
                 self._drop_body()
             if self.deadline != inf:
                 self.deadline = inf
@@ -338,7 +340,7 @@ class ProxiedRequest:
         self._upstream = None
         reframer, client = self._reframer, self._client
         if isinstance(reframer, BodyBuffer):
-            self._send(chunk(reframer.as_part(self._told, self._status)) + LAST_CHUNK)
+            self._send(chunk(reframer.as_part(self._client_format, self._status)) + LAST_CHUNK)
         elif isinstance(reframer, ChunkReencoder):
             self._send(LAST_CHUNK)
         self._let_go()
@@ -367,22 +369,25 @@ class ProxiedRequest:
             self._upstream = None
             self.on_loss(UpstreamLoss.UNREACHABLE, (error.strerror or str(error)).lower())
             return
-        # A stream that may have begun with comments cannot become a compressed one.
+        # A stream that may have begun with comments cannot go on compressed.
         plain = self._plain or self._headed or self._comment_interval != inf
         drop = (id.drop,) if id.drop else ()
         head = worker_head(self._request, self._target, pool.authority, id.upstream, drop, plain=plain)
         self._upstream.ask(self, head, self._request.body, self._upstream_timeout)
 
-    # A second worker for it
+    # Replay on another worker
 
     def _replay(self, refusal: Refusal, *, died: bool) -> bool:
-        """Hold it for the next worker, if it can still be told from the start; True if it is seen to."""
+        """Queue the request for the next worker; return False where it cannot be replayed.
+
+        `died`: the worker died with the request.  A request with `_DEATHS` such deaths is refused instead.
+        """
         if not self._is_replayable():
             return False
         self._close_upstream()
         self._deaths += died
         if self._deaths >= _DEATHS:
-            self.refuse(self._named(refusal))
+            self.refuse(self._blame_request(refusal))
             return True
         grant, self._grant = self._grant, None
         assert grant is not None
@@ -401,7 +406,11 @@ class ProxiedRequest:
         return True
 
     def _is_replayable(self) -> bool:
-        """No byte of an answer has reached the client, but for the head of a stream: any worker's is like it."""
+        """Return whether the request can be sent to another worker.
+
+        No byte of a response may have reached the client, except the head of a stream in chunks, which is the same
+        from every worker; and the body must not be longer than REPLAY_MOST.
+        """
         upstream = self._upstream
         if self._begun or len(self._request.body) > REPLAY_MOST:
             return False
@@ -411,8 +420,8 @@ class ProxiedRequest:
             return False
         return not self._legacy and not self._encoded
 
-    def _named(self, refusal: Refusal) -> Refusal:
-        """It may be the cause."""
+    def _blame_request(self, refusal: Refusal) -> Refusal:
+        """Log that the request may be what kills its workers, and return `refusal` with that added."""
         told = f"request {self._record.id.text} was with its worker at {self._deaths} deaths: it is not tried again"
         log.error("model %s: %s", self._lease.name, told)
         return Refusal(refusal.status, refusal.code, f"{refusal.message}; {told}")
@@ -427,19 +436,19 @@ class ProxiedRequest:
         self._record.sent += len(last)
         self._client.cut(self._record, last, reset=reset)
 
-    def _last_words(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
-        """What can still be said in the midst of an answer, and whether only a reset can end it."""
+    def _closing_bytes(self, upstream: Upstream, refusal: Refusal) -> tuple[bytes, bool]:
+        """Return the bytes that end a response which has begun, and whether the connection must be reset."""
         if isinstance(self._reframer, BodyBuffer):
-            return chunk(refusal.part(self._told, self._record.route)), False
+            return chunk(refusal.part(self._client_format, self._record.route)), False
         framed = isinstance(self._reframer, ChunkReencoder) or upstream.is_chunked() or upstream.has_length()
         if self._legacy or not framed:
-            # It ends with the connection: an event can follow, or else nothing but a reset
-            # tells the client that something is missing.
+            # The response ends with the connection: a stream can end with an error event; for any other response only
+            # a reset tells the client that something is missing.
             speaks = self._stream is EVENTS and not self._encoded
             return (refusal.part(EVENTS, self._record.route), False) if speaks else (b"", True)
         if self._stream and self._may_speak():
-            return chunk(refusal.part(self._told, self._record.route)), False
-        return b"", False  # no last chunk, or less than the promised length: the client will notice
+            return chunk(refusal.part(self._client_format, self._record.route)), False
+        return b"", False  # the client notices the missing last chunk, or the missing bytes
 
     def _close_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None

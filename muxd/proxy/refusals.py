@@ -26,9 +26,8 @@ def failed(message: dict[str, Any]) -> Refusal:
     error = message["error"]
     status = 404 if error["code"] == ModelNotFound.code else UNAVAILABLE
     param = "model" if status == 404 else None
-    retry_after = message.get(
-        "retry_after_s"
-    )  # missing where a retry is no use: an operator stopped the model, or it can never fit
+    # muxd tells no time where a retry is no use: an operator stopped the model, or the model can never fit.
+    retry_after = message.get("retry_after_s")
     if retry_after is None and error["code"] == ShuttingDown.code:
         retry_after = 5
     return Refusal(status, error["code"], error["message"], param=param, retry_after=retry_after)
