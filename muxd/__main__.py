@@ -1,4 +1,4 @@
-"""`muxd`: which process to be.  Each is imported only when it is the one."""
+"""The command line of `muxd`: every command's modules are imported only when that command runs."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ USAGE_ERROR = 2
 
 
 def main() -> None:
-    """The entry point; exits 0, 1 (failed) or 2 (usage or configuration)."""
+    """Run the command; exits with 0, 1 (failed), 2 (usage or configuration) or 130 (interrupted)."""
     options = _options()
     try:
         sys.exit(options.run(options))
@@ -39,7 +39,11 @@ def main() -> None:
 
 
 def _options() -> Namespace:
-    """Scripts may stand between flags, as with sglangmux: argparse leaves over those behind the first flag."""
+    """Parse the command line.
+
+    Scripts may stand between flags, as with sglangmux: argparse returns the scripts behind the first flag as unknown
+    words, which are added here.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args()
     if any(word.startswith("-") or not hasattr(options, "scripts") for word in rest):
@@ -51,12 +55,12 @@ def _options() -> Namespace:
 
 
 def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
-    """A TOML file among the scripts is what --config names."""
+    """Use a TOML file among the scripts as the value of --config; exits with 2 for files that are of another kind."""
     scripts = getattr(options, "scripts", [])
     for file in scripts:
-        if wrong := _no_script(file):
+        if wrong := _why_no_script(file):
             parser.error(wrong)
-    if (named := getattr(options, "config", None)) is not None and (wrong := _no_configuration(named)):
+    if (named := getattr(options, "config", None)) is not None and (wrong := _why_no_configuration(named)):
         parser.error(wrong)
     files = [file for file in scripts if file.suffix.lower() == ".toml"]
     if not files:
@@ -68,38 +72,38 @@ def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
     options.scripts = [file for file in scripts if file not in files]
 
 
-def _no_script(file: Path) -> str:
-    """What a file is instead of a launch script, and how to give it; "" where nothing shows that."""
+def _why_no_script(file: Path) -> str:
+    """Return what a file is instead of a launch script and how to pass it, or "" where nothing shows that."""
     if file.is_dir():
         inside = file / "muxd.toml"
         remedy = f"its configuration is {inside}" if inside.is_file() else "give a launch script or a configuration"
         return f"{file} is a folder: {remedy}"
-    if file.suffix.lower() != ".toml" and _LIKE_TOML.match(_beginning(file)):
+    if file.suffix.lower() != ".toml" and _LIKE_TOML.match(_first_bytes(file)):
         return f"{file} looks like a configuration: --config {file}"
     return ""
 
 
-def _no_configuration(file: Path) -> str:
-    """Likewise, instead of a configuration."""
+def _why_no_configuration(file: Path) -> str:
+    """Return what a file is instead of a configuration and how to pass it, or "" where nothing shows that."""
     if file.is_dir():
-        return _no_script(file)
-    text = _beginning(file)
+        return _why_no_script(file)
+    text = _first_bytes(file)
     if text.startswith("#!") or (file.suffix == ".sh" and not _LIKE_TOML.match(text)):
         return f"{file} is a launch script: give it without --config"
     return ""
 
 
-#: After comments a table's head, or a key with its value: a shell takes no space before "=".
+#: Comments, then a table's head or a key with its value.  A shell's assignment has no space before "=".
 _LIKE_TOML = re.compile(
     r"(?:[ \t\r]*(?:#(?!!).*)?\n)*[ \t]*"
     r"(?:\[{1,2}[\w\"'][\w.\"' -]*\]{1,2}[ \t\r]*(?:#.*)?(?:\n|$)|[\w.-]+[ \t]+=[ \t]*[\[{\"'\w])"
 )
 
 
-def _beginning(file: Path) -> str:
-    """Of a file; "" of what cannot be read, which is told where it is."""
+def _first_bytes(file: Path) -> str:
+    """Return the first 4 KiB of a file, or "" where it cannot be read: whoever opens it in earnest reports that."""
     try:
-        if not file.is_file():  # a pipe would keep us for as long as nobody writes
+        if not file.is_file():  # opening a pipe would wait for a writer
             return ""
         with file.open("rb") as opened:
             return opened.read(4096).decode(errors="replace").removeprefix("\ufeff")
@@ -108,11 +112,11 @@ def _beginning(file: Path) -> str:
 
 
 class _Parser(ArgumentParser):
-    """Its errors say what was probably meant."""
+    """An argument parser whose errors suggest what was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         if wrong := _WRONG_COMMAND.search(message):
-            message = _no_command(wrong["word"], [known.strip("' ") for known in wrong["known"].split(",")])
+            message = _explain_no_command(wrong["word"], [known.strip("' ") for known in wrong["known"].split(",")])
         elif unknown := _WRONG_FLAG.search(message):
             known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             flag = unknown["flag"].partition("=")[0]
@@ -123,15 +127,15 @@ class _Parser(ArgumentParser):
         super().error(message)
 
 
-#: As other servers call it.
+#: Flags of other servers -> the flag of muxd with that meaning.
 _OTHERS_FLAGS = {"--port": "--listen-port", "--listen": "--host", "--bind": "--host", "--conf": "--config"}
 
 _WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)")
 _WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+)")
 
 
-def _no_command(word: str, known: list[str]) -> str:
-    from muxctl.verbs import VERBS  # only where something is wrong
+def _explain_no_command(word: str, known: list[str]) -> str:
+    from muxctl.verbs import VERBS  # imported for an error only
 
     if word in ("serve", "run", "up", "server", "daemon"):
         return f"muxd has no command {word}: it is `muxd start`"
@@ -190,7 +194,7 @@ def _parser() -> ArgumentParser:
 
 
 def _add_scripts(command: ArgumentParser) -> None:
-    """sglangmux's command line."""
+    """Add the arguments of sglangmux's command line."""
     scripts = (
         "launch scripts, one server each: loaded in this order; with --config beside its models, else alone; "
         "a file that ends in .toml is the configuration"
@@ -225,8 +229,8 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _drop_in(options: Namespace) -> "SglangmuxArgs | None":
-    """What the command line adds to the configuration, if anything."""
+def _sglangmux_args(options: Namespace) -> "SglangmuxArgs | None":
+    """Return what the command line adds to the configuration, or None where it adds nothing."""
     flags = {
         "host": options.host,
         "listen_port": options.listen_port,
@@ -246,8 +250,8 @@ def _drop_in(options: Namespace) -> "SglangmuxArgs | None":
 def _start(options: Namespace) -> int:
     if options.demo:
         return _demo(options)
-    added = _drop_in(options)
-    path = _found(options.config, added)  # once: a reload must not come upon another file
+    added = _sglangmux_args(options)
+    path = _find_configuration(options.config, added)  # searched once, so that a reload never finds another file
     return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
 
 
@@ -258,7 +262,7 @@ def _demo(options: Namespace) -> int:
     from .ports import CannotListen, listen_at
 
     port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
-    if options.config is not None or _drop_in(options) is not None:
+    if options.config is not None or _sglangmux_args(options) is not None:
         raise ConfigError(["--demo brings its own models and settings; beside it goes --listen-port, and no more"])
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
         path = write_demo_config(Path(folder), port)
@@ -276,16 +280,16 @@ def _demo(options: Namespace) -> int:
 
 
 def _run_daemon(read: Callable[[], Config]) -> int:
-    """`read` reads the configuration: now, and again for each reload."""
+    """Run the supervisor until it is shut down; `read` reads the configuration, now and for each reload."""
     from .daemon import run_daemon
     from .notify import Notifier
     from .own_log import setup_logging
 
     config = read()
     notifier = Notifier.from_environ(os.environ)
-    _call_itself(b"muxd")
+    _set_process_name(b"muxd")
     setup_logging(config.daemon.log_level, config.daemon.log_format)
-    gc.freeze()  # what is loaded now stays: looking through it again would hold up everybody for 20 ms
+    gc.freeze()  # modules are never freed: collecting over them would block the loop for 20 ms
     _run(run_daemon, config, read, notifier)
     return 0
 
@@ -302,17 +306,17 @@ def _proxy(options: Namespace) -> int:
 
     notifier = Notifier.from_environ(os.environ)
     setup_logging(config.daemon.log_level, config.daemon.log_format)
-    _call_itself(b"muxd-proxy")
+    _set_process_name(b"muxd-proxy")
     metrics = notifier.take(METRICS, config.proxy.metrics_listen)
-    with _plain_errors():
-        run_proxy(config, _only(notifier.kept), metrics, notifier)
+    with _ungrouped_errors():
+        run_proxy(config, _passed_socket(notifier.kept), metrics, notifier)
     return 0
 
 
 def _check(options: Namespace) -> int:
     from .check.verb import check
 
-    return check(options.config, os.environ, _drop_in(options), strict=options.strict, host=options.host_too)
+    return check(options.config, os.environ, _sglangmux_args(options), strict=options.strict, host=options.host_too)
 
 
 def _init(options: Namespace) -> int:
@@ -321,8 +325,8 @@ def _init(options: Namespace) -> int:
     return init(options, os.environ)
 
 
-def _found(explicit: Path | None, added: "SglangmuxArgs | None") -> Path | None:
-    """The configuration to use.  Scripts need none: with them, none is searched."""
+def _find_configuration(explicit: Path | None, added: "SglangmuxArgs | None") -> Path | None:
+    """Return the configuration file to use, or None for scripts that need none."""
     from .config.default_paths import find_config
 
     alone = explicit is None and added is not None and added.stands_alone
@@ -335,8 +339,11 @@ def _load(path: Path | None, added: "SglangmuxArgs | None" = None) -> Config:
     return load_config(path, os.environ, added)
 
 
-def _only(passed: "list[tuple[str, socket.socket]]") -> "socket.socket | None":
-    """The socket for clients that muxd or systemd passes (sd_listen_fds(3)), if one does, under whatever name."""
+def _passed_socket(passed: "list[tuple[str, socket.socket]]") -> "socket.socket | None":
+    """Return the clients' socket that muxd or systemd has passed (sd_listen_fds(3)), under any name, or None.
+
+    Raises ConfigError where there is more than one.
+    """
     if len(passed) > 1:
         said = f"the proxy was passed {len(passed)} sockets and takes one: leave one ListenStream= in its unit"
         raise ConfigError([said])
@@ -346,29 +353,29 @@ def _only(passed: "list[tuple[str, socket.socket]]") -> "socket.socket | None":
 def _run(main: "Callable[..., Awaitable[None]]", *args: object) -> None:
     import trio
 
-    with _plain_errors():
+    with _ungrouped_errors():
         trio.run(main, *args)
 
 
-def _call_itself(name: bytes) -> None:
-    """A script that begins with `pkill python` must not end muxd."""
+def _set_process_name(name: bytes) -> None:
+    """Set the name of this process, so that a launch script that begins with `pkill python` does not end muxd."""
     from .shim.processes import PR_SET_NAME, prctl
 
     prctl(PR_SET_NAME, name)
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A MuxdError comes out as itself, not in the groups that nurseries make."""
+def _ungrouped_errors() -> Iterator[None]:
+    """Raise a MuxdError as itself, out of the exception groups that trio's nurseries make."""
     try:
         yield
     except* MuxdError as group:
-        raise _first(group) from None
+        raise _first_error(group) from None
 
 
-def _first(group: BaseExceptionGroup[MuxdError]) -> MuxdError:
+def _first_error(group: BaseExceptionGroup[MuxdError]) -> MuxdError:
     inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    return _first_error(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 if __name__ == "__main__":

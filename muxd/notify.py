@@ -1,7 +1,7 @@
-"""Telling systemd how muxd is: the sd_notify protocol, as sd_notify(3) describes it.
+"""muxd's reports to systemd, by the protocol of sd_notify(3).
 
-Without $NOTIFY_SOCKET every call does nothing.  Nothing here blocks or raises: a service
-manager that cannot be told must not stop the service.
+Without $NOTIFY_SOCKET every call does nothing.  No call blocks or raises: a service
+manager that cannot be reached must not stop the service.
 """
 
 import os
@@ -12,48 +12,55 @@ from contextlib import suppress
 
 
 class Notifier:
-    """One service's line to its service manager."""
+    """One service's connection to its service manager.
+
+    Every method that reports returns whether the service manager has received the report.
+    """
 
     def __init__(self, address: str | None, watchdog_interval: float | None = None) -> None:
         self._address = address
-        self.kept: list[tuple[str, socket.socket]] = []  # what was passed to this process, by name, and not yet taken
-        self.watchdog_interval = watchdog_interval  # seconds between calls of watchdog(); None: nobody watches
+        self.kept: list[tuple[str, socket.socket]] = []  # sockets passed to this process, with names, not yet taken
+        self.watchdog_interval = watchdog_interval  # seconds between calls of watchdog(), or None for no watchdog
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> "Notifier":
-        """The line that systemd names in `environ`; its variables are taken out, so that no child has them."""
+        """Return the notifier for the socket that systemd names in `environ`.
+
+        Removes systemd's variables from `environ`, so that no child inherits them.
+        """
         address = environ.pop("NOTIFY_SOCKET", None)
-        kept = _kept(environ)
+        kept = _passed_sockets(environ)
         timeout = environ.pop("WATCHDOG_USEC", "")
         watched = environ.pop("WATCHDOG_PID", "")
         ours = watched in ("", str(os.getpid()))
-        # Twice as often as asked for, as sd_watchdog_enabled(3) recommends.
+        # Half the time that systemd asks for, as sd_watchdog_enabled(3) recommends.
         interval = int(timeout) / 2e6 if ours and timeout.isascii() and timeout.isdigit() and int(timeout) else None
         notifier = cls(address, interval)
         notifier.kept = kept
         return notifier
 
     def ready(self, status: str = "") -> bool:
-        """The control socket is listening."""
+        """Report that the control socket is listening."""
         return self._send("READY=1", *_status(status))
 
     def status(self, status: str) -> bool:
-        """One line for `systemctl status`."""
+        """Set the line that `systemctl status` shows."""
         return self._send(*_status(status))
 
     def stopping(self, status: str = "") -> bool:
         return self._send("STOPPING=1", *_status(status))
 
     def keep(self, listener: socket.socket, name: str) -> bool:
-        """Have a copy of it kept open, for the process that follows this one (FileDescriptorStoreMax=)."""
+        """Have systemd keep a copy of the socket open for this service's next process (FileDescriptorStoreMax=)."""
         return self._send(f"FDSTOREREMOVE=1\nFDNAME={name}") and self._send(
             "FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[listener.fileno()]
         )
 
     def take(self, name: str, where: tuple[str, int] | None) -> socket.socket | None:
-        """What was kept under this name, if it listens there.
+        """Return the socket that was kept under this name, or None where it does not listen at `where`.
 
-        One that does not is closed, for everybody who has a copy: it would be in the way of a wider address.
+        A socket that listens elsewhere is shut down, in all processes that have a copy, because it could keep the new
+        one from a wider address.
         """
         found = next((each for each in self.kept if each[0] == name), None)
         if found is None:
@@ -69,11 +76,11 @@ class Notifier:
         return None
 
     def watchdog(self) -> bool:
-        """Still alive: due every `watchdog_interval` seconds."""
+        """Report that the service is alive; due every `watchdog_interval` seconds."""
         return self._send("WATCHDOG=1")
 
     def _send(self, *lines: str, fds: Sequence[int] = ()) -> bool:
-        """True when the manager has it."""
+        """Send one datagram of lines; return whether the service manager has it."""
         if not self._address or self._address[0] not in "/@" or not lines:
             return False
         # "@" stands for the NUL byte that begins an abstract address.
@@ -89,8 +96,8 @@ class Notifier:
         return True
 
 
-def _kept(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
-    """Sockets that were passed to this process, by the names they were kept under (sd_listen_fds_with_names(3))."""
+def _passed_sockets(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
+    """Return the sockets that were passed to this process, with their names (sd_listen_fds_with_names(3))."""
     pid, count, names = (environ.pop(f"LISTEN_{word}", "") for word in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return []
@@ -102,7 +109,7 @@ def _kept(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
 
 
 def _listens_at(kept: socket.socket, host: str, port: int) -> bool:
-    """Whether it is what one would get who listened there now; any port is what port 0 asks for."""
+    """Say whether a socket listens at this address; port 0 means any port."""
     try:
         found = socket.getaddrinfo(host, port, kept.family, socket.SOCK_STREAM)
         listens = kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

@@ -1,8 +1,8 @@
-"""muxd's own folders: what lies there is read with suspicion, and nothing there keeps muxd from starting.
+"""The files in muxd's own folders: muxd does not trust them, and no bad file keeps muxd from starting.
 
-What cannot be used is put aside under another name and said.  Symbolic links are not followed, and
-folders that somebody else may write are refused: who plants a file there has muxd write or delete
-what he wants.
+A file that cannot be used is renamed, and the log says so.  Symbolic links are not followed.  A
+folder that another user may write is refused, because that user could have muxd write or delete
+any file by planting one there.
 """
 
 import logging
@@ -18,10 +18,10 @@ from .errors import MuxdError, in_words
 
 log = logging.getLogger(__name__)
 
-#: The state of a thousand models has 1 MB.
+#: Bytes of the longest file that is read; the state of a thousand models has 1 MB.
 LONGEST = 64 << 20
 
-#: What reading and decoding a file of unknown content raises: not UTF-8, not JSON, too deep, of another shape.
+#: Errors of reading and decoding a file of unknown content: not UTF-8, not JSON, too deep, of another shape.
 UNREADABLE = (OSError, ValueError, RecursionError, msgspec.MsgspecError)
 
 
@@ -30,7 +30,7 @@ class CannotStart(MuxdError):
 
 
 def read(path: Path | str) -> bytes:
-    """A regular file's content; raises one of UNREADABLE.  Never waits, as opening a FIFO does."""
+    """Return a regular file's content; raises one of UNREADABLE.  Never waits, as opening a FIFO would."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
@@ -42,7 +42,7 @@ def read(path: Path | str) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace it whole and atomically, for muxd alone to read; raises OSError."""
+    """Replace a file whole and atomically, with mode 0600; raises OSError."""
     fresh = path.with_suffix(".new")
     make_way(fresh)
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -52,13 +52,13 @@ def write(path: Path, data: bytes) -> None:
 
 
 def put_aside(path: Path, why: str | Exception) -> None:
-    """Rename it to NAME.unreadable and say so; an older one is replaced.  What cannot be renamed stays."""
+    """Rename a file to NAME.unreadable, replacing an older one, and log that; a file that cannot be renamed stays."""
     why = why if isinstance(why, str) else in_words(why)
     aside = path.with_suffix(".unreadable")
     for number in count(1):
         try:
             os.replace(path, aside)
-        except OSError as error:  # a folder is there
+        except OSError as error:  # such as a folder of that name
             if number > 100:
                 log.error("%s cannot be used (%s) nor put aside: %s", path, why, in_words(error))
                 return
@@ -69,7 +69,7 @@ def put_aside(path: Path, why: str | Exception) -> None:
 
 
 def make_way(path: Path) -> None:
-    """See that a file can be made or opened there: what is none is put aside, one of ours made writable."""
+    """Prepare a path for opening a file: put aside what is no regular file, and make a file of this user's writable."""
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
@@ -79,7 +79,7 @@ def make_way(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder inside one of ours, for muxd alone; anything else there is put aside.  Raises OSError."""
+    """Make a folder with mode 0700 in one of muxd's, and put aside anything else at this path.  Raises OSError."""
     with suppress(FileNotFoundError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             put_aside(path, "it is not a folder")
@@ -88,9 +88,10 @@ def make_folder(path: Path) -> None:
 
 
 def claim_folder(path: Path, setting: str, others_may: int) -> None:
-    """Make it where it is missing.  `others_may`: the bits of its mode, of 0o022, that do no harm.
+    """Make a folder where it is missing, and check that no other user can write in it.
 
-    Raises CannotStart for one that cannot be made, that another user owns, or that one may write.
+    `setting` names the key of [muxd] for errors.  `others_may` has the bits of 0o022 that the folder's mode may have.
+    Raises CannotStart for a folder that cannot be made, that another user owns, or that another user may write.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -111,7 +112,7 @@ def claim_folder(path: Path, setting: str, others_may: int) -> None:
 
 
 def why_too_open(path: Path, mode: int, setting: str, others_may: int) -> str:
-    """Who else may write in a folder of muxd's, and what to do; "" where nobody may."""
+    """Return who else may write in a folder of muxd's and what to do about it, or "" where nobody may."""
     if not stat.S_IMODE(mode) & 0o022 & ~others_may:
         return ""
     who = "other users" if mode & 0o002 else "its group"

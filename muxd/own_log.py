@@ -1,6 +1,6 @@
-"""muxd's own log: text or JSON lines on stderr, with journald's priorities where it listens.
+"""muxd's own log: text or JSON lines on stderr, with journald's priorities where stderr is the journal.
 
-The logs of models are not here: their shims write them.
+The models' logs are written by their shims.
 """
 
 import json
@@ -19,9 +19,9 @@ _PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 def setup_logging(
     level: str, form: str, environ: Mapping[str, str] = os.environ, stream: IO[str] | None = None
 ) -> None:
-    """Log to `stream` (stderr): `level` debug, info, warning or error, `form` "text" or "json".
+    """Log to `stream` (default: stderr) from `level` on: debug, info, warning or error.
 
-    A second call replaces the first.
+    `form` is "text" or "json".  A second call replaces the first.
     """
     stream = stream or sys.stderr
     journal = in_journal(stream, environ)
@@ -36,7 +36,7 @@ def setup_logging(
 
 
 def in_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:
-    """$JOURNAL_STREAM names the journal's socket by device and inode: is `stream` that one?"""
+    """Say whether `stream` is the journal's socket, which $JOURNAL_STREAM names by device and inode."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def in_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:
 
 
 class _Quiet(logging.StreamHandler[IO[str]]):
-    """A log line that cannot be written is lost; it never becomes an error of its own."""
+    """A handler that drops lines that it cannot write, instead of reporting an error for each."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -62,7 +62,7 @@ class _Text(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One object per record; whatever was given as `extra` is in it, under a name of its own."""
+    """A formatter that writes each record as one JSON object, with the record's `extra` values as further keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -82,7 +82,7 @@ class _JsonLines(logging.Formatter):
 
 
 class _Prioritised(logging.Formatter):
-    """Each line with its priority: journald makes an entry of every one."""
+    """A formatter that puts the priority before every line: journald makes an entry of each line."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Prioritised(logging.Formatter):
 
 
 def _json(line: dict[str, Any]) -> str:
-    """Every value in some form: one that JSON has not, such as an endless duration, as text."""
+    """Return the object as JSON; where it has values that JSON lacks, such as an infinite duration, all as text."""
     try:
         return json.dumps(line, default=str, ensure_ascii=False, allow_nan=False)
     except ValueError:

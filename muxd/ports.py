@@ -1,10 +1,10 @@
-"""Ports: the workers', reserved before a load is paid for, and the proxy's.
+"""TCP ports: the workers', reserved before a model loads, and the proxy's.
 
-A bound socket that does not listen keeps a port from everybody who does not ask for
-SO_REUSEADDR, and from the kernel's own choice, yet lets the worker (SGLang and the
-simulator ask for it) bind and listen: observed with SGLang 0.5.23.  Whoever asks for it
-can listen first, too: see workers/listener.  SGLang itself notices a taken port only
-after its whole load.
+A bound socket that does not listen keeps a port from processes that do not set
+SO_REUSEADDR, and from the kernel's own choice of free ports.  SGLang and the simulator do
+set SO_REUSEADDR, so that the worker can still bind and listen: observed with SGLang 0.5.23.
+Any other process that sets it could listen first, too: see workers/port_ownership.  The port
+is reserved because SGLang itself notices a taken port only after its whole load.
 """
 
 import errno
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-#: What to do about a port that somebody else has.
+#: The advice about a port that another process has.
 FREE_IT = "end it, or give the model another port"
 
-#: Clients that may wait to be accepted while a new proxy starts.
+#: Connections that may wait to be accepted while a new proxy starts.
 BACKLOG = 4096
 
-#: Names of the proxy's sockets, wherever they are kept or passed on, and the keys of [proxy] that have their addresses.
+#: Names of the proxy's sockets, by which systemd and children get them, and the keys of [proxy] with their addresses.
 CLIENTS, METRICS = "proxy", "metrics"
 SETTINGS = {CLIENTS: "listen", METRICS: "metrics_listen"}
 
@@ -41,16 +41,16 @@ class CannotListen(MuxdError):
 
 
 class AddressInUse(CannotListen):
-    """Somebody has it; later it may be free."""
+    """Another process has the address; later it may be free."""
 
     code = "address_in_use"
 
 
 class Reservation:
-    """A port that is ours until `close`."""
+    """A TCP port of 127.0.0.1 that is reserved for a worker until `close`."""
 
     def __init__(self, port: int) -> None:
-        """Port 0: any free one.  Raises PortTaken, naming who has it where that can be seen."""
+        """Reserve a port, or any free one for port 0; raises PortTaken, which names the process that has the port."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -65,7 +65,10 @@ class Reservation:
 
 
 def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
-    """A listening socket of the proxy, one of SETTINGS; raises CannotListen, and AddressInUse where somebody has it."""
+    """Return a listening socket of the proxy; `name` is one of SETTINGS.
+
+    Raises AddressInUse where another process has the address, else CannotListen.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,11 +85,11 @@ def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
 
 
 def holder_of(sockets: "Collection[Listening]") -> str:
-    """Which process listens by one of them, as far as this user may see.
+    """Return the words for the process that listens at one of these sockets, as far as this user may see it.
 
-    By its program's name only: this is told to clients, and arguments can be secret.
+    The text names the program without its arguments, because clients read it and arguments can be secret.
     """
-    from .shim.processes import program_of  # only where there is something to explain
+    from .shim.processes import program_of  # imported for an error only
 
     user = next((socket.uid for socket in sockets), None)
     if pid := pid_of({socket.name for socket in sockets}):
@@ -96,7 +99,10 @@ def holder_of(sockets: "Collection[Listening]") -> str:
 
 
 def pid_of(names: set[str]) -> int:
-    """A process that has one of these sockets open (their names in /proc/PID/fd); 0 where none can be seen."""
+    """Return the pid of a process that has one of these sockets open, or 0 where none can be seen.
+
+    `names` are the sockets' names in /proc/PID/fd, such as "socket:[1234]".
+    """
     from .shim.processes import has_any
 
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())

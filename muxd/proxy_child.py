@@ -1,7 +1,7 @@
-"""The managed proxy: muxd runs it as a child and starts it again when it dies.
+"""The managed proxy: muxd runs the proxy as a child and starts it again when it dies.
 
-Its ports stay bound by muxd (see proxy_ports), so clients queue instead of being refused while a new proxy
-starts.
+muxd itself keeps the proxy's ports bound (see proxy_ports), so that clients queue, and are not refused, while a new
+proxy starts.
 """
 
 import logging
@@ -27,27 +27,27 @@ from .ticks import next_tick
 
 log = logging.getLogger(__name__)
 
-#: Seconds before it is started again after it died, by how often in a row: at once, then 1, 2, 4 ... 30.
+#: Seconds that the wait before a new start grows to while the proxy dies again and again: 0, 1, 2, 4 ... 30.
 BACKOFF_CAP = 30.0
 
-#: The same for a port that somebody has: one attempt costs little, and every one of them may be the last.
+#: The same while another process has the port: an attempt costs little, and the port may be free at any time.
 PORT_BACKOFF_CAP = 5.0
 
-#: Up for so long: the next death counts as the first.
+#: Seconds of life after which the proxy's death counts as the first in a row.
 STABLE_AFTER = 30.0
 
-#: Its health is asked for this often, and so many misses in a row end it.
+#: Seconds between two health probes, seconds that one may take, and failed probes in a row that end the proxy.
 PROBE_INTERVAL = 5.0
 PROBE_TIMEOUT = 5.0
 PROBE_FAILURES = 3
 
-#: Whether the kernel says that it is stopped is looked at this often, and so many times in a row end it.
+#: Seconds between two looks at the proxy's state in /proc, and looks in a row that find it stopped before it is ended.
 STATE_INTERVAL = 2.0
 STATE_STOPPED = 2
 
 
 class UnmanagedProxy:
-    """`[proxy] managed = false`: it is a service of its own."""
+    """The proxy with `[proxy] managed = false`: a service of its own, which muxd does not run."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -65,6 +65,8 @@ class UnmanagedProxy:
 
 
 class ProxyChild:
+    """The proxy as a child of muxd."""
+
     def __init__(self, config: Config, children: Children, state: StateFile, ports: ProxyPorts) -> None:
         self._config = config
         self._children = children
@@ -72,7 +74,7 @@ class ProxyChild:
         self.ports = ports
         self._settings = config.daemon.state_dir / "proxy.toml"
         self._child: Child | None = None
-        self._dropped = Dropped()  # of the output of former ones
+        self._dropped = Dropped()  # lost output of the former proxies
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
@@ -91,11 +93,11 @@ class ProxyChild:
         }
 
     def reconfigure(self, config: Config) -> None:
-        """For the next one that is started; the running one learns of models from muxd itself."""
+        """Set the configuration for the next start; a running proxy asks muxd for changes of the models."""
         self._config = config
 
     async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
-        """Keep one running and answering until `stop`; `record` is told of every end that nobody asked for."""
+        """Keep a proxy running and answering until `stop`; `record` is called for every end that was not asked for."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, http, name="proxy's health")
             nursery.start_soon(self._watch_state, name="proxy's state")
@@ -103,11 +105,11 @@ class ProxyChild:
             nursery.cancel_scope.cancel()
 
     async def _watch(self, http: httpx.AsyncClient) -> None:
-        """Kill one that does not answer: it may be stopped, or stuck in its loop."""
+        """Kill a proxy that does not answer PROBE_FAILURES times in a row, such as one stuck in its loop."""
         misses = 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
-            url = f"http://{_reachable(self._config.proxy.host)}:{self.ports.port}"
+            url = f"http://{_url_host(self._config.proxy.host)}:{self.ports.port}"
             misses = 0 if self._child is None or await _answers(http, url) else misses + 1
             if misses >= PROBE_FAILURES and self._child is not None:
                 log.error("the proxy has not answered %d times in a row: ending it", misses)
@@ -115,7 +117,7 @@ class ProxyChild:
                 misses = 0
 
     async def _watch_state(self) -> None:
-        """End one that was stopped (SIGSTOP, a debugger that was left): its health would tell that far later."""
+        """Kill a proxy that was stopped (SIGSTOP, a forgotten debugger), far sooner than the health probes would."""
         seen = 0
         while True:
             await next_tick(STATE_INTERVAL)
@@ -129,7 +131,7 @@ class ProxyChild:
         in_a_row = 0
         while not self._stopping.is_set():
             began = trio.current_time()
-            await self._one_life(record)
+            await self._run_once(record)
             in_a_row = 0 if trio.current_time() - began >= STABLE_AFTER else in_a_row + 1
             cap = BACKOFF_CAP if self.ports.trouble is None else PORT_BACKOFF_CAP
             with trio.move_on_after(0.0 if in_a_row <= 1 else min(cap, 2.0 ** min(in_a_row - 2, 5))):
@@ -137,9 +139,9 @@ class ProxyChild:
         self.ports.close()
         self._stopped.set()
 
-    async def _one_life(self, record: Callable[..., None]) -> None:
+    async def _run_once(self, record: Callable[..., None]) -> None:
         try:
-            if not await in_thread(self.ports.bind):  # who has one is looked for among all processes
+            if not await in_thread(self.ports.bind):  # may search all processes for a port's holder
                 return
             make_way(self._settings)
             write_for_proxy(self._config, self._settings)
@@ -159,7 +161,7 @@ class ProxyChild:
             record("proxy_exited", reason=str(exit))
 
     async def stop(self, hurried: trio.Event) -> None:
-        """Let it finish what it can within its stop timeout, or until `hurried`, then end it."""
+        """Let the proxy finish its requests within its stop timeout, or until `hurried` is set, then kill it."""
         self._stopping.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_child, hurried)
@@ -179,7 +181,7 @@ class ProxyChild:
 
     @property
     def dropped(self) -> Dropped:
-        """Of its output, since muxd is up."""
+        """Return how much of the proxies' output was lost since muxd started."""
         return self._dropped if self._child is None else self._child.dropped.after(self._dropped)
 
     @property
@@ -205,16 +207,16 @@ class ProxyChild:
 
 
 async def _answers(http: httpx.AsyncClient, url: str) -> bool:
-    """Or is believed to, where muxd itself has no socket to ask it."""
-    link = EngineClient(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
+    """Say whether the proxy answers its health route; True also where muxd has no file descriptor left to ask."""
+    client = EngineClient(http, url, "", lambda _: None, call_timeout=PROBE_TIMEOUT, probe_timeout=PROBE_TIMEOUT)
     try:
-        await link.ask("/health")
+        await client.ask("/health")
     except EngineCallFailed as error:
         return error.lacking
     return True
 
 
-def _reachable(host: str) -> str:
-    """Where a listener at `host` can be asked from here."""
+def _url_host(host: str) -> str:
+    """Return the host part of a URL that reaches a local listener at `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host

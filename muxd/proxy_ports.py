@@ -1,8 +1,8 @@
-"""The ports of the managed proxy: bound by muxd, so that clients wait at them while a new proxy starts.
+"""The ports of the managed proxy: muxd binds them, so that clients wait in their queue while a new proxy starts.
 
-A service manager that can (systemd) keeps them also from one muxd to the next.  Without one they are taken out of a
-proxy that a killed muxd left; only where muxd was stopped a port is free for a while, and whoever takes it gets what
-clients send: muxd says who, goes on, and tries again.
+systemd keeps the listening sockets from one muxd to the next.  Without systemd they are copied out of the proxy that a
+killed muxd left.  Only where muxd was stopped without systemd the ports are free for a while: another process that
+binds one then gets what clients send.  muxd logs which process that is, goes on, and tries again.
 """
 
 import ctypes
@@ -20,24 +20,30 @@ from .shim.processes import boot_id, look_up
 
 log = logging.getLogger(__name__)
 
-#: pidfd_getfd(2), which Python lacks; its number is the same on every architecture.
+#: The number of pidfd_getfd(2), the same on every architecture; Python has no function for this system call.
 PIDFD_GETFD = 438
 
 
 def rescue(record: ChildRecord, proxy: Proxy, notifier: Notifier) -> None:
-    """Copy the listening sockets of a proxy that a killed muxd left, before it is ended: nobody gets in between."""
-    card = read_card(record.lock_file, record.token)
-    left = look_up(card.pid) if card is not None and record.boot_id == boot_id() else None
-    if card is None or left is None or left.start != card.start:
+    """Copy the listening sockets of a proxy that a killed muxd left into `notifier.kept`.
+
+    This is done before the sweep ends that proxy, so that no other process can bind the ports in between.
+    """
+    shim_record = read_card(record.lock_file, record.token)
+    left = look_up(shim_record.pid) if shim_record is not None and record.boot_id == boot_id() else None
+    if shim_record is None or left is None or left.start != shim_record.start:
         return
     known = {name for name, _ in notifier.kept}
     for name, (_, port) in ((CLIENTS, (proxy.host, proxy.port)), (METRICS, proxy.metrics_listen or ("", 0))):
-        if name not in known and (copy := _copy(left.pid, port)) is not None:
+        if name not in known and (copy := _copy_listener(left.pid, port)) is not None:
             notifier.kept.append((name, copy))
 
 
-def _copy(pid: int, port: int) -> socket.socket | None:
-    """Of the socket by which it listens there; None where there is none, or this user may not have it."""
+def _copy_listener(pid: int, port: int) -> socket.socket | None:
+    """Return a copy of the socket by which a process listens at a port, or None.
+
+    None means that the process does not listen there, or that this user may not take its file descriptors.
+    """
     try:
         names = {listening.name for listening in all_listening() if listening.port == port}
         entries, pidfd = os.listdir(f"/proc/{pid}/fd"), os.pidfd_open(pid)
@@ -45,7 +51,7 @@ def _copy(pid: int, port: int) -> socket.socket | None:
         return None
     try:
         for entry in entries:
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # the process has closed this one meanwhile
                 if os.readlink(f"/proc/{pid}/fd/{entry}") in names:
                     fd = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(entry), 0)
                     return socket.socket(fileno=fd) if fd >= 0 else None
@@ -55,24 +61,26 @@ def _copy(pid: int, port: int) -> socket.socket | None:
 
 
 class ProxyPorts:
-    def __init__(self, proxy: Proxy, notifier: Notifier) -> None:
-        """Takes over what was kept, and binds the rest as far as nobody has it; raises CannotListen.
+    """The listening sockets of the managed proxy: for clients, and for metrics where that has a port of its own."""
 
-        Of a proxy that muxd does not run, nothing is bound or kept.
+    def __init__(self, proxy: Proxy, notifier: Notifier) -> None:
+        """Take over the sockets that were kept, and bind the others, but not where another process has the port.
+
+        For a proxy that muxd does not run no socket is bound, and kept ones are closed.  Raises CannotListen.
         """
         clients, metrics = ((proxy.host, proxy.port), proxy.metrics_listen) if proxy.managed else (None, None)
         self._proxy = proxy
-        self.port = proxy.port  # once it is open, the one that was chosen where any will do
+        self.port = proxy.port  # for port 0 the port that the kernel chose, once the socket is bound
         self._notifier = notifier
         self._wanted: dict[str, tuple[str, int]] = {}
         self._open: dict[str, socket.socket] = {}
-        self._held: dict[str, str] = {}  # by somebody else: what was said of it
+        self._in_use: dict[str, str] = {}  # message of the last AddressInUse, by socket name
         for name, where in ((CLIENTS, clients), (METRICS, metrics)):
             kept = notifier.take(name, where)
             if where is not None:
                 self._wanted[name] = where
             if kept is not None:
-                self._take(name, kept)
+                self._add_listener(name, kept)
         try:
             self.bind()
         except CannotListen:
@@ -80,40 +88,43 @@ class ProxyPorts:
             raise
 
     def bind(self) -> bool:
-        """Bind what is not open yet; whether clients can come.  Raises CannotListen, but not where somebody has it."""
+        """Bind the sockets that are not open yet; return whether the clients' socket is open.
+
+        A port that another process has is logged and left for the next call.  Raises CannotListen for other errors.
+        """
         for name, (host, port) in self._wanted.items():
             if name in self._open:
                 continue
             try:
-                self._take(name, listen_at(host, port, name))
+                self._add_listener(name, listen_at(host, port, name))
             except AddressInUse as error:
-                if self._held.get(name) != error.message:
+                if self._in_use.get(name) != error.message:
                     log.error("%s; until then muxd tries again", error.message)
-                self._held[name] = error.message
+                self._in_use[name] = error.message
             else:
                 self._notifier.keep(self._open[name], name)
-                if self._held.pop(name, None):
+                if self._in_use.pop(name, None):
                     log.info("%s:%d is free again: the proxy listens there now", host, port)
                     self._notifier.status(f"proxy on {self.listen}")
         return CLIENTS in self._open
 
-    def _take(self, name: str, listener: socket.socket) -> None:
+    def _add_listener(self, name: str, listener: socket.socket) -> None:
         self._open[name] = listener
         if name == CLIENTS:
             self.port = listener.getsockname()[1]
 
     @property
     def listen(self) -> str:
-        """Where clients come to, or would."""
+        """Return the address for clients, as HOST:PORT, whether or not it is bound."""
         return f"{self._proxy.host}:{self.port}"
 
     @property
     def trouble(self) -> str | None:
-        """Why clients cannot come."""
-        return self._held.get(CLIENTS)
+        """Return why clients cannot connect, or None."""
+        return self._in_use.get(CLIENTS)
 
     def descriptors(self) -> dict[str, int]:
-        """Of what is open, by name: clients' first."""
+        """Return the file descriptors of the open sockets by name, the clients' first."""
         return {name: self._open[name].fileno() for name in self._wanted if name in self._open}
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""A new configuration in a running muxd: read, compared, and taken over whole or not at all.
+"""Reload: a new configuration is read, compared with the running one, and taken over whole or not at all.
 
-What it means for the workers is the core's business; here is what has to be known first.
+This module reads and compares.  The core decides what the new configuration means for the workers.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,34 @@ from .errors import ConfigError, NeedsRestart, in_words
 from .gpus import are_simulated
 from .threads import in_thread
 
-#: Reads what muxd was started with again; raises ConfigError.
+#: A function that reads again the configuration that muxd was started with; raises ConfigError.
 Reread = Callable[[], Config]
-
 
 _SHUT = "`muxctl keys add NAME` shuts the door again"
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """A configuration that can be taken over, and what that does."""
+    """A configuration that can be taken over, and the plan of what changes."""
 
     wanted: Config
     plan: Plan
-    warnings: tuple[str, ...] = ()  # whom it lets in, and files that anybody may write
+    warnings: tuple[str, ...] = ()  # that nobody needs a key any more, and files that every user may write
     news: str = "the configuration was read again and taken over"
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:
-        """The models that need other processes than they have."""
+        """Return the models whose worker needs a new process."""
         return frozenset(step.model for step in self.plan.steps if step.action == "restart")
 
 
 async def read_again(reread: Reread, running: Config) -> Reload:
-    """Raises ConfigError, and NeedsRestart for what a running muxd cannot change."""
+    """Read the configuration again and compare it with the running one.
+
+    Raises ConfigError, and NeedsRestart for a change that a running muxd cannot take over.
+    """
     try:
-        # Files, perhaps on a disk that hangs: muxd must be able to end all the same.
+        # The files may lie on a disk that hangs: a shutdown must not wait for this thread.
         wanted = await in_thread(reread, abandon_on_cancel=True)
     except OSError as error:
         raise ConfigError([f"the configuration cannot be read again: {in_words(error)}; nothing was changed"]) from None
@@ -53,7 +55,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
         )
     if plan.needs_restart:
-        places = await in_thread(partial(_places, wanted, plan.needs_restart), abandon_on_cancel=True)
+        places = await in_thread(partial(_with_places, wanted, plan.needs_restart), abandon_on_cancel=True)
         keys = ", ".join(places)
         raise NeedsRestart(
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
@@ -65,15 +67,15 @@ async def read_again(reread: Reread, running: Config) -> Reload:
     return Reload(wanted, plan, tuple(warnings))
 
 
-def _places(config: Config, keys: tuple[str, ...]) -> list[str]:
-    """Each with its file and line, where a file says it."""
+def _with_places(config: Config, keys: tuple[str, ...]) -> list[str]:
+    """Return the keys, each behind the file and line that set it, where a file does."""
     main, parts, _ = read_sources(config.path) if config.path is not None else (None, [], [])
     sources = [*([main] if main is not None else []), *parts]
-    return [_place(tuple(key.split(".")), sources) for key in keys]
+    return [_with_place(tuple(key.split(".")), sources) for key in keys]
 
 
-def _place(path: KeyPath, sources: list[Source]) -> str:
-    """The file that said it last counts."""
+def _with_place(path: KeyPath, sources: list[Source]) -> str:
+    """Return one key behind its file and line; where several files set the key, the last one counts."""
     for source in reversed(sources):
         if source.has(path) and (line := line_of(path, source.lines)):
             return f"{source.file}:{line}: {'.'.join(path)}"

@@ -1,9 +1,9 @@
-"""What survives muxd: the state file.
+"""The state file: the part of muxd's state that the next muxd needs.
 
-It names every child, so that the next muxd can find and sweep what this one left, and
-the engine call that is under way at each worker, written before the call is sent.  It
-is replaced whole and atomically.  It is not synced to disk: a power cut that loses it
-has ended the processes it names, which the boot id tells.
+The file names every child, so that the next muxd can find and sweep the processes that
+this one left, and each worker's engine call that is under way, written before the call is
+sent.  The file is replaced whole and atomically, but not synced to disk: a power cut that
+loses the file has also ended the processes that it names, which the boot id shows.
 """
 
 import logging
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 
 
 class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One worker's processes and what is known of its engine."""
+    """One worker's processes and the state of its engine."""
 
     child: ChildRecord
     workdir: str
     tmpdir: str
     port: int
     admin_key: str
-    call: str | None = None  # sent and not answered: in doubt
+    call: str | None = None  # a call that is sent and not answered: its effect is in doubt
     asleep: bool = False
-    leftovers: list[str] = []  # files outside its work folder
+    leftovers: list[str] = []  # files that the worker left outside its work folder
 
 
 class SavedState(msgspec.Struct, kw_only=True):
     version: int = 1
     workers: dict[str, WorkerRecord] = {}
     proxy: ChildRecord | None = None
-    stopped: list[str] = []  # models that an operator stopped: they stay down
+    stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
 
 
 class StateFile:
@@ -46,10 +46,10 @@ class StateFile:
         self.state = SavedState()
 
     def load(self) -> SavedState:
-        """What an earlier muxd left; an empty state where there is none.
+        """Return the state that an earlier muxd left, or an empty one.
 
-        One that cannot be read (a power cut can do that) is put aside: the children it
-        named are found by their lock files too, and by the tokens in their environment.
+        A file that cannot be read, such as after a power cut, is put aside.  The sweep then finds
+        the children by their lock files and by the tokens in their environment.
         """
         try:
             self.state = msgspec.json.decode(read(self.path), type=SavedState)
@@ -61,7 +61,7 @@ class StateFile:
         return self.state
 
     def save(self) -> None:
-        """What cannot be written is logged and kept in memory: a full disk must not end what runs."""
+        """Write the state to disk; an error is logged only, because a full disk must not end the workers."""
         try:
             write(self.path, msgspec.json.encode(self.state))
         except OSError as error:

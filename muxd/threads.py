@@ -1,4 +1,4 @@
-"""Work that may take long, beside a process's one loop; in it where the machine has no thread left."""
+"""Threads for work that would block the trio loop; where no thread can be started, the loop does the work."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class NoThread(RuntimeError):
-    """None can be started: the limit on processes and threads is reached (ulimit -u, TasksMax)."""
+    """No thread can be started: the limit on processes and threads is reached (ulimit -u, TasksMax)."""
 
 
 async def in_thread(
     work: Callable[[], T], *, abandon_on_cancel: bool = False, limiter: trio.CapacityLimiter | None = None
 ) -> T:
-    """What it returns or raises.
+    """Call `work` in a thread, and return what it returns or raise what it raises.
 
-    Where no thread can be started everybody waits meanwhile, which is better than that muxd ends.
+    Where no thread can be started, `work` is called here: the loop is blocked meanwhile, but muxd does not end.
     """
     try:
         return await in_new_thread(work, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
@@ -31,10 +31,10 @@ async def in_thread(
 async def in_new_thread(
     work: Callable[[], T], *, abandon_on_cancel: bool = False, limiter: trio.CapacityLimiter | None = None
 ) -> T:
-    """What it returns or raises, or NoThread before it began.
+    """Call `work` in a new thread, and return what it returns or raise what it raises; raises NoThread before that.
 
-    Not one of the threads that trio keeps: the proxy's loop, trio's guest mode, waits in one of these, and ends where
-    it is lent and no other can be started.
+    trio's own pool of threads is not used.  The proxy runs trio in guest mode, which needs a thread of that pool for
+    its loop: if `work` had that thread and no other could be started, the proxy would end.
     """
     room = limiter if limiter is not None else trio.to_thread.current_default_thread_limiter()
     token, ended, done = trio.lowlevel.current_trio_token(), list[outcome.Outcome[T]](), trio.Event()

@@ -1,4 +1,4 @@
-"""When muxd looks after what nobody tells it: those who wait here wake together, which costs a fraction."""
+"""Common times for muxd's periodic checks: tasks that wake together cost a fraction of tasks that wake apart."""
 
 import trio
 
