@@ -6,7 +6,7 @@ Pure functions over the end of the server's log, how its process ended, and the 
 import errno
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from shutil import which
 from signal import SIGKILL
@@ -255,8 +255,11 @@ def of_stranger(program: str) -> Diagnosis:
     return Diagnosis(ScriptUnusable.code, message, "muxd runs SGLang servers: correct the script", refused=True)
 
 
-def of_no_server(seconds: float) -> Diagnosis:
-    """Return that a launch script started no server that listens within its start_timeout, in seconds."""
+def of_no_server(seconds: float, ports: Collection[int]) -> Diagnosis:
+    """Return that a launch script started no server within its start_timeout, or listens on several `ports`."""
+    if len(ports) > 1:
+        message = f"the processes of its launch script listen on ports {', '.join(map(str, sorted(ports)))}"
+        return Diagnosis(ScriptUnusable.code, message, "write the server's as port = N into the model's table")
     message = f"its launch script has run for {seconds:g} s, and started no server that listens"
     return Diagnosis(ScriptUnusable.code, message, "see in its log what it does, or raise start_timeout")
 

@@ -44,6 +44,10 @@ _MAPPED = f"{'0' * 16}{int.from_bytes(bytes.fromhex('0000FFFF'), sys.byteorder):
 _GROUPS = ({_V4, _MAPPED}, {"0" * 8}, {"0" * 32})
 
 
+#: How processes call themselves that are parts of a server.
+PARTS = ("sglang::", "sim::")
+
+
 class PortOwnership:
     """Who listens on the port of one life of a worker; port 0: the port is not known yet and has to be found."""
 
@@ -54,6 +58,8 @@ class PortOwnership:
         self._own: frozenset[int] = frozenset()  # inodes of the sockets by which the worker's own processes listen
         self._forwarded = False  # a container's port, which can be reached though nobody listens
         self._looked_at: frozenset[int] = frozenset()  # inodes of the host's listeners when `find` last searched
+        self.is_guess = False  # the port that was found: another may be, once more of the worker listens
+        self.ambiguous: set[int] = set()  # the ports among which it was last looked for
         self._strange = 0  # checks in a row that saw a stranger
 
     async def is_own(self) -> bool:
@@ -125,19 +131,24 @@ class PortOwnership:
         return None
 
     def _find(self) -> int | None:
-        """Return the port of a server whose command line names it; else the only port on which the worker listens."""
-        commands = self._commands()
-        owned = {c.pid: {s.port for s in all_listening() if s.name in _sockets(c.pid)} for c in commands}
-        every = set().union(*owned.values())
+        """Return the port that a server's own command line names; else the only port of the programs that listen.
+
+        A part of SGLang listens before the server does, for its own kind: that port is none to be asked.
+        """
+        commands, listening = self._commands(), all_listening()
+        owned = {c.pid: {s.port for s in listening if s.name in _sockets(c.pid)} for c in commands}
         servers = [command for command in commands if is_server(command.words)]
-        for command in servers or commands:
-            told = port_told(command.pid, command.words)
-            is_outside = program_of(command.pid) in CONTAINERS and bool(answering(told or 0))
-            says = bool(servers) or flag(command.words, ("--port",)) is not None
-            if says and (told in every or is_outside):
-                return told
-        ports = set().union(*(owned[command.pid] for command in servers)) or every
-        return ports.pop() if len(ports) == 1 else None
+        told = {c.pid: port_told(c.pid, c.words) for c in servers or commands if servers or _says_port(c.words)}
+        for pid, port in told.items():
+            is_outside = program_of(pid) in CONTAINERS and bool(answering(port or 0))
+            if port in set().union(*owned.values()) or is_outside:
+                return port
+        if servers and any(told.values()):
+            return None  # it does not listen yet
+        heads = servers or [c for c in commands if owned[c.pid] and not owned.get(c.parent)]
+        ports = set().union(*(owned[c.pid] for c in heads if not "".join(c.words[:1]).startswith(PARTS)))
+        self.is_guess, self.ambiguous = True, ports
+        return next(iter(ports)) if len(ports) == 1 else None
 
     def _commands(self) -> list[Command]:
         names = {socket.name for socket in answering(self.port)} if self.port else set()
@@ -203,6 +214,10 @@ def servers_among(commands: Iterable[Command]) -> list[Command]:
     servers = {command.pid: command for command in commands if is_server(command.words)}
     heads = [c for c in servers.values() if c.parent not in servers and flag(c.words, ("--node-rank",)) in (None, "0")]
     return list({tuple(head.words): head for head in reversed(heads)}.values())[::-1]
+
+
+def _says_port(words: Sequence[str]) -> bool:
+    return flag(words, ("--port",)) is not None
 
 
 def _sockets(pid: int) -> set[str]:

@@ -231,14 +231,14 @@ class WorkerProcess:
             return True
         self._timed_out = True
         if self._model.script is not None and not listener.port:
-            self._given_up = diagnosis.of_no_server(self._model.start_timeout)
+            self._given_up = diagnosis.of_no_server(self._model.start_timeout, listener.ambiguous)
         log.warning("%s: not ready %g s after its start: killed", self._model.name, self._model.start_timeout)
         return False
 
     async def _may_ask(self, listener: PortOwnership, server: LaunchedServer) -> bool:
         """Say whether the worker itself listens on its port: keys and probes go to nobody else."""
         try:
-            if not listener.port and (found := await listener.find()) is not None:
+            if (not listener.port or listener.is_guess) and (found := await listener.find()) is not None:
                 self._move(listener, server, found)
             return bool(listener.port) and await listener.is_own()
         except PortTaken as error:

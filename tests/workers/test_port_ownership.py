@@ -176,6 +176,24 @@ async def test_the_only_port_of_a_program_that_nobody_knows_is_found(world, port
     assert await of(child, 0).find() == port
 
 
+async def test_a_part_that_listens_before_its_server_is_not_asked(world, port):
+    with closing(Reservation(0)) as other:
+        serve = f"-m sglang.launch_server --port {other.port}"
+        child = server(world, port, words=serve)
+        await until_it_listens(world)
+        assert await of(child, 0).find() is None, "the server will listen elsewhere"
+
+
+async def test_of_two_ports_none_is_guessed(world, port):
+    with closing(Reservation(0)) as other:
+        listen = f"{sys.executable} -I -S {world.run_dir.parent}/listen.py 127.0.0.1"
+        child = world.spawn(world.sh(f"{listen} {port} & {listen} {other.port}; true"))
+        await eventually(lambda: world.stdout().count("listens") == 2)
+        own = of(child, 0)
+        assert await own.find() is None
+        assert own.ambiguous == {port, other.port}
+
+
 def servers(*commands):
     return [server.pid for server in listener_module.servers_among(commands)]
 
