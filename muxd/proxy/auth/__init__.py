@@ -1,1 +1,1 @@
-"""Who may ask, how often and how many at once: API keys, rates, places."""
+"""Which clients may send requests, and how often: API keys, rate limits, hosts, origins."""

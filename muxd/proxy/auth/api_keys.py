@@ -1,19 +1,18 @@
-"""Who asks: the API key that a request shows, and what its holder may do.
+"""The API key that a request shows, and what the key allows.
 
-A key is known by the SHA-256 of its secret alone.  How long a look-up takes tells nobody
-anything of a secret:
+The proxy knows only the SHA-256 of each key's secret.  The time that a look-up takes reveals nothing of a secret:
 
-- What is compared are digests, never what was sent.  Whoever guesses cannot steer the digest
-  of a guess, so nothing that is learnt of one digest's bytes leads nearer to the secret; a hash
-  that stops early, and a comparison that does, both lose what makes them dangerous elsewhere.
-- The look-up is a dict of digests.  Python hashes them with SipHash under a key of this
-  process's own (PYTHONHASHSEED), so which slot is looked at says nothing of the bytes, and
-  bytes are compared only where all 64 bits of that hash agree.
-- What was found is compared once more, with hmac.compare_digest.
+- Digests are compared, never the secrets that clients send.  A client that guesses cannot steer the digest of its
+  guess, so that knowing some bytes of a stored digest leads no nearer to the secret; a comparison that stops early is
+  harmless here.
+- The look-up is in a dict of digests.  Python hashes them with SipHash under a key of this process's own
+  (PYTHONHASHSEED), so that the slot says nothing of the bytes, and bytes are compared only where all 64 bits of that
+  hash agree.
+- The digest that the look-up finds is compared once more, with hmac.compare_digest.
 
-The time of SHA-256 itself depends on the length of what was sent, which the sender knows.
-Secrets that `muxctl keys add` makes have 256 random bits.  No cache of what was sent: SHA-256
-of a key takes 0.33 us, and a look-up among what was sent would have to be argued for instead.
+The time of SHA-256 itself depends on the length of the secret that was sent, which its sender knows.  Secrets made by
+`muxctl keys add` have 256 random bits.  Digests are not cached by secret: SHA-256 of a secret takes 0.33 us, and the
+timing of a look-up by secret would need an argument of its own.
 """
 
 import time
@@ -32,21 +31,21 @@ from .rate_limit import TokenBucket
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
 _AUTHORIZATION = b"authorization"
-_PLAIN = (b"x-api-key", b"api-key")  # Anthropic's clients; Azure's
+_PLAIN = (b"x-api-key", b"api-key")  # the headers of Anthropic's clients and of Azure's
 _NAMES = frozenset((_AUTHORIZATION, *_PLAIN))
-_LENGTHS = frozenset(map(len, _NAMES))  # most headers are none of these, which their length tells for 25 ns
+_LENGTHS = frozenset(map(len, _NAMES))  # the length alone, for 25 ns, rules out most headers
 
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)  # RFC 9110, 15.5.2: a 401 must have one
 
-_HOW = "send it as 'Authorization: Bearer KEY' (or x-api-key, or api-key)"
+_HOW_TO_SEND = "send it as 'Authorization: Bearer KEY' (or x-api-key, or api-key)"
 
 
 class UnknownKey(Refusal):
-    """Of a key that is none here: it may be a guess."""
+    """The refusal of a key that is not configured here, and may be a guess."""
 
 
 class ApiKey:
-    """Whoever has shown one key."""
+    """One configured API key, and what it allows."""
 
     __slots__ = ("_models", "comments", "digest", "expires", "name", "priority", "rate", "revoked")
 
@@ -64,14 +63,14 @@ class ApiKey:
         return f"<Holder of {self.name}>"
 
     def may_use(self, model: str) -> bool:
-        """`model` is a model's own name."""
+        """Return whether the key is for the model; `model` is muxd's name of it."""
         return not self._models or model in self._models
 
     def authorize(self, model: str) -> bytes:
-        """Count a request for `model`: lines for its answer's head, each with its CRLF; empty without a limit.
+        """Count a request for `model`; return rate limit lines for the response's head, each with its CRLF.
 
-        Raises a Refusal: 403 where the key is not for this model, which counts nothing, 429 where
-        it is one request too many.
+        Without a rate limit nothing is returned.  Raises Refusal: 403 where the key is not for this model, which is not
+        counted, and 429 for a request above the limit.
         """
         if self._models and model not in self._models:
             message = f"the API key {self.name} is not for model {model}, but for {', '.join(sorted(self._models))}"
@@ -91,20 +90,20 @@ class Keyring:
         self._now = now
         self._clock = clock
         self._rates: dict[str, TokenBucket] = {}
-        self._api_keys = self._filled(keys)
+        self._api_keys = self._by_digest(keys)
 
     def __bool__(self) -> bool:
-        """Keys are configured, be they expired or revoked: the door is shut to whoever shows none."""
+        """Return whether any key is configured, even an expired or revoked one: then each client must show a key."""
         return bool(self._api_keys)
 
     def renewed(self, keys: Iterable[Key]) -> "Keyring":
-        """One with these keys; a name that stays keeps what it has used of its minute, under any secret or limit."""
+        """Return a keyring of `keys`; a name that stays keeps what it used of its minute, under any secret or limit."""
         renewed = Keyring((), self._now, self._clock)
         renewed._rates = self._rates
-        renewed._api_keys = renewed._filled(keys)
+        renewed._api_keys = renewed._by_digest(keys)
         return renewed
 
-    def _filled(self, keys: Iterable[Key]) -> dict[bytes, ApiKey]:
+    def _by_digest(self, keys: Iterable[Key]) -> dict[bytes, ApiKey]:
         before, self._rates = self._rates, {}
         for key in (keys := tuple(keys)):
             if limit := key.requests_per_minute:
@@ -114,17 +113,16 @@ class Keyring:
         return {api_key.digest: api_key for api_key in api_keys}
 
     def authenticate(self, request: Request) -> ApiKey | None:
-        """Whose key it shows; None where no key is configured, and anybody may ask.
+        """Return the key that the request shows; None where no key is configured.
 
-        The key is taken out of the request's headers, so that no worker gets it: the worker has a
-        key of its own, if any.  Credentials of another kind, such as Basic, stay.  Raises the Refusal,
-        a 401, of a request that shows no key, one that is unknown, has expired or was revoked, or two
-        that differ.
+        The headers with the key are removed from the request, so that no worker gets it: the worker has a key of its
+        own, if any.  Credentials of another kind, such as Basic, stay.  Raises Refusal, a 401, where the request shows
+        no key, two that differ, or one that is unknown, expired or revoked.
         """
         if not self._api_keys:
             return None
         headers = request.headers
-        shown, places = _shown(headers)
+        shown, indices = _find_key(headers)
         digest = sha256(shown).digest()
         api_key = self._api_keys.get(digest)
         if api_key is None or not compare_digest(api_key.digest, digest):
@@ -135,38 +133,38 @@ class Keyring:
         if api_key.expires != inf and self._now() >= api_key.expires:
             when = datetime.fromtimestamp(api_key.expires, UTC).isoformat(timespec="seconds")
             raise _refused(f"the API key {api_key.name} expired at {when}: ask whoever runs this server for another")
-        for place in reversed(places):
-            del headers[place]
+        for index in reversed(indices):
+            del headers[index]
         return api_key
 
 
-def _shown(headers: Headers) -> tuple[bytes, list[int]]:
-    """The key that they show, and which of them do; raises the Refusal of those that show none, or two."""
+def _find_key(headers: Headers) -> tuple[bytes, list[int]]:
+    """Return the key, and the indices of the headers that show it; raise Refusal where no key is shown, or two."""
     shown = b""
-    places = []
-    for place, (name, value) in enumerate(headers):
+    indices = []
+    for index, (name, value) in enumerate(headers):
         if len(name) in _LENGTHS and (key := _key_in(name, value)):
             if shown and not compare_digest(shown, key):
-                raise _refused(f"two different API keys in one request: {_HOW}, once")
+                raise _refused(f"two different API keys in one request: {_HOW_TO_SEND}, once")
             shown = key
-            places.append(place)
-    if not places:
-        raise _missing(headers)
-    return shown, places
+            indices.append(index)
+    if not indices:
+        raise _no_key(headers)
+    return shown, indices
 
 
 def _key_in(name: bytes, value: bytes) -> bytes:
-    """The key that a header shows; empty where it shows none."""
+    """Return the key that a header shows; empty where it shows none."""
     name = name.lower()
     if name == _AUTHORIZATION:
         return value[7:].strip() if value[:7].lower() == b"bearer " else b""
     return value.strip() if name in _PLAIN else b""
 
 
-def _missing(headers: Headers) -> Refusal:
+def _no_key(headers: Headers) -> Refusal:
     if any(name.lower() == _AUTHORIZATION for name, _ in headers):
-        return _refused(f"the Authorization header shows no API key: {_HOW}")
-    return _refused(f"no API key: {_HOW}")
+        return _refused(f"the Authorization header shows no API key: {_HOW_TO_SEND}")
+    return _refused(f"no API key: {_HOW_TO_SEND}")
 
 
 def _refused(message: str) -> Refusal:

@@ -1,13 +1,13 @@
-"""Which pages a browser may let read the answers: CORS (https://fetch.spec.whatwg.org/#http-cors-protocol).
+"""The pages that a browser may let read responses: CORS (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-SGLang lets every origin read everything.  The configuration says nothing of it:
+SGLang lets every origin read everything.  Where the configuration has no `allow_origins`:
 
-- on loopback without keys the proxy's own answers do as SGLang's do;
-- elsewhere its own say nothing, so no page may read them.
+- on loopback without keys, the proxy's own responses do the same as SGLang's;
+- elsewhere, the proxy's own responses have no CORS headers, so that no page may read them.
 
-In both cases a worker's answer has what its worker says.  Where `allow_origins` is given it holds for
-every answer: what a worker says is replaced, and a request from a page of another origin is refused
-before it can switch anything.  A browser would only keep the page from reading the answer.
+In both cases a worker's response keeps the worker's CORS headers.  `allow_origins`, where it is given, holds for every
+response: it replaces the worker's CORS headers, and a request from a page of another origin is refused before it can
+cause a switch.  The browser alone would only keep the page from reading the response.
 """
 
 import re
@@ -18,12 +18,12 @@ from muxd.proxy.answers import Refusal
 
 _ORIGIN = b"origin"
 _METHODS = b"GET, HEAD, POST, OPTIONS"
-_MAX_AGE = b"600"  # seconds that a browser need not ask again
-_WORKERS = re.compile(rb"(?im)^access-control-[^\r\n]*\r\n")
+_MAX_AGE = b"600"  # seconds for which a browser may keep the response to a preflight
+_CORS_LINES = re.compile(rb"(?im)^access-control-[^\r\n]*\r\n")
 
 
 class Origins:
-    """`allowed` is `allow_origins` of the configuration; `at_home`: on loopback without keys."""
+    """The rules for origins.  `allowed`: the configuration's `allow_origins`; `at_home`: on loopback without keys."""
 
     def __init__(self, allowed: tuple[str, ...] | None, *, at_home: bool) -> None:
         self.given = allowed is not None
@@ -31,12 +31,12 @@ class Origins:
         self._allowed = frozenset(origin.encode() for origin in allowed or ())
 
     def check(self, request: Request) -> None:
-        """Raise the Refusal of a page that `allow_origins` does not have."""
-        if self.given and (origin := origin_of(request)) is not None and not self._may_ask(origin, request):
+        """Raise Refusal for a request from a page whose origin is not in `allow_origins`."""
+        if self.given and (origin := origin_of(request)) is not None and not self._is_allowed(origin, request):
             raise _refused(origin)
 
     def lines(self, request: Request) -> bytes:
-        """Lines for the head of an answer, each with its CRLF; empty where no page may read it."""
+        """Return CORS lines for the head of a response, each with its CRLF; empty where no page may read it."""
         origin = origin_of(request)
         if origin is None:
             return b""
@@ -47,9 +47,9 @@ class Origins:
         return b"access-control-allow-origin: %b\r\naccess-control-expose-headers: *\r\nvary: Origin\r\n" % origin
 
     def preflight(self, request: Request) -> bytes | None:
-        """The answer, less `lines`, to a browser that asks whether a page may; None where none asks.  Raises Refusal.
+        """Return the response to a preflight, without `lines`; None for any other request.  Raises Refusal.
 
-        It has no API key: browsers send none with it.
+        A preflight needs no API key, as browsers send none with it.
         """
         origin = origin_of(request) if request.method == "OPTIONS" else None
         if origin is None or request.header(b"access-control-request-method") is None:
@@ -63,15 +63,15 @@ class Origins:
             told.append((b"access-control-allow-private-network", b"true"))
         return body_response(200, b"text/plain", b"", *told, keep_alive=request.keep_alive)
 
-    def _may_ask(self, origin: bytes, request: Request) -> bool:
-        """A page of the proxy's own address may, too: it is no other origin."""
+    def _is_allowed(self, origin: bytes, request: Request) -> bool:
+        """Return whether a page of `origin` may send requests; one of the proxy's own address is no other origin."""
         if self._any or origin.lower() in self._allowed:
             return True
         return origin.partition(b"://")[2].lower() == (request.header(b"host") or b"").lower() != b""
 
 
 def origin_of(request: Request) -> bytes | None:
-    """The origin of the page that asks; None where no page does."""
+    """Return the origin of the page that sent the request; None for a request from no page."""
     for name, value in request.headers:
         if len(name) == 6 and name.lower() == _ORIGIN:
             return value
@@ -79,8 +79,8 @@ def origin_of(request: Request) -> bytes | None:
 
 
 def without_rules(head: bytes) -> bytes:
-    """A worker's head, less what it says of other origins."""
-    return _WORKERS.sub(b"", head)
+    """Return the head of a worker's response without its CORS headers."""
+    return _CORS_LINES.sub(b"", head)
 
 
 def _refused(origin: bytes) -> Refusal:

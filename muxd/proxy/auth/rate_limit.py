@@ -1,6 +1,6 @@
 """Requests per minute of one key: a token bucket, and the headers that tell a client how full it is.
 
-OpenAI's names and spelling, which its clients read: a count, and a time as "120ms", "12s" or
+The headers have OpenAI's names and spelling, which OpenAI's clients read: a count, and a time as "120ms", "12s" or
 "1m0s" until all of the minute's requests may be sent at once again
 (platform.openai.com/docs/guides/rate-limits, "Rate limits in headers").
 """
@@ -19,9 +19,8 @@ _ROUNDING = 1e-6  # seconds; adding 60/7 seven times gives a little more than 60
 class TokenBucket:
     """A bucket of `limit` requests that refills evenly within a minute.  `clock` is monotonic, in seconds.
 
-    What it holds is kept as the seconds until it is full again, which is what clients are told: a
-    request adds its own share of the minute, and is one too many where that makes more than a
-    minute.
+    The bucket's level is kept as the seconds until it is full again, which clients are told.  A request adds its share
+    of the minute, and is refused where that makes more than a minute.
     """
 
     __slots__ = ("_clock", "_full_in", "_lines", "_share", "_since", "limit", "owner")
@@ -31,7 +30,7 @@ class TokenBucket:
         self.limit = limit
         self._clock = clock
         self._share = _MINUTE / limit
-        self._full_in = 0.0  # at the time `_since`
+        self._full_in = 0.0  # seconds, as of the time `_since`
         self._since = clock()
         self._lines = (
             b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %%d\r\n"
@@ -39,7 +38,7 @@ class TokenBucket:
         )
 
     def renewed(self, limit: int) -> "TokenBucket":
-        """The same bucket with another limit: what was used of the minute stays used."""
+        """Return this bucket with another limit: the share of the minute that was used stays used."""
         if limit == self.limit:
             return self
         renewed = TokenBucket(self.owner, limit, self._clock)
@@ -47,7 +46,7 @@ class TokenBucket:
         return renewed
 
     def acquire(self) -> bytes:
-        """Count one request; what `headers` says then.  Raises the Refusal of one that is too many, and counts none."""
+        """Count one request and return `headers`; raise Refusal for a request above the limit, which is not counted."""
         now = self._clock()
         until_full = self._full_in - (now - self._since)
         until_full = self._share + (until_full if until_full > 0 else 0.0)
@@ -57,7 +56,7 @@ class TokenBucket:
         return self._lines % (self._remaining(until_full), show_time(until_full))
 
     def headers(self) -> bytes:
-        """As lines of a response's head, each with its CRLF; counts nothing."""
+        """Return the lines for a response's head, each with its CRLF; count nothing."""
         until_full = max(0.0, self._full_in - (self._clock() - self._since))
         return self._lines % (self._remaining(until_full), show_time(until_full))
 
@@ -79,10 +78,10 @@ class TokenBucket:
 
 
 def show_time(seconds: float) -> bytes:
-    """At most a minute, as OpenAI writes it; rounded up, so that whoever waits so long has waited long enough."""
+    """Return a time of at most a minute as OpenAI writes it, rounded up so that a client never retries too early."""
     if seconds < 0.999:
         return b"%dms" % ceil(seconds * 1000)
-    return _WHOLE[ceil(seconds - _ROUNDING)]
+    return _WHOLE_SECONDS[ceil(seconds - _ROUNDING)]
 
 
-_WHOLE = (*(b"%ds" % second for second in range(60)), b"1m0s")
+_WHOLE_SECONDS = (*(b"%ds" % second for second in range(60)), b"1m0s")

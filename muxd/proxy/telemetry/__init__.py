@@ -1,1 +1,1 @@
-"""What the proxy tells of its work: metrics, the access log, request ids, tokens counted."""
+"""What the proxy records of its requests: metrics, the access log, request ids, token counts."""

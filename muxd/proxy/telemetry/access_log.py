@@ -1,10 +1,10 @@
 """One line for every request: text for people, JSON for machines.
 
-A line is made at once, in 2 us (timeit), and written later: `record` never waits.  Left to the thread
-that writes, the same work would come in lumps, and who serves would wait for the interpreter's lock.
+`record` formats a line at once, in 2 us (timeit), and never waits; a thread writes the lines later.  If the thread
+formatted them too, that work would come in lumps, and the serving thread would wait for the interpreter's lock.
 
-Values that clients choose cannot break a line or forge another: what is not plain is quoted and
-escaped.  Queries are not logged: people put secrets into them.
+A value that a client chooses cannot break a line or forge another: a value that is not plain is quoted and escaped.
+The query of a target is not logged, since people put secrets into it.
 """
 
 import json
@@ -27,25 +27,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUSH_AFTER = 0.25  # seconds that a line waits, at most
-_FLUSH_AT = 64 << 10  # bytes that wait, at most, while the disk is quick
-_MOST = 8 << 20  # bytes that wait for a disk that is not; further lines are dropped
-_NO_THREAD = 1.0  # seconds until it is tried again, where the system lets none be started
-_LAST_PATIENCE = 2.0  # seconds for the lines that are left at the end
-_MOST_PARTS = 4096
-_LONGEST_PART = 256  # longer ones are not kept
+_FLUSH_AFTER = 0.25  # seconds, at most, that a line waits to be written
+_FLUSH_AT = 64 << 10  # bytes of waiting lines that are written without further delay
+_MOST = 8 << 20  # bytes, at most, that wait for a slow disk; further lines are dropped
+_NO_THREAD = 1.0  # seconds to the next attempt after the system let no thread be started
+_LAST_PATIENCE = 2.0  # seconds to write the lines that are left at the end
+_MOST_PARTS = 4096  # formatted parts of lines that are kept
+_LONGEST_PART = 256  # characters; longer parts are not kept
 _LONGEST_PATH = 2048
 
 
 class _Form(NamedTuple):
+    """The % formats of a line and its parts."""
+
     line: str
-    asked: str  # the part of it that says who asked what
-    ended: str  # and how it ended
+    asked: str  # the part with the client, its key and what it asked for
+    ended: str  # the part with status, end and error code
     time: str
     no_time: str
 
 
-# Both take the same values in the same order.  %.0s takes one and prints nothing of it.
+# Both forms take the same values in the same order; %.0s takes a value and prints nothing.
 _TEXT = _Form(
     "%s.%03dZ %s %s %.3fs wait=%.3f first=%s in=%d out=%d tokens=%d+%d replays=%d id=%s\n",
     "%s %s %s %s%.0s %s",
@@ -64,68 +66,69 @@ _JSON = _Form(
 
 
 class CannotWriteLog(MuxdError):
+    """The access log cannot be opened."""
+
     code = "cannot_write_log"
 
 
 def open_access_log(form: str, folder: Path | None) -> "AccessLog | None":
-    """The log in the form "text" or "json", on stdout or in a folder; None for "off".  Raises CannotWriteLog."""
+    """Return the log in the form "text" or "json", in `folder` or on stdout; None for "off"; raise CannotWriteLog."""
     if form == "off":
         return None
-    place = Stdout() if folder is None else Folder(folder)
+    destination = Stdout() if folder is None else Folder(folder)
     try:
-        place.prepare(time())
+        destination.prepare(time())
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CannotWriteLog(
             f"the access log cannot be written in {folder}: {reason}; see [proxy] access_log_dir"
         ) from None
-    return AccessLog(form, place)
+    return AccessLog(form, destination)
 
 
 class AccessLog:
-    """`dropped` counts the lines that are not in the log: the disk was full, away, or too slow."""
+    """The open log.  `dropped` counts the lines that it lacks because the disk was full, away, or too slow."""
 
-    def __init__(self, form: str, place: LogDestination) -> None:
+    def __init__(self, form: str, destination: LogDestination) -> None:
         self.dropped = 0
-        self._place = place
-        self._form, self._word = (_JSON, _json_word) if form == "json" else (_TEXT, _text_word)
-        # Parts of lines as they are written, by what they were made of: they come again and again, and 0.15 us finds
-        # one where making it takes 2.
+        self._destination = destination
+        self._form, self._quote = (_JSON, _quote_for_json) if form == "json" else (_TEXT, _quote_for_text)
+        # Formatted parts of lines, by their values.  The same parts recur: a look-up takes 0.15 us, formatting 2.
         self._parts: dict[tuple[object, ...], str] = {}
         self._second, self._stamp = -1, ""
         self._lines: list[str] = []
         self._waiting = 0  # bytes of `_lines`
-        self._writing = 0  # bytes on their way
-        self._alarm: float = 0  # bytes of `_lines` from which `_bell` rings
-        self._bell = trio.Event()
+        self._writing = 0  # bytes that the thread is writing
+        self._threshold: float = 0  # bytes of `_lines` above which `_threshold_passed` is set
+        self._threshold_passed = trio.Event()
         self._one_at_a_time = trio.CapacityLimiter(1)
-        self._absent = False  # it could not be written last time
+        self._failing = False  # the last write failed
 
-    def record(self, visit: "RequestRecord") -> None:
+    def record(self, record: "RequestRecord") -> None:
         """Log a request that has ended."""
-        at = visit.ended_at
+        at = record.ended_at
         second = int(at)
         if second != self._second:
             self._second, self._stamp = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-        target = visit.target
+        target = record.target
         if b"?" in target:
             target = target.partition(b"?")[0]
-        asked = (visit.address, visit.key, visit.method, target, visit.route, visit.model)
-        ended = (visit.status, visit.how, visit.code)
+        asked = (record.address, record.key, record.method, target, record.route, record.model)
+        ended = (record.status, record.how, record.code)
         line = self._form.line % (
             self._stamp,
             (at - second) * 1000,
-            self._parts.get(asked) or self._asked(asked),
-            self._parts.get(ended) or self._ended(ended),
-            visit.seconds,
-            visit.waited,
-            self._form.no_time if visit.first_byte is None else self._form.time % visit.first_byte,
-            visit.received,
-            visit.sent,
-            visit.tokens[0],
-            visit.tokens[2],
-            visit.replays,
-            self._word(visit.id.text),
+            self._parts.get(asked) or self._asked_part(asked),
+            self._parts.get(ended) or self._ended_part(ended),
+            record.seconds,
+            record.waited,
+            self._form.no_time if record.first_byte is None else self._form.time % record.first_byte,
+            record.received,
+            record.sent,
+            record.tokens[0],
+            record.tokens[2],
+            record.replays,
+            self._quote(record.id.text),
         )
         size = self._waiting + len(line)
         if size + self._writing > _MOST:
@@ -133,65 +136,66 @@ class AccessLog:
             return
         self._lines.append(line)
         self._waiting = size
-        if size > self._alarm:
-            self._bell.set()
+        if size > self._threshold:
+            self._threshold_passed.set()
 
-    def _asked(self, asked: tuple[str, str, str, bytes, str, str]) -> str:
+    def _asked_part(self, asked: tuple[str, str, str, bytes, str, str]) -> str:
         client, key, method, target, route, model = asked
         path = target[:_LONGEST_PATH].decode("latin-1")
-        return self._keep(asked, self._form.asked % tuple(map(self._word, (client, key, method, path, route, model))))
+        quoted = tuple(map(self._quote, (client, key, method, path, route, model)))
+        return self._keep_part(asked, self._form.asked % quoted)
 
-    def _ended(self, ended: tuple[int, str, str]) -> str:
+    def _ended_part(self, ended: tuple[int, str, str]) -> str:
         status, end, code = ended
-        return self._keep(ended, self._form.ended % (status, self._word(end), self._word(code)))
+        return self._keep_part(ended, self._form.ended % (status, self._quote(end), self._quote(code)))
 
-    def _keep(self, told: tuple[object, ...], part: str) -> str:
+    def _keep_part(self, values: tuple[object, ...], part: str) -> str:
         if len(part) <= _LONGEST_PART:
             if len(self._parts) >= _MOST_PARTS:
                 self._parts.clear()
-            self._parts[told] = part
+            self._parts[values] = part
         return part
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write what is recorded, until cancelled; then what is left, within two seconds."""
+        """Write the recorded lines until cancelled; then write those that are left, within `_LAST_PATIENCE`."""
         task_status.started()
         try:
             while True:
-                await self._ring_at(0)
+                await self._wait_for_bytes(0)
                 with trio.move_on_after(_FLUSH_AFTER):
-                    await self._ring_at(_FLUSH_AT)
+                    await self._wait_for_bytes(_FLUSH_AT)
                 if not await self._flush():
                     await trio.sleep(_NO_THREAD)
         finally:
             with trio.move_on_after(_LAST_PATIENCE, shield=True):
                 if not await self._flush():
-                    self._tell(self._place.write(self._lines))
+                    self._report_loss(self._destination.write(self._lines))
                 async with self._one_at_a_time:
-                    pass  # the thread that was writing when the end came has written
+                    pass  # wait for the thread that was writing at the cancellation
 
-    async def _ring_at(self, size: int) -> None:
-        """Return once more than `size` bytes wait."""
+    async def _wait_for_bytes(self, size: int) -> None:
+        """Wait until more than `size` bytes of lines wait to be written."""
         if self._waiting <= size:
-            self._bell = trio.Event()
-            self._alarm = size
+            self._threshold_passed = trio.Event()
+            self._threshold = size
             try:
-                await self._bell.wait()
+                await self._threshold_passed.wait()
             finally:
-                self._alarm = inf
+                self._threshold = inf
 
     async def _flush(self) -> bool:
-        """Hand the lines to a thread; a disk that hangs holds only that one.
+        """Write the lines in a thread, which alone waits for a disk that hangs.
 
-        False where no thread can be started (ulimit -u, pids.max): the lines wait on.
+        Returns False where no thread can be started (ulimit -u, pids.max): the lines wait on.
         """
         if not self._lines:
             return True
         lines, self._lines = self._lines, []
         self._writing, self._waiting = self._waiting, 0
-        begun = Lock()  # taken once: by the thread, or by a cancellation that comes before it
+        begun = Lock()  # taken once: by the thread, or by a cancellation that comes first
 
         def write() -> Lost | None:
-            return self._place.write(lines) if begun.acquire(blocking=False) else None
+            return self._destination.write(lines) if begun.acquire(blocking=False) else None
 
         try:
             lost = await in_new_thread(write, abandon_on_cancel=True, limiter=self._one_at_a_time)
@@ -204,26 +208,27 @@ class AccessLog:
                     return False
             raise
         self._writing = 0
-        self._tell(lost)
+        self._report_loss(lost)
         return True
 
-    def _tell(self, lost: Lost | None) -> None:
+    def _report_loss(self, lost: Lost | None) -> None:
         if lost is not None:
             self.dropped += lost.lines
-            if not self._absent:
+            if not self._failing:
                 log.warning("the access log cannot be written, lines are dropped until it can be: %s", lost.why)
-        elif self._absent:
+        elif self._failing:
             log.info("the access log is written again; %d lines were dropped so far", self.dropped)
-        self._absent = lost is not None
+        self._failing = lost is not None
 
 
-def _text_word(value: str) -> str:
-    """One word without quotes, or a JSON string."""
-    return value if _is_plain(value) else _escaped(value) if value else "-"
+def _quote_for_text(value: str) -> str:
+    """Return a plain value as it is, "-" for an empty one, and any other as a JSON string."""
+    return value if _is_plain(value) else _json_string(value) if value else "-"
 
 
-def _json_word(value: str) -> str:
-    return f'"{value}"' if _is_plain(value) else _escaped(value)  # 0.15 us, json.dumps 0.3
+def _quote_for_json(value: str) -> str:
+    # 0.15 us for a plain value, where json.dumps takes 0.3.
+    return f'"{value}"' if _is_plain(value) else _json_string(value)
 
 
 def _is_plain(value: str) -> bool:
@@ -234,6 +239,6 @@ def _is_plain(value: str) -> bool:
     )
 
 
-def _escaped(value: str) -> str:
-    """A JSON string of printable ASCII; of what is not, json.dumps leaves only DEL as it is."""
+def _json_string(value: str) -> str:
+    """Return a JSON string of printable ASCII; json.dumps escapes all other characters but DEL."""
     return json.dumps(value).replace("\x7f", "\\u007f")

@@ -1,8 +1,8 @@
-"""The page that Prometheus reads: what the proxy counted, then what muxd says.
+"""The page that Prometheus reads: the proxy's metrics, then muxd's.
 
-prometheus-client is loaded with the first page, in a thread: a proxy that nobody scrapes never
-pays for it.  A page is written family by family, so that clients are served between two: with ten
-models the whole takes 5 ms, the longest family 1.2 ms.
+prometheus-client is loaded for the first page, in a thread, so that a proxy without scrapes never pays for it.  A page
+is written family by family, so that clients are served between two: with ten models the whole page takes 5 ms, the
+longest family 1.2 ms.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,30 +25,32 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Seconds from one page's end to the beginning of the next.
 PAUSE = 0.1
 
-_PATIENCE = 5.0  # seconds for muxd, which takes 2.5 at most; Prometheus itself waits for 10
+_PATIENCE = 5.0  # seconds to wait for muxd, which takes 2.5 at most; Prometheus waits for 10
 
 
 async def whole_page(meters: ProxyMetrics, control: ControlClient) -> bytes:
-    """The proxy's metrics, and muxd's where it answers in time."""
-    theirs: str | None = None
+    """Return the page of the proxy's metrics, and of muxd's where muxd answers in time."""
+    supervisor_page: str | None = None
     try:
         with trio.move_on_after(_PATIENCE):
-            theirs = await control.metrics()
+            supervisor_page = await control.metrics()
     except MuxdError:
         pass
-    own = await own_page(meters, up=theirs is not None)
-    return own if theirs is None else own + _without(theirs, own).encode()
+    proxy_page = await own_page(meters, up=supervisor_page is not None)
+    if supervisor_page is None:
+        return proxy_page
+    return proxy_page + _without_families_of(proxy_page, supervisor_page).encode()
 
 
 async def own_page(meters: ProxyMetrics, *, up: bool) -> bytes:
-    """The proxy's own; `up`: muxd answers it."""
+    """Return the page of the proxy's own metrics; `up` says whether muxd answers."""
     await in_thread(_load)
     from prometheus_client import CollectorRegistry, generate_latest
 
     written: list[bytes] = []
     for family in _families(meters, up):
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_One(family))
+        registry.register(_SingleFamily(family))
         written.append(generate_latest(registry))
         await trio.lowlevel.checkpoint()
     return b"".join(written)
@@ -58,8 +60,8 @@ def _load() -> None:
     import prometheus_client  # noqa: F401
 
 
-class _One:
-    """A collector of one family."""
+class _SingleFamily:
+    """A collector, as prometheus-client wants it, of one family."""
 
     def __init__(self, family: "Metric") -> None:
         self._family = family
@@ -85,7 +87,7 @@ def _families(meters: ProxyMetrics, up: bool) -> "Iterator[Metric]":
     yield _gauge_by_model("queue_depth", "Requests that wait for their model now.", depths)
     in_flight = {model: flying for model, (_, flying) in gauges.models.items()}
     yield _gauge_by_model("in_flight", "Requests that are with the model's worker now.", in_flight)
-    yield from _plain(gauges, up)
+    yield from _gauges(gauges, up)
 
 
 def _requests(meters: ProxyMetrics) -> "Metric":
@@ -146,7 +148,7 @@ def _gauge_by_model(name: str, says: str, values: dict[str, int]) -> "Metric":
     return family
 
 
-def _plain(gauges: Gauges, up: bool) -> "Iterator[Metric]":
+def _gauges(gauges: Gauges, up: bool) -> "Iterator[Metric]":
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     yield GaugeMetricFamily("muxd_clients", "Connections of clients.", gauges.clients)
@@ -157,15 +159,15 @@ def _plain(gauges: Gauges, up: bool) -> "Iterator[Metric]":
     yield GaugeMetricFamily("muxd_up", "1: muxd answers the proxy.", int(up))
 
 
-def _without(theirs: str, own: bytes) -> str:
-    """muxd's page without families that the proxy's has: a second HELP or TYPE would spoil all of it for Prometheus."""
-    names = (line.split()[2] for line in own.decode().splitlines() if line.startswith("# TYPE "))
-    taken = {name for name in names if f"# TYPE {name} " in theirs}
+def _without_families_of(proxy_page: bytes, supervisor_page: str) -> str:
+    """Return muxd's page without the families of the proxy's page: Prometheus rejects a second HELP or TYPE."""
+    names = (line.split()[2] for line in proxy_page.decode().splitlines() if line.startswith("# TYPE "))
+    taken = {name for name in names if f"# TYPE {name} " in supervisor_page}
     if not taken:
-        return theirs
+        return supervisor_page
     kept: list[str] = []
     wanted = True
-    for line in theirs.splitlines(keepends=True):
+    for line in supervisor_page.splitlines(keepends=True):
         if line.startswith(("# HELP ", "# TYPE ")):
             wanted = line.split()[2] not in taken
         if wanted:

@@ -1,4 +1,7 @@
-"""Where an access log goes: stdout, or a folder with one file a day.  `write` is for a thread: it may wait."""
+"""The places an access log is written to: stdout, or a folder with one file a day.
+
+`write` may wait for the disk, and is called in a thread.
+"""
 
 import os
 import select
@@ -18,11 +21,13 @@ class Lost(NamedTuple):
 
 
 class LogDestination(Protocol):
+    """A place that lines are written to."""
+
     def prepare(self, now: float) -> None:
-        """See that it can be written; raises OSError."""
+        """Open the destination, at `now` in seconds since the epoch; raise OSError where it cannot be written."""
 
     def write(self, lines: list[str]) -> Lost | None:
-        """Write whole lines, as many as it takes."""
+        """Write the lines; return those that were lost, or None.  May block."""
 
 
 class Stdout:
@@ -32,16 +37,16 @@ class Stdout:
         self._output = _Output(1)
 
     def prepare(self, now: float) -> None:
-        """It is there."""
+        """Do nothing: stdout is open."""
 
     def write(self, lines: list[str]) -> Lost | None:
         return self._output.write(lines)
 
 
 class Folder:
-    """access-YYYY-MM-DD.log in `folder`, by UTC; a line's day is `day_of` it.
+    """A folder with a file access-YYYY-MM-DD.log for each day in UTC; `day_of` gives a line's day.
 
-    A file that was moved or removed is made anew with the next lines.
+    A file that was moved or removed is created again for the next lines.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,22 +60,22 @@ class Folder:
     def write(self, lines: list[str]) -> Lost | None:
         lost: Lost | None = None
         for day, its_lines in groupby(lines, day_of):
-            some = list(its_lines)
+            day_lines = list(its_lines)
             try:
-                here = self._open(day).write(some)
+                day_lost = self._open(day).write(day_lines)
             except OSError as error:
-                here = Lost(len(some), f"{self._path}: {_reason(error)}")
-            if here is not None:
-                lost = Lost(here.lines + (lost.lines if lost else 0), here.why)
+                day_lost = Lost(len(day_lines), f"{self._path}: {_reason(error)}")
+            if day_lost is not None:
+                lost = Lost(day_lost.lines + (lost.lines if lost else 0), day_lost.why)
         return lost
 
     def _open(self, day: str) -> "_Output":
-        """The day's file; raises OSError."""
+        """Return the day's file, opened if it is not the open one; raise OSError."""
         path = self._folder / f"access-{day}.log"
         if self._output is None or path != self._path or not self._output.is_at(path):
             self.close()
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._path, self._output = path, _Output(_appending(path), str(path))
+            self._path, self._output = path, _Output(_open_to_append(path), str(path))
         return self._output
 
     def close(self) -> None:
@@ -80,25 +85,25 @@ class Folder:
 
 
 class _Output:
-    """An open file."""
+    """An open file descriptor, and whether its last line is whole."""
 
     def __init__(self, number: int, name: str = "stdout") -> None:
         self._number = number
         self._name = name
-        self._torn = False  # it ends in the midst of a line
+        self._torn = False  # the last write ended in the midst of a line
 
     def close(self) -> None:
         os.close(self._number)
 
     def is_at(self, path: Path) -> bool:
-        """`path` still names it."""
+        """Return whether `path` still names the open file."""
         try:
             return os.path.samestat(os.stat(path), os.fstat(self._number))
         except FileNotFoundError:
             return False
 
     def write(self, lines: list[str]) -> Lost | None:
-        torn = b"\n" if self._torn else b""  # a line after half of one would be lost too
+        torn = b"\n" if self._torn else b""  # a line that followed half a line would be lost too
         data = torn + "".join(lines).encode()
         done, why = self._write(data)
         if done:
@@ -108,12 +113,12 @@ class _Output:
         return Lost(len(lines) - data.count(b"\n", len(torn), done), f"{self._name}: {_reason(why)}")
 
     def _write(self, data: bytes) -> tuple[int, OSError | None]:
-        """How much was written, and what kept the rest from it."""
+        """Write the data; return how many bytes were written, and the error that stopped the rest."""
         done = 0
         while done < len(data):
             try:
                 done += os.write(self._number, memoryview(data)[done:])
-            except BlockingIOError:  # a pipe that others made non-blocking
+            except BlockingIOError:  # another process made the pipe non-blocking
                 poll = select.poll()
                 poll.register(self._number, select.POLLOUT)
                 poll.poll()
@@ -123,13 +128,13 @@ class _Output:
 
 
 def day_of(line: str) -> str:
-    """The date in a line's time, with which text begins, and JSON after {"time":"."""
+    """Return the date in a line's time, which text begins with, and JSON has after {"time":"."""
     start = len('{"time":"') if line.startswith("{") else 0
     return line[start : start + _DAY]
 
 
-def _appending(path: Path) -> int:
-    """Open to append, made with mode 0640 whatever the umask is.  A FIFO that nobody reads is an error, not a wait."""
+def _open_to_append(path: Path) -> int:
+    """Open a file to append, created with mode 0640 under any umask; fail for a FIFO without a reader."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         number = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)

@@ -1,9 +1,8 @@
-"""What the proxy counts, as plain integers and lists; `page` makes Prometheus text of them.
+"""The proxy's counts, as plain integers and lists; `exposition` makes Prometheus text of them.
 
-prometheus-client's own objects take a lock: 0.30 us for one counter and 0.74 us for one histogram,
-their labels looked up before (0.9 us more), where a histogram here takes 0.13, and `finished`,
-which is both, 0.27 (timeit, python 3.11).  Only one thread counts, and a page is made of the
-numbers in the same one, so that no lock is needed.
+prometheus-client's own objects take a lock: 0.30 us for one counter and 0.74 us for one histogram, with their labels
+looked up before (0.9 us more).  Here a histogram takes 0.13 us, and `finished`, which is a counter and a histogram,
+0.27 us (timeit, python 3.11).  One thread counts and makes the pages, so that no lock is needed.
 """
 
 from bisect import bisect_left
@@ -20,7 +19,7 @@ WAIT_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120
 
 
 class Histogram:
-    """`counts[i]`: values up to `bounds[i]` and above the bound before."""
+    """A histogram; `counts[i]` is the number of values up to `bounds[i]` and above the bound before."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -35,10 +34,10 @@ class Histogram:
 
 
 class BufferedHistogram(Histogram):
-    """One whose values are put into `noted`, and counted many at a time.
+    """A histogram whose values are appended to `noted`, and counted many at a time.
 
-    What is done between two system calls is done with cold caches: to count there takes 2 us, to note 0.1.  Who has
-    made it longer than MOST_NOTED calls `flush`, and so does who reads.
+    Between two system calls the caches are cold: to count a value there takes 2 us, to note it 0.1 us.  Code that makes
+    `noted` longer than MOST_NOTED calls `flush`, and so does code that reads the counts.
     """
 
     MOST_NOTED = 255
@@ -47,9 +46,10 @@ class BufferedHistogram(Histogram):
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         super().__init__(bounds)
-        self.noted: list[float] = []  # always the same list
+        self.noted: list[float] = []  # the same list for the histogram's life: callers may keep it
 
     def flush(self) -> Histogram:
+        """Count the noted values; return this histogram."""
         for seconds in self.noted:
             self.add(seconds)
         self.noted.clear()
@@ -57,7 +57,7 @@ class BufferedHistogram(Histogram):
 
 
 class ModelMetrics:
-    """One model's.  Times in seconds."""
+    """The counts of one model.  Times in seconds."""
 
     __slots__ = (
         "cached_tokens",
@@ -77,44 +77,44 @@ class ModelMetrics:
         self.finished_by: dict[tuple[str, int], int] = {}  # (route, status)
         self.requests = Histogram(REQUEST_BOUNDS)
         self.first_bytes = Histogram(FIRST_BYTE_BOUNDS)
-        self.gaps = BufferedHistogram(GAP_BOUNDS)  # between two reads of a streamed answer
+        self.gaps = BufferedHistogram(GAP_BOUNDS)  # between two reads of a streamed response
         self.waits = Histogram(WAIT_BOUNDS)
-        # The bound methods themselves: a method around each would cost another 0.05 us.
-        self.first_byte = self.first_bytes.add  # of a streamed answer, from the request's arrival
-        self.waited = self.waits.add  # in the queue
+        # Bound methods, as a method around each would cost another 0.05 us per call.
+        self.first_byte = self.first_bytes.add  # add a time from the request's arrival to a stream's first byte
+        self.waited = self.waits.add  # add a time in the queue
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.replays = 0
 
     def finished(self, route: str, status: int, seconds: float) -> None:
-        """A request that got `status`, `seconds` after it came; `route` is a listed one, never the client's words."""
+        """Count a request that ended with `status` after `seconds`; `route` is of a bounded set, no client's words."""
         key = (route, status)
         self.finished_by[key] = self.finished_by.get(key, 0) + 1
         self.requests.add(seconds)
 
     def tokens(self, prompt: int, cached: int, completion: int) -> None:
-        """`cached` of the `prompt` tokens were not computed again."""
+        """Count a response's tokens; `cached` of the `prompt` tokens were not computed again."""
         self.prompt_tokens += prompt
         self.cached_tokens += cached
         self.completion_tokens += completion
 
     def replayed(self) -> None:
-        """A request was sent once more, because its worker died before it answered."""
+        """Count a request that was sent again because its worker died before the response began."""
         self.replays += 1
 
 
 class Gauges(NamedTuple):
-    """What is so now, and not counted here."""
+    """The figures of this moment, which other parts of the proxy know."""
 
     clients: int = 0
     buffered_bytes: int = 0
     access_log_dropped: int = 0
-    models: Mapping[str, tuple[int, int]] = MappingProxyType({})  # name: waiting, in flight
+    models: Mapping[str, tuple[int, int]] = MappingProxyType({})  # by muxd's name: waiting, in flight
 
 
 class ProxyMetrics:
-    """All counts of a proxy.  `gauges` is asked at each scrape."""
+    """All counts of a proxy.  `gauges` is called at each scrape."""
 
     def __init__(self, gauges: Callable[[], Gauges] = Gauges) -> None:
         self.gauges = gauges
@@ -122,12 +122,15 @@ class ProxyMetrics:
         self.rejections: dict[str, int] = {}
 
     def of(self, model: str) -> ModelMetrics:
-        """The meter of muxd's own name of a model: one of the configuration, so that clients cannot make more."""
+        """Return the counts of the model with muxd's name `model`, made at the first call.
+
+        The name must be one of the configuration, so that clients cannot make more of them.
+        """
         meter = self.models.get(model)
         if meter is None:
             meter = self.models[model] = ModelMetrics()
         return meter
 
     def rejected(self, code: str) -> None:
-        """The proxy itself refused a request, with this error code."""
+        """Count a request that the proxy refused or cut, by the error's code."""
         self.rejections[code] = self.rejections.get(code, 0) + 1

@@ -1,6 +1,6 @@
-"""/metrics on a port of its own, which can be open to Prometheus while the clients' port is not.
+"""Serves /metrics on a port of its own, which can be open to Prometheus while the clients' port is not.
 
-On loopback no Host is taken that would be a web page's (see muxd/proxy/auth/hosts.py).
+On loopback a Host that is a web page's name is refused (see muxd/proxy/auth/hosts.py).
 """
 
 import logging
@@ -23,7 +23,7 @@ from .exposition import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
-#: Seconds until a port that somebody else has is tried again.
+#: Seconds between two attempts to bind a port that another process has.
 RETRY = 5.0
 
 _READING = ("GET", "HEAD")
@@ -31,9 +31,9 @@ _LIMITS = ServerLimits(max_connections=32, max_body=0)
 
 
 def listen_for_metrics(host: str, port: int, notifier: Notifier) -> socket.socket | None:
-    """The listening socket, kept for the next proxy where that is possible; None: somebody has the port.
+    """Return the listening socket, which `notifier` keeps for the next proxy; None where another process has the port.
 
-    Who has it is logged: clients are served meanwhile.  Raises CannotListen.
+    The other process is logged, and the proxy serves clients meanwhile.  Raises CannotListen.
     """
     try:
         listener = listen_at(host, port, METRICS)
@@ -45,10 +45,11 @@ def listen_for_metrics(host: str, port: int, notifier: Notifier) -> socket.socke
 
 
 async def listen_again(host: str, port: int, notifier: Notifier) -> socket.socket:
-    """The same, once nobody has the port any more."""
+    """Wait until the port is free; return the listening socket as `listen_for_metrics` does."""
     while True:
         await trio.sleep(RETRY)
-        try:  # who has it is looked for among all processes: not in the thread that passes bytes
+        try:
+            # `listen_at` searches all processes for the port's holder: too slow for the thread that serves clients.
             listener = await in_thread(partial(listen_at, host, port, METRICS))
         except (CannotListen, OSError):
             continue
@@ -63,7 +64,7 @@ async def serve_metrics(
     names: tuple[str, ...] = (),
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `page` until cancelled; closes the listener.  `names`: `hosts` as the configuration has them."""
+    """Serve `page` until cancelled, then close the listener.  `names`: the configuration's `hosts`."""
     home = at_home(listener.getsockname(), keyed=False)
     hosts = Hosts(names) if home and "*" not in names else None
 

@@ -1,4 +1,4 @@
-"""What is known of one request, from its arrival to its end; and what is told of it then."""
+"""The record of one request, from its arrival to its end, and how it gets into metrics and access log."""
 
 from collections.abc import Callable
 from time import monotonic, time
@@ -9,22 +9,22 @@ from .access_log import AccessLog
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestIds
 
-CLIENT_GONE = 499  # nginx's status for a client that left before it had an answer; nobody is sent it
+CLIENT_GONE = 499  # nginx's status for a client that left before its response; it is logged, never sent
 
 NO_TOKENS = (0, 0, 0)
 
-# So many ends are told together: done one by one between system calls, the same work takes 1.7 times as long, as the
-# processor has forgotten it each time.
+# Records that are written together.  One by one between system calls the same work takes 1.7 times as long, since the
+# processor's caches are cold each time.
 _TOGETHER = 64
 
 
 class Recorder:
-    """Where it is told: metrics, and the access log unless that is off."""
+    """Writes the records of ended requests to the metrics, and to the access log unless that is off."""
 
     __slots__ = ("_ended", "_later", "ids", "log", "meters")
 
     def __init__(self, meters: ProxyMetrics, log: AccessLog | None, ids: RequestIds, later: Callable[[], None]) -> None:
-        """`later` is to have `flush` called in a moment."""
+        """Take the places to write to.  `later` is called to have `flush` called in a moment."""
         self.meters = meters
         self.log = log
         self.ids = ids
@@ -32,7 +32,7 @@ class Recorder:
         self._later = later
 
     def end(self, record: "RequestRecord") -> None:
-        """Tell of a request that has ended, together with others that end about now."""
+        """Take the record of a request that has ended, to be written together with others that end about now."""
         self._ended.append(record)
         waiting = len(self._ended)
         if waiting >= _TOGETHER:
@@ -41,7 +41,7 @@ class Recorder:
             self._later()
 
     def flush(self) -> None:
-        """Tell of every request that has ended."""
+        """Write the records of all requests that have ended."""
         ended, self._ended = self._ended, []
         for record in ended:
             self._count(record)
@@ -59,13 +59,13 @@ class Recorder:
 
 
 class RequestRecord:
-    """What metrics and the access log tell of one request.
+    """What metrics and the access log need to know of one request.
 
-    `arrived` is on the monotonic clock, `ended_at` in seconds since the epoch, sizes in bytes, all other times in
-    seconds.  `route` is of a bounded set, "" where none fits.
+    `arrived` is on the monotonic clock, `ended_at` in seconds since the epoch; sizes are in bytes, all other times in
+    seconds.  `route` is of a bounded set, "" where no route was found.
 
     `end` sets `status`, `how` (ok, client_gone, cut or refused), `code` (the proxy's own error code, or "") and
-    `tokens` (of the prompt, those of them that were cached, of the completion); `delivered` sets `seconds` and
+    `tokens` (of the prompt, how many of these were cached, of the completion); `delivered` sets `seconds` and
     `ended_at`.
     """
 
@@ -98,40 +98,40 @@ class RequestRecord:
         self.records = records
         self.arrived = monotonic()
         self.id = records.ids.of(request)
-        self.cors = b""  # lines for the head of an answer of the proxy's own, each with its CRLF
+        self.cors = b""  # CORS lines for the head of the proxy's own response, each with its CRLF
         self.address = address
         self.method = request.method
         target = request.target
         self.target = target if target[:1] == b"/" else _without_password(request)
         self.received = len(request.body)
         self.key = self.route = self.model = ""
-        self.meter: ModelMetrics | None = None  # of its model, once that is known
+        self.meter: ModelMetrics | None = None  # the model's, once the model is known
         self.waited = 0.0
-        self.first_byte: float | None = None  # of a streamed answer, from the arrival
-        self.sent = 0  # bytes of the answer, as they are given to the connection
+        self.first_byte: float | None = None  # seconds from the arrival to a stream's first byte
+        self.sent = 0  # bytes of the response that were given to the client's connection
         self.replays = 0
 
     @property
     def lines(self) -> bytes:
-        """What the head of an answer of the proxy's own says of this request, each line with its CRLF."""
+        """Return the lines of id and CORS for the head of the proxy's own response, each with its CRLF."""
         return self.id.line + self.cors
 
     def refused(self, status: int, code: str) -> None:
-        """It got an error of the proxy's own."""
+        """Note that the request got an error of the proxy's own instead of a response."""
         self.records.meters.rejected(code)
         self.end(status, "refused", code)
 
     def cut(self, status: int, code: str) -> None:
-        """Its answer was broken off, for the reason that the code tells."""
+        """Note that the response was broken off for the error with this code."""
         self.records.meters.rejected(code)
         self.end(status, "cut", code)
 
     def end(self, status: int, how: str, code: str = "", tokens: tuple[int, int, int] = NO_TOKENS) -> None:
-        """Note how it ended; metrics and log are told once the client's connection says what it took of the answer."""
+        """Note how the request ended; `delivered` passes it on once the client's connection has sent the response."""
         self.status, self.how, self.code, self.tokens = status, how, code, tokens
 
     def delivered(self, lost: int) -> None:
-        """Nothing more of the answer is on its way; `lost` bytes of it the client did not take."""
+        """Finish the record: the whole response has left, but for `lost` bytes that the client did not take."""
         if lost:
             self.sent = max(0, self.sent - lost)
             if self.how == "ok":
@@ -142,6 +142,6 @@ class RequestRecord:
 
 
 def _without_password(request: Request) -> bytes:
-    """A target of the absolute or the authority form, less "USER:PASSWORD@"."""
+    """Return a target of the absolute or the authority form without its "USER:PASSWORD@"."""
     path = request.raw_path.encode("latin-1")
     return path if path[:1] == b"/" else path.rpartition(b"@")[2]

@@ -1,13 +1,12 @@
-"""How many tokens an answer took, from its bytes as they are relayed and without parsing the body.
+"""Token counts of a response, read from its bytes as they are relayed, without parsing the body.
 
-A JSON key is found by its bytes: within a string its quotes would be escaped, so that text which
-merely talks of "usage" is never taken for it.  Chunked framing is stepped over, and a body that
-is compressed shows no keys: it counts nothing.
+A JSON key is found by its bytes.  Within a string its quotes would be escaped, so that text which merely mentions
+"usage" is never taken for the key.  Chunked framing is skipped.  A compressed body shows no keys, and counts nothing.
 
-`see` costs 0.20 us for an event of 220 bytes, 3.4 us for a piece of 128 KiB; a whole chat answer of
-700 bytes with its figures 1.5 us, an event of /generate, which tells its figures in each, 0.46 us
-(timeit, all at the quietest).  A worker may write chunks that break a key in two within one piece; then those tokens
-are missed.  SGLang never does: a chunk of its is a whole event.
+`see` costs 0.20 us for an event of 220 bytes, 3.4 us for a piece of 128 KiB, 1.5 us for a whole chat response of 700
+bytes with its figures, and 0.46 us for an event of /generate, each of which has figures (timeit, all at the quietest).
+Tokens are missed where a worker writes chunks that break a key in two within one piece.  SGLang never does that: each
+of its chunks is a whole event.
 """
 
 import re
@@ -18,35 +17,35 @@ import msgspec
 
 Tokens = tuple[int, int, int]
 
-_NOTHING: Tokens = (0, 0, 0)
-_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]  # a worker's nonsense shall not spoil a counter for ever
+_NO_TOKENS: Tokens = (0, 0, 0)
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]  # so that a worker's nonsense cannot spoil a counter for ever
 
-_EVENT_ENDS = (b"\n\n\r\n", b"\n\n", b"\r\n\r\n")  # chunked, not chunked, and the head
+_EVENT_ENDS = (b"\n\n\r\n", b"\n\n", b"\r\n\r\n")  # the end of an event in chunks, of one without chunks, of a head
 _EDGE = 128  # bytes of an unfinished event that are kept: longer than any key with its figure
-_LONGEST = 4096  # of a usage object
-_BEGINNING = 192  # of a meta_info: its id, why it ended and the prompt's figure
-# In a piece larger than this only the end is looked at, where every engine has the figures: at 2.8 GB/s the rest of
-# a 5 MB answer would cost 1.8 ms.
+_LONGEST = 4096  # bytes of a usage object
+_BEGINNING = 192  # bytes of a meta_info that have its id, its finish reason and the prompt's figure
+# Bytes at the end of a piece that are searched, as every engine has its figures there: to search all of a response of
+# 5 MB would cost 1.8 ms, at 2.8 GB/s.
 _REACH = 16 << 10
-_OF_NULL = ord("n")
+_FIRST_OF_NULL = ord("n")
 _FRAMING = re.compile(rb"\r\n[0-9a-fA-F]+(?:;[^\r\n]*)?\r\n")
 _FIGURE = re.compile(rb"\s*(\d{1,12})")
 
 
 class Usage(Protocol):
-    """Reads one answer along."""
+    """Reads the token counts of one response as it is relayed."""
 
-    key: ClassVar[bytes]  # a whole event without it tells nothing
+    key: ClassVar[bytes]  # a whole event without this key has no counts
 
     def see(self, data: bytes) -> None:
-        """Some more of the answer, as relayed; the first piece has its head."""
+        """Read the next piece of the response, as relayed; the first piece has the head."""
 
     def result(self) -> Tokens:
-        """The tokens of the prompt, how many of these were cached, those of the completion; 0 what was not told."""
+        """Return the tokens of the prompt, how many of these were cached, those of the completion; 0 for unknown."""
 
 
 def reader(route: str) -> Callable[[], Usage] | None:
-    """What makes a Usage for an answer of this route of a worker; None: its answers tell of no tokens."""
+    """Return the function that makes a Usage for a response on `route`; None where responses have no token counts."""
     return _READERS.get(route)
 
 
@@ -55,12 +54,12 @@ class _Details(msgspec.Struct):
 
 
 class _ReportedUsage(msgspec.Struct):
-    """The usage object in all three dialects; none uses the keys of another."""
+    """The usage object in all three dialects, which have no key in common."""
 
     prompt_tokens: _Count | None = 0  # OpenAI's
     completion_tokens: _Count | None = 0
     prompt_tokens_details: _Details | None = None
-    input_tokens: _Count | None = 0  # Responses and Anthropic's, whose does not contain what was cached
+    input_tokens: _Count | None = 0  # Responses' and Anthropic's; Anthropic's leaves out the cached tokens
     output_tokens: _Count | None = 0
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: _Count | None = 0
@@ -78,45 +77,45 @@ _decode = msgspec.json.Decoder(_ReportedUsage).decode
 
 
 class UsageObject:
-    """`"usage":{...}`, in the last event of a stream or near the end of a body.
+    """Reads `"usage":{...}`, in the last event of a stream or near the end of a body.
 
-    Of several the last counts.
+    Of several usage objects the last counts.
     """
 
     key: ClassVar[bytes] = b'_tokens":'
     __slots__ = ("_rest", "_tokens")
 
     def __init__(self) -> None:
-        self._rest = b""  # the end of a piece, where it is in the midst of an event
-        self._tokens = _NOTHING
+        self._rest = b""  # the end of the last piece, where it ended in the midst of an event
+        self._tokens = _NO_TOKENS
 
     def see(self, data: bytes) -> None:
         if self._rest:
             data = _join(self._rest, data)
             self._rest = b""
-        # From the right: a key that is not there is missed in 0.10 us, from the left in 0.16.
+        # Searched from the right, as a missing key costs 0.10 us then, and 0.16 from the left.
         mark = data.rfind(b'_tokens":', -_REACH)
         if mark >= 0:
-            self._look(data, mark)
+            self._find_usage(data, mark)
         elif not data.endswith(_EVENT_ENDS):
             self._rest = data[-_EDGE:]
 
     def result(self) -> Tokens:
         return self._tokens
 
-    def _look(self, data: bytes, mark: int) -> None:
-        """Take the last usage that begins before `mark`, where a piece last speaks of tokens.
+    def _find_usage(self, data: bytes, mark: int) -> None:
+        """Take the last usage object that begins before `mark`, the last key of tokens in `data`.
 
-        What is not one is passed over: null, or a tool's own JSON (Responses repeats the tools after the usage).
+        Other values of a "usage" key are skipped: null, or a tool's own JSON (Responses repeats the tools after it).
         """
         at = mark
         while (at := data.rfind(b'"usage":', 0, at)) >= 0:
             start = at + len(b'"usage":')
-            if data[start] == _OF_NULL:
+            if data[start] == _FIRST_OF_NULL:
                 continue
             end = _end_of_object(data, start, at + _LONGEST)
             if not end and len(data) - at < _LONGEST:
-                self._rest = data[at:]  # its end is still to come
+                self._rest = data[at:]  # the object's end is still to come
                 return
             if end and self._take(data[start:end]):
                 break
@@ -124,44 +123,50 @@ class UsageObject:
             self._rest = data[-_EDGE:]
 
     def _take(self, piece: bytes) -> bool:
-        """False if it tells no tokens."""
+        """Take the counts of a usage object; return False where it has none."""
         try:
             told = _decode(piece).tokens()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            whole = _FRAMING.sub(b"", piece)
-            return whole != piece and self._take(whole)
+            unframed = _FRAMING.sub(b"", piece)
+            return unframed != piece and self._take(unframed)
         if told[0] or told[2]:
-            # Anthropic's last event tells nothing of the prompt.
+            # Anthropic's last event has no count of the prompt.
             self._tokens = told if told[0] else (self._tokens[0], self._tokens[1], told[2])
             return True
         return False
 
 
 class MessagesUsage(UsageObject):
-    """Anthropic's: its first event tells the prompt, its last the completion; one piece can have both."""
+    """Reads Anthropic's usage: the first event has the prompt's tokens, the last the completion's.
+
+    One piece can have both events.
+    """
 
     __slots__ = ()
 
-    def _look(self, data: bytes, mark: int) -> None:
-        if self._tokens == _NOTHING:
+    def _find_usage(self, data: bytes, mark: int) -> None:
+        if self._tokens == _NO_TOKENS:
             first = data.find(b'_tokens":')
             end = data.find(b"}", first) + 1
-            super()._look(data[:end], first)
+            super()._find_usage(data[:end], first)
             self._rest = b""
-        super()._look(data, mark)
+        super()._find_usage(data, mark)
 
 
 class MetaInfo:
-    """`"meta_info":{"id":..}` of SGLang's own /generate: cumulative in each event, and one for each part of a batch."""
+    """Reads `"meta_info":{"id":..}` of SGLang's own /generate.
+
+    Its counts are cumulative over the events; a batch has one meta_info for each of its parts.
+    """
 
     key: ClassVar[bytes] = b'"meta_info":'
     __slots__ = ("_begins", "_parts", "_rest", "_seen")
 
     def __init__(self) -> None:
-        self._parts: dict[bytes, Tokens] = {}  # by id; the last of each
-        self._seen = b""  # the last one, and what followed it
-        self._begins = b"\0"  # of that; at first like none
-        self._rest = b""  # of the answer, where a piece ended in the midst of an event
+        self._parts: dict[bytes, Tokens] = {}  # the last counts of each id
+        self._seen = b""  # the last meta_info, and what followed it
+        self._begins = b"\0"  # the beginning of `_seen`; at first like that of no meta_info
+        self._rest = b""  # what to read again, where a piece ended in the midst of an event
 
     def see(self, data: bytes) -> None:
         if self._rest:
@@ -172,7 +177,7 @@ class MetaInfo:
             following = data.find(b'"meta_info":', at + 1)
             seen = data[at:following] if following >= 0 else data[at:]
             if not seen.startswith(self._begins):
-                self._count()  # perhaps the last of its id: else nothing is read before the answer's end
+                self._count()  # `_seen` may be the last of its id; else nothing is counted before the end
                 self._begins = seen[:_BEGINNING]
             self._seen = seen
             at = following
@@ -185,7 +190,10 @@ class MetaInfo:
         return sum(one[0] for one in told), sum(one[1] for one in told), sum(one[2] for one in told)
 
     def _unfinished(self) -> bytes:
-        """Enough to go on with: the id comes first, and there can be megabytes of logprobs."""
+        """Return what to keep of an unfinished event: its beginning, with the id, and its end.
+
+        Between the two there can be megabytes of logprobs.
+        """
         seen = self._seen
         if len(seen) <= _LONGEST:
             return seen
@@ -197,16 +205,16 @@ class MetaInfo:
             seen = _FRAMING.sub(b"", self._seen) if b"\r\n" in self._seen else self._seen
             words = seen.split(b'"', 6)  # "meta_info":{"id":"..."
             name = words[5] if words[3:4] == [b"id"] and len(words) > 5 else b""
-            known = self._parts.get(name, _NOTHING)
+            known = self._parts.get(name, _NO_TOKENS)
             self._parts[name] = (
-                max(known[0], _figure(seen, b'"prompt_tokens":')),
-                max(known[1], _figure(seen, b'"cached_tokens":')),
-                max(known[2], _figure(seen, b'"completion_tokens":')),
+                max(known[0], _last_figure(seen, b'"prompt_tokens":')),
+                max(known[1], _last_figure(seen, b'"cached_tokens":')),
+                max(known[2], _last_figure(seen, b'"completion_tokens":')),
             )
 
 
 class EvalCounts:
-    """Ollama's `"prompt_eval_count"` and `"eval_count"`, at the end of the last object."""
+    """Reads Ollama's `"prompt_eval_count"` and `"eval_count"`, at the end of the last object."""
 
     key: ClassVar[bytes] = b'eval_count":'
     __slots__ = ("_end",)
@@ -219,11 +227,14 @@ class EvalCounts:
 
     def result(self) -> Tokens:
         end = _FRAMING.sub(b"", self._end)
-        return _figure(end, b'"prompt_eval_count":'), 0, _figure(end, b'"eval_count":')
+        return _last_figure(end, b'"prompt_eval_count":'), 0, _last_figure(end, b'"eval_count":')
 
 
 def _join(rest: bytes, data: bytes) -> bytes:
-    """`rest` and what came next, without the framing between them; much of `data` is copied only if it matters."""
+    """Return `rest` and `data` joined, without the framing between them.
+
+    Where `data` is large and no key lies across the join, `data` alone is returned, which saves a copy.
+    """
     edge = _FRAMING.sub(b"", rest + data[:_EDGE])
     if len(data) > _REACH and b'_tokens":' not in edge and b'"meta_info":' not in edge:
         return data
@@ -231,7 +242,7 @@ def _join(rest: bytes, data: bytes) -> bytes:
 
 
 def _end_of_object(data: bytes, at: int, stop: int) -> int:
-    """Where the object at `at` ends, 0 if not before `stop`.  A usage object's strings have no braces."""
+    """Return where the object at `at` ends, 0 if not before `stop`.  A usage object's strings have no braces."""
     end = data.find(b"}", at, stop) + 1
     closed = 1
     while end and data.count(b"{", at, end) > closed:
@@ -240,8 +251,8 @@ def _end_of_object(data: bytes, at: int, stop: int) -> int:
     return end
 
 
-def _figure(piece: bytes, key: bytes) -> int:
-    """The last figure under this key, 0 where there is none."""
+def _last_figure(piece: bytes, key: bytes) -> int:
+    """Return the last figure under `key`, 0 where there is none."""
     at = piece.rfind(key)
     found = _FIGURE.match(piece, at + len(key)) if at >= 0 else None
     return int(found[1]) if found else 0
