@@ -194,8 +194,8 @@ def of_ended_script(said: str, left: Sequence[str], doing: str | None) -> Diagno
         return Diagnosis(ScriptEnded.code, message, _FOREGROUND, refused)
     if not refused:
         return None
-    if found := _CONTAINER.search(said):
-        container = found[0][:12]
+    if container_id := _CONTAINER.search(said):
+        container = container_id[0][:12]
         message = f"its launch script left container {container} running on its own (docker run -d)"
         remedy = (
             f"run it without -d (--detach), so that muxd can follow and end it; end this one: docker stop {container}"

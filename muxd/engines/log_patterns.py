@@ -44,10 +44,10 @@ class LogPattern:
 
     def find(self, said: str) -> re.Match[str] | None:
         """Return the last match in a log's text."""
-        found = None
+        last = None
         for match in re.finditer(self.pattern, said, re.MULTILINE):
-            found = match
-        return found
+            last = match
+        return last
 
 
 #: How the last line of a traceback begins; torch puts the rank before it.

@@ -36,6 +36,8 @@ def embedding_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
 
 
 class _Numbers:
+    """The handlers of these routes."""
+
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
 

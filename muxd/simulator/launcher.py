@@ -114,9 +114,8 @@ class _Server:
                     break
             self.engine.exiting = True
             if number == signal.SIGTERM:
-                await trio.sleep(
-                    self._flags.seconds(TERM_POLL) * (time.time() % 1)
-                )  # the signal comes at a random moment of the poll
+                # The signal comes at a random moment between two polls.
+                await trio.sleep(self._flags.seconds(TERM_POLL) * (time.time() % 1))
             while self._must_wait():
                 print(f"Gracefully exiting... Remaining number of requests {len(self.engine.requests)}.", flush=True)
                 await trio.sleep(self._flags.seconds(TERM_POLL))

@@ -21,6 +21,8 @@ def metrics_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
 
 
 class _Metrics:
+    """The handler of /metrics, and the collector that prometheus_client reads."""
+
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
         self._name = engine.served_model_name  # a reload does not change the label, as in SGLang

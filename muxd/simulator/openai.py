@@ -56,6 +56,8 @@ def text_routes(engine: SimulatedEngine) -> dict[str, EngineRoute]:
 
 
 class _Texts:
+    """The handlers of these routes."""
+
     def __init__(self, engine: SimulatedEngine) -> None:
         self._engine = engine
         self._faults = engine.flags.faults

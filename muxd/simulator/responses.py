@@ -29,6 +29,8 @@ def read_response(body: dict[str, Any], longest: int) -> TextRequest:
 
 
 class ResponsesForm(ReplyForm):
+    """The form of /v1/responses; it numbers the events of its stream."""
+
     def __init__(self, text_request: TextRequest) -> None:
         self.text_request = text_request
         self._id = f"resp_{uuid4().hex}"

@@ -92,6 +92,8 @@ def _load(memory: RankMemory, flags: Flags, rank: int) -> None:
 
 
 class _Scheduler:
+    """A loaded scheduler: it carries out the launcher's commands."""
+
     def __init__(
         self, flags: Flags, memory: RankMemory, tokens: int, replies: int, took_step: Callable[[], None]
     ) -> None:
@@ -108,7 +110,7 @@ class _Scheduler:
             command = json.loads(line)
             # The answers to generation go through the detokenizer, as SGLang's tokens do.
             way = self._tokens if command["do"] in ("compute", "serve") else self._replies
-            self._answer(way, self._obey(command))
+            self._answer(way, self._carry_out(command))
         if not self._serving:
             _live_as_orphan(self._flags, _ORPHANED_FOR)
 
@@ -118,7 +120,8 @@ class _Scheduler:
         due = self._memory.free_due()
         return _STEP if due is None else min(due, _STEP)
 
-    def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
+    def _carry_out(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one command and return its answer; raise where SGLang's scheduler dies of it."""
         match command["do"]:
             case "serve":
                 self._serving = True

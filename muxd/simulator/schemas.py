@@ -24,6 +24,8 @@ def spelled(value: Any) -> list[str]:
 
 
 class _Drawing:
+    """Draws values for one schema and the schemas in it."""
+
     def __init__(self, root: dict[str, Any], draw: random.Random, words: list[str]) -> None:
         self._root = root
         self._draw = draw
