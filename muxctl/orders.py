@@ -42,7 +42,7 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
 
     Raises CommandFailed if the order fails, is superseded, or is not watched to its end.
     """
-    limit = _seconds(options.timeout) if options.timeout else None
+    limit = _timeout_of(options.timeout) if options.timeout else None
     path = find_socket(options.socket)
     target = model_target(options.name, f"/{verb}")
     if options.no_wait:
@@ -65,7 +65,7 @@ def _goes_on(verb: str, name: str) -> str:
     return f"the {verb} goes on: see muxctl status {name}"
 
 
-def _seconds(text: str) -> float | None:
+def _timeout_of(text: str) -> float | None:
     """Return the seconds of --timeout; None for "inf" and for more than _LONGEST_WAIT.  Raises CommandFailed."""
     from muxd.config.units import parse_duration
 

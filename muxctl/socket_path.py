@@ -96,7 +96,7 @@ def unreachable(path: str, error: OSError) -> CommandFailed:
                 f"stale socket {path}: muxd died; start it again and it replaces the socket", ExitCode.UNREACHABLE
             )
         case PermissionError():
-            return CommandFailed(f"no permission for {path}: {_way_in(path)}", ExitCode.PERMISSION)
+            return CommandFailed(f"no permission for {path}: {_access_advice(path)}", ExitCode.PERMISSION)
         case BlockingIOError():
             why = "more connect to it than it has accepted in all this time"
             return CommandFailed(f"cannot reach muxd at {path}: {why}; try again", ExitCode.UNREACHABLE)
@@ -111,7 +111,7 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def _way_in(path: str) -> str:
+def _access_advice(path: str) -> str:
     """Return advice for a socket that this user may not use.
 
     It names the group that has access to the first of folder and socket that refuses this user.

@@ -135,12 +135,12 @@ def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
     yielded = set()
     for (python, _), models in seen.items():
         environ = machine.environ_of(models[0])
-        line, found = _interpreter(machine, models[0], python, environ)
+        line, found = _interpreter_line(machine, models[0], python, environ)
         if line not in yielded:
             yielded.add(line)
             yield line
         if found is not None:
-            yield from _rejected(machine, models, python, environ)
+            yield from _rejected_lines(machine, models, python, environ)
 
 
 def _python_of(machine: HostCheck, model: Model) -> str | None:
@@ -154,7 +154,7 @@ def _python_of(machine: HostCheck, model: Model) -> str | None:
     return str(program) if is_there else None
 
 
-def _interpreter(
+def _interpreter_line(
     machine: HostCheck, model: Model, python: str, environ: Mapping[str, str]
 ) -> tuple[ReportLine, Interpreter | None]:
     where = model.script.launch if model.script is not None else machine.where(model, "python")
@@ -167,7 +167,7 @@ def _interpreter(
     return ok("python", f"{python}: {found}"), found
 
 
-def _rejected(
+def _rejected_lines(
     machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str]
 ) -> Iterator[ReportLine]:
     """Yield lines on arguments that an interpreter's SGLang rejects.
@@ -200,10 +200,10 @@ def port_lines(machine: HostCheck) -> Iterator[ReportLine]:
     named += [(model.name, "127.0.0.1", model.port, machine.where(model, "port")) for model in machine.models]
     for subject, host, port, where in named:
         if port:
-            yield from _port(machine, subject, host, port, where)
+            yield from _port_line(machine, subject, host, port, where)
 
 
-def _port(machine: HostCheck, subject: str, host: str, port: int, where: str) -> Iterator[ReportLine]:
+def _port_line(machine: HostCheck, subject: str, host: str, port: int, where: str) -> Iterator[ReportLine]:
     try:
         holder = within(lambda: holder_of(host, port))
     except NoAnswer as error:
@@ -227,7 +227,7 @@ def folder_lines(machine: HostCheck) -> Iterator[ReportLine]:
             if why := within(partial(_too_open, folder, key, others_may)):
                 yield wrong("muxd", why, where)
         with suppress(NoAnswer):
-            if (room := within(partial(_room, folder))) < ENOUGH_ROOM:
+            if (room := within(partial(_free_bytes, folder))) < ENOUGH_ROOM:
                 text = f"{key} {shown_file(folder)}: its disk has {room >> 20} MiB left; free some, or name another"
                 yield warn("muxd", text, where)
 
@@ -236,7 +236,7 @@ def _too_open(folder: Path, key: str, others_may: int) -> str:
     return why_too_open(folder, folder.stat().st_mode, key, others_may)
 
 
-def _room(folder: Path) -> int:
+def _free_bytes(folder: Path) -> int:
     """Return the bytes left on the disk where the folder is or will be made."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return shutil.disk_usage(there).free

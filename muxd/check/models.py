@@ -28,14 +28,14 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
-        yield from [*_script(machine, model, model.script)] or [_script_summary(model)]
+        yield from [*_script_lines(machine, model, model.script)] or [_script_summary(model)]
         return
     text, size, findings = _files(machine, model)
-    findings += [*_sizes(machine, model, size), *_homes(machine, model)]
+    findings += [*_size_lines(machine, model, size), *_home_lines(machine, model)]
     findings += [warn(model.name, odd, machine.where(model, "args")) for odd in odd_args(model.args)]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
-        findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_host_ram(machine, model, size)}")]
+        findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_ram_text(machine, model, size)}")]
     yield from findings
 
 
@@ -72,7 +72,7 @@ def _local_files(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
     try:
         size = _size_of(model, path)
     except Unusable as error:
-        return str(path), 0, [warn(model.name, f"{path}: {_with_remedy(error)}", where)]
+        return str(path), 0, [warn(model.name, f"{path}: {_add_remedy(error)}", where)]
     return f"{path}, {_gib(size)}" if size else str(path), size, []
 
 
@@ -83,7 +83,7 @@ def _size_of(model: Model, folder: Path) -> int:
     return 0 if _has_no_weights(model) else weights_of(folder)
 
 
-def _with_remedy(error: Unusable) -> str:
+def _add_remedy(error: Unusable) -> str:
     """Return the error with a remedy, unless its text has one."""
     text = str(error)
     if ";" in text or ", which" in text:
@@ -110,7 +110,7 @@ def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, 
         snapshot = snapshot_in_hub(cache, given)
         size = _size_of(model, snapshot) if snapshot is not None else None
     except Unusable as error:
-        return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {_with_remedy(error)}", where)]
+        return given, 0, [warn(model.name, f"{given} in the Hub's cache {cache}: {_add_remedy(error)}", where)]
     if size is not None:
         return f"{given} in the Hub's cache, {_gib(size)}", size, []
     if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
@@ -120,7 +120,7 @@ def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, 
     return f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub{local}", 0, []
 
 
-def _homes(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
+def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield lines on variables and arguments with "~", which neither muxd nor a shell expands."""
     for name, value in model.env.items():
         if value == "~" or value.startswith("~/"):
@@ -151,7 +151,7 @@ def _too_large(model: Model, gpu: int, capacity: int, where: str) -> ReportLine:
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
 
 
-def _sizes(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
+def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     """Yield lines if the model does not fit on the GPUs that NVML knows, or asleep at level 1 not into RAM."""
     if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
@@ -163,14 +163,14 @@ def _sizes(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLin
             else:
                 yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
             return
-        yield from _against_gpus(machine, model, weights)
-    ram, own = machine.memory, _ram(model, weights)
+        yield from _gpu_lines(machine, model, weights)
+    ram, own = machine.memory, _ram_asleep(model, weights)
     if ram and own > ram:
         text = f"sleep level 1 takes {_gib(own)} of host RAM, and there are {_gib(ram)}; use sleep_level = 2"
         yield warn(model.name, text, machine.where(model, "sleep_level"))
 
 
-def _against_gpus(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
+def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, len(model.gpus)) if model.memory is not None else 0
     small = min((machine.gpus[gpu] for gpu in model.gpus), key=lambda gpu: gpu.total, default=None)
     if small is None:
@@ -187,7 +187,7 @@ def _against_gpus(machine: HostCheck, model: Model, weights: int) -> Iterator[Re
             yield warn(model.name, f"{text}; give it more gpus", where)
 
 
-def _ram(model: Model, weights: int) -> int:
+def _ram_asleep(model: Model, weights: int) -> int:
     """Return the bytes of host RAM that the model takes while it sleeps."""
     declared = model.memory.weights if model.memory is not None else 0
     return (declared or weights) if model.sleep_level == 1 else 0
@@ -203,11 +203,11 @@ def ram_lines(machine: HostCheck) -> Iterator[ReportLine]:
         yield warn("RAM", f"{text}; use sleep_level = 2 for some")
 
 
-def _host_ram(machine: HostCheck, model: Model, weights: int) -> str:
-    if not (taken := _ram(model, weights)):
+def _ram_text(machine: HostCheck, model: Model, weights: int) -> str:
+    if not (taken := _ram_asleep(model, weights)):
         return f"; level {model.sleep_level}"
-    of = f" (of {_gib(machine.memory)})" if machine.memory else ""
-    return f"; level 1 takes {'as much' if taken == weights else _gib(taken)} host RAM{of}"
+    total = f" (of {_gib(machine.memory)})" if machine.memory else ""
+    return f"; level 1 takes {'as much' if taken == weights else _gib(taken)} host RAM{total}"
 
 
 def _gib(size: int) -> str:
@@ -233,11 +233,11 @@ def _script_summary(model: Model) -> ReportLine:
     return (warn if contradictions else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{contradictions}")
 
 
-def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:
+def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[ReportLine]:
     """Yield lines on what will keep a launch script from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
     yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
-    yield from _program(model, script)
+    yield from _program_lines(model, script)
     size = 0
     if (served := text.model_path()) is not None:
         try:
@@ -245,7 +245,7 @@ def _script(machine: HostCheck, model: Model, script: Script) -> Iterator[Report
             yield from found
         except NoAnswer as error:
             yield warn(model.name, f"{served[0]} cannot be looked at: {error}", served[1])
-    yield from _sizes(machine, model, size)
+    yield from _size_lines(machine, model, size)
 
 
 def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[ReportLine]]:
@@ -256,7 +256,7 @@ def _folder_of(model: Model, path: str, where: str) -> tuple[int, list[ReportLin
     return size, findings
 
 
-def _program(model: Model, script: Script) -> Iterator[ReportLine]:
+def _program_lines(model: Model, script: Script) -> Iterator[ReportLine]:
     if not os.path.isabs(script.program):
         return
     try:

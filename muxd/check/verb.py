@@ -62,7 +62,7 @@ def check(
         lines += [wrong("files", told) for told in within(lambda: writable_by_anybody(config))]
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
-    lines += _files(config, problems)
+    lines += _file_lines(config, problems)
     lines = _without_contradictions(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
@@ -95,7 +95,7 @@ def _head(found: Path | None, config: Config) -> str:
     return f"{shown_file(found)}: {what}" if found is not None else what
 
 
-def _files(config: Config, problems: Problems) -> list[ReportLine]:
+def _file_lines(config: Config, problems: Problems) -> list[ReportLine]:
     """Return lines on the files that were merged into the first one, and on the socket."""
     merged = [ok("files", f"{shown_file(file)}: merged into it") for file in config.files[1:]]
     told = [ok("socket", shown_file(config.daemon.socket))] if ("muxd", "socket") not in problems.paths() else []

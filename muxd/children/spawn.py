@@ -98,7 +98,7 @@ class Children:
         token = self._mark + secrets.token_hex(10)
         cgroup = self._fresh_cgroup(spec.name)
         exit_file.unlink(missing_ok=True)
-        order = ShimSpec(
+        shim_spec = ShimSpec(
             name=spec.name,
             token=token,
             argv=list(spec.argv),
@@ -116,7 +116,7 @@ class Children:
             listen_fds=spec.listen_fds,
             stop_port=spec.stop_port,
         )
-        process, pidfd, start = _launch(order, error_file(lock_file), held)
+        process, pidfd, start = _launch(shim_spec, error_file(lock_file), held)
         self._shims.add(process.pid)
         self._tokens = {pid: known for pid, known in self._tokens.items() if pid in self._shims} | {process.pid: token}
         record = ChildRecord(
@@ -177,7 +177,7 @@ def _locked(lock_file: Path, name: str, held: ExitStack) -> int:
     return fd
 
 
-def _launch(order: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
+def _launch(shim_spec: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subprocess.Popen[bytes], int, int]:
     """Start a shim; return its process, a pidfd of it, and its start time in clock ticks since boot.
 
     Popen runs in the calling thread: trio's run_process forks in a thread that may end before the child.
@@ -186,20 +186,20 @@ def _launch(order: ShimSpec, error_file: Path, held: ExitStack) -> tuple[subproc
     spec_fd = os.memfd_create("muxd-spec", os.MFD_CLOEXEC)
     held.callback(os.close, spec_fd)
     with open(spec_fd, "w", closefd=False) as file:
-        json.dump(vars(order), file)
+        json.dump(vars(shim_spec), file)
     os.lseek(spec_fd, 0, os.SEEK_SET)
     error_fd = os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     held.callback(os.close, error_fd)
     with _signals_blocked():
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", str(SHIM), order.name],
+            [sys.executable, "-I", "-S", "-X", "utf8", str(SHIM), shim_spec.name],
             stdin=spec_fd,
             stdout=subprocess.DEVNULL,
             stderr=error_fd,
             cwd="/",
-            env={**own_environment(), "MUXD_TOKEN": order.token},
+            env={**own_environment(), "MUXD_TOKEN": shim_spec.token},
             start_new_session=True,
-            pass_fds=(order.lock_fd, *order.listen_fds.values()),
+            pass_fds=(shim_spec.lock_fd, *shim_spec.listen_fds.values()),
         )
     try:
         itself = look_up(process.pid)

@@ -193,8 +193,8 @@ def _run(argv: list[str], environ: Mapping[str, str], stdin: IO[bytes], output: 
             raise
         raise NoSGLang(f"it did not answer in {patience:.0f} s") from None
     if status:
-        raise NoSGLang(f"it is no Python that works: it ended with {_shown_status(status)}")
+        raise NoSGLang(f"it is no Python that works: it ended with {_status_text(status)}")
 
 
-def _shown_status(status: int) -> str:
+def _status_text(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"

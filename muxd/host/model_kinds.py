@@ -75,7 +75,7 @@ def kind_of(folder: Path) -> ModelKind:
     config = config_of(folder)
     match config.get("architectures"):
         case [str(name), *_]:
-            return _of_architecture(name, config, folder)
+            return _kind_of_architecture(name, config, folder)
     raise NoModel("config.json names no architecture")
 
 
@@ -88,10 +88,10 @@ def config_of(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.exists() and next(folder.glob("*.gguf"), None) is not None:
         raise Unusable(ONLY_GGUF)
-    return _json(file)
+    return _read_object(file)
 
 
-def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> ModelKind:
+def _kind_of_architecture(name: str, config: dict[str, Any], folder: Path) -> ModelKind:
     for part, description in OTHERS.items():
         if part in name:
             raise Unusable(f"{name} is {description}")
@@ -108,13 +108,13 @@ def _of_architecture(name: str, config: dict[str, Any], folder: Path) -> ModelKi
 def _base(folder: Path) -> str:
     """Return " of BASE", with the model that a LoRA adapter is for; "" if it names none."""
     try:
-        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = _read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     except Unusable:
         return ""
     return f" of {base}" if isinstance(base, str) and base else ""
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> dict[str, Any]:
     """Return the object in a small JSON file.  Raises Unusable; NoModel if the file holds no JSON object."""
     try:
         if not file.is_file():

@@ -87,14 +87,14 @@ def _repository(repository: Path, *, hub: bool) -> Finding:
     if kind != "models":
         return Skipped(label, OTHER_REPOSITORIES[kind])
     try:
-        return _of_snapshots(repository, label, hub=hub)
+        return _best_snapshot(repository, label, hub=hub)
     except Unusable as error:
         return Skipped(label, str(error))
     except OSError as error:
         return Skipped(label, f"cannot be read: {error.strerror}")
 
 
-def _of_snapshots(repository: Path, label: str, *, hub: bool) -> Finding:
+def _best_snapshot(repository: Path, label: str, *, hub: bool) -> Finding:
     """Return the model at the revision that its Hub id means, else at the newest complete one, named by its path.
 
     Raises Unusable, for the first revision, if no revision is complete.
@@ -138,10 +138,10 @@ def _is_main(snapshot: Path) -> bool:
 
 def in_folder(folder: Path) -> Iterator[Finding]:
     """Yield a finding for each folder at or below `folder` that may hold a model, and for each cached repository."""
-    yield from _below(Path(os.path.abspath(folder)), 0, set())
+    yield from _findings_below(Path(os.path.abspath(folder)), 0, set())
 
 
-def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Finding]:
+def _findings_below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Finding]:
     """Yield the findings at and below `folder`; `seen` are device and inode of folders, since links may form a loop."""
     try:
         found = folder.stat()
@@ -154,7 +154,7 @@ def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Fin
         yield Skipped(str(folder), f"cannot be read: {error.strerror}")
         return
     if {"config.json", "adapter_config.json", "model_index.json"} & set(names):
-        finding = _directory(folder)
+        finding = _finding_in(folder)
         yield finding
         if isinstance(finding, FoundModel) or finding.leaf:
             return
@@ -163,10 +163,10 @@ def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Fin
             if _is_repository(name):
                 yield _repository(folder / name, hub=False)
             elif _is_directory(folder / name):
-                yield from _below(folder / name, depth + 1, seen)
+                yield from _findings_below(folder / name, depth + 1, seen)
 
 
-def _directory(folder: Path) -> Finding:
+def _finding_in(folder: Path) -> Finding:
     """Return the finding for a folder with a config.json.
 
     It is no leaf if it holds no part of a model: a stray config.json says nothing about the folders below it, while
