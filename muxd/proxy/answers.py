@@ -58,6 +58,7 @@ class Refusal(Exception):
 
     @classmethod
     def of(cls, error: MuxdError) -> "Refusal":
+        """Return the refusal with status, code and message of `error`."""
         return cls(error.status, error.code, error.message)
 
     def as_json(self, route: str = "") -> dict[str, Any]:
@@ -73,6 +74,7 @@ class Refusal(Exception):
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
     def response(self, *, keep_alive: bool, method: str = "POST", route: str = "") -> bytes:
+        """Return the whole response, head included, in the shape of the route's clients."""
         return json_response(self.status, self.as_json(route), *self.headers, keep_alive=keep_alive, method=method)
 
     def part(self, stream: StreamFormat, route: str = "") -> bytes:

@@ -92,6 +92,7 @@ class Catalogue:
         return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
     def entries(self) -> list[CatalogueEntry]:
+        """Return all models, in the order of the configuration."""
         return list(self._entries.values())
 
     def terms(self, name: str) -> Model:

@@ -50,14 +50,17 @@ class DeferredResponse:
         """Do nothing: the page was sent whole, and there is no worker to resume."""
 
     def cut(self, refusal: Refusal) -> None:
+        """Send `refusal` instead of the page."""
         self._record.refused(refusal.status, refusal.code)
         self._answer(refusal.response(keep_alive=self._request.keep_alive, method=self._request.method))
 
     def abandon(self, lost: int) -> None:
+        """Drop the page, as the client is gone and has not taken `lost` bytes."""
         self._over = True
         self._record.end(CLIENT_GONE, "client_gone")
         self._record.delivered(lost)
 
     def probe(self) -> bytes:
+        """Return an interim response, which tells the client nothing."""
         self._record.sent += len(CONTINUE)
         return CONTINUE

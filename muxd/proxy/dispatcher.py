@@ -182,9 +182,9 @@ class RequestDispatcher:
         kind = Preload if preloads else ProxiedRequest
         if isinstance(asked, AskedEmbeddings) and not preloads:
             kind = Embedding
-            told = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
-            client.lighten(len(request.body) - len(told))
-            request.body = told
+            translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
+            client.lighten(len(request.body) - len(translated))
+            request.body = translated
         if not entry.edits.idle or ":" in asked.model:
             _edit(client, request, found, entry)
         if asked.form is BodyFormat.NOTHING:
@@ -194,7 +194,7 @@ class RequestDispatcher:
             raise self._closing_refusal
         record.meter = lease.meter
         ruled = self.origins.given
-        bears = (api_key is None or api_key.comments) and (not found.streams or _takes_comments(request))
+        comments = (api_key is None or api_key.comments) and (not found.streams or _takes_comments(request))
         proxied = kind(
             client,
             request,
@@ -205,7 +205,7 @@ class RequestDispatcher:
             lines=lines,
             priority=priority,
             ruled=ruled,
-            comments=bears,
+            comments=comments,
         )
         if unloads:
             proxied.unloads = True
@@ -236,11 +236,11 @@ class RequestDispatcher:
             grant.pool.close()  # so that no connection is kept for later
         if grant is not None:
             record.meter = lease.meter
-            reading = UnleasedRequest(
+            unleased = UnleasedRequest(
                 client, request, found, lease, self._pace, record, lines=lines, ruled=self.origins.given
             )
-            reading.forward(grant)
-            return reading
+            unleased.forward(grant)
+            return unleased
         if found.label != "/upstream/{name}/v1/models":
             raise refusals.asleep(entry.name, entry.state)
         return _complete(record, _ok_response(request, _JSON, _to_json(self._list([entry]))))
@@ -332,8 +332,8 @@ class RequestDispatcher:
 
 def _takes_comments(request: Request) -> bool:
     """Return whether the client can bear comments in its stream: some clients take every line for data."""
-    said = request.header(_COMMENTS_HEADER)
-    return said is None or said.strip().lower() not in _OFF
+    value = request.header(_COMMENTS_HEADER)
+    return value is None or value.strip().lower() not in _OFF
 
 
 def _complete(record: RequestRecord, answer: bytes) -> CompleteResponse:
@@ -361,14 +361,15 @@ def _ok_response(request: Request, content_type: bytes, body: bytes) -> bytes:
 
 
 def shutting_down() -> Refusal:
+    """Return the refusal for requests that the proxy cannot serve because it is shutting down."""
     return Refusal(UNAVAILABLE, "shutting_down", "the proxy is shutting down: send the request again", retry_after=1)
 
 
 def _edit(client: Downstream, request: Request, found: WorkerRequest, entry: CatalogueEntry) -> None:
     """Apply the edits of the model's configuration to the body, its model's name included; raise Refusal."""
     asked = found.asked
-    ollamas = asked.form is BodyFormat.OLLAMA  # SGLang knows no adapters on Ollama's routes
-    adapter, name = ("", "") if ollamas else (entry.adapter(asked.model), entry.worker_name(asked.model))
+    is_ollama = asked.form is BodyFormat.OLLAMA  # SGLang knows no adapters on Ollama's routes
+    adapter, name = ("", "") if is_ollama else (entry.adapter(asked.model), entry.worker_name(asked.model))
     body = entry.edits.apply(request, asked, adapter, name)
     if body is not None:
         client.lighten(len(request.body) - len(body))

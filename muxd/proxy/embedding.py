@@ -24,9 +24,11 @@ class Embedding(ProxiedRequest):
     _gathered: Collector | None = None
 
     def on_answer(self, status: int, head: bytes) -> None:
+        """Note the worker's status, and start to gather its body."""
         self._worker_status, self._gathered = status, Collector()
 
     def on_bytes(self, data: bytes) -> bool:
+        """Gather bytes, head included; drop them where all such responses together exceed MOST."""
         gathered = self._gathered
         if gathered is not None:
             before = gathered.size
@@ -40,6 +42,7 @@ class Embedding(ProxiedRequest):
         self.on_bytes(data)
 
     def on_complete(self, keep_alive: bool) -> None:
+        """Send the translated response, or an error where the body was dropped or cannot be read."""
         self._upstream = None
         if self._gathered is None:
             message = f"model {self._lease.name}: there is no room for all its embeddings: ask for fewer texts at once"

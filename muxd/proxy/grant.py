@@ -18,14 +18,17 @@ class QueuedRequest(Protocol):
     def waited(self, seconds: float) -> None:
         """Note that the request waited for `seconds` and is about to be forwarded or refused."""
 
-    def forward(self, grant: "Grant") -> None: ...
+    def forward(self, grant: "Grant") -> None:
+        """Send the request to the grant's worker."""
 
-    def refuse(self, refusal: Refusal) -> None: ...
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error a request that waits, or whose worker was never reached."""
 
     def lose(self, refusal: Refusal) -> None:
         """Handle the loss of the worker: queue the request for the next worker, or end it with `refusal`."""
 
-    def cut(self, refusal: Refusal) -> None: ...
+    def cut(self, refusal: Refusal) -> None:
+        """End the request with an error, wherever it is."""
 
 
 class Grant:

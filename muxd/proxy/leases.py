@@ -93,6 +93,7 @@ class Leases:
         return lease
 
     def all(self) -> list["ModelLease"]:
+        """Return the leases of all models that were asked for so far, held or not."""
         return list(self._leases.values())
 
     def renew(self) -> None:
@@ -101,23 +102,28 @@ class Leases:
             lease.renew(self._terms(lease.name))
 
     def granted(self) -> list[str]:
+        """Return muxd's names of the models whose requests are admitted now."""
         return [lease.name for lease in self._leases.values() if lease.grant is not None]
 
     def refuse_waiting(self, refusal: Refusal) -> None:
+        """Refuse the waiting requests of every model."""
         for lease in self._leases.values():
             lease.refuse_waiting(refusal)
 
     # Called by the leases
 
     def start(self, lease: "ModelLease") -> None:
+        """Start the task that holds the lease."""
         assert self._nursery is not None
         self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
 
     def start_unload(self, lease: "ModelLease") -> None:
+        """Start a task that tells muxd of an unload."""
         assert self._nursery is not None
         self._nursery.start_soon(lease.unload_unheld, self._control, name=f"unload {lease.name}")
 
     def pool(self, url: str) -> Pool:
+        """Return a new pool of connections to the worker at `url`."""
         return Pool(self.reactor, url, self._most_idle)
 
 
@@ -132,17 +138,17 @@ class ModelLease:
         self._leases = leases
         self._limit: float = terms.concurrency_limit or inf
         self._waiting: Queue[QueuedRequest] = Queue()
-        self._holding = False
-        self._filling = False
-        self._suspected: Grant | None = None
-        self._draining: Grant | None = None
+        self._holding = False  # the task `hold` runs
+        self._filling = False  # `_admit_waiting` runs
+        self._suspected: Grant | None = None  # the grant, while its worker may be lost
+        self._draining: Grant | None = None  # the grant, while the lease drains
         self._drain_scope = trio.CancelScope()
         self._revocation: dict[str, Any] = {}  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int] | None = None  # in flight, waiting: as last reported to muxd
         self._last_progress: dict[str, Any] | None = None  # muxd's last message about the wait
-        self._news_at = 0.0  # monotonic time of that message
+        self._last_progress_at = 0.0  # monotonic time of that message
         self._idle = Alarm(leases.reactor, self._wake_reporter)
         self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
 
@@ -228,12 +234,14 @@ class ModelLease:
             self._use_grant(grant)
 
     def renew(self, terms: ModelLimits) -> None:
+        """Apply new limits: a higher concurrency_limit admits waiting requests at once."""
         self.terms = terms
         self._limit = terms.concurrency_limit or inf
         if self.grant is not None:
             self._admit_waiting(self.grant)
 
     def refuse_waiting(self, refusal: Refusal, *, but_replayed: bool = False) -> None:
+        """Refuse the waiting requests; with `but_replayed` those stay that have lost a worker."""
         for ticket in list(self._waiting):
             if not (but_replayed and ticket.replayed):
                 ticket.refuse(refusal)
@@ -254,7 +262,7 @@ class ModelLease:
         """Return the seconds until the model is ready; None where muxd told none."""
         if self._last_progress is None or (eta := self._last_progress.get("eta_s")) is None:
             return None
-        return max(0.0, float(eta) - (monotonic() - self._news_at))
+        return max(0.0, float(eta) - (monotonic() - self._last_progress_at))
 
     def progress_text(self) -> str:
         """Return in a few words what the waiting requests wait for."""
@@ -308,7 +316,7 @@ class ModelLease:
         self._holding = self._unloads = False
 
     async def _follow(self, control: ControlClient, messages: MessageStream) -> None:
-        """Handle the messages of one lease until it ends; no request is admitted by it afterwards."""
+        """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
         async with trio.open_nursery() as nursery:
             reporting = False
             try:
@@ -340,7 +348,7 @@ class ModelLease:
     def _handle_message(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         match message["type"]:
             case "queued" | "switching":
-                self._last_progress, self._news_at = message, monotonic()
+                self._last_progress, self._last_progress_at = message, monotonic()
             case "granted":
                 self._on_granted(message["url"], message["generation"])
             case "revoked":
@@ -357,14 +365,14 @@ class ModelLease:
 
     def _use_grant(self, grant: Grant) -> None:
         self.grant = grant
-        self._last_progress = None  # it described the wait, which is over
+        self._last_progress = None  # the last progress described the wait, which is over
         self._changed.set()
         self._admit_waiting(grant)
 
     def _on_revoked(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
         """Admit no more requests and start to drain.  A second revocation can only bring the deadline forward."""
-        given = message.get("deadline_s")
-        seconds = inf if given is None else max(float(given), _CUT_GRACE)
+        deadline = message.get("deadline_s")
+        seconds = inf if deadline is None else max(float(deadline), _CUT_GRACE)
         if self._draining is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
             self._revocation = message

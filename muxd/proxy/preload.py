@@ -12,6 +12,7 @@ class Preload(ProxiedRequest):
     answer = b""
 
     def forward(self, grant: Grant) -> None:
+        """Send `answer` to the client instead of the request to the worker."""
         self._grant = grant
         self._let_go()
         answer = spliced(self.answer, self._own_lines)

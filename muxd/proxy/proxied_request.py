@@ -86,7 +86,7 @@ class ProxiedRequest:
     deadline = inf  # when the client's connection is to call on_deadline; monotonic
     priority = 0
     replayed = False
-    unloads = False  # the client lets go of the model once it has its response
+    unloads = False  # the client lets go of the model once the response is complete
     _grant: Grant | None = None
     _upstream: Upstream | None = None
     _status = 0  # of the worker's response, once its head is here
@@ -159,6 +159,7 @@ class ProxiedRequest:
         self._record.waited += seconds
 
     def on_deadline(self) -> None:
+        """Send a comment to a client that streams, or refuse a request that has waited for `switch_timeout`."""
         now = monotonic()
         if self._grant is not None:
             if self._client_format is EVENTS and self._may_speak():
@@ -173,13 +174,13 @@ class ProxiedRequest:
                 self._comment(self._lease.progress_text())
             self.deadline = min(self._give_up_at, now + self._comment_interval)
 
-    def _comment(self, how: str) -> None:
+    def _comment(self, progress: str) -> None:
         """Send a comment with the progress, behind a head where the client has none yet."""
-        said = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {how}".encode())
+        comment = chunk(b": muxd: %b\n\n" % f"model {self._lease.name}: {progress}".encode())
         if not self._headed:
             self._headed = True
-            said = spliced(_STREAM_HEAD, self._own_lines) + said
-        self._send(said)
+            comment = spliced(_STREAM_HEAD, self._own_lines) + comment
+        self._send(comment)
 
     # Called by the lease
 
@@ -232,23 +233,27 @@ class ProxiedRequest:
     # Called by the client's connection
 
     def on_kept(self) -> None:
+        """Pause the worker's connection, as the client does not take the bytes fast enough."""
         if self._upstream is not None:
             self._upstream.pause()
 
     def on_drained(self) -> None:
+        """Resume the worker's connection, as the client has taken all bytes."""
         if self._upstream is not None:
             self._upstream.resume()
 
     def abandon(self, lost: int) -> None:
+        """End the request of a client that is gone and has not taken `lost` bytes."""
         self._close_upstream()
         self._let_go()
         self._record.end(self._status or CLIENT_GONE, "client_gone")
         self._record.delivered(lost)
 
     def probe(self) -> bytes:
-        said = self._harmless_bytes()
-        self._record.sent += len(said)
-        return said
+        """Return harmless bytes to send, by which the client's connection learns whether the client still listens."""
+        harmless = self._harmless_bytes()
+        self._record.sent += len(harmless)
+        return harmless
 
     def _harmless_bytes(self) -> bytes:
         """Return bytes that mean nothing to the client; empty where there are none in this state."""
@@ -273,6 +278,7 @@ class ProxiedRequest:
     # Called by the worker's connection
 
     def on_answer(self, status: int, head: bytes) -> None:
+        """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
         self._status = status
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
@@ -280,12 +286,13 @@ class ProxiedRequest:
         if self._encoded:
             self._usage = None
         if self._headed:
-            like = stream is self._client_format and status == 200 and not self._encoded
-            self._reframer = ChunkReencoder(self._client_format) if like else BodyBuffer()
+            continues = stream is self._client_format and status == 200 and not self._encoded
+            self._reframer = ChunkReencoder(self._client_format) if continues else BodyBuffer()
         elif stream is not None:
             self._client_format = stream
 
     def on_bytes(self, data: bytes) -> bool:
+        """Relay bytes of the response; return False where the client's connection holds too many."""
         if self._last_bytes:
             now = monotonic()
             self._gaps.add(now - self._last_bytes)
@@ -300,6 +307,7 @@ class ProxiedRequest:
         return self._client.send(data)
 
     def on_event(self, data: bytes, now: float) -> None:
+        """Relay a whole event of a stream, the most frequent call: what `on_bytes` does, with less work."""
         if not self._last_bytes or self._reframer is not None:
             self.on_bytes(data)
             return
@@ -325,7 +333,7 @@ class ProxiedRequest:
                 data = spliced(data, self._lines)
         self._head_size = 0
         if self._begun:
-            if self._upstream is not None and not self._upstream.outbox:  # else the upstream still holds its rest
+            if self._upstream is not None and not self._upstream.outbox:  # else the body's rest is still to be sent
                 self._drop_body()
             if self.deadline != inf:
                 self.deadline = inf
@@ -337,6 +345,7 @@ class ProxiedRequest:
         return data
 
     def on_complete(self, keep_alive: bool) -> None:
+        """End the response to the client, and write its token counts to the record."""
         self._upstream = None
         reframer, client = self._reframer, self._client
         if isinstance(reframer, BodyBuffer):
@@ -349,15 +358,17 @@ class ProxiedRequest:
         client.answered(self._record, keep_alive=keep_alive or isinstance(reframer, BodyBuffer | ChunkReencoder))
 
     def on_stale(self) -> None:
+        """Send the request again on a new connection: the idle one was closed before the worker had the request."""
         self._ask(None)
 
     def on_loss(self, loss: UpstreamLoss, why: str) -> None:
+        """Replay the request where the worker is gone and no byte was sent; else end it with the loss as error."""
         assert self._grant is not None
-        status, code, what = _LOSSES[loss]
-        message = f"model {self._lease.name}: its worker {what}: {why}"
+        status, code, problem = _LOSSES[loss]
+        message = f"model {self._lease.name}: its worker {problem}: {why}"
         refusal = Refusal(status, code, message)
-        gone = loss in (UpstreamLoss.DIED, UpstreamLoss.UNREACHABLE)
-        if not (gone and self._replay(refusal, died=loss is UpstreamLoss.DIED)):
+        worker_gone = loss in (UpstreamLoss.DIED, UpstreamLoss.UNREACHABLE)
+        if not (worker_gone and self._replay(refusal, died=loss is UpstreamLoss.DIED)):
             self.cut(refusal)
 
     def _ask(self, idle: Upstream | None) -> None:
@@ -422,9 +433,9 @@ class ProxiedRequest:
 
     def _blame_request(self, refusal: Refusal) -> Refusal:
         """Log that the request may be what kills its workers, and return `refusal` with that added."""
-        told = f"request {self._record.id.text} was with its worker at {self._deaths} deaths: it is not tried again"
-        log.error("model %s: %s", self._lease.name, told)
-        return Refusal(refusal.status, refusal.code, f"{refusal.message}; {told}")
+        blame = f"request {self._record.id.text} was with its worker at {self._deaths} deaths: it is not tried again"
+        log.error("model %s: %s", self._lease.name, blame)
+        return Refusal(refusal.status, refusal.code, f"{refusal.message}; {blame}")
 
     # The end
 
@@ -444,8 +455,8 @@ class ProxiedRequest:
         if self._legacy or not framed:
             # The response ends with the connection: a stream can end with an error event; for any other response only
             # a reset tells the client that something is missing.
-            speaks = self._stream is EVENTS and not self._encoded
-            return (refusal.part(EVENTS, self._record.route), False) if speaks else (b"", True)
+            takes_event = self._stream is EVENTS and not self._encoded
+            return (refusal.part(EVENTS, self._record.route), False) if takes_event else (b"", True)
         if self._stream and self._may_speak():
             return chunk(refusal.part(self._client_format, self._record.route)), False
         return b"", False  # the client notices the missing last chunk, or the missing bytes

@@ -33,6 +33,7 @@ class Queue(Generic[T]):
             yield from self._lines[priority]
 
     def put(self, waiter: T) -> None:
+        """Add `waiter` as the last of its priority."""
         self._lines.setdefault(waiter.priority, {})[waiter] = None
 
     def discard(self, waiter: T) -> bool:

@@ -97,6 +97,7 @@ class Unpacking:
         """Do nothing: there is no response yet, and no worker to resume."""
 
     def cut(self, refusal: Refusal) -> None:
+        """Stop the work, and send `refusal`."""
         self._end()
         answer = refusal.response(keep_alive=False, method=self._request.method)
         self._record.sent += len(answer)
@@ -105,10 +106,12 @@ class Unpacking:
         self._client.answered(self._record, keep_alive=False)
 
     def abandon(self, lost: int) -> None:
+        """Stop the work, as the client is gone and has not taken `lost` bytes."""
         self._end()
         self._record.end(CLIENT_GONE, "client_gone")
         self._record.delivered(lost)
 
     def probe(self) -> bytes:
+        """Return an interim response, which tells the client nothing."""
         self._record.sent += len(CONTINUE)
         return CONTINUE

@@ -29,6 +29,7 @@ class Histogram:
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
+        """Count one value."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
