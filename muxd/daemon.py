@@ -54,15 +54,15 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None
     """
     daemon = config.daemon
     anybody = daemon.others == "read" or config.proxy.user is not None  # all may connect; Rights decides the rest
-    claimed = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
+    control_socket = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
     try:
         lock = _claim_folders(daemon)
         try:
-            await _run_claimed(config, reread, notifier, claimed)
+            await _run(config, reread, notifier, control_socket)
         finally:
             os.close(lock)
     finally:
-        claimed.close()
+        control_socket.close()
 
 
 def _claim_folders(daemon: Daemon) -> int:
@@ -80,7 +80,7 @@ def _claim_folders(daemon: Daemon) -> int:
         raise CannotStart(f"muxd cannot start: {in_words(error)}; see [muxd] state_dir and log_dir") from None
 
 
-async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claimed: ControlSocket) -> None:
+async def _run(config: Config, reread: Reread, notifier: Notifier, control_socket: ControlSocket) -> None:
     for remark in (*config.remarks, *await in_thread(partial(writable_by_anybody, config))):
         log.warning("%s", remark)
     for model in config.models:
@@ -89,23 +89,23 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     become_subreaper()
     children = Children(config.daemon.state_dir / "children", cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
-    left = state.load()
-    if left.proxy is not None and config.proxy.managed:
-        rescue(left.proxy, config.proxy, notifier)
-    await _sweep(children, state, left, {model.name for model in config.models})
+    leftover = state.load()
+    if leftover.proxy is not None and config.proxy.managed:
+        rescue(leftover.proxy, config.proxy, notifier)
+    await _sweep(children, state, leftover, {model.name for model in config.models})
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier)
     managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
     async with open_http() as http, trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
-        around = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
-        supervisor = Supervisor(around, mailbox, managed or UnmanagedProxy(config), reread)
+        context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
+        supervisor = Supervisor(context, mailbox, managed or UnmanagedProxy(config), reread)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
         rights = Rights.of_config(config)
-        await nursery.start(partial(serve_control, supervisor, claimed.listener, rights))
-        nursery.start_soon(_keep_socket, claimed, supervisor, rights, nursery)
+        await nursery.start(partial(serve_control, supervisor, control_socket.listener, rights))
+        nursery.start_soon(_keep_socket, control_socket, supervisor, rights, nursery)
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
@@ -125,22 +125,22 @@ async def _run_claimed(config: Config, reread: Reread, notifier: Notifier, claim
     log.info("stopped")
 
 
-async def _sweep(children: Children, state: StateFile, left: SavedState, models: set[str]) -> None:
+async def _sweep(children: Children, state: StateFile, leftover: SavedState, models: set[str]) -> None:
     """End every process that an earlier muxd left running, so that no model and no proxy ever runs twice.
 
     Of the earlier muxd's state only the list of models that an operator stopped is kept.
     """
-    records = [worker.child for worker in left.workers.values()]
-    records += [left.proxy] if left.proxy is not None else []
+    records = [worker.child for worker in leftover.workers.values()]
+    records += [leftover.proxy] if leftover.proxy is not None else []
     for name in await children.sweep(records, SWEEP_TIMEOUT):
         log.warning("%s was left running by an earlier muxd: ended", name)
-    for name, worker in left.workers.items():
+    for name, worker in leftover.workers.items():
         if worker.call is not None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
         remove_left_outside(worker)
     shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also folders that no record names
     make_folder(state.path.parent / "workers")
-    state.state = SavedState(stopped=[name for name in left.stopped if name in models])
+    state.state = SavedState(stopped=[name for name in leftover.stopped if name in models])
     state.save()
 
 
@@ -168,23 +168,25 @@ async def _reload(supervisor: Supervisor) -> None:
         log.error("the configuration was not taken over, nothing was changed: %s", error.message)
 
 
-async def _keep_socket(claimed: ControlSocket, supervisor: Supervisor, rights: Rights, nursery: trio.Nursery) -> None:
+async def _keep_socket(
+    control_socket: ControlSocket, supervisor: Supervisor, rights: Rights, nursery: trio.Nursery
+) -> None:
     """Make the control socket again whenever its file was removed.
 
     Without the file no proxy and no operator could connect, and so no model could be switched or loaded any more.
     """
-    said = ""
+    last_logged = ""
     while True:
         await next_tick(SOCKET_INTERVAL)
         try:
-            if claimed.make_again():
-                log.warning("the control socket %s was removed: it is made again", claimed.path)
-                nursery.start_soon(serve_control, supervisor, claimed.listener, rights)
-            said = ""
+            if control_socket.make_again():
+                log.warning("the control socket %s was removed: it is made again", control_socket.path)
+                nursery.start_soon(serve_control, supervisor, control_socket.listener, rights)
+            last_logged = ""
         except (OSError, MuxdError) as error:
-            if (why := in_words(error)) != said:
-                log.error("the control socket %s was removed and cannot be made again: %s", claimed.path, why)
-            said = why
+            if (why := in_words(error)) != last_logged:
+                log.error("the control socket %s was removed and cannot be made again: %s", control_socket.path, why)
+            last_logged = why
 
 
 async def _tell_systemd(notifier: Notifier) -> None:

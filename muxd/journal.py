@@ -19,7 +19,7 @@ class Journal:
     def __init__(self) -> None:
         self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._last = 0
-        self._followers: dict[trio.MemorySendChannel[dict[str, Any]], int] = {}  # -> entries it has missed
+        self._followers: dict[trio.MemorySendChannel[dict[str, Any]], int] = {}  # -> number of missed entries
 
     def record(self, kind: str, **facts: Any) -> None:
         self._last += 1

@@ -138,9 +138,7 @@ class Supervisor:
         )
         self._runners = {model.name: Runner(model, context) for model in self.config.models}
         self._names = _model_names(self.config)
-        self._models = {
-            model.name: model for model in self.config.models
-        }  # as configured now; a worker may have been started before
+        self._models = {model.name: model for model in self.config.models}  # a worker may still run with an older one
         self._reread = reread
         self._reloading = trio.Lock()
         self._reload: Reload | None = None  # the reload that `_take_over` carries out next
