@@ -1,4 +1,4 @@
-"""One request for a model: admission, worker, answer, and every way in which it can fail.
+"""One request for a model: admission, worker, response, and every way in which the request can fail.
 
 Theory of operation
 -------------------

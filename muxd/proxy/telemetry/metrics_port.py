@@ -68,20 +68,20 @@ async def serve_metrics(
     home = at_home(listener.getsockname(), keyed=False)
     hosts = Hosts(names) if home and "*" not in names else None
 
-    async def answer(request: Request, exchange: ResponseWriter) -> None:
+    async def answer(request: Request, writer: ResponseWriter) -> None:
         try:
             if hosts is not None:
                 hosts.check(request)
         except Refusal as refusal:
-            await exchange.send_json(refusal.status, refusal.as_json())
+            await writer.send_json(refusal.status, refusal.as_json())
             return
         if request.method not in _READING:
             message = f"{request.path} takes GET, not {request.method}"
             raise MethodNotAllowed(message, allowed=_READING)
         if request.path == "/metrics":
-            await exchange.send_body(CONTENT_TYPE, await page())
+            await writer.send_body(CONTENT_TYPE, await page())
         elif request.path == "/":
-            await exchange.send_body("text/plain; charset=utf-8", b"muxd's metrics are at /metrics\n")
+            await writer.send_body("text/plain; charset=utf-8", b"muxd's metrics are at /metrics\n")
         else:
             raise RouteNotFound(f"there is no {request.path} here: see /metrics")
 
