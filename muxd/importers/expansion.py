@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from muxd.config.command_lines import Hole, Word
 
-from .lexer import ASSIGNMENT, Place, skip, tokens
+from .lexer import ASSIGNMENT, NotPlain, Place, skip, tokens
 
 #: What bash or muxd sets by itself, differently each time.
 _VOLATILE = (
@@ -27,6 +27,10 @@ _BRACES = re.compile(r"\{[^{}\s]*(?:,|\.\.)[^{}\s]*\}")
 _SPECIAL = "\\'\"`$<>~{*?["
 
 Value = str | Hole | list[Word]
+
+
+#: Characters of a word, and words of an array, that are followed: a text that doubles itself has no end.
+LONGEST, MOST_WORDS = 1 << 16, 4096
 
 
 class Piece(NamedTuple):
@@ -71,9 +75,9 @@ class ScriptVariables:
         if appends:
             old = self.variables.get(name, "")
             if isinstance(old, list) and isinstance(value, list):
-                value = [*old, *value]
+                value = [*old, *value] if len(old) + len(value) <= MOST_WORDS else Hole()
             else:
-                value = old + value if isinstance(old, str) and isinstance(value, str) else Hole()
+                value = _joined(old, value) if isinstance(old, str) and isinstance(value, str) else Hole()
         is_known = self._is_sure and not index and name not in self._lasting
         self.variables[name] = value if is_known else Hole()
 
@@ -110,7 +114,10 @@ class ScriptVariables:
                     current = None
                 if part != "" or not piece.splits:
                     current = _joined(current, part)
-        return [*words, current] if current is not None else words
+        words += [current] if current is not None else []
+        if len(words) > MOST_WORDS:
+            raise NotPlain("it makes too many words")
+        return words
 
     def _text(self, raw: str) -> str | Hole:
         """Return what bash assigns: nothing is split at blanks."""
@@ -235,7 +242,9 @@ def _joined(before: Word | None, more: Word) -> Word:
         return more
     if isinstance(before, Hole):
         return Hole(before.prefix, before.many or (isinstance(more, Hole) and more.many))
-    return before + more if isinstance(more, str) else Hole(before + more.prefix, more.many)
+    if isinstance(more, Hole):
+        return Hole(before + more.prefix, more.many)
+    return before + more if len(before) + len(more) <= LONGEST else Hole(many=True)
 
 
 def _split(text: str) -> list[str]:

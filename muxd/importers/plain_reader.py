@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,9 @@ DECLARING = ("export", "declare", "typeset", "readonly")
 _CLOSERS = {"if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}"}
 _BETWEEN = ("then", "do", "else", "elif", "!", "time", "fi", "done", "esac", "}", "in")
 _SERVER = re.compile(r"launch_server|muxd\.simulator|\bsglang\s+serve\b")
-_DEEPEST = 8
+
+#: Shells and functions in each other, compound commands in each other, and commands in all, that are followed.
+_DEEPEST, _MOST_NESTED, _MOST_STEPS = 8, 50, 50_000
 
 
 class FoundServer(NamedTuple):
@@ -77,6 +79,8 @@ class PlainReader(ScriptVariables):
     _has_returned: bool = False
     _functions: dict[str, list[Token]] = field(default_factory=dict)
     _depth: int = 0
+    _nesting: int = 0
+    _steps: int = 0
 
     @classmethod
     def at_start(
@@ -112,7 +116,8 @@ class PlainReader(ScriptVariables):
                 before = ";"
             else:
                 end = next((n for n in range(at, len(found)) if found[n].kind == "operator"), len(found))
-                self._simple(found[at:end], before, [t.text for t in found[end:] if t.kind == "operator"])
+                after = (found[n].text for n in range(end, len(found)) if found[n].kind == "operator")
+                self._simple(found[at:end], before, after)
                 at, before = end - 1, ";"
             at += 1
         self._is_sure = outer
@@ -137,8 +142,11 @@ class PlainReader(ScriptVariables):
             return None
         end = _end_of(found, at)
         inner = found[at + 1 : end - 1]
-        for token in inner:
+        for token in inner if not self._nesting else ():
             self._forget(token.text)
+        self._nesting += 1
+        if self._nesting > _MOST_NESTED:
+            raise NotPlain("it is nested too deeply")
         if text == "case":
             begin = next((n for n, t in enumerate(inner) if t.text == "in"), len(inner))
             self._follow(inner[begin + 1 :], sure=False, arms=True)
@@ -147,6 +155,7 @@ class PlainReader(ScriptVariables):
             self._follow(inner[begin:], sure=False)
         else:
             self._follow(inner, sure=False)
+        self._nesting -= 1
         return end
 
     def _function(self, found: Sequence[Token], at: int) -> int:
@@ -159,13 +168,20 @@ class PlainReader(ScriptVariables):
             self._lasting.update(self._forget(token.text))
         return end
 
-    def _simple(self, found: Sequence[Token], before: str, after: Sequence[str]) -> None:
+    def _simple(self, found: Sequence[Token], before: str, after: Iterator[str]) -> None:
         raws = [t.text for n, t in enumerate(found) if t.kind == "word" and not (n and found[n - 1].kind == "redirect")]
         if not raws:
             return
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise NotPlain("it has no end")
         place = Place(self.file, found[0].line)
-        end = next((text for text in after if text not in ("|", "|&", "&&", "||")), ";")
-        piped = before in ("|", "|&") or after[:1] in (["|"], ["|&"])
+        follows = next(after, ";")
+        end = next(
+            (text for text in chain((follows,), islice(after, _MOST_NESTED)) if text not in ("|", "|&", "&&", "||")),
+            ";",
+        )
+        piped = before in ("|", "|&") or follows in ("|", "|&")
         apart = piped or (end == "&")  # in a process of its own
         sure, self._is_sure = self._is_sure, self._is_sure and before not in ("&&", "||")
         count = next((n for n, raw in enumerate(raws) if not ASSIGNMENT.fullmatch(raw)), len(raws))

@@ -338,7 +338,18 @@ ODD = ["while true; do :; done", "f() { f; }; f", "until false; do X=x$X; done",
 ODD += ["(" * 500, "$((" * 300, "${X:-" * 300, "if " * 300, "'", "$'", "${", "$(", "`", "((", "[[", "case x in"]
 ODD += ["A=(", "a &&", "|", ";;", "&", ")", "\0", "X=1;" * 3000, "[[ a | b ]]", "for x in a | b; do", "f() {", "<<"]
 ODD += ["X=a; while :; do X=$X$X; done", 'A=(a); while :; do A+=("${A[@]}"); done', "X=$((1<<99999))"]
-ODD += ["ls /*/*/*/*/*", "[[ x == @(a|b) ]]"]
+ODD += [
+    "ls /*/*/*/*/*",
+    "[[ x == @(a|b) ]]",
+    "f() { " + "f; " * 20 + "}; f",
+    "a | " * 3000 + "b",
+    "if a; then\n" * 2000,
+]
+ODD += [
+    "X=abcdefgh;" + "X=$X$X;" * 40,
+    "A=(a b);" + 'A+=("${A[@]}");' * 40,
+    "X=aaaaaaaa;" + "X=$X$X;" * 12 + "echo " + "$X" * 3000,
+]
 
 
 @pytest.mark.parametrize("text", ODD)

@@ -55,3 +55,27 @@ def test_scripts_with_and_without_exec_answer_in_turn_and_leave_nothing_behind(s
         assert muxd.left_behind() == {}
         assert {path.name for path in Path("/dev/shm").iterdir()} == shared
         assert "outlived" not in (tmp_path / "state/logs/tiny-a.stderr.log").read_text(), "it ended by itself"
+
+
+def test_what_a_script_hides_is_seen_at_a_real_server(sglang_home, tmp_path):
+    """Port, model, name and sleep flags are in a file that the script reads when it runs."""
+    model, port = f"{sglang_home}/models/tiny-a", free_port()
+    saver = "--enable-memory-saver --enable-weights-cpu-backup"
+    words = f"--model-path {model} --served-model-name seen --port {port} {saver} --tp-size 1"
+    (tmp_path / "words").write_text(words)
+    env = " ".join(f"{key}={shlex.quote(value)}" for key, value in CPU_ENV.items())
+    command = f"{sglang_home}/venv/bin/python -m sglang.launch_server $(cat words) {shlex.join(CPU_ARGS)}"
+    (tmp_path / "tiny-a.sh").write_text(f"export {env}\n{command}\n")
+    with Scripts(tmp_path, "tiny-a.sh", deadline=DEADLINE) as muxd:
+        assert muxd.status("tiny-a")["served_names"] == ["tiny-a"]
+        muxd.until_state("tiny-a", "ready")
+        assert muxd.status("tiny-a")["url"] == f"http://127.0.0.1:{port}"
+        assert set(muxd.status("tiny-a")["served_names"]) == {model, "seen"}
+        assert (muxd.status("tiny-a")["sleep_level"], muxd.status("tiny-a")["reason"]) == (1, None)
+        text = muxd.ask("tiny-a", max_tokens=8)
+        assert text
+        assert muxd.ask("seen", max_tokens=8) == text
+        assert muxd.control("POST", "/v1/models/tiny-a/sleep").status_code == 200
+        assert muxd.ask("seen", max_tokens=8) == text
+        muxd.stop()
+        assert muxd.left_behind() == {}
