@@ -45,6 +45,9 @@ _CLOSERS = {"if": "fi", "while": "done", "until": "done", "for": "done", "select
 _BETWEEN = ("then", "do", "else", "elif", "!", "time", "fi", "done", "esac", "}", "in")
 _SERVER = re.compile(r"launch_server|muxd\.simulator|\bsglang\s+serve\b")
 
+#: Bytes of a file that is read in.
+_LONGEST_FILE = 1 << 20
+
 #: Shells and functions in each other, compound commands in each other, and commands in all, that are followed.
 _DEEPEST, _MOST_NESTED, _MOST_STEPS = 8, 50, 50_000
 
@@ -308,6 +311,8 @@ class PlainReader(ScriptVariables):
             ):
                 raise NotPlain("which file that is, is known only when it runs")
             path = Path(os.path.normpath(os.path.join(self.folder, name)))
+            if not path.is_file() or path.stat().st_size > _LONGEST_FILE:  # a pipe would keep us
+                raise NotPlain("it is no file that is read here")
             text = self.sourced[str(path)] = path.read_text()
             self._depth += 1
             self._follow(tokens(text), sure=True)

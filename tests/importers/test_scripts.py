@@ -275,6 +275,13 @@ def test_a_containers_server_is_reached_where_it_is_published(read, options, por
     assert (found.problems, found.port) == ([], port)
 
 
+def test_what_is_no_file_is_not_read_in_and_not_waited_for(read, bash):
+    os.mkfifo(bash.folder / "pipe")
+    for name in ("./pipe", "/dev/stdin", "/dev/zero", "./bin"):
+        found = read(f"PORT=1\nsource {name}\n{SERVE} --model a --port $PORT")
+        assert (found.names, found.port) == (("a",), 0)
+
+
 def test_what_it_reads_in_is_remembered_unless_it_writes_that_itself(read, bash):
     server = f"{SERVE} --model a --port 1"
     mine, more = str(bash.folder / "script.sh"), str(bash.folder / "more.env")
