@@ -63,10 +63,12 @@ from .core.events import (
     Waiting,
     WeightsSeen,
 )
+from .core.ledger import WHOLE
 from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
 from .core.states import WorkerState
+from .engines.sglang import granted_share
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
 from .journal import Journal
@@ -264,7 +266,7 @@ class Supervisor:
         """Read the GPUs, and tell the core their number and sizes where these have changed."""
         gpus, host = self._context.gpus, self._scheduler.host
         totals = {gpu.index: gpu.total for gpu in (await gpus.read()).values()}
-        if gpus.count != host.gpu_count or not totals.items() <= host.gpu_memory.items():
+        if gpus.count != host.gpu_count or not totals.items() <= host.ledger.capacity.items():
             self.tell(GpusMeasured(trio.current_time(), totals, gpus.count))
 
     async def _tell_weights(self, config: Config) -> None:
@@ -458,7 +460,7 @@ class Supervisor:
         """
         async with self._reloading:
             wanted = completed(self.config, self._context.scripts.known)
-            holds, steps = self._scheduler.host.ledger.holds, []
+            holds, steps = self._scheduler.host.ledger.is_awake, []
             for step in plan_of(self.config, wanted).steps:
                 before, after = (next(m for m in c.models if m.name == step.model) for c in (self.config, wanted))
                 strays = holds(step.model) and not set(after.gpus) <= set(before.gpus)
@@ -568,6 +570,7 @@ def spec_of(model: Model) -> WorkerSpec:
         name=model.name,
         gpus=frozenset(model.gpus),
         on_cards=model.engine != "simulator" and not runs_on_cpu(model.args),
+        share=granted_share(model) or WHOLE,
         memory=model.memory.total if model.memory is not None else 0,
         sleep_level=model.sleep_level,
         preload=model.preload,

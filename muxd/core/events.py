@@ -142,10 +142,11 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerAsleep:
-    """It fell asleep and its GPU memory is measured to be free."""
+    """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs."""
 
     time: float
     worker: str
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

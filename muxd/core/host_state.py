@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
+from . import eviction
 from .commands import (
     Command,
     EndLease,
@@ -22,7 +23,7 @@ from .commands import (
     WakeWorker,
 )
 from .events import Waiting
-from .ledger import Ledger
+from .ledger import WHOLE, Ledger
 from .spec import WorkerSpec
 from .states import DOWN, WorkerState
 from .worker import Lease, Worker
@@ -45,13 +46,24 @@ class Impossible(NamedTuple):
         return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
+#: States in which what a worker has of its GPUs changes.
+CHANGING = frozenset(
+    {
+        WorkerState.STARTING,
+        WorkerState.WAKING,
+        WorkerState.FALLING_ASLEEP,
+        WorkerState.STOPPING,
+        WorkerState.UNRESPONSIVE,
+    }
+)
+
+
 class HostState:
     def __init__(self, specs: Iterable[WorkerSpec]) -> None:
         self.workers: dict[str, Worker] = {}
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
-        self.gpu_memory: dict[int, int] = {}  # bytes in all, of each GPU that could be read
         self.gpu_count = 0  # of the cards there are; 0: nobody knows
         self.weights: dict[str, int] = {}  # bytes that a model certainly needs, by its name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
@@ -61,13 +73,12 @@ class HostState:
 
     def add(self, spec: WorkerSpec) -> None:
         self.workers[spec.name] = Worker(spec, since=self.now)
-        self.ledger.expect(spec.name, spec.gpus)
 
     def remove(self, worker: Worker) -> None:
         """Forget one that has no process and no lease."""
         assert not worker.granted
         assert not worker.waiting
-        self.ledger.forget(worker.name)
+        self.ledger.give_back(worker.name)
         del self.workers[worker.name]
 
     def sort(self, names: Iterable[str]) -> None:
@@ -79,16 +90,36 @@ class HostState:
         """It has no process: let its successor's spec hold, and forget what the old one did wrong and cost."""
         assert worker.pending_spec is not None
         worker.renew(worker.pending_spec)
-        self.ledger.expect(worker.name, worker.spec.gpus)
 
     def move(self, worker: Worker, to: WorkerState, reason: str = "") -> RecordMove:
         before = worker.state
         worker.move(to, self.now, reason)
         return RecordMove(worker.name, before, to, reason)
 
-    def blockers(self, worker: Worker) -> list[Worker]:
-        """The other workers that hold a GPU which this one needs."""
-        return [self.workers[name] for name in sorted(self.ledger.blockers(worker.name))]
+    def fits(self, worker: Worker) -> bool:
+        """Say whether the memory that the worker needs to serve is there."""
+        return not self.ledger.shortfall(worker.name, worker.spec.claim)
+
+    def evictions(self, worker: Worker) -> list[Worker]:
+        """Return who must leave for the worker to fit, by the cheapest plan; those who leave already included."""
+        missing = self.ledger.shortfall(worker.name, worker.spec.claim)
+        holders = [self.workers[name] for name in self.ledger.holders(missing) if name != worker.name]
+        if not holders:
+            return []
+        if all(amount == WHOLE for amount in missing.values()):
+            holders = [w for w in holders if self.ledger.is_awake(w.name)]
+        left = {w.name: w.claim_asleep(3 if w.state is WorkerState.ASLEEP else w.sleep_level) for w in holders}
+
+        def fits(gone: frozenset[str]) -> bool:
+            return not self.ledger.shortfall(worker.name, worker.spec.claim, {name: left[name] for name in gone})
+
+        chosen = eviction.plan([_resident(w) for w in holders], fits)
+        return holders if chosen is None else [self.workers[name] for name in sorted(chosen)]
+
+    def is_quiet(self, worker: Worker) -> bool:
+        """Say whether no other worker's memory changes on the GPUs of this one: one at a time can be measured."""
+        changing = (w for w in self.workers.values() if w.state in CHANGING and w is not worker)
+        return not any(worker.spec.gpus & w.spec.gpus for w in changing)
 
     def never_loads(self, worker: Worker) -> Impossible | None:
         """Why this host can never load it as it is configured; None for one that is loaded, or where nobody knows."""
@@ -106,7 +137,7 @@ class HostState:
 
     def _too_small(self, spec: WorkerSpec) -> Impossible | None:
         """What is declared counts, else the weights."""
-        sizes = {gpu: self.gpu_memory[gpu] for gpu in sorted(spec.gpus) if gpu in self.gpu_memory}
+        sizes = {gpu: self.ledger.capacity[gpu] for gpu in sorted(spec.gpus) if gpu in self.ledger.capacity}
         if spec.memory:
             share = spec.memory // max(1, len(spec.gpus))
             reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
@@ -124,8 +155,7 @@ class HostState:
 
     def activate(self, worker: Worker) -> Iterator[Command]:
         """Wake it if it sleeps, else start it; its GPUs must be free."""
-        assert not self.ledger.blockers(worker.name)
-        self.ledger.take(worker.name)
+        self.ledger.take(worker.name, worker.spec.claim)
         worker.generation += 1
         if worker.state is WorkerState.ASLEEP:
             yield self.move(worker, WorkerState.WAKING)
@@ -231,3 +261,17 @@ class HostState:
         for lease in list(worker.granted):
             self.forget(lease)
             yield EndLease(lease)
+
+
+def _resident(worker: Worker) -> eviction.Resident:
+    """Describe what the worker's leaving costs: nothing where it leaves already, most where it cannot be had."""
+    if worker.leaves:
+        return eviction.Resident(worker.name, is_busy=False, seconds=0.0)
+    if worker.state is WorkerState.STUCK:
+        return eviction.Resident(worker.name, is_busy=True, seconds=inf)
+    if worker.state is WorkerState.ASLEEP:
+        slower = worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds
+        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower))
+    is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
+    seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
+    return eviction.Resident(worker.name, is_busy, seconds)

@@ -1,48 +1,91 @@
-"""The ledger: who holds the GPUs.
+"""The ledger: who has how much of which GPU.
 
-A worker claims its GPUs whole from the moment it starts or wakes until it is asleep or
-gone, with its memory measured free.  What a sleeping process still holds (a CUDA
-context, some hundred MiB) is not counted.
+A worker claims memory from the moment it starts or wakes until it is asleep or gone, with its memory measured free.
+What a sleeping process keeps there (a CUDA context, captured graphs) stays claimed while it sleeps.
+
+A claim on a GPU is in bytes, or WHOLE where nobody said or measured what the worker takes: such a worker is alone there
+among those that are awake.  What sleepers keep is not in its way, as it finds out by itself how much is free.
 """
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+#: All of a GPU that sleepers leave.
+WHOLE = -1
+
+#: Bytes, or WHOLE, by GPU.
+Claim = Mapping[int, int]
+
+NOTHING: Claim = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one worker has of the memory; `awake`: it may be in another's way on a GPU whatever the bytes say."""
+
+    claim: Claim
+    awake: bool
 
 
 class Ledger:
-    """Claims of workers on GPUs; at most one worker holds a GPU."""
+    """Claims of workers; memory of known capacity is never promised twice.
+
+    `capacity`: bytes of each GPU that workers may have together, where it could be read.  A claim in bytes on another
+    GPU counts as WHOLE.
+    """
 
     def __init__(self) -> None:
-        self._needs: dict[str, frozenset[int]] = {}
-        self._holder: dict[int, str] = {}
+        self.capacity: dict[int, int] = {}
+        self._holdings: dict[str, Holding] = {}
 
-    def expect(self, worker: str, gpus: frozenset[int]) -> None:
-        """What it needs from now on; it must hold nothing."""
-        assert not self.holds(worker), f"{worker} holds GPUs"
-        self._needs[worker] = gpus
+    def is_awake(self, worker: str) -> bool:
+        """Say whether the worker has what it needs to serve."""
+        holding = self._holdings.get(worker)
+        return holding is not None and holding.awake
 
-    def narrow(self, worker: str, gpus: frozenset[int]) -> None:
-        """It was seen to need these alone; what it holds besides is free."""
-        assert gpus <= self._needs[worker] or not self.holds(worker), f"{worker} holds other GPUs"
-        self._needs[worker] = gpus
-        self._holder = {gpu: holder for gpu, holder in self._holder.items() if holder != worker or gpu in gpus}
+    def holders(self, gpus: Iterable[int]) -> list[str]:
+        """Return the workers with a claim on one of the GPUs, in the order in which they came."""
+        wanted = frozenset(gpus)
+        return [worker for worker, holding in self._holdings.items() if not wanted.isdisjoint(holding.claim)]
 
-    def forget(self, worker: str) -> None:
-        self.give_back(worker)
-        self._needs.pop(worker, None)
+    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Claim] = {}) -> dict[int, int]:
+        """Return the bytes that are missing on each GPU for `worker` to wake with `claim`; empty where it fits.
 
-    def needs(self, worker: str) -> frozenset[int]:
-        return self._needs[worker]
+        WHOLE stands for a GPU that somebody must leave, however little the other one takes.
+        `left`: what each worker would have that is thought asleep or gone.
+        """
+        others = [h for name, h in self._holdings.items() if name != worker and name not in left]
+        others += [Holding(rest, awake=False) for name, rest in left.items() if name != worker]
+        missing: dict[int, int] = {}
+        for gpu, amount in claim.items():
+            on_it = [h for h in others if gpu in h.claim]
+            capacity = self.capacity.get(gpu)
+            awake = [h.claim[gpu] for h in on_it if h.awake]
+            if awake and (capacity is None or amount == WHOLE or WHOLE in awake):
+                missing[gpu] = WHOLE
+            elif capacity is not None and amount != WHOLE:
+                over = sum(h.claim[gpu] for h in on_it) + amount - capacity
+                if over > 0:
+                    missing[gpu] = over
+        return missing
 
-    def holds(self, worker: str) -> bool:
-        return worker in self._holder.values()
+    def take(self, worker: str, claim: Claim) -> None:
+        """Let `worker` have what it needs to serve; it must be there."""
+        missing = self.shortfall(worker, claim)
+        assert not missing, f"{worker} lacks {missing}"
+        self._holdings[worker] = Holding(claim, awake=True)
 
-    def blockers(self, worker: str) -> frozenset[str]:
-        """The other workers that hold a GPU which this one needs."""
-        return frozenset(self._holder[g] for g in self._needs[worker] if g in self._holder) - {worker}
-
-    def take(self, worker: str) -> None:
-        blockers = self.blockers(worker)
-        assert not blockers, f"{worker} would share its GPUs with {sorted(blockers)}"
-        for gpu in self._needs[worker]:
-            self._holder[gpu] = worker
+    def keep(self, worker: str, claim: Claim) -> None:
+        """Note what `worker` still has, now that it is asleep."""
+        self._holdings[worker] = Holding(claim, awake=False)
 
     def give_back(self, worker: str) -> None:
-        self._holder = {gpu: holder for gpu, holder in self._holder.items() if holder != worker}
+        """Note that nothing is left of `worker`'s processes."""
+        self._holdings.pop(worker, None)
+
+    def narrow(self, worker: str, gpus: frozenset[int]) -> None:
+        """Note that `worker` was seen to use these GPUs alone; what it has of others is free."""
+        holding = self._holdings.get(worker)
+        if holding is not None:
+            claim = {gpu: size for gpu, size in holding.claim.items() if gpu in gpus}
+            self._holdings[worker] = Holding(claim, holding.awake)

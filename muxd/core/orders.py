@@ -199,7 +199,7 @@ class Orders:
 
     def _holders(self, worker: Worker) -> list[Worker]:
         """Who has its GPUs, or is about to come to them."""
-        return self.host.blockers(worker) or self._switching.claimants(worker)
+        return self.host.evictions(worker) or self._switching.claimants(worker)
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
         if worker.state is WorkerState.BACKOFF and not worker.wanted:

@@ -37,11 +37,11 @@ def progress_of(host: HostState, switching: Switching, worker: Worker, now: floa
         elapsed = now - (switch.since if switch is not None else worker.since)
         return Progress(worker.state, victims, elapsed, _left(worker.costs[worker.state], worker, now))
     if switch is not None:
-        blockers = host.blockers(worker)
+        blockers = switching.in_the_way(worker)
         phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), worker.state)
         eta = _sum(*(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
         return Progress(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
-    if worker.state is WorkerState.BACKOFF and not host.blockers(worker):
+    if worker.state is WorkerState.BACKOFF and not switching.in_the_way(worker):
         retry_in = max(0.0, worker.retry_at - now)
         return Progress(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
     if (worker.wanted or switching.is_wished(worker)) and worker.state is not WorkerState.READY:
@@ -57,7 +57,7 @@ def next_step(host: HostState, switching: Switching, worker: Worker, now: float)
             return _next_of_ready(host, switching, worker, now)
         case WorkerState.DRAINING:
             return _next_of_draining(worker, now)
-        case WorkerState.BACKOFF if not host.blockers(worker):
+        case WorkerState.BACKOFF if not switching.in_the_way(worker):
             return f"starts again in {max(0.0, worker.retry_at - now):.0f}s"
         case WorkerState.UNLOADED if worker.stopped_by_operator:
             return f"stays down until `muxctl start {worker.name}`"
@@ -69,7 +69,7 @@ def next_step(host: HostState, switching: Switching, worker: Worker, now: float)
 
 
 def _next_of_ready(host: HostState, switching: Switching, worker: Worker, now: float) -> str | None:
-    rivals = [w for w in host.workers.values() if w.wanted and w.state in AT_REST and worker in host.blockers(w)]
+    rivals = [w for w in host.workers.values() if w.wanted and w.state in AT_REST and worker in switching.in_the_way(w)]
     turns = {w.name: switching.gives_way_at(worker, w) for w in rivals}
     if not turns:
         return None
@@ -94,7 +94,7 @@ def _next_at_rest(host: HostState, switching: Switching, worker: Worker, now: fl
     if never := host.never_loads(worker):
         return str(never)
     if worker.wanted or switching.is_coming(worker):
-        holders = " and ".join(w.name for w in host.blockers(worker))
+        holders = " and ".join(w.name for w in switching.in_the_way(worker))
         return f"waits for {holders} to give way" if holders else "is about to be loaded"
     verb = "wakes" if worker.state is WorkerState.ASLEEP else "starts"
     if worker.state is WorkerState.FAILED and now < worker.retry_at:
@@ -104,7 +104,7 @@ def _next_at_rest(host: HostState, switching: Switching, worker: Worker, now: fl
 
 def _queued_eta(host: HostState, switching: Switching, worker: Worker, now: float) -> float | None:
     """Until those in its way must begin to drain, then the drain and the switch."""
-    blockers = host.blockers(worker)
+    blockers = switching.in_the_way(worker)
     ahead = max(
         (switching.gives_way_at(b, worker) - now for b in blockers if b.state is WorkerState.READY), default=None
     )

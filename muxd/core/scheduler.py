@@ -107,7 +107,8 @@ class Scheduler:
             case Reconfigured():
                 yield from self._reconfigured(event)
             case GpusMeasured(_, totals, count):
-                self.host.gpu_memory |= totals
+                for gpu, size in totals.items():
+                    self.host.ledger.capacity[gpu] = size
                 self.host.gpu_count = count or self.host.gpu_count
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
@@ -169,8 +170,9 @@ class Scheduler:
                 if worker.state is WorkerState.WAKING:
                     worker.bad_levels, worker.level_trouble = 0, ""
                 yield self.host.move(worker, WorkerState.READY)
-            case WorkerAsleep() if worker.state is WorkerState.FALLING_ASLEEP:
-                self.host.ledger.give_back(worker.name)
+            case WorkerAsleep(_, _, kept) if worker.state is WorkerState.FALLING_ASLEEP:
+                worker.kept = kept
+                self.host.ledger.keep(worker.name, worker.claim_asleep(worker.sleep_level))
                 yield self.host.move(worker, WorkerState.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
@@ -241,7 +243,7 @@ class Scheduler:
             return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
         if never := self.host.never_loads(worker):
             return never.code, f"model {worker.name} {never}", None
-        stuck = [w for w in (worker, *self.host.blockers(worker)) if w.state is WorkerState.STUCK]
+        stuck = [w for w in (worker, *self.host.evictions(worker)) if w.state is WorkerState.STUCK]
         if stuck:
             what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .ledger import WHOLE, Claim
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -9,6 +11,7 @@ class WorkerSpec:
 
     name: str
     gpus: frozenset[int] = frozenset({0})
+    share: int = WHOLE  # bytes of each of its GPUs, to serve; WHOLE: all that sleepers leave
     on_cards: bool = True  # its GPUs are cards; else numbers that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2
@@ -18,3 +21,8 @@ class WorkerSpec:
     restart_window: float = 600.0
     stable_after: float = 60.0
     cool_down: float = 60.0
+
+    @property
+    def claim(self) -> Claim:
+        """Return the memory that the worker needs to serve."""
+        return dict.fromkeys(self.gpus, self.share)

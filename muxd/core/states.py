@@ -27,6 +27,9 @@ DOWN = frozenset({WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED}
 
 _S = WorkerState
 
+#: States in which a worker is on its way off the GPU: nothing need be asked of it again.
+LEAVING = frozenset({_S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE})
+
 MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     _S.UNLOADED: frozenset({_S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),

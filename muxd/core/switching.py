@@ -39,14 +39,11 @@ from . import policy
 from .commands import Command
 from .host_state import END_GRACE, HostState
 from .policy import Candidate
-from .states import DOWN, WorkerState
+from .states import DOWN, LEAVING, WorkerState
 from .worker import Worker
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
-
-#: States in which a worker is on its way off the GPU: nothing need be asked of it again.
-LEAVING = frozenset({WorkerState.FALLING_ASLEEP, WorkerState.STOPPING, WorkerState.UNRESPONSIVE})
 
 #: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
 AT_REST = DOWN | {WorkerState.ASLEEP}
@@ -126,7 +123,20 @@ class Switching:
         target = self._target(switch)
         if switch.begun:
             return target.state in (WorkerState.STARTING, WorkerState.WAKING)
-        return target.state in AT_REST and all(b.state is not WorkerState.STUCK for b in self.host.blockers(target))
+        victims = self._remaining(switch)
+        if target.state not in AT_REST or any(v.state is WorkerState.STUCK for v in victims):
+            return False
+        return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
+
+    def _remaining(self, switch: Switch) -> list[Worker]:
+        """Return the victims that have not left yet."""
+        victims = (self.host.workers[name] for name in sorted(switch.victims))
+        return [v for v in victims if self.host.ledger.is_awake(v.name) or v.state is WorkerState.STOPPING]
+
+    def in_the_way(self, worker: Worker) -> list[Worker]:
+        """Return who must leave before the worker comes: a switch's victims that are left, or whom a plan chooses."""
+        switch = self.switch_to(worker)
+        return self.host.evictions(worker) if switch is None else self._remaining(switch)
 
     def _target(self, switch: Switch) -> Worker:
         return self.host.workers[switch.target]
@@ -137,14 +147,14 @@ class Switching:
             if victim.state is WorkerState.DRAINING:
                 yield from self._forward_drain(victim)
         target = self._target(switch)
-        if switch.begun or self.host.blockers(target):
+        if switch.begun or not self.host.fits(target) or not self.host.is_quiet(target):
             return
         switch.begun = True
         yield from self.host.activate(target)
 
     def _forward_drain(self, victim: Worker) -> Iterator[Command]:
         yield from self.host.end_overdue(victim)
-        if not victim.granted:
+        if not victim.granted and self.host.is_quiet(victim):
             yield from self.host.deactivate(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
@@ -176,7 +186,7 @@ class Switching:
 
     def claimants(self, worker: Worker) -> list[Worker]:
         """The workers that a running switch brings to a GPU that this one needs."""
-        needs = self.host.ledger.needs(worker.name)
+        needs = worker.spec.gpus
         return [self._target(s) for s in self.running if s.target != worker.name and needs & self._claimed(s)]
 
     def begin_unopposed(self, worker: Worker) -> Iterator[Command]:
@@ -185,12 +195,12 @@ class Switching:
 
     def drop_unbegun(self, worker: Worker) -> None:
         """An operator wants `worker`: call off the switches in its way that have not begun."""
-        needs = self.host.ledger.needs(worker.name)
+        needs = worker.spec.gpus
         self.running = [s for s in self.running if s.begun or s.target == worker.name or not needs & self._claimed(s)]
 
     def _claimed(self, switch: Switch) -> frozenset[int]:
         """The GPUs that a switch is about: no other one may touch them."""
-        return frozenset().union(*(self.host.ledger.needs(n) for n in (switch.target, *switch.victims)))
+        return frozenset().union(*(self.host.workers[n].spec.gpus for n in (switch.target, *switch.victims)))
 
     # New ones
 
@@ -201,11 +211,11 @@ class Switching:
         for candidate in self._queue:
             yield self.host.workers[candidate.worker], False
         for worker in self.host.workers.values():
-            if worker.state is WorkerState.BACKOFF and not worker.wanted and not self.host.blockers(worker):
+            if worker.state is WorkerState.BACKOFF and not worker.wanted and not self.host.evictions(worker):
                 yield worker, False
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
-            earlier = (self.host.ledger.needs(n) for n in self.preload[:place])
-            if not self.host.ledger.needs(name) & frozenset().union(*earlier):
+            earlier = (self.host.workers[n].spec.gpus for n in self.preload[:place])
+            if not self.host.workers[name].spec.gpus & frozenset().union(*earlier):
                 yield self.host.workers[name], False
 
     def position(self, worker: Worker) -> int:
@@ -231,7 +241,7 @@ class Switching:
         self._rivals_for.clear()  # which have been in another order
 
     def _candidate(self, worker: Worker) -> Candidate:
-        leaving = sum(b.leave_cost.seconds for b in self.host.blockers(worker))
+        leaving = sum(b.leave_cost.seconds for b in self.in_the_way(worker))
         cost = leaving + worker.return_cost.seconds
         weight = sum(lease.weight for lease in worker.waiting.values())
         turn = max(cost, worker.costs[WorkerState.DRAINING].seconds)
@@ -244,7 +254,7 @@ class Switching:
         if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) and self.host.now < worker.retry_at:
             self.next_decision = min(self.next_decision, worker.retry_at)
             return
-        blockers = self.host.blockers(worker)
+        blockers = self.host.evictions(worker)
         if any(b.state is WorkerState.STUCK for b in blockers):
             return
         at = max((self.gives_way_at(b, worker) for b in blockers if not urgent), default=self.host.now)
@@ -253,25 +263,28 @@ class Switching:
             if all(self._is_due(b, worker) for b in blockers):
                 # Only the turn of the active one keeps it back.  Others, who would come sooner as they
                 # cost less, must not begin turn after turn in front of it.
-                self._kept_for |= self.host.ledger.needs(worker.name)
+                self._kept_for |= worker.spec.gpus
             return
         yield from self._begin(worker, blockers)
 
     def _may_pass(self, worker: Worker) -> bool:
         """Nobody touches the GPUs that an operator's open wish needs, or that are kept for one who waited long."""
-        needs = self.host.ledger.needs
-        wished = needs(self.operator_switch.worker) if self.operator_switch is not None else frozenset()
-        return not needs(worker.name) & (wished | self._kept_for)
+        wished = (
+            self.host.workers[self.operator_switch.worker].spec.gpus
+            if self.operator_switch is not None
+            else frozenset()
+        )
+        return not worker.spec.gpus & (wished | self._kept_for)
 
     def _is_claimed(self, worker: Worker) -> bool:
-        return any(self.host.ledger.needs(worker.name) & self._claimed(s) for s in self.running)
+        return any(worker.spec.gpus & self._claimed(s) for s in self.running)
 
     def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
         """When `blocker` gives way to `worker`: at once where it leaves already; inf for no reason.
 
         An idle one is kept for as long as its clients are likely to return, and as the wait of `worker` allows.
         """
-        if self._leaves(blocker):
+        if blocker.leaves or blocker.state is WorkerState.ASLEEP:
             return self.host.now
         if blocker.state is not WorkerState.READY:
             return inf
@@ -301,14 +314,11 @@ class Switching:
 
     def is_measured(self, worker: Worker) -> bool:
         """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
-        leaving = (b.leave_cost for b in self.host.blockers(worker))
+        leaving = (b.leave_cost for b in self.in_the_way(worker))
         return worker.return_cost.measured and all(cost.measured for cost in leaving)
 
-    def _leaves(self, blocker: Worker) -> bool:
-        return blocker.state in LEAVING and not blocker.comes_back
-
     def _is_due(self, blocker: Worker, worker: Worker) -> bool:
-        if self._leaves(blocker):
+        if blocker.leaves:
             return True
         due = worker.wanted and blocker.state is WorkerState.READY
         return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
@@ -316,7 +326,7 @@ class Switching:
     def _due_at(self, worker: Worker, own: Candidate) -> float:
         """When whatever is on its GPUs must begin to drain, for its wait to stay within its bound."""
         drains = [
-            b.costs[WorkerState.DRAINING].seconds for b in self.host.blockers(worker) if b.state is WorkerState.READY
+            b.costs[WorkerState.DRAINING].seconds for b in self.in_the_way(worker) if b.state is WorkerState.READY
         ]
         return policy.due_at(
             own,
@@ -331,11 +341,10 @@ class Switching:
 
         Found once for all who need the same GPUs: with 50 models waiting that makes a decision three times as fast.
         """
-        ledger, workers = self.host.ledger, self.host.workers
-        needs = ledger.needs(worker.name)
+        workers, needs = self.host.workers, worker.spec.gpus
         if needs not in self._rivals_for:
             waiting = (c for c in self._queue if _waits(workers[c.worker]))
-            self._rivals_for[needs] = [c for c in waiting if not needs.isdisjoint(ledger.needs(c.worker))]
+            self._rivals_for[needs] = [c for c in waiting if not needs.isdisjoint(workers[c.worker].spec.gpus)]
         return self._rivals_for[needs]
 
     def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:
@@ -348,13 +357,16 @@ class Switching:
                 message = f"{blocker.name} gives way to {worker.name}"
                 deadline = self.host.now + blocker.spec.drain_timeout
                 yield from self.host.drain(blocker, "switch", message, deadline)
+            elif blocker.state is WorkerState.ASLEEP:
+                message = f"the memory that {blocker.name} keeps asleep goes to {worker.name}"
+                yield from self.host.stop(blocker, message, kill=True)
         yield from self._forward(switch)
 
     def _rest_unwanted(self) -> Iterator[Command]:
         """A crashed worker whose GPU another one has taken waits for a request like any other."""
         for worker in self.host.workers.values():
             unwanted = not worker.wanted and not self.is_wished(worker)
-            if worker.state is WorkerState.BACKOFF and unwanted and self.host.blockers(worker):
+            if worker.state is WorkerState.BACKOFF and unwanted and self.host.evictions(worker):
                 yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
 
     # When to look again

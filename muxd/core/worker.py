@@ -7,8 +7,9 @@ from zlib import crc32
 
 from . import policy
 from .events import Failure, Verb, Waiting
+from .ledger import Claim
 from .spec import WorkerSpec
-from .states import MOVES, WorkerState
+from .states import LEAVING, MOVES, WorkerState
 
 #: How much the newest measurement counts in a moving average.
 NEWEST = 0.3
@@ -112,6 +113,7 @@ class Worker:
     costs: dict[WorkerState, Cost] = field(default_factory=_costs)
     idle_since: float | None = None  # its last answer ended then; None while requests run or wait, or none ever did
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=policy.GAPS))  # from an answer to the next request
+    kept: int = 0  # bytes of each of its GPUs that its last sleep left with its process
     drain_deadline: float = inf
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
     failures: deque[float] = field(default_factory=deque)
@@ -154,6 +156,7 @@ class Worker:
         self.spec, self.pending_spec = spec, None
         self.costs = _costs()
         self.gaps.clear()
+        self.kept = 0
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
         self.level_trouble = ""
@@ -192,6 +195,15 @@ class Worker:
     def comes_back(self) -> bool:
         """It leaves only to be started again at once."""
         return self.order is not None and self.order.verb is Verb.RESTART
+
+    @property
+    def leaves(self) -> bool:
+        """Say whether it is on its way off its GPUs, and not only to come back at once."""
+        return self.state in LEAVING and not self.comes_back
+
+    def claim_asleep(self, level: int) -> Claim:
+        """Return the memory that it keeps while it sleeps at `level`; at level 3 there is no process."""
+        return dict.fromkeys(self.spec.gpus, self.kept) if level < 3 and self.kept else {}
 
     @property
     def sleep_level(self) -> int:

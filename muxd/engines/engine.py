@@ -24,6 +24,7 @@ class LaunchContext:
     admin_key: str
     simulated_gpu_ledger: Path
     simulated_gpu_memory: int  # bytes of each pretend GPU
+    free_gpu_memory: int = 0  # bytes, on that of the model's GPUs which has least; 0 where nobody could read it
 
 
 @dataclass(frozen=True, slots=True)

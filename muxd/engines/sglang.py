@@ -14,7 +14,7 @@ import trio
 
 from muxd.config import Model
 from muxd.config.command_lines import Command
-from muxd.config.flags import TENSOR, flag_of, parallel
+from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
 from muxd.observed_scripts import ObservedServer
 from muxd.shim.processes import process_table
 
@@ -74,7 +74,7 @@ class SGLang:
         config = plan.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.python, "-m", "sglang.launch_server", "--config", str(config), *server_flags(model, plan.port)]
         return LaunchSpec(
-            argv=(*argv, *model.args),
+            argv=(*argv, *_memory_share(model, plan.free_gpu_memory), *model.args),
             env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(plan.tmpdir)},
             files={config: f"admin-api-key: {plan.admin_key}\n"},
             # SGLang looks for SIGTERM every 5 s; SIGINT ends an idle server in 0.5 s.
@@ -200,6 +200,30 @@ def visible_gpus(model: Model) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(model.cuda_devices or map(str, model.gpus)),
     }
+
+
+def granted_share(model: Model) -> int:
+    """Return the bytes of each of its GPUs that the model is granted, and held to; 0 where it takes what it finds.
+
+    SGLang sizes its KV cache by what is free, unless it is told a size: muxd tells it, where `memory` has one for `kv`.
+    """
+    memory = model.memory
+    is_sized = memory is not None and memory.kv > 0 and model.script is None
+    if memory is None or not is_sized or flag_of(model.args)(FRACTION) is not None:
+        return 0
+    return memory.total // max(1, len(model.gpus))
+
+
+def _memory_share(model: Model, free: int) -> list[str]:
+    """Hold SGLang to its grant: weights and KV cache are this share of what is free before it loads.
+
+    `free`: bytes, on that of its GPUs which has least; 0 where nobody could read it.  SGLang 0.5.23 sizes its KV cache
+    as free * share - weights (srt/mem_cache/kv_cache_configurator.py).
+    """
+    if model.memory is None or not granted_share(model) or not free:
+        return []
+    static = (model.memory.weights + model.memory.kv) // max(1, len(model.gpus))
+    return [FRACTION[0], f"{min(0.99, static / free):.4f}"]
 
 
 def server_flags(model: Model, port: int) -> list[str]:

@@ -32,8 +32,16 @@ class GpuMemoryTracker:
     Methods that wait return None when all is well, and what is wrong when the model's gpu_release_timeout is over.
     """
 
-    def __init__(self, gpus: Gpus, model: Model) -> None:
+    def __init__(self, gpus: Gpus, model: Model, held: dict[str, Taken] | None = None) -> None:
+        """`held`: what each worker was last seen to have, by its name, shared by all trackers of a host.
+
+        A reading is of a whole GPU.  Since one worker at a time comes to a GPU or leaves it, what changes between two
+        readings is that worker's; what the others did between its coming and its leaving is known from `held`.
+        """
         self._gpus = gpus
+        self._name = model.name
+        self._held = held if held is not None else {}
+        self._others_then: Taken = {}  # what all others had when it last came
         self._indices = model.gpus
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
@@ -81,28 +89,49 @@ class GpuMemoryTracker:
         with self._timed():
             missing = await self._until_free(dict.fromkeys(self._indices, self._share))
             self._before = await self._settled()
+        self._others_then = self._others()
         return missing
+
+    async def free(self) -> int:
+        """Return the bytes that are free on that of its GPUs which has least; 0 where one cannot be read."""
+        reading = await self._gpus.read()
+        return min((reading[gpu].free if gpu in reading else 0 for gpu in self._indices), default=0)
 
     async def until_room_to_wake(self) -> str | None:
         """Wait until all that the worker's last sleep gave up is free again."""
         with self._timed():
             missing = await self._until_free(self._given_up)
             self._before, self._awake = await self._read(), None
+        self._others_then = self._others()
         self._kept_before = self._kept or 0
         return missing
 
     async def came(self) -> None:
         """Note what the worker has on its GPUs, now that it is ready after a load or a wake."""
         self._awake = await self._read()
+        if self._before is not None and self._awake is not None:
+            kept = self._kept_before // max(1, len(self._indices))
+            took = {gpu: max(0, self._awake[gpu] - self._before[gpu]) + kept for gpu in self._awake}
+            self._held[self._name] = took
 
     # The worker sleeps or ends
+
+    def _others(self) -> Taken:
+        """Return what all other workers are known to have on each of its GPUs."""
+        others = [held for name, held in self._held.items() if name != self._name]
+        return {gpu: sum(held.get(gpu, 0) for held in others) for gpu in self._indices}
+
+    def _brought_up_to_date(self, then: Taken | None) -> Taken | None:
+        """Return what a reading of `then` would be now, had only the other workers changed."""
+        now = self._others()
+        return then and {gpu: max(0, then[gpu] + now[gpu] - self._others_then.get(gpu, 0)) for gpu in then}
 
     async def until_released(self) -> str | None:
         """Wait, after the worker's sleep, until most of what it took is free and no more comes back.
 
         A part of the memory stays with the worker's processes.
         """
-        awake = self._awake
+        awake = self._brought_up_to_date(self._awake)
         had = self.awake
         with self._timed():
             over = await self._until_given_back()
@@ -114,6 +143,7 @@ class GpuMemoryTracker:
             if not is_as_before:  # a figure taken from an unsettled reading every time would drift
                 self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
             self._kept = max(0, (had or 0) - sum(self._given_up.values()))
+            self._held[self._name] = dict.fromkeys(self._indices, self._kept // max(1, len(self._indices)))
         return over
 
     def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
@@ -128,7 +158,14 @@ class GpuMemoryTracker:
         A worker that ended asleep must not wait here: others have taken its place on the GPUs.
         """
         with self._timed():
-            return await self._until_given_back(patience)
+            missing = await self._until_given_back(patience)
+        if missing is None:
+            self.forget()
+        return missing
+
+    def forget(self) -> None:
+        """Note that nothing of the worker's is left on its GPUs."""
+        self._held.pop(self._name, None)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -160,7 +197,7 @@ class GpuMemoryTracker:
 
     async def _until_given_back(self, patience: float | None = None) -> str | None:
         """Wait until at least half of what the worker was seen to take is free again on each GPU."""
-        before, awake = self._before, self._awake
+        before, awake = self._brought_up_to_date(self._before), self._brought_up_to_date(self._awake)
         if before is None:
             return None
         patience = self._patience if patience is None else patience

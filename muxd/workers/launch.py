@@ -47,6 +47,7 @@ class WorkerContext:
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
+    held_memory: dict[str, dict[int, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured
     withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets
 
     def withhold(self, config: Config) -> None:
@@ -76,8 +77,11 @@ class LaunchedServer:
         self.link.move(self.url)
 
 
-def launch(model: Model, engine: Engine, context: WorkerContext, port: int) -> LaunchedServer:
-    """Start a server with a work folder and an admin key of its own; raise OSError, CannotSpawn."""
+def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free: int) -> LaunchedServer:
+    """Start the model's server, with a work folder and an admin key of its own; raise OSError, CannotSpawn.
+
+    `free`: bytes that are free on that of its GPUs which has least; 0 where nobody could read it.
+    """
     config = context.config
     workdir = config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}"
     plan = LaunchContext(
@@ -87,6 +91,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int) -> L
         admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
         simulated_gpu_ledger=simulated_ledger_path(config),
         simulated_gpu_memory=config.daemon.simulated_gpu_memory,
+        free_gpu_memory=free,
     )
     orders = engine.launch(model, plan)
     keys = orders.keys or ServerKeys(plan.admin_key)

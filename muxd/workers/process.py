@@ -162,7 +162,7 @@ class WorkerProcess:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         await self._await_memory()
         try:
-            return launch(self._model, self._engine, self._context, port)
+            return launch(self._model, self._engine, self._context, port, await self._gpu_memory.free())
         except CannotSpawn as error:
             reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None
@@ -381,7 +381,8 @@ class WorkerProcess:
             reason, code = await self._explain(error, server)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
-            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name))
+            kept = (self._gpu_memory.asleep or 0) // max(1, len(self._model.gpus))
+            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, kept))
 
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
@@ -482,6 +483,7 @@ class WorkerProcess:
             self._context.tell(WorkerStuck(trio.current_time(), self._model.name, reason))
 
     def _end(self, failure: Failure, reason: str, code: str, dropped: Dropped | None = None) -> WorkerEnd:
+        self._gpu_memory.forget()
         log_tail: list[str] = []
         with suppress(OSError):
             log_tail = tail(log_files(self._context.config, self._model)["stderr"], LOG_TAIL_LINES)

@@ -22,7 +22,7 @@ class Runner:
     def __init__(self, model: Model, context: WorkerContext) -> None:
         self.model = model
         self._engine: Engine = engine_for(model)
-        self._gpu_memory = GpuMemoryTracker(context.gpus, model)
+        self._gpu_memory = GpuMemoryTracker(context.gpus, model, context.held_memory)
         self._context = context
         self._life: WorkerProcess | None = None
         self._context_length: int | None = None
@@ -34,7 +34,7 @@ class Runner:
         assert self._life is None, f"{self.model.name} lives"
         self.model = model
         self._engine = engine_for(model)
-        self._gpu_memory = GpuMemoryTracker(self._context.gpus, model)
+        self._gpu_memory = GpuMemoryTracker(self._context.gpus, model, self._context.held_memory)
         self._context_length = None
 
     def update(self, model: Model) -> None:

@@ -21,6 +21,7 @@ from muxd.core.commands import (
     WakeWorker,
 )
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
+from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.states import WorkerState
 
@@ -102,17 +103,24 @@ class Oracle:
         return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == worker]
 
     def _must_fit(self, worker: str) -> None:
-        needs = self.scheduler.host.ledger.needs
-        for other, what in self.holds.items():
-            known = self.scheduler.host.workers.get(other)
-            if known is not None and other != worker and (what == LOADED or known.state is WorkerState.FALLING_ASLEEP):
-                assert not needs(other) & needs(worker), f"{worker} comes while {other} holds its GPU"
+        """Add up what each worker may have: a GPU is never promised twice."""
+        known = self.scheduler.host.workers
+        loaded = [n for n, what in self.holds.items() if n in known and n != worker and what == LOADED]
+        leaving = [n for n, w in known.items() if w.state is WorkerState.FALLING_ASLEEP]
+        others = {known[name].name: known[name].spec for name in (*loaded, *leaving) if name != worker}
+        spec = known[worker].spec
+        for gpu in spec.gpus:
+            on_it = [other for other in others.values() if gpu in other.gpus]
+            capacity = self.scheduler.host.ledger.capacity.get(gpu)
+            if spec.share == WHOLE or capacity is None or any(other.share == WHOLE for other in on_it):
+                assert not on_it, f"{worker} comes while {[o.name for o in on_it]} hold GPU {gpu}"
+            else:
+                assert spec.share + sum(other.share for other in on_it) <= capacity, (
+                    f"{worker} does not fit on GPU {gpu}"
+                )
 
     def must_hold(self) -> None:
         host = self.scheduler.host
-        on_gpu = [w for w in host.workers.values() if host.ledger.holds(w.name)]
-        for gpu in set().union(*(w.spec.gpus for w in host.workers.values())):
-            assert len([w for w in on_gpu if gpu in w.spec.gpus]) <= 1, [w.name for w in on_gpu]
         for worker in host.workers.values():
             if worker.granted:
                 assert worker.state in (WorkerState.READY, WorkerState.DRAINING), (
@@ -125,7 +133,7 @@ class Oracle:
                 assert worker.state is not WorkerState.READY
             if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE
-                assert not host.ledger.holds(worker.name)
+                assert not host.ledger.is_awake(worker.name)
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {
             n for w in host.workers.values() for n in w.waiting

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -195,3 +197,27 @@ async def test_of_gpus_that_a_script_was_seen_not_to_use_nothing_is_measured_any
     gpus.used -= 38
     assert await footprint.until_released() is None
     assert footprint.asleep == 2 * GiB
+
+
+async def test_what_others_take_and_leave_beside_it_is_not_taken_for_its_own(autojump_clock):
+    """One comes at 10, another beside it; the first leaves while the other stays, then comes back and ends."""
+    held: dict[str, dict[int, int]] = {}
+    gpus = PretendGpus(used=0)
+    first, second = GpuMemoryTracker(gpus, MODEL, held), GpuMemoryTracker(gpus, replace(MODEL, name="b"), held)
+    assert await first.until_room_to_load() is None
+    gpus.used = 10
+    await first.came()
+    assert await second.until_room_to_load() is None
+    gpus.used = 30
+    await second.came()
+    assert (first.awake, second.awake) == (10 * GiB, 20 * GiB)
+    gpus.used = 21
+    assert await first.until_released() is None, "20 GiB are the other one's"
+    assert first.asleep == 1 * GiB
+    gpus.used = 1
+    assert await second.until_gone() is None
+    gpus.used = 1
+    assert await first.until_room_to_wake() is None
+    gpus.used = 10
+    await first.came()
+    assert first.awake == 10 * GiB

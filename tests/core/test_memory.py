@@ -1,0 +1,116 @@
+"""Several models awake on one GPU: what fits stays, and who leaves is a choice."""
+
+from muxd.core.commands import FinishOrder, GrantLease, RevokeLease, SleepWorker, StartWorker, StopWorker
+from muxd.core.events import (
+    DemandReported,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    OrderGiven,
+    Verb,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerReady,
+)
+from muxd.core.spec import WorkerSpec
+from muxd.core.states import WorkerState
+
+from .playbook import Playbook
+
+CARD = 80  # "bytes"
+
+
+def sized(name: str, share: int, **more) -> WorkerSpec:
+    return WorkerSpec(name, share=share, **more)
+
+
+def on_one_card(*specs: WorkerSpec) -> Playbook:
+    return Playbook(*specs, keep_turns=False) >> GpusMeasured(0, {0: CARD})
+
+
+def awake(book: Playbook, *names: str) -> Playbook:
+    """Each of them is loaded and idle, with a lease of the number of its place."""
+    for lease, name in enumerate(names, start=1):
+        book = (
+            book >> LeaseAsked(lease, lease, name) << StartWorker(name)
+            >> WorkerReady(lease + 0.5, name, f"http://{name}") << GrantLease(lease, f"http://{name}", 1)
+            >> DemandReported(lease + 0.6, lease, 0, ())
+        )  # fmt: skip
+    return book
+
+
+def test_what_fits_beside_an_awake_model_is_loaded_beside_it():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30)), "a", "b")
+    assert (book.state("a"), book.state("b")) == (WorkerState.READY, WorkerState.READY)
+
+
+def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_other_serves_on():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
+    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    assert (
+        book
+        >> LeaseAsked(9, 3, "c") << RevokeLease(2, "switch", "b gives way to c", 309)
+        >> LeaseEnded(9.1, 2) << SleepWorker("b")
+        >> WorkerAsleep(9.2, "b") << StartWorker("c")
+    )  # fmt: skip
+    assert book.state("a") is WorkerState.READY
+
+
+def test_an_idle_one_leaves_rather_than_a_busy_one_that_costs_less():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
+    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    assert (
+        book >> DemandReported(8, 2, 1, ())
+        >> LeaseAsked(9, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 309)
+    )  # fmt: skip
+
+
+def test_both_leave_where_one_is_not_enough_one_after_the_other():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 70)), "a", "b")
+    assert (
+        book
+        >> LeaseAsked(9, 3, "c")
+        << RevokeLease(1, "switch", "a gives way to c", 309)
+        << RevokeLease(2, "switch", "b gives way to c", 309)
+        >> LeaseEnded(9.1, 1) << SleepWorker("a")
+        >> LeaseEnded(9.2, 2)
+        >> WorkerAsleep(9.5, "a") << SleepWorker("b")
+        >> WorkerAsleep(9.9, "b") << StartWorker("c")
+    )  # fmt: skip
+
+
+def test_a_model_of_unknown_size_is_alone():
+    book = awake(on_one_card(sized("a", 10), WorkerSpec("b")), "a")
+    assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
+
+
+def test_on_a_card_of_unknown_size_every_model_is_alone():
+    book = Playbook(sized("a", 10), sized("b", 10), keep_turns=False)
+    book = (
+        book >> LeaseAsked(1, 1, "a") << StartWorker("a")
+        >> WorkerReady(2, "a", "http://a") << GrantLease(1, "http://a", 1)
+        >> DemandReported(3, 1, 0, ())
+    )  # fmt: skip
+    assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
+
+
+def test_what_a_sleeper_keeps_is_counted_and_it_ends_where_nothing_else_frees_enough():
+    book = awake(on_one_card(sized("a", 40), sized("b", 78)), "a")
+    assert (
+        book
+        >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
+        >> LeaseEnded(9.1, 1) << SleepWorker("a")
+        >> WorkerAsleep(9.5, "a", kept=5) << StopWorker("a", kill=True)
+        >> WorkerExited(9.9, "a") << StartWorker("b")
+    )  # fmt: skip
+
+
+def test_a_wake_waits_until_another_ones_sleep_on_its_gpu_is_over():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a", "b")
+    book = book >> OrderGiven(5, 1, "a", Verb.SLEEP)
+    book.pending.clear()
+    assert (
+        book >> LeaseEnded(5.1, 1) << SleepWorker("a")
+        >> LeaseAsked(6, 3, "c")
+        >> WorkerAsleep(6.5, "a") << FinishOrder(1, WorkerState.ASLEEP) << StartWorker("c")
+    )  # fmt: skip
