@@ -42,7 +42,7 @@ class Impossible(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        """As a phrase after the model's name."""
+        """Return a phrase to follow the model's name."""
         return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
@@ -87,7 +87,7 @@ class HostState:
         self.workers = {name: self.workers[name] for name in order}
 
     def renew(self, worker: Worker) -> None:
-        """It has no process: let its successor's spec hold, and forget what the old one did wrong and cost."""
+        """Let the pending spec of a worker without a process hold, and forget what the old one did wrong and cost."""
         assert worker.pending_spec is not None
         worker.renew(worker.pending_spec)
 
@@ -122,7 +122,7 @@ class HostState:
         return not any(worker.spec.gpus & w.spec.gpus for w in changing)
 
     def never_loads(self, worker: Worker) -> Impossible | None:
-        """Why this host can never load it as it is configured; None for one that is loaded, or where nobody knows."""
+        """Return why this host can never load the worker as it is configured; None if it is loaded, or nobody knows."""
         if worker.state not in DOWN:
             return None
         return self._gpu_missing(worker.spec) or self._too_small(worker.spec)
@@ -136,7 +136,7 @@ class HostState:
         return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
 
     def _too_small(self, spec: WorkerSpec) -> Impossible | None:
-        """What is declared counts, else the weights."""
+        """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
         sizes = {gpu: self.ledger.capacity[gpu] for gpu in sorted(spec.gpus) if gpu in self.ledger.capacity}
         if spec.memory:
             share = spec.memory // max(1, len(spec.gpus))
@@ -252,7 +252,7 @@ class HostState:
             yield RestoreLease(lease)
 
     def end_overdue(self, worker: Worker) -> Iterator[Command]:
-        """Once its drain's deadline is well over: take away what was not let go."""
+        """Take away leases that were not let go, once the drain's deadline is well over."""
         if worker.granted and self.now >= worker.drain_deadline + END_GRACE:
             yield from self.end_all(worker)
 

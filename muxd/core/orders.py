@@ -44,7 +44,7 @@ class Orders:
     # Taken
 
     def give(self, worker: Worker, verb: Verb, ticket: int, *, now: bool) -> Iterator[Command]:
-        """A newer order: the one before it ends as superseded, unless it says the same."""
+        """Give the worker an order; the one before it ends as superseded, unless it says the same."""
         if verb in (Verb.START, Verb.STOP, Verb.RESTART):
             yield from self._hold_down(worker, down=verb is Verb.STOP)
         if verb in (Verb.START, Verb.RESTART):
@@ -59,7 +59,7 @@ class Orders:
             self._switching.call_off(worker)
 
     def unload(self, worker: Worker, ticket: int) -> Iterator[Command]:
-        """A client has no more use of it: let it sleep, unless it does already or somebody else has."""
+        """Let a worker sleep of which a client has no more use, unless somebody else has."""
         if worker.state is not WorkerState.READY:
             yield AnswerUnload(ticket, f"it is {worker.shown_state.replace('_', ' ')}")
         elif worker.in_use or worker.order is not None:
@@ -76,7 +76,7 @@ class Orders:
             yield PersistStopped(worker.name, down)
 
     def fail(self, worker: Worker, code: str, message: str) -> Iterator[Command]:
-        """End its order, if there is one."""
+        """End the worker's order, if there is one."""
         yield from (FailOrder(ticket, code, message) for ticket in _ended(worker))
 
     def _finish(self, worker: Worker) -> Iterator[Command]:
@@ -85,7 +85,7 @@ class Orders:
     # A new configuration
 
     def reconfigure(self, specs: Iterable[WorkerSpec], changed: frozenset[str]) -> Iterator[Command]:
-        """Models that are new, gone, or `changed`: these need other processes than they have."""
+        """Take over models that are new, gone, or `changed`: these need other processes than they have."""
         wanted = {spec.name: spec for spec in specs}
         for name, worker in self.host.workers.items():
             if name not in wanted:
@@ -106,7 +106,7 @@ class Orders:
             self.host.ledger.narrow(worker.name, spec.gpus)
 
     def _draw_consequences(self, worker: Worker) -> None:
-        """What the configuration asks of it, unless an operator's order is under way that will do."""
+        """Order what the configuration asks of the worker, unless an operator's order is under way that will do."""
         order = worker.order
         if worker.retired:
             if order is None or order.verb is not Verb.REMOVE:
@@ -171,14 +171,14 @@ class Orders:
                         yield RemoveWorker(worker.name)
 
     def _renew(self, worker: Worker) -> Iterator[Command]:
-        """A new configuration takes hold; a switch that has not begun was about the GPUs of the old one."""
+        """Let a new configuration take hold; a switch that has not begun was about the GPUs of the old one."""
         if worker.pending_spec is not None:
             self._switching.drop(worker)
             self.host.renew(worker)
             yield ReconfigureWorker(worker.name)
 
     def _bring(self, worker: Worker) -> Iterator[Command]:
-        """On to its GPUs, if they are free."""
+        """Bring the worker to its GPUs, if they are free."""
         if worker.state is WorkerState.READY:
             yield from self._finish(worker)
         elif worker.state not in AT_REST or self._switching.is_coming(worker):
@@ -198,7 +198,7 @@ class Orders:
             yield from self._switching.begin_unopposed(worker)
 
     def _holders(self, worker: Worker) -> list[Worker]:
-        """Who has its GPUs, or is about to come to them."""
+        """Return who has the worker's GPUs, or is about to come to them."""
         return self.host.evictions(worker) or self._switching.claimants(worker)
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
@@ -214,7 +214,7 @@ class Orders:
                 yield from self.host.deactivate(worker)
 
     def _take_down(self, worker: Worker, order: Order) -> Iterator[Command]:
-        """Towards STOPPED, from wherever it is."""
+        """Bring the worker towards UNLOADED, from whatever state."""
         message = _MESSAGES[order.verb].format(worker.name)
         if worker.state is WorkerState.READY:
             yield from self._drain(worker, order)
@@ -239,6 +239,6 @@ class Orders:
 
 
 def _ended(worker: Worker) -> list[int]:
-    """It has no order any more; the tickets of the one that it had."""
+    """Take the worker's order from it, and return the tickets of those who wait for its end."""
     order, worker.order = worker.order, None
     return order.tickets if order is not None else []

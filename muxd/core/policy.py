@@ -43,17 +43,17 @@ class Candidate:
 
 
 def score(candidate: Candidate, wait_target: float) -> float:
-    """Waiting work per second of switch cost, aged by the wait so that nobody is passed over for ever."""
+    """Return the waiting work per second of switch cost, aged by the wait so that nobody is passed over for ever."""
     return candidate.weight / max(candidate.cost, 0.001) * (1.0 + (candidate.oldest / max(wait_target, 0.001)) ** 2)
 
 
 def ranked(candidates: Iterable[Candidate], wait_target: float) -> list[Candidate]:
-    """Best first; ties by name, so that the order is a function of the values."""
+    """Sort the candidates, best first; ties by name, so that the order is a function of the values."""
     return sorted(candidates, key=lambda c: (-score(c, wait_target), c.worker))
 
 
 def bound(candidate: Candidate, others: Iterable[Candidate], wait_target: float) -> float:
-    """The stated maximum wait of a candidate while `others` wait too, in seconds.
+    """Return the stated maximum wait of a candidate while `others` wait too, in seconds.
 
     Its target, one turn and one switch for each of the others, and its own switch.
     """
@@ -61,7 +61,7 @@ def bound(candidate: Candidate, others: Iterable[Candidate], wait_target: float)
 
 
 def due_at(candidate: Candidate, others: Iterable[Candidate], *, now: float, drain: float, wait_target: float) -> float:
-    """When the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
+    """Return when the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
 
     On the clock of `now`; `drain`: how long draining the active model is expected to take.
     """
@@ -83,5 +83,5 @@ def linger(gaps: Sequence[float], there_and_back: float) -> float:
 
 
 def turn_ends_at(candidate: Candidate, active_since: float) -> float:
-    """Until then a busy active model keeps its turn, which is as long as the switch away from it costs."""
+    """Return until when a busy active model keeps its turn, which is as long as the switch away from it costs."""
     return active_since + candidate.cost

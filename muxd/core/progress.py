@@ -51,7 +51,7 @@ def progress_of(host: HostState, switching: Switching, worker: Worker, now: floa
 
 
 def next_step(host: HostState, switching: Switching, worker: Worker, now: float) -> str | None:
-    """What happens to it next, as a phrase after its name; None where its state says it all."""
+    """Return what happens to the worker next, as a phrase after its name; None where its state says it all."""
     match worker.state:
         case WorkerState.READY:
             return _next_of_ready(host, switching, worker, now)
@@ -103,7 +103,7 @@ def _next_at_rest(host: HostState, switching: Switching, worker: Worker, now: fl
 
 
 def _queued_eta(host: HostState, switching: Switching, worker: Worker, now: float) -> float | None:
-    """Until those in its way must begin to drain, then the drain and the switch."""
+    """Return the seconds until those in its way must begin to drain, plus the drain and the switch; None if unknown."""
     blockers = switching.in_the_way(worker)
     ahead = max(
         (switching.gives_way_at(b, worker) - now for b in blockers if b.state is WorkerState.READY), default=None
@@ -114,7 +114,7 @@ def _queued_eta(host: HostState, switching: Switching, worker: Worker, now: floa
 
 
 def _until_gone(worker: Worker, now: float) -> float | None:
-    """Seconds until a worker that gives way is off the GPU."""
+    """Return the seconds until a worker that gives way is off its GPUs; None if unknown."""
     if worker.state is WorkerState.READY:
         return _sum(0.0 if worker.idle else _known(worker.costs[WorkerState.DRAINING]), _known(worker.leave_cost))
     if worker.state is WorkerState.DRAINING:
@@ -126,7 +126,7 @@ def _until_gone(worker: Worker, now: float) -> float | None:
 
 
 def _left(cost: Cost, worker: Worker, now: float) -> float | None:
-    """What is left of an average; unknown where there is none, or where this time takes longer."""
+    """Return the seconds left of an average; None where nothing was measured, or where this time takes longer."""
     left = cost.seconds - (now - worker.since)
     return left if cost.measured and left > 0 else None
 
@@ -136,7 +136,7 @@ def _known(cost: Cost) -> float | None:
 
 
 def _sum(*parts: float | None) -> float | None:
-    """The sum, or None where a part is unknown."""
+    """Return the sum, or None where a part is unknown."""
     total = 0.0
     for part in parts:
         if part is None:

@@ -199,7 +199,7 @@ class Scheduler:
                 yield self.host.move(worker, WorkerState.STUCK, reason)
 
     def _lost(self, worker: Worker, to: WorkerState, code: str, reason: str) -> Iterator[Command]:
-        """It serves nobody any more, yet holds its GPUs until nothing of it is left."""
+        """Take a lost worker's leases; it holds its GPUs until nothing of it is left."""
         if worker.state in SERVING:
             worker.pending_failure = PendingFailure(reason)
         yield from self._take_leases(worker, code, reason)
@@ -233,7 +233,7 @@ class Scheduler:
     # What cannot be had
 
     def _refusal(self, worker: Worker) -> tuple[str, str, float | None] | None:
-        """Why nobody need wait for this worker: code, message, seconds until it is worth another try."""
+        """Return why nobody need wait for this worker: code, message, seconds until it is worth another try."""
         if self._shutdown_deadline is not None:
             return "shutting_down", "muxd is shutting down; send the request again when it is back", None
         if worker.retired:

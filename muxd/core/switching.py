@@ -97,7 +97,7 @@ class Switching:
         yield from self._rest_unwanted()
 
     def stop_deciding(self) -> None:
-        """muxd shuts down: whatever was under way or planned is off."""
+        """Call off whatever was under way or planned, as muxd shuts down."""
         self.running.clear()
         self.preload.clear()
         self._queue.clear()
@@ -158,7 +158,7 @@ class Switching:
             yield from self.host.deactivate(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
-        """What drains for nothing any more serves again, with the leases that are still held."""
+        """Let workers serve again that drain for nothing any more, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
         for worker in self.host.workers.values():
             if worker.state is WorkerState.DRAINING and not worker.sent_away and worker.name not in wanted_away:
@@ -166,7 +166,7 @@ class Switching:
                 yield from self.host.restore_all(worker)
 
     def call_off(self, worker: Worker) -> None:
-        """It is ordered away: nothing that has not begun brings it any more."""
+        """Call off every switch to a worker that is ordered away, unless the switch has begun."""
         self.drop(worker)
         self.preload = [name for name in self.preload if name != worker.name]
 
@@ -175,17 +175,17 @@ class Switching:
         self.running = [s for s in self.running if s.begun or s.target != worker.name]
 
     def forget(self, worker: Worker) -> None:
-        """It is about to be removed."""
+        """Forget a worker that is about to be removed."""
         self.call_off(worker)
         for switch in self.running:
             switch.victims -= {worker.name}
 
     def is_coming(self, worker: Worker) -> bool:
-        """A switch brings it, or will as an operator wishes."""
+        """Say whether a switch brings the worker, or will as an operator wishes."""
         return self.switch_to(worker) is not None or self.is_wished(worker)
 
     def claimants(self, worker: Worker) -> list[Worker]:
-        """The workers that a running switch brings to a GPU that this one needs."""
+        """Return the workers that running switches bring to a GPU that this one needs."""
         needs = worker.spec.gpus
         return [self._target(s) for s in self.running if s.target != worker.name and needs & self._claimed(s)]
 
@@ -194,18 +194,18 @@ class Switching:
         yield from self._begin(worker, [])
 
     def drop_unbegun(self, worker: Worker) -> None:
-        """An operator wants `worker`: call off the switches in its way that have not begun."""
+        """Call off the switches in the way of `worker` that have not begun: an operator wants it."""
         needs = worker.spec.gpus
         self.running = [s for s in self.running if s.begun or s.target == worker.name or not needs & self._claimed(s)]
 
     def _claimed(self, switch: Switch) -> frozenset[int]:
-        """The GPUs that a switch is about: no other one may touch them."""
+        """Return the GPUs that a switch is about: no other switch may touch them."""
         return frozenset().union(*(self.host.workers[n].spec.gpus for n in (switch.target, *switch.victims)))
 
     # New ones
 
     def _in_order(self) -> Iterator[tuple[Worker, bool]]:
-        """Who wants a GPU, best first: the operator's wish (urgent), demand, crashed workers, preloads."""
+        """Yield who wants a GPU, best first: the operator's switch (urgent), demand, crashed workers, preloads."""
         if self.operator_switch is not None:
             yield self.host.workers[self.operator_switch.worker], True
         for candidate in self._queue:
@@ -219,16 +219,17 @@ class Switching:
                 yield self.host.workers[name], False
 
     def position(self, worker: Worker) -> int:
-        """Its place among the models that wait for its GPUs; 1 is next."""
+        """Return the worker's place among the models that wait for its GPUs; 1 is next."""
         names = [c.worker for c in self._rivals(worker)]
         return names.index(worker.name) + 1 if worker.name in names else len(names) + 1
 
     def is_wished(self, worker: Worker) -> bool:
-        """An operator's switch to it is open."""
+        """Say whether an operator's switch to the worker is open."""
         return self.operator_switch is not None and self.operator_switch.worker == worker.name
 
     def _line_up(self) -> None:
-        """Those whose time has come, the longest due first; then the others by what serving them is worth.
+        """Order the waiting models: those whose time has come, the longest due first; then by what serving them is
+        worth.
 
         Once a decision: with many models waiting, every look at each of them counts.
         """
@@ -261,14 +262,14 @@ class Switching:
         if at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
             if all(self._is_due(b, worker) for b in blockers):
-                # Only the turn of the active one keeps it back.  Others, who would come sooner as they
-                # cost less, must not begin turn after turn in front of it.
+                # The active model's minimum turn is all that keeps this one back.  Models that cost less
+                # would come sooner, and could begin turn after turn in front of it: they must not.
                 self._kept_for |= worker.spec.gpus
             return
         yield from self._begin(worker, blockers)
 
     def _may_pass(self, worker: Worker) -> bool:
-        """Nobody touches the GPUs that an operator's open wish needs, or that are kept for one who waited long."""
+        """Say whether the worker's GPUs are kept neither for an operator's open switch nor for one that waited long."""
         wished = (
             self.host.workers[self.operator_switch.worker].spec.gpus
             if self.operator_switch is not None
@@ -280,7 +281,7 @@ class Switching:
         return any(worker.spec.gpus & self._claimed(s) for s in self.running)
 
     def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
-        """When `blocker` gives way to `worker`: at once where it leaves already; inf for no reason.
+        """Return when `blocker` gives way to `worker`: at once where it leaves already, inf for no reason.
 
         An idle one is kept for as long as its clients are likely to return, and as the wait of `worker` allows.
         """
@@ -297,7 +298,7 @@ class Switching:
         return max(due, policy.turn_ends_at(own, blocker.since))
 
     def _kept_until(self, blocker: Worker, worker: Worker, own: Candidate) -> float:
-        """When an idle `blocker` stops waiting for its clients to return, because `worker` is wanted."""
+        """Return when an idle `blocker` stops waiting for its clients to return, because `worker` is wanted."""
         if blocker.idle_since is None or not self.keep_turns or not worker.wanted:
             return self.host.now
         there_and_back = own.cost + worker.leave_cost.seconds + blocker.comeback_cost.seconds
@@ -324,7 +325,7 @@ class Switching:
         return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
 
     def _due_at(self, worker: Worker, own: Candidate) -> float:
-        """When whatever is on its GPUs must begin to drain, for its wait to stay within its bound."""
+        """Return when whatever is on the worker's GPUs must begin to drain, for its wait to stay within its bound."""
         drains = [
             b.costs[WorkerState.DRAINING].seconds for b in self.in_the_way(worker) if b.state is WorkerState.READY
         ]
@@ -337,9 +338,9 @@ class Switching:
         )
 
     def _rivals(self, worker: Worker) -> list[Candidate]:
-        """Those who still wait for a GPU that this one needs, itself included, best first.
+        """Return those who still wait for a GPU that this worker needs, itself included, best first.
 
-        Found once for all who need the same GPUs: with 50 models waiting that makes a decision three times as fast.
+        They are found once for all who need the same GPUs: with 50 models waiting, a decision is three times as fast.
         """
         workers, needs = self.host.workers, worker.spec.gpus
         if needs not in self._rivals_for:
@@ -363,7 +364,7 @@ class Switching:
         yield from self._forward(switch)
 
     def _rest_unwanted(self) -> Iterator[Command]:
-        """A crashed worker whose GPU another one has taken waits for a request like any other."""
+        """Let a crashed worker whose GPU another one has taken wait for a request like any other."""
         for worker in self.host.workers.values():
             unwanted = not worker.wanted and not self.is_wished(worker)
             if worker.state is WorkerState.BACKOFF and unwanted and self.host.evictions(worker):
@@ -372,7 +373,7 @@ class Switching:
     # When to look again
 
     def deadlines(self) -> Iterator[float]:
-        """Every time at which something here must be looked at again."""
+        """Yield every time at which something here must be looked at again."""
         yield self.next_decision
         for worker in self.host.workers.values():
             if worker.state is WorkerState.DRAINING and worker.granted:
@@ -380,5 +381,5 @@ class Switching:
 
 
 def _waits(worker: Worker) -> bool:
-    """Requests wait for it, and it is not on the GPU, or on its way off it."""
+    """Say whether requests wait for the worker while it is not on its GPUs, or on its way off them."""
     return worker.wanted and (worker.state in AT_REST or worker.state in LEAVING)

@@ -61,7 +61,7 @@ class Lease:
     in_flight: int = 0
 
     def oldest(self, now: float) -> float:
-        """Seconds that its oldest waiting request has waited; 0 where none waits."""
+        """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
         return max((w.oldest + (now - self.told) for w in self.waiting), default=0.0)
 
     @property
@@ -70,7 +70,7 @@ class Lease:
 
     @property
     def weight(self) -> float:
-        """Its waiting requests, each counted 2 ** priority times."""
+        """Count the waiting requests, each 2 ** priority times."""
         return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
 
     @property
@@ -152,7 +152,7 @@ class Worker:
         self.state, self.since, self.reason = to, now, reason
 
     def renew(self, spec: WorkerSpec) -> None:
-        """Another configuration holds, and no process of the former is left: what was learned of that is void."""
+        """Take over another configuration, and forget what was learned of processes of the former one."""
         self.spec, self.pending_spec = spec, None
         self.costs = _costs()
         self.gaps.clear()
@@ -178,58 +178,58 @@ class Worker:
 
     @property
     def in_use(self) -> bool:
-        """Requests run or wait."""
+        """Say whether requests run or wait."""
         return not self.idle or self.wanted
 
     @property
     def wanted(self) -> bool:
-        """Requests wait for it."""
+        """Say whether requests wait for the worker."""
         return any(lease.waiting for lease in self.waiting.values())
 
     @property
     def sent_away(self) -> bool:
-        """An order takes it off the GPU, whoever else wants that."""
+        """Say whether an order takes the worker off its GPUs, whoever else wants that."""
         return self.order is not None and self.order.verb is not Verb.START
 
     @property
     def comes_back(self) -> bool:
-        """It leaves only to be started again at once."""
+        """Say whether the worker leaves only to be started again at once."""
         return self.order is not None and self.order.verb is Verb.RESTART
 
     @property
     def leaves(self) -> bool:
-        """Say whether it is on its way off its GPUs, and not only to come back at once."""
+        """Say whether the worker is on its way off its GPUs, and not only to come back at once."""
         return self.state in LEAVING and not self.comes_back
 
     def claim_asleep(self, level: int) -> Claim:
-        """Return the memory that it keeps while it sleeps at `level`; at level 3 there is no process."""
+        """Return the memory that the worker keeps while it sleeps at `level`; at level 3 there is no process."""
         return dict.fromkeys(self.spec.gpus, self.kept) if level < 3 and self.kept else {}
 
     @property
     def sleep_level(self) -> int:
-        """The level it really sleeps at."""
+        """Return the level that the worker really sleeps at: 3 where its own has failed too often."""
         return 3 if self.bad_levels >= BAD_LEVELS else self.spec.sleep_level
 
     @property
     def return_cost(self) -> Cost:
-        """What it takes to get it ready from where it is: a wake or a start."""
+        """Return the cost of getting the worker ready from its present state: a wake or a start."""
         return self.costs[WorkerState.WAKING if self.state is WorkerState.ASLEEP else WorkerState.STARTING]
 
     @property
     def comeback_cost(self) -> Cost:
-        """What it takes to get it ready again once it has been sent off."""
+        """Return the cost of getting the worker ready again once it has left its GPUs."""
         return self.costs[WorkerState.STARTING if self.sleep_level == 3 else WorkerState.WAKING]
 
     @property
     def leave_cost(self) -> Cost:
-        """What it takes to get it off the GPU once it is drained."""
+        """Return the cost of getting the worker off its GPUs once it is drained."""
         return self.costs[WorkerState.STOPPING if self.sleep_level == 3 else WorkerState.FALLING_ASLEEP]
 
     def oldest_wait(self, now: float) -> float:
         return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
 
     def level_failed(self, why: str) -> None:
-        """A sleep or a wake at its level did not work."""
+        """Note that a sleep or a wake at the worker's level did not work."""
         self.bad_levels += 1
         self.level_trouble = why
 
@@ -271,7 +271,7 @@ _COMPLETES = {
 
 
 def backoff(name: str, in_a_row: int) -> float:
-    """Seconds to wait after `in_a_row` earlier failures: 0, then 1, 2, 4 ... 60, up to 10 % more.
+    """Return the seconds to wait after `in_a_row` earlier failures: 0, then 1, 2, 4 ... 60, up to 10 % more.
 
     The jitter keeps workers that died together from starting together.  It comes from
     the name, not from chance, so that the core stays a function of its events.
