@@ -572,4 +572,4 @@ def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_th
         >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 2)
     )  # fmt: skip
     assert book
-    assert book.scheduler.host.ledger.needs("a") == {1}
+    assert book.scheduler.host.ledger.holders({1}) == ["a"]
