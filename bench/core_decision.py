@@ -1,8 +1,9 @@
 """What one decision costs with many models waiting: the core alone, no I/O.
 
-    python bench/core_decision.py [--quick] [--models N]
+    python bench/core_decision.py [--quick] [--models N] [--sized]
 
-N models share one GPU; one of them is busy, and requests wait for all the others.  Measured is
+N models share one GPU; one of them is busy, and requests wait for all the others.  With --sized three fit together, and
+each decision chooses who would leave.  Measured is
 the CPU of one event (a lease holder reports what waits for it) and of one look at how each of
 those who wait fares, which follows every event.
 """
@@ -13,16 +14,18 @@ from collections.abc import Callable
 
 from figures import Figure, show
 
-from muxd.core.events import DemandReported, LeaseAsked, Started, Waiting, WorkerReady
+from muxd.core.events import DemandReported, GpusMeasured, LeaseAsked, Started, Waiting, WorkerReady
+from muxd.core.ledger import WHOLE
 from muxd.core.progress import progress_of
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
 
 
-def crowded(models: int) -> Scheduler:
-    """Everybody waits but the first, which was just loaded and is busy."""
+def crowded(models: int, share: int = WHOLE) -> Scheduler:
+    """Return a scheduler in which everybody waits but the first, which was just loaded and is busy."""
     names = [f"model-{number:03}" for number in range(models + 1)]
-    scheduler = Scheduler([WorkerSpec(name, frozenset({0})) for name in names])
+    scheduler = Scheduler([WorkerSpec(name, frozenset({0}), share=share) for name in names])
+    scheduler.handle(GpusMeasured(0.0, {0: 80}))
     scheduler.handle(Started(0.0))
     scheduler.handle(LeaseAsked(0.0, 0, names[0]))
     scheduler.handle(WorkerReady(10.0, names[0], "http://127.0.0.1:1"))
@@ -42,15 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="only to see that it works")
     parser.add_argument("--models", type=int, default=50, metavar="N")
+    parser.add_argument("--sized", action="store_true", help="a model takes 25 of 80, so that three fit together")
     options = parser.parse_args()
     runs = 3 if options.quick else 300
-    scheduler, now = crowded(options.models), 11.0
+    scheduler, now = crowded(options.models, 25 if options.sized else WHOLE), 11.0
     host, switching = scheduler.host, scheduler.switching
     reports = [DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(2, 1.0),)) for run in range(runs)]
     events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
     waiting = [worker for worker in host.workers.values() if worker.wanted]
     looks = [cpu_ms(lambda: [progress_of(host, switching, worker, now) for worker in waiting]) for _ in range(runs)]
-    assert len(waiting) == options.models
+    assert len(waiting) >= options.models - 2
     show(
         f"The core with {options.models} models waiting",
         [Figure("one event", events, "ms", 8.0), Figure("how all of them fare", looks, "ms", 4.0)],

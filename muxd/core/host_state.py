@@ -102,6 +102,8 @@ class HostState:
 
     def evictions(self, worker: Worker) -> list[Worker]:
         """Return who must leave for the worker to fit, by the cheapest plan; those who leave already included."""
+        if worker.spec.share == WHOLE:  # whoever is awake there is in its way: there is nothing to choose
+            return [self.workers[name] for name in self.ledger.awake_on(worker.spec.gpus) if name != worker.name]
         missing = self.ledger.shortfall(worker.name, worker.spec.claim)
         holders = [self.workers[name] for name in self.ledger.holders(missing) if name != worker.name]
         if not holders:

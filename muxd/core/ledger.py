@@ -37,11 +37,21 @@ class Ledger:
     def __init__(self) -> None:
         self.capacity: dict[int, int] = {}
         self._holdings: dict[str, Holding] = {}
+        self._awake_on: dict[frozenset[int], tuple[str, ...]] = {}  # found since the last change
 
     def is_awake(self, worker: str) -> bool:
         """Say whether the worker has what it needs to serve."""
         holding = self._holdings.get(worker)
         return holding is not None and holding.awake
+
+    def awake_on(self, gpus: frozenset[int]) -> tuple[str, ...]:
+        """Return the workers that are awake on one of the GPUs, by name.
+
+        They are looked for once between two changes: with 50 models waiting, a decision asks hundreds of times.
+        """
+        if gpus not in self._awake_on:
+            self._awake_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_awake(name)))
+        return self._awake_on[gpus]
 
     def holders(self, gpus: Iterable[int]) -> list[str]:
         """Return the workers with a claim on one of the GPUs, in the order in which they came."""
@@ -73,19 +83,27 @@ class Ledger:
         """Let `worker` have what it needs to serve; it must be there."""
         missing = self.shortfall(worker, claim)
         assert not missing, f"{worker} lacks {missing}"
-        self._holdings[worker] = Holding(claim, awake=True)
+        self._hold(worker, Holding(claim, awake=True))
 
     def keep(self, worker: str, claim: Claim) -> None:
         """Note what `worker` still has, now that it is asleep."""
-        self._holdings[worker] = Holding(claim, awake=False)
+        self._hold(worker, Holding(claim, awake=False))
 
     def give_back(self, worker: str) -> None:
         """Note that nothing is left of `worker`'s processes."""
-        self._holdings.pop(worker, None)
+        self._hold(worker, None)
 
     def narrow(self, worker: str, gpus: frozenset[int]) -> None:
         """Note that `worker` was seen to use these GPUs alone; what it has of others is free."""
         holding = self._holdings.get(worker)
         if holding is not None:
             claim = {gpu: size for gpu, size in holding.claim.items() if gpu in gpus}
-            self._holdings[worker] = Holding(claim, holding.awake)
+            self._hold(worker, Holding(claim, holding.awake))
+
+    def _hold(self, worker: str, holding: Holding | None) -> None:
+        """Note what the worker has from now on; None for nothing."""
+        self._awake_on.clear()
+        if holding is None:
+            self._holdings.pop(worker, None)
+        else:
+            self._holdings[worker] = holding
