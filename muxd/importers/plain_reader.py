@@ -314,19 +314,24 @@ class PlainReader(ScriptVariables):
             if not path.is_file() or path.stat().st_size > _LONGEST_FILE:  # a pipe would keep us
                 raise NotPlain("it is no file that is read here")
             text = self.sourced[str(path)] = path.read_text()
-            self._depth += 1
-            self._follow(tokens(text), sure=True)
-            self._depth -= 1
+            self._read_in(text)
         except (OSError, ValueError, NotPlain):
             self._lose()
         self._has_returned = False
 
+    def _read_in(self, text: str) -> None:
+        """Follow a text in this shell; raise NotPlain."""
+        before = self._depth, self._nesting, self._is_sure
+        self._depth += 1
+        try:
+            self._follow(tokens(text), sure=True)
+        finally:
+            self._depth, self._nesting, self._is_sure = before
+
     def _eval(self, words: Sequence[Word]) -> None:
         known = [word for word in words if isinstance(word, str)]
         if len(known) == len(words) and self._depth < _DEEPEST:
-            self._depth += 1
-            self._follow(tokens(" ".join(known)), sure=True)
-            self._depth -= 1
+            self._read_in(" ".join(known))
         else:
             self.is_dark |= any(map(_SERVER.search, known))
             self._lose()

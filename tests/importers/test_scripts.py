@@ -275,6 +275,13 @@ def test_a_containers_server_is_reached_where_it_is_published(read, options, por
     assert (found.problems, found.port) == ([], port)
 
 
+def test_a_file_that_is_read_in_and_not_understood_changes_nothing_of_what_comes_after(read, bash):
+    (bash.folder / "odd.sh").write_text("if true; then\nf()\n")
+    found = read(f"source ./odd.sh\nPORT=1\nfor PORT in 2 3; do true; done\n{SERVE} --model a --port $PORT")
+    assert (found.names, found.port) == (("a",), 0)
+    assert read(f"source ./odd.sh\nPORT=1\n{SERVE} --model a --port $PORT").port == 1
+
+
 def test_what_is_no_file_is_not_read_in_and_not_waited_for(read, bash):
     os.mkfifo(bash.folder / "pipe")
     for name in ("./pipe", "/dev/stdin", "/dev/zero", "./bin"):
