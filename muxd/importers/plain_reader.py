@@ -314,7 +314,10 @@ class PlainReader(ScriptVariables):
             if not path.is_file() or path.stat().st_size > _LONGEST_FILE:  # a pipe would keep us
                 raise NotPlain("it is no file that is read here")
             text = self.sourced[str(path)] = path.read_text()
+            outer = self.arguments
+            self.arguments = list(words[1:]) or outer
             self._read_in(text)
+            self.arguments = outer if words[1:] else self.arguments
         except (OSError, ValueError, NotPlain):
             self._lose()
         self._has_returned = False

@@ -282,6 +282,16 @@ def test_a_file_that_is_read_in_and_not_understood_changes_nothing_of_what_comes
     assert read(f"source ./odd.sh\nPORT=1\n{SERVE} --model a --port $PORT").port == 1
 
 
+def test_a_file_that_is_read_in_has_the_arguments_that_it_is_given(read, bash):
+    (bash.folder / "port.sh").write_text("PORT=${1:-7}\n")
+    for arguments, port in (("5", "5"), ("", "7"), ("$(date)", "0"), ("$0", "0")):
+        text = f"source ./port.sh {arguments}\n{SERVE} --model a --port ${{PORT}}${{1:-}}"
+        found = read(text)
+        (server,) = bash.run(bash.folder / "script.sh")
+        assert found.port in (0, int(port))
+        assert found.port == 0 or str(found.port) == flag(server.argv, ("--port",))
+
+
 def test_what_is_no_file_is_not_read_in_and_not_waited_for(read, bash):
     os.mkfifo(bash.folder / "pipe")
     for name in ("./pipe", "/dev/stdin", "/dev/zero", "./bin"):
