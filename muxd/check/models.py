@@ -226,7 +226,7 @@ def _script_summary(model: Model) -> ReportLine:
     """Return the line that says what was read of a model's launch script."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
-    port = f"port {model.port}" if model.port else "whichever port it listens on"
+    port = f"port {model.port}" if model.port else "a port that is found once it listens"
     claims = _gpus(model) + ("" if model.script.is_seen or model.script.said.gpus else " until it was seen once")
     read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
     contradictions = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)

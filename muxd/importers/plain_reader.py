@@ -27,6 +27,15 @@ _QUIET = (
 )
 QUIET = frozenset(_QUIET.split())
 
+#: Further programs that start no server.
+_TOOLS = (
+    "tar gzip gunzip zip unzip zstd xz rsync scp ln find sort uniq cut tr wc diff cmp chown chgrp stat df du free "
+    "uname hostname id whoami uptime sync mktemp basename dirname readlink realpath seq tail less more dd file "
+    "mount umount mail sendmail clear tput stty git pip pip3 apt apt-get dnf yum crontab getent md5sum sha256sum "
+    "base64 jq yq bc expr env printenv : wait sleep fg exec let read"
+)
+TOOLS = QUIET | frozenset(_TOOLS.split())
+
 #: Programs for which a script stays.
 WAITING = ("wait", "sleep", "tail", "fg")
 
@@ -77,6 +86,7 @@ class PlainReader(ScriptVariables):
     sourced: dict[str, str] = field(default_factory=dict)  # texts that it reads in, by path
     is_held: bool = False  # bash waits for a server, and comes to nothing else
     is_dark: bool = False  # something that cannot be seen may start a server
+    is_idle: bool = True  # no command of it can start anything
     engine: str = ""  # of another kind
     _is_over: bool = False
     _has_returned: bool = False
@@ -96,7 +106,7 @@ class PlainReader(ScriptVariables):
         try:
             self._follow(tokens(text), sure=True)
         except (NotPlain, RecursionError):
-            self._is_over, self.is_dark = True, True
+            self._is_over, self.is_dark, self.is_idle = True, True, False
             self._lose()
 
     # Commands
@@ -232,6 +242,7 @@ class PlainReader(ScriptVariables):
         elif program in WAITING:
             self.waited = len(self.runs)
         elif program not in QUIET:
+            self.is_idle &= program in TOOLS and (program not in ("env", "exec") or not rest)
             self.runs.append(Run(words, place, background=not waits))
             self._start(words, program, place, waits=waits)
 
@@ -262,9 +273,10 @@ class PlainReader(ScriptVariables):
 
     def _look_into(self, substitution: str) -> None:
         """Look for a server in a command substitution: it may be the one; a program that only names one is not."""
+        inner = self._inner(dict(self.variables))
+        inner.read(substitution.strip("`").removeprefix("$").lstrip("<>(").removesuffix(")"))
+        self.is_idle &= inner.is_idle
         if _SERVER.search(substitution):
-            inner = self._inner(dict(self.variables))
-            inner.read(substitution.strip("`").removeprefix("$").lstrip("<>(").removesuffix(")"))
             self.is_dark |= inner.is_dark or bool(inner.candidates)
 
     def _inner(self, variables: dict[str, Value]) -> PlainReader:
@@ -278,7 +290,7 @@ class PlainReader(ScriptVariables):
     def _shell(self, text: Word, *, waits: bool) -> None:
         """Follow `bash -c TEXT`, which gets what is exported and changes no variable here."""
         if not isinstance(text, str):
-            self.is_dark = True
+            self.is_dark, self.is_idle = True, False
             return
         handed_on = {name: value for name, value in self.variables.items() if name in self.exported}
         inner = self._inner(handed_on)
@@ -287,6 +299,7 @@ class PlainReader(ScriptVariables):
         self.runs += inner.runs
         self.others += inner.others
         self.is_dark |= inner.is_dark
+        self.is_idle &= inner.is_idle
         self.is_held |= inner.is_held and self._is_sure and waits
         self._is_over |= self.is_held
         self.engine = self.engine or inner.engine
@@ -294,7 +307,7 @@ class PlainReader(ScriptVariables):
     def _call(self, name: str) -> None:
         body, arguments = self._functions[name], self.arguments
         if self._depth >= _DEEPEST:
-            self.is_dark = True
+            self.is_dark, self.is_idle = True, False
             return
         self._depth, self.arguments = self._depth + 1, None
         self._follow(body, sure=False)
@@ -319,6 +332,7 @@ class PlainReader(ScriptVariables):
             self._read_in(text)
             self.arguments = outer if words[1:] else self.arguments
         except (OSError, ValueError, NotPlain):
+            self.is_idle = False
             self._lose()
         self._has_returned = False
 
@@ -337,6 +351,7 @@ class PlainReader(ScriptVariables):
             self._read_in(" ".join(known))
         else:
             self.is_dark |= any(map(_SERVER.search, known))
+            self.is_idle = False
             self._lose()
 
     # What is set

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from muxd.config.command_lines import CONTAINERS
 
 from .lexer import Place
-from .plain_reader import PlainReader, Run, is_detached
+from .plain_reader import TOOLS, PlainReader, Run, is_detached
 
 _SERVERS = r"(?:sglang|launch_server|python)"
 
@@ -27,17 +27,29 @@ _LEAVERS = frozenset({"tmux", "screen", "sbatch", "at", "batch", "systemd-run", 
 #: A systemd-run or tmux that stays, a screen that does.
 _STAYS = re.compile(r"--(wait|scope|pty|pipe)|-[A-Za-z]*[tPD][A-Za-z]*|new-window")
 
+#: They have their words carried out by another machine.
+_ELSEWHERE = frozenset({"ssh", "kubectl", "oc", "gcloud", "ansible", "mosh", "pdsh"})
+
 _ENDED = "which muxd ends when the script does"
 
 
 def remarks(text: str, reader: PlainReader) -> Iterator[str]:
     yield from _kills(text, reader.file)
+    started = [run for run in reader.runs if _program(run) not in TOOLS]
+    if started and all(_program(run) in _ELSEWHERE for run in started):
+        what = f"leaves all to {_program(started[0])}, and muxd cannot follow a server on another machine"
+        yield f"{started[0].place} {what}; give a script that starts it here"
+        return
     servers = [candidate.words for candidate in reader.candidates]
     for number, run in enumerate(reader.runs):
         left = _left_alone(run, is_server=any(run.words is server for server in servers))
         if left and not _waits_after(reader, number):
             yield f"{run.place} {left}"
             return
+
+
+def _program(run: Run) -> str:
+    return os.path.basename(run.words[0]) if isinstance(run.words[0], str) else ""
 
 
 def _kills(text: str, shown: str) -> Iterator[str]:

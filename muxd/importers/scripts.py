@@ -24,6 +24,7 @@ from muxd.config.proxy_settings import CAPABILITY_FLAGS
 from .lexer import Place
 from .plain_reader import FoundServer, PlainReader
 from .remarks import remarks
+from .slips import slips, why_no_script
 
 #: Addresses to listen on that are reached at 127.0.0.1.
 REACHED = ("127.0.0.1", "0.0.0.0", "::")
@@ -76,6 +77,8 @@ def read_script(
     if bash is None:
         wrong = "launch scripts are run by bash, which is not in PATH; install it, or correct PATH"
         script.problems.append(Problem(("script",), Place(shown, 1), wrong))
+    elif wrong := why_no_script(path, text):
+        script.problems.append(Problem(("script",), Place(shown, 1), wrong))
     elif wrong := _unreadable(text, shown):
         line = text[: text.find("\r\n") + 1].count("\n") + 1
         script.problems.append(Problem(("script",), Place(shown, line), wrong))
@@ -83,6 +86,10 @@ def read_script(
         reader = PlainReader.at_start(shown, environ, folder, path, args)
         reader.read(text)
         _gather(script, reader)
+        script.problems += [Problem(("script",), place, slip) for place, slip in slips(text, shown)]
+        if reader.is_idle and not (reader.is_dark or script.problems):
+            wrong = "nothing in it starts a server; give the script that has python -m sglang.launch_server"
+            script.problems.append(Problem(("script",), Place(shown, 1), wrong))
         others = {name: found for name, found in reader.sourced.items() if not _writes(text, name)}
         script.digests |= {name: _digest(found) for name, found in others.items()}
         script.remarks = tuple(remarks(text, reader))

@@ -143,7 +143,7 @@ def test_what_contradicts_what_was_seen_of_a_script_is_told(report, interpreter,
         (
             "warn",
             "a",
-            "a.sh:1: python serves o/a on whichever port it listens on, GPU 5, level 3; "
+            "a.sh:1: python serves o/a on a port that is found once it listens, GPU 5, level 3; "
             "its server listens on port 30001, and a.sh:1 says 30002",
         )
     ]

@@ -95,3 +95,14 @@ STAYS = [
 @pytest.mark.parametrize("text", STAYS)
 def test_a_script_that_stays_with_its_server_is_not_told(told, text):
     assert told(text) == ()
+
+
+@pytest.mark.parametrize("text", ["ssh gpu2 '{}'", "cd /tmp\nkubectl apply -f sglang.yaml"])
+def test_a_server_on_another_machine_is_told(told, text):
+    (remark,) = told(text)
+    assert "and muxd cannot follow a server on another machine; give a script that starts it here" in remark
+
+
+def test_what_another_machine_is_asked_beside_a_server_is_not_told(told):
+    assert told("ssh gpu2 date\n{}") == ()
+    assert told("ssh gpu2 date\n./serve.sh") == ()

@@ -1,0 +1,138 @@
+"""What is taken for a launch script, and slips that bash takes for something else."""
+
+from pathlib import Path
+
+import pytest
+
+from muxd.importers.scripts import read_script
+from muxd.importers.slips import why_no_script
+
+SERVE = "python -m sglang.launch_server --model-path o/a --port 30001"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a", "#!/bin/bash\n"),
+        ("a", "#! /usr/bin/env bash\n"),
+        ("a.txt", "#!/usr/bin/env -S FOO=1 bash -e\n"),
+        ("a", "#!/bin/sh -e\n"),
+        ("a.sh", "MODEL_NAME=a\n"),
+        ("A.SH", "models:\n  x: y\n"),
+        ("a.bash", ""),
+        ("a.sh", "\ufeff#!/bin/bash\n"),
+    ],
+)
+def test_a_launch_script_is_known_by_its_first_line_or_by_its_ending(name, text):
+    assert why_no_script(Path(name), text) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("real.yaml", "models:\n  q: 1\n", "looks like YAML"),
+        ("c", "# all\nmodels:\n  q: 1\n", "looks like YAML"),
+        ("c", "---\nq: 1\n", "looks like YAML"),
+        ("real.json", "{}", "looks like JSON"),
+        ("c", '{"models": {}}', "looks like JSON"),
+        ("c", "[models.a]\npath = 'x'\n", "looks like TOML, not like a launch script; a configuration is given with"),
+        ("README.md", "# muxd\n", "looks like Markdown"),
+        ("notes.txt", "# Notes\ntouch x\n", "looks like text"),
+        ("Makefile", "all:\n\techo\n", "looks like YAML"),
+        ("serve", f"{SERVE}\n", "looks like text, not like a launch script; if it is one, begin"),
+        ("a.py", "import sglang\n", "looks like Python"),
+        ("a.sh", "#!/usr/bin/env python3\n", "is a script of python3 by its first line"),
+        ("a.sh", "#!/usr/bin/fish\n", "is a script of fish by its first line"),
+        ("a", "#!\n", "looks like text"),
+    ],
+)
+def test_anything_else_is_refused_by_what_it_looks_like(name, text, words):
+    assert why_no_script(Path(name), text).startswith(words)
+
+
+@pytest.fixture
+def blamed(tmp_path, bash):
+    def blamed(text):
+        (tmp_path / "a.sh").write_text(text)
+        return [f"{p.place} {p.text}" for p in read_script(tmp_path / "a.sh", "a.sh", bash.environ, tmp_path).problems]
+
+    return blamed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/bin/bash\nset -e\ntar czf /tmp/x.tgz /etc/hostname\ntouch /tmp/x\n",
+        "",
+        "# only words\nMODEL_NAME=a PORT=3\n",
+        "for f in *; do cp $f /tmp; done\nX=$(date)\necho $X | tee log\nexit 0\n./serve.sh\n",
+        "echo python -m sglang.launch_server\n",
+    ],
+)
+def test_a_script_that_can_start_nothing_is_refused(blamed, text):
+    (told,) = blamed(text)
+    assert told == "a.sh:1 nothing in it starts a server; give the script that has python -m sglang.launch_server"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "./serve.sh\n",
+        "source ./all.env\n",
+        'CMD=$(cat x)\neval "$CMD"\n',
+        "CMD=$(cat x)\n$CMD\n",
+        "PID=$(./start.sh)\n",
+        "echo x | bash\n",
+        "bash -c 'my-server'\n",
+        "f() { my-server; }\nif true; then f; fi\n",
+        "docker compose up\n",
+        "exec -a x my-server\n",
+        "env A=1 my-server\n",
+        "if (\n",
+    ],
+)
+def test_a_script_that_may_start_something_is_not(blamed, text):
+    assert blamed(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (
+            "MODEL_NAME = mistral\n",
+            1,
+            "blanks around the = of MODEL_NAME, which bash takes for a program then; write MODEL_NAME=mistral",
+        ),
+        ("A=1\nPORT =30002\n", 2, "write PORT=30002"),
+        ("PORT= 30002\n", 1, "write PORT=30002"),
+        ("MODEL_NAME= mistral\n", 1, "write MODEL_NAME=mistral"),
+        ("if true; then\n  export TP = 2\nfi\n", 2, "write TP=2"),
+        (
+            "python -m sglang.launch_server \\ \n  --model-path o/a\n",
+            1,
+            "a blank stands behind the \\ at the line's end",
+        ),
+        ("python -m x a\\\t\n  --model-path o/a\n", 1, "a blank stands behind the \\"),
+    ],
+)
+def test_slips_of_the_pen_are_told_by_their_lines(blamed, text, line, words):
+    (told,) = blamed(f"{text}{SERVE}\n")
+    assert told.startswith(f"a.sh:{line} ")
+    assert words in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[ a = b ] && A=1\n[[ $a = b ]] || B=1\n",
+        "FOO= my-tool x\n",
+        "(( a = 3 ))\n",
+        "echo A = 3\n",
+        "cat <<E\nPORT = 3 \\ \nE\n",
+        "# PORT = 3 \\ \n",
+        "echo \\\n  x\n",
+        "echo a\\ b\n",
+    ],
+)
+def test_what_looks_like_a_slip_and_is_none(blamed, text):
+    assert blamed(f"{text}{SERVE}\n") == []
