@@ -1,7 +1,7 @@
 """Who leaves so that another worker fits: pure functions of what each leaving would free and cost.
 
-The best plan makes nobody leave who has requests in flight, if that can be; then it costs the least time: to leave, and
-to come back, weighted by how likely somebody wants the worker back.  A switch follows the plan that was best when it
+The best plan makes nobody leave who has requests in flight, if that can be; then it costs the least: seconds to leave
+and to come back, times how often the worker was wanted of late.  A switch follows the plan that was best when it
 began.  With few residents every plan is looked at; with many, the cheapest per byte are added until the claim fits, and
 those that turn out not to be needed are taken off again.
 """
@@ -16,7 +16,7 @@ FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A worker that could leave: whether requests are in flight, and what its leaving costs in expected seconds."""
+    """A worker that could leave: whether requests are in flight, and the seconds that its leaving costs per second."""
 
     worker: str
     is_busy: bool

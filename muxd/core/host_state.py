@@ -115,7 +115,7 @@ class HostState:
         def fits(gone: frozenset[str]) -> bool:
             return not self.ledger.shortfall(worker.name, worker.spec.claim, {name: left[name] for name in gone})
 
-        chosen = eviction.plan([_resident(w) for w in holders], fits)
+        chosen = eviction.plan([_resident(w, self.now) for w in holders], fits)
         return holders if chosen is None else [self.workers[name] for name in sorted(chosen)]
 
     def is_quiet(self, worker: Worker) -> bool:
@@ -217,6 +217,8 @@ class HostState:
         """
         if worker.in_use:
             since, worker.idle_since = worker.idle_since, None
+            if since is not None or not worker.uses:
+                worker.uses.append(self.now)
             if since is not None and (worker.state is WorkerState.READY or self._last_grant <= since):
                 self.note_gap(worker, self.now - since)
         elif worker.idle_since is None and worker.state in (WorkerState.READY, WorkerState.DRAINING):
@@ -265,7 +267,7 @@ class HostState:
             yield EndLease(lease)
 
 
-def _resident(worker: Worker) -> eviction.Resident:
+def _resident(worker: Worker, now: float) -> eviction.Resident:
     """Describe what the worker's leaving costs: nothing where it leaves already, most where it cannot be had."""
     if worker.leaves:
         return eviction.Resident(worker.name, is_busy=False, seconds=0.0)
@@ -273,7 +275,7 @@ def _resident(worker: Worker) -> eviction.Resident:
         return eviction.Resident(worker.name, is_busy=True, seconds=inf)
     if worker.state is WorkerState.ASLEEP:
         slower = worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds
-        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower))
+        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower) * worker.demand(now))
     is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
     seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
-    return eviction.Resident(worker.name, is_busy, seconds)
+    return eviction.Resident(worker.name, is_busy, seconds * worker.demand(now))

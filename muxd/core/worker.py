@@ -22,6 +22,10 @@ BACKOFF_CAP = 60.0
 BAD_LEVELS = 2
 
 
+#: So many of the last times that a worker was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
+USES = 8
+
+
 class IllegalMove(AssertionError):
     """The core asked for a move that MOVES does not list: a bug in muxd."""
 
@@ -114,6 +118,7 @@ class Worker:
     idle_since: float | None = None  # its last answer ended then; None while requests run or wait, or none ever did
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=policy.GAPS))  # from an answer to the next request
     kept: int = 0  # bytes of each of its GPUs that its last sleep left with its process
+    uses: deque[float] = field(default_factory=lambda: deque(maxlen=USES))  # when requests last came to it while idle
     drain_deadline: float = inf
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
     failures: deque[float] = field(default_factory=deque)
@@ -200,6 +205,10 @@ class Worker:
     def leaves(self) -> bool:
         """Say whether the worker is on its way off its GPUs, and not only to come back at once."""
         return self.state in LEAVING and not self.comes_back
+
+    def demand(self, now: float) -> float:
+        """Return how often per second the worker was wanted of late; 0 where it never was."""
+        return len(self.uses) / max(1.0, now - self.uses[0]) if self.uses else 0.0
 
     def claim_asleep(self, level: int) -> Claim:
         """Return the memory that the worker keeps while it sleeps at `level`; at level 3 there is no process."""

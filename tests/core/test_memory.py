@@ -56,6 +56,14 @@ def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_othe
     assert book.state("a") is WorkerState.READY
 
 
+def test_who_is_wanted_often_stays_though_its_leaving_would_take_less_time():
+    book = awake(on_one_card(sized("a", 40), sized("b", 40), sized("c", 40)), "a", "b")
+    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    for second in range(4):
+        book = book >> DemandReported(10 + second, 2, 1, ()) >> DemandReported(10.5 + second, 2, 0, ())
+    assert book >> LeaseAsked(20, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 320)
+
+
 def test_an_idle_one_leaves_rather_than_a_busy_one_that_costs_less():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
     book.worker("a").costs[WorkerState.WAKING].learn(20.0)
