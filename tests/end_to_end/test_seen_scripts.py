@@ -150,7 +150,7 @@ def test_a_server_that_is_none_of_sglang_is_told(start, tmp_path):
 
 
 def test_a_script_that_starts_no_server_is_told_when_its_time_is_over(start, tmp_path):
-    write(tmp_path, "alpha", "sleep 1000")
+    write(tmp_path, "alpha", 'eval "$(true)"\nsleep 1000')
     muxd = start(models='[models.alpha]\nscript = "alpha.sh"\npreload = true\nstart_timeout = 1\n')
     muxd.until_state("alpha", "backoff", "failed")
     assert "started no server that listens" in muxd.status("alpha")["last_exit"]["reason"]
