@@ -136,7 +136,7 @@ def failure(muxd: Muxd) -> str:
 
 @pytest.mark.parametrize("pause", ["", "sleep 2\n"], ids=["at once", "later"])
 def test_two_servers_of_one_script_are_told_and_none_is_served(start, tmp_path, pause):
-    text = f"for n in 1 2; do\n{{server}} --model-path org/x --port $(($n + {free_port()})) &\n{pause}done\nwait"
+    text = f"for p in {free_port()} {free_port()}; do\n{{server}} --model-path org/x --port $p &\n{pause}done\nwait"
     write(tmp_path, "alpha", text)
     muxd = start(models='[models.alpha]\nscript = "alpha.sh"\npreload = true\nprobe_interval = "200ms"\n')
     assert "its launch script runs 2 servers at a time, on ports " in failure(muxd)
