@@ -3,15 +3,17 @@
     python bench/awake_together.py [--quick]
 
 Eight simulated models of 25 GiB share a GPU of 80: three fit together.  A sleep takes 0.5 s, a wake 1 s, an answer 0.2
-s. Twelve clients ask in closed loops, each time one of the models by a Zipf distribution (exponent 1, seeded), for a
-minute: once with the models' sizes, and once without a size for the KV cache, where each has the GPU to itself.  All
-have been loaded and have slept once before the clock runs.
+s. Requests come by chance (seeded), four a second for a minute, each to one of the models by a Zipf distribution
+(exponent 1): once with the models' sizes, and once without a size for the KV cache, where each has the GPU to itself.
+Goodput is what is answered within ten seconds.  All have been loaded and have slept once before the clock runs.
 """
 
 import argparse
 import random
 import threading
 import time
+from dataclasses import dataclass
+from statistics import median
 
 from muxd_process import MuxdProcess, running_muxd
 
@@ -23,32 +25,47 @@ memory = {{ weights = "{weights}GiB", {kv} }}
 simulation = {{ load_time = 0.3, sleep_time = {sleep}, wake_time = {wake}, token_rate = 100 }}
 """
 NAMES = "abcdefgh"
-CLIENTS = 12
+RATE = 4.0  # requests a second
+PATIENCE = 10.0  # seconds
 TOKENS = 20  # an answer of 0.2 s
 
 
-def run(seconds: float, scale: float, *, sized: bool) -> tuple[int, int]:
-    """Return the answers within `seconds`, and the wakes that they took."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds that each request took, and the wakes that all of them took."""
+
+    waits: list[float]
+    wakes: int
+
+    @property
+    def good(self) -> int:
+        """Return how many were answered in time."""
+        return sum(wait <= PATIENCE for wait in self.waits)
+
+
+def run(seconds: float, scale: float, *, sized: bool) -> Run:
+    """Send the requests of `seconds`, and wait for every answer."""
     weights, kv = (14, 'kv = "10GiB", overhead = "1GiB"') if sized else (24, 'overhead = "1GiB"')
     head = HEAD.format(weights=weights, kv=kv, sleep=0.5 * scale, wake=1.0 * scale)
     with running_muxd(head + "".join(f"[models.{name}]\n" for name in NAMES)) as muxd:
         for name in NAMES * 2:
             muxd.ask(name, max_tokens=1)
-        before, answers, end = wakes(muxd), [], time.monotonic() + seconds
+        before, waits, threads = wakes(muxd), list[float](), []
+        chance, at = random.Random(7), 0.0
 
-        def client(number: int) -> None:
-            chance = random.Random(number)
-            while time.monotonic() < end:
-                (name,) = chance.choices(NAMES, [1 / rank for rank in range(1, len(NAMES) + 1)])
-                if muxd.ask(name, max_tokens=TOKENS, ignore_eos=True) < end:
-                    answers.append(name)
+        def client(name: str, after: float) -> None:
+            time.sleep(after)
+            began = time.monotonic()
+            waits.append(muxd.ask(name, max_tokens=TOKENS, ignore_eos=True) - began)
 
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+        while (at := at + chance.expovariate(RATE)) < seconds:
+            (name,) = chance.choices(NAMES, [1 / rank for rank in range(1, len(NAMES) + 1)])
+            threads.append(threading.Thread(target=client, args=(name, at)))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return len(answers), wakes(muxd) - before
+        return Run(waits, wakes(muxd) - before)
 
 
 def wakes(muxd: MuxdProcess) -> int:
@@ -61,11 +78,11 @@ def main() -> None:
     quick = parser.parse_args().quick
     seconds, scale = (3.0, 0.1) if quick else (60.0, 1.0)
     together, alone = (run(seconds, scale, sized=sized) for sized in (True, False))
-    print("| | answers | wakes |")
-    print("|---|---|---|")
-    print(f"| as many awake as fit | {together[0]} | {together[1]} |")
-    print(f"| one at a time | {alone[0]} | {alone[1]} |")
-    print(f"\nanswers together / alone: {together[0] / max(1, alone[0]):.2f}")
+    print("| | requests | in time | longest s | median s | wakes |")
+    print("|---|---|---|---|---|---|")
+    for what, r in (("as many awake as fit", together), ("one at a time", alone)):
+        print(f"| {what} | {len(r.waits)} | {r.good} | {max(r.waits):.1f} | {median(r.waits):.2f} | {r.wakes} |")
+    print(f"\ngoodput together / alone: {together.good / max(1, alone.good):.2f}")
 
 
 if __name__ == "__main__":
