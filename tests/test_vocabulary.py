@@ -66,3 +66,17 @@ def test_what_the_glossary_names_is_in_the_code(term):
 def test_the_glossary_is_in_order():
     terms = [term.lower() for term in glossary()]
     assert terms == sorted(terms)
+
+
+#: How a docstring begins where it tells what a thing is, and not what to do.
+NO_VERB = re.compile(
+    r"(An?|All|As|At|Bytes|Each|Every|For|From|How|If|In|Its?|Nobody|Nothing|Of|On|One|Only|Seconds|Some|That|The|Their"
+    r"|There|They|Those|Until|What|When|Where|Whether|Which|Who|Whoever|Whom|Whose|With)\b|[^A-Z]"
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_a_docstring_of_a_function_begins_with_a_verb(path):
+    nodes = ast.walk(ast.parse(path.read_text()))
+    texts = {n.name: ast.get_docstring(n) for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert {name: text for name, text in texts.items() if text is not None and NO_VERB.match(text)} == {}

@@ -48,7 +48,7 @@ class LaunchedByScript(SGLang):
         )
 
     async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
-        """The script has given it keys, or none: its own words have them."""
+        """Take the keys that the script gave its server, or none, from the command line of the process."""
         for process in processes:
             api, admin = (_text(flag(process.words, (name,))) for name in ("--api-key", "--admin-api-key"))
             if api or admin:
@@ -83,14 +83,14 @@ class LaunchedByScript(SGLang):
         )
 
     async def weights_of(self, link: EngineClient, model: Model) -> str:
-        """As the server tells: the name that clients use may be any."""
+        """Return the path of the weights as the server tells it: the name that clients use may be any."""
         path = _path_in(await link.ask("/model_info"))
         if path is None:
             raise EngineCallFailed("GET /model_info: no model_path in the answer")
         return path
 
     def processes_of(self, pid: int) -> list[int]:
-        """A script may have put its server into a session of its own, or have left it to the shim, its own parent."""
+        """Return the script's processes: it may have put its server into another session, or left it to the shim."""
         shell = look_up(pid)
         session = {process.pid for process in process_table().values() if process.session == pid}
         # Without its shim it has muxd for a parent, or init: what is below these is not its own.
@@ -100,7 +100,7 @@ class LaunchedByScript(SGLang):
 
 
 def changed(script: Script) -> str:
-    """The file of which another text was read than there is now; "" where there is none, and where it is gone."""
+    """Return the file whose text is another now than when it was read; "" where there is none, or it is gone."""
     for path, digest in script.digests.items():
         with suppress(OSError):
             if os.path.isfile(path) and sha256(Path(path).read_bytes()).hexdigest() != digest:

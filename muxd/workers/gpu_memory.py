@@ -33,7 +33,7 @@ class GpuMemoryTracker:
     """
 
     def __init__(self, gpus: Gpus, model: Model, held: dict[str, Taken] | None = None) -> None:
-        """`held`: what each worker was last seen to have, by its name, shared by all trackers of a host.
+        """Track the memory of one model; `held`: what each worker was last seen to have, shared by all trackers.
 
         A reading is of a whole GPU.  Since one worker at a time comes to a GPU or leaves it, what changes between two
         readings is that worker's; what the others did between its coming and its leaving is known from `held`.
