@@ -39,11 +39,13 @@ def _cost(resident: Resident) -> tuple[bool, float, str]:
 
 
 def _best_of_few(residents: Sequence[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...]:
-    best, best_cost = tuple(residents), _total(residents)
-    for size in range(len(residents)):
+    """Look at small plans first: of two that cost the same, the one that fewer leave for is kept."""
+    best: Sequence[Resident] = residents
+    best_cost: tuple[float, float] | None = None
+    for size in range(len(residents) + 1):
         for chosen in combinations(residents, size):
             cost = _total(chosen)
-            if cost < best_cost and fits(frozenset(r.worker for r in chosen)):
+            if (best_cost is None or cost < best_cost) and fits(frozenset(r.worker for r in chosen)):
                 best, best_cost = chosen, cost
     return tuple(r.worker for r in best)
 

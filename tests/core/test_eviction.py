@@ -27,6 +27,11 @@ def test_two_idle_ones_leave_before_one_that_is_busy():
     assert plan(residents, fits_with({"a": 40, "b": 20, "c": 20}, 40)) == ("b", "c")
 
 
+def test_whoever_would_leave_for_nothing_stays_where_that_is_not_needed():
+    residents = [Resident("a", False, 0.0), Resident("b", False, 0.0), Resident("c", False, 5.0)]
+    assert plan(residents, fits_with({"a": 1, "b": 1, "c": 50}, 40)) == ("c",)
+
+
 def test_nobody_leaves_where_it_fits_already():
     assert plan([Resident("a", False, 5.0)], lambda gone: True) == ()
 
