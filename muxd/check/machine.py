@@ -68,6 +68,7 @@ class HostCheck:
         self.problems = problems
         self._environ = environ
         self._readings = readings
+        self.without_sglang: set[str] = set()  # models whose interpreter has none
         self.models = [model for model in config.models if model.name not in broken]
 
     def environ_of(self, model: Model) -> dict[str, str]:
@@ -141,6 +142,8 @@ def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
             yield line
         if found is not None:
             yield from _rejected_lines(machine, models, python, environ)
+        else:
+            machine.without_sglang |= {model.name for model in models}
 
 
 def _python_of(machine: HostCheck, model: Model) -> str | None:
@@ -172,13 +175,10 @@ def _rejected_lines(
 ) -> Iterator[ReportLine]:
     """Yield lines on arguments that an interpreter's SGLang rejects.
 
-    Models are left out that a script starts, or that have no arguments of their own: the parser takes seconds.
+    Models without arguments of their own, and scripts whose flags are not all plain, are left out: the parser takes
+    seconds.
     """
-    args_by_model = {
-        model.name: [*server_flags(model, model.port or 1), *model.args]
-        for model in models
-        if model.script is None and model.args
-    }
+    args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model))}
     if not args_by_model:
         return
     by_name = {model.name: model for model in models}
@@ -188,7 +188,17 @@ def _rejected_lines(
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
     for name, why in rejected.items():
-        yield warn(name, f"the SGLang of {python} does not take args: {why}", machine.where(by_name[name], "args"))
+        script = by_name[name].script
+        where = script.launch if script is not None else machine.where(by_name[name], "args")
+        yield warn(
+            name, f"the SGLang of {python} does not take {'args' if script is None else 'its flags'}: {why}", where
+        )
+
+
+def _flags_of(machine: HostCheck, model: Model) -> Sequence[str]:
+    if model.script is not None:
+        return Text(model, model.script, machine.environ_of(model)).flags() or ()
+    return [*server_flags(model, model.port or 1), *model.args] if model.args else ()
 
 
 def port_lines(machine: HostCheck) -> Iterator[ReportLine]:

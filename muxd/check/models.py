@@ -226,6 +226,9 @@ def _script_summary(model: Model) -> ReportLine:
     """Return the line that says what was read of a model's launch script."""
     assert model.script is not None
     names, program = ", ".join(model.served_names), model.script.program or "a command"
+    names += (
+        "" if model.script.is_seen or model.script.said.names else ", and what its server calls itself once it runs,"
+    )
     port = f"port {model.port}" if model.port else "a port that is found once it listens"
     claims = _gpus(model) + ("" if model.script.is_seen or model.script.said.gpus else " until it was seen once")
     read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
@@ -237,6 +240,7 @@ def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[
     """Yield lines on what will keep a launch script from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
     yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
+    yield from (warn(model.name, odd, script.launch) for odd in odd_args(text.flags() or ()))
     yield from _program_lines(model, script)
     size = 0
     if (served := text.model_path()) is not None:

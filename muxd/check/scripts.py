@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from muxd.config.default_paths import home
+from muxd.config.command_lines import MODEL, flag, server_at
 from muxd.config.lines import KeyPath
 from muxd.config.schema import Config, Model, Script
 from muxd.host.bounded import NoAnswer, within
+from muxd.importers.lexer import Place
+from muxd.importers.plain_reader import PlainReader
 
 from .report import ReportLine, wrong
 
@@ -25,15 +27,19 @@ _OTHER_ENGINE = re.compile(
     r"(vllm(?=[\s/.:]|$)|llama-server|ollama(?=\s+(?:serve|run))|text-generation-launcher|lmdeploy(?=\s+serve)"
     r"|tritonserver|trtllm-serve)"
 )
-_SOURCED = re.compile(r"""(?m)^[ \t]*(?:source|\.)[ \t]+(["']?)([^\s"'`;&|<>*?()]+)\1[ \t]*$""")
 _ACTIVATES = re.compile(r"(.+)/bin/activate")
-_MODEL_PATH = re.compile(r"""--model(?:-path)?(?:=|\s+)(["']?)(/[^\s"'`$;&|]+)\1(?=\s|$)""")
 
-# Commands after which a script's programs are not those that are found here, or see other files.
-_ELSEWHERE = re.compile(
-    r"\bPATH=|\b(conda|mamba|module|eval|uv|pixi|poetry|alias|docker|podman|nerdctl|apptainer|singularity|enroot|srun"
-    r"|ssh|chroot|nsenter|cd)\b"
-)
+# Commands after which a script's programs are not those that are found here.
+_OTHER_PATH = re.compile(r"\bPATH=|\b(conda|mamba|module|eval|pixi|poetry|alias)\b")
+
+# Commands whose programs are not those that are found here, or see other files.
+_ELSEWHERE = re.compile(r"\b(uv|docker|podman|nerdctl|apptainer|singularity|enroot|srun|ssh|chroot|nsenter)\b")
+
+# Commands that make a file or a folder.
+_MAKING = r"(?:>|\b(?:mkdir|tee|cp|mv|ln|clone|curl|wget|install)\b)"
+
+# What makes a missing file or folder a matter of course.
+_TOLERATED = re.compile(r"\|\|(?![ \t]*(?:exit|return|die|\{|\())")
 
 #: A complaint of bash; before the line it names the script by the path that it was given.
 _COMPLAINT = re.compile(r"line (\d+): (.+)")
@@ -43,7 +49,7 @@ class Text:
     """The text of a model's launch script; empty if it cannot be read, which the configuration's reader reports."""
 
     def __init__(self, model: Model, script: Script, environ: Mapping[str, str]) -> None:
-        self._environ, self._model = environ, model
+        self._environ, self._model, self._script = environ, model, script
         self.path = Path(script.argv[1])
         try:
             self._full_text = within(self.path.read_bytes).decode(errors="replace")
@@ -70,42 +76,83 @@ class Text:
         if shell and shell[0].startswith("/") and not os.path.exists(shell[0]):
             fault = f"its first line names {shell[0]}, which is not there; muxd runs it with bash all the same"
             yield f"{fault}: correct the line", self._location(0)
-        for path, at in self._sourced:
-            if not os.path.exists(path):
-                yield f"{path} is read by `source`, and is not there; correct the script", self._location(at)
+        for path, place in self._reader.absent:
+            line = self._full_text.splitlines()[place.line - 1] if place.file == self._reader.file else ""
+            made = re.search(rf"{_MAKING}.*{re.escape(os.path.basename(path))}", self._code)
+            if not (made or _TOLERATED.search(line)):
+                near = os.path.relpath(path)
+                what = f"{path if near.startswith('..') else near} is {self._use(line)}, and is not there"
+                yield f"{what}; correct the script", str(place)
+        if program := self._absent_program():
+            where = str(self._reader.candidates[-1].place)
+            yield f"{program} is not found in PATH; correct the script, or PATH in the model's env", where
+
+    @staticmethod
+    def _use(line: str) -> str:
+        return "where the script goes with `cd`" if re.search(r"\b(cd|pushd)\b", line) else "read by `source`"
 
     @cached_property
-    def _sourced(self) -> list[tuple[str, int]]:
-        """Return the paths that the script sources, with their offsets in the text.
+    def _reader(self) -> PlainReader:
+        near = os.path.relpath(self.path)
+        shown = str(self.path) if near.startswith("..") else near
+        environ, folder = {**self._environ, **self._script.env}, self._model.cwd or Path("/")
+        reader = PlainReader.at_start(shown, environ, folder, self.path, self._script.argv[2:])
+        reader.read(self._full_text)
+        return reader
 
-        Paths with variables, and paths whose existence the script itself tests, are left out.
-        """
-        found = []
-        for match in _SOURCED.finditer(self._code):
-            path = re.sub(r"^(~|\$HOME|\$\{HOME\})(?=/)", str(home(self._environ)), match[2])
-            looked_for = re.search(rf"-[a-z]\s+[\"']?{re.escape(match[2])}", self._code)
-            if "$" not in path and "/" in path and not looked_for:
-                found.append((os.path.normpath(os.path.join(self._model.cwd or "/", path)), match.start(2)))
-        return found
+    def _search_path(self) -> str | None:
+        """Return the PATH in which the script's programs are found; None if the text does not tell."""
+        sourced = list(self._reader.sourced)
+        if _OTHER_PATH.search(self._code) or len(sourced) != len(re.findall(r"(?m)^\s*(?:source|\.)\s", self._code)):
+            return None
+        search = self._environ.get("PATH", os.defpath)
+        for path in sourced:
+            activated = _ACTIVATES.fullmatch(path)
+            if activated is None:
+                return None
+            search = f"{activated[1]}/bin:{search}"
+        return search
+
+    def _absent_program(self) -> str:
+        """Return the program of the server's command if it is surely not in PATH; else ""."""
+        first = self._reader.candidates[-1].words[0] if self._reader.candidates else ""
+        search = self._search_path()
+        is_named = isinstance(first, str) and first and "/" not in first and search is not None
+        return str(first) if is_named and shutil.which(str(first), path=search) is None else ""
 
     def python(self, program: str) -> str | None:
         """Return the interpreter that the name of a program means in the script; None if the text does not tell."""
-        if _ELSEWHERE.search(self._code):
+        search = None if _ELSEWHERE.search(self._code) else self._search_path()
+        return shutil.which(program, path=search) if search is not None else None
+
+    def flags(self) -> list[str] | None:
+        """Return the flags of the one server that the script starts; None if not all of them are written plainly."""
+        if len(self._reader.candidates) != 1 or self._reader.is_dark:
             return None
-        search = self._environ.get("PATH")
-        for path, _ in self._sourced:
-            activated = _ACTIVATES.fullmatch(path)
-            if activated is None or not os.path.exists(path):
-                return None
-            search = f"{activated[1]}/bin"
-        if not self._sourced and re.search(r"(?m)^\s*(source|\.)\s", self._code):
-            return None
-        return shutil.which(program, path=search)
+        words = self._reader.candidates[0].words
+        flags = words[server_at(words) :]
+        texts = [word for word in flags if isinstance(word, str)]
+        return texts if len(texts) == len(flags) and texts[:1] and texts[0].startswith("-") else None
 
     def model_path(self) -> tuple[str, str] | None:
         """Return the folder that the script serves a model from, and FILE:LINE; None unless it names exactly one."""
-        found = [] if _ELSEWHERE.search(self._code) else list(_MODEL_PATH.finditer(self._code))
-        return (found[0][2], self._location(found[0].start(2))) if len(found) == 1 else None
+        if len(self._reader.candidates) != 1 or self._reader.is_dark or _ELSEWHERE.search(self._code):
+            return None
+        (server,) = self._reader.candidates
+        path, folder = flag(server.words, MODEL), self._reader.folder
+        if not isinstance(path, str) or not path.startswith(("/", "./", "../")):
+            return None
+        if not path.startswith("/") and not isinstance(folder, str):
+            return None
+        return os.path.normpath(os.path.join(str(folder), path)), self._place_of(server.place)
+
+    def _place_of(self, place: Place) -> str:
+        """Return FILE:LINE of the model's flag in a command that begins at that place."""
+        lines = self._full_text.splitlines()
+        if place.file != self._reader.file:
+            return str(place)
+        found = (number for number in range(place.line, len(lines) + 1) if "--model" in lines[number - 1])
+        return self.at_line(next(found, place.line))
 
 
 def script_lines(

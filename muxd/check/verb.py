@@ -48,11 +48,13 @@ def check(
     lines += [wrong(_subject(key), text) for key, text in told]
     broken = {key[1] for key, _ in problems.told() if key[0] == "models" and len(key) > 1}
     broken |= {line.subject for line in lines if line.mark == WRONG}
+    without_sglang: set[str] = set()
     if host:
         machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus or read_gpus))
         lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
         lines += [line for model in machine.models for line in model_lines(machine, model)]
         lines += [*port_lines(machine), *folder_lines(machine)]
+        without_sglang = machine.without_sglang
     else:
         pretend = config.daemon.simulated_gpu_memory
         lines += [
@@ -63,7 +65,7 @@ def check(
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _file_lines(config, problems)
-    lines = _without_contradictions(lines, config)
+    lines = _without_contradictions(lines, config, without_sglang)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
         print(line)
@@ -71,9 +73,10 @@ def check(
     return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
 
 
-def _without_contradictions(lines: list[ReportLine], config: Config) -> list[ReportLine]:
-    """Return the lines without an `ok` for a model that another line complains of."""
+def _without_contradictions(lines: list[ReportLine], config: Config, without_sglang: set[str]) -> list[ReportLine]:
+    """Return the lines without an `ok` for a model that another line, or one on its interpreter, complains of."""
     bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
+    bad |= without_sglang
     return [line for line in lines if line.mark != OK or line.subject not in bad]
 
 

@@ -83,6 +83,7 @@ class PlainReader(ScriptVariables):
     others: list[FoundServer] = field(default_factory=list)  # with a model and a port, and no program that is known
     runs: list[Run] = field(default_factory=list)
     waited: int = 0  # how many of them there were when the script last waited for something
+    absent: list[tuple[str, Place]] = field(default_factory=list)  # what it reads in or goes to, and is not there
     sourced: dict[str, str] = field(default_factory=dict)  # texts that it reads in, by path
     is_held: bool = False  # bash waits for a server, and comes to nothing else
     is_dark: bool = False  # something that cannot be seen may start a server
@@ -228,7 +229,7 @@ class PlainReader(ScriptVariables):
         elif program in DECLARING:
             self._declare(raws[1:], place, exports=program == "export")
         elif program in ("source", "."):
-            self._source(rest)
+            self._source(rest, place)
         elif program == "eval":
             self._eval(rest)
         elif program in (*SETTERS, "unset") or (program == "printf" and "-v" in rest):
@@ -239,6 +240,7 @@ class PlainReader(ScriptVariables):
         elif program in ("cd", "pushd", "popd"):
             plain = len(rest) == 1 and self._is_sure and isinstance(rest[0], str) and isinstance(self.folder, str)
             self.folder = os.path.join(str(self.folder), str(rest[0])) if plain and rest[0] != "-" else Hole()
+            self._miss(self.folder, place)
         elif program in WAITING:
             self.waited = len(self.runs)
         elif program not in QUIET:
@@ -313,7 +315,7 @@ class PlainReader(ScriptVariables):
         self._follow(body, sure=False)
         self._depth, self.arguments, self._has_returned = self._depth - 1, arguments, False
 
-    def _source(self, words: Sequence[Word]) -> None:
+    def _source(self, words: Sequence[Word], place: Place) -> None:
         name = words[0] if words else Hole()
         try:
             if (
@@ -324,6 +326,7 @@ class PlainReader(ScriptVariables):
             ):
                 raise NotPlain("which file that is, is known only when it runs")
             path = Path(os.path.normpath(os.path.join(self.folder, name)))
+            self._miss(path, place)
             if not path.is_file() or path.stat().st_size > _LONGEST_FILE:  # a pipe would keep us
                 raise NotPlain("it is no file that is read here")
             text = self.sourced[str(path)] = path.read_text()
@@ -333,7 +336,10 @@ class PlainReader(ScriptVariables):
             self.arguments = outer if words[1:] else self.arguments
         except (OSError, ValueError, NotPlain):
             self.is_idle = False
-            self._lose()
+            if isinstance(name, str) and name.endswith("/bin/activate"):
+                self._forget("PATH VIRTUAL_ENV")  # a virtual environment's, which sets nothing else
+            else:
+                self._lose()
         self._has_returned = False
 
     def _read_in(self, text: str) -> None:
@@ -344,6 +350,10 @@ class PlainReader(ScriptVariables):
             self._follow(tokens(text), sure=True)
         finally:
             self._depth, self._nesting, self._is_sure = before
+
+    def _miss(self, path: Word | Path, place: Place) -> None:
+        if self._is_sure and not isinstance(path, Hole) and not os.path.exists(path):
+            self.absent.append((str(path), place))
 
     def _eval(self, words: Sequence[Word]) -> None:
         known = [word for word in words if isinstance(word, str)]

@@ -55,6 +55,10 @@ def follow_script(
         level_by_table="sleep_level" in own,
         args=script.telling_flags,
     )
+    remarks = list(script.remarks)
+    if script.computed is not None and "served_names" not in own:
+        text = f"computes MODEL_NAME when it runs, and clients call the model {' or '.join(script.names)}"
+        remarks.append(f"{script.computed} {text}; write MODEL_NAME plainly, or served_names in its table")
     begun = json.dumps([sorted(script.digests.items()), args, sorted(env.items()), environ.get(VARIABLE)])
     digest = sha256(begun.encode()).hexdigest()
     about = Script(
@@ -65,7 +69,7 @@ def follow_script(
         script.program,
         given,
         said,
-        remarks=script.remarks,
+        remarks=tuple(remarks),
     )
     settled = {"served_names": said.names, "port": said.port, "sleep_level": said.sleep_level, "args": said.args}
     completed = {"engine": "sglang", "model_path": "", "gpus": named or said.every, "cwd": cwd, **settled, **own}

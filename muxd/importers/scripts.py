@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from muxd.config.command_lines import CONTAINERS, CommandLine, NotKnown, sleep_level
+from muxd.config.command_lines import CONTAINERS, MODEL, CommandLine, Hole, NotKnown, flag, server_at, sleep_level
 from muxd.config.proxy_settings import CAPABILITY_FLAGS
 
 from .lexer import Place
@@ -51,6 +52,7 @@ class LaunchScript:
     names: tuple[str, ...] = ()
     names_by: str = ""  # as Said has it
     named: Place | None = None
+    computed: Place | None = None  # where MODEL_NAME is set to what is known only when it runs, and nobody will know
     port: int = 0
     ported: Place | None = None
     sleep_level: int | None = None
@@ -86,10 +88,12 @@ def read_script(
         reader = PlainReader.at_start(shown, environ, folder, path, args)
         reader.read(text)
         _gather(script, reader)
-        script.problems += [Problem(("script",), place, slip) for place, slip in slips(text, shown)]
+        slipped = [Problem(("script",), place, slip) for place, slip in slips(text, shown)]
+        script.problems += slipped or _valueless(reader, text)
         if reader.is_idle and not (reader.is_dark or script.problems):
             wrong = "nothing in it starts a server; give the script that has python -m sglang.launch_server"
             script.problems.append(Problem(("script",), Place(shown, 1), wrong))
+        script.computed = _computed(script, reader, text)
         others = {name: found for name, found in reader.sourced.items() if not _writes(text, name)}
         script.digests |= {name: _digest(found) for name, found in others.items()}
         script.remarks = tuple(remarks(text, reader))
@@ -166,6 +170,50 @@ def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
             if host and not is_contained and str(ip_address(host)) not in REACHED:
                 text = f"its server listens on {host} alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
                 yield Problem(("script", "--host"), candidate.place, text)
+
+
+def _computed(script: LaunchScript, reader: PlainReader, text: str) -> Place | None:
+    """Return where MODEL_NAME is set to what only bash knows, if the server's command does not tell it either."""
+    where = reader.assigned.get("MODEL_NAME")
+    is_told = any(isinstance(flag(found.words, ("--served-model-name",)), Hole) for found in reader.candidates)
+    if where is None or where.file != reader.file or is_told or script.names_by != "flag":
+        return None
+    return where if re.search(r"MODEL_NAME=.*(?:\$\(|`)", text.splitlines()[where.line - 1]) else None
+
+
+#: Flags behind which SGLang wants a value.
+_VALUED = (*MODEL, "--port", "--served-model-name", "--host", "--tp", "--tp-size", "--context-length")
+
+
+def _valueless(reader: PlainReader, text: str) -> Iterator[Problem]:
+    """Yield flags of the server whose value is surely empty, with the variable that is to blame."""
+    for candidate in reader.candidates if not reader.is_dark else ():
+        flags = candidate.words[server_at(candidate.words) :]
+        for word, after in pairwise([*flags, "--"]):
+            name, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
+            is_empty = value == "" if equals else isinstance(after, str) and (after == "" or after.startswith("--"))
+            if name in _VALUED and is_empty:
+                cause = _cause(reader, text, candidate.place, name)
+                yield Problem(("script",), candidate.place, f"{name} has no value: {cause}")
+
+
+def _cause(reader: PlainReader, text: str, place: Place, name: str) -> str:
+    """Return why the value of a flag is empty, with advice."""
+    lines = text.splitlines()
+    command = "\n".join(lines[place.line - 1 :]) if place.file == reader.file else ""
+    found = re.search(rf"{name}[= \t]+[\"']?\$\{{?(\w+)", command)
+    if found is None:
+        return "write one behind it"
+    variable, where = found[1], reader.assigned.get(found[1])
+    line = lines[where.line - 1] if where is not None and where.file == reader.file and where.line else ""
+    argument = re.search(r"\$\{?([1-9])", f"${variable}" if variable.isdigit() else line)
+    if argument is not None:
+        said = f"{variable} is ${argument[1]}, and " if where is not None else ""
+        remedy = 'write the value, or [models.NAME] script = { file = "...", args = ["..."] }'
+        return f"{said}muxd gives the script no ${argument[1]}; {remedy}"
+    if where is not None:
+        return f"{variable} is empty; correct {where}"
+    return f"{variable} is set nowhere; set it in the script, or in the model's env"
 
 
 def _contract(reader: PlainReader, name: str) -> str | None:

@@ -124,7 +124,10 @@ class SeenAlways(dict[str, ObservedServer]):
         return ObservedServer(port=30001, model="o/a", gpus=(5,))
 
 
-def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_its_line(report, tmp_path, monkeypatch):
+def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_its_line(
+    report, interpreter, tmp_path, monkeypatch
+):
+    interpreter()
     server = "python -m sglang.launch_server --model-path o/a --port 30001"
     (tmp_path / "a.sh").write_text(f"export CUDA_VISIBLE_DEVICES=5\n{server}\n")
     monkeypatch.setattr("muxd.observed_scripts.seen_before", lambda _: SeenAlways())

@@ -93,7 +93,7 @@ def test_an_interpreter_by_its_name_is_looked_for_as_the_script_will(told, inter
     assert told(f"source HERE/env/bin/activate\npython3 {SERVER}\n")[1][0][0] == "warn"
     activate = interpreter("env/bin/activate")
     assert told(f"source {activate}\npython3 {SERVER}\n")[1][0][1].startswith("env/bin/python3: SGLang 7")
-    for unseen in ("PATH=/x:$PATH", "conda activate x", "eval $SET_UP", "cd /x"):
+    for unseen in ("PATH=/x:$PATH", "conda activate x", "eval $SET_UP"):
         assert not [text for _, text in told(f"{unseen}\npython3 {SERVER}\n")[1] if "SGLang is" in text]
 
 
@@ -102,4 +102,44 @@ def test_the_folder_of_a_model_is_looked_at_as_for_one_by_keys(told, interpreter
     folder(**{"config.json": None})
     server = "HERE/python -m sglang.launch_server --model-path HERE/models/qwen --port 30001"
     assert told(f"{server}\n")[1][-1][1].startswith("a.sh:1: models/qwen: no config.json")
-    assert told(f"cd /x\n{server}\n")[1][-1][0] == "ok"
+    assert told(f"ssh HERE\n{server}\n")[1][-1][0] == "ok"
+
+
+def test_a_virtual_environment_is_followed_by_its_variable(told, interpreter):
+    interpreter("env/bin/python", version="7")
+    head = 'PORT=30001\nVENV=HERE/env\nsource $VENV/bin/activate\ncd "$(dirname $0)"\n'
+    server = "python -m sglang.launch_server --model-path o/a --port $PORT\n"
+    assert ("warn", "a.sh:3: env/bin/activate is read by `source`, and is not there; correct the script") in told(
+        head + server
+    )[1]
+    interpreter("env/bin/activate", script="hash -r")
+    _, lines = told(head + server)
+    assert lines[0] == ("ok", "env/bin/python: SGLang 7, torch 2.9.1 (CUDA 12.9)")
+    assert "on port 30001" in lines[1][1], "what the script set before is still known"
+    interpreter("env/bin/python", script="exit 0")
+    assert [mark for mark, _ in told(head + server)[1]] == ["warn"], "no ok for a model without SGLang"
+
+
+def test_programs_and_folders_that_are_not_there_are_told(told, interpreter):
+    assert told("cd /nowhere || exit 1\nuv run python " + SERVER)[1] == [
+        ("warn", "a.sh:1: /nowhere is where the script goes with `cd`, and is not there; correct the script"),
+        ("warn", "a.sh:2: uv is not found in PATH; correct the script, or PATH in the model's env"),
+    ]
+    for tolerant in ("cd /nowhere || true", "mkdir -p /nowhere\ncd /nowhere", ". /nowhere/x 2>/dev/null || :"):
+        assert not [text for _, text in told(f"{tolerant}\n/bin/python {SERVER}")[1] if "/nowhere" in text]
+
+
+def test_the_flags_of_a_plain_command_are_compared_with_its_sglang(told, interpreter):
+    interpreter(rejected={"a": "unrecognized arguments: --contxt-length"})
+    said = "a.sh:1: the SGLang of python does not take its flags: it knows no --contxt-length; did you mean "
+    assert told(f"HERE/python {SERVER} --contxt-length 5\n")[1][-1] == ("warn", f"{said}--context-length?")
+    assert told(f"HERE/python {SERVER} --contxt-length $(nproc)\n")[1][-1][0] == "ok", "not all of it is plain"
+    assert "--context-length" in told(f"HERE/python {SERVER} --max-model-len 5\n")[1][-1][1]
+
+
+def test_what_is_not_known_of_a_script_is_said(told, interpreter):
+    interpreter()
+    assert (
+        "serves a, and what its server calls itself once it runs, on a port that is found once it listens"
+        in (told("HERE/python -m sglang.launch_server --model-path $(cat x) --port $(cat y)")[1][-1][1])
+    )

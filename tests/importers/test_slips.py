@@ -136,3 +136,33 @@ def test_slips_of_the_pen_are_told_by_their_lines(blamed, text, line, words):
 )
 def test_what_looks_like_a_slip_and_is_none(blamed, text):
     assert blamed(f"{text}{SERVE}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("PORT=$1\nSERVE --port $PORT", "--port has no value: PORT is $1, and muxd gives the script no $1; write"),
+        ('SERVE --port "$2"', "--port has no value: muxd gives the script no $2; write the value, or [models.NAME]"),
+        ("SERVE --port=$PROT", "--port has no value: PROT is set nowhere; set it in the script, or in the model's env"),
+        ("PORT=\nSERVE --port $PORT --tp 1", "--port has no value: PORT is empty; correct a.sh:1"),
+        ("SERVE \\\n  --port ${P} --tp 1", "--port has no value: P is set nowhere"),
+    ],
+)
+def test_a_flag_whose_value_is_empty_is_refused(blamed, text, words):
+    (told,) = blamed(text.replace("SERVE", "python -m sglang.launch_server --model-path o/a"))
+    assert words in told
+
+
+@pytest.mark.parametrize("value", ["${1:-30001}", "$(cat port)", "$((30000 + RANDOM % 9))", "30001"])
+def test_a_flag_whose_value_is_known_when_it_runs_is_not(blamed, value):
+    assert blamed(f"PORT={value}\npython -m sglang.launch_server --model-path o/a --port $PORT --tp 1") == []
+
+
+def test_a_name_that_only_bash_knows_is_told(tmp_path, bash):
+    def computed(text):
+        (tmp_path / "a.sh").write_text(text)
+        return read_script(tmp_path / "a.sh", "a.sh", bash.environ, tmp_path).computed
+
+    assert computed(f"\nMODEL_NAME=$(basename $0)\n{SERVE}")[1] == 2
+    assert computed(f"MODEL_NAME=a\n{SERVE}") is None
+    assert computed(f'MODEL_NAME=$(x)\n{SERVE} --served-model-name "$MODEL_NAME"') is None, "the process tells it"
