@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from .importers.drop_in import SglangmuxArgs
 
 USAGE_ERROR = 2
+NO_READER = 141
 
 
 def main() -> None:
-    """Run the command; exits with 0, 1 (failed), 2 (usage or configuration) or 130 (interrupted)."""
-    options = _options()
+    """Run the command; exits with 0, 1 (failed), 2 (usage or configuration), 130 (interrupted) or 141 (no reader)."""
     try:
+        with _flushed_output():
+            options = _options()
+        if options.run in (_check, _init):  # what they print is all that they do
+            with _flushed_output():
+                sys.exit(options.run(options))
         sys.exit(options.run(options))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
@@ -36,6 +41,20 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def _flushed_output() -> Iterator[None]:
+    """Exit with 141, as a shell's tools do, if nobody reads what is printed (`| head`)."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
+        sys.exit(NO_READER)
 
 
 def _options() -> Namespace:

@@ -51,7 +51,7 @@ class ControlClient:
         return await self._ask("GET", "/v1/status")
 
     async def proxy_settings(self) -> Message:
-        """Return the part of the configuration that a proxy needs, for `muxd.config.load.told_config`."""
+        """Return the part of the configuration that a proxy needs, for `muxd.config.load.config_from_supervisor`."""
         return await self._ask("GET", "/v1/proxy")
 
     async def model(self, name: str) -> Message:

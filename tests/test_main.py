@@ -1,5 +1,7 @@
 """`muxd`'s command line: what is typed a little wrong gets what was meant."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -85,3 +87,22 @@ def test_a_folder_and_a_script_are_no_configuration(muxd, tmp_path):
     (tmp_path / "a.sh").write_text("#!/bin/bash\nMODEL_NAME=q\n")
     for command in ("check", "start"):
         assert muxd(command, "--config", "a.sh")[2].endswith("a.sh is a launch script: give it without --config")
+
+
+@pytest.mark.parametrize("words", [["check", "--no-host", "--config", "muxd.toml"], ["init", "--print"]])
+def test_a_reader_that_is_gone_is_no_error(tmp_path, words):
+    (tmp_path / "muxd.toml").write_text("".join(f"[models.a{number}]\nengine = 'simulator'\n" for number in range(40)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    environ = {**os.environ, "HOME": str(tmp_path), "PATH": "/bin"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "muxd", *words],
+        cwd=tmp_path,
+        env=environ,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        os.close(writer)
+        assert "BrokenPipe" not in child.communicate(timeout=60)[1]
+    assert child.returncode == 141

@@ -22,6 +22,9 @@ from .scripts import script_lines
 
 PROBLEMS = 2
 
+#: Of more models than that, only those are listed that are not as they should be.
+MOST_LISTED = 50
+
 
 def check(
     path: Path | None,
@@ -66,6 +69,7 @@ def check(
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _file_lines(config, problems)
     lines = _without_contradictions(lines, config, without_sglang)
+    lines = _condensed(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
         print(line)
@@ -78,6 +82,19 @@ def _without_contradictions(lines: list[ReportLine], config: Config, without_sgl
     bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
     bad |= without_sglang
     return [line for line in lines if line.mark != OK or line.subject not in bad]
+
+
+def _condensed(lines: list[ReportLine], config: Config) -> list[ReportLine]:
+    """Return the lines with one in the place of those on models that are as they should be, where they are many."""
+    names = {model.name for model in config.models}
+    good = [line for line in lines if line.mark == OK and line.subject in names]
+    if len(good) <= MOST_LISTED:
+        return lines
+    count = len({line.subject for line in good})
+    return [
+        *(line for line in lines if line.mark != OK or line.subject not in names),
+        ok("models", f"{count} are as they should be"),
+    ]
 
 
 def _sorted(lines: list[ReportLine], config: Config) -> list[ReportLine]:

@@ -195,6 +195,7 @@ class EngineClient:
         with trio.move_on_after(timeout):
             while True:
                 try:
+                    lack = 0  # of an exchange that takes too long, the request may have been sent
                     return await self._exchange(method, path, auth, body, LONGEST_ANSWER)
                 except httpx.ConnectError as error:
                     lack = next((number for number in _errnos(error) if number in LACKING), 0)

@@ -160,7 +160,7 @@ def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patien
         asked.write(question)
         asked.seek(0)
         _run(argv, environ, asked, output, patience)
-        output.seek(0)
+        output.seek(max(0, output.seek(0, os.SEEK_END) - LARGEST_ANSWER))
         lines = output.read(LARGEST_ANSWER).decode(errors="replace").splitlines()
     for line in reversed(lines):
         with suppress(ValueError):

@@ -75,3 +75,13 @@ def test_scripts_alone_need_no_file(tmp_path, capsys, monkeypatch):
 def test_no_file_is_told_like_any_other_problem(tmp_path, capsys):
     assert check(tmp_path / "none.toml", {}) == 2
     assert capsys.readouterr().err == f"{tmp_path}/none.toml: no such file; correct the path\n"
+
+
+def test_many_models_that_are_as_they_should_be_are_one_line(tmp_path, capsys):
+    file = tmp_path / "muxd.toml"
+    bad = "[models.z]\nengine = 'simulator'\nmemory = { weights = '90GiB' }\n"
+    file.write_text(bad + "".join(f"[models.k{number}]\nengine = 'simulator'\n" for number in range(60)))
+    check(file, {"HOME": str(tmp_path)})
+    lines = capsys.readouterr().out.splitlines()
+    assert "  ok    models  60 are as they should be" in lines
+    assert [line.split()[:2] for line in lines if " k" in line or " z " in line] == [["WRONG", "z"]]

@@ -197,6 +197,24 @@ async def test_a_call_for_which_there_is_no_socket_is_sent_when_there_is_one(aut
         await link.call("pause", "/pause_generation", {})
 
 
+async def test_a_call_that_was_sent_after_a_lack_is_not_told_as_never_sent(autojump_clock):
+    tries = []
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        tries.append(1)
+        if len(tries) == 1:
+            raise httpx.ConnectError("no") from OSError(errno.EMFILE, "none left")
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        link = EngineClient(client, "http://w", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
+        with pytest.raises(EngineCallFailed) as failed:
+            await link.call("pause", "/pause_generation", {})
+    assert "cannot make a connection" not in failed.value.message
+    assert len(tries) == 2
+
+
 async def test_a_worker_that_refuses_connections_is_at_fault_itself(autojump_clock):
     async with short_of(errno.ECONNREFUSED, times=float("inf")) as client:
         link = EngineClient(client, "http://w", "", lambda _: None, call_timeout=5.0, probe_timeout=5.0)

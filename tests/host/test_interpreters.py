@@ -65,6 +65,12 @@ def test_a_program_that_is_no_python_has_none(tmp_path, text):
     assert sglang_of(str(script(tmp_path / "python", text)), os.environ) is None
 
 
+def test_the_answer_is_the_last_line_of_however_much_is_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr(interpreters, "LARGEST_ANSWER", 100)
+    text = """for n in 1 2 3 4 5 6 7 8 9; do echo noise noise noise noise; done; echo 'sglang {"version": "7"}'"""
+    assert sglang_of(str(script(tmp_path / "python", text)), os.environ) == "7"
+
+
 def test_what_cannot_be_run_has_none(tmp_path):
     (tmp_path / "python").write_bytes(b"\0")
     (tmp_path / "python").chmod(0o755)

@@ -202,7 +202,9 @@ def to_show(request: Request) -> str:
     if shown is not None:
         return shown.model or shown.name
     fields = _fields(body)
-    return name_of(fields.get("model") or fields.get("name"))
+    model, name = fields.get("model"), fields.get("name")
+    found = name_of(model) if model is not None or name is None else ""
+    return found or (name_of(name) if name is not None else "")
 
 
 def _fields(body: bytes) -> dict[str, bytes]:

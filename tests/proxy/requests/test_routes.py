@@ -228,8 +228,12 @@ def test_the_list_of_models_is_found_with_slashes_too_many(path):
     )
 
 
-@pytest.mark.parametrize("body", [{"model": "qwen"}, {"name": "qwen"}, {"model": "qwen", "name": "", "verbose": True}])
-def test_ollamas_show_is_answered_here_without_waking_the_model(body):
+@pytest.mark.parametrize(
+    "body", [{"model": "qwen"}, {"name": "qwen"}, {"model": "qwen", "name": ""}, {"model": "", "name": "qwen"}]
+)
+@pytest.mark.parametrize("more", [{}, {"verbose": True, "more": "x" * 70_000}], ids=["short", "long"])
+def test_ollamas_show_is_answered_here_without_waking_the_model(body, more):
+    body = body | more
     found = here(b"/api/show", body)
     assert (found.what, found.label, found.asked) == (LocalAnswer.OLLAMA_SHOW, "/api/show", "qwen")
 
