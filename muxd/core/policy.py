@@ -52,18 +52,21 @@ def ranked(candidates: Iterable[Candidate], wait_target: float) -> list[Candidat
     return sorted(candidates, key=lambda c: (-score(c, wait_target), c.worker))
 
 
-def bound(candidate: Candidate, others: Iterable[Candidate], wait_target: float) -> float:
-    """Return the stated maximum wait of a candidate while `others` wait too, in seconds.
-
-    Its target, one turn and one switch for each of the others, and its own switch.
-    """
-    return wait_target + sum(o.turn + o.cost for o in others) + candidate.cost
+def turns(candidates: Iterable[Candidate]) -> float:
+    """Return the seconds that one turn and one switch for each of the candidates take."""
+    return sum(c.turn + c.cost for c in candidates)
 
 
-def due_at(candidate: Candidate, others: Iterable[Candidate], *, now: float, drain: float, wait_target: float) -> float:
+def bound(candidate: Candidate, others: float, wait_target: float) -> float:
+    """Return the stated maximum wait of a candidate in seconds: its target, the others' `turns`, its own switch."""
+    return wait_target + others + candidate.cost
+
+
+def due_at(candidate: Candidate, others: float, *, now: float, drain: float, wait_target: float) -> float:
     """Return when the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
 
-    On the clock of `now`; `drain`: how long draining the active model is expected to take.
+    On the clock of `now`; `others`: the `turns` of those who wait too; `drain`: how long draining the active model is
+    expected to take.
     """
     return now + bound(candidate, others, wait_target) - (candidate.oldest + candidate.cost + drain)
 

@@ -31,7 +31,7 @@ no cheaper worker may begin a turn in front of it.  And the GPUs of an operator'
 Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -65,6 +65,16 @@ class OperatorSwitch:
     tickets: list[int] = field(default_factory=list)
 
 
+class Rivals:
+    """Those who wait for the same GPUs, best first: the place of each from 1 on, and the seconds of their turns."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        ordered = list(candidates)
+        self.place_of = {c.worker: place for place, c in enumerate(ordered, start=1)}
+        self.turn_of = {c.worker: policy.turns([c]) for c in ordered}
+        self.turns = policy.turns(ordered)
+
+
 class Switching:
     """Decides which switches to make and brings them forward."""
 
@@ -78,7 +88,7 @@ class Switching:
         self.next_decision = inf  # when a busy worker will have had its turn
         self._kept_for: frozenset[int] = frozenset()  # GPUs that nobody may take before one who is due
         self._queue: list[Candidate] = []  # who waited when it was last decided, best first
-        self._rivals_for: dict[frozenset[int], list[Candidate]] = {}  # who of them still waits, by the GPUs asked for
+        self._rivals_for: dict[frozenset[int], Rivals] = {}  # who of them still waits, by the GPUs asked for
 
     def switch_to(self, worker: Worker) -> Switch | None:
         return next((s for s in self.running if s.target == worker.name), None)
@@ -220,8 +230,8 @@ class Switching:
 
     def position(self, worker: Worker) -> int:
         """Return the worker's place among the models that wait for its GPUs; 1 is next."""
-        names = [c.worker for c in self._rivals(worker)]
-        return names.index(worker.name) + 1 if worker.name in names else len(names) + 1
+        rivals = self._rivals(worker)
+        return rivals.place_of.get(worker.name, len(rivals.place_of) + 1)
 
     def is_wished(self, worker: Worker) -> bool:
         """Say whether an operator's switch to the worker is open."""
@@ -329,15 +339,16 @@ class Switching:
         drains = [
             b.costs[WorkerState.DRAINING].seconds for b in self.in_the_way(worker) if b.state is WorkerState.READY
         ]
+        rivals = self._rivals(worker)
         return policy.due_at(
             own,
-            [c for c in self._rivals(worker) if c.worker != worker.name],
+            rivals.turns - rivals.turn_of.get(worker.name, 0.0),
             now=self.host.now,
             drain=max(drains, default=0.0),
             wait_target=self.wait_target,
         )
 
-    def _rivals(self, worker: Worker) -> list[Candidate]:
+    def _rivals(self, worker: Worker) -> Rivals:
         """Return those who still wait for a GPU that this worker needs, itself included, best first.
 
         They are found once for all who need the same GPUs: with 50 models waiting, a decision is three times as fast.
@@ -345,7 +356,7 @@ class Switching:
         workers, needs = self.host.workers, worker.spec.gpus
         if needs not in self._rivals_for:
             waiting = (c for c in self._queue if _waits(workers[c.worker]))
-            self._rivals_for[needs] = [c for c in waiting if not needs.isdisjoint(workers[c.worker].spec.gpus)]
+            self._rivals_for[needs] = Rivals(c for c in waiting if not needs.isdisjoint(workers[c.worker].spec.gpus))
         return self._rivals_for[needs]
 
     def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:

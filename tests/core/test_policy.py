@@ -1,4 +1,4 @@
-from muxd.core.policy import Candidate, bound, due_at, ranked, score, turn_ends_at
+from muxd.core.policy import Candidate, bound, due_at, ranked, score, turn_ends_at, turns
 
 
 def candidate(name="b", weight=1.0, oldest=0.0, cost=10.0, turn=10.0):
@@ -24,11 +24,11 @@ def test_a_score_needs_no_measured_cost():
 
 def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_switch():
     others = [candidate("c", cost=5, turn=8), candidate("d", cost=7, turn=7)]
-    assert bound(candidate(cost=10), others, 30) == 30 + (8 + 5) + (7 + 7) + 10
+    assert bound(candidate(cost=10), turns(others), 30) == 30 + (8 + 5) + (7 + 7) + 10
 
 
 def test_alone_it_waits_no_longer_than_the_target():
-    at = due_at(candidate(oldest=4, cost=10), [], now=100, drain=5, wait_target=30)
+    at = due_at(candidate(oldest=4, cost=10), 0, now=100, drain=5, wait_target=30)
     assert (at - 100) + 4 + 5 == 30
 
 
