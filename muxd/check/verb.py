@@ -78,8 +78,8 @@ def check(
 
 
 def _without_contradictions(lines: list[ReportLine], config: Config, without_sglang: set[str]) -> list[ReportLine]:
-    """Return the lines without an `ok` for a model that another line, or one on its interpreter, complains of."""
-    bad = {line.subject for line in lines if line.mark != OK} & {model.name for model in config.models}
+    """Return the lines without an `ok` for what another line complains of: a model, its interpreter, the socket."""
+    bad = {line.subject for line in lines if line.mark != OK} & {"socket", *(model.name for model in config.models)}
     bad |= without_sglang
     return [line for line in lines if line.mark != OK or line.subject not in bad]
 

@@ -6,6 +6,7 @@ Only what is surely wrong is reported: `muxd check` may run as another user than
 import os
 from contextlib import suppress
 from pathlib import Path
+from pwd import getpwuid
 from stat import S_ISDIR, S_ISSOCK, S_ISVTX, S_IWOTH, filemode
 
 from .problems import shown_file
@@ -51,6 +52,18 @@ def why_no_socket(path: Path, state_dir: Path) -> str | None:
     if place == path.parent and _is_ours(state_dir) and not _writable(place, there=True):
         return f"{place} cannot be written to; name a socket in a folder of this user, or run muxd as another one"
     return None
+
+
+def why_not_made(folder: Path) -> str | None:
+    """Return why the user of this process cannot make a missing folder, with advice; None for one that is there."""
+    found = _nearest_existing(folder)
+    if found is None or found[0] == folder or not S_ISDIR(found[1].st_mode) or _writable(found[0], there=False):
+        return None
+    user = str(os.geteuid())
+    with suppress(KeyError):  # a container's user may have no name
+        user = getpwuid(os.geteuid()).pw_name
+    advice = "make it for muxd's user, or name another one"
+    return f"{shown_file(folder)} is not there, and user {user} cannot make it in {found[0]}: {advice}"
 
 
 def _nearest_existing(path: Path) -> tuple[Path, os.stat_result] | None:

@@ -1,11 +1,14 @@
 """Where every request of a client comes first: it is answered here, refused, or sent on its way."""
 
+import logging
+import time
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from muxd.config.names import few, nearest
+from muxd.errors import TlsNotSupported
 from muxd.http.request import Request
 from muxd.http.response import body_response, spliced
 
@@ -31,11 +34,14 @@ from .telemetry.recorder import Recorder, RequestRecord
 from .unleased_request import UnleasedRequest
 from .unpacking import Unpacking
 
+log = logging.getLogger(__name__)
+
 _JSON = b"application/json"
 _COMMENTS_HEADER = b"x-muxd-comments"
 _OFF = (b"off", b"false", b"no", b"none", b"0")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin files with it, and SGLang skips it
 _MOST_COMPARED = 500  # known names that an unknown one is compared with
+_TLS_TOLD = 60.0  # seconds from one warning of a client that speaks TLS to the next
 _OPEN = frozenset(("/health", "/"))  # GET and HEAD of these paths need no key
 
 
@@ -53,6 +59,7 @@ class RequestDispatcher:
     ) -> None:
         """Take the parts of the proxy that requests need.  `metrics` makes the page of GET /metrics."""
         self.keyring = keyring
+        self._tls_told_until = 0.0
         self.hosts: Hosts | None = None  # None: any Host is allowed
         self.origins = Origins(None, at_home=False)
         self._catalogue = catalogue
@@ -114,6 +121,9 @@ class RequestDispatcher:
 
     def reject(self, address: str, head: Request, refusal: Refusal) -> CompleteResponse:
         """Return the response to bytes that are no usable request; `head` has what could be read of them."""
+        if refusal.code == TlsNotSupported.code and time.monotonic() >= self._tls_told_until:
+            self._tls_told_until = time.monotonic() + _TLS_TOLD
+            log.warning("%s speaks TLS to the port of plain HTTP: it has to use http://, not https://", address)
         return _refused(self._record(head, address), refusal, head)
 
     def _record(self, request: Request, address: str) -> RequestRecord:

@@ -177,6 +177,18 @@ def test_folders_are_judged_as_the_start_does(report, tmp_path):
     assert report("log_dir = './logs'\n[models.a]\nengine = 'simulator'\n")[0] == 0
 
 
+def test_folders_that_this_user_cannot_make_are_told(report, tmp_path, monkeypatch):
+    text = "state_dir = './none/state'\nlog_dir = './there'\n[models.a]\nengine = 'simulator'\n"
+    (tmp_path / "there").mkdir()
+    assert not of(report(text)[1], "muxd")
+    why = "is not there: make it"
+    monkeypatch.setattr("muxd.check.machine.why_not_made", lambda folder: None if folder.exists() else why)
+    status, lines = report(text.replace("./there", "./none/state/logs"))
+    ((mark, _, said),) = of(lines, "muxd")
+    assert (status, mark) == (0, "warn"), "muxd may run as another user"
+    assert said == f"muxd.toml:3: muxd.state_dir: {why}", "once: the logs are below it"
+
+
 def test_a_disk_that_is_nearly_full_is_a_warning(report, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 << 20))
     status, lines = report("log_dir = './logs'\n[models.a]\nengine = 'simulator'\n")

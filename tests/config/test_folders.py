@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config.folders import why_no_logs, why_no_socket
+from muxd.config.folders import why_no_logs, why_no_socket, why_not_made
 
 NOBODY = 65534
 
@@ -122,3 +122,10 @@ def test_a_socket_in_somebody_elses_folder_is_told_to_whom_the_state_belongs(fol
     )
     assert why_no_socket(closed / "run/s.sock", state) is None, "systemd may make that folder"
     assert why_no_socket(state / "s.sock", state) is None
+
+
+def test_a_missing_folder_that_this_user_cannot_make_is_told(tmp_path, monkeypatch):
+    assert why_not_made(tmp_path / "a/b") is None
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    assert f"cannot make it in {tmp_path}: make it for muxd's user" in (why_not_made(tmp_path / "a/b") or "")
+    assert why_not_made(tmp_path) is None, "it is there"

@@ -37,6 +37,16 @@ async def test_bad_http_is_refused_and_the_connection_closed(proxy_env: ProxyEnv
     assert not proxy_env.alpha.calls
 
 
+async def test_clients_that_speak_tls_are_told_in_the_log_once_a_minute(
+    proxy_env: ProxyEnv, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        await (await proxy_env.connect()).ask(BAD["tls"])
+    (told,) = [record for record in caplog.records if "TLS" in record.message]
+    assert told.levelname == "WARNING"
+    assert told.message == "127.0.0.1 speaks TLS to the port of plain HTTP: it has to use http://, not https://"
+
+
 async def test_many_requests_share_a_connection(proxy_env: ProxyEnv) -> None:
     http_client = await proxy_env.connect()
     for _ in range(20):

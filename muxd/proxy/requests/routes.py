@@ -144,6 +144,9 @@ _NOT_PASSED = re.compile(
     r"(?:/v1)?/(?P<what>moderations|images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
     r"|audio/speech|audio/translations|organization|evals|containers)(?:/|$)"
 )
+#: Ends of SGLang's routes that tell of one server; muxd has several, and passes on what tells no secret.
+_SERVERS_OWN = ("get_model_info", "model_info", "get_server_info", "server_info")
+_VERSION = re.compile(r"/v[0-9]+(?=/)")
 _OLLAMAS_OWN = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")
 
 _RESPONSE = re.compile(r"(?:/v1)?(/responses/[^/]+)")
@@ -230,6 +233,10 @@ def _refuse(path: str) -> NoReturn:
         message = f"{shown} is not for muxd: models are added to and taken from muxd.toml, GET /api/tags lists them"
     elif path in ("/docs", "/redoc", "/openapi.json"):
         message = f"there is no {shown} here: SGLang's own pages are not passed on"
+    elif path.rpartition("/")[2] in _SERVERS_OWN:
+        message = f"{shown} names no model: what its server is, is told at GET /upstream/NAME/model_info"
+    elif path == "/health_generate":
+        message = f"there is no {shown} here: muxd watches its models itself, and tells of itself at GET /health"
     elif near := _nearest(path):
         message = f"there is no {shown} here; the nearest is {near}"
     else:
@@ -238,7 +245,19 @@ def _refuse(path: str) -> NoReturn:
 
 
 def _nearest(path: str) -> str | None:
-    """Return the route that was probably meant: one that the path ends with, or is a typo of; None for no route."""
-    endings = [known for known in _KNOWN if known != "/" and path.endswith(known)]
-    near = endings or (get_close_matches(path, _KNOWN, n=1, cutoff=0.7) if len(path) <= _LONGEST_TYPO else [])
+    """Return the route that was probably meant, of the same family (/v1, /api, or neither); None for no route.
+
+    It is one that the path ends with, or begins, or is a typo of; another version is taken for /v1.
+    """
+    path = _VERSION.sub("/v1", path.lower() if len(path) <= _LONGEST_TYPO else path)
+    near = [known for known in _KNOWN if known != "/" and path.endswith(known)]
+    if not near and len(path) <= _LONGEST_TYPO:
+        family = [known for known in _KNOWN if _family(known) == _family(path)]
+        longer = [known for known in _KNOWN if known.startswith((f"{path}/", f"/v1{path}/"))]
+        near = longer[:1] or get_close_matches(path, family, n=1, cutoff=0.7)
     return _KNOWN[max(near, key=len)] if near else None
+
+
+def _family(path: str) -> str:
+    first = path.partition("/")[2].partition("/")[0]
+    return first if first in ("v1", "api") else ""

@@ -159,6 +159,11 @@ def test_a_base_url_with_a_v1_too_many_is_named(path):
         (b"/v1/health", "GET /health"),
         (b"/api/embeding", "POST /api/embeddings"),
         (b"/healthz", "GET /health"),
+        (b"/v1/chat", "POST /v1/chat/completions"),
+        (b"/v2/models", "GET /v1/models"),
+        (b"/v3/embedings", "POST /v1/embeddings"),
+        (b"/chat", "POST /v1/chat/completions"),
+        (b"/api/chats", "POST /api/chat"),
     ],
 )
 def test_a_path_that_is_not_there_is_told_the_nearest(path, near):
@@ -174,6 +179,10 @@ def test_a_path_that_is_not_there_is_told_the_nearest(path, near):
         (b"/v1/audio/speech", "muxd does not pass on audio/speech: "),
         (b"/api/pull", "models are added to and taken from muxd.toml"),
         (b"/api/blobs/sha256:0", "models are added to and taken from muxd.toml"),
+        (b"/get_model_info", "is told at GET /upstream/NAME/model_info"),
+        (b"/server_info", "is told at GET /upstream/NAME/model_info"),
+        (b"/v1/get_server_info", "is told at GET /upstream/NAME/model_info"),
+        (b"/health_generate", "muxd watches its models itself, and tells of itself at GET /health"),
         (b"/docs", "SGLang's own pages are not passed on"),
         (b"/v1", "there is nothing at /v1 itself: it is the base_url"),
     ],
