@@ -34,6 +34,10 @@ GIB = 1 << 30
 END_GRACE = 1.0
 
 
+#: Uses per second of a worker that was never wanted: that it leaves costs more than nothing.
+RARE = 1e-6
+
+
 class Impossible(NamedTuple):
     """What keeps a model from ever being loaded: an error's code, what is wrong, what to do."""
 
@@ -275,7 +279,7 @@ def _resident(worker: Worker, now: float) -> eviction.Resident:
         return eviction.Resident(worker.name, is_busy=True, seconds=inf)
     if worker.state is WorkerState.ASLEEP:
         slower = worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds
-        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower) * worker.demand(now))
+        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower) * max(worker.demand(now), RARE))
     is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
     seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
-    return eviction.Resident(worker.name, is_busy, seconds * worker.demand(now))
+    return eviction.Resident(worker.name, is_busy, seconds * max(worker.demand(now), RARE))

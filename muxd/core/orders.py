@@ -178,7 +178,7 @@ class Orders:
             yield ReconfigureWorker(worker.name)
 
     def _bring(self, worker: Worker) -> Iterator[Command]:
-        """Bring the worker to its GPUs, if they are free."""
+        """Bring the worker to its GPUs, if there is room."""
         if worker.state is WorkerState.READY:
             yield from self._finish(worker)
         elif worker.state not in AT_REST or self._switching.is_coming(worker):
@@ -187,7 +187,9 @@ class Orders:
             return  # it is started again by itself, or its order is refused
         elif never := self.host.never_loads(worker):
             yield from self.fail(worker, never.code, f"model {worker.name} {never}")
-        elif holders := self._holders(worker):
+        elif self._switching.claimants(worker) and self.host.fits(worker):
+            return  # there will be room, or none, once the others have come
+        elif holders := self.host.evictions(worker):
             who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w in holders)
             message = (
                 f"{worker.name} may run, but there is no room on its GPU: {who} has it; a request for {worker.name} "
@@ -196,10 +198,6 @@ class Orders:
             yield from self.fail(worker, "no_room", message)
         else:
             yield from self._switching.begin_unopposed(worker)
-
-    def _holders(self, worker: Worker) -> list[Worker]:
-        """Return who has the worker's GPUs, or is about to come to them."""
-        return self.host.evictions(worker) or self._switching.claimants(worker)
 
     def _put_to_sleep(self, worker: Worker, order: Order) -> Iterator[Command]:
         if worker.state is WorkerState.BACKOFF and not worker.wanted:
@@ -210,7 +208,7 @@ class Orders:
             yield from self._drain(worker, order)
         if worker.state is WorkerState.DRAINING:
             yield from self.host.end_overdue(worker)
-            if not worker.granted:
+            if not worker.granted and self.host.is_quiet(worker):
                 yield from self.host.deactivate(worker)
 
     def _take_down(self, worker: Worker, order: Order) -> Iterator[Command]:

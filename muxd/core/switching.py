@@ -197,7 +197,8 @@ class Switching:
     def claimants(self, worker: Worker) -> list[Worker]:
         """Return the workers that running switches bring to a GPU that this one needs."""
         needs = worker.spec.gpus
-        return [self._target(s) for s in self.running if s.target != worker.name and needs & self._claimed(s)]
+        others = (s for s in self.running if s.target != worker.name and self._is_under_way(s))
+        return [self._target(s) for s in others if needs & self._claimed(s)]
 
     def begin_unopposed(self, worker: Worker) -> Iterator[Command]:
         """Bring it to GPUs that are free."""

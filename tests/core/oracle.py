@@ -54,14 +54,17 @@ class Oracle:
         match command:
             case StartWorker(worker):
                 assert self.holds[worker] == GONE, f"a second copy of {worker}"
+                self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
             case WakeWorker(worker):
                 assert self.holds[worker] == RELEASED, f"resume of {worker}, which is {self.holds[worker]}"
+                self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
             case SleepWorker(worker):
                 assert self.holds[worker] == LOADED, f"release of {worker}, which is {self.holds[worker]}"
+                self._must_be_alone(worker)
                 assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = RELEASED
             case StopWorker(worker, kill):
@@ -101,6 +104,14 @@ class Oracle:
 
     def _out(self, worker: str) -> list[int]:
         return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == worker]
+
+    def _must_be_alone(self, worker: str) -> None:
+        """See that no other worker loads, sleeps or wakes on its GPUs: two at a time cannot be measured."""
+        known = self.scheduler.host.workers
+        moving = (WorkerState.STARTING, WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
+        others = [n for n, w in known.items() if n != worker and w.state in moving and self.holds[n] != GONE]
+        beside = [n for n in others if known[n].spec.gpus & known[worker].spec.gpus]
+        assert not beside, f"{worker} moves while {beside} do"
 
     def _must_fit(self, worker: str) -> None:
         """Add up what each worker may have: a GPU is never promised twice."""

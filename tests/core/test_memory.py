@@ -7,6 +7,7 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
+    Started,
     Verb,
     WorkerAsleep,
     WorkerExited,
@@ -121,4 +122,36 @@ def test_a_wake_waits_until_another_ones_sleep_on_its_gpu_is_over():
         book >> LeaseEnded(5.1, 1) << SleepWorker("a")
         >> LeaseAsked(6, 3, "c")
         >> WorkerAsleep(6.5, "a") << FinishOrder(1, WorkerState.ASLEEP) << StartWorker("c")
+    )  # fmt: skip
+
+
+def test_of_two_that_were_never_wanted_only_one_leaves():
+    book = Playbook(sized("a", 40, preload=True), sized("b", 40, preload=True), sized("c", 30), keep_turns=False)
+    book = (
+        book >> GpusMeasured(0, {0: CARD}) >> Started(0) << StartWorker("a")
+        >> WorkerReady(1, "a", "http://a") << StartWorker("b")
+        >> WorkerReady(2, "b", "http://b")
+        >> LeaseAsked(9, 3, "c") << SleepWorker("a")
+    )  # fmt: skip
+    assert book.state("b") is WorkerState.READY
+
+
+def test_an_ordered_sleep_waits_until_another_ones_load_on_its_gpu_is_over():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a", "b")
+    book = book >> LeaseAsked(6, 3, "c") << StartWorker("c") >> OrderGiven(7, 1, "a", Verb.SLEEP)
+    book.pending.clear()
+    book = book >> LeaseEnded(7.1, 1)
+    assert (
+        book >> WorkerReady(8, "c", "http://c") << GrantLease(3, "http://c", 1) << SleepWorker("a")
+        >> WorkerAsleep(8.5, "a") << FinishOrder(1, WorkerState.ASLEEP)
+    )  # fmt: skip
+
+
+def test_an_ordered_start_waits_for_another_ones_load_where_both_fit():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a")
+    assert (
+        book >> LeaseAsked(6, 3, "b") << StartWorker("b")
+        >> OrderGiven(7, 1, "c", Verb.START)
+        >> WorkerReady(8, "b", "http://b") << GrantLease(3, "http://b", 1) << StartWorker("c")
+        >> WorkerReady(9, "c", "http://c") << FinishOrder(1, WorkerState.READY)
     )  # fmt: skip
