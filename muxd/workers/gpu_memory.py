@@ -23,7 +23,7 @@ POLL, SLOW_POLL = 0.002, 0.05
 #: every switch but the first.
 SETTLED = 0.01
 
-Taken = dict[int, int]  # GPU -> bytes that are taken there, by whatever process
+Taken = dict[int, int]  # GPU -> bytes that are taken there
 
 
 class GpuMemoryTracker:
@@ -35,13 +35,12 @@ class GpuMemoryTracker:
     def __init__(self, gpus: Gpus, model: Model, held: dict[str, Taken] | None = None) -> None:
         """Track the memory of one model; `held`: what each worker was last seen to have, shared by all trackers.
 
-        A reading is of a whole GPU.  Since one worker at a time comes to a GPU or leaves it, what changes between two
-        readings is that worker's; what the others did between its coming and its leaving is known from `held`.
+        A reading is of a whole GPU; what `held` says of the others is taken off it.  Since one worker at a time comes
+        to a GPU or leaves it, what changes between two readings is that worker's, though others end at any time.
         """
         self._gpus = gpus
         self._name = model.name
         self._held = held if held is not None else {}
-        self._others_then: Taken = {}  # what all others had when it last came
         self._indices = model.gpus
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
@@ -89,7 +88,7 @@ class GpuMemoryTracker:
         with self._timed():
             missing = await self._until_free(dict.fromkeys(self._indices, self._share))
             self._before = await self._settled()
-        self._others_then = self._others()
+        self._expect()
         return missing
 
     async def free(self) -> int:
@@ -102,9 +101,14 @@ class GpuMemoryTracker:
         with self._timed():
             missing = await self._until_free(self._given_up)
             self._before, self._awake = await self._read(), None
-        self._others_then = self._others()
+        self._expect()
         self._kept_before = self._kept or 0
         return missing
+
+    def _expect(self) -> None:
+        """Note that the worker may have as much as it declares from now on, for others who end meanwhile."""
+        if self._share:
+            self._held[self._name] = dict.fromkeys(self._indices, self._share)
 
     async def came(self) -> None:
         """Note what the worker has on its GPUs, now that it is ready after a load or a wake."""
@@ -121,18 +125,12 @@ class GpuMemoryTracker:
         others = [held for name, held in self._held.items() if name != self._name]
         return {gpu: sum(held.get(gpu, 0) for held in others) for gpu in self._indices}
 
-    def _brought_up_to_date(self, then: Taken | None) -> Taken | None:
-        """Return what a reading of `then` would be now, had only the other workers changed."""
-        now = self._others()
-        return then and {gpu: max(0, then[gpu] + now[gpu] - self._others_then.get(gpu, 0)) for gpu in then}
-
     async def until_released(self) -> str | None:
         """Wait, after the worker's sleep, until most of what it took is free and no more comes back.
 
         A part of the memory stays with the worker's processes.
         """
-        awake = self._brought_up_to_date(self._awake)
-        had = self.awake
+        awake, had = self._awake, self.awake
         with self._timed():
             over = await self._until_given_back()
             now = await self._read()
@@ -197,7 +195,7 @@ class GpuMemoryTracker:
 
     async def _until_given_back(self, patience: float | None = None) -> str | None:
         """Wait until at least half of what the worker was seen to take is free again on each GPU."""
-        before, awake = self._brought_up_to_date(self._before), self._brought_up_to_date(self._awake)
+        before, awake = self._before, self._awake
         if before is None:
             return None
         patience = self._patience if patience is None else patience
@@ -235,11 +233,12 @@ class GpuMemoryTracker:
     # Readings
 
     async def _read(self) -> Taken | None:
-        """Return what is taken on the worker's GPUs; None where one of them cannot be read."""
+        """Return what is taken on its GPUs, by whatever is no other worker; None where one of them cannot be read."""
         reading = await self._gpus.read()
         if not all(gpu in reading for gpu in self._indices):
             return None
-        return {gpu: reading[gpu].used for gpu in self._indices}
+        others = self._others()
+        return {gpu: reading[gpu].used - others[gpu] for gpu in self._indices}
 
     async def _settled(self) -> Taken | None:
         """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one."""

@@ -221,3 +221,57 @@ async def test_what_others_take_and_leave_beside_it_is_not_taken_for_its_own(aut
     gpus.used = 10
     await first.came()
     assert first.awake == 10 * GiB
+
+
+def side_by_side(gpus: PretendGpus) -> tuple[GpuMemoryTracker, GpuMemoryTracker]:
+    """Trackers of two models of 30 GiB that know of each other, the second one's worker loaded."""
+    held: dict[str, dict[int, int]] = {}
+    model = replace(DECLARED, gpus=(0,), memory=Memory(weights=20 * GiB, kv=10 * GiB))
+    return GpuMemoryTracker(gpus, model, held), GpuMemoryTracker(gpus, replace(model, name="b"), held)
+
+
+async def test_the_end_of_another_one_while_it_loads_is_not_taken_for_less_of_its_own(autojump_clock):
+    gpus = PretendGpus()
+    first, second = side_by_side(gpus)
+    assert await second.until_room_to_load() is None
+    gpus.used = 30
+    await second.came()
+    assert await first.until_room_to_load() is None
+    gpus.used = 10  # the second one's worker has died; the first one's has loaded a third
+    assert await second.until_gone() is None
+    gpus.used = 30
+    await first.came()
+    assert first.awake == 30 * GiB
+    gpus.used = 2
+    assert await first.until_released() is None
+    assert first.asleep == 2 * GiB
+
+
+async def test_the_end_of_another_one_while_it_sleeps_is_not_taken_for_memory_that_it_gave_up(autojump_clock):
+    gpus = PretendGpus()
+    first, second = side_by_side(gpus)
+    for tracker in (second, first):
+        assert await tracker.until_room_to_load() is None
+        gpus.used += 30
+        await tracker.came()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.until_released)
+        await trio.sleep(1)
+        gpus.used = 30  # the second one's worker has died
+        assert await second.until_gone() is None
+        await trio.sleep(1)
+        gpus.used = 2
+    assert first.asleep == 2 * GiB
+    gpus.used = 52  # the second one, and a stranger with 20
+    assert await first.until_room_to_wake() is None, "28 GiB are free, as many as it gave up"
+
+
+async def test_one_that_ends_while_another_loads_does_not_wait_for_the_other_ones_memory(autojump_clock):
+    gpus = PretendGpus()
+    first, second = side_by_side(gpus)
+    assert await first.until_room_to_load() is None
+    gpus.used = 30
+    await first.came()
+    assert await second.until_room_to_load() is None
+    gpus.used = 28  # the first one's worker has died; the second one's has nearly loaded
+    assert await first.until_gone(patience=0.0) is None
