@@ -136,10 +136,13 @@ class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if wrong := _WRONG_COMMAND.search(message):
             message = _explain_no_command(wrong["word"], [known.strip("' ") for known in wrong["known"].split(",")])
+        elif _IN_THE_BACKGROUND.search(message):
+            message = "muxd runs in the foreground; conf/systemd has units that start it in the background"
         elif unknown := _WRONG_FLAG.search(message):
             known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             flag = unknown["flag"].partition("=")[0]
-            meant = flag if flag in known else nearest(_OTHERS_FLAGS.get(flag, flag), known)
+            flag = _OTHERS_FLAGS.get(flag, flag)
+            meant = flag if flag in known else nearest(flag, known) if flag.startswith("--") else None
             message += f"; did you mean {meant}?" if meant else f"; there are {', '.join(known)}"
         elif message.endswith("required: COMMAND"):
             message = f"a command is missing: {', '.join(_commands(self))}; muxd --help says what they do"
@@ -147,19 +150,34 @@ class _Parser(ArgumentParser):
 
 
 #: Flags of other servers -> the flag of muxd with that meaning.
-_OTHERS_FLAGS = {"--port": "--listen-port", "--listen": "--host", "--bind": "--host", "--conf": "--config"}
+_OTHERS_FLAGS = {
+    "--port": "--listen-port",
+    "-p": "--listen-port",
+    "--listen": "--host",
+    "--bind": "--host",
+    "--conf": "--config",
+    "-c": "--config",
+    "-f": "--config",
+}
 
 _WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)")
-_WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+)")
+_IN_THE_BACKGROUND = re.compile(
+    r"unrecognized arguments: (?:.* )??(?:--daemon(?:ize)?|--background|--detach|-d)(?: |$)"
+)
+_WRONG_FLAG = re.compile(r"unrecognized arguments: (?:.* )??(?P<flag>--\S+|-[A-Za-z]\b)")
 
 
 def _explain_no_command(word: str, known: list[str]) -> str:
     from muxctl.verbs import VERBS  # imported for an error only
 
-    if word in ("serve", "run", "up", "server", "daemon"):
+    if word in ("serve", "run", "up", "server", "daemon", "launch"):
         return f"muxd has no command {word}: it is `muxd start`"
     if word in ("version", "help"):
         return f"muxd has no command {word}: it is `muxd --{word}`"
+    if word in ("validate", "test", "lint", "verify", "configtest", "doctor"):
+        return f"muxd has no command {word}: it is `muxd check`"
+    if word in ("ps", "ls", "list", "top", "models"):
+        return f"muxd has no command {word}: that is `muxctl status`"
     if word in ("stop", "shutdown"):
         return f"muxd has no command {word}: `muxctl shutdown` stops muxd, `muxctl stop NAME` one model"
     if word in VERBS:

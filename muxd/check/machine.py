@@ -1,6 +1,7 @@
 """Checks of what the models of a configuration share: interpreters, GPUs, ports, folders."""
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 
-from muxd.config.flags import runs_on_cpu
+from muxd.config.flags import odd_args, runs_on_cpu
 from muxd.config.folders import why_not_made
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems, shown_file
@@ -189,11 +190,18 @@ def _rejected_lines(
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
     for name, why in rejected.items():
+        told = [_words(odd) for odd in odd_args(args_by_model[name])]
+        if any(words & _words(why) & set(args_by_model[name]) for words in told):
+            continue  # with advice, as a line on the model
         script = by_name[name].script
         where = script.launch if script is not None else machine.where(by_name[name], "args")
         yield warn(
             name, f"the SGLang of {python} does not take {'args' if script is None else 'its flags'}: {why}", where
         )
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\s;:,]+", text))
 
 
 def _flags_of(machine: HostCheck, model: Model) -> Sequence[str]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from .devices import ORDER, VARIABLE, visible
-from .flags import is_flag, parallel
+from .flags import SWITCH, is_flag, parallel
 
 #: Modules that start a server under `python -m`; the second is muxd's own simulator.
 MODULES = ("sglang.launch_server", "muxd.simulator")
@@ -27,11 +27,6 @@ DEFAULT_PORT = 30000
 MODEL = ("--model-path", "--model")
 
 _PYTHON = re.compile(r"python[0-9.]*|sglang")
-#: SGLang's flags that take no value: the pattern knows 167 of the 188 such flags of SGLang 0.5.23.
-_SWITCH = re.compile(
-    r"--(\w+-)*(enable|disable|skip|trust|is|show|allow|use|no|keep|delete|only|return|idle|strip|grpc-mode)(-|$)"
-    r"|--(log-requests|quantize-and-serve|pre-warm-nccl|debug-cuda-graph)$"
-)
 _RAW_DEVICE = re.compile(r"/dev/(?:nvidia[0-9]|dri\b)")
 _OPTION_CLUSTER = re.compile("[ditPq]*")
 _CDI = re.compile(r"nvidia\.com/gpu=(.+)")
@@ -101,7 +96,7 @@ def flag(words: Iterable[Word], names: Sequence[str]) -> Word | None:
             found, expected = word, False
         name, equals, value = (word.prefix if isinstance(word, Hole) else word).partition("=")
         if isinstance(word, Hole):
-            is_value = before.startswith("--") and "=" not in before and not _SWITCH.match(before)
+            is_value = before.startswith("--") and "=" not in before and not SWITCH.match(before)
             if is_flag(name, names) if equals else not is_value:
                 found = word
         elif is_flag(name, names):

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
 PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
@@ -30,7 +31,17 @@ ELSEWHERE = {
     "--enforce-eager": "--disable-cuda-graph",
     "--no-enable-prefix-caching": "--disable-radix-cache",
     "--n-gpu-layers": "",
+    "-c": "--context-length",
+    "-ngl": "",
 }
+
+#: SGLang's flags that take no value: the pattern knows 167 of the 188 such flags of SGLang 0.5.23.
+SWITCH = re.compile(
+    r"--(\w+-)*(enable|disable|skip|trust|is|show|allow|use|no|keep|delete|only|return|idle|strip|grpc-mode)(-|$)"
+    r"|--(log-requests|quantize-and-serve|pre-warm-nccl|debug-cuda-graph)$"
+)
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 #: Length of the shortest abbreviation that is considered: argparse takes an abbreviation only if one flag alone begins
 #: with it, and with a shorter one several of SGLang's flags begin.
@@ -96,6 +107,9 @@ def odd_args(args: Sequence[str]) -> Iterator[str]:
         if (flag := word.partition("=")[0]) in ELSEWHERE:
             meant = ELSEWHERE[flag]
             yield f"{flag} is not SGLang's; {f'it has {meant}' if meant else 'remove it'}"
+    for word, value in pairwise(args):
+        if why := why_no_value(word, value):
+            yield why
     look_up = flag_of(args)
     if (device := look_up(DEVICE)) is not None and ":" in device:
         kind = device.partition(":")[0]
@@ -104,6 +118,14 @@ def odd_args(args: Sequence[str]) -> Iterator[str]:
         yield f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
     if (nodes := look_up(NODES)) is not None and nodes != "1":
         yield f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
+
+
+def why_no_value(word: str, value: str) -> str:
+    """Return what is wrong with a truth value behind a switch, with advice; "" for anything else."""
+    if not SWITCH.match(word) or value.lower() not in (*_TRUE, *_FALSE):
+        return ""
+    remedy = f'write "{word}" alone' if value.lower() in _TRUE else "leave both out"
+    return f"{word} takes no value, and {value} is one; {remedy}"
 
 
 def _is_share(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel
+from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
@@ -286,7 +286,11 @@ def _args_and_env(model: Model) -> Iterator[Finding]:
         if flag in OWNED_FLAGS:
             yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
         elif _JOINED.match(arg):
-            apart = ", ".join(map(shown, _shell_words(arg)))
+            words = _shell_words(arg)
+            if why := why_no_value(*words) if len(words) == 2 else "":
+                yield ("args",), f"{shown(arg)}: {why}"
+                continue
+            apart = ", ".join(map(shown, words))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
         elif why := _no_flag(arg):
             yield ("args",), f"{shown(arg)} {why}"

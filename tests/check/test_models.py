@@ -201,3 +201,24 @@ def test_a_hub_id_that_may_be_meant_as_a_folder_says_how_that_is_written(told):
         in told("model_path = 'models/qwen'")[0][1]
     )
     assert "local folder" not in told("model_path = 'Qwen/Qwen3-8B'")[0][1]
+
+
+@pytest.mark.parametrize(
+    ("args", "rejected", "said"),
+    [
+        (
+            "'--trust-remote-code', 'true'",
+            "true",
+            '--trust-remote-code takes no value, and true is one; write "--trust-remote-code" alone',
+        ),
+        ("'--enable-metrics', 'False'", "False", "--enable-metrics takes no value, and False is one; leave both out"),
+        ("'-c', '5'", "-c 5", "-c is not SGLang's; it has --context-length"),
+        ("'--max-model-len', '5'", "--max-model-len 5", "--max-model-len is not SGLang's; it has --context-length"),
+    ],
+)
+def test_one_fault_of_the_arguments_is_one_line(report, interpreter, folder, args, rejected, said):
+    interpreter(rejected={"a": f"unrecognized arguments: {rejected}"})
+    folder()
+    _, lines = report(f"[models.a]\npython = './python'\nmodel_path = './models/qwen'\nargs = [{args}]")
+    (told,) = [text for _, subject, text in lines if subject == "a"]
+    assert told == f"muxd.toml:6: {said}"

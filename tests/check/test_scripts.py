@@ -134,7 +134,10 @@ def test_the_flags_of_a_plain_command_are_compared_with_its_sglang(told, interpr
     said = "a.sh:1: the SGLang of python does not take its flags: it knows no --contxt-length; did you mean "
     assert told(f"HERE/python {SERVER} --contxt-length 5\n")[1][-1] == ("warn", f"{said}--context-length?")
     assert told(f"HERE/python {SERVER} --contxt-length $(nproc)\n")[1][-1][0] == "ok", "not all of it is plain"
-    assert "--context-length" in told(f"HERE/python {SERVER} --max-model-len 5\n")[1][-1][1]
+    interpreter(rejected={"a": "unrecognized arguments: --max-model-len 5"})
+    assert told(f"HERE/python {SERVER} --max-model-len 5\n")[1][1:] == [
+        ("warn", "a.sh:1: --max-model-len is not SGLang's; it has --context-length")
+    ], "one line for one fault"
 
 
 def test_what_is_not_known_of_a_script_is_said(told, interpreter):

@@ -341,6 +341,11 @@ WRONG = [
         'write "--context-length", "32768"',
     ),
     (
+        A + "args = ['--trust-remote-code true']",
+        'models.a.args: "--trust-remote-code true": --trust-remote-code takes no value, and true is one; '
+        'write "--trust-remote-code" alone',
+    ),
+    (
         A + "args = ['--tp=2 --dp=2']",
         'models.a.args: "--tp=2 --dp=2" is one word to the engine, which knows no such flag; write "--tp=2", "--dp=2"',
     ),
