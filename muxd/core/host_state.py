@@ -221,7 +221,7 @@ class HostState:
         """
         if worker.in_use:
             since, worker.idle_since = worker.idle_since, None
-            if since is not None or not worker.uses:
+            if since is not None or not worker.uses or self.now - worker.uses[-1] >= 1.0:  # else it is wanted all along
                 worker.uses.append(self.now)
             if since is not None and (worker.state is WorkerState.READY or self._last_grant <= since):
                 self.note_gap(worker, self.now - since)

@@ -2,7 +2,7 @@
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -10,7 +10,9 @@ from math import inf
 import pytest
 
 from muxd.core.commands import GrantLease, SleepWorker, StartWorker, WakeWorker
-from muxd.core.events import Event, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
+from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
+from muxd.core.ledger import WHOLE
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Cost
 
@@ -31,15 +33,22 @@ class Return:
 class Crowd:
     """Clients that ask again after each answer, at once or after a pause; every answer takes `work` seconds."""
 
-    def __init__(self, work: float, clients: Sequence[tuple[str, float]] = (("a", 0.0), ("b", 0.0))) -> None:
-        """`clients`: each one's model, and seconds from an answer to its next request."""
+    def __init__(
+        self,
+        work: float,
+        clients: Sequence[tuple[str, float]] = (("a", 0.0), ("b", 0.0)),
+        sizes: Mapping[str, int] = dict.fromkeys("abx", WHOLE),
+    ) -> None:
+        """`clients`: each one's model, and seconds from an answer to its next request; `sizes`: on a GPU of 80."""
         self.work = work
+        self.sizes = sizes
         self.now = 0.0
-        self.book = Playbook("a", "b", "x", wait_target=30.0)
+        self.book = Playbook(*(WorkerSpec(name, share=size) for name, size in sizes.items()), wait_target=30.0)
+        self.book >> GpusMeasured(0.0, {0: 80})
         self.coming: list[tuple[float, int, Event | Return]] = []
         self.asked: dict[int, tuple[str, float, float]] = {}  # lease -> model, when, its client's pause
         self.bounds: dict[int, float] = {}  # lease -> seconds
-        self.waits: dict[str, list[float]] = {"a": [], "b": [], "x": []}
+        self.waits: dict[str, list[float]] = {name: [] for name in sizes}
         self.last = 0
         self.order = count()
         self.late: list[str] = []  # waits beyond what policy.bound states for the costs that are known
@@ -98,7 +107,8 @@ class Crowd:
             cost[WorkerState.WAKING].measured and cost[WorkerState.FALLING_ASLEEP].measured for cost in costs.values()
         ):
             return inf
-        switch = WAKE + SLEEP
+        in_its_way = 1 if WHOLE in self.sizes.values() else len(self.sizes) - 1  # they leave one after the other
+        switch = WAKE + SLEEP * in_its_way
         others = (len(self.waits) - 1) * (max(switch, self.work) + switch)
         return 30.0 + others + switch + self.work
 
@@ -143,6 +153,24 @@ def test_no_stated_bound_is_broken_by_clients_that_return(start):
         crowd = Crowd(chance.choice([0.1, 0.5, 2.0, 10.0]), clients)
         crowd.until(1000.0)
         assert not crowd.late, f"seed {seed}, work {crowd.work}, {clients}: {crowd.late[:3]}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_stated_bound_is_broken_where_some_are_awake_together(seed):
+    chance = random.Random(seed)
+    names = "abcdx"[: chance.randint(3, 5)]
+    sizes = {name: chance.choice([10, 20, 25, 30, 40, 50, 70, 80]) for name in names}
+    pauses = [0.0, 0.03, 0.1, 0.5, 1.0, 1.4, 3.0, 10.0, 40.0]
+    models = [*names, *chance.choices(names, k=chance.randint(0, 6))]
+    crowd = Crowd(chance.choice([0.5, 2.0, 10.0]), [(name, chance.choice(pauses)) for name in models], sizes)
+    crowd.until(500.0)  # all are loaded
+    for name in names:  # some have fitted beside all others so far, and have never slept
+        crowd.book.worker(name).costs[WorkerState.WAKING].learn(WAKE)
+        crowd.book.worker(name).costs[WorkerState.FALLING_ASLEEP].learn(SLEEP)
+    crowd.until(700.0)
+    assert crowd.bounds[crowd.last] < inf
+    assert not crowd.late, f"work {crowd.work}, {sizes}, {models}: {crowd.late[:3]}"
+    assert all(crowd.waits.values())
 
 
 def test_two_agents_in_turns_do_not_cost_a_switch_for_each_request():

@@ -155,3 +155,11 @@ def test_an_ordered_start_waits_for_another_ones_load_where_both_fit():
         >> WorkerReady(8, "b", "http://b") << GrantLease(3, "http://b", 1) << StartWorker("c")
         >> WorkerReady(9, "c", "http://c") << FinishOrder(1, WorkerState.READY)
     )  # fmt: skip
+
+
+def test_of_two_busy_ones_the_one_that_never_rests_stays():
+    book = awake(on_one_card(sized("a", 40), sized("b", 40), sized("c", 40)), "a", "b")
+    for second in range(5, 200):
+        book = book >> DemandReported(second, 1, 3, ()) >> DemandReported(second, 2, int(second % 20 == 19), ())
+    book = book >> LeaseAsked(200, 3, "c")
+    assert [worker.name for worker in book.scheduler.switching.in_the_way(book.worker("c"))] == ["b"]
