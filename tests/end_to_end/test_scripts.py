@@ -266,7 +266,9 @@ def test_check_says_which_models_scripts_are(tmp_path):
     assert said.returncode == 0
     head, *lines = said.stdout.splitlines()
     assert head == "2 models, proxy 127.0.0.1:8000"
-    assert [line.split()[0] for line in lines if line.split()[1] in ("alpha", "beta")] == ["ok", "ok"]
+    told = [line for line in lines if line.split()[1] in ("alpha", "beta")]
+    assert [line.split()[0] for line in told] == ["warn", "warn"]
+    assert all(f"nothing at {tmp_path}/weights/" in line for line in told), "the weights of a simulator"
 
 
 BACKGROUND = {
