@@ -95,6 +95,8 @@ def _next_at_rest(host: HostState, switching: Switching, worker: Worker, now: fl
         return str(never)
     if worker.wanted or switching.is_coming(worker):
         holders = " and ".join(w.name for w in switching.in_the_way(worker))
+        if not holders and (others := switching.claimants(worker)):
+            return f"waits until {' and '.join(w.name for w in others)} has come: one at a time comes to a GPU"
         return f"waits for {holders} to give way" if holders else "is about to be loaded"
     verb = "wakes" if worker.state is WorkerState.ASLEEP else "starts"
     if worker.state is WorkerState.FAILED and now < worker.retry_at:

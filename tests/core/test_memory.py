@@ -13,6 +13,7 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
+from muxd.core.progress import next_step
 from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 
@@ -163,3 +164,11 @@ def test_of_two_busy_ones_the_one_that_never_rests_stays():
         book = book >> DemandReported(second, 1, 3, ()) >> DemandReported(second, 2, int(second % 20 == 19), ())
     book = book >> LeaseAsked(200, 3, "c")
     assert [worker.name for worker in book.scheduler.switching.in_the_way(book.worker("c"))] == ["b"]
+
+
+def test_one_that_waits_for_another_ones_load_says_so():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a")
+    book = book >> LeaseAsked(6, 3, "b") << StartWorker("b") >> LeaseAsked(7, 4, "c")
+    scheduler = book.scheduler
+    said = next_step(scheduler.host, scheduler.switching, book.worker("c"), 8)
+    assert said == "waits until b has come: one at a time comes to a GPU"
