@@ -1,7 +1,7 @@
 """What others have written down about their models, made into models of muxd: launch scripts.
 
 `lexer` parts a script's text, `expansion` makes words of it as bash would, `plain_reader` follows what is written
-plainly; `scripts` takes from that what muxd has to know, `remarks` what its operator should.  `script_models` completes
-a model's table with it, and `drop_in` is sglangmux's command line.  All else of a script is seen at its process: see
-muxd/observed_scripts.py.
+plainly; `scripts` takes from that what muxd has to know, `remarks` what its operator should.  `slips` tells what is no
+launch script, and what is written amiss in one.  `script_models` completes a model's table, and `drop_in` is
+sglangmux's command line.  All else of a script is seen at its process: see muxd/observed_scripts.py.
 """

@@ -58,6 +58,8 @@ def why_no_script(path: Path, text: str) -> str:
             return ""
         remedy = "give a script of bash that starts it"
         return f"is a script of {program or 'no shell'} by its first line, and launch scripts are run by bash; {remedy}"
+    if "\0" in text:
+        return "is a binary file, and launch scripts are text that bash runs; give a script that starts it"
     if path.suffix.lower() in _ENDINGS:
         return ""
     kind = _KINDS.get(path.suffix.lower()) or next((kind for look, kind in _TEXTS if look.match(text)), "text")

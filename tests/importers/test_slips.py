@@ -44,6 +44,7 @@ def test_a_launch_script_is_known_by_its_first_line_or_by_its_ending(name, text)
         ("a.sh", "#!/usr/bin/env python3\n", "is a script of python3 by its first line"),
         ("a.sh", "#!/usr/bin/fish\n", "is a script of fish by its first line"),
         ("a", "#!\n", "looks like text"),
+        ("a.sh", "\x7fELF\0\0", "is a binary file"),
     ],
 )
 def test_anything_else_is_refused_by_what_it_looks_like(name, text, words):
