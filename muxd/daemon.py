@@ -17,7 +17,7 @@ import trio
 
 from .children import Children, become_subreaper, cgroups
 from .config import Config, Daemon
-from .config.folders import writable_by_anybody
+from .config.folders import writable_by_others
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines import open_http
@@ -81,7 +81,7 @@ def _claim_folders(daemon: Daemon) -> int:
 
 
 async def _run(config: Config, reread: Reread, notifier: Notifier, control_socket: ControlSocket) -> None:
-    for remark in (*config.remarks, *await in_thread(partial(writable_by_anybody, config))):
+    for remark in (*config.remarks, *await in_thread(partial(writable_by_others, config))):
         log.warning("%s", remark)
     for model in config.models:
         for remark in model.script.remarks if model.script is not None else ():

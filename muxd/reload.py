@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from .config import Config
-from .config.folders import writable_by_anybody
+from .config.folders import writable_by_others
 from .config.lines import KeyPath, line_of
 from .config.plan import Plan, plan_of
 from .config.sources import Source, read_sources
@@ -30,7 +30,7 @@ class Reload:
 
     wanted: Config
     plan: Plan
-    warnings: tuple[str, ...] = ()  # that nobody needs a key any more, and files that every user may write
+    warnings: tuple[str, ...] = ()  # that nobody needs a key any more, and files that others may write
     news: str = "the configuration was read again and taken over"
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
@@ -61,7 +61,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
             f"{keys} cannot be changed while muxd runs: restart muxd, or take the change back; nothing was changed",
             keys=list(plan.needs_restart),
         )
-    warnings = await in_thread(partial(writable_by_anybody, wanted), abandon_on_cancel=True)
+    warnings = await in_thread(partial(writable_by_others, wanted), abandon_on_cancel=True)
     if running.keys and not wanted.keys:
         warnings.insert(0, f"no API key is left: anybody who reaches the proxy may use the models; {_SHUT}")
     return Reload(wanted, plan, tuple(warnings))

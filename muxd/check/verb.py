@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from muxd.config.default_paths import find_config
-from muxd.config.folders import writable_by_anybody
+from muxd.config.folders import writable_by_others
 from muxd.config.lines import KeyPath
 from muxd.config.load import SECTIONS, ConfigOverlay, read_config
 from muxd.config.problems import Problems, shown_file
@@ -64,7 +64,7 @@ def check(
             line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
         ]
     with suppress(NoAnswer):
-        lines += [wrong("files", told) for told in within(lambda: writable_by_anybody(config))]
+        lines += [wrong("files", told) for told in within(lambda: writable_by_others(config))]
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _file_lines(config, problems)

@@ -4,10 +4,12 @@ Only what is surely wrong is reported: `muxd check` may run as another user than
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from grp import getgrgid
 from pathlib import Path
 from pwd import getpwuid
-from stat import S_ISDIR, S_ISSOCK, S_ISVTX, S_IWOTH, filemode
+from stat import S_ISDIR, S_ISSOCK, S_ISVTX, S_IWGRP, S_IWOTH, filemode
 
 from .problems import shown_file
 from .schema import Config
@@ -59,11 +61,10 @@ def why_not_made(folder: Path) -> str | None:
     found = _nearest_existing(folder)
     if found is None or found[0] == folder or not S_ISDIR(found[1].st_mode) or _writable(found[0], there=False):
         return None
-    user = str(os.geteuid())
-    with suppress(KeyError):  # a container's user may have no name
-        user = getpwuid(os.geteuid()).pw_name
     advice = "make it for muxd's user, or name another one"
-    return f"{shown_file(folder)} is not there, and user {user} cannot make it in {found[0]}: {advice}"
+    return (
+        f"{shown_file(folder)} is not there, and user {_user_name(os.geteuid())} cannot make it in {found[0]}: {advice}"
+    )
 
 
 def _nearest_existing(path: Path) -> tuple[Path, os.stat_result] | None:
@@ -94,19 +95,64 @@ def _writable(place: Path, *, there: bool) -> bool:
     return there and bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
-def writable_by_anybody(config: Config) -> list[str]:
-    """Return a remark, with advice, for each file or folder of the configuration that any user may write.
+def writable_by_others(config: Config) -> list[str]:
+    """Return a remark, with advice, for each file or folder of the configuration that another user may write.
 
     Whoever can write the configuration's files, its launch scripts or their folders decides what muxd runs, and which
     API keys are good.  A folder with the sticky bit, such as /tmp, is left out: files of others are safe in it.
+
+    Owners and groups are judged by root alone, for any other user may be looking at the files of muxd's user; those of
+    launch scripts are not judged, as a script may well be kept by the one whose model it serves.
     """
     scripts = [Path(m.script.argv[1]) for m in config.models if m.script is not None and m.script.argv]
-    files = [*config.files, *scripts]
+    own = _with_folders(config.files)
+    users, groups = _trusted(config.daemon.state_dir)
     told = []
-    for path in dict.fromkeys([*files, *(file.parent for file in files)]):
+    for path in dict.fromkeys([*config.files, *scripts, *own, *_with_folders(scripts)]):
         with suppress(OSError):
-            mode = path.stat().st_mode
-            if mode & S_IWOTH and not mode & S_ISVTX:
-                bad = "in which anybody may replace its files" if S_ISDIR(mode) else "which anybody may write"
-                told.append(f"{shown_file(path)}: {filemode(mode)}, {bad}: run: chmod o-w {shown_file(path)}")
+            facts = path.stat()
+            judged = os.geteuid() == 0 and path in own
+            is_folder, shown, mode = S_ISDIR(facts.st_mode), shown_file(path), filemode(facts.st_mode)
+            may = "in which {} may replace its files" if is_folder else "which {} may write"
+            if judged and facts.st_uid not in users:
+                owner = f"its owner, user {_user_name(facts.st_uid)},"
+                told.append(f"{shown}: {mode}, {may.format(owner)}: run: chown root {shown}")
+            if facts.st_mode & S_ISVTX:
+                continue
+            if judged and facts.st_mode & S_IWGRP and facts.st_gid not in groups:
+                group = f"group {_group_name(facts.st_gid)}"
+                told.append(f"{shown}: {mode}, {may.format(group)}: run: chmod g-w {shown}")
+            if facts.st_mode & S_IWOTH:
+                told.append(f"{shown}: {mode}, {may.format('anybody')}: run: chmod o-w {shown}")
     return told
+
+
+def _with_folders(files: Sequence[Path]) -> dict[Path, None]:
+    return dict.fromkeys([*files, *(file.parent for file in files)])
+
+
+def _trusted(state_dir: Path) -> tuple[set[int], set[int]]:
+    """Return the users who may write the configuration, root and muxd's own, and their groups.
+
+    The owner of `state_dir` counts as muxd's user too, for root may check the files of a muxd that has its own user.
+    """
+    users = {0, os.geteuid()}
+    with suppress(OSError):
+        users.add(state_dir.stat().st_uid)
+    groups = {0, os.getegid()}
+    for user in users:
+        with suppress(KeyError):
+            groups.add(getpwuid(user).pw_gid)
+    return users, groups
+
+
+def _user_name(number: int) -> str:
+    with suppress(KeyError):  # a container's user may have no name
+        return getpwuid(number).pw_name
+    return str(number)
+
+
+def _group_name(number: int) -> str:
+    with suppress(KeyError):
+        return getgrgid(number).gr_name
+    return str(number)

@@ -167,6 +167,46 @@ def test_files_that_anybody_may_write_are_wrong(report, tmp_path):
     assert report("[models.a]\nengine = 'simulator'\n")[0] == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", ["muxd.toml", "muxd.d/a.toml", "muxd.d/keys.toml"])
+def test_files_of_another_user_or_group_are_wrong_to_root(report, tmp_path, name):
+    text = "[models.a]\nengine = 'simulator'\n"
+    (tmp_path / "muxd.d").mkdir()
+    (tmp_path / "muxd.d/a.toml").write_text("")
+    (tmp_path / "muxd.d/keys.toml").write_text(f"[[keys]]\nname = 'a'\nsecret_sha256 = '{'0' * 64}'\n")
+    assert report(text)[0] == 0
+    file = tmp_path / name
+
+    def told():
+        status, lines = report(text)
+        return status, [line[2] for line in of(lines, "files") if line[0] != "ok"]
+
+    file.chmod(0o664)
+    assert told() == (0, []), "root's group"
+    os.chown(file, 0, 54321)
+    why = f"{name}: -rw-rw-r--, which group 54321 may write: run: chmod g-w {name}"
+    assert told() == (2, [why])
+    file.chmod(0o644)
+    assert told() == (0, []), "the group may only read"
+    os.chown(file, 54321, 0)
+    why = f"{name}: -rw-r--r--, which its owner, user 54321, may write: run: chown root {name}"
+    assert told() == (2, [why])
+    os.chown(file, 0, 0)
+    os.chown(file.parent, 54321, 0)
+    assert "in which its owner, user 54321, may replace its files: run: chown root" in told()[1][0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_muxds_own_user_are_right(report, tmp_path):
+    (tmp_path / "state").mkdir()
+    text = "state_dir = './state'\n[models.a]\nengine = 'simulator'\n"
+    report(text)
+    os.chown(tmp_path / "muxd.toml", 54321, 0)
+    assert report(text)[0] == 2
+    os.chown(tmp_path / "state", 54321, 0)
+    assert report(text)[0] == 0
+
+
 def test_folders_are_judged_as_the_start_does(report, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs").chmod(0o777)
