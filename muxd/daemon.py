@@ -17,6 +17,7 @@ import trio
 
 from .children import Children, become_subreaper, cgroups
 from .config import Config, Daemon
+from .config.default_paths import default_log_dir
 from .config.folders import writable_by_others
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
@@ -26,7 +27,7 @@ from .gpus import open_gpus
 from .locks import hold
 from .notify import Notifier
 from .observed_scripts import ObservedScripts
-from .own_files import CannotStart, claim_folder, make_folder
+from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .reload import Reread
@@ -72,6 +73,8 @@ def _claim_folders(daemon: Daemon) -> int:
     """
     try:
         claim_folder(daemon.state_dir, "state_dir", others_may=0)
+        if daemon.log_dir == default_log_dir({}, daemon.state_dir):
+            clear_folders_place(daemon.log_dir)
         claim_folder(daemon.log_dir, "log_dir", others_may=0o020)  # a log collector may be in the folder's group
         for name in ("children", "workers"):
             make_folder(daemon.state_dir / name)

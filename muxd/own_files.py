@@ -78,6 +78,12 @@ def make_way(path: Path) -> None:
             path.chmod(0o600)
 
 
+def clear_folders_place(path: Path) -> None:
+    """Put aside what is at the path of a folder of muxd's and is none; a link to a folder is the operator's."""
+    if os.path.lexists(path) and not path.is_dir():
+        put_aside(path, "it is not a folder")
+
+
 def make_folder(path: Path) -> None:
     """Make a folder with mode 0700 in one of muxd's, and put aside anything else at this path.  Raises OSError."""
     with suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from muxd.config.load import load_config
 from muxd.config.schema import Daemon
 from muxd.daemon import CannotStart, _claim_folders
 from muxd.errors import MuxdError, in_words
@@ -55,6 +56,27 @@ def test_a_folder_that_cannot_be_is_told_with_its_key(
     assert told.value.message.startswith(f"muxd cannot start: [muxd] {key}: ")
     assert said.format(tmp=tmp_path) in told.value.message
     assert "Errno" not in told.value.message
+
+
+@pytest.mark.parametrize("thing", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_in_the_place_of_the_logs_in_muxds_own_folder_makes_way(tmp_path: Path, thing: Callable[[Path], None]):
+    file, logs = tmp_path / "muxd.toml", tmp_path / "state/logs"
+    logs.parent.mkdir(mode=0o750)
+    thing(logs)
+    file.write_text(f"[muxd]\nsocket = '{tmp_path}/s'\nstate_dir = './state'\n[models.a]\nengine = 'simulator'\n")
+    daemon = load_config(file, {"HOME": str(tmp_path)}).daemon
+    os.close(_claim_folders(daemon))
+    assert daemon.log_dir == logs
+    assert logs.is_dir()
+    assert os.path.lexists(tmp_path / "state/logs.unreadable")
+
+
+def test_an_operators_link_in_the_place_of_the_logs_is_kept(tmp_path: Path):
+    (tmp_path / "state").mkdir(mode=0o750)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state/logs").symlink_to(tmp_path / "disk")
+    os.close(_claim_folders(Daemon(tmp_path / "socket", tmp_path / "state", tmp_path / "state/logs")))
+    assert (tmp_path / "state/logs").is_symlink()
 
 
 ROOT = Path(__file__).parent.parent

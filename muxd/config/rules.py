@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from .default_paths import default_log_dir
 from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
@@ -69,6 +70,8 @@ def check_folders(config: Config, problems: Problems) -> None:
     for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
         if ("muxd", "state_dir") in problems.paths() and folder.is_relative_to(daemon.state_dir):
             continue  # a folder in state_dir has the same problem, which is noted already
+        if folder == default_log_dir({}, daemon.state_dir) and os.path.lexists(folder) and not folder.is_dir():
+            continue  # muxd puts what is in its own place aside
         if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
             problems.add(("muxd", key), why)
     proxy, path = config.proxy, ("proxy", "access_log_dir")
