@@ -85,11 +85,19 @@ def _decoded(data: bytes) -> dict[str, ObservedServer]:
 def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
     """Complete models of scripts: for clients the table holds; for port, GPUs and sleep level the process does."""
     taken = {name: model.name for model in config.models for name in (model.name, *_said_names(model))}
-    named = {g for m in config.models for g in (m.script.said.gpus if m.script is not None else m.gpus)}
+    named = {gpu for model in config.models for gpu in _known_gpus(model, seen)}
     models = tuple(_completed(model, model.script, seen, taken, named) for model in config.models)
     shared = tuple(sorted({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))
     joint = (replace(m, gpus=shared) if m.script is not None and m.script.joint else m for m in models)
     return replace(config, models=tuple(joint))
+
+
+def _known_gpus(model: Model, seen: Mapping[str, ObservedServer]) -> tuple[int, ...]:
+    """Return the GPUs that a model names or was seen to use: one whose GPUs are not known keeps off all of them."""
+    if model.script is None:
+        return model.gpus
+    found = seen.get(model.script.digest)
+    return model.script.said.gpus + (found.gpus if found is not None else ())
 
 
 def _said_names(model: Model) -> tuple[str, ...]:
@@ -111,7 +119,8 @@ def _completed(
             "sleep_level": said.sleep_level,
             "args": said.args,
         }
-        return replace(model, script=replace(script, contradictions=(), is_seen=False), **facts)  # type: ignore[arg-type]
+        script = replace(script, contradictions=(), is_seen=False, knows_gpus=bool(said.gpus))
+        return replace(model, script=script, **facts)  # type: ignore[arg-type]
     facts = {
         "served_names": _names(model.name, said, found, taken),
         "port": said.port if found.port in (0, said.port) else 0,
@@ -120,7 +129,9 @@ def _completed(
         "args": ("--is-embedding",) if found.is_embedding else (),
     }
     told = tuple(_contradictions(said, found))
-    return replace(model, script=replace(script, contradictions=told, is_seen=True), **facts)  # type: ignore[arg-type]
+    knows_gpus = bool(said.gpus or found.gpus)
+    script = replace(script, contradictions=told, is_seen=True, knows_gpus=knows_gpus)
+    return replace(model, script=script, **facts)  # type: ignore[arg-type]
 
 
 def _names(name: str, said: DeclaredServer, found: ObservedServer, taken: dict[str, str]) -> tuple[str, ...]:

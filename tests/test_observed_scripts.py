@@ -75,6 +75,21 @@ def test_gpus_that_could_not_be_seen_stay_every_one():
     assert one(DeclaredServer(gpus=(1,), every=(0, 1)), replace_seen(gpus=())).gpus == (1,)
 
 
+def test_a_script_whose_gpus_cannot_be_told_is_never_awake_beside_another_wherever_that_was_seen():
+    said = DeclaredServer(every=(0,))
+    byuuid, bynumber, third = (
+        Model(name, script=Script(("bash", f"{name}.sh"), digest=name, said=said)) for name in ("uuid", "number", "3rd")
+    )
+    declared = Model("declared", script=Script(("bash", "d.sh"), digest="d", said=replace(said, gpus=(4,))))
+    table = Model("table", engine="simulator", gpus=(3,))
+    config = Config(Daemon(Path("s"), Path("t"), Path("u")), models=(byuuid, bynumber, third, declared, table))
+    seen = {"uuid": replace_seen(gpus=()), "number": replace_seen(gpus=(1,)), "d": replace_seen(gpus=(5,))}
+    found = completed(config, seen)
+    assert [m.gpus for m in found.models] == [(0, 1, 3, 4, 5), (1,), (0, 1, 3, 4, 5), (5,), (3,)]
+    assert [m.script.knows_gpus for m in found.models if m.script] == [False, True, False, True]
+    assert completed(found, seen) == found
+
+
 def test_a_name_that_another_model_has_is_not_taken_from_it():
     other = Model("other", engine="simulator", served_names=("org/a",), gpus=(5,))
     assert one(DeclaredServer(), SEEN, other).served_names == ("a",)

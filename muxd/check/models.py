@@ -230,7 +230,8 @@ def _script_summary(model: Model) -> ReportLine:
         "" if model.script.is_seen or model.script.said.names else ", and what its server calls itself once it runs,"
     )
     port = f"port {model.port}" if model.port else "a port that is found once it listens"
-    claims = _gpus(model) + ("" if model.script.is_seen or model.script.said.gpus else " until it was seen once")
+    why_all = " until it was seen once" if not model.script.is_seen else ", as nobody can tell which it uses"
+    claims = _gpus(model) + ("" if model.script.knows_gpus else why_all)
     read = f"serves {names} on {port}, {claims}, level {model.sleep_level}"
     contradictions = "".join(f"; {contradiction}" for contradiction in model.script.contradictions)
     return (warn if contradictions else ok)(model.name, f"{_place_of(model.script)}: {program} {read}{contradictions}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,9 +84,12 @@ class Devices:
         return self._cards
 
     def every(self) -> tuple[int, ...]:
-        """Return the numbers of all GPUs of this machine; (0,) where NVML does not tell or was not to be asked."""
+        """Return the numbers of all GPUs that muxd was given; (0,) where nobody tells of any."""
         from muxd.gpus import CannotAsk, installed_cards
 
+        with suppress(ValueError):
+            if self.said is not None and (given := self.numbers(self._muxd_gpus())):
+                return given
         try:
             if self._cards is None and self._ask:
                 self._cards = installed_cards()

@@ -162,6 +162,8 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
         if not model.gpus:
             continue  # a problem is noted already
         names = ", ".join(model.cuda_devices or map(str, model.gpus))
+        if model.script is not None and not model.script.knows_gpus:
+            continue  # it claims every GPU, whichever it uses
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
             if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):
                 yield f"model {model.name} uses GPU {', '.join(map(str, outside))}, outside of {started}"

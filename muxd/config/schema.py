@@ -75,6 +75,7 @@ class Script:
     said: DeclaredServer = DeclaredServer()
     joint: bool = False  # one of `muxd start`'s scripts, which share all their GPUs: one of them is awake at a time
     is_seen: bool = False  # whether the server's process was seen in an earlier launch
+    knows_gpus: bool = False  # else its model claims every GPU, and is awake alone
     contradictions: tuple[str, ...] = ()  # between what was declared and what was seen
     remarks: tuple[str, ...] = field(default=(), compare=False)  # for the operator, about the script
 

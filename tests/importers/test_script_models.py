@@ -118,6 +118,26 @@ def test_until_it_was_seen_a_script_claims_every_gpu(load, cards):
     assert (model.gpus, model.script.env) == ((0, 1, 3), {})
 
 
+def test_every_gpu_is_every_one_that_muxd_was_given(load, cards, monkeypatch):
+    def seen(**environ):
+        config = load(NAMED, LEGACY, **environ)
+        assert config.remarks == ()
+        return config.models[0].gpus
+
+    assert seen(CUDA_VISIBLE_DEVICES="3") == (3,)
+    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == (1,)
+    assert seen(CUDA_VISIBLE_DEVICES="") == (0, 1)
+    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
+    assert seen(CUDA_VISIBLE_DEVICES="3") == (3,)
+    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == (0,)
+    (remark,) = load(f"{NAMED}gpus = [1]", LEGACY, CUDA_VISIBLE_DEVICES="3").remarks
+    assert remark == "model legacy uses GPU 1, outside of CUDA_VISIBLE_DEVICES=3, which muxd was started with"
+
+
+def no_driver():
+    raise CannotAsk("NVML says: Driver Not Loaded")
+
+
 NAMES = {"GPU-8932f937-1111": 1, "GPU-89": 1, "MIG-c6d4f1ef-2222": 1, "MIG-GPU-8932f937-1111/1/0": 1, "GPU-5d": 0}
 
 
@@ -128,10 +148,7 @@ def test_gpus_may_be_named_in_tables(load, cards, name, number):
 
 
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
-    def none():
-        raise CannotAsk("NVML says: Driver Not Loaded")
-
-    monkeypatch.setattr(muxd.gpus, "installed_cards", none)
+    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
     (problem,) = problems(f'{NAMED}gpus = ["GPU-1"]')
     assert problem == (
         "muxd.toml:3: models.legacy.gpus: GPU-1 cannot be looked up: NVML says: Driver Not Loaded; give gpus, by number"
