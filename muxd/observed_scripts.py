@@ -35,6 +35,7 @@ class ObservedServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     gpus: tuple[int, ...] = ()  # none: they could not be seen
     sleep_level: int = 3
     is_embedding: bool = False
+    asks_key: bool = False  # an API key, which clients would have to show
 
 
 class ObservedScripts:
@@ -86,7 +87,8 @@ def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
     """Complete models of scripts: for clients the table holds; for port, GPUs and sleep level the process does."""
     taken = {name: model.name for model in config.models for name in (model.name, *_said_names(model))}
     named = {gpu for model in config.models for gpu in _known_gpus(model, seen)}
-    models = tuple(_completed(model, model.script, seen, taken, named) for model in config.models)
+    has_keys = bool(config.keys)
+    models = tuple(_completed(model, model.script, seen, taken, named, has_keys=has_keys) for model in config.models)
     shared = tuple(sorted({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))
     joint = (replace(m, gpus=shared) if m.script is not None and m.script.joint else m for m in models)
     return replace(config, models=tuple(joint))
@@ -105,7 +107,13 @@ def _said_names(model: Model) -> tuple[str, ...]:
 
 
 def _completed(
-    model: Model, script: Script | None, seen: Mapping[str, ObservedServer], taken: dict[str, str], named: set[int]
+    model: Model,
+    script: Script | None,
+    seen: Mapping[str, ObservedServer],
+    taken: dict[str, str],
+    named: set[int],
+    *,
+    has_keys: bool,
 ) -> Model:
     if script is None:
         return model
@@ -128,7 +136,7 @@ def _completed(
         "sleep_level": max(said.sleep_level, found.sleep_level) if said.level_by_table else found.sleep_level,
         "args": ("--is-embedding",) if found.is_embedding else (),
     }
-    told = tuple(_contradictions(said, found))
+    told = tuple(_contradictions(said, found, has_keys=has_keys))
     knows_gpus = bool(said.gpus or found.gpus)
     script = replace(script, contradictions=told, is_seen=True, knows_gpus=knows_gpus)
     return replace(model, script=script, **facts)  # type: ignore[arg-type]
@@ -157,7 +165,7 @@ def _gpus(said: DeclaredServer, found: ObservedServer, every: tuple[int, ...]) -
     return said.gpus
 
 
-def _contradictions(said: DeclaredServer, found: ObservedServer) -> Iterator[str]:
+def _contradictions(said: DeclaredServer, found: ObservedServer, *, has_keys: bool) -> Iterator[str]:
     if found.port and said.port not in (0, found.port):
         yield f"its server listens on port {found.port}, and {said.port_from} says {said.port}"
     if _other_model(said, found):
@@ -168,3 +176,5 @@ def _contradictions(said: DeclaredServer, found: ObservedServer) -> Iterator[str
     if said.level_by_table and found.sleep_level > said.sleep_level:
         flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if said.sleep_level == 1 else "")
         yield f"its server was started without {flags}, which sleep_level = {said.sleep_level} needs"
+    if has_keys and found.asks_key:
+        yield "clients' keys end at the proxy, and its server asks for an --api-key of its own: remove it there"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Config, Daemon, Model
-from muxd.config.schema import DeclaredServer, Script
+from muxd.config.schema import DeclaredServer, Key, Script
 from muxd.observed_scripts import MOST, ObservedScripts, ObservedServer, completed, seen_before
 
 SEEN = ObservedServer(port=31000, model="org/a", served="a", gpus=(1,), sleep_level=2)
@@ -88,6 +88,19 @@ def test_a_script_whose_gpus_cannot_be_told_is_never_awake_beside_another_wherev
     assert [m.gpus for m in found.models] == [(0, 1, 3, 4, 5), (1,), (0, 1, 3, 4, 5), (5,), (3,)]
     assert [m.script.knows_gpus for m in found.models if m.script] == [False, True, False, True]
     assert completed(found, seen) == found
+
+
+def test_a_server_that_asks_for_a_key_is_told_only_where_clients_keys_end_at_the_proxy():
+    model = Model("legacy", script=Script(("bash", "a.sh"), digest="digest"))
+    config = Config(Daemon(Path("s"), Path("t"), Path("u")), models=(model,))
+    locked = {"digest": replace_seen(asks_key=True)}
+    for keys, told in (((Key("a", "ab" * 32),), 1), ((), 0)):
+        (found,) = completed(replace(config, keys=keys), locked).models
+        assert [text for text in found.script.contradictions if "asks for an --api-key of its own" in text] == (
+            list(found.script.contradictions)
+        )
+        assert len(found.script.contradictions) == told
+    assert completed(replace(config, keys=keys), {"digest": SEEN}).models[0].script.contradictions == ()
 
 
 def test_a_name_that_another_model_has_is_not_taken_from_it():

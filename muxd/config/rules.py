@@ -100,6 +100,12 @@ def _findings(
     if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
     for model in config.models:
+        if config.keys and model.script is not None and model.script.asks_key:
+            text = "clients' keys ([[keys]]) end at the proxy, and its server would refuse every request"
+            yield (
+                ("models", model.name, "script"),
+                f"{model.script.asks_key} gives an --api-key of its own: {text}; remove it there",
+            )
         if written.place(model.name, "engine") not in reported:
             findings = _model(model, written, environ)
             yield from (

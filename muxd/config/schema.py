@@ -70,6 +70,7 @@ class Script:
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of the script and files that it reads in, by path
     digest: str = ""  # SHA-256 over `digests`, the script's arguments, `env` and muxd's CUDA_VISIBLE_DEVICES
     launch: str = ""  # FILE:LINE of the command that starts the server
+    asks_key: str = ""  # FILE:LINE of the command, where that gives the server an --api-key
     program: str = ""  # the program of that command, as far as it is known
     env: dict[str, str] = field(default_factory=dict)  # variables that muxd sets for the script
     said: DeclaredServer = DeclaredServer()

@@ -80,6 +80,7 @@ class LaunchedByScript(SGLang):
             else (),
             sleep_level=_known(lambda: sleep_level(look_up)) or 3,
             is_embedding=_known(lambda: look_up(("--is-embedding",))) is not None,
+            asks_key=bool(_known(lambda: look_up(("--api-key",)))),
         )
 
     async def weights_of(self, link: EngineClient, model: Model) -> str:

@@ -66,6 +66,7 @@ def follow_script(
         script.digests,
         digest,
         str(script.launch or ""),
+        str(script.launch) if script.asks_key else "",
         script.program,
         given,
         said,

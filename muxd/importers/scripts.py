@@ -58,6 +58,7 @@ class LaunchScript:
     sleep_level: int | None = None
     telling_flags: tuple[str, ...] = ()
     launch: Place | None = None
+    asks_key: bool = False
     program: str = ""  # the Python, or SGLang's own command, that the launch names
     problems: list[Problem] = field(default_factory=list)
     remarks: tuple[str, ...] = ()  # of what can be run, and should not be so
@@ -152,6 +153,7 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
         script.names = tuple(dict.fromkeys(filter(None, (named or model, served))))
         script.names_by = "contract" if named else "flag"
         script.named = reader.assigned["MODEL_NAME"] if named else script.launch
+    script.asks_key = bool(_agreed(found, partial(_flag, "--api-key")))
     script.sleep_level = _agreed(found, lambda line: sleep_level(line.look_up))
     tells = {name: _agreed(found, partial(_flag, name)) for name in sorted(CAPABILITY_FLAGS)}
     script.telling_flags = tuple(name for name, value in tells.items() if value is not None)

@@ -226,6 +226,20 @@ async def test_a_model_is_called_as_its_command_line_does_wherever_its_files_are
     assert found.model == "A/b"
 
 
+@pytest.mark.parametrize(
+    ("words", "asks"),
+    [
+        (["--api-key", "k1"], True),
+        (["--api-key=k1"], True),
+        (["--admin-api-key", "k1"], False),
+        (["--api-key="], False),
+    ],
+)
+async def test_a_server_that_asks_clients_for_a_key_is_seen_to(words, asks):
+    server = Command(1, 0, ["python", "-m", "sglang.launch_server", "--model-path", "m", *words], {}, listens=True)
+    assert (await seen([server])).asks_key is asks
+
+
 async def test_what_answers_and_is_no_sglang_is_none():
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)]) is None
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)], server_info={"vllm_config": {}}) is None

@@ -208,6 +208,20 @@ def test_a_table_that_contradicts_its_script_is_told_at_its_line(problems, key, 
     assert problems(NAMED + key) == [problem]
 
 
+KEYS = f'[[keys]]\nname = "a"\nsecret_sha256 = "{"ab" * 32}"\n'
+LOCKED = LEGACY.replace("--port", "--api-key k1 --port")
+
+
+def test_a_server_with_an_api_key_of_its_own_is_refused_where_clients_show_theirs_to_the_proxy(load, problems):
+    assert problems(NAMED + KEYS, LOCKED) == [
+        "muxd.toml:2: models.legacy.script: launch/legacy.sh:3 gives an --api-key of its own: clients' keys ([[keys]]) "
+        "end at the proxy, and its server would refuse every request; remove it there"
+    ]
+    load(NAMED, LOCKED)
+    load(NAMED + KEYS, LEGACY.replace("--port", "--admin-api-key k1 --port"))
+    load(NAMED + KEYS, LEGACY.replace("--port", "--api-key= --port"))
+
+
 TABLES = {
     '{ file = "launch/legacy.sh", arguments = ["a"] }': '"arguments" is not known here; did you mean args?',
     '{ args = ["a"] }': 'names no file; write { file = "launch.sh", args = ["..."] }',
