@@ -27,7 +27,7 @@ from .preload import Preload
 from .proxied_request import ProxiedRequest, RequestTimeouts
 from .requests import capabilities, encodings, ollama, routes
 from .requests.embeddings import AskedEmbeddings
-from .requests.request_info import BodyFormat, unnamed
+from .requests.request_info import AskedChat, BodyFormat, no_messages, unnamed
 from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
 from .sockets.context import CompleteResponse, Downstream, PendingResponse
 from .telemetry.recorder import Recorder, RequestRecord
@@ -181,6 +181,8 @@ class RequestDispatcher:
             and (refusal := capabilities.refusal(found.label, asked.model)) is not None
         ):
             raise refusal
+        if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():
+            raise no_messages("is empty")  # /v1/messages may have a "system" instead
         lines, priority = record.id.line, 0
         if api_key is not None:
             lines, priority = api_key.authorize(entry.name) + lines, api_key.priority

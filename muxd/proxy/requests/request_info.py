@@ -33,6 +33,7 @@ _NO_TIME = re.compile(
     rb'-?0(\.0+)?([eE][-+]?[0-9]+)?|"[-+]?(0+(\.0*)?|((0+(\.0*)?|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"'
 )
 _NO_MESSAGES = (msgspec.Raw(), msgspec.Raw(b"null"))
+_LIST = re.compile(rb"\[[ \t\r\n]*(\])?")  # the beginning of a list; with a group where it is empty
 _EMPTY = re.compile(rb'|null|""|\[[ \t\r\n]*\]')
 
 
@@ -79,8 +80,15 @@ class _OllamaRequest(RequestInfo):
         return all(map(_EMPTY.fullmatch, (bytes(self.prompt), bytes(self.messages))))
 
 
-class _AskedChat(RequestInfo):
+class AskedChat(RequestInfo):
+    """A dialogue, whose "messages" are kept as they are written."""
+
     messages: msgspec.Raw = msgspec.Raw()
+
+    def is_empty(self) -> bool:
+        """Return whether "messages" is an empty list."""
+        found = _LIST.match(self.messages)
+        return found is not None and found[1] is not None
 
 
 class _NativeRequest(RequestInfo):
@@ -107,7 +115,7 @@ class _Shown(msgspec.Struct):
 Read = Callable[[Request], RequestInfo]
 
 _decode = msgspec.json.Decoder(RequestInfo).decode
-_decode_chat = msgspec.json.Decoder(_AskedChat).decode
+_decode_chat = msgspec.json.Decoder(AskedChat).decode
 _decode_ollama = msgspec.json.Decoder(_OllamaRequest).decode
 _decode_native = msgspec.json.Decoder(_NativeRequest).decode
 _decode_shown = msgspec.json.Decoder(_Shown).decode
@@ -133,16 +141,22 @@ def in_json(request: Request) -> RequestInfo:
 
 
 def as_chat(request: Request) -> RequestInfo:
-    """Read the JSON body of a route that takes a dialogue; raise Refusal, also where "messages" is missing."""
+    """Read the JSON body of a route that takes a dialogue; raise Refusal, also where "messages" is no list."""
     demand_json(request)
     body = request.body
     asked = _decode_at_once(_decode_chat, body)
     if asked is None:
         return in_json(request)  # a body so long or unusual has more than a model: the worker checks its messages
     if asked.messages in _NO_MESSAGES:
-        problem = '"messages" is missing: this route takes a list of them'
-        raise Refusal(400, "invalid_messages", problem, param="messages")
+        raise no_messages("is missing")
+    if not _LIST.match(asked.messages):
+        raise no_messages("is no list")
     return asked
+
+
+def no_messages(problem: str) -> Refusal:
+    """Return the refusal of a dialogue with whose "messages" something is wrong."""
+    return Refusal(400, "invalid_messages", f'"messages" {problem}: this route takes a list of them', param="messages")
 
 
 def in_ollamas_json(request: Request) -> RequestInfo:

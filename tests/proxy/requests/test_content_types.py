@@ -99,6 +99,10 @@ NO_DIALOGUE = {
     "none": b'{"model": "beta"}',
     "null": b'{"messages": null, "model": "beta"}',
     "of another route": b'{"model": "beta", "prompt": "hi"}',
+    "a text": b'{"messages" : "hi", "model": "beta"}',
+    "a number": b'{"model": "beta", "messages": 5}',
+    "an object": b'{"model": "beta", "messages":\n {"role": "user"}}',
+    "a truth value": b'{"model": "beta", "messages": true}',
 }
 
 
@@ -111,9 +115,20 @@ async def test_a_dialogue_without_messages_switches_nothing(proxy_env: ProxyEnv,
     assert not proxy_env.muxd.leases
 
 
+@pytest.mark.parametrize("messages", [b"[]", b" [ \n]"])
+async def test_an_empty_chat_switches_nothing(proxy_env: ProxyEnv, messages: bytes) -> None:
+    body = b'{"model": "beta", "messages":%b}' % messages
+    reply = await proxy_env.ask(post(body))
+    assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_messages")
+    assert not proxy_env.muxd.leases
+    assert (await proxy_env.ask(post(body.replace(b"beta", b"nobody")))).status == 404
+
+
 async def test_a_dialogue_is_otherwise_the_workers_to_judge(proxy_env: ProxyEnv) -> None:
-    for messages in (b"[]", b"5", b'{"role": "user"}', b"[null]", b'[{"content": "%b"}]' % (b"x" * 70_000)):
+    for messages in (b"[5]", b"[null]", b" [ {}]", b'[{"content": "%b"}]' % (b"x" * 70_000)):
         assert (await proxy_env.ask(post(b'{"model": "alpha", "messages": %b}' % messages))).status == 200
+    only_system = b'{"model": "alpha", "system": "hi", "messages": []}'
+    assert (await proxy_env.ask(post(only_system, path=b"/v1/messages"))).status == 200
 
 
 async def test_a_byte_order_mark_is_passed_over_as_the_worker_does(proxy_env: ProxyEnv) -> None:
