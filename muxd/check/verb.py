@@ -42,7 +42,7 @@ def check(
     try:
         overlay_stands_alone = path is None and added is not None and added.stands_alone
         found = None if overlay_stands_alone else find_config(path, environ)
-        config, problems = read_config(found, environ, added)
+        config, problems = read_config(found, environ, added, host=host)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

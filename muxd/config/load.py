@@ -60,13 +60,16 @@ def load_config(path: Path | None, environ: Mapping[str, str], added: ConfigOver
 
 
 def read_config(
-    path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None
+    path: Path | None, environ: Mapping[str, str], added: ConfigOverlay | None = None, *, host: bool = True
 ) -> tuple[Config, Problems]:
     """Load like `load_config`, but return the problems beside what could be read: to report on, never to run.
 
+    Without `host`, this may be another host than the files are for: the models' folders and interpreters are not looked
+    for.
+
     Raise ConfigError where a file cannot be read or is not TOML.
     """
-    config, problems = _read(path, environ, added=added)
+    config, problems = _read(path, environ, added=added, host=host)
     check_folders(config, problems)
     return config, problems
 
@@ -107,10 +110,11 @@ def _read(
     salvage: bool = False,
     added: ConfigOverlay | None = None,
     ask: bool = True,
+    host: bool = True,
 ) -> tuple[Config, Problems]:
     began = time.time_ns()
     files = _files(path, salvage=salvage) if path is not None else []
-    config, problems = _merged_config(files, path, environ, added, ask=ask)
+    config, problems = _merged_config(files, path, environ, added, ask=ask, host=host)
     return replace(config, files=tuple(source.file.absolute() for source in files), read_at=began), problems
 
 
@@ -121,6 +125,7 @@ def _merged_config(
     added: ConfigOverlay | None = None,
     *,
     ask: bool = True,
+    host: bool = True,
 ) -> tuple[Config, Problems]:
     """Merge, read, complete and check the files and what the command line adds.
 
@@ -131,7 +136,7 @@ def _merged_config(
     sources = [*files, *(added.join(files, problems) if added is not None else [])]
     raw = merged(sources)
     file = path.absolute() if path is not None else None
-    base = Base(file.parent if file is not None else Path.cwd(), home(environ))
+    base = Base(file.parent if file is not None else Path.cwd(), home(environ), host)
     devices = Devices(environ, ask=ask)
     config = _FileReading(base, environ, problems, devices).config(raw, file)
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
@@ -141,7 +146,7 @@ def _merged_config(
 
         config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
     config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
-    check(config, raw, environ, problems)
+    check(config, raw, environ, problems, host=host)
     return config, problems
 
 

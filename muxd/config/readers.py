@@ -23,6 +23,7 @@ class Base:
 
     directory: Path
     home: Path
+    host: bool = True  # this is the host that the file is for: what it names must be here
 
     def resolve(self, text: str) -> Path:
         """Return an absolute path; ".." is resolved in the text, symbolic links are left alone.
@@ -265,7 +266,7 @@ def script(value: Any, base: Base) -> tuple[Path, tuple[str, ...]]:
 def directory(value: Any, base: Base) -> Path:
     """Read the path of a folder that exists."""
     found = path(value, base)
-    if stat.S_ISDIR(_mode(found)):
+    if not base.host or stat.S_ISDIR(_mode(found)):
         return found
     raise ValueError(f"no directory {found}; create it or correct the path")
 
@@ -281,7 +282,7 @@ def model_path(value: Any, base: Base) -> str:
             raise ValueError(f"{shown(given)} is neither a Hub id nor a path: {_why_no_hub_id(given, base)}")
         return given
     found = base.resolve(given)
-    if _mode(found):
+    if not base.host or _mode(found):
         return str(found)
     raise ValueError(f"nothing at {found}; correct the path, or give a Hub id such as Qwen/Qwen3-14B")
 

@@ -43,16 +43,19 @@ _VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-
 Finding = tuple[KeyPath, str]
 
 
-def check(config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], problems: Problems) -> None:
+def check(
+    config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], problems: Problems, *, host: bool = True
+) -> None:
     """Note in `problems` what is wrong with values that are each fine by themselves.
 
     A key that could not be read has its default here: about such a key, which has a problem already, nothing is noted.
+    Without `host`, no interpreter is looked for.
     """
     reported = problems.paths()
     written = _WrittenKeys(raw)
     by_flag = problems.said(("--host",))
     for path, text in (
-        *_findings(config, written, environ, reported),
+        *_findings(config, written, environ if host else None, reported),
         *_open_to_anybody(config, reported, by_flag=by_flag),
     ):
         if not any(_related(path, other) for other in reported):
@@ -89,7 +92,7 @@ def _related(path: KeyPath, other: KeyPath) -> bool:
 
 
 def _findings(
-    config: Config, written: "_WrittenKeys", environ: Mapping[str, str], reported: set[KeyPath]
+    config: Config, written: "_WrittenKeys", environ: Mapping[str, str] | None, reported: set[KeyPath]
 ) -> Iterator[Finding]:
     if not config.models and not any(nearest(path[0], ["models"]) for path in reported if len(path) == 1):
         yield ("models",), "no model; add a table [models.NAME]"
@@ -238,7 +241,7 @@ def _ports(config: Config) -> Iterator[Finding]:
                 )
 
 
-def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield the problems of one model; their paths begin inside the model's table."""
     yield from _args_and_env(model)
     if model.memory is not None and model.memory.total == 0:
@@ -256,7 +259,7 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str]) -> I
         yield ("simulation",), 'only engine = "simulator" has it; remove it or change engine'
     if not written.anywhere(model.name, "model_path") and not written.has_unknown_key(model.name):
         yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
-    if shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))) is None:
+    if environ is not None and not shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))):
         yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
 
 

@@ -72,6 +72,15 @@ def test_no_host_asks_nobody(report, interpreter):
     assert not Path(f"{asked}.asked").exists()
 
 
+def test_no_host_misses_no_folder_and_no_interpreter(report):
+    text = "model_path = '/nowhere/q'\ncwd = '/nowhere/c'\npython = '/nowhere/python'\n"
+    for table in ("[models.a]\n", "[models.a]\n[defaults]\n"):
+        assert report(f"{table}{text}", host=False) == (0, [("ok", "socket", "s")])
+        status, lines = report(f"{table}{text}")
+        assert (status, [line[0] for line in lines].count("WRONG")) == (2, 3)
+    assert report("[models.a]\nmodel_path = 'no id'\n", host=False)[0] == 2, "it is a matter of the files"
+
+
 def test_the_gpus_are_told_and_those_that_are_not_there(report, interpreter):
     interpreter()
     text = f"[defaults]\npython = './python'\n{A}gpus = [0, 3]\n"
