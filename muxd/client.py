@@ -214,7 +214,7 @@ class MessageStream:
     def _decode(self, data: bytes) -> Message:
         try:
             return msgspec.json.decode(data, type=Message)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise self._unreachable(f"does not speak JSON: {error}") from None
 
     def _unreachable(self, what: str) -> Unreachable:

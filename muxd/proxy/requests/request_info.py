@@ -248,7 +248,7 @@ def name_of(text: bytes | None) -> str:
         raise _too_long()
     try:
         return msgspec.json.decode(text, type=str)
-    except UnicodeDecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # which of both depends on the version of msgspec
         raise Refusal(400, "invalid_json", f"the body is not JSON: {error}") from None
 
 
