@@ -36,6 +36,10 @@ class NotKnown(Exception):
     """A property of the server that its command line does not tell; the text is the first part of a message."""
 
 
+class TooFewGpus(NotKnown):
+    """The server needs more GPUs than it sees, and cannot be loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hole:
     """A word of a script that is known only when the script runs.
@@ -154,7 +158,7 @@ class CommandLine:
             # side: such a model takes turns as others do.
             return tuple(map(str, range(needs.seen)))[needs.chosen] if seen is None else ("0",)
         if needs.seen > len(seen):
-            raise NotKnown(f"it needs {needs}, and sees {VARIABLE}={','.join(seen)}")
+            raise TooFewGpus(f"it needs {needs}, and sees {VARIABLE}={','.join(seen)}")
         return seen[needs.chosen]
 
     def _visible(self) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from muxd.config.command_lines import CONTAINERS, MODEL, Hole, Word, flag, server_at
+from muxd.config.devices import ORDER, VARIABLE
 
 from .expansion import VOLATILE, ScriptVariables, Value
 from .lexer import ASSIGNMENT, NotPlain, Place, Token, tokens
@@ -67,6 +68,7 @@ class FoundServer(NamedTuple):
     words: Sequence[Word]
     place: Place
     sure: bool = True  # bash comes to it, whatever it finds
+    environ: Mapping[str, Word] = {}  # of its variables those that say which GPUs it sees
 
 
 class Run(NamedTuple):
@@ -95,6 +97,7 @@ class PlainReader(ScriptVariables):
     _depth: int = 0
     _nesting: int = 0
     _steps: int = 0
+    _prefixed: dict[str, Word] = field(default_factory=dict)  # what stands before a command, and is set for it alone
 
     @classmethod
     def at_start(
@@ -202,7 +205,10 @@ class PlainReader(ScriptVariables):
         if count < len(raws):
             words = [word for raw in raws[count:] for word in self._words(raw)]
             if words:
+                outer = self._prefixed
+                self._prefixed = outer | dict(self._prefixes(raws[:count]))
                 self._run(words, raws[count:], place, apart=apart, waits=end != "&")
+                self._prefixed = outer
                 for raw in raws[:count] if self._is_over else ():
                     self._assign(raw, place)
         elif not apart:
@@ -261,7 +267,7 @@ class PlainReader(ScriptVariables):
         elif at is not None and any(isinstance(word, Hole) and word.many for word in words[: max(0, at - 3)]):
             self.is_dark = True
         elif at is not None and program != "coproc":
-            self.candidates.append(FoundServer(words, place, self._is_sure))
+            self.candidates.append(FoundServer(words, place, self._is_sure, self._seen_by_server()))
             self.is_held |= self._is_sure and waits and not is_detached(words)
             self._is_over |= self.is_held
         elif inner is not None and len(words) > inner + 2 and re.fullmatch("-[a-z]*c", str(words[inner + 1])):
@@ -272,6 +278,20 @@ class PlainReader(ScriptVariables):
             self.engine = engines[0]
         elif all(isinstance(flag(words, names), str) for names in (MODEL, ("--port",))):
             self.others.append(FoundServer(words, place, self._is_sure))
+
+    def _prefixes(self, raws: Sequence[str]) -> Iterator[tuple[str, Word]]:
+        for raw in raws:
+            if (match := ASSIGNMENT.fullmatch(raw)) is not None:
+                name, index, appends, text = match.groups()
+                yield name, Hole() if index or appends else self._text(text)
+
+    def _seen_by_server(self) -> dict[str, Word]:
+        seen = {}
+        for name in (VARIABLE, ORDER):
+            value = self._prefixed.get(name, self._look(name))
+            if isinstance(value, Hole) or name in self._prefixed or (value is not None and name in self.exported):
+                seen[name] = value if isinstance(value, str) else Hole()
+        return seen
 
     def _look_into(self, substitution: str) -> None:
         """Look for a server in a command substitution: it may be the one; a program that only names one is not."""
@@ -284,6 +304,7 @@ class PlainReader(ScriptVariables):
     def _inner(self, variables: dict[str, Value]) -> PlainReader:
         """Return a reader for a shell below this one."""
         inner = PlainReader(self.file, variables, self.folder, Hole(), None, type(self.exported)(self.exported))
+        inner._prefixed = self._prefixed
         inner._is_sure, inner._is_lost, inner._depth = self._is_sure, self._is_lost, self._depth + 1
         if inner._depth > _DEEPEST:
             inner._is_over = inner.is_dark = True

@@ -55,7 +55,7 @@ def follow_script(
         level_by_table="sleep_level" in own,
         args=script.telling_flags,
     )
-    remarks = list(script.remarks)
+    remarks = [*script.remarks, *_gpu_remarks(script, said.gpus, devices)]
     if script.computed is not None and "served_names" not in own:
         text = f"computes MODEL_NAME when it runs, and clients call the model {' or '.join(script.names)}"
         remarks.append(f"{script.computed} {text}; write MODEL_NAME plainly, or served_names in its table")
@@ -75,6 +75,21 @@ def follow_script(
     settled = {"served_names": said.names, "port": said.port, "sleep_level": said.sleep_level, "args": said.args}
     completed = {"engine": "sglang", "model_path": "", "gpus": named or said.every, "cwd": cwd, **settled, **own}
     return {**completed, "script": about}
+
+
+def _gpu_remarks(script: LaunchScript, declared: tuple[int, ...], devices: Devices) -> Iterator[str]:
+    """Yield what the script says plainly of its GPUs, and cannot be, or not as the table has it."""
+    if script.too_few:
+        yield f"{script.placed} starts a server that cannot be loaded: {script.too_few}; correct gpus, or the script"
+        return
+    try:
+        used = devices.numbers(script.gpus)
+    except ValueError as error:
+        yield f"{script.placed} names a GPU that muxd cannot tell from others: {error}; name it by its number"
+        return
+    if declared and not set(used) <= set(declared):
+        there, table = (", ".join(map(str, gpus)) for gpus in (used, declared))
+        yield f"{script.placed} gives its server GPU {there}, and its table says {table}; correct gpus, or the script"
 
 
 def _numbers(names: tuple[int | str, ...], devices: Devices) -> tuple[int, ...]:

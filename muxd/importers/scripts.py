@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from muxd.config.command_lines import CONTAINERS, MODEL, CommandLine, Hole, NotKnown, flag, server_at, sleep_level
+from muxd.config.command_lines import (
+    CONTAINERS,
+    MODEL,
+    CommandLine,
+    Hole,
+    NotKnown,
+    TooFewGpus,
+    Word,
+    flag,
+    server_at,
+    sleep_level,
+)
+from muxd.config.devices import ORDER, VARIABLE
 from muxd.config.proxy_settings import CAPABILITY_FLAGS
 
 from .lexer import Place
@@ -29,6 +41,9 @@ from .slips import slips, why_no_script
 
 #: Addresses to listen on that are reached at 127.0.0.1.
 REACHED = ("127.0.0.1", "0.0.0.0", "::")
+
+#: They start what their arguments name with other files, or on another machine.
+ELSEWHERE = ("singularity", "apptainer", "ssh", "srun")
 
 Known = TypeVar("Known")
 
@@ -59,6 +74,9 @@ class LaunchScript:
     telling_flags: tuple[str, ...] = ()
     launch: Place | None = None
     asks_key: bool = False
+    gpus: tuple[str, ...] = ()  # by number or name; none where they are not written plainly
+    too_few: str = ""  # why the server cannot be loaded on the GPUs that it sees
+    placed: Place | None = None  # where they stand
     program: str = ""  # the Python, or SGLang's own command, that the launch names
     problems: list[Problem] = field(default_factory=list)
     remarks: tuple[str, ...] = ()  # of what can be run, and should not be so
@@ -161,15 +179,48 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
         text = f"{reader.engine} is not SGLang, which muxd runs; correct the script, or remove the model"
         script.problems.append(Problem(("served_names",), Place(reader.file, 1), text))
     script.problems += _unreached(found)
+    if len(found) == 1 and found == reader.candidates:
+        (server,) = found
+        with suppress(NotKnown):
+            try:
+                script.gpus = _gpus(server)
+            except TooFewGpus as error:
+                script.too_few = str(error)
+        by_variable = server.environ.get(VARIABLE) == reader.variables.get(VARIABLE) and not _is_contained(server)
+        script.placed = reader.assigned.get(VARIABLE, server.place) if by_variable else server.place
+
+
+def _is_contained(server: FoundServer) -> bool:
+    return any(os.path.basename(word) in CONTAINERS for word in server.words if isinstance(word, str))
+
+
+def _gpus(server: FoundServer) -> tuple[str, ...]:
+    """Return the GPUs that the server uses, by number or name; raise NotKnown."""
+    before, environ = server.words[: server_at(server.words)], {}
+    if _is_elsewhere(before):
+        raise NotKnown("its GPUs are chosen by another program")
+    given = (word.partition("=") for word in before if isinstance(word, str) and not _is_contained(server))
+    set_here = {name: value for name, equals, value in given if equals and name in (VARIABLE, ORDER)}
+    for name, value in {**server.environ, **set_here}.items():
+        if isinstance(value, Hole):
+            raise NotKnown(f"{name} is known only when it runs")
+        environ[name] = value
+    return CommandLine(server.words, environ).gpus()
+
+
+def _is_elsewhere(before: Sequence[Word]) -> bool:
+    """Say whether what comes before the server's flags hides which GPUs it sees: another host, or another program."""
+    names = [os.path.basename(word) if isinstance(word, str) else "" for word in before]
+    clears = "env" in names and any(re.match("-$|-[iu]|--(ignore|unset)", name) for name in names)
+    return clears or "" in names or not {*ELSEWHERE, "xargs", "enroot", "conda"}.isdisjoint(names)
 
 
 def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
     """Yield servers at an address where muxd does not ask; a container has addresses of its own."""
     for candidate in found:
         host = _of(candidate, partial(_flag, "--host"))
-        is_contained = any(os.path.basename(word) in CONTAINERS for word in candidate.words if isinstance(word, str))
         with suppress(ValueError):
-            if host and not is_contained and str(ip_address(host)) not in REACHED:
+            if host and not _is_contained(candidate) and str(ip_address(host)) not in REACHED:
                 text = f"its server listens on {host} alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
                 yield Problem(("script", "--host"), candidate.place, text)
 
@@ -245,6 +296,6 @@ def _interpreter(candidate: FoundServer) -> str:
     """Return the interpreter that a command names; "" where there is none, or another machine has its files."""
     words = [word for word in candidate.words if isinstance(word, str)]
     names = [os.path.basename(word) for word in words]
-    if set(names) & {*CONTAINERS, "singularity", "apptainer", "ssh", "srun"}:
+    if set(names) & {*CONTAINERS, *ELSEWHERE}:
         return ""
     return next((word for word, name in zip(words, names, strict=True) if _INTERPRETER.fullmatch(name)), "")

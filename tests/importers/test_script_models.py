@@ -222,6 +222,64 @@ def test_a_server_with_an_api_key_of_its_own_is_refused_where_clients_show_their
     load(NAMED + KEYS, LEGACY.replace("--port", "--api-key= --port"))
 
 
+DOCKER = "docker run --rm -p 30001:30001 {} lmsys/sglang python -m sglang.launch_server --model-path /w --port 30001"
+UUID = "GPU-8932f937-1111"
+ONE, TWO = f"{SERVE} --model-path /w --port 30001", f"{SERVE} --model-path /w --port 30001 --tp 2"
+CONTRADICTED = {
+    f"\n{TWO} --base-gpu-id 2": "legacy.sh:2 starts a server that cannot be loaded: it needs ",
+    f"\nexport CUDA_VISIBLE_DEVICES=0,1,2,3\n{TWO} --base-gpu-id 2": "legacy.sh:2 gives its server GPU 2, 3",
+    f"\nexport CUDA_VISIBLE_DEVICES={UUID}\n{ONE}": "legacy.sh:2 gives its server GPU 1",
+    f"CUDA_VISIBLE_DEVICES=1 {ONE}": "legacy.sh:1 gives its server GPU 1",
+    f"env CUDA_VISIBLE_DEVICES=1 nohup {ONE}": "legacy.sh:1 gives its server GPU 1",
+    f"CUDA_VISIBLE_DEVICES=1 bash -c '{ONE}'": "legacy.sh:1 gives its server GPU 1",
+    f"serve() {{\n{ONE}\n}}\nCUDA_VISIBLE_DEVICES=1 serve": "legacy.sh:2 gives its server GPU 1",
+    DOCKER.format("""--gpus '"device=1"'"""): "legacy.sh:1 gives its server GPU 1",
+    DOCKER.format("-e NVIDIA_VISIBLE_DEVICES=1"): "legacy.sh:1 gives its server GPU 1",
+}
+AGREED = [
+    ONE,
+    f"{ONE} --base-gpu-id 0",
+    f"export CUDA_VISIBLE_DEVICES=0\n{ONE}",
+    f"export CUDA_VISIBLE_DEVICES=GPU-5d\n{ONE}",
+    f"export CUDA_VISIBLE_DEVICES=$(pick)\n{ONE}",
+    f"source ./unseen\n{ONE}",
+    f"if a; then export CUDA_VISIBLE_DEVICES=1; fi\n{ONE}",
+    f"CUDA_VISIBLE_DEVICES=1 true\n{ONE}",
+    f"env -u CUDA_VISIBLE_DEVICES {TWO}",
+    f"srun -N 1 {TWO}",
+    f"export CUDA_DEVICE_ORDER=FASTEST_FIRST CUDA_VISIBLE_DEVICES=1\n{ONE}",
+    f"if a; then CUDA_VISIBLE_DEVICES=1 {ONE}; else {ONE}; fi",
+    DOCKER.format("--gpus all"),
+    DOCKER.format('--gpus "$GPUS_OF_IT"').replace("docker", "read GPUS_OF_IT; docker"),
+]
+
+
+@pytest.mark.parametrize(("script", "told"), CONTRADICTED.items())
+def test_gpus_of_a_script_that_its_table_contradicts_are_told_at_their_line(load, cards, script, told):
+    (model,) = load(f"{NAMED}gpus = [0]", script).models
+    (remark,) = model.script.remarks
+    assert told in remark
+    assert remark.endswith("; correct gpus, or the script")
+
+
+@pytest.mark.parametrize("script", AGREED)
+def test_gpus_that_agree_or_are_not_plain_are_not_told(load, cards, script):
+    (model,) = load(f"{NAMED}gpus = [0]", script).models
+    assert model.script.remarks == ()
+
+
+@pytest.mark.parametrize("table", [NAMED, f"{NAMED}gpus = [0]"])
+def test_without_a_driver_a_uuid_in_a_script_is_told_at_its_line(load, monkeypatch, table):
+    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
+    (model,) = load(table, f"#!/bin/bash\nexport CUDA_VISIBLE_DEVICES={UUID}\n{ONE}").models
+    (remark,) = model.script.remarks
+    assert remark.endswith(
+        f"launch/legacy.sh:2 names a GPU that muxd cannot tell from others: {UUID} cannot be looked up: "
+        "NVML says: Driver Not Loaded; name it by its number"
+    )
+    assert load(NAMED, ONE).models[0].script.remarks == ()
+
+
 TABLES = {
     '{ file = "launch/legacy.sh", arguments = ["a"] }': '"arguments" is not known here; did you mean args?',
     '{ args = ["a"] }': 'names no file; write { file = "launch.sh", args = ["..."] }',
