@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from .conftest import two_models
-from .muxd import Muxd, eventually
+from .muxd import Muxd, chat_body, eventually
 
 GAMMA = """
 [models.gamma]
@@ -110,7 +110,7 @@ def test_a_removed_model_is_gone_and_its_name_free(start: Callable[..., Muxd]) -
     assert steps(plan) == [("alpha", "remove")]
     eventually(lambda: [m["name"] for m in muxd.status()["models"]] == ["beta"], "alpha is gone")
     assert muxd.ask("beta").startswith("beta")
-    answer = muxd.post("/v1/chat/completions", {"model": "alpha", "messages": []})
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "hello"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert muxd.muxctl("status", "alpha").returncode == 4
     muxd.config.write_text(text)
@@ -151,6 +151,6 @@ def test_a_switch_timeout_that_changed_holds_for_the_next_request(start: Callabl
         {"model": "alpha", "action": "update", "changes": ["switch_timeout"]}
     ]
     eventually(lambda: muxd.status("alpha")["switch_timeout_s"] == 1.0, "muxd has it")
-    answer = muxd.post("/v1/chat/completions", {"model": "alpha", "messages": []})
+    answer = muxd.post("/v1/chat/completions", chat_body("alpha", "hello"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "switch_timeout")
     assert "within 1 s" in answer.json()["error"]["message"]
