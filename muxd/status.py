@@ -44,6 +44,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
         "max_model_len": runner.context_length,
+        "is_generation": runner.is_generation if runner.model == wanted else None,  # else of a former configuration
         "reason": worker.reason or runner.notice or _contradictions(model) or None,
         "impossible": str(never) if never else None,
         "memory": _memory(runner),

@@ -115,6 +115,17 @@ async def test_the_longest_text_that_a_server_takes_is_known_from_its_first_star
         assert supervisor.model_status("b")["max_model_len"] is None
 
 
+async def test_what_a_server_makes_is_known_from_its_first_start_on(tmp_path):
+    models = (a_model("a"), a_model("b", args=("--is-embedding",)))
+    async with supervised(tmp_path, *models) as supervisor:
+        for name, said in (("a", True), ("b", False)):
+            assert supervisor.model_status(name)["is_generation"] is None
+            await lines(supervisor.switch(name))
+            assert supervisor.model_status(name)["is_generation"] is said
+            await lines(supervisor.order(name, Verb.STOP))
+            assert supervisor.model_status(name)["is_generation"] is said
+
+
 async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
     async with supervised(tmp_path, a_model("a")) as supervisor:
         supervisor.switch("a").close()

@@ -83,6 +83,10 @@ class Engine(Protocol):
         """Return the longest text that the server takes, in tokens; None where the server does not say."""
         ...
 
+    async def is_generation(self, link: EngineClient) -> bool | None:
+        """Say whether the server generates text, and so refuses to embed; None where the server does not say."""
+        ...
+
     async def sleep(self, link: EngineClient, model: Model) -> None:
         """Put the server to sleep at the model's level, 1 or 2, after confirming that no request runs."""
         ...

@@ -113,6 +113,13 @@ class SGLang:
             return length_in(await link.ask("/v1/models"))
         return None
 
+    async def is_generation(self, link: EngineClient) -> bool | None:
+        with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
+            answer = await link.ask("/model_info")
+            said = answer.get("is_generation") if isinstance(answer, dict) else None
+            return said if isinstance(said, bool) else None
+        return None
+
     async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
         """Return an ObservedServer with nothing but the port: muxd itself has started the server."""
         return ObservedServer(port=port)

@@ -29,7 +29,18 @@ _REFRESH_GAP = 0.1  # seconds between two reads of the status, at least
 class CatalogueEntry:
     """One model: its names, its settings, and its state as muxd last told it."""
 
-    __slots__ = ("edits", "max_model_len", "model", "name", "names", "served_names", "speaks_text", "state", "url")
+    __slots__ = (
+        "edits",
+        "max_model_len",
+        "model",
+        "name",
+        "names",
+        "never_embeds",
+        "served_names",
+        "speaks_text",
+        "state",
+        "url",
+    )
 
     def __init__(self, model: Model, state: str) -> None:
         self.model = model
@@ -40,6 +51,7 @@ class CatalogueEntry:
         self.url: str | None = None  # the worker's, while the model is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
         self.speaks_text = speaks_text(model.args)
+        self.never_embeds = False  # its server said so
         self.max_model_len = context_length(model.args)
 
     def adapter(self, asked: str) -> str:
@@ -169,7 +181,9 @@ class Catalogue:
         self._states = {model["name"]: model["state"] for model in models}
         urls = {model["name"]: model.get("url") for model in models}
         lengths = {model["name"]: model.get("max_model_len") for model in models}
+        generating = {model["name"] for model in models if model.get("is_generation")}
         for entry in self._entries.values():
+            entry.never_embeds = entry.speaks_text and entry.name in generating
             entry.state = self._states.get(entry.name, "unknown")
             entry.url = urls.get(entry.name)
             entry.max_model_len = lengths.get(entry.name) or entry.max_model_len

@@ -181,6 +181,12 @@ class RequestDispatcher:
             and (refusal := capabilities.refusal(found.label, asked.model)) is not None
         ):
             raise refusal
+        if (
+            entry.never_embeds
+            and not preloads
+            and (refusal := capabilities.embedding_refusal(found.label, asked.model or entry.name)) is not None
+        ):
+            raise refusal
         if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():
             raise no_messages("is empty")  # /v1/messages may have a "system" instead
         lines, priority = record.id.line, 0

@@ -108,6 +108,7 @@ class WorkerProcess:
         self._given_up: Diagnosis | None = None  # why muxd itself ends this life
         self._listener: PortOwnership | None = None
         self.context_length: int | None = None  # in tokens, as the server says
+        self.is_generation: bool | None = None  # as the server says
         self.notice = ""  # what an operator should mend although the worker serves
         self._several: set[int] = set()  # pids of the servers that a launch script was last seen to run
 
@@ -212,6 +213,7 @@ class WorkerProcess:
             return
         self._note_leftovers(server)
         self.context_length = await self._engine.context_length(server.link)
+        self.is_generation = await self._engine.is_generation(server.link)
         await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)

@@ -16,7 +16,7 @@ class Runner:
     """Carries out what the core commands for one worker, and reports what happens as events.
 
     Between two lives of the worker, the runner keeps what outlasts a process: the end of the log, the measured GPU
-    memory, and the server's context length.
+    memory, the server's context length, and whether it generates text.
     """
 
     def __init__(self, model: Model, context: WorkerContext) -> None:
@@ -26,6 +26,7 @@ class Runner:
         self._context = context
         self._life: WorkerProcess | None = None
         self._context_length: int | None = None
+        self._is_generation: bool | None = None
         self._last_words: list[str] = []
         self._dropped = Dropped()  # output that was lost in the worker's former lives
 
@@ -36,6 +37,7 @@ class Runner:
         self._engine = engine_for(model)
         self._gpu_memory = GpuMemoryTracker(self._context.gpus, model, self._context.held_memory)
         self._context_length = None
+        self._is_generation = None
 
     def update(self, model: Model) -> None:
         """Take over a configuration that changed in nothing that the running processes depend on."""
@@ -56,6 +58,15 @@ class Runner:
     def context_length(self) -> int | None:
         """Return the longest text that the server takes, in tokens, as of when it was last ready; None: unknown."""
         return (self._life.context_length if self._life is not None else None) or self._context_length
+
+    @property
+    def is_generation(self) -> bool | None:
+        """Return whether the server generates text, as of when it was last ready; None: unknown.
+
+        A launch script may start another server the next time, with nothing changed in the configuration.
+        """
+        said = self._life.is_generation if self._life is not None else None
+        return self._is_generation if said is None and self.model.script is None else said
 
     @property
     def notice(self) -> str:
@@ -98,7 +109,7 @@ class Runner:
         life = self._life
         assert life is not None
         end = await life.run()
-        self._context_length = self.context_length
+        self._context_length, self._is_generation = self.context_length, self.is_generation
         self._life = None
         self._last_words = end.log_tail
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from muxd.config.schema import Key
 from muxd.proxy.answers import Refusal
@@ -162,6 +163,28 @@ async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> No
         for keep_alive, reason in ((0, "unload"), (60, "load")):  # by that route `ollama stop` has any model let go
             body = msgspec.json.encode({"model": "alpha", "keep_alive": keep_alive})
             assert (await proxy_env.ask(post(body, path=b"/api/generate"))).json["done_reason"] == reason
+
+
+@pytest.mark.parametrize("path", [b"/v1/embeddings", b"/embeddings", b"/encode", b"/api/embed", b"/api/embeddings"])
+async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embeddings(
+    tmp_path: Path, path: bytes
+) -> None:
+    async with open_house(tmp_path) as proxy_env:
+        beta = proxy_env.muxd.models[1]
+        body = msgspec.json.encode({"model": "beta", "input": "x", "prompt": "x", "text": "x"})
+        beta["is_generation"] = True
+        proxy_env.muxd.set_state("beta", "asleep")
+        catalogue = proxy_env.proxy.catalogue
+        while not (found := catalogue.find("beta")) or not found.never_embeds:
+            await trio.sleep(0.01)
+        reply = await proxy_env.ask(post(body, path=path))
+        assert reply.status == 400
+        assert b"generates text, its server said" in reply.body
+        assert not proxy_env.muxd.leases
+        beta["is_generation"] = None
+        proxy_env.muxd.set_state("beta", "unloaded")
+        while found.never_embeds:
+            await trio.sleep(0.01)
 
 
 async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ TEXT_ROUTES = frozenset(
 )
 
 
+#: Routes on which SGLang refuses every request to a model that generates text.  Such a model may well rank and score.
+EMBEDDING_ROUTES = frozenset(("/v1/embeddings", "/encode", "/api/embed", "/api/embeddings"))
+
+
 def speaks_text(args: tuple[str, ...]) -> bool:
     """Return whether a model with these flags generates text; a `--config` file among them is not read."""
     return "--is-embedding" not in args
@@ -36,3 +40,12 @@ def refusal(label: str, model: str) -> Refusal | None:
     if label not in TEXT_ROUTES:
         return None
     return Refusal(400, "not_a_text_model", f"{model} makes embeddings: POST /v1/embeddings", param="model")
+
+
+def embedding_refusal(label: str, model: str) -> Refusal | None:
+    """Return the refusal of a request on that route for a model of text; None where the request may pass."""
+    if label not in EMBEDDING_ROUTES:
+        return None
+    problem = f"{model} generates text, its server said, and makes no embeddings"
+    hint = "ask another model, or start it with --is-embedding"
+    return Refusal(400, "not_an_embedding_model", f"{problem}: {hint}", param="model")

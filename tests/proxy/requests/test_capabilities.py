@@ -26,6 +26,14 @@ def test_a_request_for_text_is_refused_with_what_to_ask_instead(label):
     assert refusal.message == "bge makes embeddings: POST /v1/embeddings"
 
 
+def test_a_request_for_embeddings_is_refused_as_is_one_for_text():
+    refusal = capabilities.embedding_refusal("/v1/embeddings", "qwen")
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (400, "not_an_embedding_model")
+    for label in ("/v1/rerank", "/rerank", "/v1/score", *TEXT):
+        assert capabilities.embedding_refusal(label, "qwen") is None
+
+
 @pytest.mark.parametrize("label", FINE)
 def test_what_makes_no_text_may_pass(label):
     assert capabilities.refusal(label, "bge") is None
