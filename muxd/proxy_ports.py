@@ -11,7 +11,7 @@ import os
 import socket
 from contextlib import suppress
 
-from .children import ChildRecord, read_card
+from .children import ChildRecord, read_shim_record
 from .config import Proxy
 from .notify import Notifier
 from .ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
@@ -29,7 +29,7 @@ def rescue(record: ChildRecord, proxy: Proxy, notifier: Notifier) -> None:
 
     This is done before the sweep ends that proxy, so that no other process can bind the ports in between.
     """
-    shim_record = read_card(record.lock_file, record.token)
+    shim_record = read_shim_record(record.lock_file, record.token)
     left = look_up(shim_record.pid) if shim_record is not None and record.boot_id == boot_id() else None
     if shim_record is None or left is None or left.start != shim_record.start:
         return

@@ -15,7 +15,7 @@ waits for the child's pid: muxd watches the shim by pidfd, and the shim writes i
 
 from .child import Child
 from .orphans import become_subreaper
-from .records import ChildRecord, Dropped, ExitRecord, read_card
+from .records import ChildRecord, Dropped, ExitRecord, read_shim_record
 from .spawn import Children, ChildSpec, own_environment
 
 __all__ = [
@@ -27,5 +27,5 @@ __all__ = [
     "ExitRecord",
     "become_subreaper",
     "own_environment",
-    "read_card",
+    "read_shim_record",
 ]

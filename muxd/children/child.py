@@ -12,7 +12,7 @@ from muxd.errors import in_words
 from muxd.shim.shim_spec import KILL, STOP
 
 from . import proctree
-from .records import ChildRecord, Dropped, ExitRecord, error_file, forget, read_card, read_exit, signal_name
+from .records import ChildRecord, Dropped, ExitRecord, error_file, forget, read_exit, read_shim_record, signal_name
 from .spare_descriptors import spare
 
 
@@ -30,30 +30,34 @@ class Child:
         self._asked = False
         self._exit: ExitRecord | None = None
         self._dropped = Dropped()
-        self._card_mtime = 0  # mtime of the card that _dropped is from, in nanoseconds
+        self._record_mtime = 0  # mtime of the shim's record that _dropped is from, in nanoseconds
         self._ending = trio.Lock()
 
     @property
     def pid(self) -> int | None:
         """Return the launcher's pid; None until its shim has forked it."""
         if self._pid is None:
-            card = read_card(self.record.lock_file, self.record.token)
-            self._pid = card.pid if card else None
+            shim_record = read_shim_record(self.record.lock_file, self.record.token)
+            self._pid = shim_record.pid if shim_record else None
         return self._pid
 
     @property
     def dropped(self) -> Dropped:
         """Return what the disk refused of the child's output, up to a second old.
 
-        The shim's card is read only if it was written since the last call: it seldom is, and calls are frequent.
+        The shim's record is read only if it was written since the last call: it seldom is, and calls are frequent.
         """
         if self._exit is None:
             written = _mtime_of(self.record.lock_file)
-            if written == self._card_mtime:
+            if written == self._record_mtime:
                 return self._dropped
-            self._card_mtime = written
-            card = read_card(self.record.lock_file, self.record.token)
-            self._dropped = Dropped(card.dropped_bytes, card.dropped_why, card.dropping) if card else Dropped()
+            self._record_mtime = written
+            shim_record = read_shim_record(self.record.lock_file, self.record.token)
+            self._dropped = (
+                Dropped(shim_record.dropped_bytes, shim_record.dropped_why, shim_record.dropping)
+                if shim_record
+                else Dropped()
+            )
             return self._dropped
         return Dropped(self._exit.dropped_bytes, self._exit.dropped_why)
 
@@ -90,15 +94,15 @@ class Child:
                 ending, unreadable = None, f"it ended, but how cannot be read: {in_words(error)}"
             if ending is not None:
                 return ending
-            card = read_card(self.record.lock_file, self.record.token)
+            shim_record = read_shim_record(self.record.lock_file, self.record.token)
             marks = proctree.marks_of(self.record, just_now=True)
             how = unreadable or self._shims_end()
         swept = await proctree.end_all(marks)
         return ExitRecord(
             error=how,
             requested=self._asked,
-            dropped_bytes=card.dropped_bytes if card else 0,
-            dropped_why=card.dropped_why if card else "",
+            dropped_bytes=shim_record.dropped_bytes if shim_record else 0,
+            dropped_why=shim_record.dropped_why if shim_record else "",
             swept=swept,
             time=time.time(),
         )

@@ -22,10 +22,10 @@ def become_subreaper() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-async def reap_orphans(shims: Set[int], mourning: float) -> Never:
+async def reap_orphans(shims: Set[int], grace: float) -> Never:
     """Reap this process's dead children for ever, but not those that other code here waits for.
 
-    Those are the pids in `shims`, which may change meanwhile, and any child dead for less than `mourning` seconds.
+    Those are the pids in `shims`, which may change meanwhile, and any child dead for less than `grace` seconds.
     """
     known: dict[tuple[int, int], float] = {}
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
@@ -34,9 +34,9 @@ async def reap_orphans(shims: Set[int], mourning: float) -> Never:
             dead = await in_thread(_dead_children)
             known = {(p.pid, p.start): known.get((p.pid, p.start), now) for p in dead if p.pid not in shims}
             for (pid, _), since in known.items():
-                if now - since >= mourning:
+                if now - since >= grace:
                     proctree.bury(pid)
-            with trio.move_on_after(mourning if known else inf):
+            with trio.move_on_after(grace if known else inf):
                 await anext(signals)
 
 

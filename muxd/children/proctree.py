@@ -22,7 +22,7 @@ from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
 from muxd.shim.processes import GONE, Process, process_table, send
 from muxd.threads import in_thread
 
-from .records import ChildRecord, read_card
+from .records import ChildRecord, read_shim_record
 from .spare_descriptors import spare
 
 log = logging.getLogger(__name__)
@@ -45,11 +45,13 @@ class ProcessFingerprint:
 
 
 def marks_of(record: ChildRecord, *, just_now: bool = False) -> ProcessFingerprint:
-    """Return the marks of a child's processes, from its record and, where it can be read, its shim's card."""
-    card = read_card(record.lock_file, record.token)
-    if card is None:
+    """Return the marks of a child's processes, from its record and, where it can be read, its shim's record."""
+    shim_record = read_shim_record(record.lock_file, record.token)
+    if shim_record is None:
         return ProcessFingerprint(record.token, record.cgroup, just_now=just_now)
-    return ProcessFingerprint(record.token, record.cgroup, (card.pid, card.start), frozenset(card.pipes), just_now)
+    return ProcessFingerprint(
+        record.token, record.cgroup, (shim_record.pid, shim_record.start), frozenset(shim_record.pipes), just_now
+    )
 
 
 async def end_all(marks: ProcessFingerprint) -> int:

@@ -1,4 +1,4 @@
-"""Records that muxd and the shims leave for each other on disk: a child, its shim's card, its end."""
+"""Records that muxd and the shims leave for each other on disk: a child, its shim's record, its end."""
 
 import errno
 import fcntl
@@ -64,7 +64,7 @@ class Dropped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShimRecord:
-    """A shim's card: what the shim writes into its lock file once its child runs."""
+    """A shim's record: what the shim writes into its lock file once its child runs."""
 
     token: Text
     pid: Pid  # of the child that was executed: the launcher, and the session it leads
@@ -111,11 +111,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def read_card(lock_file: str, token: str) -> ShimRecord | None:
-    """Return the shim's card of the start that has the token; None if it is not written yet, or cannot be read."""
+def read_shim_record(lock_file: str, token: str) -> ShimRecord | None:
+    """Return the shim's record of the start that has the token; None if it is not written yet, or cannot be read."""
     try:
-        card = _read(lock_file)
-        return msgspec.convert(card, ShimRecord) if card.get("token") == token else None
+        written = _read(lock_file)
+        return msgspec.convert(written, ShimRecord) if written.get("token") == token else None
     except (OSError, msgspec.ValidationError):
         return None
 
@@ -130,16 +130,16 @@ def read_exit(exit_file: str, token: str) -> ExitRecord | None:
 
 
 def records_in(run_dir: Path) -> list[ChildRecord]:
-    """Return a record for every card in `run_dir`: also for children that muxd, when it died, had not yet saved.
+    """Return a record for every shim's in `run_dir`: also for children that muxd, when it died, had not yet saved.
 
-    A card that cannot be read is put aside, unless a living shim holds it.
+    One that cannot be read is put aside, unless a living shim holds it.
     """
     found = []
     for path in sorted(run_dir.glob("*.lock")):
         try:
             if content := read(path).strip():
-                card = msgspec.json.decode(content, type=dict[str, Any])
-                found.append(msgspec.convert(card | {"lock_file": str(path)}, ChildRecord))
+                written = msgspec.json.decode(content, type=dict[str, Any])
+                found.append(msgspec.convert(written | {"lock_file": str(path)}, ChildRecord))
         except UNREADABLE as error:
             if not is_locked(path):
                 put_aside(path, error)
@@ -172,7 +172,7 @@ def forget(record: ChildRecord) -> None:
         if read_exit(record.exit_file, record.token):
             Path(record.exit_file).unlink()
     with suppress(OSError):
-        if read_card(record.lock_file, record.token):
+        if read_shim_record(record.lock_file, record.token):
             os.truncate(record.lock_file, 0)
 
 

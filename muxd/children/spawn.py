@@ -135,8 +135,8 @@ class Children:
     async def sweep(self, records: Iterable[ChildRecord] = (), patience: float = inf) -> list[str]:
         """Kill all that is left of an earlier muxd's children; return the names of those that something was left of.
 
-        These are the children in `records`, those whose cards are in the run directory, and, where neither can be
-        read, processes whose token begins with the directory's mark.  Children of this object are not touched.
+        These are the children in `records`, those whose shims' records are in the run directory, and, where neither can
+        be read, processes whose token begins with the directory's mark.  Children of this object are not touched.
         Raises ModelStuck if a process survives SIGKILL for `patience` seconds.
         """
         self._run_dir.mkdir(mode=0o700, exist_ok=True)
@@ -154,12 +154,12 @@ class Children:
         directory = self._run_dir.stat()
         return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
 
-    async def reap_orphans(self, mourning: float = REAP_GRACE) -> Never:
+    async def reap_orphans(self, grace: float = REAP_GRACE) -> Never:
         """Reap for ever the dead that this process has inherited as a subreaper or as PID 1.
 
-        Shims, and children dead for less than `mourning` seconds, are left to the code that waits for them.
+        Shims, and children dead for less than `grace` seconds, are left to the code that waits for them.
         """
-        await reap_orphans(self._shims, mourning)
+        await reap_orphans(self._shims, grace)
 
 
 def _locked(lock_file: Path, name: str, held: ExitStack) -> int:

@@ -33,7 +33,6 @@ GIB = 1 << 30
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
 
-
 #: Uses per second of a worker that was never wanted: that it leaves costs more than nothing.
 RARE = 1e-6
 
@@ -278,8 +277,9 @@ def _resident(worker: Worker, now: float) -> eviction.Resident:
     if worker.state is WorkerState.STUCK:
         return eviction.Resident(worker.name, is_busy=True, seconds=inf)
     if worker.state is WorkerState.ASLEEP:
-        slower = worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds
-        return eviction.Resident(worker.name, is_busy=False, seconds=max(0.0, slower) * max(worker.demand(now), RARE))
-    is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
-    seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
+        is_busy = False
+        seconds = max(0.0, worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds)
+    else:
+        is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
+        seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
     return eviction.Resident(worker.name, is_busy, seconds * max(worker.demand(now), RARE))

@@ -16,8 +16,6 @@ WHOLE = -1
 #: Bytes, or WHOLE, by GPU.
 Claim = Mapping[int, int]
 
-NOTHING: Claim = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Holding:

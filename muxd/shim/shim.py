@@ -64,7 +64,7 @@ class Shim:
         self._servers: set[int] = set()  # pidfds of the servers that were asked to end in the child's place
         self._swept: set[tuple[int, int]] = set()  # pid and start of each process that outlived the child
         self._left: list[str] = []  # their program names
-        self._card: dict[str, Any] = {}
+        self._record: dict[str, Any] = {}
         self._card_due = 0.0
         self._retry_at = 0.0
 
@@ -116,11 +116,11 @@ class Shim:
         self._write_card([os.fstat(out).st_ino, os.fstat(err).st_ino])
 
     def _write_card(self, pipes: list[int]) -> None:
-        """Write the shim's card into the lock file: muxd finds the child by it, even if the shim was killed."""
+        """Write the shim's record into the lock file: muxd finds the child by it, even if the shim was killed."""
         itself, child = look_up(os.getpid()), look_up(self._pid)
         assert itself
         assert child  # at least as a zombie: only _reap removes it
-        self._card = {
+        self._record = {
             "name": self._spec.name,
             "token": self._spec.token,
             "boot_id": boot_id(),
@@ -137,7 +137,7 @@ class Shim:
 
     def _save_card(self) -> None:
         self._card_due = time.monotonic() + 1.0
-        padded = json.dumps(self._card).encode().ljust(4096)  # so that each write replaces the whole card before it
+        padded = json.dumps(self._record).encode().ljust(4096)  # so that each write replaces the whole one before it
         try:
             os.pwrite(self._spec.lock_fd, padded, 0)
         except OSError:
@@ -150,7 +150,7 @@ class Shim:
         return float("inf") if self._kill_at is None else self._kill_at - time.monotonic()
 
     def _wait(self, at_most: float) -> None:
-        """Wait at most `at_most` seconds for output or signals and handle them; then do what is due: logs, the card."""
+        """Wait at most `at_most` seconds for output or signals and handle them; then do what is due: logs, record."""
         if self._card_is_stale:
             at_most = min(at_most, max(0.0, self._card_due - time.monotonic()))
         if self._refused:
@@ -169,7 +169,7 @@ class Shim:
             for log in self._logs:
                 log.retry()
         if self._card_is_stale and time.monotonic() >= self._card_due:
-            self._card |= self._losses()
+            self._record |= self._losses()
             self._save_card()
 
     def _losses(self) -> dict[str, object]:
@@ -181,7 +181,7 @@ class Shim:
 
     @property
     def _card_is_stale(self) -> bool:
-        told = self._card
+        told = self._record
         return bool(told) and (told["dropped_bytes"] != self._dropped or told["dropping"] != self._refused)
 
     @property

@@ -105,7 +105,7 @@ def test_a_lock_file_of_another_shape_tells_of_no_child(tmp_path, content):
     lock = tmp_path / "qwen.lock"
     lock.mkdir() if content is None else lock.write_bytes(content)
     assert records.records_in(tmp_path) == []
-    assert records.read_card(str(lock), "token") is None
+    assert records.read_shim_record(str(lock), "token") is None
 
 
 async def test_a_machine_that_cannot_be_seen_is_looked_at_again(monkeypatch, autojump_clock):

@@ -181,7 +181,7 @@ CONTENTS = [b"", b'{"v":2}', b"\xff\0\xff", b"[" * 100_000, b'{"name":["qwen"],"
 
 @pytest.mark.parametrize("content", CONTENTS)
 async def test_what_nothing_on_disk_names_is_found_by_its_token(world, content):
-    """Neither the state file nor a card: the shim and the launcher bear a token that says whose they are."""
+    """Neither the state file nor a shim's record: the shim and the launcher bear a token that says whose they are."""
     killed_muxd(world, world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
     (world.run_dir / "qwen.lock").write_bytes(content)

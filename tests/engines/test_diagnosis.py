@@ -12,38 +12,38 @@ from muxd.engines.log_patterns import SIGNS
 from muxd.errors import ModelFailed, error_of
 from muxd.simulator.crashes import ENDINGS
 
-from .log_samples import FLAGS, MODELS, SAYINGS
+from .log_samples import FLAGS, LOG_SAMPLES, MODELS
 
 MODEL = Model("qwen", model_path="org/x", served_names=("qwen",), gpus=(2,))
 LOGGED = "[2026-11-21 15:37:43] Init parallel begin.\n"
 
 
-@pytest.mark.parametrize("saying", SAYINGS, ids=lambda saying: f"{saying.code}: {saying.source}")
-def test_a_log_tells_the_cause_what_happened_and_whether_another_try_is_of_use(saying):
-    cause = diagnosis.of_log(LOGGED + saying.text, MODEL)
+@pytest.mark.parametrize("sample", LOG_SAMPLES, ids=lambda sample: f"{sample.code}: {sample.source}")
+def test_a_log_tells_the_cause_what_happened_and_whether_another_try_is_of_use(sample):
+    cause = diagnosis.of_log(LOGGED + sample.text, MODEL)
     assert cause is not None
-    assert (cause.code, cause.refused) == (saying.code, saying.refused)
-    assert saying.words in str(cause)
+    assert (cause.code, cause.refused) == (sample.code, sample.refused)
+    assert sample.words in str(cause)
 
 
 def test_every_sign_has_an_example():
-    told = {str(sign.find(LOGGED + saying.text) and sign.pattern) for sign in SIGNS for saying in SAYINGS}
+    told = {str(sign.find(LOGGED + sample.text) and sign.pattern) for sign in SIGNS for sample in LOG_SAMPLES}
     assert [sign.pattern for sign in SIGNS if sign.pattern not in told] == []
 
 
-@pytest.mark.parametrize("saying", SAYINGS, ids=lambda saying: f"{saying.code}: {saying.source}")
-def test_a_reason_is_one_short_line_of_printable_text(saying):
-    reason = str(diagnosis.of_log(saying.text, MODEL))
+@pytest.mark.parametrize("sample", LOG_SAMPLES, ids=lambda sample: f"{sample.code}: {sample.source}")
+def test_a_reason_is_one_short_line_of_printable_text(sample):
+    reason = str(diagnosis.of_log(sample.text, MODEL))
     assert reason.isprintable()
     assert "Traceback" not in reason
     assert len(reason) < 400
 
 
-@pytest.mark.parametrize("saying", SAYINGS, ids=lambda saying: saying.code)
-def test_every_code_is_that_of_an_error_that_says_503(saying):
-    assert error_of(saying.code, "").code == saying.code
-    if saying.code != "port_taken":
-        assert error_of(saying.code, "").status == ModelFailed.status
+@pytest.mark.parametrize("sample", LOG_SAMPLES, ids=lambda sample: sample.code)
+def test_every_code_is_that_of_an_error_that_says_503(sample):
+    assert error_of(sample.code, "").code == sample.code
+    if sample.code != "port_taken":
+        assert error_of(sample.code, "").status == ModelFailed.status
 
 
 def test_what_has_served_is_not_refused_for_what_its_log_says():

@@ -65,13 +65,13 @@ class MetricsHost:
 
 
 async def test_one_that_does_not_answer_is_left_out_and_counted(autojump_clock):
-    house = MetricsHost(good=good, silent=silent, broken=broken, garbled=garbled, without=without)
+    metrics_host = MetricsHost(good=good, silent=silent, broken=broken, garbled=garbled, without=without)
     began = trio.current_time()
-    assert await house.lines("x") == ['x{model="good"} 1.0']
+    assert await metrics_host.lines("x") == ['x{model="good"} 1.0']
     assert trio.current_time() - began == PATIENCE, "they are asked at the same time"
-    house.engines["broken"] = good
-    assert await house.lines("x") == ['x{model="good"} 1.0', 'x{model="broken"} 1.0']
-    assert await house.lines("muxd_engine_scrape_failures_total") == [
+    metrics_host.engines["broken"] = good
+    assert await metrics_host.lines("x") == ['x{model="good"} 1.0', 'x{model="broken"} 1.0']
+    assert await metrics_host.lines("muxd_engine_scrape_failures_total") == [
         'muxd_engine_scrape_failures_total{model="good"} 0.0',
         'muxd_engine_scrape_failures_total{model="silent"} 3.0',
         'muxd_engine_scrape_failures_total{model="broken"} 1.0',
@@ -88,10 +88,10 @@ async def test_who_asks_while_a_page_is_made_gets_that_one(autojump_clock):
         await go.wait()
         return b"x 1\n"
 
-    house, pages = MetricsHost(a=slow), []
+    metrics_host, pages = MetricsHost(a=slow), []
 
     async def scrape() -> None:
-        pages.append(await house.metrics.page())
+        pages.append(await metrics_host.metrics.page())
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
@@ -99,17 +99,17 @@ async def test_who_asks_while_a_page_is_made_gets_that_one(autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         go.set()
     assert (len(asked), len(pages), len(set(pages))) == (1, 20, 1)
-    await house.metrics.page()  # not compared: this machine's free memory is on it
+    await metrics_host.metrics.page()  # not compared: this machine's free memory is on it
     assert len(asked) == 2
 
 
 async def test_who_waited_for_one_that_was_given_up_makes_the_next(autojump_clock):
-    house = MetricsHost(a=silent)
+    metrics_host = MetricsHost(a=silent)
     pages = []
 
     async def scrape(scope: trio.CancelScope) -> None:
         with scope:
-            pages.append(await house.metrics.page())
+            pages.append(await metrics_host.metrics.page())
 
     first = trio.CancelScope()
     async with trio.open_nursery() as nursery:
@@ -118,7 +118,7 @@ async def test_who_waited_for_one_that_was_given_up_makes_the_next(autojump_cloc
         for _ in range(2):
             nursery.start_soon(scrape, trio.CancelScope())
         await trio.testing.wait_all_tasks_blocked()
-        house.engines["a"] = good
+        metrics_host.engines["a"] = good
         first.cancel()
     assert len(pages) == 2
     assert pages[0] is pages[1]
@@ -130,10 +130,10 @@ async def test_a_page_that_takes_too_long_to_read_is_left_out(monkeypatch: pytes
     async def long() -> bytes | None:
         return b"y 1\n" * 10_000
 
-    house = MetricsHost(long=long, short=good)
-    assert await house.lines("x") == ['x{model="short"} 1.0']
-    assert await house.lines("y") == []
-    assert house.metrics.scrape_failures == {"long": 2}
+    metrics_host = MetricsHost(long=long, short=good)
+    assert await metrics_host.lines("x") == ['x{model="short"} 1.0']
+    assert await metrics_host.lines("y") == []
+    assert metrics_host.metrics.scrape_failures == {"long": 2}
 
 
 async def test_the_loop_goes_on_while_a_page_is_read():
@@ -142,11 +142,11 @@ async def test_the_loop_goes_on_while_a_page_is_read():
     async def long() -> bytes | None:
         return b"".join(b'y{number="%d"} 1\n' % number for number in range(4_000))
 
-    steps, house = 0, MetricsHost(long=long)
+    steps, metrics_host = 0, MetricsHost(long=long)
     async with trio.open_nursery() as nursery:
 
         async def scrape() -> None:
-            assert len(await house.lines("y")) == 4_000
+            assert len(await metrics_host.lines("y")) == 4_000
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(scrape)

@@ -34,11 +34,11 @@ class ProxyEnv:
     beta: Worker
     port: int
     stack: AsyncExitStack
-    browsers: list[HttpClient] = field(default_factory=list)
+    http_clients: list[HttpClient] = field(default_factory=list)
 
     async def connect(self) -> HttpClient:
         http_client = HttpClient(await trio.open_tcp_stream("127.0.0.1", self.port))
-        self.browsers.append(http_client)
+        self.http_clients.append(http_client)
         return http_client
 
     async def ask(self, data: bytes) -> Reply:
@@ -49,7 +49,7 @@ class ProxyEnv:
         return await self.muxd.leases.nth(index)
 
     def close(self) -> None:
-        for http_client in self.browsers:
+        for http_client in self.http_clients:
             http_client.close()
 
 
@@ -73,7 +73,7 @@ async def turning() -> AsyncIterator[Reactor]:
 
 
 @asynccontextmanager
-async def open_house(
+async def open_proxy_env(
     tmp_path: Path,
     *,
     granted: bool = True,

@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 
 from .http_client import CHAT, HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .worker import OK, OK_BODY, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
 BAD = {
@@ -219,7 +219,7 @@ async def strict(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
         "write_timeout": 0.3,
         "linger_timeout": 0.2,
     }
-    async with open_house(tmp_path, **times) as proxy_env:
+    async with open_proxy_env(tmp_path, **times) as proxy_env:
         yield proxy_env
 
 
@@ -263,7 +263,7 @@ async def test_a_body_in_drops_may_take_its_time(strict: ProxyEnv) -> None:
 
 @pytest.mark.parametrize("framed", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
 async def test_a_body_that_never_ends_is_cut_however_often_a_drop_comes(tmp_path: Path, framed: bytes) -> None:
-    async with open_house(tmp_path, body_timeout=0.2, body_rate=1000) as proxy_env:
+    async with open_proxy_env(tmp_path, body_timeout=0.2, body_rate=1000) as proxy_env:
         http_client = await proxy_env.connect()
         await http_client.send(b"POST %b HTTP/1.1\r\nHost: muxd.test\r\n%b" % (CHAT, framed))
 
@@ -344,7 +344,7 @@ async def test_a_head_of_60_kb_is_passed_on(proxy_env: ProxyEnv) -> None:
 
 
 async def test_bodies_over_buffer_memory_are_refused_and_memory_is_given_back(tmp_path: Path) -> None:
-    async with open_house(tmp_path, buffer_memory=250_000) as proxy_env:
+    async with open_proxy_env(tmp_path, buffer_memory=250_000) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         body = chat(pad="x" * 100_000)
         holders: list[HttpClient] = []
@@ -367,7 +367,7 @@ async def test_bodies_over_buffer_memory_are_refused_and_memory_is_given_back(tm
 
 
 async def test_over_max_clients_a_connection_is_refused(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_clients=2, fresh_for=inf) as proxy_env:
+    async with open_proxy_env(tmp_path, max_clients=2, fresh_for=inf) as proxy_env:
         first, _ = await proxy_env.connect(), await proxy_env.connect()
         refused = await (await proxy_env.connect()).reply()
         assert (refused.status, refused.code) == (503, "too_many_connections")
@@ -380,7 +380,7 @@ async def test_over_max_clients_a_connection_is_refused(tmp_path: Path) -> None:
 
 
 async def test_where_no_place_is_left_a_body_that_does_not_come_makes_room(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_clients=3, fresh_for=0.0) as proxy_env:
+    async with open_proxy_env(tmp_path, max_clients=3, fresh_for=0.0) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         served = await proxy_env.connect()
         await served.send(post(chat()))
@@ -398,7 +398,7 @@ async def test_where_no_place_is_left_a_body_that_does_not_come_makes_room(tmp_p
 
 
 async def test_places_are_refused_to_nobody_who_has_a_request_where_others_have_none(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_clients=20, fresh_for=0.0) as proxy_env:
+    async with open_proxy_env(tmp_path, max_clients=20, fresh_for=0.0) as proxy_env:
         for _ in range(100):
             await (await proxy_env.connect()).send(post(chat())[:-1])
             assert (await proxy_env.ask(get(b"/health"))).status == 200

@@ -11,7 +11,7 @@ from muxd.proxy.sockets import reactor
 from tests.soak.delivery import deliver
 
 from .http_client import CHAT, chat, post
-from .proxy_env import QUIET, open_house
+from .proxy_env import QUIET, open_proxy_env
 from .test_sending import LONG, answer_at_length, slow_reader, stuck
 
 
@@ -29,7 +29,7 @@ async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged
     tmp_path: Path, half: bool
 ) -> None:
     logs = tmp_path / "access"
-    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
         proxy_env.alpha.answer = answer_at_length
         http_client = await slow_reader(proxy_env)
         await http_client.send(post(chat()))
@@ -45,7 +45,7 @@ async def test_who_leaves_before_all_of_a_finished_answer_is_taken_is_not_logged
 
 async def test_a_slow_reader_that_takes_all_is_logged_once_it_has(tmp_path: Path) -> None:
     logs = tmp_path / "access"
-    async with open_house(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, access_log="json", access_log_dir=logs)) as proxy_env:
         records = proxy_env.proxy.dispatcher._recorder
         proxy_env.alpha.answer = answer_at_length
         http_client = await slow_reader(proxy_env)

@@ -15,7 +15,7 @@ from muxd.proxy.answers import Refusal
 from muxd.proxy.sockets.stream_formats import EVENTS
 
 from .http_client import chat, get, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .worker import OK, OK_BODY, answer_when_released
 
 SECRET, OTHER = "muxd-all", "muxd-beta-only"
@@ -38,7 +38,7 @@ def with_key(request: bytes, secret: str = SECRET) -> bytes:
 async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """A house with a key for everything, and one for beta alone, twice a minute."""
     keys = (key("all", SECRET, priority=2), key("some", OTHER, models=("beta",), requests_per_minute=2))
-    async with open_house(tmp_path, keys=keys) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
         proxy_env.muxd.grants["beta"] = proxy_env.beta.url
         yield proxy_env
 
@@ -137,7 +137,7 @@ async def test_what_cannot_be_read_is_refused_in_the_shape_of_the_route(proxy_en
 
 async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: Path) -> None:
     terms = {"upstream_name": "real/name", "set_params": {"temperature": 0.5}, "strip_params": ("seed",)}
-    async with open_house(tmp_path, model=terms) as proxy_env:
+    async with open_proxy_env(tmp_path, model=terms) as proxy_env:
         body = b'{"model": "alpha",  "seed": 7, "x": "\\u00e4", "temperature": 2}'
         assert (await proxy_env.ask(post(body, path=b"/v1/completions"))).raw == OK
         call = proxy_env.alpha.calls[0]
@@ -147,7 +147,7 @@ async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: 
 
 
 async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_tag_is_none(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"upstream_name": "real/name"}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"upstream_name": "real/name"}) as proxy_env:
         await proxy_env.ask(post(chat("alpha:ad1")))
         await proxy_env.ask(post(chat("alpha:latest"), path=b"/api/chat"))
         assert b'"real/name:ad1"' in proxy_env.alpha.calls[0].body
@@ -155,7 +155,7 @@ async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_t
 
 
 async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"args": ("--is-embedding",)}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"args": ("--is-embedding",)}) as proxy_env:
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code) == (400, "not_a_text_model")
         assert not proxy_env.alpha.calls
@@ -169,7 +169,7 @@ async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> No
 async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embeddings(
     tmp_path: Path, path: bytes
 ) -> None:
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         beta = proxy_env.muxd.models[1]
         body = msgspec.json.encode({"model": "beta", "input": "x", "prompt": "x", "text": "x"})
         beta["is_generation"] = True
@@ -188,7 +188,7 @@ async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embedd
 
 
 async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
-    async with open_house(
+    async with open_proxy_env(
         tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id", "x-trace-id"))
     ) as proxy_env:
         made = await proxy_env.ask(post(chat()))
@@ -207,7 +207,7 @@ async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
 )
 async def test_a_worker_sees_no_colon_but_an_adapters(tmp_path: Path, asked: str, told: str) -> None:
     """What follows one is an adapter to SGLang, whatever muxd knows by that name."""
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         proxy_env.muxd.settings["models"]["alpha"]["served_names"] += ["a:14b"]
         proxy_env.muxd.tell("reload")
         http_client = await proxy_env.connect()

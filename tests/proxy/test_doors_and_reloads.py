@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from .http_client import chat, get, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .test_dispatcher import bearer, key
 from .worker import OK
@@ -22,7 +22,7 @@ OLD, NEW = "muxd-old", "muxd-new"
 @pytest.fixture
 async def reached(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """Behind a socket as systemd passes it, which muxd knows nothing of: other machines reach it."""
-    async with open_house(tmp_path, keys=(key("old", OLD),), host="0.0.0.0") as proxy_env:
+    async with open_proxy_env(tmp_path, keys=(key("old", OLD),), host="0.0.0.0") as proxy_env:
         yield proxy_env
 
 
@@ -75,14 +75,14 @@ async def test_a_reload_that_says_so_opens_it(reached: ProxyEnv) -> None:
 
 
 async def test_a_reload_without_keys_opens_what_only_this_machine_reaches(tmp_path: Path) -> None:
-    async with open_house(tmp_path, keys=(key("old", OLD),)) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=(key("old", OLD),)) as proxy_env:
         assert await ask(proxy_env) == 401
         await reload(proxy_env, keys=[])
         assert await ask(proxy_env) == 200
 
 
 async def test_a_muxd_without_keys_that_is_found_later_does_not_open_it_either(tmp_path: Path) -> None:
-    async with open_house(tmp_path, keys=(key("old", OLD),), host="0.0.0.0", muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=(key("old", OLD),), host="0.0.0.0", muxd_up=False) as proxy_env:
         proxy_env.muxd.settings["keys"] = []
         async with proxy_env.muxd.running():
             with trio.fail_after(PATIENCE):
@@ -99,13 +99,13 @@ async def test_a_muxd_that_says_nothing_keeps_no_client_waiting(
     with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(PATIENCE):
         silent.bind(str(tmp_path / "muxd.sock"))
         silent.listen(10)
-        async with open_house(tmp_path, proxy=replace(QUIET), muxd_up=False) as proxy_env:
+        async with open_proxy_env(tmp_path, proxy=replace(QUIET), muxd_up=False) as proxy_env:
             assert (await proxy_env.ask(get(b"/health"))).json["muxd"] == "unreachable"
 
 
 async def test_who_may_ask_from_a_browser_follows_the_keys(tmp_path: Path) -> None:
     page = get(b"/health").replace(b"\r\n", b"\r\nOrigin: https://chat.example\r\n", 1)
-    async with open_house(tmp_path, proxy=replace(QUIET, hosts=())) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, hosts=())) as proxy_env:
         local = page.replace(b"muxd.test", b"localhost")
         assert (await proxy_env.ask(page)).code == "host_not_allowed"
         assert (await proxy_env.ask(local)).header(b"access-control-allow-origin") == b"*"

@@ -10,7 +10,7 @@ import trio
 from muxd.proxy.embedding import Embedding
 
 from .http_client import post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .worker import Call, chunk
 
 VECTORS = b'{"data":[{"embedding":[0.25],"index":0},{"embedding":[0.5],"index":1}],"usage":{"prompt_tokens":3}}'
@@ -68,7 +68,7 @@ async def test_the_next_request_goes_on_the_same_connection(proxy_env: ProxyEnv)
 
 async def test_a_models_settings_change_what_the_worker_is_told(tmp_path: Path) -> None:
     terms = {"upstream_name": "real/name", "set_params": {"user": "muxd"}, "strip_params": ("dimensions",)}
-    async with open_house(tmp_path, model=terms) as proxy_env:
+    async with open_proxy_env(tmp_path, model=terms) as proxy_env:
         says(proxy_env, whole(VECTORS))
         await embed(proxy_env, b'{"model": "alpha", "input": "a", "dimensions": 8}')
         assert msgspec.json.decode(proxy_env.alpha.calls[0].body) == {

@@ -10,7 +10,7 @@ import trio
 from muxd.proxy.proxied_request import REPLAY_MOST
 
 from .http_client import chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_when_released, event
 
@@ -26,14 +26,14 @@ async def test_a_request_waits_for_its_lease_and_goes_with_the_grant(proxy_env: 
 
 
 async def test_all_who_wait_go_with_one_grant(proxy_env: ProxyEnv) -> None:
-    browsers = [await proxy_env.connect() for _ in range(5)]
-    await browsers[0].send(post(chat("beta")))
+    http_clients = [await proxy_env.connect() for _ in range(5)]
+    await http_clients[0].send(post(chat("beta")))
     lease = await proxy_env.lease()
-    for http_client in browsers[1:]:
+    for http_client in http_clients[1:]:
         await http_client.send(post(chat("beta")))
     await lease.reports.until((0, 5))
     lease.grant(proxy_env.beta.url)
-    for http_client in browsers:
+    for http_client in http_clients:
         assert (await http_client.reply()).status == 200
     await lease.reports.until((0, 0))
     assert len(proxy_env.muxd.leases) == 1
@@ -216,7 +216,7 @@ async def test_when_muxd_ends_a_draining_lease_the_drain_is_over(proxy_env: Prox
 
 
 async def test_the_requests_of_a_lost_worker_are_told_why(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
+    async with open_proxy_env(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(padding="x" * REPLAY_MOST)))  # more than is kept for another worker
@@ -228,13 +228,13 @@ async def test_the_requests_of_a_lost_worker_are_told_why(tmp_path: Path) -> Non
 
 
 async def test_a_failed_lease_tells_all_who_wait(proxy_env: ProxyEnv) -> None:
-    browsers = [await proxy_env.connect() for _ in range(2)]
-    await browsers[0].send(post(chat("beta")))
+    http_clients = [await proxy_env.connect() for _ in range(2)]
+    await http_clients[0].send(post(chat("beta")))
     lease = await proxy_env.lease()
-    await browsers[1].send(post(chat("beta")))
+    await http_clients[1].send(post(chat("beta")))
     await lease.reports.until((0, 2))
     lease.fail("model_failed", "model beta failed: exited with status 1", 12.3)
-    for http_client in browsers:
+    for http_client in http_clients:
         reply = await http_client.reply()
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "model_failed", b"13")
         assert "exited with status 1" in reply.message
@@ -268,7 +268,7 @@ async def test_a_model_that_muxd_no_longer_has_is_not_found(proxy_env: ProxyEnv)
 @pytest.mark.parametrize(("eta", "retry_after"), [(40.0, b"40"), (299.0, b"60"), (1e6, b"60")])
 async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta: float, retry_after: bytes) -> None:
     """Clients with a bound of their own give up where they are to wait for longer."""
-    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
         http_client = await proxy_env.connect()
         await http_client.send(post(chat("beta")))
         lease = await proxy_env.lease()
@@ -281,7 +281,7 @@ async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta
 
 
 async def test_switch_timeout_ends_with_the_grant(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 0.2}) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         http_client = await proxy_env.connect()
         await http_client.send(post(chat()))
@@ -293,14 +293,14 @@ async def test_switch_timeout_ends_with_the_grant(tmp_path: Path) -> None:
 
 
 async def test_without_muxd_requests_are_told_to_try_again(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "muxd_unreachable", b"1")
         assert reply.message.endswith("; it is being restarted, or takes a `muxd start`")
 
 
 async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
         await life.enter_async_context(proxy_env.muxd.running())
         await _health(proxy_env, "connected")
         await proxy_env.ask(post(chat()))
@@ -321,7 +321,7 @@ async def test_when_muxd_dies_held_leases_go_on_and_who_waits_is_told(tmp_path: 
 
 async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_it(tmp_path: Path) -> None:
     async with (
-        open_house(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as proxy_env,
+        open_proxy_env(tmp_path, muxd_up=False, model={"concurrency_limit": 1}) as proxy_env,
         AsyncExitStack() as life,
     ):
         await life.enter_async_context(proxy_env.muxd.running())
@@ -339,7 +339,7 @@ async def test_when_muxd_dies_who_waits_for_a_place_at_a_worker_that_lives_gets_
 
 
 async def test_when_muxd_dies_while_a_lease_drains_the_drain_goes_on(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
         await life.enter_async_context(proxy_env.muxd.running())
         await _health(proxy_env, "connected")
         proxy_env.alpha.answer = answer_when_released

@@ -18,7 +18,7 @@ from muxd.http.server import ResponseWriter
 
 from .fake_muxd import FakeLease
 from .http_client import HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
@@ -60,7 +60,7 @@ async def metric(proxy_env: ProxyEnv, name: str) -> str:
 @pytest.fixture
 async def narrow(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """One request at a worker, the others wait."""
-    async with open_house(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
         yield proxy_env
 
 
@@ -134,41 +134,41 @@ def no_descriptor_left() -> Iterator[None]:
 
 async def crowd(proxy_env: ProxyEnv, body: bytes) -> tuple[list[HttpClient], FakeLease]:
     """More than calls can be nested."""
-    browsers = [await proxy_env.connect() for _ in range(250)]
-    for http_client in browsers:
+    http_clients = [await proxy_env.connect() for _ in range(250)]
+    for http_client in http_clients:
         await http_client.send(post(body))
     lease = await proxy_env.lease()
-    await lease.reports.until((0, len(browsers)))
-    return browsers, lease
+    await lease.reports.until((0, len(http_clients)))
+    return http_clients, lease
 
 
 async def test_a_crowd_that_finds_no_descriptor_waits_until_there_is_one(tmp_path: Path) -> None:
-    async with open_house(tmp_path, granted=False) as proxy_env:
-        browsers, lease = await crowd(proxy_env, chat())
+    async with open_proxy_env(tmp_path, granted=False) as proxy_env:
+        http_clients, lease = await crowd(proxy_env, chat())
         with no_descriptor_left():
             lease.grant(proxy_env.alpha.url)
             with trio.fail_after(PATIENCE):
                 while proxy_env.proxy.leases.of("alpha").progress_text() != "its worker was lost":
                     await trio.sleep(0.001)
-        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * len(browsers)
+        assert [(await http_client.reply()).raw for http_client in http_clients] == [OK] * len(http_clients)
 
 
 async def test_a_crowd_with_bodies_too_large_to_be_kept_is_refused_where_there_is_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muxd.proxy.proxied_request.REPLAY_MOST", 1000)
-    async with open_house(tmp_path, granted=False) as proxy_env:
-        browsers, lease = await crowd(proxy_env, chat(padding="x" * 1000))
+    async with open_proxy_env(tmp_path, granted=False) as proxy_env:
+        http_clients, lease = await crowd(proxy_env, chat(padding="x" * 1000))
         with no_descriptor_left():
             lease.grant(proxy_env.alpha.url)
             with trio.fail_after(PATIENCE):
                 while proxy_env.proxy.leases.of("alpha").figures()[1]:
                     await trio.sleep(0.001)
-        refused = [reply for http_client in browsers if (reply := await http_client.reply()).status != 200]
+        refused = [reply for http_client in http_clients if (reply := await http_client.reply()).status != 200]
         assert len(refused) > 200  # a connection that ends just then leaves its descriptor to one of them
         assert {(reply.status, reply.code) for reply in refused} == {(502, "worker_unreachable")}
         assert "too many open files" in refused[0].message
-        assert (await browsers[0].ask(post(chat()))).raw == OK
+        assert (await http_clients[0].ask(post(chat()))).raw == OK
 
 
 # Revocations
@@ -218,7 +218,7 @@ async def test_attempts_to_reach_a_worker_that_refuses_are_no_replays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muxd.proxy.leases._SUSPICION", 0.01)
-    async with open_house(tmp_path, model={"switch_timeout": 0.3}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 0.3}) as proxy_env:
         proxy_env.alpha.die()
         assert (await proxy_env.ask(post(chat()))).code == "worker_unreachable"
         assert await metric(proxy_env, "muxd_replays_total") in ("", "0.0")
@@ -299,17 +299,17 @@ async def test_a_report_that_did_not_reach_muxd_is_repeated_although_nothing_has
 
 async def test_only_so_many_idle_connections_to_a_worker_are_kept(tmp_path: Path) -> None:
     limits: dict[str, Any] = {"most_idle": 2}
-    async with open_house(tmp_path, **limits) as proxy_env:
+    async with open_proxy_env(tmp_path, **limits) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
-        browsers = [await proxy_env.connect() for _ in range(5)]
-        for http_client in browsers:
+        http_clients = [await proxy_env.connect() for _ in range(5)]
+        for http_client in http_clients:
             await http_client.send(post(chat()))
         await proxy_env.alpha.calls.nth(4)
         for call in proxy_env.alpha.calls:
             call.released.set()
-        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * 5
+        assert [(await http_client.reply()).raw for http_client in http_clients] == [OK] * 5
         await proxy_env.alpha.ended.nth(2)
         proxy_env.alpha.answer = answer_ok
-        for http_client in browsers:
+        for http_client in http_clients:
             assert (await http_client.ask(post(chat()))).raw == OK
         assert (proxy_env.alpha.connections, len(proxy_env.alpha.ended)) == (5, 3)

@@ -12,7 +12,7 @@ from muxd.http.request import RequestParser
 from muxd.proxy.sockets.reframing import ChunkDecoder
 
 from .http_client import CHAT, HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import SSE_HEAD, Call, chunk, event
 
@@ -97,7 +97,7 @@ async def test_nothing_stays_of_an_answer_that_was_framed_anew(proxy_env: ProxyE
 
 async def test_a_body_counts_until_its_worker_has_taken_it_though_the_answer_has_begun(tmp_path: Path) -> None:
     large = {"max_body": 32 << 20, "buffer_memory": 64 << 20}
-    async with open_house(tmp_path, **large) as proxy_env:
+    async with open_proxy_env(tmp_path, **large) as proxy_env:
         with trio.socket.socket() as listener:
             listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await listener.bind(("127.0.0.1", 0))

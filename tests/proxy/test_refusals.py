@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from .http_client import CHAT, HttpClient, Reply, chat, get, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .test_dispatcher import bearer, key
 from .worker import OK, answer_when_released
@@ -71,7 +71,7 @@ REFUSED: dict[str, tuple[bytes, int, str, str, dict[str, Any]]] = {
 async def test_a_request_that_is_refused_early_is_named_counted_and_logged(
     tmp_path: Path, data: bytes, status: int, code: str, id: str, limits: dict[str, Any]
 ) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), **limits) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path), **limits) as proxy_env:
         reply = await proxy_env.ask(data)
         assert (reply.status, reply.code) == (status, code)
         assert await rejections(proxy_env, code) == 1.0
@@ -90,7 +90,7 @@ def assert_told(reply: Reply, line: dict[str, Any]) -> None:
 
 
 async def test_a_connection_too_many_is_named_counted_and_logged(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), max_clients=1) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path), max_clients=1) as proxy_env:
         first = await proxy_env.connect()
         assert (await first.ask(get(b"/health"))).status == 200
         reply = await (await proxy_env.connect()).reply()
@@ -100,7 +100,7 @@ async def test_a_connection_too_many_is_named_counted_and_logged(tmp_path: Path)
 
 
 async def test_without_headers_for_it_a_refusal_has_no_request_id(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=())) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path, request_id_headers=())) as proxy_env:
         assert (await proxy_env.ask(b"hello\r\n\r\n")).header(b"x-request-id") is None
 
 
@@ -128,7 +128,7 @@ ANSWERED_HERE = {
 async def test_the_size_of_the_proxys_own_answers_is_logged(
     tmp_path: Path, data: bytes, id_headers: tuple[str, ...]
 ) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path, request_id_headers=id_headers)) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path, request_id_headers=id_headers)) as proxy_env:
         http_client = await proxy_env.connect()
         await http_client.send(data)
         reply = await http_client.reply(to_head=data.startswith(b"HEAD"))
@@ -138,7 +138,7 @@ async def test_the_size_of_the_proxys_own_answers_is_logged(
 @with_and_without_ids
 async def test_the_size_of_a_refusal_after_a_wait_is_logged(tmp_path: Path, id_headers: tuple[str, ...]) -> None:
     settings = talkative(tmp_path, request_id_headers=id_headers)
-    async with open_house(tmp_path, **settings, model={"switch_timeout": 0.1}) as proxy_env:
+    async with open_proxy_env(tmp_path, **settings, model={"switch_timeout": 0.1}) as proxy_env:
         reply = await proxy_env.ask(post(chat("beta")))
         assert reply.code == "switch_timeout"
     assert [line["response_bytes"] for line in logged(tmp_path)] == [len(reply.raw)]
@@ -164,7 +164,7 @@ async def test_a_password_in_a_target_is_not_logged(
     tmp_path: Path, data: bytes, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
-    async with open_house(tmp_path, **talkative(tmp_path, access_log=form), **TIMES) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path, access_log=form), **TIMES) as proxy_env:
         await proxy_env.ask(data)
     (file,) = (tmp_path / "access").iterdir()
     text = file.read_text()
@@ -177,7 +177,7 @@ async def test_a_password_in_a_target_is_not_logged(
 
 @pytest.fixture
 async def locked(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
-    async with open_house(tmp_path, keys=KEYS) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=KEYS) as proxy_env:
         yield proxy_env
 
 
@@ -194,7 +194,7 @@ WITHOUT_A_KEY = {
 
 @pytest.mark.parametrize("data", WITHOUT_A_KEY.values(), ids=WITHOUT_A_KEY)
 async def test_who_has_no_key_is_refused_before_the_body_comes(tmp_path: Path, data: bytes) -> None:
-    async with open_house(tmp_path, **talkative(tmp_path), keys=KEYS) as proxy_env:
+    async with open_proxy_env(tmp_path, **talkative(tmp_path), keys=KEYS) as proxy_env:
         http_client = await proxy_env.connect()
         reply = await http_client.ask(data)
         assert (reply.status, reply.code, reply.header(b"connection")) == (401, "invalid_api_key", b"close")
@@ -233,7 +233,7 @@ async def test_a_body_to_an_open_route_needs_no_key(locked: ProxyEnv) -> None:
 
 async def test_a_request_in_pieces_counts_once_against_its_keys_rate(tmp_path: Path) -> None:
     keys = (key("some", SECRET, requests_per_minute=2),)
-    async with open_house(tmp_path, keys=keys) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
         for left in (b"1", b"0"):
             http_client, body = await proxy_env.connect(), chat()
             await http_client.send(post(body, bearer(SECRET) + b"Expect: 100-continue\r\n").removesuffix(body))
@@ -252,7 +252,7 @@ BIG = b"X: " + b"x" * 60_000 + b"\r\n"
 async def small(tmp_path: Path) -> AsyncIterator[ProxyEnv]:
     """Room for two heads of 60 KB."""
     limits: dict[str, Any] = {"head_memory": 150_000}
-    async with open_house(tmp_path, granted=False, **limits) as proxy_env:
+    async with open_proxy_env(tmp_path, granted=False, **limits) as proxy_env:
         yield proxy_env
 
 
@@ -264,33 +264,33 @@ async def held(proxy_env: ProxyEnv, heads: int) -> None:
 
 
 async def test_big_halves_of_heads_are_refused_beyond_head_memory_and_counted(small: ProxyEnv) -> None:
-    browsers = [await small.connect() for _ in range(3)]
-    for number, http_client in enumerate(browsers[:2], 1):
+    http_clients = [await small.connect() for _ in range(3)]
+    for number, http_client in enumerate(http_clients[:2], 1):
         await http_client.send(get(b"/health")[:-2] + BIG)
         await held(small, number)
-    reply = await browsers[2].ask(get(b"/health")[:-2] + BIG)
+    reply = await http_clients[2].ask(get(b"/health")[:-2] + BIG)
     assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "buffer_memory_exhausted", b"1")
-    await browsers[2].closed()
+    await http_clients[2].closed()
     assert await rejections(small, "buffer_memory_exhausted") == 1.0
-    await browsers[0].send(b"\r\n")
-    assert (await browsers[0].reply()).status == 200
-    browsers[1].close()
+    await http_clients[0].send(b"\r\n")
+    assert (await http_clients[0].reply()).status == 200
+    http_clients[1].close()
     await held(small, 0)
     assert small.proxy.front.heads == 0
 
 
 async def test_requests_with_big_heads_that_wait_are_bounded_too_and_give_the_memory_back(small: ProxyEnv) -> None:
-    browsers = [await small.connect() for _ in range(2)]
-    for number, http_client in enumerate(browsers, 1):
+    http_clients = [await small.connect() for _ in range(2)]
+    for number, http_client in enumerate(http_clients, 1):
         await http_client.send(post(chat(), BIG))
         await held(small, number)
     assert (await small.ask(post(chat(), BIG))).code == "buffer_memory_exhausted"
     assert (await small.ask(get(b"/health"))).status == 200  # small ones are not worth counting
-    browsers[0].close()
+    http_clients[0].close()
     await held(small, 1)
     small.alpha.answer = answer_when_released
     (await small.lease()).grant(small.alpha.url)
     (await small.alpha.calls.nth(0)).released.set()
-    assert (await browsers[1].reply()).raw == OK
+    assert (await http_clients[1].reply()).raw == OK
     await held(small, 0)
     assert small.proxy.front.heads == 0

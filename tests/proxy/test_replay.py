@@ -13,7 +13,7 @@ from muxd.proxy.proxied_request import REPLAY_MOST
 
 from .fake_muxd import FakeLease
 from .http_client import chat, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .worker import OK, SSE_HEAD, Call, Worker, answer_ok, answer_when_released, event
 
 END = b"0\r\n\r\n"
@@ -91,7 +91,7 @@ async def test_a_worker_that_refuses_is_waited_for(proxy_env: ProxyEnv) -> None:
 
 
 async def test_a_worker_that_refuses_for_too_long_is_named(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"switch_timeout": 0.6}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 0.6}) as proxy_env:
         proxy_env.alpha.die()
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code) == (502, "worker_unreachable")
@@ -115,7 +115,7 @@ async def test_after_two_deaths_a_request_is_named_and_given_up(
 
 
 async def test_the_named_request_has_the_clients_own_id(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id",))) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id",))) as proxy_env:
         proxy_env.alpha.answer = die
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(), b"X-Request-Id: the-poisonous-one\r\n"))
@@ -125,7 +125,7 @@ async def test_the_named_request_has_the_clients_own_id(tmp_path: Path) -> None:
 
 
 async def test_a_large_body_is_not_kept_for_another_worker(tmp_path: Path) -> None:
-    async with open_house(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
+    async with open_proxy_env(tmp_path, max_body=2 * REPLAY_MOST) as proxy_env:
         proxy_env.alpha.answer = die
         reply = await proxy_env.ask(post(chat(padding="x" * REPLAY_MOST)))
         assert (reply.status, reply.code) == (502, "worker_died")
@@ -193,7 +193,7 @@ async def test_a_client_that_leaves_while_it_is_held_is_forgotten(proxy_env: Pro
 
 async def test_muxd_that_goes_with_its_workers_and_comes_back_loses_nothing(tmp_path: Path) -> None:
     """As when systemd kills the whole unit and starts it again."""
-    async with open_house(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env, AsyncExitStack() as life:
         await life.enter_async_context(proxy_env.muxd.running())
         proxy_env.alpha.answer = answer_when_released
         http_client = await proxy_env.connect()

@@ -6,9 +6,10 @@ import pytest
 import trio
 
 from muxd.config.names import few
+from tests.proxy.nameless import NAMELESS
 
 from .http_client import chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 
 GENERATE = (
@@ -48,21 +49,7 @@ async def test_a_wrong_method_is_told_the_right_one(
     assert (reply.status, reply.code, reply.header(b"allow")) == (405, "method_not_allowed", allowed)
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        (b"", "invalid_json"),
-        (b'{"model": "alpha", ', "invalid_json"),
-        (b'{"model": "alpha"} x', "invalid_json"),
-        (b'{"model": "\xff"}', "invalid_json"),
-        (b"[1]", "invalid_model"),
-        (b'"alpha"', "invalid_model"),
-        (b"{}", "invalid_model"),
-        (b'{"model": null}', "invalid_model"),
-        (b'{"model": 7}', "invalid_model"),
-        (b'{"model": "alpha", "x": ' + b"[" * 100_000, "invalid_json"),
-    ],
-)
+@pytest.mark.parametrize(("body", "code"), NAMELESS)
 async def test_a_body_that_names_no_model_is_a_bad_request(proxy_env: ProxyEnv, body: bytes, code: str) -> None:
     reply = await proxy_env.ask(post(body))
     assert (reply.status, reply.code) == (400, code)
@@ -119,7 +106,7 @@ async def test_one_model_is_shown_by_any_of_its_names(proxy_env: ProxyEnv, asked
 
 @pytest.mark.parametrize("args", [("--tp", "2", "--context-length", "32768"), ("--context-length=32768",)])
 async def test_how_long_a_text_may_be_is_listed_where_the_flags_say(tmp_path: Path, args: tuple[str, ...]) -> None:
-    async with open_house(tmp_path, model={"args": args}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"args": args}) as proxy_env:
         http_client = await proxy_env.connect()
         assert (await http_client.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 32768
 
@@ -127,7 +114,7 @@ async def test_how_long_a_text_may_be_is_listed_where_the_flags_say(tmp_path: Pa
 async def test_how_long_a_text_may_be_is_listed_where_the_worker_said_so_and_remembered_without_muxd(
     tmp_path: Path,
 ) -> None:
-    async with open_house(tmp_path, model={"args": ("--context-length=8",)}, muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"args": ("--context-length=8",)}, muxd_up=False) as proxy_env:
         http_client = await proxy_env.connect()
         assert (await http_client.ask(get(b"/v1/models/beta"))).json["max_model_len"] == 8
         proxy_env.muxd.models[1]["max_model_len"] = 4096
@@ -184,7 +171,7 @@ async def test_health_tells_the_active_model(proxy_env: ProxyEnv) -> None:
 
 
 async def test_without_muxd_health_is_degraded_and_the_configured_models_are_still_listed(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         health = await proxy_env.ask(get(b"/health"))
         assert (health.status, health.json) == (
             200,
@@ -195,7 +182,7 @@ async def test_without_muxd_health_is_degraded_and_the_configured_models_are_sti
 
 
 async def test_what_a_muxd_that_is_gone_said_of_a_model_is_not_said_on(tmp_path: Path) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         async with proxy_env.muxd.running():
             proxy_env.muxd.set_state("alpha", "ready")
             await _states(proxy_env, {"ready", "unloaded"})

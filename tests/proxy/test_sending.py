@@ -15,7 +15,7 @@ from muxd.proxy.sockets.reactor import Reactor
 from muxd.proxy.sockets.upstream import UpstreamLoss
 
 from .http_client import HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, event
 
@@ -34,7 +34,7 @@ async def slow_reader(proxy_env: ProxyEnv) -> HttpClient:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     await sock.connect(("127.0.0.1", proxy_env.port))
     http_client = HttpClient(trio.SocketStream(sock))
-    proxy_env.browsers.append(http_client)
+    proxy_env.http_clients.append(http_client)
     assert (await http_client.ask(get(b"/health"))).status == 200
     for handler in proxy_env.proxy.front.reactor.handlers():
         if isinstance(handler, ClientConnection) and handler.sock.getpeername() == sock.getsockname():
@@ -191,7 +191,7 @@ async def test_a_slow_reader_that_has_read_all_of_it_asks_again_on_the_same_conn
 
 
 async def test_the_idle_timeout_runs_once_a_slow_reader_has_read_its_answer(tmp_path: Path) -> None:
-    async with open_house(tmp_path, idle_timeout=0.2) as proxy_env:
+    async with open_proxy_env(tmp_path, idle_timeout=0.2) as proxy_env:
         proxy_env.alpha.answer = answer_at_length
         http_client = await slow_reader(proxy_env)
         await http_client.send(post(chat()))
@@ -201,7 +201,7 @@ async def test_the_idle_timeout_runs_once_a_slow_reader_has_read_its_answer(tmp_
 
 
 async def test_a_slow_reader_that_stops_before_a_last_answers_end_is_given_up(tmp_path: Path) -> None:
-    async with open_house(tmp_path, write_timeout=0.2) as proxy_env:
+    async with open_proxy_env(tmp_path, write_timeout=0.2) as proxy_env:
         proxy_env.alpha.answer = answer_at_length
         http_client = await slow_reader(proxy_env)
         await http_client.send(post(chat(), b"Connection: close\r\n"))

@@ -14,7 +14,7 @@ from muxd.ports import CannotListen, listen_at
 
 from .fake_muxd import FakeMuxd
 from .http_client import HttpClient, chat, get, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, OK_BODY, SSE_HEAD, Call, Worker, answer_when_released, event
 
@@ -54,7 +54,7 @@ async def silent(proxy_env: ProxyEnv) -> HttpClient:
     """Accepted, and nothing said yet: its request may be under way."""
     http_client = await proxy_env.connect()
     with trio.fail_after(PATIENCE):
-        while proxy_env.proxy.front.clients < len(proxy_env.browsers):
+        while proxy_env.proxy.front.clients < len(proxy_env.http_clients):
             await trio.sleep(0.001)
     return http_client
 
@@ -133,7 +133,7 @@ async def test_a_client_that_does_not_read_its_last_words_holds_nothing_up(tmp_p
         await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n" + b"x" * 20_000_000)
         await call.gone.wait()
 
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         proxy_env.alpha.answer = flood
         http_client = await proxy_env.connect()
         await http_client.send(post(chat()))

@@ -10,7 +10,7 @@ import trio
 
 from .fake_muxd import FakeLease
 from .http_client import HttpClient, chat, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .test_replay import END, revoked
 from .worker import OK, SSE_HEAD, Call, chunk
@@ -120,7 +120,7 @@ async def test_a_client_that_shuts_its_side_gets_no_comment_between_lines(proxy_
 
 async def test_one_that_is_held_gets_no_comment_which_is_no_line(tmp_path: Path) -> None:
     """A route that streams events, and a worker that answers with lines."""
-    async with open_house(tmp_path, proxy=replace(QUIET, comment_interval=0.1)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, comment_interval=0.1)) as proxy_env:
         http_client, lease = await held(proxy_env, asked=post(chat(stream=True)))
         with trio.move_on_after(0.3):
             await http_client.rest()

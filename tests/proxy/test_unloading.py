@@ -9,7 +9,7 @@ import trio
 from muxd.proxy.grant import Grant
 
 from .http_client import chat, post
-from .proxy_env import ProxyEnv, open_house
+from .proxy_env import ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, answer_when_released
 
@@ -25,13 +25,13 @@ async def busy(proxy_env: ProxyEnv, count: int, then: bytes = b"") -> None:
     """So many requests at once; muxd hears of each one's beginning.  `then` is asked while the first is in flight."""
     proxy_env.alpha.answer = answer_when_released
     lease, first = await proxy_env.lease(), len(proxy_env.alpha.calls)
-    browsers = [await proxy_env.connect() for _ in range(count)]
-    for number, http_client in enumerate(browsers):
+    http_clients = [await proxy_env.connect() for _ in range(count)]
+    for number, http_client in enumerate(http_clients):
         await http_client.send(post(chat()))
         await lease.reports.until((number + 1, 0))
         if then and number == 0:
             await unload(proxy_env, then)
-    for number, http_client in enumerate(browsers):
+    for number, http_client in enumerate(http_clients):
         (await proxy_env.alpha.calls.nth(first + number)).released.set()
         assert (await http_client.reply()).raw == OK
     await lease.reports.until((0, 0))
@@ -106,7 +106,7 @@ async def test_a_word_that_came_with_the_end_of_its_lease_does_not_keep_later_on
 async def test_without_muxd_the_client_is_answered_and_the_log_says_what_was_not_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_house(tmp_path, muxd_up=False) as proxy_env:
+    async with open_proxy_env(tmp_path, muxd_up=False) as proxy_env:
         await unload(proxy_env)
         await unload(proxy_env)
     assert "muxd could not be told that a client lets alpha go" in caplog.text

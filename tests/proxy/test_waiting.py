@@ -11,7 +11,7 @@ from muxd.config.schema import Key
 from muxd.proxy.refusals import progress_text
 
 from .http_client import CHAT, HttpClient, chat, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, OK_BODY, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
@@ -41,7 +41,7 @@ def test_what_is_left_is_never_said_to_be_nothing() -> None:
 
 
 async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         http_client = await waiting(proxy_env)
         head, _, comments = bytes(http_client.buffer).partition(b"\r\n\r\n")
         assert b"content-type: text/event-stream" in head
@@ -61,7 +61,7 @@ async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(t
 
 
 async def test_the_worker_is_not_asked_to_compress_what_has_begun_plainly(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         http_client = await proxy_env.connect()
         await http_client.send(post(chat("beta", stream=True), b"Accept-Encoding: gzip\r\n"))
         await http_client.until(b": muxd: ")
@@ -75,7 +75,7 @@ async def test_a_worker_that_refuses_after_comments_tells_why_in_an_event(tmp_pa
     async def refuse(call: Call) -> None:
         await call.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(refusal) + refusal)
 
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         http_client = await waiting(proxy_env)
         proxy_env.beta.answer = refuse
         (await proxy_env.lease()).grant(proxy_env.beta.url)
@@ -84,7 +84,7 @@ async def test_a_worker_that_refuses_after_comments_tells_why_in_an_event(tmp_pa
 
 
 async def test_who_waits_in_vain_after_comments_gets_an_error_event_and_an_unclean_end(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE, model={"switch_timeout": 0.5}) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE, model={"switch_timeout": 0.5}) as proxy_env:
         http_client = await waiting(proxy_env)
         rest = await http_client.rest()
         assert b'event: error\ndata: {"type":"error"' in rest
@@ -98,7 +98,7 @@ async def test_a_worker_that_dies_after_comments_is_told_between_two_events(tmp_
         await call.released.wait()
         return False
 
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         http_client = await waiting(proxy_env)
         proxy_env.beta.answer = die
         (await proxy_env.lease()).grant(proxy_env.beta.url)
@@ -119,7 +119,7 @@ async def test_a_worker_that_dies_after_comments_is_told_between_two_events(tmp_
     ids=["not streamed", "HTTP/1.0", "Ollama"],
 )
 async def test_who_does_not_read_events_gets_no_comments(tmp_path: Path, request_: bytes) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         talkative, silent = await proxy_env.connect(), await proxy_env.connect()
         await silent.send(request_)
         await talkative.send(post(chat("beta", stream=True)))
@@ -138,7 +138,7 @@ async def silent_at_first(call: Call) -> None:
 
 
 async def test_who_streams_is_told_that_its_worker_has_given_nothing_yet(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         proxy_env.alpha.answer = silent_at_first
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(stream=True), b"Accept-Encoding: gzip\r\n"))
@@ -162,7 +162,7 @@ async def test_a_worker_that_sends_its_head_at_once_has_comments_put_behind_it(t
         await call.send(event("1"))
         await call.gone.wait()
 
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         proxy_env.alpha.answer = head_first
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(stream=True)))
@@ -183,7 +183,7 @@ async def test_a_worker_that_refuses_after_its_own_silence_tells_why_in_an_event
         await call.released.wait()
         await call.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(refusal) + refusal)
 
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         proxy_env.alpha.answer = refuse
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(stream=True)))
@@ -211,7 +211,7 @@ async def test_who_cannot_bear_comments_gets_none_and_the_workers_own_head(
     tmp_path: Path, keys: tuple[Key, ...], headers: bytes, model: str
 ) -> None:
     talkative_key = Key("talk", sha256(b"other").hexdigest())
-    async with open_house(tmp_path, proxy=TALKATIVE, keys=(*keys, talkative_key) if keys else ()) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE, keys=(*keys, talkative_key) if keys else ()) as proxy_env:
         proxy_env.alpha.answer = proxy_env.beta.answer = silent_at_first
         silent, talkative = await proxy_env.connect(), await proxy_env.connect()
         await silent.send(post(chat(model, stream=True), headers))
@@ -230,7 +230,7 @@ async def test_who_cannot_bear_comments_gets_none_and_the_workers_own_head(
 async def test_who_cannot_bear_comments_and_has_finished_sending_is_asked_nothing_within_its_stream(
     tmp_path: Path,
 ) -> None:
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         proxy_env.alpha.answer = stream
         http_client = await proxy_env.connect()
         await http_client.send(post(chat(stream=True), b"x-muxd-comments: off\r\n"))
@@ -241,17 +241,17 @@ async def test_who_cannot_bear_comments_and_has_finished_sending_is_asked_nothin
 
 
 async def test_comments_stop_when_the_client_leaves(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         http_client = await waiting(proxy_env)
         http_client.close()
         await (await proxy_env.lease()).reports.until((0, 0))
 
 
 async def test_no_more_are_at_a_worker_than_concurrency_limit_says(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"concurrency_limit": 2}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"concurrency_limit": 2}) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
-        browsers = [await proxy_env.connect() for _ in range(4)]
-        for http_client in browsers:
+        http_clients = [await proxy_env.connect() for _ in range(4)]
+        for http_client in http_clients:
             await http_client.send(post(chat()))
         await proxy_env.alpha.calls.nth(1)
         await (await proxy_env.lease()).reports.until((4, 0))  # to muxd all of it is the worker's work
@@ -261,11 +261,11 @@ async def test_no_more_are_at_a_worker_than_concurrency_limit_says(tmp_path: Pat
         for index in (1, 2):
             proxy_env.alpha.calls[index].released.set()
         (await proxy_env.alpha.calls.nth(3)).released.set()
-        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * 4
+        assert [(await http_client.reply()).raw for http_client in http_clients] == [OK] * 4
 
 
 async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"queue_limit": 1}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"queue_limit": 1}) as proxy_env:
         first = await proxy_env.connect()
         await first.send(post(chat("beta")))
         lease = await proxy_env.lease()
@@ -281,7 +281,7 @@ async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
 
 
 async def test_who_waits_for_a_place_is_told_so_at_the_end(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"concurrency_limit": 1, "switch_timeout": 0.3}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"concurrency_limit": 1, "switch_timeout": 0.3}) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         first = await proxy_env.connect()
         await first.send(post(chat()))
@@ -294,10 +294,10 @@ async def test_who_waits_for_a_place_is_told_so_at_the_end(tmp_path: Path) -> No
 
 
 async def test_a_limit_that_a_reload_lifts_lets_them_in(tmp_path: Path) -> None:
-    async with open_house(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
-        browsers = [await proxy_env.connect() for _ in range(3)]
-        for http_client in browsers:
+        http_clients = [await proxy_env.connect() for _ in range(3)]
+        for http_client in http_clients:
             await http_client.send(post(chat()))
         await (await proxy_env.lease()).reports.until((3, 0))
         for model in proxy_env.muxd.settings["models"].values():
@@ -306,7 +306,7 @@ async def test_a_limit_that_a_reload_lifts_lets_them_in(tmp_path: Path) -> None:
         await proxy_env.alpha.calls.nth(2)
         for call in proxy_env.alpha.calls:
             call.released.set()
-        assert [(await http_client.reply()).raw for http_client in browsers] == [OK] * 3
+        assert [(await http_client.reply()).raw for http_client in http_clients] == [OK] * 3
 
 
 async def test_no_comment_is_said_by_default_before_five_seconds(proxy_env: ProxyEnv) -> None:
@@ -322,7 +322,7 @@ async def test_no_comment_is_said_by_default_before_five_seconds(proxy_env: Prox
 
 
 async def test_what_was_said_of_an_earlier_wait_is_not_said_of_the_next(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=TALKATIVE) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
         proxy_env.beta.answer = answer_when_released
         first = await waiting(proxy_env)
         lease = await proxy_env.lease()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from .http_client import chat, post
-from .proxy_env import QUIET, ProxyEnv, open_house
+from .proxy_env import QUIET, ProxyEnv, open_proxy_env
 from .record import PATIENCE
 from .worker import OK, SSE_HEAD, Call, answer_ok, answer_when_released, chunk, event
 
@@ -65,7 +65,7 @@ async def test_a_worker_that_sends_unasked_for_data_is_not_used_again(proxy_env:
 
 
 async def test_a_worker_that_does_not_answer_in_time(tmp_path: Path) -> None:
-    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         reply = await proxy_env.ask(post(chat()))
         assert (reply.status, reply.code) == (504, "upstream_timeout")
@@ -79,7 +79,7 @@ async def test_the_upstream_timeout_ends_with_the_first_byte(tmp_path: Path) -> 
             await call.gone.wait()
         await call.send(event("1") + b"0\r\n\r\n")
 
-    async with open_house(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(QUIET, upstream_timeout=0.1)) as proxy_env:
         proxy_env.alpha.answer = slow
         assert (await proxy_env.ask(post(chat()))).body == event("1") + b"0\r\n\r\n"
 
@@ -202,7 +202,7 @@ async def test_an_answer_before_the_whole_request_was_sent_is_passed_on(tmp_path
     """A worker may refuse a large body without reading it."""
     refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno\n"
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(socket.create_server(("127.0.0.1", 0))))
-    async with open_house(tmp_path, max_body=1 << 26, buffer_memory=1 << 27) as proxy_env, listener:
+    async with open_proxy_env(tmp_path, max_body=1 << 26, buffer_memory=1 << 27) as proxy_env, listener:
         proxy_env.muxd.grants["beta"] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
         http_client = await proxy_env.connect()
         await http_client.send(post(chat("beta", pad="x" * 30_000_000)))  # more than the kernel's buffers hold
@@ -231,7 +231,7 @@ async def test_a_worker_on_a_listening_socket_that_never_accepts_is_given_up(
     for filler in fillers:
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
-    async with open_house(tmp_path, model={"switch_timeout": 0.5}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 0.5}) as proxy_env:
         proxy_env.muxd.grants["beta"] = f"http://127.0.0.1:{full.getsockname()[1]}"
         reply = await proxy_env.ask(post(chat("beta")))
         assert (reply.status, reply.code) == (502, "worker_unreachable")

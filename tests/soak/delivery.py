@@ -18,7 +18,7 @@ import trio
 from muxd.proxy.proxied_request import RequestTimeouts
 from muxd.proxy.sockets import reactor
 from tests.proxy.http_client import HttpClient, chat, post
-from tests.proxy.proxy_env import QUIET, ProxyEnv, open_house
+from tests.proxy.proxy_env import QUIET, ProxyEnv, open_proxy_env
 from tests.proxy.worker import OK, SSE_HEAD, Call, event
 
 _END = b"0\r\n\r\n"
@@ -66,20 +66,22 @@ async def _answer(call: Call) -> None:
     await call.send(parts[-1] + _END)
 
 
-async def _ask(house: ProxyEnv, browser: HttpClient, number: int, draw: random.Random, tally: Tally) -> HttpClient:
+async def _ask(
+    proxy_env: ProxyEnv, http_client: HttpClient, number: int, draw: random.Random, tally: Tally
+) -> HttpClient:
     """One exchange; the connection for the next."""
     streams, tokens, last = draw.random() < 0.8, draw.randint(1, 5), draw.random() < 0.2
     id = f"exchange-{number}"
     headers = b"x-request-id: %b\r\n" % id.encode() + (b"connection: close\r\n" if last else b"")
     body = chat("alpha", stream=streams, max_tokens=tokens, seed=number)
-    await browser.send(post(body, headers))
+    await http_client.send(post(body, headers))
     try:
-        reply = await browser.reply()
-        raw = reply.raw + (await browser.rest() if last else b"")
+        reply = await http_client.reply()
+        raw = reply.raw + (await http_client.rest() if last else b"")
     except AssertionError as error:
         tally.problems.append(f"{id}: {str(error)[:300]}")
-        browser.close()
-        return await house.connect()
+        http_client.close()
+        return await proxy_env.connect()
     whole = (
         raw.endswith(_END) and all(event(str(n))[4:-2] in raw for n in range(tokens)) if streams else OK[-20:] in raw
     )
@@ -88,9 +90,9 @@ async def _ask(house: ProxyEnv, browser: HttpClient, number: int, draw: random.R
     tally.got[id] = len(raw)
     tally.commented += b": muxd: " in raw
     if last:
-        browser.close()
-        house.browsers.remove(browser)
-    return await house.connect() if last else browser
+        http_client.close()
+        proxy_env.http_clients.remove(http_client)
+    return await proxy_env.connect() if last else http_client
 
 
 async def deliver(folder: Path, exchanges: int, seed: int = 1) -> Tally:
@@ -99,17 +101,19 @@ async def deliver(folder: Path, exchanges: int, seed: int = 1) -> Tally:
     logs = folder / "access"
     proxy = replace(QUIET, access_log="json", access_log_dir=logs, request_id_headers=("x-request-id",))
 
-    async def client(house: ProxyEnv, draw: random.Random) -> None:
-        browser = await house.connect()
+    async def client(proxy_env: ProxyEnv, draw: random.Random) -> None:
+        http_client = await proxy_env.connect()
         for number in numbers:
-            browser = await _ask(house, browser, number, draw, tally)
+            http_client = await _ask(proxy_env, http_client, number, draw, tally)
 
-    async with open_house(folder, proxy=proxy, model={"concurrency_limit": 4}) as house:
-        house.proxy.dispatcher._pace = RequestTimeouts(comment_interval=0.001)  # a configuration has at least 100 ms
-        house.alpha.answer = _answer
+    async with open_proxy_env(folder, proxy=proxy, model={"concurrency_limit": 4}) as proxy_env:
+        proxy_env.proxy.dispatcher._pace = RequestTimeouts(
+            comment_interval=0.001
+        )  # a configuration has at least 100 ms
+        proxy_env.alpha.answer = _answer
         async with trio.open_nursery() as nursery:
             for index in range(_CLIENTS):
-                nursery.start_soon(client, house, random.Random(seed * 1000 + index))
+                nursery.start_soon(client, proxy_env, random.Random(seed * 1000 + index))
     tally.lines = [msgspec.json.decode(line) for file in logs.iterdir() for line in file.read_bytes().splitlines()]
     return tally
 

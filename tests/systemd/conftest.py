@@ -55,7 +55,7 @@ def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterat
 
 
 @pytest.fixture
-def house(installed: BootedHost) -> BootedHost:
+def booted(installed: BootedHost) -> BootedHost:
     """The installed one with everything up and nothing loaded."""
     installed.begin_anew()
     return installed

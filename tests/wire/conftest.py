@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from .recorder import Recorder
-from .wire_env import WireEnv, WireUpstream, open_house, open_site
+from .wire_env import WireEnv, WireModel, open_wire_env, open_wire_model
 
 
 @pytest.fixture(scope="module")
@@ -14,22 +14,22 @@ def proxy_keys() -> str:
 
 @pytest.fixture(scope="module")
 def wire_env(tmp_path_factory: pytest.TempPathFactory, proxy_keys: str) -> Iterator[WireEnv]:
-    with open_site(tmp_path_factory.mktemp("site"), proxy_keys) as wire_env:
+    with open_wire_env(tmp_path_factory.mktemp("site"), proxy_keys) as wire_env:
         yield wire_env
         wire_env.end()
 
 
 @pytest.fixture
-async def house(wire_env: WireEnv) -> AsyncIterator[WireUpstream]:
+async def wire_model(wire_env: WireEnv) -> AsyncIterator[WireModel]:
     """A model that no other test has, and its worker."""
-    async with open_house(wire_env) as house:
-        yield house
+    async with open_wire_model(wire_env) as wire_model:
+        yield wire_model
 
 
 @pytest.fixture
-async def recorder(house: WireUpstream) -> AsyncIterator[Recorder]:
-    """In the place of the house's worker: it keeps every byte, and is strict about what it takes."""
+async def recorder(wire_model: WireModel) -> AsyncIterator[Recorder]:
+    """In the place of the model's worker: it keeps every byte, and is strict about what it takes."""
     recorder = Recorder()
     async with recorder.running():
-        house.wire_env.muxd.grants[house.model] = recorder.url
+        wire_model.wire_env.muxd.grants[wire_model.model] = recorder.url
         yield recorder

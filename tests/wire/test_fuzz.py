@@ -16,7 +16,7 @@ from tests.proxy.record import PATIENCE
 from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
 
 from .recorder import Recorder
-from .wire_env import MODELS, WireUpstream
+from .wire_env import MODELS, WireModel
 
 REQUESTS = 2000
 CLIENTS = 20
@@ -34,8 +34,8 @@ SPICES = (
 )  # fmt: skip
 
 
-def seeds(house: WireUpstream) -> list[bytes]:
-    bodies = [house.chat(), house.chat(stream=True, text='h\u00e9 \\ "'), house.chat(pad="x" * 3000)]
+def seeds(wire_model: WireModel) -> list[bytes]:
+    bodies = [wire_model.chat(), wire_model.chat(stream=True, text='h\u00e9 \\ "'), wire_model.chat(pad="x" * 3000)]
     whole = [post(body, b"X-A: b\r\nAccept: */*\r\n", path) for path in PATHS for body in bodies]
     chunked = [_chunked(path, body) for path in PATHS for body in bodies]
     old = [post(body, b"Connection: keep-alive\r\n", version=b"1.0") for body in bodies]
@@ -96,32 +96,34 @@ def statuses(received: bytes) -> list[int]:
     return found
 
 
-async def received_by(browser: HttpClient) -> bytes:
+async def received_by(http_client: HttpClient) -> bytes:
     """Everything until the connection ends, be it by a reset."""
     try:
-        return await browser.rest()
+        return await http_client.rest()
     except trio.BrokenResourceError:
-        return bytes(browser.buffer)
+        return bytes(http_client.buffer)
 
 
-async def converse(house: WireUpstream, rng: random.Random, data: bytes) -> list[int]:
+async def converse(wire_model: WireModel, rng: random.Random, data: bytes) -> list[int]:
     """Send it in pieces, say that this is all, and take what comes."""
-    browser = await house.wire_env.connect()
-    async with browser.stream:
+    http_client = await wire_model.wire_env.connect()
+    async with http_client.stream:
         cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice((0, 0, 1, 3, 10))))
         sent_all = False
         with suppress(OSError, trio.BrokenResourceError):
             for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-                await browser.send(data[begin:end])
-            browser.finish_sending()
+                await http_client.send(data[begin:end])
+            http_client.finish_sending()
             sent_all = True
-        found = statuses(await received_by(browser))
+        found = statuses(await received_by(http_client))
         assert found or sent_all  # who goes on sending after a request that closes has its answer all the same
         return found
 
 
-async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: WireUpstream, recorder: Recorder) -> None:
-    known = seeds(house)
+async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(
+    wire_model: WireModel, recorder: Recorder
+) -> None:
+    known = seeds(wire_model)
     seen: Counter[int] = Counter()
 
     async def client(seed: int) -> None:
@@ -129,10 +131,10 @@ async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: Wi
         for _ in range(REQUESTS // CLIENTS):
             data = mutilated(rng, known)
             try:
-                seen.update(await converse(house, rng, data))
+                seen.update(await converse(wire_model, rng, data))
             except (AssertionError, trio.TooSlowError) as error:
                 raise AssertionError(f"after {data!r}") from error
-            house.wire_env.assert_alive()
+            wire_model.wire_env.assert_alive()
 
     async with trio.open_nursery() as nursery:
         for number in range(CLIENTS):
@@ -142,9 +144,9 @@ async def test_nothing_that_a_client_sends_harms_the_proxy_or_a_worker(house: Wi
     assert not recorder.faults
     for request in recorder.requests:
         assert request.target.partition(b"?")[0] in {path.partition(b"?")[0] for path in PATHS}
-        assert json.loads(request.body.decode(errors="replace"), strict=False)["model"] == house.model
+        assert json.loads(request.body.decode(errors="replace"), strict=False)["model"] == wire_model.model
     with trio.fail_after(PATIENCE):
-        assert (await house.ask(house.post())).raw == OK
+        assert (await wire_model.ask(wire_model.post())).raw == OK
 
 
 ANSWERS = (
@@ -160,7 +162,7 @@ ANSWERS = (
 _LAST_WORDS = re.compile(rb"(?s)([0-9a-f]+\r\n)?event: error\ndata: [^\n]+\n\n(\r\n)?\Z")
 
 
-async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(house: WireUpstream) -> None:
+async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(wire_model: WireModel) -> None:
     """A client gets a piece of what the worker sent, unchanged, or an error of the proxy's; and then the end."""
     rng = random.Random(SEED)
     data = b""
@@ -171,19 +173,19 @@ async def test_nothing_that_a_worker_sends_harms_the_proxy_or_a_client(house: Wi
         await call.send(data[cut:])
         return False
 
-    house.worker.answer = babble
+    wire_model.worker.answer = babble
     seen: Counter[bytes] = Counter()
     # Larger than what is kept for another worker: a death is told at once.
-    request = post(house.chat(pad="x" * (1 << 20)), b"Connection: close\r\n")
+    request = post(wire_model.chat(pad="x" * (1 << 20)), b"Connection: close\r\n")
     for _ in range(REQUESTS // 5):
         data = mutilated(rng, list(ANSWERS))
-        browser = await house.wire_env.connect()
-        async with browser.stream:
-            await browser.send(request)
-            received = _LAST_WORDS.sub(b"", await received_by(browser))
+        http_client = await wire_model.wire_env.connect()
+        async with http_client.stream:
+            await http_client.send(request)
+            received = _LAST_WORDS.sub(b"", await received_by(http_client))
         refused = received.startswith(b"HTTP/1.1 502 ") and b'"code":"worker_' in received
         assert refused or received in data, data
         seen[received[9:12]] += 1
     assert min(seen[b"200"], seen[b"502"]) > REQUESTS // 50
-    house.worker.answer = answer_ok
-    assert (await house.ask(house.post())).raw == OK
+    wire_model.worker.answer = answer_ok
+    assert (await wire_model.ask(wire_model.post())).raw == OK

@@ -12,7 +12,7 @@ from tests.proxy import proxy_env as near
 from tests.proxy.http_client import CHAT, HttpClient, chat, get, post
 from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
 
-from .wire_env import WireUpstream
+from .wire_env import WireModel
 
 MiB = 1 << 20
 PATTERN = bytes(range(256)) * 256  # 64 KiB
@@ -41,80 +41,80 @@ class Flood:
             self.sent[call.connection] += len(PATTERN)
 
 
-async def stuck_reader(house: WireUpstream, request: bytes, begin: bytes = b"\r\n\r\n") -> HttpClient:
+async def stuck_reader(wire_model: WireModel, request: bytes, begin: bytes = b"\r\n\r\n") -> HttpClient:
     """It has read the beginning of an answer, and reads no further."""
-    browser = await house.connect()
-    browser.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-    await browser.send(request)
-    await browser.until(begin)
-    return browser
+    http_client = await wire_model.connect()
+    http_client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    await http_client.send(request)
+    await http_client.until(begin)
+    return http_client
 
 
-async def read_flood(browser: HttpClient, flood: Flood) -> None:
+async def read_flood(http_client: HttpClient, flood: Flood) -> None:
     """All of it, compared piece by piece: it is more than a test should hold."""
-    await browser.at_least(len(flood.head))
-    assert browser.buffer.startswith(flood.head)
-    del browser.buffer[: len(flood.head)]
+    await http_client.at_least(len(flood.head))
+    assert http_client.buffer.startswith(flood.head)
+    del http_client.buffer[: len(flood.head)]
     for _ in range(flood.size // len(PATTERN)):
-        await browser.at_least(len(PATTERN))
-        assert browser.buffer[: len(PATTERN)] == PATTERN
-        del browser.buffer[: len(PATTERN)]
-    assert not browser.buffer
+        await http_client.at_least(len(PATTERN))
+        assert http_client.buffer[: len(PATTERN)] == PATTERN
+        del http_client.buffer[: len(PATTERN)]
+    assert not http_client.buffer
 
 
-async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_heaped_up(house: WireUpstream) -> None:
+async def test_workers_of_clients_that_do_not_read_are_paused_and_nothing_is_heaped_up(wire_model: WireModel) -> None:
     flood = Flood()
-    house.worker.answer = flood.answer
-    before = await house.memory()
-    stuck = [await stuck_reader(house, house.post()) for _ in range(4)]
-    brisk = await house.connect()
-    await brisk.send(house.post())
+    wire_model.worker.answer = flood.answer
+    before = await wire_model.memory()
+    stuck = [await stuck_reader(wire_model, wire_model.post()) for _ in range(4)]
+    brisk = await wire_model.connect()
+    await brisk.send(wire_model.post())
     await read_flood(brisk, flood)  # as much has passed for it as could for each of the others
     paused = sorted(flood.sent.values())[:4]
     assert len(flood.sent) == 5
     assert max(paused) <= kernel_holds()
-    assert await house.memory() < before + 8 * MiB
+    assert await wire_model.memory() < before + 8 * MiB
     await read_flood(stuck.pop(), flood)
-    for browser in stuck:
-        browser.close()
+    for http_client in stuck:
+        http_client.close()
 
 
-async def test_a_client_that_does_not_read_delays_no_stream(house: WireUpstream) -> None:
-    streaming, call = await house.begin(stream=True)
+async def test_a_client_that_does_not_read_delays_no_stream(wire_model: WireModel) -> None:
+    streaming, call = await wire_model.begin(stream=True)
     await call.send(SSE_HEAD)
     flood = Flood()
-    house.worker.answer = flood.answer
-    await stuck_reader(house, house.post())
+    wire_model.worker.answer = flood.answer
+    await stuck_reader(wire_model, wire_model.post())
     for number in range(300):
         await call.send(event(f"number {number}"))
         await streaming.until(event(f"number {number}"))
     assert next(iter(flood.sent.values())) <= kernel_holds()
 
 
-async def test_a_stream_that_is_read_in_drops_arrives_whole(house: WireUpstream) -> None:
+async def test_a_stream_that_is_read_in_drops_arrives_whole(wire_model: WireModel) -> None:
     async def tell(call: Call) -> None:
         await call.send(SSE_HEAD)
         for number in range(20_000):
             await call.send(event(f"number {number}"))
         await call.send(b"0\r\n\r\n")
 
-    house.worker.answer = tell
-    browser = await stuck_reader(house, house.post(stream=True), begin=b"number 3")
-    received = bytearray(browser.buffer)
+    wire_model.worker.answer = tell
+    http_client = await stuck_reader(wire_model, wire_model.post(stream=True), begin=b"number 3")
+    received = bytearray(http_client.buffer)
     while not received.endswith(b"\r\n0\r\n\r\n"):
-        received += await browser.stream.receive_some(1000)
+        received += await http_client.stream.receive_some(1000)
     assert received == SSE_HEAD + b"".join(event(f"number {number}") for number in range(20_000)) + b"0\r\n\r\n"
 
 
-async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(house: WireUpstream) -> None:
+async def test_a_client_that_leaves_while_its_worker_is_paused_aborts_it(wire_model: WireModel) -> None:
     flood = Flood()
-    house.worker.answer = flood.answer
-    browser = await stuck_reader(house, house.post())
-    browser.close()  # with much unread, which makes it a reset
-    await house.worker.ended.nth(0)
+    wire_model.worker.answer = flood.answer
+    http_client = await stuck_reader(wire_model, wire_model.post())
+    http_client.close()  # with much unread, which makes it a reset
+    await wire_model.worker.ended.nth(0)
 
 
-async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(house: WireUpstream) -> None:
+async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(wire_model: WireModel) -> None:
     """Its answers are 80 times as large as its questions."""
     asked = 0
 
@@ -122,52 +122,52 @@ async def test_a_client_that_asks_and_asks_and_reads_nothing_is_not_read_from(ho
         nonlocal asked
         questions = get(b"/v1/models") * 100
         while True:
-            await browser.send(questions)
+            await http_client.send(questions)
             asked += len(questions)
 
-    before = await house.memory()
+    before = await wire_model.memory()
     async with trio.open_nursery() as nursery:
-        browser = await stuck_reader(house, get(b"/v1/models"))
+        http_client = await stuck_reader(wire_model, get(b"/v1/models"))
         nursery.start_soon(ask)
         for _ in range(1000):
-            await house.caught_up()
+            await wire_model.caught_up()
         assert asked <= kernel_holds()
-        assert await house.memory() < before + 8 * MiB
+        assert await wire_model.memory() < before + 8 * MiB
         nursery.cancel_scope.cancel()
 
 
-async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_they_sent(house: WireUpstream) -> None:
-    before = await house.memory()
-    slow = [await house.connect() for _ in range(200)]
-    head, body = house.post()[:-20], house.post()[-20:]
-    for browser in slow:
-        await browser.send(head[:30])
-    assert (await house.ask(house.post())).raw == OK
+async def test_clients_that_send_in_drops_delay_nobody_and_hold_no_more_than_they_sent(wire_model: WireModel) -> None:
+    before = await wire_model.memory()
+    slow = [await wire_model.connect() for _ in range(200)]
+    head, body = wire_model.post()[:-20], wire_model.post()[-20:]
+    for http_client in slow:
+        await http_client.send(head[:30])
+    assert (await wire_model.ask(wire_model.post())).raw == OK
     for at in range(30, len(head), 40):
-        for browser in slow:
-            await browser.send(head[at : at + 40])
-        assert (await house.ask(house.post())).raw == OK
-    assert await house.memory() < before + 8 * MiB
-    for browser in slow:
-        await browser.send(body)
-    for browser in slow:
-        assert (await browser.reply()).raw == OK
+        for http_client in slow:
+            await http_client.send(head[at : at + 40])
+        assert (await wire_model.ask(wire_model.post())).raw == OK
+    assert await wire_model.memory() < before + 8 * MiB
+    for http_client in slow:
+        await http_client.send(body)
+    for http_client in slow:
+        assert (await http_client.reply()).raw == OK
 
 
-async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: WireUpstream) -> None:
-    body = house.chat(pad="0123456789" * 1_000_000)
+async def test_a_worker_that_reads_slowly_gets_all_of_a_body(wire_model: WireModel) -> None:
+    body = wire_model.chat(pad="0123456789" * 1_000_000)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    house.wire_env.muxd.grants[house.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    wire_model.wire_env.muxd.grants[wire_model.model] = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     async with listener:
-        browser = await house.connect()
-        await browser.send(post(body))
+        http_client = await wire_model.connect()
+        await http_client.send(post(body))
         async with await listener.accept() as worker:
             worker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
             received = bytearray()
             while not received.endswith(body[-100:]):
                 received += await worker.receive_some(8000)
             await worker.send_all(OK)
-            assert (await browser.reply()).raw == OK
+            assert (await http_client.reply()).raw == OK
         assert received.partition(b"\r\n\r\n")[2] == body
 
 
@@ -176,8 +176,8 @@ async def test_a_worker_that_reads_slowly_gets_all_of_a_body(house: WireUpstream
 
 @pytest.fixture
 async def strict(tmp_path: Path) -> AsyncIterator[near.ProxyEnv]:
-    async with near.open_house(tmp_path, head_timeout=0.2, body_timeout=0.2, linger_timeout=0.2) as house:
-        yield house
+    async with near.open_proxy_env(tmp_path, head_timeout=0.2, body_timeout=0.2, linger_timeout=0.2) as proxy_env:
+        yield proxy_env
 
 
 CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT
@@ -193,10 +193,10 @@ STOPS = {
 
 @pytest.mark.parametrize("part", STOPS.values(), ids=STOPS)
 async def test_a_chunked_request_that_stops_halfway_times_out(strict: near.ProxyEnv, part: bytes) -> None:
-    browser = await strict.connect()
-    reply = await browser.ask(part)
+    http_client = await strict.connect()
+    reply = await http_client.ask(part)
     assert (reply.status, reply.code, reply.header(b"connection")) == (408, "request_timeout", b"close")
-    await browser.closed()
+    await http_client.closed()
     assert not strict.alpha.calls
 
 
@@ -205,19 +205,19 @@ async def test_a_pipelined_request_that_stops_halfway_times_out_after_the_answer
     strict: near.ProxyEnv, part: bytes
 ) -> None:
     strict.alpha.answer = answer_ok
-    browser = await strict.connect()
-    await browser.send(post(chat()) + part)
-    assert (await browser.reply()).raw == OK
-    assert (await browser.reply()).status == 408
-    await browser.closed()
+    http_client = await strict.connect()
+    await http_client.send(post(chat()) + part)
+    assert (await http_client.reply()).raw == OK
+    assert (await http_client.reply()).status == 408
+    await http_client.closed()
 
 
 async def test_a_client_that_never_sends_the_body_it_asked_leave_for_times_out(strict: near.ProxyEnv) -> None:
-    browser = await strict.connect()
-    await browser.send(post(chat(), b"Expect: 100-continue\r\n").removesuffix(chat()))
-    assert (await browser.reply()).status == 100
-    assert (await browser.reply()).status == 408
-    await browser.closed()
+    http_client = await strict.connect()
+    await http_client.send(post(chat(), b"Expect: 100-continue\r\n").removesuffix(chat()))
+    assert (await http_client.reply()).status == 100
+    assert (await http_client.reply()).status == 408
+    await http_client.closed()
 
 
 @pytest.mark.parametrize("first", [b"", get(b"/health")], ids=["before a request", "after one"])
@@ -225,15 +225,15 @@ async def test_empty_lines_are_no_sign_of_a_request(tmp_path: Path, first: bytes
     async def drip() -> None:
         with suppress(trio.BrokenResourceError):
             while True:
-                await browser.send(b"\r\n")
+                await http_client.send(b"\r\n")
                 await trio.sleep(0.02)
 
-    async with near.open_house(tmp_path, head_timeout=0.2, idle_timeout=0.2, linger_timeout=0.2) as house:
-        browser = await house.connect()
+    async with near.open_proxy_env(tmp_path, head_timeout=0.2, idle_timeout=0.2, linger_timeout=0.2) as proxy_env:
+        http_client = await proxy_env.connect()
         if first:
-            assert (await browser.ask(first)).status == 200
+            assert (await http_client.ask(first)).status == 200
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drip)
             with suppress(trio.BrokenResourceError):
-                await browser.closed()
+                await http_client.closed()
             nursery.cancel_scope.cancel()

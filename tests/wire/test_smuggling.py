@@ -9,7 +9,7 @@ from tests.proxy.http_client import CHAT, HttpClient, post
 from tests.proxy.worker import OK, chunk
 
 from .recorder import Recorder
-from .wire_env import WireUpstream
+from .wire_env import WireModel
 
 POST = b"POST %b HTTP/1.1\r\nContent-Type: application/json\r\nHost: h\r\n" % CHAT
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -129,9 +129,9 @@ CHUNKS = {
 CASES = LENGTHS | CODINGS | LINES | CHUNKS
 
 
-def made(template: bytes, house: WireUpstream) -> bytes:
-    body = house.chat()
-    second = post(house.chat(smuggled=True), path=b"/v1/completions")
+def made(template: bytes, wire_model: WireModel) -> bytes:
+    body = wire_model.chat()
+    second = post(wire_model.chat(smuggled=True), path=b"/v1/completions")
     after = chunk(body) + b"0\r\n\r\n" + second
     parts = {
         b"{body}": body,
@@ -148,69 +148,69 @@ def made(template: bytes, house: WireUpstream) -> bytes:
 
 @pytest.mark.parametrize("template", CASES.values(), ids=CASES)
 async def test_an_ambiguous_request_is_refused_and_nothing_of_it_passed_on(
-    house: WireUpstream, recorder: Recorder, template: bytes
+    wire_model: WireModel, recorder: Recorder, template: bytes
 ) -> None:
     """Alone, byte by byte, and in one packet behind a clean one, which alone is passed on."""
-    data = made(template, house)
-    await _is_refused(await house.connect(), [data])
-    await _is_refused(await house.connect(), [bytes((byte,)) for byte in data])
-    browser = await house.connect()
-    await browser.send(house.post(b"X-Clean: 1\r\n") + data)
-    assert (await browser.reply()).raw == OK
-    await _is_refused(browser, [])
+    data = made(template, wire_model)
+    await _is_refused(await wire_model.connect(), [data])
+    await _is_refused(await wire_model.connect(), [bytes((byte,)) for byte in data])
+    http_client = await wire_model.connect()
+    await http_client.send(wire_model.post(b"X-Clean: 1\r\n") + data)
+    assert (await http_client.reply()).raw == OK
+    await _is_refused(http_client, [])
     assert not recorder.faults
     assert [request.all(b"x-clean") for request in recorder.requests] == [[b"1"]]
     assert recorder.bytes.count(b"HTTP/1.1") == 1
 
 
-async def _is_refused(browser: HttpClient, pieces: list[bytes]) -> None:
+async def _is_refused(http_client: HttpClient, pieces: list[bytes]) -> None:
     for piece in pieces:
-        await browser.send(piece)
-    reply = await browser.reply()
+        await http_client.send(piece)
+    reply = await http_client.reply()
     assert (reply.status, reply.code, reply.header(b"connection")) == (400, "bad_request", b"close")
-    await browser.closed()
+    await http_client.closed()
 
 
 async def test_a_body_longer_than_its_length_is_another_request_and_refused_as_such(
-    house: WireUpstream, recorder: Recorder
+    wire_model: WireModel, recorder: Recorder
 ) -> None:
-    browser = await house.connect()
-    await browser.send(house.post() + b"0\r\n\r\n" + house.post(smuggled=True))
-    assert (await browser.reply()).raw == OK
-    assert (await browser.reply()).status == 400
-    await browser.closed()
-    assert [request.body for request in recorder.requests] == [house.chat()]
+    http_client = await wire_model.connect()
+    await http_client.send(wire_model.post() + b"0\r\n\r\n" + wire_model.post(smuggled=True))
+    assert (await http_client.reply()).raw == OK
+    assert (await http_client.reply()).status == 400
+    await http_client.closed()
+    assert [request.body for request in recorder.requests] == [wire_model.chat()]
 
 
 @pytest.mark.parametrize("name", [b"Content_Length", b"Content-Length-", b"X-Content-Length", b"Transfer_Encoding"])
 async def test_headers_that_only_look_like_framing_frame_nothing(
-    house: WireUpstream, recorder: Recorder, name: bytes
+    wire_model: WireModel, recorder: Recorder, name: bytes
 ) -> None:
-    browser = await house.connect()
-    await browser.send(house.post(name + b": chunked\r\n") + house.post(name + b": 5\r\n"))
-    assert (await browser.reply()).raw == OK
-    assert (await browser.reply()).raw == OK
-    assert [request.body for request in recorder.requests] == [house.chat()] * 2
+    http_client = await wire_model.connect()
+    await http_client.send(wire_model.post(name + b": chunked\r\n") + wire_model.post(name + b": 5\r\n"))
+    assert (await http_client.reply()).raw == OK
+    assert (await http_client.reply()).raw == OK
+    assert [request.body for request in recorder.requests] == [wire_model.chat()] * 2
 
 
 async def test_a_connection_header_cannot_take_away_what_frames_the_body(
-    house: WireUpstream, recorder: Recorder
+    wire_model: WireModel, recorder: Recorder
 ) -> None:
     named = b"Connection: content-length, host, transfer-encoding, close\r\n"
-    browser = await house.connect()
-    await browser.send(house.post(named))
-    assert await browser.rest() == OK
-    assert [request.body for request in recorder.requests] == [house.chat()]
+    http_client = await wire_model.connect()
+    await http_client.send(wire_model.post(named))
+    assert await http_client.rest() == OK
+    assert [request.body for request in recorder.requests] == [wire_model.chat()]
     assert not recorder.faults
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0, HTTP/1.1"])
-async def test_an_upgrade_hides_no_second_request(house: WireUpstream, recorder: Recorder, upgrade: bytes) -> None:
+async def test_an_upgrade_hides_no_second_request(wire_model: WireModel, recorder: Recorder, upgrade: bytes) -> None:
     """llhttp takes what follows such a head for another protocol's: it must stay this request's body."""
     head = b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
-    inner = post(house.chat(smuggled=True), path=b"/v1/completions")
-    browser = await house.connect()
-    body = house.chat(inner=inner.decode())
-    await browser.send(post(body, head))
-    assert (await browser.reply()).raw == OK
+    inner = post(wire_model.chat(smuggled=True), path=b"/v1/completions")
+    http_client = await wire_model.connect()
+    body = wire_model.chat(inner=inner.decode())
+    await http_client.send(post(body, head))
+    assert (await http_client.reply()).raw == OK
     assert [(request.path, request.body) for request in recorder.requests] == [(CHAT, body)]

@@ -69,7 +69,7 @@ class WireEnv:
 
 
 @contextmanager
-def open_site(folder: Path, proxy_keys: str = "") -> Iterator[WireEnv]:
+def open_wire_env(folder: Path, proxy_keys: str = "") -> Iterator[WireEnv]:
     """`proxy_keys`: lines for the `[proxy]` table."""
     muxd = FakeMuxd(folder / "muxd.sock")
     muxd.models = [_facts(name) for name in MODELS]
@@ -127,13 +127,13 @@ def _running(muxd: FakeMuxd) -> Iterator[None]:
 
 
 @dataclass
-class WireUpstream:
-    """One test's share of the site."""
+class WireModel:
+    """One test's share of a WireEnv: a model that no other test has, and its worker."""
 
     wire_env: WireEnv
     worker: Worker
     model: str
-    browsers: list[HttpClient] = field(default_factory=list)
+    http_clients: list[HttpClient] = field(default_factory=list)
 
     def chat(self, **more: Any) -> bytes:
         return chat(self.model, **more)
@@ -143,9 +143,9 @@ class WireUpstream:
         return post(self.chat(**more), headers)
 
     async def connect(self) -> HttpClient:
-        browser = await self.wire_env.connect()
-        self.browsers.append(browser)
-        return browser
+        http_client = await self.wire_env.connect()
+        self.http_clients.append(http_client)
+        return http_client
 
     async def ask(self, data: bytes) -> Reply:
         """On a connection of its own."""
@@ -155,9 +155,9 @@ class WireUpstream:
         """A request that has arrived at the worker, which answers by the test's hand."""
         self.worker.answer = by_hand
         count = len(self.worker.calls)
-        browser = await self.connect()
-        await browser.send(request or self.post(**more))
-        return browser, await self.worker.calls.nth(count)
+        http_client = await self.connect()
+        await http_client.send(request or self.post(**more))
+        return http_client, await self.worker.calls.nth(count)
 
     async def memory(self) -> int:
         """The proxy's, in bytes, with all done that was asked of it before."""
@@ -170,15 +170,15 @@ class WireUpstream:
 
 
 @asynccontextmanager
-async def open_house(wire_env: WireEnv) -> AsyncIterator[WireUpstream]:
+async def open_wire_model(wire_env: WireEnv) -> AsyncIterator[WireModel]:
     worker = Worker()
     async with worker.running():
-        house = WireUpstream(wire_env, worker, wire_env.new_model(worker.url))
+        wire_model = WireModel(wire_env, worker, wire_env.new_model(worker.url))
         try:
-            yield house
+            yield wire_model
         finally:
-            for browser in house.browsers:
-                browser.close()
+            for http_client in wire_model.http_clients:
+                http_client.close()
     wire_env.assert_alive()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.proxy.auth.failed_keys import MOST, FailedKeys
 from tests.proxy.http_client import CHAT, chat, get, post
-from tests.proxy.proxy_env import ProxyEnv, open_house
+from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
 
 SECRET = "muxd-secret"
@@ -76,7 +76,7 @@ WRONG = {
 
 @pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
 async def test_too_many_wrong_keys_are_told_to_wait_and_a_right_one_is_served(tmp_path: Path, data: bytes) -> None:
-    async with open_house(tmp_path, keys=KEYS) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=KEYS) as proxy_env:
         assert await guess(proxy_env, data, MOST + 1) == [401] * MOST + [429]
         reply = await proxy_env.ask(data)
         assert (reply.status, reply.code) == (429, "too_many_failed_keys")
@@ -89,7 +89,7 @@ async def test_too_many_wrong_keys_are_told_to_wait_and_a_right_one_is_served(tm
 
 
 async def test_who_shows_none_or_one_that_was_taken_back_does_not_guess(tmp_path: Path) -> None:
-    async with open_house(tmp_path, keys=KEYS) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=KEYS) as proxy_env:
         for data in (post(chat()), post(chat(), bearer("muxd-gone"))):
             assert set(await guess(proxy_env, data, MOST + 5)) == {401}
         assert await guess(proxy_env, WRONG["whole"], 1) == [401]

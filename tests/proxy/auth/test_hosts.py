@@ -9,7 +9,7 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 from muxd.proxy.auth.hosts import Hosts
 from tests.proxy.http_client import CHAT, chat, get, post
-from tests.proxy.proxy_env import QUIET, open_house
+from tests.proxy.proxy_env import QUIET, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
 
 HOME = replace(QUIET, hosts=())
@@ -102,7 +102,7 @@ REBOUND = {
 async def test_a_foreign_name_is_refused_on_every_route_and_nothing_is_asked_of_muxd(
     tmp_path: Path, data: bytes
 ) -> None:
-    async with open_house(tmp_path, proxy=HOME) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=HOME) as proxy_env:
         reply = await proxy_env.ask(data.replace(b"muxd.test", b"evil.test"))
         assert (reply.status, reply.code) == (403, "host_not_allowed")
         assert not proxy_env.muxd.leases
@@ -112,12 +112,12 @@ async def test_a_foreign_name_is_refused_on_every_route_and_nothing_is_asked_of_
 async def test_with_keys_or_for_anybody_it_is_called_by_any_name_unless_names_are_given(tmp_path: Path) -> None:
     keys = (key("all", "muxd-secret"),)
     request = post(chat(), bearer("muxd-secret"))
-    async with open_house(tmp_path, proxy=HOME, keys=keys) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=HOME, keys=keys) as proxy_env:
         assert (await proxy_env.ask(request)).status == 200
-    async with open_house(tmp_path, proxy=replace(HOME, allow_anonymous=True)) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(HOME, allow_anonymous=True)) as proxy_env:
         assert (await proxy_env.ask(request)).status == 200
-    async with open_house(tmp_path, proxy=replace(HOME, hosts=("*",))) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(HOME, hosts=("*",))) as proxy_env:
         assert (await proxy_env.ask(request)).status == 200
-    async with open_house(tmp_path, proxy=replace(HOME, hosts=("gpu1.test",)), keys=keys) as proxy_env:
+    async with open_proxy_env(tmp_path, proxy=replace(HOME, hosts=("gpu1.test",)), keys=keys) as proxy_env:
         assert (await proxy_env.ask(request)).code == "host_not_allowed"
         assert (await proxy_env.ask(request.replace(b"muxd.test", b"gpu1.test"))).status == 200

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.http_client import CHAT, Reply, chat, get, post
-from tests.proxy.proxy_env import QUIET, ProxyEnv, open_house
+from tests.proxy.proxy_env import QUIET, ProxyEnv, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
 from tests.proxy.worker import SSE_HEAD, Call, event
 
@@ -83,7 +83,7 @@ async def test_options_that_no_page_asks_for_are_no_preflight(proxy_env: ProxyEn
 
 async def test_what_the_worker_says_passes_where_nothing_is_configured(tmp_path: Path) -> None:
     for more in ({}, KEYED):
-        async with open_house(tmp_path, **more) as proxy_env:
+        async with open_proxy_env(tmp_path, **more) as proxy_env:
             proxy_env.alpha.answer = sglang
             reply = await proxy_env.ask(of(EVIL, post(chat(), bearer(SECRET))))
             assert allowed(reply) == [b"*"]
@@ -93,7 +93,7 @@ async def test_what_the_worker_says_passes_where_nothing_is_configured(tmp_path:
 async def test_the_head_of_a_stream_of_comments_may_be_read_too(tmp_path: Path) -> None:
     for more, wanted in (({"proxy": QUIET}, b"*"), (LISTED, PAGE)):
         proxy = replace(more["proxy"], comment_interval=0.05)
-        async with open_house(tmp_path, granted=False, proxy=proxy) as proxy_env:
+        async with open_proxy_env(tmp_path, granted=False, proxy=proxy) as proxy_env:
             http_client = await proxy_env.connect()
             await http_client.send(of(PAGE, post(chat(stream=True))))
             head = bytes(await http_client.until(b": muxd:")).partition(b"\r\n\r\n")[0]
@@ -101,7 +101,7 @@ async def test_the_head_of_a_stream_of_comments_may_be_read_too(tmp_path: Path) 
 
 
 async def test_elsewhere_the_proxys_own_answers_say_nothing(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **KEYED) as proxy_env:
+    async with open_proxy_env(tmp_path, **KEYED) as proxy_env:
         for data in (get(b"/health"), get(b"/v1/models")):
             assert not allowed(await proxy_env.ask(of(PAGE, data)))
         reply = await proxy_env.ask(preflight(PAGE))
@@ -111,10 +111,10 @@ async def test_elsewhere_the_proxys_own_answers_say_nothing(tmp_path: Path) -> N
 
 
 async def test_a_configured_origin_is_named_on_every_answer_once(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **LISTED, **KEYED) as proxy_env:
+    async with open_proxy_env(tmp_path, **LISTED, **KEYED) as proxy_env:
         proxy_env.alpha.answer = sglang
         asked = await proxy_env.ask(preflight(PAGE))
-        assert (asked.status, allowed(asked)) == (200, [PAGE])  # without a key: a browser sends none
+        assert (asked.status, allowed(asked)) == (200, [PAGE])  # without a key: a http_client sends none
         for data, status in (
             (get(b"/v1/models"), 401),
             (post(chat()), 401),
@@ -150,7 +150,7 @@ SENT_UNASKED = {
 async def test_a_page_of_another_origin_switches_nothing(
     tmp_path: Path, config: dict[str, Any], data: bytes, origin: bytes
 ) -> None:
-    async with open_house(tmp_path, **config) as proxy_env:
+    async with open_proxy_env(tmp_path, **config) as proxy_env:
         proxy_env.alpha.answer = sglang
         reply = await proxy_env.ask(of(origin, data))
         assert (reply.status, reply.code, allowed(reply)) == (403, "origin_not_allowed", [])
@@ -160,13 +160,13 @@ async def test_a_page_of_another_origin_switches_nothing(
 
 
 async def test_the_proxys_own_address_is_no_other_origin(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **NONE) as proxy_env:
+    async with open_proxy_env(tmp_path, **NONE) as proxy_env:
         assert (await proxy_env.ask(of(b"http://muxd.test", post(chat())))).status == 200
         assert (await proxy_env.ask(of(b"http://muxd.test:1", post(chat())))).status == 403
 
 
 async def test_a_star_is_every_page_and_holds_for_the_worker_as_well(tmp_path: Path) -> None:
-    async with open_house(tmp_path, **OPEN, **KEYED) as proxy_env:
+    async with open_proxy_env(tmp_path, **OPEN, **KEYED) as proxy_env:
         proxy_env.alpha.answer = sglang
         for data in (get(b"/v1/models"), post(chat(), bearer(SECRET)), preflight(EVIL)):
             data = data.replace(b"Origin: " + EVIL + b"\r\n", b"")
@@ -176,7 +176,7 @@ async def test_a_star_is_every_page_and_holds_for_the_worker_as_well(tmp_path: P
 async def test_a_page_on_the_local_network_may_be_asked_for_by_name_alone(tmp_path: Path) -> None:
     wants = b"Access-Control-Request-Private-Network: true\r\n"
     for config, granted in ((LISTED, b"true"), ({}, None)):
-        async with open_house(tmp_path, **config) as proxy_env:
+        async with open_proxy_env(tmp_path, **config) as proxy_env:
             reply = await proxy_env.ask(preflight(PAGE, more=wants))
             assert reply.header(b"access-control-allow-private-network") == granted
 
@@ -186,7 +186,7 @@ async def test_a_streams_head_is_the_configurations_with_its_bytes_whole(tmp_pat
         await call.send(SSE_HEAD[:-2] + b"Access-Control-Allow-Origin: *\r\nX-Up: 1\r\n\r\n" + event("a"))
         await call.send(event("b") + b"0\r\n\r\n")
 
-    async with open_house(tmp_path, **LISTED) as proxy_env:
+    async with open_proxy_env(tmp_path, **LISTED) as proxy_env:
         proxy_env.alpha.answer = answer
         reply = await proxy_env.ask(of(PAGE, post(chat(stream=True))))
         assert (allowed(reply), reply.header(b"x-up")) == ([PAGE], b"1")

@@ -7,7 +7,7 @@ import pytest
 from backports import zstd
 
 from tests.proxy.http_client import CHAT, chat, post
-from tests.proxy.proxy_env import ProxyEnv, open_house
+from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
 
 ROUTES = (CHAT, b"/v1/completions", b"/v1/embeddings", b"/v1/messages", b"/generate", b"/rerank", b"/tokenize")
 OLLAMAS = (b"/api/chat", b"/api/generate")
@@ -82,7 +82,7 @@ async def test_two_types_are_none(proxy_env: ProxyEnv) -> None:
 async def test_the_worker_gets_the_only_word_that_it_knows(
     tmp_path: Path, kind: bytes | None, path: bytes, seen: bytes
 ) -> None:
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         assert (await proxy_env.ask(said(kind, path, model="alpha"))).status == 200
         head = proxy_env.alpha.calls[0].head
         assert head.lower().count(b"content-type") == 1

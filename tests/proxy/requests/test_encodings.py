@@ -13,7 +13,7 @@ import trio
 from muxd.proxy import unpacking
 from muxd.proxy.requests import encodings
 from tests.proxy.http_client import CHAT, Reply, chat, post
-from tests.proxy.proxy_env import ProxyEnv, open_house
+from tests.proxy.proxy_env import ProxyEnv, open_proxy_env
 from tests.proxy.test_dispatcher import bearer, key
 
 if sys.version_info >= (3, 14):
@@ -208,10 +208,10 @@ async def test_one_that_wants_too_large_a_window_is_refused(proxy_env: ProxyEnv)
 @ways
 async def test_what_comes_out_counts_as_held(tmp_path: Path, coding: bytes, compress: Compress) -> None:
     body = chat(padding="x" * 90_000)
-    async with open_house(tmp_path, buffer_memory=80_000) as proxy_env:
+    async with open_proxy_env(tmp_path, buffer_memory=80_000) as proxy_env:
         reply = await refused(proxy_env, coded(coding, compress(body)), 503, "buffer_memory_exhausted")
         assert reply.header(b"retry-after")
-    async with open_house(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path) as proxy_env:
         http_client = await proxy_env.connect()
         await http_client.send(coded(coding, compress(chat("beta", padding="x" * 90_000))))
         await proxy_env.lease()
@@ -219,7 +219,7 @@ async def test_what_comes_out_counts_as_held(tmp_path: Path, coding: bytes, comp
 
 
 async def test_who_has_no_key_has_nothing_taken_apart(tmp_path: Path) -> None:
-    async with open_house(tmp_path, keys=(key("all", "muxd-secret"),)) as proxy_env:
+    async with open_proxy_env(tmp_path, keys=(key("all", "muxd-secret"),)) as proxy_env:
         for coding in (b"gzip", b"lzma"):
             await refused(proxy_env, coded(coding, b"none"), 401, "invalid_api_key")
         data = coded(b"gzip", gzip.compress(chat()), bearer("muxd-secret"))

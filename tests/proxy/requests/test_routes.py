@@ -5,6 +5,7 @@ import pytest
 from muxd.proxy.answers import Refusal
 from muxd.proxy.requests.request_info import BodyFormat
 from muxd.proxy.requests.routes import LocalAnswer, LocalRequest, WorkerRequest, find
+from tests.proxy.nameless import NAMELESS
 
 from .asking import ask, form, part, send_form
 
@@ -296,16 +297,7 @@ def test_upstream_takes_nothing_but_get(method):
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        (b"", "invalid_json"),
-        (b'{"model": "alpha", ', "invalid_json"),
-        (b'{"model": "alpha"} x', "invalid_json"),
-        (b'{"model": "\xff"}', "invalid_json"),
-        (b"[1]", "invalid_model"),
-        (b'"alpha"', "invalid_model"),
-        (b"{}", "invalid_model"),
-        (b'{"model": null}', "invalid_model"),
-        (b'{"model": 7}', "invalid_model"),
-        (b'{"model": "alpha", "x": ' + b"[" * 100_000, "invalid_json"),
+        *NAMELESS,
         (b'{"stream": "yes", "model": "alpha", "x": ' + b"[" * 100_000, "invalid_json"),
     ],
 )

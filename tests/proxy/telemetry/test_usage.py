@@ -147,14 +147,14 @@ def test_it_is_found_in_crumbs(route: str, pieces: list[bytes], tokens: Tokens, 
 @EACH
 def test_it_is_found_where_each_piece_is_a_chunk_cut_anywhere(route: str, pieces: list[bytes], tokens: Tokens) -> None:
     head, *body = pieces
-    whole, dice = b"".join(body), random.Random(4)
+    whole, chance = b"".join(body), random.Random(4)
     for _ in range(200):
-        cuts = sorted(dice.sample(range(1, len(whole)), min(5, len(whole) - 1)))
+        cuts = sorted(chance.sample(range(1, len(whole)), min(5, len(whole) - 1)))
         parts = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
         assert read(route, *framed([head, *parts])) == tokens
 
 
-SAYINGS = [
+ANSWERS = [
     'the reply has "usage":{"prompt_tokens":99,"completion_tokens":98}',
     '{"meta_info":{"id":"x","prompt_tokens":99,"completion_tokens":98}}',
     '"prompt_eval_count":99,"eval_count":98',
@@ -163,7 +163,7 @@ SAYINGS = [
 ]
 
 
-@pytest.mark.parametrize("said", SAYINGS)
+@pytest.mark.parametrize("said", ANSWERS)
 def test_text_that_talks_of_tokens_is_not_counted(said: str) -> None:
     assert read(CHAT, HEAD, compact(chat(said, None))) == (0, 0, 0)
     assert read(CHAT, HEAD, event(delta(said)), event(delta(said))) == (0, 0, 0)
@@ -242,7 +242,7 @@ def test_what_is_no_usage_tells_nothing(told: bytes) -> None:
 
 
 def test_garbage_is_survived() -> None:
-    dice = random.Random(5)
+    chance = random.Random(5)
     words = [
         b'"usage":',
         b'_tokens":',
@@ -258,7 +258,7 @@ def test_garbage_is_survived() -> None:
         b"null",
     ]
     for _ in range(3000):
-        pieces = [b"".join(dice.choices(words, k=dice.randrange(12))) for _ in range(4)]
+        pieces = [b"".join(chance.choices(words, k=chance.randrange(12))) for _ in range(4)]
         for route in (CHAT, MESSAGES, GENERATE, "/api/chat"):
             assert len(read(route, *pieces)) == 3
 
