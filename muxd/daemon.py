@@ -24,9 +24,9 @@ from .core.events import Event
 from .engines import open_http
 from .errors import ModelStuck, MuxdError, in_words
 from .gpus import open_gpus
+from .launchers.observed_scripts import ObservedScripts
 from .locks import hold
 from .notify import Notifier
-from .observed_scripts import ObservedScripts
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue

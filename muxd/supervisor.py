@@ -68,16 +68,16 @@ from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import WorkerSpec
 from .core.states import WorkerState
-from .engines.sglang import granted_share
+from .engines.sglang.engine import granted_share
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
 from .journal import Journal
+from .launchers.observed_scripts import completed
 from .lease_streams import LeaseStreams, Line, lease_line, order_line, seconds, switch_line
 from .log_losses import LogTeller, Losses
 from .metrics import SupervisorMetrics
 from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
-from .observed_scripts import completed
 from .own_log import setup_logging
 from .reload import Reload, Reread, read_again
 from .threads import in_thread

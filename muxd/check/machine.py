@@ -14,7 +14,7 @@ from muxd.config.folders import why_not_made
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB, Model
-from muxd.engines.sglang import server_flags
+from muxd.engines.sglang.engine import server_flags
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory

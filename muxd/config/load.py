@@ -142,7 +142,7 @@ def _merged_config(
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
     if any(model.script is not None for model in config.models):
-        from muxd.observed_scripts import completed, seen_before  # imported for launch scripts only
+        from muxd.launchers.observed_scripts import completed, seen_before  # imported for launch scripts only
 
         config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
     config = replace(config, remarks=tuple(_remarks(config, raw, devices)))

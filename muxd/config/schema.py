@@ -63,7 +63,7 @@ class DeclaredServer:
 class Script:
     """A launch script that starts a server.
 
-    muxd/importers reads the text of the script; muxd/observed_scripts keeps what was seen of its process.
+    muxd/importers reads the text of the script; muxd/launchers/observed_scripts keeps what was seen of its process.
     """
 
     argv: tuple[str, ...]  # bash, the script and its arguments

@@ -9,8 +9,8 @@ from muxd.config import Model
 from .engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 from .engine_client import EngineCallFailed, EngineClient, open_http
 from .script import LaunchedByScript
-from .sglang import SGLang
-from .simulator import Simulator
+from .sglang.engine import SGLang
+from .simulator.engine import Simulator
 
 ENGINES: dict[str, type[Engine]] = {"sglang": SGLang, "simulator": Simulator}
 

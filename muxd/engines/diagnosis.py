@@ -32,7 +32,7 @@ from muxd.errors import (
 )
 from muxd.ports import FREE_IT, PortTaken
 
-from .log_patterns import OTHER_LEVEL, SIGNS
+from .sglang.log_patterns import OTHER_LEVEL, SIGNS
 
 #: Characters of an engine's own text that a message quotes.
 QUOTE = 200

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from muxd.config import Model
 from muxd.config.command_lines import Command
-from muxd.observed_scripts import ObservedServer
+from muxd.launchers.observed_scripts import ObservedServer
 
 from .diagnosis import Diagnosis
 from .engine_client import EngineClient

@@ -17,14 +17,14 @@ from muxd.config.command_lines import Command, CommandLine, LookUp, NotKnown, fl
 from muxd.config.devices import ORDER, Devices
 from muxd.config.schema import Script
 from muxd.errors import EngineTooOld
-from muxd.observed_scripts import ObservedServer
+from muxd.launchers.observed_scripts import ObservedServer
 from muxd.shim.processes import ANY_PORT, descendants, look_up, process_table
 from muxd.threads import in_thread
 
 from .diagnosis import Diagnosis
 from .engine import LaunchContext, LaunchSpec, ServerKeys
 from .engine_client import EngineCallFailed, EngineClient
-from .sglang import ENVIRONMENT, SGLang
+from .sglang.engine import ENVIRONMENT, SGLang
 
 Told = TypeVar("Told")
 

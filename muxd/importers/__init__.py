@@ -3,5 +3,5 @@
 `lexer` parts a script's text, `expansion` makes words of it as bash would, `plain_reader` follows what is written
 plainly; `scripts` takes from that what muxd has to know, `remarks` what its operator should.  `slips` tells what is no
 launch script, and what is written amiss in one.  `script_models` completes a model's table, and `drop_in` is
-sglangmux's command line.  All else of a script is seen at its process: see muxd/observed_scripts.py.
+sglangmux's command line.  All else of a script is seen at its process: see muxd/launchers/observed_scripts.py.
 """

@@ -17,7 +17,7 @@ from muxd.config import Config, Model
 from muxd.core.events import Event
 from muxd.engines import Engine, EngineClient, LaunchContext, LaunchSpec, ServerKeys
 from muxd.gpus import Gpus, simulated_ledger_path
-from muxd.observed_scripts import ObservedScripts
+from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 

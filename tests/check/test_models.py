@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from muxd.observed_scripts import ObservedServer
+from muxd.launchers.observed_scripts import ObservedServer
 from tests.host.hub import Hub
 
 MiB = 1 << 20
@@ -130,7 +130,7 @@ def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_it
     interpreter()
     server = "python -m sglang.launch_server --model-path o/a --port 30001"
     (tmp_path / "a.sh").write_text(f"export CUDA_VISIBLE_DEVICES=5\n{server}\n")
-    monkeypatch.setattr("muxd.observed_scripts.seen_before", lambda _: SeenAlways())
+    monkeypatch.setattr("muxd.launchers.observed_scripts.seen_before", lambda _: SeenAlways())
     _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,))
     assert [line for line in lines if line[1] == "a"] == [
         ("WRONG", "a", "a.sh:2: GPU 5 is not there: there is 0; correct CUDA_VISIBLE_DEVICES there")
@@ -140,7 +140,7 @@ def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_it
 def test_what_contradicts_what_was_seen_of_a_script_is_told(report, interpreter, tmp_path, monkeypatch):
     interpreter()
     (tmp_path / "a.sh").write_text(f"{tmp_path}/python -m sglang.launch_server --model-path o/a --port 30002\n")
-    monkeypatch.setattr("muxd.observed_scripts.seen_before", lambda _: SeenAlways())
+    monkeypatch.setattr("muxd.launchers.observed_scripts.seen_before", lambda _: SeenAlways())
     _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,) * 6)
     assert [line for line in lines if line[1] == "a"] == [
         (

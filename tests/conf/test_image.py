@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config.schema import Proxy
-from muxd.engines import sglang
+from muxd.engines.sglang import engine as sglang
 
 PROJECT = Path(__file__).parents[2]
 DOCKER = PROJECT / "conf/docker"

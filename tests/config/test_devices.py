@@ -7,7 +7,7 @@ import muxd.gpus
 from muxd.check.verb import check
 from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
-from muxd.engines.sglang import server_flags, visible_gpus
+from muxd.engines.sglang.engine import server_flags, visible_gpus
 from muxd.errors import ConfigError
 from muxd.gpus import CannotAsk, GpuIdentity, installed_cards
 

@@ -16,7 +16,7 @@ from muxd.config.schema import Script
 from muxd.engines import EngineCallFailed, EngineClient, LaunchContext, engine_for, open_http
 from muxd.engines.script import LaunchedByScript, changed
 from muxd.http.server import serve_http
-from muxd.observed_scripts import ObservedServer
+from muxd.launchers.observed_scripts import ObservedServer
 from tests.childworld import World, eventually
 
 PLAN = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)

@@ -13,7 +13,7 @@ from muxd.config import load_config
 from muxd.errors import ConfigError
 from muxd.gpus import GpuIdentity
 from muxd.importers.drop_in import SglangmuxArgs, model_name
-from muxd.observed_scripts import ObservedServer, completed
+from muxd.launchers.observed_scripts import ObservedServer, completed
 
 SERVE = "python -m sglang.launch_server"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from muxd.engines.sglang import SLEEP_ON_IDLE
+from muxd.engines.sglang.engine import SLEEP_ON_IDLE
 from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV, eventually, kill_server, read_proc, server_processes
 
 TICKS = os.sysconf("SC_CLK_TCK")

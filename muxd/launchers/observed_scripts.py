@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from .config.schema import Config, DeclaredServer, Model, Script
-from .errors import in_words
-from .own_files import UNREADABLE, put_aside, read, write
+from muxd.config.schema import Config, DeclaredServer, Model, Script
+from muxd.errors import in_words
+from muxd.own_files import UNREADABLE, put_aside, read, write
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.config import Model
 from muxd.engines import LaunchContext, engine_for
-from muxd.engines.sglang import are_news, is_idle, length_in, server_flags, stamps_in
+from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
 

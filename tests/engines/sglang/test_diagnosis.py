@@ -8,7 +8,7 @@ import pytest
 from muxd.config import Model
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import ProcessEnd
-from muxd.engines.log_patterns import SIGNS
+from muxd.engines.sglang.log_patterns import SIGNS
 from muxd.errors import ModelFailed, error_of
 from muxd.simulator.crashes import ENDINGS
 

@@ -4,9 +4,8 @@ import signal
 import sys
 
 from muxd.config import Model
-
-from .engine import LaunchContext, LaunchSpec
-from .sglang import ENVIRONMENT, SGLang, server_flags
+from muxd.engines.engine import LaunchContext, LaunchSpec
+from muxd.engines.sglang.engine import ENVIRONMENT, SGLang, server_flags
 
 
 class Simulator(SGLang):

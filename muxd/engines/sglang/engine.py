@@ -15,13 +15,12 @@ import trio
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
-from muxd.observed_scripts import ObservedServer
+from muxd.engines import diagnosis
+from muxd.engines.diagnosis import Diagnosis
+from muxd.engines.engine import LaunchContext, LaunchSpec
+from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
+from muxd.launchers.observed_scripts import ObservedServer
 from muxd.shim.processes import process_table
-
-from . import diagnosis
-from .diagnosis import Diagnosis
-from .engine import LaunchContext, LaunchSpec
-from .engine_client import LOCKED, EngineCallFailed, EngineClient
 
 #: The memory that a sleep gives up.  The list must not be empty: SGLang reads an empty list as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}

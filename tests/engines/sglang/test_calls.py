@@ -11,8 +11,8 @@ import trio
 
 from muxd.config import Model
 from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
-from muxd.engines import sglang as sglang_module
-from muxd.engines.sglang import LONGEST_PAGE
+from muxd.engines.sglang import engine as sglang_module
+from muxd.engines.sglang.engine import LONGEST_PAGE
 from muxd.errors import MuxdError
 from muxd.http.request import Request
 from muxd.http.server import ClientGone, Handler, ResponseWriter, serve_http
