@@ -208,15 +208,16 @@ def _ask(options: Namespace, question: str, otherwise: str) -> None:
 
 def _table_from(options: Namespace, config: Path) -> dict[str, Any]:
     """Return the new key's table from the options, checked like a configuration.  Raises CommandFailed."""
-    from muxd.config.key_tables import KEY
+    from muxd.config.declarations import keys_of
     from muxd.config.readers import Base
+    from muxd.config.schema import Key
 
     settings = {name: value for name in _OF_ADD if (value := getattr(options, name)) is not None}
     if "expires" in settings:
         settings["expires"] = _expiry(settings["expires"])
     for name, value in {"name": options.name, **settings}.items():
         try:
-            KEY[name](value, Base(Path(), Path()))
+            keys_of(Key)[name].read(value, Base(Path(), Path()))
         except ValueError as error:
             raise CommandFailed(f"{name if name == 'name' else _flag(name)}: {error}", ExitCode.USAGE) from None
     _check_models(settings.get("models", []), config)
@@ -227,7 +228,7 @@ def _expiry(text: str) -> Any:
     """Return the datetime in UTC that --expires says, as a date or as a time from now.  Raises CommandFailed."""
     from datetime import UTC, datetime
 
-    from muxd.config.key_tables import moment
+    from muxd.config.key_readers import moment
     from muxd.config.readers import Base
     from muxd.config.units import parse_duration
 

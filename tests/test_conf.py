@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from muxd.config import load_config
-from muxd.config.key_tables import KEY
-from muxd.config.options import DAEMON, MEMORY, MODEL, POLICY, PROXY, SIMULATION
+from muxd.config.declarations import keys_of
 from muxd.config.readers import Base
-from muxd.config.schema import Daemon, Key, Model, Policy, Proxy, Simulation
+from muxd.config.schema import Daemon, Key, Memory, Model, Policy, Proxy, Simulation
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -46,10 +45,10 @@ def whole(text):
     return tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
 
 
-def written(table, keys):
+def written(table, schema):
     """The values of a table as the configuration keeps them."""
     base = Base(Path("/"), Path("/"))
-    return {key: keys[key](value, base) for key, value in table.items()}
+    return {key: keys_of(schema)[key].read(value, base) for key, value in table.items()}
 
 
 def defaults(schema):
@@ -71,15 +70,15 @@ def test_it_loads_without_problems_once_the_local_model_path_is_edited(text, tmp
 
 
 @pytest.mark.parametrize(
-    ("section", "schema", "keys"),
-    [("muxd", Daemon, DAEMON), ("policy", Policy, POLICY)],
+    ("section", "schema"),
+    [("muxd", Daemon), ("policy", Policy)],
 )
-def test_a_section_has_every_key_with_its_default(whole, section, schema, keys):
+def test_a_section_has_every_key_with_its_default(whole, section, schema):
     table = whole[section]
     examples = EXAMPLES.get(section, {})
-    assert set(table) == set(keys)
+    assert set(table) == set(keys_of(schema))
     assert {key: table[key] for key in examples} == examples
-    assert written({key: value for key, value in table.items() if key not in examples}, keys) == {
+    assert written({key: value for key, value in table.items() if key not in examples}, schema) == {
         key: value for key, value in defaults(schema).items() if key not in examples
     }
 
@@ -87,8 +86,7 @@ def test_a_section_has_every_key_with_its_default(whole, section, schema, keys):
 def test_the_proxys_section_has_every_key_with_its_default(whole):
     table = dict(whole["proxy"])
     assert {key: table.pop(key) for key in EXAMPLES["proxy"]} == EXAMPLES["proxy"]
-    values = written(table, PROXY)
-    values["host"], values["port"] = values.pop("listen")
+    values = written(table, Proxy)
     nowhere = {"user": None, "allow_origins": None, "metrics_listen": None, "access_log_dir": None}
     assert values | nowhere == defaults(Proxy)
 
@@ -97,24 +95,24 @@ def test_a_models_keys_are_all_there_with_their_defaults(whole):
     table = dict(whole["defaults"])
     assert {key: table.pop(key) for key in EXAMPLES["defaults"]} == EXAMPLES["defaults"]
     shown_on_a_model = {"model_path", "served_names", "memory", "script", "simulation"}
-    assert table.keys() | shown_on_a_model | EXAMPLES["defaults"].keys() == MODEL.keys()
+    assert table.keys() | shown_on_a_model | EXAMPLES["defaults"].keys() == keys_of(Model).keys()
     expected = defaults(Model)
-    assert written(table, MODEL) == {key: expected[key] for key in table}
+    assert written(table, Model) == {key: expected[key] for key in table}
     assert {"model_path", "served_names", "memory"} <= whole["models"]["qwen"].keys()
-    assert whole["models"]["qwen"]["memory"].keys() == MEMORY.keys()
+    assert whole["models"]["qwen"]["memory"].keys() == keys_of(Memory).keys()
     assert whole["models"]["legacy"].keys() == {"script"}
 
 
 def test_a_simulated_model_has_every_key_of_its_simulation_with_its_default(whole):
     table = whole["models"]["pretend"]["simulation"]
-    assert written(table, SIMULATION) == defaults(Simulation)
+    assert written(table, Simulation) == defaults(Simulation)
 
 
 def test_an_api_key_has_every_key_and_the_defaults_of_those_that_have_one(whole):
     (table,) = whole["keys"]
-    assert list(table) == list(KEY)
+    assert set(table) == set(keys_of(Key))
     assert table["secret_sha256"] == hashlib.sha256(b"secret").hexdigest()
-    shown = written(table, KEY)
+    shown = written(table, Key)
     assert {key: shown[key] for key in ("priority", "revoked")} == {
         key: value for key, value in defaults(Key).items() if key in ("priority", "revoked")
     }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from muxd.config import Proxy
+from muxd.config.readers import Address
 from muxd.notify import Notifier
 from muxd.ports import CLIENTS, METRICS, AddressInUse, CannotListen, listen_at
 from muxd.proxy_ports import ProxyPorts
@@ -54,7 +55,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 def proxy_at(port: int = 0, **settings: Any) -> Proxy:
-    return Proxy(host=HERE, port=port, **settings)
+    return Proxy(Address(HERE, port), **settings)
 
 
 def port_of(listener: socket.socket) -> int:
@@ -72,7 +73,7 @@ def listens(port: int, host: str = HERE) -> bool:
 
 
 def test_both_ports_are_bound_and_given_to_the_manager(manager):
-    ports = ProxyPorts(proxy_at(metrics_listen=(HERE, 0)), manager.notifier())
+    ports = ProxyPorts(proxy_at(metrics_listen=Address(HERE, 0)), manager.notifier())
     assert list(ports.descriptors()) == [CLIENTS, METRICS]
     assert sorted(manager.stored()) == ["+metrics", "+proxy"]
     assert listens(ports.port)
@@ -92,7 +93,7 @@ def test_one_that_is_configured_no_more_is_not_in_the_way_of_another(manager, ho
     """The manager has a copy, which would keep a wider address from being bound."""
     kept = listen_at(HERE, 0)
     port, copy = port_of(kept) if host != HERE else a_free_port(), kept.dup()
-    ports = ProxyPorts(Proxy(host=host, port=port), manager.notifier(proxy=kept))
+    ports = ProxyPorts(Proxy(Address(host, port)), manager.notifier(proxy=kept))
     assert (ports.port, ports.trouble) == (port, None)
     assert kept.fileno() == -1
     assert listens(port)
@@ -152,9 +153,10 @@ def test_clients_come_where_only_the_port_for_metrics_is_taken(manager, caplog):
     ports.close()
 
 
-@pytest.mark.parametrize("settings", [{"host": "192.0.2.1"}, {"metrics_listen": ("192.0.2.1", 9)}])
+@pytest.mark.parametrize("settings", [{"listen": ("192.0.2.1", 9)}, {"metrics_listen": ("192.0.2.1", 9)}])
 def test_an_address_that_cannot_be_had_is_an_error(settings):
-    config = Proxy(**{"host": HERE, "port": a_free_port()} | settings)
+    listen = Address(HERE, a_free_port())
+    config = Proxy(**{"listen": listen} | {key: Address(*where) for key, where in settings.items()})
     with pytest.raises(CannotListen, match=r"192\.0\.2\.1") as told:
         ProxyPorts(config, Notifier(None))
     assert not isinstance(told.value, AddressInUse)

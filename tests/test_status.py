@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Config, Daemon
+from muxd.config import Config, Daemon, Proxy
+from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.status import door_status
 
@@ -31,5 +32,5 @@ def a_key(name: str, expires: float = inf, revoked: bool = False) -> Key:
     ],
 )
 def test_the_door_says_who_may_ask(host, keys, door):
-    config = replace(CONFIG, proxy=replace(CONFIG.proxy, host=host), keys=keys)
+    config = replace(CONFIG, proxy=Proxy(Address(host, 30100)), keys=keys)
     assert tuple(door_status(config, 10.0).values()) == door

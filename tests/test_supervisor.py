@@ -14,6 +14,7 @@ import trio.testing
 
 from muxd.children import Children
 from muxd.config import Config, Daemon, Memory, Model, Simulation
+from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
 from muxd.core.states import WorkerState
@@ -298,7 +299,7 @@ async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(tmp_path)
     part.write_text('\n\n[proxy]\nmax_body = "2MiB"\n')
     async with supervised(tmp_path, a_model("a")) as supervisor:
         running = wanted[-1]
-        proxy = replace(running.proxy, port=1, max_body=2 << 20, buffer_memory=1)
+        proxy = replace(running.proxy, listen=Address("127.0.0.1", 1), max_body=2 << 20, buffer_memory=1)
         wanted.append(replace(running, path=file, proxy=proxy))
         with pytest.raises(NeedsRestart) as told:
             await supervisor.reload()

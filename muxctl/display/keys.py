@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from muxctl.display.tables import plain
-from muxd.config.key_tables import KeyTable, moment
+from muxd.config.key_readers import moment
+from muxd.config.key_tables import KeyTable
 from muxd.config.readers import Base
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from muxd.config.default_paths import find_config
 from muxd.config.folders import writable_by_others
 from muxd.config.lines import KeyPath
-from muxd.config.load import SECTIONS, ConfigOverlay, read_config
+from muxd.config.load import TABLES, ConfigOverlay, read_config
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config
 from muxd.errors import ConfigError
@@ -99,7 +99,7 @@ def _condensed(lines: list[ReportLine], config: Config) -> list[ReportLine]:
 
 def _sorted(lines: list[ReportLine], config: Config) -> list[ReportLine]:
     """Return first the lines on what all models need, then the models' in the order of the files, then the rest."""
-    order = [*SECTIONS, "python", "GPUs", "RAM", *(model.name for model in config.models)]
+    order = [*TABLES, "python", "GPUs", "RAM", *(model.name for model in config.models)]
     places = {subject: place for place, subject in reversed(list(enumerate(order)))}
     return sorted(lines, key=lambda line: places.get(line.subject, len(order)))
 

@@ -5,87 +5,20 @@ changes no key of an earlier one.  A secret in an environment variable is turned
 secret nor the SHA-256 is ever part of a message.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from .declarations import keys_of
 from .lines import KeyPath, line_of
-from .names import MODEL_NAME, did_you_mean
+from .names import did_you_mean
 from .problems import Problems, shown_file
-from .readers import Base, Reader, boolean, integer, names, unknown_key
+from .readers import Base, unknown_key
 from .schema import Key, Model
 from .sources import Source
 from .units import shown
 
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
 _FORM = 'write [[keys]], and below it name = "..." and its secret_sha256 or secret_env'
-
-
-def key_name(value: Any, base: Base) -> str:
-    """Read the name by which muxctl and the access log call the key."""
-    if isinstance(value, str) and MODEL_NAME.fullmatch(value):
-        return value
-    raise ValueError(
-        f"{shown(value)} is not a key's name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
-    )
-
-
-def digest(value: Any, base: Base) -> str:
-    """Read a SHA-256: 64 hex digits, returned in lower case."""
-    if isinstance(value, str) and _SHA256.fullmatch(value):
-        return value.lower()
-    raise ValueError("not a SHA-256; write its 64 hex digits, as `printf %s SECRET | sha256sum` prints them")
-
-
-def variable(value: Any, base: Base) -> str:
-    """Read the name of an environment variable."""
-    if isinstance(value, str) and _VARIABLE.fullmatch(value):
-        return value
-    raise ValueError("not the name of an environment variable; use letters, digits and _: the secret is its value")
-
-
-def some_names(value: Any, base: Base) -> tuple[str, ...]:
-    """Read a list of one or more names.
-
-    An empty list is refused: it looks like "no model", but a key without `models` is good for all of them.
-    """
-    if found := names(value, base):
-        return found
-    raise ValueError("an empty list allows no model; name some, or leave it out: the key is for all then")
-
-
-def moment(value: Any, base: Base) -> float:
-    """Read a date, with or without a time, and return seconds since the epoch.
-
-    A date without a time stands for its first moment, a time without an offset for UTC.
-    """
-    try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value.strip())
-        if isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime.combine(value, time())
-        if isinstance(value, datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{shown(value)} is not a date; write 2027-01-31, or 2027-01-31T18:00:00Z")
-
-
-KEY: dict[str, Reader] = {
-    "name": key_name,
-    "secret_sha256": digest,
-    "secret_env": variable,
-    "models": some_names,
-    "requests_per_minute": integer(1, 1_000_000),
-    "priority": integer(-10, 10),
-    "expires": moment,
-    "comments": boolean,
-    "revoked": boolean,
-}
 
 
 def read_keys(
@@ -152,11 +85,11 @@ class _KeyReading:
     def _read(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Put the fields of a `Key` into `given`, and yield what is wrong: the TOML key to blame, and the text."""
         for key, value in entry.table.items():
-            if (read := KEY.get(key)) is None:
+            if (declared := keys_of(Key).get(key)) is None:
                 yield key, _unknown_key(key, value)
             else:
                 try:
-                    given[key] = read(value, self._base)
+                    given[key] = declared.read(value, self._base)
                 except ValueError as error:
                     yield key, str(error)
         yield from self._check_name(entry, given)
@@ -173,8 +106,8 @@ class _KeyReading:
                 yield "name", f'"{name}" is already the name of the key at {first}; use another'
 
     def _check_secret(self, entry: KeyTable, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Check the secret, and replace `secret_env` in `given` by the secret's `secret_sha256` and the `variable`."""
-        name = given.pop("secret_env", None)
+        """Check the secret, and put its `secret_sha256` into `given` where a variable holds it."""
+        name = given.get("secret_env")
         if {"secret_sha256", "secret_env"} <= entry.table.keys():
             yield "secret_env", "secret_sha256 is there too; keep one of them"
             return
@@ -184,8 +117,7 @@ class _KeyReading:
                 yield "secret_env", f"{name} is not set, or empty, where muxd runs; set it, or use secret_sha256"
                 return
             given["secret_sha256"] = sha256(secret.encode(errors="surrogateescape")).hexdigest()
-            given["variable"] = name
-        elif not entry.table.keys() - KEY.keys() and not {"secret_sha256", "secret_env"} & entry.table.keys():
+        elif not entry.table.keys() - keys_of(Key).keys() and not {"secret_sha256", "secret_env"} & entry.table.keys():
             yield "secret_sha256", "missing; `muxctl keys add` makes a key with its own, or name a secret_env"
         if (hashed := given.get("secret_sha256")) is not None:
             first = self._secrets.setdefault(hashed, entry)
@@ -207,4 +139,4 @@ class _KeyReading:
 def _unknown_key(key: str, value: Any) -> str:
     if key == "secret":
         return "a secret is not written here; write secret_sha256, its SHA-256 in hex, or secret_env"
-    return unknown_key(key, value, list(KEY), in_model=False)
+    return unknown_key(key, value, list(keys_of(Key)), in_model=False)

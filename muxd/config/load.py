@@ -1,7 +1,6 @@
 """Loading of the configuration: TOML files in, one checked `Config` out, or every problem in them at once.
 
-`sources` finds and merges the files; `options` declares what each key may hold; `rules` checks what must hold between
-keys; `schema` has the defaults.
+`sources` finds and merges the files; `schema` declares each key; `rules` checks what must hold between keys.
 """
 
 import shutil
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from muxd.errors import ConfigError
 
-from . import options
+from .declarations import keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices, cuda_names
 from .flags import Parallel, flag_of, parallel
@@ -23,13 +22,11 @@ from .names import MODEL_NAME
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check, check_folders
-from .schema import Config, Daemon, Memory, Model, Policy, Proxy, Simulation
+from .schema import SECTIONS, Config, Daemon, Memory, Model, Policy, Proxy, Simulation
 from .sources import Source, merged, read_sources
 from .units import shown
 
-SECTIONS = ["muxd", "proxy", "policy", "defaults", "models", "keys"]
-
-_HOMES = {"muxd": options.DAEMON, "proxy": options.PROXY, "policy": options.POLICY, "models.NAME": options.MODEL}
+TABLES = [*SECTIONS, "defaults", "models", "keys"]
 
 
 class ConfigOverlay(Protocol):
@@ -186,30 +183,24 @@ class _FileReading:
         self._devices = devices
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
-        for name in raw.keys() - set(SECTIONS):
-            text = _misplaced(name) or unknown_key(name, raw[name], SECTIONS, in_model=False)
+        for name in raw.keys() - set(TABLES):
+            text = _misplaced(name) or unknown_key(name, raw[name], TABLES, in_model=False)
             self._problems.add((name,), text)
-        defaults = self._table(("defaults",), raw.get("defaults", {}), options.MODEL)
+        defaults = self._table(("defaults",), raw.get("defaults", {}), Model)
         return Config(
             daemon=self._daemon(raw.get("muxd", {})),
-            proxy=self._proxy(raw.get("proxy", {})),
-            policy=Policy(**self._table(("policy",), raw.get("policy", {}), options.POLICY)),
+            proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), Proxy)),
+            policy=Policy(**self._table(("policy",), raw.get("policy", {}), Policy)),
             models=self._models(raw.get("models", {}), defaults),
             path=path,
         )
 
     def _daemon(self, raw: Any) -> Daemon:
-        given = self._table(("muxd",), raw, options.DAEMON)
+        given = self._table(("muxd",), raw, Daemon)
         state_dir = given.setdefault("state_dir", default_state_dir(self._environ))
         given.setdefault("log_dir", default_log_dir(self._environ, state_dir))
         given.setdefault("socket", default_socket(self._environ))
         return Daemon(**given)
-
-    def _proxy(self, raw: Any) -> Proxy:
-        given = self._table(("proxy",), raw, options.PROXY)
-        if listen := given.pop("listen", None):
-            given["host"], given["port"] = listen
-        return Proxy(**given)
 
     def _models(self, raw: Any, defaults: dict[str, Any]) -> tuple[Model, ...]:
         if not isinstance(raw, dict):
@@ -223,7 +214,7 @@ class _FileReading:
             self._problems.add(
                 path, "not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
             )
-        own = self._table(path, raw, options.MODEL)
+        own = self._table(path, raw, Model)
         if "script" in own:
             from muxd.importers.script_models import follow_script  # imported for launch scripts only
 
@@ -255,31 +246,31 @@ class _FileReading:
         )
         return replace(model, python=found) if found else model
 
-    def _table(self, path: KeyPath, raw: Any, table: options.Table) -> dict[str, Any]:
+    def _table(self, path: KeyPath, raw: Any, table: type) -> dict[str, Any]:
         """Return the values of a TOML table as its readers understand them; note the keys that no reader accepts."""
+        declared = keys_of(table)
         if not isinstance(raw, dict):
-            form = f"{path[-1]} = {{ {next(iter(table))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
+            form = f"{path[-1]} = {{ {next(iter(declared))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
             self._problems.add(path, f"{shown(raw)} is not a table; write {form}")
             return {}
         given: dict[str, Any] = {}
         for key, value in raw.items():
-            match table.get(key):
-                case None:
-                    text = _misplaced(key) or unknown_key(key, value, list(table), in_model=path[0] == "models")
-                    self._problems.add((*path, key), text)
-                case dict() as inner:
-                    given[key] = self._table((*path, key), value, inner)
-                case read:
-                    try:
-                        given[key] = read(value, self._base)
-                    except ValueError as error:
-                        self._problems.add((*path, key), str(error))
+            if key not in declared:
+                text = _misplaced(key) or unknown_key(key, value, list(declared), in_model=path[0] == "models")
+                self._problems.add((*path, key), text)
+            elif isinstance(read := declared[key].read, type):
+                given[key] = self._table((*path, key), value, read)
+            else:
+                try:
+                    given[key] = read(value, self._base)
+                except ValueError as error:
+                    self._problems.add((*path, key), str(error))
         return given
 
 
 def _misplaced(key: str) -> str | None:
     """Return the text about a key that belongs to another table; None for a key that no table has."""
-    homes = [f"[{section}]" for section, table in _HOMES.items() if key in table]
+    homes = [f"[{name}]" for name, table in (*SECTIONS.items(), ("models.NAME", Model)) if key in keys_of(table)]
     return f"no key of this table; it belongs under {' or '.join(homes)}" if homes else None
 
 

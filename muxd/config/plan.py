@@ -7,61 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from .declarations import keys_of
 from .schema import Config, Model
 
 Action = Literal["add", "remove", "restart", "update"]
-
-#: Keys of a model on which its process, its log files or its claim on the GPUs depend: a change restarts the worker.
-PROCESS_KEYS = frozenset(
-    {
-        "script",
-        "engine",
-        "model_path",
-        "gpus",
-        "cuda_devices",
-        "memory",
-        "sleep_level",
-        "port",
-        "python",
-        "args",
-        "env",
-        "cwd",
-        "log_max_bytes",
-        "log_backups",
-        "simulation",
-    }
-)
-
-#: Keys of a model that only muxd reads, while the worker runs: a change needs no restart of the worker.
-WATCH_KEYS = frozenset(
-    {
-        "preload",
-        "start_timeout",
-        "stop_timeout",
-        "drain_timeout",
-        "switch_timeout",
-        "call_timeout",
-        "gpu_release_timeout",
-        "restart_limit",
-        "restart_window",
-        "stable_after",
-        "cool_down",
-        "probe_interval",
-        "probe_timeout",
-        "probe_failures",
-        "hang_timeout",
-        "concurrency_limit",
-        "queue_limit",
-        "upstream_name",
-        "set_params",
-        "strip_params",
-    }
-)
-
-#: Keys outside the models that a running muxd can take over; every other one needs a restart of muxd.
-LIVE_SETTINGS = frozenset(
-    {"muxd.log_level", "muxd.log_format", "muxd.shutdown_timeout", "policy.wait_target", "policy.keep_turns", "keys"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +64,13 @@ def plan_of(running: Config, wanted: Config) -> Plan:
 
     Models are matched by name: a renamed model is removed under one name and added under the other.
     """
-    settings = tuple(_changed_settings(running, wanted))
     steps = tuple(_steps(running, wanted))
     touched = {step.model for step in steps}
+    settings, needs_restart = _changed_settings(running, wanted)
     return Plan(
         steps=steps,
-        settings=tuple(key for key in settings if key in LIVE_SETTINGS),
-        needs_restart=tuple(key for key in settings if key not in LIVE_SETTINGS),
+        settings=settings,
+        needs_restart=needs_restart,
         unchanged=tuple(model.name for model in wanted.models if model.name not in touched),
     )
 
@@ -135,33 +84,32 @@ def _steps(running: Config, wanted: Config) -> Iterator[Step]:
             gone = (old for name, old in before.items() if name not in kept)
             yield Step(model.name, "add", was=next((old.name for old in gone if _renamed(old, model)), ""))
         elif changes := _differences(old, model):
-            yield Step(model.name, "restart" if _needs_new_process(old, model, changes) else "update", changes)
+            yield Step(model.name, "restart" if _needs_restart(old, model) else "update", changes)
 
 
 def _renamed(old: Model, new: Model) -> bool:
     return not {*_differences(old, new)} - {"name", "served_names"}
 
 
-def _needs_new_process(old: Model, new: Model, changes: tuple[str, ...]) -> bool:
-    """Say whether the model's worker must be restarted for the keys in `changes`.
+def _needs_restart(old: Any, new: Any) -> bool:
+    """Say whether a change of one table takes a restart; a field that no user can write always does."""
+    declared = keys_of(old)
+    return any(
+        key not in declared or not declared[key].is_live(getattr(old, key), getattr(new, key))
+        for key in _differences(old, new)
+    )
 
-    Of the served names only the first is passed to the engine.  A key that is neither in PROCESS_KEYS nor in WATCH_KEYS
-    counts as one of the process.
-    """
-    return old.served_names[:1] != new.served_names[:1] or not WATCH_KEYS.issuperset({*changes} - {"served_names"})
 
-
-def _changed_settings(running: Config, wanted: Config) -> Iterator[str]:
-    """Yield the changed keys outside the models as the user writes them, in the order of the schema."""
-    for section, old, new in (
-        ("muxd", running.daemon, wanted.daemon),
-        ("proxy", running.proxy, wanted.proxy),
-        ("policy", running.policy, wanted.policy),
-    ):
-        keys = ("listen" if section == "proxy" and key in ("host", "port") else key for key in _differences(old, new))
-        yield from dict.fromkeys(f"{section}.{key}" for key in keys)
-    if running.keys != wanted.keys:
-        yield "keys"
+def _changed_settings(running: Config, wanted: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the changed keys outside the models that a running muxd takes over, then those that take its restart."""
+    live: list[str] = []
+    others: list[str] = []
+    for section, old in running.sections.items():
+        new, declared = wanted.sections[section], keys_of(old)
+        for key in _differences(old, new):
+            is_live = declared[key].is_live(getattr(old, key), getattr(new, key))
+            (live if is_live else others).append(f"{section}.{key}")
+    return (*live, *["keys"] * (running.keys != wanted.keys)), tuple(others)
 
 
 def _differences(old: Any, new: Any) -> tuple[str, ...]:

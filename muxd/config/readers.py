@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from .devices import is_name
 from .names import did_you_mean
@@ -40,8 +40,21 @@ class Base:
         return found
 
 
+T = TypeVar("T")
+
 #: Takes a value as parsed, and the base of its paths; returns the value to keep, or raises ValueError.
-Reader = Callable[[Any, Base], Any]
+Reader = Callable[[Any, Base], T]
+
+
+class Address(NamedTuple):
+    """An address to listen at; `host` is a name or an address, without brackets."""
+
+    host: str
+    port: int  # 0: the kernel chooses one
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -55,7 +68,7 @@ _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def choice(*allowed: str) -> Reader:
+def choice(*allowed: str) -> Reader[str]:
     """Return a reader of one of a few strings."""
 
     def read(value: Any, base: Base) -> str:
@@ -72,7 +85,7 @@ def boolean(value: Any, base: Base) -> bool:
     raise ValueError(f"{shown(value)} is neither true nor false; write true or false without quotes")
 
 
-def integer(low: int, high: int) -> Reader:
+def integer(low: int, high: int) -> Reader[int]:
     """Return a reader of a whole number from `low` to `high`, both included."""
 
     def read(value: Any, base: Base) -> int:
@@ -85,7 +98,7 @@ def integer(low: int, high: int) -> Reader:
     return read
 
 
-def number(above: float, high: float) -> Reader:
+def number(above: float, high: float) -> Reader[float]:
     """Return a reader of a number greater than `above` and at most `high`, without a unit."""
 
     def read(value: Any, base: Base) -> float:
@@ -98,7 +111,7 @@ def number(above: float, high: float) -> Reader:
     return read
 
 
-def duration(low: float = 0.0, *, endless: bool = False) -> Reader:
+def duration(low: float = 0.0, *, endless: bool = False) -> Reader[float]:
     """Return a reader of a duration of at least `low` seconds, in seconds; "inf" is accepted only with `endless`."""
 
     def read(value: Any, base: Base) -> float:
@@ -112,7 +125,7 @@ def duration(low: float = 0.0, *, endless: bool = False) -> Reader:
     return read
 
 
-def size(low: int = 0) -> Reader:
+def size(low: int = 0) -> Reader[int]:
     """Return a reader of a size of at least `low` bytes, in bytes."""
 
     def read(value: Any, base: Base) -> int:
@@ -222,7 +235,7 @@ def _check_json(value: Any) -> None:
         raise ValueError(f"{shown(value)} cannot be said in JSON; use text, numbers, true, false, lists and tables")
 
 
-def gpus(value: Any, base: Base) -> tuple[int | str, ...]:
+def gpu_names(value: Any, base: Base) -> tuple[Any, ...]:
     """Read a list of GPUs, by number or by name (UUID); `devices` finds the numbers of names."""
     if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
         raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
@@ -252,8 +265,11 @@ def path(value: Any, base: Base) -> Path:
     return base.resolve(text(value, base))
 
 
-def script(value: Any, base: Base) -> tuple[Path, tuple[str, ...]]:
-    """Read a launch script, "FILE" or { file = "FILE", args = ["..."] }, and return its path and its arguments."""
+def launch_script(value: Any, base: Base) -> Any:
+    """Read a launch script, "FILE" or { file = "FILE", args = ["..."] }, and return its path and its arguments.
+
+    `importers.script_models` makes a `Script` of the two.
+    """
     if not isinstance(value, dict):
         return path(value, base), ()
     if unknown := next((key for key in value if key not in ("file", "args")), None):
@@ -271,7 +287,7 @@ def directory(value: Any, base: Base) -> Path:
     raise ValueError(f"no directory {found}; create it or correct the path")
 
 
-def model_path(value: Any, base: Base) -> str:
+def weights(value: Any, base: Base) -> str:
     """Read where a model is: a local path, a Hub id or a URL of an object store.
 
     A path, recognized by its beginning, must exist and is returned absolute; the others are returned unchanged.
@@ -321,8 +337,8 @@ def command(value: Any, base: Base) -> str:
     return str(base.resolve(given)) if "/" in given or given.startswith("~") else given
 
 
-def address(value: Any, base: Base) -> tuple[str, int]:
-    """Read an address, "HOST:PORT" or "[::1]:PORT", and return host (without brackets) and port; port 0 is allowed."""
+def address(value: Any, base: Base) -> Address:
+    """Read an address, "HOST:PORT" or "[::1]:PORT"; port 0 is allowed."""
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -330,7 +346,7 @@ def address(value: Any, base: Base) -> tuple[str, int]:
         host = ""
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ValueError(f'{shown(value)} is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"')
-    return host, int(port)
+    return Address(host, int(port))
 
 
 def unknown_key(name: str, value: Any, known: list[str], *, in_model: bool) -> str:

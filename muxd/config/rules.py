@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from .declarations import keys_of
 from .default_paths import default_log_dir
 from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .names import nearest
-from .options import MODEL, OWNED_ENV, OWNED_FLAGS
 from .problems import Problems
 from .schema import Config, Model
 from .units import show_size, shown
@@ -26,6 +26,24 @@ SOCKET_PATH_MAX = 107
 
 # Keys that a model with a launch script cannot have: the script has its own command line.
 SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
+
+# Flags and variables that muxd itself sets for an engine, each with what the user does instead.
+OWNED_FLAGS = {
+    "--host": "leave it out: workers listen on loopback only",
+    "--port": "use the key port",
+    "--model": "use the key model_path",
+    "--model-path": "use the key model_path",
+    "--served-model-name": "use the key served_names",
+    "--config": "leave it out: muxd writes that file; put its settings into args",
+    "--admin-api-key": "leave it out: muxd makes one for each start",
+    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
+    "--enable-memory-saver": "use the key sleep_level",
+    "--enable-weights-cpu-backup": "use sleep_level = 1",
+}
+OWNED_ENV = {
+    "CUDA_VISIBLE_DEVICES": "use the key gpus",
+    "MUXD_TOKEN": "leave it out: muxd knows its processes by it",
+}
 
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
@@ -144,7 +162,7 @@ class _WrittenKeys:
 
     def has_unknown_key(self, name: str) -> bool:
         """Say whether the model's table has an unknown key: a key that seems to be missing may be misspelt."""
-        return not _as_table(self._models.get(name)).keys() <= MODEL.keys()
+        return not _as_table(self._models.get(name)).keys() <= keys_of(Model).keys()
 
 
 def _as_table(value: Any) -> Mapping[str, Any]:

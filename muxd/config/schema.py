@@ -1,28 +1,248 @@
-"""The configuration as frozen values: every key, its unit and its default.
+"""The configuration as frozen values; each key is declared here, once.  See `declarations`.
 
 Times are in seconds, sizes in bytes; `inf` means no limit.  `load` reads the values from TOML and checks them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import date
 from math import inf
 from pathlib import Path
 from typing import Any
+
+from .declarations import key
+from .key_readers import as_moment, digest, key_name, moment, some_names, variable
+from .readers import (
+    Address,
+    address,
+    boolean,
+    choice,
+    command,
+    directory,
+    duration,
+    environment,
+    gpu_names,
+    header_names,
+    host_names,
+    integer,
+    launch_script,
+    names,
+    number,
+    origins,
+    params,
+    path,
+    size,
+    stripped,
+    text,
+    texts,
+    weights,
+)
 
 GiB = 1 << 30
 MiB = 1 << 20
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-ACCESS_LOGS = ("text", "json", "off")
-REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
+
+#: Flags of an engine from which the proxy learns what a model can do; other flags may hold secrets and are not passed.
+CAPABILITY_FLAGS = frozenset({"--is-embedding"})
+_CONTEXT_LENGTH = "--context-length"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The `[muxd]` table."""
+
+    socket: Path = key(
+        path,
+        example="/run/muxd/muxd.sock",
+        told=True,
+        doc="Where muxctl finds muxd.  Default: $RUNTIME_DIRECTORY/muxd.sock (set by systemd), else "
+        "$XDG_RUNTIME_DIR/muxd/muxd.sock, else ~/.local/state/muxd/muxd.sock.  At most 107 bytes.",
+    )
+    state_dir: Path = key(
+        path,
+        example="/var/lib/muxd",
+        told=True,
+        doc="What survives a restart.  Default: $STATE_DIRECTORY, else ~/.local/state/muxd.",
+    )
+    log_dir: Path = key(
+        path,
+        example="/var/log/muxd",
+        told=True,
+        doc="NAME.stdout.log and NAME.stderr.log of every model.  Default: $LOGS_DIRECTORY, else logs in state_dir.",
+    )
+    log_level: str = key(
+        choice(*LOG_LEVELS),
+        "info",
+        live=True,
+        told=True,
+        doc="muxd's own log, on stderr: debug, info, warning or error.  `muxd start --log-level debug` goes before "
+        "what is here.",
+    )
+    log_format: str = key(
+        choice("text", "json"),
+        "text",
+        live=True,
+        told=True,
+        doc="That log as text or as JSON lines.  Under systemd each line has its priority for the journal, and text "
+        "no time of its own.",
+    )
+    admin_group: str | None = key(
+        text,
+        unset=None,
+        example="muxd",
+        doc="The socket belongs to this group and its members may switch models and stop muxd.\n"
+        "Default: none; only root and muxd's own user may.",
+    )
+    others: str = key(
+        choice("read", "none"),
+        "read",
+        doc='What anybody else who can open the socket may do: "read" the status and the events, or "none".',
+    )
+    shutdown_timeout: float = key(
+        duration(), "30s", live=True, told=True, doc="How long a stop lets requests in flight finish."
+    )
+    simulated_gpu_memory: int = key(
+        size(low=MiB), "80GiB", doc='The size of each pretend GPU, for models with engine = "simulator".'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The `[proxy]` table."""
+
+    listen: Address = key(
+        address,
+        "127.0.0.1:30100",
+        told=True,
+        doc='Where clients find the OpenAI API.  "0.0.0.0:30100" lets other machines in, "[::]:30100" IPv6 too; then '
+        "there must be [[keys]].",
+    )
+    managed: bool = key(boolean, True, doc="false: the proxy is a service of its own, and muxd only grants it leases.")
+    user: str | None = key(
+        text, unset=None, example="muxd-proxy", doc="The user that such a proxy runs as.  Default: none."
+    )
+    max_body: int = key(size(low=1024), "64MiB", told=True, doc="The largest request body.")
+    buffer_memory: int = key(
+        size(low=1024),
+        "512MiB",
+        told=True,
+        doc="What all request bodies together may take in memory; beyond it requests get 503.",
+    )
+    upstream_timeout: float = key(
+        duration(0.1, endless=True),
+        "inf",
+        told=True,
+        doc="How long a model may take to the first byte of its answer.",
+    )
+    drain_timeout: float = key(
+        duration(endless=True),
+        "30s",
+        told=True,
+        doc="How long SIGTERM lets requests in flight finish; where muxd runs the proxy, no longer than its "
+        "shutdown_timeout.",
+    )
+    comment_interval: float = key(
+        duration(0.1, endless=True),
+        "5s",
+        told=True,
+        doc='A client that asked with "stream": true gets an SSE comment this often until its answer begins, which '
+        'tells phase and ETA and keeps the connection alive; "inf": none.  One that cannot bear them sends '
+        '"x-muxd-comments: off".',
+    )
+    allow_anonymous: bool = key(
+        boolean,
+        False,
+        told=True,
+        doc="Without [[keys]] the proxy listens on loopback only, unless this says that anybody may use the models.",
+    )
+    hosts: tuple[str, ...] = key(
+        host_names,
+        [],
+        told=True,
+        doc="The names that requests may call this proxy by, in their header Host.  On loopback and without [[keys]] "
+        "these are localhost, names below it and loopback's addresses, so that no web page reaches the models by a "
+        "name of its own that leads here (DNS rebinding); what is said here is taken as well: "
+        '"gpu1.example", "*.example" for all names below it, or "*" for any.  With [[keys]] or allow_anonymous any '
+        "name is taken, unless something is said here.",
+    )
+    allow_origins: tuple[str, ...] | None = key(
+        origins,
+        unset=None,
+        example=["http://localhost:3000"],
+        told=True,
+        doc="The origins whose pages a browser lets read the answers (CORS), as in "
+        '"https://chat.example" or "http://localhost:3000"; "*" is any.  Requests that a page of any other origin '
+        "sends are refused before a model is switched, so [] shuts out every page but those that come from the "
+        "proxy's own address.\n"
+        "Default: on loopback without [[keys]] any origin, as with SGLang: a page that is open in a browser on this "
+        "machine may use the models then, and switch them; elsewhere none, but for what the models' servers allow.",
+    )
+    metrics_listen: Address | None = key(
+        address,
+        unset=None,
+        example="127.0.0.1:30101",
+        told=True,
+        doc="/metrics for Prometheus on a port of its own, beside the one that listen has.  Nobody is asked for a key "
+        "there: beyond loopback, where a Prometheus on another machine needs it, a firewall has to keep the others "
+        "out.  On loopback it may be called by the same names as the proxy there, see hosts.  Default: none.",
+    )
+    request_id_headers: tuple[str, ...] = key(
+        header_names,
+        ["x-request-id", "x-correlation-id", "x-trace-id", "request-id"],
+        told=True,
+        doc="A request's id is in the first of these headers that it has; where it has none, one is made and sent in "
+        "the first.  It is sent to the worker and back to the client; with [] it is only in the log.",
+    )
+    access_log: str = key(
+        choice("text", "json", "off"), "text", told=True, doc='One line for every request: "text", "json" or "off".'
+    )
+    access_log_dir: Path | None = key(
+        path,
+        unset=None,
+        example="/var/log/muxd/access",
+        told=True,
+        doc="Those lines go to access-YEAR-MONTH-DAY.log in this folder, which is made where it can be.  Default: to "
+        "stdout; muxd writes it to muxd-proxy.stdout.log in log_dir.",
+    )
+
+    @property
+    def host(self) -> str:
+        return self.listen.host
+
+    @property
+    def port(self) -> int:
+        return self.listen.port
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The `[policy]` table."""
+
+    wait_target: float = key(
+        duration(endless=True),
+        "30s",
+        live=True,
+        doc="How long a request should wait at most while another model is busy.  A goal that decides whose turn it "
+        "is: no request fails by it.",
+    )
+    keep_turns: bool = key(
+        boolean,
+        True,
+        live=True,
+        doc="Whether a model that has answered is kept while another one waits, for as long as its clients usually "
+        "take to send their next request: only where that is much less than a switch there and back takes, and never "
+        "past the bound of who waits.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """GPU memory that a model holds while it is awake, in bytes over all its GPUs together."""
 
-    weights: int = 0
-    kv: int = 0
-    overhead: int = 0
+    weights: int = key(size(), 0, doc="The weights as loaded.")
+    kv: int = key(size(), 0, doc="The KV cache.")
+    overhead: int = key(size(), 0, doc="All else: CUDA contexts, graphs, activations.")
 
     @property
     def total(self) -> int:
@@ -33,14 +253,21 @@ class Memory:
 class Simulation:
     """Behaviour of a simulated worker (`engine = "simulator"`): its figures are invented, its processes are real."""
 
-    load_time: float = 1.0  # seconds from exec to ready
-    sleep_time: float = 0.1
-    wake_time: float = 0.3
-    release_lag: float = 0.0  # seconds from the engine's answer to a release until the GPU memory is really free
-    token_rate: float = 100.0  # tokens per second in one request
-    batch_slots: int = 8  # requests that run at once; further requests wait inside the engine
-    pace: float = 0.1  # factor on SGLang's own waits, such as the 5 s until it notices SIGTERM; 1: as long as real
-    faults: tuple[str, ...] = ()  # see muxd/simulator/faults.py
+    load_time: float = key(duration(), "1s", doc="From its start until it is ready.")
+    sleep_time: float = key(duration(), "100ms", doc="To fall asleep.")
+    wake_time: float = key(duration(), "300ms", doc="To wake up.")
+    release_lag: float = key(duration(), "0s", doc="How long memory stays taken after it was given up.")
+    token_rate: float = key(number(above=0, high=1e6), 100.0, doc="Tokens per second of one request.")
+    batch_slots: int = key(
+        integer(1, 100_000), 8, doc="How many requests run at once; further ones wait inside the engine."
+    )
+    pace: float = key(
+        number(above=0, high=10),
+        0.1,
+        doc="How fast it goes through the waits that SGLang has of its own, such as the 5 s until it notices "
+        "SIGTERM: 1 is as slow.",
+    )
+    faults: tuple[str, ...] = key(texts, [], doc="How it misbehaves: names of faults, see muxd/simulator/faults.py.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,109 +308,267 @@ class Script:
     remarks: tuple[str, ...] = field(default=(), compare=False)  # for the operator, about the script
 
 
+def capability_args(args: tuple[str, ...]) -> list[str]:
+    """Return those of an engine's arguments that say what the model can do; `--context-length N` as one word."""
+    return list(_capability_args(args))
+
+
+def _capability_args(args: tuple[str, ...]) -> Iterator[str]:
+    for flag, value in zip(args, (*args, "")[1:], strict=True):
+        if flag in CAPABILITY_FLAGS or flag.startswith(_CONTEXT_LENGTH + "="):
+            yield flag
+        elif flag == _CONTEXT_LENGTH:
+            yield f"{flag}={value}"
+
+
+def _is_same_first(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    return old[:1] == new[:1]
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.NAME]` table."""
 
     name: str
-    script: Script | None = None  # launch script, which starts the server in place of muxd's own command line
-    engine: str = "sglang"  # or "simulator"
-    model_path: str = ""
-    served_names: tuple[str, ...] = ()  # names by which clients may ask for it; its own name where none is given
-    gpus: tuple[int, ...] = (0,)
-    memory: Memory | None = None
-    sleep_level: int = 2  # 1 weights to host RAM, 2 weights discarded, 3 the process ends
-    preload: bool = False
-    port: int = 0  # 0: muxd chooses a free port at each start; a script's port is found once its server listens
-    python: str = "python3"  # the interpreter that has SGLang
-    args: tuple[str, ...] = ()  # further flags of the engine, unchanged; for a script, its capability flags alone
-    env: dict[str, str] = field(default_factory=dict)
-    cwd: Path | None = None
-    start_timeout: float = 600.0
-    stop_timeout: float = 30.0
-    drain_timeout: float = 300.0
-    switch_timeout: float = 600.0
-    call_timeout: float = 120.0  # one engine call: release, resume, reload
-    gpu_release_timeout: float = 30.0  # from an answered release, or an exit, until the memory must be free
-    restart_limit: int = 5  # so many failures within restart_window, and the worker is "failed"
-    restart_window: float = 600.0
-    stable_after: float = 60.0  # after so long in "ready", the next failure counts as the first
-    cool_down: float = 60.0  # time in "failed" until a request may start the worker again
-    probe_interval: float = 5.0
-    probe_timeout: float = 5.0
-    probe_failures: int = 3  # so many consecutive failures, and the worker is unresponsive
-    concurrency_limit: int = 0  # requests that the worker has at once, others wait in the proxy; 0: no limit
-    queue_limit: int = 10_000  # requests that may wait for the model in the proxy; further ones get 429
-    upstream_name: str = ""  # the model's name in requests to its server; "": the name that the client sent
-    set_params: dict[str, Any] = field(default_factory=dict)  # top-level fields that are set in every request
-    strip_params: tuple[str, ...] = ()  # top-level fields that are removed from every request
-    hang_timeout: float = 300.0  # so long without a step of its scheduler, and the worker is unresponsive
-    log_max_bytes: int = 64 * MiB
-    log_backups: int = 3
-    simulation: Simulation = Simulation()
+    script: Script | None = key(
+        launch_script,
+        unset=None,
+        example="launch/legacy.sh",
+        doc="A launch script that starts the server itself, in place of model_path, python and args.",
+    )
+    engine: str = key(
+        choice("sglang", "simulator"),
+        "sglang",
+        doc='"sglang", or "simulator": pretend servers, to try muxd without a GPU.',
+    )
+    model_path: str = key(
+        weights,
+        unset="",
+        example="Qwen/Qwen3-14B",
+        doc='A Hub id, or a local directory (one that begins with "/", "./", "../" or "~").',
+    )
+    served_names: tuple[str, ...] = key(
+        names,
+        unset=(),
+        example=["qwen", "Qwen/Qwen3-14B"],
+        live=_is_same_first,  # only the first is passed to the engine
+        told=True,
+        doc='What clients write into "model".  Default: the table\'s name.',
+    )
+    gpus: tuple[int, ...] = key(
+        gpu_names,
+        [0],
+        doc="The GPUs the model runs on: numbers as nvidia-smi counts them, or what `nvidia-smi -L` calls them, as in "
+        '["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"] or ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"]; a GPU\'s '
+        "slices share one turn.  Default: as many as args need (--tp and the like), the first of those that "
+        "CUDA_VISIBLE_DEVICES names where muxd is started, else from 0 on.  A launch script says it itself, and must "
+        "be helped here where that cannot be read.",
+    )
+    memory: Memory | None = key(
+        Memory,
+        unset=None,
+        example={"weights": "28GiB", "kv": "10GiB", "overhead": "2GiB"},
+        doc="What it takes while awake, on all its GPUs together.  With a size for kv it is held to that (SGLang is "
+        "told --mem-fraction-static, unless args say one), and is awake beside others that fit on the same GPUs with "
+        "it.  Without, it has its GPUs to itself, and so much is waited for before it is loaded.  What is left out "
+        "counts as 0.",
+    )
+    sleep_level: int = key(
+        integer(1, 3),
+        2,
+        doc="What the model gives up while another one has the GPU:\n"
+        "  1  its weights wait in host RAM: back within seconds, but the RAM stays taken\n"
+        "  2  its weights are discarded: read from disk again\n"
+        "  3  its process ends: started again from nothing",
+    )
+    preload: bool = key(boolean, False, live=True, doc="Load it when muxd starts, instead of on the first request.")
+    port: int = key(
+        integer(0, 65535), 0, doc="The worker's port on loopback; 0: muxd chooses a free one at each start."
+    )
+    python: str = key(command, "python3", doc="The interpreter that has SGLang: a name in $PATH, or a path.")
+    args: tuple[str, ...] = key(
+        texts,
+        [],
+        told=capability_args,
+        doc="Further flags of the engine, passed on unchanged.  muxd itself gives --enable-metrics, and "
+        "--sleep-on-idle: without that an idle or sleeping SGLang keeps most of a core busy.",
+    )
+    env: dict[str, str] = key(
+        environment,
+        {},
+        doc="Further environment variables.  A model's own table adds to the one in [defaults].",
+    )
+    cwd: Path | None = key(
+        directory,
+        unset=None,
+        example="/srv/models",
+        doc="The worker's working directory.  Default: one that muxd makes for it.",
+    )
+    start_timeout: float = key(duration(1, endless=True), "10min", live=True, doc="How long it may take to get ready.")
+    stop_timeout: float = key(
+        duration(0.1), "30s", live=True, doc="How long it may take to end after SIGTERM; then it gets SIGKILL."
+    )
+    drain_timeout: float = key(
+        duration(endless=True), "5min", live=True, doc="How long it may finish its requests before a switch."
+    )
+    switch_timeout: float = key(
+        duration(0.1, endless=True),
+        "10min",
+        live=True,
+        told=True,
+        doc="How long a request may wait for this model; then it gets a 503.",
+    )
+    call_timeout: float = key(
+        duration(0.1),
+        "2min",
+        live=True,
+        doc="How long one call to the engine (release, resume, reload) may take; then the worker is killed.",
+    )
+    gpu_release_timeout: float = key(
+        duration(0.1),
+        "30s",
+        live=True,
+        doc="How long its GPU memory may take to be free again after it slept or ended.",
+    )
+    restart_limit: int = key(
+        integer(1, 1000),
+        5,
+        live=True,
+        doc='This many failures within restart_window, and the model is "failed".',
+    )
+    restart_window: float = key(
+        duration(1, endless=True), "10min", live=True, doc="How long a failure counts for restart_limit."
+    )
+    cool_down: float = key(
+        duration(1, endless=True),
+        "1min",
+        live=True,
+        doc='How long it stays "failed"; then a request tries it once more.',
+    )
+    stable_after: float = key(
+        duration(), "1min", live=True, doc="Ready for this long, and earlier failures are forgotten."
+    )
+    probe_interval: float = key(duration(0.1), "5s", live=True, doc="How often a worker is asked whether it lives.")
+    probe_timeout: float = key(duration(0.1), "5s", live=True, doc="How long it may take to answer that.")
+    probe_failures: int = key(
+        integer(1, 1000),
+        3,
+        live=True,
+        doc="So many times in a row it may fail to; then it counts as unresponsive, and is killed.",
+    )
+    hang_timeout: float = key(
+        duration(1, endless=True),
+        "5min",
+        live=True,
+        doc="A worker that answers, but has requests and takes no step for this long, counts as unresponsive too.",
+    )
+    concurrency_limit: int = key(
+        integer(0, 1_000_000),
+        0,
+        live=True,
+        told=True,
+        doc="So many requests its worker gets at once, and the others wait in the proxy; 0: no limit.",
+    )
+    queue_limit: int = key(
+        integer(0, 1_000_000),
+        10_000,
+        live=True,
+        told=True,
+        doc="So many requests may wait in the proxy, for that and for the model's turn together; further ones get 429.",
+    )
+    upstream_name: str = key(
+        text,
+        unset="",
+        example="Qwen/Qwen3-14B",
+        live=True,
+        told=True,
+        doc="What the model's server must be asked for, where it is not what clients say.  Default: the name as the "
+        "client wrote it.",
+    )
+    set_params: dict[str, Any] = key(
+        params,
+        {},
+        live=True,
+        told=True,
+        doc="Top-level fields of a request that are set for everybody, as in { temperature = 0.2 }.",
+    )
+    strip_params: tuple[str, ...] = key(
+        stripped, [], live=True, told=True, doc="Top-level fields of a request that are taken out."
+    )
+    log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
+    log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
+    simulation: Simulation = key(Simulation, {}, doc="How a simulated server behaves.")
     cuda_devices: tuple[str, ...] = ()  # names for CUDA_VISIBLE_DEVICES in place of `gpus`, where slices are meant
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
-    """The `[muxd]` table."""
-
-    socket: Path
-    state_dir: Path
-    log_dir: Path
-    log_level: str = "info"  # one of LOG_LEVELS
-    log_format: str = "text"  # or "json"
-    admin_group: str | None = None  # group whose members may operate, and which owns the socket
-    others: str = "read"  # or "none": what any other user may do who can open the socket
-    shutdown_timeout: float = 30.0  # how long SIGTERM lets requests in flight finish
-    simulated_gpu_memory: int = 80 * GiB  # bytes of each simulated GPU
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """The `[proxy]` table."""
-
-    host: str = "127.0.0.1"
-    port: int = 30100
-    managed: bool = True  # muxd runs the proxy as its child
-    user: str | None = None  # user of an unmanaged proxy, whose processes may hold leases
-    max_body: int = 64 * MiB  # of one request
-    buffer_memory: int = 512 * MiB  # of all buffered bodies together; beyond it requests get 503
-    upstream_timeout: float = inf  # until the first byte of a worker's response
-    drain_timeout: float = 30.0  # how long SIGTERM lets requests in flight finish
-    comment_interval: float = 5.0  # between SSE comments to a client that waits for its model's stream
-    allow_anonymous: bool = False  # whether clients beyond loopback may do without a key
-    hosts: tuple[str, ...] = ()  # names allowed in Host, beside loopback's; see proxy/auth/hosts.py
-    allow_origins: tuple[str, ...] | None = None  # of browsers' pages; None: see proxy/auth/origins.py
-    metrics_listen: tuple[str, int] | None = None  # a port of its own for /metrics
-    # Headers that may carry a request's id, in order of preference; where a request has none of them, the proxy makes
-    # an id and sends it in the first.
-    request_id_headers: tuple[str, ...] = REQUEST_ID_HEADERS
-    access_log: str = "text"  # one of ACCESS_LOGS
-    access_log_dir: Path | None = None  # folder of one file per day; None: stdout
-
-
-@dataclass(frozen=True, slots=True)
 class Key:
-    """One `[[keys]]` table: an API key that clients show the proxy."""
+    """One `[[keys]]` table: an API key that clients show the proxy.
 
-    name: str
-    secret_sha256: str = field(repr=False)  # in hex; the secret is the text after "Bearer "
-    models: tuple[str, ...] = ()  # names of models; none: all models
-    requests_per_minute: int = 0  # 0: no limit
-    priority: int = 0  # a waiting request counts 2 ** priority times
-    expires: float = inf  # seconds since the epoch
-    revoked: bool = False  # kept in the file, so that revoking the last key does not let anybody in
-    comments: bool = True  # whether the key's clients can cope with SSE comments
-    variable: str = field(default="", repr=False, compare=False)  # environment variable with the secret; "": none
+    Of `secret_sha256` and `secret_env` a table has one.
+    """
+
+    name: str = key(key_name, example="alice", told=True, doc='a-z, 0-9, ".", "_" and "-"; each one once.')
+    secret_sha256: str = key(
+        digest,
+        example="2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b",
+        told=True,
+        repr=False,
+        doc="The SHA-256 of the secret in hex, as `printf %s SECRET | sha256sum` prints it.",
+    )
+    models: tuple[str, ...] = key(
+        some_names,
+        unset=(),
+        example=["qwen"],
+        told=True,
+        doc="What it is for: names of models, or what clients call them.  Default: all.",
+    )
+    requests_per_minute: int = key(
+        integer(1, 1_000_000),
+        unset=0,
+        example=60,
+        told=True,
+        doc="Further requests get 429.  The key may send so many at once, and one more each time that its share of a "
+        "minute is over.  Default: no limit.",
+    )
+    priority: int = key(
+        integer(-10, 10),
+        0,
+        told=True,
+        doc="From -10 to 10: while it waits for a model, a request counts as 2 to the power of this.",
+    )
+    expires: float = key(
+        moment,
+        unset=inf,
+        example=date(2027, 1, 31),
+        told=as_moment,
+        doc="Refused from then on; a date is its first moment, and without an offset it is UTC.  Default: never.",
+    )
+    revoked: bool = key(
+        boolean,
+        False,
+        told=True,
+        doc="Refused.  While the table is there, the door stays shut, even if it is the last one.",
+    )
+    comments: bool = key(
+        boolean,
+        True,
+        told=True,
+        doc="false: its holder's client cannot bear SSE comments in a stream, and gets silence until its answer "
+        'begins.  Any client can ask for that with a header, "x-muxd-comments: off".',
+    )
+    secret_env: str = key(
+        variable,
+        unset="",
+        example="ALICES_KEY",
+        repr=False,
+        compare=False,
+        doc="In place of secret_sha256: the environment variable of muxd that holds the secret.",
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The `[policy]` table."""
-
-    wait_target: float = 30.0
-    keep_turns: bool = True
+#: The tables of a configuration file that have keys of their own, beside those of the models and [[keys]].
+SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +584,11 @@ class Config:
     remarks: tuple[str, ...] = ()  # for the operator: what muxd assumed without being told, and what looks wrong
     files: tuple[Path, ...] = ()  # the main file and those of muxd.d, in the order of merging
     read_at: int = field(default=0, compare=False)  # nanoseconds since the epoch, before the first file was read
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """Return the tables in SECTIONS, by their names."""
+        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy}
 
     def with_log_level(self, level: str | None) -> "Config":
         """Return the configuration with the log level of the command line, or unchanged where that gave none."""

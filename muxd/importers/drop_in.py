@@ -72,9 +72,8 @@ class SglangmuxArgs:
             daemon=replace(config.daemon, **_given(log_dir=self.log_dir and Path(os.path.abspath(self.log_dir)))),
             proxy=replace(
                 config.proxy,
+                listen=config.proxy.listen._replace(**_given(host=self.host, port=self.listen_port)),
                 **_given(
-                    host=self.host,
-                    port=self.listen_port,
                     upstream_timeout=self.upstream_timeout,
                     allow_anonymous=self.allow_anonymous,
                 ),

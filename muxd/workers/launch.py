@@ -55,7 +55,7 @@ class WorkerContext:
 
         They stay withheld for good: muxd still has a key in its environment when it is no longer configured.
         """
-        self.withheld.update(key.variable for key in config.keys if key.variable)
+        self.withheld.update(key.secret_env for key in config.keys if key.secret_env)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def test_what_is_no_date_is_told(problems, written):
 def test_a_secret_of_the_environment_is_kept_as_its_hash(load):
     config = load(key("a", 'secret_env = "ALICES_KEY"'), ALICES_KEY="s3cret\n")
     assert config.keys == (Key("a", sha256(b"s3cret").hexdigest()),)
-    assert config.keys[0].variable == "ALICES_KEY"
+    assert config.keys[0].secret_env == "ALICES_KEY"
     assert "s3cret" not in repr(config)
     assert config.keys[0].secret_sha256 not in repr(config)
 

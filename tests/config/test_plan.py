@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation
-from muxd.config.plan import LIVE_SETTINGS, PROCESS_KEYS, WATCH_KEYS, Plan, Step, plan_of
-from muxd.config.schema import Daemon, Key
+from muxd.config.declarations import keys_of
+from muxd.config.plan import Plan, Step, plan_of
+from muxd.config.readers import Address
+from muxd.config.schema import SECTIONS, Daemon, Key
 
 QWEN = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen", "gpt"))
 LLAMA = Model("llama", model_path="/models/llama", served_names=("llama",))
@@ -59,19 +61,21 @@ def test_several_models_that_go_keep_their_order():
     assert [step.model for step in steps] == [model.name for model in many]
 
 
-def test_every_key_of_a_model_is_in_one_class():
-    keys = {field.name for field in fields(Model)} - {"name", "served_names"}
-    assert keys == PROCESS_KEYS | WATCH_KEYS
-    assert not PROCESS_KEYS & WATCH_KEYS
+LIVE = {name for name, key in keys_of(Model).items() if key.live is True}
+OF_THE_PROCESS = {field.name for field in fields(Model)} - {"name", "served_names"} - LIVE
 
 
-@pytest.mark.parametrize("key", sorted(PROCESS_KEYS))
+def test_what_the_command_line_the_claim_or_the_log_files_come_from_is_not_taken_over_live():
+    assert {"script", "engine", "model_path", "gpus", "memory", "port", "args", "env", "log_backups"} <= OF_THE_PROCESS
+
+
+@pytest.mark.parametrize("key", sorted(OF_THE_PROCESS))
 def test_what_the_process_is_made_from_restarts_it(key):
     changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
     assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "restart", (key,)),)
 
 
-@pytest.mark.parametrize("key", sorted(WATCH_KEYS))
+@pytest.mark.parametrize("key", sorted(LIVE))
 def test_what_only_muxd_looks_at_is_an_update(key):
     changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
     assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "update", (key,)),)
@@ -108,7 +112,7 @@ def test_the_settings_that_can_be_taken_over_are_told_from_those_that_cannot():
     wanted = replace(
         RUNNING,
         daemon=replace(RUNNING.daemon, log_level="debug", log_format="json", shutdown_timeout=1.0, socket=Path("/t")),
-        proxy=Proxy(host="::", port=1, max_body=2048),
+        proxy=Proxy(Address("::", 1), max_body=2048),
         policy=Policy(wait_target=5.0),
     )
     plan = plan_of(RUNNING, wanted)
@@ -119,12 +123,7 @@ def test_the_settings_that_can_be_taken_over_are_told_from_those_that_cannot():
 
 
 def test_every_setting_is_named_as_the_user_writes_it():
-    from muxd.config.options import DAEMON, POLICY, PROXY
-
-    written = {
-        f"{section}.{key}" for section, keys in (("muxd", DAEMON), ("proxy", PROXY), ("policy", POLICY)) for key in keys
-    }
-    assert written | {"keys"} >= LIVE_SETTINGS
+    written = {f"{section}.{key}" for section, table in SECTIONS.items() for key in keys_of(table)}
     everything = replace(
         RUNNING,
         daemon=replaced(RUNNING.daemon),
