@@ -283,7 +283,7 @@ class DeclaredServer:
     every: tuple[int, ...] = (0,)  # all GPUs of this machine
     sleep_level: int = 3
     level_by_table: bool = False  # whether sleep_level is the table's, not the script's
-    args: tuple[str, ...] = ()  # those in proxy_settings.CAPABILITY_FLAGS
+    args: tuple[str, ...] = ()  # those in CAPABILITY_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
