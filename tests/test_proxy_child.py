@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +15,7 @@ import trio
 from muxd import proxy_child
 from muxd.children import Children
 from muxd.config import load_config
+from muxd.config.readers import Address
 from muxd.demo import write_demo_config
 from muxd.notify import Notifier
 from muxd.proxy_child import ProxyChild
@@ -35,11 +35,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_child, "PROBE_TIMEOUT", 0.5)
 
 
-def a_proxy(folder: Path, **settings: Any) -> ProxyChild:
+def a_proxy(folder: Path, **addresses: tuple[str, int]) -> ProxyChild:
     for name in ("run", "state", "logs"):
         (folder / name).mkdir()
     config = load_config(write_demo_config(folder, port=0), os.environ)
-    config = replace(config, proxy=replace(config.proxy, **settings))
+    config = replace(config, proxy=replace(config.proxy, **{key: Address(*where) for key, where in addresses.items()}))
     ports = ProxyPorts(config.proxy, Notifier(None))
     return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
 
@@ -119,7 +119,7 @@ async def test_both_ports_stay_while_the_proxy_is_killed(tmp_path, nursery):
 async def test_a_port_that_somebody_has_is_waited_for(tmp_path, nursery):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        proxy = a_proxy(tmp_path, port=port)
+        proxy = a_proxy(tmp_path, listen=("127.0.0.1", port))
         async with httpx.AsyncClient(trust_env=False) as http:
             nursery.start_soon(proxy.run, lambda *_, **__: None, http)
             status = proxy.status()
@@ -134,7 +134,7 @@ async def test_a_port_that_somebody_has_is_waited_for(tmp_path, nursery):
 
 async def test_muxd_ends_while_its_proxy_waits_for_a_port(tmp_path, nursery):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        proxy = a_proxy(tmp_path, port=taken.getsockname()[1])
+        proxy = a_proxy(tmp_path, listen=("127.0.0.1", taken.getsockname()[1]))
         async with httpx.AsyncClient(trust_env=False) as http:
             nursery.start_soon(proxy.run, lambda *_, **__: None, http)
             with trio.fail_after(10):
