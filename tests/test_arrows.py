@@ -1,5 +1,6 @@
 """The arrows between the rooms, as far as importing shows them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,9 @@ def test_scripts_are_read_with_nothing_but_themselves():
 
 def test_without_a_script_nothing_is_loaded_to_read_one():
     assert not [m for m in loaded_by("muxd.daemon, muxd.config.load") if m.startswith("muxd.importers")]
+
+
+@pytest.mark.parametrize("room", ["core", "workers", "children", "shim"])
+def test_no_engine_is_named_where_any_engine_is_meant(room):
+    texts = {path.name: path.read_text().lower() for path in (MUXD / room).rglob("*.py")}
+    assert {name for name, text in texts.items() if re.search("sglang|vllm", text)} == set()

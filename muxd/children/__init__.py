@@ -13,12 +13,15 @@ waits for the child's pid: muxd watches the shim by pidfd, and the shim writes i
     cgroups      where the children's cgroups may be made
 """
 
+from muxd.shim.processes import ANY_PORT
+
 from .child import Child
 from .orphans import become_subreaper
 from .records import ChildRecord, Dropped, ExitRecord, read_shim_record
 from .spawn import Children, ChildSpec, own_environment
 
 __all__ = [
+    "ANY_PORT",
     "Child",
     "ChildRecord",
     "ChildSpec",

@@ -9,10 +9,21 @@ from contextlib import suppress
 import trio
 
 from muxd.errors import in_words
+from muxd.shim.processes import descendants, look_up, process_table
 from muxd.shim.shim_spec import KILL, STOP
 
 from . import proctree
-from .records import ChildRecord, Dropped, ExitRecord, error_file, forget, read_exit, read_shim_record, signal_name
+from .records import (
+    ChildRecord,
+    Dropped,
+    ExitRecord,
+    ShimRecord,
+    error_file,
+    forget,
+    read_exit,
+    read_shim_record,
+    signal_name,
+)
 from .spare_descriptors import spare
 
 
@@ -26,40 +37,47 @@ class Child:
         self._process = process
         self._pidfd = pidfd
         self._shims = shims
-        self._pid: int | None = None
         self._asked = False
         self._exit: ExitRecord | None = None
-        self._dropped = Dropped()
-        self._record_mtime = 0  # mtime of the shim's record that _dropped is from, in nanoseconds
+        self._shim_record: ShimRecord | None = None  # as last read
+        self._record_mtime = 0  # the mtime that it had then, in nanoseconds
         self._ending = trio.Lock()
 
     @property
     def pid(self) -> int | None:
         """Return the launcher's pid; None until its shim has forked it."""
-        if self._pid is None:
-            shim_record = read_shim_record(self.record.lock_file, self.record.token)
-            self._pid = shim_record.pid if shim_record else None
-        return self._pid
+        if self._shim_record is None:
+            self._read_shim_record()
+        return self._shim_record.pid if self._shim_record is not None else None
 
     @property
     def dropped(self) -> Dropped:
-        """Return what the disk refused of the child's output, up to a second old.
+        """Return what the disk refused of the child's output, up to a second old."""
+        if self._exit is not None:
+            return Dropped(self._exit.dropped_bytes, self._exit.dropped_why)
+        known = self._read_shim_record()
+        return Dropped(known.dropped_bytes, known.dropped_why, known.dropping) if known is not None else Dropped()
 
-        The shim's record is read only if it was written since the last call: it seldom is, and calls are frequent.
+    def pids(self) -> list[int]:
+        """Return the child's processes: all below its shim or, where that was killed, the launcher's session.
+
+        Raises OSError if the process table cannot be read.
         """
-        if self._exit is None:
-            written = _mtime_of(self.record.lock_file)
-            if written == self._record_mtime:
-                return self._dropped
+        shim = look_up(self.shim_pid)
+        if shim is not None and shim.start == self.record.shim_start:
+            return [process.pid for process in descendants(shim.pid)]
+        return [process.pid for process in process_table().values() if process.session == self.pid]
+
+    def _read_shim_record(self, *, anew: bool = False) -> ShimRecord | None:
+        """Return the shim's record, the last one where it can no longer be read; None until it is written.
+
+        It is read only if it was written since the last call, or `anew`: it seldom is, and calls are frequent.
+        """
+        written = _mtime_of(self.record.lock_file)
+        if anew or self._shim_record is None or written != self._record_mtime:
             self._record_mtime = written
-            shim_record = read_shim_record(self.record.lock_file, self.record.token)
-            self._dropped = (
-                Dropped(shim_record.dropped_bytes, shim_record.dropped_why, shim_record.dropping)
-                if shim_record
-                else Dropped()
-            )
-            return self._dropped
-        return Dropped(self._exit.dropped_bytes, self._exit.dropped_why)
+            self._shim_record = read_shim_record(self.record.lock_file, self.record.token) or self._shim_record
+        return self._shim_record
 
     def stop(self) -> None:
         """Ask the launcher to end; the shim kills what is left after stop_timeout.  Returns at once."""
@@ -94,8 +112,8 @@ class Child:
                 ending, unreadable = None, f"it ended, but how cannot be read: {in_words(error)}"
             if ending is not None:
                 return ending
-            shim_record = read_shim_record(self.record.lock_file, self.record.token)
-            marks = proctree.marks_of(self.record, just_now=True)
+            shim_record = self._read_shim_record(anew=True)
+            marks = proctree.marks_of(self.record, shim_record, just_now=True)
             how = unreadable or self._shims_end()
         swept = await proctree.end_all(marks)
         return ExitRecord(

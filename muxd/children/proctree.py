@@ -22,7 +22,7 @@ from muxd.shim.cgroup import cgroup_kill, cgroup_members, cgroup_remove
 from muxd.shim.processes import GONE, Process, process_table, send
 from muxd.threads import in_thread
 
-from .records import ChildRecord, read_shim_record
+from .records import ChildRecord, ShimRecord
 from .spare_descriptors import spare
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,8 @@ class ProcessFingerprint:
     just_now: bool = False  # the shim lived until now: the session is the launcher's even if the launcher is gone
 
 
-def marks_of(record: ChildRecord, *, just_now: bool = False) -> ProcessFingerprint:
-    """Return the marks of a child's processes, from its record and, where it can be read, its shim's record."""
-    shim_record = read_shim_record(record.lock_file, record.token)
+def marks_of(record: ChildRecord, shim_record: ShimRecord | None, *, just_now: bool = False) -> ProcessFingerprint:
+    """Return the marks of a child's processes, from its record and, where it could be read, its shim's record."""
     if shim_record is None:
         return ProcessFingerprint(record.token, record.cgroup, just_now=just_now)
     return ProcessFingerprint(

@@ -14,7 +14,7 @@ from muxd.shim.shim_spec import KILL
 from muxd.threads import in_thread
 
 from . import proctree
-from .records import ChildRecord, forget
+from .records import ChildRecord, forget, read_shim_record
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ async def sweep_strays(mark: str, spared: Set[str], patience: float) -> list[str
 async def _end(record: ChildRecord) -> bool:
     """Kill all that is left of one child; return whether anything was."""
     shim_was_alive = await _end_shim(record)
-    return bool(await proctree.end_all(proctree.marks_of(record))) or shim_was_alive
+    marks = proctree.marks_of(record, read_shim_record(record.lock_file, record.token))
+    return bool(await proctree.end_all(marks)) or shim_was_alive
 
 
 async def _end_shim(record: ChildRecord) -> bool:

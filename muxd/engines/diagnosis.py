@@ -1,12 +1,12 @@
-"""Why a server did not start, died, or would not sleep or wake, found in what the server left behind.
+"""Why a server did not start, died, or would not sleep or wake: what is true of any engine.
 
-Pure functions over the end of the server's log, how its process ended, and the answers of its API.
+Pure functions over the end of the server's log, how its process ended, and the answers of its API.  What one engine
+alone writes and answers is in its own package; `Engine.diagnose` joins both.
 """
 
 import errno
-import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shutil import which
 from signal import SIGKILL
@@ -19,10 +19,8 @@ from muxd.errors import (
     EngineLocked,
     EngineMissing,
     EngineTooOld,
-    MemoryNotReleased,
     OutOfGpuMemory,
     OutOfHostMemory,
-    ReloadRefused,
     ScriptChanged,
     ScriptEnded,
     ScriptUnusable,
@@ -32,7 +30,7 @@ from muxd.errors import (
 )
 from muxd.ports import FREE_IT, PortTaken
 
-from .sglang.log_patterns import OTHER_LEVEL, SIGNS
+from .log_patterns import LogPattern
 
 #: Characters of an engine's own text that a message quotes.
 QUOTE = 200
@@ -57,75 +55,62 @@ class Diagnosis:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
-#: The kernel sent SIGKILL to a part of the engine, as the engine saw it.
-_KILLED = re.compile(r"scheduler died during initialization \(exit code: -9\)|crashed with exit code -9\b")
 _LAST_ERROR = re.compile(r"(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): .+")
 _SECRETS = re.compile(r"\b(?:muxd-[0-9a-f]{32}|hf_\w+)")
 
-#: Log lines that begin a phase of SGLang's start, each with the verb for that phase.
-_PHASES = (
-    ("Load weight begin", "loaded its weights"),
-    ("Load weight end", "made its KV cache"),
-    ("Memory pool end", "captured CUDA graphs"),
-    ("The server is fired up", "served"),
-)
-
-
-def of_log(said: str, model: Model, doing: str | None = None) -> Diagnosis | None:
-    """Return what the end of a log (`said`) tells of the end of its process; None where no sign matches.
-
-    `doing`: what the engine did since it was first ready, such as "served"; None before.  An engine that has been
-    ready is never `refused`: another start can help.
-    """
-    matches = [(match.start(), -place, match) for place, sign in enumerate(SIGNS) if (match := sign.find(said))]
-    if not matches:
-        return None
-    _, place, match = max(matches, key=lambda each: each[:2])
-    sign = SIGNS[-place]
-    fields = _message_fields(match, model) | {"phase": doing or _phase(said)}
-    message, remedy = sign.message.format_map(fields), sign.remedy.format_map(fields)
-    return Diagnosis(sign.error.code, message, remedy, sign.refused and doing is None)
-
-
-def of_living(said: str, model: Model) -> Diagnosis | None:
-    """Return why a server that still runs will never be ready; None where it still may.
-
-    A server whose port was taken meanwhile goes on probing whoever has the port: SGLang 0.5.23 had not given up
-    after 150 s, whether the holder of the port answered 404 or nothing.
-    """
-    return of_log(said, model) if _NEVER_READY in said else None
-
-
-_NEVER_READY = "error while attempting to bind on address"
-
 
 @dataclass(frozen=True, slots=True)
-class ProcessEnd:
-    """How a process ended that nobody had asked to end, and what else is known of it."""
+class Evidence:
+    """What is known of a server that ended, or will never be ready."""
 
     said: str  # the end of its log
+    doing: str | None = None  # what the server did since it was first ready, such as "served"; None: never ready
+    is_alive: bool = False  # it still runs, and loads
+    timed_out: bool = False  # muxd ended it, for it was not ready in time
+    broken_call: str = ""  # the verb of the call at whose connection it ended
     signal: int | None = None
     status: int | None = None
-    oom_kills: int | None = None  # the kernel's kills for want of memory during this life; None: not known
-    doing: str | None = None  # what the engine did since it was first ready, as for of_log
+    oom_kills: int | None = None  # the kernel's kills for want of memory during its life; None: not known
 
     @property
     def was_killed(self) -> bool:
-        """Return whether SIGKILL ended the process, the program that its launch script waited for, or its scheduler."""
-        killed = self.signal == SIGKILL or self.status == 128 + SIGKILL
-        return killed or _KILLED.search(self.said) is not None
+        """Return whether SIGKILL ended the process, or the program that its launch script waited for."""
+        return self.signal == SIGKILL or self.status == 128 + SIGKILL
 
 
-def of_end(ending: ProcessEnd, model: Model) -> Diagnosis | None:
-    """Return why the process ended; None where nothing tells.
+def of_log(
+    evidence: Evidence,
+    patterns: Sequence[LogPattern],
+    model: Model,
+    words: Mapping[str, str],
+    phases: Sequence[tuple[str, str]] = (),
+) -> Diagnosis | None:
+    """Return what the end of a log tells of the end of its process; None where none of `patterns` matches.
 
-    SGLang's launcher sends SIGKILL to itself when its scheduler has failed, so the log counts before the signal.
+    `words`: an engine's own words, for the templates of patterns.  `phases`: lines that begin a phase of its start,
+    each with the verb for that phase.  A server that has been ready is never `refused`: another start can help.
     """
-    known = of_log(ending.said, model, ending.doing)
-    if known is not None or (ending.was_killed and ending.oom_kills):
-        return known or _HOST_MEMORY
-    last_error = _of_last_error(ending.said)
-    return last_error or (_HOST_MEMORY if ending.was_killed and ending.oom_kills is None else None)
+    said = evidence.said
+    matches = [(match.start(), -place, match) for place, each in enumerate(patterns) if (match := each.find(said))]
+    if not matches:
+        return None
+    _, place, match = max(matches, key=lambda each: each[:2])
+    pattern = patterns[-place]
+    fields = {**words, **_message_fields(match, model), "phase": evidence.doing or _phase(said, phases)}
+    message = pattern.message.format_map(fields)
+    remedy = pattern.remedy.format_map(fields)
+    return Diagnosis(pattern.error.code, message, remedy, pattern.refused and evidence.doing is None)
+
+
+def of_end(evidence: Evidence, *, was_killed: bool) -> Diagnosis | None:
+    """Return why a process ended whose log matches no pattern; None where nothing tells.
+
+    `was_killed`: whether SIGKILL ended it or a part of it.
+    """
+    if was_killed and evidence.oom_kills:
+        return _HOST_MEMORY
+    last_error = _of_last_error(evidence.said)
+    return last_error or (_HOST_MEMORY if was_killed and evidence.oom_kills is None else None)
 
 
 _HOST_MEMORY = Diagnosis(
@@ -143,39 +128,19 @@ def _of_last_error(said: str) -> Diagnosis | None:
     return None
 
 
-def of_answer(call: str, status: int, body: str) -> Diagnosis | None:
-    """Return why an engine answered a call with an error status; None where the answer does not tell."""
+def of_answer(call: str, status: int, *, remedy: str = "update it, or use sleep_level = 3") -> Diagnosis | None:
+    """Return why an engine answered a call with an error status; None where the status does not tell.
+
+    `remedy`: what to do about an engine that does not know the call.
+    """
     if status in (404, 405):
-        return Diagnosis(EngineTooOld.code, f"this engine knows no {call}: it is too old to sleep", OTHER_LEVEL)
+        return Diagnosis(EngineTooOld.code, f"this engine knows no {call}: it is too old to sleep", remedy)
     if status in (401, 403):
         message = f"the engine did not take muxd's key for {call}"
         return Diagnosis(
             EngineLocked.code, message, "take --api-key and --admin-api-key out of its args or launch script"
         )
-    if call == "reload" and (said := _reload_refusal(body)) is not None:
-        return Diagnosis(ReloadRefused.code, f"the engine could not reload its weights: {quote(said)}", _NO_RELOAD)
     return None
-
-
-def of_broken_call(call: str) -> Diagnosis | None:
-    """Return why an engine died of a call, where the call's verb alone tells; None otherwise."""
-    if call == "reload":
-        return Diagnosis(ReloadRefused.code, "the engine died of reloading its weights", _NO_RELOAD)
-    return None
-
-
-_NO_RELOAD = "quantised checkpoints often cannot be reloaded: use sleep_level = 1 or 3"
-
-
-def of_kept_memory(over: str, *, has_saver: bool | None) -> Diagnosis:
-    """Return why GPU memory did not come back after a sleep that the engine had confirmed.
-
-    `over` says how much is missing; `has_saver` is the server's own enable_memory_saver, None where it did not tell.
-    """
-    if has_saver is False:
-        message = f"its sleep gives nothing up, for it was started without --enable-memory-saver: {over}"
-        return Diagnosis(EngineTooOld.code, message, "add that flag to its launch script, or use sleep_level = 3")
-    return Diagnosis(MemoryNotReleased.code, over, "raise gpu_release_timeout, or use sleep_level = 3")
 
 
 def of_missing_memory(missing: str) -> Diagnosis:
@@ -211,17 +176,9 @@ _FOREGROUND = (
 )
 _CONTAINER = re.compile(r"^[0-9a-f]{64}$", re.MULTILINE)
 
-#: Names of the processes that an SGLang leaves for a moment when it crashes: schedulers and the like, no server.
-_PARTS = ("sglang::", "sim::")
-
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
-
-
-def is_crash(left: Sequence[str]) -> bool:
-    """Say whether the server itself had gone before the script ended, as in `server | tee`."""
-    return bool(left) and all(name.startswith(_PARTS) for name in left)
 
 
 def of_changed_script(path: str) -> Diagnosis:
@@ -249,10 +206,13 @@ def of_two_servers(ports: Sequence[int]) -> Diagnosis:
     return Diagnosis(ScriptUnusable.code, message, "muxd runs one server with each script: split it", refused=True)
 
 
-def of_stranger(program: str) -> Diagnosis:
-    """Return that a launch script starts a server which is not SGLang; `program`: the name of who listens, or ""."""
-    message = f"its launch script starts {program or 'a server'}, which is not SGLang: it knows no /server_info"
-    return Diagnosis(ScriptUnusable.code, message, "muxd runs SGLang servers: correct the script", refused=True)
+def of_stranger(program: str, engine: str, route: str) -> Diagnosis:
+    """Return that a launch script starts a server of another engine than `engine`.
+
+    `program`: the name of who listens, or "".  `route`: what every server of the engine knows, and this one does not.
+    """
+    message = f"its launch script starts {program or 'a server'}, which is not {engine}: it knows no {route}"
+    return Diagnosis(ScriptUnusable.code, message, f"muxd runs {engine} servers: correct the script", refused=True)
 
 
 def of_no_server(seconds: float, ports: Collection[int]) -> Diagnosis:
@@ -298,18 +258,6 @@ _ERRNOS = (
 )
 
 
-def _reload_refusal(body: str) -> str | None:
-    """Return SGLang's own words from the answer of a reload that it did not carry out; None where it has none."""
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(answer, dict) or answer.get("success") is not False:
-        return None
-    said = answer.get("message")
-    return said if isinstance(said, str) and said else "it does not say why"
-
-
 def _message_fields(match: re.Match[str], model: Model) -> dict[str, str]:
     """Return the fields that a sign's message and remedy may name in braces."""
     fields = {name: quote(text or "") for name, text in match.groupdict().items()}
@@ -337,9 +285,9 @@ def _flags(args: str) -> Iterator[str]:
     yield from flags or words[:1]
 
 
-def _phase(said: str) -> str:
-    """Return the phase of its start that the engine reached last, by its log."""
-    reached = [(said.rfind(mark), doing) for mark, doing in _PHASES if mark in said]
+def _phase(said: str, phases: Sequence[tuple[str, str]]) -> str:
+    """Return the phase of its start that the server reached last, by its log."""
+    reached = [(said.rfind(mark), doing) for mark, doing in phases if mark in said]
     return max(reached)[1] if reached else "started"
 
 

@@ -1,7 +1,7 @@
 """The interface of an engine: what muxd asks of one kind of server."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,7 @@ from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.launchers.observed_scripts import ObservedServer
 
-from .diagnosis import Diagnosis
+from .diagnosis import Diagnosis, Evidence
 from .engine_client import EngineClient
 
 
@@ -28,12 +28,18 @@ class LaunchContext:
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchSpec:
-    """How to start a server: argv, its environment on top of muxd's own, files to write first (mode 0600)."""
+class CommandSpec:
+    """An engine's own command: argv, its environment on top of muxd's own, files to write first (mode 0600)."""
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec(CommandSpec):
+    """How to start a server, and to stop it."""
+
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
     stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the first process
     keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
@@ -53,8 +59,12 @@ class Engine(Protocol):
     The methods raise EngineCallFailed; the probes is_ready and is_alive return False instead.
     """
 
-    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
-        """Return how to start a server for `model`."""
+    title: str  # as messages call it
+    environment: Mapping[str, str]  # what every server of it needs in its environment, however it is started
+    stop_signal: signal.Signals  # what ends an idle server soonest
+
+    def command(self, model: Model, context: LaunchContext) -> CommandSpec:
+        """Return the command that starts a server for `model`; the launcher adds `environment` and TMPDIR."""
         ...
 
     async def is_ready(self, link: EngineClient) -> bool:
@@ -65,18 +75,36 @@ class Engine(Protocol):
         """Say whether the server answers and makes progress, awake or asleep; the probe must cost it nothing."""
         ...
 
-    async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
+    async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
         """Find the keys that a ready server asks for, where muxd did not give them; return why that is not possible.
 
         `processes`: the worker's own, those that listen at its port first.
         """
         ...
 
-    async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
+    async def observe(
+        self, link: EngineClient | None, port: int, processes: Sequence[Command]
+    ) -> ObservedServer | None:
         """Return what a launch script's server is; None where it is no server of this engine.
 
         Without a link, the answer holds what can be told while the server loads.
         """
+        ...
+
+    def is_server(self, process: Command) -> bool:
+        """Say whether a process is a server of this engine, or of its container's client, by its command line."""
+        ...
+
+    def servers_among(self, processes: Iterable[Command]) -> list[Command]:
+        """Return the servers of this engine among these processes, by their command lines, each once."""
+        ...
+
+    def port_told(self, process: Command) -> int | None:
+        """Return the port that a server was told by its command line; None: that cannot be told."""
+        ...
+
+    def are_parts(self, names: Sequence[str]) -> bool:
+        """Say whether processes with these names are parts of a server, such as a crashed one leaves for a moment."""
         ...
 
     async def context_length(self, link: EngineClient) -> int | None:
@@ -106,6 +134,18 @@ class Engine(Protocol):
         """
         ...
 
-    def leftovers(self, pid: int) -> list[Path]:
-        """Return the files outside its work folder that the live server `pid` will leave when it is killed."""
+    def leftovers(self, pids: Iterable[int]) -> list[Path]:
+        """Return the files outside its work folder that a live server with these processes leaves when it is killed."""
+        ...
+
+    def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        """Return why a server ended, or will never be ready; None where nothing tells."""
+        ...
+
+    def diagnose_answer(self, call: str, status: int, body: str) -> Diagnosis | None:
+        """Return why a server answered a call with an error status; None where the answer does not tell."""
+        ...
+
+    def diagnose_stranger(self, program: str) -> Diagnosis:
+        """Return that what a launch script started, and `program` listens for, is no server of this engine."""
         ...

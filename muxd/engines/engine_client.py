@@ -92,11 +92,16 @@ class _WithoutHeaders(httpx.AsyncHTTPTransport):
         return response
 
 
+def _by_status(call: str, status: int, body: str) -> Diagnosis | None:
+    return diagnosis.of_answer(call, status)
+
+
 class EngineClient:
     """Control calls and probes to one server.
 
     `record_intent` gets the verb of every call that changes what the server holds before the call is sent, and None
     when the answer is there: a verb that stands in the state file when muxd starts is a call with unknown outcome.
+    `diagnose` gets the verb or path of a request, and the status and body of an error; it returns why.
     Timeouts are in seconds.
     """
 
@@ -110,12 +115,14 @@ class EngineClient:
         call_timeout: float,
         probe_timeout: float,
         api_key: str = "",
+        diagnose: Callable[[str, int, str], Diagnosis | None] = _by_status,
     ) -> None:
         self._http = http
         self._url = url
         self._auth = _bearer(admin_key)
         self._api_auth = _bearer(api_key)
         self._intend = record_intent
+        self._diagnose = diagnose
         self.call_timeout = call_timeout
         self.probe_timeout = probe_timeout
 
@@ -142,7 +149,7 @@ class EngineClient:
             message = f"{verb}: the connection broke before an answer ({_why(error)})"
             raise EngineCallFailed(message, broken=verb) from None
         if answer.status != 200:
-            cause = diagnosis.of_answer(verb, answer.status, answer.text)
+            cause = self._diagnose(verb, answer.status, answer.text)
             raise EngineCallFailed(f"{verb} was refused: {answer.status} {quote(answer.text)}", cause=cause)
         self._intend(None)
 
@@ -165,7 +172,7 @@ class EngineClient:
             raise EngineCallFailed(f"GET {path}: no answer in {self.probe_timeout:g} s") from None
         except (httpx.HTTPError, _Odd) as error:
             raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
-        cause = diagnosis.of_answer(path, answer.status, answer.text)
+        cause = self._diagnose(path, answer.status, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
 
     async def page(self, path: str, most: int) -> bytes | None:

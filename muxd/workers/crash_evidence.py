@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Bytes that are read of each log.  SGLang's longest traceback is 10 KiB, and each rank writes its own.
+#: Bytes that are read of each log.  The longest traceback seen of an engine has 10 KiB, and each rank writes its own.
 WINDOW = 64 << 10
 
 

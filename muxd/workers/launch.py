@@ -17,11 +17,12 @@ from muxd.config import Config, Model
 from muxd.core.events import Event
 from muxd.engines import Engine, EngineClient, LaunchContext, LaunchSpec, ServerKeys
 from muxd.gpus import Gpus, simulated_ledger_path
+from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 
-#: Bytes of TMPDIR's path.  SGLang binds sockets named tmpXXXXXXXX there; the limit leaves room for longer names.
+#: Bytes of TMPDIR's path.  Engines bind sockets named tmpXXXXXXXX there; the limit leaves room for longer names.
 TMPDIR_MAX = 80
 TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
 
@@ -93,7 +94,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         simulated_gpu_memory=config.daemon.simulated_gpu_memory,
         free_gpu_memory=free,
     )
-    orders = engine.launch(model, plan)
+    orders = launcher_for(model).launch(model, engine, plan)
     keys = orders.keys or ServerKeys(plan.admin_key)
     try:
         _write_files(plan, orders)
@@ -116,8 +117,16 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         if call is not None:  # an answered call is written with the next save: a save takes 0.3 ms
             context.state.save()
 
-    timeouts = {"call_timeout": model.call_timeout, "probe_timeout": model.probe_timeout}
-    link = EngineClient(context.http, _url(port), keys.admin, record_intent, **timeouts, api_key=keys.api)
+    link = EngineClient(
+        context.http,
+        _url(port),
+        keys.admin,
+        record_intent,
+        call_timeout=model.call_timeout,
+        probe_timeout=model.probe_timeout,
+        api_key=keys.api,
+        diagnose=engine.diagnose_answer,
+    )
     return LaunchedServer(child, record, link)
 
 

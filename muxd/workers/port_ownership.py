@@ -12,15 +12,14 @@ user is trusted, and no listener at all is needed where the kernel forwards the 
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from socket import inet_aton
 
-from muxd.config.command_lines import CONTAINERS, DEFAULT_PORT, Command, CommandLine, NotKnown, flag, is_server
-from muxd.config.flags import flag_of
+from muxd.config.command_lines import CONTAINERS, Command, flag
+from muxd.engines import Engine
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members
 from muxd.shim.listening import Listening, all_listening
@@ -33,10 +32,6 @@ CLIENTS = {"docker", "docker-compose", "nerdctl", "ctr", "podman", "podman-remot
 #: Checks in a row that must see a stranger: a socket can change hands between the reads of two files of /proc.
 LOOKS = 2
 
-#: The port's line in the YAML file that --config names, of which LONGEST_CONFIG bytes are read.
-_PORT = re.compile(r"^port\s*:\s*[\"']?([0-9]+)", re.MULTILINE)
-LONGEST_CONFIG = 1 << 16
-
 _V4 = f"{int.from_bytes(inet_aton(HOST), sys.byteorder):08X}"
 _MAPPED = f"{'0' * 16}{int.from_bytes(bytes.fromhex('0000FFFF'), sys.byteorder):08X}{_V4}"
 
@@ -44,15 +39,12 @@ _MAPPED = f"{'0' * 16}{int.from_bytes(bytes.fromhex('0000FFFF'), sys.byteorder):
 _GROUPS = ({_V4, _MAPPED}, {"0" * 8}, {"0" * 32})
 
 
-#: How processes call themselves that are parts of a server.
-PARTS = ("sglang::", "sim::")
-
-
 class PortOwnership:
     """Who listens on the port of one life of a worker; port 0: the port is not known yet and has to be found."""
 
-    def __init__(self, port: int, shim: int, cgroup: str | None) -> None:
+    def __init__(self, port: int, shim: int, cgroup: str | None, engine: Engine) -> None:
         self.port = port
+        self._engine = engine
         self._shim = shim
         self._cgroup = cgroup
         self._own: frozenset[int] = frozenset()  # inodes of the sockets by which the worker's own processes listen
@@ -119,26 +111,26 @@ class PortOwnership:
     def _elsewhere(self) -> int | None:
         pids = self._pids()
         self._forwarded = any(program_of(pid) in CLIENTS for pid in pids)
-        commands = {pid: _command_line(pid) for pid in pids}
-        if any(_mentions_port(words, self.port) for words in commands.values()):
+        commands = self._commands()
+        if any(_mentions_port(command.words, self.port) for command in commands):
             return None
         listening = all_listening()
-        for pid, words in commands.items():
-            port = port_told(pid, words) if is_server(words) else None
+        for command in filter(self._engine.is_server, commands):
+            port = self._engine.port_told(command)
             sockets = {socket.name for socket in listening if socket.port == port}
-            if port is not None and sockets and has_any(pid, sockets):
+            if port is not None and sockets and has_any(command.pid, sockets):
                 return port
         return None
 
     def _find(self) -> int | None:
         """Return the port that a server's own command line names; else the only port of the programs that listen.
 
-        A part of SGLang listens before the server does, for its own kind: that port is none to be asked.
+        A part of a server may listen before the server does, for its own kind: that port is none to be asked.
         """
         commands, listening = self._commands(), all_listening()
         owned = {c.pid: {s.port for s in listening if s.name in _sockets(c.pid)} for c in commands}
-        servers = [command for command in commands if is_server(command.words)]
-        told = {c.pid: port_told(c.pid, c.words) for c in servers or commands if servers or _says_port(c.words)}
+        servers = list(filter(self._engine.is_server, commands))
+        told = {c.pid: self._engine.port_told(c) for c in servers or commands if servers or _says_port(c.words)}
         for pid, port in told.items():
             is_outside = program_of(pid) in CONTAINERS and bool(answering(port or 0))
             if port in set().union(*owned.values()) or is_outside:
@@ -146,7 +138,7 @@ class PortOwnership:
         if servers and any(told.values()):
             return None  # it does not listen yet
         heads = servers or [c for c in commands if owned[c.pid] and not owned.get(c.parent)]
-        ports = set().union(*(owned[c.pid] for c in heads if not "".join(c.words[:1]).startswith(PARTS)))
+        ports = set().union(*(owned[c.pid] for c in heads if not self._engine.are_parts(c.words[:1])))
         self.is_guess, self.ambiguous = True, ports
         return next(iter(ports)) if len(ports) == 1 else None
 
@@ -174,46 +166,10 @@ def _inodes(sockets: Iterable[Listening]) -> frozenset[int]:
     return frozenset(socket.inode for socket in sockets)
 
 
-def _mentions_port(words: list[str], port: int) -> bool:
+def _mentions_port(words: Sequence[str], port: int) -> bool:
     """Say whether a command line has the port as a word, or after a `=` or a `:`."""
     number = str(port)
     return any(word == number or word.endswith((f"={number}", f":{number}")) for word in words)
-
-
-def port_told(pid: int, words: Sequence[str]) -> int | None:
-    """Return the port that the server `pid` was told by its command line or its --config file; None: cannot be told."""
-    look_up = flag_of(words)
-    if look_up(("--port",)) is None and (config := look_up(("--config",))):
-        text = _port_in_config(Path(f"/proc/{pid}/cwd", config))
-        return DEFAULT_PORT if text is None else int(text) if text and len(text) < 6 else None
-    try:
-        return CommandLine(words).port()
-    except NotKnown:
-        return None
-
-
-def _port_in_config(config: Path) -> str | None:
-    """Return the digits of the port in a server's YAML file; None where it names none, "" where it cannot be read."""
-    try:
-        if not config.is_file():  # to open a pipe would block
-            return ""
-        with config.open("rb") as file:
-            text = file.read(LONGEST_CONFIG).decode(errors="replace")
-    except OSError:
-        return ""
-    found = _PORT.search(text)
-    return found[1] if found else None
-
-
-def servers_among(commands: Iterable[Command]) -> list[Command]:
-    """Return the servers among these processes, each once.
-
-    A server that another server has started is a part of that one, and so are its further nodes on this host.  Parts
-    that outlive a server that crashed have its command line, and are no servers of their own either.
-    """
-    servers = {command.pid: command for command in commands if is_server(command.words)}
-    heads = [c for c in servers.values() if c.parent not in servers and flag(c.words, ("--node-rank",)) in (None, "0")]
-    return list({tuple(head.words): head for head in reversed(heads)}.values())[::-1]
 
 
 def _says_port(words: Sequence[str]) -> bool:

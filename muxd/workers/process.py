@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -29,10 +29,9 @@ from muxd.core.events import (
     WorkerReady,
     WorkerStuck,
 )
-from muxd.engines import Engine, EngineCallFailed, EngineClient, diagnosis
-from muxd.engines.diagnosis import Diagnosis, ProcessEnd
-from muxd.engines.script import changed
+from muxd.engines import Diagnosis, Engine, EngineCallFailed, EngineClient, Evidence, diagnosis
 from muxd.errors import CannotSpawn, in_words
+from muxd.launchers.script import changed
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
 from muxd.shim.processes import program_of
@@ -41,7 +40,7 @@ from muxd.threads import in_thread
 from .crash_evidence import CrashEvidence
 from .gpu_memory import GpuMemoryTracker
 from .launch import LaunchedServer, WorkerContext, launch, log_files, remove_traces
-from .port_ownership import PortOwnership, port_told, servers_among
+from .port_ownership import PortOwnership
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +205,7 @@ class WorkerProcess:
     # While the server runs
 
     async def _serve(self, server: LaunchedServer) -> None:
-        listener = PortOwnership(server.record.port, server.child.shim_pid, server.child.record.cgroup)
+        listener = PortOwnership(server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine)
         self._listener = listener
         if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
             self.stop(kill=True)
@@ -225,7 +224,7 @@ class WorkerProcess:
             while not (await self._may_ask(listener, server) and await self._engine.is_ready(server.link)):
                 if self._given_up is None and trio.current_time() >= self._noted_at + LEFTOVERS_POLL:
                     self._note_leftovers(server)
-                    self._given_up = diagnosis.of_living(self._crash_evidence.said(), self._model)
+                    self._given_up = self._diagnose(is_alive=True)
                     self._given_up = self._given_up or await self._misplaced(listener, server)
                 if self._given_up is not None:
                     return False
@@ -250,7 +249,7 @@ class WorkerProcess:
         return False
 
     async def _misplaced(self, listener: PortOwnership, server: LaunchedServer) -> Diagnosis | None:
-        """Return why a loading server will be of no use (wrong port, wrong GPUs, no SGLang); None: nothing is seen.
+        """Return why a loading server will be of no use (wrong port, GPUs, engine); None where nothing is seen.
 
         Such a server is ended before it has loaded in vain, or taken another model's GPUs.
         """
@@ -271,7 +270,7 @@ class WorkerProcess:
         """
         before, self._several = self._several, {server.pid for server in servers}
         if len(servers) > 1 and (is_up or before == self._several):
-            return diagnosis.of_two_servers([port_told(server.pid, server.words) or 0 for server in servers])
+            return diagnosis.of_two_servers([self._engine.port_told(server) or 0 for server in servers])
         return None
 
     async def _several_servers(self, listener: PortOwnership) -> Diagnosis | None:
@@ -279,7 +278,7 @@ class WorkerProcess:
         if self._model.script is None:
             return None
         with suppress(OSError):
-            return self._diagnose_several(servers_among(await listener.commands()), is_up=False)
+            return self._diagnose_several(self._engine.servers_among(await listener.commands()), is_up=False)
         return None
 
     def _move(self, listener: PortOwnership, server: LaunchedServer, port: int) -> None:
@@ -294,14 +293,14 @@ class WorkerProcess:
         `is_up`: the server is ready and can be asked; else its processes alone tell.  Raise OSError.
         """
         processes = await listener.commands()
-        servers = servers_among(processes)
+        servers = self._engine.servers_among(processes)
         if (several := self._diagnose_several(servers, is_up=is_up)) is not None:
             return several
         if not is_up and len(servers) != 1:
             return None
-        seen = await self._engine.see(server.link if is_up else None, listener.port, processes)
+        seen = await self._engine.observe(server.link if is_up else None, listener.port, processes)
         if seen is None:
-            return diagnosis.of_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
+            return self._engine.diagnose_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
         strays = not set(seen.gpus) <= set(self._model.gpus)
         granted = self._model.gpus
         if (is_up or strays) and self._model.script is not None:
@@ -314,7 +313,7 @@ class WorkerProcess:
         if server.child.pid is None:
             return
         try:
-            leftovers = [str(path) for path in self._engine.leftovers(server.child.pid)]
+            leftovers = [str(path) for path in self._engine.leftovers(server.child.pids())]
         except OSError as error:  # no file descriptor is free: the next call will see
             log.warning("%s: what a kill would leave cannot be seen: %s", self._model.name, in_words(error))
             return
@@ -323,7 +322,7 @@ class WorkerProcess:
             self._context.state.save()
 
     async def _is_usable(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Find a launch script's keys, and say whether it started one SGLang server on the GPUs set aside for it.
+        """Find a launch script's keys, and say whether it started one server, of its engine, on its model's GPUs.
 
         The observed server is remembered for the script's next start.  A server that muxd started itself is usable.
         """
@@ -333,7 +332,7 @@ class WorkerProcess:
             processes = await listener.commands()
         except OSError:
             processes = []
-        cause = await self._engine.unlock(server.link, processes)
+        cause = await self._engine.find_keys(server.link, processes)
         if cause is not None:
             self._log_cause(cause.code, str(cause))
             self.notice = f"{cause} ({cause.code})"
@@ -411,8 +410,7 @@ class WorkerProcess:
         if cause is None and error.broken:
             with trio.move_on_after(DYING, shield=True):
                 await server.child.wait()
-            said = self._crash_evidence.said()
-            cause = diagnosis.of_log(said, self._model, self._doing) or diagnosis.of_broken_call(error.broken)
+            cause = self._diagnose(broken_call=error.broken)
         if cause is None:
             return error.message, ""
         self._log_cause(cause.code, str(cause))
@@ -462,16 +460,21 @@ class WorkerProcess:
             return diagnosis.of_failed_exec(exit.errno, exit.error)
         if self._given_up is not None:
             return self._given_up
-        said = self._crash_evidence.said()
         if self._timed_out:
-            return diagnosis.of_log(said, self._model) or diagnosis.of_start_timeout(self._model.start_timeout)
+            return self._diagnose(timed_out=True) or diagnosis.of_start_timeout(self._model.start_timeout)
         if exit.requested:
             return None
-        ending = ProcessEnd(said, exit.signal, exit.status, self._crash_evidence.oom_kills(), self._doing)
-        cause = diagnosis.of_end(ending, self._model)
-        if cause is None and self._model.script is not None and exit.status == 0 and not diagnosis.is_crash(exit.left):
-            return diagnosis.of_ended_script(said, exit.left, self._doing)
+        kills = self._crash_evidence.oom_kills()
+        cause = self._diagnose(signal=exit.signal, status=exit.status, oom_kills=kills)
+        was_script = self._model.script is not None and exit.status == 0
+        if cause is None and was_script and not self._engine.are_parts(exit.left):
+            return diagnosis.of_ended_script(self._crash_evidence.said(), exit.left, self._doing)
         return cause
+
+    def _diagnose(self, **known: Any) -> Diagnosis | None:
+        """Ask the engine why its server ended, or will never be ready; `known` are further fields of the evidence."""
+        evidence = Evidence(self._crash_evidence.said(), self._doing, **known)
+        return self._engine.diagnose(evidence, self._model)
 
     async def _until_memory_is_back(self, how: str) -> None:
         """Wait until the dead worker's GPU memory is free: only then may another worker come to the GPU.

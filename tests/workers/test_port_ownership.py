@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from muxd.config.command_lines import Command
+from muxd.engines.sglang.engine import SGLang
 from muxd.ports import PortTaken, Reservation
 from muxd.shim.processes import program_of
 from muxd.workers import port_ownership as listener_module
@@ -55,7 +56,7 @@ def stranger(port, host="127.0.0.1"):
 
 
 def of(child, port):
-    return PortOwnership(port, child.shim_pid, None)
+    return PortOwnership(port, child.shim_pid, None, SGLang())
 
 
 async def until_it_listens(world):
@@ -195,7 +196,7 @@ async def test_of_two_ports_none_is_guessed(world, port):
 
 
 def servers(*commands):
-    return [server.pid for server in listener_module.servers_among(commands)]
+    return [server.pid for server in SGLang().servers_among(commands)]
 
 
 def test_servers_are_told_from_what_is_around_and_below_them():

@@ -5,7 +5,7 @@ What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CP
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from typing import Any
 import trio
 
 from muxd.config import Model
-from muxd.config.command_lines import Command
+from muxd.config.command_lines import Command, is_server
 from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
-from muxd.engines import diagnosis
-from muxd.engines.diagnosis import Diagnosis
-from muxd.engines.engine import LaunchContext, LaunchSpec
+from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
+from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.launchers.observed_scripts import ObservedServer
-from muxd.shim.processes import process_table
+
+from . import diagnosis, observation
 
 #: The memory that a sleep gives up.  The list must not be empty: SGLang reads an empty list as "everything".
 TAGS = {"tags": ["kv_cache", "weights"]}
@@ -63,22 +63,21 @@ Stamps = tuple[float, ...]
 
 
 class SGLang:
-    """SGLang started by muxd itself, and the last sign of life of one server's schedulers."""
+    """SGLang's dialect, and the last sign of life of one server's schedulers."""
+
+    title = "SGLang"
+    environment: Mapping[str, str] = ENVIRONMENT
+    stop_signal: signal.Signals = signal.SIGINT
 
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
         self._last_step: tuple[float, float] | None = None
 
-    def launch(self, model: Model, plan: LaunchContext) -> LaunchSpec:
-        config = plan.workdir / "server.yaml"  # SGLang insists on the ending
-        argv = [model.python, "-m", "sglang.launch_server", "--config", str(config), *server_flags(model, plan.port)]
-        return LaunchSpec(
-            argv=(*argv, *_memory_share(model, plan.free_gpu_memory), *model.args),
-            env={**ENVIRONMENT, **visible_gpus(model), "TMPDIR": str(plan.tmpdir)},
-            files={config: f"admin-api-key: {plan.admin_key}\n"},
-            # SGLang looks for SIGTERM every 5 s; SIGINT ends an idle server in 0.5 s.
-            stop_signal=signal.SIGINT,
-        )
+    def command(self, model: Model, context: LaunchContext) -> CommandSpec:
+        config = context.workdir / "server.yaml"  # SGLang insists on the ending
+        argv = [model.python, "-m", "sglang.launch_server", "--config", str(config)]
+        argv += [*server_flags(model, context.port), *_memory_share(model, context.free_gpu_memory), *model.args]
+        return CommandSpec(tuple(argv), visible_gpus(model), {config: f"admin-api-key: {context.admin_key}\n"})
 
     async def is_ready(self, link: EngineClient) -> bool:
         status = await link.probe("/ready")
@@ -103,9 +102,25 @@ class SGLang:
             self._last_step = (step or 0.0, now)
         return now - self._last_step[1] < model.hang_timeout
 
-    async def unlock(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
-        """Return None: muxd itself has given the server its keys."""
-        return None
+    async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
+        return await observation.find_keys(link, processes)
+
+    async def observe(
+        self, link: EngineClient | None, port: int, processes: Sequence[Command]
+    ) -> ObservedServer | None:
+        return await observation.observe(link, port, processes)
+
+    def is_server(self, process: Command) -> bool:
+        return is_server(process.words)
+
+    def servers_among(self, processes: Iterable[Command]) -> list[Command]:
+        return observation.servers_among(processes)
+
+    def port_told(self, process: Command) -> int | None:
+        return observation.port_told(process)
+
+    def are_parts(self, names: Sequence[str]) -> bool:
+        return diagnosis.are_parts(names)
 
     async def context_length(self, link: EngineClient) -> int | None:
         with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
@@ -118,10 +133,6 @@ class SGLang:
             said = answer.get("is_generation") if isinstance(answer, dict) else None
             return said if isinstance(said, bool) else None
         return None
-
-    async def see(self, link: EngineClient | None, port: int, processes: Sequence[Command]) -> ObservedServer | None:
-        """Return an ObservedServer with nothing but the port: muxd itself has started the server."""
-        return ObservedServer(port=port)
 
     async def sleep(self, link: EngineClient, model: Model) -> None:
         loads = await self._loads(link)
@@ -157,16 +168,12 @@ class SGLang:
             return None
 
     async def wake(self, link: EngineClient, model: Model) -> None:
-        path = await self.weights_of(link, model) if model.sleep_level == 2 else ""
+        path = model.model_path or await observation.weights_path(link) if model.sleep_level == 2 else ""
         await link.call("resume", "/resume_memory_occupation", TAGS)
         if model.sleep_level == 2:
             reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)
         await link.call("continue", "/continue_generation", {})
-
-    async def weights_of(self, link: EngineClient, model: Model) -> str:
-        """Return the path or name that the server's weights were loaded from."""
-        return model.model_path
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         """Return why GPU memory did not come back after a sleep; `over` says how much.
@@ -183,21 +190,26 @@ class SGLang:
     async def metrics(self, link: EngineClient) -> bytes | None:
         return await link.page("/metrics", LONGEST_PAGE)
 
-    def leftovers(self, pid: int) -> list[Path]:
+    def leftovers(self, pids: Iterable[int]) -> list[Path]:
         """Return the files of the server's load figures and semaphores in shared memory.
 
         Their names are random, and a semaphore is mapped under a name that it loses at once: the files are
         recognised by the inodes that the server's processes have mapped.
         """
         mapped: set[int] = set()
-        for process in self.processes_of(pid):
+        for pid in pids:
             with suppress(OSError):  # the process ended, or belongs to another user
-                mapped |= {int(inode) for inode in _IN_SHM.findall(Path(f"/proc/{process}/maps").read_bytes())}
+                mapped |= {int(inode) for inode in _IN_SHM.findall(Path(f"/proc/{pid}/maps").read_bytes())}
         return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
 
-    def processes_of(self, pid: int) -> list[int]:
-        """Return the pids of the server that `pid` began: SGLang keeps all its processes in one session."""
-        return [process.pid for process in process_table().values() if process.session == pid]
+    def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        return diagnosis.diagnose(evidence, model)
+
+    def diagnose_answer(self, call: str, status: int, body: str) -> Diagnosis | None:
+        return diagnosis.of_answer(call, status, body)
+
+    def diagnose_stranger(self, program: str) -> Diagnosis:
+        return of_stranger(program, self.title, "/server_info")
 
 
 def visible_gpus(model: Model) -> dict[str, str]:

@@ -1,246 +1,67 @@
-"""Texts in an engine's log that tell why it ended: what they mean and what to do, as one table.
+"""Texts in SGLang's log that tell why it ended, and the remedies that its flags offer.
 
-tests/engines/test_diagnosis.py has what SGLang, torch and the Hub really write, and the source of each text.
+tests/engines/sglang/log_samples.py has what SGLang really writes, and the source of each text.
 """
 
-import re
-from dataclasses import dataclass
-
+from muxd.engines.log_patterns import ERROR, OWN_FLAGS, USAGE, LogPattern
 from muxd.errors import (
-    AccessDenied,
     BadFlag,
     ContextTooLong,
-    CudaUnavailable,
-    DiskFull,
-    EngineError,
     EngineMissing,
     EngineTooOld,
-    ModelDownloadFailed,
-    ModelFailed,
-    ModelIncomplete,
-    ModelPathMissing,
     OutOfGpuMemory,
-    OutOfHostMemory,
-    UnsupportedModel,
 )
 from muxd.ports import PortTaken
 
-
-@dataclass(frozen=True, slots=True)
-class LogPattern:
-    """A text in a log that tells a cause.
-
-    `message` and `remedy` are templates: {name} stands for a group of the pattern, {flags} for the flags in the group
-    "args", {cuda} for the CUDA version in the group "found", {model} for the model's path, {python} for its
-    interpreter, {phase} for what the engine did.  `refused`: another start is no use before somebody has followed
-    `remedy`.
-    """
-
-    error: type[ModelFailed] | type[PortTaken]
-    pattern: str
-    message: str
-    remedy: str
-    refused: bool = True
-
-    def find(self, said: str) -> re.Match[str] | None:
-        """Return the last match in a log's text."""
-        last = None
-        for match in re.finditer(self.pattern, said, re.MULTILINE):
-            last = match
-        return last
-
-
-#: How the last line of a traceback begins; torch puts the rank before it.
-_ERROR = r"^(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception): (?:Capture cuda graph failed: )?"
-_USAGE = r"^[^\n]{0,80}: error: "  # argparse
-_SHELL = r"^[^\n]{0,200}: (?:line )?\d+: "  # bash and dash
-
-_LESS_GPU = (
+#: What frees memory of a GPU.
+LESS_GPU = (
     "lower --mem-fraction-static, give it a smaller --context-length or more GPUs, or end what else is on the GPU"
 )
-_OWN_FLAGS = "correct the model's args or launch script"
 OTHER_LEVEL = "update SGLang, or use sleep_level = 3"
 
-#: Where several patterns match, the match nearest to the log's end counts; of those at one place, the first pattern.
-SIGNS = (
-    # Flags
+#: These come before the general patterns that match at the same place.
+SGLANG_PATTERNS = (
     LogPattern(
         EngineTooOld,
-        _USAGE + r"unrecognized arguments: [^\n]*--enable-memory-saver\b",
+        USAGE + r"unrecognized arguments: [^\n]*--enable-memory-saver\b",
         "this SGLang cannot sleep: it has no --enable-memory-saver",
         OTHER_LEVEL,
     ),
     LogPattern(
         EngineTooOld,
-        _USAGE + r"unrecognized arguments: [^\n]*--enable-weights-cpu-backup\b",
+        USAGE + r"unrecognized arguments: [^\n]*--enable-weights-cpu-backup\b",
         "this SGLang cannot keep weights in host memory: it has no --enable-weights-cpu-backup",
         "update SGLang, or use sleep_level = 2 or 3",
     ),
     LogPattern(
         EngineTooOld,
-        _USAGE + r"unrecognized arguments: [^\n]*(?P<flag>--config|--admin-api-key)\b",
+        USAGE + r"unrecognized arguments: [^\n]*(?P<flag>--config|--admin-api-key)\b",
         "this SGLang is too old for muxd: it has no {flag}",
         "update SGLang",
     ),
     LogPattern(
         BadFlag,
-        _USAGE + r"unrecognized arguments: (?P<args>.+)$",
-        "the engine does not know {flags}",
-        _OWN_FLAGS,
-    ),
-    LogPattern(
-        BadFlag,
-        _USAGE + r"(?P<what>(?:argument |ambiguous option: |the following arguments are required: ).+)$",
-        "the engine does not take its flags: {what}",
-        _OWN_FLAGS,
-    ),
-    LogPattern(
-        BadFlag,
-        _ERROR + r"Chat template (?P<path>[^\n]*) is not a built-in template name or a valid chat template file path",
+        ERROR + r"Chat template (?P<path>[^\n]*) is not a built-in template name or a valid chat template file path",
         "there is no chat template {path}",
-        _OWN_FLAGS,
-    ),
-    # The model
-    LogPattern(
-        ModelPathMissing,
-        _ERROR + r"Repo id must be in the form [^\n]*?: '(?P<path>[^']*)'",
-        "there is no model at {path}",
-        "correct model_path",
-    ),
-    LogPattern(
-        ModelPathMissing,
-        _ERROR + r"(?:\[Errno 2\] )?No such file or directory: '?(?P<path>[^'\n]*)",
-        "there is no {path}, or muxd's user may not read it",
-        "correct model_path, or what else names it, or its mode",
-    ),
-    LogPattern(
-        ModelIncomplete,
-        _ERROR + r"(?:Unrecognized model in|[^\n]* does not appear to have a file named config\.json)",
-        "{model} has no config.json that names its model type",
-        "correct model_path, or copy the model again",
-    ),
-    LogPattern(
-        ModelIncomplete,
-        _ERROR + r"Cannot find any model weights with",
-        "{model} has no weights in it",
-        "correct model_path, or copy the model again",
-    ),
-    LogPattern(
-        ModelIncomplete,
-        _ERROR + r"(?P<what>Error while deserializ.+)$",
-        "a file with weights of {model} is damaged: {what}",
-        "copy the model again",
-    ),
-    LogPattern(
-        ModelDownloadFailed,
-        _ERROR + r"(?:You are trying to access a gated repo|[^\n]*\bCannot access gated repo)",
-        "the Hub does not let this user have {model}: it is gated",
-        "ask for access on its page, and put HF_TOKEN into the model's env",
-    ),
-    LogPattern(
-        ModelDownloadFailed,
-        _ERROR + r"[^\n]* is not a local folder and is not a valid model identifier",
-        "{model} is no folder here, and the Hub has no such model or does not show it to this user",
-        "correct model_path; for a private model put HF_TOKEN into the model's env",
-    ),
-    LogPattern(
-        ModelDownloadFailed,
-        _ERROR + r"[^\n]*\b(?:401|403) Client Error",
-        "the Hub does not let this user have {model}",
-        "put an HF_TOKEN that may read it into the model's env",
-    ),
-    LogPattern(
-        ModelDownloadFailed,
-        r"^(?:[\w.]*(?:Error|Exception|EntryNotFound): )?[^\n]*(?:We couldn't connect to '|"
-        r"outgoing traffic has been disabled|Cannot reach http|Max retries exceeded with url)",
-        "{model} is no folder here and not in the Hub's cache, and the Hub cannot be reached",
-        "correct model_path, download the model first, or see to the connection (HF_HUB_OFFLINE, proxies)",
-        refused=False,
-    ),
-    LogPattern(
-        UnsupportedModel,
-        _ERROR + r"The repository [^\n]* contains custom code which must be executed",
-        "{model} runs only with the code that comes with it",
-        "read that code, then add --trust-remote-code to the model's args",
-    ),
-    LogPattern(
-        UnsupportedModel,
-        _ERROR + r"The checkpoint you are trying to load has model type `(?P<kind>[^`\n]*)`",
-        "this engine does not know models of type {kind}",
-        "update SGLang and its transformers",
-    ),
-    LogPattern(
-        UnsupportedModel,
-        _ERROR + r"(?:Cannot find model module\. '(?P<kind>[^'\n]*)'|Model architectures \['(?P<kinds>[^'\n]*)')",
-        "this engine cannot run the architecture {kind}{kinds}",
-        "update SGLang, or use another model",
+        OWN_FLAGS,
     ),
     LogPattern(
         ContextTooLong,
-        _ERROR + r"Warning: [^\n]*context_length \((?P<wanted>\d+)\) is greater than the derived context_length "
+        ERROR + r"Warning: [^\n]*context_length \((?P<wanted>\d+)\) is greater than the derived context_length "
         r"\((?P<most>\d+)\)",
         "a context of {wanted} tokens is longer than the {most} that the model was made for",
         "lower --context-length",
     ),
-    # Memory
     LogPattern(
         OutOfGpuMemory,
-        _ERROR + r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]+ \w+)\. GPU (?P<gpu>\d{1,4}) has a total "
-        r"capaci?ty of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free",
-        "the GPU ran out of memory while the engine {phase}: {wanted} more did not fit in {free} free of {total} "
-        "on GPU {gpu}",
-        _LESS_GPU,
-        refused=False,
-    ),
-    LogPattern(
-        OutOfGpuMemory,
-        _ERROR
-        + r"(?:CUDA out of memory|CUDA error: out of memory)|^\[torch_memory_saver\.cpp\] (?:CUresult|cudaError) "
-        r"error:? +(?:result=)?2\b|Cuda failure (?:\d+ )?'out of memory'",
-        "the GPU ran out of memory while the engine {phase}",
-        _LESS_GPU,
-        refused=False,
-    ),
-    LogPattern(
-        OutOfGpuMemory,
-        _ERROR + r"Not enough memory\. Please try to increase --mem-fraction-static",
+        ERROR + r"Not enough memory\. Please try to increase --mem-fraction-static",
         "the GPU has no room for a KV cache beside the weights",
         "raise --mem-fraction-static, give it more GPUs, or end what else is on the GPU",
         refused=False,
     ),
     LogPattern(
-        OutOfHostMemory,
-        r"^(?:\[rank\d+\]: ?)?MemoryError\b|" + _ERROR + r"[^\n]*(?:DefaultCPUAllocator: (?:can't allocate|not enough) "
-        r"memory|\[Errno 12\] Cannot allocate memory)",
-        "the host ran out of memory while the engine {phase}",
-        "free host memory: sleep_level = 2 instead of 1 keeps no weights there",
-        refused=False,
-    ),
-    LogPattern(
-        DiskFull,
-        _ERROR + r"[^\n]*(?:unable to (?:write to file|open shared memory)|/dev/shm)[^\n]*No space left on device",
-        "shared memory (/dev/shm) is full",
-        "make it larger (a container's --shm-size), or remove what is left in it",
-        refused=False,
-    ),
-    LogPattern(
-        DiskFull,
-        _ERROR + r"[^\n]*(?:No space left on device|Disk quota exceeded)(?:: '(?P<path>[^'\n]*)')?",
-        "the disk that holds {path} is full",
-        "free some room on it",
-        refused=False,
-    ),
-    # The host
-    LogPattern(
         PortTaken,
-        r"error while attempting to bind on address \('(?P<host>[^'\n]*)', (?P<port>\d+)[^\n]*already in use",
-        "port {port} was taken by another process while the engine loaded",
-        "end that process, or give the model another port",
-        refused=False,
-    ),
-    LogPattern(
-        PortTaken,
-        _ERROR + r"[^\n]*(?:EADDRINUSE|[Aa]ddress already in use)",
+        ERROR + r"[^\n]*(?:EADDRINUSE|[Aa]ddress already in use)",
         "a port that the engine uses inside was taken by another process",
         "it is tried again with others; free the port that its args name (--nccl-port, --dist-init-addr)",
         refused=False,
@@ -256,58 +77,5 @@ SIGNS = (
         r"No module named '?(?P<module>sglang|muxd)\b(?![./\w])",
         "{module} is not installed in {python}",
         "set the model's `python` (or its launch script) to one that has it",
-    ),
-    LogPattern(
-        EngineMissing,
-        r"^(?:\[rank\d+\]: ?)?ModuleNotFoundError: No module named '(?P<module>[^'\n]+)'",
-        "{module} is not installed in the engine's Python",
-        "install it there",
-    ),
-    LogPattern(
-        EngineMissing,
-        _SHELL + r"(?P<program>[^\s:]+): (?:(?:command )?not found|No such file or directory)$",
-        "the launch script calls {program}, which is not found",
-        "correct the script, or PATH in the model's env",
-    ),
-    LogPattern(
-        EngineError,
-        _SHELL + r"cd: (?P<path>[^\n]+): (?P<why>[^:\n]+)$",
-        "the launch script cannot go to {path}: {why}",
-        "correct the script",
-    ),
-    LogPattern(
-        CudaUnavailable,
-        _ERROR + r"(?:Unexpected error from cudaGetDeviceCount[^\n]*)?The NVIDIA driver on your system is too old "
-        r"\(found version (?P<found>\d{1,6})\)",
-        "the NVIDIA driver is too old for the engine's torch: it offers CUDA {cuda}",
-        "update the driver, or install a torch built for that CUDA",
-    ),
-    LogPattern(
-        CudaUnavailable,
-        _ERROR + r"(?P<what>Found no NVIDIA driver on your system|No CUDA GPUs are available|Torch not compiled with "
-        r"CUDA enabled|No (?:supported )?accelerator \([^\n]*)",
-        "the engine finds no GPU: {what}",
-        "see what nvidia-smi says here as muxd's user, and that the engine's torch is built for CUDA",
-    ),
-    LogPattern(
-        CudaUnavailable,
-        _ERROR + r"(?:CUDA error: )?(?P<what>no kernel image is available for execution on the device|invalid device "
-        r"ordinal|CUDA driver version is insufficient for CUDA runtime version|Unexpected error from "
-        r"cudaGetDeviceCount[^\n]*|[^\n]*undefined symbol: \S+|lib(?:cud|nv|c10)[^\n]*: cannot open shared object "
-        r"file[^\n]*|\[sgl_kernel\] CRITICAL[^\n]*)",
-        "the engine's torch and kernels do not fit each other or this GPU: {what}",
-        "install SGLang with the torch, CUDA and driver that its release names, and check the model's `gpus`",
-    ),
-    LogPattern(
-        AccessDenied,
-        _ERROR + r"[^\n]*Permission denied(?: \(os error 13\))?(?:: '(?P<path>[^'\n]*)')?",
-        "muxd's user may not read or write {path}",
-        "give it the right to (owner or mode)",
-    ),
-    LogPattern(
-        AccessDenied,
-        _SHELL + r"(?P<path>[^\s:]+): Permission denied$",
-        "muxd's user may not use {path}",
-        "give it the right to (chmod +x for a program)",
     ),
 )

@@ -6,34 +6,41 @@ import signal
 import pytest
 
 from muxd.config import Model
-from muxd.engines import diagnosis
-from muxd.engines.diagnosis import ProcessEnd
-from muxd.engines.sglang.log_patterns import SIGNS
+from muxd.engines import Evidence
+from muxd.engines.diagnosis import LAST_LINES, of_failed_exec
+from muxd.engines.sglang import diagnosis
+from muxd.engines.sglang.diagnosis import PATTERNS
 from muxd.errors import ModelFailed, error_of
 from muxd.simulator.crashes import ENDINGS
 
 from .log_samples import FLAGS, LOG_SAMPLES, MODELS
 
 MODEL = Model("qwen", model_path="org/x", served_names=("qwen",), gpus=(2,))
+
+
+def of_log(text, doing=None):
+    return diagnosis.diagnose(Evidence(text, doing, timed_out=True), MODEL)
+
+
 LOGGED = "[2026-11-21 15:37:43] Init parallel begin.\n"
 
 
 @pytest.mark.parametrize("sample", LOG_SAMPLES, ids=lambda sample: f"{sample.code}: {sample.source}")
 def test_a_log_tells_the_cause_what_happened_and_whether_another_try_is_of_use(sample):
-    cause = diagnosis.of_log(LOGGED + sample.text, MODEL)
+    cause = of_log(LOGGED + sample.text)
     assert cause is not None
     assert (cause.code, cause.refused) == (sample.code, sample.refused)
     assert sample.words in str(cause)
 
 
 def test_every_sign_has_an_example():
-    told = {str(sign.find(LOGGED + sample.text) and sign.pattern) for sign in SIGNS for sample in LOG_SAMPLES}
-    assert [sign.pattern for sign in SIGNS if sign.pattern not in told] == []
+    told = {str(sign.find(LOGGED + sample.text) and sign.pattern) for sign in PATTERNS for sample in LOG_SAMPLES}
+    assert [sign.pattern for sign in PATTERNS if sign.pattern not in told] == []
 
 
 @pytest.mark.parametrize("sample", LOG_SAMPLES, ids=lambda sample: f"{sample.code}: {sample.source}")
 def test_a_reason_is_one_short_line_of_printable_text(sample):
-    reason = str(diagnosis.of_log(sample.text, MODEL))
+    reason = str(of_log(sample.text))
     assert reason.isprintable()
     assert "Traceback" not in reason
     assert len(reason) < 400
@@ -47,14 +54,14 @@ def test_every_code_is_that_of_an_error_that_says_503(sample):
 
 
 def test_what_has_served_is_not_refused_for_what_its_log_says():
-    cause = diagnosis.of_log(MODELS[0].text, MODEL, "served")
+    cause = of_log(MODELS[0].text, "served")
     assert cause is not None
     assert not cause.refused
 
 
 def test_the_last_thing_said_counts():
     earlier, last = MODELS[0].text, FLAGS[0].text
-    cause = diagnosis.of_log(earlier + last, MODEL)
+    cause = of_log(earlier + last)
     assert cause is not None
     assert cause.code == "bad_flag"
 
@@ -73,19 +80,19 @@ def test_the_last_thing_said_counts():
     ],
 )
 def test_what_is_no_reason_to_die_is_not_taken_for_one(text):
-    assert diagnosis.of_log(LOGGED + text, MODEL) is None
+    assert of_log(LOGGED + text) is None
 
 
 def test_a_flags_value_is_not_told():
     text = FLAGS[0].text.replace("--no-such-flag 5", "--api-keys s3cret --admin=s3cret")
-    reason = str(diagnosis.of_log(text, MODEL))
+    reason = str(of_log(text))
     assert "--api-keys --admin" in reason
     assert "s3cret" not in reason
 
 
 def test_muxds_own_key_is_not_told():
     key = f"muxd-{'0' * 32}"
-    reason = str(diagnosis.of_end(ProcessEnd(f"ValueError: what is {key}?\n", status=1), MODEL))
+    reason = str(diagnosis.diagnose(Evidence(f"ValueError: what is {key}?\n", status=1), MODEL))
     assert "what is [secret]?" in reason
 
 
@@ -94,7 +101,7 @@ def test_muxds_own_key_is_not_told():
 
 def test_an_error_that_nobody_knows_is_quoted():
     text = LOGGED + "Traceback (most recent call last):\nAssertionError: page_size must be a multiple of 64\n"
-    cause = diagnosis.of_end(ProcessEnd(text, status=1), MODEL)
+    cause = diagnosis.diagnose(Evidence(text, status=1), MODEL)
     assert cause is not None
     assert (cause.code, cause.refused) == ("engine_error", False)
     assert "AssertionError: page_size must be a multiple of 64" in cause.message
@@ -110,32 +117,30 @@ def test_an_error_that_nobody_knows_is_quoted():
 )
 def test_a_number_that_no_machine_has_is_only_quoted(line):
     """int() refuses one of more than 4300 digits."""
-    cause = diagnosis.of_end(ProcessEnd(line.format("9" * 5000) + "\n", status=1), MODEL)
+    cause = diagnosis.diagnose(Evidence(line.format("9" * 5000) + "\n", status=1), MODEL)
     assert cause is not None
     assert len(str(cause)) < 500
 
 
 def test_an_error_that_was_long_ago_is_not():
-    text = "ValueError: of a request\n" + LOGGED * diagnosis.LAST_LINES
-    assert diagnosis.of_end(ProcessEnd(text, status=1), MODEL) is None
+    text = "ValueError: of a request\n" + LOGGED * LAST_LINES
+    assert diagnosis.diagnose(Evidence(text, status=1), MODEL) is None
 
 
 @pytest.mark.parametrize(
     "ending",
     [
-        ProcessEnd("", signal=signal.SIGKILL, oom_kills=1),
-        ProcessEnd("", signal=signal.SIGKILL, oom_kills=None),
-        ProcessEnd("", status=137, oom_kills=1),  # of a launch script
+        Evidence("", signal=signal.SIGKILL, oom_kills=1),
+        Evidence("", signal=signal.SIGKILL, oom_kills=None),
+        Evidence("", status=137, oom_kills=1),  # of a launch script
         # engine.py and watchdog.py of 0.5.23
-        ProcessEnd(
-            "RuntimeError: Rank 0 scheduler died during initialization (exit code: -9).\n", status=1, oom_kills=1
-        ),
-        ProcessEnd("Subprocess scheduler_0 (pid=7) crashed with exit code -9.\n", signal=signal.SIGKILL, oom_kills=1),
+        Evidence("RuntimeError: Rank 0 scheduler died during initialization (exit code: -9).\n", status=1, oom_kills=1),
+        Evidence("Subprocess scheduler_0 (pid=7) crashed with exit code -9.\n", signal=signal.SIGKILL, oom_kills=1),
     ],
     ids=["oom", "not told", "of a script", "while loading", "while serving"],
 )
 def test_a_sigkill_that_nobody_here_sent_is_probably_the_kernels(ending):
-    cause = diagnosis.of_end(ending, MODEL)
+    cause = diagnosis.diagnose(ending, MODEL)
     assert cause is not None
     assert cause.code == "host_out_of_memory"
     assert "probably" in cause.message
@@ -143,17 +148,17 @@ def test_a_sigkill_that_nobody_here_sent_is_probably_the_kernels(ending):
 
 
 def test_a_sigkill_is_not_the_kernels_where_it_has_killed_nobody():
-    assert diagnosis.of_end(ProcessEnd("", signal=signal.SIGKILL, oom_kills=0), MODEL) is None
+    assert diagnosis.diagnose(Evidence("", signal=signal.SIGKILL, oom_kills=0), MODEL) is None
 
 
 def test_a_sigkill_of_the_launcher_by_itself_is_told_by_its_log():
-    cause = diagnosis.of_end(ProcessEnd(MODELS[2].text, signal=signal.SIGKILL, oom_kills=None), MODEL)
+    cause = diagnosis.diagnose(Evidence(MODELS[2].text, signal=signal.SIGKILL, oom_kills=None), MODEL)
     assert cause is not None
     assert cause.code == "model_incomplete"
 
 
 def test_an_end_without_a_word_has_no_cause():
-    assert diagnosis.of_end(ProcessEnd(LOGGED, status=1, oom_kills=3), MODEL) is None
+    assert diagnosis.diagnose(Evidence(LOGGED, status=1, oom_kills=3), MODEL) is None
 
 
 @pytest.mark.parametrize(
@@ -167,14 +172,14 @@ def test_an_end_without_a_word_has_no_cause():
     ],
 )
 def test_what_the_system_refuses_before_the_engine_runs_has_a_code(number, code):
-    cause = diagnosis.of_failed_exec(number, "could not be executed")
+    cause = of_failed_exec(number, "could not be executed")
     assert cause is not None
     assert cause.code == code
 
 
 def test_what_the_system_says_for_itself_is_left_alone():
-    assert diagnosis.of_failed_exec(errno.EMFILE, "too many open files") is None
-    assert diagnosis.of_failed_exec(None, "its shim was killed") is None
+    assert of_failed_exec(errno.EMFILE, "too many open files") is None
+    assert of_failed_exec(None, "its shim was killed") is None
 
 
 # What it answered
@@ -256,7 +261,7 @@ _CODES = {
 def test_the_simulators_endings_are_told_as_the_real_ones(name):
     ending = ENDINGS[name]
     status, number = (ending.status, None) if ending.status > 0 else (None, -ending.status)
-    cause = diagnosis.of_end(ProcessEnd(ending.text, signal=number, status=status, oom_kills=0), MODEL)
+    cause = diagnosis.diagnose(Evidence(ending.text, signal=number, status=status, oom_kills=0), MODEL)
     assert (cause and cause.code) == _CODES[name]
 
 

@@ -7,6 +7,7 @@ import pytest
 from muxd.config import Model
 from muxd.engines import LaunchContext, engine_for
 from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
+from muxd.launchers.launcher import launcher_for
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
 
@@ -84,7 +85,7 @@ def test_it_is_told_once_to_count_for_prometheus():
     for args in ((), ("--enable-metrics",), ("--enable-metrics-for-all-schedulers",)):
         model = Model("qwen", model_path="m", served_names=("qwen",), args=args)
         plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
-        assert engine_for(model).launch(model, plan).argv.count("--enable-metrics") == 1
+        assert engine_for(model).command(model, plan).argv.count("--enable-metrics") == 1
 
 
 def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
@@ -96,7 +97,7 @@ def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
 
 def test_the_admin_key_is_in_a_file_and_nowhere_else():
     plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
-    launch = engine_for(MODEL).launch(MODEL, plan)
+    launch = launcher_for(MODEL).launch(MODEL, engine_for(MODEL), plan)
     assert not [word for word in (*launch.argv, *launch.env.values()) if "secret" in word]
     assert launch.files == {Path("/w/server.yaml"): "admin-api-key: secret\n"}
     assert launch.argv[:5] == ("/opt/sglang/bin/python", "-m", "sglang.launch_server", "--config", "/w/server.yaml")
@@ -104,5 +105,5 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 def test_a_model_sees_its_own_gpus_only():
     model = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
-    env = engine_for(model).launch(model, LaunchContext(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
+    env = engine_for(model).command(model, LaunchContext(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")

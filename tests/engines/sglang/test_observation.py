@@ -1,10 +1,9 @@
-"""SGLang as a launch script starts it: what the script is given, and what is asked of its server."""
+"""An SGLang that a launch script has started: what is asked of it, and what it is by its command line."""
 
 import json
 import os
 from contextlib import asynccontextmanager
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,48 +12,16 @@ import trio
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.schema import Script
-from muxd.engines import EngineCallFailed, EngineClient, LaunchContext, engine_for, open_http
-from muxd.engines.script import LaunchedByScript, changed
+from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
+from muxd.engines.sglang.engine import SGLang
 from muxd.http.server import serve_http
 from muxd.launchers.observed_scripts import ObservedServer
 from tests.childworld import World, eventually
-
-PLAN = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)
 
 
 def model(level=2, **script):
     return Model("legacy", script=Script(("/bin/bash", "/x/legacy.sh"), **script), served_names=("a",),
                  sleep_level=level)  # fmt: skip
-
-
-def test_a_script_gets_environment_and_nothing_else():
-    launch = engine_for(model(env={"PORT": "31001"})).launch(model(env={"PORT": "31001"}), PLAN)
-    assert launch.argv == ("/bin/bash", "/x/legacy.sh")
-    assert launch.files == {}
-    assert "muxds-own" not in str(launch)
-    assert launch.env["PORT"] == "31001"
-    assert launch.env["TMPDIR"] == "/w/tmp"
-    assert "CUDA_VISIBLE_DEVICES" not in launch.env
-    assert launch.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "GPUs are counted as muxd counts them"
-
-
-def test_a_script_or_what_it_reads_in_is_seen_to_be_another(tmp_path):
-    path, other = tmp_path / "a.sh", tmp_path / "env"
-    digests = {}
-    for file in (path, other):
-        file.write_text("x")
-        digests[str(file)] = sha256(b"x").hexdigest()
-    script = Script(("bash", str(path)), digests)
-    assert changed(script) == ""
-    other.write_text("y")
-    assert changed(script) == str(other)
-    other.unlink()
-    assert changed(script) == "", "bash says what is not there"
-
-
-def test_no_key_is_known_before_its_server_is_seen():
-    found = LaunchedByScript().launch(model(), PLAN).keys
-    assert (found.admin, found.api) == ("", "")
 
 
 class Server:
@@ -136,18 +103,18 @@ def locked(key):
      ["x", "--admin-api-key=k1", "--api-key", "k1"]],
 )  # fmt: skip
 async def test_a_key_that_muxd_did_not_see_is_found_in_the_servers_own_words(words):
-    engine = LaunchedByScript()
+    engine = SGLang()
     async with locked("k1") as link:
-        assert await engine.unlock(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, words)]) is None
+        assert await engine.find_keys(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, words)]) is None
         assert await engine.is_alive(link, model())
         await link.call("pause", "/pause_generation", {})
 
 
 async def test_a_server_that_asks_for_a_key_that_nobody_knows_is_locked_and_alive():
-    engine = LaunchedByScript()
+    engine = SGLang()
     async with locked("k1") as link:
         assert await engine.is_ready(link)
-        cause = await engine.unlock(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, ["--api-key"])])
+        cause = await engine.find_keys(link, [Command(1, 0, ["bash", "/x/a.sh"]), Command(2, 1, ["--api-key"])])
         assert cause is not None
         assert cause.code == "engine_locked"
         assert await engine.is_alive(link, model())
@@ -171,7 +138,7 @@ async def test_what_a_server_below_a_shell_leaves_in_shared_memory_is_found(worl
     child = world.spawn(world.sh(around.replace("{}", server).replace("{sleep}", world.sleep)))
     try:
         await eventually(lambda: world.stdout() == "1\n")
-        assert mine in LaunchedByScript().leftovers(child.pid)
+        assert mine in SGLang().leftovers(child.pids())
     finally:
         child.kill()
         await child.wait()
@@ -205,7 +172,7 @@ def process(*words, listens=True, **environ):
 async def seen(processes, **info):
     told = {f"/{path}": answer for path, answer in info.items()}
     async with Told({path.replace("__", "/"): answer for path, answer in told.items()}).running() as link:
-        return await LaunchedByScript().see(link, 31000, processes)
+        return await SGLang().observe(link, 31000, processes)
 
 
 async def test_a_server_is_what_it_tells_of_itself_whatever_its_command_line_leaves_to_a_file():
@@ -299,5 +266,5 @@ async def test_gpus_of_a_container_are_those_that_its_client_was_told(before, gp
 
 
 async def test_while_it_loads_it_is_what_its_command_line_says():
-    found = await LaunchedByScript().see(None, 0, [process("--port", "31007", CUDA_VISIBLE_DEVICES="1", listens=False)])
+    found = await SGLang().observe(None, 0, [process("--port", "31007", CUDA_VISIBLE_DEVICES="1", listens=False)])
     assert (found.port, found.gpus) == (31007, (1,))
