@@ -24,8 +24,8 @@ from muxd.core.spec import WorkerSpec
 def crowded(models: int, share: int = WHOLE) -> Scheduler:
     """Return a scheduler in which everybody waits but the first, which was just loaded and is busy."""
     names = [f"model-{number:03}" for number in range(models + 1)]
-    scheduler = Scheduler([WorkerSpec(name, frozenset({0}), share=share) for name in names])
-    scheduler.handle(GpusMeasured(0.0, {0: 80}))
+    scheduler = Scheduler([WorkerSpec(name, frozenset({"0"}), share=share) for name in names])
+    scheduler.handle(GpusMeasured(0.0, {"0": 80}))
     scheduler.handle(Started(0.0))
     scheduler.handle(LeaseAsked(0.0, 0, names[0]))
     scheduler.handle(WorkerReady(10.0, names[0], "http://127.0.0.1:1"))

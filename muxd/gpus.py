@@ -1,7 +1,9 @@
 """The GPUs of this host and how much of their memory is used, by NVML, by the simulator's ledger, or by nothing.
 
-This module is the only seam to the hardware.  A reading is of the whole device: NVML gives
-no figures per process in containers.
+This module is the only seam to the hardware, and gives every GPU its id: the index of a card as NVML counts, and the
+UUID of a MIG slice.  A slice is a GPU of its own, with memory of its own; a card that is divided into slices is none:
+CUDA gives processes its slices alone.  A reading is of the whole device: NVML gives no figures per process in
+containers.
 """
 
 import logging
@@ -16,6 +18,7 @@ import trio
 
 from .config import Config
 from .config.flags import runs_on_cpu
+from .core.ledger import GpuId, in_order
 from .errors import in_words
 from .host.bounded import NoAnswer, within
 from .own_files import UNREADABLE, make_way, put_aside
@@ -40,20 +43,21 @@ class CannotAsk(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GpuIdentity:
-    """The names by which a configuration or a script can mean one GPU."""
+    """The id of one GPU, and the names by which a configuration or a script can mean it."""
 
-    index: int
-    uuid: str  # such as GPU-...
-    slices: tuple[str, ...] = ()  # UUIDs of its MIG devices, MIG-...
+    id: GpuId
+    uuid: str  # such as GPU-... or, of a slice, MIG-...
+    place: str = ""  # of a slice: its name before driver 470, MIG-<UUID of its card>/<GPU instance>/<compute instance>
+    slices: tuple[str, ...] = ()  # of a divided card: UUIDs of its slices
 
     def is_meant(self, name: str) -> bool:
-        """Say whether `name` means this GPU or one of its MIG devices; as in CUDA the beginning of a UUID is enough."""
-        return self.uuid.startswith(name) or any(uuid.startswith(name) for uuid in self.slices)
+        """Say whether `name` means this GPU; as in CUDA the beginning of a UUID is enough."""
+        return self.uuid.startswith(name) or self.place == name
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    index: int
+    id: GpuId
     name: str
     total: int  # bytes
     used: int  # bytes
@@ -67,11 +71,11 @@ class Gpus(Protocol):
     """A source of readings of the GPUs' memory."""
 
     measured: bool  # whether there is a source at all; a single reading may fail all the same
-    latest: dict[int, GpuMemory]  # the last reading by GPU index, for status
-    count: int  # number of GPUs at the last reading, readable or not; 0 where that is unknown
+    latest: dict[GpuId, GpuMemory]  # the last reading, for status
+    there: frozenset[GpuId]  # all GPUs at the last reading, readable or not; none where that is unknown
 
-    async def read(self) -> dict[int, GpuMemory]:
-        """Return a fresh reading by GPU index, empty where no GPU can be read."""
+    async def read(self) -> dict[GpuId, GpuMemory]:
+        """Return a fresh reading, empty where no GPU can be read."""
         ...
 
     def cover(self, config: Config) -> None:
@@ -83,12 +87,12 @@ class NoGpus:
     """The source where no GPU can be read: no memory is measured, and no switch waits for memory."""
 
     measured = False
-    count = 0
+    there: frozenset[GpuId] = frozenset()
 
     def __init__(self) -> None:
-        self.latest: dict[int, GpuMemory] = {}
+        self.latest: dict[GpuId, GpuMemory] = {}
 
-    async def read(self) -> dict[int, GpuMemory]:
+    async def read(self) -> dict[GpuId, GpuMemory]:
         await trio.lowlevel.checkpoint()
         return {}
 
@@ -100,25 +104,25 @@ class SimulatedGpus:
     """The pretend GPUs of simulated models."""
 
     measured = True
-    count = 0
+    there: frozenset[GpuId] = frozenset()
 
-    def __init__(self, ledger: GpuLedger, indices: Iterable[int]) -> None:
+    def __init__(self, ledger: GpuLedger, ids: Iterable[GpuId]) -> None:
         self._ledger = ledger
-        self._indices = sorted(indices)
-        self.latest: dict[int, GpuMemory] = {}
+        self._ids = in_order(ids)
+        self.latest: dict[GpuId, GpuMemory] = {}
 
-    async def read(self) -> dict[int, GpuMemory]:
+    async def read(self) -> dict[GpuId, GpuMemory]:
         await trio.lowlevel.checkpoint()
         total = self._ledger.capacity
         try:
-            self.latest = {i: GpuMemory(i, "simulated GPU", total, self._ledger.used(i)) for i in self._indices}
+            self.latest = {id: GpuMemory(id, "simulated GPU", total, self._ledger.used(id)) for id in self._ids}
         except OSError as error:
             log.warning("the simulated GPUs cannot be read: %s", in_words(error))
             return {}
         return self.latest
 
     def cover(self, config: Config) -> None:
-        self._indices = _indices(config)
+        self._ids = _ids(config)
 
 
 class NvmlGpus:
@@ -130,13 +134,14 @@ class NvmlGpus:
         """Initialize NVML; raises pynvml.NVMLError where there is no driver."""
         pynvml.nvmlInit()
         self._thread = trio.CapacityLimiter(1)  # calls that hang must not use up trio's threads
-        self.latest: dict[int, GpuMemory] = {}
-        self.count = 0
+        self.latest: dict[GpuId, GpuMemory] = {}
+        self.there: frozenset[GpuId] = frozenset()
 
-    async def read(self) -> dict[int, GpuMemory]:
+    async def read(self) -> dict[GpuId, GpuMemory]:
         try:
             with trio.fail_after(NVML_TIMEOUT):
-                self.count, self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
+                there, self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
+                self.there = there if there == self.latest.keys() else there | self.there  # a lost card has slices
         except (pynvml.NVMLError, trio.TooSlowError) as error:
             log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
             return {}
@@ -146,30 +151,32 @@ class NvmlGpus:
         pass
 
 
-def _read_nvml() -> tuple[int, dict[int, GpuMemory]]:
-    """Return the number of GPUs and the readings by index; raises pynvml.NVMLError where no GPU can be read.
+def _read_nvml() -> tuple[frozenset[GpuId], dict[GpuId, GpuMemory]]:
+    """Return the ids of all GPUs, and the readings; raises pynvml.NVMLError where no GPU can be read.
 
     A GPU that is lost is left out, so that muxd still sees the others.
     """
-    readings, lost = {}, None
-    count = pynvml.nvmlDeviceGetCount()
-    for index in range(count):
+    there, readings, lost = set(), {}, None
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = str(index)
         try:
-            device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+            card = pynvml.nvmlDeviceGetHandleByIndex(index)
+            devices = {uuid: mig for mig, uuid in _slices(card)} or {gpu: card}
+            for gpu, device in devices.items():
+                there.add(gpu)
+                memory, name = pynvml.nvmlDeviceGetMemoryInfo(device), str(pynvml.nvmlDeviceGetName(device))
+                readings[gpu] = GpuMemory(gpu, name, int(memory.total), int(memory.used))
         except pynvml.NVMLError as error:
             lost = error
-            log.warning("GPU %d cannot be read: %s", index, error)
-            continue
-        name = str(pynvml.nvmlDeviceGetName(device))
-        readings[index] = GpuMemory(index, name, int(memory.total), int(memory.used))
+            there.add(gpu)
+            log.warning("GPU %s cannot be read: %s", gpu, error)
     if lost is not None and not readings:
         raise lost
-    return count, readings
+    return frozenset(there), readings
 
 
-def installed_cards() -> list[GpuIdentity]:
-    """Return the GPUs of this machine, in NVML's order; raises CannotAsk."""
+def installed_gpus() -> list[GpuIdentity]:
+    """Return the GPUs of this machine, in NVML's order, each divided card before its slices; raises CannotAsk."""
     try:
         return within(_list_gpus, NVML_TIMEOUT)
     except NoAnswer as error:
@@ -179,26 +186,38 @@ def installed_cards() -> list[GpuIdentity]:
 def _list_gpus() -> list[GpuIdentity]:
     pynvml.nvmlInit()
     try:
-        handles = [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [GpuIdentity(index, str(pynvml.nvmlDeviceGetUUID(gpu)), tuple(_mig_ids(gpu))) for index, gpu in handles]
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            card = pynvml.nvmlDeviceGetHandleByIndex(index)
+            card_uuid, slices = str(pynvml.nvmlDeviceGetUUID(card)), list(_slices(card))
+            found.append(GpuIdentity(str(index), card_uuid, slices=tuple(uuid for _, uuid in slices)))
+            found += [GpuIdentity(uuid, uuid, _place_of(mig, card_uuid)) for mig, uuid in slices]
+        return found
     finally:
         pynvml.nvmlShutdown()
 
 
-def _mig_ids(gpu: object) -> Iterator[str]:
-    """Yield the UUIDs of a GPU's MIG devices: none where the GPU has no MIG."""
+def _slices(card: object) -> Iterator[tuple[object, str]]:
+    """Yield the handle and the UUID of each MIG slice of a card: none where the card is not divided."""
     try:
-        places = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)
+        places = pynvml.nvmlDeviceGetMaxMigDeviceCount(card)
     except pynvml.NVMLError:
         return
     for place in range(places):
-        with suppress(pynvml.NVMLError):  # there is no MIG device at this index
-            yield str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)))
+        with suppress(pynvml.NVMLError):  # there is no slice at this index
+            mig = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place)
+            yield mig, str(pynvml.nvmlDeviceGetUUID(mig))
 
 
-def simulated_cards() -> list[GpuIdentity]:
+def _place_of(mig: object, card_uuid: str) -> str:
+    """Return the name that a slice had before driver 470, which CUDA still takes."""
+    instances = pynvml.nvmlDeviceGetGpuInstanceId(mig), pynvml.nvmlDeviceGetComputeInstanceId(mig)
+    return f"MIG-{card_uuid}/{instances[0]}/{instances[1]}"
+
+
+def simulated_gpus() -> list[GpuIdentity]:
     """Return the identities of the simulator's pretend GPUs."""
-    return [GpuIdentity(index, f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
+    return [GpuIdentity(str(index), f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
 
 
 def simulated_ledger_path(config: Config) -> Path:
@@ -210,8 +229,8 @@ def are_simulated(config: Config) -> bool:
     return bool(config.models) and all(model.engine == "simulator" for model in config.models)
 
 
-def _indices(config: Config) -> list[int]:
-    return sorted({gpu for model in config.models for gpu in model.gpus})
+def _ids(config: Config) -> list[GpuId]:
+    return in_order({gpu for model in config.models for gpu in model.gpus})
 
 
 def open_gpus(config: Config) -> Gpus:
@@ -221,10 +240,10 @@ def open_gpus(config: Config) -> Gpus:
         ledger = GpuLedger(path, config.daemon.simulated_gpu_memory)
         make_way(path)
         try:
-            ledger.holders(0)
+            ledger.holders("0")
         except (*UNREADABLE, TypeError) as error:
             put_aside(path, error)
-        return SimulatedGpus(ledger, _indices(config))
+        return SimulatedGpus(ledger, _ids(config))
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:

@@ -5,6 +5,7 @@ from typing import Any
 from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
+from .core.ledger import shown_gpu
 from .core.progress import Progress, next_step, progress_of
 from .core.scheduler import Scheduler
 from .core.states import WorkerState
@@ -32,7 +33,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "sleep_trouble": worker.level_trouble or None,
         "stopped_by_operator": worker.stopped_by_operator,
         "removed": wanted is None,
-        "gpus": list(model.gpus),
+        "gpus": [shown_gpu(gpu) for gpu in model.gpus],
         "url": worker.url if worker.state is WorkerState.READY else None,
         "generation": worker.generation,
         "in_flight": worker.in_flight,
@@ -101,7 +102,7 @@ def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
 
 
 def gpu_status(gpus: Gpus) -> list[dict[str, Any]]:
-    return [{"index": g.index, "name": g.name, "total": g.total, "used": g.used} for g in gpus.latest.values()]
+    return [{"index": shown_gpu(g.id), "name": g.name, "total": g.total, "used": g.used} for g in gpus.latest.values()]
 
 
 def door_status(config: Config, now: float) -> dict[str, Any]:

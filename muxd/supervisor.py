@@ -263,11 +263,11 @@ class Supervisor:
             await next_tick(2 * TICK)  # the thread costs more CPU than all the rest of a tick
 
     async def _measure_gpus(self) -> None:
-        """Read the GPUs, and tell the core their number and sizes where these have changed."""
+        """Read the GPUs, and tell the core which there are and their sizes where these have changed."""
         gpus, host = self._context.gpus, self._scheduler.host
-        totals = {gpu.index: gpu.total for gpu in (await gpus.read()).values()}
-        if gpus.count != host.gpu_count or not totals.items() <= host.ledger.capacity.items():
-            self.tell(GpusMeasured(trio.current_time(), totals, gpus.count))
+        totals = {gpu.id: gpu.total for gpu in (await gpus.read()).values()}
+        if gpus.there != host.gpus_there or not totals.items() <= host.ledger.capacity.items():
+            self.tell(GpusMeasured(trio.current_time(), totals, gpus.there))
 
     async def _tell_weights(self, config: Config) -> None:
         """Tell the core how much GPU memory each model needs at least, by the size of its weight files."""

@@ -319,12 +319,12 @@ async def test_what_survives_sigkill_is_named_at_the_end(tmp_path):
 
 class TwoCards:
     measured = True
-    count = 2
+    there = frozenset({"0", "1"})
 
     def __init__(self) -> None:
-        self.latest = {index: GpuMemory(index, "a GPU", GiB, 0) for index in (0, 1)}
+        self.latest = {gpu: GpuMemory(gpu, "a GPU", GiB, 0) for gpu in sorted(self.there)}
 
-    async def read(self) -> dict[int, GpuMemory]:
+    async def read(self) -> dict[str, GpuMemory]:
         await trio.lowlevel.checkpoint()
         return self.latest
 
@@ -338,7 +338,7 @@ async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(tmp
     (tmp_path / "big/config.json").write_text("{}")
     (tmp_path / "big/model.safetensors").touch()
     os.truncate(tmp_path / "big/model.safetensors", 3 * GiB)  # sparse
-    big, elsewhere = Model("big", model_path=str(tmp_path / "big")), Model("elsewhere", model_path="o/a", gpus=(7,))
+    big, elsewhere = Model("big", model_path=str(tmp_path / "big")), Model("elsewhere", model_path="o/a", gpus=("7",))
     async with supervised(tmp_path, big, elsewhere) as supervisor:
         for name, code in (("big", "model_too_large"), ("elsewhere", "gpu_missing")):
             assert (await lines(supervisor.switch(name)))[-1]["error"]["code"] == code

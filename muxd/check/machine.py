@@ -14,6 +14,7 @@ from muxd.config.folders import why_not_made
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB, Model
+from muxd.core.ledger import GpuId, in_order
 from muxd.engines.sglang.engine import server_flags
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
@@ -85,9 +86,9 @@ class HostCheck:
         return self.problems.where(shared if by_default else own)
 
     @cached_property
-    def gpus(self) -> dict[int, GpuMemory]:
-        """Return the GPUs that NVML knows, by number."""
-        return {gpu.index: gpu for gpu in self._readings.gpus[0]}
+    def gpus(self) -> dict[GpuId, GpuMemory]:
+        """Return the GPUs that NVML knows, by id."""
+        return {gpu.id: gpu for gpu in self._readings.gpus[0]}
 
     @property
     def memory(self) -> int:
@@ -116,16 +117,16 @@ class HostCheck:
     def gpu_lines(self) -> Iterator[ReportLine]:
         """Yield lines on the simulated and on the real GPUs, and on missing ones."""
         if len(self.real_models) < len(self.models):
-            numbers = sorted({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
+            pretend = in_order({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
             size = self.config.daemon.simulated_gpu_memory / GiB
-            yield ok("GPUs", f"{', '.join(map(str, numbers))}: simulated, {size:.1f} GiB each")
+            yield ok("GPUs", f"{', '.join(pretend)}: simulated, {size:.1f} GiB each")
         if not self.real_models:
             return
         if not self.gpus and not all(runs_on_cpu(model.args) for model in self.real_models):
             why = self._readings.gpus[1]
             yield warn("GPUs", f"none can be seen: {why}; install the driver, or give this user or container the GPUs")
         if self.gpus:
-            gpu_list = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
+            gpu_list = ", ".join(f"{gpu.id}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
             yield ok("GPUs", gpu_list)
 
 

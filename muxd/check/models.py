@@ -40,7 +40,7 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 
 def _gpus(model: Model) -> str:
-    return f"GPU {', '.join(map(str, model.gpus))}"
+    return f"GPU {', '.join(model.gpus)}"
 
 
 # Its files
@@ -144,7 +144,7 @@ def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[Repo
             yield _too_large(model, model.gpus[0], capacity, where)
 
 
-def _too_large(model: Model, gpu: int, capacity: int, where: str) -> ReportLine:
+def _too_large(model: Model, gpu: str, capacity: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
     each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
     text = f"needs {_gib(needs)}{each}, GPU {gpu} has {_gib(capacity)}: it can never be loaded"
@@ -155,8 +155,8 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
     """Yield lines if the model does not fit on the GPUs that NVML knows, or asleep at level 1 not into RAM."""
     if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
-            there = ", ".join(map(str, machine.gpus))
-            text = f"GPU {', '.join(map(str, missing))} {'are' if len(missing) > 1 else 'is'} not there"
+            there = ", ".join(machine.gpus)
+            text = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
             text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
             if model.script is not None and VARIABLE not in model.script.env:
                 yield wrong(model.name, f"{text}; correct {VARIABLE} there", _place_of(model.script))
@@ -177,7 +177,7 @@ def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repor
         return
     together = sum(machine.gpus[gpu].total for gpu in model.gpus)
     if share > small.total:
-        yield _too_large(model, small.index, small.total, machine.where(model, "memory"))
+        yield _too_large(model, small.id, small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
         have = f"have {_gib(together)} together" if len(model.gpus) > 1 else f"has {_gib(together)}"
         text, where = f"its weights have {_gib(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")

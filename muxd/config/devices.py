@@ -1,4 +1,7 @@
-"""Names of GPUs and their numbers: a GPU's number or UUID, a MIG slice's UUID, and CUDA_VISIBLE_DEVICES."""
+"""Names of GPUs and their ids: a card's index or UUID, a MIG slice's UUID, and CUDA_VISIBLE_DEVICES.
+
+An id is the index of a card as NVML counts, or the whole UUID of a slice: whatever names a GPU, it has one id.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ ORDER = "CUDA_DEVICE_ORDER"
 
 _NUMBER = re.compile("[0-9]{1,3}")
 _NAME = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
-_OLD_SLICE = re.compile(r"MIG-(GPU-[0-9A-Za-z-]+)/[0-9]+/[0-9]+")
 
 
 def is_name(text: str) -> bool:
@@ -45,57 +47,66 @@ def visible(text: str) -> tuple[str, ...]:
 
 
 class Devices:
-    """Numbers of GPUs by name, and the GPUs that CUDA_VISIBLE_DEVICES gives muxd itself.
+    """Ids of GPUs by name, and the GPUs that CUDA_VISIBLE_DEVICES gives muxd itself.
 
-    NVML takes its time, and is asked once, when a GPU is given by name or all GPUs are wanted; with `ask=False` never.
+    NVML takes its time, and is asked once, when a GPU is given by UUID or all GPUs are wanted; with `ask=False` never.
     """
 
     def __init__(self, environ: Mapping[str, str], *, ask: bool = True) -> None:
         self.said = environ.get(VARIABLE)  # the value that muxd was started with
         self._ask = ask
-        self._cards: list[GpuIdentity] | None = None
+        self._installed: list[GpuIdentity] | None = None
 
-    def number(self, name: int | str, *, simulated: bool = False) -> int:
-        """Return the number of a GPU, for a slice that of its GPU.  Raise ValueError where that is not one GPU."""
-        if isinstance(name, int) or _NUMBER.fullmatch(name):
-            return int(name)
-        old = _OLD_SLICE.fullmatch(name)
-        wanted = old[1] if old else name
-        found = {card.index for card in self._known(wanted, simulated=simulated) if card.is_meant(wanted)}
-        if len(found) == 1:
-            return found.pop()
-        raise ValueError(f"{name} {'means several of' if found else 'is none of'} the GPUs of this machine")
+    def id(self, name: str, *, simulated: bool = False) -> str:
+        """Return the id of the GPU that `name` means.  Raise ValueError where that is not one GPU."""
+        if _NUMBER.fullmatch(name):
+            return str(int(name))
+        found = [gpu for gpu in self._known(name, simulated=simulated) if gpu.is_meant(name)]
+        if len(found) != 1:
+            raise ValueError(f"{name} {'means several of' if found else 'is none of'} the GPUs of this machine")
+        if found[0].slices:
+            raise ValueError(f"{name} is divided into MIG slices; name one of {', '.join(found[0].slices)}")
+        return found[0].id
 
-    def numbers(self, names: Iterable[int | str], *, simulated: bool = False) -> tuple[int, ...]:
-        """Return the numbers of several GPUs, each once: slices of one GPU share a number.  Raise ValueError."""
-        return tuple(dict.fromkeys(self.number(name, simulated=simulated) for name in names))
+    def ids(self, names: Iterable[str], *, simulated: bool = False) -> tuple[str, ...]:
+        """Return the ids of several GPUs, each once.  Raise ValueError."""
+        return tuple(dict.fromkeys(self.id(name, simulated=simulated) for name in names))
+
+    def distinct_ids(self, names: Sequence[str], *, simulated: bool = False) -> tuple[str, ...]:
+        """Return the ids of several GPUs.  Raise ValueError, also where two names mean the same GPU."""
+        name_of: dict[str, str] = {}
+        for name in names:
+            first = name_of.setdefault(self.id(name, simulated=simulated), name)
+            if first != name:
+                raise ValueError(f"{first} and {name} are the same GPU; name it once")
+        return tuple(name_of)
 
     def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:
-        from muxd.gpus import CannotAsk, installed_cards, simulated_cards  # imported for GPUs given by name only
+        from muxd.gpus import CannotAsk, installed_gpus, simulated_gpus  # imported for GPUs given by UUID only
 
-        if simulated and any(card.is_meant(name) for card in simulated_cards()):
-            return simulated_cards()
+        if simulated and any(gpu.is_meant(name) for gpu in simulated_gpus()):
+            return simulated_gpus()
         if not self._ask:
             raise ValueError(f"{name} is not looked up here")
         try:
-            self._cards = self._cards if self._cards is not None else installed_cards()
+            self._installed = self._installed if self._installed is not None else installed_gpus()
         except CannotAsk as error:
             raise ValueError(f"{name} cannot be looked up: {error}") from None
-        return self._cards
+        return self._installed
 
-    def every(self) -> tuple[int, ...]:
-        """Return the numbers of all GPUs that muxd was given; (0,) where nobody tells of any."""
-        from muxd.gpus import CannotAsk, installed_cards
+    def every(self) -> tuple[str, ...]:
+        """Return the ids of all GPUs that muxd was given; ("0",) where nobody tells of any."""
+        from muxd.gpus import CannotAsk, installed_gpus
 
         with suppress(ValueError):
-            if self.said is not None and (given := self.numbers(self._muxd_gpus())):
+            if self.said is not None and (given := self.ids(self._muxd_gpus())):
                 return given
         try:
-            if self._cards is None and self._ask:
-                self._cards = installed_cards()
+            if self._installed is None and self._ask:
+                self._installed = installed_gpus()
         except CannotAsk:
-            return (0,)
-        return tuple(card.index for card in self._cards or ()) or (0,)
+            return ("0",)
+        return tuple(gpu.id for gpu in self._installed or () if not gpu.slices) or ("0",)
 
     def default(self, needs: Parallel) -> tuple[str, ...]:
         """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.
@@ -116,21 +127,12 @@ class Devices:
         except ValueError as error:
             raise ValueError(f"{VARIABLE}={self.said}, which muxd was started with: {error}") from None
 
-    def outside(self, gpus: Sequence[int], *, simulated: bool = False) -> tuple[int, ...]:
+    def outside(self, gpus: Sequence[str], *, simulated: bool = False) -> tuple[str, ...]:
         """Return those of `gpus` that muxd was not given; none where it is not known what muxd was given."""
         if self.said is None:
             return ()
         try:
-            given = self.numbers(self._muxd_gpus(), simulated=simulated)
+            given = self.ids(self._muxd_gpus(), simulated=simulated)
         except ValueError:
             return ()
         return tuple(gpu for gpu in gpus if gpu not in given)
-
-
-def cuda_names(names: Iterable[int | str]) -> tuple[str, ...]:
-    """Return the names to put into CUDA_VISIBLE_DEVICES where numbers do not do: slices have no number.
-
-    Return an empty tuple where no slice is among `names`.
-    """
-    given = tuple(str(name) for name in names)
-    return given if any(name.startswith("MIG-") for name in given) else ()

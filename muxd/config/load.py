@@ -14,7 +14,7 @@ from muxd.errors import ConfigError
 
 from .declarations import keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
-from .devices import VARIABLE, Devices, cuda_names
+from .devices import VARIABLE, Devices
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
@@ -163,12 +163,12 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
     for model in config.models:
         if not model.gpus:
             continue  # a problem is noted already
-        names = ", ".join(model.cuda_devices or map(str, model.gpus))
+        names = ", ".join(model.gpus)
         if model.script is not None and not model.script.knows_gpus:
             continue  # it claims every GPU, whichever it uses
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
             if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):
-                yield f"model {model.name} uses GPU {', '.join(map(str, outside))}, outside of {started}"
+                yield f"model {model.name} uses GPU {', '.join(outside)}, outside of {started}"
         else:
             yield f"model {model.name} gets GPU {names}: it has no gpus, and they follow {started}"
 
@@ -229,14 +229,15 @@ class _FileReading:
         return self._with_program(Model(name=name, **given))
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-        """Return the fields `gpus`, by number, and `cuda_devices`; without `gpus`, of the first GPUs muxd was given."""
+        """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
         try:
             names = given["gpus"] if "gpus" in given else self._devices.default(_gpus_needed(given.get("args", ())))
-            numbers = self._devices.numbers(names, simulated=given.get("engine") == "simulator")
+            return {"gpus": self._devices.distinct_ids(names, simulated=given.get("engine") == "simulator")}
         except ValueError as error:
-            self._problems.add((*path, "gpus"), f"{error}; give gpus, by number")
+            self._problems.add(
+                (*path, "gpus"), str(error) if "name " in str(error) else f"{error}; give gpus, by number"
+            )
             return {"gpus": ()}
-        return {"gpus": numbers, "cuda_devices": cuda_names(names)}
 
     def _with_program(self, model: Model) -> Model:
         """Return the model with the full path of its `python`, looked up in the PATH that the worker will have."""

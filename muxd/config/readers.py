@@ -235,13 +235,13 @@ def _check_json(value: Any) -> None:
         raise ValueError(f"{shown(value)} cannot be said in JSON; use text, numbers, true, false, lists and tables")
 
 
-def gpu_names(value: Any, base: Base) -> tuple[Any, ...]:
-    """Read a list of GPUs, by number or by name (UUID); `devices` finds the numbers of names."""
+def gpu_names(value: Any, base: Base) -> tuple[str, ...]:
+    """Read a list of GPUs, by number or by name (UUID), as text; `devices` finds their ids."""
     if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
         raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
     if (least := min((item for item in value if isinstance(item, int)), default=0)) < 0:
         raise ValueError(f"{least} is not a GPU number; they count from 0")
-    return _distinct(value)
+    return tuple(map(str, _distinct(value)))
 
 
 def _may_be_gpu(item: Any) -> bool:

@@ -284,7 +284,7 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
 def _too_few_gpus(model: Model) -> Iterator[Finding]:
     """Check that `gpus` names as many GPUs as `args` need; SGLang itself refuses numbers that are invalid."""
     with suppress(ValueError):
-        needs, count = parallel(flag_of(model.args)), len(model.cuda_devices or model.gpus)
+        needs, count = parallel(flag_of(model.args)), len(model.gpus)
         if model.gpus and needs.seen > count:
             text = f"the server needs {needs}, and gpus names {count}; name as many there, or correct args"
             yield ("args",), text

@@ -279,8 +279,8 @@ class DeclaredServer:
     names_from: str = ""  # the place of `names`, for messages
     port: int = 0  # 0: found once the server listens
     port_from: str = ""  # the place of `port`, for messages
-    gpus: tuple[int, ...] = ()  # those in the table; none: the table has no gpus
-    every: tuple[int, ...] = (0,)  # all GPUs of this machine
+    gpus: tuple[str, ...] = ()  # ids of those in the table; none: the table has no gpus
+    every: tuple[str, ...] = ("0",)  # ids of all GPUs of this machine
     sleep_level: int = 3
     level_by_table: bool = False  # whether sleep_level is the table's, not the script's
     args: tuple[str, ...] = ()  # those in CAPABILITY_FLAGS
@@ -355,14 +355,14 @@ class Model:
         told=True,
         doc='What clients write into "model".  Default: the table\'s name.',
     )
-    gpus: tuple[int, ...] = key(
+    gpus: tuple[str, ...] = key(  # ids: a card's index as NVML counts, a MIG slice's UUID; CUDA takes them so
         gpu_names,
         [0],
         doc="The GPUs the model runs on: numbers as nvidia-smi counts them, or what `nvidia-smi -L` calls them, as in "
-        '["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"] or ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"]; a GPU\'s '
-        "slices share one turn.  Default: as many as args need (--tp and the like), the first of those that "
-        "CUDA_VISIBLE_DEVICES names where muxd is started, else from 0 on.  A launch script says it itself, and must "
-        "be helped here where that cannot be read.",
+        '["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"] or ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"]; the '
+        "beginning of a UUID is enough, and a MIG slice is a GPU of its own.  Default: as many as args need (--tp and "
+        "the like), the first of those that CUDA_VISIBLE_DEVICES names where muxd is started, else from 0 on.  A "
+        "launch script says it itself, and must be helped here where that cannot be read.",
     )
     memory: Memory | None = key(
         Memory,
@@ -498,7 +498,6 @@ class Model:
     log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
     simulation: Simulation = key(Simulation, {}, doc="How a simulated server behaves.")
-    cuda_devices: tuple[str, ...] = ()  # names for CUDA_VISIBLE_DEVICES in place of `gpus`, where slices are meant
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .ledger import GpuId
 from .spec import WorkerSpec
 
 
@@ -119,8 +120,8 @@ class GpusMeasured:
     """The GPUs that can be read have so much memory in all, in bytes; those named before keep theirs."""
 
     time: float
-    totals: Mapping[int, int]
-    count: int = 0  # of the cards there are, readable or not, numbered from 0; 0: nobody knows
+    totals: Mapping[GpuId, int]
+    there: frozenset[GpuId] = frozenset()  # all GPUs of this host, readable or not; none: nobody knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .commands import (
     WakeWorker,
 )
 from .events import Waiting
-from .ledger import WHOLE, Ledger
+from .ledger import WHOLE, GpuId, Ledger, in_order
 from .spec import WorkerSpec
 from .states import DOWN, WorkerState
 from .worker import Lease, Worker
@@ -67,7 +67,7 @@ class HostState:
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
-        self.gpu_count = 0  # of the cards there are; 0: nobody knows
+        self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
         self.weights: dict[str, int] = {}  # bytes that a model certainly needs, by its name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
@@ -133,16 +133,16 @@ class HostState:
         return self._gpu_missing(worker.spec) or self._too_small(worker.spec)
 
     def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
-        missing = sorted(gpu for gpu in spec.gpus if spec.on_cards and 0 < self.gpu_count <= gpu)
-        if not missing:
+        missing = in_order(spec.gpus - self.gpus_there)
+        if not (missing and self.gpus_there and spec.on_cards):
             return None
-        there = f"there {'are' if self.gpu_count > 1 else 'is'} {', '.join(map(str, range(self.gpu_count)))}"
-        gpus = f"GPU {', '.join(map(str, missing))} {'are' if len(missing) > 1 else 'is'} not there"
+        there = f"there {'are' if len(self.gpus_there) > 1 else 'is'} {', '.join(in_order(self.gpus_there))}"
+        gpus = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
         return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
 
     def _too_small(self, spec: WorkerSpec) -> Impossible | None:
         """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
-        sizes = {gpu: self.ledger.capacity[gpu] for gpu in sorted(spec.gpus) if gpu in self.ledger.capacity}
+        sizes = {gpu: self.ledger.capacity[gpu] for gpu in in_order(spec.gpus) if gpu in self.ledger.capacity}
         if spec.memory:
             share = spec.memory // max(1, len(spec.gpus))
             reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"

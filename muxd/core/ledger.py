@@ -10,11 +10,24 @@ among those that are awake.  What sleepers keep is not in its way, as it finds o
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+#: One GPU: a card, or a MIG slice of one.  Equal ids are the same memory; nothing else can be read off an id.
+GpuId = str
+
 #: All of a GPU that sleepers leave.
 WHOLE = -1
 
 #: Bytes, or WHOLE, by GPU.
-Claim = Mapping[int, int]
+Claim = Mapping[GpuId, int]
+
+
+def in_order(gpus: Iterable[GpuId]) -> list[GpuId]:
+    """Return ids in the order to show them: "2" before "10", numbers before longer names."""
+    return sorted(gpus, key=lambda gpu: (len(gpu), gpu))
+
+
+def shown_gpu(gpu: GpuId) -> int | str:
+    """Return an id as JSON and TOML have it: an index as a number."""
+    return int(gpu) if gpu.isdigit() else gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +46,16 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.capacity: dict[int, int] = {}
+        self.capacity: dict[GpuId, int] = {}
         self._holdings: dict[str, Holding] = {}
-        self._awake_on: dict[frozenset[int], tuple[str, ...]] = {}  # found since the last change
+        self._awake_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
 
     def is_awake(self, worker: str) -> bool:
         """Say whether the worker has what it needs to serve."""
         holding = self._holdings.get(worker)
         return holding is not None and holding.awake
 
-    def awake_on(self, gpus: frozenset[int]) -> tuple[str, ...]:
+    def awake_on(self, gpus: frozenset[GpuId]) -> tuple[str, ...]:
         """Return the workers that are awake on one of the GPUs, by name.
 
         They are looked for once between two changes: with 50 models waiting, a decision asks hundreds of times.
@@ -51,12 +64,12 @@ class Ledger:
             self._awake_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_awake(name)))
         return self._awake_on[gpus]
 
-    def holders(self, gpus: Iterable[int]) -> list[str]:
+    def holders(self, gpus: Iterable[GpuId]) -> list[str]:
         """Return the workers with a claim on one of the GPUs, in the order in which they came."""
         wanted = frozenset(gpus)
         return [worker for worker, holding in self._holdings.items() if not wanted.isdisjoint(holding.claim)]
 
-    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Claim] = {}) -> dict[int, int]:
+    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Claim] = {}) -> dict[GpuId, int]:
         """Return the bytes that are missing on each GPU for `worker` to wake with `claim`; empty where it fits.
 
         WHOLE stands for a GPU that somebody must leave, however little the other one takes.
@@ -64,7 +77,7 @@ class Ledger:
         """
         others = [h for name, h in self._holdings.items() if name != worker and name not in left]
         others += [Holding(rest, awake=False) for name, rest in left.items() if name != worker]
-        missing: dict[int, int] = {}
+        missing: dict[GpuId, int] = {}
         for gpu, amount in claim.items():
             on_it = [h for h in others if gpu in h.claim]
             capacity = self.capacity.get(gpu)
@@ -91,7 +104,7 @@ class Ledger:
         """Note that nothing is left of `worker`'s processes."""
         self._hold(worker, None)
 
-    def narrow(self, worker: str, gpus: frozenset[int]) -> None:
+    def narrow(self, worker: str, gpus: frozenset[GpuId]) -> None:
         """Note that `worker` was seen to use these GPUs alone; what it has of others is free."""
         holding = self._holdings.get(worker)
         if holding is not None:

@@ -106,10 +106,10 @@ class Scheduler:
                 yield from self._orders.unload(self.host.workers[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
-            case GpusMeasured(_, totals, count):
+            case GpusMeasured(_, totals, there):
                 for gpu, size in totals.items():
                     self.host.ledger.capacity[gpu] = size
-                self.host.gpu_count = count or self.host.gpu_count
+                self.host.gpus_there = there or self.host.gpus_there
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
             case ShutdownAsked(_, deadline):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .ledger import WHOLE, Claim
+from .ledger import WHOLE, Claim, GpuId
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,9 +10,9 @@ class WorkerSpec:
     """What the core needs to know of a worker; all times in seconds."""
 
     name: str
-    gpus: frozenset[int] = frozenset({0})
+    gpus: frozenset[GpuId] = frozenset({"0"})
     share: int = WHOLE  # bytes of each of its GPUs, to serve; WHOLE: all that sleepers leave
-    on_cards: bool = True  # its GPUs are cards; else numbers that only keep it apart from others
+    on_cards: bool = True  # its GPUs are real; else names that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2
     preload: bool = False

@@ -38,6 +38,7 @@ from math import inf
 from . import policy
 from .commands import Command
 from .host_state import END_GRACE, HostState
+from .ledger import GpuId
 from .policy import Candidate
 from .states import DOWN, LEAVING, WorkerState
 from .worker import Worker
@@ -86,9 +87,9 @@ class Switching:
         self.operator_switch: OperatorSwitch | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.next_decision = inf  # when a busy worker will have had its turn
-        self._kept_for: frozenset[int] = frozenset()  # GPUs that nobody may take before one who is due
+        self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._queue: list[Candidate] = []  # who waited when it was last decided, best first
-        self._rivals_for: dict[frozenset[int], Rivals] = {}  # who of them still waits, by the GPUs asked for
+        self._rivals_for: dict[frozenset[GpuId], Rivals] = {}  # who of them still waits, by the GPUs asked for
 
     def switch_to(self, worker: Worker) -> Switch | None:
         return next((s for s in self.running if s.target == worker.name), None)
@@ -209,7 +210,7 @@ class Switching:
         needs = worker.spec.gpus
         self.running = [s for s in self.running if s.begun or s.target == worker.name or not needs & self._claimed(s)]
 
-    def _claimed(self, switch: Switch) -> frozenset[int]:
+    def _claimed(self, switch: Switch) -> frozenset[GpuId]:
         """Return the GPUs that a switch is about: no other switch may touch them."""
         return frozenset().union(*(self.host.workers[n].spec.gpus for n in (switch.target, *switch.victims)))
 

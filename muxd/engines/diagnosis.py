@@ -224,9 +224,9 @@ def of_no_server(seconds: float, ports: Collection[int]) -> Diagnosis:
     return Diagnosis(ScriptUnusable.code, message, "see in its log what it does, or raise start_timeout")
 
 
-def of_wrong_gpus(used: Sequence[int], granted: Sequence[int]) -> Diagnosis:
+def of_wrong_gpus(used: Sequence[str], granted: Sequence[str]) -> Diagnosis:
     """Return that a script's server uses GPUs that were not set aside for its model (`granted`)."""
-    listed, had = (", ".join(map(str, gpus)) for gpus in (used, granted))
+    listed, had = (", ".join(gpus) for gpus in (used, granted))
     message = (
         f"its server uses GPU {listed}, and GPU {had} was set aside for it: it is ended before another model is hurt"
     )
@@ -293,7 +293,7 @@ def _phase(said: str, phases: Sequence[tuple[str, str]]) -> str:
 
 def _physical_gpu(visible: int, model: Model) -> str:
     """Return the host's number of a GPU from a process's own, which counts only the GPUs that it sees."""
-    return str(model.gpus[visible]) if visible < len(model.gpus) else f"{visible} of those it sees"
+    return model.gpus[visible] if visible < len(model.gpus) else f"{visible} of those it sees"
 
 
 def quote(text: str) -> str:

@@ -16,12 +16,12 @@ _LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def read_gpus() -> tuple[Sequence[GpuMemory], str]:
-    """Return the GPUs that NVML knows, by number, and the reason to give if there are none."""
+    """Return the GPUs that NVML knows, in its order, and the reason to give if there are none."""
     try:
         found = trio.run(NvmlGpus().read)
     except pynvml.NVMLError as error:
         return [], str(error)
-    return [found[index] for index in sorted(found)], "NVML tells of none"
+    return list(found.values()), "NVML tells of none"
 
 
 def host_memory() -> int:

@@ -33,8 +33,8 @@ def follow_script(
 ) -> dict[str, Any]:
     """Complete the table `own` with what its script says; what is wrong goes to `problems`, with file and line."""
     own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
-    named: tuple[int | str, ...] = own.get("gpus", defaults.get("gpus", ()))
-    given = {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(map(str, named))} if named else {}
+    named: tuple[str, ...] = own.get("gpus", defaults.get("gpus", ()))
+    given = {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(named)} if named else {}
     given |= {"PORT": str(own["port"])} if "port" in own else {}
     cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory
     env = {**given, **defaults.get("env", {}), **own.get("env", {})}
@@ -49,7 +49,7 @@ def follow_script(
         names_from=str(script.named or shown),
         port=own.get("port", script.port),
         port_from="its table" if "port" in own else str(script.ported or shown),
-        gpus=_numbers(named, devices),
+        gpus=_ids(named, devices),
         every=devices.every(),
         sleep_level=own.get("sleep_level", script.sleep_level or 3),
         level_by_table="sleep_level" in own,
@@ -77,25 +77,25 @@ def follow_script(
     return {**completed, "script": about}
 
 
-def _gpu_remarks(script: LaunchScript, declared: tuple[int, ...], devices: Devices) -> Iterator[str]:
+def _gpu_remarks(script: LaunchScript, declared: tuple[str, ...], devices: Devices) -> Iterator[str]:
     """Yield what the script says plainly of its GPUs, and cannot be, or not as the table has it."""
     if script.too_few:
         yield f"{script.placed} starts a server that cannot be loaded: {script.too_few}; correct gpus, or the script"
         return
     try:
-        used = devices.numbers(script.gpus)
+        used = devices.ids(script.gpus)
     except ValueError as error:
         yield f"{script.placed} names a GPU that muxd cannot tell from others: {error}; name it by its number"
         return
     if declared and not set(used) <= set(declared):
-        there, table = (", ".join(map(str, gpus)) for gpus in (used, declared))
+        there, table = (", ".join(gpus) for gpus in (used, declared))
         yield f"{script.placed} gives its server GPU {there}, and its table says {table}; correct gpus, or the script"
 
 
-def _numbers(names: tuple[int | str, ...], devices: Devices) -> tuple[int, ...]:
-    """Return GPUs by number; none for names that nobody knows, which the reader of the table reports."""
+def _ids(names: tuple[str, ...], devices: Devices) -> tuple[str, ...]:
+    """Return GPUs by id; none for names that nobody knows, which the reader of the table reports."""
     try:
-        return devices.numbers(names)
+        return devices.ids(names)
     except ValueError:
         return ()
 

@@ -7,6 +7,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from muxd.config.rules import OWN_NAMES
+from muxd.core.ledger import in_order
 from muxd.gpus import GpuMemory
 from muxd.host.model_kinds import ModelKind
 from muxd.host.search import FoundModel
@@ -26,7 +27,7 @@ class Draft:
     name: str
     found: FoundModel
     served_names: tuple[str, ...]  # none: `name` alone
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     fits: bool  # whether `gpus` hold the weights; True where no GPU is known
 
     @property
@@ -44,7 +45,7 @@ def drafts(found: Iterable[FoundModel], gpus: Sequence[GpuMemory]) -> list[Draft
     """Return one draft for each model; every name and served name is unique over all models."""
     models = _each_once(found)
     names = _Names(models)
-    load = {gpu.index: 0 for gpu in gpus}
+    load = {gpu.id: 0 for gpu in gpus}
     made = []
     for model in models:
         chosen, fits = _choose_gpus(model.size, gpus, load)
@@ -97,7 +98,7 @@ def _as_model_name(text: str) -> str:
     return re.sub(r"^[._-]+|[._-]+$", "", name) or "model"
 
 
-def _choose_gpus(size: int, gpus: Sequence[GpuMemory], load: Mapping[int, int]) -> tuple[tuple[int, ...], bool]:
+def _choose_gpus(size: int, gpus: Sequence[GpuMemory], load: Mapping[str, int]) -> tuple[tuple[str, ...], bool]:
     """Return GPUs for a model of `size` bytes, and whether they hold its weights.
 
     The GPUs are as few as hold the weights, and among those the ones with the least `load` (bytes of weights by GPU).
@@ -105,11 +106,11 @@ def _choose_gpus(size: int, gpus: Sequence[GpuMemory], load: Mapping[int, int]) 
     suffices, the first GPUs are returned, as many as the largest power of two, and False.
     """
     if not gpus:
-        return (0,), True
+        return ("0",), True
     together = 1
     while together <= len(gpus):
-        roomy = [gpu.index for gpu in gpus if size <= SHARE * together * gpu.total]
+        roomy = [gpu.id for gpu in gpus if size <= SHARE * together * gpu.total]
         if len(roomy) >= together:
-            return tuple(sorted(sorted(roomy, key=lambda index: load[index])[:together])), True
+            return tuple(in_order(sorted(roomy, key=lambda gpu: load[gpu])[:together])), True
         together *= 2
-    return tuple(gpu.index for gpu in gpus[: together // 2]), False
+    return tuple(gpu.id for gpu in gpus[: together // 2]), False

@@ -6,6 +6,7 @@ from typing import Any
 
 import tomli_w
 
+from muxd.core.ledger import shown_gpu
 from muxd.host.interpreters import Interpreter
 
 from .draft import Draft
@@ -88,7 +89,7 @@ def _table(draft: Draft) -> str:
     table: dict[str, Any] = {"model_path": draft.found.model_path}
     if draft.served_names:
         table["served_names"] = list(draft.served_names)
-    table |= {"gpus": list(draft.gpus), "memory": {"weights": f"{draft.weights}GiB"}}
+    table |= {"gpus": [shown_gpu(gpu) for gpu in draft.gpus], "memory": {"weights": f"{draft.weights}GiB"}}
     if draft.args:
         table["args"] = list(draft.args)
     header = tomli_w.dumps({"models": {draft.name: {}}})

@@ -96,7 +96,7 @@ def _findings_report(machine: HostFindings, models: Sequence[Draft]) -> Iterator
     yield f"{_count(len(models), 'model')} to serve; the cache of the Hub is {_cache(machine.cache)}"
     width = max((len(model.name) for model in models), default=0)
     for model in models:
-        where = f"GPU {', '.join(map(str, model.gpus))}" + ("" if model.fits else ", which is too small for it")
+        where = f"GPU {', '.join(model.gpus)}" + ("" if model.fits else ", which is too small for it")
         yield f"  {model.name:{width}}  {model.weights} GiB on {where}  {model.found.model_path}"
     if machine.skipped:
         yield f"{len(machine.skipped)} skipped:"
@@ -107,7 +107,7 @@ def _gpus(machine: HostFindings) -> Iterator[str]:
     if not machine.gpus:
         yield f"no GPU: {machine.no_gpus}; gpus = [0] is written, correct it where that is wrong"
     for gpu in machine.gpus:
-        yield f"GPU {gpu.index}: {gpu.name}, {gpu.total / GiB:.0f} GiB"
+        yield f"GPU {gpu.id}: {gpu.name}, {gpu.total / GiB:.0f} GiB"
 
 
 def _cache(cache: Path) -> str:

@@ -10,10 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from muxd.config.schema import Config, DeclaredServer, Model, Script
+from muxd.core.ledger import in_order, shown_gpu
 from muxd.errors import in_words
 from muxd.own_files import UNREADABLE, put_aside, read, write
 
@@ -32,7 +34,7 @@ class ObservedServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     port: int
     model: str = ""
     served: str = ""
-    gpus: tuple[int, ...] = ()  # none: they could not be seen
+    gpus: tuple[str, ...] = ()  # by id; none: they could not be seen
     sleep_level: int = 3
     is_embedding: bool = False
     asks_key: bool = False  # an API key, which clients would have to show
@@ -63,7 +65,7 @@ class ObservedScripts:
         self.known = dict(list(self.known.items())[-MOST:])
         try:
             if self._path is not None:
-                write(self._path, msgspec.json.encode(self.known))
+                write(self._path, _encoded(self.known))
         except OSError as error:
             log.error("cannot write %s: %s; these scripts are looked at anew by the next muxd", FILE, in_words(error))
         if self.on_news is not None:
@@ -80,7 +82,20 @@ def seen_before(state_dir: Path) -> dict[str, ObservedServer]:
 
 def _decoded(data: bytes) -> dict[str, ObservedServer]:
     """Decode the file; raise one of UNREADABLE."""
-    return msgspec.json.decode(data, type=dict[str, ObservedServer])
+    stored = msgspec.json.decode(data, type=dict[str, dict[str, Any]])
+    for server in stored.values():
+        if isinstance(gpus := server.get("gpus"), list):
+            server["gpus"] = list(map(str, gpus))
+    return msgspec.convert(stored, dict[str, ObservedServer])
+
+
+def _encoded(known: Mapping[str, ObservedServer]) -> bytes:
+    """Encode the file, with indices of GPUs as numbers: so every muxd reads them."""
+    stored = msgspec.to_builtins(known)
+    for server in stored.values():
+        if "gpus" in server:
+            server["gpus"] = list(map(shown_gpu, server["gpus"]))
+    return msgspec.json.encode(stored)
 
 
 def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
@@ -89,12 +104,12 @@ def completed(config: Config, seen: Mapping[str, ObservedServer]) -> Config:
     named = {gpu for model in config.models for gpu in _known_gpus(model, seen)}
     has_keys = bool(config.keys)
     models = tuple(_completed(model, model.script, seen, taken, named, has_keys=has_keys) for model in config.models)
-    shared = tuple(sorted({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))
+    shared = tuple(in_order({gpu for m in models if m.script is not None and m.script.joint for gpu in m.gpus}))
     joint = (replace(m, gpus=shared) if m.script is not None and m.script.joint else m for m in models)
     return replace(config, models=tuple(joint))
 
 
-def _known_gpus(model: Model, seen: Mapping[str, ObservedServer]) -> tuple[int, ...]:
+def _known_gpus(model: Model, seen: Mapping[str, ObservedServer]) -> tuple[str, ...]:
     """Return the GPUs that a model names or was seen to use: one whose GPUs are not known keeps off all of them."""
     if model.script is None:
         return model.gpus
@@ -111,14 +126,14 @@ def _completed(
     script: Script | None,
     seen: Mapping[str, ObservedServer],
     taken: dict[str, str],
-    named: set[int],
+    named: set[str],
     *,
     has_keys: bool,
 ) -> Model:
     if script is None:
         return model
     said, found = script.said, seen.get(script.digest)
-    every = tuple(sorted({*said.every, *named}))
+    every = tuple(in_order({*said.every, *named}))
     if found is None:
         facts: dict[str, object] = {
             "served_names": said.names or (model.name,),
@@ -159,7 +174,7 @@ def _other_model(said: DeclaredServer, found: ObservedServer) -> bool:
     return said.names_by == "flag" and bool(found.model) and found.model not in said.names
 
 
-def _gpus(said: DeclaredServer, found: ObservedServer, every: tuple[int, ...]) -> tuple[int, ...]:
+def _gpus(said: DeclaredServer, found: ObservedServer, every: tuple[str, ...]) -> tuple[str, ...]:
     if not said.gpus or not set(found.gpus) <= set(said.gpus):
         return found.gpus or every
     return said.gpus
@@ -171,7 +186,7 @@ def _contradictions(said: DeclaredServer, found: ObservedServer, *, has_keys: bo
     if _other_model(said, found):
         yield f"its server has model {found.model}, and {said.names_from} says {said.names[0]}"
     if said.gpus and not set(found.gpus) <= set(said.gpus):
-        used, named = (", ".join(map(str, gpus)) for gpus in (found.gpus, said.gpus))
+        used, named = (", ".join(gpus) for gpus in (found.gpus, said.gpus))
         yield f"its server uses GPU {used}, and its table says {named}"
     if said.level_by_table and found.sleep_level > said.sleep_level:
         flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if said.sleep_level == 1 else "")

@@ -85,8 +85,8 @@ def _switch_families(facts: Facts) -> Iterator[Metric]:
 def _gpu_memory(facts: Facts) -> Metric:
     family = GaugeMetricFamily("muxd_gpu_memory_bytes", "Memory of a GPU, as last read.", labels=("gpu", "kind"))
     for gpu in facts.gpus:
-        family.add_metric((str(gpu.index), "used"), gpu.used)
-        family.add_metric((str(gpu.index), "total"), gpu.total)
+        family.add_metric((gpu.id, "used"), gpu.used)
+        family.add_metric((gpu.id, "total"), gpu.total)
     return family
 
 

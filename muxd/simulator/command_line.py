@@ -39,7 +39,7 @@ class Flags:
     token_rate: float
     batch_slots: int
     ledger: Path | None
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     gpu_memory: int
     weights: int
     kv: int
@@ -120,7 +120,7 @@ def _add_own(own: "argparse._ArgumentGroup") -> None:
     own.add_argument("--token-rate", type=_above_zero, default=100.0, help="tokens per second of one request")
     own.add_argument("--batch-slots", type=_positive, default=8, help="requests that run at once; others wait")
     own.add_argument("--ledger", type=Path, help="the host's file of pretend GPU memory; without it memory is endless")
-    own.add_argument("--gpus", type=_gpus, default=(0,), help="the GPUs it is spread over, as 0,1")
+    own.add_argument("--gpus", type=_gpus, default=("0",), help="the GPUs it is spread over, as 0,1")
     own.add_argument("--gpu-memory", type=int, default=80 * GiB, help="bytes of each GPU")
     own.add_argument("--weights", type=int, default=0, help="bytes, over all GPUs")
     own.add_argument("--kv", type=int, default=0, help="bytes, over all GPUs")
@@ -145,8 +145,8 @@ def _above_zero(text: str) -> float:
     return number
 
 
-def _gpus(text: str) -> tuple[int, ...]:
-    return tuple(int(index) for index in text.split(","))
+def _gpus(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _from_config(argv: Sequence[str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ _GiB = 1 << 30
 class OutOfMemory(Exception):
     """More memory was asked for than is free; the text is the one that torch prints.  Sizes are in bytes."""
 
-    def __init__(self, gpu: int, wanted: int, free: int, capacity: int) -> None:
+    def __init__(self, gpu: str, wanted: int, free: int, capacity: int) -> None:
         super().__init__(
             f"CUDA out of memory. Tried to allocate {wanted / _GiB:.2f} GiB. GPU {gpu} has a total capacity of "
             f"{capacity / _GiB:.2f} GiB of which {free / _GiB:.2f} GiB is free."
@@ -44,7 +44,7 @@ def start_time(pid: int) -> int | None:
 class _Holding:
     pid: int
     start: int
-    gpu: int
+    gpu: str
     size: int
     linger: float  # seconds that the memory stays taken after the process is dead
     died: float | None = None  # when somebody first saw it dead; CLOCK_MONOTONIC, the same for all processes
@@ -71,7 +71,7 @@ class GpuLedger:
     def capacity(self) -> int:
         return self._capacity
 
-    def hold(self, pid: int, start: int, gpu: int, size: int, *, linger: float = 0.0) -> None:
+    def hold(self, pid: int, start: int, gpu: str, size: int, *, linger: float = 0.0) -> None:
         """Give `size` more bytes to the process that started at `start`; raise OutOfMemory, and change nothing then.
 
         With `linger` the bytes stay taken for that many seconds after its death, as with a driver in trouble.
@@ -87,18 +87,18 @@ class GpuLedger:
             else:
                 holdings.append(_Holding(pid, start, gpu, size, linger))
 
-    def release(self, pid: int, start: int, gpu: int, size: int | None = None) -> None:
+    def release(self, pid: int, start: int, gpu: str, size: int | None = None) -> None:
         """Take `size` bytes from the process, or all that it holds on this GPU."""
         with self._open() as holdings:
             for holding in holdings:
                 if (holding.pid, holding.start, holding.gpu) == (pid, start, gpu):
                     holding.size = 0 if size is None else max(0, holding.size - size)
 
-    def used(self, gpu: int) -> int:
+    def used(self, gpu: str) -> int:
         """Return the bytes that are taken on this GPU."""
         return sum(self.holders(gpu).values())
 
-    def holders(self, gpu: int) -> dict[int, int]:
+    def holders(self, gpu: str) -> dict[int, int]:
         """Return the bytes that each process holds on this GPU, by pid."""
         with self._open() as holdings:
             return {h.pid: h.size for h in holdings if h.gpu == gpu and h.size}

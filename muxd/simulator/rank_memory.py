@@ -30,7 +30,7 @@ class RankMemory:
     def __init__(
         self,
         ledger: GpuLedger | None,
-        gpus: tuple[int, ...],
+        gpus: tuple[str, ...],
         sizes: dict[str, int],
         overhead: int,
         *,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import trio
 
 from muxd.config import Model
+from muxd.core.ledger import GpuId
 from muxd.gpus import NOISE, Gpus
 
 GiB = 1 << 30
@@ -23,7 +24,7 @@ POLL, SLOW_POLL = 0.002, 0.05
 #: every switch but the first.
 SETTLED = 0.01
 
-Taken = dict[int, int]  # GPU -> bytes that are taken there
+Taken = dict[GpuId, int]  # bytes that are taken on each GPU
 
 
 class GpuMemoryTracker:
@@ -41,7 +42,7 @@ class GpuMemoryTracker:
         self._gpus = gpus
         self._name = model.name
         self._held = held if held is not None else {}
-        self._indices = model.gpus
+        self._on = model.gpus
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
         self._share = self.declared // max(1, len(model.gpus))  # declared bytes on each GPU; 0: not declared
@@ -55,13 +56,13 @@ class GpuMemoryTracker:
     def update(self, model: Model) -> None:
         """Take over a configuration that changed in nothing that the running processes depend on."""
         self._patience = model.gpu_release_timeout
-        if model.gpus != self._indices:  # the model has a launch script, whose server was seen to use these GPUs
-            self._indices, self._share = model.gpus, self.declared // max(1, len(model.gpus))
+        if model.gpus != self._on:  # the model has a launch script, whose server was seen to use these GPUs
+            self._on, self._share = model.gpus, self.declared // max(1, len(model.gpus))
             self._before, self._awake = self._on_own_gpus(self._before), self._on_own_gpus(self._awake)
             self._given_up = self._on_own_gpus(self._given_up) or {}
 
     def _on_own_gpus(self, taken: Taken | None) -> Taken | None:
-        return {gpu: size for gpu, size in taken.items() if gpu in self._indices} if taken is not None else None
+        return {gpu: size for gpu, size in taken.items() if gpu in self._on} if taken is not None else None
 
     @property
     def awake(self) -> int | None:
@@ -86,7 +87,7 @@ class GpuMemoryTracker:
         self._given_up = {}
         self._kept, self._kept_before = None, 0
         with self._timed():
-            missing = await self._until_free(dict.fromkeys(self._indices, self._share))
+            missing = await self._until_free(dict.fromkeys(self._on, self._share))
             self._before = await self._settled()
         self._expect()
         return missing
@@ -94,7 +95,7 @@ class GpuMemoryTracker:
     async def free(self) -> int:
         """Return the bytes that are free on that of its GPUs which has least; 0 where one cannot be read."""
         reading = await self._gpus.read()
-        return min((reading[gpu].free if gpu in reading else 0 for gpu in self._indices), default=0)
+        return min((reading[gpu].free if gpu in reading else 0 for gpu in self._on), default=0)
 
     async def until_room_to_wake(self) -> str | None:
         """Wait until all that the worker's last sleep gave up is free again."""
@@ -108,13 +109,13 @@ class GpuMemoryTracker:
     def _expect(self) -> None:
         """Note that the worker may have as much as it declares from now on, for others who end meanwhile."""
         if self._share:
-            self._held[self._name] = dict.fromkeys(self._indices, self._share)
+            self._held[self._name] = dict.fromkeys(self._on, self._share)
 
     async def came(self) -> None:
         """Note what the worker has on its GPUs, now that it is ready after a load or a wake."""
         self._awake = await self._read()
         if self._before is not None and self._awake is not None:
-            kept = self._kept_before // max(1, len(self._indices))
+            kept = self._kept_before // max(1, len(self._on))
             took = {gpu: max(0, self._awake[gpu] - self._before[gpu]) + kept for gpu in self._awake}
             self._held[self._name] = took
 
@@ -123,7 +124,7 @@ class GpuMemoryTracker:
     def _others(self) -> Taken:
         """Return what all other workers are known to have on each of its GPUs."""
         others = [held for name, held in self._held.items() if name != self._name]
-        return {gpu: sum(held.get(gpu, 0) for held in others) for gpu in self._indices}
+        return {gpu: sum(held.get(gpu, 0) for held in others) for gpu in self._on}
 
     async def until_released(self) -> str | None:
         """Wait, after the worker's sleep, until most of what it took is free and no more comes back.
@@ -141,7 +142,7 @@ class GpuMemoryTracker:
             if not is_as_before:  # a figure taken from an unsettled reading every time would drift
                 self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
             self._kept = max(0, (had or 0) - sum(self._given_up.values()))
-            self._held[self._name] = dict.fromkeys(self._indices, self._kept // max(1, len(self._indices)))
+            self._held[self._name] = dict.fromkeys(self._on, self._kept // max(1, len(self._on)))
         return over
 
     def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
@@ -235,10 +236,10 @@ class GpuMemoryTracker:
     async def _read(self) -> Taken | None:
         """Return what is taken on its GPUs, by whatever is no other worker; None where one of them cannot be read."""
         reading = await self._gpus.read()
-        if not all(gpu in reading for gpu in self._indices):
+        if not all(gpu in reading for gpu in self._on):
             return None
         others = self._others()
-        return {gpu: reading[gpu].used - others[gpu] for gpu in self._indices}
+        return {gpu: reading[gpu].used - others[gpu] for gpu in self._on}
 
     async def _settled(self) -> Taken | None:
         """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one."""

@@ -48,7 +48,7 @@ class WorkerContext:
     http: httpx.AsyncClient
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
-    held_memory: dict[str, dict[int, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured
+    held_memory: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured
     withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets
 
     def withhold(self, config: Config) -> None:

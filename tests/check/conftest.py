@@ -35,7 +35,7 @@ def report(tmp_path, capsys):
     def report(text, *, gpus=(140,), no_gpus="no driver", added=None, **options):
         file = tmp_path / "muxd.toml"
         file.write_text(f"[muxd]\nsocket = '{tmp_path}/s'\n{text}")
-        known = [GpuMemory(number, "NVIDIA H200", size * GiB, 0) for number, size in enumerate(gpus)]
+        known = [GpuMemory(str(number), "NVIDIA H200", size * GiB, 0) for number, size in enumerate(gpus)]
         environ = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
         status = check(file, environ, added, gpus=lambda: (known, no_gpus), **options)
         head, *lines = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()

@@ -121,7 +121,7 @@ class SeenAlways(dict[str, ObservedServer]):
     """Every script was seen, on GPU 5."""
 
     def get(self, digest, default=None):
-        return ObservedServer(port=30001, model="o/a", gpus=(5,))
+        return ObservedServer(port=30001, model="o/a", gpus=("5",))
 
 
 def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_its_line(

@@ -79,8 +79,8 @@ def test_a_models_own_args_replace_the_defaults_as_the_example_says(load):
 
 def test_the_large_model_takes_the_gpus_of_both_small_ones(load):
     config = load(CONF / "examples/two-gpus-tensor-parallel.toml")
-    assert model(config, "large").gpus == (0, 1)
-    assert {model(config, "coder").gpus, model(config, "chat").gpus} == {(0,), (1,)}
+    assert model(config, "large").gpus == ("0", "1")
+    assert {model(config, "coder").gpus, model(config, "chat").gpus} == {("0",), ("1",)}
 
 
 def test_the_cpu_example_has_the_flags_that_real_sglang_was_run_with(load):

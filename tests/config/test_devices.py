@@ -1,5 +1,7 @@
 """GPUs by number, by name, and as CUDA_VISIBLE_DEVICES leaves them; how many a server needs."""
 
+from types import SimpleNamespace
+
 import pynvml
 import pytest
 
@@ -9,18 +11,25 @@ from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
 from muxd.engines.sglang.engine import server_flags, visible_gpus
 from muxd.errors import ConfigError
-from muxd.gpus import CannotAsk, GpuIdentity, installed_cards
+from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
 
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'
-CARDS = [GpuIdentity(0, "GPU-5d5ba0d6-0000"), GpuIdentity(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa"))]
+SLICE = "MIG-c6d4f1ef-2222"
+GPUS = [
+    GpuIdentity("0", "GPU-5d5ba0d6-0000"),
+    GpuIdentity("1", "GPU-8932f937-1111"),
+    GpuIdentity("2", "GPU-divided", slices=(SLICE, "MIG-aaaa")),
+    GpuIdentity(SLICE, SLICE, "MIG-GPU-divided/1/0"),
+    GpuIdentity("MIG-aaaa", "MIG-aaaa", "MIG-GPU-divided/2/0"),
+]
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     def load(text, **environ):
         with monkeypatch.context() as patched:
-            patched.setattr(muxd.gpus, "installed_cards", lambda: CARDS)
+            patched.setattr(muxd.gpus, "installed_gpus", lambda: GPUS)
             (tmp_path / "muxd.toml").write_text(text)
             return load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path), **environ})
 
@@ -35,21 +44,42 @@ def problems(load, text, **environ):
 
 def test_a_gpu_is_named_by_its_uuid_or_the_beginning_of_it(load):
     (model,) = load(f'{REAL}gpus = ["GPU-8932f937-1111", "GPU-5d"]').models
-    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == ((1, 0), "1,0")
+    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == (("1", "0"), "1,0")
     (model,) = load(f'[defaults]\ngpus = ["GPU-89"]\n{REAL}').models
-    assert model.gpus == (1,)
+    assert model.gpus == ("1",)
 
 
-def test_a_slice_is_booked_as_its_gpu_and_told_to_cuda_as_itself(load):
-    (model,) = load(f'{REAL}gpus = ["MIG-c6d4f1ef-2222"]').models
-    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == ((1,), "MIG-c6d4f1ef-2222")
-    (model,) = load(f'{REAL}gpus = ["MIG-c6d4f1ef-2222", "MIG-aaaa"]').models
-    assert (model.gpus, server_flags(model, 1)[-2:]) == ((1,), ["--tp-size", "2"])
+@pytest.mark.parametrize("name", [SLICE, "MIG-c6", "MIG-GPU-divided/1/0"])
+def test_a_slice_is_a_gpu_of_its_own_and_told_to_cuda_by_its_uuid(load, name):
+    (model,) = load(f'{REAL}gpus = ["{name}"]').models
+    assert (model.gpus, visible_gpus(model)["CUDA_VISIBLE_DEVICES"]) == ((SLICE,), SLICE)
+
+
+def test_two_slices_of_one_card_are_two_gpus(load):
+    (model,) = load(f'{REAL}gpus = ["{SLICE}", "MIG-aaaa"]').models
+    assert (model.gpus, server_flags(model, 1)[-2:]) == ((SLICE, "MIG-aaaa"), ["--tp-size", "2"])
+
+
+def test_models_that_name_one_card_by_index_and_uuid_share_it(load):
+    first, second = load(f'{REAL}gpus = [1]\n[models.b]\nengine = "simulator"\ngpus = ["GPU-89"]').models
+    assert first.gpus == second.gpus == ("1",)
+
+
+def test_one_card_by_two_names_in_one_model_is_told_at_its_line(load, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(f'{REAL}gpus = [1, "GPU-89"]')
+    text = "models.a.gpus: 1 and GPU-89 are the same GPU; name it once"
+    assert caught.value.problems == [f"{tmp_path}/muxd.toml:4: {text}"]
+
+
+def test_a_divided_card_is_no_gpu(load):
+    (problem,) = problems(load, f'{REAL}gpus = ["GPU-div"]')
+    assert problem == f"models.a.gpus: GPU-div is divided into MIG slices; name one of {SLICE}, MIG-aaaa"
 
 
 def test_pretend_gpus_have_uuids(load):
     (model,) = load(f'{PRETEND}gpus = ["GPU-00000000-0000-0000-0000-000000000003"]').models
-    assert model.gpus == (3,)
+    assert model.gpus == ("3",)
 
 
 @pytest.mark.parametrize("name", ["GPU-77", "MIG-77"])
@@ -59,7 +89,7 @@ def test_a_name_that_is_no_gpus_is_told_at_its_line(load, name):
 
 
 def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
-    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: pytest.fail("asked"))
     (tmp_path / "muxd.toml").write_text(f'{REAL}gpus = ["GPU-1"]')
     assert load_proxy_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}).models[0].name == "a"
 
@@ -70,19 +100,19 @@ def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
 @pytest.mark.parametrize("table", [REAL, PRETEND])
 def test_without_gpus_a_model_gets_the_first_that_muxd_was_given_and_that_is_said(load, table):
     config = load(table, CUDA_VISIBLE_DEVICES="3,5")
-    assert config.models[0].gpus == (3,)
+    assert config.models[0].gpus == ("3",)
     assert config.remarks == (
         "model a gets GPU 3: it has no gpus, and they follow CUDA_VISIBLE_DEVICES=3,5, which muxd was started with",
     )
-    assert load(f'{table}args = ["--tp", "2"]', CUDA_VISIBLE_DEVICES="3,5").models[0].gpus == (3, 5)
-    assert load(table, CUDA_VISIBLE_DEVICES="GPU-89").models[0].gpus == (1,)
+    assert load(f'{table}args = ["--tp", "2"]', CUDA_VISIBLE_DEVICES="3,5").models[0].gpus == ("3", "5")
+    assert load(table, CUDA_VISIBLE_DEVICES="GPU-89").models[0].gpus == ("1",)
     assert load(table).remarks == ()
 
 
 def test_gpus_beyond_those_that_muxd_was_given_are_pointed_out(load):
     config = load(f"{REAL}gpus = [0, 3]", CUDA_VISIBLE_DEVICES="3")
     assert (config.models[0].gpus, config.remarks) == (
-        (0, 3),
+        ("0", "3"),
         ("model a uses GPU 0, outside of CUDA_VISIBLE_DEVICES=3, which muxd was started with",),
     )
     assert load(f"{REAL}gpus = [3]", CUDA_VISIBLE_DEVICES="3").remarks == ()
@@ -93,7 +123,7 @@ def test_where_muxd_was_given_too_few_gpus_are_asked_for(load, given, what):
     table = REAL if "none" in what else f'{REAL}args = ["--tp=2"]\n'
     (problem,) = problems(load, table, CUDA_VISIBLE_DEVICES=given)
     assert f"CUDA_VISIBLE_DEVICES={given}, which muxd was started with, {what}; give gpus" in problem
-    assert load(f"{table}gpus = [0, 1]", CUDA_VISIBLE_DEVICES=given).models[0].gpus == (0, 1)
+    assert load(f"{table}gpus = [0, 1]", CUDA_VISIBLE_DEVICES=given).models[0].gpus == ("0", "1")
 
 
 def test_check_tells_what_it_went_by(load, tmp_path, capsys):
@@ -124,7 +154,7 @@ def test_gpus_are_counted_as_sglang_does(args, expected):
 
 
 def test_without_gpus_a_model_gets_as_many_as_it_needs(load):
-    assert load(f'{REAL}args = ["--tp", "2", "--dp-size", "2"]').models[0].gpus == (0, 1, 2, 3)
+    assert load(f'{REAL}args = ["--tp", "2", "--dp-size", "2"]').models[0].gpus == ("0", "1", "2", "3")
 
 
 @pytest.mark.parametrize(("args", "what"), [('"--tp", "2", "--dp-size", "2"', "4 GPUs (tp 2 x dp 2)"),
@@ -148,7 +178,10 @@ def test_tensor_parallelism_is_what_replicas_and_pipelines_leave(load):
 # NVML
 
 
-def test_slices_are_found_with_their_gpu(monkeypatch):
+@pytest.fixture
+def divided(monkeypatch):
+    """NVML with two cards, the second of which is divided: one slice, at place 2."""
+
     def slice_of(gpu, place):
         if (gpu, place) != (1, 2):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
@@ -167,9 +200,37 @@ def test_slices_are_found_with_their_gpu(monkeypatch):
         "nvmlDeviceGetUUID": lambda handle: {0: "GPU-a", 1: "GPU-b", "slice": "MIG-c"}[handle],
         "nvmlDeviceGetMaxMigDeviceCount": places,
         "nvmlDeviceGetMigDeviceHandleByIndex": slice_of,
+        "nvmlDeviceGetGpuInstanceId": lambda _: 3,
+        "nvmlDeviceGetComputeInstanceId": lambda _: 0,
+        "nvmlDeviceGetName": str,
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=20 if handle == "slice" else 80, used=1),
     }.items():
         monkeypatch.setattr(pynvml, name, call)
-    assert installed_cards() == [GpuIdentity(0, "GPU-a"), GpuIdentity(1, "GPU-b", ("MIG-c",))]
+
+
+def test_slices_are_found_after_their_card(divided):
+    card = GpuIdentity("1", "GPU-b", slices=("MIG-c",))
+    assert installed_gpus() == [GpuIdentity("0", "GPU-a"), card, GpuIdentity("MIG-c", "MIG-c", "MIG-GPU-b/3/0")]
+
+
+async def test_of_a_divided_card_the_slices_are_read(divided):
+    gpus = NvmlGpus()
+    assert {gpu: memory.total for gpu, memory in (await gpus.read()).items()} == {"0": 80, "MIG-c": 20}
+    assert gpus.there == {"0", "MIG-c"}
+
+
+async def test_slices_of_a_lost_card_are_still_known(divided, monkeypatch):
+    gpus = NvmlGpus()
+    await gpus.read()
+
+    def lost(index):
+        if index == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return index
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lost)
+    assert set(await gpus.read()) == {"0"}
+    assert {"0", "MIG-c"} <= gpus.there
 
 
 def test_where_no_driver_answers_the_reason_is_told(monkeypatch):
@@ -178,4 +239,4 @@ def test_where_no_driver_answers_the_reason_is_told(monkeypatch):
 
     monkeypatch.setattr(pynvml, "nvmlInit", fails)
     with pytest.raises(CannotAsk, match=r"^NVML: Driver Not Loaded$"):
-        installed_cards()
+        installed_gpus()

@@ -122,7 +122,7 @@ token_rate = 50
     assert config.policy == Policy(wait_target=12.0)
     big, pretend = config.models
     assert big.model_path == str(tmp_path / "weights")
-    assert (big.served_names, big.gpus, big.sleep_level, big.port) == (("a", "b"), (0, 1), 1, 30001)
+    assert (big.served_names, big.gpus, big.sleep_level, big.port) == (("a", "b"), ("0", "1"), 1, 30001)
     assert big.memory == Memory(weights=28 * GiB, kv=10 * GiB)
     assert (big.args, big.env) == (("--context-length", "32768"), {"A": "1"})
     assert (big.cwd, big.drain_timeout) == (tmp_path / "weights", inf)
@@ -132,10 +132,7 @@ token_rate = 50
 def test_only_what_muxd_finds_out_itself_is_no_key():
     tables = {*SECTIONS.values(), Memory, Simulation, Model, Key}
     made = {(table, field.name) for table in tables for field in fields(table)}
-    assert made - {(table, key) for table in tables for key in keys_of(table)} == {
-        (Model, "name"),
-        (Model, "cuda_devices"),
-    }
+    assert made - {(table, key) for table in tables for key in keys_of(table)} == {(Model, "name")}
 
 
 def test_defaults_are_every_models_and_tables_are_merged_key_by_key(load):

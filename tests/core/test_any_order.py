@@ -61,8 +61,8 @@ SPECS = (
     WorkerSpec("a", sleep_level=1, drain_timeout=20, preload=True),
     WorkerSpec("b", sleep_level=2, drain_timeout=inf, restart_limit=2),
     WorkerSpec("c", sleep_level=3, drain_timeout=5),
-    WorkerSpec("d", gpus=frozenset({1})),
-    WorkerSpec("e", gpus=frozenset({0, 1}), drain_timeout=10),
+    WorkerSpec("d", gpus=frozenset({"1"})),
+    WorkerSpec("e", gpus=frozenset({"0", "1"}), drain_timeout=10),
 )
 
 #: The same with sizes, on two GPUs of 80: some fit together, and sleepers keep some of it.
@@ -70,9 +70,9 @@ SIZED = (
     WorkerSpec("a", share=40, sleep_level=1, drain_timeout=20, preload=True),
     WorkerSpec("b", share=30, sleep_level=2, drain_timeout=inf, restart_limit=2),
     WorkerSpec("c", share=35, sleep_level=3, drain_timeout=5),
-    WorkerSpec("d", gpus=frozenset({1}), share=20),
-    WorkerSpec("e", gpus=frozenset({0, 1}), share=50, drain_timeout=10),
-    WorkerSpec("g", gpus=frozenset({1})),
+    WorkerSpec("d", gpus=frozenset({"1"}), share=20),
+    WorkerSpec("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+    WorkerSpec("g", gpus=frozenset({"1"})),
 )
 
 #: The worlds that every order of events is tried in, by name.
@@ -80,9 +80,9 @@ WORLDS = {"whole": SPECS, "sized": SIZED}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
-    WorkerSpec("a", sleep_level=3, gpus=frozenset({1}), drain_timeout=20),
+    WorkerSpec("a", sleep_level=3, gpus=frozenset({"1"}), drain_timeout=20),
     WorkerSpec("b", sleep_level=1, drain_timeout=3),
-    WorkerSpec("f", gpus=frozenset({0}), preload=True),
+    WorkerSpec("f", gpus=frozenset({"0"}), preload=True),
 )
 
 
@@ -107,7 +107,7 @@ class World:
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
         if specs is SIZED:
-            self.tell(GpusMeasured(0.0, {0: 80, 1: 80}))
+            self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
     def tell(self, event: Event) -> None:

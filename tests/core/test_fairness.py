@@ -44,7 +44,7 @@ class Crowd:
         self.sizes = sizes
         self.now = 0.0
         self.book = Playbook(*(WorkerSpec(name, share=size) for name, size in sizes.items()), wait_target=30.0)
-        self.book >> GpusMeasured(0.0, {0: 80})
+        self.book >> GpusMeasured(0.0, {"0": 80})
         self.coming: list[tuple[float, int, Event | Return]] = []
         self.asked: dict[int, tuple[str, float, float]] = {}  # lease -> model, when, its client's pause
         self.bounds: dict[int, float] = {}  # lease -> seconds

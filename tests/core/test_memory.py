@@ -27,7 +27,7 @@ def sized(name: str, share: int, **more) -> WorkerSpec:
 
 
 def on_one_card(*specs: WorkerSpec) -> Playbook:
-    return Playbook(*specs, keep_turns=False) >> GpusMeasured(0, {0: CARD})
+    return Playbook(*specs, keep_turns=False) >> GpusMeasured(0, {"0": CARD})
 
 
 def awake(book: Playbook, *names: str) -> Playbook:
@@ -129,7 +129,7 @@ def test_a_wake_waits_until_another_ones_sleep_on_its_gpu_is_over():
 def test_of_two_that_were_never_wanted_only_one_leaves():
     book = Playbook(sized("a", 40, preload=True), sized("b", 40, preload=True), sized("c", 30), keep_turns=False)
     book = (
-        book >> GpusMeasured(0, {0: CARD}) >> Started(0) << StartWorker("a")
+        book >> GpusMeasured(0, {"0": CARD}) >> Started(0) << StartWorker("a")
         >> WorkerReady(1, "a", "http://a") << StartWorker("b")
         >> WorkerReady(2, "b", "http://b")
         >> LeaseAsked(9, 3, "c") << SleepWorker("a")

@@ -402,7 +402,7 @@ def test_an_unchanged_model_is_never_touched():
 
 
 def test_a_new_model_can_be_asked_for_and_is_preloaded_if_it_says_so():
-    preloaded = WorkerSpec("d", frozenset({1}), preload=True)
+    preloaded = WorkerSpec("d", frozenset({"1"}), preload=True)
     assert serving_a() >> configured(20, A, B, WorkerSpec("c"), preloaded) << StartWorker("d")
 
 
@@ -440,7 +440,9 @@ def test_a_changed_model_that_sleeps_loses_its_process_and_waits_for_a_request()
 
 def test_a_changed_model_without_a_process_just_changes():
     book = (
-        Playbook("a", "b") >> configured(1, replace(A, gpus=frozenset({1})), B, changed=["a"]) << ReconfigureWorker("a")
+        Playbook("a", "b")
+        >> configured(1, replace(A, gpus=frozenset({"1"})), B, changed=["a"])
+        << ReconfigureWorker("a")
     )
     assert book
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
@@ -547,9 +549,9 @@ def test_a_lifted_stop_leaves_no_reason_behind():
 
 def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
     every, first, second = (
-        WorkerSpec("a", frozenset({0, 1})),
-        WorkerSpec("a", frozenset({0})),
-        WorkerSpec("b", frozenset({1})),
+        WorkerSpec("a", frozenset({"0", "1"})),
+        WorkerSpec("a", frozenset({"0"})),
+        WorkerSpec("b", frozenset({"1"})),
     )
     book = (
         Playbook(every, second)
@@ -563,13 +565,13 @@ def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
 
 
 def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_that_it_uses():
-    first, second = WorkerSpec("a", frozenset({0})), WorkerSpec("a", frozenset({1}))
+    first, second = WorkerSpec("a", frozenset({"0"})), WorkerSpec("a", frozenset({"1"}))
     book = (
-        Playbook(first, WorkerSpec("b", frozenset({1})))
+        Playbook(first, WorkerSpec("b", frozenset({"1"})))
         >> LeaseAsked(1, 1, "a") << StartWorker("a")
-        >> configured(2, second, WorkerSpec("b", frozenset({1})), changed={"a"}) << StopWorker("a", True)
+        >> configured(2, second, WorkerSpec("b", frozenset({"1"})), changed={"a"}) << StopWorker("a", True)
         >> WorkerExited(3, "a") << ReconfigureWorker("a") << StartWorker("a")
         >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 2)
     )  # fmt: skip
     assert book
-    assert book.scheduler.host.ledger.holders({1}) == ["a"]
+    assert book.scheduler.host.ledger.holders({"1"}) == ["a"]

@@ -191,7 +191,7 @@ def test_priority_multiplies():
 
 def test_models_on_different_gpus_do_not_give_way_to_each_other():
     assert (
-        serving_a(WorkerSpec("a", frozenset({0})), WorkerSpec("b", frozenset({1})))
+        serving_a(WorkerSpec("a", frozenset({"0"})), WorkerSpec("b", frozenset({"1"})))
         >> LeaseAsked(20, 2, "b") << StartWorker("b")
         >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
     )  # fmt: skip
@@ -199,9 +199,9 @@ def test_models_on_different_gpus_do_not_give_way_to_each_other():
 
 def test_a_model_over_two_gpus_waits_for_both():
     one, two, both = (
-        WorkerSpec("a", frozenset({0})),
-        WorkerSpec("b", frozenset({1})),
-        WorkerSpec("c", frozenset({0, 1})),
+        WorkerSpec("a", frozenset({"0"})),
+        WorkerSpec("b", frozenset({"1"})),
+        WorkerSpec("c", frozenset({"0", "1"})),
     )
     assert (
         serving_a(one, two, both, keep_turns=False)
@@ -572,7 +572,7 @@ def test_a_model_that_its_gpu_can_never_hold_is_refused_at_once_and_evicts_nobod
         "model b can never be loaded: it needs 420.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all; "
         "give it more GPUs, or correct its `memory`"
     )
-    book = Playbook("a", WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {0: 80 << 30})
+    book = Playbook("a", WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
     assert (
         book
         >> LeaseAsked(1, 1, "a") << StartWorker("a")
@@ -585,10 +585,10 @@ def test_a_model_that_its_gpu_can_never_hold_is_refused_at_once_and_evicts_nobod
 
 def test_a_gpu_that_is_not_there_is_refused_at_once_and_evicts_nobody():
     message = "model b can never be loaded: GPU 7 is not there: there are 0, 1; correct its `gpus`"
-    book = Playbook("a", WorkerSpec("b", gpus=frozenset({0, 7}), preload=True))
+    book = Playbook("a", WorkerSpec("b", gpus=frozenset({"0", "7"}), preload=True))
     assert (
         book
-        >> GpusMeasured(0, {0: 80 << 30}, count=2)
+        >> GpusMeasured(0, {"0": 80 << 30}, there=frozenset({"0", "1"}))
         >> Started(1)
         >> LeaseAsked(2, 1, "a") << StartWorker("a")
         >> WorkerReady(3, "a", "http://a") << GrantLease(1, "http://a", 1)
@@ -601,35 +601,35 @@ def test_a_gpu_that_is_not_there_is_refused_at_once_and_evicts_nobody():
 
 
 def test_a_card_that_is_lost_or_a_number_that_is_no_card_is_not_missing():
-    book = Playbook(WorkerSpec("a", gpus=frozenset({1})), WorkerSpec("b", gpus=frozenset({9}), on_cards=False))
-    book >> GpusMeasured(0, {0: 80 << 30}, count=2)
+    book = Playbook(WorkerSpec("a", gpus=frozenset({"1"})), WorkerSpec("b", gpus=frozenset({"9"}), on_cards=False))
+    book >> GpusMeasured(0, {"0": 80 << 30}, there=frozenset({"0", "1"}))
     assert book >> LeaseAsked(1, 1, "a") << StartWorker("a") >> LeaseAsked(2, 2, "b") << StartWorker("b")
 
 
 def test_weights_that_its_gpus_can_never_hold_are_refused_where_no_memory_is_declared():
-    spec = WorkerSpec("b", gpus=frozenset({0, 1}))
+    spec = WorkerSpec("b", gpus=frozenset({"0", "1"}))
     message = (
         "model b can never be loaded: its weights alone need 200.0 GiB, and GPU 0 has 80.0 GiB in all, "
         "GPU 1 has 80.0 GiB in all; give it more GPUs, or a smaller model"
     )
-    book = Playbook("a", spec) >> WeightsSeen(0, {"b": 200 << 30}) >> GpusMeasured(1, {0: 80 << 30, 1: 80 << 30})
+    book = Playbook("a", spec) >> WeightsSeen(0, {"b": 200 << 30}) >> GpusMeasured(1, {"0": 80 << 30, "1": 80 << 30})
     assert book >> LeaseAsked(2, 1, "b") << FailLease(1, "model_too_large", message)
     assert never_said(book, "b") == message.removeprefix("model b ")
     for sizes, totals in (({"b": 150}, (80, 80)), ({"b": 200}, (80,)), ({}, (80, 80))):
         weights = {name: size << 30 for name, size in sizes.items()}
         book = Playbook(spec) >> WeightsSeen(0, weights)
-        book >> GpusMeasured(1, {gpu: total << 30 for gpu, total in enumerate(totals)})
+        book >> GpusMeasured(1, {str(gpu): total << 30 for gpu, total in enumerate(totals)})
         assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
     declared = WorkerSpec("b", memory=40 << 30)
-    book = Playbook(declared) >> WeightsSeen(0, {"b": 200 << 30}) >> GpusMeasured(1, {0: 80 << 30})
+    book = Playbook(declared) >> WeightsSeen(0, {"b": 200 << 30}) >> GpusMeasured(1, {"0": 80 << 30})
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b"), "who declares it knows better"
 
 
 def test_a_restart_on_to_a_gpu_that_is_not_there_ends_in_a_word():
-    book = Playbook("a") >> GpusMeasured(0, {}, count=1)
+    book = Playbook("a") >> GpusMeasured(0, {}, there=frozenset({"0"}))
     book >> LeaseAsked(1, 1, "a") << StartWorker("a")
     book >> WorkerReady(2, "a", "http://a") << GrantLease(1, "http://a", 1)
-    book >> Reconfigured(3, (WorkerSpec("a", gpus=frozenset({7})),), frozenset({"a"}), 30.0)
+    book >> Reconfigured(3, (WorkerSpec("a", gpus=frozenset({"7"})),), frozenset({"a"}), 30.0)
     book.pending.clear()
     book >> LeaseEnded(4, 1)
     book.pending.clear()
@@ -643,7 +643,7 @@ def never_said(book: Playbook, name: str) -> str | None:
 
 
 def test_a_corrected_memory_is_tried():
-    book = Playbook(WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {0: 80 << 30})
+    book = Playbook(WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
     book >> Reconfigured(1, (WorkerSpec("b", memory=42 << 30),), frozenset({"b"}), 30.0)
     book.pending.clear()
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")

@@ -25,5 +25,5 @@ def test_a_driver_that_hangs_is_given_up_like_any_other_probe(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     with pytest.raises(gpus.CannotAsk, match=r"^NVML: no answer in 0 s$"):
-        gpus.installed_cards()
+        gpus.installed_gpus()
     held.set()

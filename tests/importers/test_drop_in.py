@@ -107,17 +107,17 @@ def test_scripts_share_every_gpu_until_all_of_them_were_seen_and_then_all_that_a
     write, bash, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(
-        muxd.gpus, "installed_cards", lambda: [GpuIdentity(index, f"GPU-{index}") for index in range(4)]
+        muxd.gpus, "installed_gpus", lambda: [GpuIdentity(str(index), f"GPU-{index}") for index in range(4)]
     )
     scripts = SglangmuxArgs(tuple(write(f"{number}.sh", 30000 + number) for number in range(2)))
     config = load_config(None, bash.environ, scripts)
-    assert [model.gpus for model in config.models] == [(0, 1, 2, 3)] * 2
+    assert [model.gpus for model in config.models] == [("0", "1", "2", "3")] * 2
     assert [model.script.env for model in config.models] == [{}, {}]
     first, second = (model.script.digest for model in config.models)
-    known = {first: ObservedServer(port=30000, model="org/0", gpus=(0,))}
-    assert [model.gpus for model in completed(config, known).models] == [(0, 1, 2, 3)] * 2
-    known[second] = ObservedServer(port=30001, model="org/1", gpus=(2,))
-    assert [model.gpus for model in completed(config, known).models] == [(0, 2)] * 2
+    known = {first: ObservedServer(port=30000, model="org/0", gpus=("0",))}
+    assert [model.gpus for model in completed(config, known).models] == [("0", "1", "2", "3")] * 2
+    known[second] = ObservedServer(port=30001, model="org/1", gpus=("2",))
+    assert [model.gpus for model in completed(config, known).models] == [("0", "2")] * 2
     config.daemon.state_dir.mkdir(parents=True)
     (config.daemon.state_dir / "scripts.json").write_bytes(msgspec.json.encode(known))
     assert load_config(None, bash.environ, scripts) == replace(completed(config, known), read_at=0)

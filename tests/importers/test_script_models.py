@@ -45,7 +45,7 @@ def test_a_script_says_all_that_a_model_needs(load, tmp_path):
     (model,) = load(NAMED).models
     assert model.name == "legacy"
     assert model.served_names == ("org/legacy", "old")
-    assert (model.port, model.gpus, model.sleep_level, model.preload) == (30001, (0,), 3, False)
+    assert (model.port, model.gpus, model.sleep_level, model.preload) == (30001, ("0",), 3, False)
     assert model.cwd == tmp_path, "where relative paths of the file start"
     assert Path(model.script.argv[0]).name == "bash"
     assert model.script.argv[1:] == (f"{tmp_path}/launch/legacy.sh",)
@@ -97,25 +97,28 @@ def test_what_cannot_be_read_in_the_script_can_be_said_in_the_table_or_is_found(
 
 def test_gpus_of_the_table_are_given_to_the_script(load):
     (model,) = load(f"{NAMED}gpus = [2, 3]").models
-    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((2, 3), "2,3")
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == (("2", "3"), "2,3")
     (model,) = load(f"[defaults]\ngpus = [1]\n{NAMED}").models
-    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((1,), "1")
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == (("1",), "1")
 
 
 @pytest.fixture
 def cards(monkeypatch):
-    """Two GPUs, the second one with MIG."""
+    """Two GPUs, and a third that is divided into MIG slices."""
     found = [
-        GpuIdentity(0, "GPU-5d5ba0d6-0000"),
-        GpuIdentity(1, "GPU-8932f937-1111", ("MIG-c6d4f1ef-2222", "MIG-aaaa")),
+        GpuIdentity("0", "GPU-5d5ba0d6-0000"),
+        GpuIdentity("1", "GPU-8932f937-1111"),
+        GpuIdentity("2", "GPU-divided", slices=("MIG-c6d4f1ef-2222", "MIG-aaaa")),
+        GpuIdentity("MIG-c6d4f1ef-2222", "MIG-c6d4f1ef-2222", "MIG-GPU-divided/1/0"),
+        GpuIdentity("MIG-aaaa", "MIG-aaaa"),
     ]
-    monkeypatch.setattr(muxd.gpus, "installed_cards", lambda: found)
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: found)
 
 
 def test_until_it_was_seen_a_script_claims_every_gpu(load, cards):
     other = '[models.other]\nengine = "simulator"\ngpus = [3]\n'
     model, _ = load(NAMED + other, f"export CUDA_VISIBLE_DEVICES=1\n{LEGACY}").models
-    assert (model.gpus, model.script.env) == ((0, 1, 3), {})
+    assert (model.gpus, model.script.env) == (("0", "1", "3", "MIG-aaaa", "MIG-c6d4f1ef-2222"), {})
 
 
 def test_every_gpu_is_every_one_that_muxd_was_given(load, cards, monkeypatch):
@@ -124,12 +127,12 @@ def test_every_gpu_is_every_one_that_muxd_was_given(load, cards, monkeypatch):
         assert config.remarks == ()
         return config.models[0].gpus
 
-    assert seen(CUDA_VISIBLE_DEVICES="3") == (3,)
-    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == (1,)
-    assert seen(CUDA_VISIBLE_DEVICES="") == (0, 1)
-    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
-    assert seen(CUDA_VISIBLE_DEVICES="3") == (3,)
-    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == (0,)
+    assert seen(CUDA_VISIBLE_DEVICES="3") == ("3",)
+    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == ("1",)
+    assert seen(CUDA_VISIBLE_DEVICES="") == ("0", "1", "MIG-aaaa", SLICE)
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    assert seen(CUDA_VISIBLE_DEVICES="3") == ("3",)
+    assert seen(CUDA_VISIBLE_DEVICES="GPU-89") == ("0",)
     (remark,) = load(f"{NAMED}gpus = [1]", LEGACY, CUDA_VISIBLE_DEVICES="3").remarks
     assert remark == "model legacy uses GPU 1, outside of CUDA_VISIBLE_DEVICES=3, which muxd was started with"
 
@@ -138,17 +141,25 @@ def no_driver():
     raise CannotAsk("NVML says: Driver Not Loaded")
 
 
-NAMES = {"GPU-8932f937-1111": 1, "GPU-89": 1, "MIG-c6d4f1ef-2222": 1, "MIG-GPU-8932f937-1111/1/0": 1, "GPU-5d": 0}
+SLICE = "MIG-c6d4f1ef-2222"
+NAMES = {
+    "GPU-8932f937-1111": "1",
+    "GPU-89": "1",
+    SLICE: SLICE,
+    "MIG-c6": SLICE,
+    "MIG-GPU-divided/1/0": SLICE,
+    "GPU-5d": "0",
+}
 
 
-@pytest.mark.parametrize(("name", "number"), NAMES.items())
-def test_gpus_may_be_named_in_tables(load, cards, name, number):
+@pytest.mark.parametrize(("name", "gpu"), NAMES.items())
+def test_gpus_may_be_named_in_tables(load, cards, name, gpu):
     (model,) = load(f'{NAMED}gpus = ["{name}"]').models
-    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((number,), name)
+    assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((gpu,), name)
 
 
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
-    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
     (problem,) = problems(f'{NAMED}gpus = ["GPU-1"]')
     assert problem == (
         "muxd.toml:3: models.legacy.gpus: GPU-1 cannot be looked up: NVML says: Driver Not Loaded; give gpus, by number"
@@ -270,7 +281,7 @@ def test_gpus_that_agree_or_are_not_plain_are_not_told(load, cards, script):
 
 @pytest.mark.parametrize("table", [NAMED, f"{NAMED}gpus = [0]"])
 def test_without_a_driver_a_uuid_in_a_script_is_told_at_its_line(load, monkeypatch, table):
-    monkeypatch.setattr(muxd.gpus, "installed_cards", no_driver)
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
     (model,) = load(table, f"#!/bin/bash\nexport CUDA_VISIBLE_DEVICES={UUID}\n{ONE}").models
     (remark,) = model.script.remarks
     assert remark.endswith(

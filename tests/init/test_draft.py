@@ -20,7 +20,7 @@ def local(path, size=GiB):
 
 
 def gpus(*sizes):
-    return [GpuMemory(index, "GPU", size * GiB, 0) for index, size in enumerate(sizes)]
+    return [GpuMemory(str(index), "GPU", size * GiB, 0) for index, size in enumerate(sizes)]
 
 
 def names(*found):
@@ -86,27 +86,27 @@ def placed(gpus, *sizes):
 
 
 def test_without_a_gpu_the_first_one_is_written():
-    assert placed([], 5000) == [((0,), True)]
+    assert placed([], 5000) == [(("0",), True)]
 
 
 def test_one_gpu_has_all_models_and_too_large_ones_are_told():
-    assert placed(gpus(80), 28, 64, 65) == [((0,), True), ((0,), True), ((0,), False)]
+    assert placed(gpus(80), 28, 64, 65) == [(("0",), True), (("0",), True), (("0",), False)]
 
 
 def test_models_are_spread_over_the_gpus_that_can_hold_them():
-    assert placed(gpus(80, 80), 10, 20, 5) == [((0,), True), ((1,), True), ((0,), True)]
-    assert placed(gpus(24, 80), 40, 40, 10) == [((1,), True), ((1,), True), ((0,), True)]
+    assert placed(gpus(80, 80), 10, 20, 5) == [(("0",), True), (("1",), True), (("0",), True)]
+    assert placed(gpus(24, 80), 40, 40, 10) == [(("1",), True), (("1",), True), (("0",), True)]
 
 
 def test_a_large_model_is_split_over_a_power_of_two_of_gpus():
-    assert placed(gpus(80, 80, 80, 80), 100) == [((0, 1), True)]
-    assert placed(gpus(80, 80, 80, 80), 150) == [((0, 1, 2, 3), True)]
-    assert placed(gpus(80, 80, 80), 150) == [((0, 1), False)]
-    assert placed(gpus(24, 80, 80), 100) == [((1, 2), True)]
+    assert placed(gpus(80, 80, 80, 80), 100) == [(("0", "1"), True)]
+    assert placed(gpus(80, 80, 80, 80), 150) == [(("0", "1", "2", "3"), True)]
+    assert placed(gpus(80, 80, 80), 150) == [(("0", "1"), False)]
+    assert placed(gpus(24, 80, 80), 100) == [(("1", "2"), True)]
 
 
 def test_a_gpu_that_is_missing_from_the_count_is_not_named():
-    assert placed([GpuMemory(3, "GPU", 80 * GiB, 0), GpuMemory(5, "GPU", 80 * GiB, 0)], 100) == [((3, 5), True)]
+    assert placed([GpuMemory("3", "GPU", 80 * GiB, 0), GpuMemory("5", "GPU", 80 * GiB, 0)], 100) == [(("3", "5"), True)]
 
 
 @pytest.mark.parametrize(("size", "weights"), [(1, 1), (GiB, 1), (GiB + 1, 2), (28 * GiB, 28)])

@@ -49,7 +49,7 @@ def run(tmp_path, environ, capsys, monkeypatch):
 
     def run(*gpus: int, **given):
         options = {"output": Path("muxd.toml"), "models": [], "force": False, "print": False} | given
-        known = [GpuMemory(index, "NVIDIA H200", size * GiB, 0) for index, size in enumerate(gpus)]
+        known = [GpuMemory(str(index), "NVIDIA H200", size * GiB, 0) for index, size in enumerate(gpus)]
         assert init(Namespace(**options), environ, lambda: (known, "no driver")) == 0
         return capsys.readouterr()
 
@@ -68,7 +68,7 @@ def test_a_machine_with_everything_gets_a_configuration_that_can_be_started(run,
     assert (qwen.python, qwen.env) == (sglang, {"HF_HUB_CACHE": str(hub.cache)})
     assert qwen.memory is not None
     assert (qwen.memory.weights, qwen.sleep_level) == (28 * GiB, 2)
-    assert (bge.gpus, huge.gpus, bge.args) == ((0,), (0, 1), ("--is-embedding",))
+    assert (bge.gpus, huge.gpus, bge.args) == (("0",), ("0", "1"), ("--is-embedding",))
     assert (mine.name, mine.model_path, mine.served_names) == ("my.model", str(local), ("My.Model",))
     assert said.err == ""
     assert said.out.splitlines() == [
@@ -128,7 +128,7 @@ def test_the_example_of_a_file_without_models_is_one(run, environ):
     )
     Path("example.toml").write_text(taken)
     (model,) = load_config(Path("example.toml"), environ).models
-    assert (model.name, model.model_path, model.gpus) == ("qwen", "Qwen/Qwen3-14B", (0,))
+    assert (model.name, model.model_path, model.gpus) == ("qwen", "Qwen/Qwen3-14B", ("0",))
 
 
 def test_without_any_python3_the_file_is_still_one_that_can_be_checked(run, hub, environ, capsys):

@@ -20,7 +20,7 @@ WORKERS = (
 )
 SECONDS = {"drain": 1.0, "sleep": 2.5, "free": 0.25, "wake": 4.0}
 SWITCHES = {SwitchKind("", "a", ""): Tally(1), SwitchKind("a+b", "c", "1+2"): Tally(2, SECONDS)}
-FACTS = Facts("1.2.3", 12.5, WORKERS, (GpuMemory(0, "H200", 140, 90),), SWITCHES, {"a": 3, "gone": 1})
+FACTS = Facts("1.2.3", 12.5, WORKERS, (GpuMemory("0", "H200", 140, 90),), SWITCHES, {"a": 3, "gone": 1})
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -116,8 +116,8 @@ def test_switches_of_one_kind_add_up():
 
 
 def test_of_several_that_give_way_the_last_one_decides():
-    specs = WorkerSpec("a", sleep_level=1), WorkerSpec("b", sleep_level=3, gpus=frozenset({1}))
-    counted = Counted(*specs, WorkerSpec("both", gpus=frozenset({0, 1})))
+    specs = WorkerSpec("a", sleep_level=1), WorkerSpec("b", sleep_level=3, gpus=frozenset({"1"}))
+    counted = Counted(*specs, WorkerSpec("both", gpus=frozenset({"0", "1"})))
     counted >> SwitchAsked(0, 1, "a") >> WorkerReady(1, "a", "http://a")
     counted >> SwitchAsked(2, 2, "b") >> WorkerReady(3, "b", "http://b")
     counted >> LeaseAsked(4, 1, "b") >> DemandReported(4, 1, in_flight=1)

@@ -134,7 +134,7 @@ def test_memory_stays_taken_after_the_end(start, tmp_path):
     simulator = start("--ledger", tmp_path / "gpus", "--gpu-memory", 100, "--kv", 70, "--fault", "stubborn-memory=3600")
     simulator.process.kill()
     eventually(lambda: not simulator.pids(), "no process of it is left")
-    assert ledger.used(0) == 70
+    assert ledger.used("0") == 70
 
 
 def test_a_stream_has_garbage_in_it(start):

@@ -20,55 +20,55 @@ def me():
 
 
 def test_what_a_process_holds_is_used_until_it_releases_it(ledger):
-    ledger.hold(*me(), 0, 3 * GiB)
-    ledger.hold(*me(), 0, GiB)
-    ledger.hold(*me(), 1, 7 * GiB)
-    assert (ledger.used(0), ledger.used(1), ledger.used(2)) == (4 * GiB, 7 * GiB, 0)
-    ledger.release(*me(), 0, GiB)
-    assert ledger.holders(0) == {os.getpid(): 3 * GiB}
-    ledger.release(*me(), 0)
-    assert (ledger.used(0), ledger.used(1)) == (0, 7 * GiB)
+    ledger.hold(*me(), "0", 3 * GiB)
+    ledger.hold(*me(), "0", GiB)
+    ledger.hold(*me(), "1", 7 * GiB)
+    assert (ledger.used("0"), ledger.used("1"), ledger.used("2")) == (4 * GiB, 7 * GiB, 0)
+    ledger.release(*me(), "0", GiB)
+    assert ledger.holders("0") == {os.getpid(): 3 * GiB}
+    ledger.release(*me(), "0")
+    assert (ledger.used("0"), ledger.used("1")) == (0, 7 * GiB)
 
 
 def test_more_than_is_free_is_refused_in_the_words_of_torch_and_changes_nothing(ledger):
-    ledger.hold(*me(), 0, 8 * GiB)
+    ledger.hold(*me(), "0", 8 * GiB)
     with pytest.raises(OutOfMemory, match=r"^CUDA out of memory\. Tried to allocate 3\.00 GiB\. GPU 0 .* 2\.00 GiB is"):
-        ledger.hold(*me(), 0, 3 * GiB)
-    assert ledger.used(0) == 8 * GiB
-    ledger.hold(*me(), 0, 2 * GiB)
+        ledger.hold(*me(), "0", 3 * GiB)
+    assert ledger.used("0") == 8 * GiB
+    ledger.hold(*me(), "0", 2 * GiB)
 
 
 def test_memory_of_a_dead_process_is_free_even_while_it_is_a_zombie(ledger):
     child = subprocess.Popen(["sleep", "60"])
-    ledger.hold(child.pid, start_time(child.pid), 0, 9 * GiB)
-    assert ledger.used(0) == 9 * GiB
+    ledger.hold(child.pid, start_time(child.pid), "0", 9 * GiB)
+    assert ledger.used("0") == 9 * GiB
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert ledger.used(0) == 0
+    assert ledger.used("0") == 0
     child.wait()
-    ledger.hold(*me(), 0, 10 * GiB)
+    ledger.hold(*me(), "0", 10 * GiB)
 
 
 def test_a_reused_pid_does_not_hold_what_its_predecessor_held(ledger):
     pid, start = me()
-    ledger.hold(pid, start - 1, 0, 9 * GiB)
-    assert ledger.used(0) == 0
+    ledger.hold(pid, start - 1, "0", 9 * GiB)
+    assert ledger.used("0") == 0
 
 
 def test_memory_can_outlive_its_process(ledger):
     with subprocess.Popen(["sleep", "60"]) as child:
-        ledger.hold(child.pid, start_time(child.pid), 0, 9 * GiB, linger=3600)
+        ledger.hold(child.pid, start_time(child.pid), "0", 9 * GiB, linger=3600)
         child.kill()
-    assert ledger.used(0) == 9 * GiB
+    assert ledger.used("0") == 9 * GiB
     with pytest.raises(OutOfMemory):
-        ledger.hold(*me(), 0, 2 * GiB)
+        ledger.hold(*me(), "0", 2 * GiB)
 
 
 def test_a_line_left_by_a_killed_writer_does_no_harm(ledger, tmp_path):
-    ledger.hold(*me(), 0, GiB)
+    ledger.hold(*me(), "0", GiB)
     with (tmp_path / "gpus").open("ab") as file:
         file.write(b'remains of a longer line"}]\n')
-    assert ledger.used(0) == GiB
+    assert ledger.used("0") == GiB
 
 
 def test_many_processes_together_never_hold_more_than_there_is(tmp_path):
@@ -79,11 +79,11 @@ def test_many_processes_together_never_hold_more_than_there_is(tmp_path):
         held = 0
         for _ in range(40):
             try:
-                ledger.hold(os.getpid(), start_time(os.getpid()), 0, 1)
+                ledger.hold(os.getpid(), start_time(os.getpid()), "0", 1)
                 held += 1
             except OutOfMemory:
                 pass
-            assert ledger.used(0) <= 100
+            assert ledger.used("0") <= 100
         print(held, flush=True)
         sys.stdin.read()
     """
@@ -92,7 +92,7 @@ def test_many_processes_together_never_hold_more_than_there_is(tmp_path):
     with ThreadPoolExecutor() as pool:
         held = list(pool.map(lambda writer: int(writer.stdout.readline()), writers))
     assert sum(held) == 100
-    assert GpuLedger(tmp_path / "gpus", 100).used(0) == 100
+    assert GpuLedger(tmp_path / "gpus", 100).used("0") == 100
     for writer in writers:
         writer.communicate()
 

@@ -112,13 +112,13 @@ def test_children_of_a_killed_server_end_by_themselves(start):
 def test_a_server_killed_while_loading_leaves_orphans_that_hold_memory(start, tmp_path):
     ledger = GpuLedger(tmp_path / "gpus", 100 * MiB)
     simulator = start("--load-time", "60", "--ledger", tmp_path / "gpus", "--weights", 60 * MiB, ready=False)
-    eventually(lambda: ledger.used(0), "it holds memory")
+    eventually(lambda: ledger.used("0"), "it holds memory")
     eventually(lambda: simulator.pids(comm(DETOKENIZER)), "all children are there")
     simulator.process.terminate()
     assert simulator.ended() == -signal.SIGTERM
     orphans = {simulator.pid(comm(SCHEDULER)), simulator.pid(comm(DETOKENIZER))}
     assert set(simulator.pids()) == orphans
-    assert ledger.used(0) == 60 * MiB
+    assert ledger.used("0") == 60 * MiB
 
 
 @pytest.mark.parametrize(("name", "env"), [(SCHEDULER, {}), (DETOKENIZER, NO_DUMPS)])

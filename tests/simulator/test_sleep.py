@@ -60,14 +60,14 @@ def dies_of(simulator, path, body=TAGS):
 def test_a_wake_with_backup_leaves_answers_as_they_were(sleeper, ledger):
     simulator = sleeper("--enable-weights-cpu-backup")
     said = simulator.says()
-    assert ledger.used(0) == 82 * MiB
+    assert ledger.used("0") == 82 * MiB
     pause(simulator)
     release(simulator)
-    assert ledger.used(0) == 2 * MiB
+    assert ledger.used("0") == 2 * MiB
     resume(simulator)
     unpause(simulator)
     assert simulator.says() == said
-    assert ledger.used(0) == 82 * MiB
+    assert ledger.used("0") == 82 * MiB
 
 
 def test_without_backup_a_wake_is_garbage_until_the_weights_are_reloaded(sleeper):
@@ -99,7 +99,7 @@ def test_the_kv_cache_alone_can_be_given_up(sleeper, ledger):
     said = simulator.says()
     pause(simulator)
     release(simulator, {"tags": ["kv_cache"]})
-    assert ledger.used(0) == 62 * MiB
+    assert ledger.used("0") == 62 * MiB
     resume(simulator, {"tags": ["kv_cache"]})
     unpause(simulator)
     assert simulator.says() == said
@@ -110,30 +110,34 @@ def test_two_models_take_turns_on_one_gpu(sleeper, ledger):
     pause(first)
     release(first)
     second = sleeper("--model-path", "other/model")
-    assert ledger.used(0) == 84 * MiB
+    assert ledger.used("0") == 84 * MiB
     pause(second)
     release(second)
     resume(first)
-    assert ledger.used(0) == 84 * MiB
+    assert ledger.used("0") == 84 * MiB
 
 
 def test_a_model_is_spread_over_its_gpus_one_scheduler_each(sleeper, ledger):
     simulator = sleeper("--gpus", "0,2", "--tp-size", 2)
     schedulers = sorted(simulator.pids("sim::scheduler"))
-    assert [ledger.holders(gpu) for gpu in (0, 1, 2)] == [{schedulers[0]: 41 * MiB}, {}, {schedulers[1]: 41 * MiB}]
+    assert [ledger.holders(gpu) for gpu in ("0", "1", "2")] == [
+        {schedulers[0]: 41 * MiB},
+        {},
+        {schedulers[1]: 41 * MiB},
+    ]
     pause(simulator)
     release(simulator)
-    assert (ledger.used(0), ledger.used(2)) == (MiB, MiB)
+    assert (ledger.used("0"), ledger.used("2")) == (MiB, MiB)
     resume(simulator)
-    assert (ledger.used(0), ledger.used(2)) == (41 * MiB, 41 * MiB)
+    assert (ledger.used("0"), ledger.used("2")) == (41 * MiB, 41 * MiB)
 
 
 def test_memory_may_be_free_only_some_time_after_the_answer(sleeper, ledger):
     simulator = sleeper("--release-lag", 0.3)
     pause(simulator)
     release(simulator)
-    assert ledger.used(0) == 82 * MiB
-    eventually(lambda: ledger.used(0) == 2 * MiB, "the memory is free")
+    assert ledger.used("0") == 82 * MiB
+    eventually(lambda: ledger.used("0") == 2 * MiB, "the memory is free")
 
 
 def test_without_the_memory_saver_nothing_is_given_up(start, ledger, tmp_path):
@@ -144,7 +148,7 @@ def test_without_the_memory_saver_nothing_is_given_up(start, ledger, tmp_path):
     release(simulator)
     resume(simulator)
     unpause(simulator)
-    assert ledger.used(0) == 82 * MiB
+    assert ledger.used("0") == 82 * MiB
     assert simulator.says() == said
 
 
@@ -189,7 +193,7 @@ def test_a_resume_without_memory_kills_it(sleeper, ledger):
     simulator = sleeper()
     pause(simulator)
     release(simulator)
-    ledger.hold(1, start_time(1), 0, 50 * MiB)
+    ledger.hold(1, start_time(1), "0", 50 * MiB)
     assert "torch.OutOfMemoryError: CUDA out of memory." in dies_of(simulator, "/resume_memory_occupation")
 
 
@@ -207,7 +211,7 @@ def test_a_reload_into_released_weights_kills_it(sleeper):
 
 
 def test_a_start_without_memory_dies_while_loading(sleeper, ledger):
-    ledger.hold(1, start_time(1), 0, 50 * MiB)
+    ledger.hold(1, start_time(1), "0", 50 * MiB)
     simulator = sleeper(ready=False)
     assert simulator.ended() == -signal.SIGKILL
     assert "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 0.06 GiB" in simulator.output
@@ -217,6 +221,6 @@ def test_a_start_without_memory_dies_while_loading(sleeper, ledger):
 def test_a_killed_server_gives_its_memory_back(sleeper, ledger):
     simulator = sleeper()
     with pytest.raises(OutOfMemory):
-        ledger.hold(1, start_time(1), 0, 50 * MiB)
+        ledger.hold(1, start_time(1), "0", 50 * MiB)
     simulator.process.kill()
-    eventually(lambda: ledger.used(0) == 0, "the memory is free")
+    eventually(lambda: ledger.used("0") == 0, "the memory is free")

@@ -7,8 +7,8 @@ from muxd.config import Memory, Model
 from muxd.gpus import GpuMemory, NoGpus
 from muxd.workers.gpu_memory import GiB, GpuMemoryTracker
 
-MODEL = Model("a", gpus=(0,), gpu_release_timeout=5.0)
-DECLARED = Model("a", gpus=(0, 1), gpu_release_timeout=5.0, memory=Memory(weights=40 * GiB, kv=20 * GiB))
+MODEL = Model("a", gpus=("0",), gpu_release_timeout=5.0)
+DECLARED = Model("a", gpus=("0", "1"), gpu_release_timeout=5.0, memory=Memory(weights=40 * GiB, kv=20 * GiB))
 
 
 class PretendGpus:
@@ -19,17 +19,17 @@ class PretendGpus:
     def __init__(self, used: float = 0.0) -> None:
         self.used = used
         self.later: list[tuple[float, float]] = []
-        self.latest: dict[int, GpuMemory] = {}
+        self.latest: dict[str, GpuMemory] = {}
         self.fails = 0
 
-    async def read(self) -> dict[int, GpuMemory]:
+    async def read(self) -> dict[str, GpuMemory]:
         await trio.lowlevel.checkpoint()
         if self.fails:
             self.fails -= 1
             return {}
         freed = sum(amount for at, amount in self.later if trio.current_time() >= at)
         used = int((self.used - freed) * GiB)
-        self.latest = {i: GpuMemory(i, "pretend", 80 * GiB, used) for i in (0, 1)}
+        self.latest = {i: GpuMemory(i, "pretend", 80 * GiB, used) for i in ("0", "1")}
         return self.latest
 
 
@@ -188,10 +188,10 @@ async def test_how_long_each_wait_took_is_remembered(autojump_clock):
 
 async def test_of_gpus_that_a_script_was_seen_not_to_use_nothing_is_measured_any_more(autojump_clock):
     gpus = PretendGpus(used=10)
-    footprint = GpuMemoryTracker(gpus, Model("a", gpus=(0, 1), gpu_release_timeout=5.0))
+    footprint = GpuMemoryTracker(gpus, Model("a", gpus=("0", "1"), gpu_release_timeout=5.0))
     assert await footprint.until_room_to_load() is None
     gpus.used += 40
-    footprint.update(Model("a", gpus=(1,), gpu_release_timeout=5.0))
+    footprint.update(Model("a", gpus=("1",), gpu_release_timeout=5.0))
     await footprint.came()
     assert footprint.awake == 40 * GiB
     gpus.used -= 38
@@ -226,7 +226,7 @@ async def test_what_others_take_and_leave_beside_it_is_not_taken_for_its_own(aut
 def side_by_side(gpus: PretendGpus) -> tuple[GpuMemoryTracker, GpuMemoryTracker]:
     """Trackers of two models of 30 GiB that know of each other, the second one's worker loaded."""
     held: dict[str, dict[int, int]] = {}
-    model = replace(DECLARED, gpus=(0,), memory=Memory(weights=20 * GiB, kv=10 * GiB))
+    model = replace(DECLARED, gpus=("0",), memory=Memory(weights=20 * GiB, kv=10 * GiB))
     return GpuMemoryTracker(gpus, model, held), GpuMemoryTracker(gpus, replace(model, name="b"), held)
 
 

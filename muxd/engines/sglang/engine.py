@@ -216,7 +216,7 @@ def visible_gpus(model: Model) -> dict[str, str]:
     """Return the environment by which a server sees only the model's GPUs, numbered as NVML numbers them."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": ",".join(model.cuda_devices or map(str, model.gpus)),
+        "CUDA_VISIBLE_DEVICES": ",".join(model.gpus),
     }
 
 
@@ -263,7 +263,7 @@ def _tensor_parallel(model: Model) -> list[str]:
         others = parallel(look_up)
     except ValueError:  # SGLang will say so
         return []
-    gpus = range(others.first, len(model.cuda_devices or model.gpus), others.step)
+    gpus = range(others.first, len(model.gpus), others.step)
     size = len(gpus) // others.count
     return ["--tp-size", str(size)] if size > 1 and look_up(TENSOR) is None else []
 

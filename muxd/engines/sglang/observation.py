@@ -153,10 +153,10 @@ def _looked_up(info: dict[str, Any], line: CommandLine, names: Sequence[str]) ->
         raise
 
 
-async def _gpus(line: CommandLine, look_up: LookUp) -> tuple[int, ...]:
-    """Return the GPUs by number; none where they cannot be told."""
+async def _gpus(line: CommandLine, look_up: LookUp) -> tuple[str, ...]:
+    """Return the GPUs by id; none where they cannot be told."""
     try:
-        return await in_thread(partial(Devices({}).numbers, line.gpus(look_up)))
+        return await in_thread(partial(Devices({}).ids, line.gpus(look_up)))
     except (NotKnown, ValueError):
         return ()
 

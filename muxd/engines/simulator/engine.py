@@ -24,7 +24,7 @@ class Simulator(SGLang):
             "--pace": simulation.pace,
             "--batch-slots": simulation.batch_slots,
             "--ledger": context.simulated_gpu_ledger,
-            "--gpus": ",".join(map(str, model.gpus)),
+            "--gpus": ",".join(model.gpus),
             "--gpu-memory": context.simulated_gpu_memory,
             "--weights": memory.weights if memory is not None else 0,
             "--kv": memory.kv if memory is not None else 0,

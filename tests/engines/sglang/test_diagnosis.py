@@ -15,7 +15,7 @@ from muxd.simulator.crashes import ENDINGS
 
 from .log_samples import FLAGS, LOG_SAMPLES, MODELS
 
-MODEL = Model("qwen", model_path="org/x", served_names=("qwen",), gpus=(2,))
+MODEL = Model("qwen", model_path="org/x", served_names=("qwen",), gpus=("2",))
 
 
 def of_log(text, doing=None):

@@ -89,9 +89,9 @@ def test_it_is_told_once_to_count_for_prometheus():
 
 
 def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
-    both = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
+    both = Model("qwen", model_path="m", served_names=("qwen",), gpus=("2", "3"))
     assert server_flags(both, 1)[-2:] == ["--tp-size", "2"]
-    own = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3), args=("--tp", "1"))
+    own = Model("qwen", model_path="m", served_names=("qwen",), gpus=("2", "3"), args=("--tp", "1"))
     assert "--tp-size" not in server_flags(own, 1)
 
 
@@ -104,6 +104,6 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 
 def test_a_model_sees_its_own_gpus_only():
-    model = Model("qwen", model_path="m", served_names=("qwen",), gpus=(2, 3))
+    model = Model("qwen", model_path="m", served_names=("qwen",), gpus=("2", "3"))
     env = engine_for(model).command(model, LaunchContext(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")

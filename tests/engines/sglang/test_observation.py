@@ -179,13 +179,15 @@ async def test_a_server_is_what_it_tells_of_itself_whatever_its_command_line_lea
     found = await seen(
         [process("--config", "x.yaml", CUDA_VISIBLE_DEVICES="4,5,6")], server_info=SERVER_INFO, v1__models=NAMES
     )
-    assert found == ObservedServer(port=31000, model="/w", served="w", gpus=(5, 6), sleep_level=2, is_embedding=True)
+    assert found == ObservedServer(
+        port=31000, model="/w", served="w", gpus=("5", "6"), sleep_level=2, is_embedding=True
+    )
 
 
 async def test_a_server_that_tells_nothing_is_what_its_command_line_says():
     words = ("--model-pa", "A/b", "--served-model", "x", "--tp", "2", "--enable-memory", "--enable-weights-cpu")
     found = await seen([process(*words)])
-    assert found == ObservedServer(port=31000, model="A/b", served="x", gpus=(0, 1), sleep_level=1)
+    assert found == ObservedServer(port=31000, model="A/b", served="x", gpus=("0", "1"), sleep_level=1)
 
 
 async def test_a_model_is_called_as_its_command_line_does_wherever_its_files_are():
@@ -215,17 +217,17 @@ async def test_what_answers_and_is_no_sglang_is_none():
 async def test_a_server_below_a_program_that_nobody_knows_is_seen_by_what_it_tells():
     found = await seen([Command(7, 1, ["./serve"], {"CUDA_VISIBLE_DEVICES": "3,4"}, True)],
                        server_info=SERVER_INFO | {"base_gpu_id": 0})  # fmt: skip
-    assert (found.model, found.gpus) == ("/w", (3, 4))
+    assert (found.model, found.gpus) == ("/w", ("3", "4"))
 
 
 GPUS = {
-    ("--tp", "2", "--dp-size", "4"): (0, 1, 2, 3, 4, 5, 6, 7),
-    ("--tp", "2", "--pp-size", "2"): (0, 1, 2, 3),
-    ("--tp", "4", "--dp", "4", "--enable-dp-attention"): (0, 1, 2, 3),
-    ("--base-gpu-id", "2", "--tp", "2"): (2, 3),
-    ("--tp", "8", "--nnodes", "2"): (0, 1, 2, 3),
+    ("--tp", "2", "--dp-size", "4"): ("0", "1", "2", "3", "4", "5", "6", "7"),
+    ("--tp", "2", "--pp-size", "2"): ("0", "1", "2", "3"),
+    ("--tp", "4", "--dp", "4", "--enable-dp-attention"): ("0", "1", "2", "3"),
+    ("--base-gpu-id", "2", "--tp", "2"): ("2", "3"),
+    ("--tp", "8", "--nnodes", "2"): ("0", "1", "2", "3"),
     ("--tp", "auto"): (),
-    (): (0,),
+    (): ("0",),
 }
 
 
@@ -234,23 +236,23 @@ async def test_gpus_are_those_that_its_flags_take_of_what_it_sees(words, gpus):
     assert (await seen([process(*words)])).gpus == gpus
 
 
-ENVIRONMENTS = {"0, 3": (0,), "3": (3,), "": (0,), "3,-1,2": (3,), "one": (), "GPU-77": ()}
+ENVIRONMENTS = {"0, 3": ("0",), "3": ("3",), "": ("0",), "3,-1,2": ("3",), "one": (), "GPU-77": ()}
 
 
 @pytest.mark.parametrize(("visible", "gpus"), ENVIRONMENTS.items())
 async def test_gpus_that_cannot_be_told_are_none(visible, gpus):
     assert (await seen([process(CUDA_VISIBLE_DEVICES=visible)])).gpus == gpus
-    assert (await seen([process(CUDA_VISIBLE_DEVICES=visible, CUDA_DEVICE_ORDER="FASTEST_FIRST")])).gpus in ((), (0,))
+    assert (await seen([process(CUDA_VISIBLE_DEVICES=visible, CUDA_DEVICE_ORDER="FASTEST_FIRST")])).gpus in ((), ("0",))
     assert (await seen([process()._replace(environ=None)])).gpus == ()
 
 
 CONTAINED = {
-    ("docker", "run", "--gpus", '"device=5,6"'): (5,),
-    ("docker", "run", "--gpus", "all"): (0,),
-    ("docker", "run"): (0,),
-    ("docker", "run", "--gpus", "device=5,6", "-e", "CUDA_VISIBLE_DEVICES=1"): (6,),
-    ("podman", "run", "--device", "nvidia.com/gpu=4"): (4,),
-    ("docker", "run", "--runtime", "nvidia", "--env=NVIDIA_VISIBLE_DEVICES=2"): (2,),
+    ("docker", "run", "--gpus", '"device=5,6"'): ("5",),
+    ("docker", "run", "--gpus", "all"): ("0",),
+    ("docker", "run"): ("0",),
+    ("docker", "run", "--gpus", "device=5,6", "-e", "CUDA_VISIBLE_DEVICES=1"): ("6",),
+    ("podman", "run", "--device", "nvidia.com/gpu=4"): ("4",),
+    ("docker", "run", "--runtime", "nvidia", "--env=NVIDIA_VISIBLE_DEVICES=2"): ("2",),
     ("docker", "run", "--env-file", "x"): (),
     ("docker", "run", "--device", "/dev/nvidia3"): (),
     ("docker", "exec", "it"): (),
@@ -267,4 +269,4 @@ async def test_gpus_of_a_container_are_those_that_its_client_was_told(before, gp
 
 async def test_while_it_loads_it_is_what_its_command_line_says():
     found = await SGLang().observe(None, 0, [process("--port", "31007", CUDA_VISIBLE_DEVICES="1", listens=False)])
-    assert (found.port, found.gpus) == (31007, (1,))
+    assert (found.port, found.gpus) == (31007, ("1",))
