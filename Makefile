@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real-sglang systemd soak compare dataplane clean
+.PHONY: demo test check lint reference real-sglang systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -25,6 +25,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint test
+
+# conf/muxd.toml, from the declarations of the keys in muxd/config.
+reference: $(READY)
+	$(BIN)/python -m muxd.config.reference > conf/muxd.toml
 
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)

@@ -4,34 +4,23 @@ import hashlib
 import re
 import sys
 import tomllib
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from muxd.config import load_config
 from muxd.config.declarations import keys_of
-from muxd.config.readers import Base
-from muxd.config.schema import Daemon, Key, Memory, Model, Policy, Proxy, Simulation
+from muxd.config.reference import reference
+from muxd.config.schema import SECTIONS, Key, Memory, Model, Simulation
 
 CONF = Path(__file__).parents[1] / "conf"
 
-# Keys whose default comes from the environment, or is "none": the annotated file shows an example.
-EXAMPLES = {
-    "muxd": {
-        "socket": "/run/muxd/muxd.sock",
-        "state_dir": "/var/lib/muxd",
-        "log_dir": "/var/log/muxd",
-        "admin_group": "muxd",
-    },
-    "proxy": {
-        "user": "muxd-proxy",
-        "allow_origins": ["http://localhost:3000"],
-        "metrics_listen": "127.0.0.1:30101",
-        "access_log_dir": "/var/log/muxd/access",
-    },
-    "defaults": {"cwd": "/srv/models", "upstream_name": "Qwen/Qwen3-14B"},
-}
+#: Keys whose default comes from the environment, or cannot be written.
+EXAMPLES = {"socket", "state_dir", "log_dir", "admin_group", "user", "allow_origins", "metrics_listen"}
+EXAMPLES |= {"access_log_dir", "cwd", "upstream_name"}
+
+SHOWN_ON_OTHERS = {"script": "", "simulation": {}}
 
 
 @pytest.fixture
@@ -45,18 +34,8 @@ def whole(text):
     return tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
 
 
-def written(table, schema):
-    """The values of a table as the configuration keeps them."""
-    base = Base(Path("/"), Path("/"))
-    return {key: keys_of(schema)[key].read(value, base) for key, value in table.items()}
-
-
-def defaults(schema):
-    return {
-        field.name: field.default if field.default is not MISSING else field.default_factory()
-        for field in fields(schema)
-        if field.default is not MISSING or field.default_factory is not MISSING
-    }
+def test_it_is_what_the_keys_declare(text):
+    assert text == reference(), "run `make reference`"
 
 
 def test_it_loads_without_problems_once_the_local_model_path_is_edited(text, tmp_path):
@@ -69,53 +48,39 @@ def test_it_loads_without_problems_once_the_local_model_path_is_edited(text, tmp
     assert [model.name for model in config.models] == ["qwen", "mistral"]
 
 
-@pytest.mark.parametrize(
-    ("section", "schema"),
-    [("muxd", Daemon), ("policy", Policy)],
-)
-def test_a_section_has_every_key_with_its_default(whole, section, schema):
-    table = whole[section]
-    examples = EXAMPLES.get(section, {})
-    assert set(table) == set(keys_of(schema))
-    assert {key: table[key] for key in examples} == examples
-    assert written({key: value for key, value in table.items() if key not in examples}, schema) == {
-        key: value for key, value in defaults(schema).items() if key not in examples
+def test_every_key_is_there(whole):
+    models = whole["models"]
+    tables = [(whole[name], table) for name, table in SECTIONS.items()]
+    tables += [(models["pretend"]["simulation"], Simulation), (whole["keys"][0], Key)]
+    tables += [(models["qwen"]["memory"], Memory), (whole["defaults"] | models["qwen"] | SHOWN_ON_OTHERS, Model)]
+    for table, schema in tables:
+        assert table.keys() == keys_of(schema).keys()
+    assert SHOWN_ON_OTHERS.keys() <= models["legacy"].keys() | models["pretend"].keys()
+
+
+def test_a_setting_that_is_put_in_as_shown_changes_nothing_unless_it_is_an_example(whole, tmp_path):
+    def load(tables):
+        (tmp_path / "muxd.toml").write_text(tomli_w.dumps(tables))
+        return load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)})
+
+    put_in = {
+        name: {key: value for key, value in whole[name].items() if key not in EXAMPLES}
+        for name in (*SECTIONS, "defaults")
     }
+    pretend = whole["models"]["pretend"]
+    bare = {"models": {"pretend": {key: value for key, value in pretend.items() if key != "simulation"}}}
+    assert load(put_in | {"models": {"pretend": pretend | {"engine": "simulator"}}}) == load(bare)
 
 
-def test_the_proxys_section_has_every_key_with_its_default(whole):
-    table = dict(whole["proxy"])
-    assert {key: table.pop(key) for key in EXAMPLES["proxy"]} == EXAMPLES["proxy"]
-    values = written(table, Proxy)
-    nowhere = {"user": None, "allow_origins": None, "metrics_listen": None, "access_log_dir": None}
-    assert values | nowhere == defaults(Proxy)
+def test_the_secret_shown_is_that_of_its_hash(whole):
+    assert whole["keys"][0]["secret_sha256"] == hashlib.sha256(b"secret").hexdigest()
 
 
-def test_a_models_keys_are_all_there_with_their_defaults(whole):
-    table = dict(whole["defaults"])
-    assert {key: table.pop(key) for key in EXAMPLES["defaults"]} == EXAMPLES["defaults"]
-    shown_on_a_model = {"model_path", "served_names", "memory", "script", "simulation"}
-    assert table.keys() | shown_on_a_model | EXAMPLES["defaults"].keys() == keys_of(Model).keys()
-    expected = defaults(Model)
-    assert written(table, Model) == {key: expected[key] for key in table}
-    assert {"model_path", "served_names", "memory"} <= whole["models"]["qwen"].keys()
-    assert whole["models"]["qwen"]["memory"].keys() == keys_of(Memory).keys()
-    assert whole["models"]["legacy"].keys() == {"script"}
-
-
-def test_a_simulated_model_has_every_key_of_its_simulation_with_its_default(whole):
-    table = whole["models"]["pretend"]["simulation"]
-    assert written(table, Simulation) == defaults(Simulation)
-
-
-def test_an_api_key_has_every_key_and_the_defaults_of_those_that_have_one(whole):
-    (table,) = whole["keys"]
-    assert set(table) == set(keys_of(Key))
-    assert table["secret_sha256"] == hashlib.sha256(b"secret").hexdigest()
-    shown = written(table, Key)
-    assert {key: shown[key] for key in ("priority", "revoked")} == {
-        key: value for key, value in defaults(Key).items() if key in ("priority", "revoked")
-    }
+def test_every_key_has_a_sentence():
+    for table in (*SECTIONS.values(), Model, Memory, Simulation, Key):
+        assert [
+            name for name, key in keys_of(table).items() if not key.doc.rstrip(")").endswith((".", "nothing"))
+        ] == []
 
 
 def test_nobody_has_a_key_before_somebody_makes_one(text):

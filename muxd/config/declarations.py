@@ -27,8 +27,7 @@ class KeyDeclaration:
 
     read: Reader[Any] | type  # a type: the key is a table, whose own keys are the type's
     doc: str
-    shown: Any  # the value in the reference, as a user writes it
-    is_default: bool  # whether `shown` is the default, not an example
+    shown: Any  # the default, or an example for the reference, as a user writes it
     live: bool | Callable[[Any, Any], bool]
     told: bool | Callable[[Any], Any]
     unset: Any  # value that stands for a key that nobody wrote, and cannot be written
@@ -60,7 +59,7 @@ def key(
     `options`: those of `dataclasses.field`.
     """
     has_default = default is not _MISSING
-    declaration = KeyDeclaration(read, doc, default if has_default else example, has_default, live, told, unset)
+    declaration = KeyDeclaration(read, doc, default if has_default else example, live, told, unset)
     if has_default:
         value = read() if isinstance(read, type) else read(default, _ANYWHERE)
         options |= {"default_factory": value.copy} if isinstance(value, dict) else {"default": value}

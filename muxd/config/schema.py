@@ -334,7 +334,16 @@ class Model:
         launch_script,
         unset=None,
         example="launch/legacy.sh",
-        doc="A launch script that starts the server itself, in place of model_path, python and args.",
+        doc="A launch script that starts the server itself, in place of model_path, python and args: sglangmux's, with "
+        "MODEL_NAME= and PORT=, or with --model-path and --port.  What is written plainly there is read before it "
+        "runs; its port, names, sleep level, GPUs and keys are seen at the process that it starts, and kept for the "
+        "next time.  Until a script has been seen once it claims every GPU, unless gpus is here.  What is said here "
+        "goes before it for clients; gpus and port are given to it as CUDA_VISIBLE_DEVICES and PORT, and where its "
+        "server uses others all the same, that is told and booked.  It runs in this file's directory, unless there is "
+        "a cwd.  What it takes as $1, $2 ... is written so:\n"
+        '  script = { file = "launch/legacy.sh", args = ["Qwen/Qwen3-14B", "30001"] }\n'
+        "muxd adds no flag to what a script says: --enable-metrics and --sleep-on-idle are in its own command line, "
+        "or not.",
     )
     engine: str = key(
         choice("sglang", "simulator"),
