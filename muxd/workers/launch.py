@@ -22,6 +22,8 @@ from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 
+from .port_ownership import PortOwnership
+
 #: Bytes of TMPDIR's path.  Engines bind sockets named tmpXXXXXXXX there; the limit leaves room for longer names.
 TMPDIR_MAX = 80
 TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
@@ -49,6 +51,7 @@ class WorkerContext:
     tell: Callable[[Event], None]
     scripts: ObservedScripts = field(default_factory=ObservedScripts)
     held_memory: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes by worker and GPU, as last measured
+    own_port: Callable[..., PortOwnership] = PortOwnership  # the seam to sockets and /proc
     withheld: set[str] = field(default_factory=set)  # variables of muxd's environment that no worker gets
 
     def withhold(self, config: Config) -> None:

@@ -205,7 +205,9 @@ class WorkerProcess:
     # While the server runs
 
     async def _serve(self, server: LaunchedServer) -> None:
-        listener = PortOwnership(server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine)
+        listener = self._context.own_port(
+            server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine
+        )
         self._listener = listener
         if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
             self.stop(kill=True)
