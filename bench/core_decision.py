@@ -18,13 +18,14 @@ from muxd.core.events import DemandReported, GpusMeasured, LeaseAsked, Started, 
 from muxd.core.ledger import WHOLE
 from muxd.core.progress import progress_of
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import WorkerSpec
+from muxd.core.spec import GroupSpec, WorkerSpec
 
 
 def crowded(models: int, share: int = WHOLE) -> Scheduler:
     """Return a scheduler in which everybody waits but the first, which was just loaded and is busy."""
     names = [f"model-{number:03}" for number in range(models + 1)]
-    scheduler = Scheduler([WorkerSpec(name, frozenset({"0"}), share=share) for name in names])
+    workers = [WorkerSpec(name, frozenset({"0"}), share=share) for name in names]
+    scheduler = Scheduler([GroupSpec(worker.name, (worker,)) for worker in workers])
     scheduler.handle(GpusMeasured(0.0, {"0": 80}))
     scheduler.handle(Started(0.0))
     scheduler.handle(LeaseAsked(0.0, 0, names[0]))
@@ -52,8 +53,8 @@ def main() -> None:
     host, switching = scheduler.host, scheduler.switching
     reports = [DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(2, 1.0),)) for run in range(runs)]
     events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
-    waiting = [worker for worker in host.workers.values() if worker.wanted]
-    looks = [cpu_ms(lambda: [progress_of(host, switching, worker, now) for worker in waiting]) for _ in range(runs)]
+    waiting = [group for group in host.groups.values() if group.wanted]
+    looks = [cpu_ms(lambda: [progress_of(host, switching, group, now) for group in waiting]) for _ in range(runs)]
     assert len(waiting) >= options.models - 2
     show(
         f"The core with {options.models} models waiting",

@@ -20,37 +20,38 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
 
     `wanted` is the model as configured now, or None where a reload has removed it.
     """
-    worker, model = scheduler.host.workers[runner.model.name], wanted or runner.model
-    view = progress_of(scheduler.host, scheduler.switching, worker, now)
-    never = scheduler.host.never_loads(worker)
+    group, model = scheduler.host.groups[runner.model.name], wanted or runner.model
+    worker = group.members[0]
+    view = progress_of(scheduler.host, scheduler.switching, group, now)
+    never = scheduler.host.never_loads(group)
     return {
         "name": model.name,
         "served_names": list(model.served_names),
         "engine": model.engine,
-        "state": worker.shown_state,
-        "since_s": seconds(now - worker.since),
+        "state": group.shown_state,
+        "since_s": seconds(now - group.since),
         "sleep_level": worker.sleep_level,
         "sleep_trouble": worker.level_trouble or None,
-        "stopped_by_operator": worker.stopped_by_operator,
+        "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in model.gpus],
-        "url": worker.url if worker.state is WorkerState.READY else None,
-        "generation": worker.generation,
-        "in_flight": worker.in_flight,
-        "waiting": worker.waiting_count,
-        "oldest_wait_s": seconds(worker.oldest_wait(now)) if worker.wanted else None,
-        "leases": len(worker.granted),
+        "url": group.url if group.state is WorkerState.READY else None,
+        "generation": group.generation,
+        "in_flight": group.in_flight,
+        "waiting": group.waiting_count,
+        "oldest_wait_s": seconds(group.oldest_wait(now)) if group.wanted else None,
+        "leases": len(group.granted),
         "switch_timeout_s": seconds(model.switch_timeout),
         "restarts": worker.restarts,
         "pid": runner.pid,
         "last_exit": _last_exit(worker, runner, now),
         "max_model_len": runner.context_length,
         "is_generation": runner.is_generation if runner.model == wanted else None,  # else of a former configuration
-        "reason": worker.reason or runner.notice or _contradictions(model) or None,
+        "reason": group.reason or runner.notice or _contradictions(model) or None,
         "impossible": str(never) if never else None,
         "memory": _memory(runner),
-        "next": next_step(scheduler.host, scheduler.switching, worker, now),
-        "eta_s": None if worker.sent_away and not worker.comes_back else seconds(view.eta),
+        "next": next_step(scheduler.host, scheduler.switching, group, now),
+        "eta_s": None if group.sent_away and not group.comes_back else seconds(view.eta),
         "retry_in_s": _retry_in(worker, now),
         "dropped_log_bytes": runner.dropped.bytes,
         "dropped_log_reason": runner.dropped.why or None,
@@ -89,8 +90,8 @@ def _retry_in(worker: Worker, now: float) -> float | None:
 def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
     """Return the oldest switch that is under way, or None."""
     for switch in scheduler.switching.running:
-        worker = scheduler.host.workers[switch.target]
-        view: Progress = progress_of(scheduler.host, scheduler.switching, worker, now)
+        group = scheduler.host.groups[switch.target]
+        view: Progress = progress_of(scheduler.host, scheduler.switching, group, now)
         return {
             "to": switch.target,
             "from": sorted(switch.victims),

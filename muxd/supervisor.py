@@ -66,7 +66,7 @@ from .core.events import (
 from .core.ledger import WHOLE
 from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
-from .core.spec import WorkerSpec
+from .core.spec import GroupSpec, WorkerSpec
 from .core.states import WorkerState
 from .engines.sglang.engine import granted_share
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
@@ -285,7 +285,7 @@ class Supervisor:
     def _warn_of_impossible(self) -> None:
         """Log a warning for each model that can never be loaded, once for each reason."""
         host = self._scheduler.host
-        found = {name: str(host.never_loads(worker) or "") for name, worker in host.workers.items()}
+        found = {name: str(host.never_loads(group) or "") for name, group in host.groups.items()}
         for name, text in found.items():
             if text not in ("", self._impossible.get(name)):
                 log.warning("model %s %s", name, text)
@@ -304,9 +304,9 @@ class Supervisor:
         The core then refuses the removed worker's leases and orders with its next commands.
         """
         host = self._scheduler.host
-        if name not in host.workers:
+        if name not in host.groups:
             return None
-        return progress_of(host, self._scheduler.switching, host.workers[name], trio.current_time())
+        return progress_of(host, self._scheduler.switching, host.groups[name], trio.current_time())
 
     def _tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
         stream = self._leases.get(command.lease)
@@ -368,7 +368,7 @@ class Supervisor:
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus),
             "switch": status.switch_status(self._scheduler, now),
-            "models": [self._model_status(name, now) for name in self._scheduler.host.workers],
+            "models": [self._model_status(name, now) for name in self._scheduler.host.groups],
             "log_dir": str(self.config.daemon.log_dir),
             "config": str(self.config.path) if self.config.path is not None else None,
             "config_written": self._written,
@@ -564,19 +564,18 @@ def _model_names(config: Config) -> dict[str, str]:
     return {name: model.name for model in config.models for name in (model.name, *model.served_names)}
 
 
-def spec_of(model: Model) -> WorkerSpec:
+def spec_of(model: Model) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
-    return WorkerSpec(
+    worker = WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
         on_cards=model.engine != "simulator" and not runs_on_cpu(model.args),
         share=granted_share(model) or WHOLE,
         memory=model.memory.total if model.memory is not None else 0,
         sleep_level=model.sleep_level,
-        preload=model.preload,
-        drain_timeout=model.drain_timeout,
         restart_limit=model.restart_limit,
         restart_window=model.restart_window,
         stable_after=model.stable_after,
         cool_down=model.cool_down,
     )
+    return GroupSpec(model.name, (worker,), model.preload, model.drain_timeout)

@@ -28,10 +28,18 @@ class SleepWorker:
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """End its processes, at once if `kill`; answered by WorkerExited or WorkerWedged."""
+    """End its processes, at once if `kill`; answered by WorkerExited or WorkerStuck."""
 
     worker: str
     kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRouter:
+    """Have the group's router pass requests to these workers and no others; answered by RouterSynced."""
+
+    group: str
+    urls: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ class EndLease:
 
 @dataclass(frozen=True, slots=True)
 class FinishSwitch:
-    """The operator's switch is done: the worker is ready."""
+    """The operator's switch is done: the group is ready."""
 
     ticket: int
     url: str
@@ -92,7 +100,7 @@ class FailSwitch:
 
 @dataclass(frozen=True, slots=True)
 class FinishOrder:
-    """An operator's order is done; the worker is in this state, as users see it."""
+    """An operator's order is done; the group is in this state, as users see it."""
 
     ticket: int
     state: str
@@ -107,7 +115,7 @@ class FailOrder:
 
 @dataclass(frozen=True, slots=True)
 class AnswerUnload:
-    """The worker goes to sleep, or `reason` says why it does not."""
+    """The group goes to sleep, or `reason` says why it does not."""
 
     ticket: int
     reason: str = ""
@@ -117,7 +125,7 @@ class AnswerUnload:
 class PersistStopped:
     """An operator stopped it, or lifted that again: it outlasts muxd."""
 
-    worker: str
+    group: str
     stopped: bool
 
 
@@ -137,9 +145,9 @@ class RemoveWorker:
 
 @dataclass(frozen=True, slots=True)
 class RecordMove:
-    """A worker changed its state; for the journal."""
+    """A worker changed its state, or a group of several did; for the journal."""
 
-    worker: str
+    worker: str  # or the group
     before: WorkerState
     after: WorkerState
     reason: str
@@ -162,6 +170,7 @@ Command = (
     | WakeWorker
     | SleepWorker
     | StopWorker
+    | SyncRouter
     | GrantLease
     | RevokeLease
     | RestoreLease

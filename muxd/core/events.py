@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from .ledger import GpuId
-from .spec import WorkerSpec
+from .spec import GroupSpec
 
 
 class Failure(StrEnum):
@@ -20,7 +20,7 @@ class Failure(StrEnum):
 
 
 class Verb(StrEnum):
-    """What can be ordered of one worker; an operator gives the first four."""
+    """What can be ordered of one group; an operator gives the first four."""
 
     START = "start"  # load or wake it when its GPUs are free; evicts nobody
     STOP = "stop"  # end its processes and keep them ended until a start
@@ -53,7 +53,7 @@ class Started:
 class LeaseAsked:
     time: float
     lease: int
-    worker: str
+    group: str
     waiting: tuple[Waiting, ...] = (Waiting(),)
 
 
@@ -77,39 +77,39 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class SwitchAsked:
-    """An operator wants this worker ready, ahead of the queue.  `ticket` names the question."""
+    """An operator wants this group ready, ahead of the queue.  `ticket` names the question."""
 
     time: float
     ticket: int
-    worker: str
+    group: str
 
 
 @dataclass(frozen=True, slots=True)
 class OrderGiven:
-    """An operator's order for one worker.  `now`: what is in flight is not waited for."""
+    """An operator's order for one group.  `now`: what is in flight is not waited for."""
 
     time: float
     ticket: int
-    worker: str
+    group: str
     verb: Verb
     now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UnloadAsked:
-    """A client has no more use of this worker: it may sleep, if nobody else has."""
+    """A client has no more use of this group: it may sleep, if nobody else has."""
 
     time: float
     ticket: int
-    worker: str
+    group: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reconfigured:
-    """A new configuration holds.  The workers in `changed` need other processes than they have."""
+    """A new configuration holds.  The groups in `changed` need other processes than they have."""
 
     time: float
-    specs: tuple[WorkerSpec, ...]
+    specs: tuple[GroupSpec, ...]
     changed: frozenset[str]
     wait_target: float
     keep_turns: bool = True
@@ -209,6 +209,15 @@ class WorkerStuck:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterSynced:
+    """The group's router passes requests to the workers with these URLs, of those that it was last told."""
+
+    time: float
+    group: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownAsked:
     """Everything is to stop; leases get until `deadline`.  A second one with an earlier deadline hurries."""
 
@@ -242,6 +251,7 @@ Event = (
     | WorkerDied
     | WorkerExited
     | WorkerStuck
+    | RouterSynced
     | ShutdownAsked
     | TimerFired
 )

@@ -1,4 +1,4 @@
-"""Who leaves so that another worker fits: pure functions of what each leaving would free and cost.
+"""Who leaves so that another group fits: pure functions of what each leaving would free and cost.
 
 The best plan makes nobody leave who has requests in flight, if that can be; then it costs the least: seconds to leave
 and to come back, times how often the worker was wanted of late.  A switch follows the plan that was best when it
@@ -16,26 +16,26 @@ FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A worker that could leave: whether requests are in flight, and the seconds that its leaving costs per second."""
+    """A group that could leave: whether requests are in flight, and the seconds that its leaving costs per second."""
 
-    worker: str
+    group: str
     is_busy: bool
     seconds: float
 
 
 def plan(residents: Iterable[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...] | None:
-    """Return the workers that must leave, the cheapest first; None where not even all of them would be enough.
+    """Return the groups that must leave, the cheapest first; None where not even all of them would be enough.
 
-    `fits` says whether the claim fits once these workers have left.
+    `fits` says whether the claim fits once these groups have left.
     """
     ordered = sorted(residents, key=_cost)
-    if not fits(frozenset(r.worker for r in ordered)):
+    if not fits(frozenset(r.group for r in ordered)):
         return None
     return _best_of_few(ordered, fits) if len(ordered) <= FEW else _good_of_many(ordered, fits)
 
 
 def _cost(resident: Resident) -> tuple[bool, float, str]:
-    return resident.is_busy, resident.seconds, resident.worker
+    return resident.is_busy, resident.seconds, resident.group
 
 
 def _best_of_few(residents: Sequence[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...]:
@@ -45,9 +45,9 @@ def _best_of_few(residents: Sequence[Resident], fits: Callable[[frozenset[str]],
     for size in range(len(residents) + 1):
         for chosen in combinations(residents, size):
             cost = _total(chosen)
-            if (best_cost is None or cost < best_cost) and fits(frozenset(r.worker for r in chosen)):
+            if (best_cost is None or cost < best_cost) and fits(frozenset(r.group for r in chosen)):
                 best, best_cost = chosen, cost
-    return tuple(r.worker for r in best)
+    return tuple(r.group for r in best)
 
 
 def _total(residents: Sequence[Resident]) -> tuple[int, float]:
@@ -59,10 +59,10 @@ def _good_of_many(residents: Sequence[Resident], fits: Callable[[frozenset[str]]
     chosen: list[Resident] = []
     for resident in residents:
         chosen.append(resident)
-        if fits(frozenset(r.worker for r in chosen)):
+        if fits(frozenset(r.group for r in chosen)):
             break
     for resident in reversed(chosen[:-1]):
         others = [r for r in chosen if r is not resident]
-        if fits(frozenset(r.worker for r in others)):
+        if fits(frozenset(r.group for r in others)):
             chosen = others
-    return tuple(r.worker for r in chosen)
+    return tuple(r.group for r in chosen)

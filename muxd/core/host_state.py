@@ -1,6 +1,6 @@
-"""The GPU host as the core sees it: its workers, who holds which GPU, and the leases.
+"""The GPU host as the core sees it: its groups and their workers, who holds which GPU, and the leases.
 
-Here is what can be done to a worker or a lease, each with the commands that it takes;
+Here is what can be done to a group, a worker or a lease, each with the commands that it takes;
 when to do it is decided in `switching` and `scheduler`.
 """
 
@@ -20,20 +20,22 @@ from .commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from .events import Waiting
-from .ledger import WHOLE, GpuId, Ledger, in_order
-from .spec import WorkerSpec
-from .states import DOWN, WorkerState
-from .worker import Lease, Worker
+from .group import UP, Group, Lease
+from .ledger import WHOLE, Claim, GpuId, Ledger, in_order
+from .spec import GroupSpec, WorkerSpec
+from .states import WorkerState
+from .worker import Worker
 
 GIB = 1 << 30
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
 
-#: Uses per second of a worker that was never wanted: that it leaves costs more than nothing.
+#: Uses per second of a group that was never wanted: that it leaves costs more than nothing.
 RARE = 1e-6
 
 
@@ -61,76 +63,153 @@ CHANGING = frozenset(
 )
 
 
+#: States of a worker with a process that nobody has begun to end.
+RUNNING = frozenset(
+    {
+        WorkerState.STARTING,
+        WorkerState.WAKING,
+        WorkerState.READY,
+        WorkerState.DRAINING,
+        WorkerState.FALLING_ASLEEP,
+        WorkerState.ASLEEP,
+    }
+)
+
+
 class HostState:
-    def __init__(self, specs: Iterable[WorkerSpec]) -> None:
-        self.workers: dict[str, Worker] = {}
+    def __init__(self, specs: Iterable[GroupSpec]) -> None:
+        self.groups: dict[str, Group] = {}
+        self.workers: dict[str, Worker] = {}  # the members of all groups
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
-        self.weights: dict[str, int] = {}  # bytes that a model certainly needs, by its name
+        self.weights: dict[str, int] = {}  # bytes that a worker of a group certainly needs, by the group's name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
         for spec in specs:
             self.add(spec)
 
-    def add(self, spec: WorkerSpec) -> None:
-        self.workers[spec.name] = Worker(spec, since=self.now)
+    def add(self, spec: GroupSpec) -> None:
+        group = self.groups[spec.name] = Group(spec, self.now)
+        self.workers.update((worker.name, worker) for worker in group.members)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, group: Group) -> None:
         """Forget one that has no process and no lease."""
-        assert not worker.granted
-        assert not worker.waiting
-        self.ledger.give_back(worker.name)
-        del self.workers[worker.name]
+        assert not group.granted
+        assert not group.waiting
+        self._remove_members(group)
+        del self.groups[group.name]
+
+    def _remove_members(self, group: Group) -> None:
+        for worker in group.members:
+            self.ledger.give_back(worker.name)
+            del self.workers[worker.name]
 
     def sort(self, names: Iterable[str]) -> None:
-        """Let the workers stand in this order, then those that are on their way out."""
-        order = [*names, *self.workers]
-        self.workers = {name: self.workers[name] for name in order}
+        """Let the groups stand in this order, then those that are on their way out."""
+        order = [*names, *self.groups]
+        self.groups = {name: self.groups[name] for name in order}
 
-    def renew(self, worker: Worker) -> None:
-        """Let the pending spec of a worker without a process hold, and forget what the old one did wrong and cost."""
-        assert worker.pending_spec is not None
-        worker.renew(worker.pending_spec)
+    def renew(self, group: Group) -> None:
+        """Let the pending spec of a group without a process hold, and forget what the old one did wrong and cost."""
+        self._remove_members(group)
+        group.renew(self.now)
+        self.workers.update((worker.name, worker) for worker in group.members)
 
-    def move(self, worker: Worker, to: WorkerState, reason: str = "") -> RecordMove:
+    def update(self, group: Group, spec: GroupSpec) -> None:
+        """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
+        group.update(spec)
+        for worker in group.members:
+            self.ledger.narrow(worker.name, worker.spec.gpus)
+
+    def move(self, worker: Worker, to: WorkerState, reason: str = "") -> Iterator[Command]:
+        """Let a worker change its state, and its group with it."""
         before = worker.state
         worker.move(to, self.now, reason)
-        return RecordMove(worker.name, before, to, reason)
+        yield RecordMove(worker.name, before, to, reason)
+        group = self.groups[worker.group]
+        if worker is group.router and to is not WorkerState.READY:
+            group.told, group.routed = None, frozenset()
+        yield from self.derive(group, reason)
 
-    def fits(self, worker: Worker) -> bool:
-        """Say whether the memory that the worker needs to serve is there."""
-        return not self.ledger.shortfall(worker.name, worker.spec.claim)
+    def derive(self, group: Group, reason: str = "") -> Iterator[Command]:
+        """Take in what the states of its members make of a group.
 
-    def evictions(self, worker: Worker) -> list[Worker]:
-        """Return who must leave for the worker to fit, by the cheapest plan; those who leave already included."""
-        if worker.spec.share == WHOLE:  # whoever is awake there is in its way: there is nothing to choose
-            return [self.workers[name] for name in self.ledger.awake_on(worker.spec.gpus) if name != worker.name]
-        missing = self.ledger.shortfall(worker.name, worker.spec.claim)
-        holders = [self.workers[name] for name in self.ledger.holders(missing) if name != worker.name]
+        A worker that died has no claim any more, unless the group is up: then it comes back to where it was.
+        """
+        before, group.state = group.state, group.derived_state()
+        if group.state is not before:
+            group.since = self.now
+            if len(group.members) > 1:
+                yield RecordMove(group.name, before, group.state, reason)
+        if group.state not in UP:
+            for worker in group.members:
+                if worker.is_down:
+                    self.ledger.give_back(worker.name)
+
+    # Memory
+
+    def is_awake(self, group: Group) -> bool:
+        """Say whether a member has the memory that it needs to serve."""
+        return any(self.ledger.is_awake(worker.name) for worker in group.serving)
+
+    def fits(self, group: Group) -> bool:
+        """Say whether the memory that the group needs to serve is there."""
+        return not self._shortfall(group)
+
+    def _shortfall(self, group: Group, left: dict[str, Claim] | None = None) -> dict[GpuId, int]:
+        """Return what the group lacks on each GPU, as `Ledger.shortfall`, to which `left` is passed on."""
+        if len(group.serving) == 1:
+            worker = group.serving[0]
+            return self.ledger.shortfall(worker.name, worker.spec.claim, left or {})
+        thought: dict[str, Claim] = {**(left or {}), **{worker.name: {} for worker in _coming(group)}}
+        missing: dict[GpuId, int] = {}
+        for worker in _coming(group):  # each finds there what those before it take
+            for gpu, amount in self.ledger.shortfall(worker.name, worker.spec.claim, thought).items():
+                missing[gpu] = WHOLE if WHOLE in (amount, missing.get(gpu)) else max(amount, missing.get(gpu, 0))
+            thought[worker.name] = worker.spec.claim
+        return missing
+
+    def evictions(self, group: Group) -> list[Group]:
+        """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
+        if all(worker.spec.share == WHOLE for worker in group.serving):
+            # Whoever is awake there is in its way: there is nothing to choose.
+            return self._groups_of(self.ledger.awake_on(group.gpus), group)
+        missing = self._shortfall(group)
+        holders = self._groups_of(self.ledger.holders(missing), group)
         if not holders:
             return []
         if all(amount == WHOLE for amount in missing.values()):
-            holders = [w for w in holders if self.ledger.is_awake(w.name)]
-        left = {w.name: w.claim_asleep(3 if w.state is WorkerState.ASLEEP else w.sleep_level) for w in holders}
+            holders = [holder for holder in holders if self.is_awake(holder)]
 
         def fits(gone: frozenset[str]) -> bool:
-            return not self.ledger.shortfall(worker.name, worker.spec.claim, {name: left[name] for name in gone})
+            left = {w.name: _left(w) for name in gone for w in self.groups[name].serving}
+            return not self._shortfall(group, left)
 
-        chosen = eviction.plan([_resident(w, self.now) for w in holders], fits)
-        return holders if chosen is None else [self.workers[name] for name in sorted(chosen)]
+        chosen = eviction.plan([_resident(holder, self.now) for holder in holders], fits)
+        return holders if chosen is None else [self.groups[name] for name in sorted(chosen)]
 
-    def is_quiet(self, worker: Worker) -> bool:
+    def _groups_of(self, workers: Iterable[str], but: Group) -> list[Group]:
+        """Return the groups of the workers, each once, without that one."""
+        names = dict.fromkeys(self.workers[name].group for name in workers)
+        return [self.groups[name] for name in names if name != but.name]
+
+    def is_quiet(self, group: Group) -> bool:
+        """Say whether no memory changes on the GPUs of those members that can come."""
+        return all(self._is_quiet(worker) for worker in _coming(group))
+
+    def _is_quiet(self, worker: Worker) -> bool:
         """Say whether no other worker's memory changes on the GPUs of this one: one at a time can be measured."""
         changing = (w for w in self.workers.values() if w.state in CHANGING and w is not worker)
         return not any(worker.spec.gpus & w.spec.gpus for w in changing)
 
-    def never_loads(self, worker: Worker) -> Impossible | None:
-        """Return why this host can never load the worker as it is configured; None if it is loaded, or nobody knows."""
-        if worker.state not in DOWN:
+    def never_loads(self, group: Group) -> Impossible | None:
+        """Return why this host can never load the group as it is configured; None if it is loaded, or nobody knows."""
+        if not group.is_down:
             return None
-        return self._gpu_missing(worker.spec) or self._too_small(worker.spec)
+        each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.serving)
+        return next((impossible for impossible in each if impossible is not None), None)
 
     def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
         missing = in_order(spec.gpus - self.gpus_there)
@@ -140,7 +219,7 @@ class HostState:
         gpus = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
         return Impossible("gpu_missing", f"{gpus}: {there}", "correct its `gpus`")
 
-    def _too_small(self, spec: WorkerSpec) -> Impossible | None:
+    def _too_small(self, spec: WorkerSpec, group: str) -> Impossible | None:
         """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
         sizes = {gpu: self.ledger.capacity[gpu] for gpu in in_order(spec.gpus) if gpu in self.ledger.capacity}
         if spec.memory:
@@ -148,7 +227,7 @@ class HostState:
             reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
             small = {gpu: size for gpu, size in sizes.items() if share > size}
         else:
-            weights = self.weights.get(spec.name, 0)
+            weights = self.weights.get(group, 0)
             reason, remedy = f"its weights alone need {weights / GIB:.1f} GiB", "or a smaller model"
             small = sizes if len(sizes) == len(spec.gpus) and weights > sum(sizes.values()) else {}
         if not small:
@@ -156,130 +235,202 @@ class HostState:
         has = ", ".join(f"GPU {gpu} has {size / GIB:.1f} GiB in all" for gpu, size in small.items())
         return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
 
-    # What is done to a worker
+    # What is done to a group
 
-    def activate(self, worker: Worker) -> Iterator[Command]:
-        """Wake it if it sleeps, else start it; its GPUs must be free."""
-        self.ledger.take(worker.name, worker.spec.claim)
+    def activate(self, group: Group) -> Iterator[Command]:
+        """Wake its members that sleep and start the others; the memory for all of them must be free."""
+        for worker in _coming(group):
+            self.ledger.take(worker.name, worker.spec.claim)
+        for worker in group.members:
+            if worker.may_come(self.now) and self._is_quiet(worker):
+                yield from self._bring(worker)
+
+    def complete(self, group: Group) -> Iterator[Command]:
+        """Bring those members of a group that is up who died, or had to wait for others that change their memory."""
+        for worker in group.members:
+            if not worker.may_come(self.now) or not self._is_quiet(worker):
+                continue
+            if not worker.is_router and not self.ledger.is_awake(worker.name):
+                if self.ledger.shortfall(worker.name, worker.spec.claim):
+                    continue
+                self.ledger.take(worker.name, worker.spec.claim)
+            yield from self._bring(worker)
+
+    def _bring(self, worker: Worker) -> Iterator[Command]:
+        """Wake it if it sleeps, else start it."""
         worker.generation += 1
         if worker.state is WorkerState.ASLEEP:
-            yield self.move(worker, WorkerState.WAKING)
+            yield from self.move(worker, WorkerState.WAKING)
             yield WakeWorker(worker.name)
             return
         if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             worker.restarts += 1
         worker.trial = worker.state is WorkerState.FAILED
-        yield self.move(worker, WorkerState.STARTING)
+        yield from self.move(worker, WorkerState.STARTING)
         yield StartWorker(worker.name)
 
-    def drain(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:
-        """Admit nothing more; holders have until the deadline."""
-        worker.drain_deadline = deadline
-        yield self.move(worker, WorkerState.DRAINING, message)
-        yield from self.revoke_all(worker, reason, message, deadline)
+    def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
+        """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
+        group.drain_deadline = deadline
+        for worker in group.serving:
+            if worker.state is WorkerState.READY:
+                yield from self.move(worker, WorkerState.DRAINING, message)
+        for worker in group.serving:
+            if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
+                yield from self.stop_worker(worker, message, kill=True)
+        yield from self.revoke_all(group, reason, message, deadline)
 
-    def deactivate(self, worker: Worker) -> Iterator[Command]:
-        """Put a drained worker to sleep, or end it where its level is 3."""
-        assert not worker.granted, f"{worker.name} still has leases {sorted(worker.granted)}"
-        if worker.sleep_level == 3:
-            yield from self.stop(worker, worker.reason, kill=False)
-        else:
-            yield self.move(worker, WorkerState.FALLING_ASLEEP, worker.reason)
-            yield SleepWorker(worker.name)
+    def deactivate(self, group: Group) -> Iterator[Command]:
+        """Put a drained group to sleep, or end it where its level is 3: each member when its GPUs are quiet."""
+        assert not group.granted, f"{group.name} still has leases {sorted(group.granted)}"
+        for worker in group.serving:
+            if worker.state is not WorkerState.DRAINING or not self._is_quiet(worker):
+                continue
+            if worker.sleep_level == 3:
+                yield from self.stop_worker(worker, worker.reason, kill=False)
+            else:
+                yield from self.move(worker, WorkerState.FALLING_ASLEEP, worker.reason)
+                yield SleepWorker(worker.name)
 
-    def stop(self, worker: Worker, reason: str, *, kill: bool) -> Iterator[Command]:
-        yield self.move(worker, WorkerState.STOPPING, reason)
+    def stop(self, group: Group, reason: str, *, kill: bool) -> Iterator[Command]:
+        """End every process of the group that is not being ended already."""
+        for worker in group.members:
+            if worker.state in RUNNING:
+                yield from self.stop_worker(worker, reason, kill=kill)
+
+    def stop_worker(self, worker: Worker, reason: str, *, kill: bool) -> Iterator[Command]:
+        yield from self.move(worker, WorkerState.STOPPING, reason)
         yield StopWorker(worker.name, kill)
+
+    def hurry(self, group: Group) -> Iterator[Command]:
+        """Kill what is being ended."""
+        for worker in group.members:
+            if worker.state is WorkerState.STOPPING:
+                yield StopWorker(worker.name, kill=True)
+
+    def rest(self, group: Group, *states: WorkerState, reason: str | None = None) -> Iterator[Command]:
+        """Let members in these states, which wait for another start, wait for somebody to want the group instead."""
+        for worker in group.members:
+            if worker.state in states:
+                yield from self.move(worker, WorkerState.UNLOADED, worker.reason if reason is None else reason)
+
+    def tend_router(self, group: Group) -> Iterator[Command]:
+        """Tell the group's router which members serve, or end it with the last of them."""
+        router = group.router
+        if router is None:
+            return
+        if router.state in RUNNING and all(w.is_down or w.state is WorkerState.STUCK for w in group.serving):
+            yield from self.stop_worker(router, "no worker of its group is left", kill=True)
+        elif router.state is WorkerState.READY:
+            serve = (WorkerState.READY, WorkerState.DRAINING)
+            urls = tuple(worker.url for worker in group.serving if worker.state in serve)
+            if urls != group.told:
+                group.told, group.routed = urls, group.routed.intersection(urls)
+                yield SyncRouter(group.name, urls)
 
     # What is done to leases
 
-    def ask(self, lease_id: int, worker: Worker, waiting: tuple[Waiting, ...]) -> None:
-        lease = Lease(lease_id, worker.name, self.now, waiting)
-        self.leases[lease_id] = worker.waiting[lease_id] = lease
-        self._note_use(worker)
+    def ask(self, lease_id: int, group: Group, waiting: tuple[Waiting, ...]) -> None:
+        lease = Lease(lease_id, group.name, self.now, waiting)
+        self.leases[lease_id] = group.waiting[lease_id] = lease
+        self._note_use(group)
 
     def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
         lease = self.leases.get(lease_id)
         if lease is not None:
             lease.in_flight, lease.waiting, lease.told = in_flight, waiting, self.now
-            self._note_use(self.workers[lease.worker])
+            self._note_use(self.groups[lease.group])
 
     def forget(self, lease_id: int) -> None:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
-            worker = self.workers[lease.worker]
-            worker.waiting.pop(lease_id, None)
-            if worker.granted.pop(lease_id, None) is not None:
-                self._note_use(worker)
+            group = self.groups[lease.group]
+            group.waiting.pop(lease_id, None)
+            if group.granted.pop(lease_id, None) is not None:
+                self._note_use(group)
 
-    def _note_use(self, worker: Worker) -> None:
+    def _note_use(self, group: Group) -> None:
         """Note the end of its last answer, and at its next request the gap between the two.
 
         Where another model has served meanwhile, the request may have come only because that one answered: such a gap
         says nothing about clients who return by themselves.
         """
-        if worker.in_use:
-            since, worker.idle_since = worker.idle_since, None
-            if since is not None or not worker.uses or self.now - worker.uses[-1] >= 1.0:  # else it is wanted all along
-                worker.uses.append(self.now)
-            if since is not None and (worker.state is WorkerState.READY or self._last_grant <= since):
-                self.note_gap(worker, self.now - since)
-        elif worker.idle_since is None and worker.state in (WorkerState.READY, WorkerState.DRAINING):
-            worker.idle_since = self.now
+        if group.in_use:
+            since, group.idle_since = group.idle_since, None
+            if since is not None or not group.uses or self.now - group.uses[-1] >= 1.0:  # else it is wanted all along
+                group.uses.append(self.now)
+            if since is not None and (group.state is WorkerState.READY or self._last_grant <= since):
+                self.note_gap(group, self.now - since)
+        elif group.idle_since is None and group.state in (WorkerState.READY, WorkerState.DRAINING):
+            group.idle_since = self.now
 
-    def note_gap(self, worker: Worker, seconds: float) -> None:
+    def note_gap(self, group: Group, seconds: float) -> None:
         """Learn how long its clients took to return; inf: nobody did while it was kept for them.
 
         A return makes up for one time that nobody came.
         """
-        for gaps in (worker.gaps, self.gaps):
+        for gaps in (group.gaps, self.gaps):
             if seconds < inf and inf in gaps:
                 gaps.remove(inf)
             gaps.append(seconds)
 
-    def grant_all(self, worker: Worker) -> Iterator[Command]:
-        """Admit everybody who waits for a ready worker.
+    def grant_all(self, group: Group) -> Iterator[Command]:
+        """Admit everybody who waits for a ready group.
 
         Until its holder reports, all that waited counts as in flight: nobody is switched
         away between a grant and the requests that it lets through.
         """
-        for lease in list(worker.waiting.values()):
-            del worker.waiting[lease.id]
-            worker.granted[lease.id] = lease
+        for lease in list(group.waiting.values()):
+            del group.waiting[lease.id]
+            group.granted[lease.id] = lease
             lease.in_flight, lease.waiting = lease.count, ()
             self._last_grant = self.now
-            yield GrantLease(lease.id, worker.url, worker.generation)
+            yield GrantLease(lease.id, group.url, group.generation)
 
-    def revoke_all(self, worker: Worker, reason: str, message: str, deadline: float) -> Iterator[Command]:
-        for lease in worker.granted:
+    def revoke_all(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
+        for lease in group.granted:
             yield RevokeLease(lease, reason, message, deadline)
 
-    def restore_all(self, worker: Worker) -> Iterator[Command]:
-        for lease in worker.granted:
+    def resume(self, group: Group) -> Iterator[Command]:
+        """Let a group serve again that drains for nothing any more, with the leases that are still held."""
+        for worker in group.serving:
+            if worker.state is WorkerState.DRAINING:
+                yield from self.move(worker, WorkerState.READY, "what it drained for was called off")
+        for lease in group.granted:
             yield RestoreLease(lease)
 
-    def end_overdue(self, worker: Worker) -> Iterator[Command]:
+    def end_overdue(self, group: Group) -> Iterator[Command]:
         """Take away leases that were not let go, once the drain's deadline is well over."""
-        if worker.granted and self.now >= worker.drain_deadline + END_GRACE:
-            yield from self.end_all(worker)
+        if group.granted and self.now >= group.drain_deadline + END_GRACE:
+            yield from self.end_all(group)
 
-    def end_all(self, worker: Worker) -> Iterator[Command]:
+    def end_all(self, group: Group) -> Iterator[Command]:
         """Take every granted lease away, whether its holder has let go or not."""
-        for lease in list(worker.granted):
+        for lease in list(group.granted):
             self.forget(lease)
             yield EndLease(lease)
 
 
-def _resident(worker: Worker, now: float) -> eviction.Resident:
-    """Describe what the worker's leaving costs: nothing where it leaves already, most where it cannot be had."""
-    if worker.leaves:
-        return eviction.Resident(worker.name, is_busy=False, seconds=0.0)
-    if worker.state is WorkerState.STUCK:
-        return eviction.Resident(worker.name, is_busy=True, seconds=inf)
-    if worker.state is WorkerState.ASLEEP:
+def _coming(group: Group) -> list[Worker]:
+    """Return the members that need memory when the group comes: not the router, and none that is stuck."""
+    return [worker for worker in group.serving if worker.state is not WorkerState.STUCK]
+
+
+def _left(worker: Worker) -> Claim:
+    """Return the memory that a worker would have once it has left its GPUs: one that sleeps is ended."""
+    return worker.claim_asleep(3 if worker.state is WorkerState.ASLEEP else worker.sleep_level)
+
+
+def _resident(group: Group, now: float) -> eviction.Resident:
+    """Describe what the group's leaving costs: nothing where it leaves already, most where it cannot be had."""
+    if group.leaves:
+        return eviction.Resident(group.name, is_busy=False, seconds=0.0)
+    if any(worker.state is WorkerState.STUCK for worker in group.serving):
+        return eviction.Resident(group.name, is_busy=True, seconds=inf)
+    if group.state is WorkerState.ASLEEP:
         is_busy = False
-        seconds = max(0.0, worker.costs[WorkerState.STARTING].seconds - worker.costs[WorkerState.WAKING].seconds)
+        seconds = max(0.0, group.cost(WorkerState.STARTING).seconds - group.cost(WorkerState.WAKING).seconds)
     else:
-        is_busy = worker.in_use or worker.state in (WorkerState.STARTING, WorkerState.WAKING)
-        seconds = worker.leave_cost.seconds + worker.comeback_cost.seconds
-    return eviction.Resident(worker.name, is_busy, seconds * max(worker.demand(now), RARE))
+        is_busy = group.in_use or group.state in (WorkerState.STARTING, WorkerState.WAKING)
+        seconds = group.leave_cost.seconds + group.comeback_cost.seconds
+    return eviction.Resident(group.name, is_busy, seconds * max(group.demand(now), RARE))

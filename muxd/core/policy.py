@@ -35,7 +35,7 @@ UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
 class Candidate:
     """A model that waits for its turn; all times in seconds."""
 
-    worker: str
+    group: str
     weight: float  # waiting requests, each counted by its priority
     oldest: float  # how long the oldest has waited
     cost: float  # of the switch to it: what must leave and what must come
@@ -49,7 +49,7 @@ def score(candidate: Candidate, wait_target: float) -> float:
 
 def ranked(candidates: Iterable[Candidate], wait_target: float) -> list[Candidate]:
     """Sort the candidates, best first; ties by name, so that the order is a function of the values."""
-    return sorted(candidates, key=lambda c: (-score(c, wait_target), c.worker))
+    return sorted(candidates, key=lambda c: (-score(c, wait_target), c.group))
 
 
 def turns(candidates: Iterable[Candidate]) -> float:

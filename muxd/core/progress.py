@@ -1,14 +1,16 @@
-"""What is going on for a worker and when it will be ready: for status and for those who wait.
+"""What is going on for a group and when it will be ready: for status and for those who wait.
 
 An ETA is an estimate from measured times; where a part of it was never measured on this
 host there is none, rather than a guess.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
+from .group import Group
 from .host_state import HostState
-from .states import WorkerState
+from .states import LEAVING, WorkerState
 from .switching import AT_REST, Switching
 from .worker import Cost, Worker
 
@@ -27,109 +29,121 @@ class Progress:
     position: int | None = None  # among the models that wait, 1 is next
 
 
-def progress_of(host: HostState, switching: Switching, worker: Worker, now: float) -> Progress:
-    switch = switching.switch_to(worker)
-    if worker.sent_away and worker.state in LEAVING_PHASES:
-        back = _known(worker.costs[WorkerState.STARTING]) if worker.comes_back else 0.0
-        return Progress(worker.state, (), now - worker.since, _sum(_until_gone(worker, now), back))
-    if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
+def progress_of(host: HostState, switching: Switching, group: Group, now: float) -> Progress:
+    switch = switching.switch_to(group)
+    if group.sent_away and group.state in LEAVING_PHASES:
+        back = _known(group.cost(WorkerState.STARTING)) if group.comes_back else 0.0
+        return Progress(group.state, (), now - group.since, _sum(_until_gone(group, now), back))
+    if group.state in (WorkerState.STARTING, WorkerState.WAKING):
         victims = tuple(sorted(switch.victims)) if switch is not None else ()
-        elapsed = now - (switch.since if switch is not None else worker.since)
-        return Progress(worker.state, victims, elapsed, _left(worker.costs[worker.state], worker, now))
+        elapsed = now - (switch.since if switch is not None else group.since)
+        return Progress(group.state, victims, elapsed, _until_come(group, now))
     if switch is not None:
-        blockers = switching.in_the_way(worker)
-        phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), worker.state)
-        eta = _sum(*(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
+        blockers = switching.in_the_way(group)
+        phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), group.state)
+        eta = _sum(*(_until_gone(b, now) for b in blockers), _known(group.return_cost))
         return Progress(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
-    if worker.state is WorkerState.BACKOFF and not switching.in_the_way(worker):
-        retry_in = max(0.0, worker.retry_at - now)
-        return Progress(worker.state, (), now - worker.since, _sum(retry_in, _known(worker.return_cost)))
-    if (worker.wanted or switching.is_wished(worker)) and worker.state is not WorkerState.READY:
-        eta = _queued_eta(host, switching, worker, now)
-        return Progress("queued", (), worker.oldest_wait(now), eta, switching.position(worker))
-    return Progress(worker.state, (), now - worker.since, 0.0 if worker.state is WorkerState.READY else None)
+    if group.state is WorkerState.BACKOFF and not switching.in_the_way(group):
+        retry_in = max(0.0, group.retry_at - now)
+        return Progress(group.state, (), now - group.since, _sum(retry_in, _known(group.return_cost)))
+    if (group.wanted or switching.is_wished(group)) and group.state is not WorkerState.READY:
+        eta = _queued_eta(host, switching, group, now)
+        return Progress("queued", (), group.oldest_wait(now), eta, switching.position(group))
+    return Progress(group.state, (), now - group.since, 0.0 if group.state is WorkerState.READY else None)
 
 
-def next_step(host: HostState, switching: Switching, worker: Worker, now: float) -> str | None:
-    """Return what happens to the worker next, as a phrase after its name; None where its state says it all."""
-    match worker.state:
+def next_step(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
+    """Return what happens to the group next, as a phrase after its name; None where its state says it all."""
+    match group.state:
         case WorkerState.READY:
-            return _next_of_ready(host, switching, worker, now)
+            return _next_of_ready(host, switching, group, now)
         case WorkerState.DRAINING:
-            return _next_of_draining(worker, now)
-        case WorkerState.BACKOFF if not switching.in_the_way(worker):
-            return f"starts again in {max(0.0, worker.retry_at - now):.0f}s"
-        case WorkerState.UNLOADED if worker.stopped_by_operator:
-            return f"stays down until `muxctl start {worker.name}`"
+            return _next_of_draining(group, now)
+        case WorkerState.BACKOFF if not switching.in_the_way(group):
+            return f"starts again in {max(0.0, group.retry_at - now):.0f}s"
+        case WorkerState.UNLOADED if group.stopped_by_operator:
+            return f"stays down until `muxctl start {group.name}`"
         case WorkerState.STUCK:
             return "needs its processes ended by hand, or the GPU reset"
         case state if state in AT_REST:
-            return _next_at_rest(host, switching, worker, now)
+            return _next_at_rest(host, switching, group, now)
     return None
 
 
-def _next_of_ready(host: HostState, switching: Switching, worker: Worker, now: float) -> str | None:
-    rivals = [w for w in host.workers.values() if w.wanted and w.state in AT_REST and worker in switching.in_the_way(w)]
-    turns = {w.name: switching.gives_way_at(worker, w) for w in rivals}
+def _next_of_ready(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
+    rivals = [w for w in host.groups.values() if w.wanted and w.state in AT_REST and group in switching.in_the_way(w)]
+    turns = {w.name: switching.gives_way_at(group, w) for w in rivals}
     if not turns:
         return None
     rival = min(turns, key=lambda name: turns[name])
     left = max(0.0, turns[rival] - now)
-    if worker.idle and left > 0:
+    if group.idle and left > 0:
         return f"kept for {left:.1f}s: its client usually returns; then gives way to {rival}"
     if left == inf:
         return None
-    if not switching.is_measured(host.workers[rival]):
+    if not switching.is_measured(host.groups[rival]):
         return f"gives way to {rival} after its turn"
     return f"gives way to {rival} in at most {left:.0f}s"
 
 
-def _next_of_draining(worker: Worker, now: float) -> str:
-    count = worker.in_flight
+def _next_of_draining(group: Group, now: float) -> str:
+    count = group.in_flight
     what = f"finishes {count} request{'s' if count != 1 else ''}"
-    return what if worker.drain_deadline == inf else f"{what}, for at most {max(0.0, worker.drain_deadline - now):.0f}s"
+    return what if group.drain_deadline == inf else f"{what}, for at most {max(0.0, group.drain_deadline - now):.0f}s"
 
 
-def _next_at_rest(host: HostState, switching: Switching, worker: Worker, now: float) -> str:
-    if never := host.never_loads(worker):
+def _next_at_rest(host: HostState, switching: Switching, group: Group, now: float) -> str:
+    if never := host.never_loads(group):
         return str(never)
-    if worker.wanted or switching.is_coming(worker):
-        holders = " and ".join(w.name for w in switching.in_the_way(worker))
-        if not holders and (others := switching.claimants(worker)):
+    if group.wanted or switching.is_coming(group):
+        holders = " and ".join(w.name for w in switching.in_the_way(group))
+        if not holders and (others := switching.claimants(group)):
             return f"waits until {' and '.join(w.name for w in others)} has come: one at a time comes to a GPU"
         return f"waits for {holders} to give way" if holders else "is about to be loaded"
-    verb = "wakes" if worker.state is WorkerState.ASLEEP else "starts"
-    if worker.state is WorkerState.FAILED and now < worker.retry_at:
-        return f"is tried again by a request in {worker.retry_at - now:.0f}s or later"
+    verb = "wakes" if group.state is WorkerState.ASLEEP else "starts"
+    if group.lost_role and now < group.retry_at:
+        return f"is tried again by a request in {group.retry_at - now:.0f}s or later"
     return f"{verb} at its next request"
 
 
-def _queued_eta(host: HostState, switching: Switching, worker: Worker, now: float) -> float | None:
+def _queued_eta(host: HostState, switching: Switching, group: Group, now: float) -> float | None:
     """Return the seconds until those in its way must begin to drain, plus the drain and the switch; None if unknown."""
-    blockers = switching.in_the_way(worker)
+    blockers = switching.in_the_way(group)
     ahead = max(
-        (switching.gives_way_at(b, worker) - now for b in blockers if b.state is WorkerState.READY), default=None
+        (switching.gives_way_at(b, group) - now for b in blockers if b.state is WorkerState.READY), default=None
     )
     if ahead is None:
         return None
-    return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(worker.return_cost))
+    return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(group.return_cost))
 
 
-def _until_gone(worker: Worker, now: float) -> float | None:
-    """Return the seconds until a worker that gives way is off its GPUs; None if unknown."""
-    if worker.state is WorkerState.READY:
-        return _sum(0.0 if worker.idle else _known(worker.costs[WorkerState.DRAINING]), _known(worker.leave_cost))
-    if worker.state is WorkerState.DRAINING:
-        drained = _left(worker.costs[WorkerState.DRAINING], worker, now) if worker.granted else 0.0
-        return _sum(drained, _known(worker.leave_cost))
-    if worker.state in worker.costs:
-        return _left(worker.costs[worker.state], worker, now)
-    return None
+def _until_gone(group: Group, now: float) -> float | None:
+    """Return the seconds until a group that gives way is off its GPUs; None if unknown."""
+    if group.state is WorkerState.READY:
+        return _sum(0.0 if group.idle else _known(group.cost(WorkerState.DRAINING)), _known(group.leave_cost))
+    if group.state is WorkerState.DRAINING:
+        drained = _left(group.cost(WorkerState.DRAINING), group.since, now) if group.granted else 0.0
+        return _sum(drained, _known(group.leave_cost))
+    return _slowest_left((worker for worker in group.members if worker.state in LEAVING), now)
 
 
-def _left(cost: Cost, worker: Worker, now: float) -> float | None:
+def _until_come(group: Group, now: float) -> float | None:
+    """Return the seconds until the members that start or wake are ready; the router counts where it comes alone."""
+    coming = (WorkerState.STARTING, WorkerState.WAKING)
+    workers = [worker for worker in group.serving if worker.state in coming]
+    return _slowest_left(workers or [worker for worker in group.members if worker.state in coming], now)
+
+
+def _slowest_left(workers: Iterable[Worker], now: float) -> float | None:
+    """Return the most seconds that a worker's move takes yet; None if one is unknown, or nobody moves."""
+    left = [_left(worker.costs[worker.state], worker.since, now) for worker in workers if worker.state in worker.costs]
+    known = [seconds for seconds in left if seconds is not None]
+    return max(known) if known and len(known) == len(left) else None
+
+
+def _left(cost: Cost, since: float, now: float) -> float | None:
     """Return the seconds left of an average; None where nothing was measured, or where this time takes longer."""
-    left = cost.seconds - (now - worker.since)
+    left = cost.seconds - (now - since)
     return left if cost.measured and left > 0 else None
 
 

@@ -1,6 +1,6 @@
 """The core's one face: `Scheduler.handle(event)` takes what happened and says what to do.
 
-First the event is taken in: what it means for a worker, a lease or an operator's wish.
+First the event is taken in: what it means for a worker and its group, a lease or an operator's wish.
 Then `_settle` draws the conclusions: grants, switches, shutdown, and the timer for the
 next look.  Owned by one task; synchronous; no I/O.
 """
@@ -28,6 +28,7 @@ from .events import (
     LeaseEnded,
     OrderGiven,
     Reconfigured,
+    RouterSynced,
     ShutdownAsked,
     SleepFailed,
     Started,
@@ -44,9 +45,10 @@ from .events import (
     WorkerReady,
     WorkerStuck,
 )
+from .group import Group
 from .host_state import HostState
 from .orders import Orders
-from .spec import WorkerSpec
+from .spec import GroupSpec
 from .states import DOWN, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
@@ -64,7 +66,7 @@ LIVING = SERVING | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
 
 class Scheduler:
-    def __init__(self, specs: Iterable[WorkerSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
+    def __init__(self, specs: Iterable[GroupSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
         self.host = HostState(specs)
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
         self._orders = Orders(self.host, self.switching)
@@ -82,28 +84,30 @@ class Scheduler:
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
             case Started(_, stopped_by_operator):
-                for worker in self.host.workers.values():
-                    worker.since = self.host.now
-                    worker.stopped_by_operator = worker.name in stopped_by_operator
-                    worker.reason = "an operator stopped it" if worker.stopped_by_operator else ""
-                self._plan_preload(self.host.workers.values())
+                for group in self.host.groups.values():
+                    group.since = self.host.now
+                    group.stopped_by_operator = group.name in stopped_by_operator
+                    for worker in group.members:
+                        worker.since = self.host.now
+                        worker.reason = "an operator stopped it" if group.stopped_by_operator else ""
+                self._plan_preload(self.host.groups.values())
             case LeaseAsked():
                 yield from self._lease_asked(event)
             case DemandReported(_, lease, in_flight, waiting):
                 self.host.report(lease, in_flight, waiting)
             case LeaseEnded(_, lease):
                 self.host.forget(lease)
-            case SwitchAsked(_, ticket, name) | OrderGiven(_, ticket, name) if name not in self.host.workers:
+            case SwitchAsked(_, ticket, name) | OrderGiven(_, ticket, name) if name not in self.host.groups:
                 fail = FailSwitch if isinstance(event, SwitchAsked) else FailOrder
                 yield fail(ticket, *_not_configured(name)[:2])
             case SwitchAsked(_, ticket, name):
-                yield from self._switch_asked(ticket, self.host.workers[name])
+                yield from self._switch_asked(ticket, self.host.groups[name])
             case OrderGiven(_, ticket, name, verb, now):
-                yield from self._order_given(ticket, self.host.workers[name], verb, now=now)
-            case UnloadAsked(_, ticket, name) if name not in self.host.workers:
+                yield from self._order_given(ticket, self.host.groups[name], verb, now=now)
+            case UnloadAsked(_, ticket, name) if name not in self.host.groups:
                 yield AnswerUnload(ticket, _not_configured(name)[1])
             case UnloadAsked(_, ticket, name):
-                yield from self._orders.unload(self.host.workers[name], ticket)
+                yield from self._orders.unload(self.host.groups[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
             case GpusMeasured(_, totals, there):
@@ -116,51 +120,55 @@ class Scheduler:
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
                 self._timer = None
+            case RouterSynced(_, name, urls) if name in self.host.groups:
+                yield from self._router_synced(self.host.groups[name], urls)
+            case RouterSynced():
+                pass
             case _ if event.worker in self.host.workers:
                 yield from self._worker_changed(event, self.host.workers[event.worker])
 
-    def _plan_preload(self, workers: Iterable[Worker]) -> None:
-        self.switching.preload += [w.name for w in workers if w.spec.preload and not w.stopped_by_operator]
+    def _plan_preload(self, groups: Iterable[Group]) -> None:
+        self.switching.preload += [w.name for w in groups if w.spec.preload and not w.stopped_by_operator]
 
     def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
-        known = {name for name, worker in self.host.workers.items() if not worker.retired}
+        known = {name for name, group in self.host.groups.items() if not group.retired}
         self.switching.wait_target, self.switching.keep_turns = event.wait_target, event.keep_turns
         yield from self._orders.reconfigure(event.specs, event.changed)
-        self._plan_preload(w for name, w in self.host.workers.items() if name not in known)
+        self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 
     def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
-        worker = self.host.workers.get(asked.worker)
-        refusal = self._refusal(worker) if worker is not None else _not_configured(asked.worker)
-        if worker is not None and refusal is None:
-            self.host.ask(asked.lease, worker, asked.waiting)
+        group = self.host.groups.get(asked.group)
+        refusal = self._refusal(group) if group is not None else _not_configured(asked.group)
+        if group is not None and refusal is None:
+            self.host.ask(asked.lease, group, asked.waiting)
         elif refusal is not None:
             yield FailLease(asked.lease, *refusal)
 
-    def _switch_asked(self, ticket: int, worker: Worker) -> Iterator[Command]:
-        worker.retry_at = min(worker.retry_at, self.host.now)  # the operator knows better than a back-off
-        refusal = self._refusal(worker)
+    def _switch_asked(self, ticket: int, group: Group) -> Iterator[Command]:
+        group.retry_now(self.host.now)
+        refusal = self._refusal(group)
         if refusal is not None:
             yield FailSwitch(ticket, refusal[0], refusal[1])
             return
-        if worker.order is not None and worker.order.verb in (Verb.SLEEP, Verb.UNLOAD):
-            yield from self._orders.fail(worker, "superseded", f"a newer switch to {worker.name} took its place")
+        if group.order is not None and group.order.verb in (Verb.SLEEP, Verb.UNLOAD):
+            yield from self._orders.fail(group, "superseded", f"a newer switch to {group.name} took its place")
         operator_switch = self.switching.operator_switch
-        if operator_switch is not None and operator_switch.worker == worker.name:
+        if operator_switch is not None and operator_switch.group == group.name:
             operator_switch.tickets.append(ticket)
             return
-        yield from self._end_wish("superseded", f"a newer switch, to {worker.name}, took its place")
-        self.switching.operator_switch = OperatorSwitch(worker.name, [ticket])
-        self.switching.drop_unbegun(worker)
+        yield from self._end_wish("superseded", f"a newer switch, to {group.name}, took its place")
+        self.switching.operator_switch = OperatorSwitch(group.name, [ticket])
+        self.switching.drop_unbegun(group)
 
-    def _order_given(self, ticket: int, worker: Worker, verb: Verb, *, now: bool) -> Iterator[Command]:
-        is_over = self._shutdown_deadline is not None or worker.retired
-        refusal = self._refusal(worker)
-        if refusal is not None and (is_over or (verb is Verb.SLEEP and worker.stopped_by_operator)):
+    def _order_given(self, ticket: int, group: Group, verb: Verb, *, now: bool) -> Iterator[Command]:
+        is_over = self._shutdown_deadline is not None or group.retired
+        refusal = self._refusal(group)
+        if refusal is not None and (is_over or (verb is Verb.SLEEP and group.stopped_by_operator)):
             yield FailOrder(ticket, refusal[0], refusal[1])
             return
-        if verb is Verb.SLEEP and self.switching.is_wished(worker):
-            yield from self._end_wish("superseded", f"a newer order, sleep {worker.name}, took its place")
-        yield from self._orders.give(worker, verb, ticket, now=now)
+        if verb is Verb.SLEEP and self.switching.is_wished(group):
+            yield from self._end_wish("superseded", f"a newer order, sleep {group.name}, took its place")
+        yield from self._orders.give(group, verb, ticket, now=now)
 
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
@@ -169,18 +177,18 @@ class Scheduler:
                 worker.became_ready(self.host.now, url)
                 if worker.state is WorkerState.WAKING:
                     worker.bad_levels, worker.level_trouble = 0, ""
-                yield self.host.move(worker, WorkerState.READY)
+                yield from self.host.move(worker, WorkerState.READY)
             case WorkerAsleep(_, _, kept) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.kept = kept
                 self.host.ledger.keep(worker.name, worker.claim_asleep(worker.sleep_level))
-                yield self.host.move(worker, WorkerState.ASLEEP)
+                yield from self.host.move(worker, WorkerState.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
-                yield from self.host.stop(worker, worker.level_trouble, kill=True)
+                yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
             case WakeFailed(_, _, reason, code) if worker.state is WorkerState.WAKING:
                 worker.level_failed(f"its wake failed: {reason}")
                 worker.pending_failure = PendingFailure(worker.level_trouble, counts=False, code=code)
-                yield from self.host.stop(worker, worker.level_trouble, kill=True)
+                yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (
                 WorkerState.READY,
                 WorkerState.DRAINING,
@@ -195,79 +203,93 @@ class Scheduler:
             case WorkerExited(_, _, failure, reason, code):
                 yield from self._exited(worker, failure, reason, code)
             case WorkerStuck(_, _, reason) if worker.state not in DOWN | {WorkerState.STUCK}:
-                yield from self._take_leases(worker, "worker_exited", reason)
-                yield self.host.move(worker, WorkerState.STUCK, reason)
+                yield from self._lost(worker, WorkerState.STUCK, "worker_exited", reason)
 
     def _lost(self, worker: Worker, to: WorkerState, code: str, reason: str) -> Iterator[Command]:
-        """Take a lost worker's leases; it holds its GPUs until nothing of it is left."""
-        if worker.state in SERVING:
+        """Take in that a worker serves no more; it holds its GPUs until nothing of it is left."""
+        if worker.state in SERVING and to is not WorkerState.STUCK:
             worker.pending_failure = PendingFailure(reason)
-        yield from self._take_leases(worker, code, reason)
-        yield self.host.move(worker, to, reason)
+        yield from self._move_lost(worker, to, reason, code, reason)
 
     def _exited(self, worker: Worker, failure: Failure, reason: str, code: str) -> Iterator[Command]:
-        self.host.ledger.give_back(worker.name)
         was, pending_failure, worker.pending_failure = worker.state, worker.pending_failure, None
         if was in DOWN:
             return
         reason, code = (
             (pending_failure.reason, pending_failure.code or code) if pending_failure is not None else (reason, code)
         )
-        yield from self._take_leases(worker, "worker_exited", reason)
         if self._shutdown_deadline is not None or (
             was in (WorkerState.STOPPING, WorkerState.STUCK) and pending_failure is None
         ):
             worker.ready_since = None  # it ended because it was told to
-            is_told_why = worker.stopped_by_operator or self._shutdown_deadline is not None
-            yield self.host.move(worker, WorkerState.UNLOADED, worker.reason if is_told_why else "")
+            is_told_why = self.host.groups[worker.group].stopped_by_operator or self._shutdown_deadline is not None
+            why = worker.reason if is_told_why else ""
+            yield from self._move_lost(worker, WorkerState.UNLOADED, why, "worker_exited", reason)
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         lead = worker.fail(self.host.now, failure, counts=pending_failure is None or pending_failure.counts)
         serving = was in SERVING or pending_failure is not None
-        yield self.host.move(worker, lead if serving and was is not WorkerState.STUCK else WorkerState.UNLOADED, reason)
+        to = lead if serving and was is not WorkerState.STUCK else WorkerState.UNLOADED
+        yield from self._move_lost(worker, to, reason, "worker_exited", reason)
 
-    def _take_leases(self, worker: Worker, reason: str, message: str) -> Iterator[Command]:
-        yield from self.host.revoke_all(worker, reason, f"the worker of {worker.name} {message}", self.host.now)
-        yield from self.host.end_all(worker)
+    def _move_lost(self, worker: Worker, to: WorkerState, why: str, code: str, message: str) -> Iterator[Command]:
+        """Move a lost worker; first take its group's leases where nothing carries their requests without it."""
+        group = self.host.groups[worker.group]
+        if not group.carries(but=worker):
+            yield from self.host.revoke_all(group, code, f"the worker of {worker.name} {message}", self.host.now)
+            yield from self.host.end_all(group)
+        yield from self.host.move(worker, to, why)
+
+    def _router_synced(self, group: Group, urls: tuple[str, ...]) -> Iterator[Command]:
+        """Take in whom a group's router passes requests to, of those that it was last told."""
+        group.routed = frozenset(group.told or ()).intersection(urls)
+        yield from self.host.derive(group)
+        if not group.carries():
+            message = f"the router of {group.name} knows no worker that answers"
+            yield from self.host.revoke_all(group, "worker_exited", message, self.host.now)
+            yield from self.host.end_all(group)
 
     # What cannot be had
 
-    def _refusal(self, worker: Worker) -> tuple[str, str, float | None] | None:
-        """Return why nobody need wait for this worker: code, message, seconds until it is worth another try."""
+    def _refusal(self, group: Group) -> tuple[str, str, float | None] | None:
+        """Return why nobody need wait for this group: code, message, seconds until it is worth another try."""
         if self._shutdown_deadline is not None:
             return "shutting_down", "muxd is shutting down; send the request again when it is back", None
-        if worker.retired:
-            return _not_configured(worker.name)
-        if worker.stopped_by_operator:
-            what = f"model {worker.name} is stopped by an operator"
-            return "model_stopped", f"{what}; `muxctl start {worker.name}` lets it run again", None
-        if never := self.host.never_loads(worker):
-            return never.code, f"model {worker.name} {never}", None
-        stuck = [w for w in (worker, *self.host.evictions(worker)) if w.state is WorkerState.STUCK]
+        if group.retired:
+            return _not_configured(group.name)
+        if group.stopped_by_operator:
+            what = f"model {group.name} is stopped by an operator"
+            return "model_stopped", f"{what}; `muxctl start {group.name}` lets it run again", None
+        if never := self.host.never_loads(group):
+            return never.code, f"model {group.name} {never}", None
+        own = group.members if group.state is WorkerState.STUCK else ()
+        stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
+        stuck += [w for other in self.host.evictions(group) if (w := other.stuck_for(group)) is not None]
         if stuck:
-            what = f"model {worker.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
+            what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
-        if worker.state is WorkerState.FAILED and self.host.now < worker.retry_at:
-            wait = worker.retry_at - self.host.now
-            what = f"model {worker.name} failed: {worker.reason}"
+        if group.lost_role and self.host.now < group.retry_at:
+            wait = group.retry_at - self.host.now
+            failed = max(group.lost_role, key=lambda worker: worker.ended_at)
+            what = f"model {group.name} failed: {failed.reason}"
             return (
-                worker.ended_code or "model_failed",
-                f"{what}; see `muxctl logs {worker.name}`; tried again in {wait:.0f} s",
+                failed.ended_code or "model_failed",
+                f"{what}; see `muxctl logs {failed.name}`; tried again in {wait:.0f} s",
                 wait,
             )
         return None
 
     def _refuse_hopeless(self) -> Iterator[Command]:
         """End the waits that no switch can end."""
-        for worker in self.host.workers.values():
-            wished = self.switching.is_wished(worker)
-            is_started = worker.order is not None and worker.order.verb in (Verb.START, Verb.RESTART)
-            refusal = self._refusal(worker) if worker.waiting or wished or is_started else None
+        for group in self.host.groups.values():
+            wished = self.switching.is_wished(group)
+            is_started = group.order is not None and group.order.verb in (Verb.START, Verb.RESTART)
+            refusal = self._refusal(group) if group.waiting or wished or is_started else None
             if refusal is None:
                 continue
-            if is_started and worker.state is not WorkerState.STUCK:
-                yield from self._orders.fail(worker, refusal[0], refusal[1])
-            for lease in list(worker.waiting):
+            if is_started and group.state is not WorkerState.STUCK:
+                yield from self._orders.fail(group, refusal[0], refusal[1])
+            for lease in list(group.waiting):
                 self.host.forget(lease)
                 yield FailLease(lease, *refusal)
             if wished:
@@ -285,32 +307,31 @@ class Scheduler:
         self._hurried = not first
         self._shutdown_deadline = deadline if first else min(deadline, self._shutdown_deadline or deadline)
         self.switching.stop_deciding()
-        for worker in self.host.workers.values():
-            yield from self._orders.fail(worker, "shutting_down", "muxd is shutting down")
-        for worker in self.host.workers.values():
-            if worker.state is WorkerState.READY:
-                yield from self.host.drain(worker, "shutdown", "muxd is shutting down", self._shutdown_deadline)
-            elif worker.state is WorkerState.DRAINING:
-                worker.drain_deadline = min(worker.drain_deadline, self._shutdown_deadline)
-                yield from self.host.revoke_all(worker, "shutdown", "muxd is shutting down", worker.drain_deadline)
-            elif worker.state in (
+        for group in self.host.groups.values():
+            yield from self._orders.fail(group, "shutting_down", "muxd is shutting down")
+        for group in self.host.groups.values():
+            if group.state is WorkerState.READY:
+                yield from self.host.drain(group, "shutdown", "muxd is shutting down", self._shutdown_deadline)
+            elif group.state is WorkerState.DRAINING:
+                group.drain_deadline = min(group.drain_deadline, self._shutdown_deadline)
+                yield from self.host.revoke_all(group, "shutdown", "muxd is shutting down", group.drain_deadline)
+            elif group.state in (
                 WorkerState.STARTING,
                 WorkerState.WAKING,
                 WorkerState.FALLING_ASLEEP,
                 WorkerState.ASLEEP,
             ):
-                yield from self.host.stop(worker, "muxd is shutting down", kill=True)
-            elif worker.state is WorkerState.STOPPING and not first:
-                yield StopWorker(worker.name, kill=True)
-            elif worker.state in (WorkerState.BACKOFF, WorkerState.FAILED):
-                yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
+                yield from self.host.stop(group, "muxd is shutting down", kill=True)
+            elif group.state is WorkerState.STOPPING and not first:
+                yield from self.host.hurry(group)
 
     def _settle_shutdown(self) -> Iterator[Command]:
-        for worker in self.host.workers.values():
-            if worker.state is WorkerState.DRAINING:
-                yield from self.host.end_overdue(worker)
-                if not worker.granted:
-                    yield from self.host.stop(worker, "muxd is shutting down", kill=self._hurried)
+        for group in self.host.groups.values():
+            if group.state is WorkerState.DRAINING:
+                yield from self.host.end_overdue(group)
+                if not group.granted:
+                    yield from self.host.stop(group, "muxd is shutting down", kill=self._hurried)
+            yield from self.host.rest(group, WorkerState.BACKOFF, WorkerState.FAILED)
         if not self._finished and all(
             w.state in (WorkerState.UNLOADED, WorkerState.STUCK) for w in self.host.workers.values()
         ):
@@ -330,18 +351,23 @@ class Scheduler:
             yield from self.switching.settle()
             yield from self._grant()
             yield from self._orders.finish_ready()
+        yield from self._tend_routers()
         yield from self._set_timer()
+
+    def _tend_routers(self) -> Iterator[Command]:
+        for group in self.host.groups.values():
+            yield from self.host.tend_router(group)
 
     def _grant(self) -> Iterator[Command]:
         operator_switch = self.switching.operator_switch
-        for worker in self.host.workers.values():
-            if worker.state is not WorkerState.READY:
+        for group in self.host.groups.values():
+            if group.state is not WorkerState.READY:
                 continue
-            yield from self.host.grant_all(worker)
-            if operator_switch is not None and operator_switch.worker == worker.name:
+            yield from self.host.grant_all(group)
+            if operator_switch is not None and operator_switch.group == group.name:
                 self.switching.operator_switch = None
                 for ticket in operator_switch.tickets:
-                    yield FinishSwitch(ticket, worker.url)
+                    yield FinishSwitch(ticket, group.url)
 
     def _set_timer(self) -> Iterator[Command]:
         at = min(self.switching.deadlines())

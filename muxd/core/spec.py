@@ -1,8 +1,18 @@
-"""What the core is told of a worker when it is configured."""
+"""What the core is told of a group and of its workers when they are configured."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from .ledger import WHOLE, Claim, GpuId
+
+
+class Role(StrEnum):
+    """What a worker does in its group."""
+
+    SERVE = "serve"  # answers requests whole
+    PREFILL = "prefill"  # reads prompts for the workers that decode
+    DECODE = "decode"  # writes the answers to prompts that others have read
+    ROUTER = "router"  # passes requests on to the others; has no GPU and never sleeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +25,23 @@ class WorkerSpec:
     on_cards: bool = True  # its GPUs are real; else names that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2
-    preload: bool = False
-    drain_timeout: float = 300.0
     restart_limit: int = 5
     restart_window: float = 600.0
     stable_after: float = 60.0
     cool_down: float = 60.0
+    role: Role = Role.SERVE
 
     @property
     def claim(self) -> Claim:
         """Return the memory that the worker needs to serve."""
         return dict.fromkeys(self.gpus, self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """What the core needs to know of a group; all times in seconds.  A group's only worker has the group's name."""
+
+    name: str
+    workers: tuple[WorkerSpec, ...]
+    preload: bool = False
+    drain_timeout: float = 300.0

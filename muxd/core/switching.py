@@ -1,8 +1,8 @@
-"""Switches: one worker comes, others give way.
+"""Switches: one group comes, others give way.
 
 Theory of operation
 -------------------
-A worker needs GPUs, and other workers may hold them: its *blockers*.  To bring it is a *switch*, a transaction in two
+A group needs GPUs, and other groups may hold them: its *blockers*.  To bring it is a *switch*, a transaction in two
 halves.  First its *victims*, the blockers of the moment it was begun, drain and leave their GPUs: READY -> DRAINING ->
 FALLING_ASLEEP -> ASLEEP, or STOPPING -> UNLOADED at level 3.  Once the ledger shows that nobody holds a GPU that the
 target needs, the target is started or woken, and the switch has *begun*.  It is over when the target is READY, or has
@@ -11,7 +11,7 @@ as a half-made one would have cost as much and served nobody.  An operator's swi
 what drained for it then serves again, with the leases that are still held (`_resume_spared`).
 
 `settle` runs after every event.  It brings the running switches forward, then looks at everybody who wants a GPU, best
-first (`_in_order`): the operator's switch, models with requests waiting, workers that crashed, models to be preloaded.
+first (`_in_order`): the operator's switch, models with requests waiting, groups that crashed, models to be preloaded.
 For each it asks *when* its blockers give way (`gives_way_at`):
 
     the blocker                               gives way
@@ -25,8 +25,8 @@ into its stated bound (`policy.bound`).  If that time has come the switch begins
 again, and muxd's timer wakes the core then.
 
 Three rules keep a cheap model from starving a dear one.  Who is due comes first, the longest due before the others.
-While a worker is due and only the active model's minimum turn keeps it back, its GPUs are kept for it (`_kept_for`):
-no cheaper worker may begin a turn in front of it.  And the GPUs of an operator's open switch are kept for that one.
+While a group is due and only the active model's minimum turn keeps it back, its GPUs are kept for it (`_kept_for`):
+no cheaper group may begin a turn in front of it.  And the GPUs of an operator's open switch are kept for that one.
 
 Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
@@ -37,16 +37,16 @@ from math import inf
 
 from . import policy
 from .commands import Command
+from .group import UP, Group
 from .host_state import END_GRACE, HostState
 from .ledger import GpuId
 from .policy import Candidate
 from .states import DOWN, LEAVING, WorkerState
-from .worker import Worker
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
 
-#: States from which a worker can be brought to the GPU; nothing more happens to it until somebody wants it.
+#: States from which a group can be brought to the GPU; nothing more happens to it until somebody wants it.
 AT_REST = DOWN | {WorkerState.ASLEEP}
 
 
@@ -62,7 +62,7 @@ class Switch:
 class OperatorSwitch:
     """An operator's `switch`: goes ahead of the queue; `tickets` wait for its end."""
 
-    worker: str
+    group: str
     tickets: list[int] = field(default_factory=list)
 
 
@@ -71,8 +71,8 @@ class Rivals:
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
         ordered = list(candidates)
-        self.place_of = {c.worker: place for place, c in enumerate(ordered, start=1)}
-        self.turn_of = {c.worker: policy.turns([c]) for c in ordered}
+        self.place_of = {c.group: place for place, c in enumerate(ordered, start=1)}
+        self.turn_of = {c.group: policy.turns([c]) for c in ordered}
         self.turns = policy.turns(ordered)
 
 
@@ -86,13 +86,13 @@ class Switching:
         self.running: list[Switch] = []
         self.operator_switch: OperatorSwitch | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
-        self.next_decision = inf  # when a busy worker will have had its turn
+        self.next_decision = inf  # when a busy group will have had its turn
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._queue: list[Candidate] = []  # who waited when it was last decided, best first
         self._rivals_for: dict[frozenset[GpuId], Rivals] = {}  # who of them still waits, by the GPUs asked for
 
-    def switch_to(self, worker: Worker) -> Switch | None:
-        return next((s for s in self.running if s.target == worker.name), None)
+    def switch_to(self, group: Group) -> Switch | None:
+        return next((s for s in self.running if s.target == group.name), None)
 
     def settle(self) -> Iterator[Command]:
         """Bring running switches forward, then begin those whose time has come."""
@@ -103,9 +103,10 @@ class Switching:
         self.next_decision = inf
         self._kept_for = frozenset()
         self._line_up()
-        for worker, urgent in self._in_order():
-            yield from self._consider(worker, urgent=urgent)
+        for group, urgent in self._in_order():
+            yield from self._consider(group, urgent=urgent)
         yield from self._rest_unwanted()
+        yield from self._complete()
 
     def stop_deciding(self) -> None:
         """Call off whatever was under way or planned, as muxd shuts down."""
@@ -121,7 +122,7 @@ class Switching:
         self.preload = [
             name
             for name in self.preload
-            if self.host.workers[name].state not in over and not self.host.never_loads(self.host.workers[name])
+            if self.host.groups[name].state not in over and not self.host.never_loads(self.host.groups[name])
         ]
 
     # Running switches
@@ -135,26 +136,26 @@ class Switching:
         if switch.begun:
             return target.state in (WorkerState.STARTING, WorkerState.WAKING)
         victims = self._remaining(switch)
-        if target.state not in AT_REST or any(v.state is WorkerState.STUCK for v in victims):
+        if target.state not in AT_REST or any(v.stuck_for(target) for v in victims):
             return False
         return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
 
-    def _remaining(self, switch: Switch) -> list[Worker]:
+    def _remaining(self, switch: Switch) -> list[Group]:
         """Return the victims that have not left yet."""
-        victims = (self.host.workers[name] for name in sorted(switch.victims))
-        return [v for v in victims if self.host.ledger.is_awake(v.name) or v.state is WorkerState.STOPPING]
+        victims = (self.host.groups[name] for name in sorted(switch.victims))
+        return [v for v in victims if self.host.is_awake(v) or v.state is WorkerState.STOPPING]
 
-    def in_the_way(self, worker: Worker) -> list[Worker]:
-        """Return who must leave before the worker comes: a switch's victims that are left, or whom a plan chooses."""
-        switch = self.switch_to(worker)
-        return self.host.evictions(worker) if switch is None else self._remaining(switch)
+    def in_the_way(self, group: Group) -> list[Group]:
+        """Return who must leave before the group comes: a switch's victims that are left, or whom a plan chooses."""
+        switch = self.switch_to(group)
+        return self.host.evictions(group) if switch is None else self._remaining(switch)
 
-    def _target(self, switch: Switch) -> Worker:
-        return self.host.workers[switch.target]
+    def _target(self, switch: Switch) -> Group:
+        return self.host.groups[switch.target]
 
     def _forward(self, switch: Switch) -> Iterator[Command]:
         for name in sorted(switch.victims):
-            victim = self.host.workers[name]
+            victim = self.host.groups[name]
             if victim.state is WorkerState.DRAINING:
                 yield from self._forward_drain(victim)
         target = self._target(switch)
@@ -163,81 +164,80 @@ class Switching:
         switch.begun = True
         yield from self.host.activate(target)
 
-    def _forward_drain(self, victim: Worker) -> Iterator[Command]:
+    def _forward_drain(self, victim: Group) -> Iterator[Command]:
         yield from self.host.end_overdue(victim)
-        if not victim.granted and self.host.is_quiet(victim):
+        if not victim.granted:
             yield from self.host.deactivate(victim)
 
     def _resume_spared(self) -> Iterator[Command]:
-        """Let workers serve again that drain for nothing any more, with the leases that are still held."""
+        """Let groups serve again that drain for nothing any more, with the leases that are still held."""
         wanted_away = {name for s in self.running for name in s.victims}
-        for worker in self.host.workers.values():
-            if worker.state is WorkerState.DRAINING and not worker.sent_away and worker.name not in wanted_away:
-                yield self.host.move(worker, WorkerState.READY, "what it drained for was called off")
-                yield from self.host.restore_all(worker)
+        for group in self.host.groups.values():
+            if group.state is WorkerState.DRAINING and not group.sent_away and group.name not in wanted_away:
+                yield from self.host.resume(group)
 
-    def call_off(self, worker: Worker) -> None:
-        """Call off every switch to a worker that is ordered away, unless the switch has begun."""
-        self.drop(worker)
-        self.preload = [name for name in self.preload if name != worker.name]
+    def call_off(self, group: Group) -> None:
+        """Call off every switch to a group that is ordered away, unless the switch has begun."""
+        self.drop(group)
+        self.preload = [name for name in self.preload if name != group.name]
 
-    def drop(self, worker: Worker) -> None:
+    def drop(self, group: Group) -> None:
         """Drop a switch to it that has not begun."""
-        self.running = [s for s in self.running if s.begun or s.target != worker.name]
+        self.running = [s for s in self.running if s.begun or s.target != group.name]
 
-    def forget(self, worker: Worker) -> None:
-        """Forget a worker that is about to be removed."""
-        self.call_off(worker)
+    def forget(self, group: Group) -> None:
+        """Forget a group that is about to be removed."""
+        self.call_off(group)
         for switch in self.running:
-            switch.victims -= {worker.name}
+            switch.victims -= {group.name}
 
-    def is_coming(self, worker: Worker) -> bool:
-        """Say whether a switch brings the worker, or will as an operator wishes."""
-        return self.switch_to(worker) is not None or self.is_wished(worker)
+    def is_coming(self, group: Group) -> bool:
+        """Say whether a switch brings the group, or will as an operator wishes."""
+        return self.switch_to(group) is not None or self.is_wished(group)
 
-    def claimants(self, worker: Worker) -> list[Worker]:
-        """Return the workers that running switches bring to a GPU that this one needs."""
-        needs = worker.spec.gpus
-        others = (s for s in self.running if s.target != worker.name and self._is_under_way(s))
+    def claimants(self, group: Group) -> list[Group]:
+        """Return the groups that running switches bring to a GPU that this one needs."""
+        needs = group.gpus
+        others = (s for s in self.running if s.target != group.name and self._is_under_way(s))
         return [self._target(s) for s in others if needs & self._claimed(s)]
 
-    def begin_unopposed(self, worker: Worker) -> Iterator[Command]:
+    def begin_unopposed(self, group: Group) -> Iterator[Command]:
         """Bring it to GPUs that are free."""
-        yield from self._begin(worker, [])
+        yield from self._begin(group, [])
 
-    def drop_unbegun(self, worker: Worker) -> None:
-        """Call off the switches in the way of `worker` that have not begun: an operator wants it."""
-        needs = worker.spec.gpus
-        self.running = [s for s in self.running if s.begun or s.target == worker.name or not needs & self._claimed(s)]
+    def drop_unbegun(self, group: Group) -> None:
+        """Call off the switches in the way of `group` that have not begun: an operator wants it."""
+        needs = group.gpus
+        self.running = [s for s in self.running if s.begun or s.target == group.name or not needs & self._claimed(s)]
 
     def _claimed(self, switch: Switch) -> frozenset[GpuId]:
         """Return the GPUs that a switch is about: no other switch may touch them."""
-        return frozenset().union(*(self.host.workers[n].spec.gpus for n in (switch.target, *switch.victims)))
+        return frozenset().union(*(self.host.groups[n].gpus for n in (switch.target, *switch.victims)))
 
     # New ones
 
-    def _in_order(self) -> Iterator[tuple[Worker, bool]]:
-        """Yield who wants a GPU, best first: the operator's switch (urgent), demand, crashed workers, preloads."""
+    def _in_order(self) -> Iterator[tuple[Group, bool]]:
+        """Yield who wants a GPU, best first: the operator's switch (urgent), demand, crashed groups, preloads."""
         if self.operator_switch is not None:
-            yield self.host.workers[self.operator_switch.worker], True
+            yield self.host.groups[self.operator_switch.group], True
         for candidate in self._queue:
-            yield self.host.workers[candidate.worker], False
-        for worker in self.host.workers.values():
-            if worker.state is WorkerState.BACKOFF and not worker.wanted and not self.host.evictions(worker):
-                yield worker, False
+            yield self.host.groups[candidate.group], False
+        for group in self.host.groups.values():
+            if group.state is WorkerState.BACKOFF and not group.wanted and not self.host.evictions(group):
+                yield group, False
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
-            earlier = (self.host.workers[n].spec.gpus for n in self.preload[:place])
-            if not self.host.workers[name].spec.gpus & frozenset().union(*earlier):
-                yield self.host.workers[name], False
+            earlier = (self.host.groups[n].gpus for n in self.preload[:place])
+            if not self.host.groups[name].gpus & frozenset().union(*earlier):
+                yield self.host.groups[name], False
 
-    def position(self, worker: Worker) -> int:
-        """Return the worker's place among the models that wait for its GPUs; 1 is next."""
-        rivals = self._rivals(worker)
-        return rivals.place_of.get(worker.name, len(rivals.place_of) + 1)
+    def position(self, group: Group) -> int:
+        """Return the group's place among the models that wait for its GPUs; 1 is next."""
+        rivals = self._rivals(group)
+        return rivals.place_of.get(group.name, len(rivals.place_of) + 1)
 
-    def is_wished(self, worker: Worker) -> bool:
-        """Say whether an operator's switch to the worker is open."""
-        return self.operator_switch is not None and self.operator_switch.worker == worker.name
+    def is_wished(self, group: Group) -> bool:
+        """Say whether an operator's switch to the group is open."""
+        return self.operator_switch is not None and self.operator_switch.group == group.name
 
     def _line_up(self) -> None:
         """Order the waiting models: those whose time has come, the longest due first; then by what serving them is
@@ -245,154 +245,156 @@ class Switching:
 
         Once a decision: with many models waiting, every look at each of them counts.
         """
-        self._queue = [self._candidate(w) for w in self.host.workers.values() if _waits(w)]
+        self._queue = [self._candidate(w) for w in self.host.groups.values() if _waits(w)]
         self._rivals_for.clear()
-        due = {c.worker: self._due_at(self.host.workers[c.worker], c) for c in self._queue}
+        due = {c.group: self._due_at(self.host.groups[c.group], c) for c in self._queue}
         now = self.host.now + AT_ONCE
-        first = sorted((c for c in self._queue if due[c.worker] <= now), key=lambda c: (due[c.worker], c.worker))
-        self._queue = first + policy.ranked((c for c in self._queue if due[c.worker] > now), self.wait_target)
+        first = sorted((c for c in self._queue if due[c.group] <= now), key=lambda c: (due[c.group], c.group))
+        self._queue = first + policy.ranked((c for c in self._queue if due[c.group] > now), self.wait_target)
         self._rivals_for.clear()  # which have been in another order
 
-    def _candidate(self, worker: Worker) -> Candidate:
-        leaving = sum(b.leave_cost.seconds for b in self.in_the_way(worker))
-        cost = leaving + worker.return_cost.seconds
-        weight = sum(lease.weight for lease in worker.waiting.values())
-        turn = max(cost, worker.costs[WorkerState.DRAINING].seconds)
-        return Candidate(worker.name, weight, worker.oldest_wait(self.host.now), cost, turn)
+    def _candidate(self, group: Group) -> Candidate:
+        leaving = sum(b.leave_cost.seconds for b in self.in_the_way(group))
+        cost = leaving + group.return_cost.seconds
+        weight = sum(lease.weight for lease in group.waiting.values())
+        turn = max(cost, group.cost(WorkerState.DRAINING).seconds)
+        return Candidate(group.name, weight, group.oldest_wait(self.host.now), cost, turn)
 
-    def _consider(self, worker: Worker, *, urgent: bool) -> Iterator[Command]:
-        """Begin the switch to this worker, if it may come now; else note when to decide again."""
-        if worker.state not in AT_REST or self._is_claimed(worker) or not (urgent or self._may_pass(worker)):
+    def _consider(self, group: Group, *, urgent: bool) -> Iterator[Command]:
+        """Begin the switch to this group, if it may come now; else note when to decide again."""
+        if group.state not in AT_REST or self._is_claimed(group) or not (urgent or self._may_pass(group)):
             return
-        if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) and self.host.now < worker.retry_at:
-            self.next_decision = min(self.next_decision, worker.retry_at)
+        if self.host.now < group.retry_at:
+            self.next_decision = min(self.next_decision, group.retry_at)
             return
-        blockers = self.host.evictions(worker)
-        if any(b.state is WorkerState.STUCK for b in blockers):
+        blockers = self.host.evictions(group)
+        if any(b.stuck_for(group) for b in blockers):
             return
-        at = max((self.gives_way_at(b, worker) for b in blockers if not urgent), default=self.host.now)
+        at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
         if at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
-            if all(self._is_due(b, worker) for b in blockers):
+            if all(self._is_due(b, group) for b in blockers):
                 # The active model's minimum turn is all that keeps this one back.  Models that cost less
                 # would come sooner, and could begin turn after turn in front of it: they must not.
-                self._kept_for |= worker.spec.gpus
+                self._kept_for |= group.gpus
             return
-        yield from self._begin(worker, blockers)
+        yield from self._begin(group, blockers)
 
-    def _may_pass(self, worker: Worker) -> bool:
-        """Say whether the worker's GPUs are kept neither for an operator's open switch nor for one that waited long."""
-        wished = (
-            self.host.workers[self.operator_switch.worker].spec.gpus
-            if self.operator_switch is not None
-            else frozenset()
-        )
-        return not worker.spec.gpus & (wished | self._kept_for)
+    def _may_pass(self, group: Group) -> bool:
+        """Say whether the group's GPUs are kept neither for an operator's open switch nor for one that waited long."""
+        wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()
+        return not group.gpus & (wished | self._kept_for)
 
-    def _is_claimed(self, worker: Worker) -> bool:
-        return any(worker.spec.gpus & self._claimed(s) for s in self.running)
+    def _is_claimed(self, group: Group) -> bool:
+        return any(group.gpus & self._claimed(s) for s in self.running)
 
-    def gives_way_at(self, blocker: Worker, worker: Worker) -> float:
-        """Return when `blocker` gives way to `worker`: at once where it leaves already, inf for no reason.
+    def gives_way_at(self, blocker: Group, group: Group) -> float:
+        """Return when `blocker` gives way to `group`: at once where it leaves already, inf for no reason.
 
-        An idle one is kept for as long as its clients are likely to return, and as the wait of `worker` allows.
+        An idle one is kept for as long as its clients are likely to return, and as the wait of `group` allows.
         """
         if blocker.leaves or blocker.state is WorkerState.ASLEEP:
             return self.host.now
         if blocker.state is not WorkerState.READY:
             return inf
-        if not worker.wanted:
+        if not group.wanted:
             return self.host.now if blocker.idle else inf
-        own = self._candidate(worker)
-        due = self._due_at(worker, own)
+        own = self._candidate(group)
+        due = self._due_at(group, own)
         if blocker.idle:
-            return max(self.host.now, min(self._kept_until(blocker, worker, own), due))
+            return max(self.host.now, min(self._kept_until(blocker, group, own), due))
         return max(due, policy.turn_ends_at(own, blocker.since))
 
-    def _kept_until(self, blocker: Worker, worker: Worker, own: Candidate) -> float:
-        """Return when an idle `blocker` stops waiting for its clients to return, because `worker` is wanted."""
-        if blocker.idle_since is None or not self.keep_turns or not worker.wanted:
+    def _kept_until(self, blocker: Group, group: Group, own: Candidate) -> float:
+        """Return when an idle `blocker` stops waiting for its clients to return, because `group` is wanted."""
+        if blocker.idle_since is None or not self.keep_turns or not group.wanted:
             return self.host.now
-        there_and_back = own.cost + worker.leave_cost.seconds + blocker.comeback_cost.seconds
+        there_and_back = own.cost + group.leave_cost.seconds + blocker.comeback_cost.seconds
         return blocker.idle_since + policy.linger(blocker.gaps or self.host.gaps, there_and_back)
 
-    def _learn(self, blocker: Worker, worker: Worker) -> None:
-        """Note that nobody returned to an idle `blocker` for as long as it was kept from `worker`."""
+    def _learn(self, blocker: Group, group: Group) -> None:
+        """Note that nobody returned to an idle `blocker` for as long as it was kept from `group`."""
         since = blocker.idle_since
         if since is None:
             return
-        kept_until = self._kept_until(blocker, worker, self._candidate(worker))
+        kept_until = self._kept_until(blocker, group, self._candidate(group))
         if since < kept_until <= self.host.now + AT_ONCE:
             self.host.note_gap(blocker, inf)
 
-    def is_measured(self, worker: Worker) -> bool:
+    def is_measured(self, group: Group) -> bool:
         """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
-        leaving = (b.leave_cost for b in self.in_the_way(worker))
-        return worker.return_cost.measured and all(cost.measured for cost in leaving)
+        leaving = (b.leave_cost for b in self.in_the_way(group))
+        return group.return_cost.measured and all(cost.measured for cost in leaving)
 
-    def _is_due(self, blocker: Worker, worker: Worker) -> bool:
+    def _is_due(self, blocker: Group, group: Group) -> bool:
         if blocker.leaves:
             return True
-        due = worker.wanted and blocker.state is WorkerState.READY
-        return due and self._due_at(worker, self._candidate(worker)) <= self.host.now + AT_ONCE
+        due = group.wanted and blocker.state is WorkerState.READY
+        return due and self._due_at(group, self._candidate(group)) <= self.host.now + AT_ONCE
 
-    def _due_at(self, worker: Worker, own: Candidate) -> float:
-        """Return when whatever is on the worker's GPUs must begin to drain, for its wait to stay within its bound."""
-        drains = [
-            b.costs[WorkerState.DRAINING].seconds for b in self.in_the_way(worker) if b.state is WorkerState.READY
-        ]
-        rivals = self._rivals(worker)
+    def _due_at(self, group: Group, own: Candidate) -> float:
+        """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""
+        drains = [b.cost(WorkerState.DRAINING).seconds for b in self.in_the_way(group) if b.state is WorkerState.READY]
+        rivals = self._rivals(group)
         return policy.due_at(
             own,
-            rivals.turns - rivals.turn_of.get(worker.name, 0.0),
+            rivals.turns - rivals.turn_of.get(group.name, 0.0),
             now=self.host.now,
             drain=max(drains, default=0.0),
             wait_target=self.wait_target,
         )
 
-    def _rivals(self, worker: Worker) -> Rivals:
-        """Return those who still wait for a GPU that this worker needs, itself included, best first.
+    def _rivals(self, group: Group) -> Rivals:
+        """Return those who still wait for a GPU that this group needs, itself included, best first.
 
         They are found once for all who need the same GPUs: with 50 models waiting, a decision is three times as fast.
         """
-        workers, needs = self.host.workers, worker.spec.gpus
+        groups, needs = self.host.groups, group.gpus
         if needs not in self._rivals_for:
-            waiting = (c for c in self._queue if _waits(workers[c.worker]))
-            self._rivals_for[needs] = Rivals(c for c in waiting if not needs.isdisjoint(workers[c.worker].spec.gpus))
+            waiting = (c for c in self._queue if _waits(groups[c.group]))
+            self._rivals_for[needs] = Rivals(c for c in waiting if not needs.isdisjoint(groups[c.group].gpus))
         return self._rivals_for[needs]
 
-    def _begin(self, worker: Worker, blockers: list[Worker]) -> Iterator[Command]:
-        switch = Switch(worker.name, frozenset(b.name for b in blockers), self.host.now)
+    def _begin(self, group: Group, blockers: list[Group]) -> Iterator[Command]:
+        switch = Switch(group.name, frozenset(b.name for b in blockers), self.host.now)
         self.running.append(switch)
         self._rivals_for.clear()
         for blocker in blockers:
             if blocker.state is WorkerState.READY:
-                self._learn(blocker, worker)
-                message = f"{blocker.name} gives way to {worker.name}"
+                self._learn(blocker, group)
+                message = f"{blocker.name} gives way to {group.name}"
                 deadline = self.host.now + blocker.spec.drain_timeout
                 yield from self.host.drain(blocker, "switch", message, deadline)
             elif blocker.state is WorkerState.ASLEEP:
-                message = f"the memory that {blocker.name} keeps asleep goes to {worker.name}"
+                message = f"the memory that {blocker.name} keeps asleep goes to {group.name}"
                 yield from self.host.stop(blocker, message, kill=True)
         yield from self._forward(switch)
 
     def _rest_unwanted(self) -> Iterator[Command]:
-        """Let a crashed worker whose GPU another one has taken wait for a request like any other."""
-        for worker in self.host.workers.values():
-            unwanted = not worker.wanted and not self.is_wished(worker)
-            if worker.state is WorkerState.BACKOFF and unwanted and self.host.evictions(worker):
-                yield self.host.move(worker, WorkerState.UNLOADED, worker.reason)
+        """Let a crashed group whose GPU another one has taken wait for a request like any other."""
+        for group in self.host.groups.values():
+            unwanted = not group.wanted and not self.is_wished(group)
+            if group.state is WorkerState.BACKOFF and unwanted and self.host.evictions(group):
+                yield from self.host.rest(group, WorkerState.BACKOFF)
+
+    def _complete(self) -> Iterator[Command]:
+        """Bring the members that groups which are up still lack."""
+        for group in self.host.groups.values():
+            if len(group.members) > 1 and group.state in UP and not group.sent_away:
+                yield from self.host.complete(group)
+                waits = (w.retry_at for w in group.members if w.state in (WorkerState.BACKOFF, WorkerState.FAILED))
+                self.next_decision = min(self.next_decision, *(at for at in waits if at > self.host.now), inf)
 
     # When to look again
 
     def deadlines(self) -> Iterator[float]:
         """Yield every time at which something here must be looked at again."""
         yield self.next_decision
-        for worker in self.host.workers.values():
-            if worker.state is WorkerState.DRAINING and worker.granted:
-                yield worker.drain_deadline + END_GRACE
+        for group in self.host.groups.values():
+            if group.state is WorkerState.DRAINING and group.granted:
+                yield group.drain_deadline + END_GRACE
 
 
-def _waits(worker: Worker) -> bool:
-    """Say whether requests wait for the worker while it is not on its GPUs, or on its way off them."""
-    return worker.wanted and (worker.state in AT_REST or worker.state in LEAVING)
+def _waits(group: Group) -> bool:
+    """Say whether requests wait for the group while it is not on its GPUs, or on its way off them."""
+    return group.wanted and (group.state in AT_REST or group.state in LEAVING)

@@ -1,15 +1,13 @@
-"""One worker as the core sees it: its state, its leases, what it costs, and how often it died."""
+"""One worker: a process tree with its state, what it costs, and how often it died."""
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import inf
 from zlib import crc32
 
-from . import policy
-from .events import Failure, Verb, Waiting
+from .events import Failure
 from .ledger import Claim
-from .spec import WorkerSpec
-from .states import LEAVING, MOVES, WorkerState
+from .spec import Role, WorkerSpec
+from .states import DOWN, MOVES, WorkerState
 
 #: How much the newest measurement counts in a moving average.
 NEWEST = 0.3
@@ -20,10 +18,6 @@ BACKOFF_CAP = 60.0
 
 #: After so many sleeps or wakes in a row that failed, a worker sleeps at level 3: that always works.
 BAD_LEVELS = 2
-
-
-#: So many of the last times that a worker was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
-USES = 8
 
 
 class IllegalMove(AssertionError):
@@ -41,45 +35,6 @@ class PendingFailure:
     reason: str
     counts: bool = True
     code: str = ""  # of the cause, where it is known
-
-
-@dataclass(slots=True)
-class Order:
-    """What a worker is to do, by an operator (whose `tickets` wait for its end) or by a new configuration."""
-
-    verb: Verb
-    tickets: list[int] = field(default_factory=list)
-    now: bool = False  # what is in flight is not waited for
-    killed: bool = False  # a stop that was under way has been hurried
-    is_down: bool = False  # of a restart: the processes have ended
-
-
-@dataclass(slots=True)
-class Lease:
-    """One holder's wish to send to a worker; granted or waiting."""
-
-    id: int
-    worker: str
-    told: float  # when its holder last said what waits
-    waiting: tuple[Waiting, ...]
-    in_flight: int = 0
-
-    def oldest(self, now: float) -> float:
-        """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
-        return max((w.oldest + (now - self.told) for w in self.waiting), default=0.0)
-
-    @property
-    def count(self) -> int:
-        return sum(w.count for w in self.waiting)
-
-    @property
-    def weight(self) -> float:
-        """Count the waiting requests, each 2 ** priority times."""
-        return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
-
-    @property
-    def busy(self) -> bool:
-        return self.in_flight > 0 or bool(self.waiting)
 
 
 @dataclass(slots=True)
@@ -107,19 +62,14 @@ def _costs() -> dict[WorkerState, Cost]:
 @dataclass(slots=True)
 class Worker:
     spec: WorkerSpec
+    group: str  # the name of the group that it is a member of
     state: WorkerState = WorkerState.UNLOADED
     since: float = 0.0
     reason: str = ""  # why it is in this state, where that needs saying
     url: str = ""
     generation: int = 0  # counts its starts and wakes
-    granted: dict[int, Lease] = field(default_factory=dict)
-    waiting: dict[int, Lease] = field(default_factory=dict)
     costs: dict[WorkerState, Cost] = field(default_factory=_costs)
-    idle_since: float | None = None  # its last answer ended then; None while requests run or wait, or none ever did
-    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=policy.GAPS))  # from an answer to the next request
     kept: int = 0  # bytes of each of its GPUs that its last sleep left with its process
-    uses: deque[float] = field(default_factory=lambda: deque(maxlen=USES))  # when requests last came to it while idle
-    drain_deadline: float = inf
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
     failures: deque[float] = field(default_factory=deque)
     in_a_row: int = 0
@@ -129,10 +79,6 @@ class Worker:
     pending_failure: PendingFailure | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
     level_trouble: str = ""  # why the last of these failed
-    order: Order | None = None
-    stopped_by_operator: bool = False  # an operator stopped it: it stays down until a start
-    retired: bool = False  # the configuration has it no more: it goes as soon as it can
-    pending_spec: WorkerSpec | None = None  # what it is to be once its processes have ended
     ended: str = ""  # how its process last came to its end
     ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
@@ -143,9 +89,19 @@ class Worker:
         return self.spec.name
 
     @property
-    def shown_state(self) -> str:
-        """Return the state as users see it: "stopped" for a worker without a process that an operator stopped."""
-        return "stopped" if self.stopped_by_operator and self.state is WorkerState.UNLOADED else self.state
+    def is_router(self) -> bool:
+        return self.spec.role is Role.ROUTER
+
+    @property
+    def is_down(self) -> bool:
+        """Say whether the worker has no process."""
+        return self.state in DOWN
+
+    def may_come(self, now: float) -> bool:
+        """Say whether the worker can be started or woken now: it rests, and waits for no restart delay."""
+        if self.state in (WorkerState.BACKOFF, WorkerState.FAILED):
+            return now >= self.retry_at
+        return self.state in (WorkerState.UNLOADED, WorkerState.ASLEEP)
 
     def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
@@ -158,9 +114,8 @@ class Worker:
 
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""
-        self.spec, self.pending_spec = spec, None
+        self.spec = spec
         self.costs = _costs()
-        self.gaps.clear()
         self.kept = 0
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
@@ -168,47 +123,6 @@ class Worker:
         self.retry_at = 0.0
         self.trial = False
         self.ready_since = None
-
-    @property
-    def in_flight(self) -> int:
-        return sum(lease.in_flight for lease in self.granted.values())
-
-    @property
-    def waiting_count(self) -> int:
-        return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
-
-    @property
-    def idle(self) -> bool:
-        return not any(lease.busy for lease in self.granted.values())
-
-    @property
-    def in_use(self) -> bool:
-        """Say whether requests run or wait."""
-        return not self.idle or self.wanted
-
-    @property
-    def wanted(self) -> bool:
-        """Say whether requests wait for the worker."""
-        return any(lease.waiting for lease in self.waiting.values())
-
-    @property
-    def sent_away(self) -> bool:
-        """Say whether an order takes the worker off its GPUs, whoever else wants that."""
-        return self.order is not None and self.order.verb is not Verb.START
-
-    @property
-    def comes_back(self) -> bool:
-        """Say whether the worker leaves only to be started again at once."""
-        return self.order is not None and self.order.verb is Verb.RESTART
-
-    @property
-    def leaves(self) -> bool:
-        """Say whether the worker is on its way off its GPUs, and not only to come back at once."""
-        return self.state in LEAVING and not self.comes_back
-
-    def demand(self, now: float) -> float:
-        """Return how often per second the worker was wanted of late; 0 where it never was."""
-        return len(self.uses) / max(1.0, now - self.uses[0]) if self.uses else 0.0
 
     def claim_asleep(self, level: int) -> Claim:
         """Return the memory that the worker keeps while it sleeps at `level`; at level 3 there is no process."""
@@ -233,9 +147,6 @@ class Worker:
     def leave_cost(self) -> Cost:
         """Return the cost of getting the worker off its GPUs once it is drained."""
         return self.costs[WorkerState.STOPPING if self.sleep_level == 3 else WorkerState.FALLING_ASLEEP]
-
-    def oldest_wait(self, now: float) -> float:
-        return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
 
     def level_failed(self, why: str) -> None:
         """Note that a sleep or a wake at the worker's level did not work."""

@@ -33,15 +33,15 @@ class Oracle:
         self.scheduler = scheduler
         self.holds = dict.fromkeys(scheduler.host.workers, GONE)
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
-        self.owner: dict[int, str] = {}
+        self.owner: dict[int, str] = {}  # the group of each lease
         self.finished = False
 
     def saw(self, event: Event) -> None:
         match event:
-            case LeaseAsked(_, lease, worker):
-                self.leases[lease], self.owner[lease] = "waiting", worker
+            case LeaseAsked(_, lease, group):
+                self.leases[lease], self.owner[lease] = "waiting", group
             case Reconfigured(_, specs):
-                for spec in specs:
+                for spec in (worker for group in specs for worker in group.workers):
                     self.holds.setdefault(spec.name, GONE)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
@@ -132,20 +132,22 @@ class Oracle:
 
     def must_hold(self) -> None:
         host = self.scheduler.host
-        for worker in host.workers.values():
-            if worker.granted:
-                assert worker.state in (WorkerState.READY, WorkerState.DRAINING), (
-                    worker.name,
-                    worker.state,
-                    worker.granted,
+        for group in host.groups.values():
+            assert group.state is group.derived_state()
+            if group.granted:
+                assert group.state in (WorkerState.READY, WorkerState.DRAINING), (
+                    group.name,
+                    group.state,
+                    group.granted,
                 )
-            if worker.stopped_by_operator:
-                assert not worker.waiting, f"leases wait for {worker.name}, which an operator stopped"
-                assert worker.state is not WorkerState.READY
+            if group.stopped_by_operator:
+                assert not group.waiting, f"leases wait for {group.name}, which an operator stopped"
+                assert group.state is not WorkerState.READY
+        for worker in host.workers.values():
             if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE
                 assert not host.ledger.is_awake(worker.name)
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {
-            n for w in host.workers.values() for n in w.waiting
+            n for g in host.groups.values() for n in g.waiting
         }

@@ -8,24 +8,30 @@ from typing import Self
 
 from muxd.core.commands import Command, RecordMove, SetTimer
 from muxd.core.events import Event
+from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import WorkerSpec
+from muxd.core.spec import GroupSpec, WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 
 from .oracle import Oracle
 
 
+def single(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:
+    """Return the spec of a group with one worker, which has the group's name."""
+    return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout)
+
+
 class Playbook:
     def __init__(
         self,
-        *specs: str | WorkerSpec,
+        *specs: str | GroupSpec,
         wait_target: float = 30.0,
         keep_turns: bool = True,
         moves: bool = False,
         timers: bool = False,
     ) -> None:
-        whole = (WorkerSpec(s) if isinstance(s, str) else s for s in specs)
+        whole = (single(s) if isinstance(s, str) else s for s in specs)
         self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns)
         self.oracle = Oracle(self.scheduler)
         self.hidden = (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
@@ -53,8 +59,12 @@ class Playbook:
         assert not self.pending, f"nobody expected {self.pending}"
         return True
 
+    def group(self, name: str) -> Group:
+        return self.scheduler.host.groups[name]
+
     def worker(self, name: str) -> Worker:
         return self.scheduler.host.workers[name]
 
     def state(self, name: str) -> WorkerState:
-        return self.worker(name).state
+        """Return the state of a group."""
+        return self.group(name).state

@@ -52,27 +52,28 @@ from muxd.core.events import (
     WorkerReady,
     WorkerStuck,
 )
-from muxd.core.spec import WorkerSpec
+from muxd.core.group import Group
+from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 SPECS = (
-    WorkerSpec("a", sleep_level=1, drain_timeout=20, preload=True),
-    WorkerSpec("b", sleep_level=2, drain_timeout=inf, restart_limit=2),
-    WorkerSpec("c", sleep_level=3, drain_timeout=5),
-    WorkerSpec("d", gpus=frozenset({"1"})),
-    WorkerSpec("e", gpus=frozenset({"0", "1"}), drain_timeout=10),
+    single("a", sleep_level=1, drain_timeout=20, preload=True),
+    single("b", sleep_level=2, drain_timeout=inf, restart_limit=2),
+    single("c", sleep_level=3, drain_timeout=5),
+    single("d", gpus=frozenset({"1"})),
+    single("e", gpus=frozenset({"0", "1"}), drain_timeout=10),
 )
 
 #: The same with sizes, on two GPUs of 80: some fit together, and sleepers keep some of it.
 SIZED = (
-    WorkerSpec("a", share=40, sleep_level=1, drain_timeout=20, preload=True),
-    WorkerSpec("b", share=30, sleep_level=2, drain_timeout=inf, restart_limit=2),
-    WorkerSpec("c", share=35, sleep_level=3, drain_timeout=5),
-    WorkerSpec("d", gpus=frozenset({"1"}), share=20),
-    WorkerSpec("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
-    WorkerSpec("g", gpus=frozenset({"1"})),
+    single("a", share=40, sleep_level=1, drain_timeout=20, preload=True),
+    single("b", share=30, sleep_level=2, drain_timeout=inf, restart_limit=2),
+    single("c", share=35, sleep_level=3, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+    single("g", gpus=frozenset({"1"})),
 )
 
 #: The worlds that every order of events is tried in, by name.
@@ -80,10 +81,14 @@ WORLDS = {"whole": SPECS, "sized": SIZED}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
-    WorkerSpec("a", sleep_level=3, gpus=frozenset({"1"}), drain_timeout=20),
-    WorkerSpec("b", sleep_level=1, drain_timeout=3),
-    WorkerSpec("f", gpus=frozenset({"0"}), preload=True),
+    single("a", sleep_level=3, gpus=frozenset({"1"}), drain_timeout=20),
+    single("b", sleep_level=1, drain_timeout=3),
+    single("f", gpus=frozenset({"0"}), preload=True),
 )
+
+
+def _is_stuck(group: Group) -> bool:
+    return any(worker.state is WorkerState.STUCK for worker in group.members)
 
 
 class World:
@@ -94,7 +99,7 @@ class World:
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
-    def __init__(self, seed: int, specs: tuple[WorkerSpec, ...] = SPECS) -> None:
+    def __init__(self, seed: int, specs: tuple[GroupSpec, ...] = SPECS) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.configured = specs
@@ -239,12 +244,12 @@ class World:
 
     def must_be_as_configured(self) -> None:
         """Nothing is left to do: every model is what the configuration says, or stuck."""
-        workers = {n: w for n, w in self.book.scheduler.host.workers.items() if w.state is not WorkerState.STUCK}
-        assert workers.keys() <= self.specs.keys()
-        for name, worker in workers.items():
-            assert worker.spec == self.specs[name]
-            assert worker.order is worker.pending_spec is None
-            assert worker.state is WorkerState.UNLOADED or not worker.stopped_by_operator
+        groups = {n: g for n, g in self.book.scheduler.host.groups.items() if not _is_stuck(g)}
+        assert groups.keys() <= self.specs.keys()
+        for name, group in groups.items():
+            assert group.spec == self.specs[name]
+            assert group.order is group.pending_spec is None
+            assert group.state is WorkerState.UNLOADED or not group.stopped_by_operator
 
     def calm_down(self) -> None:
         """From now on everything works, every holder ends its requests and every revoked lease is let go.

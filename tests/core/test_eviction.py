@@ -49,11 +49,11 @@ def test_a_plan_of_few_is_the_cheapest_of_all(seed):
     missing = chance.randint(1, 60)
     chosen = plan(residents, fits_with(sizes, missing))
     subsets = chain.from_iterable(combinations(residents, n) for n in range(len(names) + 1))
-    enough = [s for s in subsets if sum(sizes[r.worker] for r in s) >= missing]
+    enough = [s for s in subsets if sum(sizes[r.group] for r in s) >= missing]
     if chosen is None:
         assert not enough
     else:
-        cost = {r.worker: r for r in residents}
+        cost = {r.group: r for r in residents}
         assert (sum(cost[n].is_busy for n in chosen), sum(cost[n].seconds for n in chosen)) == min(
             (sum(r.is_busy for r in s), sum(r.seconds for r in s)) for s in enough
         )

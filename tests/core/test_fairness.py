@@ -12,11 +12,10 @@ import pytest
 from muxd.core.commands import GrantLease, SleepWorker, StartWorker, WakeWorker
 from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
 from muxd.core.ledger import WHOLE
-from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Cost
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 START, WAKE, SLEEP = 60.0, 1.0, 0.5
 
@@ -43,7 +42,7 @@ class Crowd:
         self.work = work
         self.sizes = sizes
         self.now = 0.0
-        self.book = Playbook(*(WorkerSpec(name, share=size) for name, size in sizes.items()), wait_target=30.0)
+        self.book = Playbook(*(single(name, share=size) for name, size in sizes.items()), wait_target=30.0)
         self.book >> GpusMeasured(0.0, {"0": 80})
         self.coming: list[tuple[float, int, Event | Return]] = []
         self.asked: dict[int, tuple[str, float, float]] = {}  # lease -> model, when, its client's pause

@@ -14,19 +14,19 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.progress import next_step
-from muxd.core.spec import WorkerSpec
+from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 CARD = 80  # "bytes"
 
 
-def sized(name: str, share: int, **more) -> WorkerSpec:
-    return WorkerSpec(name, share=share, **more)
+def sized(name: str, share: int, **more) -> GroupSpec:
+    return single(name, share=share, **more)
 
 
-def on_one_card(*specs: WorkerSpec) -> Playbook:
+def on_one_card(*specs: GroupSpec) -> Playbook:
     return Playbook(*specs, keep_turns=False) >> GpusMeasured(0, {"0": CARD})
 
 
@@ -90,7 +90,7 @@ def test_both_leave_where_one_is_not_enough_one_after_the_other():
 
 
 def test_a_model_of_unknown_size_is_alone():
-    book = awake(on_one_card(sized("a", 10), WorkerSpec("b")), "a")
+    book = awake(on_one_card(sized("a", 10), single("b")), "a")
     assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
 
 
@@ -163,12 +163,12 @@ def test_of_two_busy_ones_the_one_that_never_rests_stays():
     for second in range(5, 200):
         book = book >> DemandReported(second, 1, 3, ()) >> DemandReported(second, 2, int(second % 20 == 19), ())
     book = book >> LeaseAsked(200, 3, "c")
-    assert [worker.name for worker in book.scheduler.switching.in_the_way(book.worker("c"))] == ["b"]
+    assert [group.name for group in book.scheduler.switching.in_the_way(book.group("c"))] == ["b"]
 
 
 def test_one_that_waits_for_another_ones_load_says_so():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a")
     book = book >> LeaseAsked(6, 3, "b") << StartWorker("b") >> LeaseAsked(7, 4, "c")
     scheduler = book.scheduler
-    said = next_step(scheduler.host, scheduler.switching, book.worker("c"), 8)
+    said = next_step(scheduler.host, scheduler.switching, book.group("c"), 8)
     assert said == "waits until b has come: one at a time comes to a GPU"

@@ -41,13 +41,12 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 from .test_scheduler import idle_a, serving_a
 
-A, B = WorkerSpec("a"), WorkerSpec("b")
+A, B = single("a"), single("b")
 STOPPED = "model a is stopped by an operator; `muxctl start a` lets it run again"
 NO_ROOM = (
     "a may run, but there is no room on its GPU: {} has it; a request for a brings it in its turn, "
@@ -90,7 +89,7 @@ def test_a_stop_lets_requests_finish_and_is_remembered():
         >> WorkerExited(26, "a") << FinishOrder(9, "stopped")
     )  # fmt: skip
     assert book
-    assert book.worker("a").stopped_by_operator
+    assert book.group("a").stopped_by_operator
 
 
 def test_a_stopped_model_is_refused_by_name_until_a_start():
@@ -106,7 +105,7 @@ def test_a_stopped_model_is_refused_by_name_until_a_start():
 
 
 def test_a_stop_outlasts_muxd_also_for_a_preloaded_model():
-    book = Playbook(WorkerSpec("a", preload=True), WorkerSpec("b", preload=True))
+    book = Playbook(single("a", preload=True), single("b", preload=True))
     assert book >> Started(0, frozenset({"a"})) << StartWorker("b")
     assert book >> LeaseAsked(1, 1, "a") << FailLease(1, "model_stopped", STOPPED)
 
@@ -191,7 +190,7 @@ def test_a_start_evicts_nobody_but_lifts_the_stop():
                      .replace("switch a`", "switch b`"))
     )  # fmt: skip
     assert book
-    assert not book.worker("b").stopped_by_operator
+    assert not book.group("b").stopped_by_operator
 
 
 def test_a_start_wakes_a_model_whose_gpu_is_free():
@@ -206,7 +205,7 @@ def test_a_start_wakes_a_model_whose_gpu_is_free():
 
 def test_a_start_tries_a_failed_model_at_once_and_says_why_it_fails_again():
     book = (
-        Playbook(WorkerSpec("a", restart_limit=1))
+        Playbook(single("a", restart_limit=1))
         >> order(0, Verb.START) << StartWorker("a")
         >> WorkerExited(5, "a", Failure.REFUSED, "unknown flag --foo", "bad_flag")
     )  # fmt: skip
@@ -279,7 +278,7 @@ def test_a_model_put_to_sleep_is_woken_by_its_next_request():
 
 def test_sleep_at_level_3_ends_the_process():
     assert (
-        idle_a(WorkerSpec("a", sleep_level=3), "b") >> LeaseEnded(21, 1)
+        idle_a(single("a", sleep_level=3), "b") >> LeaseEnded(21, 1)
         >> order(22, Verb.SLEEP) << StopWorker("a")
         >> WorkerExited(23, "a") << FinishOrder(9, WorkerState.UNLOADED)
     )  # fmt: skip
@@ -339,12 +338,12 @@ def test_an_idle_model_that_a_client_lets_go_sleeps_until_its_next_request():
 
 def test_one_that_is_let_go_sleeps_at_its_own_level_and_leaves_no_reason_behind():
     book = (
-        idle_a(WorkerSpec("a", sleep_level=3))
+        idle_a(single("a", sleep_level=3))
         >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << LET_GO
         >> LeaseEnded(26, 1) << StopWorker("a")
         >> WorkerExited(28, "a")
     )  # fmt: skip
-    assert (book.state("a"), book.worker("a").reason, book.worker("a").order) == (WorkerState.UNLOADED, "", None)
+    assert (book.state("a"), book.worker("a").reason, book.group("a").order) == (WorkerState.UNLOADED, "", None)
 
 
 def test_a_model_without_a_lease_sleeps_at_once():
@@ -375,7 +374,7 @@ def test_what_an_operator_ordered_goes_on_where_a_client_lets_the_model_go():
 @pytest.mark.parametrize("told", [(1, ()), (0, (Waiting(),)), (1, (Waiting(),))])
 def test_a_model_serves_on_where_a_request_came_before_its_client_let_it_go(told):
     book = let_go_a() >> DemandReported(26, 1, *told) << RestoreLease(1)
-    assert (book.state("a"), book.worker("a").order) == (WorkerState.READY, None)
+    assert (book.state("a"), book.group("a").order) == (WorkerState.READY, None)
 
 
 def test_a_request_of_another_holder_keeps_a_model_that_was_let_go():
@@ -398,12 +397,12 @@ def test_a_model_that_was_let_go_makes_room_for_the_one_that_waits():
 
 
 def test_an_unchanged_model_is_never_touched():
-    assert serving_a() >> configured(20, A, replace(B, drain_timeout=7.0), WorkerSpec("c"))
+    assert serving_a() >> configured(20, A, replace(B, drain_timeout=7.0), single("c"))
 
 
 def test_a_new_model_can_be_asked_for_and_is_preloaded_if_it_says_so():
-    preloaded = WorkerSpec("d", frozenset({"1"}), preload=True)
-    assert serving_a() >> configured(20, A, B, WorkerSpec("c"), preloaded) << StartWorker("d")
+    preloaded = single("d", frozenset({"1"}), preload=True)
+    assert serving_a() >> configured(20, A, B, single("c"), preloaded) << StartWorker("d")
 
 
 def test_a_model_that_is_removed_drains_and_goes():
@@ -421,7 +420,7 @@ def test_a_model_that_is_removed_drains_and_goes():
 def test_a_changed_model_on_the_gpu_is_restarted_with_its_new_settings():
     book = (
         serving_a()
-        >> configured(20, replace(A, sleep_level=1), B, changed=["a"]) << revoked("restart", "a is restarted", 320)
+        >> configured(20, single("a", sleep_level=1), B, changed=["a"]) << revoked("restart", "a is restarted", 320)
         >> LeaseEnded(25, 1) << StopWorker("a")
         >> WorkerExited(26, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
@@ -432,17 +431,15 @@ def test_a_changed_model_on_the_gpu_is_restarted_with_its_new_settings():
 def test_a_changed_model_that_sleeps_loses_its_process_and_waits_for_a_request():
     assert (
         asleep_a()
-        >> configured(50, replace(A, sleep_level=1), B, changed=["a"]) << StopWorker("a", kill=True)
+        >> configured(50, single("a", sleep_level=1), B, changed=["a"]) << StopWorker("a", kill=True)
         >> WorkerExited(51, "a") << ReconfigureWorker("a")
-        >> configured(60, replace(A, sleep_level=1), B)
+        >> configured(60, single("a", sleep_level=1), B)
     )  # fmt: skip
 
 
 def test_a_changed_model_without_a_process_just_changes():
     book = (
-        Playbook("a", "b")
-        >> configured(1, replace(A, gpus=frozenset({"1"})), B, changed=["a"])
-        << ReconfigureWorker("a")
+        Playbook("a", "b") >> configured(1, single("a", frozenset({"1"})), B, changed=["a"]) << ReconfigureWorker("a")
     )
     assert book
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
@@ -511,7 +508,7 @@ def test_a_change_that_came_during_a_start_is_applied_as_soon_as_that_is_done():
     assert (
         Playbook("a")
         >> order(0, Verb.START) << StartWorker("a")
-        >> configured(5, replace(A, sleep_level=1), changed=["a"])
+        >> configured(5, single("a", sleep_level=1), changed=["a"])
         >> WorkerReady(10, "a", "http://a") << FinishOrder(9, WorkerState.READY) << StopWorker("a")
         >> WorkerExited(11, "a") << ReconfigureWorker("a") << StartWorker("a")
     )  # fmt: skip
@@ -539,7 +536,7 @@ def test_a_preloaded_model_that_comes_back_while_it_drains_is_preloaded_again():
 def test_a_lifted_stop_leaves_no_reason_behind():
     book = Playbook("a", "b") >> order(1, Verb.STOP) << PersistStopped("a", True) << FinishOrder(9, "stopped")
     assert book
-    assert (book.worker("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
+    assert (book.group("a").shown_state, book.worker("a").reason) == ("stopped", "a is stopped by an operator")
     assert book >> order(2, Verb.START) << PersistStopped("a", False) << StartWorker("a")
     assert book.worker("a").reason == ""
 
@@ -549,9 +546,9 @@ def test_a_lifted_stop_leaves_no_reason_behind():
 
 def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
     every, first, second = (
-        WorkerSpec("a", frozenset({"0", "1"})),
-        WorkerSpec("a", frozenset({"0"})),
-        WorkerSpec("b", frozenset({"1"})),
+        single("a", frozenset({"0", "1"})),
+        single("a", frozenset({"0"})),
+        single("b", frozenset({"1"})),
     )
     book = (
         Playbook(every, second)
@@ -565,11 +562,11 @@ def test_a_claim_that_is_narrowed_leaves_room_for_another_at_once():
 
 
 def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_that_it_uses():
-    first, second = WorkerSpec("a", frozenset({"0"})), WorkerSpec("a", frozenset({"1"}))
+    first, second = single("a", frozenset({"0"})), single("a", frozenset({"1"}))
     book = (
-        Playbook(first, WorkerSpec("b", frozenset({"1"})))
+        Playbook(first, single("b", frozenset({"1"})))
         >> LeaseAsked(1, 1, "a") << StartWorker("a")
-        >> configured(2, second, WorkerSpec("b", frozenset({"1"})), changed={"a"}) << StopWorker("a", True)
+        >> configured(2, second, single("b", frozenset({"1"})), changed={"a"}) << StopWorker("a", True)
         >> WorkerExited(3, "a") << ReconfigureWorker("a") << StartWorker("a")
         >> WorkerReady(4, "a", "http://a") << GrantLease(1, "http://a", 2)
     )  # fmt: skip

@@ -6,16 +6,16 @@ def candidate(name="b", weight=1.0, oldest=0.0, cost=10.0, turn=10.0):
 
 
 def test_the_cheaper_switch_goes_first_for_the_same_work():
-    assert [c.worker for c in ranked([candidate("b", cost=60), candidate("c", cost=5)], 30)] == ["c", "b"]
+    assert [c.group for c in ranked([candidate("b", cost=60), candidate("c", cost=5)], 30)] == ["c", "b"]
 
 
 def test_a_long_wait_outweighs_much_work():
     old, much = candidate("b", weight=1, oldest=300), candidate("c", weight=50)
-    assert [c.worker for c in ranked([much, old], 30)] == ["b", "c"]
+    assert [c.group for c in ranked([much, old], 30)] == ["b", "c"]
 
 
 def test_equals_are_ordered_by_name():
-    assert [c.worker for c in ranked([candidate("c"), candidate("b")], 30)] == ["b", "c"]
+    assert [c.group for c in ranked([candidate("c"), candidate("b")], 30)] == ["b", "c"]
 
 
 def test_a_score_needs_no_measured_cost():

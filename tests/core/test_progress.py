@@ -14,7 +14,7 @@ from .playbook import Playbook
 
 
 def look(book: Playbook, name: str, now: float) -> Progress:
-    return progress_of(book.scheduler.host, book.scheduler.switching, book.worker(name), now)
+    return progress_of(book.scheduler.host, book.scheduler.switching, book.group(name), now)
 
 
 def play(book: Playbook, *events) -> Playbook:

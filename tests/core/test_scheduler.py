@@ -44,11 +44,10 @@ from muxd.core.events import (
     WorkerStuck,
 )
 from muxd.core.progress import next_step
-from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import BAD_LEVELS
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 
 def serving_a(*specs, **options):
@@ -102,7 +101,7 @@ def test_a_sleeping_model_is_woken_not_started():
 
 def test_at_level_3_the_process_ends_and_the_next_one_starts_when_it_is_gone():
     assert (
-        idle_a(WorkerSpec("a", sleep_level=3), "b")
+        idle_a(single("a", sleep_level=3), "b")
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
         >> LeaseEnded(31, 1) << StopWorker("a")
         >> WorkerExited(32, "a") << StartWorker("b")
@@ -118,7 +117,7 @@ def test_a_busy_model_gives_way_when_the_waiter_nears_its_bound():
 
 def test_a_drain_ends_at_its_deadline_even_if_the_holder_does_not_let_go():
     assert (
-        idle_a(WorkerSpec("a", drain_timeout=60), "b")
+        idle_a(single("a", drain_timeout=60), "b")
         >> LeaseAsked(30, 2, "b") << revoked(1, 90)
         >> TimerFired(90.5)
         >> TimerFired(91) << EndLease(1) << SleepWorker("a")
@@ -126,7 +125,7 @@ def test_a_drain_ends_at_its_deadline_even_if_the_holder_does_not_let_go():
 
 
 def test_a_drain_without_limit_waits_for_ever():
-    book = idle_a(WorkerSpec("a", drain_timeout=inf), "b") >> LeaseAsked(30, 2, "b") << revoked(1, inf)
+    book = idle_a(single("a", drain_timeout=inf), "b") >> LeaseAsked(30, 2, "b") << revoked(1, inf)
     assert book >> TimerFired(1e9)
     assert book >> LeaseEnded(1e9, 1) << SleepWorker("a")
 
@@ -191,7 +190,7 @@ def test_priority_multiplies():
 
 def test_models_on_different_gpus_do_not_give_way_to_each_other():
     assert (
-        serving_a(WorkerSpec("a", frozenset({"0"})), WorkerSpec("b", frozenset({"1"})))
+        serving_a(single("a", frozenset({"0"})), single("b", frozenset({"1"})))
         >> LeaseAsked(20, 2, "b") << StartWorker("b")
         >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
     )  # fmt: skip
@@ -199,9 +198,9 @@ def test_models_on_different_gpus_do_not_give_way_to_each_other():
 
 def test_a_model_over_two_gpus_waits_for_both():
     one, two, both = (
-        WorkerSpec("a", frozenset({"0"})),
-        WorkerSpec("b", frozenset({"1"})),
-        WorkerSpec("c", frozenset({"0", "1"})),
+        single("a", frozenset({"0"})),
+        single("b", frozenset({"1"})),
+        single("c", frozenset({"0", "1"})),
     )
     assert (
         serving_a(one, two, both, keep_turns=False)
@@ -220,7 +219,7 @@ def test_a_model_over_two_gpus_waits_for_both():
 
 def test_preloaded_models_are_loaded_in_order_and_all_but_the_last_sleep():
     assert (
-        Playbook(WorkerSpec("a", preload=True), "x", WorkerSpec("b", preload=True))
+        Playbook(single("a", preload=True), "x", single("b", preload=True))
         >> Started(0) << StartWorker("a")
         >> WorkerReady(10, "a", "http://a") << SleepWorker("a")
         >> WorkerAsleep(11, "a") << StartWorker("b")
@@ -230,7 +229,7 @@ def test_preloaded_models_are_loaded_in_order_and_all_but_the_last_sleep():
 
 def test_a_preload_that_cannot_start_does_not_keep_the_others_waiting():
     assert (
-        Playbook(WorkerSpec("a", preload=True), WorkerSpec("b", preload=True))
+        Playbook(single("a", preload=True), single("b", preload=True))
         >> Started(0) << StartWorker("a")
         >> WorkerExited(1, "a", Failure.REFUSED, "its port is taken") << StartWorker("b")
     )  # fmt: skip
@@ -249,7 +248,7 @@ def test_a_crash_revokes_the_leases_and_restarts_at_once_after_a_stable_time():
 
 
 def test_a_crashing_worker_waits_longer_each_time_and_then_is_failed():
-    book = Playbook(WorkerSpec("a", restart_limit=4)) >> LeaseAsked(0, 1, "a") << StartWorker("a")
+    book = Playbook(single("a", restart_limit=4)) >> LeaseAsked(0, 1, "a") << StartWorker("a")
     assert book >> WorkerExited(1, "a") << StartWorker("a")
     for delay in (1.0, 2.0):
         now = book.scheduler.host.now
@@ -264,7 +263,7 @@ def test_a_crashing_worker_waits_longer_each_time_and_then_is_failed():
 
 def failed_a(**spec):
     return (
-        Playbook(WorkerSpec("a", **spec), "b")
+        Playbook(single("a", **spec), "b")
         >> LeaseAsked(0, 1, "a") << StartWorker("a")
         >> WorkerExited(5, "a", Failure.REFUSED, "cannot start: port 31001 is in use")
         << FailLease(
@@ -541,7 +540,7 @@ def test_a_death_is_told_at_once_and_the_gpu_waits_for_its_memory():
 
 def test_a_wake_that_fails_does_not_use_up_the_restart_budget_and_the_level_is_given_up():
     book = (
-        Playbook(WorkerSpec("a", restart_limit=1), "b")
+        Playbook(single("a", restart_limit=1), "b")
         >> LeaseAsked(0, 1, "a") << StartWorker("a")
         >> WorkerReady(1, "a", "http://a") << GrantLease(1, "http://a", 1)
         >> LeaseEnded(2, 1)
@@ -572,7 +571,7 @@ def test_a_model_that_its_gpu_can_never_hold_is_refused_at_once_and_evicts_nobod
         "model b can never be loaded: it needs 420.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all; "
         "give it more GPUs, or correct its `memory`"
     )
-    book = Playbook("a", WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
+    book = Playbook("a", single("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
     assert (
         book
         >> LeaseAsked(1, 1, "a") << StartWorker("a")
@@ -585,7 +584,7 @@ def test_a_model_that_its_gpu_can_never_hold_is_refused_at_once_and_evicts_nobod
 
 def test_a_gpu_that_is_not_there_is_refused_at_once_and_evicts_nobody():
     message = "model b can never be loaded: GPU 7 is not there: there are 0, 1; correct its `gpus`"
-    book = Playbook("a", WorkerSpec("b", gpus=frozenset({"0", "7"}), preload=True))
+    book = Playbook("a", single("b", gpus=frozenset({"0", "7"}), preload=True))
     assert (
         book
         >> GpusMeasured(0, {"0": 80 << 30}, there=frozenset({"0", "1"}))
@@ -601,13 +600,13 @@ def test_a_gpu_that_is_not_there_is_refused_at_once_and_evicts_nobody():
 
 
 def test_a_card_that_is_lost_or_a_number_that_is_no_card_is_not_missing():
-    book = Playbook(WorkerSpec("a", gpus=frozenset({"1"})), WorkerSpec("b", gpus=frozenset({"9"}), on_cards=False))
+    book = Playbook(single("a", gpus=frozenset({"1"})), single("b", gpus=frozenset({"9"}), on_cards=False))
     book >> GpusMeasured(0, {"0": 80 << 30}, there=frozenset({"0", "1"}))
     assert book >> LeaseAsked(1, 1, "a") << StartWorker("a") >> LeaseAsked(2, 2, "b") << StartWorker("b")
 
 
 def test_weights_that_its_gpus_can_never_hold_are_refused_where_no_memory_is_declared():
-    spec = WorkerSpec("b", gpus=frozenset({"0", "1"}))
+    spec = single("b", gpus=frozenset({"0", "1"}))
     message = (
         "model b can never be loaded: its weights alone need 200.0 GiB, and GPU 0 has 80.0 GiB in all, "
         "GPU 1 has 80.0 GiB in all; give it more GPUs, or a smaller model"
@@ -620,7 +619,7 @@ def test_weights_that_its_gpus_can_never_hold_are_refused_where_no_memory_is_dec
         book = Playbook(spec) >> WeightsSeen(0, weights)
         book >> GpusMeasured(1, {str(gpu): total << 30 for gpu, total in enumerate(totals)})
         assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")
-    declared = WorkerSpec("b", memory=40 << 30)
+    declared = single("b", memory=40 << 30)
     book = Playbook(declared) >> WeightsSeen(0, {"b": 200 << 30}) >> GpusMeasured(1, {"0": 80 << 30})
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b"), "who declares it knows better"
 
@@ -629,7 +628,7 @@ def test_a_restart_on_to_a_gpu_that_is_not_there_ends_in_a_word():
     book = Playbook("a") >> GpusMeasured(0, {}, there=frozenset({"0"}))
     book >> LeaseAsked(1, 1, "a") << StartWorker("a")
     book >> WorkerReady(2, "a", "http://a") << GrantLease(1, "http://a", 1)
-    book >> Reconfigured(3, (WorkerSpec("a", gpus=frozenset({"7"})),), frozenset({"a"}), 30.0)
+    book >> Reconfigured(3, (single("a", gpus=frozenset({"7"})),), frozenset({"a"}), 30.0)
     book.pending.clear()
     book >> LeaseEnded(4, 1)
     book.pending.clear()
@@ -639,11 +638,11 @@ def test_a_restart_on_to_a_gpu_that_is_not_there_ends_in_a_word():
 
 
 def never_said(book: Playbook, name: str) -> str | None:
-    return next_step(book.scheduler.host, book.scheduler.switching, book.worker(name), 10)
+    return next_step(book.scheduler.host, book.scheduler.switching, book.group(name), 10)
 
 
 def test_a_corrected_memory_is_tried():
-    book = Playbook(WorkerSpec("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
-    book >> Reconfigured(1, (WorkerSpec("b", memory=42 << 30),), frozenset({"b"}), 30.0)
+    book = Playbook(single("b", memory=420 << 30)) >> GpusMeasured(0, {"0": 80 << 30})
+    book >> Reconfigured(1, (single("b", memory=42 << 30),), frozenset({"b"}), 30.0)
     book.pending.clear()
     assert book >> LeaseAsked(2, 1, "b") << StartWorker("b")

@@ -18,7 +18,7 @@ def test_the_documentation_shows_the_table():
 
 
 def test_an_illegal_move_tells_the_story_so_far():
-    worker = Worker(WorkerSpec("a"))
+    worker = Worker(WorkerSpec("a"), "a")
     worker.move(WorkerState.STARTING, 1.0)
     worker.move(WorkerState.FAILED, 2.0, "port taken")
     with pytest.raises(IllegalMove, match=r"a: failed -> ready .*starting -> failed port taken"):

@@ -67,13 +67,13 @@ def test_an_idle_model_keeps_its_turn_until_its_client_returns():
 def test_a_client_that_does_not_return_costs_one_linger():
     book = agents() >> LeaseAsked(312.1, 3, "b") >> TimerFired(313.35) << revoked(313.35)
     assert book
-    assert book.worker("a").gaps[-1] == inf
+    assert book.group("a").gaps[-1] == inf
 
 
 def test_status_says_for_how_long_and_why():
     book = agents() >> LeaseAsked(312.1, 3, "b")
     host, switching = book.scheduler.host, book.scheduler.switching
-    said = next_step(host, switching, book.worker("a"), 312.1)
+    said = next_step(host, switching, book.group("a"), 312.1)
     assert said == "kept for 1.2s: its client usually returns; then gives way to b"
 
 
@@ -100,7 +100,7 @@ def test_a_return_that_another_models_answer_may_have_caused_teaches_nothing():
     book >> LeaseEnded(313, 2) << SleepWorker("a")
     book >> WorkerAsleep(314, "a") << WakeWorker("b")
     book >> WorkerReady(315, "b", "http://b") << GrantLease(3, "http://b", 2)
-    before = list(book.worker("a").gaps)
+    before = list(book.group("a").gaps)
     book >> DemandReported(316, 3, 0) >> LeaseAsked(316.1, 4, "a")
-    assert list(book.worker("a").gaps) == before
+    assert list(book.group("a").gaps) == before
     book.pending.clear()

@@ -1,9 +1,9 @@
 import pytest
 
-from muxd.core.events import Failure, Waiting
+from muxd.core.events import Failure
 from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
-from muxd.core.worker import Cost, Lease, Worker, backoff
+from muxd.core.worker import Cost, Worker, backoff
 
 
 def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():
@@ -15,7 +15,7 @@ def test_a_cost_is_a_guess_until_it_is_measured_then_a_moving_average():
 
 
 def test_only_what_succeeded_is_learned():
-    worker = Worker(WorkerSpec("a"))
+    worker = Worker(WorkerSpec("a"), "a")
     worker.move(WorkerState.STARTING, 0.0)
     worker.move(WorkerState.BACKOFF, 3.0)
     assert not worker.costs[WorkerState.STARTING].measured
@@ -36,7 +36,7 @@ def test_workers_that_died_together_do_not_start_together():
 
 
 def test_a_failure_after_a_stable_time_counts_as_the_first():
-    worker = Worker(WorkerSpec("a", stable_after=60))
+    worker = Worker(WorkerSpec("a", stable_after=60), "a")
     worker.fail(0.0, Failure.EXITED)
     worker.fail(1.0, Failure.EXITED)
     worker.became_ready(10.0, "http://a")
@@ -45,17 +45,7 @@ def test_a_failure_after_a_stable_time_counts_as_the_first():
 
 
 def test_failures_outside_the_window_are_forgotten():
-    worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100))
+    worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100), "a")
     assert worker.fail(0.0, Failure.EXITED) is WorkerState.BACKOFF
     assert worker.fail(150.0, Failure.EXITED) is WorkerState.BACKOFF
     assert worker.fail(160.0, Failure.EXITED) is WorkerState.FAILED
-
-
-def test_a_wait_grows_while_its_holder_is_silent():
-    lease = Lease(1, "a", told=100.0, waiting=(Waiting(oldest=3.0), Waiting(oldest=7.0)))
-    assert lease.oldest(105.0) == 12.0
-
-
-def test_nobody_waits_when_nothing_waits():
-    lease = Lease(1, "a", told=100.0, waiting=())
-    assert lease.oldest(200.0) == 0.0

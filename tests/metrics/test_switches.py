@@ -20,16 +20,17 @@ from muxd.core.events import (
     WorkerReady,
 )
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import WorkerSpec
+from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 from muxd.metrics.switches import COMING, Switches, SwitchKind, Tally
+from tests.core.playbook import single
 from tests.core.test_any_order import World
 
 
 class Counted:
     """The real core and what is counted of it; `waited`: what each worker last waited for memory."""
 
-    def __init__(self, *specs: WorkerSpec) -> None:
+    def __init__(self, *specs: GroupSpec) -> None:
         self.scheduler = Scheduler(specs, wait_target=0.0)
         self.switches = Switches()
         self.waited: dict[str, float] = {}
@@ -57,7 +58,7 @@ class Counted:
 
 def ready_a(level: int = 2) -> Counted:
     """Model a, of this sleep level, is ready since second 10; it and b do not fit together."""
-    counted = Counted(WorkerSpec("a", sleep_level=level), WorkerSpec("b", sleep_level=1))
+    counted = Counted(single("a", sleep_level=level), single("b", sleep_level=1))
     return counted >> SwitchAsked(0, 1, "a") >> WorkerReady(10, "a", "http://a")
 
 
@@ -66,7 +67,7 @@ def parts(counted: Counted, *kind: str) -> dict[str, float]:
 
 
 def test_a_first_load_is_a_switch_from_nobody():
-    counted = Counted(WorkerSpec("a"))
+    counted = Counted(single("a"))
     counted >> SwitchAsked(0, 1, "a")
     counted.waited["a"] = 0.5
     counted >> WorkerReady(10, "a", "http://a")
@@ -116,8 +117,8 @@ def test_switches_of_one_kind_add_up():
 
 
 def test_of_several_that_give_way_the_last_one_decides():
-    specs = WorkerSpec("a", sleep_level=1), WorkerSpec("b", sleep_level=3, gpus=frozenset({"1"}))
-    counted = Counted(*specs, WorkerSpec("both", gpus=frozenset({"0", "1"})))
+    specs = single("a", sleep_level=1), single("b", sleep_level=3, gpus=frozenset({"1"}))
+    counted = Counted(*specs, single("both", gpus=frozenset({"0", "1"})))
     counted >> SwitchAsked(0, 1, "a") >> WorkerReady(1, "a", "http://a")
     counted >> SwitchAsked(2, 2, "b") >> WorkerReady(3, "b", "http://b")
     counted >> LeaseAsked(4, 1, "b") >> DemandReported(4, 1, in_flight=1)

@@ -1,0 +1,299 @@
+"""A group: what clients lease, an operator orders, and a switch is about.
+
+Most groups have one worker, and its name.  A group of several has workers that serve, and a router in front of them.
+It is one holder: it is woken, put to sleep and evicted whole.  Its state is derived from those of its members
+(`derived_state`): it is READY while its quorum is, one worker of each role with the router knowing of it, so that the
+death of one among several costs nobody a lease; a worker that died is started again beside those that serve on.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from . import policy
+from .events import Verb, Waiting
+from .ledger import GpuId
+from .spec import GroupSpec, Role
+from .states import LEAVING, WorkerState
+from .worker import Cost, Worker
+
+#: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
+USES = 8
+
+#: States of a group whose workers serve or are to: one that dies is started again, and its memory is kept for it.
+UP = frozenset({WorkerState.READY, WorkerState.STARTING, WorkerState.WAKING})
+
+#: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
+LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
+
+_READY = frozenset({WorkerState.READY})
+_CARRYING = frozenset({WorkerState.READY, WorkerState.DRAINING})
+
+
+@dataclass(slots=True)
+class Order:
+    """What a group is to do, by an operator (whose `tickets` wait for its end) or by a new configuration."""
+
+    verb: Verb
+    tickets: list[int] = field(default_factory=list)
+    now: bool = False  # what is in flight is not waited for
+    killed: bool = False  # a stop that was under way has been hurried
+    is_down: bool = False  # of a restart: the processes have ended
+
+
+@dataclass(slots=True)
+class Lease:
+    """One holder's wish to send to a group; granted or waiting."""
+
+    id: int
+    group: str
+    told: float  # when its holder last said what waits
+    waiting: tuple[Waiting, ...]
+    in_flight: int = 0
+
+    def oldest(self, now: float) -> float:
+        """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
+        return max((w.oldest + (now - self.told) for w in self.waiting), default=0.0)
+
+    @property
+    def count(self) -> int:
+        return sum(w.count for w in self.waiting)
+
+    @property
+    def weight(self) -> float:
+        """Count the waiting requests, each 2 ** priority times."""
+        return sum(w.count * 2.0 ** max(-10, min(10, w.priority)) for w in self.waiting)
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0 or bool(self.waiting)
+
+
+class Group:
+    def __init__(self, spec: GroupSpec, now: float = 0.0) -> None:
+        self.spec = spec
+        self.members: tuple[Worker, ...] = ()
+        self.state = WorkerState.UNLOADED  # derived; see HostState.move
+        self.since = now  # when the state last changed
+        self.granted: dict[int, Lease] = {}
+        self.waiting: dict[int, Lease] = {}
+        self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
+        self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
+        self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
+        self.drain_deadline = inf
+        self.order: Order | None = None
+        self.stopped_by_operator = False  # it stays down until a start
+        self.retired = False  # the configuration has it no more: it goes as soon as it can
+        self.pending_spec: GroupSpec | None = None  # what it is to be once its processes have ended
+        self.told: tuple[str, ...] | None = None  # URLs of the members that its router was last told; None: none yet
+        self.routed: frozenset[str] = frozenset()  # URLs of those that the router is known to pass requests to
+        self._take_members(now)
+
+    def _take_members(self, now: float) -> None:
+        """Make the workers of the spec; one that was there before stays the same, with another configuration."""
+        former = {worker.name: worker for worker in self.members}
+        members = []
+        for spec in self.spec.workers:
+            worker = former.get(spec.name)
+            if worker is None:
+                worker = Worker(spec, self.name, since=now)
+            else:
+                worker.renew(spec)
+            members.append(worker)
+        self.members = tuple(members)
+        self._note_members()
+
+    def _note_members(self) -> None:
+        self.router = next((w for w in self.members if w.is_router), None)
+        self.serving = tuple(w for w in self.members if not w.is_router)
+        self.roles = [tuple(w for w in self.members if w.spec.role is role) for role in Role]
+        self.roles = [workers for workers in self.roles if workers]
+        self.gpus: frozenset[GpuId] = frozenset().union(*(w.spec.gpus for w in self.serving))
+
+    def renew(self, now: float) -> None:
+        """Let the pending spec hold, and forget what was learned of processes of the former one."""
+        assert self.pending_spec is not None
+        self.spec, self.pending_spec = self.pending_spec, None
+        self.gaps.clear()
+        self._take_members(now)
+
+    def update(self, spec: GroupSpec) -> None:
+        """Take over a configuration that needs no other processes."""
+        self.spec = spec
+        for worker, of_worker in zip(self.members, spec.workers, strict=True):
+            worker.spec = of_worker
+        self._note_members()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    # State
+
+    def derived_state(self) -> WorkerState:
+        """Return the state of the group, by the states of its members: of the only one, its own.
+
+        A group in a state of DOWN has no process left, but for one that is stuck.
+        """
+        if len(self.members) == 1:
+            return self.members[0].state
+        states = {worker.state for worker in self.serving}
+        if WorkerState.DRAINING in states:
+            return WorkerState.DRAINING
+        if self._has_quorum(_READY):
+            return WorkerState.READY
+        if states & UP:
+            return WorkerState.WAKING if states & UP == {WorkerState.WAKING} else WorkerState.STARTING
+        for state in (WorkerState.UNRESPONSIVE, WorkerState.STOPPING, WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
+            if state in states:
+                return state
+        if self.router is not None and not self.router.is_down and self.router.state is not WorkerState.STUCK:
+            return WorkerState.STOPPING  # it ends with the last of those it passes requests to
+        by_hope = (WorkerState.BACKOFF, WorkerState.UNLOADED, WorkerState.FAILED, WorkerState.STUCK)
+        best = {next(s for s in by_hope if any(w.state is s for w in role)) for role in self._serving_roles()}
+        if self.router is not None and self.router.state in LOST:
+            best.add(self.router.state)
+        by_trouble = (WorkerState.STUCK, WorkerState.FAILED, WorkerState.BACKOFF, WorkerState.UNLOADED)
+        return next(s for s in by_trouble if s in best)
+
+    def _serving_roles(self) -> Iterable[tuple[Worker, ...]]:
+        return (workers for workers in self.roles if not workers[0].is_router)
+
+    def _has_quorum(self, states: frozenset[WorkerState], but: Worker | None = None) -> bool:
+        """Say whether a worker of each role is in one of the states, with a router that passes requests to it."""
+        router = self.router
+        if router is not None and (router is but or router.state is not WorkerState.READY):
+            return False
+        return all(
+            any(w.state in states and w is not but and (router is None or w.url in self.routed) for w in workers)
+            for workers in self._serving_roles()
+        )
+
+    def carries(self, but: Worker | None = None) -> bool:
+        """Say whether requests in flight can come to their end, also without the worker `but`, which is lost."""
+        return self._has_quorum(_CARRYING, but)
+
+    @property
+    def is_down(self) -> bool:
+        """Say whether no process of the group is left."""
+        return all(worker.is_down for worker in self.members)
+
+    @property
+    def shown_state(self) -> str:
+        """Return the state as users see it: "stopped" for a group without a process that an operator stopped."""
+        return "stopped" if self.stopped_by_operator and self.state is WorkerState.UNLOADED else self.state
+
+    @property
+    def reason(self) -> str:
+        """Return why the group is in its state, where that needs saying; of several members each with its name."""
+        reasons = {worker.reason for worker in self.serving}
+        if len(reasons) == 1:
+            return reasons.pop()
+        said = (f"{w.name} is {w.state.replace('_', ' ')}: {w.reason}" for w in self.members if w.reason)
+        return "; ".join(said)
+
+    @property
+    def lost_role(self) -> tuple[Worker, ...]:
+        """Return the workers of a role that nobody can fill: each has failed or is stuck; () where there is none."""
+        return next((workers for workers in self.roles if all(w.state in LOST for w in workers)), ())
+
+    def stuck_for(self, group: "Group") -> Worker | None:
+        """Return a member that is stuck with memory that the other group needs."""
+        needs = {resource for worker in group.serving for resource in worker.spec.claim}
+        stuck = (w for w in self.serving if w.state is WorkerState.STUCK and not needs.isdisjoint(w.spec.claim))
+        return next(stuck, None)
+
+    @property
+    def retry_at(self) -> float:
+        """Return when the group may be brought again, as far as restart delays go; -inf where there is none."""
+        waits = (WorkerState.BACKOFF, WorkerState.FAILED)
+        return max(min(w.retry_at if w.state in waits else -inf for w in workers) for workers in self.roles)
+
+    def retry_now(self, now: float) -> None:
+        """End the restart delays: an operator knows better than a back-off."""
+        for worker in self.members:
+            worker.retry_at = min(worker.retry_at, now)
+
+    @property
+    def leaves(self) -> bool:
+        """Say whether the group is on its way off its GPUs, and not only to come back at once."""
+        return self.state in LEAVING and not self.comes_back
+
+    # Where clients send, and what for
+
+    @property
+    def url(self) -> str:
+        """Return where requests go: the router's address, or that of the only member."""
+        return self.router.url if self.router is not None else self.members[0].url
+
+    @property
+    def generation(self) -> int:
+        """Return a number that grows with each start and wake of a member."""
+        return sum(worker.generation for worker in self.members)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lease.in_flight for lease in self.granted.values())
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
+
+    @property
+    def idle(self) -> bool:
+        return not any(lease.busy for lease in self.granted.values())
+
+    @property
+    def in_use(self) -> bool:
+        """Say whether requests run or wait."""
+        return not self.idle or self.wanted
+
+    @property
+    def wanted(self) -> bool:
+        """Say whether requests wait for the group."""
+        return any(lease.waiting for lease in self.waiting.values())
+
+    def oldest_wait(self, now: float) -> float:
+        return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
+
+    def demand(self, now: float) -> float:
+        """Return how often per second the group was wanted of late; 0 where it never was."""
+        return len(self.uses) / max(1.0, now - self.uses[0]) if self.uses else 0.0
+
+    # Orders
+
+    @property
+    def sent_away(self) -> bool:
+        """Say whether an order takes the group off its GPUs, whoever else wants that."""
+        return self.order is not None and self.order.verb is not Verb.START
+
+    @property
+    def comes_back(self) -> bool:
+        """Say whether the group leaves only to be started again at once."""
+        return self.order is not None and self.order.verb is Verb.RESTART
+
+    # Costs: the members move side by side, so that a move of the group takes as long as the slowest
+
+    def cost(self, state: WorkerState) -> Cost:
+        """Return what it costs to get through a state."""
+        return _slowest(worker.costs[state] for worker in self.serving)
+
+    @property
+    def return_cost(self) -> Cost:
+        """Return the cost of getting the group ready from its present state: a wake or a start."""
+        return _slowest(worker.return_cost for worker in self.serving)
+
+    @property
+    def comeback_cost(self) -> Cost:
+        """Return the cost of getting the group ready again once it has left its GPUs."""
+        return _slowest(worker.comeback_cost for worker in self.serving)
+
+    @property
+    def leave_cost(self) -> Cost:
+        """Return the cost of getting the group off its GPUs once it is drained."""
+        return _slowest(worker.leave_cost for worker in self.serving)
+
+
+def _slowest(costs: Iterable[Cost]) -> Cost:
+    return max(costs, key=lambda cost: cost.seconds)
