@@ -56,6 +56,8 @@ class Behaviour:
     load_time: float = 1.0  # from its start until it is ready
     listens_after: float = 0.5  # from its start until it listens; inf: never
     listens_at: int = 0  # the port; 0: as its command line says
+    guesses: bool = False  # a script's: its port is no more than a guess
+    ambiguous: set[int] = field(default_factory=set)  # the ports among which a script's is to be found
     call_time: float = 0.05  # of each call that changes the server
     stop_time: float = 0.1  # from the stop signal to its end; inf: it does not heed the signal
     kill_time: float = 0.0  # from SIGKILL to its end; inf: it survives
@@ -71,6 +73,7 @@ class Behaviour:
     is_generation: bool | None = True
     info: dict[str, Any] = field(default_factory=dict)  # its answer on /server_info
     processes: list[Command] = field(default_factory=list)  # of the worker, as /proc has them
+    unseen: OSError | None = None  # why its processes cannot be seen
     dies_after: float = inf  # from its start until it ends by itself, with `exit` and `last_words` on its stderr
     exit: ExitRecord = ExitRecord(status=1)  # noqa: RUF009  it is frozen
     last_words: str = ""
@@ -270,10 +273,10 @@ class FakePorts:
 
     def __init__(self, host: "FakeHost", port: int, shim: int) -> None:
         self.port = port
-        self.is_guess = False
-        self.ambiguous: set[int] = set()
         self._host = host
         self._server = next(child.server for child in host.children.all if child.shim_pid == shim)
+        self.is_guess = self._server.behaviour.guesses
+        self.ambiguous = self._server.behaviour.ambiguous
 
     async def is_own(self) -> bool:
         await trio.lowlevel.checkpoint()
@@ -295,7 +298,7 @@ class FakePorts:
 
     async def commands(self) -> list[Command]:
         await trio.lowlevel.checkpoint()
-        if isinstance(error := self._host.strangers.get(self.port), OSError):
+        if (error := self._server.behaviour.unseen) is not None:
             raise error
         return self._server.behaviour.processes
 

@@ -327,13 +327,20 @@ class WorkerProcess:
         """Find a launch script's keys, and say whether it started one server, of its engine, on its model's GPUs.
 
         The observed server is remembered for the script's next start.  A server that muxd started itself is usable.
+        While muxd cannot see the server's processes it looks again: nothing is granted on GPUs that nobody knows.
         """
         if self._model.script is None:
             return True
-        try:
-            processes = await listener.commands()
-        except OSError:
-            processes = []
+        while True:
+            try:
+                return await self._judge(listener, server)
+            except OSError as error:
+                log.warning("%s: its processes cannot be seen: %s", self._model.name, in_words(error))
+                await trio.sleep(LEFTOVERS_POLL)
+
+    async def _judge(self, listener: PortOwnership, server: LaunchedServer) -> bool:
+        """Find the keys of a launch script's ready server, and say whether muxd can use that; raise OSError."""
+        processes = await listener.commands()
         cause = await self._engine.find_keys(server.link, processes)
         if cause is not None:
             self._log_cause(cause.code, str(cause))

@@ -609,6 +609,16 @@ async def test_orders_are_carried_out_one_after_the_other_and_at_once(autojump_c
         assert worker.now < 5
 
 
+async def test_an_order_that_comes_during_a_probe_is_not_slept_over(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, probe_interval=1000.0, probe_timeout=20.0) as worker:
+        await worker.gets_ready()
+        worker.behaviour.faults["/v1/loads"] = "hang"
+        await trio.sleep(1010)
+        del worker.behaviour.faults["/v1/loads"]
+        await asleep(worker)
+        assert worker.now < 1030
+
+
 async def test_a_stop_leaves_the_orders_that_are_still_to_come_undone(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         worker.behaviour.call_time, worker.behaviour.stop_time = 1.0, 10.0
