@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from muxd.children import Children
-from muxd.config import Config, Daemon, Memory, Model, Simulation
+from muxd.config import Config, Daemon, Memory, Model, Simulation, SimulatorOptions
 from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
@@ -30,9 +30,10 @@ GiB = 1 << 30
 
 
 def a_model(name: str, **facts: object) -> Model:
-    quick = Simulation(load_time=0.2, sleep_time=0.02, wake_time=0.02, pace=0.02)
+    quick = SimulatorOptions(simulation=Simulation(load_time=0.2, sleep_time=0.02, wake_time=0.02, pace=0.02))
     memory = Memory(weights=50 * GiB)
-    return Model(name, engine="simulator", served_names=(f"org/{name}",), memory=memory, simulation=quick, **facts)  # type: ignore[arg-type]
+    said = {"engine": "simulator", "engine_options": quick, "memory": memory}
+    return Model(name, served_names=(f"org/{name}",), **said, **facts)  # type: ignore[arg-type]
 
 
 wanted: list[Config] = []

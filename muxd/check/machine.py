@@ -152,7 +152,7 @@ def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
 def _python_of(machine: HostCheck, model: Model) -> str | None:
     """Return the model's interpreter; None if it is missing, which another check reports, or only a script knows it."""
     if model.script is None:
-        return shutil.which(model.python, path=machine.environ_of(model).get("PATH"))
+        return shutil.which(model.engine_options.python, path=machine.environ_of(model).get("PATH"))
     program = Path(model.script.program)
     if program.name == str(program) and program.name.startswith("python"):
         return Text(model, model.script, machine.environ_of(model)).python(str(program))

@@ -1,8 +1,9 @@
 """Reading of muxd's configuration: TOML files in, frozen and checked values out."""
 
 from .default_paths import find_config
+from .engine_options import SGLangOptions, Simulation, SimulatorOptions
 from .load import load_config, load_proxy_config, salvage_config
-from .schema import LOG_LEVELS, Config, Daemon, Memory, Model, Policy, Proxy, Simulation
+from .schema import LOG_LEVELS, Config, Daemon, Memory, Model, Policy, Proxy
 
 __all__ = [
     "LOG_LEVELS",
@@ -12,7 +13,9 @@ __all__ = [
     "Model",
     "Policy",
     "Proxy",
+    "SGLangOptions",
     "Simulation",
+    "SimulatorOptions",
     "find_config",
     "load_config",
     "load_proxy_config",

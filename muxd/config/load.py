@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from muxd.errors import ConfigError
 
-from .declarations import keys_of
+from .declarations import KeyDeclaration, keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices
+from .engine_options import ENGINE_OPTIONS, SGLangOptions
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
@@ -22,7 +23,7 @@ from .names import MODEL_NAME
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check, check_folders
-from .schema import SECTIONS, Config, Daemon, Memory, Model, Policy, Proxy, Simulation
+from .schema import MODEL_KEYS, SECTIONS, Config, Daemon, Model, Policy, Proxy
 from .sources import Source, merged, read_sources
 from .units import shown
 
@@ -186,17 +187,17 @@ class _FileReading:
         for name in raw.keys() - set(TABLES):
             text = _misplaced(name) or unknown_key(name, raw[name], TABLES, in_model=False)
             self._problems.add((name,), text)
-        defaults = self._table(("defaults",), raw.get("defaults", {}), Model)
+        defaults = self._table(("defaults",), raw.get("defaults", {}), MODEL_KEYS)
         return Config(
             daemon=self._daemon(raw.get("muxd", {})),
-            proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), Proxy)),
-            policy=Policy(**self._table(("policy",), raw.get("policy", {}), Policy)),
+            proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), keys_of(Proxy))),
+            policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys_of(Policy))),
             models=self._models(raw.get("models", {}), defaults),
             path=path,
         )
 
     def _daemon(self, raw: Any) -> Daemon:
-        given = self._table(("muxd",), raw, Daemon)
+        given = self._table(("muxd",), raw, keys_of(Daemon))
         state_dir = given.setdefault("state_dir", default_state_dir(self._environ))
         given.setdefault("log_dir", default_log_dir(self._environ, state_dir))
         given.setdefault("socket", default_socket(self._environ))
@@ -214,19 +215,19 @@ class _FileReading:
             self._problems.add(
                 path, "not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
             )
-        own = self._table(path, raw, Model)
+        own = self._table(path, raw, MODEL_KEYS)
         if "script" in own:
             from muxd.importers.script_models import follow_script  # imported for launch scripts only
 
             own = follow_script(name, own, defaults, self._base, self._environ, self._devices, self._problems)
         given = _over_defaults({key: value for key, value in defaults.items() if key != "script"}, own)
         given["served_names"] = given.get("served_names") or (name,)
-        if "memory" in given:
-            given["memory"] = Memory(**given["memory"])
-        if "simulation" in given:
-            given["simulation"] = Simulation(**given["simulation"])
+        given = {key: _built(MODEL_KEYS[key], value) for key, value in given.items()}
         given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
-        return self._with_program(Model(name=name, **given))
+        options = ENGINE_OPTIONS[given.get("engine", "sglang")]
+        said = {key: given[key] for key in keys_of(options) if key in given}
+        given = {key: value for key, value in given.items() if key in keys_of(Model)}
+        return self._with_program(Model(name=name, engine_options=options(**said), **given))
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
@@ -241,15 +242,14 @@ class _FileReading:
 
     def _with_program(self, model: Model) -> Model:
         """Return the model with the full path of its `python`, looked up in the PATH that the worker will have."""
-        search = model.env.get("PATH", self._environ.get("PATH"))
-        found = (
-            None if model.engine == "simulator" or model.script is not None else shutil.which(model.python, path=search)
-        )
-        return replace(model, python=found) if found else model
+        options = model.engine_options
+        if not isinstance(options, SGLangOptions) or model.script is not None:
+            return model
+        found = shutil.which(options.python, path=model.env.get("PATH", self._environ.get("PATH")))
+        return replace(model, engine_options=replace(options, python=found)) if found else model
 
-    def _table(self, path: KeyPath, raw: Any, table: type) -> dict[str, Any]:
+    def _table(self, path: KeyPath, raw: Any, declared: Mapping[str, KeyDeclaration]) -> dict[str, Any]:
         """Return the values of a TOML table as its readers understand them; note the keys that no reader accepts."""
-        declared = keys_of(table)
         if not isinstance(raw, dict):
             form = f"{path[-1]} = {{ {next(iter(declared))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
             self._problems.add(path, f"{shown(raw)} is not a table; write {form}")
@@ -260,7 +260,7 @@ class _FileReading:
                 text = _misplaced(key) or unknown_key(key, value, list(declared), in_model=path[0] == "models")
                 self._problems.add((*path, key), text)
             elif isinstance(read := declared[key].read, type):
-                given[key] = self._table((*path, key), value, read)
+                given[key] = self._table((*path, key), value, keys_of(read))
             else:
                 try:
                     given[key] = read(value, self._base)
@@ -271,8 +271,14 @@ class _FileReading:
 
 def _misplaced(key: str) -> str | None:
     """Return the text about a key that belongs to another table; None for a key that no table has."""
-    homes = [f"[{name}]" for name, table in (*SECTIONS.items(), ("models.NAME", Model)) if key in keys_of(table)]
+    tables = {name: keys_of(table) for name, table in SECTIONS.items()} | {"models.NAME": MODEL_KEYS}
+    homes = [f"[{name}]" for name, keys in tables.items() if key in keys]
     return f"no key of this table; it belongs under {' or '.join(homes)}" if homes else None
+
+
+def _built(declared: KeyDeclaration, value: Any) -> Any:
+    """Return the value of a key; of a key that is a table, the dataclass made from what was read."""
+    return declared.read(**value) if isinstance(declared.read, type) else value
 
 
 def _gpus_needed(args: Sequence[str]) -> Parallel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .declarations import keys_of
+from .engine_options import OPTION_KEYS
 from .schema import Config, Model
 
 Action = Literal["add", "remove", "restart", "update"]
@@ -83,35 +84,41 @@ def _steps(running: Config, wanted: Config) -> Iterator[Step]:
         if (old := before.get(model.name)) is None:
             gone = (old for name, old in before.items() if name not in kept)
             yield Step(model.name, "add", was=next((old.name for old in gone if _renamed(old, model)), ""))
-        elif changes := _differences(old, model):
-            yield Step(model.name, "restart" if _needs_restart(old, model) else "update", changes)
+        elif changes := _changes(old, model):
+            yield Step(model.name, "update" if all(changes.values()) else "restart", tuple(changes))
 
 
 def _renamed(old: Model, new: Model) -> bool:
-    return not {*_differences(old, new)} - {"name", "served_names"}
-
-
-def _needs_restart(old: Any, new: Any) -> bool:
-    """Say whether a change of one table takes a restart; a field that no user can write always does."""
-    declared = keys_of(old)
-    return any(
-        key not in declared or not declared[key].is_live(getattr(old, key), getattr(new, key))
-        for key in _differences(old, new)
-    )
+    return _changes(old, new).keys() <= {"name", "served_names"}
 
 
 def _changed_settings(running: Config, wanted: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the changed keys outside the models that a running muxd takes over, then those that take its restart."""
-    live: list[str] = []
-    others: list[str] = []
-    for section, old in running.sections.items():
-        new, declared = wanted.sections[section], keys_of(old)
-        for key in _differences(old, new):
-            is_live = declared[key].is_live(getattr(old, key), getattr(new, key))
-            (live if is_live else others).append(f"{section}.{key}")
-    return (*live, *["keys"] * (running.keys != wanted.keys)), tuple(others)
+    changes = {
+        f"{section}.{key}": is_live
+        for section, table in running.sections.items()
+        for key, is_live in _changes(table, wanted.sections[section]).items()
+    }
+    changes |= {"keys": True} if running.keys != wanted.keys else {}
+    live = tuple(key for key, is_live in changes.items() if is_live)
+    return live, tuple(key for key in changes if key not in live)
 
 
-def _differences(old: Any, new: Any) -> tuple[str, ...]:
-    """Return the names of the fields in which two dataclasses of one type differ."""
-    return tuple(field.name for field in fields(old) if getattr(old, field.name) != getattr(new, field.name))
+def _changes(old: Any, new: Any) -> dict[str, bool]:
+    """Return the fields in which two tables of one kind differ, each with whether a reload takes the change over.
+
+    Options that only one of two engines has are left out: `engine` differs then.
+    """
+    before, after = _values(old), _values(new)
+    declared = keys_of(old) | OPTION_KEYS
+    return {
+        name: name in declared and declared[name].is_live(value, after[name])
+        for name, value in before.items()
+        if name in after and value != after[name]
+    }
+
+
+def _values(table: Any) -> dict[str, Any]:
+    """Return the fields of a table by name; the options of a model's engine stand among the model's own."""
+    values = {field.name: getattr(table, field.name) for field in fields(table)}
+    return values | (_values(values.pop("engine_options")) if "engine_options" in values else {})

@@ -9,8 +9,9 @@ from datetime import date
 from textwrap import wrap
 from typing import Any
 
-from .declarations import keys_of
-from .schema import SECTIONS, Key, Model, Simulation
+from .declarations import KeyDeclaration, keys_of
+from .engine_options import Simulation
+from .schema import MODEL_KEYS, SECTIONS, Key
 
 _WIDTH = 120
 
@@ -66,43 +67,49 @@ _KEYS = """\
 """
 
 #: Keys that the reference shows in a model's own table, not in [defaults].
-_OWN = ("model_path", "served_names", "memory", "script", "simulation")
+_ON_QWEN = ("model_path", "served_names", "memory")
+_OWN = (*_ON_QWEN, "script", "simulation")
 
 
 def reference() -> str:
     """Return the text of conf/muxd.toml."""
-    common = [name for name in keys_of(Model) if name not in _OWN]
+    own = {name: MODEL_KEYS[name] for name in _OWN}
+    common = {name: declared for name, declared in MODEL_KEYS.items() if name not in own}
+    sections = (
+        f"[{name}]\n{_on_reload(keys_of(table), 'takes a restart of muxd')}{_keys(keys_of(table))}"
+        for name, table in SECTIONS.items()
+    )
     parts = [
         _HEAD,
-        *(
-            f"[{name}]\n{_on_reload(table, 'takes a restart of muxd')}{_keys(table)}"
-            for name, table in SECTIONS.items()
-        ),
-        f"{_DEFAULTS}{_on_reload(Model, 'restarts its worker')}{_keys(Model, *common)}",
-        _QWEN + _keys(Model, "model_path", "served_names", "memory", mark="") + _MISTRAL,
-        _comment(keys_of(Model)["script"].doc) + "#[models.legacy]\n" + _setting(Model, "script"),
-        _PRETEND + _keys(Simulation),
-        _KEYS + _keys(Key),
+        *sections,
+        f"{_DEFAULTS}{_on_reload(common, 'restarts its worker')}{_keys(common)}",
+        f"{_QWEN}{''.join(_key(name, own[name], mark='') for name in _ON_QWEN)}{_MISTRAL}",
+        f"{_comment(own['script'].doc)}#[models.legacy]\n{_setting('script', own['script'])}",
+        _PRETEND + _keys(keys_of(Simulation)),
+        _KEYS + _keys(keys_of(Key)),
     ]
     return "\n".join(parts)
 
 
-def _on_reload(table: type, otherwise: str) -> str:
-    """Return the sentence that says what a change of the table's keys takes."""
-    others = [name for name, key in keys_of(table).items() if not key.live and name not in _OWN]
-    if len(others) == len(keys_of(table)):
+def _on_reload(keys: dict[str, KeyDeclaration], otherwise: str) -> str:
+    """Return the sentence that says what a change of these keys takes."""
+    others = [name for name, declared in keys.items() if not declared.live]
+    if len(others) == len(keys):
         return _comment(f"A change here {otherwise}.")
     but = f"; one of {', '.join(others)} {otherwise}" if others else ""
     return _comment(f"`muxctl reload` takes changes over{but}.")
 
 
-def _keys(table: type, *names: str, mark: str = "#") -> str:
-    """Return the keys of a table, each with its sentence; all of them where none is named."""
-    return "".join(_comment(keys_of(table)[name].doc) + _setting(table, name, mark) for name in names or keys_of(table))
+def _keys(keys: dict[str, KeyDeclaration]) -> str:
+    return "".join(_key(name, declared) for name, declared in keys.items())
 
 
-def _setting(table: type, name: str, mark: str = "#") -> str:
-    return f"{mark}{name} = {_toml(keys_of(table)[name].shown)}\n"
+def _key(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
+    return _comment(declared.doc) + _setting(name, declared, mark)
+
+
+def _setting(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
+    return f"{mark}{name} = {_toml(declared.shown)}\n"
 
 
 def _comment(text: str) -> str:

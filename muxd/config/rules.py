@@ -12,13 +12,14 @@ from typing import Any
 
 from .declarations import keys_of
 from .default_paths import default_log_dir
+from .engine_options import OPTION_KEYS, SGLangOptions, engines_with
 from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .names import nearest
 from .problems import Problems
-from .schema import Config, Model
+from .schema import MODEL_KEYS, Config, Model
 from .units import show_size, shown
 
 # sun_path, see unix(7), holds 108 bytes, of which the last is a NUL.
@@ -162,7 +163,7 @@ class _WrittenKeys:
 
     def has_unknown_key(self, name: str) -> bool:
         """Say whether the model's table has an unknown key: a key that seems to be missing may be misspelt."""
-        return not _as_table(self._models.get(name)).keys() <= keys_of(Model).keys()
+        return not _as_table(self._models.get(name)).keys() <= MODEL_KEYS.keys()
 
 
 def _as_table(value: Any) -> Mapping[str, Any]:
@@ -270,15 +271,16 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         yield from _script(model, written)
         return
     yield from _too_few_gpus(model)
-    if model.engine == "simulator":
-        yield from _faults(model)
+    options = model.engine_options
+    for key in OPTION_KEYS:
+        if key not in keys_of(options) and written.in_model(model.name, key):
+            yield (key,), f"only {engines_with(key)} has it; remove it or change engine"
+    if not isinstance(options, SGLangOptions):
         return
-    if written.in_model(model.name, "simulation"):
-        yield ("simulation",), 'only engine = "simulator" has it; remove it or change engine'
     if not written.anywhere(model.name, "model_path") and not written.has_unknown_key(model.name):
         yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
-    if environ is not None and not shutil.which(model.python, path=model.env.get("PATH", environ.get("PATH"))):
-        yield ("python",), f"{model.python} is not an executable that can be found; give the path of SGLang's python"
+    if environ is not None and not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
+        yield ("python",), f"{options.python} is not an executable that can be found; give the path of SGLang's python"
 
 
 def _too_few_gpus(model: Model) -> Iterator[Finding]:
@@ -297,16 +299,6 @@ def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
     for key in SCRIPTS_OWN:
         if written.in_model(model.name, key):
             yield (key,), "is for the command line that muxd makes; put it into the script, and leave this out"
-
-
-def _faults(model: Model) -> Iterator[Finding]:
-    from muxd.simulator.faults import check_fault  # imported for simulated models with faults only
-
-    for fault in model.simulation.faults:
-        try:
-            check_fault(fault)
-        except ValueError as error:
-            yield ("simulation", "faults"), f"{error}; see muxd/simulator/faults.py"
 
 
 def _args_and_env(model: Model) -> Iterator[Finding]:

@@ -10,14 +10,14 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from .declarations import key
+from .declarations import KeyDeclaration, key, keys_of
+from .engine_options import ENGINE_OPTIONS, OPTION_KEYS, EngineOptions, SGLangOptions
 from .key_readers import as_moment, digest, key_name, moment, some_names, variable
 from .readers import (
     Address,
     address,
     boolean,
     choice,
-    command,
     directory,
     duration,
     environment,
@@ -27,7 +27,6 @@ from .readers import (
     integer,
     launch_script,
     names,
-    number,
     origins,
     params,
     path,
@@ -250,27 +249,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Simulation:
-    """Behaviour of a simulated worker (`engine = "simulator"`): its figures are invented, its processes are real."""
-
-    load_time: float = key(duration(), "1s", doc="From its start until it is ready.")
-    sleep_time: float = key(duration(), "100ms", doc="To fall asleep.")
-    wake_time: float = key(duration(), "300ms", doc="To wake up.")
-    release_lag: float = key(duration(), "0s", doc="How long memory stays taken after it was given up.")
-    token_rate: float = key(number(above=0, high=1e6), 100.0, doc="Tokens per second of one request.")
-    batch_slots: int = key(
-        integer(1, 100_000), 8, doc="How many requests run at once; further ones wait inside the engine."
-    )
-    pace: float = key(
-        number(above=0, high=10),
-        0.1,
-        doc="How fast it goes through the waits that SGLang has of its own, such as the 5 s until it notices "
-        "SIGTERM: 1 is as slow.",
-    )
-    faults: tuple[str, ...] = key(texts, [], doc="How it misbehaves: names of faults, see muxd/simulator/faults.py.")
-
-
-@dataclass(frozen=True, slots=True)
 class DeclaredServer:
     """Properties of a server as the model's table and the text of its launch script declare them, before it has run."""
 
@@ -346,7 +324,7 @@ class Model:
         "or not.",
     )
     engine: str = key(
-        choice("sglang", "simulator"),
+        choice(*ENGINE_OPTIONS),
         "sglang",
         doc='"sglang", or "simulator": pretend servers, to try muxd without a GPU.',
     )
@@ -394,7 +372,6 @@ class Model:
     port: int = key(
         integer(0, 65535), 0, doc="The worker's port on loopback; 0: muxd chooses a free one at each start."
     )
-    python: str = key(command, "python3", doc="The interpreter that has SGLang: a name in $PATH, or a path.")
     args: tuple[str, ...] = key(
         texts,
         [],
@@ -465,12 +442,6 @@ class Model:
         live=True,
         doc="So many times in a row it may fail to; then it counts as unresponsive, and is killed.",
     )
-    hang_timeout: float = key(
-        duration(1, endless=True),
-        "5min",
-        live=True,
-        doc="A worker that answers, but has requests and takes no step for this long, counts as unresponsive too.",
-    )
     concurrency_limit: int = key(
         integer(0, 1_000_000),
         0,
@@ -506,7 +477,7 @@ class Model:
     )
     log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
-    simulation: Simulation = key(Simulation, {}, doc="How a simulated server behaves.")
+    engine_options: EngineOptions = field(default_factory=SGLangOptions)  # those of `engine`
 
 
 @dataclass(frozen=True, slots=True)
@@ -574,6 +545,9 @@ class Key:
         doc="In place of secret_sha256: the environment variable of muxd that holds the secret.",
     )
 
+
+#: The keys of `[models.NAME]` and `[defaults]`: those of every model, and those of its engine.
+MODEL_KEYS: dict[str, KeyDeclaration] = {**keys_of(Model), **OPTION_KEYS}
 
 #: The tables of a configuration file that have keys of their own, beside those of the models and [[keys]].
 SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy}

@@ -275,7 +275,8 @@ def _message_fields(match: re.Match[str], model: Model) -> dict[str, str]:
 def _python(model: Model) -> str:
     if model.script is not None:
         return "the Python of its launch script"
-    return which(model.python, path=model.env.get("PATH")) or model.python
+    python = model.engine_options.python
+    return which(python, path=model.env.get("PATH")) or python
 
 
 def _flags(args: str) -> Iterator[str]:

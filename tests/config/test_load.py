@@ -5,13 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Config, Memory, Model, Proxy, Simulation, load_config, load_proxy_config, salvage_config
+from muxd.config import (
+    Config,
+    Memory,
+    Model,
+    Proxy,
+    SGLangOptions,
+    Simulation,
+    load_config,
+    load_proxy_config,
+    salvage_config,
+)
 from muxd.config.declarations import keys_of
+from muxd.config.engine_options import ENGINE_OPTIONS
 from muxd.config.load import config_from_supervisor
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
 from muxd.config.rules import OWNED_FLAGS
-from muxd.config.schema import SECTIONS, Daemon, GiB, Key, MiB, Policy
+from muxd.config.schema import MODEL_KEYS, SECTIONS, Daemon, GiB, Key, MiB, Policy
 from muxd.errors import ConfigError
 
 ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'
@@ -77,7 +88,12 @@ def test_one_model_needs_two_lines(load, tmp_path, environ):
             log_dir=tmp_path / "home/.local/state/muxd/logs",
         ),
         models=(
-            Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), python=f"{environ['PATH']}/python3"),
+            Model(
+                "qwen",
+                model_path="Qwen/Qwen3-14B",
+                served_names=("qwen",),
+                engine_options=SGLangOptions(python=f"{environ['PATH']}/python3"),
+            ),
         ),
         path=tmp_path / "muxd.toml",
         files=(tmp_path / "muxd.toml",),
@@ -126,13 +142,14 @@ token_rate = 50
     assert big.memory == Memory(weights=28 * GiB, kv=10 * GiB)
     assert (big.args, big.env) == (("--context-length", "32768"), {"A": "1"})
     assert (big.cwd, big.drain_timeout) == (tmp_path / "weights", inf)
-    assert pretend.simulation == Simulation(load_time=0.25, token_rate=50.0)
+    assert pretend.engine_options.simulation == Simulation(load_time=0.25, token_rate=50.0)
 
 
 def test_only_what_muxd_finds_out_itself_is_no_key():
-    tables = {*SECTIONS.values(), Memory, Simulation, Model, Key}
+    tables = {*SECTIONS.values(), Memory, Simulation, Model, Key, *ENGINE_OPTIONS.values()}
     made = {(table, field.name) for table in tables for field in fields(table)}
-    assert made - {(table, key) for table in tables for key in keys_of(table)} == {(Model, "name")}
+    keys = {(table, key) for table in tables for key in keys_of(table)}
+    assert made - keys == {(Model, "name"), (Model, "engine_options")}
 
 
 def test_defaults_are_every_models_and_tables_are_merged_key_by_key(load):
@@ -394,6 +411,10 @@ WRONG = [
         'models.a.simulation: only engine = "simulator" has it; remove it or change engine',
     ),
     (
+        "[models.a]\nengine = 'simulator'\npython = 'python3'",
+        'models.a.python: only engine = "sglang" has it; remove it or change engine',
+    ),
+    (
         "[models.a]\nengine = 'simulator'\nsimulation = { token_rate = 0 }",
         "models.a.simulation.token_rate: 0 is out of range; use more than 0 and at most 1e+06",
     ),
@@ -490,11 +511,11 @@ def test_python_is_looked_up_in_the_path_the_worker_will_have(load, tmp_path):
     other.write_text("")
     other.chmod(0o755)
     model = load(f'{ONE_MODEL}env = {{ PATH = "{other.parent}" }}').models[0]
-    assert model.python == str(other)
+    assert model.engine_options.python == str(other)
 
 
 def test_a_relative_python_starts_at_the_files_directory(load, tmp_path):
-    assert load(f'{ONE_MODEL}python = "bin/python3"').models[0].python == str(tmp_path / "bin/python3")
+    assert load(f'{ONE_MODEL}python = "bin/python3"').models[0].engine_options.python == str(tmp_path / "bin/python3")
 
 
 def test_a_file_with_problems_still_tells_where_its_logs_are(tmp_path, environ):
@@ -529,14 +550,15 @@ ODD = [
     "{ a = {} }",
 ]
 ODD += ["1979-05-27", "99999999999999999999", '"é"', '"inf"', '"~nobody/x"', '"[::1]:"', '":²"', "[{}]", '["\\u0000"]']
-TABLES = [*SECTIONS.items(), ("defaults", Model), ("models.a", Model)]
-TABLES += [("models.a.memory", Memory), ("models.a.simulation", Simulation)]
+TABLES = [(name, keys_of(table)) for name, table in SECTIONS.items()]
+TABLES += [("defaults", MODEL_KEYS), ("models.a", MODEL_KEYS)]
+TABLES += [("models.a.memory", keys_of(Memory)), ("models.a.simulation", keys_of(Simulation))]
 
 
-@pytest.mark.parametrize(("table", "schema"), TABLES, ids=[table for table, _ in TABLES])
-def test_no_value_of_any_key_is_more_than_a_problem(load, table, schema):
+@pytest.mark.parametrize(("table", "keys"), TABLES, ids=[table for table, _ in TABLES])
+def test_no_value_of_any_key_is_more_than_a_problem(load, table, keys):
     found = []
-    for key in keys_of(schema):
+    for key in keys:
         for value in ODD:
             try:
                 load(f"[{table}]\n{key} = {value}\n{ONE_MODEL}")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation
+from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation, SimulatorOptions
 from muxd.config.declarations import keys_of
 from muxd.config.plan import Plan, Step, plan_of
 from muxd.config.readers import Address
-from muxd.config.schema import SECTIONS, Daemon, Key
+from muxd.config.schema import MODEL_KEYS, SECTIONS, Daemon, Key
 
 QWEN = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen", "gpt"))
 LLAMA = Model("llama", model_path="/models/llama", served_names=("llama",))
@@ -61,8 +61,18 @@ def test_several_models_that_go_keep_their_order():
     assert [step.model for step in steps] == [model.name for model in many]
 
 
-LIVE = {name for name, key in keys_of(Model).items() if key.live is True}
-OF_THE_PROCESS = {field.name for field in fields(Model)} - {"name", "served_names"} - LIVE
+LIVE = {name for name, key in MODEL_KEYS.items() if key.live is True}
+OF_THE_PROCESS = MODEL_KEYS.keys() - {"served_names"} - LIVE
+PRETEND = replace(QWEN, engine="simulator", engine_options=SimulatorOptions())
+
+
+def before_and_after(key):
+    """Return a model that has the key, and the same with another value of the key."""
+    model = PRETEND if key == "simulation" else QWEN
+    if key in keys_of(Model):
+        return model, replace(model, **{key: another(getattr(model, key))})
+    options = model.engine_options
+    return model, replace(model, engine_options=replace(options, **{key: another(getattr(options, key))}))
 
 
 def test_what_the_command_line_the_claim_or_the_log_files_come_from_is_not_taken_over_live():
@@ -71,14 +81,20 @@ def test_what_the_command_line_the_claim_or_the_log_files_come_from_is_not_taken
 
 @pytest.mark.parametrize("key", sorted(OF_THE_PROCESS))
 def test_what_the_process_is_made_from_restarts_it(key):
-    changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
-    assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "restart", (key,)),)
+    model, changed = before_and_after(key)
+    assert plan_of(with_models(model), with_models(changed)).steps == (Step("qwen", "restart", (key,)),)
 
 
 @pytest.mark.parametrize("key", sorted(LIVE))
 def test_what_only_muxd_looks_at_is_an_update(key):
-    changed = replace(QWEN, **{key: another(getattr(QWEN, key))})
-    assert plan_of(RUNNING, with_models(changed, LLAMA)).steps == (Step("qwen", "update", (key,)),)
+    model, changed = before_and_after(key)
+    assert plan_of(with_models(model), with_models(changed)).steps == (Step("qwen", "update", (key,)),)
+
+
+def test_another_engine_has_other_options_which_are_no_changes_of_their_own():
+    changed = replace(PRETEND, engine_options=SimulatorOptions(hang_timeout=7.0))
+    (step,) = plan_of(RUNNING, with_models(changed, LLAMA)).steps
+    assert step == Step("qwen", "restart", ("engine", "hang_timeout"))
 
 
 def test_one_key_of_the_process_is_enough_to_restart_it():

@@ -65,7 +65,7 @@ def test_a_machine_with_everything_gets_a_configuration_that_can_be_started(run,
     config = load_config(Path("muxd.toml"), environ)
     bge, huge, qwen, mine = config.models
     assert (qwen.name, qwen.model_path, qwen.served_names) == ("qwen3-14b", "Qwen/Qwen3-14B", ("Qwen/Qwen3-14B",))
-    assert (qwen.python, qwen.env) == (sglang, {"HF_HUB_CACHE": str(hub.cache)})
+    assert (qwen.engine_options.python, qwen.env) == (sglang, {"HF_HUB_CACHE": str(hub.cache)})
     assert qwen.memory is not None
     assert (qwen.memory.weights, qwen.sleep_level) == (28 * GiB, 2)
     assert (bge.gpus, huge.gpus, bge.args) == (("0",), ("0", "1"), ("--is-embedding",))
@@ -135,7 +135,7 @@ def test_without_any_python3_the_file_is_still_one_that_can_be_checked(run, hub,
     hub.add("org/a")
     environ["PATH"] = "/nowhere"
     run()
-    assert load_config(Path("muxd.toml"), environ).models[0].python == sys.executable
+    assert load_config(Path("muxd.toml"), environ).models[0].engine_options.python == sys.executable
     assert "# TODO: no SGLang was found." in Path("muxd.toml").read_text()
 
 

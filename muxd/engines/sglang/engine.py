@@ -75,7 +75,7 @@ class SGLang:
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
-        argv = [model.python, "-m", "sglang.launch_server", "--config", str(config)]
+        argv = [model.engine_options.python, "-m", "sglang.launch_server", "--config", str(config)]
         argv += [*server_flags(model, context.port), *_memory_share(model, context.free_gpu_memory), *model.args]
         return CommandSpec(tuple(argv), visible_gpus(model), {config: f"admin-api-key: {context.admin_key}\n"})
 
@@ -100,7 +100,7 @@ class SGLang:
         step = min(stamps, default=None)
         if step is None or self._last_step is None or step != self._last_step[0]:
             self._last_step = (step or 0.0, now)
-        return now - self._last_step[1] < model.hang_timeout
+        return now - self._last_step[1] < model.engine_options.hang_timeout
 
     async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
         return await observation.find_keys(link, processes)

@@ -1,8 +1,6 @@
 """The simulator: SGLang's calls and probes, with pretend memory and a server of our own."""
 
-import sys
-
-from muxd.config import Model
+from muxd.config import Model, SimulatorOptions
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.sglang.engine import SGLang, server_flags
 
@@ -13,7 +11,9 @@ class Simulator(SGLang):
     title = "the simulator"
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
-        simulation, memory = model.simulation, model.memory
+        options, memory = model.engine_options, model.memory
+        assert isinstance(options, SimulatorOptions)
+        simulation = options.simulation
         config = context.workdir / "server.yaml"
         flags: dict[str, object] = {
             "--load-time": simulation.load_time,
@@ -30,7 +30,7 @@ class Simulator(SGLang):
             "--kv": memory.kv if memory is not None else 0,
             "--overhead": memory.overhead if memory is not None else 0,
         }
-        argv = [sys.executable, "-m", "muxd.simulator", "--config", str(config), *server_flags(model, context.port)]
+        argv = [options.python, "-m", "muxd.simulator", "--config", str(config), *server_flags(model, context.port)]
         for flag, value in flags.items():
             argv += [flag, str(value)]
         for fault in simulation.faults:

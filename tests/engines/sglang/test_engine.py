@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Model
+from muxd.config import Model, SGLangOptions
 from muxd.engines import LaunchContext, engine_for
 from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
 from muxd.launchers.launcher import launcher_for
 
-MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), python="/opt/sglang/bin/python")
+SGLANG = SGLangOptions(python="/opt/sglang/bin/python")
+MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), engine_options=SGLANG)
 
 
 def figures(running: int = 0, waiting: int = 0, **more: object) -> dict[str, object]:
