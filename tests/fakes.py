@@ -25,8 +25,9 @@ import httpx
 import trio
 
 from muxd.children import ChildRecord, ChildSpec, Dropped, ExitRecord
-from muxd.config import Config, Daemon, Model
+from muxd.config import Config, Daemon, Model, SimulatorOptions
 from muxd.config.command_lines import Command
+from muxd.config.declarations import keys_of
 from muxd.core.events import Event
 from muxd.errors import CannotSpawn
 from muxd.gpus import GpuMemory
@@ -394,4 +395,6 @@ def an_answer(status: int, text: str = "") -> httpx.Response:
 
 def a_model(name: str, **keys: object) -> Model:
     """A model of the simulator's engine, which is SGLang in all that counts here."""
-    return Model(name, engine="simulator", model_path=f"/models/{name}", served_names=(f"org/{name}",), **keys)  # type: ignore[arg-type]
+    options = SimulatorOptions(**{key: keys.pop(key) for key in keys_of(SimulatorOptions) if key in keys})  # type: ignore[arg-type]
+    said: dict[str, Any] = {"engine": "simulator", "engine_options": options, **keys}
+    return Model(name, model_path=f"/models/{name}", served_names=(f"org/{name}",), **said)
