@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from muxctl.display.tables import cut, duration, gibibytes, plain, table
+from muxctl.display.tables import cut, duration, gibibytes, padded, plain, table, width_of
 
 COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS", "NOTE")
 _SHORT = ("MODEL", "STATE", "SINCE", "GPU", "BUSY", "WAIT", "RST")
@@ -128,7 +128,7 @@ def _few(names: list[str]) -> str:
 def _table(models: list[Model], width: int | None) -> list[str]:
     rows = [(*_cells(model), note(model)) for model in models]
     lines = table([COLUMNS, *rows], right=_NUMBERS)
-    if width is None or max(map(len, lines)) <= width:
+    if width is None or max(map(width_of, lines)) <= width:
         return lines
     note_at = lines[0].index("NOTE")
     if width - note_at >= _NOTE:
@@ -141,14 +141,15 @@ def _narrow(models: list[Model], width: int) -> list[str]:
     rows = [_cells(model) for model in models]
     for columns in (COLUMNS[:-1], _SHORT):
         rest = table([row[1:] for row in (columns, *rows)], right=[column - 1 for column in _NUMBERS])
-        longest = max(len(row[0]) for row in (columns, *rows))
-        room = width - 2 - max(map(len, rest))
-        if longest <= room:
+        widths = [width_of(row[0]) for row in (columns, *rows)]
+        room = width - 2 - max(map(width_of, rest))
+        if max(widths) <= room:
             break
-    indent = longest if longest <= room else max((len(row[0]) for row in rows if len(row[0]) <= room), default=5)
+    indent = max((each for each in widths if each <= room), default=5)
     lines = [f"{columns[0]:{indent}}  {rest[0]}"]
     for model, (name, *_), line in zip(models, rows, rest[1:], strict=True):
-        lines += [f"{name:{indent}}  {line}"] if len(name) <= indent else [name, f"{'':{indent}}  {line}"]
+        beside = width_of(name) <= indent
+        lines += [f"{padded(name, indent)}  {line}"] if beside else [name, f"{'':{indent}}  {line}"]
         if text := note(model, brief=True):
             lines.append(_INDENT + cut(text, width - len(_INDENT)))
     return lines

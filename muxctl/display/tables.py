@@ -3,37 +3,65 @@
 import os
 import sys
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Return lines with aligned columns, two blanks apart; columns in `right` are aligned to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(_cell(cell, widths[i], i in right) for i, cell in enumerate(row)).rstrip() for row in rows]
+    widths = [max(width_of(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(padded(cell, widths[i], i in right) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
-def _cell(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal the text takes: a letter of Chinese, Japanese or Korean takes two."""
+    return len(text) if text.isascii() else sum(map(_width_of, text))
+
+
+def _width_of(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # accents and joiners, which stand over what is before them
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """Return the text filled with blanks to `width` columns of a terminal; `right`: with the blanks before it."""
+    blanks = " " * (width - width_of(text))
+    return blanks + text if right else text + blanks
 
 
 def cut(text: str, width: int) -> str:
-    """Return at most `width` characters of the text; … stands for what is left off."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+    """Return at most `width` columns of the text; … stands for what is left off."""
+    if width_of(text) <= width:
+        return text
+    taken = list(accumulate(map(_width_of, text)))
+    return text[: bisect_right(taken, width - 1)] + "…"
 
 
 def hanging(rows: Sequence[tuple[str, str]], width: int | None = None) -> list[str]:
-    """Return lines of names and texts; a text that is longer than `width` goes on below its beginning."""
-    indent = max(len(name) for name, _ in rows) + 2
+    """Return lines of names and texts; a text that is wider than `width` columns goes on below its beginning."""
+    indent = max(width_of(name) for name, _ in rows) + 2
     if width is None or width < indent + 20:
         return table(rows)
-    from textwrap import wrap
-
     lines = []
     for name, text in rows:
-        first, *more = wrap(text, width - indent, break_long_words=False, break_on_hyphens=False) or [""]
-        lines += [f"{name:{indent}}{first}".rstrip(), *(" " * indent + line for line in more)]
+        first, *more = _wrapped(text, width - indent)
+        lines += [f"{padded(name, indent)}{first}".rstrip(), *(" " * indent + line for line in more)]
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return lines of whole words, at most `width` columns wide unless a single word is wider."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width_of(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
     return lines
 
 

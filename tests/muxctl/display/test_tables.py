@@ -1,6 +1,6 @@
 import pytest
 
-from muxctl.display.tables import cut, duration, hanging, plain, table
+from muxctl.display.tables import cut, duration, hanging, plain, table, width_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,26 @@ def test_a_long_text_goes_on_below_its_beginning_where_there_is_room():
     assert hanging(facts) == ["a:     one two three four five six", "long:"]
     assert hanging(facts, 27) == ["a:     one two three four", "       five six", "long:"]
     assert hanging(facts, 20) == hanging(facts)
+
+
+# Terminals give some letters two columns, and others none.
+
+WIDE = "通义千问"
+ACCENT = "e\u0301"  # é as two characters
+
+
+def test_a_table_is_aligned_by_the_columns_of_a_terminal_not_by_characters():
+    lines = table([("NAME", "N", "FILE"), (WIDE, "7", "a"), ("qwen", "12", "b"), (ACCENT, "1", "c")], right=(1,))
+    assert lines == ["NAME       N  FILE", f"{WIDE}   7  a", "qwen      12  b", f"{ACCENT}          1  c"]
+    assert {width_of(line.rsplit(" ", 1)[0]) for line in lines} == {13}
+
+
+def test_wide_letters_are_cut_where_the_terminal_ends_and_none_in_the_middle():
+    assert [cut(WIDE, width) for width in (8, 7, 6, 5, 1)] == [WIDE, "通义千…", "通义…", "通义…", "…"]
+    assert cut(ACCENT * 3, 3) == ACCENT * 3
+    assert cut(ACCENT * 3, 2) == ACCENT + "…"
+
+
+def test_a_text_of_wide_letters_goes_on_below_its_beginning():
+    facts = [(f"{WIDE}:", f"{WIDE} {WIDE} {WIDE}"), ("b:", "c")]
+    assert hanging(facts, 31) == [f"{WIDE}:  {WIDE} {WIDE}", f"           {WIDE}", "b:         c"]
