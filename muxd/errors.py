@@ -109,6 +109,13 @@ class NoRoom(MuxdError):
     status = 409
 
 
+class LevelRefused(MuxdError):
+    """A worker cannot be put to sleep at this level: its process cannot, or it sleeps deeper already."""
+
+    code = "level_refused"
+    status = 409
+
+
 class AlreadyRunning(MuxdError):
     """Another muxd holds this control socket."""
 

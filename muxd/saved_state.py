@@ -27,8 +27,14 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     port: int
     admin_key: str
     call: str | None = None  # a call that is sent and not answered: its effect is in doubt
-    asleep: bool = False
+    released: list[str] = []  # the engine's tags of the memory that it has given up; a second release kills SGLang
+    asleep: bool = False  # of an earlier muxd, which knew no tags
     leftovers: list[str] = []  # files that the worker left outside its work folder
+
+    def __post_init__(self) -> None:
+        """Take over what an earlier muxd wrote: its sleepers had released all but their graphs."""
+        if self.asleep:
+            self.released, self.asleep = ["kv_cache", "weights"], False
 
 
 class SavedState(msgspec.Struct, kw_only=True):

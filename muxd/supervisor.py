@@ -68,6 +68,7 @@ from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import GroupSpec, WorkerSpec
 from .core.states import WorkerState
+from .engines import engine_for
 from .engines.sglang.engine import granted_share
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
@@ -193,8 +194,8 @@ class Supervisor:
                 nursery.start_soon(self._runners[name].start(), name=f"life of {name}")
             case WakeWorker(name):
                 self._runners[name].wake()
-            case SleepWorker(name):
-                self._runners[name].sleep()
+            case SleepWorker(name, level):
+                self._runners[name].sleep(level)
             case StopWorker(name, kill):
                 self._runners[name].stop(kill=kill)
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
@@ -342,8 +343,9 @@ class Supervisor:
 
     def _count_switch(self, move: RecordMove) -> None:
         runner, now, running = self._runners[move.worker], self._scheduler.host.now, self._scheduler.switching.running
-        level, waited = runner.model.sleep_level, runner.gpu_memory.waited
-        self._metrics.switches.note(move, now, running, level=level, waited=waited)
+        worker = self._scheduler.host.workers.get(move.worker)
+        level = worker.level if worker is not None else 3  # a reload has just removed it
+        self._metrics.switches.note(move, now, running, level=level, waited=runner.gpu_memory.waited)
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._context.state
@@ -410,11 +412,13 @@ class Supervisor:
         self.tell(SwitchAsked(now, stream.number, name))
         return stream.receive
 
-    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+    def order(
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+    ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time = trio.current_time()
         stream = self._orders.open(self._number(), name, time)
-        self._record_order(name, verb)
-        self.tell(OrderGiven(time, stream.number, name, verb, now))
+        self._record_order(name, verb if level is None else f"{verb} at level {level}")
+        self.tell(OrderGiven(time, stream.number, name, verb, now, level))
         return stream.receive
 
     async def unload(self, name: str) -> dict[str, Any]:
@@ -566,13 +570,16 @@ def _model_names(config: Config) -> dict[str, str]:
 
 def spec_of(model: Model) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
+    memory = model.memory
     worker = WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
         on_cards=model.engine != "simulator" and not runs_on_cpu(model.args),
         share=granted_share(model) or WHOLE,
-        memory=model.memory.total if model.memory is not None else 0,
+        memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,
+        levels=engine_for(model).levels(model),
+        resident=(memory.weights + memory.overhead) // max(1, len(model.gpus)) if memory is not None else 0,
         restart_limit=model.restart_limit,
         restart_window=model.restart_window,
         stable_after=model.stable_after,

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from muxd.children import ChildRecord
@@ -12,10 +13,21 @@ def a_worker(**facts):
 
 def test_what_is_saved_is_loaded(tmp_path):
     file = StateFile(tmp_path / "state.json")
-    file.state.workers["qwen"] = a_worker(call="release", leftovers=["/dev/shm/x"])
+    file.state.workers["qwen"] = a_worker(call="release", released=["kv_cache"], leftovers=["/dev/shm/x"])
     file.state.proxy = RECORD
     file.save()
     assert StateFile(tmp_path / "state.json").load() == file.state
+
+
+@pytest.mark.parametrize(("asleep", "released"), [(True, ["kv_cache", "weights"]), (False, [])])
+def test_a_file_of_an_earlier_muxd_which_knew_no_tags_is_read(tmp_path, asleep, released):
+    file = StateFile(tmp_path / "state.json")
+    file.state.workers["qwen"] = a_worker()
+    file.save()
+    told = msgspec.json.decode(file.path.read_bytes())
+    told["workers"]["qwen"]["asleep"] = asleep
+    file.path.write_bytes(msgspec.json.encode(told))
+    assert StateFile(file.path).load().workers["qwen"] == a_worker(released=released)
 
 
 def test_nobody_else_may_read_it(tmp_path):

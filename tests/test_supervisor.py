@@ -141,9 +141,9 @@ async def test_after_a_switch_there_and_back_the_state_file_has_no_call_under_wa
             assert (await lines(supervisor.switch(name)))[-1]["type"] == "ready"
             await trio.testing.wait_all_tasks_blocked()
         workers = StateFile(tmp_path / "state" / "state.json").load().workers
-        assert {name: (worker.call, worker.asleep) for name, worker in workers.items()} == {
-            "a": (None, False),
-            "b": (None, True),
+        assert {name: (worker.call, worker.released) for name, worker in workers.items()} == {
+            "a": (None, []),
+            "b": (None, ["kv_cache", "weights"]),
         }
 
 

@@ -178,7 +178,7 @@ def note(model: Model, *, brief: bool = False) -> str:
     if model["waiting"] and model["oldest_wait_s"]:
         parts.append(f"oldest waits {duration(model['oldest_wait_s'])}")
     if model["state"] == "asleep" and not brief:
-        parts.append(f"sleep level {model['sleep_level']}")
+        parts.append(f"sleep level {model.get('level', model['sleep_level'])}")
     if model["reason"] and not model.get("stopped_by_operator"):
         parts.append(plain(model["reason"]))
     elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):

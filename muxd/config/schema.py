@@ -361,9 +361,10 @@ class Model:
         "counts as 0.",
     )
     sleep_level: int = key(
-        integer(1, 3),
+        integer(0, 3),
         2,
-        doc="What the model gives up while another one has the GPU:\n"
+        doc="What the model gives up while another one has the GPU; more where the other one needs it:\n"
+        "  0  its KV cache alone: back at once, but its weights stay on the GPU, so give sizes in `memory`\n"
         "  1  its weights wait in host RAM: back within seconds, but the RAM stays taken\n"
         "  2  its weights are discarded: read from disk again\n"
         "  3  its process ends: started again from nothing",

@@ -25,6 +25,10 @@ class OrderBody(Struct, forbid_unknown_fields=True):
     now: bool = False
 
 
+class SleepBody(OrderBody, forbid_unknown_fields=True):
+    level: Annotated[int, Meta(ge=0, le=3)] | None = None  # None: the one that is configured
+
+
 class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 

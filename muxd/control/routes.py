@@ -13,6 +13,7 @@ from muxd.control.bodies import (
     LeaseBody,
     OrderBody,
     ReloadBody,
+    SleepBody,
     SwitchBody,
     body_of,
     log_lines,
@@ -160,9 +161,11 @@ class ControlRoutes:
         await _send_progress(exchange, name, self._service.switch(name), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
-        body = body_of(request, OrderBody)
+        body = body_of(request, SleepBody if verb is Verb.SLEEP else OrderBody)
+        level = body.level if isinstance(body, SleepBody) else None
         name = self._service.resolve(name)
-        await _send_progress(exchange, name, self._service.order(name, verb, now=body.now), wait=body.wait)
+        progress = self._service.order(name, verb, now=body.now, level=level)
+        await _send_progress(exchange, name, progress, wait=body.wait)
 
     async def _unload(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         await exchange.send_json(200, await self._service.unload(self._service.resolve(name)))

@@ -42,7 +42,9 @@ class ControlService(Protocol):
         """
         ...
 
-    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
+    def order(
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+    ) -> trio.MemoryReceiveChannel[Message]:
         """Give an order for a model and return its progress, a channel that closes after `done` or `failed`.
 
         `now` does not wait for requests in flight.  Closing the channel early does not take the order back.

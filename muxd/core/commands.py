@@ -14,16 +14,20 @@ class StartWorker:
 
 @dataclass(frozen=True, slots=True)
 class WakeWorker:
-    """Answered by WorkerReady, WakeFailed or WorkerExited."""
+    """Wake it from the level at which it sleeps; answered by WorkerReady, WakeFailed or WorkerExited."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class SleepWorker:
-    """Put it to its deep level, 1 or 2; answered by WorkerAsleep, SleepFailed or WorkerExited."""
+    """Put it to sleep at `level`, 0 to 2, or deeper where it sleeps already.
+
+    Answered by WorkerAsleep, SleepFailed or WorkerExited.
+    """
 
     worker: str
+    level: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,13 +86,17 @@ class SwitchAsked:
 
 @dataclass(frozen=True, slots=True)
 class OrderGiven:
-    """An operator's order for one group.  `now`: what is in flight is not waited for."""
+    """An operator's order for one group.  `now`: what is in flight is not waited for.
+
+    `level`: of a sleep; None: the one that is configured, or the deeper one at which the group sleeps already.
+    """
 
     time: float
     ticket: int
     group: str
     verb: Verb
     now: bool = False
+    level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +147,14 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerAsleep:
-    """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs."""
+    """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs.
+
+    `kept` is None where nobody can measure it.
+    """
 
     time: float
     worker: str
-    kept: int = 0
+    kept: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,68 +1,97 @@
-"""Who leaves so that another group fits: pure functions of what each leaving would free and cost.
+"""Who leaves so that another group fits, and how deep they then sleep: pure functions of what that frees and costs.
 
 The best plan makes nobody leave who has requests in flight, if that can be; then it costs the least: seconds to leave
-and to come back, times how often the worker was wanted of late.  A switch follows the plan that was best when it
-began.  With few residents every plan is looked at; with many, the cheapest per byte are added until the claim fits, and
-those that turn out not to be needed are taken off again.
+and to come back, times how often the group was wanted of late.  A group that sleeps already can be made to sleep
+deeper, which is a step like any other.  A switch follows the plan that was best when it began.
+
+Plans are looked at in the order of their cost, so that the first one that fits is the best.  Where that takes too many
+looks, the cheapest residents are added until the claim fits, and those that turn out not to be needed are taken off
+again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from heapq import heappop, heappush
 
-#: So many residents are tried in every combination: 2 ** 8 plans of a few microseconds.
-FEW = 8
+#: So many plans of a few microseconds are looked at: all plans for eight residents with one level each.
+LOOKS = 256
+
+#: Levels by group: who leaves, and how deep it then sleeps.
+Plan = Mapping[str, int]
+
+Fits = Callable[[Plan], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelCost:
+    """A level at which a group could sleep, and the seconds that this costs per second."""
+
+    level: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A group that could leave: whether requests are in flight, and the seconds that its leaving costs per second."""
+    """A group that could leave, or sleep deeper; `is_busy`: requests are in flight there."""
 
     group: str
     is_busy: bool
-    seconds: float
+    options: tuple[LevelCost, ...]  # the shallowest first; never none
+
+    @property
+    def cost(self) -> tuple[bool, float, str]:
+        return self.is_busy, min(option.seconds for option in self.options), self.group
 
 
-def plan(residents: Iterable[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...] | None:
-    """Return the groups that must leave, the cheapest first; None where not even all of them would be enough.
+def plan(residents: Iterable[Resident], fits: Fits) -> Plan | None:
+    """Return who must leave and how deep, the cheapest first; None where not even all of them would be enough.
 
-    `fits` says whether the claim fits once these groups have left.
+    `fits` says whether the claim fits once these groups sleep at these levels.
     """
-    ordered = sorted(residents, key=_cost)
-    if not fits(frozenset(r.group for r in ordered)):
+    ordered = sorted(residents, key=lambda resident: resident.cost)
+    if not fits({r.group: r.options[-1].level for r in ordered}):
         return None
-    return _best_of_few(ordered, fits) if len(ordered) <= FEW else _good_of_many(ordered, fits)
+    best = _cheapest(ordered, fits)
+    return _good(ordered, fits) if best is None else best
 
 
-def _cost(resident: Resident) -> tuple[bool, float, str]:
-    return resident.is_busy, resident.seconds, resident.group
+def _cheapest(residents: Sequence[Resident], fits: Fits) -> Plan | None:
+    """Look at plans in the order of their cost; of two that cost the same, the one that fewer leave for comes first.
 
-
-def _best_of_few(residents: Sequence[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...]:
-    """Look at small plans first: of two that cost the same, the one that fewer leave for is kept."""
-    best: Sequence[Resident] = residents
-    best_cost: tuple[float, float] | None = None
-    for size in range(len(residents) + 1):
-        for chosen in combinations(residents, size):
-            cost = _total(chosen)
-            if (best_cost is None or cost < best_cost) and fits(frozenset(r.group for r in chosen)):
-                best, best_cost = chosen, cost
-    return tuple(r.group for r in best)
-
-
-def _total(residents: Sequence[Resident]) -> tuple[int, float]:
-    return sum(r.is_busy for r in residents), sum(r.seconds for r in residents)
-
-
-def _good_of_many(residents: Sequence[Resident], fits: Callable[[frozenset[str]], bool]) -> tuple[str, ...]:
-    """Add the cheapest until the claim fits, then spare whom it fits without, the dearest first."""
-    chosen: list[Resident] = []
-    for resident in residents:
-        chosen.append(resident)
-        if fits(frozenset(r.group for r in chosen)):
+    Each plan leads to those that have one group more, of those behind its last one, or its last one's next level.
+    Return None where none of the first LOOKS plans fits.
+    """
+    options = [sorted(r.options, key=lambda option: (option.seconds, option.level)) for r in residents]
+    busy = [int(r.is_busy) for r in residents]
+    plans: list[tuple[int, float, int, tuple[tuple[int, int], ...]]] = [(0, 0.0, 0, ())]
+    for _ in range(LOOKS):
+        if not plans:
             break
-    for resident in reversed(chosen[:-1]):
-        others = [r for r in chosen if r is not resident]
-        if fits(frozenset(r.group for r in others)):
-            chosen = others
-    return tuple(r.group for r in chosen)
+        in_flight, seconds, size, steps = heappop(plans)
+        if fits({residents[i].group: options[i][rank].level for i, rank in steps}):
+            return {residents[i].group: options[i][rank].level for i, rank in steps}
+        last, rank = steps[-1] if steps else (-1, 0)
+        for i in range(last + 1, len(residents)):
+            cost = seconds + options[i][0].seconds
+            heappush(plans, (in_flight + busy[i], cost, size + 1, (*steps, (i, 0))))
+        if steps and rank + 1 < len(options[last]):
+            cost = sum(options[i][r].seconds for i, r in steps[:-1]) + options[last][rank + 1].seconds
+            heappush(plans, (in_flight, cost, size, (*steps[:-1], (last, rank + 1))))
+    return None
+
+
+def _good(residents: Sequence[Resident], fits: Fits) -> Plan:
+    """Add the cheapest until the claim fits, then spare whom it fits without, the dearest first.
+
+    Each who is left sleeps no deeper than is needed.
+    """
+    chosen: dict[str, int] = {}
+    for resident in residents:
+        chosen[resident.group] = resident.options[-1].level
+        if fits(chosen):
+            break
+    for resident in reversed(residents[: len(chosen)]):
+        others = {group: level for group, level in chosen.items() if group != resident.group}
+        shallower = ({**chosen, resident.group: option.level} for option in resident.options)
+        chosen = next((plan for plan in (others, *shallower) if fits(plan)), chosen)
+    return chosen

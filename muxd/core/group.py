@@ -27,6 +27,7 @@ UP = frozenset({WorkerState.READY, WorkerState.STARTING, WorkerState.WAKING})
 #: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
 LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})
 
+_SLEEPING = (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP)
 _READY = frozenset({WorkerState.READY})
 _CARRYING = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
@@ -38,6 +39,7 @@ class Order:
     verb: Verb
     tickets: list[int] = field(default_factory=list)
     now: bool = False  # what is in flight is not waited for
+    level: int | None = None  # of a sleep; None: the group's own
     killed: bool = False  # a stop that was under way has been hurried
     is_down: bool = False  # of a restart: the processes have ended
 
@@ -275,24 +277,43 @@ class Group:
 
     # Costs: the members move side by side, so that a move of the group takes as long as the slowest
 
-    def cost(self, state: WorkerState) -> Cost:
-        """Return what it costs to get through a state."""
-        return _slowest(worker.costs[state] for worker in self.serving)
+    def cost(self, state: WorkerState, level: int | None = None) -> Cost:
+        """Return what it costs to get through a state: of a sleep or a wake at `level`, by default the last one."""
+        return _slowest(worker.cost(state, level) for worker in self.serving)
 
     @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the group ready from its present state: a wake or a start."""
         return _slowest(worker.return_cost for worker in self.serving)
 
-    @property
-    def comeback_cost(self) -> Cost:
-        """Return the cost of getting the group ready again once it has left its GPUs."""
-        return _slowest(worker.comeback_cost for worker in self.serving)
+    def comeback_cost(self, level: int) -> Cost:
+        """Return the cost of getting the group ready again from `level`."""
+        return _slowest(worker.comeback_cost(level) for worker in self.serving)
+
+    def leave_cost(self, level: int) -> Cost:
+        """Return the cost of getting the group to `level` once it is drained."""
+        return _slowest(worker.leave_cost(level) for worker in self.serving)
+
+    # Sleep levels: the members go to the same one, but for those that cannot, or sleep deeper already
 
     @property
-    def leave_cost(self) -> Cost:
-        """Return the cost of getting the group off its GPUs once it is drained."""
-        return _slowest(worker.leave_cost for worker in self.serving)
+    def sleep_level(self) -> int:
+        """Return the level at which the group sleeps unless an order says another."""
+        return min(worker.sleep_level for worker in self.serving)
+
+    @property
+    def level(self) -> int:
+        """Return the shallowest level at which a member sleeps, or towards which it falls asleep; 3: nobody does."""
+        return min((w.level for w in self.serving if w.state in _SLEEPING), default=3)
+
+    @property
+    def levels_left(self) -> list[int]:
+        """Return the levels to which the group may go when room is needed, the shallowest first."""
+        return sorted({level for worker in self.serving if not worker.is_down for level in worker.levels_left}) or [3]
+
+    def sleeps_at(self, level: int) -> bool:
+        """Say whether every member sleeps at `level` or deeper, or has ended."""
+        return all(worker.sleeps_at(level) for worker in self.serving)
 
 
 def _slowest(costs: Iterable[Cost]) -> Cost:

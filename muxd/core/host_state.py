@@ -5,7 +5,7 @@ when to do it is decided in `switching` and `scheduler`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -25,10 +25,10 @@ from .commands import (
 )
 from .events import Waiting
 from .group import UP, Group, Lease
-from .ledger import WHOLE, Claim, GpuId, Ledger, in_order
+from .ledger import WHOLE, GpuId, Holding, Ledger, in_order
 from .spec import GroupSpec, WorkerSpec
 from .states import WorkerState
-from .worker import Worker
+from .worker import Cost, Worker
 
 GIB = 1 << 30
 
@@ -49,6 +49,21 @@ class Impossible(NamedTuple):
     def __str__(self) -> str:
         """Return a phrase to follow the model's name."""
         return f"can never be loaded: {self.reason}; {self.remedy}"
+
+
+class Eviction(NamedTuple):
+    """A group that must leave for another one, or sleep deeper, and the level to which that leads."""
+
+    group: Group
+    level: int
+
+    @property
+    def leave_cost(self) -> Cost:
+        return self.group.leave_cost(self.level)
+
+    @property
+    def comeback_cost(self) -> Cost:
+        return self.group.comeback_cost(self.level)
 
 
 #: States in which what a worker has of its GPUs changes.
@@ -150,45 +165,49 @@ class HostState:
 
     # Memory
 
-    def is_awake(self, group: Group) -> bool:
-        """Say whether a member has the memory that it needs to serve."""
-        return any(self.ledger.is_awake(worker.name) for worker in group.serving)
+    def is_loaded(self, group: Group) -> bool:
+        """Say whether weights of a member are on its GPUs."""
+        return any(self.ledger.is_loaded(worker.name) for worker in group.serving)
 
     def fits(self, group: Group) -> bool:
         """Say whether the memory that the group needs to serve is there."""
         return not self._shortfall(group)
 
-    def _shortfall(self, group: Group, left: dict[str, Claim] | None = None) -> dict[GpuId, int]:
+    def _shortfall(self, group: Group, left: Mapping[str, Holding] = {}) -> dict[GpuId, int]:
         """Return what the group lacks on each GPU, as `Ledger.shortfall`, to which `left` is passed on."""
         if len(group.serving) == 1:
             worker = group.serving[0]
-            return self.ledger.shortfall(worker.name, worker.spec.claim, left or {})
-        thought: dict[str, Claim] = {**(left or {}), **{worker.name: {} for worker in _coming(group)}}
+            return self.ledger.shortfall(worker.name, worker.spec.claim, left)
+        thought = {**left, **{worker.name: Holding({}, 3) for worker in _coming(group)}}
         missing: dict[GpuId, int] = {}
         for worker in _coming(group):  # each finds there what those before it take
             for gpu, amount in self.ledger.shortfall(worker.name, worker.spec.claim, thought).items():
                 missing[gpu] = WHOLE if WHOLE in (amount, missing.get(gpu)) else max(amount, missing.get(gpu, 0))
-            thought[worker.name] = worker.spec.claim
+            thought[worker.name] = Holding(worker.spec.claim)
         return missing
 
-    def evictions(self, group: Group) -> list[Group]:
+    def evictions(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
         if all(worker.spec.share == WHOLE for worker in group.serving):
-            # Whoever is awake there is in its way: there is nothing to choose.
-            return self._groups_of(self.ledger.awake_on(group.gpus), group)
+            # All weights that are there are in its way: there is nothing to choose.
+            loaded = self._groups_of(self.ledger.loaded_on(group.gpus), group)
+            return [Eviction(other, next(level for level in other.levels_left if level > 0)) for other in loaded]
         missing = self._shortfall(group)
         holders = self._groups_of(self.ledger.holders(missing), group)
         if not holders:
             return []
         if all(amount == WHOLE for amount in missing.values()):
-            holders = [holder for holder in holders if self.is_awake(holder)]
+            holders = [holder for holder in holders if self.is_loaded(holder)]
+        left = {holder.name: {level: _left(holder, level) for level in holder.levels_left} for holder in holders}
 
-        def fits(gone: frozenset[str]) -> bool:
-            left = {w.name: _left(w) for name in gone for w in self.groups[name].serving}
-            return not self._shortfall(group, left)
+        def fits(plan: eviction.Plan) -> bool:
+            then = {worker: held for name, level in plan.items() for worker, held in left[name][level].items()}
+            return not self._shortfall(group, then)
 
-        chosen = eviction.plan([_resident(holder, self.now) for holder in holders], fits)
-        return holders if chosen is None else [self.groups[name] for name in sorted(chosen)]
+        chosen = eviction.plan([_resident(holder, left[holder.name], self.now) for holder in holders], fits)
+        if chosen is None:
+            return [Eviction(holder, 3) for holder in holders]
+        return [Eviction(self.groups[name], chosen[name]) for name in sorted(chosen)]
 
     def _groups_of(self, workers: Iterable[str], but: Group) -> list[Group]:
         """Return the groups of the workers, each once, without that one."""
@@ -280,17 +299,34 @@ class HostState:
                 yield from self.stop_worker(worker, message, kill=True)
         yield from self.revoke_all(group, reason, message, deadline)
 
-    def deactivate(self, group: Group) -> Iterator[Command]:
-        """Put a drained group to sleep, or end it where its level is 3: each member when its GPUs are quiet."""
+    def deactivate(self, group: Group, level: int) -> Iterator[Command]:
+        """Put a drained group to sleep at `level`, or end it at level 3: each member when its GPUs are quiet."""
         assert not group.granted, f"{group.name} still has leases {sorted(group.granted)}"
         for worker in group.serving:
             if worker.state is not WorkerState.DRAINING or not self._is_quiet(worker):
                 continue
-            if worker.sleep_level == 3:
+            if 3 in (level, worker.sleep_level) or not worker.spec.can_sleep_at(level):
                 yield from self.stop_worker(worker, worker.reason, kill=False)
             else:
-                yield from self.move(worker, WorkerState.FALLING_ASLEEP, worker.reason)
-                yield SleepWorker(worker.name)
+                yield from self._fall_asleep(worker, level, worker.reason)
+
+    def deepen(self, group: Group, level: int, reason: str) -> Iterator[Command]:
+        """Let those members that sleep shallower go to `level`, each when its GPUs are quiet; level 3 ends all."""
+        if level == 3:
+            yield from self.stop(group, reason, kill=True)  # nothing runs in it; one that is paused cannot drain
+            return
+        for worker in group.serving:
+            if worker.state is not WorkerState.ASLEEP or worker.level >= level:
+                continue
+            if (at := worker.level_for(level)) == 3:
+                yield from self.stop_worker(worker, reason, kill=True)
+            elif self._is_quiet(worker):
+                yield from self._fall_asleep(worker, at, reason)
+
+    def _fall_asleep(self, worker: Worker, level: int, reason: str) -> Iterator[Command]:
+        worker.level = level
+        yield from self.move(worker, WorkerState.FALLING_ASLEEP, reason)
+        yield SleepWorker(worker.name, level)
 
     def stop(self, group: Group, reason: str, *, kill: bool) -> Iterator[Command]:
         """End every process of the group that is not being ended already."""
@@ -416,21 +452,41 @@ def _coming(group: Group) -> list[Worker]:
     return [worker for worker in group.serving if worker.state is not WorkerState.STUCK]
 
 
-def _left(worker: Worker) -> Claim:
-    """Return the memory that a worker would have once it has left its GPUs: one that sleeps is ended."""
-    return worker.claim_asleep(3 if worker.state is WorkerState.ASLEEP else worker.sleep_level)
+def _left(group: Group, level: int) -> dict[str, Holding]:
+    """Return what each member would have once the group has gone to `level`."""
+    return {worker.name: worker.holding_asleep(worker.level_for(level)) for worker in group.serving}
 
 
-def _resident(group: Group, now: float) -> eviction.Resident:
-    """Describe what the group's leaving costs: nothing where it leaves already, most where it cannot be had."""
+def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: float) -> eviction.Resident:
+    """Describe what the group's leaving costs, by the level; a deeper one that frees no more is no choice."""
+    options: list[eviction.LevelCost] = []
+    before = None
+    for level, holdings in left.items():
+        kept = [(holding.claim, holding.is_loaded) for holding in holdings.values()]
+        if kept != before:
+            options.append(eviction.LevelCost(level, _seconds(group, level) * max(group.demand(now), RARE)))
+        before = kept
+    coming = (WorkerState.STARTING, WorkerState.WAKING)
+    is_busy = group.in_use or group.state in coming or _is_stuck(group)
+    is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
+    return eviction.Resident(group.name, is_awake and is_busy, tuple(options))
+
+
+def _is_stuck(group: Group) -> bool:
+    return any(worker.state is WorkerState.STUCK for worker in group.serving)
+
+
+def _seconds(group: Group, level: int) -> float:
+    """Return what the group's leaving to `level` costs each time that it is wanted: to leave and to come back.
+
+    What is under way already costs nothing more, and what cannot be had costs most.
+    """
+    there_and_back = group.leave_cost(level).seconds + group.comeback_cost(level).seconds
     if group.leaves:
-        return eviction.Resident(group.name, is_busy=False, seconds=0.0)
-    if any(worker.state is WorkerState.STUCK for worker in group.serving):
-        return eviction.Resident(group.name, is_busy=True, seconds=inf)
+        least = group.levels_left[0]
+        return there_and_back - group.comeback_cost(least).seconds if level > least else 0.0
+    if _is_stuck(group):
+        return inf
     if group.state is WorkerState.ASLEEP:
-        is_busy = False
-        seconds = max(0.0, group.cost(WorkerState.STARTING).seconds - group.cost(WorkerState.WAKING).seconds)
-    else:
-        is_busy = group.in_use or group.state in (WorkerState.STARTING, WorkerState.WAKING)
-        seconds = group.leave_cost.seconds + group.comeback_cost.seconds
-    return eviction.Resident(group.name, is_busy, seconds * max(group.demand(now), RARE))
+        return max(0.0, there_and_back - group.return_cost.seconds)
+    return there_and_back

@@ -1,10 +1,12 @@
 """The ledger: who has how much of which GPU.
 
 A worker claims memory from the moment it starts or wakes until it is asleep or gone, with its memory measured free.
-What a sleeping process keeps there (a CUDA context, captured graphs) stays claimed while it sleeps.
+What a sleeping process keeps there stays claimed while it sleeps: at level 0 the weights, at levels 1 and 2 a CUDA
+context and captured graphs.
 
 A claim on a GPU is in bytes, or WHOLE where nobody said or measured what the worker takes: such a worker is alone there
-among those that are awake.  What sleepers keep is not in its way, as it finds out by itself how much is free.
+among those whose weights are on the GPU, awake or asleep at level 0.  What deeper sleepers keep is not in its way, as
+it finds out by itself how much is free.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,10 +34,15 @@ def shown_gpu(gpu: GpuId) -> int | str:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one worker has of the memory; `awake`: it may be in another's way on a GPU whatever the bytes say."""
+    """What one worker has of the memory, awake (`level` is None) or asleep at a level."""
 
     claim: Claim
-    awake: bool
+    level: int | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Say whether its weights are on its GPUs: it may be in another's way there whatever the bytes say."""
+        return self.level in (None, 0)
 
 
 class Ledger:
@@ -48,41 +55,46 @@ class Ledger:
     def __init__(self) -> None:
         self.capacity: dict[GpuId, int] = {}
         self._holdings: dict[str, Holding] = {}
-        self._awake_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
+        self._loaded_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
 
     def is_awake(self, worker: str) -> bool:
         """Say whether the worker has what it needs to serve."""
         holding = self._holdings.get(worker)
-        return holding is not None and holding.awake
+        return holding is not None and holding.level is None
 
-    def awake_on(self, gpus: frozenset[GpuId]) -> tuple[str, ...]:
-        """Return the workers that are awake on one of the GPUs, by name.
+    def is_loaded(self, worker: str) -> bool:
+        """Say whether the worker's weights are on its GPUs."""
+        holding = self._holdings.get(worker)
+        return holding is not None and holding.is_loaded
+
+    def loaded_on(self, gpus: frozenset[GpuId]) -> tuple[str, ...]:
+        """Return the workers whose weights are on one of the GPUs, by name.
 
         They are looked for once between two changes: with 50 models waiting, a decision asks hundreds of times.
         """
-        if gpus not in self._awake_on:
-            self._awake_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_awake(name)))
-        return self._awake_on[gpus]
+        if gpus not in self._loaded_on:
+            self._loaded_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_loaded(name)))
+        return self._loaded_on[gpus]
 
     def holders(self, gpus: Iterable[GpuId]) -> list[str]:
         """Return the workers with a claim on one of the GPUs, in the order in which they came."""
         wanted = frozenset(gpus)
         return [worker for worker, holding in self._holdings.items() if not wanted.isdisjoint(holding.claim)]
 
-    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Claim] = {}) -> dict[GpuId, int]:
+    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Holding] = {}) -> dict[GpuId, int]:
         """Return the bytes that are missing on each GPU for `worker` to wake with `claim`; empty where it fits.
 
         WHOLE stands for a GPU that somebody must leave, however little the other one takes.
         `left`: what each worker would have that is thought asleep or gone.
         """
         others = [h for name, h in self._holdings.items() if name != worker and name not in left]
-        others += [Holding(rest, awake=False) for name, rest in left.items() if name != worker]
+        others += [holding for name, holding in left.items() if name != worker]
         missing: dict[GpuId, int] = {}
         for gpu, amount in claim.items():
             on_it = [h for h in others if gpu in h.claim]
             capacity = self.capacity.get(gpu)
-            awake = [h.claim[gpu] for h in on_it if h.awake]
-            if awake and (capacity is None or amount == WHOLE or WHOLE in awake):
+            loaded = [h.claim[gpu] for h in on_it if h.is_loaded]
+            if loaded and (capacity is None or amount == WHOLE or WHOLE in loaded):
                 missing[gpu] = WHOLE
             elif capacity is not None and amount != WHOLE:
                 over = sum(h.claim[gpu] for h in on_it) + amount - capacity
@@ -94,11 +106,11 @@ class Ledger:
         """Let `worker` have what it needs to serve; it must be there."""
         missing = self.shortfall(worker, claim)
         assert not missing, f"{worker} lacks {missing}"
-        self._hold(worker, Holding(claim, awake=True))
+        self._hold(worker, Holding(claim))
 
-    def keep(self, worker: str, claim: Claim) -> None:
+    def keep(self, worker: str, holding: Holding) -> None:
         """Note what `worker` still has, now that it is asleep."""
-        self._hold(worker, Holding(claim, awake=False))
+        self._hold(worker, holding)
 
     def give_back(self, worker: str) -> None:
         """Note that nothing is left of `worker`'s processes."""
@@ -109,11 +121,11 @@ class Ledger:
         holding = self._holdings.get(worker)
         if holding is not None:
             claim = {gpu: size for gpu, size in holding.claim.items() if gpu in gpus}
-            self._hold(worker, Holding(claim, holding.awake))
+            self._hold(worker, Holding(claim, holding.level))
 
     def _hold(self, worker: str, holding: Holding | None) -> None:
         """Note what the worker has from now on; None for nothing."""
-        self._awake_on.clear()
+        self._loaded_on.clear()
         if holding is None:
             self._holdings.pop(worker, None)
         else:

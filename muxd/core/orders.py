@@ -42,18 +42,19 @@ class Orders:
 
     # Taken
 
-    def give(self, group: Group, verb: Verb, ticket: int, *, now: bool) -> Iterator[Command]:
+    def give(self, group: Group, verb: Verb, ticket: int, *, now: bool, level: int | None = None) -> Iterator[Command]:
         """Give the group an order; the one before it ends as superseded, unless it says the same."""
         if verb in (Verb.START, Verb.STOP, Verb.RESTART):
             yield from self._hold_down(group, down=verb is Verb.STOP)
         if verb in (Verb.START, Verb.RESTART):
             group.retry_now(self.host.now)
-        if group.order is not None and group.order.verb is verb and not group.order.is_down:
+        is_same = group.order is not None and (group.order.verb, group.order.level) == (verb, level)
+        if group.order is not None and is_same and not group.order.is_down:
             group.order.tickets.append(ticket)
             group.order.now = group.order.now or now
             return
         yield from self.fail(group, "superseded", f"a newer order, {verb} {group.name}, took its place")
-        group.order = Order(verb, [ticket], now)
+        group.order = Order(verb, [ticket], now, level)
         if verb is not Verb.START:
             self._switching.call_off(group)
 
@@ -193,7 +194,7 @@ class Orders:
         elif self._switching.claimants(group) and self.host.fits(group):
             return  # there will be room, or none, once the others have come
         elif holders := self.host.evictions(group):
-            who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w in holders)
+            who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w, _ in holders)
             message = (
                 f"{group.name} may run, but there is no room on its GPU: {who} has it; a request for {group.name} "
                 f"brings it in its turn, `muxctl switch {group.name}` at once"
@@ -205,14 +206,17 @@ class Orders:
     def _put_to_sleep(self, group: Group, order: Order) -> Iterator[Command]:
         if group.state is WorkerState.BACKOFF and not group.wanted:
             yield from self.host.rest(group, WorkerState.BACKOFF)
-        if group.state in AT_REST:
+        level = group.sleep_level if order.level is None else order.level
+        if group.state in AT_REST and group.sleeps_at(level):
             yield from self._finish(group)
+        elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
+            yield from self.host.deepen(group, level, _MESSAGES[order.verb].format(group.name))
         elif group.state is WorkerState.READY or (group.state in UP and group.lost_role):
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
             yield from self.host.end_overdue(group)
             if not group.granted:
-                yield from self.host.deactivate(group)
+                yield from self.host.deactivate(group, level)
 
     def _take_down(self, group: Group, order: Order) -> Iterator[Command]:
         """Bring the group towards UNLOADED, from whatever state."""
@@ -237,6 +241,20 @@ class Orders:
     def _drain(self, group: Group, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + group.spec.drain_timeout
         yield from self.host.drain(group, order.verb, _MESSAGES[order.verb].format(group.name), deadline)
+
+
+def why_not_to_level(group: Group, level: int) -> str:
+    """Return why the group cannot be put to sleep at `level`; "" where it can."""
+    name = group.name
+    if level < group.level < 3:
+        way = f"only a wake leads from there to level {level}: `muxctl start {name}`, then sleep again"
+        return f"{name} sleeps at level {group.level} already; {way}"
+    possible = [each for each in range(4) if all(worker.spec.can_sleep_at(each) for worker in group.serving)]
+    if level in possible:
+        return ""
+    listed = f"{', '.join(map(str, possible[:-1]))} and {possible[-1]}"
+    levels = f"levels {listed}" if len(possible) > 1 else "level 3"
+    return f"{name} cannot sleep at level {level}, only at {levels}: what its process can is settled by its sleep_level"
 
 
 def _ended(group: Group) -> list[int]:

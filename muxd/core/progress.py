@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
+from .events import Verb
 from .group import Group
-from .host_state import HostState
+from .host_state import Eviction, HostState
 from .states import LEAVING, WorkerState
 from .switching import AT_REST, Switching
 from .worker import Cost, Worker
@@ -33,14 +34,15 @@ def progress_of(host: HostState, switching: Switching, group: Group, now: float)
     switch = switching.switch_to(group)
     if group.sent_away and group.state in LEAVING_PHASES:
         back = _known(group.cost(WorkerState.STARTING)) if group.comes_back else 0.0
-        return Progress(group.state, (), now - group.since, _sum(_until_gone(group, now), back))
+        gone = _until_gone(Eviction(group, _level_ordered(group)), now)
+        return Progress(group.state, (), now - group.since, _sum(gone, back))
     if group.state in (WorkerState.STARTING, WorkerState.WAKING):
         victims = tuple(sorted(switch.victims)) if switch is not None else ()
         elapsed = now - (switch.since if switch is not None else group.since)
         return Progress(group.state, victims, elapsed, _until_come(group, now))
     if switch is not None:
         blockers = switching.in_the_way(group)
-        phase = next((p for p in LEAVING_PHASES if any(b.state is p for b in blockers)), group.state)
+        phase = next((p for p in LEAVING_PHASES if any(b.group.state is p for b in blockers)), group.state)
         eta = _sum(*(_until_gone(b, now) for b in blockers), _known(group.return_cost))
         return Progress(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
     if group.state is WorkerState.BACKOFF and not switching.in_the_way(group):
@@ -71,8 +73,9 @@ def next_step(host: HostState, switching: Switching, group: Group, now: float) -
 
 
 def _next_of_ready(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
-    rivals = [w for w in host.groups.values() if w.wanted and w.state in AT_REST and group in switching.in_the_way(w)]
-    turns = {w.name: switching.gives_way_at(group, w) for w in rivals}
+    rivals = (g for g in host.groups.values() if g.wanted and g.state in AT_REST)
+    blockings = ((rival, b) for rival in rivals for b in switching.in_the_way(rival) if b.group is group)
+    turns = {rival.name: switching.gives_way_at(blocking, rival) for rival, blocking in blockings}
     if not turns:
         return None
     rival = min(turns, key=lambda name: turns[name])
@@ -96,7 +99,7 @@ def _next_at_rest(host: HostState, switching: Switching, group: Group, now: floa
     if never := host.never_loads(group):
         return str(never)
     if group.wanted or switching.is_coming(group):
-        holders = " and ".join(w.name for w in switching.in_the_way(group))
+        holders = " and ".join(b.group.name for b in switching.in_the_way(group))
         if not holders and (others := switching.claimants(group)):
             return f"waits until {' and '.join(w.name for w in others)} has come: one at a time comes to a GPU"
         return f"waits for {holders} to give way" if holders else "is about to be loaded"
@@ -110,20 +113,31 @@ def _queued_eta(host: HostState, switching: Switching, group: Group, now: float)
     """Return the seconds until those in its way must begin to drain, plus the drain and the switch; None if unknown."""
     blockers = switching.in_the_way(group)
     ahead = max(
-        (switching.gives_way_at(b, group) - now for b in blockers if b.state is WorkerState.READY), default=None
+        (switching.gives_way_at(b, group) - now for b in blockers if b.group.state is WorkerState.READY), default=None
     )
     if ahead is None:
         return None
     return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(group.return_cost))
 
 
-def _until_gone(group: Group, now: float) -> float | None:
+def _level_ordered(group: Group) -> int:
+    """Return the level to which the group's order leads: 3 for every order but a sleep."""
+    order = group.order
+    if order is None or order.verb not in (Verb.SLEEP, Verb.UNLOAD):
+        return 3
+    return group.sleep_level if order.level is None else order.level
+
+
+def _until_gone(leaving: Eviction, now: float) -> float | None:
     """Return the seconds until a group that gives way is off its GPUs; None if unknown."""
+    group = leaving.group
     if group.state is WorkerState.READY:
-        return _sum(0.0 if group.idle else _known(group.cost(WorkerState.DRAINING)), _known(group.leave_cost))
+        return _sum(0.0 if group.idle else _known(group.cost(WorkerState.DRAINING)), _known(leaving.leave_cost))
     if group.state is WorkerState.DRAINING:
         drained = _left(group.cost(WorkerState.DRAINING), group.since, now) if group.granted else 0.0
-        return _sum(drained, _known(group.leave_cost))
+        return _sum(drained, _known(leaving.leave_cost))
+    if group.state is WorkerState.ASLEEP:
+        return _known(leaving.leave_cost)
     return _slowest_left((worker for worker in group.members if worker.state in LEAVING), now)
 
 
@@ -136,7 +150,11 @@ def _until_come(group: Group, now: float) -> float | None:
 
 def _slowest_left(workers: Iterable[Worker], now: float) -> float | None:
     """Return the most seconds that a worker's move takes yet; None if one is unknown, or nobody moves."""
-    left = [_left(worker.costs[worker.state], worker.since, now) for worker in workers if worker.state in worker.costs]
+    left = [
+        _left(worker.cost(worker.state), worker.since, now)
+        for worker in workers
+        if worker.state is not WorkerState.UNRESPONSIVE  # how long a kill takes is not measured
+    ]
     known = [seconds for seconds in left if seconds is not None]
     return max(known) if known and len(known) == len(left) else None
 

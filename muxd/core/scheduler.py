@@ -47,7 +47,7 @@ from .events import (
 )
 from .group import Group
 from .host_state import HostState
-from .orders import Orders
+from .orders import Orders, why_not_to_level
 from .spec import GroupSpec
 from .states import DOWN, WorkerState
 from .switching import OperatorSwitch, Switching
@@ -102,8 +102,8 @@ class Scheduler:
                 yield fail(ticket, *_not_configured(name)[:2])
             case SwitchAsked(_, ticket, name):
                 yield from self._switch_asked(ticket, self.host.groups[name])
-            case OrderGiven(_, ticket, name, verb, now):
-                yield from self._order_given(ticket, self.host.groups[name], verb, now=now)
+            case OrderGiven(_, _, name):
+                yield from self._order_given(event, self.host.groups[name])
             case UnloadAsked(_, ticket, name) if name not in self.host.groups:
                 yield AnswerUnload(ticket, _not_configured(name)[1])
             case UnloadAsked(_, ticket, name):
@@ -160,15 +160,19 @@ class Scheduler:
         self.switching.operator_switch = OperatorSwitch(group.name, [ticket])
         self.switching.drop_unbegun(group)
 
-    def _order_given(self, ticket: int, group: Group, verb: Verb, *, now: bool) -> Iterator[Command]:
+    def _order_given(self, order: OrderGiven, group: Group) -> Iterator[Command]:
+        verb, ticket = order.verb, order.ticket
         is_over = self._shutdown_deadline is not None or group.retired
         refusal = self._refusal(group)
         if refusal is not None and (is_over or (verb is Verb.SLEEP and group.stopped_by_operator)):
             yield FailOrder(ticket, refusal[0], refusal[1])
             return
+        if order.level is not None and (why := why_not_to_level(group, order.level)):
+            yield FailOrder(ticket, "level_refused", why)
+            return
         if verb is Verb.SLEEP and self.switching.is_wished(group):
             yield from self._end_wish("superseded", f"a newer order, sleep {group.name}, took its place")
-        yield from self._orders.give(group, verb, ticket, now=now)
+        yield from self._orders.give(group, verb, ticket, now=order.now, level=order.level)
 
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
@@ -179,8 +183,9 @@ class Scheduler:
                     worker.bad_levels, worker.level_trouble = 0, ""
                 yield from self.host.move(worker, WorkerState.READY)
             case WorkerAsleep(_, _, kept) if worker.state is WorkerState.FALLING_ASLEEP:
-                worker.kept = kept
-                self.host.ledger.keep(worker.name, worker.claim_asleep(worker.sleep_level))
+                if kept is not None:
+                    worker.kept[worker.level] = kept
+                self.host.ledger.keep(worker.name, worker.holding_asleep(worker.level))
                 yield from self.host.move(worker, WorkerState.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
@@ -198,7 +203,7 @@ class Scheduler:
                     worker, WorkerState.UNRESPONSIVE, "worker_unresponsive", f"stopped answering: {reason}"
                 )
                 yield StopWorker(worker.name, kill=True)
-            case WorkerDied(_, _, reason) if worker.state in LIVING:
+            case WorkerDied(_, _, reason) if worker.state in LIVING | {WorkerState.ASLEEP}:
                 yield from self._lost(worker, WorkerState.STOPPING, "worker_exited", reason)
             case WorkerExited(_, _, failure, reason, code):
                 yield from self._exited(worker, failure, reason, code)
@@ -264,7 +269,7 @@ class Scheduler:
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()
         stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
-        stuck += [w for other in self.host.evictions(group) if (w := other.stuck_for(group)) is not None]
+        stuck += [w for other in self.host.evictions(group) if (w := other.group.stuck_for(group)) is not None]
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0

@@ -24,12 +24,17 @@ class WorkerSpec:
     share: int = WHOLE  # bytes of each of its GPUs, to serve; WHOLE: all that sleepers leave
     on_cards: bool = True  # its GPUs are real; else names that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
-    sleep_level: int = 2
+    sleep_level: int = 2  # at which it sleeps unless an order says another, or room is needed: then deeper
+    levels: frozenset[int] = frozenset()  # at which its process can sleep; sleep_level and 3 always
+    resident: int = 0  # bytes of each of its GPUs that stay taken while it sleeps at level 0; 0: nobody said
     restart_limit: int = 5
     restart_window: float = 600.0
     stable_after: float = 60.0
     cool_down: float = 60.0
     role: Role = Role.SERVE
+
+    def can_sleep_at(self, level: int) -> bool:
+        return level in (self.sleep_level, 3) or level in self.levels
 
     @property
     def claim(self) -> Claim:

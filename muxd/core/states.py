@@ -12,8 +12,8 @@ class WorkerState(StrEnum):
     STARTING = "starting"  # the process loads its model
     READY = "ready"  # serves, or could at once
     DRAINING = "draining"  # admits nothing more, finishes what is in flight
-    FALLING_ASLEEP = "falling_asleep"  # engine calls of its sleep are under way
-    ASLEEP = "asleep"  # the process lives, its GPU memory is given up
+    FALLING_ASLEEP = "falling_asleep"  # engine calls of its sleep, or to a deeper level, are under way
+    ASLEEP = "asleep"  # the process lives, its GPU memory is given up as its level says
     WAKING = "waking"  # engine calls of its wake are under way
     STOPPING = "stopping"  # its processes are being ended
     UNRESPONSIVE = "unresponsive"  # stopped answering; its processes are being killed
@@ -36,7 +36,7 @@ MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.UNRESPONSIVE, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.DRAINING: frozenset({_S.READY, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),
     _S.FALLING_ASLEEP: frozenset({_S.ASLEEP, _S.STOPPING, _S.UNLOADED, _S.STUCK}),
-    _S.ASLEEP: frozenset({_S.WAKING, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),
+    _S.ASLEEP: frozenset({_S.WAKING, _S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE, _S.UNLOADED, _S.STUCK}),
     _S.WAKING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.STOPPING: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),
     _S.UNRESPONSIVE: frozenset({_S.UNLOADED, _S.BACKOFF, _S.FAILED, _S.STUCK}),

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 A group needs GPUs, and other groups may hold them: its *blockers*.  To bring it is a *switch*, a transaction in two
 halves.  First its *victims*, the blockers of the moment it was begun, drain and leave their GPUs: READY -> DRAINING ->
-FALLING_ASLEEP -> ASLEEP, or STOPPING -> UNLOADED at level 3.  Once the ledger shows that nobody holds a GPU that the
-target needs, the target is started or woken, and the switch has *begun*.  It is over when the target is READY, or has
+FALLING_ASLEEP -> ASLEEP, or STOPPING -> UNLOADED at level 3; one that sleeps already falls asleep deeper, ASLEEP ->
+FALLING_ASLEEP -> ASLEEP, or is ended.  Once the ledger shows that what the target needs is free, the target is started
+or woken, and the switch has *begun*.  It is over when the target is READY, or has
 failed.  No client can cancel a switch: the requests that asked for it may all be gone, and it is finished all the same,
 as a half-made one would have cost as much and served nobody.  An operator's switch may drop one that has not begun;
 what drained for it then serves again, with the leases that are still held (`_resume_spared`).
@@ -15,7 +16,7 @@ first (`_in_order`): the operator's switch, models with requests waiting, groups
 For each it asks *when* its blockers give way (`gives_way_at`):
 
     the blocker                               gives way
-    leaves already                            now
+    leaves already, or sleeps                 now
     READY, no request in flight               after its linger: its clients usually return within that
     READY, requests in flight                 when the waiter is due, and after a turn as long as the switch costs
     anything else                             not for this one; an event will change that
@@ -31,14 +32,14 @@ no cheaper group may begin a turn in front of it.  And the GPUs of an operator's
 Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
 from . import policy
 from .commands import Command
 from .group import UP, Group
-from .host_state import END_GRACE, HostState
+from .host_state import END_GRACE, Eviction, HostState
 from .ledger import GpuId
 from .policy import Candidate
 from .states import DOWN, LEAVING, WorkerState
@@ -53,7 +54,7 @@ AT_REST = DOWN | {WorkerState.ASLEEP}
 @dataclass(slots=True)
 class Switch:
     target: str
-    victims: frozenset[str]
+    victims: dict[str, int]  # by name: the level at which each must sleep
     since: float
     begun: bool = False  # the target is starting or waking
 
@@ -136,16 +137,16 @@ class Switching:
         if switch.begun:
             return target.state in (WorkerState.STARTING, WorkerState.WAKING)
         victims = self._remaining(switch)
-        if target.state not in AT_REST or any(v.stuck_for(target) for v in victims):
+        if target.state not in AT_REST or any(v.group.stuck_for(target) for v in victims):
             return False
         return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
 
-    def _remaining(self, switch: Switch) -> list[Group]:
+    def _remaining(self, switch: Switch) -> list[Eviction]:
         """Return the victims that have not left yet."""
-        victims = (self.host.groups[name] for name in sorted(switch.victims))
-        return [v for v in victims if self.host.is_awake(v) or v.state is WorkerState.STOPPING]
+        victims = (Eviction(self.host.groups[name], level) for name, level in sorted(switch.victims.items()))
+        return [victim for victim in victims if not victim.group.sleeps_at(victim.level)]
 
-    def in_the_way(self, group: Group) -> list[Group]:
+    def in_the_way(self, group: Group) -> list[Eviction]:
         """Return who must leave before the group comes: a switch's victims that are left, or whom a plan chooses."""
         switch = self.switch_to(group)
         return self.host.evictions(group) if switch is None else self._remaining(switch)
@@ -154,20 +155,24 @@ class Switching:
         return self.host.groups[switch.target]
 
     def _forward(self, switch: Switch) -> Iterator[Command]:
-        for name in sorted(switch.victims):
-            victim = self.host.groups[name]
-            if victim.state is WorkerState.DRAINING:
-                yield from self._forward_drain(victim)
         target = self._target(switch)
+        for victim in self._remaining(switch):
+            yield from self._forward_victim(victim, target)
         if switch.begun or not self.host.fits(target) or not self.host.is_quiet(target):
             return
         switch.begun = True
         yield from self.host.activate(target)
 
-    def _forward_drain(self, victim: Group) -> Iterator[Command]:
-        yield from self.host.end_overdue(victim)
-        if not victim.granted:
-            yield from self.host.deactivate(victim)
+    def _forward_victim(self, victim: Eviction, target: Group) -> Iterator[Command]:
+        """Let it leave once it is drained; a sleeper goes deeper."""
+        group, level = victim
+        if group.state is WorkerState.DRAINING:
+            yield from self.host.end_overdue(group)
+            if not group.granted:
+                yield from self.host.deactivate(group, level)
+        elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
+            message = f"the memory that {group.name} keeps asleep goes to {target.name}"
+            yield from self.host.deepen(group, level, message)
 
     def _resume_spared(self) -> Iterator[Command]:
         """Let groups serve again that drain for nothing any more, with the leases that are still held."""
@@ -189,7 +194,7 @@ class Switching:
         """Forget a group that is about to be removed."""
         self.call_off(group)
         for switch in self.running:
-            switch.victims -= {group.name}
+            switch.victims.pop(group.name, None)
 
     def is_coming(self, group: Group) -> bool:
         """Say whether a switch brings the group, or will as an operator wishes."""
@@ -268,12 +273,12 @@ class Switching:
             self.next_decision = min(self.next_decision, group.retry_at)
             return
         blockers = self.host.evictions(group)
-        if any(b.stuck_for(group) for b in blockers):
+        if any(b.group.stuck_for(group) for b in blockers):
             return
         at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
         if at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
-            if all(self._is_due(b, group) for b in blockers):
+            if all(self._is_due(b.group, group) for b in blockers):
                 # The active model's minimum turn is all that keeps this one back.  Models that cost less
                 # would come sooner, and could begin turn after turn in front of it: they must not.
                 self._kept_for |= group.gpus
@@ -288,38 +293,40 @@ class Switching:
     def _is_claimed(self, group: Group) -> bool:
         return any(group.gpus & self._claimed(s) for s in self.running)
 
-    def gives_way_at(self, blocker: Group, group: Group) -> float:
+    def gives_way_at(self, blocker: Eviction, group: Group) -> float:
         """Return when `blocker` gives way to `group`: at once where it leaves already, inf for no reason.
 
         An idle one is kept for as long as its clients are likely to return, and as the wait of `group` allows.
         """
-        if blocker.leaves or blocker.state is WorkerState.ASLEEP:
+        active = blocker.group
+        if active.leaves or active.state is WorkerState.ASLEEP:
             return self.host.now
-        if blocker.state is not WorkerState.READY:
+        if active.state is not WorkerState.READY:
             return inf
         if not group.wanted:
-            return self.host.now if blocker.idle else inf
+            return self.host.now if active.idle else inf
         own = self._candidate(group)
         due = self._due_at(group, own)
-        if blocker.idle:
+        if active.idle:
             return max(self.host.now, min(self._kept_until(blocker, group, own), due))
-        return max(due, policy.turn_ends_at(own, blocker.since))
+        return max(due, policy.turn_ends_at(own, active.since))
 
-    def _kept_until(self, blocker: Group, group: Group, own: Candidate) -> float:
+    def _kept_until(self, blocker: Eviction, group: Group, own: Candidate) -> float:
         """Return when an idle `blocker` stops waiting for its clients to return, because `group` is wanted."""
-        if blocker.idle_since is None or not self.keep_turns or not group.wanted:
+        active = blocker.group
+        if active.idle_since is None or not self.keep_turns or not group.wanted:
             return self.host.now
-        there_and_back = own.cost + group.leave_cost.seconds + blocker.comeback_cost.seconds
-        return blocker.idle_since + policy.linger(blocker.gaps or self.host.gaps, there_and_back)
+        back = group.leave_cost(group.sleep_level).seconds + blocker.comeback_cost.seconds
+        return active.idle_since + policy.linger(active.gaps or self.host.gaps, own.cost + back)
 
-    def _learn(self, blocker: Group, group: Group) -> None:
+    def _learn(self, blocker: Eviction, group: Group) -> None:
         """Note that nobody returned to an idle `blocker` for as long as it was kept from `group`."""
-        since = blocker.idle_since
+        since = blocker.group.idle_since
         if since is None:
             return
         kept_until = self._kept_until(blocker, group, self._candidate(group))
         if since < kept_until <= self.host.now + AT_ONCE:
-            self.host.note_gap(blocker, inf)
+            self.host.note_gap(blocker.group, inf)
 
     def is_measured(self, group: Group) -> bool:
         """Say whether all that its turn is reckoned from was measured on this host, none of it guessed."""
@@ -334,7 +341,8 @@ class Switching:
 
     def _due_at(self, group: Group, own: Candidate) -> float:
         """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""
-        drains = [b.cost(WorkerState.DRAINING).seconds for b in self.in_the_way(group) if b.state is WorkerState.READY]
+        active = (b.group for b in self.in_the_way(group) if b.group.state is WorkerState.READY)
+        drains = [blocker.cost(WorkerState.DRAINING).seconds for blocker in active]
         rivals = self._rivals(group)
         return policy.due_at(
             own,
@@ -355,19 +363,16 @@ class Switching:
             self._rivals_for[needs] = Rivals(c for c in waiting if not needs.isdisjoint(groups[c.group].gpus))
         return self._rivals_for[needs]
 
-    def _begin(self, group: Group, blockers: list[Group]) -> Iterator[Command]:
-        switch = Switch(group.name, frozenset(b.name for b in blockers), self.host.now)
+    def _begin(self, group: Group, blockers: Sequence[Eviction]) -> Iterator[Command]:
+        switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now)
         self.running.append(switch)
         self._rivals_for.clear()
         for blocker in blockers:
-            if blocker.state is WorkerState.READY:
+            active = blocker.group
+            if active.state is WorkerState.READY:
                 self._learn(blocker, group)
-                message = f"{blocker.name} gives way to {group.name}"
-                deadline = self.host.now + blocker.spec.drain_timeout
-                yield from self.host.drain(blocker, "switch", message, deadline)
-            elif blocker.state is WorkerState.ASLEEP:
-                message = f"the memory that {blocker.name} keeps asleep goes to {group.name}"
-                yield from self.host.stop(blocker, message, kill=True)
+                message = f"{active.name} gives way to {group.name}"
+                yield from self.host.drain(active, "switch", message, self.host.now + active.spec.drain_timeout)
         yield from self._forward(switch)
 
     def _rest_unwanted(self) -> Iterator[Command]:

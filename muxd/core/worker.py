@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from .events import Failure
-from .ledger import Claim
+from .ledger import Holding
 from .spec import Role, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
@@ -49,13 +49,21 @@ class Cost:
         self.measured = True
 
 
-def _costs() -> dict[WorkerState, Cost]:
+#: States whose duration depends on the sleep level.
+_BY_LEVEL = (WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
+
+#: Levels at which a process can sleep; at level 3 it has ended.
+_LEVELS = (0, 1, 2)
+
+
+def _costs() -> dict[tuple[WorkerState, int | None], Cost]:
+    """Return what each state takes, by level where that matters."""
     return {
-        WorkerState.STARTING: Cost(60.0),
-        WorkerState.WAKING: Cost(5.0),
-        WorkerState.FALLING_ASLEEP: Cost(1.0),
-        WorkerState.STOPPING: Cost(5.0),
-        WorkerState.DRAINING: Cost(5.0),
+        (WorkerState.STARTING, None): Cost(60.0),
+        (WorkerState.STOPPING, None): Cost(5.0),
+        (WorkerState.DRAINING, None): Cost(5.0),
+        **{(WorkerState.WAKING, level): Cost(5.0 if level else 1.0) for level in _LEVELS},
+        **{(WorkerState.FALLING_ASLEEP, level): Cost(1.0) for level in _LEVELS},
     }
 
 
@@ -68,8 +76,9 @@ class Worker:
     reason: str = ""  # why it is in this state, where that needs saying
     url: str = ""
     generation: int = 0  # counts its starts and wakes
-    costs: dict[WorkerState, Cost] = field(default_factory=_costs)
-    kept: int = 0  # bytes of each of its GPUs that its last sleep left with its process
+    costs: dict[tuple[WorkerState, int | None], Cost] = field(default_factory=_costs)
+    level: int = 3  # at which it sleeps or slept last, or towards which it falls asleep; 3: its process had ended
+    kept: dict[int, int] = field(default_factory=dict)  # bytes of each of its GPUs that it keeps asleep, by level
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
     failures: deque[float] = field(default_factory=deque)
     in_a_row: int = 0
@@ -106,9 +115,8 @@ class Worker:
     def move(self, to: WorkerState, now: float, reason: str = "") -> None:
         if to not in MOVES[self.state]:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
-        cost = self.costs.get(self.state)
-        if cost is not None and to in _COMPLETES[self.state]:
-            cost.learn(now - self.since)
+        if to in _COMPLETES.get(self.state, ()):
+            self.cost(self.state).learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
 
@@ -116,7 +124,7 @@ class Worker:
         """Take over another configuration, and forget what was learned of processes of the former one."""
         self.spec = spec
         self.costs = _costs()
-        self.kept = 0
+        self.kept.clear()
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
         self.level_trouble = ""
@@ -124,29 +132,60 @@ class Worker:
         self.trial = False
         self.ready_since = None
 
-    def claim_asleep(self, level: int) -> Claim:
-        """Return the memory that the worker keeps while it sleeps at `level`; at level 3 there is no process."""
-        return dict.fromkeys(self.spec.gpus, self.kept) if level < 3 and self.kept else {}
+    def holding_asleep(self, level: int) -> Holding:
+        """Return what the worker keeps while it sleeps at `level`: as measured, else as declared."""
+        if level == 3:
+            return Holding({}, 3)
+        if level == 0:  # where nobody can say what its weights take, it keeps all
+            kept = self.kept.get(0, self.spec.resident or self.spec.share)
+            return Holding(dict.fromkeys(self.spec.gpus, kept), 0)
+        kept = self.kept.get(level, 0)
+        return Holding(dict.fromkeys(self.spec.gpus, kept) if kept else {}, level)
 
     @property
     def sleep_level(self) -> int:
-        """Return the level that the worker really sleeps at: 3 where its own has failed too often."""
+        """Return the level at which the worker sleeps: 3 where sleeps and wakes have failed too often."""
         return 3 if self.bad_levels >= BAD_LEVELS else self.spec.sleep_level
+
+    @property
+    def levels_left(self) -> list[int]:
+        """Return the levels at which the worker may sleep when room is needed, the shallowest first."""
+        if self.is_down or self.state in (WorkerState.STOPPING, WorkerState.UNRESPONSIVE, WorkerState.STUCK):
+            return [3]
+        least = self.sleep_level
+        if self.state in (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
+            least = self.level + (self.state is WorkerState.ASLEEP)
+        deep = [level for level in _LEVELS if level >= least and self.spec.can_sleep_at(level)]
+        return [*(deep if self.bad_levels < BAD_LEVELS else ()), 3]
+
+    def sleeps_at(self, level: int) -> bool:
+        """Say whether the worker sleeps at `level` or deeper, or has ended."""
+        return self.is_down or (self.state is WorkerState.ASLEEP and self.level >= level)
+
+    def level_for(self, level: int) -> int:
+        """Return the level at which the worker is once its group has gone to `level`: its own where that is deeper."""
+        if self.state is WorkerState.ASLEEP and self.level >= level:
+            return self.level
+        return next(each for each in self.levels_left if each >= level)
+
+    def cost(self, state: WorkerState, level: int | None = None) -> Cost:
+        """Return what being in `state` takes: of a sleep or a wake at `level`, by default the worker's last one."""
+        return self.costs[state, (self.level if level is None else level) if state in _BY_LEVEL else None]
 
     @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the worker ready from its present state: a wake or a start."""
-        return self.costs[WorkerState.WAKING if self.state is WorkerState.ASLEEP else WorkerState.STARTING]
+        return self.cost(WorkerState.WAKING if self.state is WorkerState.ASLEEP else WorkerState.STARTING)
 
-    @property
-    def comeback_cost(self) -> Cost:
-        """Return the cost of getting the worker ready again once it has left its GPUs."""
-        return self.costs[WorkerState.STARTING if self.sleep_level == 3 else WorkerState.WAKING]
+    def comeback_cost(self, level: int) -> Cost:
+        """Return the cost of getting the worker ready again from `level`."""
+        is_end = 3 in (level, self.sleep_level)
+        return self.cost(WorkerState.STARTING) if is_end else self.cost(WorkerState.WAKING, level)
 
-    @property
-    def leave_cost(self) -> Cost:
-        """Return the cost of getting the worker off its GPUs once it is drained."""
-        return self.costs[WorkerState.STOPPING if self.sleep_level == 3 else WorkerState.FALLING_ASLEEP]
+    def leave_cost(self, level: int) -> Cost:
+        """Return the cost of getting the worker to `level` once it is drained."""
+        is_end = 3 in (level, self.sleep_level)
+        return self.cost(WorkerState.STOPPING) if is_end else self.cost(WorkerState.FALLING_ASLEEP, level)
 
     def level_failed(self, why: str) -> None:
         """Note that a sleep or a wake at the worker's level did not work."""

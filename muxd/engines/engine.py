@@ -115,12 +115,20 @@ class Engine(Protocol):
         """Say whether the server generates text, and so refuses to embed; None where the server does not say."""
         ...
 
-    async def sleep(self, link: EngineClient, model: Model) -> None:
-        """Put the server to sleep at the model's level, 1 or 2, after confirming that no request runs."""
+    def levels(self, model: Model) -> frozenset[int]:
+        """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""
         ...
 
-    async def wake(self, link: EngineClient, model: Model) -> None:
-        """Wake a sleeping server, and reload its weights where it slept at level 2."""
+    async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
+        """Put the server to sleep at `level`, 0 to 2, or deeper where it sleeps; return all that it has released then.
+
+        `released`: the engine's names of what the server has released before.  A server that is awake is first
+        confirmed to run no request.
+        """
+        ...
+
+    async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        """Wake a sleeping server: give back what it has `released`, and reload weights that were discarded."""
         ...
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:

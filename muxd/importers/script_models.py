@@ -120,7 +120,7 @@ def _compare(name: str, own: Mapping[str, Any], script: LaunchScript, problems: 
         text = f"{there}; write the same, or PORT=${{PORT:-{script.port}}} there"
         problems.add(("models", name, "port"), text)
     level = own.get("sleep_level", 3)
-    if script.sleep_level is not None and script.sleep_level > level:
+    if script.sleep_level is not None and script.sleep_level > (level or 2):  # any memory saver will do for 0
         flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if level == 1 else "")
         text = f"{level} needs {flags}, which {script.launch} does not have; add it there, or leave this out"
         problems.add(("models", name, "sleep_level"), text)

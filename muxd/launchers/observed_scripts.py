@@ -148,13 +148,20 @@ def _completed(
         "served_names": _names(model.name, said, found, taken),
         "port": said.port if found.port in (0, said.port) else 0,
         "gpus": _gpus(said, found, every),
-        "sleep_level": max(said.sleep_level, found.sleep_level) if said.level_by_table else found.sleep_level,
+        "sleep_level": _level(said, found),
         "args": ("--is-embedding",) if found.is_embedding else (),
     }
     told = tuple(_contradictions(said, found, has_keys=has_keys))
     knows_gpus = bool(said.gpus or found.gpus)
     script = replace(script, contradictions=told, is_seen=True, knows_gpus=knows_gpus)
     return replace(model, script=script, **facts)  # type: ignore[arg-type]
+
+
+def _level(said: DeclaredServer, found: ObservedServer) -> int:
+    """Return the table's level where the server's flags allow that, else what they allow."""
+    if not said.level_by_table:
+        return found.sleep_level
+    return 0 if said.sleep_level == 0 and found.sleep_level < 3 else max(said.sleep_level, found.sleep_level)
 
 
 def _names(name: str, said: DeclaredServer, found: ObservedServer, taken: dict[str, str]) -> tuple[str, ...]:
@@ -188,7 +195,7 @@ def _contradictions(said: DeclaredServer, found: ObservedServer, *, has_keys: bo
     if said.gpus and not set(found.gpus) <= set(said.gpus):
         used, named = (", ".join(gpus) for gpus in (found.gpus, said.gpus))
         yield f"its server uses GPU {used}, and its table says {named}"
-    if said.level_by_table and found.sleep_level > said.sleep_level:
+    if said.level_by_table and _level(said, found) > said.sleep_level:
         flags = "--enable-memory-saver" + (" --enable-weights-cpu-backup" if said.sleep_level == 1 else "")
         yield f"its server was started without {flags}, which sleep_level = {said.sleep_level} needs"
     if has_keys and found.asks_key:

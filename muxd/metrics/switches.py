@@ -87,8 +87,8 @@ class Switches:
     def note(self, move: RecordMove, at: float, running: Iterable[Switch], *, level: int, waited: float) -> None:
         """Note a move that a worker made at the time `at`, on the clock of the core's events.
 
-        `running` has the switches that are under way, `level` is the worker's sleep level, and `waited` is how many
-        seconds the worker last waited for memory.
+        `running` has the switches that are under way, `level` is the level at which the worker sleeps, and `waited`
+        is how many seconds the worker last waited for memory.
         """
         name, before, after = move.worker, move.before, move.after
         if before in COMING:
@@ -102,6 +102,8 @@ class Switches:
                 self._leaves[name] = _Leave(at, drained, waited, level if after is WorkerState.ASLEEP else 3)
         elif before is WorkerState.DRAINING:
             self._on_gpu[name] = -inf if after is WorkerState.READY else at
+        elif before is WorkerState.ASLEEP:
+            self._on_gpu[name] = -inf  # it sleeps deeper, or ends, for another one
 
     def tallies(self) -> dict[SwitchKind, Tally]:
         """Return a copy of the tallies, in the order in which the kinds of switch first happened."""

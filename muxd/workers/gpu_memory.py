@@ -46,9 +46,11 @@ class GpuMemoryTracker:
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
         self._share = self.declared // max(1, len(model.gpus))  # declared bytes on each GPU; 0: not declared
+        self._cache = model.memory.kv if model.memory is not None else 0  # declared bytes of the KV cache
         self._before: Taken | None = None  # as read before the worker's last load or wake
         self._awake: Taken | None = None  # as read when the worker was ready after that
-        self._given_up: Taken = {}  # what the worker's last sleep gave up
+        self._level: int | None = None  # at which the worker sleeps; None: it is awake, or on its way
+        self._given_up: dict[int, Taken] = {}  # what the worker's last sleep at each level gave up, since its load
         self._kept: int | None = None  # bytes that the worker's last sleep left with its processes
         self._kept_before = 0  # likewise, for the sleep before the worker's last wake; 0 after a load
         self.waited = 0.0  # seconds that the last wait took, for room or for memory to come back
@@ -59,7 +61,7 @@ class GpuMemoryTracker:
         if model.gpus != self._on:  # the model has a launch script, whose server was seen to use these GPUs
             self._on, self._share = model.gpus, self.declared // max(1, len(model.gpus))
             self._before, self._awake = self._on_own_gpus(self._before), self._on_own_gpus(self._awake)
-            self._given_up = self._on_own_gpus(self._given_up) or {}
+            self._given_up = {level: self._on_own_gpus(taken) or {} for level, taken in self._given_up.items()}
 
     def _on_own_gpus(self, taken: Taken | None) -> Taken | None:
         return {gpu: size for gpu, size in taken.items() if gpu in self._on} if taken is not None else None
@@ -83,7 +85,7 @@ class GpuMemoryTracker:
 
         Readings that agree show that no other process is just giving memory up.
         """
-        self._before = self._awake = None
+        self._before = self._awake = self._level = None
         self._given_up = {}
         self._kept, self._kept_before = None, 0
         with self._timed():
@@ -100,8 +102,8 @@ class GpuMemoryTracker:
     async def until_room_to_wake(self) -> str | None:
         """Wait until all that the worker's last sleep gave up is free again."""
         with self._timed():
-            missing = await self._until_free(self._given_up)
-            self._before, self._awake = await self._read(), None
+            missing = await self._until_free(self._given_up.get(self._level if self._level is not None else 3, {}))
+            self._before, self._awake, self._level = await self._read(), None, None
         self._expect()
         self._kept_before = self._kept or 0
         return missing
@@ -126,38 +128,42 @@ class GpuMemoryTracker:
         others = [held for name, held in self._held.items() if name != self._name]
         return {gpu: sum(held.get(gpu, 0) for held in others) for gpu in self._on}
 
-    async def until_released(self) -> str | None:
-        """Wait, after the worker's sleep, until most of what it took is free and no more comes back.
+    async def until_released(self, level: int) -> str | None:
+        """Wait, after the worker's sleep at `level`, until most of what that gives up is free and no more comes back.
 
-        A part of the memory stays with the worker's processes.
+        A part of the memory stays with the worker's processes: at level 0 all but the KV cache.
         """
         awake, had = self._awake, self.awake
         with self._timed():
-            over = await self._until_given_back()
+            over = await self._until_given_back(level=level)
             now = await self._read()
-            is_as_before = self._is_as_before(awake, now)
+            is_as_before = self._is_as_before(level, awake, now)
             if not is_as_before:
                 now = await self._settled()
         if over is None and awake is not None and now is not None:
             if not is_as_before:  # a figure taken from an unsettled reading every time would drift
-                self._given_up = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
-            self._kept = max(0, (had or 0) - sum(self._given_up.values()))
+                self._given_up[level] = {gpu: max(0, awake[gpu] - now[gpu]) for gpu in awake}
+            self._kept = max(0, (had or 0) - sum(self._given_up[level].values()))
             self._held[self._name] = dict.fromkeys(self._on, self._kept // max(1, len(self._on)))
+        if over is None:
+            self._level = level
         return over
 
-    def _is_as_before(self, awake: Taken | None, now: Taken | None) -> bool:
-        """Say whether this sleep has given up as much on each GPU as the worker's last one."""
-        if awake is None or now is None or not self._given_up:
+    def _is_as_before(self, level: int, awake: Taken | None, now: Taken | None) -> bool:
+        """Say whether this sleep has given up as much on each GPU as the worker's last one at this level."""
+        if awake is None or now is None or level not in self._given_up:
             return False
-        return all(awake[gpu] - now[gpu] + NOISE >= self._given_up.get(gpu, 0) for gpu in awake)
+        return all(awake[gpu] - now[gpu] + NOISE >= self._given_up[level].get(gpu, 0) for gpu in awake)
 
     async def until_gone(self, patience: float | None = None) -> str | None:
         """Wait until memory is back after the end of the worker's processes; `patience` in seconds.
 
-        A worker that ended asleep must not wait here: others have taken its place on the GPUs.
+        One that ended asleep at level 1 or 2 had given it back: others have taken its place on the GPUs.
         """
+        missing = None
         with self._timed():
-            missing = await self._until_given_back(patience)
+            if self._level in (None, 0):
+                missing = await self._until_given_back(patience)
         if missing is None:
             self.forget()
         return missing
@@ -194,11 +200,11 @@ class GpuMemoryTracker:
             return None
         return f"{', '.join(short)} after {self._patience:g} s: end what else holds the memory"
 
-    async def _until_given_back(self, patience: float | None = None) -> str | None:
-        """Wait until at least half of what the worker was seen to take is free again on each GPU."""
-        before, awake = self._before, self._awake
-        if before is None:
+    async def _until_given_back(self, patience: float | None = None, level: int = 3) -> str | None:
+        """Wait until at least half of what the worker has is free again on each GPU; at level 0, of its KV cache."""
+        if self._before is None:
             return None
+        limits = {gpu: self._limit(gpu, level) for gpu in self._before}
         patience = self._patience if patience is None else patience
         over: list[str] = []
 
@@ -207,7 +213,6 @@ class GpuMemoryTracker:
             if now is None:
                 over[:] = ["an unknown amount, as it cannot be read,"]
                 return False
-            limits = {gpu: self._limit(before[gpu], awake[gpu] if awake is not None else None) for gpu in before}
             over[:] = [
                 f"{now[gpu] - limit >> 20} MiB on GPU {gpu}" for gpu, limit in limits.items() if now[gpu] > limit
             ]
@@ -217,9 +222,16 @@ class GpuMemoryTracker:
             return None
         return f"{', '.join(over)} of its memory did not come back in {patience:g} s"
 
-    def _limit(self, before: int, awake: int | None) -> int:
-        held = max(0, awake - before) if awake is not None else self._share
-        return before + max(NOISE, held // 2)
+    def _limit(self, gpu: GpuId, level: int) -> int:
+        """Return the bytes that may still be taken on a GPU once the worker has slept at `level`, or ended (3)."""
+        assert self._before is not None
+        count = max(1, len(self._on))
+        base = self._before[gpu] - self._kept_before // count
+        held = max(0, self._awake[gpu] - base) if self._awake is not None else self._share
+        if self._level == 0:
+            held = (self._kept or 0) // count
+        gives = held if level > 0 else min(held, self._cache // count or 2 * NOISE)
+        return base + max(NOISE, held - gives // 2)
 
     async def _within(self, patience: float, condition: Callable[[], Awaitable[bool]]) -> bool:
         """Poll `condition`, at least once; return whether it held within `patience` seconds."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import trio
 
@@ -62,7 +62,8 @@ DYING = 3.0
 
 LOG_TAIL_LINES = 20
 
-Order = Literal["sleep", "wake"]
+#: The level to sleep at; None: to wake.
+Order = int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class WorkerProcess:
             self._server.link.probe_timeout = model.probe_timeout
 
     def order(self, order: Order) -> None:
-        """Have the worker sleep or wake after the orders that it already has."""
+        """Have the worker sleep at a level, or wake, after the orders that it already has."""
         self._orders.append(order)
         self._ordered.set()
 
@@ -219,7 +220,8 @@ class WorkerProcess:
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
             while self._orders and not self._stopping.is_set():
-                await (self._wake(server) if self._orders.popleft() == "wake" else self._sleep(server))
+                level = self._orders.popleft()
+                await (self._wake(server) if level is None else self._sleep(server, level))
 
     async def _until_loaded(self, server: LaunchedServer, listener: PortOwnership) -> bool:
         with trio.move_on_after(self._model.start_timeout):
@@ -379,28 +381,29 @@ class WorkerProcess:
                 reason = f"its liveness probe failed {misses} times in a row"
                 self._context.tell(WorkerHung(trio.current_time(), self._model.name, reason))
 
-    async def _sleep(self, server: LaunchedServer) -> None:
+    async def _sleep(self, server: LaunchedServer, level: int) -> None:
         self._doing = "fell asleep"
+        record = server.record
         try:
-            await self._engine.sleep(server.link, self._model)
-            if over := await self._gpu_memory.until_released():
-                raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
-            server.record.asleep = True  # only now, when the memory is seen to be free
+            record.released = await self._engine.sleep(server.link, self._model, level, record.released)
             self._context.state.save()
+            if over := await self._gpu_memory.until_released(level):
+                raise EngineCallFailed(over, cause=await self._engine.kept_memory(server.link, over))
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
-            kept = (self._gpu_memory.asleep or 0) // max(1, len(self._model.gpus))
-            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, kept))
+            kept = self._gpu_memory.asleep
+            share = kept // max(1, len(self._model.gpus)) if kept is not None else None
+            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share))
 
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
         try:
             if missing := await self._gpu_memory.until_room_to_wake():
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
-            server.record.asleep = False  # the first engine call writes the state file
-            await self._engine.wake(server.link, self._model)
+            await self._engine.wake(server.link, self._model, server.record.released)
+            server.record.released = []
             await self._until_serving(server)
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
@@ -452,8 +455,7 @@ class WorkerProcess:
 
     async def _after(self, server: LaunchedServer, exit: ExitRecord) -> WorkerEnd:
         """Wait for the GPU memory of a server whose processes are gone, remove its traces, and say why it ended."""
-        if not server.record.asleep:
-            await self._until_memory_is_back(str(exit))
+        await self._until_memory_is_back(str(exit))
         del self._context.state.state.workers[self._model.name]
         remove_traces(server.record)
         self._context.state.save()

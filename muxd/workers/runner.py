@@ -115,13 +115,13 @@ class Runner:
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped
         self._context.tell(end.event)
 
-    def sleep(self) -> None:
+    def sleep(self, level: int) -> None:
         if self._life is not None:
-            self._life.order("sleep")
+            self._life.order(level)
 
     def wake(self) -> None:
         if self._life is not None:
-            self._life.order("wake")
+            self._life.order(None)
 
     def stop(self, *, kill: bool) -> None:
         if self._life is not None:

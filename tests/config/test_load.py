@@ -230,7 +230,7 @@ model_path = "./nope"
 port = 30001
 served_names = ["qwen"]
 python = "pythn"
-sleep_level = 0
+sleep_level = 4
 [models.qwen2.5]
 model_path = "Q/x"
 [models.s]
@@ -253,7 +253,7 @@ simulation = { load_time = -1 }
         "or leave it out and muxd chooses one",
         'F:18: models.legacy.served_names: "qwen" already means model qwen; give each name to one model',
         "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
-        "F:20: models.legacy.sleep_level: 0 is out of range; use 1 to 3",
+        "F:20: models.legacy.sleep_level: 4 is out of range; use 0 to 3",
         'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
         'F:24: models.s.engine: "vllm" is not known; use "sglang" or "simulator"',
         "F:25: models.s.simulation.load_time: -1 is too short; use at least 0s",

@@ -58,8 +58,10 @@ class FakeOffice:
         self.opened.set()
         return told
 
-    def order(self, name: str, verb: Verb, *, now: bool = False) -> trio.MemoryReceiveChannel[Message]:
-        self.asked.append((str(verb), name, now))
+    def order(
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+    ) -> trio.MemoryReceiveChannel[Message]:
+        self.asked.append((str(verb), name, now) if level is None else (str(verb), name, now, level))
         tell, told = trio.open_memory_channel[Message](64)
         self.switches.append(tell)
         self.opened.set()

@@ -167,6 +167,15 @@ async def test_an_order_tells_its_progress_until_it_is_done(desk: Desk, verb: st
     assert (await until_closed(stream)).endswith(b'{"type":"done","state":"stopped"}\n\r\n0\r\n\r\n')
 
 
+async def test_a_sleep_may_say_how_deep_and_no_other_order_may(desk: Desk) -> None:
+    status, _, _ = await desk.ask("POST", "/v1/models/qwen/sleep", '{"wait": false, "level": 0}')
+    assert (status, desk.office.asked) == (202, [("sleep", "qwen", False, 0)])
+    for verb, level in (("stop", 0), ("sleep", 4), ("sleep", -1), ("sleep", "2"), ("sleep", 1.5)):
+        status, _, body = await desk.ask("POST", f"/v1/models/qwen/{verb}", json.dumps({"level": level}))
+        assert (status, json.loads(body)["error"]["code"]) == (400, "bad_request")
+    assert len(desk.office.asked) == 1
+
+
 async def test_an_order_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/models/qwen/stop", '{"wait": false}')
     assert (status, json.loads(body)) == (202, {"accepted": True, "model": "qwen"})

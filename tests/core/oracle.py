@@ -25,13 +25,14 @@ from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.states import WorkerState
 
-GONE, LOADED, RELEASED = "gone", "loaded", "released"
+GONE, LOADED = "gone", "loaded"
 
 
 class Oracle:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self.holds = dict.fromkeys(scheduler.host.workers, GONE)
+        self.holds: dict[str, str | int] = dict.fromkeys(scheduler.host.workers, GONE)  # or the level it sleeps at
+        self.kept: dict[str, int] = {}  # bytes of each GPU that a sleeper was last measured to keep
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
         self.owner: dict[int, str] = {}  # the group of each lease
         self.finished = False
@@ -45,8 +46,10 @@ class Oracle:
                     self.holds.setdefault(spec.name, GONE)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
-            case WorkerAsleep(_, worker):
-                assert self.holds[worker] in (RELEASED, GONE)
+            case WorkerAsleep(_, worker, kept):
+                assert self.holds[worker] in (0, 1, 2, GONE)
+                if self.holds[worker] != GONE and kept is not None:
+                    self.kept[worker] = kept
             case WorkerExited(_, worker):
                 self.holds[worker] = GONE
 
@@ -58,15 +61,17 @@ class Oracle:
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
             case WakeWorker(worker):
-                assert self.holds[worker] == RELEASED, f"resume of {worker}, which is {self.holds[worker]}"
+                assert self.holds[worker] in (0, 1, 2), f"resume of {worker}, which is {self.holds[worker]}"
                 self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
-            case SleepWorker(worker):
-                assert self.holds[worker] == LOADED, f"release of {worker}, which is {self.holds[worker]}"
+            case SleepWorker(worker, level):
+                had = self.holds[worker]
+                assert had == LOADED or (had in (0, 1) and had < level), f"release of {worker} to {level}, from {had}"
+                assert self.scheduler.host.workers[worker].spec.can_sleep_at(level)
                 self._must_be_alone(worker)
                 assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
-                self.holds[worker] = RELEASED
+                self.holds[worker] = level
             case StopWorker(worker, kill):
                 assert kill or not self._out(worker)
             case GrantLease(lease):
@@ -114,19 +119,24 @@ class Oracle:
         assert not beside, f"{worker} moves while {beside} do"
 
     def _must_fit(self, worker: str) -> None:
-        """Add up what each worker may have: a GPU is never promised twice."""
+        """Add up what each worker may have, what sleepers keep included: a GPU is never promised twice."""
         known = self.scheduler.host.workers
         loaded = [n for n, what in self.holds.items() if n in known and n != worker and what == LOADED]
         leaving = [n for n, w in known.items() if w.state is WorkerState.FALLING_ASLEEP]
-        others = {known[name].name: known[name].spec for name in (*loaded, *leaving) if name != worker}
+        awake = {name: known[name].spec for name in (*loaded, *leaving) if name != worker}
+        asleep = {n for n, what in self.holds.items() if n in known and n not in (worker, *awake) and what in (0, 1, 2)}
         spec = known[worker].spec
         for gpu in spec.gpus:
-            on_it = [other for other in others.values() if gpu in other.gpus]
+            on_it = [other for other in awake.values() if gpu in other.gpus]
+            sleepers = [n for n in asleep if gpu in known[n].spec.gpus]
+            shallow = [n for n in sleepers if self.holds[n] == 0]
             capacity = self.scheduler.host.ledger.capacity.get(gpu)
             if spec.share == WHOLE or capacity is None or any(other.share == WHOLE for other in on_it):
                 assert not on_it, f"{worker} comes while {[o.name for o in on_it]} hold GPU {gpu}"
+                assert not shallow or spec.share != WHOLE, f"{worker} comes while weights of {shallow} are on GPU {gpu}"
             else:
-                assert spec.share + sum(other.share for other in on_it) <= capacity, (
+                kept = sum(self.kept.get(n, 0) for n in sleepers)
+                assert spec.share + sum(other.share for other in on_it) + kept <= capacity, (
                     f"{worker} does not fit on GPU {gpu}"
                 )
 

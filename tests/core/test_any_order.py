@@ -76,8 +76,18 @@ SIZED = (
     single("g", gpus=frozenset({"1"})),
 )
 
+#: The same where processes can sleep at several levels, and two leave their weights on the GPU if they may.
+SHALLOW = (
+    single("a", share=40, sleep_level=0, levels=frozenset({0, 2}), resident=20, drain_timeout=20, preload=True),
+    single("b", share=30, sleep_level=1, levels=frozenset({0, 1}), drain_timeout=inf, restart_limit=2),
+    single("c", share=35, sleep_level=0, levels=frozenset({0, 2}), drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20, sleep_level=0),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+    single("g", gpus=frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1})),
+)
+
 #: The worlds that every order of events is tried in, by name.
-WORLDS = {"whole": SPECS, "sized": SIZED}
+WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -111,7 +121,7 @@ class World:
         self.tickets: set[int] = set()
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
-        if specs is SIZED:
+        if specs is not SPECS:
             self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
@@ -126,7 +136,7 @@ class World:
             case StartWorker(worker):
                 self.alive.add(worker)
                 self.jobs[worker] = command
-            case WakeWorker(worker) | SleepWorker(worker) | StopWorker(worker):
+            case WakeWorker(worker) | SleepWorker(worker, _) | StopWorker(worker):
                 self.jobs[worker] = command
             case GrantLease(lease):
                 self.holders[lease] = "granted"
@@ -187,7 +197,8 @@ class World:
             self.tickets.add(self.last)
             verb = self.rng.choice([Verb.START, Verb.START, Verb.STOP, Verb.RESTART, Verb.SLEEP])
             model, now = self.rng.choice(sorted(self.specs)), self.rng.random() < 0.3
-            self.tell(OrderGiven(self.now, self.last, model, verb, now))
+            level = self.rng.choice([None, 0, 1, 2, 3]) if verb is Verb.SLEEP else None
+            self.tell(OrderGiven(self.now, self.last, model, verb, now, level))
 
     def unload(self) -> None:
         self.last += 1
@@ -221,6 +232,11 @@ class World:
                 self.tell(WorkerStuck(self.now, worker, "survived SIGKILL"))
             case StartWorker() | WakeWorker():
                 self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
+            case SleepWorker(_, 0):
+                share = self.book.worker(worker).spec.share
+                self.tell(
+                    WorkerAsleep(self.now, worker, self.rng.choice([None, max(1, share // 2), max(1, share - 5)]))
+                )
             case SleepWorker():
                 self.tell(WorkerAsleep(self.now, worker, self.rng.choice([0, 3])))
             case StopWorker():

@@ -72,7 +72,7 @@ class Crowd:
                     self.later(START, WorkerReady, worker, f"http://{worker}")
                 case WakeWorker(worker):
                     self.later(WAKE, WorkerReady, worker, f"http://{worker}")
-                case SleepWorker(worker):
+                case SleepWorker(worker, _):
                     self.later(SLEEP, WorkerAsleep, worker)
                 case GrantLease(lease):
                     name, asked, _ = self.asked[lease]
@@ -101,10 +101,8 @@ class Crowd:
 
         Nothing is stated before every switch was measured.  One answer that is under way when it is due is on top.
         """
-        costs = {other: self.book.worker(other).costs for other in self.waits}
-        if not all(
-            cost[WorkerState.WAKING].measured and cost[WorkerState.FALLING_ASLEEP].measured for cost in costs.values()
-        ):
+        both = (WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
+        if not all(self.book.worker(other).cost(state, 2).measured for other in self.waits for state in both):
             return inf
         in_its_way = 1 if WHOLE in self.sizes.values() else len(self.sizes) - 1  # they leave one after the other
         switch = WAKE + SLEEP * in_its_way
@@ -125,7 +123,7 @@ def test_an_expensive_model_is_not_passed_over_by_cheap_ones_in_turn(work):
     crowd = Crowd(work)
     crowd.until(1000.0)
     assert crowd.book.worker("x").state is WorkerState.UNLOADED
-    assert crowd.book.worker("x").costs[WorkerState.STARTING] == Cost(60.0)
+    assert crowd.book.worker("x").cost(WorkerState.STARTING) == Cost(60.0)
     crowd.ask("x")
     crowd.until(crowd.now + 3000.0)
     assert crowd.waits["x"], "starved"
@@ -164,8 +162,8 @@ def test_no_stated_bound_is_broken_where_some_are_awake_together(seed):
     crowd = Crowd(chance.choice([0.5, 2.0, 10.0]), [(name, chance.choice(pauses)) for name in models], sizes)
     crowd.until(500.0)  # all are loaded
     for name in names:  # some have fitted beside all others so far, and have never slept
-        crowd.book.worker(name).costs[WorkerState.WAKING].learn(WAKE)
-        crowd.book.worker(name).costs[WorkerState.FALLING_ASLEEP].learn(SLEEP)
+        crowd.book.worker(name).cost(WorkerState.WAKING, 2).learn(WAKE)
+        crowd.book.worker(name).cost(WorkerState.FALLING_ASLEEP, 2).learn(SLEEP)
     crowd.until(700.0)
     assert crowd.bounds[crowd.last] < inf
     assert not crowd.late, f"work {crowd.work}, {sizes}, {models}: {crowd.late[:3]}"

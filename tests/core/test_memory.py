@@ -48,11 +48,11 @@ def test_what_fits_beside_an_awake_model_is_loaded_beside_it():
 
 def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_other_serves_on():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
-    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
     assert (
         book
         >> LeaseAsked(9, 3, "c") << RevokeLease(2, "switch", "b gives way to c", 309)
-        >> LeaseEnded(9.1, 2) << SleepWorker("b")
+        >> LeaseEnded(9.1, 2) << SleepWorker("b", 2)
         >> WorkerAsleep(9.2, "b") << StartWorker("c")
     )  # fmt: skip
     assert book.state("a") is WorkerState.READY
@@ -60,7 +60,7 @@ def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_othe
 
 def test_who_is_wanted_often_stays_though_its_leaving_would_take_less_time():
     book = awake(on_one_card(sized("a", 40), sized("b", 40), sized("c", 40)), "a", "b")
-    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
     for second in range(4):
         book = book >> DemandReported(10 + second, 2, 1, ()) >> DemandReported(10.5 + second, 2, 0, ())
     assert book >> LeaseAsked(20, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 320)
@@ -68,7 +68,7 @@ def test_who_is_wanted_often_stays_though_its_leaving_would_take_less_time():
 
 def test_an_idle_one_leaves_rather_than_a_busy_one_that_costs_less():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
-    book.worker("a").costs[WorkerState.WAKING].learn(20.0)
+    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
     assert (
         book >> DemandReported(8, 2, 1, ())
         >> LeaseAsked(9, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 309)
@@ -82,9 +82,9 @@ def test_both_leave_where_one_is_not_enough_one_after_the_other():
         >> LeaseAsked(9, 3, "c")
         << RevokeLease(1, "switch", "a gives way to c", 309)
         << RevokeLease(2, "switch", "b gives way to c", 309)
-        >> LeaseEnded(9.1, 1) << SleepWorker("a")
+        >> LeaseEnded(9.1, 1) << SleepWorker("a", 2)
         >> LeaseEnded(9.2, 2)
-        >> WorkerAsleep(9.5, "a") << SleepWorker("b")
+        >> WorkerAsleep(9.5, "a") << SleepWorker("b", 2)
         >> WorkerAsleep(9.9, "b") << StartWorker("c")
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_what_a_sleeper_keeps_is_counted_and_it_ends_where_nothing_else_frees_en
     assert (
         book
         >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
-        >> LeaseEnded(9.1, 1) << SleepWorker("a")
+        >> LeaseEnded(9.1, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(9.5, "a", kept=5) << StopWorker("a", kill=True)
         >> WorkerExited(9.9, "a") << StartWorker("b")
     )  # fmt: skip
@@ -120,7 +120,7 @@ def test_a_wake_waits_until_another_ones_sleep_on_its_gpu_is_over():
     book = book >> OrderGiven(5, 1, "a", Verb.SLEEP)
     book.pending.clear()
     assert (
-        book >> LeaseEnded(5.1, 1) << SleepWorker("a")
+        book >> LeaseEnded(5.1, 1) << SleepWorker("a", 2)
         >> LeaseAsked(6, 3, "c")
         >> WorkerAsleep(6.5, "a") << FinishOrder(1, WorkerState.ASLEEP) << StartWorker("c")
     )  # fmt: skip
@@ -132,7 +132,7 @@ def test_of_two_that_were_never_wanted_only_one_leaves():
         book >> GpusMeasured(0, {"0": CARD}) >> Started(0) << StartWorker("a")
         >> WorkerReady(1, "a", "http://a") << StartWorker("b")
         >> WorkerReady(2, "b", "http://b")
-        >> LeaseAsked(9, 3, "c") << SleepWorker("a")
+        >> LeaseAsked(9, 3, "c") << SleepWorker("a", 2)
     )  # fmt: skip
     assert book.state("b") is WorkerState.READY
 
@@ -143,7 +143,7 @@ def test_an_ordered_sleep_waits_until_another_ones_load_on_its_gpu_is_over():
     book.pending.clear()
     book = book >> LeaseEnded(7.1, 1)
     assert (
-        book >> WorkerReady(8, "c", "http://c") << GrantLease(3, "http://c", 1) << SleepWorker("a")
+        book >> WorkerReady(8, "c", "http://c") << GrantLease(3, "http://c", 1) << SleepWorker("a", 2)
         >> WorkerAsleep(8.5, "a") << FinishOrder(1, WorkerState.ASLEEP)
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_of_two_busy_ones_the_one_that_never_rests_stays():
     for second in range(5, 200):
         book = book >> DemandReported(second, 1, 3, ()) >> DemandReported(second, 2, int(second % 20 == 19), ())
     book = book >> LeaseAsked(200, 3, "c")
-    assert [group.name for group in book.scheduler.switching.in_the_way(book.group("c"))] == ["b"]
+    assert [b.group.name for b in book.scheduler.switching.in_the_way(book.group("c"))] == ["b"]
 
 
 def test_one_that_waits_for_another_ones_load_says_so():

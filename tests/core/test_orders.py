@@ -59,15 +59,15 @@ def asleep_a():
     return (
         idle_a()
         >> LeaseEnded(21, 1)
-        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(41, 2)
     )  # fmt: skip
 
 
-def order(time, verb, model="a", ticket=9, now=False):
-    return OrderGiven(time, ticket, model, verb, now)
+def order(time, verb, model="a", ticket=9, now=False, level=None):
+    return OrderGiven(time, ticket, model, verb, now, level)
 
 
 def configured(time, *specs, changed=()):
@@ -244,7 +244,7 @@ def test_a_restart_comes_back_before_others_get_the_gpu():
         >> order(20, Verb.RESTART) << revoked("restart", "a is restarted", 320)
         >> LeaseEnded(21, 1) << StopWorker("a")
         >> WorkerExited(22, "a") << StartWorker("a")
-        >> WorkerReady(30, "a", "http://a") << FinishOrder(9, WorkerState.READY) << SleepWorker("a")
+        >> WorkerReady(30, "a", "http://a") << FinishOrder(9, WorkerState.READY) << SleepWorker("a", 2)
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def test_a_model_put_to_sleep_is_woken_by_its_next_request():
     assert (
         serving_a()
         >> order(20, Verb.SLEEP) << revoked("sleep", "a is put to sleep by an operator", 320)
-        >> LeaseEnded(21, 1) << SleepWorker("a")
+        >> LeaseEnded(21, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(22, "a") << FinishOrder(9, WorkerState.ASLEEP)
         >> LeaseAsked(30, 3, "a") << WakeWorker("a")
     )  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_model_that_is_being_loaded_sleeps_as_soon_as_it_is_ready():
         Playbook("a")
         >> SwitchAsked(0, 1, "a") << StartWorker("a")
         >> order(5, Verb.SLEEP) << FailSwitch(1, "superseded", "a newer order, sleep a, took its place")
-        >> WorkerReady(10, "a", "http://a") << SleepWorker("a")
+        >> WorkerReady(10, "a", "http://a") << SleepWorker("a", 2)
         >> WorkerAsleep(11, "a") << FinishOrder(9, WorkerState.ASLEEP)
     )  # fmt: skip
 
@@ -331,7 +331,7 @@ def let_go_a():
 
 
 def test_an_idle_model_that_a_client_lets_go_sleeps_until_its_next_request():
-    book = let_go_a() >> LeaseEnded(26, 1) << SleepWorker("a") >> WorkerAsleep(28, "a")
+    book = let_go_a() >> LeaseEnded(26, 1) << SleepWorker("a", 2) >> WorkerAsleep(28, "a")
     assert book.state("a") is WorkerState.ASLEEP
     assert book >> LeaseAsked(30, 2, "a") << WakeWorker("a")
 
@@ -347,7 +347,7 @@ def test_one_that_is_let_go_sleeps_at_its_own_level_and_leaves_no_reason_behind(
 
 
 def test_a_model_without_a_lease_sleeps_at_once():
-    assert idle_a() >> LeaseEnded(24, 1) >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << SleepWorker("a")
+    assert idle_a() >> LeaseEnded(24, 1) >> UnloadAsked(25, 9, "a") << AnswerUnload(9) << SleepWorker("a", 2)
 
 
 def test_a_busy_model_is_not_let_go():
@@ -384,12 +384,12 @@ def test_a_request_of_another_holder_keeps_a_model_that_was_let_go():
 def test_an_operators_word_comes_before_a_clients():
     assert let_go_a() >> SwitchAsked(26, 7, "a") << RestoreLease(1) << FinishSwitch(7, "http://a")
     assert let_go_a() >> order(26, Verb.START) << RestoreLease(1) << FinishOrder(9, "ready")
-    asleep = let_go_a() >> order(26, Verb.SLEEP) >> LeaseEnded(27, 1) << SleepWorker("a")
+    asleep = let_go_a() >> order(26, Verb.SLEEP) >> LeaseEnded(27, 1) << SleepWorker("a", 2)
     assert asleep >> WorkerAsleep(28, "a") << FinishOrder(9, "asleep")
 
 
 def test_a_model_that_was_let_go_makes_room_for_the_one_that_waits():
-    book = let_go_a() >> LeaseAsked(25.1, 2, "b") >> LeaseEnded(25.2, 1) << SleepWorker("a")
+    book = let_go_a() >> LeaseAsked(25.1, 2, "b") >> LeaseEnded(25.2, 1) << SleepWorker("a", 2)
     assert book >> WorkerAsleep(27, "a") << StartWorker("b")
 
 

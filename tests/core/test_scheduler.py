@@ -78,7 +78,7 @@ def test_an_idle_model_gives_way_at_once_and_sleeps_before_the_next_one_starts()
     assert (
         idle_a()
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
-        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> LeaseEnded(31, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
     )  # fmt: skip
@@ -88,11 +88,11 @@ def test_a_sleeping_model_is_woken_not_started():
     book = (
         idle_a()
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
-        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> LeaseEnded(31, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(41, 2)
-        >> LeaseAsked(42, 3, "a") << SleepWorker("b")
+        >> LeaseAsked(42, 3, "a") << SleepWorker("b", 2)
         >> WorkerAsleep(43, "b") << WakeWorker("a")
         >> WorkerReady(44, "a", "http://a") << GrantLease(3, "http://a", 2)
     )  # fmt: skip
@@ -120,14 +120,14 @@ def test_a_drain_ends_at_its_deadline_even_if_the_holder_does_not_let_go():
         idle_a(single("a", drain_timeout=60), "b")
         >> LeaseAsked(30, 2, "b") << revoked(1, 90)
         >> TimerFired(90.5)
-        >> TimerFired(91) << EndLease(1) << SleepWorker("a")
+        >> TimerFired(91) << EndLease(1) << SleepWorker("a", 2)
     )  # fmt: skip
 
 
 def test_a_drain_without_limit_waits_for_ever():
     book = idle_a(single("a", drain_timeout=inf), "b") >> LeaseAsked(30, 2, "b") << revoked(1, inf)
     assert book >> TimerFired(1e9)
-    assert book >> LeaseEnded(1e9, 1) << SleepWorker("a")
+    assert book >> LeaseEnded(1e9, 1) << SleepWorker("a", 2)
 
 
 def test_everybody_waiting_is_admitted_before_the_next_switch_is_decided():
@@ -136,7 +136,7 @@ def test_everybody_waiting_is_admitted_before_the_next_switch_is_decided():
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
         >> LeaseAsked(30, 3, "a")
         >> LeaseAsked(30, 4, "b")
-        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> LeaseEnded(31, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1) << GrantLease(4, "http://b", 1)
         >> DemandReported(41, 2, 0)  # lease 4 still counts as busy: it has not reported yet
@@ -162,7 +162,7 @@ def test_a_disconnect_of_the_only_waiter_does_not_stop_a_switch_half_way():
         idle_a()
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
         >> LeaseEnded(31, 2)
-        >> LeaseEnded(32, 1) << SleepWorker("a")
+        >> LeaseEnded(32, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(33, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b")
     )  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_model_over_two_gpus_waits_for_both():
         >> WorkerReady(30, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(31, 1)
         >> LeaseAsked(32, 3, "c")
-        >> LeaseEnded(33, 2) << SleepWorker("a") << SleepWorker("b")
+        >> LeaseEnded(33, 2) << SleepWorker("a", 2) << SleepWorker("b", 2)
         >> WorkerAsleep(34, "a")
         >> WorkerAsleep(35, "b") << StartWorker("c")
     )  # fmt: skip
@@ -221,7 +221,7 @@ def test_preloaded_models_are_loaded_in_order_and_all_but_the_last_sleep():
     assert (
         Playbook(single("a", preload=True), "x", single("b", preload=True))
         >> Started(0) << StartWorker("a")
-        >> WorkerReady(10, "a", "http://a") << SleepWorker("a")
+        >> WorkerReady(10, "a", "http://a") << SleepWorker("a", 2)
         >> WorkerAsleep(11, "a") << StartWorker("b")
         >> WorkerReady(20, "b", "http://b")
     )  # fmt: skip
@@ -326,7 +326,7 @@ def test_a_sleep_that_fails_ends_the_process_and_the_switch_goes_on():
     assert (
         idle_a()
         >> LeaseAsked(30, 2, "b") << revoked(1, 330)
-        >> LeaseEnded(31, 1) << SleepWorker("a")
+        >> LeaseEnded(31, 1) << SleepWorker("a", 2)
         >> SleepFailed(60, "a", "release: no answer in 30 s") << StopWorker("a", kill=True)
         >> WorkerExited(61, "a") << StartWorker("b")
     )  # fmt: skip
@@ -336,11 +336,11 @@ def test_a_wake_in_doubt_is_killed_and_started_again():
     book = (
         idle_a()
         >> LeaseEnded(20, 1)
-        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerReady(40, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(41, 2)
-        >> LeaseAsked(42, 3, "a") << SleepWorker("b")
+        >> LeaseAsked(42, 3, "a") << SleepWorker("b", 2)
         >> WorkerAsleep(43, "b") << WakeWorker("a")
         >> WakeFailed(50, "a", "resume: no answer in 30 s") << StopWorker("a", kill=True)
         >> WorkerExited(51, "a", reason="was killed by SIGKILL") << StartWorker("a")
@@ -353,7 +353,7 @@ def test_a_worker_that_dies_asleep_stays_down_until_it_is_wanted():
     book = (
         idle_a()
         >> LeaseEnded(20, 1)
-        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> WorkerExited(33, "a", reason="was killed by SIGKILL")
     )  # fmt: skip
@@ -373,7 +373,7 @@ def test_a_worker_that_stops_answering_is_killed_and_restarted():
 
 
 def test_a_stuck_worker_refuses_those_who_need_its_gpu_and_says_so():
-    book = idle_a() >> LeaseEnded(21, 1) >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+    book = idle_a() >> LeaseEnded(21, 1) >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
     book = book >> SleepFailed(40, "a", "release: refused") << StopWorker("a", kill=True)
     book >> WorkerStuck(80, "a", "process 77 survived SIGKILL")
     (command,) = book.pending
@@ -395,7 +395,7 @@ def test_an_operators_switch_makes_a_busy_model_drain_at_once():
     assert (
         serving_a()
         >> SwitchAsked(20, 7, "b") << revoked(1, 320)
-        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> LeaseEnded(22, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(23, "a") << StartWorker("b")
         >> WorkerReady(30, "b", "http://b") << FinishSwitch(7, "http://b")
     )  # fmt: skip
@@ -413,7 +413,7 @@ def test_only_a_newer_switch_supersedes_one():
         << FailSwitch(7, "superseded", "a newer switch, to c, took its place")
         << RestoreLease(1)
         << RevokedAnew
-        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> LeaseEnded(22, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(23, "a") << StartWorker("c")
         >> WorkerReady(30, "c", "http://c") << FinishSwitch(8, "http://c")
     )  # fmt: skip
@@ -428,7 +428,7 @@ def test_two_operators_who_want_the_same_both_get_it():
         idle_a()
         >> SwitchAsked(20, 7, "b") << revoked(1, 320)
         >> SwitchAsked(21, 8, "b")
-        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> LeaseEnded(22, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(23, "a") << StartWorker("b")
         >> WorkerReady(30, "b", "http://b") << FinishSwitch(7, "http://b") << FinishSwitch(8, "http://b")
     )  # fmt: skip
@@ -451,10 +451,10 @@ def test_a_switch_goes_ahead_of_the_queue():
         serving_a("a", "b", "c")
         >> LeaseAsked(20, 2, "b", (Waiting(50),))
         >> SwitchAsked(21, 7, "c") << revoked(1, 321, to="c")
-        >> LeaseEnded(22, 1) << SleepWorker("a")
+        >> LeaseEnded(22, 1) << SleepWorker("a", 2)
         >> WorkerAsleep(23, "a") << StartWorker("c")
         >> WorkerReady(30, "c", "http://c") << FinishSwitch(7, "http://c")
-        << SleepWorker("c")  # no pin: nobody asks c anything, so b gets its turn
+        << SleepWorker("c", 2)  # no pin: nobody asks c anything, so b gets its turn
     )  # fmt: skip
 
 
@@ -477,7 +477,7 @@ def test_shutdown_kills_what_loads_and_what_sleeps():
     assert (
         idle_a()
         >> LeaseEnded(20, 1)
-        >> LeaseAsked(30, 2, "b") << SleepWorker("a")
+        >> LeaseAsked(30, 2, "b") << SleepWorker("a", 2)
         >> WorkerAsleep(32, "a") << StartWorker("b")
         >> ShutdownAsked(33, 63)
         << StopWorker("a", kill=True) << StopWorker("b", kill=True)
@@ -551,11 +551,11 @@ def test_a_wake_that_fails_does_not_use_up_the_restart_budget_and_the_level_is_g
         come = WakeWorker("b") if book.state("b") is WorkerState.ASLEEP else StartWorker("b")
         assert (
             book
-            >> LeaseAsked(now, lease, "b") << SleepWorker("a")
+            >> LeaseAsked(now, lease, "b") << SleepWorker("a", 2)
             >> WorkerAsleep(now + 1, "a") << come
             >> WorkerReady(now + 2, "b", "http://b") << GrantLease(lease, "http://b", book.worker("b").generation)
             >> LeaseEnded(now + 3, lease)
-            >> LeaseAsked(now + 4, lease + 1, "a") << SleepWorker("b")
+            >> LeaseAsked(now + 4, lease + 1, "a") << SleepWorker("b", 2)
             >> WorkerAsleep(now + 5, "b") << WakeWorker("a")
             >> WakeFailed(now + 6, "a", "reload was refused: 400") << StopWorker("a", kill=True)
             >> WorkerExited(now + 7, "a", reason="killed by SIGKILL") << StartWorker("a")

@@ -41,7 +41,7 @@ def agents(**policy) -> Playbook:
         << GrantLease(1, "http://b", 1)
         >> LeaseEnded(3, 1)
         >> LeaseAsked(300, 2, "a")
-        << SleepWorker("b")
+        << SleepWorker("b", 2)
         >> WorkerAsleep(301, "b")
         << StartWorker("a")
         >> WorkerReady(303, "a", "http://a")
@@ -97,7 +97,7 @@ def test_it_can_be_turned_off():
 def test_a_return_that_another_models_answer_may_have_caused_teaches_nothing():
     """One client that asks a and b in turn: to wait for it would hold it up."""
     book = agents(keep_turns=False) >> LeaseAsked(313, 3, "b") << revoked(313)
-    book >> LeaseEnded(313, 2) << SleepWorker("a")
+    book >> LeaseEnded(313, 2) << SleepWorker("a", 2)
     book >> WorkerAsleep(314, "a") << WakeWorker("b")
     book >> WorkerReady(315, "b", "http://b") << GrantLease(3, "http://b", 2)
     before = list(book.group("a").gaps)

@@ -18,10 +18,10 @@ def test_only_what_succeeded_is_learned():
     worker = Worker(WorkerSpec("a"), "a")
     worker.move(WorkerState.STARTING, 0.0)
     worker.move(WorkerState.BACKOFF, 3.0)
-    assert not worker.costs[WorkerState.STARTING].measured
+    assert not worker.cost(WorkerState.STARTING).measured
     worker.move(WorkerState.STARTING, 4.0)
     worker.move(WorkerState.READY, 11.0)
-    assert worker.costs[WorkerState.STARTING].seconds == 7.0
+    assert worker.cost(WorkerState.STARTING).seconds == 7.0
 
 
 def test_delays_double_up_to_a_minute_and_never_vary_by_more_than_a_tenth():

@@ -160,7 +160,7 @@ async def test_an_engine_that_answers_oddly_while_it_falls_asleep_is_not_seen_id
     monkeypatch.setattr("muxd.engines.sglang.engine.IDLE_TIMEOUT", 0.2)
     async with answering(http(b"[" * 200_000)) as link:
         with pytest.raises(EngineCallFailed, match="not seen idle"):
-            await engine_for(MODEL).sleep(link, MODEL)
+            await engine_for(MODEL).sleep(link, MODEL, 2, [])
 
 
 def short_of(number: int, times: float) -> httpx.AsyncClient:

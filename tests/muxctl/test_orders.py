@@ -71,6 +71,7 @@ def test_json_is_every_line_as_it_came(tells, muxctl, verb):
     [
         (("start", "qwen"), {"wait": True}),
         (("sleep", "qwen"), {"wait": True}),
+        (("sleep", "qwen", "--level", "0"), {"wait": True, "level": 0}),
         (("stop", "qwen"), {"wait": True, "now": False}),
         (("stop", "qwen", "--now"), {"wait": True, "now": True}),
         (("restart", "--now", "qwen"), {"wait": True, "now": True}),
@@ -100,7 +101,14 @@ def test_only_what_drains_can_be_hurried(muxctl, verb):
 
 @pytest.mark.parametrize(
     ("code", "exit_code"),
-    [("no_room", 3), ("superseded", 9), ("model_stopped", 3), ("model_failed", 1), ("of_tomorrow", 1)],
+    [
+        ("no_room", 3),
+        ("level_refused", 2),
+        ("superseded", 9),
+        ("model_stopped", 3),
+        ("model_failed", 1),
+        ("of_tomorrow", 1),
+    ],
 )
 def test_the_reason_of_a_failure_is_its_exit_code(tells, muxctl, code, exit_code):
     message = "qwen may run, but beta holds GPU 0: muxctl switch qwen makes room"

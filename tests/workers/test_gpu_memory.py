@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -47,7 +48,7 @@ async def test_where_nothing_can_be_read_nothing_is_waited_for(autojump_clock):
     began = trio.current_time()
     assert await footprint.until_room_to_load() is None
     await footprint.came()
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert await footprint.until_room_to_wake() is None
     assert await footprint.until_gone() is None
     assert trio.current_time() - began < 0.1
@@ -79,13 +80,13 @@ async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
     gpus.later = [(trio.current_time() + 3, 48)]
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert trio.current_time() >= 3
 
 
 async def test_memory_that_does_not_come_back_is_told(autojump_clock):
     footprint = await loaded(PretendGpus(), MODEL, 50)
-    assert "did not come back in 5 s" in str(await footprint.until_released())
+    assert "did not come back in 5 s" in str(await footprint.until_released(2))
 
 
 @pytest.mark.parametrize(("taken_meanwhile", "room"), [(25, True), (40, False)])
@@ -93,7 +94,7 @@ async def test_a_wake_waits_for_all_that_its_sleep_gave_up(autojump_clock, taken
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
     gpus.used = 2
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     gpus.used += taken_meanwhile
     assert (await footprint.until_room_to_wake() is None) is room
 
@@ -118,7 +119,7 @@ async def test_neighbours_that_sleep_beside_it_are_not_counted_as_its_memory(aut
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 8)
     gpus.used = 1
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     gpus.used += 6  # others came, and sleep with a part still held
     assert await footprint.until_room_to_wake() is None
     gpus.used += 7
@@ -132,7 +133,7 @@ async def test_a_reading_that_fails_is_made_again(autojump_clock):
     footprint = await loaded(gpus, MODEL, 50)
     gpus.used = 2
     gpus.fails = 3
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert gpus.fails == 0
 
 
@@ -143,7 +144,7 @@ async def test_a_sleep_like_the_one_before_is_not_watched_for_more_to_come(autoj
     for _ in range(3):
         gpus.used = 2
         began = trio.current_time()
-        assert await footprint.until_released() is None
+        assert await footprint.until_released(2) is None
         took.append(trio.current_time() - began)
         assert await footprint.until_room_to_wake() is None
         gpus.used = 50
@@ -156,13 +157,13 @@ async def test_a_sleep_that_gives_less_back_than_the_one_before_is_watched_until
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
     gpus.used = 2
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert await footprint.until_room_to_wake() is None
     gpus.used = 50
     await footprint.came()
     gpus.used, now = 20, trio.current_time()  # more than half is back
     gpus.later = [(now + step / 200, 1) for step in range(1, 19)]
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert footprint.asleep == 2 * GiB
 
 
@@ -170,7 +171,7 @@ async def test_how_long_each_wait_took_is_remembered(autojump_clock):
     gpus = PretendGpus(used=60)
     footprint = GpuMemoryTracker(gpus, DECLARED)
     took = []
-    for wait in (footprint.until_room_to_load, footprint.until_released, footprint.until_room_to_wake):
+    for wait in (footprint.until_room_to_load, partial(footprint.until_released, 2), footprint.until_room_to_wake):
         now = trio.current_time()
         gpus.later = [(now + 1 + len(took), 40)]
         assert await wait() is None
@@ -195,7 +196,7 @@ async def test_of_gpus_that_a_script_was_seen_not_to_use_nothing_is_measured_any
     await footprint.came()
     assert footprint.awake == 40 * GiB
     gpus.used -= 38
-    assert await footprint.until_released() is None
+    assert await footprint.until_released(2) is None
     assert footprint.asleep == 2 * GiB
 
 
@@ -212,7 +213,7 @@ async def test_what_others_take_and_leave_beside_it_is_not_taken_for_its_own(aut
     await second.came()
     assert (first.awake, second.awake) == (10 * GiB, 20 * GiB)
     gpus.used = 21
-    assert await first.until_released() is None, "20 GiB are the other one's"
+    assert await first.until_released(2) is None, "20 GiB are the other one's"
     assert first.asleep == 1 * GiB
     gpus.used = 1
     assert await second.until_gone() is None
@@ -243,7 +244,7 @@ async def test_the_end_of_another_one_while_it_loads_is_not_taken_for_less_of_it
     await first.came()
     assert first.awake == 30 * GiB
     gpus.used = 2
-    assert await first.until_released() is None
+    assert await first.until_released(2) is None
     assert first.asleep == 2 * GiB
 
 
@@ -255,7 +256,7 @@ async def test_the_end_of_another_one_while_it_sleeps_is_not_taken_for_memory_th
         gpus.used += 30
         await tracker.came()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first.until_released)
+        nursery.start_soon(first.until_released, 2)
         await trio.sleep(1)
         gpus.used = 30  # the second one's worker has died
         assert await second.until_gone() is None
@@ -275,3 +276,81 @@ async def test_one_that_ends_while_another_loads_does_not_wait_for_the_other_one
     assert await second.until_room_to_load() is None
     gpus.used = 28  # the first one's worker has died; the second one's has nearly loaded
     assert await first.until_gone(patience=0.0) is None
+
+
+def shallow(gpus: PretendGpus) -> GpuMemoryTracker:
+    """A tracker of a model with weights of 30 GiB and a KV cache of 10."""
+    return GpuMemoryTracker(gpus, replace(DECLARED, gpus=("0",), memory=Memory(weights=30 * GiB, kv=10 * GiB)))
+
+
+async def test_at_level_0_the_kv_cache_alone_comes_back_and_what_stays_is_measured(autojump_clock):
+    gpus = PretendGpus()
+    tracker = shallow(gpus)
+    assert await tracker.until_room_to_load() is None
+    gpus.used = 40
+    await tracker.came()
+    gpus.later = [(trio.current_time() + 2, 10)]
+    assert await tracker.until_released(0) is None
+    assert trio.current_time() >= 2
+    assert (tracker.awake, tracker.asleep) == (40 * GiB, 30 * GiB)
+
+
+async def test_a_cache_that_does_not_come_back_is_told(autojump_clock):
+    gpus = PretendGpus()
+    tracker = shallow(gpus)
+    assert await tracker.until_room_to_load() is None
+    gpus.used = 40
+    await tracker.came()
+    assert "5120 MiB on GPU 0 of its memory did not come back in 5 s" in str(await tracker.until_released(0))
+
+
+async def test_one_that_goes_deeper_is_waited_for_until_its_weights_are_gone_and_wakes_into_room_for_both(
+    autojump_clock,
+):
+    gpus = PretendGpus()
+    tracker = shallow(gpus)
+    for deep in (2, 1):  # the second time after a wake from the deeper level
+        assert await (tracker.until_room_to_load() if deep == 2 else tracker.until_room_to_wake()) is None
+        gpus.used = 40
+        await tracker.came()
+        gpus.used = 30
+        assert await tracker.until_released(0) is None
+        gpus.later = [(trio.current_time() + 3, 29)]
+        began = trio.current_time()
+        assert await tracker.until_released(2) is None
+        assert trio.current_time() >= began + 3
+        assert tracker.asleep == 1 * GiB
+        gpus.used, gpus.later = 1, []
+    gpus.used = 60  # of others
+    assert "GPU 0 has 20.0 GiB free of 39.0 GiB needed" in str(await tracker.until_room_to_wake())
+
+
+async def test_a_wake_from_level_0_waits_for_its_cache_alone(autojump_clock):
+    gpus = PretendGpus()
+    tracker = shallow(gpus)
+    assert await tracker.until_room_to_load() is None
+    gpus.used = 40
+    await tracker.came()
+    gpus.used = 30
+    assert await tracker.until_released(0) is None
+    gpus.used = 70  # of others
+    assert await tracker.until_room_to_wake() is None
+    gpus.used = 80
+    await tracker.came()
+    assert tracker.awake == 40 * GiB
+    gpus.used = 41
+    assert await tracker.until_released(2) is None
+    assert tracker.asleep == 1 * GiB
+
+
+@pytest.mark.parametrize(("level", "waits"), [(0, True), (2, False)])
+async def test_what_dies_asleep_is_waited_for_where_its_weights_were_on_the_gpu(autojump_clock, level, waits):
+    gpus = PretendGpus()
+    tracker = shallow(gpus)
+    assert await tracker.until_room_to_load() is None
+    gpus.used = 40
+    await tracker.came()
+    gpus.used = 30 if level == 0 else 0
+    assert await tracker.until_released(level) is None
+    gpus.used = 30
+    assert (await tracker.until_gone() is not None) is waits

@@ -401,8 +401,11 @@ async def test_what_an_earlier_life_said_does_not_explain_this_ones_death(autoju
 # Sleep
 
 
+BOTH = ["kv_cache", "weights"]
+
+
 async def asleep(worker: OneWorker) -> WorkerAsleep:
-    worker.runner.sleep()
+    worker.runner.sleep(worker.runner.model.sleep_level)
     return await worker.tells(WorkerAsleep)
 
 
@@ -415,7 +418,7 @@ async def test_a_sleep_is_over_when_its_memory_is_seen_to_be_free(autojump_clock
         assert worker.server.calls == ["pause", "release"]
         assert slept.kept == worker.behaviour.asleep
         assert worker.now - began >= 2
-        assert (worker.record.asleep, worker.record.call) == (True, None)
+        assert (worker.record.released, worker.record.call) == (BOTH, None)
         assert (worker.runner.gpu_memory.awake, worker.runner.gpu_memory.asleep) == (50 * GiB, 2 * GiB)
 
 
@@ -423,11 +426,11 @@ async def test_a_call_is_in_the_state_file_before_it_is_answered(autojump_clock,
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()
         worker.behaviour.call_time = 1.0
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         await trio.sleep(0.5)
         assert worker.record.call == "pause"
         await trio.sleep(1.0)
-        assert (worker.record.call, worker.record.asleep) == ("release", False)
+        assert (worker.record.call, worker.record.released) == ("release", [])
         await worker.tells(WorkerAsleep)
 
 
@@ -446,18 +449,18 @@ async def test_a_release_that_is_not_answered_well_leaves_the_worker_in_doubt(
     async with one_worker(tmp_path, call_timeout=9.0) as worker:
         await worker.gets_ready()
         worker.behaviour.faults["release"] = fault
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         failed = await worker.tells(SleepFailed)
         assert failed.reason.startswith(reason)
         assert failed.code == code
-        assert (worker.record.call, worker.record.asleep) == ("release", False)
+        assert (worker.record.call, worker.record.released) == ("release", [])
 
 
 async def test_a_server_that_dies_of_its_sleep_is_told_by_its_log_though_that_comes_late(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()
         worker.behaviour.faults["release"] = "break"
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         await trio.sleep(1)
         worker.child.end(ExitRecord(status=1), last_words=OOM)
         failed = await worker.tells(SleepFailed)
@@ -469,7 +472,7 @@ async def test_where_the_server_lives_on_after_its_call_broke_only_the_call_is_t
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()
         worker.behaviour.faults["release"] = "break"
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         began = worker.now
         failed = await worker.tells(SleepFailed)
         assert (failed.reason, failed.code) == (
@@ -483,7 +486,7 @@ async def test_a_busy_server_is_not_released(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()
         worker.behaviour.running = 1
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         failed = await worker.tells(SleepFailed)
         assert "it was not seen idle" in failed.reason
         assert worker.server.calls == ["pause"]
@@ -495,11 +498,11 @@ async def test_memory_that_does_not_come_back_is_a_failed_sleep(autojump_clock, 
         worker.behaviour.asleep = worker.behaviour.awake
         worker.behaviour.info = {"enable_memory_saver": saver}
         await worker.gets_ready()
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         failed = await worker.tells(SleepFailed)
         assert failed.code == code
         assert "of its memory did not come back in 4 s" in failed.reason
-        assert not worker.record.asleep
+        assert worker.record.released == BOTH, "the server said so"
 
 
 # Wake
@@ -520,7 +523,7 @@ async def test_a_wake_resumes_and_reloads_what_its_level_has_discarded(autojump_
         ready = await woken(worker)
         assert worker.server.calls == ["pause", "release", *calls]
         assert ready.url == f"http://127.0.0.1:{worker.server.port}"
-        assert (worker.record.asleep, worker.record.call) == (False, None)
+        assert (worker.record.released, worker.record.call) == ([], None)
 
 
 async def test_a_wake_waits_for_all_that_its_sleep_gave_up(autojump_clock, tmp_path):
@@ -573,7 +576,7 @@ async def test_a_wake_that_goes_wrong_is_told_with_its_call(autojump_clock, tmp_
         if fault == "die":
             await worker.ends()
         else:
-            assert (worker.record.asleep, worker.record.call) == (False, call)
+            assert (worker.record.released, worker.record.call) == (BOTH, call)
 
 
 async def test_a_server_that_wakes_and_does_not_serve_is_a_failed_wake(autojump_clock, tmp_path):
@@ -601,9 +604,9 @@ async def test_a_woken_server_is_asked_again_until_it_serves(autojump_clock, tmp
 async def test_orders_are_carried_out_one_after_the_other_and_at_once(autojump_clock, tmp_path):
     async with one_worker(tmp_path, probe_interval=1000.0) as worker:
         await worker.gets_ready()
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         worker.runner.wake()
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         for kind in (WorkerAsleep, WorkerReady, WorkerAsleep):
             await worker.tells(kind)
         assert worker.now < 5
@@ -623,7 +626,7 @@ async def test_a_stop_leaves_the_orders_that_are_still_to_come_undone(autojump_c
     async with one_worker(tmp_path) as worker:
         worker.behaviour.call_time, worker.behaviour.stop_time = 1.0, 10.0
         await worker.gets_ready()
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         worker.runner.wake()
         await trio.sleep(0.5)
         worker.runner.stop(kill=False)

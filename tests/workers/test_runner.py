@@ -13,7 +13,7 @@ from .one_worker import one_worker
 async def test_without_a_life_commands_do_nothing(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         runner = worker.runner
-        runner.sleep()
+        runner.sleep(2)
         runner.wake()
         runner.stop(kill=True)
         worker.change(call_timeout=1.0)
@@ -69,7 +69,7 @@ async def test_a_new_timeout_holds_for_calls_to_the_running_server(autojump_cloc
         await worker.gets_ready()
         worker.change(call_timeout=9.0, probe_timeout=3.0)
         worker.behaviour.faults["release"] = "hang"
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         failed = await worker.host.mailbox.receive()
         assert "no answer in 9 s" in failed.reason
 
@@ -95,7 +95,7 @@ async def test_the_servers_metrics_are_passed_on_as_they_are(autojump_clock, tmp
 async def test_a_sleeper_is_probed_as_well(autojump_clock, tmp_path):
     async with one_worker(tmp_path, probe_interval=5.0) as worker:
         await worker.gets_ready()
-        worker.runner.sleep()
+        worker.runner.sleep(2)
         await worker.tells(WorkerAsleep)
         asked = len(worker.server.asked)
         await trio.sleep(21)

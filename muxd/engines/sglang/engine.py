@@ -22,8 +22,10 @@ from muxd.launchers.observed_scripts import ObservedServer
 
 from . import diagnosis, observation
 
-#: The memory that a sleep gives up.  The list must not be empty: SGLang reads an empty list as "everything".
-TAGS = {"tags": ["kv_cache", "weights"]}
+KV_CACHE, WEIGHTS = "kv_cache", "weights"
+
+#: The memory that a sleep gives up, by level.  No list of tags may be empty: SGLang reads that as "everything".
+TAGS = {0: (KV_CACHE,), 1: (KV_CACHE, WEIGHTS), 2: (KV_CACHE, WEIGHTS)}
 
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
@@ -134,11 +136,19 @@ class SGLang:
             return said if isinstance(said, bool) else None
         return None
 
-    async def sleep(self, link: EngineClient, model: Model) -> None:
-        loads = await self._loads(link)
-        await link.call("pause", "/pause_generation", {"mode": "abort"})
-        await self._until_idle(link, stamps_in(loads))
-        await link.call("release", "/release_memory_occupation", TAGS)
+    def levels(self, model: Model) -> frozenset[int]:
+        """Return what the launch flags allow: weights are kept in host memory, or not, for the server's whole life."""
+        deep = {0: 2, 1: 1, 2: 2}.get(model.sleep_level)
+        return frozenset({3}) if deep is None else frozenset({0, deep, 3})
+
+    async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
+        if not released:  # else it is paused
+            loads = await self._loads(link)
+            await link.call("pause", "/pause_generation", {"mode": "abort"})
+            await self._until_idle(link, stamps_in(loads))
+        tags = [tag for tag in TAGS[level] if tag not in released]
+        await link.call("release", "/release_memory_occupation", {"tags": tags})
+        return [*released, *tags]
 
     async def _until_idle(self, link: EngineClient, before: Stamps) -> None:
         """Wait until no rank runs or queues a request; raise EngineCallFailed after IDLE_TIMEOUT.
@@ -167,10 +177,11 @@ class SGLang:
                 raise
             return None
 
-    async def wake(self, link: EngineClient, model: Model) -> None:
-        path = model.model_path or await observation.weights_path(link) if model.sleep_level == 2 else ""
-        await link.call("resume", "/resume_memory_occupation", TAGS)
-        if model.sleep_level == 2:
+    async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        are_gone = WEIGHTS in released and 1 not in self.levels(model)
+        path = model.model_path or await observation.weights_path(link) if are_gone else ""
+        await link.call("resume", "/resume_memory_occupation", {"tags": list(released)})
+        if are_gone:
             reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)
         await link.call("continue", "/continue_generation", {})

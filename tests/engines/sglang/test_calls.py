@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,12 +13,13 @@ import trio
 from muxd.config import Model
 from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
 from muxd.engines.sglang import engine as sglang_module
-from muxd.engines.sglang.engine import LONGEST_PAGE
+from muxd.engines.sglang.engine import LONGEST_PAGE, server_flags
 from muxd.errors import MuxdError
 from muxd.http.request import Request
 from muxd.http.server import ClientGone, Handler, ResponseWriter, serve_http
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
+BOTH = ["kv_cache", "weights"]
 
 
 class Server:
@@ -63,7 +65,7 @@ class Server:
 async def test_a_sleep_pauses_then_waits_until_nothing_runs_then_releases():
     server = Server(busy=3)
     async with server.running() as (link, intents):
-        await engine_for(MODEL).sleep(link, MODEL)
+        await engine_for(MODEL).sleep(link, MODEL, 2, [])
     tags = {"tags": ["kv_cache", "weights"]}
     assert server.calls == [
         ("loads", 1),
@@ -77,12 +79,40 @@ async def test_a_sleep_pauses_then_waits_until_nothing_runs_then_releases():
     assert server.keys == {"Bearer key"}
 
 
+async def test_a_sleeper_that_goes_deeper_releases_only_what_it_still_has():
+    model, server = replace(MODEL, sleep_level=0), Server()
+    engine = engine_for(model)
+    async with server.running() as (link, _):
+        released = await engine.sleep(link, model, 0, [])
+        assert released == ["kv_cache"]
+        assert await engine.sleep(link, model, 2, released) == BOTH
+    releases = [body for path, body in server.calls if path == "/release_memory_occupation"]
+    assert releases == [{"tags": ["kv_cache"]}, {"tags": ["weights"]}]
+    assert [path for path, _ in server.calls].count("/pause_generation") == 1
+
+
+@pytest.mark.parametrize(("level", "levels"), [(0, {0, 2, 3}), (1, {0, 1, 3}), (2, {0, 2, 3}), (3, {3})])
+def test_the_launch_settles_at_which_levels_a_server_can_sleep(level, levels):
+    model = replace(MODEL, sleep_level=level)
+    assert engine_for(model).levels(model) == levels
+    flags = server_flags(model, 1)
+    assert ("--enable-memory-saver" in flags, "--enable-weights-cpu-backup" in flags) == (level < 3, level == 1)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+async def test_a_wake_from_level_0_brings_back_the_kv_cache_alone(level):
+    model, server = replace(MODEL, sleep_level=level), Server()
+    async with server.running() as (link, _):
+        await engine_for(model).wake(link, model, ["kv_cache"])
+    assert server.calls == [("/resume_memory_occupation", {"tags": ["kv_cache"]}), ("/continue_generation", {})]
+
+
 @pytest.mark.parametrize("server", [Server(busy=10**6), Server(stale=True)], ids=["busy", "stale figures"])
 async def test_what_is_not_seen_idle_is_never_released(server, monkeypatch):
     monkeypatch.setattr(sglang_module, "IDLE_TIMEOUT", 0.3)
     async with server.running() as (link, _):
         with pytest.raises(EngineCallFailed, match="not seen idle"):
-            await engine_for(MODEL).sleep(link, MODEL)
+            await engine_for(MODEL).sleep(link, MODEL, 2, [])
     assert "/release_memory_occupation" not in [path for path, _ in server.calls]
 
 
@@ -90,16 +120,16 @@ async def test_a_clock_that_is_set_back_meanwhile_keeps_nobody_from_sleep(monkey
     monkeypatch.setattr(sglang_module, "IDLE_TIMEOUT", 5.0)
     server = Server(set_back=True)
     async with server.running() as (link, _):
-        await engine_for(MODEL).sleep(link, MODEL)
+        await engine_for(MODEL).sleep(link, MODEL, 2, [])
     assert server.calls[-1][0] == "/release_memory_occupation"
 
 
-@pytest.mark.parametrize(("level", "reloads"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("level", "reloads"), [(0, 1), (1, 0), (2, 1)])
 async def test_a_wake_resumes_reloads_what_was_discarded_and_only_then_continues(level, reloads):
     model = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=level)
     server = Server()
     async with server.running() as (link, _):
-        await engine_for(model).wake(link, model)
+        await engine_for(model).wake(link, model, BOTH)
     reload = ("/update_weights_from_disk", {"model_path": model.model_path, "load_format": "auto", "flush_cache": True})
     assert server.calls == [
         ("/resume_memory_occupation", {"tags": ["kv_cache", "weights"]}),

@@ -18,6 +18,8 @@ from muxd.http.server import serve_http
 from muxd.launchers.observed_scripts import ObservedServer
 from tests.childworld import World, eventually
 
+BOTH = ["kv_cache", "weights"]
+
 
 def model(level=2, **script):
     return Model("legacy", script=Script(("/bin/bash", "/x/legacy.sh"), **script), served_names=("a",),
@@ -49,7 +51,7 @@ class Server:
 async def test_what_was_discarded_is_read_again_from_where_the_server_says_that_it_was():
     server = Server({"model_path": "/weights/really"})
     async with server.running() as link:
-        await engine_for(model()).wake(link, model())
+        await engine_for(model()).wake(link, model(), BOTH)
     assert server.calls == [
         ("/model_info", None, "Bearer api"),
         ("/resume_memory_occupation", {"tags": ["kv_cache", "weights"]}, "Bearer admin"),
@@ -65,7 +67,7 @@ async def test_what_was_discarded_is_read_again_from_where_the_server_says_that_
 async def test_what_was_kept_in_host_memory_is_not_read_again():
     server = Server({})
     async with server.running() as link:
-        await engine_for(model(1)).wake(link, model(1))
+        await engine_for(model(1)).wake(link, model(1), BOTH)
     assert [path for path, _, _ in server.calls] == ["/resume_memory_occupation", "/continue_generation"]
 
 
@@ -74,7 +76,7 @@ async def test_a_server_that_does_not_say_is_not_woken(info):
     server = Server(info)
     async with server.running() as link:
         with pytest.raises(EngineCallFailed, match="no model_path"):
-            await engine_for(model()).wake(link, model())
+            await engine_for(model()).wake(link, model(), BOTH)
     assert [path for path, _, _ in server.calls] == ["/model_info"]
 
 
@@ -119,7 +121,7 @@ async def test_a_server_that_asks_for_a_key_that_nobody_knows_is_locked_and_aliv
         assert cause.code == "engine_locked"
         assert await engine.is_alive(link, model())
         with pytest.raises(EngineCallFailed) as failed:
-            await engine.sleep(link, model())
+            await engine.sleep(link, model(), 2, [])
         assert failed.value.locked
 
 
