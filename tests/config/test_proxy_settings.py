@@ -2,9 +2,12 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+import tomli_w
 
-from muxd.config import load_config, load_proxy_config
-from muxd.config.proxy_settings import write_for_proxy
+from muxd.config import Model, Proxy, load_config, load_proxy_config
+from muxd.config.declarations import keys_of
+from muxd.config.proxy_settings import settings_for_proxy, write_for_proxy
+from muxd.config.schema import Key
 
 TEXT = """\
 [muxd]
@@ -56,3 +59,24 @@ def test_it_is_told_no_secrets_and_nobody_else_may_read_it(config, told, tmp_pat
 def test_a_level_of_the_command_line_is_the_proxys_too(config, told):
     assert told(config.with_log_level("debug")).daemon == replace(config.daemon, log_level="debug")
     assert told(config.with_log_level(None)).daemon == config.daemon
+
+
+def told_of(table):
+    return {name for name, key in keys_of(table).items() if key.told}
+
+
+def test_each_key_that_the_proxy_is_to_be_told_comes_back_from_it_as_it_was(told, tmp_path):
+    """Take each key as the reference shows it, which is its default or an example."""
+    shown = {table: {name: keys_of(table)[name].shown for name in told_of(table)} for table in (Proxy, Model, Key)}
+    text = {"proxy": shown[Proxy], "models": {"qwen": shown[Model] | {"engine": "simulator"}}, "keys": [shown[Key]]}
+    (tmp_path / "muxd.toml").write_text(tomli_w.dumps(text))
+    whole = load_config(tmp_path / "muxd.toml", {"HOME": "/home"})
+    written, read = settings_for_proxy(whole), told(whole)
+    pairs = [(written["proxy"], whole.proxy, read.proxy), (written["keys"][0], whole.keys[0], read.keys[0])]
+    pairs += [
+        (written["muxd"], whole.daemon, read.daemon),
+        (written["models"]["qwen"], whole.models[0], read.models[0]),
+    ]
+    for settings, before, after in pairs:
+        assert settings.keys() == told_of(before)
+        assert all(getattr(before, key) == getattr(after, key) for key in settings)
