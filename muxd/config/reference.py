@@ -33,10 +33,7 @@ _HEAD = """\
 # /dev/null switches one off.  `muxd check` tells which files were read, and in which of them a problem is.
 """
 
-_DEFAULTS = """\
-# Any key of a model, for all models that do not have it.
-[defaults]
-"""
+_DEFAULTS = "# Any key of a model, for all models that do not have it.\n"
 
 _QWEN = """\
 # One table for each model.  Its name is what muxctl and the log files call it: a-z, 0-9, ".", "_" and "-";
@@ -76,13 +73,13 @@ def reference() -> str:
     own = {name: MODEL_KEYS[name] for name in _OWN}
     common = {name: declared for name, declared in MODEL_KEYS.items() if name not in own}
     sections = (
-        f"[{name}]\n{_on_reload(keys_of(table), 'takes a restart of muxd')}{_keys(keys_of(table))}"
+        f"{_on_reload(keys_of(table), 'takes a restart of muxd')}[{name}]\n{_keys(keys_of(table))}"
         for name, table in SECTIONS.items()
     )
     parts = [
         _HEAD,
         *sections,
-        f"{_DEFAULTS}{_on_reload(common, 'restarts its worker')}{_keys(common)}",
+        f"{_DEFAULTS}{_on_reload(common, 'restarts the worker')}[defaults]\n{_keys(common)}",
         f"{_QWEN}{''.join(_key(name, own[name], mark='') for name in _ON_QWEN)}{_MISTRAL}",
         f"{_comment(own['script'].doc)}#[models.legacy]\n{_setting('script', own['script'])}",
         _PRETEND + _keys(keys_of(Simulation)),
