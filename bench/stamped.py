@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from muxd.core.scheduler import Scheduler
-from muxd.engines import EngineClient
+from muxd.engines.engine_client import EngineClient
 from muxd.proxy.leases import ModelLease
 from muxd.saved_state import StateFile
 from muxd.workers.gpu_memory import GpuMemoryTracker

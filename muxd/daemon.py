@@ -21,7 +21,7 @@ from .config.default_paths import default_log_dir
 from .config.folders import writable_by_others
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
-from .engines import open_http
+from .engines.engine_client import open_http
 from .errors import ModelStuck, MuxdError, in_words
 from .gpus import open_gpus
 from .launchers.observed_scripts import ObservedScripts

@@ -16,7 +16,7 @@ import trio
 from .children import Child, Children, ChildSpec, Dropped, own_environment
 from .config import Config
 from .config.proxy_settings import write_for_proxy
-from .engines import EngineCallFailed, EngineClient
+from .engines.engine_client import EngineCallFailed, EngineClient
 from .errors import MuxdError, in_words
 from .own_files import make_way
 from .proxy_ports import ProxyPorts

@@ -68,8 +68,7 @@ from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import GroupSpec, WorkerSpec
 from .core.states import WorkerState
-from .engines import engine_for
-from .engines.sglang.engine import granted_share
+from .engines.registry import engine_for, kind_of
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
 from .journal import Journal
@@ -277,7 +276,7 @@ class Supervisor:
         def weigh() -> dict[str, int]:
             return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
 
-        if any(model.engine != "simulator" for model in models):
+        if not all(kind_of(model).capabilities.is_pretend for model in models):
             sizes: dict[str, int] = {}
             with trio.move_on_after(WEIGHING):  # the files may lie on a disk that hangs
                 sizes = await in_thread(weigh, abandon_on_cancel=True)
@@ -365,7 +364,7 @@ class Supervisor:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": seconds(now - self._started),
-            "simulated": any(m.engine == "simulator" for m in self.config.models),
+            "simulated": any(kind_of(model).capabilities.is_pretend for model in self.config.models),
             "proxy": self._proxy.status(),
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus),
@@ -574,8 +573,8 @@ def spec_of(model: Model) -> GroupSpec:
     worker = WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
-        on_cards=model.engine != "simulator" and not runs_on_cpu(model.args),
-        share=granted_share(model) or WHOLE,
+        on_cards=not kind_of(model).capabilities.is_pretend and not runs_on_cpu(model.args),
+        share=kind_of(model).granted(model) or WHOLE,
         memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,
         levels=engine_for(model).levels(model),

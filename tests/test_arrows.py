@@ -36,6 +36,13 @@ def test_the_proxy_knows_only_the_clients_side():
     assert {m for m in found if m.startswith("muxd.core.")} <= known
 
 
+def test_what_muxd_tells_its_proxy_is_read_there_without_any_engine():
+    settings = {"models": {"a": {"served_names": ["x"]}}, "capabilities": {"models": {"a": {"makes": "text"}}}}
+    read = f"muxd.config.load; config = muxd.config.load.config_from_supervisor({settings}, {{}})"
+    found = loaded_by(f"{read}; assert config.capabilities.of('a').makes == 'text'; import sys")
+    assert not [m for m in found if m.startswith(("muxd.engines", "muxd.simulator"))]
+
+
 def test_muxctl_starts_with_the_standard_library_alone():
     heavy = {"trio", "httpx", "rich", "msgspec", "httptools", "asyncio", "subprocess", "muxd.config"}
     assert not heavy & loaded_by("muxctl.__main__")

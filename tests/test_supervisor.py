@@ -18,7 +18,7 @@ from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.core.events import Event, Verb, Waiting
 from muxd.core.states import WorkerState
-from muxd.engines import open_http
+from muxd.engines.engine_client import open_http
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
 from muxd.gpus import GpuMemory, open_gpus
 from muxd.proxy_child import UnmanagedProxy

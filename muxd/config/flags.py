@@ -18,6 +18,9 @@ STEP = ("--gpu-id-step",)
 DEVICE = ("--device",)
 FRACTION = ("--mem-fraction-static",)
 
+#: Flags that say what a model can do: of those of a launch script no others are kept.
+CAPABILITY_FLAGS = frozenset({"--is-embedding"})
+
 #: Flags of vLLM and llama.cpp, each with SGLang's flag for the same purpose; "" where SGLang has none.
 ELSEWHERE = {
     "--max-model-len": "--context-length",

@@ -19,6 +19,7 @@ from .engine_options import ENGINE_OPTIONS, SGLangOptions
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
+from .model_capabilities import told_capabilities
 from .names import MODEL_NAME
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
@@ -133,18 +134,20 @@ def _merged_config(
     problems = Problems(files)
     sources = [*files, *(added.join(files, problems) if added is not None else [])]
     raw = merged(sources)
+    told = told_capabilities(raw.pop("capabilities", {}) if files and files[0].whole else {})
     file = path.absolute() if path is not None else None
     base = Base(file.parent if file is not None else Path.cwd(), home(environ), host)
     devices = Devices(environ, ask=ask)
     config = _FileReading(base, environ, problems, devices).config(raw, file)
+    config = replace(config, capabilities=told)
     config = replace(config, keys=read_keys(sources, config.models, base, environ, problems))
     config = added.amend(config) if added is not None else config
     if any(model.script is not None for model in config.models):
         from muxd.launchers.observed_scripts import completed, seen_before  # imported for launch scripts only
 
         config = completed(config, seen_before(config.daemon.state_dir) if ask else {})
-    config = replace(config, remarks=tuple(_remarks(config, raw, devices)))
-    check(config, raw, environ, problems, host=host)
+    config = replace(config, remarks=tuple(_remarks(config, raw, devices)) if ask else ())
+    check(config, raw, environ, problems, host=host, models=ask)
     return config, problems
 
 
@@ -168,7 +171,7 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
         if model.script is not None and not model.script.knows_gpus:
             continue  # it claims every GPU, whichever it uses
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
-            if outside := devices.outside(model.gpus, simulated=model.engine == "simulator"):
+            if outside := devices.outside(model.gpus, simulated=_is_pretend(model.engine)):
                 yield f"model {model.name} uses GPU {', '.join(outside)}, outside of {started}"
         else:
             yield f"model {model.name} gets GPU {names}: it has no gpus, and they follow {started}"
@@ -233,7 +236,9 @@ class _FileReading:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
         try:
             names = given["gpus"] if "gpus" in given else self._devices.default(_gpus_needed(given.get("args", ())))
-            return {"gpus": self._devices.distinct_ids(names, simulated=given.get("engine") == "simulator")}
+            return {
+                "gpus": self._devices.distinct_ids(names, simulated="engine" in given and _is_pretend(given["engine"]))
+            }
         except ValueError as error:
             self._problems.add(
                 (*path, "gpus"), str(error) if "name " in str(error) else f"{error}; give gpus, by number"
@@ -279,6 +284,12 @@ def _misplaced(key: str) -> str | None:
 def _built(declared: KeyDeclaration, value: Any) -> Any:
     """Return the value of a key; of a key that is a table, the dataclass made from what was read."""
     return declared.read(**value) if isinstance(declared.read, type) else value
+
+
+def _is_pretend(engine: str) -> bool:
+    from muxd.engines.registry import ENGINES  # imported where a file names an engine: the proxy has no use for it
+
+    return ENGINES[engine].capabilities.is_pretend
 
 
 def _gpus_needed(args: Sequence[str]) -> Parallel:

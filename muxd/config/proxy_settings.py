@@ -9,11 +9,15 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 
+from muxd.engines.registry import kind_of
+
 from .declarations import keys_of
+from .model_capabilities import EngineRoutes, ModelCapabilities, ToldCapabilities
 from .readers import Address
-from .schema import Config
+from .schema import Config, Model
 from .sources import WHOLE
 
 
@@ -32,7 +36,20 @@ def settings_for_proxy(config: Config) -> dict[str, Any]:
     settings = {name: told for name, table in config.sections.items() if (told := _told(table))}
     settings["proxy"]["drain_timeout"] = min(config.proxy.drain_timeout, config.daemon.shutdown_timeout)
     models = {model.name: _told(model) for model in config.models}
-    return settings | {"models": models, "keys": [_told(key) for key in config.keys]}
+    capabilities = msgspec.to_builtins(_capabilities(config))
+    return settings | {"models": models, "keys": [_told(key) for key in config.keys], "capabilities": capabilities}
+
+
+def _capabilities(config: Config) -> ToldCapabilities:
+    """Return what the models' engines state of them, and of themselves."""
+    used = {model.engine: kind_of(model).capabilities for model in config.models}
+    engines = {name: EngineRoutes(dict(each.routes), dict(each.hints)) for name, each in used.items()}
+    return ToldCapabilities(engines, {model.name: _model_capabilities(model) for model in config.models})
+
+
+def _model_capabilities(model: Model) -> ModelCapabilities:
+    kind = kind_of(model)
+    return ModelCapabilities(model.engine, kind.makes(model), kind.context_length(model))
 
 
 def _told(table: Any) -> dict[str, Any]:

@@ -63,18 +63,24 @@ Finding = tuple[KeyPath, str]
 
 
 def check(
-    config: Config, raw: Mapping[str, Any], environ: Mapping[str, str], problems: Problems, *, host: bool = True
+    config: Config,
+    raw: Mapping[str, Any],
+    environ: Mapping[str, str],
+    problems: Problems,
+    *,
+    host: bool = True,
+    models: bool = True,
 ) -> None:
     """Note in `problems` what is wrong with values that are each fine by themselves.
 
     A key that could not be read has its default here: about such a key, which has a problem already, nothing is noted.
-    Without `host`, no interpreter is looked for.
+    Without `host`, no interpreter is looked for.  Without `models`, nothing is checked that concerns one model alone.
     """
     reported = problems.paths()
     written = _WrittenKeys(raw)
     by_flag = problems.said(("--host",))
     for path, text in (
-        *_findings(config, written, environ if host else None, reported),
+        *_findings(config, written, environ if host else None, reported, models=models),
         *_open_to_anybody(config, reported, by_flag=by_flag),
     ):
         if not any(_related(path, other) for other in reported):
@@ -111,7 +117,12 @@ def _related(path: KeyPath, other: KeyPath) -> bool:
 
 
 def _findings(
-    config: Config, written: "_WrittenKeys", environ: Mapping[str, str] | None, reported: set[KeyPath]
+    config: Config,
+    written: "_WrittenKeys",
+    environ: Mapping[str, str] | None,
+    reported: set[KeyPath],
+    *,
+    models: bool,
 ) -> Iterator[Finding]:
     if not config.models and not any(nearest(path[0], ["models"]) for path in reported if len(path) == 1):
         yield ("models",), "no model; add a table [models.NAME]"
@@ -121,7 +132,7 @@ def _findings(
     yield from _ports(config)
     if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
-    for model in config.models:
+    for model in config.models if models else ():
         if config.keys and model.script is not None and model.script.asks_key:
             text = "clients' keys ([[keys]]) end at the proxy, and its server would refuse every request"
             yield (
@@ -271,7 +282,12 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         yield from _script(model, written)
         return
     yield from _too_few_gpus(model)
-    options = model.engine_options
+    from muxd.engines.registry import kind_of  # imported where models are judged: the proxy has no use for it
+
+    kind, options = kind_of(model), model.engine_options
+    if model.sleep_level not in kind.capabilities.sleep_levels:
+        levels = ", ".join(map(str, sorted(kind.capabilities.sleep_levels)))
+        yield ("sleep_level",), f"{kind.name} has no sleep level {model.sleep_level}; use one of {levels}"
     for key in OPTION_KEYS:
         if key not in keys_of(options) and written.in_model(model.name, key):
             yield (key,), f"only {engines_with(key)} has it; remove it or change engine"

@@ -3,7 +3,6 @@
 Times are in seconds, sizes in bytes; `inf` means no limit.  `load` reads the values from TOML and checks them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
 from math import inf
@@ -13,6 +12,7 @@ from typing import Any
 from .declarations import KeyDeclaration, key, keys_of
 from .engine_options import ENGINE_OPTIONS, OPTION_KEYS, EngineOptions, SGLangOptions
 from .key_readers import as_moment, digest, key_name, moment, some_names, variable
+from .model_capabilities import NOTHING_TOLD, ToldCapabilities
 from .readers import (
     Address,
     address,
@@ -41,10 +41,6 @@ GiB = 1 << 30
 MiB = 1 << 20
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-#: Flags of an engine from which the proxy learns what a model can do; other flags may hold secrets and are not passed.
-CAPABILITY_FLAGS = frozenset({"--is-embedding"})
-_CONTEXT_LENGTH = "--context-length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +257,7 @@ class DeclaredServer:
     every: tuple[str, ...] = ("0",)  # ids of all GPUs of this machine
     sleep_level: int = 3
     level_by_table: bool = False  # whether sleep_level is the table's, not the script's
-    args: tuple[str, ...] = ()  # those in CAPABILITY_FLAGS
+    args: tuple[str, ...] = ()  # those in flags.CAPABILITY_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,19 +280,6 @@ class Script:
     knows_gpus: bool = False  # else its model claims every GPU, and is awake alone
     contradictions: tuple[str, ...] = ()  # between what was declared and what was seen
     remarks: tuple[str, ...] = field(default=(), compare=False)  # for the operator, about the script
-
-
-def capability_args(args: tuple[str, ...]) -> list[str]:
-    """Return those of an engine's arguments that say what the model can do; `--context-length N` as one word."""
-    return list(_capability_args(args))
-
-
-def _capability_args(args: tuple[str, ...]) -> Iterator[str]:
-    for flag, value in zip(args, (*args, "")[1:], strict=True):
-        if flag in CAPABILITY_FLAGS or flag.startswith(_CONTEXT_LENGTH + "="):
-            yield flag
-        elif flag == _CONTEXT_LENGTH:
-            yield f"{flag}={value}"
 
 
 def _is_same_first(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
@@ -376,7 +359,6 @@ class Model:
     args: tuple[str, ...] = key(
         texts,
         [],
-        told=capability_args,
         doc="Further flags of the engine, passed on unchanged.  muxd itself gives --enable-metrics, and "
         "--sleep-on-idle: without that an idle or sleeping SGLang keeps most of a core busy.",
     )
@@ -565,6 +547,7 @@ class Config:
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the main file; None: the command line alone
     remarks: tuple[str, ...] = ()  # for the operator: what muxd assumed without being told, and what looks wrong
+    capabilities: ToldCapabilities = NOTHING_TOLD  # in the proxy: what muxd has told of it
     files: tuple[Path, ...] = ()  # the main file and those of muxd.d, in the order of merging
     read_at: int = field(default=0, compare=False)  # nanoseconds since the epoch, before the first file was read
 

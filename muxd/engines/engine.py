@@ -59,7 +59,6 @@ class Engine(Protocol):
     The methods raise EngineCallFailed; the probes is_ready and is_alive return False instead.
     """
 
-    title: str  # as messages call it
     environment: Mapping[str, str]  # what every server of it needs in its environment, however it is started
     stop_signal: signal.Signals  # what ends an idle server soonest
 

@@ -32,7 +32,7 @@ from muxd.config.command_lines import (
     sleep_level,
 )
 from muxd.config.devices import ORDER, VARIABLE
-from muxd.config.schema import CAPABILITY_FLAGS
+from muxd.config.flags import CAPABILITY_FLAGS
 
 from .lexer import Place
 from .plain_reader import FoundServer, PlainReader

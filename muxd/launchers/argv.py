@@ -1,7 +1,7 @@
 """muxd itself starts the server, by the command line that its engine makes of the model's keys."""
 
 from muxd.config import Model
-from muxd.engines import Engine, LaunchContext, LaunchSpec
+from muxd.engines.engine import Engine, LaunchContext, LaunchSpec
 
 
 class ArgvLauncher:

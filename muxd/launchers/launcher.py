@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from muxd.config import Model
-from muxd.engines import Engine, LaunchContext, LaunchSpec
+from muxd.engines.engine import Engine, LaunchContext, LaunchSpec
 
 from .argv import ArgvLauncher
 from .script import ScriptLauncher

@@ -9,7 +9,7 @@ from muxd.children import ANY_PORT
 from muxd.config import Model
 from muxd.config.devices import ORDER
 from muxd.config.schema import Script
-from muxd.engines import Engine, LaunchContext, LaunchSpec, ServerKeys
+from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 
 
 class ScriptLauncher:

@@ -9,7 +9,7 @@ import trio
 
 from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
-from muxd.engines import EngineCallFailed
+from muxd.engines.engine_client import EngineCallFailed
 from muxd.workers import Runner
 
 #: Seconds that one engine may take to answer; an idle SGLang server takes 12 ms.

@@ -5,7 +5,7 @@ such model" while muxd cannot be reached.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import time
 from typing import Any
 
@@ -13,10 +13,11 @@ import trio
 
 from muxd.client import ControlClient
 from muxd.config.load import config_from_supervisor
+from muxd.config.model_capabilities import ModelCapabilities
 from muxd.config.schema import Config, Model
 from muxd.errors import MuxdError
 
-from .requests.capabilities import context_length, speaks_text
+from .requests.capabilities import TEXT, allowed
 from .requests.edits import Edits
 from .requests.ollama import untagged
 
@@ -31,18 +32,19 @@ class CatalogueEntry:
 
     __slots__ = (
         "edits",
+        "makes",
         "max_model_len",
         "model",
         "name",
         "names",
-        "never_embeds",
+        "routes",
         "served_names",
-        "speaks_text",
         "state",
+        "told",
         "url",
     )
 
-    def __init__(self, model: Model, state: str) -> None:
+    def __init__(self, model: Model, told: ModelCapabilities, state: str) -> None:
         self.model = model
         self.name = model.name
         self.served_names = model.served_names or (model.name,)
@@ -50,9 +52,14 @@ class CatalogueEntry:
         self.state = state
         self.url: str | None = None  # the worker's, while the model is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
-        self.speaks_text = speaks_text(model.args)
-        self.never_embeds = False  # its server said so
-        self.max_model_len = context_length(model.args)
+        self.told = told
+        self.max_model_len = told.max_model_len
+        self.note_generation(is_generation=False)
+
+    def note_generation(self, *, is_generation: bool) -> None:
+        """Take over whether the model's server said that it generates text; what its flags said goes before."""
+        self.makes = self.told.makes or (TEXT if is_generation else "")
+        self.routes = allowed(self.told, self.makes)  # that it may be asked; None: any
 
     def adapter(self, asked: str) -> str:
         """Return the LoRA adapter in `asked`, a name NAME:ADAPTER that `find` took for this model; empty for none."""
@@ -83,10 +90,15 @@ class Catalogue:
         self._reloaded = trio.Event()  # set on a reload, whose new model names must be known at once
         self._complained = False  # the log has a warning of muxd's present absence
         self._states: dict[str, str] = {}
-        self._replace_models(config.models)
+        self._replace_models(config)
 
-    def _replace_models(self, models: Iterable[Model]) -> None:
-        self._entries = {model.name: CatalogueEntry(model, self._states.get(model.name, "unknown")) for model in models}
+    def _replace_models(self, config: Config) -> None:
+        self._entries = {
+            model.name: CatalogueEntry(
+                model, config.capabilities.of(model.name), self._states.get(model.name, "unknown")
+            )
+            for model in config.models
+        }
         served = {name: entry for entry in self._entries.values() for name in entry.served_names}
         self._by_name = self._entries | served
 
@@ -171,7 +183,7 @@ class Catalogue:
     async def _read_settings(self) -> None:
         """Replace the known models with those of muxd's running configuration, and call `told` with it."""
         config = config_from_supervisor(await self._control.proxy_settings(), {})
-        self._replace_models(config.models)
+        self._replace_models(config)
         self._on_config(config)
 
     async def _refresh(self) -> None:
@@ -183,7 +195,7 @@ class Catalogue:
         lengths = {model["name"]: model.get("max_model_len") for model in models}
         generating = {model["name"] for model in models if model.get("is_generation")}
         for entry in self._entries.values():
-            entry.never_embeds = entry.speaks_text and entry.name in generating
+            entry.note_generation(is_generation=entry.name in generating)
             entry.state = self._states.get(entry.name, "unknown")
             entry.url = urls.get(entry.name)
             entry.max_model_len = lengths.get(entry.name) or entry.max_model_len

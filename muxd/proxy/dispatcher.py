@@ -176,17 +176,8 @@ class RequestDispatcher:
         entry = self._model_for(found, api_key)
         record.model = entry.name
         preloads, unloads = asked.preloads(), asked.unloads()
-        if (
-            not (entry.speaks_text or preloads)
-            and (refusal := capabilities.refusal(found.label, asked.model)) is not None
-        ):
-            raise refusal
-        if (
-            entry.never_embeds
-            and not preloads
-            and (refusal := capabilities.embedding_refusal(found.label, asked.model or entry.name)) is not None
-        ):
-            raise refusal
+        if entry.routes is not None and found.route not in entry.routes and not preloads:
+            raise capabilities.refusal(entry.told, entry.makes, found.route, asked.model or entry.name)
         if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():
             raise no_messages("is empty")  # /v1/messages may have a "system" instead
         lines, priority = record.id.line, 0
@@ -321,7 +312,7 @@ class RequestDispatcher:
                 return ollama.ps(self._visible_models(api_key))
             case LocalAnswer.OLLAMA_SHOW:
                 entry = self._usable_model(found.asked, api_key, tagged=True)
-                return ollama.show(entry.served_names[0], speaks_text=entry.speaks_text)
+                return ollama.show(entry.served_names[0], speaks_text=entry.makes != capabilities.EMBEDDINGS)
         return ollama.version()
 
     def _usable_model(self, asked: str, api_key: ApiKey | None, *, tagged: bool = False) -> CatalogueEntry:

@@ -15,7 +15,8 @@ import httpx
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
-from muxd.engines import Engine, EngineClient, LaunchContext, LaunchSpec, ServerKeys
+from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
+from muxd.engines.engine_client import EngineClient
 from muxd.gpus import Gpus, simulated_ledger_path
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts

@@ -19,7 +19,7 @@ from pathlib import Path
 from socket import inet_aton
 
 from muxd.config.command_lines import CONTAINERS, Command, flag
-from muxd.engines import Engine
+from muxd.engines.engine import Engine
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members
 from muxd.shim.listening import Listening, all_listening

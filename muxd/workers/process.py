@@ -29,7 +29,10 @@ from muxd.core.events import (
     WorkerReady,
     WorkerStuck,
 )
-from muxd.engines import Diagnosis, Engine, EngineCallFailed, EngineClient, Evidence, diagnosis
+from muxd.engines import diagnosis
+from muxd.engines.diagnosis import Diagnosis, Evidence
+from muxd.engines.engine import Engine
+from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.errors import CannotSpawn, in_words
 from muxd.launchers.script import changed
 from muxd.logfiles import tail

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from muxd.children import Dropped
 from muxd.config import Model
-from muxd.engines import Engine, engine_for
+from muxd.engines.engine import Engine
+from muxd.engines.registry import engine_for
 
 from .gpu_memory import GpuMemoryTracker
 from .launch import WorkerContext, log_files

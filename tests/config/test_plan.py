@@ -157,7 +157,7 @@ def replaced(settings):
 
 
 def test_everything_a_configuration_is_made_of_is_looked_at():
-    about = {"path", "files", "read_at", "remarks"}
+    about = {"path", "files", "read_at", "remarks", "capabilities"}
     assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "models", "keys"} | about
     assert all(field.default is not MISSING for field in fields(Config) if field.name in about | {"keys"})
 

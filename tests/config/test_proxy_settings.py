@@ -8,6 +8,7 @@ from muxd.config import Model, Proxy, load_config, load_proxy_config
 from muxd.config.declarations import keys_of
 from muxd.config.proxy_settings import settings_for_proxy, write_for_proxy
 from muxd.config.schema import Key
+from muxd.errors import ConfigError
 
 TEXT = """\
 [muxd]
@@ -80,3 +81,16 @@ def test_each_key_that_the_proxy_is_to_be_told_comes_back_from_it_as_it_was(told
     for settings, before, after in pairs:
         assert settings.keys() == told_of(before)
         assert all(getattr(before, key) == getattr(after, key) for key in settings)
+
+
+def test_what_a_models_server_can_do_is_told_in_the_file_too(config, told):
+    shown = told(config).capabilities.of("a")
+    assert shown.engine == "simulator"
+    assert shown.answers is not None
+    assert "/v1/completions" in shown.answers.routes["text"]
+
+
+def test_a_users_own_file_tells_nothing_of_the_kind(tmp_path):
+    (tmp_path / "muxd.toml").write_text("[capabilities]\n" + TEXT)
+    with pytest.raises(ConfigError, match="capabilities"):
+        load_config(tmp_path / "muxd.toml", {"HOME": "/home"})

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from muxd.config import Model
-from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
-from muxd.engines.engine_client import LONGEST_ANSWER
+from muxd.engines.engine_client import LONGEST_ANSWER, EngineCallFailed, EngineClient, open_http
+from muxd.engines.registry import engine_for
 
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen",), sleep_level=2)
 

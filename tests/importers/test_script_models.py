@@ -183,8 +183,8 @@ def test_env_of_the_table_is_what_the_script_runs_with(load):
 def test_a_script_that_serves_embeddings_says_so_to_the_proxy(load):
     config = load(NAMED, LEGACY.replace("--port", "--is-embedding --log-level info --port"))
     assert config.models[0].args == ("--is-embedding",)
-    (told,) = config_from_supervisor(settings_for_proxy(config), {}).models
-    assert (told.name, told.args) == ("legacy", ("--is-embedding",))
+    told = config_from_supervisor(settings_for_proxy(config), {})
+    assert (told.models[0].args, told.capabilities.of("legacy").makes) == ((), "embeddings")
 
 
 def test_a_script_whose_server_is_for_something_else_now_needs_a_new_process(load, tmp_path):

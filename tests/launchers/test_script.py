@@ -5,7 +5,8 @@ from pathlib import Path
 
 from muxd.config import Model
 from muxd.config.schema import Script
-from muxd.engines import LaunchContext, engine_for
+from muxd.engines.engine import LaunchContext
+from muxd.engines.registry import engine_for
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.script import changed
 

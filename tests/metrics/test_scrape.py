@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from muxd.core.states import WorkerState
-from muxd.engines import EngineCallFailed
+from muxd.engines.engine_client import EngineCallFailed
 from muxd.metrics import SupervisorMetrics
 from muxd.metrics import scrape as page_module
 from muxd.metrics.engines import PATIENCE

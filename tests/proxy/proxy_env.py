@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from muxd.config.model_capabilities import told_capabilities
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.schema import Config, Daemon, Key, Model, Proxy
 from muxd.proxy.app import ProxyServer as RunningProxy
@@ -95,6 +96,7 @@ async def open_proxy_env(
     config = Config(daemon=daemon, proxy=proxy or QUIET, models=models, keys=keys)
     muxd.models = [{"name": m.name, "state": "unloaded"} for m in models]
     muxd.settings = settings_for_proxy(config)
+    config = replace(config, capabilities=told_capabilities(muxd.settings["capabilities"]))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alpha.running())
         await stack.enter_async_context(beta.running())

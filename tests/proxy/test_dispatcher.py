@@ -175,7 +175,7 @@ async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embedd
         beta["is_generation"] = True
         proxy_env.muxd.set_state("beta", "asleep")
         catalogue = proxy_env.proxy.catalogue
-        while not (found := catalogue.find("beta")) or not found.never_embeds:
+        while not (found := catalogue.find("beta")) or found.makes != "text":
             await trio.sleep(0.01)
         reply = await proxy_env.ask(post(body, path=path))
         assert reply.status == 400
@@ -183,7 +183,7 @@ async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embedd
         assert not proxy_env.muxd.leases
         beta["is_generation"] = None
         proxy_env.muxd.set_state("beta", "unloaded")
-        while found.never_embeds:
+        while found.makes == "text":
             await trio.sleep(0.01)
 
 

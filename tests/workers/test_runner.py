@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from muxd.core.events import WorkerAsleep, WorkerReady
-from muxd.engines import EngineCallFailed
+from muxd.engines.engine_client import EngineCallFailed
 from tests.fakes import GiB
 
 from .one_worker import one_worker

@@ -21,6 +21,7 @@ from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.launchers.observed_scripts import ObservedServer
 
 from . import diagnosis, observation
+from .kind import SGLANG
 
 KV_CACHE, WEIGHTS = "kv_cache", "weights"
 
@@ -67,7 +68,6 @@ Stamps = tuple[float, ...]
 class SGLang:
     """SGLang's dialect, and the last sign of life of one server's schedulers."""
 
-    title = "SGLang"
     environment: Mapping[str, str] = ENVIRONMENT
     stop_signal: signal.Signals = signal.SIGINT
 
@@ -220,7 +220,7 @@ class SGLang:
         return diagnosis.of_answer(call, status, body)
 
     def diagnose_stranger(self, program: str) -> Diagnosis:
-        return of_stranger(program, self.title, "/server_info")
+        return of_stranger(program, "SGLang", "/server_info")
 
 
 def visible_gpus(model: Model) -> dict[str, str]:
@@ -231,25 +231,13 @@ def visible_gpus(model: Model) -> dict[str, str]:
     }
 
 
-def granted_share(model: Model) -> int:
-    """Return the bytes of each of its GPUs that the model is granted, and held to; 0 where it takes what it finds.
-
-    SGLang sizes its KV cache by what is free, unless it is told a size: muxd tells it, where `memory` has one for `kv`.
-    """
-    memory = model.memory
-    is_sized = memory is not None and memory.kv > 0 and model.script is None
-    if memory is None or not is_sized or flag_of(model.args)(FRACTION) is not None:
-        return 0
-    return memory.total // max(1, len(model.gpus))
-
-
 def _memory_share(model: Model, free: int) -> list[str]:
     """Hold SGLang to its grant: weights and KV cache are this share of what is free before it loads.
 
     `free`: bytes, on that of its GPUs which has least; 0 where nobody could read it.  SGLang 0.5.23 sizes its KV cache
     as free * share - weights (srt/mem_cache/kv_cache_configurator.py).
     """
-    if model.memory is None or not granted_share(model) or not free:
+    if model.memory is None or not SGLANG.granted(model) or not free:
         return []
     static = (model.memory.weights + model.memory.kv) // max(1, len(model.gpus))
     return [FRACTION[0], f"{min(0.99, static / free):.4f}"]

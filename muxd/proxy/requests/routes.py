@@ -26,7 +26,6 @@ from muxd.http.request import Request
 from muxd.proxy.answers import Refusal
 
 from . import embeddings, request_info
-from .capabilities import TEXT_ROUTES
 from .request_info import Read, RequestInfo
 
 
@@ -47,11 +46,13 @@ class LocalAnswer(Enum):
 class WorkerRequest(msgspec.Struct, frozen=True, gc=False):
     """A request for a worker.  `target` is what the worker is sent; `label` is one of a few, for metrics.
 
-    `streams` says that the response is to be a stream of server-sent events, where comments are ignored.
+    `route` is the path that the worker has to answer, as engines state theirs.  `streams` says that the response is to
+    be a stream of server-sent events, where comments are ignored.
     """
 
     target: bytes
     label: str
+    route: str
     asked: RequestInfo
     streams: bool = False
 
@@ -67,16 +68,29 @@ class LocalRequest(msgspec.Struct, frozen=True):
 class _Route(msgspec.Struct, frozen=True):
     target: bytes
     label: str
+    route: str
     read: Read
     has_events: bool  # the route can stream server-sent events; the others ignore a "stream", or refuse it
 
 
-# The routes below /api/ are Ollama's, and stream lines of JSON.
-_HAVE_EVENTS = frozenset(label for label in TEXT_ROUTES if not label.startswith("/api/"))
+# Ollama's routes, below /api/, stream lines of JSON.
+_HAVE_EVENTS = frozenset(
+    (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/generate",
+    )
+)
 
 
 def _routes(read: Read, *paths: str, prefix: str = "") -> dict[bytes, _Route]:
-    return {path.encode(): _Route((prefix + path).encode(), path, read, path in _HAVE_EVENTS) for path in paths}
+    return {
+        path.encode(): _Route((prefix + path).encode(), path, prefix + path, read, path in _HAVE_EVENTS)
+        for path in paths
+    }
 
 
 def _with_and_without_v1(routes: dict[bytes, _Route]) -> dict[bytes, _Route]:
@@ -107,7 +121,7 @@ _LISTED: dict[bytes, _Route] = {
     **_routes(request_info.in_form, "/v1/audio/transcriptions"),
 }
 _OLLAMAS |= {
-    path.encode(): _Route(b"/v1/embeddings", path, read, False)
+    path.encode(): _Route(b"/v1/embeddings", path, "/v1/embeddings", read, False)
     for path, read in ((embeddings.EMBED, embeddings.in_embed), (embeddings.EMBEDDINGS, embeddings.in_embeddings))
 }
 _POST = _with_and_without_v1(_LISTED) | _OLLAMAS
@@ -160,7 +174,7 @@ def find(request: Request) -> WorkerRequest | LocalRequest:
     if request.method != "POST":
         raise _wrong_method(request, "POST")
     info = route.read(request)
-    return WorkerRequest(route.target, route.label, info, route.has_events and bool(info.stream))
+    return WorkerRequest(route.target, route.label, route.route, info, route.has_events and bool(info.stream))
 
 
 def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
@@ -171,7 +185,8 @@ def _find_slowly(request: Request) -> WorkerRequest | LocalRequest:
     if route is not None:
         _demand_method(request, "POST")
         info = route.read(request)
-        return WorkerRequest(route.target + mark + query, route.label, info, route.has_events and bool(info.stream))
+        streams = route.has_events and bool(info.stream)
+        return WorkerRequest(route.target + mark + query, route.label, route.route, info, streams)
     upstream = _UPSTREAM.fullmatch(path)
     if upstream is not None:
         _demand_method(request, "GET")
@@ -188,8 +203,10 @@ def path_of(request: Request) -> str:
 
 
 def _upstream_request(match: "re.Match[str]", query: bytes) -> WorkerRequest:
-    label = "/upstream/{name}" + ("/v1/responses/{id}" if match["id"] else match["path"])
-    return WorkerRequest(match["path"].encode() + query, label, request_info.of_path(match["name"]))
+    route = "/v1/responses/{id}" if match["id"] else match["path"]
+    return WorkerRequest(
+        match["path"].encode() + query, "/upstream/{name}" + route, route, request_info.of_path(match["name"])
+    )
 
 
 def _find_local(request: Request, path: str) -> LocalRequest:

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from muxd.config import Model
-from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
+from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.registry import engine_for
 from muxd.engines.sglang import engine as sglang_module
 from muxd.engines.sglang.engine import LONGEST_PAGE, server_flags
 from muxd.errors import MuxdError

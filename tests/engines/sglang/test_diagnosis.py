@@ -6,8 +6,7 @@ import signal
 import pytest
 
 from muxd.config import Model
-from muxd.engines import Evidence
-from muxd.engines.diagnosis import LAST_LINES, of_failed_exec
+from muxd.engines.diagnosis import LAST_LINES, Evidence, of_failed_exec
 from muxd.engines.sglang import diagnosis
 from muxd.engines.sglang.diagnosis import PATTERNS
 from muxd.errors import ModelFailed, error_of

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Model, SGLangOptions
-from muxd.engines import LaunchContext, engine_for
+from muxd.engines.engine import LaunchContext
+from muxd.engines.registry import engine_for
 from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
 from muxd.launchers.launcher import launcher_for
 

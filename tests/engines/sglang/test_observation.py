@@ -12,7 +12,8 @@ import trio
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.schema import Script
-from muxd.engines import EngineCallFailed, EngineClient, engine_for, open_http
+from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.registry import engine_for
 from muxd.engines.sglang.engine import SGLang
 from muxd.http.server import serve_http
 from muxd.launchers.observed_scripts import ObservedServer

@@ -2,6 +2,7 @@
 
 import pytest
 
+from muxd.engines.sglang.kind import SGLANG
 from muxd.proxy.answers import Refusal
 from muxd.proxy.requests.request_info import BodyFormat
 from muxd.proxy.requests.routes import LocalAnswer, LocalRequest, WorkerRequest, find
@@ -64,6 +65,14 @@ def refused(request) -> Refusal:
     with pytest.raises(Refusal) as caught:
         find(request)
     return caught.value
+
+
+@pytest.mark.parametrize("path", [*IN_JSON, "/rerank", "/api/embed", "/api/embeddings", "/v1/messages/count_tokens"])
+def test_a_route_is_one_that_sglang_answers_by_whatever_path_it_is_asked(path):
+    body = {"model": "qwen", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
+    answered = frozenset().union(*SGLANG.capabilities.routes.values())
+    for spelling in (path, f"{path}/?x=1"):
+        assert to_worker(spelling.encode(), body).route in answered
 
 
 @pytest.mark.parametrize("path", IN_JSON)

@@ -1,0 +1,48 @@
+"""What the proxy is told of the models' servers: their engines state it, see muxd/engines/capabilities.py."""
+
+from typing import Any
+
+import msgspec
+
+
+class EngineRoutes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What servers of one engine answer, by what a model makes ("text", "embeddings")."""
+
+    routes: dict[str, frozenset[str]]
+    hints: dict[str, str] = {}  # how a model is started to make that, for messages
+
+    @property
+    def every(self) -> frozenset[str]:
+        return frozenset().union(*self.routes.values())
+
+
+class ModelCapabilities(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the server of one model can do."""
+
+    engine: str = ""
+    makes: str = ""  # a key of its engine's routes; "": not known
+    max_model_len: int | None = None  # the longest text in tokens, as its flags say
+    answers: EngineRoutes | None = None  # None: nobody has told, and it may be asked anything
+
+
+class ToldCapabilities(msgspec.Struct, frozen=True):
+    """The table `capabilities` of the settings that muxd tells its proxy."""
+
+    engines: dict[str, EngineRoutes] = {}
+    models: dict[str, ModelCapabilities] = {}
+
+    def of(self, model: str) -> ModelCapabilities:
+        """Return what was told of a model."""
+        told = self.models.get(model, ModelCapabilities())
+        return msgspec.structs.replace(told, answers=self.engines.get(told.engine))
+
+
+NOTHING_TOLD = ToldCapabilities()
+
+
+def told_capabilities(table: Any) -> ToldCapabilities:
+    """Return the table as it was told; one that is not understood tells nothing."""
+    try:
+        return msgspec.convert(table, ToldCapabilities)
+    except msgspec.ValidationError:
+        return NOTHING_TOLD

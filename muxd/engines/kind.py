@@ -1,0 +1,39 @@
+"""An engine as the registry has it: what concerns those who start none of its servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from muxd.config.flags import flag_of
+from muxd.config.schema import Model
+
+from .capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One engine.  Its functions read a model's keys and flags, and ask nobody."""
+
+    name: str  # in the configuration: `engine = "NAME"`
+    capabilities: Capabilities
+    make: Callable[[], Engine]  # returns a new engine object, for one worker
+    makes: Callable[[Model], str]  # returns what the model makes, a key of `capabilities.routes`; "": not known
+    context_length: Callable[[Model], int | None]  # returns the longest text in tokens; None: not known
+
+    def granted(self, model: Model) -> int:
+        """Return the bytes of each of its GPUs that the model is granted, and held to; 0: it takes what it finds.
+
+        A server sizes its KV cache by what is free, unless it is told a size: muxd tells it, where `memory` has one for
+        `kv`, and `args` say none.
+        """
+        memory, flags = model.memory, self.capabilities.memory_flags
+        if memory is None or memory.kv == 0 or model.script is not None:
+            return 0
+        if not flags or flag_of(model.args)(flags) is not None:
+            return 0
+        return memory.total // max(1, len(model.gpus))

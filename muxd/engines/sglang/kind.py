@@ -1,0 +1,92 @@
+"""What SGLang states of itself.  The routes are those of SGLang 0.5.23 that clients may use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxd.config.flags import FRACTION, flag_of
+from muxd.config.schema import Model
+from muxd.engines.capabilities import Capabilities
+from muxd.engines.kind import EngineKind
+
+if TYPE_CHECKING:
+    from muxd.engines.engine import Engine
+
+#: The flag of a model that makes embeddings.
+EMBEDDING = ("--is-embedding",)
+CONTEXT_LENGTH = ("--context-length",)
+
+#: Routes on which SGLang generates text.  A server that was started with --is-embedding crashes on them, seen with
+#: 0.5.23: its scheduler raises "no attribute 'embeddings'".  The other routes are safe: a model of text refuses a
+#: request for an embedding with 400 before its scheduler sees it, and a model of embeddings refuses requests to rank or
+#: decide in the same way.
+TEXT_ROUTES = frozenset(
+    (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/generate",
+        "/api/chat",
+        "/api/generate",
+    )
+)
+
+#: Routes on which SGLang refuses every request to a model that generates text.  Such a model may well rank and score.
+EMBEDDING_ROUTES = frozenset(("/v1/embeddings", "/encode"))
+
+_ANY = frozenset(
+    (
+        "/v1/messages/count_tokens",
+        "/v1/classify",
+        "/v1/score",
+        "/v1/rerank",
+        "/v1/tokenize",
+        "/v1/detokenize",
+        "/v1/systemone",
+        "/v1/decisions",
+        "/tokenize",
+        "/detokenize",
+        "/classify",
+        "/model_info",
+        "/get_model_info",
+        "/v1/models",
+        "/v1/loads",
+        "/v1/responses/{id}",
+        "/metrics",
+        "/ready",
+        "/ping",
+    )
+)
+
+
+def makes(model: Model) -> str:
+    """Return "embeddings" for a model that was started so, else "": a `--config` file among the flags is not read."""
+    return "embeddings" if flag_of(model.args)(EMBEDDING) is not None else ""
+
+
+def context_length(model: Model) -> int | None:
+    """Return the longest text in tokens that the flags allow; None where they do not say."""
+    said = flag_of(model.args)(CONTEXT_LENGTH) or ""
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
+
+
+def _make() -> Engine:
+    from .engine import SGLang  # imported by who runs workers only
+
+    return SGLang()
+
+
+SGLANG = EngineKind(
+    name="sglang",
+    capabilities=Capabilities(
+        sleep_levels=frozenset({0, 1, 2, 3}),
+        routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
+        hints={"embeddings": f"start it with {EMBEDDING[0]}"},
+        memory_flags=FRACTION,
+    ),
+    make=_make,
+    makes=makes,
+    context_length=context_length,
+)

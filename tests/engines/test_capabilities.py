@@ -1,0 +1,106 @@
+"""What each engine states of itself, held against who depends on it."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from muxd.config import load_config
+from muxd.config.engine_options import ENGINE_OPTIONS
+from muxd.config.model_capabilities import told_capabilities
+from muxd.config.proxy_settings import settings_for_proxy
+from muxd.config.schema import Config, Daemon, Memory, Model
+from muxd.engines.registry import ENGINES
+from muxd.engines.sglang.kind import EMBEDDING_ROUTES, SGLANG, TEXT_ROUTES
+from muxd.errors import ConfigError
+from muxd.http.request import Request
+from muxd.proxy.requests.routes import WorkerRequest, find
+from tests.proxy.requests.asking import ask, form, part, send_form
+
+#: A body that every route takes.
+BODY = {"model": "qwen", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
+
+
+def asked_of(route: str) -> Request:
+    """Return a request that the worker has to answer on that route."""
+    if route == "/v1/audio/transcriptions":
+        return send_form(form(part("model", b"qwen"), part("file", b"x", "a.wav")))
+    if re.search("info|/v1/(models|loads|responses/)|/(metrics|ready|ping)$", route):
+        return ask(f"/upstream/qwen{route.replace('{id}', 'resp_1')}".encode(), method="GET")
+    return ask(route.encode(), BODY)
+
+
+def told(tmp_path, *models):
+    settings = settings_for_proxy(Config(Daemon(tmp_path, tmp_path, tmp_path), models=models))
+    return told_capabilities(settings["capabilities"])
+
+
+@pytest.mark.parametrize("route", sorted(frozenset().union(*SGLANG.capabilities.routes.values())))
+def test_every_route_that_an_engine_answers_is_one_that_the_proxy_passes_on(route):
+    found = find(asked_of(route))
+    assert isinstance(found, WorkerRequest)
+    assert found.route == route
+
+
+def test_a_model_makes_embeddings_where_its_flags_say_so():
+    assert SGLANG.makes(Model("a", args=("--context-length", "32768", "--is-embedding"))) == "embeddings"
+    assert SGLANG.makes(Model("a", args=("--context-length", "32768"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "length"),
+    [(("--context-length", "8"), 8), (("--context-length=8",), 8), ((), None), (("--context-length", "x"), None)],
+)
+def test_a_context_is_as_long_as_the_flags_say(args, length):
+    assert SGLANG.context_length(Model("a", args=args)) == length
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_proxy_is_told_what_each_engine_answers(tmp_path, name):
+    model = Model("a", engine=name, args=("--is-embedding", "--context-length=8"))
+    found = told(tmp_path, model).of("a")
+    assert (found.engine, found.makes, found.max_model_len) == (name, "embeddings", 8)
+    assert found.answers is not None
+    assert found.answers.routes == dict(ENGINES[name].capabilities.routes)
+
+
+def test_text_is_not_asked_of_a_server_that_would_die_of_it():
+    routes = SGLANG.capabilities.routes
+    assert not routes["embeddings"] & TEXT_ROUTES
+    assert not routes["text"] & EMBEDDING_ROUTES
+
+
+@pytest.mark.parametrize("table", [5, {"models": {"a": 5}}, {"engines": []}])
+def test_what_is_not_understood_tells_nothing(table):
+    assert told_capabilities(table).of("a").answers is None
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_memory_is_granted_where_its_size_is_said_and_no_flag_says_another(name):
+    sized = Model("a", engine=name, gpus=("0", "1"), memory=Memory(weights=6, kv=4))
+    assert ENGINES[name].granted(sized) == 5
+    assert ENGINES[name].granted(Model("a", engine=name, memory=Memory(weights=6))) == 0
+    told = Model("a", engine=name, memory=Memory(weights=6, kv=4), args=("--mem-fraction-static", "0.5"))
+    assert ENGINES[name].granted(told) == 0
+
+
+def test_the_registry_and_the_configuration_run_no_engines_code():
+    code = "import sys, muxd.engines.registry; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"httpx", "muxd.engines.sglang.engine", "muxd.engines.simulator.engine", "muxd.simulator"} & set(loaded)
+
+
+def test_the_registry_has_the_engines_that_a_configuration_may_name():
+    assert set(ENGINES) == set(ENGINE_OPTIONS)
+
+
+def test_a_level_that_an_engine_has_not_is_a_problem_with_its_place(tmp_path, monkeypatch):
+    few = replace(ENGINES["simulator"].capabilities, sleep_levels=frozenset({2, 3}))
+    monkeypatch.setitem(ENGINES, "simulator", replace(ENGINES["simulator"], capabilities=few))
+    (tmp_path / "muxd.toml").write_text('[models.a]\nengine = "simulator"\nsleep_level = 1\n')
+    with pytest.raises(
+        ConfigError, match=r"muxd.toml:3: .*sleep_level: simulator has no sleep level 1; use one of 2, 3"
+    ):
+        load_config(tmp_path / "muxd.toml", {})
