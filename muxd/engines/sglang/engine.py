@@ -68,6 +68,7 @@ Stamps = tuple[float, ...]
 class SGLang:
     """SGLang's dialect, and the last sign of life of one server's schedulers."""
 
+    title = "SGLang"
     environment: Mapping[str, str] = ENVIRONMENT
     stop_signal: signal.Signals = signal.SIGINT
 
@@ -220,7 +221,7 @@ class SGLang:
         return diagnosis.of_answer(call, status, body)
 
     def diagnose_stranger(self, program: str) -> Diagnosis:
-        return of_stranger(program, "SGLang", "/server_info")
+        return of_stranger(program, self.title, "/server_info")
 
 
 def visible_gpus(model: Model) -> dict[str, str]:

@@ -8,6 +8,8 @@ from muxd.engines.sglang.engine import SGLang, server_flags
 class Simulator(SGLang):
     """An engine whose server has SGLang's routes, sleep, wake and ways to end; the server is muxd/simulator."""
 
+    title = "the simulator"
+
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options, memory = model.engine_options, model.memory
         assert isinstance(options, SimulatorOptions)
