@@ -100,7 +100,5 @@ def test_a_level_that_an_engine_has_not_is_a_problem_with_its_place(tmp_path, mo
     few = replace(ENGINES["simulator"].capabilities, sleep_levels=frozenset({2, 3}))
     monkeypatch.setitem(ENGINES, "simulator", replace(ENGINES["simulator"], capabilities=few))
     (tmp_path / "muxd.toml").write_text('[models.a]\nengine = "simulator"\nsleep_level = 1\n')
-    with pytest.raises(
-        ConfigError, match=r"toml:3: .*sleep_level: simulator has no sleep level 1; use one of 2, 3"
-    ):
+    with pytest.raises(ConfigError, match=r"toml:3: .*sleep_level: simulator has no sleep level 1; use one of 2, 3"):
         load_config(tmp_path / "muxd.toml", {})
