@@ -358,6 +358,10 @@ class FakeHost:
             own_port=lambda port, shim, *_: FakePorts(self, port, shim),  # type: ignore[arg-type, return-value]
         )
 
+    def reread(self) -> Config:
+        """Read the configuration again, as a reload does."""
+        return self.wanted
+
     def server(self, name: str) -> FakeServer:
         """The model's server that was started last."""
         return next(child.server for child in reversed(self.children.all) if child.name == name)

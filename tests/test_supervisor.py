@@ -1,180 +1,301 @@
-"""The loop with real runners and simulated workers; what needs no proxy and no process of its own."""
+"""The loop, with real runners on a pretend host: what clients and operators are told, and what a reload does."""
 
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Iterator
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from muxd.children import Children
-from muxd.config import Config, Daemon, Memory, Model, Simulation, SimulatorOptions
+from muxd import __version__
+from muxd.children import Dropped
+from muxd.config import Config, Memory, Model
+from muxd.config.command_lines import Command
 from muxd.config.readers import Address
-from muxd.config.schema import Key
-from muxd.core.events import Event, Verb, Waiting
-from muxd.core.states import WorkerState
-from muxd.engines.engine_client import open_http
-from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart
-from muxd.gpus import GpuMemory, open_gpus
-from muxd.proxy_child import UnmanagedProxy
-from muxd.saved_state import StateFile
+from muxd.config.schema import DeclaredServer, Key, Script
+from muxd.core.events import Verb
+from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart, ShuttingDown
+from muxd.lease_streams import REPEAT
 from muxd.supervisor import Supervisor
-from muxd.workers import WorkerContext
 
-GiB = 1 << 30
+from .fakes import NO_PID, Behaviour, GiB, a_model, fake_host
+from .one_supervisor import OneSupervisor, all_of, one_supervisor, two_models
 
-
-def a_model(name: str, **facts: object) -> Model:
-    quick = SimulatorOptions(simulation=Simulation(load_time=0.2, sleep_time=0.02, wake_time=0.02, pace=0.02))
-    memory = Memory(weights=50 * GiB)
-    said = {"engine": "simulator", "engine_options": quick, "memory": memory}
-    return Model(name, served_names=(f"org/{name}",), **said, **facts)  # type: ignore[arg-type]
+# Leases, switches, orders
 
 
-wanted: list[Config] = []
+async def test_a_shutdown_right_after_a_start_ends_what_has_hardly_begun(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        ticket = muxd.supervisor.switch("a")
+        muxd.supervisor.shutdown(hurry=True)
+        assert (await all_of(ticket))[-1]["error"]["code"] == "shutting_down"
 
 
-@asynccontextmanager
-async def supervised(folder: Path, *models: Model) -> AsyncIterator[Supervisor]:
-    """What `wanted` ends with is what a reload reads."""
-    for name in ("run", "state", "logs"):
-        (folder / name).mkdir()
-    config = Config(Daemon(folder / "socket", folder / "state", folder / "logs"), models=models)
-    wanted.append(config)
-    children, state = Children(folder / "run"), StateFile(folder / "state" / "state.json")
-    send, mailbox = trio.open_memory_channel[Event](inf)
-    with trio.fail_after(30):
-        async with open_http() as http, trio.open_nursery() as nursery:
-            context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait)
-            supervisor = Supervisor(context, mailbox, UnmanagedProxy(config), lambda: wanted[-1])
-            await nursery.start(supervisor.run)
-            yield supervisor
-            supervisor.shutdown(hurry=True)
-            await supervisor.finished.wait()
-            assert not state.state.workers
-            assert not list((folder / "state" / "workers").glob("*"))
-            supervisor.close()
-            nursery.cancel_scope.cancel()
-
-
-async def lines(channel):
-    return [line async for line in channel]
-
-
-async def until(channel, kind):
-    """The lines up to the first of this kind."""
-    seen = [await channel.receive()]
-    while seen[-1]["type"] != kind:
-        seen.append(await channel.receive())
-    return seen
-
-
-async def test_a_shutdown_right_after_a_start_ends_what_has_hardly_begun(tmp_path):
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        ticket = supervisor.switch("a")
-        supervisor.shutdown(hurry=True)
-        assert (await lines(ticket))[-1]["error"]["code"] == "shutting_down"
-
-
-async def test_a_lease_is_granted_revoked_and_over(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        number, told = supervisor.open_lease("a", (Waiting(),))
-        seen = await until(told, "granted")
-        assert [line["type"] for line in seen[:-1]] == ["switching"] * (len(seen) - 1)
-        assert {line["lease"] for line in seen} == {str(number)}
-        supervisor.report_demand(number, 0, ())
-        other, told_other = supervisor.open_lease("b", (Waiting(),))
-        await until(told, "revoked")
-        supervisor.close_lease(number)
-        await until(told_other, "granted")
+async def test_a_lease_is_granted_revoked_and_over(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        mine = muxd.wants("a")
+        granted = await mine.told("granted")
+        assert granted == {
+            "type": "granted",
+            "lease": str(mine.number),
+            "model": "a",
+            "url": muxd.status("a")["url"],
+            "generation": 1,
+        }
+        mine.reports(0)
+        other = muxd.wants("b")
+        revoked = await mine.told("revoked")
+        assert (revoked["lease"], revoked["reason"], revoked["deadline_s"]) == (str(mine.number), "switch", 300.0)
+        mine.close()
+        await other.told("granted")
         with pytest.raises(LeaseNotFound):
-            supervisor.report_demand(number, 1, ())
-        supervisor.close_lease(other)
+            mine.reports(1)
+        mine.close()  # once more: nothing
+        other.close()
 
 
-async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        told = await supervisor.unload("a")
+async def test_who_waits_is_told_how_it_goes_and_again_though_nothing_changed(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 3 * REPEAT
+        holder = muxd.wants("a")
+        seen = []
+        async for line in holder.lines:
+            if line["type"] == "granted":
+                break
+            seen.append((line["type"], line["phase"]))
+        assert seen.count(("switching", "starting")) == 3
+        holder.close()
+
+
+async def test_a_lease_whose_switch_is_called_off_is_restored(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        busy = muxd.wants("a")
+        await busy.told("granted")
+        busy.reports(1)
+        older = muxd.supervisor.switch("b")
+        await busy.told("revoked")
+        assert (await muxd.switch("a"))["type"] == "ready"
+        await busy.told("restored")
+        assert (await all_of(older))[-1]["error"]["code"] == "superseded"
+        busy.close()
+
+
+async def test_a_lease_that_is_not_let_go_is_taken_after_its_drain(autojump_clock, tmp_path):
+    async with two_models(tmp_path, drain_timeout=20.0) as muxd:
+        busy = muxd.wants("a")
+        await busy.told("granted")
+        busy.reports(1)
+        assert (await muxd.switch("b"))["type"] == "ready"
+        assert [line["type"] for line in await all_of(busy.lines)] == ["revoked"]
+        assert muxd.states() == {"a": "asleep", "b": "ready"}
+
+
+async def test_a_reader_that_does_not_read_still_gets_the_last_line(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 500
+        unread = muxd.supervisor.switch("a")
+        await muxd.until("a", "ready")
+        lines = await all_of(unread)
+        assert len(lines) <= 64
+        assert lines[-1]["type"] == "ready"
+        assert lines[-1]["elapsed_s"] >= 500
+
+
+async def test_a_dropped_reader_does_not_stop_its_switch(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        muxd.supervisor.switch("a").close()
+        await muxd.until("a", "ready")
+
+
+async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        told = await muxd.supervisor.unload("a")
         assert (told["model"], told["sleeps"], told["reason"]) == ("a", False, "it is unloaded")
-        await lines(supervisor.switch("a"))
-        assert (await supervisor.unload("a"))["sleeps"]
-        while supervisor.model_status("a")["state"] != "asleep":
-            await trio.sleep(0.02)
+        holder = muxd.wants("a")
+        await holder.told("granted")
+        assert (await muxd.supervisor.unload("a"))["reason"] == "it is in use"
+        holder.close()
+        assert (await muxd.supervisor.unload("a"))["sleeps"]
+        await muxd.until("a", "asleep")
 
 
-async def test_the_longest_text_that_a_server_takes_is_known_from_its_first_start_on(tmp_path):
-    async with supervised(tmp_path, a_model("a", args=("--context-length", "4096")), a_model("b")) as supervisor:
-        assert supervisor.model_status("a")["max_model_len"] is None
-        await lines(supervisor.switch("a"))
-        assert supervisor.model_status("a")["max_model_len"] == 4096
-        await lines(supervisor.order("a", Verb.STOP))
-        assert supervisor.model_status("a")["max_model_len"] == 4096
-        assert supervisor.model_status("b")["max_model_len"] is None
+async def test_an_unload_that_the_end_of_muxd_overtakes_is_told(autojump_clock, tmp_path):
+    async with fake_host(tmp_path, a_model("a")) as host, trio.open_nursery() as nursery:
+        supervisor = OneSupervisor(host).supervisor  # its loop does not run
+        nursery.start_soon(an_unload_fails, supervisor)
+        await trio.testing.wait_all_tasks_blocked()
+        supervisor.close()
 
 
-async def test_what_a_server_makes_is_known_from_its_first_start_on(tmp_path):
-    models = (a_model("a"), a_model("b", args=("--is-embedding",)))
-    async with supervised(tmp_path, *models) as supervisor:
+async def an_unload_fails(supervisor: Supervisor) -> None:
+    with pytest.raises(ShuttingDown):
+        await supervisor.unload("a")
+
+
+async def test_a_preloaded_model_is_ready_without_anybody_asking(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a", preload=True), a_model("b", preload=True)) as muxd:
+        await muxd.until("b", "ready")
+        assert muxd.states() == {"a": "asleep", "b": "ready"}
+
+
+async def test_a_stop_is_remembered_by_the_next_muxd(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        assert (await muxd.order("a", Verb.STOP))["state"] == "stopped"
+        assert muxd.saved.stopped == ["a"]
+        refused = await muxd.wants("a").told("failed")
+        assert (refused["error"]["code"], refused["retry_after_s"]) == ("model_stopped", None)
+        assert (await muxd.order("a", Verb.START))["state"] == "ready"
+        assert muxd.saved.stopped == []
+
+
+async def test_a_stop_lets_requests_finish_and_one_with_now_does_not(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        busy = muxd.wants("a")
+        await busy.told("granted")
+        busy.reports(1)
+        stop = muxd.supervisor.order("a", Verb.STOP)
+        assert (await busy.told("revoked"))["deadline_s"] == 300.0
+        assert muxd.states()["a"] == "draining"
+        assert (await muxd.order("a", Verb.STOP, now=True))["state"] == "stopped"
+        cut = await busy.told("revoked")
+        assert (cut["deadline_s"], cut["message"]) == (0.0, "a is stopped by an operator")
+        assert (await all_of(stop))[-1]["state"] == "stopped"
+
+
+async def test_a_start_evicts_nobody(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        assert (await muxd.order("b", Verb.START))["error"]["code"] == "no_room"
+        assert muxd.states() == {"a": "ready", "b": "unloaded"}
+
+
+async def test_a_restart_is_another_process_and_no_failure(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        before = muxd.status("a")["pid"]
+        assert (await muxd.order("a", Verb.RESTART))["state"] == "ready"
+        assert muxd.status("a")["pid"] not in (None, before)
+        assert muxd.status("a")["restarts"] == 0
+
+
+async def test_a_sleeper_keeps_what_was_measured_and_wakes_for_the_next_request(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        assert (await muxd.order("a", Verb.SLEEP))["state"] == "asleep"
+        memory = muxd.status("a")["memory"]
+        assert (memory["awake"], memory["asleep"]) == (50 * GiB, 2 * GiB)
+        await muxd.serves("a")
+        assert ("a", "asleep", "waking") in await muxd.moves()
+
+
+async def test_status_names_the_switch_that_is_under_way(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        muxd.host.servers["a"].faults["release"] = "hang"
+        ticket = muxd.supervisor.switch("b")
+        await muxd.until("a", "falling_asleep")
+        switch = muxd.supervisor.status()["switch"]
+        assert (switch["to"], switch["from"], switch["phase"]) == ("b", ["a"], "falling_asleep")
+        assert (await all_of(ticket))[-1]["type"] == "ready"
+
+
+# What servers say
+
+
+async def test_the_longest_text_that_a_server_takes_is_known_from_its_first_start_on(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        assert muxd.status("a")["max_model_len"] is None
+        await muxd.switch("a")
+        assert muxd.status("a")["max_model_len"] == 4096
+        await muxd.order("a", Verb.STOP)
+        assert muxd.status("a")["max_model_len"] == 4096
+        assert muxd.status("b")["max_model_len"] is None
+
+
+async def test_what_a_server_makes_is_known_from_its_first_start_on(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["b"].is_generation = False
         for name, said in (("a", True), ("b", False)):
-            assert supervisor.model_status(name)["is_generation"] is None
-            await lines(supervisor.switch(name))
-            assert supervisor.model_status(name)["is_generation"] is said
-            await lines(supervisor.order(name, Verb.STOP))
-            assert supervisor.model_status(name)["is_generation"] is said
+            assert muxd.status(name)["is_generation"] is None
+            await muxd.switch(name)
+            assert muxd.status(name)["is_generation"] is said
+            await muxd.order(name, Verb.STOP)
+            assert muxd.status(name)["is_generation"] is said
 
 
-async def test_a_dropped_reader_does_not_stop_its_switch(tmp_path):
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        supervisor.switch("a").close()
-        while supervisor.model_status("a")["state"] != "ready":
-            await trio.sleep(0.02)
-
-
-async def test_after_a_switch_there_and_back_the_state_file_has_no_call_under_way(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
+async def test_after_a_switch_there_and_back_the_state_file_has_no_call_under_way(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
         for name in ("a", "b", "a"):
-            assert (await lines(supervisor.switch(name)))[-1]["type"] == "ready"
+            assert (await muxd.switch(name))["type"] == "ready"
             await trio.testing.wait_all_tasks_blocked()
-        workers = StateFile(tmp_path / "state" / "state.json").load().workers
-        assert {name: (worker.call, worker.released) for name, worker in workers.items()} == {
+        assert {name: (worker.call, worker.released) for name, worker in muxd.saved.workers.items()} == {
             "a": (None, []),
             "b": (None, ["kv_cache", "weights"]),
         }
 
 
-async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(tmp_path):
-    async with supervised(tmp_path, a_model("qwen")) as supervisor:
-        assert supervisor.resolve("org/qwen") == supervisor.resolve("qwen") == "qwen"
+async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("qwen")) as muxd:
+        assert muxd.supervisor.resolve("org/qwen") == muxd.supervisor.resolve("qwen") == "qwen"
         with pytest.raises(ModelNotFound, match="did you mean qwen"):
-            supervisor.resolve("qwem")
+            muxd.supervisor.resolve("qwem")
 
 
-async def test_a_preloaded_model_is_ready_without_anybody_asking(tmp_path):
-    async with supervised(tmp_path, a_model("a", preload=True), a_model("b", preload=True)) as supervisor:
-        states = {}
-        while states != {"a": "asleep", "b": "ready"}:
-            await trio.sleep(0.02)
-            states = {name: supervisor.model_status(name)["state"] for name in ("a", "b")}
+async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where_it_is(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        files, lost = muxd.supervisor.log_of("org/a")
+        assert (files["stderr"].name, lost) == ("a.stderr.log", None)
+        for name, who in (("muxd", "muxd writes its own log to its stderr"), ("proxy", "the proxy is a service")):
+            with pytest.raises(ModelNotFound, match=f"{who}.*: see its unit's journal"):
+                muxd.supervisor.log_of(name)
+        with pytest.raises(ModelNotFound, match="no model b"):
+            muxd.supervisor.log_of("b")
+
+
+async def test_what_the_disk_refuses_of_a_proxys_log_is_told_as_a_workers_is(autojump_clock, tmp_path, caplog):
+    class Teller:
+        log_files = {"stderr": tmp_path / "muxd-proxy.stderr.log"}  # noqa: RUF012
+        dropped = Dropped(7, "No space left on device")
+
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        muxd.proxy.log_teller = Teller()
+        assert muxd.supervisor.log_of("proxy")[1] == {"bytes": 7, "reason": "No space left on device"}
+        await trio.sleep(5)
+        assert "muxd-proxy: 7 bytes of its log were lost" in caplog.text
+
+
+async def test_version_and_the_proxys_settings_are_those_of_the_running_configuration(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        version = muxd.supervisor.version()
+        assert (version["version"], version["pid"]) == (__version__, os.getpid())
+        assert abs(version["started"] - time.time()) < 3600
+        assert list(muxd.supervisor.proxy_settings()["models"]) == ["a"]
+
+
+async def test_a_model_may_be_called_proxy(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("proxy")) as muxd:
+        assert muxd.supervisor.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary folder of our own with a short name."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
 
 
-async def test_below_a_deep_state_folder_workers_run_and_leave_nothing(tmp_path, short):
+async def test_below_a_deep_state_folder_workers_run_and_leave_nothing(autojump_clock, tmp_path, short):
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
-    async with supervised(deep, a_model("a")) as supervisor:
-        assert (await lines(supervisor.switch("a")))[-1]["type"] == "ready"
+    async with one_supervisor(deep, a_model("a")) as muxd:
+        assert (await muxd.switch("a"))["type"] == "ready"
         assert len(os.listdir(short)) == 1
     assert os.listdir(short) == []
 
@@ -182,171 +303,244 @@ async def test_below_a_deep_state_folder_workers_run_and_leave_nothing(tmp_path,
 # A reload among everything else
 
 
-def with_models(config: Config, *models: Model) -> Config:
-    return replace(config, models=models)
+def wants(muxd: OneSupervisor, *models: Model) -> Config:
+    """What a reload reads from now on; gives what it read before."""
+    before = muxd.host.wanted
+    muxd.host.wanted = replace(before, models=models)
+    return before
 
 
-async def test_a_reload_and_questions_about_what_it_adds_do_not_meet_half_way(tmp_path):
-    async with supervised(tmp_path, a_model("a")) as supervisor, trio.open_nursery() as nursery:
-        wanted.append(with_models(wanted[-1], a_model("a"), a_model("b")))
-        nursery.start_soon(supervisor.reload)
+async def test_a_reload_and_questions_about_what_it_adds_do_not_meet_half_way(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd, trio.open_nursery() as nursery:
+        wants(muxd, a_model("a"), a_model("b"))
+        nursery.start_soon(muxd.supervisor.reload)
         while True:
             try:
-                name = supervisor.resolve("b")
+                name = muxd.supervisor.resolve("b")
                 break
             except ModelNotFound:
                 await trio.lowlevel.checkpoint()
-        assert supervisor.model_status(name)["state"] == "unloaded"
-        _, told = supervisor.open_lease(name, (Waiting(),))
-        supervisor.status()
-        await until(told, "granted")
+        assert muxd.status(name)["state"] == "unloaded"
+        await muxd.serves(name)
 
 
-async def test_two_reloads_at_once_come_one_after_the_other(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        whole = wanted[-1]
-        wanted.append(with_models(whole, a_model("a")))
+async def test_two_reloads_at_once_come_one_after_the_other(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        whole = wants(muxd, a_model("a"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.reload)
+            nursery.start_soon(muxd.supervisor.reload)
             await trio.lowlevel.checkpoint()
-            wanted.append(whole)
-            nursery.start_soon(supervisor.reload)
-        assert [model["name"] for model in supervisor.status()["models"]] == ["a", "b"]
-        ends = await lines(supervisor.order("b", Verb.START))
-        assert ends[-1]["state"] == "ready"
+            muxd.host.wanted = whole
+            nursery.start_soon(muxd.supervisor.reload)
+        assert list(muxd.states()) == ["a", "b"]
+        assert (await muxd.order("b", Verb.START))["state"] == "ready"
 
 
-async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        wanted.append(with_models(wanted[-1], a_model("a")))
+async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        wants(muxd, a_model("a"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.reload)
+            nursery.start_soon(muxd.supervisor.reload)
             asked = []
-            while "b" in [model["name"] for model in supervisor.status()["models"]]:
-                asked.append(supervisor.open_lease("b", (Waiting(),))[1])
+            while "b" in muxd.states():
+                asked.append(muxd.wants("b"))
                 await trio.lowlevel.checkpoint()
-        for told in asked:
-            assert (await lines(told))[-1]["error"]["code"] == "model_not_found"
+        assert asked
+        for holder in asked:
+            assert (await all_of(holder.lines))[-1]["error"]["code"] == "model_not_found"
 
 
-async def test_a_stop_is_forgotten_with_its_model(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        assert (await lines(supervisor.order("b", Verb.STOP)))[-1]["state"] == "stopped"
-        whole = wanted[-1]
-        wanted.append(with_models(whole, a_model("a")))
-        await supervisor.reload()
-        wanted.append(whole)
-        await supervisor.reload()
-        assert StateFile(tmp_path / "state" / "state.json").load().stopped == []
-        assert not supervisor.model_status("b")["stopped_by_operator"]
+async def test_a_changed_model_is_started_anew_after_its_requests_and_no_other_is_touched(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        for name in ("b", "a"):
+            await muxd.switch(name)
+        asleep, awake = muxd.status("b")["pid"], muxd.status("a")["pid"]
+        busy = muxd.wants("a")
+        await busy.told("granted")
+        busy.reports(1)
+        wants(muxd, a_model("a", env={"MARK": "new"}), a_model("b"))
+        answer = await muxd.supervisor.reload()
+        assert [(step["model"], step["action"]) for step in answer["plan"]] == [("a", "restart")]
+        await busy.told("revoked")
+        assert muxd.status("a")["pid"] == awake
+        busy.close()
+        await muxd.until("a", "ready")
+        assert muxd.status("a")["pid"] != awake
+        assert muxd.host.children.all[-1].spec.env["MARK"] == "new"
+        assert muxd.status("b")["pid"] == asleep
 
 
-async def test_a_reload_that_takes_the_last_key_away_says_so(tmp_path, caplog):
+async def test_a_changed_timeout_touches_no_process(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("a")
+        pid = muxd.status("a")["pid"]
+        wants(muxd, a_model("a", switch_timeout=7.0), a_model("b"))
+        answer = await muxd.supervisor.reload()
+        assert answer["plan"] == [{"model": "a", "action": "update", "changes": ["switch_timeout"]}]
+        assert (muxd.status("a")["switch_timeout_s"], muxd.status("a")["pid"]) == (7.0, pid)
+
+
+async def test_a_dry_run_changes_nothing(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        wants(muxd, a_model("a"))
+        answer = await muxd.supervisor.reload(dry_run=True)
+        assert (answer["applied"], [step["action"] for step in answer["plan"]]) == (False, ["remove"])
+        assert list(muxd.states()) == ["a", "b"]
+
+
+async def test_a_stop_is_forgotten_with_its_model(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        assert (await muxd.order("b", Verb.STOP))["state"] == "stopped"
+        whole = wants(muxd, a_model("a"))
+        await muxd.supervisor.reload()
+        muxd.host.wanted = whole
+        await muxd.supervisor.reload()
+        assert muxd.saved.stopped == []
+        assert not muxd.status("b")["stopped_by_operator"]
+
+
+async def test_a_reload_that_takes_the_last_key_away_says_so(autojump_clock, tmp_path, caplog):
     alice, bob = Key("alice", "ab" * 32), Key("bob", "cd" * 32, revoked=True)
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        open_to_all = wanted[-1]
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        open_to_all = muxd.host.wanted
         for keys in ((), (alice, bob), (bob,)):
-            wanted.append(replace(open_to_all, keys=keys))
-            await supervisor.reload()
+            muxd.host.wanted = replace(open_to_all, keys=keys)
+            await muxd.supervisor.reload()
         assert "no API key" not in caplog.text
-        wanted.append(open_to_all)
-        answer = await supervisor.reload()
+        muxd.host.wanted = open_to_all
+        answer = await muxd.supervisor.reload()
         assert "no API key is left: anybody who reaches the proxy may use the models" in caplog.text
         assert answer["warnings"][0] in caplog.text
 
 
-async def test_a_reload_that_cannot_read_its_files_changes_nothing(tmp_path):
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        wanted.append(None)  # type: ignore[arg-type]
-        supervisor._reread = lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No such file", "a.sh"))
+async def test_a_reload_that_cannot_read_its_files_changes_nothing(autojump_clock, tmp_path, monkeypatch):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        reread = muxd.host.reread
+        muxd.host.reread = lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No such file", "a.sh"))
         with pytest.raises(ConfigError, match="nothing was changed"):
-            await supervisor.reload()
-        assert supervisor.model_status("a")["state"] == "unloaded"
-        wanted.pop()
+            await muxd.supervisor.reload()
+        muxd.host.reread = reread
+        assert muxd.status("a")["state"] == "unloaded"
 
 
-async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where_it_is(tmp_path):
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        files, lost = supervisor.log_of("org/a")
-        assert (files["stderr"].name, lost) == ("a.stderr.log", None)
-        for name, who in (("muxd", "muxd writes its own log to its stderr"), ("proxy", "the proxy is a service")):
-            with pytest.raises(ModelNotFound, match=f"{who}.*: see its unit's journal"):
-                supervisor.log_of(name)
-        with pytest.raises(ModelNotFound, match="no model b"):
-            supervisor.log_of("b")
+async def test_a_reload_that_a_shutdown_overtakes_changes_nothing(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        wants(muxd, a_model("a"))
+        muxd.supervisor.shutdown()
+        with pytest.raises(ShuttingDown, match="nothing was changed"):
+            await muxd.supervisor.reload()
+        assert list(muxd.states()) == ["a", "b"]
 
 
-async def test_a_model_may_be_called_proxy(tmp_path):
-    async with supervised(tmp_path, a_model("proxy")) as supervisor:
-        assert supervisor.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"
+async def test_a_reload_may_change_how_muxd_logs(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        handlers, level = list(logging.root.handlers), logging.root.level
+        before = muxd.host.wanted
+        muxd.host.wanted = replace(before, daemon=replace(before.daemon, log_level="debug"))
+        try:
+            await muxd.supervisor.reload()
+            assert logging.root.level == logging.DEBUG
+        finally:
+            logging.root.handlers, logging.root.level = handlers, level
 
 
-async def test_a_configuration_that_was_written_since_is_told_until_it_is_read_again(tmp_path):
+async def test_a_configuration_that_was_written_since_is_told_until_it_is_read_again(autojump_clock, tmp_path):
     file = tmp_path / "muxd.toml"
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        assert supervisor.status()["config_written"] is False
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        assert muxd.supervisor.status()["config_written"] is False
         file.write_text("")
-        supervisor.config = replace(supervisor.config, path=file, files=(file,), read_at=1)
-        while not supervisor.status()["config_written"]:
-            await trio.sleep(0.05)
-        await supervisor.reload()
-        assert supervisor.status()["config_written"] is False
+        muxd.supervisor.config = replace(muxd.supervisor.config, path=file, files=(file,), read_at=1)
+        await trio.sleep(10)
+        assert muxd.supervisor.status()["config_written"]
+        await muxd.supervisor.reload()
+        assert muxd.supervisor.status()["config_written"] is False
 
 
-async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(tmp_path):
+async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(autojump_clock, tmp_path):
     file, part = tmp_path / "muxd.toml", tmp_path / "muxd.d/b.toml"
     file.write_text('[proxy]\nlisten = "127.0.0.1:1"\nmax_body = "1MiB"\n')
     part.parent.mkdir()
     part.write_text('\n\n[proxy]\nmax_body = "2MiB"\n')
-    async with supervised(tmp_path, a_model("a")) as supervisor:
-        running = wanted[-1]
+    async with one_supervisor(tmp_path, a_model("a")) as muxd:
+        running = muxd.host.wanted
         proxy = replace(running.proxy, listen=Address("127.0.0.1", 1), max_body=2 << 20, buffer_memory=1)
-        wanted.append(replace(running, path=file, proxy=proxy))
+        muxd.host.wanted = replace(running, path=file, proxy=proxy)
         with pytest.raises(NeedsRestart) as told:
-            await supervisor.reload()
+            await muxd.supervisor.reload()
         assert told.value.message.startswith(
             f"{file}:2: proxy.listen, {part}:4: proxy.max_body, proxy.buffer_memory cannot be changed while muxd runs: "
         )
 
 
-async def test_what_survives_sigkill_is_named_at_the_end(tmp_path):
-    async with supervised(tmp_path, a_model("a"), a_model("b")) as supervisor:
-        assert supervisor.stuck == []
-        worker = supervisor._scheduler.host.workers["b"]
-        worker.state = WorkerState.STUCK
-        assert supervisor.stuck == ["b"]
-        worker.state = WorkerState.UNLOADED
+# What is seen of a launch script's server
 
 
-class TwoCards:
-    measured = True
-    there = frozenset({"0", "1"})
-
-    def __init__(self) -> None:
-        self.latest = {gpu: GpuMemory(gpu, "a GPU", GiB, 0) for gpu in sorted(self.there)}
-
-    async def read(self) -> dict[str, GpuMemory]:
-        await trio.lowlevel.checkpoint()
-        return self.latest
-
-    def cover(self, config: Config) -> None:
-        pass
+def a_script(gpu: str, *, said: str) -> Model:
+    """A model whose launch script is said to use one GPU."""
+    declared = DeclaredServer(names=("org/a",), names_by="table", gpus=(said,), every=("0", "1"))
+    return Model(
+        "a",
+        engine="simulator",
+        served_names=("org/a",),
+        gpus=(said,),
+        script=Script(argv=("bash", "a.sh"), digest="d", said=declared),
+    )
 
 
-async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(f"{__name__}.open_gpus", lambda _: TwoCards())
+def serves(behaviour: Behaviour, gpu: str) -> None:
+    words = ["python3", "-m", "muxd.simulator", "--model-path", "/models/a", "--port", "47000"]
+    environ = {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    behaviour.listens_at, behaviour.info = 47_000, {"model_path": "/models/a"}
+    behaviour.processes = [Command(NO_PID + 1, 1, words, environ, True)]
+
+
+async def test_a_server_on_other_gpus_than_it_was_granted_is_started_again_on_those(autojump_clock, tmp_path, caplog):
+    async with one_supervisor(tmp_path, a_script("1", said="0"), a_model("b")) as muxd:
+        await muxd.switch("b")
+        serves(muxd.host.servers["a"], "1")
+        assert await muxd.serves("a")
+        assert muxd.status("a")["gpus"] == [1]
+        told = "its server uses GPU 1, and its table says 0"
+        assert (muxd.status("a")["reason"], f"a: {told}" in caplog.text) == (told, True)
+        assert len([child for child in muxd.host.children.all if child.name == "a"]) == 2
+
+
+async def test_what_is_learnt_of_a_server_where_it_belongs_takes_no_restart(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_script("0", said="0"), a_model("b")) as muxd:
+        serves(muxd.host.servers["a"], "0")
+        assert await muxd.serves("a")
+        assert len(muxd.host.children.all) == 1
+        assert muxd.supervisor.config.models[0].script.is_seen
+
+
+# GPUs
+
+
+async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(autojump_clock, tmp_path, caplog):
     (tmp_path / "big").mkdir()
     (tmp_path / "big/config.json").write_text("{}")
     (tmp_path / "big/model.safetensors").touch()
-    os.truncate(tmp_path / "big/model.safetensors", 3 * GiB)  # sparse
+    os.truncate(tmp_path / "big/model.safetensors", 90 * GiB)  # sparse
     big, elsewhere = Model("big", model_path=str(tmp_path / "big")), Model("elsewhere", model_path="o/a", gpus=("7",))
-    async with supervised(tmp_path, big, elsewhere) as supervisor:
+    async with one_supervisor(tmp_path, big, elsewhere) as muxd:
+        muxd.host.gpus.ids = ["0"]
+        muxd.host.gpus.there = frozenset({"0"})
+        await trio.sleep(5)
         for name, code in (("big", "model_too_large"), ("elsewhere", "gpu_missing")):
-            assert (await lines(supervisor.switch(name)))[-1]["error"]["code"] == code
-            status = supervisor.model_status(name)
+            assert (await muxd.switch(name))["error"]["code"] == code
+            status = muxd.status(name)
             assert status["next"] == status["impossible"]
             assert f"model {name} {status['impossible']}" in caplog.messages
-        assert "its weights alone need 2.8 GiB, and GPU 0 has 1.0 GiB" in supervisor.model_status("big")["next"]
-        wanted.append(replace(supervisor.config, models=(replace(big, args=("--quantization", "fp8")),)))
-        await supervisor.reload()
-        assert supervisor.model_status("big")["impossible"] is None
+        assert "its weights alone need 85.5 GiB, and GPU 0 has 80.0 GiB" in muxd.status("big")["next"]
+        wants(muxd, replace(big, args=("--quantization", "fp8")))
+        await muxd.supervisor.reload()
+        assert muxd.status("big")["impossible"] is None
+
+
+async def test_a_model_larger_than_its_gpu_is_refused_at_once_and_evicts_nobody(autojump_clock, tmp_path):
+    async with two_models(tmp_path, memory=Memory(weights=200 * GiB)) as muxd:
+        await muxd.serves("b")
+        refused = await muxd.wants("a").told("failed")
+        assert (refused["error"]["code"], refused["retry_after_s"]) == ("model_too_large", None)
+        assert "it needs 200.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all" in refused["error"]["message"]
+        assert muxd.states() == {"a": "unloaded", "b": "ready"}
