@@ -27,6 +27,7 @@ NO_READER = 141
 def main() -> None:
     """Run the command; exits with 0, 1 (failed), 2 (usage or configuration), 130 (interrupted) or 141 (no reader)."""
     try:
+        _require_folder()
         with _flushed_output():
             options = _options()
         if options.run in (_check, _init):  # what they print is all that they do
@@ -41,6 +42,14 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _require_folder() -> None:
+    """Raise ConfigError where the working directory was removed: relative paths then mean nothing."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError([f"muxd: this folder is gone ({error.strerror}); cd to another one"]) from None
 
 
 @contextmanager
@@ -93,9 +102,11 @@ def _take_configuration(options: Namespace, parser: ArgumentParser) -> None:
 
 def _why_no_script(file: Path) -> str:
     """Return what a file is instead of a launch script and how to pass it, or "" where nothing shows that."""
-    if file.is_dir():
+    if os.path.isdir(file):  # Path.is_dir raises for a folder that this user may not enter
         inside = file / "muxd.toml"
-        remedy = f"its configuration is {inside}" if inside.is_file() else "give a launch script or a configuration"
+        remedy = (
+            f"its configuration is {inside}" if os.path.isfile(inside) else "give a launch script or a configuration"
+        )
         return f"{file} is a folder: {remedy}"
     if file.suffix.lower() != ".toml" and _LIKE_TOML.match(_first_bytes(file)):
         return f"{file} looks like a configuration: --config {file}"
@@ -104,7 +115,7 @@ def _why_no_script(file: Path) -> str:
 
 def _why_no_configuration(file: Path) -> str:
     """Return what a file is instead of a configuration and how to pass it, or "" where nothing shows that."""
-    if file.is_dir():
+    if os.path.isdir(file):
         return _why_no_script(file)
     text = _first_bytes(file)
     if text.startswith("#!") or (file.suffix == ".sh" and not _LIKE_TOML.match(text)):
@@ -122,7 +133,7 @@ _LIKE_TOML = re.compile(
 def _first_bytes(file: Path) -> str:
     """Return the first 4 KiB of a file, or "" where it cannot be read: whoever opens it in earnest reports that."""
     try:
-        if not file.is_file():  # opening a pipe would wait for a writer
+        if not os.path.isfile(file):  # opening a pipe would wait for a writer
             return ""
         with file.open("rb") as opened:
             return opened.read(4096).decode(errors="replace").removeprefix("\ufeff")

@@ -80,7 +80,7 @@ def make_way(path: Path) -> None:
 
 def clear_folders_place(path: Path) -> None:
     """Put aside what is at the path of a folder of muxd's and is none; a link to a folder is the operator's."""
-    if os.path.lexists(path) and not path.is_dir():
+    if os.path.lexists(path) and not os.path.isdir(path):
         put_aside(path, "it is not a folder")
 
 

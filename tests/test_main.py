@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from muxd.__main__ import main
+from tests.unprivileged import closed
 
 MODELS = "[models.a]\nengine = 'simulator'\n"
 
@@ -115,3 +116,38 @@ def test_a_reader_that_is_gone_is_no_error(tmp_path, words):
         os.close(writer)
         assert "BrokenPipe" not in child.communicate(timeout=60)[1]
     assert child.returncode == 141
+
+
+@pytest.mark.parametrize("words", [("check", "--config"), ("start",), ("proxy", "--config"), ("check",)])
+def test_a_path_that_this_user_may_not_follow_is_told_in_words(muxd, tmp_path, words):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "muxd.toml").write_text(MODELS)
+    (tmp_path / "loop").symlink_to("loop")
+    with closed(folder):
+        code, _, err = muxd(*words, "closed/muxd.toml")
+    assert code == 2
+    assert "cannot be read: Permission denied: " in err
+    assert "closed is d--------- " in err
+    for path in ("loop", "loop/muxd.toml", "x" * 300, "x" * 300 + ".toml"):
+        code, out, err = muxd(*words, path)
+        assert code == 2
+        assert "cannot be read: " in out + err
+
+
+def test_a_script_in_a_folder_that_may_not_be_entered_is_told_with_the_folder(muxd, tmp_path):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed/a.sh").write_text("exec ./serve")
+    with closed(tmp_path / "closed"):
+        code, out, _ = muxd("check", "--no-host", "closed/a.sh")
+    assert code == 2
+    assert "WRONG a       closed/a.sh: models.a.script: cannot be read: Permission denied: " in out
+    assert "closed is d--------- " in out
+
+
+def test_a_working_directory_that_is_gone_is_told(muxd, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = muxd("check")
+    assert (code, err) == (2, "muxd: this folder is gone (No such file or directory); cd to another one")

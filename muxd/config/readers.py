@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .devices import is_name
 from .names import did_you_mean
+from .sources import why_unreadable
 from .units import parse_duration, parse_size, show_duration, show_size, shown
 
 
@@ -328,7 +329,7 @@ def _mode(found: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return 0
     except OSError as error:
-        raise ValueError(f"cannot look at {found}: {error.strerror}; correct the path or its permissions") from None
+        raise ValueError(f"{found} {why_unreadable(found, error)}") from None
 
 
 def command(value: Any, base: Base) -> str:

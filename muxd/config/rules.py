@@ -98,7 +98,7 @@ def check_folders(config: Config, problems: Problems) -> None:
     for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
         if ("muxd", "state_dir") in problems.paths() and folder.is_relative_to(daemon.state_dir):
             continue  # a folder in state_dir has the same problem, which is noted already
-        if folder == default_log_dir({}, daemon.state_dir) and os.path.lexists(folder) and not folder.is_dir():
+        if folder == default_log_dir({}, daemon.state_dir) and os.path.lexists(folder) and not os.path.isdir(folder):
             continue  # muxd puts what is in its own place aside
         if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
             problems.add(("muxd", key), why)

@@ -92,7 +92,8 @@ def _files_of_folder(folder: Path, broken: list[str]) -> Iterator[Path]:
     except FileNotFoundError:
         return
     except OSError as error:
-        broken.append(f"{folder}: cannot be read: {error.strerror}; correct its permissions, or remove it")
+        if os.access(folder.parent, os.X_OK, effective_ids=True):  # else the main file's problem says the same
+            broken.append(f"{folder}: {why_unreadable(folder, error)}")
         return
     for name in names:
         if name.endswith(".toml") and not name.startswith("."):
@@ -108,7 +109,7 @@ def _if_regular_file(file: Path, broken: list[str]) -> Iterator[Path]:
     try:
         found = file.stat()
     except OSError as error:
-        broken.append(f"{file}: cannot be read: {error.strerror}; correct the link or its permissions, or remove it")
+        broken.append(f"{file}: {why_unreadable(file, error)}")
         return
     if stat.S_ISREG(found.st_mode):
         yield file
@@ -125,16 +126,28 @@ def _read(file: Path, broken: list[str]) -> Source | None:
         return None
 
 
-def _permissions_hint(file: Path) -> str:
-    """Return the end of a message about a file that this user may not read: mode, owner and advice."""
-    try:
-        found = file.stat()
-        owner = pwd.getpwuid(found.st_uid).pw_name
-    except OSError:
-        return "; correct the permissions of its folder"
-    except KeyError:
-        owner = f"user {found.st_uid}"
-    return f": {stat.filemode(found.st_mode)} {owner}; run this as {owner}, or let muxd's user read it (chown, chgrp)"
+def why_unreadable(path: Path, error: OSError) -> str:
+    """Return why a file or a folder cannot be read, with advice; for want of permission with mode and owner.
+
+    Of a path that this user may not follow, these are of the folder that may not be entered.
+    """
+    why = f"cannot be read: {error.strerror}"
+    if not isinstance(error, PermissionError):
+        remedy = "correct the link, or remove it" if os.path.islink(path) else "correct the path, or what is there"
+        return f"{why}; {remedy}"
+    for place in (path, *path.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        try:
+            owner = pwd.getpwuid(found.st_uid).pw_name
+        except KeyError:
+            owner = f"user {found.st_uid}"
+        what, use = (f"{place} is ", "enter") if place != path else ("", "read")
+        mode = stat.filemode(found.st_mode)
+        return f"{why}: {what}{mode} {owner}; run this as {owner}, or let muxd's user {use} it (chown, chgrp)"
+    return why
 
 
 def _text(file: Path) -> str:
@@ -143,10 +156,8 @@ def _text(file: Path) -> str:
         if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
             raise ValueError(f"{file}:1: UTF-16 or UTF-32, not UTF-8; save the file as UTF-8")
         return raw.removeprefix(BOM_UTF8).decode()
-    except PermissionError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}{_permissions_hint(file)}") from None
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}; correct the path or its permissions") from None
+        raise ValueError(f"{file}: {why_unreadable(file, error)}") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{file}:{line}: not UTF-8; save the file as UTF-8") from None

@@ -17,7 +17,7 @@ def written_since(config: Config) -> bool:
     if config.path is None:
         return False
     folder = config.path.parent / FOLDER
-    return any(_changed(file, config.read_at) for file in (*config.files, *([folder] if folder.is_dir() else [])))
+    return any(_changed(file, config.read_at) for file in (*config.files, *([folder] if os.path.isdir(folder) else [])))
 
 
 def _changed(file: os.PathLike[str], since: int) -> bool:

@@ -33,6 +33,7 @@ from muxd.config.command_lines import (
 )
 from muxd.config.devices import ORDER, VARIABLE
 from muxd.config.flags import CAPABILITY_FLAGS
+from muxd.config.sources import why_unreadable
 
 from .lexer import Place
 from .plain_reader import FoundServer, PlainReader
@@ -136,8 +137,7 @@ def _text(path: Path) -> str:
             raise ValueError("is not a file; correct the path")
         return path.read_bytes().decode()
     except OSError as error:
-        reason = error.strerror or "it is not a file"
-        raise ValueError(f"cannot be read: {reason}; correct the path or its permissions") from None
+        raise ValueError(why_unreadable(path, error)) from None
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8; save it as UTF-8") from None
 

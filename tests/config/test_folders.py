@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config.folders import why_no_logs, why_no_socket, why_not_made
-
-NOBODY = 65534
+from tests.unprivileged import NOBODY, unprivileged
 
 
 def test_a_folder_that_is_there_or_can_be_made_is_fine(tmp_path):
@@ -54,17 +53,10 @@ def folders(tmp_path):
     state, closed = tmp_path / "state", tmp_path / "closed"
     state.mkdir()
     closed.mkdir(mode=0o555)
-    if os.geteuid() != 0:
+    if os.geteuid() == 0:
+        os.chown(state, NOBODY, NOBODY)
+    with unprivileged(tmp_path):
         yield state, closed
-        return
-    os.chown(state, NOBODY, NOBODY)
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    os.seteuid(NOBODY)
-    try:
-        yield state, closed
-    finally:
-        os.seteuid(0)
 
 
 def test_the_user_who_will_write_must_be_let(folders):

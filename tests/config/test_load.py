@@ -303,7 +303,7 @@ WRONG = [
     ),
     (
         "[models.a]\nmodel_path = '/" + "x" * 300 + "'",
-        f"models.a.model_path: cannot look at /{'x' * 300}: File name too long; correct the path or its permissions",
+        f"models.a.model_path: /{'x' * 300} cannot be read: File name too long; correct the path, or what is there",
     ),
     ("[models.a]", "models.a.model_path: missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"),
     (
@@ -498,7 +498,7 @@ def test_what_is_not_toml_is_told_with_its_line(tmp_path, content, problem):
 def test_a_directory_in_place_of_the_file_is_told(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path, {})
-    assert caught.value.problems == [f"{tmp_path}: cannot be read: Is a directory; correct the path or its permissions"]
+    assert caught.value.problems == [f"{tmp_path}: cannot be read: Is a directory; correct the path, or what is there"]
 
 
 def test_a_simulated_model_needs_neither_path_nor_python(load):

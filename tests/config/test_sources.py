@@ -8,6 +8,7 @@ from muxd.config import Memory, load_config, load_proxy_config, salvage_config
 from muxd.config.proxy_settings import write_for_proxy
 from muxd.config.schema import GiB
 from muxd.errors import ConfigError
+from tests.unprivileged import closed
 
 MAIN = """\
 [muxd]
@@ -214,16 +215,15 @@ def test_what_is_no_file_is_told_and_never_opened(problems, folder):
     assert problems() == [
         "D/a.toml: not a file; move it to another folder",
         "D/b.toml: not a file; move it to another folder",
-        "D/c.toml: cannot be read: No such file or directory; correct the link or its permissions, or remove it",
-        "D/d.toml: cannot be read: Too many levels of symbolic links; correct the link or its permissions, "
-        "or remove it",
+        "D/c.toml: cannot be read: No such file or directory; correct the link, or remove it",
+        "D/d.toml: cannot be read: Too many levels of symbolic links; correct the link, or remove it",
     ]
 
 
 def test_a_file_in_place_of_the_folder_is_told(problems, folder):
     (folder / "muxd.d").rmdir()
     (folder / "muxd.d").touch()
-    assert problems() == ["D: cannot be read: Not a directory; correct its permissions, or remove it"]
+    assert problems() == ["D: cannot be read: Not a directory; correct the path, or what is there"]
 
 
 def test_who_may_read_what_we_may_not_is_told(part, problems, folder, monkeypatch):
@@ -244,14 +244,18 @@ def test_who_may_read_what_we_may_not_is_told(part, problems, folder, monkeypatc
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_told(part, problems, folder):
     part("a.toml", "")
-    (folder / "muxd.d/a.toml").chmod(0)
-    assert problems()[0].startswith("D/a.toml: cannot be read: Permission denied: ---------- ")
-    (folder / "muxd.d").chmod(0)
-    assert problems() == ["D: cannot be read: Permission denied; correct its permissions, or remove it"]
-    (folder / "muxd.d").chmod(0o700)
+    owner = pwd.getpwuid(folder.stat().st_uid).pw_name
+    denied, who = "cannot be read: Permission denied:", f"{owner}; run this as {owner}, or let muxd's user"
+    for place, mode, told in (
+        ("muxd.d/a.toml", 0, f"D/a.toml: {denied} ---------- {who} read it (chown, chgrp)"),
+        ("muxd.d", 0, f"D: {denied} d--------- {who} read it (chown, chgrp)"),
+        ("muxd.d", 0o444, f"D/a.toml: {denied} D is dr--r--r-- {who} enter it (chown, chgrp)"),
+        (".", 0, f"M: {denied} F is d--------- {who} enter it (chown, chgrp)"),
+    ):
+        with closed(folder / place, mode):
+            assert problems() == [told]
 
 
 @pytest.mark.parametrize(

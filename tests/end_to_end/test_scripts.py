@@ -254,7 +254,7 @@ def test_what_is_wrong_with_scripts_is_told_at_once_with_their_lines_and_nothing
         told = said.stdout if command == "check" else said.stderr
         for problem in (
             "c.sh:2: models.c.port: 30001 is already the port of model b; use another\n",
-            "d.sh: models.d.script: cannot be read: No such file or directory; correct the path or its permissions\n",
+            "d.sh: models.d.script: cannot be read: No such file or directory; correct the path, or what is there\n",
         ):
             assert problem in told
     assert not (tmp_path / "state").exists()

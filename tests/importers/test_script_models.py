@@ -313,7 +313,7 @@ def test_problems_of_files_and_scripts_are_told_together(problems):
     models = f'[proxy]\nlisten = "x"\n{NAMED}[models.other]\nscript = "gone.sh"\n'
     assert problems(models, "PORT=1\n./x") == [
         'muxd.toml:2: proxy.listen: "x" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
-        "gone.sh: models.other.script: cannot be read: No such file or directory; correct the path or its permissions",
+        "gone.sh: models.other.script: cannot be read: No such file or directory; correct the path, or what is there",
     ]
 
 
