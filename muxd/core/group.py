@@ -119,6 +119,7 @@ class Group:
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self._take_members(now)
+        self.state, self.since = self.derived_state(), now
 
     def update(self, spec: GroupSpec) -> None:
         """Take over a configuration that needs no other processes."""
@@ -269,6 +270,11 @@ class Group:
     def sent_away(self) -> bool:
         """Say whether an order takes the group off its GPUs, whoever else wants that."""
         return self.order is not None and self.order.verb is not Verb.START
+
+    @property
+    def stays_up(self) -> bool:
+        """Say whether the group is up and no order takes it down: what died of it is started again."""
+        return self.state in UP and (not self.sent_away or (self.order is not None and self.order.is_down))
 
     @property
     def comes_back(self) -> bool:

@@ -228,7 +228,7 @@ class HostState:
         if not group.is_down:
             return None
         each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.serving)
-        return next((impossible for impossible in each if impossible is not None), None)
+        return next((impossible for impossible in each if impossible is not None), None) or self._crowded(group)
 
     def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
         missing = in_order(spec.gpus - self.gpus_there)
@@ -253,6 +253,21 @@ class HostState:
             return None
         has = ", ".join(f"GPU {gpu} has {size / GIB:.1f} GiB in all" for gpu, size in small.items())
         return Impossible("model_too_large", f"{reason}, and {has}", f"give it more GPUs, {remedy}")
+
+    def _crowded(self, group: Group) -> Impossible | None:
+        """Return why members of a group, each small enough, can never be on one GPU together."""
+        for gpu in in_order(group.gpus):
+            shares = [worker.spec.share for worker in group.serving if gpu in worker.spec.gpus]
+            capacity = self.ledger.capacity.get(gpu)
+            if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
+                continue
+            if capacity is None or WHOLE in shares:
+                reason = f"{len(shares)} workers cannot share GPU {gpu}, all of which one may take"
+            else:
+                need = f"{len(shares)} workers on GPU {gpu} need {sum(shares) / GIB:.1f} GiB"
+                reason = f"{need}, and GPU {gpu} has {capacity / GIB:.1f} GiB in all"
+            return Impossible("model_too_large", reason, "give each a GPU of its own")
+        return None
 
     # What is done to a group
 

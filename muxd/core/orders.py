@@ -211,7 +211,7 @@ class Orders:
             yield from self._finish(group)
         elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
             yield from self.host.deepen(group, level, _MESSAGES[order.verb].format(group.name))
-        elif group.state is WorkerState.READY or (group.state in UP and group.lost_role):
+        elif group.state in UP and (group.lost_role or any(w.state is WorkerState.READY for w in group.serving)):
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
             yield from self.host.end_overdue(group)

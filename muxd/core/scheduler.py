@@ -320,15 +320,10 @@ class Scheduler:
             elif group.state is WorkerState.DRAINING:
                 group.drain_deadline = min(group.drain_deadline, self._shutdown_deadline)
                 yield from self.host.revoke_all(group, "shutdown", "muxd is shutting down", group.drain_deadline)
-            elif group.state in (
-                WorkerState.STARTING,
-                WorkerState.WAKING,
-                WorkerState.FALLING_ASLEEP,
-                WorkerState.ASLEEP,
-            ):
+            else:
+                if not first:
+                    yield from self.host.hurry(group)
                 yield from self.host.stop(group, "muxd is shutting down", kill=True)
-            elif group.state is WorkerState.STOPPING and not first:
-                yield from self.host.hurry(group)
 
     def _settle_shutdown(self) -> Iterator[Command]:
         for group in self.host.groups.values():
@@ -336,6 +331,8 @@ class Scheduler:
                 yield from self.host.end_overdue(group)
                 if not group.granted:
                     yield from self.host.stop(group, "muxd is shutting down", kill=self._hurried)
+            else:
+                yield from self.host.stop(group, "muxd is shutting down", kill=True)
             yield from self.host.rest(group, WorkerState.BACKOFF, WorkerState.FAILED)
         if not self._finished and all(
             w.state in (WorkerState.UNLOADED, WorkerState.STUCK) for w in self.host.workers.values()

@@ -38,7 +38,7 @@ from math import inf
 
 from . import policy
 from .commands import Command
-from .group import UP, Group
+from .group import Group
 from .host_state import END_GRACE, Eviction, HostState
 from .ledger import GpuId
 from .policy import Candidate
@@ -49,6 +49,9 @@ AT_ONCE = 0.001
 
 #: States from which a group can be brought to the GPU; nothing more happens to it until somebody wants it.
 AT_REST = DOWN | {WorkerState.ASLEEP}
+
+#: States in which a group comes to its GPUs.
+COMING = frozenset({WorkerState.STARTING, WorkerState.WAKING})
 
 
 @dataclass(slots=True)
@@ -135,7 +138,7 @@ class Switching:
     def _is_under_way(self, switch: Switch) -> bool:
         target = self._target(switch)
         if switch.begun:
-            return target.state in (WorkerState.STARTING, WorkerState.WAKING)
+            return target.state in COMING
         victims = self._remaining(switch)
         if target.state not in AT_REST or any(v.group.stuck_for(target) for v in victims):
             return False
@@ -273,8 +276,8 @@ class Switching:
             self.next_decision = min(self.next_decision, group.retry_at)
             return
         blockers = self.host.evictions(group)
-        if any(b.group.stuck_for(group) for b in blockers):
-            return
+        if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
+            return  # one that comes back by itself after it lost its quorum has no switch that keeps others off
         at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
         if at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
@@ -385,7 +388,7 @@ class Switching:
     def _complete(self) -> Iterator[Command]:
         """Bring the members that groups which are up still lack."""
         for group in self.host.groups.values():
-            if len(group.members) > 1 and group.state in UP and not group.sent_away:
+            if len(group.members) > 1 and group.stays_up:
                 yield from self.host.complete(group)
                 waits = (w.retry_at for w in group.members if w.state in (WorkerState.BACKOFF, WorkerState.FAILED))
                 self.next_decision = min(self.next_decision, *(at for at in waits if at > self.host.now), inf)

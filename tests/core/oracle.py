@@ -18,6 +18,7 @@ from muxd.core.commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
@@ -76,19 +77,21 @@ class Oracle:
                 assert kill or not self._out(worker)
             case GrantLease(lease):
                 assert self.leases[lease] == "waiting"
-                assert self.holds[self.owner[lease]] == LOADED
+                self._must_be_served(self.owner[lease])
                 self.leases[lease] = "granted"
             case RevokeLease(lease):
                 assert self.leases[lease] in ("granted", "revoked")
                 self.leases[lease] = "revoked"
             case RestoreLease(lease):
                 assert self.leases[lease] == "revoked"
-                assert self.holds[self.owner[lease]] == LOADED
+                self._must_be_served(self.owner[lease])
                 self.leases[lease] = "granted"
             case EndLease(lease):
                 assert self.leases.pop(lease) == "revoked", "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
+            case SyncRouter(group):
+                assert self.holds[f"{group}/router"] == LOADED
             case FinishOrder(_, state):
                 assert state in (
                     WorkerState.READY,
@@ -108,7 +111,14 @@ class Oracle:
                 self.finished = True
 
     def _out(self, worker: str) -> list[int]:
-        return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == worker]
+        group = worker.partition("/")[0]
+        return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == group]
+
+    def _must_be_served(self, group: str) -> None:
+        """See that requests end at a loaded worker, and pass a router that runs where there are several."""
+        loaded = {name for name, what in self.holds.items() if what == LOADED and name.partition("/")[0] == group}
+        router = f"{group}/router"
+        assert group in loaded or (router in loaded and len(loaded) > 1), f"only {loaded} serve {group}"
 
     def _must_be_alone(self, worker: str) -> None:
         """See that no other worker loads, sleeps or wakes on its GPUs: two at a time cannot be measured."""
@@ -145,18 +155,16 @@ class Oracle:
         for group in host.groups.values():
             assert group.state is group.derived_state()
             if group.granted:
-                assert group.state in (WorkerState.READY, WorkerState.DRAINING), (
-                    group.name,
-                    group.state,
-                    group.granted,
-                )
+                assert group.state in (WorkerState.READY, WorkerState.DRAINING), f"{group.name} is {group.state}"
+                self._must_be_served(group.name)
             if group.stopped_by_operator:
                 assert not group.waiting, f"leases wait for {group.name}, which an operator stopped"
                 assert group.state is not WorkerState.READY
         for worker in host.workers.values():
             if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE
-                assert not host.ledger.is_awake(worker.name)
+                is_up = host.groups[worker.group].state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY)
+                assert is_up or not host.ledger.is_awake(worker.name), f"{worker.name} is gone and has a claim"
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {
             n for g in host.groups.values() for n in g.waiting

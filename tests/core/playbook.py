@@ -10,7 +10,7 @@ from muxd.core.commands import Command, RecordMove, SetTimer
 from muxd.core.events import Event
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec, WorkerSpec
+from muxd.core.spec import GroupSpec, Role, WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 
@@ -20,6 +20,13 @@ from .oracle import Oracle
 def single(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:
     """Return the spec of a group with one worker, which has the group's name."""
     return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout)
+
+
+def replicas(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:
+    """Return the spec of a group with a replica on each of the GPU sets, and a router in front of them."""
+    serving = (WorkerSpec(f"{name}/{number}", own, **of_worker) for number, own in enumerate(gpus))
+    router = WorkerSpec(f"{name}/router", frozenset(), role=Role.ROUTER)
+    return GroupSpec(name, (*serving, router), preload, drain_timeout)
 
 
 class Playbook:

@@ -25,6 +25,7 @@ from muxd.core.commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from muxd.core.events import (
@@ -36,6 +37,7 @@ from muxd.core.events import (
     LeaseEnded,
     OrderGiven,
     Reconfigured,
+    RouterSynced,
     ShutdownAsked,
     SleepFailed,
     Started,
@@ -56,7 +58,7 @@ from muxd.core.group import Group
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, single
+from .playbook import Playbook, replicas, single
 
 SPECS = (
     single("a", sleep_level=1, drain_timeout=20, preload=True),
@@ -86,8 +88,17 @@ SHALLOW = (
     single("g", gpus=frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1})),
 )
 
+#: Groups of two replicas and a router: on two GPUs, on one, and each replica alone on its own.
+GROUPS = (
+    single("a", share=40, sleep_level=1, drain_timeout=20),
+    single("d", gpus=frozenset({"1"}), share=20),
+    replicas("r", frozenset({"0"}), frozenset({"1"}), share=50, drain_timeout=20, preload=True),
+    replicas("s", frozenset({"0"}), frozenset({"0"}), share=30, sleep_level=3, drain_timeout=inf, restart_limit=2),
+    replicas("w", frozenset({"0"}), frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5),
+)
+
 #: The worlds that every order of events is tried in, by name.
-WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW}
+WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "groups": GROUPS}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -95,6 +106,9 @@ OTHERS = (
     single("b", sleep_level=1, drain_timeout=3),
     single("f", gpus=frozenset({"0"}), preload=True),
 )
+
+#: The same, where there are groups.
+OTHER_GROUPS = (*OTHERS, replicas("r", frozenset({"1"}), share=30), single("s"))
 
 
 def _is_stuck(group: Group) -> bool:
@@ -113,9 +127,10 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.configured = specs
+        self.others = OTHER_GROUPS if specs is GROUPS else OTHERS
         self.book = Playbook(*specs, wait_target=5.0)
         self.now = 0.0
-        self.jobs: dict[str, Command] = {}  # worker -> what it was last told and has not answered
+        self.jobs: dict[str, Command] = {}  # worker or group -> what it was last told and has not answered
         self.alive: set[str] = set()
         self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
         self.tickets: set[int] = set()
@@ -136,7 +151,7 @@ class World:
             case StartWorker(worker):
                 self.alive.add(worker)
                 self.jobs[worker] = command
-            case WakeWorker(worker) | SleepWorker(worker, _) | StopWorker(worker):
+            case WakeWorker(worker) | SleepWorker(worker, _) | StopWorker(worker) | SyncRouter(worker):
                 self.jobs[worker] = command
             case GrantLease(lease):
                 self.holders[lease] = "granted"
@@ -208,7 +223,7 @@ class World:
 
     def reload(self) -> None:
         if self.rng.random() < 0.2:
-            wanted = {spec.name: spec for spec in self.configured + OTHERS if self.rng.random() < 0.8}
+            wanted = {spec.name: spec for spec in self.configured + self.others if self.rng.random() < 0.8}
             changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
             self.specs = wanted or self.specs
             self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0))
@@ -230,6 +245,10 @@ class World:
             case StopWorker() if bad:
                 self.jobs[worker] = job  # it ends later
                 self.tell(WorkerStuck(self.now, worker, "survived SIGKILL"))
+            case SyncRouter(group, urls) if f"{group}/router" in self.alive:
+                if bad:
+                    self.jobs[group] = job  # it takes longer until it knows them all
+                self.tell(RouterSynced(self.now, group, urls[:1] if bad else urls))
             case StartWorker() | WakeWorker():
                 self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
             case SleepWorker(_, 0):
