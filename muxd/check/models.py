@@ -9,6 +9,7 @@ from muxd.config.devices import VARIABLE
 from muxd.config.flags import odd_args, runs_on_cpu
 from muxd.config.problems import Problems
 from muxd.config.schema import GiB, Model, Script
+from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need
 from muxd.host.model_kinds import NoModel, Unusable, config_of
@@ -24,14 +25,14 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield lines on what is wrong with a model; one `ok` line that describes it if nothing is."""
     if model.engine == "simulator":
         pretend = machine.config.daemon.simulated_gpu_memory
-        found = list(never_fits(model, pretend, machine.problems))
+        found = [*never_fits(model, pretend, machine.problems), *_level_lines(machine, model)]
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
         yield from [*_script_lines(machine, model, model.script)] or [_script_summary(model)]
         return
     text, size, findings = _files(machine, model)
-    findings += [*_size_lines(machine, model, size), *_home_lines(machine, model)]
+    findings += [*_size_lines(machine, model, size), *_level_lines(machine, model), *_home_lines(machine, model)]
     findings += [warn(model.name, odd, machine.where(model, "args")) for odd in odd_args(model.args)]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
@@ -168,6 +169,14 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
     if ram and own > ram:
         text = f"sleep level 1 takes {_gib(own)} of host RAM, and there are {_gib(ram)}; use sleep_level = 2"
         yield warn(model.name, text, machine.where(model, "sleep_level"))
+
+
+def _level_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
+    """Yield a line if the model's sleep level will be of no use."""
+    if model.sleep_level == 0 and not kind_of(model).granted(model):
+        text = "sleeps at level 0, and without sizes it has its GPU to itself: any other model puts it deeper"
+        remedy = "give sizes in memory, of kv too, or use sleep_level = 1 or 2"
+        yield warn(model.name, f"{text}; {remedy}", machine.where(model, "sleep_level"))
 
 
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:

@@ -29,6 +29,17 @@ def test_a_whole_folder_is_told_with_its_size(told, folder):
     assert told_of_1[1].startswith("models/qwen, 3.0 MiB on GPU 0; level 1 takes as much host RAM (of ")
 
 
+LEVEL_0 = "sleep_level = 0\nmemory = { weights = '30GiB'"
+
+
+def test_level_0_without_the_size_of_its_cache_is_told_to_be_of_no_use(told, folder):
+    folder()
+    ((mark, text),) = told(f"model_path = './models/qwen'\n{LEVEL_0} }}")
+    assert (mark, text.partition(";")[2]) == ("warn", " give sizes in memory, of kv too, or use sleep_level = 1 or 2")
+    assert text.startswith("muxd.toml:6: sleeps at level 0, and without sizes it has its GPU to itself")
+    assert told(f"model_path = './models/qwen'\n{LEVEL_0}, kv = '10GiB' }}")[0][0] == "ok"
+
+
 @pytest.mark.parametrize(
     ("files", "why"),
     [

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.muxd import Muxd, assert_never_two_awake, chat_body, eventually
+from tests.end_to_end.test_orders import order
 
 from .sglang_cpu import CPU_ARGS, CPU_ENV
 
@@ -144,6 +145,18 @@ def test_level_3_ends_the_process_and_starts_it_again_with_the_same_text(sglang_
         assert muxd.state("tiny-a") == "unloaded"
         assert muxd.ask(A, max_tokens=24) == texts[A]
         assert_never_two_awake(muxd.moves())
+
+
+def test_level_0_and_deeper_levels_after_it_leave_the_text_unchanged(sglang_home, tmp_path):
+    with Muxd(tmp_path, config(sglang_home, (0, 1)), deadline=DEADLINE) as muxd:
+        for model, name, deep in ((A, "tiny-a", 2), (B, "tiny-b", 1)):
+            text = muxd.ask(model, max_tokens=24)
+            for levels in ((0,), (0, 0), (0, deep), (deep,), (0,)):
+                for level in levels:
+                    assert order(muxd, name, "sleep", level=level)["state"] == "asleep"
+                assert muxd.status(name)["level"] == levels[-1]
+                assert muxd.ask(model, max_tokens=24) == text
+            assert (muxd.status(name)["restarts"], muxd.status(name)["sleep_trouble"]) == (0, None)
 
 
 def test_a_taken_port_is_told_before_a_load_is_paid_for(sglang_home, tmp_path):

@@ -74,6 +74,7 @@ def test_a_window_that_is_far_too_low_says_what_it_hides():
 
 def test_a_note_says_what_happens_next_unless_nothing_is_asked_of_the_model():
     assert note(RESTS) == "sleep level 2"
+    assert note(RESTS | {"level": 0}) == "sleep level 0"
     assert note(RESTS, brief=True) == ""
     waits = RESTS | {"waiting": 1, "oldest_wait_s": 3, "next": "waits for alpha to finish 2 requests"}
     assert note(waits) == "waits for alpha to finish 2 requests; oldest waits 3s; sleep level 2"
