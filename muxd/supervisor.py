@@ -68,7 +68,7 @@ from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import GroupSpec, WorkerSpec
 from .core.states import WorkerState
-from .engines.registry import engine_for, kind_of
+from .engines.registry import kind_of
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
 from .journal import Journal
@@ -577,7 +577,7 @@ def spec_of(model: Model) -> GroupSpec:
         share=kind_of(model).granted(model) or WHOLE,
         memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,
-        levels=engine_for(model).levels(model),
+        levels=kind_of(model).levels(model),
         resident=(memory.weights + memory.overhead) // max(1, len(model.gpus)) if memory is not None else 0,
         restart_limit=model.restart_limit,
         restart_window=model.restart_window,

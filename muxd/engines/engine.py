@@ -114,10 +114,6 @@ class Engine(Protocol):
         """Say whether the server generates text, and so refuses to embed; None where the server does not say."""
         ...
 
-    def levels(self, model: Model) -> frozenset[int]:
-        """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""
-        ...
-
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         """Put the server to sleep at `level`, 0 to 2, or deeper where it sleeps; return all that it has released then.
 

@@ -25,6 +25,10 @@ class EngineKind:
     makes: Callable[[Model], str]  # returns what the model makes, a key of `capabilities.routes`; "": not known
     context_length: Callable[[Model], int | None]  # returns the longest text in tokens; None: not known
 
+    def levels(self, model: Model) -> frozenset[int]:
+        """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""
+        return self.capabilities.sleep_levels[model.sleep_level]
+
     def granted(self, model: Model) -> int:
         """Return the bytes of each of its GPUs that the model is granted, and held to; 0: it takes what it finds.
 

@@ -132,29 +132,29 @@ def _completed(
 ) -> Model:
     if script is None:
         return model
-    said, found = script.said, seen.get(script.digest)
-    every = tuple(in_order({*said.every, *named}))
-    if found is None:
-        facts: dict[str, object] = {
-            "served_names": said.names or (model.name,),
-            "port": said.port,
-            "gpus": said.gpus or every,
-            "sleep_level": said.sleep_level,
-            "args": said.args,
-        }
-        script = replace(script, contradictions=(), is_seen=False, knows_gpus=bool(said.gpus))
-        return replace(model, script=script, **facts)  # type: ignore[arg-type]
-    facts = {
-        "served_names": _names(model.name, said, found, taken),
-        "port": said.port if found.port in (0, said.port) else 0,
-        "gpus": _gpus(said, found, every),
-        "sleep_level": _level(said, found),
-        "args": ("--is-embedding",) if found.is_embedding else (),
-    }
-    told = tuple(_contradictions(said, found, has_keys=has_keys))
-    knows_gpus = bool(said.gpus or found.gpus)
-    script = replace(script, contradictions=told, is_seen=True, knows_gpus=knows_gpus)
-    return replace(model, script=script, **facts)  # type: ignore[arg-type]
+    said = script.said
+    found = seen.get(script.digest, _as_declared(said))
+    script = replace(
+        script,
+        contradictions=tuple(_contradictions(said, found, has_keys=has_keys)),
+        is_seen=script.digest in seen,
+        knows_gpus=bool(said.gpus or found.gpus),
+    )
+    return replace(
+        model,
+        script=script,
+        served_names=_names(model.name, said, found, taken),
+        port=said.port if found.port in (0, said.port) else 0,
+        gpus=_gpus(said, found, tuple(in_order({*said.every, *named}))),
+        sleep_level=_level(said, found),
+        args=("--is-embedding",) if found.is_embedding else (),
+    )
+
+
+def _as_declared(said: DeclaredServer) -> ObservedServer:
+    """Return the server of a script that was never seen: it counts as what is declared of it."""
+    is_embedding = "--is-embedding" in said.args
+    return ObservedServer(port=said.port, gpus=said.gpus, sleep_level=said.sleep_level, is_embedding=is_embedding)
 
 
 def _level(said: DeclaredServer, found: ObservedServer) -> int:

@@ -97,7 +97,7 @@ def test_the_registry_has_the_engines_that_a_configuration_may_name():
 
 
 def test_a_level_that_an_engine_has_not_is_a_problem_with_its_place(tmp_path, monkeypatch):
-    few = replace(ENGINES["simulator"].capabilities, sleep_levels=frozenset({2, 3}))
+    few = replace(ENGINES["simulator"].capabilities, sleep_levels={2: frozenset({2, 3}), 3: frozenset({3})})
     monkeypatch.setitem(ENGINES, "simulator", replace(ENGINES["simulator"], capabilities=few))
     (tmp_path / "muxd.toml").write_text('[models.a]\nengine = "simulator"\nsleep_level = 1\n')
     with pytest.raises(ConfigError, match=r"toml:3: .*sleep_level: simulator has no sleep level 1; use one of 2, 3"):

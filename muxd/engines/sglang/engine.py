@@ -137,11 +137,6 @@ class SGLang:
             return said if isinstance(said, bool) else None
         return None
 
-    def levels(self, model: Model) -> frozenset[int]:
-        """Return what the launch flags allow: weights are kept in host memory, or not, for the server's whole life."""
-        deep = {0: 2, 1: 1, 2: 2}.get(model.sleep_level)
-        return frozenset({3}) if deep is None else frozenset({0, deep, 3})
-
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         if not released:  # else it is paused
             loads = await self._loads(link)
@@ -179,7 +174,7 @@ class SGLang:
             return None
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
-        are_gone = WEIGHTS in released and 1 not in self.levels(model)
+        are_gone = WEIGHTS in released and 1 not in SGLANG.levels(model)
         path = model.model_path or await observation.weights_path(link) if are_gone else ""
         await link.call("resume", "/resume_memory_occupation", {"tags": list(released)})
         if are_gone:

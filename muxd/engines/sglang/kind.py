@@ -61,6 +61,15 @@ _ANY = frozenset(
 )
 
 
+#: Weights are kept in host memory (level 1), or not, for a server's whole life: its flags say which.
+SLEEP_LEVELS = {
+    0: frozenset({0, 2, 3}),
+    1: frozenset({0, 1, 3}),
+    2: frozenset({0, 2, 3}),
+    3: frozenset({3}),
+}
+
+
 def makes(model: Model) -> str:
     """Return "embeddings" for a model that was started so, else "": a `--config` file among the flags is not read."""
     return "embeddings" if flag_of(model.args)(EMBEDDING) is not None else ""
@@ -81,7 +90,7 @@ def _make() -> Engine:
 SGLANG = EngineKind(
     name="sglang",
     capabilities=Capabilities(
-        sleep_levels=frozenset({0, 1, 2, 3}),
+        sleep_levels=SLEEP_LEVELS,
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {EMBEDDING[0]}"},
         memory_flags=FRACTION,

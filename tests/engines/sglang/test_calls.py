@@ -12,7 +12,7 @@ import trio
 
 from muxd.config import Model
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
-from muxd.engines.registry import engine_for
+from muxd.engines.registry import engine_for, kind_of
 from muxd.engines.sglang import engine as sglang_module
 from muxd.engines.sglang.engine import LONGEST_PAGE, server_flags
 from muxd.errors import MuxdError
@@ -95,7 +95,7 @@ async def test_a_sleeper_that_goes_deeper_releases_only_what_it_still_has():
 @pytest.mark.parametrize(("level", "levels"), [(0, {0, 2, 3}), (1, {0, 1, 3}), (2, {0, 2, 3}), (3, {3})])
 def test_the_launch_settles_at_which_levels_a_server_can_sleep(level, levels):
     model = replace(MODEL, sleep_level=level)
-    assert engine_for(model).levels(model) == levels
+    assert kind_of(model).levels(model) == levels
     flags = server_flags(model, 1)
     assert ("--enable-memory-saver" in flags, "--enable-weights-cpu-backup" in flags) == (level < 3, level == 1)
 

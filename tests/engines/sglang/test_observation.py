@@ -103,7 +103,7 @@ def locked(key):
 @pytest.mark.parametrize(
     "words",
     [["python", "-m", "sglang.launch_server", "--api-key", "k1", "--port", "1"], ["sglang", "serve", "--api-key=k1"],
-     ["x", "--admin-api-key=k1", "--api-key", "k1"]],
+     ["x", "--admin-api-key=k1", "--api-key", "k1"], ["x", "--api-key", "k0", "--api-key=k1"]],
 )  # fmt: skip
 async def test_a_key_that_muxd_did_not_see_is_found_in_the_servers_own_words(words):
     engine = SGLang()
