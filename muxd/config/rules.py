@@ -4,23 +4,19 @@ import grp
 import os
 import pwd
 import re
-import shlex
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from .declarations import keys_of
 from .default_paths import default_log_dir
-from .engine_options import OPTION_KEYS, SGLangOptions, engines_with
-from .flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
+from .engine_options import OPTION_KEYS, engines_with
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .names import nearest
 from .problems import Problems
 from .schema import MODEL_KEYS, Config, Model
-from .units import show_size, shown
+from .units import show_size
 
 # sun_path, see unix(7), holds 108 bytes, of which the last is a NUL.
 SOCKET_PATH_MAX = 107
@@ -28,19 +24,7 @@ SOCKET_PATH_MAX = 107
 # Keys that a model with a launch script cannot have: the script has its own command line.
 SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
 
-# Flags and variables that muxd itself sets for an engine, each with what the user does instead.
-OWNED_FLAGS = {
-    "--host": "leave it out: workers listen on loopback only",
-    "--port": "use the key port",
-    "--model": "use the key model_path",
-    "--model-path": "use the key model_path",
-    "--served-model-name": "use the key served_names",
-    "--config": "leave it out: muxd writes that file; put its settings into args",
-    "--admin-api-key": "leave it out: muxd makes one for each start",
-    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
-    "--enable-memory-saver": "use the key sleep_level",
-    "--enable-weights-cpu-backup": "use sleep_level = 1",
-}
+# Variables that muxd itself sets for an engine, each with what the user does instead.
 OWNED_ENV = {
     "CUDA_VISIBLE_DEVICES": "use the key gpus",
     "MUXD_TOKEN": "leave it out: muxd knows its processes by it",
@@ -49,15 +33,9 @@ OWNED_ENV = {
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
 
-# A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
-_JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
-
-# Characters that word processors put in the place of "--".
-_DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
-
 # ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
 # password.
-_VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
+VARIABLE = re.compile(r"\$\{\w+[^}]*\}|^\$[A-Za-z_]\w*(?=$|[/:])|(?<=:)\$[A-Za-z_]\w*(?=$|[/:])")
 
 Finding = tuple[KeyPath, str]
 
@@ -273,7 +251,7 @@ def _ports(config: Config) -> Iterator[Finding]:
 
 def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield the problems of one model; their paths begin inside the model's table."""
-    yield from _args_and_env(model)
+    yield from _env(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
     if model.name in OWN_NAMES:
@@ -281,31 +259,18 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     if written.in_model(model.name, "script"):
         yield from _script(model, written)
         return
-    yield from _too_few_gpus(model)
     from muxd.engines.registry import kind_of  # imported where models are judged: the proxy has no use for it
 
-    kind, options = kind_of(model), model.engine_options
+    kind = kind_of(model)
     if model.sleep_level not in kind.capabilities.sleep_levels:
         levels = ", ".join(map(str, sorted(kind.capabilities.sleep_levels)))
         yield ("sleep_level",), f"{kind.name} has no sleep level {model.sleep_level}; use one of {levels}"
     for key in OPTION_KEYS:
-        if key not in keys_of(options) and written.in_model(model.name, key):
+        if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
             yield (key,), f"only {engines_with(key)} has it; remove it or change engine"
-    if not isinstance(options, SGLangOptions):
-        return
-    if not written.anywhere(model.name, "model_path") and not written.has_unknown_key(model.name):
-        yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
-    if environ is not None and not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
-        yield ("python",), f"{options.python} is not an executable that can be found; give the path of SGLang's python"
-
-
-def _too_few_gpus(model: Model) -> Iterator[Finding]:
-    """Check that `gpus` names as many GPUs as `args` need; SGLang itself refuses numbers that are invalid."""
-    with suppress(ValueError):
-        needs, count = parallel(flag_of(model.args)), len(model.gpus)
-        if model.gpus and needs.seen > count:
-            text = f"the server needs {needs}, and gpus names {count}; name as many there, or correct args"
-            yield ("args",), text
+    for path, text in kind.findings(model, environ):
+        if written.anywhere(model.name, path[0]) or not written.has_unknown_key(model.name):
+            yield path, text
 
 
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
@@ -317,50 +282,10 @@ def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
             yield (key,), "is for the command line that muxd makes; put it into the script, and leave this out"
 
 
-def _args_and_env(model: Model) -> Iterator[Finding]:
-    """Check `args` and `env` for what muxd itself sets, and for what the engine would not take as it was meant."""
-    for arg in model.args:
-        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
-        if flag in OWNED_FLAGS:
-            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
-        elif _JOINED.match(arg):
-            words = _shell_words(arg)
-            if why := why_no_value(*words) if len(words) == 2 else "":
-                yield ("args",), f"{shown(arg)}: {why}"
-                continue
-            apart = ", ".join(map(shown, words))
-            yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
-        elif why := _no_flag(arg):
-            yield ("args",), f"{shown(arg)} {why}"
-        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := _VARIABLE.search(value)):
-            yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
-    if model.script is None and (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
-        yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
+def _env(model: Model) -> Iterator[Finding]:
     for variable, value in model.env.items():
         if variable in OWNED_ENV:
             yield ("env", variable), f"muxd sets it; {OWNED_ENV[variable]}"
-        elif wanted := _VARIABLE.search(value):
+        elif wanted := VARIABLE.search(value):
             advice = "write the value, or leave it out: a worker has muxd's own environment"
             yield ("env", variable), f"{wanted[0]} would be taken literally, nothing is expanded; {advice}"
-
-
-def _no_flag(arg: str) -> str:
-    """Return why `arg` is not the flag that it looks like; "" where it looks like no flag, or may be one."""
-    if _DASHES.match(arg):
-        return f'begins with a dash that is no "-"; write {shown(_DASHES.sub("--", arg))}'
-    if "-" + arg.partition("=")[0] in (*TENSOR, *PIPELINE, *DATA):
-        return f"has one dash; write {shown('-' + arg)}"
-    return ""
-
-
-def _value_in(arg: str) -> str:
-    """Return the value in `arg`: behind "=" in a flag, else the whole word."""
-    return arg.partition("=")[2] if arg.startswith("-") else arg
-
-
-def _shell_words(arg: str) -> list[str]:
-    """Return the words into which a shell would split `arg`."""
-    try:
-        return shlex.split(arg)
-    except ValueError:  # an unpaired quotation mark
-        return arg.split()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import flag_of
+from muxd.config.rules import Finding
 from muxd.config.schema import Model
 
 from .capabilities import Capabilities
@@ -24,6 +25,9 @@ class EngineKind:
     make: Callable[[], Engine]  # returns a new engine object, for one worker
     makes: Callable[[Model], str]  # returns what the model makes, a key of `capabilities.routes`; "": not known
     context_length: Callable[[Model], int | None]  # returns the longest text in tokens; None: not known
+    # Yields what is wrong with a model's keys, each by its path within the model's table.  The mapping is muxd's
+    # environment; None: this may be another host than the model's, and no program is looked for.
+    findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
 
     def levels(self, model: Model) -> frozenset[int]:
         """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""

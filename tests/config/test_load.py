@@ -21,8 +21,8 @@ from muxd.config.engine_options import ENGINE_OPTIONS
 from muxd.config.load import config_from_supervisor
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
-from muxd.config.rules import OWNED_FLAGS
 from muxd.config.schema import MODEL_KEYS, SECTIONS, Daemon, GiB, Key, MiB, Policy
+from muxd.engines.sglang.checks import OWNED_FLAGS
 from muxd.errors import ConfigError
 
 ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'

@@ -9,6 +9,8 @@ from muxd.config.schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind
 
+from .checks import findings
+
 if TYPE_CHECKING:
     from muxd.engines.engine import Engine
 
@@ -98,4 +100,5 @@ SGLANG = EngineKind(
     make=_make,
     makes=makes,
     context_length=context_length,
+    findings=findings,
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from muxd.config.rules import Finding
+from muxd.config.schema import Model
+from muxd.engines.sglang.checks import args_findings
 from muxd.engines.sglang.kind import SGLANG
 
 if TYPE_CHECKING:
@@ -17,9 +21,15 @@ def _make() -> Engine:
     return Simulator()
 
 
+def _findings(model: Model, _: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Yield what is wrong with `args`; the simulator needs neither weights nor an interpreter."""
+    return args_findings(model)
+
+
 SIMULATOR = replace(
     SGLANG,
     name="simulator",
     capabilities=replace(SGLANG.capabilities, is_pretend=True),
     make=_make,
+    findings=_findings,
 )

@@ -1,0 +1,93 @@
+"""Checks of a model's keys for SGLang: what its command line would refuse, or take as something else."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from muxd.config.engine_options import SGLangOptions
+from muxd.config.flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
+from muxd.config.rules import VARIABLE, Finding
+from muxd.config.schema import Model
+from muxd.config.units import shown
+
+# Flags that muxd itself sets for SGLang, each with what the user does instead.
+OWNED_FLAGS = {
+    "--host": "leave it out: workers listen on loopback only",
+    "--port": "use the key port",
+    "--model": "use the key model_path",
+    "--model-path": "use the key model_path",
+    "--served-model-name": "use the key served_names",
+    "--config": "leave it out: muxd writes that file; put its settings into args",
+    "--admin-api-key": "leave it out: muxd makes one for each start",
+    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
+    "--enable-memory-saver": "use the key sleep_level",
+    "--enable-weights-cpu-backup": "use sleep_level = 1",
+}
+
+# A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
+_JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
+
+# Characters that word processors put in the place of "--".
+_DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
+
+
+def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Yield what is wrong with a model that SGLang runs; see `EngineKind.findings`."""
+    yield from args_findings(model)
+    if not model.model_path:
+        yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
+    options = model.engine_options
+    if environ is None or not isinstance(options, SGLangOptions):
+        return
+    if not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
+        yield ("python",), f"{options.python} is not an executable that can be found; give the path of SGLang's python"
+
+
+def args_findings(model: Model) -> Iterator[Finding]:
+    """Yield what is wrong with `args`: flags that muxd itself sets, and what would not be taken as it was meant."""
+    for arg in model.args:
+        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
+        if flag in OWNED_FLAGS:
+            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        elif _JOINED.match(arg):
+            words = _shell_words(arg)
+            if why := why_no_value(*words) if len(words) == 2 else "":
+                yield ("args",), f"{shown(arg)}: {why}"
+                continue
+            apart = ", ".join(map(shown, words))
+            yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
+        elif why := _no_flag(arg):
+            yield ("args",), f"{shown(arg)} {why}"
+        elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := VARIABLE.search(value)):
+            yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
+        yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
+    with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
+        needs, count = parallel(flag_of(model.args)), len(model.gpus)
+        if model.gpus and needs.seen > count:
+            text = f"the server needs {needs}, and gpus names {count}; name as many there, or correct args"
+            yield ("args",), text
+
+
+def _no_flag(arg: str) -> str:
+    """Return why `arg` is not the flag that it looks like; "" where it looks like no flag, or may be one."""
+    if _DASHES.match(arg):
+        return f'begins with a dash that is no "-"; write {shown(_DASHES.sub("--", arg))}'
+    if "-" + arg.partition("=")[0] in (*TENSOR, *PIPELINE, *DATA):
+        return f"has one dash; write {shown('-' + arg)}"
+    return ""
+
+
+def _value_in(arg: str) -> str:
+    """Return the value in `arg`: behind "=" in a flag, else the whole word."""
+    return arg.partition("=")[2] if arg.startswith("-") else arg
+
+
+def _shell_words(arg: str) -> list[str]:
+    """Return the words into which a shell would split `arg`."""
+    try:
+        return shlex.split(arg)
+    except ValueError:  # an unpaired quotation mark
+        return arg.split()
