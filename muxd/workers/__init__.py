@@ -1,11 +1,12 @@
 """Carries out what the core commands for a worker: one Runner per model, one WorkerProcess per start.
 
-runner          takes the core's commands
-launch          starts a server
-process         follows a server from its start to its end
-gpu_memory      waits until the worker's GPU memory is free, and measures it
-port_ownership  checks that the worker itself listens on its port
-crash_evidence  keeps what explains a server's end
+runner             takes the core's commands
+launch             starts a server
+process            follows a server from its start to its end
+gpu_memory         waits until the worker's GPU memory is free, and measures it
+port_ownership     checks that the worker itself listens on its port
+script_inspection  looks at what a launch script has started
+crash_evidence     keeps what explains a server's end
 """
 
 from .launch import WorkerContext, remove_left_outside

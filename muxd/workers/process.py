@@ -7,7 +7,6 @@ this life is gone.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,6 @@ import trio
 
 from muxd.children import Child, Dropped, ExitRecord
 from muxd.config import Model
-from muxd.config.command_lines import Command
 from muxd.core.events import (
     Failure,
     SleepFailed,
@@ -37,13 +35,13 @@ from muxd.errors import CannotSpawn, in_words
 from muxd.launchers.script import changed
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
-from muxd.shim.processes import program_of
 from muxd.threads import in_thread
 
 from .crash_evidence import CrashEvidence
 from .gpu_memory import GpuMemoryTracker
 from .launch import LaunchedServer, WorkerContext, launch, log_files, remove_traces
 from .port_ownership import PortOwnership
+from .script_inspection import ScriptInspection
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class WorkerProcess:
         self.context_length: int | None = None  # in tokens, as the server says
         self.is_generation: bool | None = None  # as the server says
         self.notice = ""  # what an operator should mend although the worker serves
-        self._several: set[int] = set()  # pids of the servers that a launch script was last seen to run
+        self._inspection = ScriptInspection(engine, context.scripts)
 
     @property
     def child(self) -> Child | None:
@@ -266,53 +264,15 @@ class WorkerProcess:
                 return diagnosis.of_wrong_port(found, listener.port) if found is not None else None
             if listener.port and (found := await listener.elsewhere()) is not None:
                 self._move(listener, server, found)
-            return await self._look(listener, server)
+            return await self._inspection.look(self._model, listener, None)
         except OSError:
             return None
-
-    def _diagnose_several(self, servers: Sequence[Command], *, is_up: bool) -> Diagnosis | None:
-        """Return that a launch script runs several servers; None where it runs one.
-
-        Unless `is_up`, the same servers must be seen twice in a row: one may just give way to another.
-        """
-        before, self._several = self._several, {server.pid for server in servers}
-        if len(servers) > 1 and (is_up or before == self._several):
-            return diagnosis.of_two_servers([self._engine.port_told(server) or 0 for server in servers])
-        return None
-
-    async def _several_servers(self, listener: PortOwnership) -> Diagnosis | None:
-        """Look whether a launch script has started a second server since the first was ready."""
-        if self._model.script is None:
-            return None
-        with suppress(OSError):
-            return self._diagnose_several(self._engine.servers_among(await listener.commands()), is_up=False)
-        return None
 
     def _move(self, listener: PortOwnership, server: LaunchedServer, port: int) -> None:
         """Use this port from now on: a launch script's server was found to listen there."""
         listener.port = port
         server.move(port)
         self._context.state.save()
-
-    async def _look(self, listener: PortOwnership, server: LaunchedServer, *, is_up: bool = False) -> Diagnosis | None:
-        """Learn what a launch script has started; return why muxd cannot use that, None where it can.
-
-        `is_up`: the server is ready and can be asked; else its processes alone tell.  Raise OSError.
-        """
-        processes = await listener.commands()
-        servers = self._engine.servers_among(processes)
-        if (several := self._diagnose_several(servers, is_up=is_up)) is not None:
-            return several
-        if not is_up and len(servers) != 1:
-            return None
-        seen = await self._engine.observe(server.link if is_up else None, listener.port, processes)
-        if seen is None:
-            return self._engine.diagnose_stranger(next((program_of(p.pid) for p in processes if p.listens), ""))
-        strays = not set(seen.gpus) <= set(self._model.gpus)
-        granted = self._model.gpus
-        if (is_up or strays) and self._model.script is not None:
-            await self._context.scripts.learn(self._model.script.digest, seen)
-        return diagnosis.of_wrong_gpus(seen.gpus, granted) if strays else None
 
     def _note_leftovers(self, server: LaunchedServer) -> None:
         """Write into the state file what a kill of the server would leave outside its work folder."""
@@ -350,7 +310,7 @@ class WorkerProcess:
         if cause is not None:
             self._log_cause(cause.code, str(cause))
             self.notice = f"{cause} ({cause.code})"
-        self._given_up = await self._look(listener, server, is_up=True)
+        self._given_up = await self._inspection.look(self._model, listener, server.link)
         return self._given_up is None
 
     async def _tell_ready(self, server: LaunchedServer) -> None:
@@ -372,8 +332,9 @@ class WorkerProcess:
                 return
             assert self._listener is not None
             looks += 1
-            if looks & (looks - 1) == 0 and (several := await self._several_servers(self._listener)) is not None:
-                self._given_up = several
+            if self._model.script is not None and looks & (looks - 1) == 0:
+                self._given_up = await self._inspection.several(self._listener)
+            if self._given_up is not None:
                 self.stop(kill=True)
                 return
             if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
