@@ -15,7 +15,7 @@ from muxd.errors import ConfigError
 from .declarations import KeyDeclaration, keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices
-from .engine_options import ENGINE_OPTIONS, SGLangOptions
+from .engine_options import ENGINE_OPTIONS
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
@@ -247,8 +247,8 @@ class _FileReading:
 
     def _with_program(self, model: Model) -> Model:
         """Return the model with the full path of its `python`, looked up in the PATH that the worker will have."""
-        options = model.engine_options
-        if not isinstance(options, SGLangOptions) or model.script is not None:
+        options: Any = model.engine_options
+        if "python" not in keys_of(options) or model.script is not None:
             return model
         found = shutil.which(options.python, path=model.env.get("PATH", self._environ.get("PATH")))
         return replace(model, engine_options=replace(options, python=found)) if found else model
