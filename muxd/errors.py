@@ -199,6 +199,12 @@ class ModelTooLarge(ModelFailed):
     retryable = False
 
 
+class GpuMemoryTaken(Unavailable):
+    """Processes that are not muxd's hold so much of a GPU that the model does not fit, whoever else leaves."""
+
+    code = "gpu_memory_taken"
+
+
 class GpuMissing(ModelFailed):
     """The model is given a GPU that this machine does not have."""
 

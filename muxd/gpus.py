@@ -2,14 +2,15 @@
 
 This module is the only seam to the hardware, and gives every GPU its id: the index of a card as NVML counts, and the
 UUID of a MIG slice.  A slice is a GPU of its own, with memory of its own; a card that is divided into slices is none:
-CUDA gives processes its slices alone.  A reading is of the whole device: NVML gives no figures per process in
-containers.
+CUDA gives processes its slices alone.  A reading is of the whole device; figures by process are told where NVML has
+them, which is not in containers.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +62,7 @@ class GpuMemory:
     name: str
     total: int  # bytes
     used: int  # bytes
+    holders: Mapping[int, int] | None = None  # bytes by pid, where they were asked for and can be told
 
     @property
     def free(self) -> int:
@@ -74,8 +76,8 @@ class Gpus(Protocol):
     latest: dict[GpuId, GpuMemory]  # the last reading, for status
     there: frozenset[GpuId]  # all GPUs at the last reading, readable or not; none where that is unknown
 
-    async def read(self) -> dict[GpuId, GpuMemory]:
-        """Return a fresh reading, empty where no GPU can be read."""
+    async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
+        """Return a fresh reading, with `holders` by process too; empty where no GPU can be read."""
         ...
 
     def cover(self, config: Config) -> None:
@@ -92,7 +94,7 @@ class NoGpus:
     def __init__(self) -> None:
         self.latest: dict[GpuId, GpuMemory] = {}
 
-    async def read(self) -> dict[GpuId, GpuMemory]:
+    async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
         await trio.lowlevel.checkpoint()
         return {}
 
@@ -111,11 +113,12 @@ class SimulatedGpus:
         self._ids = in_order(ids)
         self.latest: dict[GpuId, GpuMemory] = {}
 
-    async def read(self) -> dict[GpuId, GpuMemory]:
+    async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
         await trio.lowlevel.checkpoint()
         total = self._ledger.capacity
         try:
-            self.latest = {id: GpuMemory(id, "simulated GPU", total, self._ledger.used(id)) for id in self._ids}
+            held = {id: self._ledger.holders(id) for id in self._ids}
+            self.latest = {id: GpuMemory(id, "simulated GPU", total, sum(held[id].values()), held[id]) for id in held}
         except OSError as error:
             log.warning("the simulated GPUs cannot be read: %s", in_words(error))
             return {}
@@ -137,10 +140,12 @@ class NvmlGpus:
         self.latest: dict[GpuId, GpuMemory] = {}
         self.there: frozenset[GpuId] = frozenset()
 
-    async def read(self) -> dict[GpuId, GpuMemory]:
+    async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
         try:
             with trio.fail_after(NVML_TIMEOUT):
-                there, self.latest = await in_thread(_read_nvml, abandon_on_cancel=True, limiter=self._thread)
+                there, self.latest = await in_thread(
+                    partial(_read_nvml, holders=holders), abandon_on_cancel=True, limiter=self._thread
+                )
                 self.there = there if there == self.latest.keys() else there | self.there  # a lost card has slices
         except (pynvml.NVMLError, trio.TooSlowError) as error:
             log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
@@ -151,7 +156,7 @@ class NvmlGpus:
         pass
 
 
-def _read_nvml() -> tuple[frozenset[GpuId], dict[GpuId, GpuMemory]]:
+def _read_nvml(*, holders: bool) -> tuple[frozenset[GpuId], dict[GpuId, GpuMemory]]:
     """Return the ids of all GPUs, and the readings; raises pynvml.NVMLError where no GPU can be read.
 
     A GPU that is lost is left out, so that muxd still sees the others.
@@ -165,7 +170,8 @@ def _read_nvml() -> tuple[frozenset[GpuId], dict[GpuId, GpuMemory]]:
             for gpu, device in devices.items():
                 there.add(gpu)
                 memory, name = pynvml.nvmlDeviceGetMemoryInfo(device), str(pynvml.nvmlDeviceGetName(device))
-                readings[gpu] = GpuMemory(gpu, name, int(memory.total), int(memory.used))
+                told = _holders(device) if holders else None
+                readings[gpu] = GpuMemory(gpu, name, int(memory.total), int(memory.used), told)
         except pynvml.NVMLError as error:
             lost = error
             there.add(gpu)
@@ -173,6 +179,18 @@ def _read_nvml() -> tuple[frozenset[GpuId], dict[GpuId, GpuMemory]]:
     if lost is not None and not readings:
         raise lost
     return frozenset(there), readings
+
+
+def _holders(device: object) -> dict[int, int] | None:
+    """Return the bytes that each process has on a GPU, by pid; None where NVML does not tell, as in containers."""
+    held: dict[int, int] = {}
+    for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
+        with suppress(pynvml.NVMLError_NotSupported):  # a slice, or a card for computing alone, has no graphics
+            for process in ask(device):
+                if process.usedGpuMemory is None:
+                    return None
+                held[int(process.pid)] = max(held.get(int(process.pid), 0), int(process.usedGpuMemory))
+    return held
 
 
 def installed_gpus() -> list[GpuIdentity]:
@@ -222,6 +240,15 @@ def simulated_gpus() -> list[GpuIdentity]:
 
 def simulated_ledger_path(config: Config) -> Path:
     return config.daemon.state_dir / "simulated-gpus.json"
+
+
+def simulated_memory(config: Config, ids: Iterable[GpuId]) -> list[GpuMemory]:
+    """Return a reading of pretend GPUs without a muxd, which makes no file; nothing is held where none can be read."""
+    path, total = simulated_ledger_path(config), config.daemon.simulated_gpu_memory
+    held: dict[GpuId, dict[int, int]] = {}
+    with suppress(*UNREADABLE, TypeError):
+        held = {id: GpuLedger(path, total).holders(id) for id in ids} if path.exists() else {}
+    return [GpuMemory(id, "simulated GPU", total, sum(held.get(id, {}).values()), held.get(id, {})) for id in ids]
 
 
 def are_simulated(config: Config) -> bool:

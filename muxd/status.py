@@ -1,17 +1,20 @@
 """muxd's status as JSON-ready values; nothing in this module waits or changes anything."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
-from .core.ledger import shown_gpu
+from .config.schema import GpuBudgets
+from .core.ledger import GpuId, shown_gpu
 from .core.progress import Progress, next_step, progress_of
 from .core.scheduler import Scheduler
 from .core.states import WorkerState
 from .core.worker import Worker
 from .gpus import Gpus
 from .lease_streams import seconds
+from .strangers import Strangers
 from .workers import Runner
 
 
@@ -103,8 +106,25 @@ def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
     return None
 
 
-def gpu_status(gpus: Gpus) -> list[dict[str, Any]]:
-    return [{"index": shown_gpu(g.id), "name": g.name, "total": g.total, "used": g.used} for g in gpus.latest.values()]
+def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]) -> list[dict[str, Any]]:
+    """Return each GPU's memory in bytes; `for_models`: what models may have together, with what strangers leave."""
+    return [
+        {
+            "index": shown_gpu(gpu.id),
+            "name": gpu.name,
+            "total": gpu.total,
+            "used": gpu.used,
+            "for_models": budgets.most(gpu.id, gpu.total, found[gpu.id].size if gpu.id in found else 0),
+            "strangers": _strangers(found[gpu.id]) if gpu.id in found else None,
+        }
+        for gpu in gpus.latest.values()
+    ]
+
+
+def _strangers(found: Strangers) -> dict[str, Any]:
+    """Return what others than muxd's workers have; no processes: nobody tells which they are."""
+    processes = [{"pid": p.pid, "program": p.program, "bytes": p.size} for p in found.processes]
+    return {"bytes": found.size, "processes": processes, "text": str(found)}
 
 
 def door_status(config: Config, now: float) -> dict[str, Any]:

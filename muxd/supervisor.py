@@ -63,11 +63,12 @@ from .core.events import (
     Waiting,
     WeightsSeen,
 )
-from .core.ledger import WHOLE
+from .core.host_state import CHANGING
+from .core.ledger import WHOLE, GpuId
 from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
 from .core.spec import GroupSpec, WorkerSpec
-from .core.states import WorkerState
+from .core.states import DOWN, WorkerState
 from .engines.registry import kind_of
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
@@ -80,6 +81,7 @@ from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
 from .own_log import setup_logging
 from .reload import Reload, Reread, read_again
+from .strangers import StrangerWatch, is_below
 from .threads import in_thread
 from .ticks import next_tick
 from .workers import Runner, WorkerContext
@@ -149,6 +151,7 @@ class Supervisor:
         self._orders = LeaseStreams(order_line)
         self._unloads = LeaseStreams(order_line)
         self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
+        self.strangers = StrangerWatch()
         self._losses = Losses(self.config.daemon.log_dir)
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._written = False  # whether the configuration's files were written since muxd read them
@@ -263,11 +266,28 @@ class Supervisor:
             await next_tick(2 * TICK)  # the thread costs more CPU than all the rest of a tick
 
     async def _measure_gpus(self) -> None:
-        """Read the GPUs, and tell the core which there are and their sizes where these have changed."""
-        gpus, host = self._context.gpus, self._scheduler.host
-        totals = {gpu.id: gpu.total for gpu in (await gpus.read()).values()}
-        if gpus.there != host.gpus_there or not totals.items() <= host.ledger.capacity.items():
-            self.tell(GpusMeasured(trio.current_time(), totals, gpus.there))
+        """Read the GPUs, and tell the core what is there for its workers, where that has changed."""
+        gpus, host, budgets = self._context.gpus, self._scheduler.host, self.config.gpus
+        reading = await gpus.read(holders=True)
+        children = [runner.child for runner in self._runners.values() if runner.child is not None]
+        shims, sessions = {child.shim_pid for child in children}, {child.pid for child in children}
+        is_ours = partial(is_below, shims=shims, sessions=sessions)
+        self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
+        found = {gpu: strangers for gpu, strangers in self.strangers.found.items() if gpu in reading}
+        totals = {gpu: budgets.most(gpu, memory.total) for gpu, memory in reading.items()}
+        left = {gpu: budgets.most(gpu, reading[gpu].total, strangers.size) for gpu, strangers in found.items()}
+        who = {gpu: str(strangers) for gpu, strangers in found.items()} if reading else host.strangers
+        room = host.ledger.capacity
+        if gpus.there != host.gpus_there or who != host.strangers or not {**totals, **left}.items() <= room.items():
+            self.tell(GpusMeasured(trio.current_time(), totals, gpus.there, who, left))
+
+    def _used_by_workers(self, gpu: GpuId) -> int | None:
+        """Return the bytes that workers were last seen to have on a GPU; None where one changes or was not measured."""
+        held = self._context.held_memory
+        on_it = [w for w in self._scheduler.host.workers.values() if gpu in w.spec.gpus and w.state not in DOWN]
+        if any(w.state in CHANGING | {WorkerState.STUCK} or gpu not in held.get(w.name, {}) for w in on_it):
+            return None
+        return sum(held[worker.name][gpu] for worker in on_it)
 
     async def _tell_weights(self, config: Config) -> None:
         """Tell the core how much GPU memory each model needs at least, by the size of its weight files."""
@@ -367,7 +387,7 @@ class Supervisor:
             "simulated": any(kind_of(model).capabilities.is_pretend for model in self.config.models),
             "proxy": self._proxy.status(),
             "door": status.door_status(self.config, time.time()),
-            "gpus": status.gpu_status(self._context.gpus),
+            "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self.strangers.found),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.groups],
             "log_dir": str(self.config.daemon.log_dir),
@@ -454,6 +474,7 @@ class Supervisor:
         now = trio.current_time()
         self.tell(Reconfigured(now, specs, reload.changed(), policy.wait_target, policy.keep_turns))
         await reload.taken_over.wait()
+        await self._measure_gpus()  # models may have more or less of them now
 
     async def _take_over_observed(self) -> None:
         """Put what muxd has just observed of a launch script's server into the configuration, and take that over.

@@ -323,7 +323,7 @@ class FakeGpus:
         used = {gpu: sum(s.memory_at(now) for s in servers if gpu in s.model.gpus) for gpu in self.ids}
         return {gpu: GpuMemory(gpu, "a GPU", self.total, size + self.strangers(now)) for gpu, size in used.items()}
 
-    async def read(self) -> dict[str, GpuMemory]:
+    async def read(self, *, holders: bool = False) -> dict[str, GpuMemory]:
         await trio.lowlevel.checkpoint()
         if self.fails:
             self.fails -= 1

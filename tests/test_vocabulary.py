@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("muxd", "muxctl") for path in (ROOT / package).rglob("*.py"))
 
 #: Endings of class names that are no noun of muxd's: SGLang's own name, participles and adjectives in errors.
-NO_NOUN = {"SGLang", "Denied", "Found", "Large", "Missing", "Refused", "Seen", "Unavailable", "Unusable", "Use"}
+NO_NOUN = {"SGLang", "Denied", "Found", "Large", "Missing", "Refused", "Seen", "Taken", "Unavailable", "Unusable"}
+NO_NOUN |= {"Use"}
 
 
 @cache

@@ -96,7 +96,11 @@ def _switch(switch: dict[str, Any]) -> str:
 
 def _gpu(gpu: dict[str, Any]) -> str:
     used = "?" if gpu["used"] is None else gibibytes(gpu["used"])
-    return f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
+    line = f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
+    if (strangers := gpu.get("strangers")) is not None:
+        line += f"; {plain(strangers['text'])}"
+    room = gpu.get("for_models", gpu["total"])
+    return line if room == gpu["total"] else f"{line}; {gibibytes(room)} GiB for models"
 
 
 def _lost_logs(tellers: list[dict[str, Any]], folder: str | None) -> list[str]:

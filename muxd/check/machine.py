@@ -16,12 +16,14 @@ from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB, Model
 from muxd.core.ledger import GpuId, in_order
 from muxd.engines.sglang.engine import server_flags
-from muxd.gpus import GpuMemory
+from muxd.gpus import GpuMemory, simulated_memory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory
 from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
 from muxd.host.port_holders import holder_of
 from muxd.own_files import why_too_open
+from muxd.shim.processes import look_up
+from muxd.strangers import reckoned, strangers_among
 
 from .report import ReportLine, ok, warn, wrong
 from .scripts import Text
@@ -90,6 +92,16 @@ class HostCheck:
         """Return the GPUs that NVML knows, by id."""
         return {gpu.id: gpu for gpu in self._readings.gpus[0]}
 
+    @cached_property
+    def simulated_gpus(self) -> dict[GpuId, GpuMemory]:
+        """Return the pretend GPUs that models name, by id."""
+        named = in_order({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
+        return {gpu.id: gpu for gpu in simulated_memory(self.config, named)}
+
+    def room(self, gpu: GpuMemory) -> int:
+        """Return the bytes that models may have of a GPU together, where strangers leave them."""
+        return self.config.gpus.most(gpu.id, gpu.total)
+
     @property
     def memory(self) -> int:
         """Return the bytes of RAM; 0 if unknown."""
@@ -116,11 +128,12 @@ class HostCheck:
 
     def gpu_lines(self) -> Iterator[ReportLine]:
         """Yield lines on the simulated and on the real GPUs, and on missing ones."""
-        if len(self.real_models) < len(self.models):
-            pretend = in_order({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
+        if pretend := self.simulated_gpus:
             size = self.config.daemon.simulated_gpu_memory / GiB
             yield ok("GPUs", f"{', '.join(pretend)}: simulated, {size:.1f} GiB each")
+            yield from self._stranger_lines(pretend)
         if not self.real_models:
+            yield from self._budget_lines(pretend)
             return
         if not self.gpus and not all(runs_on_cpu(model.args) for model in self.real_models):
             why = self._readings.gpus[1]
@@ -128,6 +141,35 @@ class HostCheck:
         if self.gpus:
             gpu_list = ", ".join(f"{gpu.id}: {gpu.name}, {gpu.total / GiB:.1f} GiB" for gpu in self.gpus.values())
             yield ok("GPUs", gpu_list)
+            yield from self._stranger_lines(self.gpus)
+            yield from self._budget_lines(pretend | self.gpus)
+
+    def _stranger_lines(self, gpus: Mapping[GpuId, GpuMemory]) -> Iterator[ReportLine]:
+        """Yield a line for each GPU of which processes have memory; a muxd that runs shows it in its status."""
+        for gpu in gpus.values() if not self.is_running else ():
+            found = strangers_among(gpu.holders, _is_nobodys, has_workers=False) or reckoned(gpu.used)
+            if found.size:
+                yield warn("GPUs", f"GPU {gpu.id}: {found}; models have what they leave")
+
+    def _budget_lines(self, gpus: Mapping[GpuId, GpuMemory]) -> Iterator[ReportLine]:
+        """Yield lines on what [gpus] says and these GPUs cannot be."""
+        budgets, where = self.config.gpus, self.problems.where(("gpus", "memory"))
+        for id, size in budgets.memory.items():
+            if id not in gpus and self.real_models:
+                yield wrong("GPUs", f"GPU {id} is not there: there is {', '.join(gpus)}; correct memory", where)
+            elif id in gpus and size > gpus[id].total:
+                has = f"GPU {id} has {gpus[id].total / GiB:.1f} GiB in all"
+                yield wrong("GPUs", f"{has}, and memory gives models {size / GiB:.1f} GiB; lower it", where)
+        for gpu in gpus.values():
+            if budgets.reserve >= gpu.total:
+                text = f"a reserve of {budgets.reserve / GiB:.1f} GiB leaves nothing of GPU {gpu.id}, which has"
+                where = self.problems.where(("gpus", "reserve"))
+                yield wrong("GPUs", f"{text} {gpu.total / GiB:.1f} GiB; lower it", where)
+
+
+def _is_nobodys(pid: int) -> bool | None:
+    """Say that no process is a worker's, as no muxd runs; None where there is no such process here."""
+    return None if look_up(pid) is None else False
 
 
 def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from muxd.config.devices import VARIABLE
 from muxd.config.flags import odd_args, runs_on_cpu
 from muxd.config.problems import Problems
-from muxd.config.schema import GiB, Model, Script
+from muxd.config.schema import Config, GiB, Model, Script
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need
@@ -24,8 +24,7 @@ from .scripts import Text
 def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield lines on what is wrong with a model; one `ok` line that describes it if nothing is."""
     if model.engine == "simulator":
-        pretend = machine.config.daemon.simulated_gpu_memory
-        found = [*never_fits(model, pretend, machine.problems), *_level_lines(machine, model)]
+        found = [*never_fits(model, machine.config, machine.problems), *_level_lines(machine, model)]
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
     if model.script is not None:
@@ -136,19 +135,22 @@ def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 # Its sizes
 
 
-def never_fits(model: Model, capacity: int, problems: Problems) -> Iterator[ReportLine]:
-    """Yield a line if a simulated model does not fit on simulated GPUs of `capacity` bytes each."""
-    if model.engine == "simulator" and model.memory is not None:
-        share = model.memory.total // max(1, len(model.gpus))
-        if share > capacity:
-            where = problems.where(("models", model.name, "memory"))
-            yield _too_large(model, model.gpus[0], capacity, where)
+def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[ReportLine]:
+    """Yield a line if a simulated model does not fit on simulated GPUs."""
+    if model.engine != "simulator" or model.memory is None:
+        return
+    share, total = model.memory.total // max(1, len(model.gpus)), config.daemon.simulated_gpu_memory
+    rooms = {gpu: config.gpus.most(gpu, total) for gpu in model.gpus}
+    if small := [gpu for gpu in model.gpus if share > rooms[gpu]]:
+        where = problems.where(("models", model.name, "memory"))
+        yield _too_large(model, small[0], rooms[small[0]], total, where)
 
 
-def _too_large(model: Model, gpu: str, capacity: int, where: str) -> ReportLine:
+def _too_large(model: Model, gpu: str, room: int, total: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
     each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
-    text = f"needs {_gib(needs)}{each}, GPU {gpu} has {_gib(capacity)}: it can never be loaded"
+    has = _gib(room) if room == total else f"{_gib(room)} for models by [gpus]"
+    text = f"needs {_gib(needs)}{each}, GPU {gpu} has {has}: it can never be loaded"
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
 
 
@@ -181,12 +183,12 @@ def _level_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, len(model.gpus)) if model.memory is not None else 0
-    small = min((machine.gpus[gpu] for gpu in model.gpus), key=lambda gpu: gpu.total, default=None)
+    small = min((machine.gpus[gpu] for gpu in model.gpus), key=machine.room, default=None)
     if small is None:
         return
-    together = sum(machine.gpus[gpu].total for gpu in model.gpus)
-    if share > small.total:
-        yield _too_large(model, small.id, small.total, machine.where(model, "memory"))
+    together = sum(machine.room(machine.gpus[gpu]) for gpu in model.gpus)
+    if share > machine.room(small):
+        yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
         have = f"have {_gib(together)} together" if len(model.gpus) > 1 else f"has {_gib(together)}"
         text, where = f"its weights have {_gib(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")

@@ -59,9 +59,8 @@ def check(
         lines += [*port_lines(machine), *folder_lines(machine)]
         without_sglang = machine.without_sglang
     else:
-        pretend = config.daemon.simulated_gpu_memory
         lines += [
-            line for model in config.models if model.name not in broken for line in never_fits(model, pretend, problems)
+            line for model in config.models if model.name not in broken for line in never_fits(model, config, problems)
         ]
     with suppress(NoAnswer):
         lines += [wrong("files", told) for told in within(lambda: writable_by_others(config))]

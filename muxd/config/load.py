@@ -24,7 +24,7 @@ from .names import MODEL_NAME
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check, check_folders
-from .schema import MODEL_KEYS, SECTIONS, Config, Daemon, Model, Policy, Proxy
+from .schema import MODEL_KEYS, SECTIONS, Config, Daemon, GpuBudgets, Model, Policy, Proxy
 from .sources import Source, merged, read_sources
 from .units import shown
 
@@ -191,11 +191,13 @@ class _FileReading:
             text = _misplaced(name) or unknown_key(name, raw[name], TABLES, in_model=False)
             self._problems.add((name,), text)
         defaults = self._table(("defaults",), raw.get("defaults", {}), MODEL_KEYS)
+        models = self._models(raw.get("models", {}), defaults)
         return Config(
             daemon=self._daemon(raw.get("muxd", {})),
             proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), keys_of(Proxy))),
             policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys_of(Policy))),
-            models=self._models(raw.get("models", {}), defaults),
+            gpus=self._gpu_budgets(raw.get("gpus", {}), simulated=any(m.engine == "simulator" for m in models)),
+            models=models,
             path=path,
         )
 
@@ -205,6 +207,16 @@ class _FileReading:
         given.setdefault("log_dir", default_log_dir(self._environ, state_dir))
         given.setdefault("socket", default_socket(self._environ))
         return Daemon(**given)
+
+    def _gpu_budgets(self, raw: Any, *, simulated: bool) -> GpuBudgets:
+        given = self._table(("gpus",), raw, keys_of(GpuBudgets))
+        sizes = given.pop("memory", {})
+        try:
+            ids = self._devices.distinct_ids(tuple(sizes), simulated=simulated)
+            given["memory"] = dict(zip(ids, sizes.values(), strict=True))
+        except ValueError as error:
+            self._problems.add(("gpus", "memory"), _with_remedy(error))
+        return GpuBudgets(**given)
 
     def _models(self, raw: Any, defaults: dict[str, Any]) -> tuple[Model, ...]:
         if not isinstance(raw, dict):
@@ -240,9 +252,7 @@ class _FileReading:
                 "gpus": self._devices.distinct_ids(names, simulated="engine" in given and _is_pretend(given["engine"]))
             }
         except ValueError as error:
-            self._problems.add(
-                (*path, "gpus"), str(error) if "name " in str(error) else f"{error}; give gpus, by number"
-            )
+            self._problems.add((*path, "gpus"), _with_remedy(error))
             return {"gpus": ()}
 
     def _with_program(self, model: Model) -> Model:
@@ -272,6 +282,10 @@ class _FileReading:
                 except ValueError as error:
                     self._problems.add((*path, key), str(error))
         return given
+
+
+def _with_remedy(error: ValueError) -> str:
+    return str(error) if "; " in str(error) else f"{error}; give gpus, by number"
 
 
 def _misplaced(key: str) -> str | None:

@@ -245,6 +245,17 @@ def gpu_names(value: Any, base: Base) -> tuple[str, ...]:
     return tuple(map(str, _distinct(value)))
 
 
+def gpu_sizes(value: Any, base: Base) -> dict[str, int]:
+    """Read a table of sizes by GPU, which has a number or a name (UUID); `devices` finds their ids."""
+    if not isinstance(value, dict):
+        raise ValueError(f'{shown(value)} is not a table; write {{ 0 = "40GiB" }}')
+    for name in value:
+        if not (name.isdigit() or is_name(name)):
+            raise ValueError(f"{shown(name)} is not a GPU; write its number, or its UUID")
+    read = size(1)
+    return {name: read(given, base) for name, given in value.items()}
+
+
 def _may_be_gpu(item: Any) -> bool:
     return (isinstance(item, int) and not isinstance(item, bool)) or (isinstance(item, str) and is_name(item))
 

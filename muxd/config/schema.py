@@ -3,6 +3,7 @@
 Times are in seconds, sizes in bytes; `inf` means no limit.  `load` reads the values from TOML and checks them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from math import inf
@@ -22,6 +23,7 @@ from .readers import (
     duration,
     environment,
     gpu_names,
+    gpu_sizes,
     header_names,
     host_names,
     integer,
@@ -229,6 +231,24 @@ class Policy:
         "take to send their next request: only where that is much less than a switch there and back takes, and never "
         "past the bound of who waits.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBudgets:
+    """The `[gpus]` table: how much of each GPU muxd's models may have together, in bytes."""
+
+    reserve: int = key(size(), 0, live=True, doc="So much of each GPU is never promised to a model.")
+    memory: Mapping[str, int] = key(
+        gpu_sizes,
+        {},
+        live=True,
+        doc='How much of a GPU models may have together, as in { 0 = "40GiB" }; a GPU is named as in a model\'s gpus.  '
+        "Default: all that NVML says, without the reserve.",
+    )
+
+    def most(self, gpu: str, total: int, strangers: int = 0) -> int:
+        """Return the bytes that models may have of a GPU of `total` bytes, of which strangers have so many."""
+        return max(0, min(int(self.memory.get(gpu, total)), total - self.reserve - strangers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,7 +553,7 @@ class Key:
 MODEL_KEYS: dict[str, KeyDeclaration] = {**keys_of(Model), **OPTION_KEYS}
 
 #: The tables of a configuration file that have keys of their own, beside those of the models and [[keys]].
-SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy}
+SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy, "gpus": GpuBudgets}
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,6 +563,7 @@ class Config:
     daemon: Daemon
     proxy: Proxy = Proxy()
     policy: Policy = Policy()
+    gpus: GpuBudgets = GpuBudgets()
     models: tuple[Model, ...] = ()
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the main file; None: the command line alone
@@ -554,7 +575,7 @@ class Config:
     @property
     def sections(self) -> dict[str, Any]:
         """Return the tables in SECTIONS, by their names."""
-        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy}
+        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy, "gpus": self.gpus}
 
     def with_log_level(self, level: str | None) -> "Config":
         """Return the configuration with the log level of the command line, or unchanged where that gave none."""

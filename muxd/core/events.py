@@ -4,7 +4,7 @@ Every event carries `time`, seconds on a monotonic clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .ledger import GpuId
@@ -121,11 +121,13 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True)
 class GpusMeasured:
-    """The GPUs that can be read have so much memory in all, in bytes; those named before keep theirs."""
+    """The GPUs that can be read have so much memory for workers, in bytes; those named before keep theirs."""
 
     time: float
     totals: Mapping[GpuId, int]
     there: frozenset[GpuId] = frozenset()  # all GPUs of this host, readable or not; none: nobody knows
+    strangers: Mapping[GpuId, str] = field(default_factory=dict)  # who else has memory there, for users
+    left: Mapping[GpuId, int] = field(default_factory=dict)  # bytes that strangers leave, where there are some
 
 
 @dataclass(frozen=True, slots=True)

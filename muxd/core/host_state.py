@@ -27,7 +27,7 @@ from .events import Waiting
 from .group import UP, Group, Lease
 from .ledger import WHOLE, GpuId, Holding, Ledger, in_order
 from .spec import GroupSpec, WorkerSpec
-from .states import WorkerState
+from .states import DOWN, WorkerState
 from .worker import Cost, Worker
 
 GIB = 1 << 30
@@ -99,6 +99,8 @@ class HostState:
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
         self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
+        self.sizes: dict[GpuId, int] = {}  # bytes that workers may have together where strangers leave them
+        self.strangers: dict[GpuId, str] = {}  # who else has memory of a GPU, as users are told
         self.weights: dict[str, int] = {}  # bytes that a worker of a group certainly needs, by the group's name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
@@ -240,7 +242,7 @@ class HostState:
 
     def _too_small(self, spec: WorkerSpec, group: str) -> Impossible | None:
         """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
-        sizes = {gpu: self.ledger.capacity[gpu] for gpu in in_order(spec.gpus) if gpu in self.ledger.capacity}
+        sizes = {gpu: self.sizes[gpu] for gpu in in_order(spec.gpus) if gpu in self.sizes}
         if spec.memory:
             share = spec.memory // max(1, len(spec.gpus))
             reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
@@ -258,7 +260,7 @@ class HostState:
         """Return why members of a group, each small enough, can never be on one GPU together."""
         for gpu in in_order(group.gpus):
             shares = [worker.spec.share for worker in group.serving if gpu in worker.spec.gpus]
-            capacity = self.ledger.capacity.get(gpu)
+            capacity = self.sizes.get(gpu)
             if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
                 continue
             if capacity is None or WHOLE in shares:
@@ -268,6 +270,23 @@ class HostState:
                 reason = f"{need}, and GPU {gpu} has {capacity / GIB:.1f} GiB in all"
             return Impossible("model_too_large", reason, "give each a GPU of its own")
         return None
+
+    def crowded_out(self, group: Group) -> str:
+        """Return why strangers leave no room for a group that is not on its GPUs, whoever leaves them; else ""."""
+        is_at_rest = group.state in DOWN or group.state is WorkerState.ASLEEP
+        coming = _coming(group) if self.strangers and is_at_rest else ()
+        needs: dict[GpuId, int] = {}
+        for worker in coming:
+            spec = worker.spec
+            share = spec.memory // max(1, len(spec.gpus)) if spec.share == WHOLE else spec.share
+            needs |= {gpu: needs.get(gpu, 0) + share for gpu in spec.gpus}
+        short = [gpu for gpu in in_order(needs) if gpu in self.strangers and needs[gpu] > self.ledger.capacity[gpu]]
+        if not short:
+            return ""
+        wanted = (f"{needs[gpu] / GIB:.1f} GiB of GPU {gpu}" for gpu in short)
+        has = (f"{self.ledger.capacity[gpu] / GIB:.1f} GiB for it: {self.strangers[gpu]}" for gpu in short)
+        each = ", ".join(f"it needs {need}, which has {room}" for need, room in zip(wanted, has, strict=True))
+        return f"cannot be loaded now: {each}; end that, or wait"
 
     # What is done to a group
 

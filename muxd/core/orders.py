@@ -191,6 +191,8 @@ class Orders:
             return  # it is started again by itself, or its order is refused
         elif never := self.host.never_loads(group):
             yield from self.fail(group, never.code, f"model {group.name} {never}")
+        elif crowded := self.host.crowded_out(group):
+            yield from self.fail(group, "gpu_memory_taken", f"model {group.name} {crowded}")
         elif self._switching.claimants(group) and self.host.fits(group):
             return  # there will be room, or none, once the others have come
         elif holders := self.host.evictions(group):

@@ -98,6 +98,8 @@ def _next_of_draining(group: Group, now: float) -> str:
 def _next_at_rest(host: HostState, switching: Switching, group: Group, now: float) -> str:
     if never := host.never_loads(group):
         return str(never)
+    if crowded := host.crowded_out(group):
+        return crowded
     if group.wanted or switching.is_coming(group):
         holders = " and ".join(b.group.name for b in switching.in_the_way(group))
         if not holders and (others := switching.claimants(group)):

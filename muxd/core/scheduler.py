@@ -65,6 +65,10 @@ SERVING = frozenset({WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY
 LIVING = SERVING | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
 
+#: Seconds after which it is worth another try to load a model for which strangers leave no room.
+CROWDED_RETRY = 30.0
+
+
 class Scheduler:
     def __init__(self, specs: Iterable[GroupSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
         self.host = HostState(specs)
@@ -110,9 +114,10 @@ class Scheduler:
                 yield from self._orders.unload(self.host.groups[name], ticket)
             case Reconfigured():
                 yield from self._reconfigured(event)
-            case GpusMeasured(_, totals, there):
-                for gpu, size in totals.items():
-                    self.host.ledger.capacity[gpu] = size
+            case GpusMeasured(_, totals, there, strangers, left):
+                self.host.sizes |= totals
+                self.host.ledger.capacity |= {**self.host.sizes, **left}
+                self.host.strangers = dict(strangers)
                 self.host.gpus_there = there or self.host.gpus_there
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
@@ -273,6 +278,8 @@ class Scheduler:
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
+        if crowded := self.host.crowded_out(group):
+            return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
             wait = group.retry_at - self.host.now
             failed = max(group.lost_role, key=lambda worker: worker.ended_at)

@@ -275,6 +275,8 @@ class Switching:
         if self.host.now < group.retry_at:
             self.next_decision = min(self.next_decision, group.retry_at)
             return
+        if self.host.crowded_out(group):
+            return
         blockers = self.host.evictions(group)
         if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
             return  # one that comes back by itself after it lost its quorum has no switch that keeps others off
@@ -382,7 +384,8 @@ class Switching:
         """Let a crashed group whose GPU another one has taken wait for a request like any other."""
         for group in self.host.groups.values():
             unwanted = not group.wanted and not self.is_wished(group)
-            if group.state is WorkerState.BACKOFF and unwanted and self.host.evictions(group):
+            has_no_room = group.state is WorkerState.BACKOFF and unwanted
+            if has_no_room and (self.host.evictions(group) or self.host.crowded_out(group)):
                 yield from self.host.rest(group, WorkerState.BACKOFF)
 
     def _complete(self) -> Iterator[Command]:

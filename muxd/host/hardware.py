@@ -1,6 +1,7 @@
 """The GPUs and the memory of this machine."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pynvml
@@ -18,7 +19,7 @@ _LIMIT = Path("/sys/fs/cgroup/memory.max")
 def read_gpus() -> tuple[Sequence[GpuMemory], str]:
     """Return the GPUs that NVML knows, in its order, and the reason to give if there are none."""
     try:
-        found = trio.run(NvmlGpus().read)
+        found = trio.run(partial(NvmlGpus().read, holders=True))
     except pynvml.NVMLError as error:
         return [], str(error)
     return list(found.values()), "NVML tells of none"

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from muxd.children import Dropped
+from muxd.children import Child, Dropped
 from muxd.config import Model
 from muxd.engines.engine import Engine
 from muxd.engines.registry import engine_for
@@ -52,8 +52,12 @@ class Runner:
         return self._gpu_memory
 
     @property
+    def child(self) -> Child | None:
+        return self._life.child if self._life is not None else None
+
+    @property
     def pid(self) -> int | None:
-        return self._life.child.pid if self._life is not None and self._life.child is not None else None
+        return self.child.pid if self.child is not None else None
 
     @property
     def context_length(self) -> int | None:
@@ -82,7 +86,7 @@ class Runner:
     @property
     def dropped(self) -> Dropped:
         """Return how much of the worker's output was lost since muxd started, and why."""
-        living = self._life.child.dropped if self._life is not None and self._life.child is not None else Dropped()
+        living = self.child.dropped if self.child is not None else Dropped()
         return living.after(self._dropped)
 
     @property

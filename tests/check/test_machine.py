@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from muxd.config.schema import GiB
 from muxd.host import bounded, interpreters
+from muxd.shim.processes import program_of
+from muxd.simulator.gpu_ledger import GpuLedger, start_time
 
 A = "[models.a]\nmodel_path = 'Qwen/Qwen3-14B'\n"
 
@@ -91,6 +94,42 @@ def test_the_gpus_are_told_and_those_that_are_not_there(report, interpreter):
     ]
     status, lines = report(f"{text}args = ['--device', 'cpu']\n", gpus=(140, 80))
     assert (status, of(lines, "a")[0][0]) == (0, "ok"), "a number that only keeps it apart from others"
+
+
+BUDGETS = [
+    ("memory = { 0 = '200GiB' }", "4: GPU 0 has 140.0 GiB in all, and memory gives models 200.0 GiB; lower it"),
+    ("memory = { 7 = '20GiB' }", "4: GPU 7 is not there: there is 0; correct memory"),
+    ("reserve = '140GiB'", "4: a reserve of 140.0 GiB leaves nothing of GPU 0, which has 140.0 GiB; lower it"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), BUDGETS)
+def test_budgets_that_cannot_be_are_wrong_with_their_line(report, interpreter, text, told):
+    interpreter()
+    status, lines = report(f"[gpus]\n{text}\n[defaults]\npython = './python'\n{A}", gpus=(140,))
+    assert (status, of(lines, "GPUs")[-1]) == (2, ("WRONG", "GPUs", f"muxd.toml:{told}"))
+
+
+@pytest.mark.parametrize("engine", ["sglang", "simulator"])
+def test_a_model_beyond_the_budget_of_its_gpu_is_wrong(report, interpreter, engine):
+    interpreter()
+    table = f"[models.a]\nengine = '{engine}'\nmemory = {{ weights = '50GiB' }}\n"
+    table += "model_path = 'o/a'\npython = './python'\n" if engine == "sglang" else ""
+    status, lines = report(f"{table}[gpus]\nmemory = {{ 0 = '40GiB' }}\nreserve = '1GiB'\n", gpus=(80,))
+    told = "needs 50.0 GiB, GPU 0 has 40.0 GiB for models by [gpus]: it can never be loaded"
+    assert (status, of(lines, "a")[0][2]) == (2, f"muxd.toml:5: {told}; give it more gpus, or correct memory")
+
+
+def test_what_others_hold_of_a_gpu_is_a_warning_with_their_names(report, tmp_path):
+    path = tmp_path / "state/simulated-gpus.json"
+    text = f"state_dir = '{path.parent}'\n[models.a]\nengine = 'simulator'\n"
+    assert of(report(text)[1], "GPUs") == [("ok", "GPUs", "0: simulated, 80.0 GiB each")]
+    assert not path.exists()
+    path.parent.mkdir()
+    GpuLedger(path, 80 * GiB).hold(os.getpid(), start_time(os.getpid()), "0", 12 * GiB)
+    who = f"{program_of(os.getpid())} (pid {os.getpid()}), not muxd's"
+    warning = ("warn", "GPUs", f"GPU 0: 12.0 GiB held by {who}; models have what they leave")
+    assert warning in of(report(text)[1], "GPUs")
 
 
 def test_no_driver_at_all_is_a_warning(report, interpreter):

@@ -9,6 +9,7 @@ import muxd.gpus
 from muxd.check.verb import check
 from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
+from muxd.config.schema import GiB, GpuBudgets
 from muxd.engines.sglang.engine import server_flags, visible_gpus
 from muxd.errors import ConfigError
 from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
@@ -16,6 +17,7 @@ from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'
 SLICE = "MIG-c6d4f1ef-2222"
+UUID_3 = "GPU-00000000-0000-0000-0000-000000000003"
 GPUS = [
     GpuIdentity("0", "GPU-5d5ba0d6-0000"),
     GpuIdentity("1", "GPU-8932f937-1111"),
@@ -92,6 +94,28 @@ def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
     monkeypatch.setattr(muxd.gpus, "installed_gpus", lambda: pytest.fail("asked"))
     (tmp_path / "muxd.toml").write_text(f'{REAL}gpus = ["GPU-1"]')
     assert load_proxy_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}).models[0].name == "a"
+
+
+# [gpus]
+
+
+def test_budgets_name_gpus_as_models_do(load):
+    budgets = load(f'[gpus]\nreserve = "1GiB"\nmemory = {{ 1 = "40GiB", "MIG-c6" = "8GiB" }}\n{REAL}').gpus
+    assert budgets == GpuBudgets(GiB, {"1": 40 * GiB, SLICE: 8 * GiB})
+    assert [budgets.most("1", 80 * GiB, taken * GiB) // GiB for taken in (0, 30, 50, 90)] == [40, 40, 29, 0]
+    assert budgets.most("0", 80 * GiB) == 79 * GiB
+    assert load(f'[gpus]\nmemory = {{ "{UUID_3}" = 1 }}\n{PRETEND}').gpus.memory == {"3": 1}
+
+
+@pytest.mark.parametrize(("memory", "problem"), [
+    ('{ 1 = "40GiB", "GPU-89" = "1GiB" }', "1 and GPU-89 are the same GPU; name it once"),
+    ('{ GPU-77 = "40GiB" }', "GPU-77 is none of the GPUs of this machine; give gpus, by number"),
+    ('{ first = "40GiB" }', '"first" is not a GPU; write its number, or its UUID'),
+    ('"40GiB"', '"40GiB" is not a table; write { 0 = "40GiB" }'),
+    ("{ 0 = 0 }", "0 is too small; use at least 1B"),
+])  # fmt: skip
+def test_a_budget_that_is_none_is_told(load, memory, problem):
+    assert problems(load, f"[gpus]\nmemory = {memory}\n{REAL}") == [f"gpus.memory: {problem}"]
 
 
 # CUDA_VISIBLE_DEVICES
@@ -231,6 +255,17 @@ async def test_slices_of_a_lost_card_are_still_known(divided, monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lost)
     assert set(await gpus.read()) == {"0"}
     assert {"0", "MIG-c"} <= gpus.there
+
+
+async def test_memory_by_process_is_told_where_nvml_has_it(divided, monkeypatch):
+    def none(_):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    listed = {0: [SimpleNamespace(pid=7, usedGpuMemory=5)], "slice": [SimpleNamespace(pid=8, usedGpuMemory=None)]}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", listed.get)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetGraphicsRunningProcesses", none)
+    reading = await NvmlGpus().read(holders=True)
+    assert {gpu: memory.holders for gpu, memory in reading.items()} == {"0": {7: 5}, "MIG-c": None}
 
 
 def test_where_no_driver_answers_the_reason_is_told(monkeypatch):

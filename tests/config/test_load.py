@@ -241,7 +241,7 @@ simulation = { load_time = -1 }
         'F:3: muxd.log_level: "verbose" is not known; use "debug" or "info" or "warning" or "error"',
         'F:5: proxy.listen: "30100" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
         "F:6: proxy.max_body: 2GiB is more than buffer_memory, 512MiB; lower it or raise buffer_memory",
-        "F:7: foo: unknown key; known: muxd, proxy, policy, defaults, models, keys",
+        "F:7: foo: unknown key; known: muxd, proxy, policy, gpus, defaults, models, keys",
         'F:9: defaults.start_timeout: "10 minutes" is not a duration; write seconds or "90s", "5min", "2h"',
         'F:10: defaults.memory.weights: "38GB" is not a size; write bytes or "38GiB", "512MiB"',
         "F:12: models.qwen.modle_path: unknown key; did you mean model_path?",

@@ -145,6 +145,7 @@ def test_every_setting_is_named_as_the_user_writes_it():
         daemon=replaced(RUNNING.daemon),
         proxy=replaced(RUNNING.proxy),
         policy=replaced(RUNNING.policy),
+        gpus=replaced(RUNNING.gpus),
         keys=(Key("alice", "00"),),
     )
     plan = plan_of(RUNNING, everything)
@@ -158,7 +159,7 @@ def replaced(settings):
 
 def test_everything_a_configuration_is_made_of_is_looked_at():
     about = {"path", "files", "read_at", "remarks", "capabilities"}
-    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "models", "keys"} | about
+    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "gpus", "models", "keys"} | about
     assert all(field.default is not MISSING for field in fields(Config) if field.name in about | {"keys"})
 
 

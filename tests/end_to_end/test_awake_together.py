@@ -1,9 +1,13 @@
 """Several models awake on one GPU: whoever fits is loaded beside the others, and for one that does not, one leaves."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from .conftest import QUICK
-from .muxd import eventually
+from .muxd import chat_body, eventually
 
 HEAD = """\
 [defaults]
@@ -43,6 +47,50 @@ def test_two_that_fit_together_are_both_awake_and_a_third_takes_the_place_of_one
     (left,) = (name for name, state in after.items() if state == "asleep")
     assert f"{left}: ready -> draining ({left} gives way to small)" in muxd.log
     assert {name: muxd.ask(name) for name in texts} == texts, "right answers after every wake"
+
+
+@contextmanager
+def stranger(muxd, gib: int) -> Iterator[int]:
+    """A process that is not muxd's and holds so much of GPU 0; its pid."""
+    ledger = str(muxd.folder / "state/simulated-gpus.json")
+    argv = [sys.executable, "-m", "muxd.simulator.stranger", "--ledger", ledger, "--memory", str(gib << 30)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"holds ")
+        yield process.pid
+        process.kill()
+
+
+def test_what_a_stranger_holds_is_named_and_kept_clear_of_until_it_leaves(start):
+    muxd = start(models(large=(28, 11), huge=(58, 11)))
+    muxd.ask("large")
+    with stranger(muxd, 30) as pid:
+        eventually(lambda: muxd.status()["gpus"][0]["strangers"], "it is seen")
+        (gpu,) = muxd.status()["gpus"]
+        (process,) = gpu["strangers"]["processes"]
+        assert (process["pid"], process["bytes"], gpu["for_models"]) == (pid, 30 << 30, 50 << 30)
+        refused = muxd.post("/v1/chat/completions", chat_body("huge", "hello"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "gpu_memory_taken")
+        assert f"(pid {pid}), not muxd's" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) == 30
+        assert muxd.status("large")["state"] == "ready", "nobody leaves in vain"
+        assert muxd.ask("large")
+    eventually(lambda: not muxd.status()["gpus"][0]["strangers"], "it has left")
+    assert muxd.ask("huge")
+
+
+def test_a_reload_takes_another_budget_over(start):
+    muxd = start(models(large=(28, 11), small=(18, 11)))
+    for name in ("large", "small"):
+        muxd.ask(name)
+    muxd.config.write_text(muxd.config.read_text() + '[gpus]\nmemory = { 0 = "50GiB" }\nreserve = "1GiB"\n')
+    assert muxd.muxctl("reload").returncode == 0
+    eventually(lambda: muxd.status()["gpus"][0]["for_models"] == 50 << 30, "it holds")
+    assert {muxd.status(name)["state"] for name in ("large", "small")} == {"ready"}, "nobody is driven out"
+    muxd.switch("large")
+    muxd.muxctl("sleep", "small")
+    muxd.ask("small")
+    assert muxd.status("large")["state"] == "asleep"
 
 
 def test_a_stream_of_one_that_stays_is_not_disturbed_by_a_switch_beside_it(start):
