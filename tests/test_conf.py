@@ -12,8 +12,9 @@ import tomli_w
 from muxd.config import load_config
 from muxd.config.declarations import keys_of
 from muxd.config.engine_options import Simulation
+from muxd.config.model_schema import MODEL_KEYS, Memory
 from muxd.config.reference import reference
-from muxd.config.schema import MODEL_KEYS, SECTIONS, Key, Memory
+from muxd.config.schema import SECTIONS, Key
 
 CONF = Path(__file__).parents[1] / "conf"
 

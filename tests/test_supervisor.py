@@ -16,8 +16,9 @@ from muxd import __version__
 from muxd.children import Dropped
 from muxd.config import Config, Memory, Model
 from muxd.config.command_lines import Command
+from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.readers import Address
-from muxd.config.schema import DeclaredServer, Key, Script
+from muxd.config.schema import Key
 from muxd.core.events import Verb
 from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart, ShuttingDown
 from muxd.lease_streams import REPEAT

@@ -12,8 +12,9 @@ from pathlib import Path
 from muxd.config.flags import odd_args, runs_on_cpu
 from muxd.config.folders import why_not_made
 from muxd.config.lines import KeyPath
+from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
-from muxd.config.schema import Config, GiB, MiB, Model
+from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
 from muxd.engines.sglang.engine import server_flags
 from muxd.gpus import GpuMemory, simulated_memory

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from muxd.config.devices import VARIABLE
 from muxd.config.flags import odd_args, runs_on_cpu
+from muxd.config.model_schema import Model, Script
 from muxd.config.problems import Problems
-from muxd.config.schema import Config, GiB, Model, Script
+from muxd.config.schema import Config, GiB
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from muxd.config.command_lines import MODEL, flag, server_at
 from muxd.config.lines import KeyPath
-from muxd.config.schema import Config, Model, Script
+from muxd.config.model_schema import Model, Script
+from muxd.config.schema import Config
 from muxd.host.bounded import NoAnswer, within
 from muxd.importers.lexer import Place
 from muxd.importers.plain_reader import PlainReader

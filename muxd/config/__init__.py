@@ -3,7 +3,8 @@
 from .default_paths import find_config
 from .engine_options import SGLangOptions, Simulation, SimulatorOptions
 from .load import load_config, load_proxy_config, salvage_config
-from .schema import LOG_LEVELS, Config, Daemon, Memory, Model, Policy, Proxy
+from .model_schema import Memory, Model
+from .schema import LOG_LEVELS, Config, Daemon, Policy, Proxy
 
 __all__ = [
     "LOG_LEVELS",

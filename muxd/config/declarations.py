@@ -1,8 +1,8 @@
 """Declarations of configuration keys: everything about a key but its meaning in the code.
 
-A key is one field of a dataclass in `schema`, made by `key`.  From the declarations follow what the files may hold
-(`load`), the table that a misplaced key belongs to, the plan of a reload (`plan`), the settings that the proxy is told
-(`proxy_settings`) and the reference, conf/muxd.toml (`reference`).
+A key is one field of a dataclass in `schema`, `model_schema` or `engine_options`, made by `key`.  From the declarations
+follow what the files may hold (`load`), the table that a misplaced key belongs to, the plan of a reload (`plan`), the
+settings that the proxy is told (`proxy_settings`) and the reference, conf/muxd.toml (`reference`).
 """
 
 from collections.abc import Callable

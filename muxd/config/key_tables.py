@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from .declarations import keys_of
 from .lines import KeyPath, line_of
+from .model_schema import Model
 from .names import did_you_mean
 from .problems import Problems, shown_file
 from .readers import Base, unknown_key
-from .schema import Key, Model
+from .schema import Key
 from .sources import Source
 from .units import shown
 

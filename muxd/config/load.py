@@ -20,11 +20,12 @@ from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
 from .model_capabilities import told_capabilities
+from .model_schema import MODEL_KEYS, Model
 from .names import MODEL_NAME
 from .problems import Problems, shown_path
 from .readers import Base, unknown_key
 from .rules import check, check_folders
-from .schema import MODEL_KEYS, SECTIONS, Config, Daemon, GpuBudgets, Model, Policy, Proxy
+from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
 from .units import shown
 

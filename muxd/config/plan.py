@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from .declarations import keys_of
 from .engine_options import OPTION_KEYS
-from .schema import Config, Model
+from .model_schema import Model
+from .schema import Config
 
 Action = Literal["add", "remove", "restart", "update"]
 

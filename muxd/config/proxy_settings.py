@@ -16,8 +16,9 @@ from muxd.engines.registry import kind_of
 
 from .declarations import keys_of
 from .model_capabilities import EngineRoutes, ModelCapabilities, ToldCapabilities
+from .model_schema import Model
 from .readers import Address
-from .schema import Config, Model
+from .schema import Config
 from .sources import WHOLE
 
 

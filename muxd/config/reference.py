@@ -11,7 +11,8 @@ from typing import Any
 
 from .declarations import KeyDeclaration, keys_of
 from .engine_options import Simulation
-from .schema import MODEL_KEYS, SECTIONS, Key
+from .model_schema import MODEL_KEYS
+from .schema import SECTIONS, Key
 
 _WIDTH = 120
 

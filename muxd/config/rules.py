@@ -13,9 +13,10 @@ from .engine_options import OPTION_KEYS, engines_with
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
+from .model_schema import MODEL_KEYS, Model
 from .names import nearest
 from .problems import Problems
-from .schema import MODEL_KEYS, Config, Model
+from .schema import Config
 from .units import show_size
 
 # sun_path, see unix(7), holds 108 bytes, of which the last is a NUL.

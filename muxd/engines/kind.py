@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import flag_of
+from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
-from muxd.config.schema import Model
 
 from .capabilities import Capabilities
 

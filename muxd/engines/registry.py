@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muxd.config.schema import Model
+from muxd.config.model_schema import Model
 
 from .kind import EngineKind
 from .sglang.kind import SGLANG

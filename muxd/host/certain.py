@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muxd.config.schema import Model
+from muxd.config.model_schema import Model
 
 from .model_kinds import Unusable, config_of
 from .search import hub_cache, snapshot_in_hub

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from muxd.config.model_schema import Model
 from muxd.config.names import MODEL_NAME
 from muxd.config.problems import Problems
-from muxd.config.schema import Config, Model
+from muxd.config.schema import Config
 from muxd.config.sources import Source
 
 from .lexer import Place

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from muxd.config.devices import ORDER, VARIABLE, Devices
+from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.problems import Problems
 from muxd.config.readers import Base
-from muxd.config.schema import DeclaredServer, Script
 from muxd.config.sources import Source
 
 from .lexer import Place

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from muxd.config.schema import Config, DeclaredServer, Model, Script
+from muxd.config.model_schema import DeclaredServer, Model, Script
+from muxd.config.schema import Config
 from muxd.core.ledger import in_order, shown_gpu
 from muxd.errors import in_words
 from muxd.own_files import UNREADABLE, put_aside, read, write

@@ -14,7 +14,8 @@ import trio
 from muxd.client import ControlClient
 from muxd.config.load import config_from_supervisor
 from muxd.config.model_capabilities import ModelCapabilities
-from muxd.config.schema import Config, Model
+from muxd.config.model_schema import Model
+from muxd.config.schema import Config
 from muxd.errors import MuxdError
 
 from .requests.capabilities import TEXT, allowed

@@ -1,6 +1,6 @@
 from muxd.config.declarations import keys_of
 from muxd.config.engine_options import ENGINE_OPTIONS, OPTION_KEYS, engines_with
-from muxd.config.schema import Model
+from muxd.config.model_schema import Model
 
 
 def test_a_key_that_several_engines_have_is_one_declaration_and_no_key_of_every_model():

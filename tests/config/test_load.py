@@ -19,9 +19,10 @@ from muxd.config import (
 from muxd.config.declarations import keys_of
 from muxd.config.engine_options import ENGINE_OPTIONS
 from muxd.config.load import config_from_supervisor
+from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
-from muxd.config.schema import MODEL_KEYS, SECTIONS, Daemon, GiB, Key, MiB, Policy
+from muxd.config.schema import SECTIONS, Daemon, GiB, Key, MiB, Policy
 from muxd.engines.sglang.checks import OWNED_FLAGS
 from muxd.errors import ConfigError
 

@@ -6,9 +6,10 @@ import pytest
 
 from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation, SimulatorOptions
 from muxd.config.declarations import keys_of
+from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.plan import Plan, Step, plan_of
 from muxd.config.readers import Address
-from muxd.config.schema import MODEL_KEYS, SECTIONS, Daemon, Key
+from muxd.config.schema import SECTIONS, Daemon, Key
 
 QWEN = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("qwen", "gpt"))
 LLAMA = Model("llama", model_path="/models/llama", served_names=("llama",))

@@ -10,8 +10,9 @@ import pytest
 from muxd.config import load_config
 from muxd.config.engine_options import ENGINE_OPTIONS
 from muxd.config.model_capabilities import told_capabilities
+from muxd.config.model_schema import Memory, Model
 from muxd.config.proxy_settings import settings_for_proxy
-from muxd.config.schema import Config, Daemon, Memory, Model
+from muxd.config.schema import Config, Daemon
 from muxd.engines.registry import ENGINES
 from muxd.engines.sglang.kind import EMBEDDING_ROUTES, SGLANG, TEXT_ROUTES
 from muxd.errors import ConfigError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from muxd.config import Config, Daemon, Model
-from muxd.config.schema import DeclaredServer, Key, Script
+from muxd.config.model_schema import DeclaredServer, Script
+from muxd.config.schema import Key
 from muxd.launchers.observed_scripts import MOST, ObservedScripts, ObservedServer, completed, seen_before
 
 SEEN = ObservedServer(port=31000, model="org/a", served="a", gpus=("1",), sleep_level=2)

@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from muxd.config import Model
-from muxd.config.schema import Script
+from muxd.config.model_schema import Script
 from muxd.engines.engine import LaunchContext
 from muxd.engines.registry import engine_for
 from muxd.launchers.launcher import launcher_for

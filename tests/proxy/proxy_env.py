@@ -10,8 +10,9 @@ from typing import Any
 import trio
 
 from muxd.config.model_capabilities import told_capabilities
+from muxd.config.model_schema import Model
 from muxd.config.proxy_settings import settings_for_proxy
-from muxd.config.schema import Config, Daemon, Key, Model, Proxy
+from muxd.config.schema import Config, Daemon, Key, Proxy
 from muxd.proxy.app import ProxyServer as RunningProxy
 from muxd.proxy.app import open_proxy
 from muxd.proxy.sockets.context import ProxyLimits

@@ -3,7 +3,7 @@
 import pytest
 
 from muxd.config.model_capabilities import ModelCapabilities
-from muxd.config.schema import Model
+from muxd.config.model_schema import Model
 from muxd.proxy.catalogue import CatalogueEntry
 
 ENTRY = CatalogueEntry(Model("e", served_names=("org/e", "org/e:14b")), ModelCapabilities(), "ready")

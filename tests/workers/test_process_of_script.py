@@ -10,7 +10,7 @@ import trio
 
 from muxd.children import ExitRecord
 from muxd.config.command_lines import Command
-from muxd.config.schema import Script
+from muxd.config.model_schema import Script
 from muxd.core.events import Failure, WorkerReady
 from tests.fakes import NO_PID
 

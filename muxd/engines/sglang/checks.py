@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from muxd.config.engine_options import SGLangOptions
 from muxd.config.flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
+from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
-from muxd.config.schema import Model
 from muxd.config.units import shown
 
 # Flags that muxd itself sets for SGLang, each with what the user does instead.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import FRACTION, flag_of
-from muxd.config.schema import Model
+from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind
 

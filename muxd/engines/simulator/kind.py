@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
-from muxd.config.schema import Model
 from muxd.engines.sglang.checks import args_findings
 from muxd.engines.sglang.kind import SGLANG
 

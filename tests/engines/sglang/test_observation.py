@@ -11,7 +11,7 @@ import trio
 
 from muxd.config import Model
 from muxd.config.command_lines import Command
-from muxd.config.schema import Script
+from muxd.config.model_schema import Script
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.engines.registry import engine_for
 from muxd.engines.sglang.engine import SGLang
