@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from io import FileIO
 from itertools import count
 from pathlib import Path
+from stat import S_ISREG
 
 MAX_LINE = 64 << 10  # bytes; a longer line is returned in pieces of this size
 MAX_TAIL = 8 << 20  # bytes from the end of the log at which a reader may begin, however many lines it asks for
@@ -133,11 +134,16 @@ def _part_path(path: Path, index: int) -> Path:
     return path.with_name(f"{path.name}.{index}") if index else path
 
 
-def _open(path: Path) -> FileIO | None:
+def open_log(path: Path) -> FileIO | None:
+    """Open a file of a log; None where there is none, or something that is no file: a FIFO would never be read."""
     try:
-        return FileIO(path)
-    except (FileNotFoundError, NotADirectoryError):
+        file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    if S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    return None
 
 
 def _identity(file: FileIO) -> tuple[int, int]:
@@ -178,7 +184,7 @@ def _open_parts(path: Path) -> list[FileIO]:
     """
     parts: list[FileIO] = []
     for index in _existing_indices(path):
-        part = _open(_part_path(path, index))
+        part = open_log(_part_path(path, index))
         if part is None:
             continue
         if any(_identity(part) == _identity(other) for other in parts):
@@ -197,7 +203,7 @@ def _open_following(path: Path, file: FileIO | None) -> tuple[FileIO | None, boo
         index = next((index for index in _existing_indices(path) if _is_at(_part_path(path, index), file)), None)
         if index is None:
             break  # `file` was rotated away
-        following = _open(_part_path(path, index - 1)) if index else None
+        following = open_log(_part_path(path, index - 1)) if index else None
         if following is None or _is_at(_part_path(path, index), file):
             return following, True
         following.close()

@@ -288,7 +288,10 @@ class FakePorts:
         return self.is_there() and self._server.port == self.port
 
     def is_there(self) -> bool:
-        return self._server.listens
+        return self._server.listens and not self.is_taken()
+
+    def is_taken(self) -> bool:
+        return self.port in self._host.strangers
 
     async def elsewhere(self) -> int | None:
         await trio.lowlevel.checkpoint()

@@ -213,7 +213,7 @@ def test_a_rotation_while_the_next_part_is_opened_skips_none(log: Path, monkeypa
         for line in (b"2\n", b"3\n"):
             rotate(log)
             append(log, line)
-        Meanwhile(monkeypatch, "_open", rotate_again)
+        Meanwhile(monkeypatch, "open_log", rotate_again)
         assert reader.read() == ["2", "3", "4"]
 
 
@@ -222,7 +222,7 @@ def test_a_rotation_while_the_parts_are_opened_counts_none_twice(log: Path, monk
         append(log, line)
         rotate(log)
     append(log, b"3\n")
-    Meanwhile(monkeypatch, "_open", lambda: rotate(log), after=True)
+    Meanwhile(monkeypatch, "open_log", lambda: rotate(log), after=True)
     assert tail(log, 2) == ["2", "3"]
 
 

@@ -21,6 +21,9 @@ FRACTION = ("--mem-fraction-static",)
 #: Flags that say what a model can do: of those of a launch script no others are kept.
 CAPABILITY_FLAGS = frozenset({"--is-embedding"})
 
+#: GPUs of one host, at most: the largest have 16.
+MOST_GPUS = 1024
+
 #: Flags of vLLM and llama.cpp, each with SGLang's flag for the same purpose; "" where SGLang has none.
 ELSEWHERE = {
     "--max-model-len": "--context-length",
@@ -49,6 +52,10 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 #: Length of the shortest abbreviation that is considered: argparse takes an abbreviation only if one flag alone begins
 #: with it, and with a shorter one several of SGLang's flags begin.
 SHORTEST = len("--por")
+
+
+class TooManyGpus(ValueError):
+    """Flags ask for more GPUs than a host can have; the text says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,10 @@ def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:
     if first:
         said += f"{', ' if said else ''}from --base-gpu-id {first} on"
     count = math.ceil(tensor * pipeline / _number(value, NODES)) * data
-    return Parallel(count, first, _number(value, STEP), said)
+    found = Parallel(count, first, _number(value, STEP), said)
+    if found.seen > MOST_GPUS:
+        raise TooManyGpus(f"{said or STEP[-1]}: {found.seen} GPUs are more than a host has")
+    return found
 
 
 def _number(value: Callable[[Sequence[str]], str | None], names: Sequence[str], default: int = 1) -> int:

@@ -192,7 +192,7 @@ class EngineClient:
         return await self._request("GET", path, self._api_auth, self.probe_timeout)
 
     async def _request(
-        self, method: str, path: str, auth: dict[str, str], timeout: float, body: Any = None
+        self, method: str, path: str, auth: dict[bytes, bytes], timeout: float, body: Any = None
     ) -> "_Answer":
         """Send one request and return the answer, trying again while muxd lacks what a connection takes.
 
@@ -213,12 +213,12 @@ class EngineClient:
             raise _Lacking(f"muxd cannot make a connection: {_strerror(lack)}")
         raise trio.TooSlowError
 
-    async def _exchange(self, method: str, path: str, auth: dict[str, str], body: Any, most: int) -> "_Answer":
+    async def _exchange(self, method: str, path: str, auth: dict[bytes, bytes], body: Any, most: int) -> "_Answer":
         """Send one request and return the answer, its body at most `most` bytes; raise httpx.HTTPError and _Odd.
 
         The body is read as it is sent: a compressed one could unpack to any size.
         """
-        headers = {**auth, "Accept-Encoding": "identity"}
+        headers = {**auth, b"Accept-Encoding": b"identity"}
         received, status = bytearray(), 0
         with trio.CancelScope() as too_long:  # cancelled in the middle of an answer, httpx closes the connection
             url = self._url + path
@@ -254,7 +254,10 @@ class _Answer:
     def json(self) -> Any:
         """Return the body as JSON; raise _Odd where it is not JSON, is nested too deeply, or has impossible numbers."""
         try:
-            return json.loads(self.body, parse_int=_short_int, parse_float=_finite, parse_constant=_finite)
+            document = json.loads(self.body, parse_int=_short_int, parse_float=_finite, parse_constant=_finite)
+            if b"\\u" in self.body:  # half of a pair of surrogates, which no text can have, passes the parser
+                json.dumps(document, ensure_ascii=False).encode()
+            return document
         except RecursionError:
             raise _Odd("its JSON is nested too deeply") from None
         except ValueError as error:
@@ -293,5 +296,6 @@ def _errnos(error: BaseException) -> Iterator[int]:
         yield from _errnos(each)
 
 
-def _bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _bearer(key: str) -> dict[bytes, bytes]:
+    """Return the header with the key, in whatever bytes a launch script gave it to its server."""
+    return {b"Authorization": b"Bearer " + key.encode(errors="surrogateescape")} if key else {}

@@ -260,7 +260,8 @@ class RequestDispatcher:
         if entry is not None:
             return entry
         known = [name for other in self._visible_models(api_key) for name in other.names]
-        near = nearest(asked[:100], known[:_MOST_COMPARED])
+        compared = known[:_MOST_COMPARED]
+        near = nearest(asked[:100], compared) or nearest(asked[:100].partition(":")[0], compared)  # without a tag
         hint = f"did you mean {near}? There are" if near is not None else "there are"
         message = f"there is no model {asked[:100]!r}; {hint}: {few(known) or 'none'}"
         message += ": GET /v1/models lists them all" if few(known).endswith(" more") else ""

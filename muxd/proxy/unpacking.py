@@ -54,23 +54,24 @@ class Unpacking:
         self, answer: Callable[[], CompleteResponse | PendingResponse], refused: Callable[[Refusal], CompleteResponse]
     ) -> "Unpacking":
         """Decompress the rest in turn with other clients, then have the request answered by `answer` or `refused`."""
-
-        def turn() -> None:
-            if self._over:
-                return
-            try:
-                if self.goes_on():
-                    self._client.again(turn)
-                    return
-            except Refusal as refusal:
-                self._over = True
-                self._client.resume(partial(refused, refusal))
-                return
-            self._over = True
-            self._client.resume(answer)
-
-        self._client.again(turn)
+        self._client.again(partial(self._turn, answer, refused))
         return self
+
+    def _turn(
+        self, answer: Callable[[], CompleteResponse | PendingResponse], refused: Callable[[Refusal], CompleteResponse]
+    ) -> None:
+        if self._over:
+            return
+        try:
+            if self.goes_on():
+                self._client.again(partial(self._turn, answer, refused))
+                return
+        except Refusal as refusal:
+            self._over = True
+            self._client.resume(partial(refused, refusal))
+            return
+        self._over = True
+        self._client.resume(answer)
 
     def _grown(self, size: int, more: int) -> None:
         self._taken += more

@@ -16,6 +16,9 @@ from pathlib import Path
 
 _GiB = 1 << 30
 
+#: Bytes of the file that are read: a longer one was not written by the simulator, and is no JSON when cut.
+LONGEST = 16 << 20
+
 
 class OutOfMemory(Exception):
     """More memory was asked for than is free; the text is the one that torch prints.  Sizes are in bytes."""
@@ -109,7 +112,7 @@ class GpuLedger:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            before = os.pread(fd, os.fstat(fd).st_size, 0).partition(b"\n")[0]
+            before = os.pread(fd, min(os.fstat(fd).st_size, LONGEST), 0).partition(b"\n")[0]
             now = time.monotonic()
             holdings = [h for h in (_Holding(**fields) for fields in json.loads(before or b"[]")) if h.counts(now)]
             yield holdings

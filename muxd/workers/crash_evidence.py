@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from muxd.logfiles import open_log
 
 #: Bytes that are read of each log.  The longest traceback seen of an engine has 10 KiB, and each rank writes its own.
 WINDOW = 64 << 10
@@ -58,7 +60,9 @@ def _end(path: Path, mark: _Mark) -> bytes:
     """Return the last WINDOW bytes after the mark, from the log and the one file that was rotated last."""
     end = b""
     for part in (path, path.with_name(f"{path.name}.1")):
-        with suppress(OSError), part.open("rb") as file:
+        with suppress(OSError), open_log(part) or nullcontext() as file:
+            if file is None:
+                continue
             status = os.fstat(file.fileno())
             is_marked = (status.st_dev, status.st_ino) == mark.file
             start = max(mark.offset if is_marked else 0, status.st_size - (WINDOW - len(end)))

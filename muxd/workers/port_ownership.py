@@ -77,6 +77,14 @@ class PortOwnership:
         except OSError:
             return True
 
+    def is_taken(self) -> bool:
+        """Say whether somebody else listens on the worker's port, and the worker itself does no more."""
+        try:
+            sockets = _inodes(answering(self.port))
+        except OSError:
+            return False
+        return bool(self._own and sockets) and not self._own & sockets
+
     async def elsewhere(self) -> int | None:
         """Return another port on which the worker's server listens as its own command line says; None: none is seen.
 

@@ -325,6 +325,7 @@ class WorkerProcess:
         The search for a second server of a launch script takes 10 ms, and is made at probes 1, 2, 4, 8 and so on.
         """
         misses = looks = 0
+        is_told = False
         while not self._orders:
             self._ordered = trio.Event()
             with trio.move_on_after(self._model.probe_interval):
@@ -338,11 +339,17 @@ class WorkerProcess:
                 self.stop(kill=True)
                 return
             if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
-                misses = 0
+                misses, is_told = 0, False
                 continue
             misses += 1
-            if misses == self._model.probe_failures:
+            if self._listener.is_taken():  # what is sent there gets to a stranger: no further probe is waited for
+                reason = f"another process listens on its port {self._listener.port}"
+            elif misses >= self._model.probe_failures:
                 reason = f"its liveness probe failed {misses} times in a row"
+            else:
+                continue
+            if not is_told:
+                is_told = True
                 self._context.tell(WorkerHung(trio.current_time(), self._model.name, reason))
 
     async def _sleep(self, server: LaunchedServer, level: int) -> None:

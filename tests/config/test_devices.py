@@ -189,6 +189,11 @@ def test_args_that_need_more_than_gpus_names_are_told(load, args, what):
     assert problem == text
 
 
+def test_args_that_need_more_than_any_host_has_are_told(load):
+    (problem,) = problems(load, f'{REAL}args = ["--tp", "9999", "--pp", "9999"]')
+    assert problem == "models.a.args: tp 9999 x pp 9999: 99980001 GPUs are more than a host has; correct args"
+
+
 def test_tensor_parallelism_is_what_replicas_and_pipelines_leave(load):
     def tensor(args, gpus):
         flags = server_flags(load(f"{REAL}gpus = {gpus}\nargs = {args}").models[0], 1)

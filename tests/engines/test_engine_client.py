@@ -48,6 +48,7 @@ ODD = {
     "an infinite number": http(loads("1e999")),
     "no number": http(loads("NaN")),
     "infinity": http(loads("-Infinity")),
+    "half a character": http(b'{"loads": [{"timestamp": "\\ud800", "num_running_reqs": 0}]}'),
     "no JSON": http(b"\xff\xfe\x00 what"),
     "too long": http(b" " * (LONGEST_ANSWER + 1)),
     "packed": http(gzip.compress(b" " * (64 << 20)), "Content-Encoding: gzip"),
@@ -225,3 +226,11 @@ async def test_cookies_of_a_server_are_not_kept():
     async with answering(http(b"{}", "Set-Cookie: a=b")) as link:
         await link.ask("/v1/loads")
         assert not list(link._http.cookies.jar)
+
+
+@pytest.mark.parametrize("key", ["ключ", "k\udc80y", "two words", "a\nb"])
+async def test_a_key_of_any_characters_is_sent_or_is_a_failure(key):
+    async with answering(http(b"[1]")) as link:
+        link.use(key, key)
+        assert await failure_of(link.call("pause", "/pause_generation", {})) is None or "\n" in key
+        assert await link.probe("/ready") in (200, None)

@@ -78,7 +78,15 @@ async def test_of_thousands_of_models_a_few_are_told(proxy_env: ProxyEnv, monkey
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"), [("BETA", "beta"), ("betta", "beta"), ("Org/Alpha", "org/alpha"), ("alpha_mini", "alpha-mini")]
+    ("asked", "meant"),
+    [
+        ("BETA", "beta"),
+        ("betta", "beta"),
+        ("Org/Alpha", "org/alpha"),
+        ("alpha_mini", "alpha-mini"),
+        ("Beta:latest", "beta"),
+        ("BETA:70b-q4", "beta"),
+    ],
 )
 async def test_a_model_misspelt_is_told_which_was_meant(proxy_env: ProxyEnv, asked: str, meant: str) -> None:
     assert f"{asked!r}; did you mean {meant}? There are: alpha, " in (await proxy_env.ask(post(chat(asked)))).message

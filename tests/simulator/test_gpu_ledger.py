@@ -71,6 +71,13 @@ def test_a_line_left_by_a_killed_writer_does_no_harm(ledger, tmp_path):
     assert ledger.used("0") == GiB
 
 
+def test_a_file_of_any_length_is_no_ledger_and_fills_no_memory(ledger, tmp_path):
+    with (tmp_path / "gpus").open("wb") as file:
+        file.truncate(70 << 30)
+    with pytest.raises(ValueError, match=r"Expecting value"):
+        ledger.used("0")
+
+
 def test_many_processes_together_never_hold_more_than_there_is(tmp_path):
     code = """if True:
         import os, sys

@@ -1,9 +1,11 @@
 """What a server said in this life, and no other, across rotation; and what the kernel did meanwhile."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from muxd.logfiles import tail
 from muxd.workers.crash_evidence import WINDOW, CrashEvidence
 
 
@@ -91,3 +93,11 @@ def test_a_kernel_that_does_not_count_its_kills_is_not_asked(log, tmp_path, text
     if text is not None:
         vmstat.write_text(text)
     assert CrashEvidence([log], vmstat).oom_kills() is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_is_not_waited_for(log, make):
+    evidence = CrashEvidence([log])
+    make(log)
+    assert evidence.said() == ""
+    assert tail(log, 3) == []

@@ -103,8 +103,10 @@ async def test_a_worker_whose_listener_is_gone_is_not_the_one_that_was_loaded(wo
     child.kill()
     await child.wait()
     assert not own.is_there()
+    assert not own.is_taken()
     with stranger(port):
         assert not own.is_there()
+        assert own.is_taken()
 
 
 @pytest.mark.parametrize(("uid", "own"), [(0, True), (os.geteuid(), True), (65534, False)])

@@ -341,6 +341,18 @@ async def test_a_server_whose_scheduler_takes_no_step_is_reported_after_hang_tim
         assert 60 <= worker.now - stopped <= 70
 
 
+async def test_a_server_whose_port_a_stranger_has_taken_is_reported_at_once_and_once(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, probe_interval=5.0, probe_failures=3) as worker:
+        await worker.gets_ready()
+        began = worker.now
+        worker.host.strangers[worker.server.port] = None
+        hung = await worker.tells(WorkerHung)
+        assert hung.reason == f"another process listens on its port {worker.server.port}"
+        assert worker.now - began <= 5
+        await trio.sleep(100)
+        assert worker.is_quiet()
+
+
 async def test_a_server_that_has_left_its_port_is_not_asked(autojump_clock, tmp_path):
     async with one_worker(tmp_path, probe_interval=5.0, probe_failures=2) as worker:
         await worker.gets_ready()

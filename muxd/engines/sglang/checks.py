@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from muxd.config.engine_options import SGLangOptions
-from muxd.config.flags import DATA, PIPELINE, TENSOR, flag_of, parallel, why_no_value
+from muxd.config.flags import DATA, PIPELINE, TENSOR, TooManyGpus, flag_of, parallel, why_no_value
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
@@ -65,7 +65,11 @@ def args_findings(model: Model) -> Iterator[Finding]:
     if (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
-        needs, count = parallel(flag_of(model.args)), len(model.gpus)
+        try:
+            needs, count = parallel(flag_of(model.args)), len(model.gpus)
+        except TooManyGpus as error:
+            yield ("args",), f"{error}; correct args"
+            return
         if model.gpus and needs.seen > count:
             text = f"the server needs {needs}, and gpus names {count}; name as many there, or correct args"
             yield ("args",), text

@@ -29,6 +29,9 @@ from muxd.threads import in_thread
 _PORT = re.compile(r"^port\s*:\s*[\"']?([0-9]+)", re.MULTILINE)
 LONGEST_CONFIG = 1 << 16
 
+#: Characters of a model's name or path, at most.
+LONGEST_NAME = 1024
+
 Told = TypeVar("Told")
 
 
@@ -60,10 +63,9 @@ async def observe(link: EngineClient | None, port: int, processes: Sequence[Comm
     look_up = partial(_looked_up, info or {}, line)
     return ObservedServer(
         port=port or _known(line.port) or 0,
-        model=_known(line.model) or _text((info or {}).get("model_path")),
+        model=_text(_known(line.model)) or _text((info or {}).get("model_path")),
         served=(await _served_name(link) if link is not None else "")
-        or _known(lambda: look_up(("--served-model-name",)))
-        or "",
+        or _text(_known(lambda: look_up(("--served-model-name",)))),
         gpus=await _gpus(line, look_up)
         if process is not None and (process.listens or is_server(process.words))
         else (),
@@ -169,4 +171,5 @@ def _known(ask: Callable[[], Told | None]) -> Told | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """Return a text that can be a name; "" for anything else: neither a command line nor an answer is trusted."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_NAME else ""

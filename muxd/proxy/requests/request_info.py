@@ -24,7 +24,7 @@ MODEL_HEADER = b"x-muxd-model"
 _MOST_DECODED = 64 << 10  # bytes
 _LONGEST_NAME = 64 << 10  # bytes, as written in the body
 _LONGEST_BOOLEAN = 64
-_READ = ("model", "stream", "name", "keep_alive")
+_READ = ("model", "stream", "name", "keep_alive", "messages")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # texts that SGLang reads as true, in any case
 
 
@@ -146,7 +146,9 @@ def as_chat(request: Request) -> RequestInfo:
     body = request.body
     asked = _decode_at_once(_decode_chat, body)
     if asked is None:
-        return in_json(request)  # a body so long or unusual has more than a model: the worker checks its messages
+        fields = _fields(body)
+        model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))
+        asked = AskedChat(model, stream, messages=msgspec.Raw(fields.get("messages", b"")))
     if asked.messages in _NO_MESSAGES:
         raise no_messages("is missing")
     if not _LIST.match(asked.messages):

@@ -212,6 +212,20 @@ async def test_a_server_that_asks_clients_for_a_key_is_seen_to(words, asks):
     assert (await seen([server])).asks_key is asks
 
 
+@pytest.mark.parametrize("name", ["a\0b\x1b[31mX", "x" * 200_000, "a\nb"])
+async def test_what_can_be_no_name_is_not_taken_for_one(name):
+    told = SERVER_INFO | {"model_path": name, "served_model_name": name}
+    found = await seen([process("--config", "x.yaml")], server_info=told, v1__models={"data": [{"id": name}]})
+    assert (found.model, found.served) == ("", "")
+    found = await seen([process("--model", "\udc80", "--served-model-name", "\udc80")])
+    assert (found.model, found.served) == ("", "")
+
+
+async def test_a_server_of_more_gpus_than_a_host_has_has_none_that_can_be_told():
+    found = await seen([process("--config", "x.yaml")], server_info=SERVER_INFO | {"tp_size": 9999, "pp_size": 9999})
+    assert found.gpus == ()
+
+
 async def test_what_answers_and_is_no_sglang_is_none():
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)]) is None
     assert await seen([Command(7, 1, ["python3", "serve.py"], {}, True)], server_info={"vllm_config": {}}) is None

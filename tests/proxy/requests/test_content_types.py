@@ -103,6 +103,8 @@ NO_DIALOGUE = {
     "a number": b'{"model": "beta", "messages": 5}',
     "an object": b'{"model": "beta", "messages":\n {"role": "user"}}',
     "a truth value": b'{"model": "beta", "messages": true}',
+    "none in a long body": b'{"model": "beta", "user": "%b"}' % (b"x" * 70_000),
+    "a text in a long body": b'{"model": "beta", "messages": "%b"}' % (b"x" * 70_000),
 }
 
 

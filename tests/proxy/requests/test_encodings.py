@@ -1,5 +1,6 @@
 """Compressed bodies: the worker gets them plain, and none swells the proxy."""
 
+import gc
 import gzip
 import sys
 import zlib
@@ -196,6 +197,23 @@ async def test_a_turn_for_each_piece_makes_no_difference(
         assert (await http_client.ask(coded(coding, data))).status == status
         assert proxy_env.proxy.front.held == 0
     assert [call.body for call in proxy_env.alpha.calls] == [body] * 2
+
+
+@ways
+async def test_nothing_stays_of_a_body_that_was_taken_apart_and_refused(
+    proxy_env: ProxyEnv, coding: bytes, compress: Compress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "_SLICE", 0.0)
+    http_client = await proxy_env.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert (await http_client.ask(coded(coding, compress(chat("nobody", pad="x" * 500_000))))).status == 404
+        held = [one for one in gc.get_objects() if isinstance(one, unpacking.Unpacking)]
+    finally:
+        gc.enable()
+    assert held == []
 
 
 async def test_one_that_wants_too_large_a_window_is_refused(proxy_env: ProxyEnv) -> None:
