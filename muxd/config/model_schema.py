@@ -32,9 +32,9 @@ from .readers import (
 class Memory:
     """GPU memory that a model holds while it is awake, in bytes over all its GPUs together."""
 
-    weights: int = key(size(), 0, doc="The weights as loaded.")
-    kv: int = key(size(), 0, doc="The KV cache.")
-    overhead: int = key(size(), 0, doc="All else: CUDA contexts, graphs, activations.")
+    weights: int = key(size(), 0, doc="the weights, as they are loaded")
+    kv: int = key(size(), 0, doc="the KV cache")
+    overhead: int = key(size(), 0, doc="all else: CUDA contexts, graphs, activations")
 
     @property
     def total(self) -> int:

@@ -103,7 +103,9 @@ def _keys(keys: dict[str, KeyDeclaration]) -> str:
 
 
 def _key(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
-    return _comment(declared.doc) + _setting(name, declared, mark)
+    inner = keys_of(declared.read) if isinstance(declared.read, type) else {}
+    doc = "\n".join([declared.doc, *(f"  {part}: {inner[part].doc}" for part in inner)])
+    return _comment(doc) + _setting(name, declared, mark)
 
 
 def _setting(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
