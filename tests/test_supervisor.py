@@ -381,6 +381,17 @@ async def test_a_changed_timeout_touches_no_process(autojump_clock, tmp_path):
         assert (muxd.status("a")["switch_timeout_s"], muxd.status("a")["pid"]) == (7.0, pid)
 
 
+async def test_a_name_that_moves_to_another_model_means_that_one_and_its_worker_runs_on(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        await muxd.switch("b")
+        pid = muxd.status("b")["pid"]
+        wants(muxd, replace(a_model("a"), served_names=("a",)), replace(a_model("b"), served_names=("org/b", "org/a")))
+        plan = (await muxd.supervisor.reload())["plan"]
+        assert [(step["model"], step["action"]) for step in plan] == [("a", "restart"), ("b", "update")]
+        assert muxd.supervisor.resolve("org/a") == "b"
+        assert (muxd.status("b")["served_names"], muxd.status("b")["pid"]) == (["org/b", "org/a"], pid)
+
+
 async def test_a_dry_run_changes_nothing(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         wants(muxd, a_model("a"))

@@ -104,11 +104,3 @@ def test_a_stream_of_one_that_stays_is_not_disturbed_by_a_switch_beside_it(start
         muxd.ask("small")
         assert stream.result() == undisturbed
     assert states(muxd) == {"large": "ready", "middle": "asleep", "small": "ready"}
-
-
-def test_a_model_without_sizes_is_alone(start):
-    muxd = start(models(large=(28, 11), middle=(18, 11)) + '[models.small]\nmemory = { weights = "1GiB" }\n')
-    muxd.ask("large")
-    muxd.ask("middle")
-    muxd.ask("small")
-    assert states(muxd) == {"large": "asleep", "middle": "asleep", "small": "ready"}

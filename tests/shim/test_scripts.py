@@ -57,6 +57,8 @@ async def stopped(world, spec):
         "$SERVER & wait $!; echo ended $?",
         "setsid --wait $SERVER; echo ended $?",
         "trap '' INT TERM; $SERVER; echo ended $?",
+        "trap 'true' INT TERM; $SERVER; echo ended $?",
+        "nohup $SERVER; echo ended $?",
         "$SERVER | cat; echo ended ${PIPESTATUS[0]}",
     ],
 )

@@ -227,6 +227,16 @@ async def test_a_script_that_ends_by_itself_is_told_unless_its_server_ended(
         assert (exited.failure, exited.code) == (failure, code)
 
 
+async def test_a_container_that_a_script_left_running_is_named_with_what_ends_it(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, script=the_script(tmp_path)) as worker:
+        worker.behaviour.dies_after, worker.behaviour.exit = 0.3, ExitRecord(status=0)
+        worker.behaviour.last_words = f"{'0f' * 32}\n"
+        worker.start()
+        exited = await worker.ends()
+        assert (exited.failure, exited.code) == (Failure.REFUSED, "script_ended")
+        assert exited.reason.endswith("docker stop 0f0f0f0f0f0f")
+
+
 async def test_what_its_server_generates_is_not_taken_over_to_the_next_life(autojump_clock, tmp_path):
     async with one_worker(tmp_path, script=the_script(tmp_path)) as worker:
         serves(worker)
