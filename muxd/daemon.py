@@ -22,8 +22,8 @@ from .config.folders import writable_by_others
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
+from .engines.gpu_source import open_gpus
 from .errors import ModelStuck, MuxdError, in_words
-from .gpus import open_gpus
 from .launchers.observed_scripts import ObservedScripts
 from .locks import hold
 from .notify import Notifier

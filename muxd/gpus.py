@@ -1,4 +1,4 @@
-"""The GPUs of this host and how much of their memory is used, by NVML, by the simulator's ledger, or by nothing.
+"""The GPUs of this host and how much of their memory is used, by NVML or by nothing.
 
 This module is the only seam to the hardware, and gives every GPU its id: the index of a card as NVML counts, and the
 UUID of a MIG slice.  A slice is a GPU of its own, with memory of its own; a card that is divided into slices is none:
@@ -7,11 +7,10 @@ them, which is not in containers.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import pynvml
@@ -19,11 +18,8 @@ import trio
 
 from .config import Config
 from .config.flags import runs_on_cpu
-from .core.ledger import GpuId, in_order
-from .errors import in_words
+from .core.ledger import GpuId
 from .host.bounded import NoAnswer, within
-from .own_files import UNREADABLE, make_way, put_aside
-from .simulator.gpu_ledger import GpuLedger
 from .threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -100,32 +96,6 @@ class NoGpus:
 
     def cover(self, config: Config) -> None:
         pass
-
-
-class SimulatedGpus:
-    """The pretend GPUs of simulated models."""
-
-    measured = True
-    there: frozenset[GpuId] = frozenset()
-
-    def __init__(self, ledger: GpuLedger, ids: Iterable[GpuId]) -> None:
-        self._ledger = ledger
-        self._ids = in_order(ids)
-        self.latest: dict[GpuId, GpuMemory] = {}
-
-    async def read(self, *, holders: bool = False) -> dict[GpuId, GpuMemory]:
-        await trio.lowlevel.checkpoint()
-        total = self._ledger.capacity
-        try:
-            held = {id: self._ledger.holders(id) for id in self._ids}
-            self.latest = {id: GpuMemory(id, "simulated GPU", total, sum(held[id].values()), held[id]) for id in held}
-        except OSError as error:
-            log.warning("the simulated GPUs cannot be read: %s", in_words(error))
-            return {}
-        return self.latest
-
-    def cover(self, config: Config) -> None:
-        self._ids = _ids(config)
 
 
 class NvmlGpus:
@@ -238,39 +208,8 @@ def simulated_gpus() -> list[GpuIdentity]:
     return [GpuIdentity(str(index), f"GPU-00000000-0000-0000-0000-{index:012d}") for index in range(SIMULATED)]
 
 
-def simulated_ledger_path(config: Config) -> Path:
-    return config.daemon.state_dir / "simulated-gpus.json"
-
-
-def simulated_memory(config: Config, ids: Iterable[GpuId]) -> list[GpuMemory]:
-    """Return a reading of pretend GPUs without a muxd, which makes no file; nothing is held where none can be read."""
-    path, total = simulated_ledger_path(config), config.daemon.simulated_gpu_memory
-    held: dict[GpuId, dict[int, int]] = {}
-    with suppress(*UNREADABLE, TypeError):
-        held = {id: GpuLedger(path, total).holders(id) for id in ids} if path.exists() else {}
-    return [GpuMemory(id, "simulated GPU", total, sum(held.get(id, {}).values()), held.get(id, {})) for id in ids]
-
-
-def are_simulated(config: Config) -> bool:
-    """Say whether all models are simulated, so that muxd reads the pretend GPUs: a real model takes real memory."""
-    return bool(config.models) and all(model.engine == "simulator" for model in config.models)
-
-
-def _ids(config: Config) -> list[GpuId]:
-    return in_order({gpu for model in config.models for gpu in model.gpus})
-
-
-def open_gpus(config: Config) -> Gpus:
-    """Return the simulator's ledger where all models are simulated, else NVML, or NoGpus where there is no driver."""
-    if are_simulated(config):
-        path = simulated_ledger_path(config)
-        ledger = GpuLedger(path, config.daemon.simulated_gpu_memory)
-        make_way(path)
-        try:
-            ledger.holders("0")
-        except (*UNREADABLE, TypeError) as error:
-            put_aside(path, error)
-        return SimulatedGpus(ledger, _ids(config))
+def open_real_gpus(config: Config) -> Gpus:
+    """Return this machine's GPUs as NVML tells them; NoGpus where there is no driver."""
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:

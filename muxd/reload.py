@@ -14,8 +14,8 @@ from .config.folders import writable_by_others
 from .config.lines import KeyPath, line_of
 from .config.plan import Plan, plan_of
 from .config.sources import Source, read_sources
+from .engines.gpu_source import are_pretend
 from .errors import ConfigError, NeedsRestart, in_words
-from .gpus import are_simulated
 from .threads import in_thread
 
 #: A function that reads again the configuration that muxd was started with; raises ConfigError.
@@ -50,7 +50,7 @@ async def read_again(reread: Reread, running: Config) -> Reload:
     except OSError as error:
         raise ConfigError([f"the configuration cannot be read again: {in_words(error)}; nothing was changed"]) from None
     plan = plan_of(running, wanted)
-    if are_simulated(wanted) != are_simulated(running):
+    if are_pretend(wanted) != are_pretend(running):
         raise NeedsRestart(
             "simulated models for real ones, or the reverse, take a restart of muxd; nothing was changed"
         )

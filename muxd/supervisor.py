@@ -296,7 +296,7 @@ class Supervisor:
         def weigh() -> dict[str, int]:
             return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
 
-        if not all(kind_of(model).capabilities.is_pretend for model in models):
+        if not all(kind_of(model).is_pretend for model in models):
             sizes: dict[str, int] = {}
             with trio.move_on_after(WEIGHING):  # the files may lie on a disk that hangs
                 sizes = await in_thread(weigh, abandon_on_cancel=True)
@@ -384,7 +384,7 @@ class Supervisor:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": seconds(now - self._started),
-            "simulated": any(kind_of(model).capabilities.is_pretend for model in self.config.models),
+            "simulated": any(kind_of(model).is_pretend for model in self.config.models),
             "proxy": self._proxy.status(),
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self.strangers.found),
@@ -594,7 +594,7 @@ def spec_of(model: Model) -> GroupSpec:
     worker = WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
-        on_cards=not kind_of(model).capabilities.is_pretend and not runs_on_cpu(model.args),
+        on_cards=not kind_of(model).is_pretend and not runs_on_cpu(model.args),
         share=kind_of(model).granted(model) or WHOLE,
         memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,

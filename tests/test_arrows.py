@@ -77,4 +77,13 @@ def test_without_a_script_nothing_is_loaded_to_read_one():
 @pytest.mark.parametrize("room", ["core", "workers", "children", "shim"])
 def test_no_engine_is_named_where_any_engine_is_meant(room):
     texts = {path.name: path.read_text().lower() for path in (MUXD / room).rglob("*.py")}
-    assert {name for name, text in texts.items() if re.search("sglang|vllm", text)} == set()
+    assert {name for name, text in texts.items() if re.search("sglang|simulat|vllm", text)} == set()
+
+
+def test_nothing_but_its_engines_package_imports_the_simulator():
+    texts = {path.relative_to(MUXD): path.read_text() for path in MUXD.rglob("*.py")}
+    found = {
+        path for path, text in texts.items() if re.search(r"(from|import) +(muxd)?[.]?simulator\b(?!\.kind)", text)
+    }
+    homes = (Path("simulator"), Path("engines/simulator"))
+    assert {path for path in found if not any(path.is_relative_to(home) for home in homes)} == set()

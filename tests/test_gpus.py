@@ -6,7 +6,7 @@ import pynvml
 import pytest
 
 from muxd.config import Config, Daemon, Model
-from muxd.gpus import NvmlGpus, open_gpus
+from muxd.gpus import NvmlGpus, open_real_gpus
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_no_driver_is_a_warning_that_says_what_to_do(monkeypatch, caplog, tmp_pa
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     daemon = Daemon(tmp_path / "s", tmp_path, tmp_path)
-    open_gpus(Config(daemon, models=(Model("a", model_path="o/a", args=("--device", "cpu")),)))
+    open_real_gpus(Config(daemon, models=(Model("a", model_path="o/a", args=("--device", "cpu")),)))
     assert not caplog.messages
-    open_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
+    open_real_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
     assert "; install NVIDIA's driver, or give this user or container the GPUs" in caplog.messages[0]

@@ -7,7 +7,7 @@ import pytest
 
 from muxd.config import load_config
 from muxd.demo import write_demo_config
-from muxd.gpus import open_gpus
+from muxd.engines.gpu_source import open_gpus
 from muxd.locks import hold
 from muxd.own_files import CannotStart, claim_folder, make_folder, make_way, put_aside
 from muxd.saved_state import StateFile, WorkerRecord

@@ -16,8 +16,9 @@ from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
+from muxd.engines.registry import ENGINES, kind_of
 from muxd.engines.sglang.engine import server_flags
-from muxd.gpus import GpuMemory, simulated_memory
+from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory
 from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
@@ -96,8 +97,12 @@ class HostCheck:
     @cached_property
     def simulated_gpus(self) -> dict[GpuId, GpuMemory]:
         """Return the pretend GPUs that models name, by id."""
-        named = in_order({gpu for m in self.models if m.engine == "simulator" for gpu in m.gpus})
-        return {gpu.id: gpu for gpu in simulated_memory(self.config, named)}
+        found: dict[GpuId, GpuMemory] = {}
+        for kind in ENGINES.values():
+            if kind.pretend_gpus is not None:
+                named = in_order({gpu for model in self.models if model.engine == kind.name for gpu in model.gpus})
+                found |= {gpu.id: gpu for gpu in kind.pretend_gpus.read(self.config, named)}
+        return found
 
     def room(self, gpu: GpuMemory) -> int:
         """Return the bytes that models may have of a GPU together, where strangers leave them."""
@@ -111,7 +116,7 @@ class HostCheck:
     @property
     def real_models(self) -> list[Model]:
         """Return the models that are not simulated."""
-        return [model for model in self.models if model.engine != "simulator"]
+        return [model for model in self.models if not kind_of(model).is_pretend]
 
     @cached_property
     def is_running(self) -> bool:

@@ -24,7 +24,7 @@ from .scripts import Text
 
 def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield lines on what is wrong with a model; one `ok` line that describes it if nothing is."""
-    if model.engine == "simulator":
+    if kind_of(model).is_pretend:
         found = [*never_fits(model, machine.config, machine.problems), *_level_lines(machine, model)]
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
@@ -138,7 +138,7 @@ def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[ReportLine]:
     """Yield a line if a simulated model does not fit on simulated GPUs."""
-    if model.engine != "simulator" or model.memory is None:
+    if not kind_of(model).is_pretend or model.memory is None:
         return
     share, total = model.memory.total // max(1, len(model.gpus)), config.daemon.simulated_gpu_memory
     rooms = {gpu: config.gpus.most(gpu, total) for gpu in model.gpus}

@@ -6,23 +6,9 @@ packages: whoever reads a configuration, as the proxy and muxctl do, must not lo
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from .declarations import KeyDeclaration, key, keys_of
-from .readers import Base, command, duration, integer, number, texts
-
-
-def fault_names(value: Any, base: Base) -> tuple[str, ...]:
-    """Read a list of the simulator's faults."""
-    found = texts(value, base)
-    for fault in found:
-        from muxd.simulator.faults import check_fault  # imported for simulated models with faults only
-
-        try:
-            check_fault(fault)
-        except ValueError as error:
-            raise ValueError(f"{error}; see muxd/simulator/faults.py") from None
-    return found
+from .readers import command, duration, integer, number, texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +29,7 @@ class Simulation:
         doc="How fast it goes through the waits that SGLang has of its own, such as the 5 s until it notices "
         "SIGTERM: 1 is as slow.",
     )
-    faults: tuple[str, ...] = key(
-        fault_names, [], doc="How it misbehaves: names of faults, see muxd/simulator/faults.py."
-    )
+    faults: tuple[str, ...] = key(texts, [], doc="How it misbehaves: names of faults, see muxd/simulator/faults.py.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,9 @@ class _FileReading:
             daemon=self._daemon(raw.get("muxd", {})),
             proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), keys_of(Proxy))),
             policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys_of(Policy))),
-            gpus=self._gpu_budgets(raw.get("gpus", {}), simulated=any(m.engine == "simulator" for m in models)),
+            gpus=self._gpu_budgets(
+                raw.get("gpus", {}), simulated="gpus" in raw and any(_is_pretend(model.engine) for model in models)
+            ),
             models=models,
             path=path,
         )
@@ -304,7 +306,7 @@ def _built(declared: KeyDeclaration, value: Any) -> Any:
 def _is_pretend(engine: str) -> bool:
     from muxd.engines.registry import ENGINES  # imported where a file names an engine: the proxy has no use for it
 
-    return ENGINES[engine].capabilities.is_pretend
+    return ENGINES[engine].is_pretend
 
 
 def _gpus_needed(args: Sequence[str]) -> Parallel:

@@ -17,4 +17,3 @@ class Capabilities:
     routes: Mapping[str, frozenset[str]]
     hints: Mapping[str, str] = field(default_factory=dict)  # how a model is started to make that, for messages
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU
-    is_pretend: bool = False  # servers take pretend GPU memory, and none of this machine's

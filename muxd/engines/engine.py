@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from muxd.config import Model
+from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
 from muxd.launchers.observed_scripts import ObservedServer
 
@@ -22,8 +22,7 @@ class LaunchContext:
     workdir: Path  # private to this launch; deleted when the server has ended
     tmpdir: Path  # likewise; its path is short enough for the sockets that an engine puts there
     admin_key: str
-    simulated_gpu_ledger: Path
-    simulated_gpu_memory: int  # bytes of each pretend GPU
+    daemon: Daemon  # muxd's own settings, such as where its files are
     free_gpu_memory: int = 0  # bytes, on that of the model's GPUs which has least; 0 where nobody could read it
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
+from muxd.config.schema import Config
+from muxd.core.ledger import GpuId
 
 from .capabilities import Capabilities
 
 if TYPE_CHECKING:
+    from muxd.gpus import GpuMemory, Gpus
+
     from .engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class PretendGpus:
+    """The pretend GPUs of an engine whose servers take no memory of this machine's."""
+
+    open: Callable[[Config], Gpus]  # returns the source of readings for muxd
+    read: Callable[[Config, Iterable[GpuId]], list[GpuMemory]]  # returns one reading, where no muxd runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,13 @@ class EngineKind:
     # Yields what is wrong with a model's keys, each by its path within the model's table.  The mapping is muxd's
     # environment; None: this may be another host than the model's, and no program is looked for.
     findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
+
+    pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
+
+    @property
+    def is_pretend(self) -> bool:
+        """Return whether its servers take pretend memory instead of this machine's."""
+        return self.pretend_gpus is not None
 
     def levels(self, model: Model) -> frozenset[int]:
         """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""

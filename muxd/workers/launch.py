@@ -17,7 +17,7 @@ from muxd.config import Config, Model
 from muxd.core.events import Event
 from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 from muxd.engines.engine_client import EngineClient
-from muxd.gpus import Gpus, simulated_ledger_path
+from muxd.gpus import Gpus
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.ports import HOST
@@ -94,8 +94,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         workdir=workdir,
         tmpdir=_short_tmpdir(workdir),
         admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
-        simulated_gpu_ledger=simulated_ledger_path(config),
-        simulated_gpu_memory=config.daemon.simulated_gpu_memory,
+        daemon=config.daemon,
         free_gpu_memory=free,
     )
     orders = launcher_for(model).launch(model, engine, plan)

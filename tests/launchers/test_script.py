@@ -3,14 +3,15 @@
 from hashlib import sha256
 from pathlib import Path
 
-from muxd.config import Model
+from muxd.config import Daemon, Model
 from muxd.config.model_schema import Script
 from muxd.engines.engine import LaunchContext
 from muxd.engines.registry import engine_for
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.script import changed
 
-PLAN = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "muxds-own", Path("/ledger"), 0)
+DAEMON = Daemon(Path("/s"), Path("/state"), Path("/logs"))
+PLAN = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "muxds-own", DAEMON)
 
 
 def model(level=2, **script):

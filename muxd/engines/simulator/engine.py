@@ -4,6 +4,8 @@ from muxd.config import Model, SimulatorOptions
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.sglang.engine import SGLang, server_flags
 
+from .gpus import ledger_path
+
 
 class Simulator(SGLang):
     """An engine whose server has SGLang's routes, sleep, wake and ways to end; the server is muxd/simulator."""
@@ -23,9 +25,9 @@ class Simulator(SGLang):
             "--token-rate": simulation.token_rate,
             "--pace": simulation.pace,
             "--batch-slots": simulation.batch_slots,
-            "--ledger": context.simulated_gpu_ledger,
+            "--ledger": ledger_path(context.daemon),
             "--gpus": ",".join(model.gpus),
-            "--gpu-memory": context.simulated_gpu_memory,
+            "--gpu-memory": context.daemon.simulated_gpu_memory,
             "--weights": memory.weights if memory is not None else 0,
             "--kv": memory.kv if memory is not None else 0,
             "--overhead": memory.overhead if memory is not None else 0,

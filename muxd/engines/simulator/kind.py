@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from muxd.config.engine_options import SimulatorOptions
 from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
+from muxd.config.schema import Config
+from muxd.core.ledger import GpuId
+from muxd.engines.kind import PretendGpus
 from muxd.engines.sglang.checks import args_findings
 from muxd.engines.sglang.kind import SGLANG
 
 if TYPE_CHECKING:
     from muxd.engines.engine import Engine
+    from muxd.gpus import GpuMemory, Gpus
 
 
 def _make() -> Engine:
@@ -21,15 +26,35 @@ def _make() -> Engine:
     return Simulator()
 
 
+def _open_gpus(config: Config) -> Gpus:
+    from .gpus import open_simulated_gpus  # imported by who reads GPUs only
+
+    return open_simulated_gpus(config)
+
+
+def _read_gpus(config: Config, ids: Iterable[GpuId]) -> list[GpuMemory]:
+    from .gpus import read_simulated_gpus  # imported by who reads GPUs only
+
+    return read_simulated_gpus(config, ids)
+
+
 def _findings(model: Model, _: Mapping[str, str] | None) -> Iterator[Finding]:
-    """Yield what is wrong with `args`; the simulator needs neither weights nor an interpreter."""
-    return args_findings(model)
+    """Yield what is wrong with `args` and the faults; the simulator needs neither weights nor an interpreter."""
+    yield from args_findings(model)
+    options = model.engine_options
+    for fault in options.simulation.faults if isinstance(options, SimulatorOptions) else ():
+        from muxd.simulator.faults import check_fault  # imported for models with faults only
+
+        try:
+            check_fault(fault)
+        except ValueError as error:
+            yield ("simulation", "faults"), f"{error}; see muxd/simulator/faults.py"
 
 
 SIMULATOR = replace(
     SGLANG,
     name="simulator",
-    capabilities=replace(SGLANG.capabilities, is_pretend=True),
     make=_make,
     findings=_findings,
+    pretend_gpus=PretendGpus(_open_gpus, _read_gpus),
 )

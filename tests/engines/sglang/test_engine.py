@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config import Model, SGLangOptions
+from muxd.config import Daemon, Model, SGLangOptions
 from muxd.engines.engine import LaunchContext
 from muxd.engines.registry import engine_for
 from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
 from muxd.launchers.launcher import launcher_for
 
 SGLANG = SGLangOptions(python="/opt/sglang/bin/python")
+DAEMON = Daemon(Path("/s"), Path("/state"), Path("/logs"))
 MODEL = Model("qwen", model_path="Qwen/Qwen3-14B", served_names=("gpt", "qwen"), engine_options=SGLANG)
 
 
@@ -86,7 +87,7 @@ def test_a_sleep_level_is_a_choice_at_launch(level, flags):
 def test_it_is_told_once_to_count_for_prometheus():
     for args in ((), ("--enable-metrics",), ("--enable-metrics-for-all-schedulers",)):
         model = Model("qwen", model_path="m", served_names=("qwen",), args=args)
-        plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
+        plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", DAEMON)
         assert engine_for(model).command(model, plan).argv.count("--enable-metrics") == 1
 
 
@@ -98,7 +99,7 @@ def test_two_gpus_mean_tensor_parallelism_unless_the_user_says_otherwise():
 
 
 def test_the_admin_key_is_in_a_file_and_nowhere_else():
-    plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", Path("/ledger"), 0)
+    plan = LaunchContext(31001, Path("/w"), Path("/w/tmp"), "secret", DAEMON)
     launch = launcher_for(MODEL).launch(MODEL, engine_for(MODEL), plan)
     assert not [word for word in (*launch.argv, *launch.env.values()) if "secret" in word]
     assert launch.files == {Path("/w/server.yaml"): "admin-api-key: secret\n"}
@@ -107,5 +108,5 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 def test_a_model_sees_its_own_gpus_only():
     model = Model("qwen", model_path="m", served_names=("qwen",), gpus=("2", "3"))
-    env = engine_for(model).command(model, LaunchContext(1, Path("/w"), Path("/t"), "k", Path("/l"), 0)).env
+    env = engine_for(model).command(model, LaunchContext(1, Path("/w"), Path("/t"), "k", DAEMON)).env
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")
