@@ -35,7 +35,7 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "since_s": seconds(now - group.since),
         "sleep_level": worker.sleep_level,
         "level": worker.level if worker.state is WorkerState.ASLEEP else None,
-        "sleep_trouble": worker.level_trouble or None,
+        "sleep_trouble": worker.level_trouble or worker.launch_note or None,
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in model.gpus],

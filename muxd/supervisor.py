@@ -8,8 +8,10 @@ supervisor runs in one trio thread.  Of the methods that the control socket call
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,7 @@ from .config.flags import runs_on_cpu
 from .config.names import did_you_mean
 from .config.plan import Plan, Step, plan_of
 from .config.proxy_settings import settings_for_proxy
+from .config.schema import Daemon
 from .config.written import written_since
 from .core.commands import (
     AnswerUnload,
@@ -50,6 +53,7 @@ from .core.events import (
     DemandReported,
     Event,
     GpusMeasured,
+    HostRamLimited,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -72,6 +76,7 @@ from .core.states import DOWN, WorkerState
 from .engines.registry import kind_of
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
 from .host.certain import certain_need
+from .host.hardware import available_memory
 from .journal import Journal
 from .launchers.observed_scripts import completed
 from .lease_streams import LeaseStreams, Line, lease_line, order_line, seconds, switch_line
@@ -93,6 +98,9 @@ TICK = 2.0
 
 #: Seconds that reading the weight files' sizes of all models may take.
 WEIGHING = 5.0
+
+#: The share of the available host RAM that copies of weights may take; the rest is for all else that servers need.
+HOST_SHARE = 0.9
 
 #: Log levels of moves into states that an operator should notice; all other moves are logged as info.
 LOUD = {
@@ -137,9 +145,8 @@ class Supervisor:
         self._mailbox = mailbox
         self._proxy = proxy
         self._started = trio.current_time()
-        self._scheduler = Scheduler(
-            map(spec_of, self.config.models), self.config.policy.wait_target, keep_turns=self.config.policy.keep_turns
-        )
+        specs, policy = map(spec_of, self.config.models, repeat(self.config.daemon)), self.config.policy
+        self._scheduler = Scheduler(specs, policy.wait_target, keep_turns=policy.keep_turns)
         self._runners = {model.name: Runner(model, context) for model in self.config.models}
         self._names = _model_names(self.config)
         self._models = {model.name: model for model in self.config.models}  # a worker may still run with an older one
@@ -178,6 +185,7 @@ class Supervisor:
             nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             await self._measure_gpus()
+            await self._measure_host_ram()
             await self._tell_weights(self.config)
             self.tell(Started(trio.current_time(), frozenset(self._context.state.state.stopped)))
             task_status.started()
@@ -192,8 +200,8 @@ class Supervisor:
 
     def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
         match command:
-            case StartWorker(name):
-                nursery.start_soon(self._runners[name].start(), name=f"life of {name}")
+            case StartWorker(name, level):
+                nursery.start_soon(self._runners[name].start(level), name=f"life of {name}")
             case WakeWorker(name):
                 self._runners[name].wake()
             case SleepWorker(name, level):
@@ -288,6 +296,15 @@ class Supervisor:
         if any(w.state in CHANGING | {WorkerState.STUCK} or gpu not in held.get(w.name, {}) for w in on_it):
             return None
         return sum(held[worker.name][gpu] for worker in on_it)
+
+    async def _measure_host_ram(self) -> None:
+        """Tell the core how much host RAM the copies of weights may take; nothing where nobody can say."""
+        size = self.config.daemon.host_memory
+        if size is None and any(not kind_of(model).is_pretend for model in self.config.models):
+            with suppress(OSError, ValueError):
+                size = int(HOST_SHARE * await in_thread(available_memory, abandon_on_cancel=True)) or None
+        if size is not None:
+            self.tell(HostRamLimited(trio.current_time(), size))
 
     async def _tell_weights(self, config: Config) -> None:
         """Tell the core how much GPU memory each model needs at least, by the size of its weight files."""
@@ -470,7 +487,7 @@ class Supervisor:
 
     async def _apply(self, reload: Reload) -> None:
         self._reload = reload
-        specs, policy = tuple(map(spec_of, reload.wanted.models)), reload.wanted.policy
+        specs, policy = tuple(map(spec_of, reload.wanted.models, repeat(reload.wanted.daemon))), reload.wanted.policy
         now = trio.current_time()
         self.tell(Reconfigured(now, specs, reload.changed(), policy.wait_target, policy.keep_turns))
         await reload.taken_over.wait()
@@ -588,17 +605,21 @@ def _model_names(config: Config) -> dict[str, str]:
     return {name: model.name for model in config.models for name in (model.name, *model.served_names)}
 
 
-def spec_of(model: Model) -> GroupSpec:
+def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
     memory = model.memory
+    # A launch script decides by itself what its server does; pretend weights count where the host's size is told.
+    is_real = not kind_of(model).is_pretend
+    is_counted = model.script is None and (is_real or daemon.host_memory is not None)
     worker = WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),
-        on_cards=not kind_of(model).is_pretend and not runs_on_cpu(model.args),
+        on_cards=is_real and not runs_on_cpu(model.args),
         share=kind_of(model).granted(model) or WHOLE,
         memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,
         levels=kind_of(model).levels(model),
+        copy=(memory.weights if memory is not None else 0) if is_counted else None,
         resident=(memory.weights + memory.overhead) // max(1, len(model.gpus)) if memory is not None else 0,
         restart_limit=model.restart_limit,
         restart_window=model.restart_window,

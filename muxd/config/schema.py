@@ -90,6 +90,13 @@ class Daemon:
     shutdown_timeout: float = key(
         duration(), "30s", live=True, told=True, doc="How long a stop lets requests in flight finish."
     )
+    host_memory: int | None = key(
+        size(low=MiB),
+        unset=None,
+        example="200GiB",
+        doc="Host RAM that the weights of all models with sleep_level = 1 may take together, from their start on.  One "
+        "that finds no room there sleeps at level 2.  Default: nine tenths of what is available when muxd starts.",
+    )
     simulated_gpu_memory: int = key(
         size(low=MiB), "80GiB", doc='The size of each pretend GPU, for models with engine = "simulator".'
     )

@@ -7,9 +7,13 @@ from .states import WorkerState
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Load it from nothing; answered by WorkerReady or WorkerExited."""
+    """Load it from nothing; answered by WorkerReady or WorkerExited.
+
+    `level`: for which its process is launched; None: the one that is configured.
+    """
 
     worker: str
+    level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,14 @@ class GpusMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRamLimited:
+    """So many bytes of host RAM models may have together for copies of their weights."""
+
+    time: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsSeen:
     """So many bytes the weights of each model have, of which it certainly needs GPU memory; all that is known."""
 
@@ -251,6 +259,7 @@ Event = (
     | UnloadAsked
     | Reconfigured
     | GpusMeasured
+    | HostRamLimited
     | WeightsSeen
     | WorkerReady
     | WorkerAsleep

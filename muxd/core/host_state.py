@@ -5,7 +5,7 @@ when to do it is decided in `switching` and `scheduler`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from .commands import (
 )
 from .events import Waiting
 from .group import UP, Group, Lease
-from .ledger import WHOLE, GpuId, Holding, Ledger, in_order
+from .ledger import HOST_RAM, WHOLE, GpuId, Holding, Ledger, in_order
 from .spec import GroupSpec, WorkerSpec
 from .states import DOWN, WorkerState
 from .worker import Cost, Worker
@@ -211,6 +211,63 @@ class HostState:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self.groups[name], chosen[name]) for name in sorted(chosen)]
 
+    def plan(self, group: Group) -> list[Eviction]:
+        """Return who must leave for the group to come: from its GPUs, and from host RAM where that is worth it."""
+        evictions = self.evictions(group)
+        return [*evictions, *self._demotions(group, evictions)]
+
+    def _demotions(self, group: Group, evictions: Sequence[Eviction]) -> list[Eviction]:
+        """Return the sleepers to be ended, so that the weights of a group that is launched have room in host RAM.
+
+        None where it is cheaper that the group itself sleeps at level 2.
+        """
+        gone = {worker: held for b in evictions for worker, held in _left(b.group, b.level).items()}
+        if not self.lacks_host_ram(group, gone):
+            return []
+        leaving = [eviction.group for eviction in evictions]
+        sleepers = [
+            other
+            for other in self._groups_of(self.ledger.holders([HOST_RAM]), group)
+            if other.state is WorkerState.ASLEEP and not other.wanted and other not in leaving
+        ]
+
+        def fits(plan: eviction.Plan) -> bool:
+            ended = {worker.name: Holding({}, 3) for name in plan for worker in self.groups[name].serving}
+            return not self.lacks_host_ram(group, gone | ended)
+
+        residents = [
+            eviction.Resident(
+                other.name, False, (eviction.LevelCost(3, _seconds(other, 3) * max(other.demand(self.now), RARE)),)
+            )
+            for other in sleepers
+        ]
+        chosen = eviction.plan(residents, fits)
+        if chosen is None:
+            return []
+        cost = sum(resident.cost[1] for resident in residents if resident.group in chosen)
+        if cost >= _reload_cost(group) * max(group.demand(self.now), RARE):
+            return []
+        return [Eviction(self.groups[name], 3) for name in sorted(chosen)]
+
+    def lacks_host_ram(self, group: Group, left: Mapping[str, Holding] = {}) -> bool:
+        """Say whether host RAM has no room for the weights of a group that is launched; `left` as in the ledger."""
+        need = sum(self._copy_of(worker) for worker in group.serving)
+        return need > 0 and bool(self.ledger.shortfall("", {HOST_RAM: need}, left))
+
+    def gives_host_ram(self, leaving: Eviction) -> bool:
+        """Say whether a victim that is not gone yet will give host RAM back."""
+        ends = leaving.level == 3 and not _is_stuck(leaving.group)
+        return ends and any(worker.copy for worker in leaving.group.serving)
+
+    def _copy_of(self, worker: Worker) -> int:
+        """Return the bytes of host RAM that a worker's next process takes to sleep at level 1; 0 for one that has one.
+
+        As large as its weights, and where nobody knows these, as all that it needs on its GPUs.
+        """
+        if not worker.is_down or worker.spec.sleep_level != 1 or worker.spec.copy is None:
+            return 0
+        return worker.spec.copy or self.weights.get(worker.group, 0) or worker.spec.memory
+
     def _groups_of(self, workers: Iterable[str], but: Group) -> list[Group]:
         """Return the groups of the workers, each once, without that one."""
         names = dict.fromkeys(self.workers[name].group for name in workers)
@@ -293,7 +350,7 @@ class HostState:
     def activate(self, group: Group) -> Iterator[Command]:
         """Wake its members that sleep and start the others; the memory for all of them must be free."""
         for worker in _coming(group):
-            self.ledger.take(worker.name, worker.spec.claim)
+            self._claim(worker)
         for worker in group.members:
             if worker.may_come(self.now) and self._is_quiet(worker):
                 yield from self._bring(worker)
@@ -306,8 +363,20 @@ class HostState:
             if not worker.is_router and not self.ledger.is_awake(worker.name):
                 if self.ledger.shortfall(worker.name, worker.spec.claim):
                     continue
-                self.ledger.take(worker.name, worker.spec.claim)
+                self._claim(worker)
             yield from self._bring(worker)
+
+    def _claim(self, worker: Worker) -> None:
+        """Take the memory that a worker needs.  One that is to sleep at 1, and has no room there, will sleep at 2."""
+        if worker.is_down:
+            worker.copy = self._copy_of(worker)
+            worker.launched, worker.launch_note = None, ""
+            missing = self.ledger.shortfall(worker.name, {HOST_RAM: worker.copy}) if worker.copy else {}
+            if missing:
+                sizes = (f"{size / GIB:.1f}" for size in (max(0, worker.copy - missing[HOST_RAM]), worker.copy))
+                worker.launched, worker.copy = 2, 0
+                worker.launch_note = f"sleeps at 2: host RAM has {' of '.join(sizes)} GiB"
+        self.ledger.take(worker.name, worker.claim)
 
     def _bring(self, worker: Worker) -> Iterator[Command]:
         """Wake it if it sleeps, else start it."""
@@ -319,8 +388,10 @@ class HostState:
         if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             worker.restarts += 1
         worker.trial = worker.state is WorkerState.FAILED
-        yield from self.move(worker, WorkerState.STARTING)
-        yield StartWorker(worker.name)
+        if not worker.is_router:
+            self._claim(worker)
+        yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
+        yield StartWorker(worker.name, worker.launched)
 
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
@@ -339,7 +410,7 @@ class HostState:
         for worker in group.serving:
             if worker.state is not WorkerState.DRAINING or not self._is_quiet(worker):
                 continue
-            if 3 in (level, worker.sleep_level) or not worker.spec.can_sleep_at(level):
+            if 3 in (level, worker.sleep_level) or not worker.can_sleep_at(level):
                 yield from self.stop_worker(worker, worker.reason, kill=False)
             else:
                 yield from self._fall_asleep(worker, level, worker.reason)
@@ -492,11 +563,11 @@ def _left(group: Group, level: int) -> dict[str, Holding]:
 
 
 def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: float) -> eviction.Resident:
-    """Describe what the group's leaving costs, by the level; a deeper one that frees no more is no choice."""
+    """Describe what the group's leaving costs, by the level; a deeper one that frees no more of a GPU is no choice."""
     options: list[eviction.LevelCost] = []
     before = None
     for level, holdings in left.items():
-        kept = [(holding.claim, holding.is_loaded) for holding in holdings.values()]
+        kept = [({**holding.claim, HOST_RAM: 0}, holding.is_loaded) for holding in holdings.values()]
         if kept != before:
             options.append(eviction.LevelCost(level, _seconds(group, level) * max(group.demand(now), RARE)))
         before = kept
@@ -504,6 +575,15 @@ def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: floa
     is_busy = group.in_use or group.state in coming or _is_stuck(group)
     is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
     return eviction.Resident(group.name, is_awake and is_busy, tuple(options))
+
+
+def _reload_cost(group: Group) -> float:
+    """Return how much longer a wake at level 2 takes than one at level 1; 0 until it was measured.
+
+    Nobody's process is ended for a guess.
+    """
+    deep, shallow = group.cost(WorkerState.WAKING, 2), group.cost(WorkerState.WAKING, 1)
+    return max(0.0, deep.seconds - shallow.seconds) if deep.measured else 0.0
 
 
 def _is_stuck(group: Group) -> bool:

@@ -1,4 +1,4 @@
-"""The ledger: who has how much of which GPU.
+"""The ledger: who has how much of which GPU, and of host RAM.
 
 A worker claims memory from the moment it starts or wakes until it is asleep or gone, with its memory measured free.
 What a sleeping process keeps there stays claimed while it sleeps: at level 0 the weights, at levels 1 and 2 a CUDA
@@ -7,6 +7,9 @@ context and captured graphs.
 A claim on a GPU is in bytes, or WHOLE where nobody said or measured what the worker takes: such a worker is alone there
 among those whose weights are on the GPU, awake or asleep at level 0.  What deeper sleepers keep is not in its way, as
 it finds out by itself how much is free.
+
+Host RAM is one more resource, whose claims are always in bytes: a process that can sleep at level 1 has a copy of its
+weights there from its launch to its end.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,11 +18,16 @@ from dataclasses import dataclass
 #: One GPU: a card, or a MIG slice of one.  Equal ids are the same memory; nothing else can be read off an id.
 GpuId = str
 
+#: What the ledger keeps account of: a GPU, or HOST_RAM.
+Resource = str
+
+HOST_RAM: Resource = "host"
+
 #: All of a GPU that sleepers leave.
 WHOLE = -1
 
-#: Bytes, or WHOLE, by GPU.
-Claim = Mapping[GpuId, int]
+#: Bytes, or WHOLE, by GPU; bytes of HOST_RAM.
+Claim = Mapping[Resource, int]
 
 
 def in_order(gpus: Iterable[GpuId]) -> list[GpuId]:
@@ -48,12 +56,12 @@ class Holding:
 class Ledger:
     """Claims of workers; memory of known capacity is never promised twice.
 
-    `capacity`: bytes of each GPU that workers may have together, where it could be read.  A claim in bytes on another
-    GPU counts as WHOLE.
+    `capacity`: bytes of each resource that workers may have together, where it could be read.  A claim in bytes on
+    another GPU counts as WHOLE; host RAM that could not be read has no end.
     """
 
     def __init__(self) -> None:
-        self.capacity: dict[GpuId, int] = {}
+        self.capacity: dict[Resource, int] = {}
         self._holdings: dict[str, Holding] = {}
         self._loaded_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
 
@@ -76,25 +84,25 @@ class Ledger:
             self._loaded_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_loaded(name)))
         return self._loaded_on[gpus]
 
-    def holders(self, gpus: Iterable[GpuId]) -> list[str]:
-        """Return the workers with a claim on one of the GPUs, in the order in which they came."""
-        wanted = frozenset(gpus)
+    def holders(self, resources: Iterable[Resource]) -> list[str]:
+        """Return the workers with a claim on one of the resources, in the order in which they came."""
+        wanted = frozenset(resources)
         return [worker for worker, holding in self._holdings.items() if not wanted.isdisjoint(holding.claim)]
 
-    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Holding] = {}) -> dict[GpuId, int]:
-        """Return the bytes that are missing on each GPU for `worker` to wake with `claim`; empty where it fits.
+    def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Holding] = {}) -> dict[Resource, int]:
+        """Return the bytes that are missing of each resource for `worker` to wake with `claim`; empty where it fits.
 
         WHOLE stands for a GPU that somebody must leave, however little the other one takes.
         `left`: what each worker would have that is thought asleep or gone.
         """
         others = [h for name, h in self._holdings.items() if name != worker and name not in left]
         others += [holding for name, holding in left.items() if name != worker]
-        missing: dict[GpuId, int] = {}
+        missing: dict[Resource, int] = {}
         for gpu, amount in claim.items():
             on_it = [h for h in others if gpu in h.claim]
             capacity = self.capacity.get(gpu)
             loaded = [h.claim[gpu] for h in on_it if h.is_loaded]
-            if loaded and (capacity is None or amount == WHOLE or WHOLE in loaded):
+            if gpu != HOST_RAM and loaded and (capacity is None or amount == WHOLE or WHOLE in loaded):
                 missing[gpu] = WHOLE
             elif capacity is not None and amount != WHOLE:
                 over = sum(h.claim[gpu] for h in on_it) + amount - capacity
@@ -120,7 +128,7 @@ class Ledger:
         """Note that `worker` was seen to use these GPUs alone; what it has of others is free."""
         holding = self._holdings.get(worker)
         if holding is not None:
-            claim = {gpu: size for gpu, size in holding.claim.items() if gpu in gpus}
+            claim = {gpu: size for gpu, size in holding.claim.items() if gpu in (*gpus, HOST_RAM)}
             self._hold(worker, Holding(claim, holding.level))
 
     def _hold(self, worker: str, holding: Holding | None) -> None:

@@ -251,7 +251,7 @@ def why_not_to_level(group: Group, level: int) -> str:
     if level < group.level < 3:
         way = f"only a wake leads from there to level {level}: `muxctl start {name}`, then sleep again"
         return f"{name} sleeps at level {group.level} already; {way}"
-    possible = [each for each in range(4) if all(worker.spec.can_sleep_at(each) for worker in group.serving)]
+    possible = [each for each in range(4) if all(worker.can_sleep_at(each) for worker in group.serving)]
     if level in possible:
         return ""
     listed = f"{', '.join(map(str, possible[:-1]))} and {possible[-1]}"

@@ -24,6 +24,7 @@ from .events import (
     Event,
     Failure,
     GpusMeasured,
+    HostRamLimited,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -47,6 +48,7 @@ from .events import (
 )
 from .group import Group
 from .host_state import HostState
+from .ledger import HOST_RAM
 from .orders import Orders, why_not_to_level
 from .spec import GroupSpec
 from .states import DOWN, WorkerState
@@ -119,6 +121,8 @@ class Scheduler:
                 self.host.ledger.capacity |= {**self.host.sizes, **left}
                 self.host.strangers = dict(strangers)
                 self.host.gpus_there = there or self.host.gpus_there
+            case HostRamLimited(_, size):
+                self.host.ledger.capacity[HOST_RAM] = size
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
             case ShutdownAsked(_, deadline):

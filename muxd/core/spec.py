@@ -26,6 +26,7 @@ class WorkerSpec:
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2  # at which it sleeps unless an order says another, or room is needed: then deeper
     levels: frozenset[int] = frozenset()  # at which its process can sleep; sleep_level and 3 always
+    copy: int | None = None  # bytes of host RAM that level 1 takes; 0: as many as its weights; None: not counted
     resident: int = 0  # bytes of each of its GPUs that stay taken while it sleeps at level 0; 0: nobody said
     restart_limit: int = 5
     restart_window: float = 600.0

@@ -152,7 +152,7 @@ class Switching:
     def in_the_way(self, group: Group) -> list[Eviction]:
         """Return who must leave before the group comes: a switch's victims that are left, or whom a plan chooses."""
         switch = self.switch_to(group)
-        return self.host.evictions(group) if switch is None else self._remaining(switch)
+        return self.host.plan(group) if switch is None else self._remaining(switch)
 
     def _target(self, switch: Switch) -> Group:
         return self.host.groups[switch.target]
@@ -162,6 +162,8 @@ class Switching:
         for victim in self._remaining(switch):
             yield from self._forward_victim(victim, target)
         if switch.begun or not self.host.fits(target) or not self.host.is_quiet(target):
+            return
+        if self.host.lacks_host_ram(target) and any(self.host.gives_host_ram(v) for v in self._remaining(switch)):
             return
         switch.begun = True
         yield from self.host.activate(target)
@@ -277,7 +279,7 @@ class Switching:
             return
         if self.host.crowded_out(group):
             return
-        blockers = self.host.evictions(group)
+        blockers = self.host.plan(group)
         if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
             return  # one that comes back by itself after it lost its quorum has no switch that keeps others off
         at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from .events import Failure
-from .ledger import Holding
+from .ledger import HOST_RAM, Claim, Holding
 from .spec import Role, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
@@ -77,6 +77,9 @@ class Worker:
     url: str = ""
     generation: int = 0  # counts its starts and wakes
     costs: dict[tuple[WorkerState, int | None], Cost] = field(default_factory=_costs)
+    launched: int | None = None  # the level for which its process was launched, where that is not the configured one
+    launch_note: str = ""  # why
+    copy: int = 0  # bytes of host RAM that its process has for a copy of its weights
     level: int = 3  # at which it sleeps or slept last, or towards which it falls asleep; 3: its process had ended
     kept: dict[int, int] = field(default_factory=dict)  # bytes of each of its GPUs that it keeps asleep, by level
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
@@ -119,6 +122,8 @@ class Worker:
             self.cost(self.state).learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
+        if to in DOWN:
+            self.launched, self.launch_note, self.copy = None, "", 0
 
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""
@@ -132,20 +137,34 @@ class Worker:
         self.trial = False
         self.ready_since = None
 
+    @property
+    def claim(self) -> Claim:
+        """Return the memory that the worker needs to serve, of its GPUs and of host RAM."""
+        return {**self.spec.claim, HOST_RAM: self.copy} if self.copy else self.spec.claim
+
     def holding_asleep(self, level: int) -> Holding:
         """Return what the worker keeps while it sleeps at `level`: as measured, else as declared."""
         if level == 3:
             return Holding({}, 3)
+        in_host = {HOST_RAM: self.copy} if self.copy else {}
         if level == 0:  # where nobody can say what its weights take, it keeps all
             kept = self.kept.get(0, self.spec.resident or self.spec.share)
-            return Holding(dict.fromkeys(self.spec.gpus, kept), 0)
+            return Holding({**dict.fromkeys(self.spec.gpus, kept), **in_host}, 0)
         kept = self.kept.get(level, 0)
-        return Holding(dict.fromkeys(self.spec.gpus, kept) if kept else {}, level)
+        return Holding({**(dict.fromkeys(self.spec.gpus, kept) if kept else {}), **in_host}, level)
+
+    def can_sleep_at(self, level: int) -> bool:
+        """Say whether the worker's process, or the next one as it is configured, can sleep at `level`."""
+        if self.launched is None:
+            return self.spec.can_sleep_at(level)
+        return level in (self.launched, 3) or (level in self.spec.levels and level != self.spec.sleep_level)
 
     @property
     def sleep_level(self) -> int:
         """Return the level at which the worker sleeps: 3 where sleeps and wakes have failed too often."""
-        return 3 if self.bad_levels >= BAD_LEVELS else self.spec.sleep_level
+        if self.bad_levels >= BAD_LEVELS:
+            return 3
+        return self.spec.sleep_level if self.launched is None else self.launched
 
     @property
     def levels_left(self) -> list[int]:
@@ -155,7 +174,7 @@ class Worker:
         least = self.sleep_level
         if self.state in (WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
             least = self.level + (self.state is WorkerState.ASLEEP)
-        deep = [level for level in _LEVELS if level >= least and self.spec.can_sleep_at(level)]
+        deep = [level for level in _LEVELS if level >= least and self.can_sleep_at(level)]
         return [*(deep if self.bad_levels < BAD_LEVELS else ()), 3]
 
     def sleeps_at(self, level: int) -> bool:

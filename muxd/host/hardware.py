@@ -1,6 +1,7 @@
 """The GPUs and the memory of this machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from muxd.gpus import GpuMemory, NvmlGpus
 ReadGpus = Callable[[], tuple[Sequence[GpuMemory], str]]
 
 _MEMORY = Path("/proc/meminfo")
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def read_gpus() -> tuple[Sequence[GpuMemory], str]:
@@ -27,12 +29,37 @@ def read_gpus() -> tuple[Sequence[GpuMemory], str]:
 
 def host_memory() -> int:
     """Return the bytes of RAM that processes here may have; 0 if unknown."""
-    total = 0
+    return min(_meminfo("MemTotal"), *(limit for limit, _ in _limits()), 1 << 62)
+
+
+def available_memory() -> int:
+    """Return the bytes of RAM that processes here may have beside what others use already; 0 if unknown.
+
+    The file cache counts as free: MemAvailable leaves it out, and so does the working set of a cgroup.
+    """
+    rooms = (max(0, limit - used) for limit, used in _limits())
+    return min(_meminfo("MemAvailable"), *rooms, 1 << 62)
+
+
+def _meminfo(name: str) -> int:
+    """Return one line of /proc/meminfo, in bytes; 0 where there is none."""
     for line in _MEMORY.read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            total = int(line.split()[1]) * 1024
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each cgroup (version 2) that this process is in, up to the root, and its working set."""
     try:
-        limit = int(_LIMIT.read_text())
-    except (OSError, ValueError):  # this is no container, or the limit is "max"
-        return total
-    return min(total, limit)
+        path = next(line[3:] for line in _OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return
+    own = _CGROUPS / path.strip("/")
+    for folder in (own, *own.parents):
+        if not folder.is_relative_to(_CGROUPS):
+            return
+        with suppress(OSError, ValueError, StopIteration):  # no controller, or the limit is "max"
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            stat = (folder / "memory.stat").read_text().splitlines()
+            yield limit, used - next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))

@@ -1,6 +1,7 @@
 """One model's worker as the supervisor handles it: start, sleep, wake, stop."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from muxd.children import Child, Dropped
@@ -26,6 +27,7 @@ class Runner:
         self._gpu_memory = GpuMemoryTracker(context.gpus, model, context.held_memory)
         self._context = context
         self._life: WorkerProcess | None = None
+        self._launched: int | None = None  # the level for which its server was launched; None: the configured one
         self._context_length: int | None = None
         self._is_generation: bool | None = None
         self._last_words: list[str] = []
@@ -45,7 +47,10 @@ class Runner:
         self.model = model
         self._gpu_memory.update(model)
         if self._life is not None:
-            self._life.update(model)
+            self._life.update(self._as_launched())
+
+    def _as_launched(self) -> Model:
+        return self.model if self._launched is None else replace(self.model, sleep_level=self._launched)
 
     @property
     def gpu_memory(self) -> GpuMemoryTracker:
@@ -101,13 +106,15 @@ class Runner:
         link = self._life.link if self._life is not None else None
         return await self._engine.metrics(link) if link is not None else None
 
-    def start(self) -> Callable[[], Awaitable[None]]:
+    def start(self, level: int | None = None) -> Callable[[], Awaitable[None]]:
         """Begin a new life of the worker, which `stop` can end from now on.
 
-        Return the async function that the caller has to run; it returns when no process of this life is left.
+        `level`: the sleep level for which its server is launched; None: the one that is configured.  Return the async
+        function that the caller has to run; it returns when no process of this life is left.
         """
         assert self._life is None, f"{self.model.name} lives already"
-        self._life = WorkerProcess(self.model, self._engine, self._gpu_memory, self._context)
+        self._launched = level
+        self._life = WorkerProcess(self._as_launched(), self._engine, self._gpu_memory, self._context)
         return self._live
 
     async def _live(self) -> None:

@@ -4,6 +4,8 @@ It keeps its own books of what each worker was told, as a GPU and an engine woul
 scheduler that fools itself does not fool it.
 """
 
+from math import inf
+
 from muxd.core.commands import (
     Command,
     EndLease,
@@ -22,7 +24,7 @@ from muxd.core.commands import (
     WakeWorker,
 )
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
-from muxd.core.ledger import WHOLE
+from muxd.core.ledger import HOST_RAM, WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.states import WorkerState
 
@@ -34,6 +36,7 @@ class Oracle:
         self.scheduler = scheduler
         self.holds: dict[str, str | int] = dict.fromkeys(scheduler.host.workers, GONE)  # or the level it sleeps at
         self.kept: dict[str, int] = {}  # bytes of each GPU that a sleeper was last measured to keep
+        self.copies: dict[str, int] = {}  # bytes of host RAM that the copy of a worker's weights has
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
         self.owner: dict[int, str] = {}  # the group of each lease
         self.finished = False
@@ -53,11 +56,13 @@ class Oracle:
                     self.kept[worker] = kept
             case WorkerExited(_, worker):
                 self.holds[worker] = GONE
+                self.copies.pop(worker, None)
 
     def must_allow(self, command: Command) -> None:
         match command:
-            case StartWorker(worker):
+            case StartWorker(worker, level):
                 assert self.holds[worker] == GONE, f"a second copy of {worker}"
+                self._must_fit_in_host_ram(worker, level)
                 self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
@@ -69,7 +74,7 @@ class Oracle:
             case SleepWorker(worker, level):
                 had = self.holds[worker]
                 assert had == LOADED or (had in (0, 1) and had < level), f"release of {worker} to {level}, from {had}"
-                assert self.scheduler.host.workers[worker].spec.can_sleep_at(level)
+                assert self.scheduler.host.workers[worker].can_sleep_at(level)
                 self._must_be_alone(worker)
                 assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = level
@@ -127,6 +132,14 @@ class Oracle:
         others = [n for n, w in known.items() if n != worker and w.state in moving and self.holds[n] != GONE]
         beside = [n for n in others if known[n].spec.gpus & known[worker].spec.gpus]
         assert not beside, f"{worker} moves while {beside} do"
+
+    def _must_fit_in_host_ram(self, worker: str, level: int | None) -> None:
+        """Add up the copies of weights that processes for level 1 have: host RAM is never promised twice."""
+        spec = self.scheduler.host.workers[worker].spec
+        if (spec.sleep_level if level is None else level) == 1 and spec.copy:
+            self.copies[worker] = spec.copy
+            size = self.scheduler.host.ledger.capacity.get(HOST_RAM, inf)
+            assert sum(self.copies.values()) <= size, f"{worker} starts, and the copies {self.copies} take {size}"
 
     def _must_fit(self, worker: str) -> None:
         """Add up what each worker may have, what sleepers keep included: a GPU is never promised twice."""

@@ -33,6 +33,7 @@ from muxd.core.events import (
     Event,
     Failure,
     GpusMeasured,
+    HostRamLimited,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -97,8 +98,18 @@ GROUPS = (
     replicas("w", frozenset({"0"}), frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5),
 )
 
+#: The same with copies of weights in host RAM, of 45 in all.
+SHORT = (
+    single("a", share=40, sleep_level=1, copy=20, levels=frozenset({0, 1}), drain_timeout=20, preload=True),
+    single("b", share=30, sleep_level=1, copy=20, drain_timeout=inf, restart_limit=2),
+    single("c", share=35, sleep_level=1, copy=25, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20, sleep_level=1, copy=50),
+    single("e", gpus=frozenset({"0", "1"}), share=50, sleep_level=2, copy=40, drain_timeout=10),
+    single("g", gpus=frozenset({"1"}), sleep_level=1, copy=5),
+)
+
 #: The worlds that every order of events is tried in, by name.
-WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "groups": GROUPS}
+WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "groups": GROUPS}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -138,6 +149,8 @@ class World:
         self.specs = {spec.name: spec for spec in specs}
         if specs is not SPECS:
             self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
+        if specs is SHORT:
+            self.tell(HostRamLimited(0.0, 45))
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
     def tell(self, event: Event) -> None:

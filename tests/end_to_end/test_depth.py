@@ -75,3 +75,27 @@ def test_a_sleeper_at_level_0_that_is_killed_gives_its_weights_back_before_anoth
     assert muxd.ask("beta")
     eventually(lambda: muxd.state("alpha") == "unloaded", "it stays down until it is asked for")
     assert not [line for line in muxd.log.splitlines() if "out_of_memory" in line]
+
+
+LEVEL_1 = """\
+[defaults]
+engine = "simulator"
+sleep_level = 1
+memory = { weights = "30GiB", kv = "40GiB", overhead = "1GiB" }
+"""
+
+
+def test_of_three_at_level_1_the_third_sleeps_at_2_where_host_ram_has_room_for_two_and_says_why(start):
+    names = ("alpha", "beta", "gamma")
+    tables = (f"[models.{name}]\nsimulation = {{ {QUICK} }}\n" for name in names)
+    muxd = start(LEVEL_1 + "".join(tables), daemon='host_memory = "70GiB"')
+    texts = {name: muxd.ask(name) for name in names}
+    order(muxd, "gamma", "sleep")
+    assert [muxd.status(name)["level"] for name in names] == [1, 1, 2]
+    why = "sleeps at 2: host RAM has 10.0 of 30.0 GiB"
+    assert [muxd.status(name)["sleep_trouble"] for name in names] == [None, None, why]
+    assert f"gamma: unloaded -> starting ({why})" in muxd.log
+    assert f'"reason":"{why}"' in muxd.control("GET", "/v1/events?after=0&follow=0").text
+    assert "--enable-weights-cpu-backup" in muxd.processes()[muxd.status("beta")["pid"]]
+    assert "--enable-weights-cpu-backup" not in muxd.processes()[muxd.status("gamma")["pid"]]
+    assert {name: muxd.ask(name) for name in names} == texts
