@@ -9,25 +9,24 @@ from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 
-from muxd.config.flags import odd_args, runs_on_cpu
+from muxd.config.flags import runs_on_cpu
 from muxd.config.folders import why_not_made
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
+from muxd.engines.kind import InstallationChecks, NotInstalled
 from muxd.engines.registry import ENGINES, kind_of
-from muxd.engines.sglang.engine import server_flags
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory
-from muxd.host.interpreters import Interpreter, NoSGLang, look, rejected_args
 from muxd.host.port_holders import holder_of
 from muxd.own_files import why_too_open
 from muxd.shim.processes import look_up
 from muxd.strangers import reckoned, strangers_among
 
-from .report import ReportLine, ok, warn, wrong
+from .report import OK, ReportLine, ok, warn, wrong
 from .scripts import Text
 
 #: Bytes that a disk should have left: a log grows to log_max_bytes, by default 64 MiB.
@@ -75,7 +74,7 @@ class HostCheck:
         self.problems = problems
         self._environ = environ
         self._readings = readings
-        self.without_sglang: set[str] = set()  # models whose interpreter has none
+        self.without_engine: set[str] = set()  # models whose interpreter does not have it
         self.models = [model for model in config.models if model.name not in broken]
 
     def environ_of(self, model: Model) -> dict[str, str]:
@@ -179,22 +178,23 @@ def _is_nobodys(pid: int) -> bool | None:
 
 
 def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Yield a line for each interpreter, and one for each model whose arguments its SGLang rejects."""
-    seen: dict[tuple[str, tuple[tuple[str, str], ...]], list[Model]] = {}
-    for model in machine.real_models:
-        if (python := _python_of(machine, model)) is not None:
-            seen.setdefault((python, tuple(sorted(model.env.items()))), []).append(model)
+    """Yield a line for each interpreter, and one for each model whose arguments its engine rejects."""
+    seen: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Model]] = {}
+    for model in machine.models:
+        if kind_of(model).installation is not None and (python := _python_of(machine, model)) is not None:
+            seen.setdefault((model.engine, python, tuple(sorted(model.env.items()))), []).append(model)
     yielded = set()
-    for (python, _), models in seen.items():
-        environ = machine.environ_of(models[0])
-        line, found = _interpreter_line(machine, models[0], python, environ)
+    for (engine, python, _), models in seen.items():
+        checks, environ = ENGINES[engine].installation, machine.environ_of(models[0])
+        assert checks is not None
+        line = _interpreter_line(machine, models[0], python, environ, checks)
         if line not in yielded:
             yielded.add(line)
             yield line
-        if found is not None:
-            yield from _rejected_lines(machine, models, python, environ)
+        if line.mark == OK:
+            yield from _rejected_lines(machine, models, python, environ, checks)
         else:
-            machine.without_sglang |= {model.name for model in models}
+            machine.without_engine |= {model.name for model in models}
 
 
 def _python_of(machine: HostCheck, model: Model) -> str | None:
@@ -209,43 +209,44 @@ def _python_of(machine: HostCheck, model: Model) -> str | None:
 
 
 def _interpreter_line(
-    machine: HostCheck, model: Model, python: str, environ: Mapping[str, str]
-) -> tuple[ReportLine, Interpreter | None]:
+    machine: HostCheck, model: Model, python: str, environ: Mapping[str, str], checks: InstallationChecks
+) -> ReportLine:
     where = model.script.launch if model.script is not None else machine.where(model, "python")
     try:
-        found = look(python, environ)
-    except NoSGLang as error:
+        return ok("python", f"{python}: {checks.look(python, environ)}")
+    except NotInstalled as error:
         unseen = "; args are not checked" if any(m.args for m in machine.real_models if m.script is None) else ""
-        remedy = f"name the python of an environment that has SGLang{unseen}"
-        return warn("python", f"{python}: {error}; {remedy}", where), None
-    return ok("python", f"{python}: {found}"), found
+        remedy = f"name the python of an environment that has {checks.title}{unseen}"
+        return warn("python", f"{python}: {error}; {remedy}", where)
 
 
 def _rejected_lines(
-    machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str]
+    machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str], checks: InstallationChecks
 ) -> Iterator[ReportLine]:
-    """Yield lines on arguments that an interpreter's SGLang rejects.
+    """Yield lines on arguments that an interpreter's engine rejects.
 
     Models without arguments of their own, and scripts whose flags are not all plain, are left out: the parser takes
     seconds.
     """
-    args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model))}
+    args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model, checks))}
     if not args_by_model:
         return
     by_name = {model.name: model for model in models}
     try:
-        rejected = rejected_args(python, environ, args_by_model)
-    except NoSGLang as error:
+        rejected = checks.rejected(python, environ, args_by_model)
+    except NotInstalled as error:
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
     for name, why in rejected.items():
-        told = [_words(odd) for odd in odd_args(args_by_model[name])]
+        told = [_words(odd) for odd in checks.odd(args_by_model[name])]
         if any(words & _words(why) & set(args_by_model[name]) for words in told):
             continue  # with advice, as a line on the model
         script = by_name[name].script
         where = script.launch if script is not None else machine.where(by_name[name], "args")
         yield warn(
-            name, f"the SGLang of {python} does not take {'args' if script is None else 'its flags'}: {why}", where
+            name,
+            f"the {checks.title} of {python} does not take {'args' if script is None else 'its flags'}: {why}",
+            where,
         )
 
 
@@ -253,10 +254,10 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[^\s;:,]+", text))
 
 
-def _flags_of(machine: HostCheck, model: Model) -> Sequence[str]:
+def _flags_of(machine: HostCheck, model: Model, checks: InstallationChecks) -> Sequence[str]:
     if model.script is not None:
         return Text(model, model.script, machine.environ_of(model)).flags() or ()
-    return [*server_flags(model, model.port or 1), *model.args] if model.args else ()
+    return checks.flags(model) if model.args else ()
 
 
 def port_lines(machine: HostCheck) -> Iterator[ReportLine]:

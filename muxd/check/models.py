@@ -1,12 +1,12 @@
 """Checks of one model against this machine: its files, its GPUs, its RAM, its launch script's program."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from muxd.config.devices import VARIABLE
-from muxd.config.flags import odd_args, runs_on_cpu
+from muxd.config.flags import runs_on_cpu
 from muxd.config.model_schema import Model, Script
 from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
@@ -33,7 +33,7 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         return
     text, size, findings = _files(machine, model)
     findings += [*_size_lines(machine, model, size), *_level_lines(machine, model), *_home_lines(machine, model)]
-    findings += [warn(model.name, odd, machine.where(model, "args")) for odd in odd_args(model.args)]
+    findings += [warn(model.name, odd, machine.where(model, "args")) for odd in _odd(model, model.args)]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
         findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_ram_text(machine, model, size)}")]
@@ -131,6 +131,12 @@ def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         if arg.startswith("~/") or (arg.startswith("--") and "=~/" in arg):
             text = f'"{arg}" stays as it is for the engine, nothing is expanded; write the path in full'
             yield warn(model.name, text, machine.where(model, "args"))
+
+
+def _odd(model: Model, flags: Sequence[str]) -> Iterator[str]:
+    """Yield what its engine finds odd about flags."""
+    checks = kind_of(model).installation
+    return checks.odd(flags) if checks is not None else iter(())
 
 
 # Its sizes
@@ -253,7 +259,7 @@ def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[
     """Yield lines on what will keep a launch script from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
     yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
-    yield from (warn(model.name, odd, script.launch) for odd in odd_args(text.flags() or ()))
+    yield from (warn(model.name, odd, script.launch) for odd in _odd(model, text.flags() or ()))
     yield from _program_lines(model, script)
     size = 0
     if (served := text.model_path()) is not None:

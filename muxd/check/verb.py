@@ -51,13 +51,13 @@ def check(
     lines += [wrong(_subject(key), text) for key, text in told]
     broken = {key[1] for key, _ in problems.told() if key[0] == "models" and len(key) > 1}
     broken |= {line.subject for line in lines if line.mark == WRONG}
-    without_sglang: set[str] = set()
+    without_engine: set[str] = set()
     if host:
         machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus or read_gpus))
         lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine)]
         lines += [line for model in machine.models for line in model_lines(machine, model)]
         lines += [*port_lines(machine), *folder_lines(machine)]
-        without_sglang = machine.without_sglang
+        without_engine = machine.without_engine
     else:
         lines += [
             line for model in config.models if model.name not in broken for line in never_fits(model, config, problems)
@@ -67,7 +67,7 @@ def check(
     lines += [warn("GPUs", remark) for remark in config.remarks]
     lines += [warn(model.name, remark) for model in config.models if model.script for remark in model.script.remarks]
     lines += _file_lines(config, problems)
-    lines = _without_contradictions(lines, config, without_sglang)
+    lines = _without_contradictions(lines, config, without_engine)
     lines = _condensed(lines, config)
     print(_head(found, config))
     for line in table(_sorted(lines, config)):
@@ -76,10 +76,10 @@ def check(
     return PROBLEMS if WRONG in marks or (strict and WARN in marks) else 0
 
 
-def _without_contradictions(lines: list[ReportLine], config: Config, without_sglang: set[str]) -> list[ReportLine]:
+def _without_contradictions(lines: list[ReportLine], config: Config, without_engine: set[str]) -> list[ReportLine]:
     """Return the lines without an `ok` for what another line complains of: a model, its interpreter, the socket."""
     bad = {line.subject for line in lines if line.mark != OK} & {"socket", *(model.name for model in config.models)}
-    bad |= without_sglang
+    bad |= without_engine
     return [line for line in lines if line.mark != OK or line.subject not in bad]
 
 

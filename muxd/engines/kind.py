@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,23 @@ class PretendGpus:
     read: Callable[[Config, Iterable[GpuId]], list[GpuMemory]]  # returns one reading, where no muxd runs
 
 
+class NotInstalled(Exception):
+    """An interpreter does not have an engine, or cannot be asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallationChecks:
+    """What `muxd check` asks of the interpreter that is to run an engine's servers.  The environment is a worker's."""
+
+    title: str  # the engine, as messages call it
+    # Returns what the interpreter at this path would run, as a phrase.  Raises NotInstalled.
+    look: Callable[[str, Mapping[str, str]], str]
+    # Returns, by model, what the engine says against its flags; models whose flags it takes are left out.
+    rejected: Callable[[str, Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, str]]
+    odd: Callable[[Sequence[str]], Iterator[str]]  # yields remarks on flags that are likely a mistake
+    flags: Callable[[Model], Sequence[str]]  # returns the flags with which muxd would launch a model
+
+
 @dataclass(frozen=True, slots=True)
 class EngineKind:
     """One engine.  Its functions read a model's keys and flags, and ask nobody."""
@@ -41,6 +58,7 @@ class EngineKind:
     # environment; None: this may be another host than the model's, and no program is looked for.
     findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
 
+    installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 
     @property

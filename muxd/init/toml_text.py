@@ -7,7 +7,7 @@ from typing import Any
 import tomli_w
 
 from muxd.core.ledger import shown_gpu
-from muxd.host.interpreters import Interpreter
+from muxd.engines.sglang.interpreters import Interpreter
 
 from .draft import Draft
 

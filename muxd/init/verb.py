@@ -13,10 +13,10 @@ from typing import IO
 from muxd.config import load_config
 from muxd.config.default_paths import config_candidates
 from muxd.config.problems import shown_file
+from muxd.engines.sglang.interpreters import Interpreter, find_sglang
 from muxd.errors import ConfigError
 from muxd.gpus import GpuMemory
 from muxd.host.hardware import ReadGpus, read_gpus
-from muxd.host.interpreters import Interpreter, find_sglang
 from muxd.host.model_kinds import ModelKind
 from muxd.host.search import Finding, FoundModel, Skipped, hub_cache, in_cache, in_folder
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from muxd.config.schema import GiB
-from muxd.host import bounded, interpreters
+from muxd.engines.sglang import interpreters
+from muxd.host import bounded
 from muxd.shim.processes import program_of
 from muxd.simulator.gpu_ledger import GpuLedger, start_time
 

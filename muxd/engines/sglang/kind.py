@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from muxd.config.flags import FRACTION, flag_of
+from muxd.config.flags import FRACTION, flag_of, odd_args
 from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
-from muxd.engines.kind import EngineKind
+from muxd.engines.kind import EngineKind, InstallationChecks
 
 from .checks import findings
+from .interpreters import look, rejected_args
 
 if TYPE_CHECKING:
     from muxd.engines.engine import Engine
@@ -89,6 +91,16 @@ def _make() -> Engine:
     return SGLang()
 
 
+def _look(python: str, environ: Mapping[str, str]) -> str:
+    return str(look(python, environ))
+
+
+def _flags(model: Model) -> Sequence[str]:
+    from .engine import server_flags  # imported by who checks flags only
+
+    return [*server_flags(model, model.port or 1), *model.args]
+
+
 SGLANG = EngineKind(
     name="sglang",
     capabilities=Capabilities(
@@ -101,4 +113,5 @@ SGLANG = EngineKind(
     makes=makes,
     context_length=context_length,
     findings=findings,
+    installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, _flags),
 )

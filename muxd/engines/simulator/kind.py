@@ -56,5 +56,6 @@ SIMULATOR = replace(
     name="simulator",
     make=_make,
     findings=_findings,
+    installation=None,
     pretend_gpus=PretendGpus(_open_gpus, _read_gpus),
 )

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from muxd.config.default_paths import home
 from muxd.config.flags import ELSEWHERE
+from muxd.engines.kind import NotInstalled
 
 #: Seconds for one interpreter: to find a package is not to import it, but the disk may be slow or remote.
 PATIENCE = 20.0
@@ -76,7 +77,7 @@ CLOSE = 0.8
 LARGEST_ANSWER = 1 << 20
 
 
-class NoSGLang(Exception):
+class NoSGLang(NotInstalled):
     """An interpreter has no SGLang, or cannot be asked; the text says why."""
 
 

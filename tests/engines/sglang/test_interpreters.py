@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from muxd.host import interpreters
-from muxd.host.interpreters import Interpreter, NoSGLang, find_sglang, look, rejected_args
+from muxd.engines.sglang import interpreters
+from muxd.engines.sglang.interpreters import Interpreter, NoSGLang, find_sglang, look, rejected_args
 
-REAL = Path(__file__).parents[2] / ".sglang-cpu/venv/bin/python"
+REAL = Path(__file__).parents[3] / ".sglang-cpu/venv/bin/python"
 
 
 @pytest.fixture
