@@ -64,7 +64,7 @@ class Child:
         Raises OSError if the process table cannot be read.
         """
         shim = look_up(self.shim_pid)
-        if shim is not None and shim.start == self.record.shim_start:
+        if shim is not None and shim.start == self.record.shim_start and shim.alive:
             return [process.pid for process in descendants(shim.pid)]
         return [process.pid for process in process_table().values() if process.session == self.pid]
 

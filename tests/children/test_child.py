@@ -42,6 +42,18 @@ async def test_the_launchers_pid_is_known_once_it_runs(world):
     assert child.pid == launcher.pid
 
 
+async def test_its_processes_are_all_below_its_shim_and_without_that_those_of_the_launchers_session(world):
+    child = world.spawn(world.sh(f"setsid {world.sleep} & {world.sleep}"))
+    sleepers = await world.asleep(2)
+    launcher = await eventually(lambda: child.pid)
+    assert set(child.pids()) == {launcher, *(sleeper.pid for sleeper in sleepers)}
+    os.kill(child.shim_pid, signal.SIGKILL)
+    await eventually(lambda: child.shim_pid in zombies_of(os.getpid()))
+    assert set(child.pids()) - {launcher} == {sleeper.pid for sleeper in sleepers if sleeper.session == launcher}
+    await child.wait()
+    assert world.sleepers() == []
+
+
 async def test_asking_what_has_ended_is_harmless(world):
     child = world.spawn(world.sh("exit 0"))
     assert (await child.wait()).status == 0
