@@ -88,6 +88,10 @@ class HostCheck:
         by_default = key and not self.problems.said(own[:3]) and self.problems.said(shared[:2])
         return self.problems.where(shared if by_default else own)
 
+    def has_said(self, model: Model, key: str) -> bool:
+        """Say whether the model's own table or [defaults] has the key."""
+        return self.problems.said(("models", model.name, key)) or self.problems.said(("defaults", key))
+
     @cached_property
     def gpus(self) -> dict[GpuId, GpuMemory]:
         """Return the GPUs that NVML knows, by id."""

@@ -168,10 +168,15 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
             there = ", ".join(machine.gpus)
             text = f"GPU {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} not there"
             text = f"{text}: there {'are' if len(machine.gpus) > 1 else 'is'} {there}"
-            if model.script is not None and VARIABLE not in model.script.env:
-                yield wrong(model.name, f"{text}; correct {VARIABLE} there", _place_of(model.script))
-            else:
+            if machine.has_said(model, "gpus"):
                 yield wrong(model.name, f"{text}; correct gpus", machine.where(model, "gpus"))
+            elif model.script is not None and model.script.faults:
+                pass  # these say more
+            elif given := machine.environ_of(model).get(VARIABLE):
+                started = f"{VARIABLE}={given}, which muxd was started with"
+                yield wrong(model.name, f"{text}, and {started}, names it; correct it, or start muxd without it")
+            elif model.script is not None:
+                yield wrong(model.name, f"{text}, and its server was seen there", _place_of(model.script))
             return
         yield from _gpu_lines(machine, model, weights)
     ram, own = machine.memory, _ram_asleep(model, weights)

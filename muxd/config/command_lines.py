@@ -150,7 +150,7 @@ class CommandLine:
         """
         try:
             needs = parallel(look_up or self.look_up)
-            seen = self._visible()
+            seen = self.visible()
         except ValueError as error:
             raise NotKnown(str(error)) from None
         if seen is None or not seen:
@@ -161,8 +161,11 @@ class CommandLine:
             raise TooFewGpus(f"it needs {needs}, and sees {VARIABLE}={','.join(seen)}")
         return seen[needs.chosen]
 
-    def _visible(self) -> tuple[str, ...] | None:
-        """Return the GPUs that the server sees; None stands for all.  Raise ValueError for a name that is no GPU's."""
+    def visible(self) -> tuple[str, ...] | None:
+        """Return the GPUs that the server sees; None stands for all.
+
+        Raise ValueError for a name that is no GPU's, and NotKnown.
+        """
         if self._container is not None:
             return self._in_container(self._container)
         if self._environ is None:

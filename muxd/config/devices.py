@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from muxd.gpus import GpuIdentity
+    from muxd.gpus import CannotAsk, GpuIdentity
 
     from .flags import Parallel
 
@@ -55,7 +55,7 @@ class Devices:
     def __init__(self, environ: Mapping[str, str], *, ask: bool = True) -> None:
         self.said = environ.get(VARIABLE)  # the value that muxd was started with
         self._ask = ask
-        self._installed: list[GpuIdentity] | None = None
+        self._installed: list[GpuIdentity] | CannotAsk | None = None  # None: not asked yet
 
     def id(self, name: str, *, simulated: bool = False) -> str:
         """Return the id of the GPU that `name` means.  Raise ValueError where that is not one GPU."""
@@ -82,31 +82,54 @@ class Devices:
         return tuple(name_of)
 
     def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:
-        from muxd.gpus import CannotAsk, installed_gpus, simulated_gpus  # imported for GPUs given by UUID only
+        from muxd.gpus import CannotAsk, simulated_gpus  # imported for GPUs given by UUID only
 
         if simulated and any(gpu.is_meant(name) for gpu in simulated_gpus()):
             return simulated_gpus()
         if not self._ask:
             raise ValueError(f"{name} is not looked up here")
         try:
-            self._installed = self._installed if self._installed is not None else installed_gpus()
+            return self._identities()
         except CannotAsk as error:
             raise ValueError(f"{name} cannot be looked up: {error}") from None
+
+    def _identities(self) -> list[GpuIdentity]:
+        """Return the GPUs that NVML tells of.  Raise CannotAsk."""
+        from muxd.gpus import CannotAsk, installed_gpus
+
+        if self._installed is None:
+            try:
+                self._installed = installed_gpus()
+            except CannotAsk as error:
+                self._installed = error
+        if isinstance(self._installed, CannotAsk):
+            raise self._installed
         return self._installed
 
     def every(self) -> tuple[str, ...]:
         """Return the ids of all GPUs that muxd was given; ("0",) where nobody tells of any."""
-        from muxd.gpus import CannotAsk, installed_gpus
+        return self.given() or self.there() or ("0",)
 
+    def given(self) -> tuple[str, ...]:
+        """Return the ids of the GPUs that CUDA_VISIBLE_DEVICES gives muxd; none where it says nothing that is known."""
         with suppress(ValueError):
-            if self.said is not None and (given := self.ids(self._muxd_gpus())):
-                return given
-        try:
-            if self._installed is None and self._ask:
-                self._installed = installed_gpus()
-        except CannotAsk:
-            return ("0",)
-        return tuple(gpu.id for gpu in self._installed or () if not gpu.slices) or ("0",)
+            return self.ids(self._muxd_gpus()) if self.said is not None else ()
+        return ()
+
+    def there(self) -> tuple[str, ...]:
+        """Return the ids of all GPUs of this machine; none where nobody tells of any."""
+        from muxd.gpus import CannotAsk
+
+        with suppress(CannotAsk):
+            return tuple(gpu.id for gpu in self._identities() if not gpu.slices) if self._ask else ()
+        return ()
+
+    def missing(self, gpus: Iterable[str]) -> str:
+        """Return which of these GPUs are not there, as "GPU 4 is not there: there are 0, 1"; "" where none is known."""
+        there = self.there()
+        absent = [gpu for gpu in gpus if there and gpu not in there]
+        text = f"GPU {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not there"
+        return f"{text}: there {'are' if len(there) > 1 else 'is'} {', '.join(there)}" if absent else ""
 
     def default(self, needs: Parallel) -> tuple[str, ...]:
         """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.

@@ -51,7 +51,8 @@ class DeclaredServer:
     port: int = 0  # 0: found once the server listens
     port_from: str = ""  # the place of `port`, for messages
     gpus: tuple[str, ...] = ()  # ids of those in the table; none: the table has no gpus
-    every: tuple[str, ...] = ("0",)  # ids of all GPUs of this machine
+    every: tuple[str, ...] = ("0",)  # ids of all GPUs that muxd was given
+    there: tuple[str, ...] = ()  # ids of all GPUs of this machine; none: nobody tells
     sleep_level: int = 3
     level_by_table: bool = False  # whether sleep_level is the table's, not the script's
     args: tuple[str, ...] = ()  # those in flags.CAPABILITY_FLAGS
@@ -77,6 +78,7 @@ class Script:
     knows_gpus: bool = False  # else its model claims every GPU, and is awake alone
     contradictions: tuple[str, ...] = ()  # between what was declared and what was seen
     remarks: tuple[str, ...] = field(default=(), compare=False)  # for the operator, about the script
+    faults: tuple[str, ...] = field(default=(), compare=False)  # why its server can surely not be loaded as it is
 
 
 def _is_same_first(old: tuple[str, ...], new: tuple[str, ...]) -> bool:

@@ -51,11 +51,13 @@ def follow_script(
         port_from="its table" if "port" in own else str(script.ported or shown),
         gpus=_ids(named, devices),
         every=devices.every(),
+        there=devices.there() if base.host else (),
         sleep_level=own.get("sleep_level", script.sleep_level or 3),
         level_by_table="sleep_level" in own,
         args=script.telling_flags,
     )
-    remarks = [*script.remarks, *_gpu_remarks(script, said.gpus, devices)]
+    used, named, remarks = _gpus_in_text(script, devices)
+    remarks = [*script.remarks, *remarks, *_gpu_remarks(script, used, said.gpus)]
     if script.computed is not None and "served_names" not in own:
         text = f"computes MODEL_NAME when it runs, and clients call the model {' or '.join(script.names)}"
         remarks.append(f"{script.computed} {text}; write MODEL_NAME plainly, or served_names in its table")
@@ -71,22 +73,35 @@ def follow_script(
         given,
         said,
         remarks=tuple(remarks),
+        faults=tuple(_gpu_faults(script, named, {*said.gpus, *devices.given()}, devices)) if base.host else (),
     )
     settled = {"served_names": said.names, "port": said.port, "sleep_level": said.sleep_level, "args": said.args}
     completed = {"engine": "sglang", "model_path": "", "gpus": named or said.every, "cwd": cwd, **settled, **own}
     return {**completed, "script": about}
 
 
-def _gpu_remarks(script: LaunchScript, declared: tuple[str, ...], devices: Devices) -> Iterator[str]:
-    """Yield what the script says plainly of its GPUs, and cannot be, or not as the table has it."""
+def _gpus_in_text(script: LaunchScript, devices: Devices) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Return the ids of the GPUs that the script plainly uses and names, and a remark where nobody knows them."""
+    try:
+        return devices.ids(script.gpus), devices.ids((*script.gpus, *script.visible)), []
+    except ValueError as error:
+        text = f"{script.placed} names a GPU that muxd cannot tell from others: {error}; name it by its number"
+        return (), (), [text]
+
+
+def _gpu_faults(script: LaunchScript, named: tuple[str, ...], given: set[str], devices: Devices) -> Iterator[str]:
+    """Yield why the server cannot be loaded on the GPUs that the script says plainly.
+
+    `given` are those that the table or muxd's environment names, which the check of the model judges.
+    """
     if script.too_few:
         yield f"{script.placed} starts a server that cannot be loaded: {script.too_few}; correct gpus, or the script"
-        return
-    try:
-        used = devices.ids(script.gpus)
-    except ValueError as error:
-        yield f"{script.placed} names a GPU that muxd cannot tell from others: {error}; name it by its number"
-        return
+    elif missing := devices.missing(gpu for gpu in named if gpu not in given):
+        yield f"{script.placed} gives its server {missing}; correct the script"
+
+
+def _gpu_remarks(script: LaunchScript, used: tuple[str, ...], declared: tuple[str, ...]) -> Iterator[str]:
+    """Yield what the script says plainly of its GPUs, and not as the table has it."""
     if declared and not set(used) <= set(declared):
         there, table = (", ".join(gpus) for gpus in (used, declared))
         yield f"{script.placed} gives its server GPU {there}, and its table says {table}; correct gpus, or the script"

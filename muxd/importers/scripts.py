@@ -76,6 +76,7 @@ class LaunchScript:
     launch: Place | None = None
     asks_key: bool = False
     gpus: tuple[str, ...] = ()  # by number or name; none where they are not written plainly
+    visible: tuple[str, ...] = ()  # likewise: those that the script lets the server see; none: all, or nobody knows
     too_few: str = ""  # why the server cannot be loaded on the GPUs that it sees
     placed: Place | None = None  # where they stand
     program: str = ""  # the Python, or SGLang's own command, that the launch names
@@ -183,7 +184,7 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
         (server,) = found
         with suppress(NotKnown):
             try:
-                script.gpus = _gpus(server)
+                script.gpus, script.visible = _gpus(server)
             except TooFewGpus as error:
                 script.too_few = str(error)
         by_variable = server.environ.get(VARIABLE) == reader.variables.get(VARIABLE) and not _is_contained(server)
@@ -194,8 +195,11 @@ def _is_contained(server: FoundServer) -> bool:
     return any(os.path.basename(word) in CONTAINERS for word in server.words if isinstance(word, str))
 
 
-def _gpus(server: FoundServer) -> tuple[str, ...]:
-    """Return the GPUs that the server uses, by number or name; raise NotKnown."""
+def _gpus(server: FoundServer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the GPUs that the server uses, and those that CUDA_VISIBLE_DEVICES names, by number or name.
+
+    Raise NotKnown.
+    """
     before, environ = server.words[: server_at(server.words)], {}
     if _is_elsewhere(before):
         raise NotKnown("its GPUs are chosen by another program")
@@ -205,7 +209,8 @@ def _gpus(server: FoundServer) -> tuple[str, ...]:
         if isinstance(value, Hole):
             raise NotKnown(f"{name} is known only when it runs")
         environ[name] = value
-    return CommandLine(server.words, environ).gpus()
+    line = CommandLine(server.words, environ)
+    return line.gpus(), line.visible() or ()
 
 
 def _is_elsewhere(before: Sequence[Word]) -> bool:

@@ -135,6 +135,7 @@ def _completed(
         return model
     said = script.said
     found = seen.get(script.digest, _as_declared(said))
+    named = named.intersection(said.there) if said.there else named
     script = replace(
         script,
         contradictions=tuple(_contradictions(said, found, has_keys=has_keys)),

@@ -32,12 +32,12 @@ def report(tmp_path, capsys):
     """`report(text, gpus=(140,))`: the exit status, and the lines of the report as (mark, subject, text)."""
     (tmp_path / "home").mkdir()
 
-    def report(text, *, gpus=(140,), no_gpus="no driver", added=None, **options):
+    def report(text, *, gpus=(140,), no_gpus="no driver", added=None, strict=False, host=True, **more):
         file = tmp_path / "muxd.toml"
         file.write_text(f"[muxd]\nsocket = '{tmp_path}/s'\n{text}")
         known = [GpuMemory(str(number), "NVIDIA H200", size * GiB, 0) for number, size in enumerate(gpus)]
-        environ = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
-        status = check(file, environ, added, gpus=lambda: (known, no_gpus), **options)
+        environ = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"} | more
+        status = check(file, environ, added, gpus=lambda: (known, no_gpus), strict=strict, host=host)
         head, *lines = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()
         assert head.startswith("muxd.toml: ")
         found = [line.split(maxsplit=2) for line in lines]

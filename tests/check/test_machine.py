@@ -292,3 +292,15 @@ def test_a_probe_that_hangs_is_given_up():
     with pytest.raises(bounded.NoAnswer, match="no answer in 0 s"):
         bounded.within(held.wait, 0.01)
     held.set()
+
+
+def test_gpus_that_are_not_there_and_that_only_muxds_environment_names_are_the_environments(
+    report, interpreter, monkeypatch
+):
+    interpreter()
+    status, lines = report(f"[defaults]\npython = './python'\n{A}", gpus=(140, 80), CUDA_VISIBLE_DEVICES="7")
+    assert status == 2
+    assert [text for mark, subject, text in lines if (mark, subject) == ("WRONG", "a")] == [
+        "GPU 7 is not there: there are 0, 1, and CUDA_VISIBLE_DEVICES=7, which muxd was started with, names it; "
+        "correct it, or start muxd without it"
+    ]

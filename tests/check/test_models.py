@@ -144,7 +144,7 @@ def test_the_gpu_that_a_script_was_seen_on_and_that_is_not_there_is_told_with_it
     monkeypatch.setattr("muxd.launchers.observed_scripts.seen_before", lambda _: SeenAlways())
     _, lines = report("[models.a]\nscript = './a.sh'", gpus=(140,))
     assert [line for line in lines if line[1] == "a"] == [
-        ("WRONG", "a", "a.sh:2: GPU 5 is not there: there is 0; correct CUDA_VISIBLE_DEVICES there")
+        ("WRONG", "a", "a.sh:2: GPU 5 is not there: there is 0, and its server was seen there")
     ]
 
 

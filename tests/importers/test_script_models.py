@@ -118,7 +118,14 @@ def cards(monkeypatch):
 def test_until_it_was_seen_a_script_claims_every_gpu(load, cards):
     other = '[models.other]\nengine = "simulator"\ngpus = [3]\n'
     model, _ = load(NAMED + other, f"export CUDA_VISIBLE_DEVICES=1\n{LEGACY}").models
-    assert (model.gpus, model.script.env) == (("0", "1", "3", "MIG-aaaa", "MIG-c6d4f1ef-2222"), {})
+    assert (model.gpus, model.script.env) == (("0", "1", "MIG-aaaa", "MIG-c6d4f1ef-2222"), {})
+    assert model.script.faults == (), "the other model's slip is the other's"
+
+
+def test_where_nobody_tells_of_gpus_a_script_claims_those_that_are_configured(load, monkeypatch):
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    model, _ = load(f'{NAMED}[models.other]\nengine = "simulator"\ngpus = [3]\n').models
+    assert model.gpus == ("0", "3")
 
 
 def test_every_gpu_is_every_one_that_muxd_was_given(load, cards, monkeypatch):
@@ -237,7 +244,6 @@ DOCKER = "docker run --rm -p 30001:30001 {} lmsys/sglang python -m sglang.launch
 UUID = "GPU-8932f937-1111"
 ONE, TWO = f"{SERVE} --model-path /w --port 30001", f"{SERVE} --model-path /w --port 30001 --tp 2"
 CONTRADICTED = {
-    f"\n{TWO} --base-gpu-id 2": "legacy.sh:2 starts a server that cannot be loaded: it needs ",
     f"\nexport CUDA_VISIBLE_DEVICES=0,1,2,3\n{TWO} --base-gpu-id 2": "legacy.sh:2 gives its server GPU 2, 3",
     f"\nexport CUDA_VISIBLE_DEVICES={UUID}\n{ONE}": "legacy.sh:2 gives its server GPU 1",
     f"CUDA_VISIBLE_DEVICES=1 {ONE}": "legacy.sh:1 gives its server GPU 1",
@@ -331,3 +337,32 @@ def test_a_script_that_is_gone_is_nothing_to_the_proxy(tmp_path):
     file = tmp_path / "muxd.toml"
     file.write_text('[proxy]\nlisten = "127.0.0.1:1234"\n[models.a]\nscript = "gone.sh"\n')
     assert load_proxy_config(file, {"HOME": str(tmp_path)}).proxy.port == 1234
+
+
+ABSENT = {
+    f"export CUDA_VISIBLE_DEVICES=4\n{ONE}": "launch/legacy.sh:1 gives its server GPU 4, which is not there",
+    f"\nCUDA_VISIBLE_DEVICES=1,5 {ONE}": "launch/legacy.sh:2 gives its server GPU 5, which is not there",
+    f"{ONE} --tp 5": "launch/legacy.sh:1 gives its server GPU 2, 3, 4, which are not there",
+    f"{ONE} --base-gpu-id 7": "launch/legacy.sh:1 gives its server GPU 7, which is not there",
+}
+
+
+@pytest.mark.parametrize("script", ABSENT)
+def test_gpus_that_a_script_names_plainly_and_that_are_not_there_are_its_fault(load, cards, monkeypatch, script):
+    (model,) = load(NAMED, script).models
+    there = "there are 0, 1, MIG-c6d4f1ef-2222, MIG-aaaa"
+    (fault,) = model.script.faults
+    assert fault.endswith(f"{ABSENT[script]}: {there}; correct the script")
+    monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
+    assert load(NAMED, script).models[0].script.faults == (), "nobody tells what is there"
+
+
+def test_a_script_that_sees_too_few_gpus_cannot_be_loaded(load, cards):
+    (model,) = load(f"{NAMED}gpus = [0]\n", f"\n{TWO}").models
+    (fault,) = model.script.faults
+    assert "launch/legacy.sh:2 starts a server that cannot be loaded: it needs " in fault
+
+
+def test_a_script_is_not_blamed_for_gpus_that_its_table_or_muxds_environment_names(load, cards):
+    assert load(f"{NAMED}gpus = [3]\n", ONE).models[0].script.faults == ()
+    assert load(NAMED, ONE, CUDA_VISIBLE_DEVICES="7").models[0].script.faults == ()
