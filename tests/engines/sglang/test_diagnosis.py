@@ -1,12 +1,11 @@
 """Every cause is told by its own name, from what engines really write and answer."""
 
-import errno
 import signal
 
 import pytest
 
 from muxd.config import Model
-from muxd.engines.diagnosis import LAST_LINES, Evidence, of_failed_exec
+from muxd.engines.diagnosis import LAST_LINES, Evidence
 from muxd.engines.sglang import diagnosis
 from muxd.engines.sglang.diagnosis import PATTERNS
 from muxd.errors import ModelFailed, error_of
@@ -158,27 +157,6 @@ def test_a_sigkill_of_the_launcher_by_itself_is_told_by_its_log():
 
 def test_an_end_without_a_word_has_no_cause():
     assert diagnosis.diagnose(Evidence(LOGGED, status=1, oom_kills=3), MODEL) is None
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (errno.ENOENT, "engine_missing"),
-        (errno.ENOEXEC, "engine_missing"),
-        (errno.EACCES, "access_denied"),
-        (errno.ENOSPC, "disk_full"),
-        (errno.ENOMEM, "host_out_of_memory"),
-    ],
-)
-def test_what_the_system_refuses_before_the_engine_runs_has_a_code(number, code):
-    cause = of_failed_exec(number, "could not be executed")
-    assert cause is not None
-    assert cause.code == code
-
-
-def test_what_the_system_says_for_itself_is_left_alone():
-    assert of_failed_exec(errno.EMFILE, "too many open files") is None
-    assert of_failed_exec(None, "its shim was killed") is None
 
 
 # What it answered
