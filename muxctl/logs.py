@@ -86,7 +86,8 @@ def _visible_line(line: Line) -> None:
 
 def _plain_line(line: Line) -> None:
     if "line" in line:
-        print(line["line"], flush=True)
+        worker = line.get("stream", "").rpartition(" ")[0]  # where a model has several
+        print(f"{worker}: {line['line']}" if worker else line["line"], flush=True)
     else:
         print(f"... {line.get('missed', 'some')} lines were missed", flush=True)
 
@@ -170,8 +171,8 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
         raise CommandFailed(
             "muxd keeps no log of its own: see journalctl -u muxd, or where its stderr goes", ExitCode.NO_MODEL
         )
-    known = names.get(name, _OWN.get(name, name))
-    if "/" not in known and known[:1] != ".":
+    known = names.get(name, _OWN.get(name, name)).replace("/", "@")  # as muxd names the files of a worker of several
+    if known[:1] != ".":
         for directory in directories:
             files = {stream: directory / f"{known}.{stream}.log" for stream in STREAMS}
             if any(file.exists() for file in files.values()):

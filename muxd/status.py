@@ -1,6 +1,7 @@
 """muxd's status as JSON-ready values; nothing in this module waits or changes anything."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from .children import Dropped
@@ -14,28 +15,34 @@ from .core.states import WorkerState
 from .core.worker import Worker
 from .gpus import Gpus
 from .lease_streams import seconds
+from .members import members_of
 from .strangers import Strangers
 from .workers import Runner
 
 
-def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now: float) -> dict[str, Any]:
+def model_status(
+    scheduler: Scheduler, name: str, runners: Mapping[str, Runner], wanted: Model | None, now: float
+) -> dict[str, Any]:
     """Return one model's status; times are in seconds, sizes in bytes.
 
-    `wanted` is the model as configured now, or None where a reload has removed it.
+    `runners` are those of all workers.  `wanted` is the model as configured now, or None where a reload has removed it.
     """
-    group, model = scheduler.host.groups[runner.model.name], wanted or runner.model
-    worker = group.members[0]
+    group = scheduler.host.groups[name]
+    several = [runners[worker.name] for worker in group.members]
+    runner = several[0]
+    model = wanted or runner.model
     view = progress_of(scheduler.host, scheduler.switching, group, now)
     never = scheduler.host.never_loads(group)
-    return {
-        "name": model.name,
+    dropped = _dropped(several)
+    said: dict[str, Any] = {
+        "name": name,
         "served_names": list(model.served_names),
         "engine": model.engine,
         "state": group.shown_state,
         "since_s": seconds(now - group.since),
-        "sleep_level": worker.sleep_level,
-        "level": worker.level if worker.state is WorkerState.ASLEEP else None,
-        "sleep_trouble": worker.level_trouble or worker.launch_note or None,
+        "sleep_level": group.sleep_level,
+        "level": group.level if group.state is WorkerState.ASLEEP else None,
+        "sleep_trouble": next(filter(None, map(_sleep_trouble, group.serving)), None),
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in model.gpus],
@@ -46,21 +53,54 @@ def model_status(scheduler: Scheduler, runner: Runner, wanted: Model | None, now
         "oldest_wait_s": seconds(group.oldest_wait(now)) if group.wanted else None,
         "leases": len(group.granted),
         "switch_timeout_s": seconds(model.switch_timeout),
-        "restarts": worker.restarts,
-        "pid": runner.pid,
-        "last_exit": _last_exit(worker, runner, now),
+        "restarts": sum(worker.restarts for worker in group.members),
+        "pid": runner.pid if len(several) == 1 else None,
+        "last_exit": _last_exit(max(group.members, key=lambda worker: worker.ended_at), runners, now),
         "max_model_len": runner.context_length,
-        "is_generation": runner.is_generation if runner.model == wanted else None,  # else of a former configuration
+        "is_generation": runner.is_generation if _is_as_wanted(runner, wanted) else None,
         "reason": group.reason or runner.notice or _contradictions(model) or None,
         "impossible": str(never) if never else None,
-        "memory": _memory(runner),
+        "memory": _memory(several),
         "next": next_step(scheduler.host, scheduler.switching, group, now),
         "eta_s": None if group.sent_away and not group.comes_back else seconds(view.eta),
-        "retry_in_s": _retry_in(worker, now),
-        "dropped_log_bytes": runner.dropped.bytes,
-        "dropped_log_reason": runner.dropped.why or None,
-        "dropped_log_now": runner.dropped.going_on,
+        "retry_in_s": None if group.retry_at == -inf else seconds(max(0.0, group.retry_at - now)),
+        "dropped_log_bytes": dropped.bytes,
+        "dropped_log_reason": dropped.why or None,
+        "dropped_log_now": dropped.going_on,
     }
+    if len(several) > 1:
+        said["workers"] = [_worker_status(worker, runners, now) for worker in group.members]
+    return said
+
+
+def _sleep_trouble(worker: Worker) -> str:
+    """Return why a worker sleeps deeper than it is configured to, or "" where it does not."""
+    return worker.level_trouble or worker.launch_note
+
+
+def _worker_status(worker: Worker, runners: Mapping[str, Runner], now: float) -> dict[str, Any]:
+    """Return what one worker of several does; the keys mean what they do for a model."""
+    runner = runners[worker.name]
+    return {
+        "name": worker.name,
+        "role": worker.spec.role,
+        "state": worker.state,
+        "since_s": seconds(now - worker.since),
+        "level": worker.level if worker.state is WorkerState.ASLEEP else None,
+        "gpus": [shown_gpu(gpu) for gpu in runner.model.gpus],
+        "url": worker.url if worker.state is WorkerState.READY else None,
+        "restarts": worker.restarts,
+        "pid": runner.pid,
+        "last_exit": _last_exit(worker, runners, now),
+        "reason": worker.reason or runner.notice or None,
+        "memory": _memory([runner]),
+        "retry_in_s": _retry_in(worker, now),
+    }
+
+
+def _is_as_wanted(runner: Runner, wanted: Model | None) -> bool:
+    """Say whether what the server said of itself holds for the model as configured now."""
+    return wanted is not None and runner.model == members_of(wanted)[0].model
 
 
 def _contradictions(model: Model) -> str:
@@ -68,7 +108,7 @@ def _contradictions(model: Model) -> str:
     return "; ".join(model.script.contradictions) if model.script is not None else ""
 
 
-def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | None:
+def _last_exit(worker: Worker, runners: Mapping[str, Runner], now: float) -> dict[str, Any] | None:
     if not worker.ended:
         return None
     code = worker.ended_code or None
@@ -76,14 +116,31 @@ def _last_exit(worker: Worker, runner: Runner, now: float) -> dict[str, Any] | N
         "code": code,
         "reason": worker.ended,
         "when_s": seconds(now - worker.ended_at),
-        "log_tail": runner.log_tail,
+        "log_tail": runners[worker.name].log_tail,
     }
 
 
-def _memory(runner: Runner) -> dict[str, int | None]:
-    """Return the bytes on all of the model's GPUs together: as declared, and as measured awake and asleep."""
-    gpu_memory = runner.gpu_memory
-    return {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
+def _memory(runners: Sequence[Runner]) -> dict[str, int | None]:
+    """Return the bytes on all GPUs of these workers together: as declared, and as measured awake and asleep."""
+    known = [runner.gpu_memory for runner in runners if runner.model.gpus]
+    return {
+        "declared": sum(memory.declared for memory in known) or None,
+        "awake": _sum(memory.awake for memory in known),
+        "asleep": _sum(memory.asleep for memory in known),
+    }
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    """Return the sum of the sizes that are known; None where none is."""
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
+
+
+def _dropped(runners: Sequence[Runner]) -> Dropped:
+    """Return what was lost of the logs of these workers."""
+    each = [runner.dropped for runner in runners]
+    why = next((dropped.why for dropped in each if dropped.why), "")
+    return Dropped(sum(dropped.bytes for dropped in each), why, any(dropped.going_on for dropped in each))
 
 
 def _retry_in(worker: Worker, now: float) -> float | None:

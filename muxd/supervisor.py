@@ -19,12 +19,10 @@ from typing import Any, Protocol
 import trio
 
 from . import __version__, status
-from .config import Config, Model
-from .config.flags import runs_on_cpu
+from .config import Config
 from .config.names import did_you_mean
 from .config.plan import Plan, Step, plan_of
 from .config.proxy_settings import settings_for_proxy
-from .config.schema import Daemon
 from .config.written import written_since
 from .core.commands import (
     AnswerUnload,
@@ -47,6 +45,7 @@ from .core.commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from .core.events import (
@@ -68,10 +67,10 @@ from .core.events import (
     WeightsSeen,
 )
 from .core.host_state import CHANGING
-from .core.ledger import WHOLE, GpuId
+from .core.ledger import GpuId
 from .core.progress import Progress, progress_of
 from .core.scheduler import Scheduler
-from .core.spec import GroupSpec, WorkerSpec
+from .core.spec import Role, group_of
 from .core.states import DOWN, WorkerState
 from .engines.registry import kind_of
 from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
@@ -81,6 +80,7 @@ from .journal import Journal
 from .launchers.observed_scripts import completed
 from .lease_streams import LeaseStreams, Line, lease_line, order_line, seconds, switch_line
 from .log_losses import LogTeller, Losses
+from .members import Member, members_of, router_of, spec_of
 from .metrics import SupervisorMetrics
 from .metrics.engines import awake
 from .metrics.facts import Facts, WorkerFacts
@@ -89,7 +89,7 @@ from .reload import Reload, Reread, read_again
 from .strangers import StrangerWatch, is_below
 from .threads import in_thread
 from .ticks import next_tick
-from .workers import Runner, WorkerContext
+from .workers import RouterRunner, Runner, WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ class Supervisor:
         self._started = trio.current_time()
         specs, policy = map(spec_of, self.config.models, repeat(self.config.daemon)), self.config.policy
         self._scheduler = Scheduler(specs, policy.wait_target, keep_turns=policy.keep_turns)
-        self._runners = {model.name: Runner(model, context) for model in self.config.models}
+        self._members = _members(self.config)
+        self._runners = {name: self._new_runner(member) for name, member in self._members.items()}
         self._names = _model_names(self.config)
         self._models = {model.name: model for model in self.config.models}  # a worker may still run with an older one
         self._reread = reread
@@ -208,6 +209,10 @@ class Supervisor:
                 self._runners[name].sleep(level)
             case StopWorker(name, kill):
                 self._runners[name].stop(kill=kill)
+            case SyncRouter(group, urls):
+                router = self._runners[router_of(group)]
+                assert isinstance(router, RouterRunner)
+                nursery.start_soon(router.keep_synced, group, urls, name=f"workers of {group}'s router")
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
                 self._tell_holder(command)
             case FinishSwitch(ticket, url):
@@ -223,16 +228,20 @@ class Supervisor:
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case ReconfigureWorker(name):
-                self._runners[name].renew(self._models[name])
+                self._renew_runner(self._members[name])
             case RemoveWorker(name):
                 del self._runners[name]
-                self._remember_stop(name, stopped=False)
+                if (model := group_of(name)) not in self._models:
+                    self._remember_stop(model, stopped=False)
             case RecordMove(name, before, after, reason):
                 level = LOUD.get(after, logging.INFO)
                 log.log(level, "%s: %s -> %s%s", name, before, after, f" ({reason})" if reason else "")
                 facts = {"from": before, "to": after, "reason": reason or None}
-                self.journal.record("state", model=name, **facts)
-                self._count_switch(command)
+                if name == (model := group_of(name)):
+                    self._count_switch(command)
+                else:
+                    facts["worker"] = name
+                self.journal.record("state", model=model, **facts)
             case SetTimer(at):
                 self._timer = at
                 self._timer_changed.set()
@@ -378,10 +387,11 @@ class Supervisor:
             streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
     def _count_switch(self, move: RecordMove) -> None:
-        runner, now, running = self._runners[move.worker], self._scheduler.host.now, self._scheduler.switching.running
-        worker = self._scheduler.host.workers.get(move.worker)
-        level = worker.level if worker is not None else 3  # a reload has just removed it
-        self._metrics.switches.note(move, now, running, level=level, waited=runner.gpu_memory.waited)
+        now, running = self._scheduler.host.now, self._scheduler.switching.running
+        group = self._scheduler.host.groups.get(move.worker)
+        level = group.level if group is not None else 3  # a reload has just removed it
+        waits = [r.gpu_memory.waited for name, r in self._runners.items() if group_of(name) == move.worker]
+        self._metrics.switches.note(move, now, running, level=level, waited=max(waits))
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._context.state
@@ -430,7 +440,7 @@ class Supervisor:
         )
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
-        return status.model_status(self._scheduler, self._runners[name], self._models.get(name), now)
+        return status.model_status(self._scheduler, name, self._runners, self._models.get(name), now)
 
     def resolve(self, name: str) -> str:
         """Return the name of the model that has this name or served name; raises ModelNotFound."""
@@ -528,13 +538,14 @@ class Supervisor:
         self._written = False
         self._names = _model_names(self.config)
         self._models = {model.name: model for model in self.config.models}
+        self._members = _members(self.config)
         self._proxy.reconfigure(self.config)
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
             setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
         for step in reload.plan.steps:
             self._take_over_model(step)
-        models = {name: self._runners[name] for name in self._models}
-        self._runners = models | self._runners  # in the order of the configuration
+        in_order = {name: self._runners[name] for name in self._members if name in self._runners}
+        self._runners = in_order | self._runners
         self.journal.record("reload", **reload.plan.as_json())
         log.info("%s: %s", reload.news, reload.plan)
         for warning in reload.warnings:
@@ -542,14 +553,26 @@ class Supervisor:
         reload.taken_over.set()
 
     def _take_over_model(self, step: Step) -> None:
-        """Add the runner of a new model, or update one that needs no new process.
+        """Add the runners of a new model, or update those of one that needs no new process.
 
         Runners that need a new process are renewed, and removed ones deleted, when the core commands it.
         """
-        if step.action == "add" and step.model not in self._runners:
-            self._runners[step.model] = Runner(self._models[step.model], self._context)
-        elif step.action == "update":
-            self._runners[step.model].update(self._models[step.model])
+        for member in members_of(self._models[step.model]) if step.action in ("add", "update") else ():
+            if step.action == "update":
+                self._runners[member.model.name].update(member.model)
+            elif member.model.name not in self._runners:
+                self._runners[member.model.name] = self._new_runner(member)
+
+    def _new_runner(self, member: Member) -> Runner:
+        return (RouterRunner if member.role is Role.ROUTER else Runner)(member.model, self._context)
+
+    def _renew_runner(self, member: Member) -> None:
+        """Let a worker without a process be what the configuration says; one of a larger group is new."""
+        name = member.model.name
+        if name in self._runners:
+            self._runners[name].renew(member.model)
+        else:
+            self._runners[name] = self._new_runner(member)
 
     def open_lease(
         self, name: str, waiting: tuple[Waiting, ...]
@@ -575,11 +598,25 @@ class Supervisor:
     def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
         teller: LogTeller | None = self._proxy.log_teller
         if name in self._names or name not in ("proxy", "muxd"):
-            teller = self._runners[self.resolve(name)]
-        elif name == "muxd" or teller is None:
+            return self._log_of_model(name)
+        if name == "muxd" or teller is None:
             who = "muxd writes its own log to its stderr" if name == "muxd" else "the proxy is a service of its own"
             raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
+
+    def _log_of_model(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
+        """Return the log files of a worker, or of all workers of a model; of several each has its worker's name."""
+        if name not in self._names and name in self._runners:
+            return self._runners[name].log_files, status.lost(self._runners[name].dropped)
+        group = self._scheduler.host.groups[self.resolve(name)]
+        runners = {worker.name: self._runners[worker.name] for worker in group.members}
+        files = {
+            f"{worker} {stream}" if len(runners) > 1 else stream: path
+            for worker, runner in runners.items()
+            for stream, path in runner.log_files.items()
+        }
+        lost = (status.lost(runner.dropped) for runner in runners.values())
+        return files, next((each for each in lost if each is not None), None)
 
     def shutdown(self, *, hurry: bool = False) -> None:
         """Let requests in flight finish within `shutdown_timeout` seconds, then stop every worker.
@@ -600,30 +637,11 @@ class Supervisor:
         return self._last_number
 
 
+def _members(config: Config) -> dict[str, Member]:
+    """Return the workers of all models by their names."""
+    return {member.model.name: member for model in config.models for member in members_of(model)}
+
+
 def _model_names(config: Config) -> dict[str, str]:
     """Return the model's name by each of its names: its own and the served ones."""
     return {name: model.name for model in config.models for name in (model.name, *model.served_names)}
-
-
-def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
-    """Return the part of a model's configuration that the core decides by."""
-    memory = model.memory
-    # A launch script decides by itself what its server does; pretend weights count where the host's size is told.
-    is_real = not kind_of(model).is_pretend
-    is_counted = model.script is None and (is_real or daemon.host_memory is not None)
-    worker = WorkerSpec(
-        name=model.name,
-        gpus=frozenset(model.gpus),
-        on_cards=is_real and not runs_on_cpu(model.args),
-        share=kind_of(model).granted(model) or WHOLE,
-        memory=memory.total if memory is not None else 0,
-        sleep_level=model.sleep_level,
-        levels=kind_of(model).levels(model),
-        copy=(memory.weights if memory is not None else 0) if is_counted else None,
-        resident=(memory.weights + memory.overhead) // max(1, len(model.gpus)) if memory is not None else 0,
-        restart_limit=model.restart_limit,
-        restart_window=model.restart_window,
-        stable_after=model.stable_after,
-        cool_down=model.cool_down,
-    )
-    return GroupSpec(model.name, (worker,), model.preload, model.drain_timeout)

@@ -22,7 +22,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("script", plain(model.get("script") or "")),
         ("GPUs", ", ".join(map(str, model["gpus"])) or "none"),
         ("memory", _memory(model)),
-        ("worker", _worker(model)),
+        *(_workers(model) or [("worker", _worker(model))]),
         ("requests", _requests(model)),
         ("restarts", str(model["restarts"])),
         ("last exit", _last_exit(model)),
@@ -82,6 +82,20 @@ def _worker(model: Model) -> str:
         return "none"
     where = f" at {model['url']}" if model["url"] else ""
     return f"pid {model['pid']}{where}, generation {model['generation']}"
+
+
+def _workers(model: Model) -> list[tuple[str, str]]:
+    """Return a fact for each worker of a model that has several."""
+    return [(plain(worker["name"]), _one_of_several(worker)) for worker in model.get("workers", ())]
+
+
+def _one_of_several(worker: dict[str, Any]) -> str:
+    parts = [f"{worker['state']} for {duration(worker['since_s'])}"]
+    parts += [f"GPU {', '.join(map(str, worker['gpus']))}"] if worker["gpus"] else []
+    parts += [f"pid {worker['pid']}"] if worker["pid"] else []
+    parts += [f"restarts {worker['restarts']}"] if worker["restarts"] else []
+    parts += [plain(worker["reason"])] if worker["reason"] else []
+    return ", ".join(parts)
 
 
 def _requests(model: Model) -> str:

@@ -176,7 +176,7 @@ def note(model: Model, *, brief: bool = False) -> str:
 
     `brief` leaves out its sleep level, and an exit of long ago.
     """
-    parts = [_held_down(model), plain(model.get("impossible") or ""), _next(model)]
+    parts = [_held_down(model), plain(model.get("impossible") or ""), _next(model), _other_workers(model)]
     if (eta := seconds_to_ready(model)) is not None:
         parts.append(f"ready in about {duration(eta)}")
     if model["waiting"] and model["oldest_wait_s"]:
@@ -210,6 +210,13 @@ def _held_down(model: Model) -> str:
     if not model.get("stopped_by_operator"):
         return ""
     return "stopped by an operator" if model["state"] == "stopped" else "an operator stops it"
+
+
+def _other_workers(model: Model) -> str:
+    """Return which of several workers are in another state than their model; a router that runs is in none."""
+    workers = [w for w in model.get("workers", ()) if (w["role"], w["state"]) != ("router", "ready")]
+    others = [worker for worker in workers if worker["state"] != model["state"]]
+    return ", ".join(f"{plain(worker['name'])} is {worker['state'].replace('_', ' ')}" for worker in others)
 
 
 def _next(model: Model) -> str:

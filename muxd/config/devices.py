@@ -131,18 +131,20 @@ class Devices:
         text = f"GPU {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not there"
         return f"{text}: there {'are' if len(there) > 1 else 'is'} {', '.join(there)}" if absent else ""
 
-    def default(self, needs: Parallel) -> tuple[str, ...]:
+    def default(self, needs: Parallel, replicas: int = 1) -> tuple[str, ...]:
         """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.
 
-        Raise ValueError where muxd was given fewer.
+        `needs`: of each of its replicas.  Raise ValueError where muxd was given fewer.
         """
+        count = needs.seen * replicas
         if self.said is None:
-            return tuple(str(index) for index in range(needs.seen))
+            return tuple(str(index) for index in range(count))
         given = self._muxd_gpus()
-        if len(given) < needs.seen:
+        if len(given) < count:
             what = f"names {len(given)}" if given else "names none"
-            raise ValueError(f"it needs {needs}, and {VARIABLE}={self.said}, which muxd was started with, {what}")
-        return given[: needs.seen]
+            wanted = f"{needs}" + f" for each of {replicas} replicas" * (replicas > 1)
+            raise ValueError(f"it needs {wanted}, and {VARIABLE}={self.said}, which muxd was started with, {what}")
+        return given[:count]
 
     def _muxd_gpus(self) -> tuple[str, ...]:
         try:

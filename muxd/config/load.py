@@ -250,7 +250,8 @@ class _FileReading:
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
         try:
-            names = given["gpus"] if "gpus" in given else self._devices.default(_gpus_needed(given.get("args", ())))
+            needs = _gpus_needed(given.get("args", ()))
+            names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
             return {
                 "gpus": self._devices.distinct_ids(names, simulated="engine" in given and _is_pretend(given["engine"]))
             }

@@ -151,6 +151,14 @@ class Model:
         "  2  its weights are discarded: read from disk again\n"
         "  3  its process ends: started again from nothing",
     )
+    replicas: int = key(
+        integer(1, 64),
+        1,
+        doc="So many workers serve the model side by side, behind a router; each has its own part of gpus, which names "
+        "as many times the GPUs that one needs, and takes what memory says.  They are woken, put to sleep and ordered "
+        "together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows one of them.  So "
+        'far for engine = "simulator" alone.',
+    )
     preload: bool = key(boolean, False, live=True, doc="Load it when muxd starts, instead of on the first request.")
     port: int = key(
         integer(0, 65535), 0, doc="The worker's port on loopback; 0: muxd chooses a free one at each start."

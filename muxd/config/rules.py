@@ -269,15 +269,30 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     for key in OPTION_KEYS:
         if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
             yield (key,), f"only {engines_with(key)} has it; remove it or change engine"
+    if model.replicas > 1:
+        yield from _replicas(model, kind.name, is_pretend=kind.is_pretend)
     for path, text in kind.findings(model, environ):
         if written.anywhere(model.name, path[0]) or not written.has_unknown_key(model.name):
             yield path, text
+
+
+def _replicas(model: Model, engine: str, *, is_pretend: bool) -> Iterator[Finding]:
+    """Yield what keeps several workers from serving the model."""
+    count = len(model.gpus)
+    if not is_pretend:
+        text = f"muxd has no router yet for {model.replicas} replicas of {engine}"
+        yield ("replicas",), f'{text}; leave this out, or try it with engine = "simulator"'
+    elif count % model.replicas:
+        text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {model.replicas} replicas"
+        yield ("gpus",), f"{text}; name as many for each, in the order of the replicas"
 
 
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
     """Yield a problem for each key that a model with a launch script cannot have."""
     if model.engine != "sglang":
         yield ("engine",), "a launch script starts SGLang; leave this out"
+    if model.replicas > 1:
+        yield ("replicas",), "a launch script starts one server; leave this out"
     for key in SCRIPTS_OWN:
         if written.in_model(model.name, key):
             yield (key,), "is for the command line that muxd makes; put it into the script, and leave this out"

@@ -178,7 +178,7 @@ class ControlRoutes:
         query = request.query
         lines, follow, streams = log_lines(query), parse_flag(query, "follow", False), log_streams(query)
         known, lost = self._service.log_of(name)
-        files = {stream: known[stream] for stream in streams}
+        files = {label: path for label, path in known.items() if label.rpartition(" ")[2] in streams}
         if follow:
             await self._logs.send_following(exchange, files, lines)
         else:

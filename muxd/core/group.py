@@ -146,8 +146,12 @@ class Group:
             return WorkerState.DRAINING
         if self._has_quorum(_READY):
             return WorkerState.READY
-        if states & UP:
-            return WorkerState.WAKING if states & UP == {WorkerState.WAKING} else WorkerState.STARTING
+        if WorkerState.STARTING in states:
+            return WorkerState.STARTING
+        if WorkerState.WAKING in states:
+            return WorkerState.WAKING
+        if WorkerState.READY in states:  # the router comes, or does not know them yet
+            return self.state if self.state in (WorkerState.STARTING, WorkerState.WAKING) else WorkerState.STARTING
         for state in (WorkerState.UNRESPONSIVE, WorkerState.STOPPING, WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
             if state in states:
                 return state

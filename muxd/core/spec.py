@@ -15,6 +15,11 @@ class Role(StrEnum):
     ROUTER = "router"  # passes requests on to the others; has no GPU and never sleeps
 
 
+def group_of(worker: str) -> str:
+    """Return the name of a worker's group, which the worker's own begins with; a group's only worker has its name."""
+    return worker.partition("/")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What the core needs to know of a worker; all times in seconds."""

@@ -175,6 +175,22 @@ class EngineClient:
         cause = self._diagnose(path, answer.status, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
 
+    async def change(self, method: str, path: str, body: Any = None) -> None:
+        """Send a request that changes what a server knows, but nothing that it holds: it may be sent again.
+
+        Raise EngineCallFailed unless the server answers 2xx within probe_timeout.
+        """
+        try:
+            answer = await self._request(method, path, self._auth, self.probe_timeout, body)
+        except _Lacking as error:
+            raise EngineCallFailed(f"{method} {path}: {error}", lacking=True) from None
+        except trio.TooSlowError:
+            raise EngineCallFailed(f"{method} {path}: no answer in {self.probe_timeout:g} s") from None
+        except (httpx.HTTPError, _Odd) as error:
+            raise EngineCallFailed(f"{method} {path}: {_why(error)}") from None
+        if answer.status // 100 != 2:
+            raise EngineCallFailed(f"{method} {path}: {answer.status} {quote(answer.text)}")
+
     async def page(self, path: str, most: int) -> bytes | None:
         """Send a GET and return the body as it was sent, at most `most` bytes; None where the route is unknown (404).
 

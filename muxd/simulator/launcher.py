@@ -20,7 +20,7 @@ from .embeddings import embedding_routes
 from .metrics import metrics_routes
 from .openai import text_routes
 from .process_tree import ServerProcesses
-from .routes import AcceptedKeys, Router
+from .routes import AcceptedKeys, RouteIndex
 from .simulated_engine import SimulatedEngine, Status
 
 # SGLang's own waits in seconds; Flags.seconds brings them to this simulator's pace.
@@ -69,7 +69,7 @@ class _Server:
         self._hung = False
         keys = AcceptedKeys(flags.api_key, flags.admin_api_key)
         routes = {**control_routes(engine), **text_routes(engine), **embedding_routes(engine), **metrics_routes(engine)}
-        self._router = Router(routes, keys)
+        self._routes = RouteIndex(routes, keys)
 
     async def handle(self, request: Request, exchange: ResponseWriter) -> None:
         if request.method != "GET":
@@ -79,7 +79,7 @@ class _Server:
             return
         if request.header(b"origin") is not None:
             exchange.lines = _CORS
-        await self._router(request, exchange)
+        await self._routes(request, exchange)
 
     async def listen(self) -> list[trio.SocketListener]:
         """Bind the port; end the process with status 3 where it is taken, as SGLang does: after the load."""

@@ -1,4 +1,4 @@
-"""The router: which key opens which of SGLang's routes, how a body is checked, and the words of refusals.
+"""The routes: which key opens which of SGLang's routes, how a body is checked, and the words of refusals.
 
 `control`, `openai`, `embeddings` and `metrics` have what the routes do.
 """
@@ -73,7 +73,7 @@ def _bearer(request: Request) -> str | None:
     return token if scheme.lower() == "bearer" else None
 
 
-class Router:
+class RouteIndex:
     """Finds a request's route, checks its key, and answers 401, 404 and 405 and the routes' refusals."""
 
     def __init__(self, routes: dict[str, EngineRoute], keys: AcceptedKeys) -> None:

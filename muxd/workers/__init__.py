@@ -1,6 +1,7 @@
-"""Carries out what the core commands for a worker: one Runner per model, one WorkerProcess per start.
+"""Carries out what the core commands for a worker: a Runner for each, and one WorkerProcess per start.
 
 runner             takes the core's commands
+router_runner      likewise for a group's router, which it tells of the group's workers
 launch             starts a server
 process            follows a server from its start to its end
 gpu_memory         waits until the worker's GPU memory is free, and measures it
@@ -10,6 +11,7 @@ crash_evidence     keeps what explains a server's end
 """
 
 from .launch import WorkerContext, remove_left_outside
+from .router_runner import RouterRunner
 from .runner import Runner
 
-__all__ = ["Runner", "WorkerContext", "remove_left_outside"]
+__all__ = ["RouterRunner", "Runner", "WorkerContext", "remove_left_outside"]

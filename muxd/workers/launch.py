@@ -88,7 +88,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
     `free`: bytes that are free on that of its GPUs which has least; 0 where nobody could read it.
     """
     config = context.config
-    workdir = config.daemon.state_dir / "workers" / f"{model.name}-{secrets.token_hex(4)}"
+    workdir = config.daemon.state_dir / "workers" / f"{file_name(model.name)}-{secrets.token_hex(4)}"
     plan = LaunchContext(
         port=port,
         workdir=workdir,
@@ -137,9 +137,14 @@ def _url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
+def file_name(worker: str) -> str:
+    """Return the worker's name as a part of file names: "qwen@0" for "qwen/0"; no model can be called so."""
+    return worker.replace("/", "@")
+
+
 def log_files(config: Config, model: Model) -> dict[str, Path]:
     """Return where the worker's output goes, under "stdout" and "stderr"."""
-    return {stream: config.daemon.log_dir / f"{model.name}.{stream}.log" for stream in ("stdout", "stderr")}
+    return {stream: config.daemon.log_dir / f"{file_name(model.name)}.{stream}.log" for stream in ("stdout", "stderr")}
 
 
 def remove_traces(record: WorkerRecord) -> None:
@@ -198,7 +203,7 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
     withheld = context.withheld.union(OWN_ENVIRONMENT)
     inherited = {name: value for name, value in os.environ.items() if name not in withheld}
     return ChildSpec(
-        name=model.name,
+        name=file_name(model.name),
         argv=orders.argv,
         env=_past_proxies({**inherited, **orders.env, **model.env}),
         cwd=model.cwd or plan.workdir,

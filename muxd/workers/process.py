@@ -39,7 +39,7 @@ from muxd.threads import in_thread
 
 from .crash_evidence import CrashEvidence
 from .gpu_memory import GpuMemoryTracker
-from .launch import LaunchedServer, WorkerContext, launch, log_files, remove_traces
+from .launch import LaunchedServer, WorkerContext, file_name, launch, log_files, remove_traces
 from .port_ownership import PortOwnership
 from .script_inspection import ScriptInspection
 
@@ -166,7 +166,7 @@ class WorkerProcess:
         try:
             return launch(self._model, self._engine, self._context, port, await self._gpu_memory.free())
         except CannotSpawn as error:
-            reason = error.message.removeprefix(f"cannot start {self._model.name}: ")
+            reason = error.message.removeprefix(f"cannot start {file_name(self._model.name)}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None
         except OSError as error:
             raise self._cannot_run(error, f"its work folder cannot be made: {in_words(error)}") from None

@@ -1,4 +1,4 @@
-"""One model's worker as the supervisor handles it: start, sleep, wake, stop."""
+"""One worker as the supervisor handles it: start, sleep, wake, stop."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,8 +22,9 @@ class Runner:
     """
 
     def __init__(self, model: Model, context: WorkerContext) -> None:
+        """Take the model as configured; of a worker of several it has the worker's own name, port and GPUs."""
         self.model = model
-        self._engine: Engine = engine_for(model)
+        self._engine = self._make_engine()
         self._gpu_memory = GpuMemoryTracker(context.gpus, model, context.held_memory)
         self._context = context
         self._life: WorkerProcess | None = None
@@ -37,10 +38,13 @@ class Runner:
         """Take over a configuration that changes the worker's processes; none of them may be left."""
         assert self._life is None, f"{self.model.name} lives"
         self.model = model
-        self._engine = engine_for(model)
+        self._engine = self._make_engine()
         self._gpu_memory = GpuMemoryTracker(self._context.gpus, model, self._context.held_memory)
         self._context_length = None
         self._is_generation = None
+
+    def _make_engine(self) -> Engine:
+        return engine_for(self.model)
 
     def update(self, model: Model) -> None:
         """Take over a configuration that changed in nothing that the running processes depend on."""

@@ -402,6 +402,21 @@ WRONG = [
         A + "memory = {}",
         'models.a.memory: is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then',
     ),
+    (
+        A + "replicas = 2",
+        "models.a.replicas: muxd has no router yet for 2 replicas of sglang; leave this out, or try it with "
+        'engine = "simulator"',
+    ),
+    (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
+    (
+        "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1, 2]",
+        "models.a.gpus: 3 GPUs cannot be parted among 2 replicas; name as many for each, in the order of the replicas",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1]\nargs = ['--tp', '2']",
+        "models.a.args: the server needs 2 GPUs (tp 2), and gpus names 1 for each of 2 replicas; name as many there, "
+        "or correct args",
+    ),
     (A + "memory = '3GiB'", 'models.a.memory: "3GiB" is not a table; write memory = { weights = ... }'),
     (A + "env = {A = 1}", "models.a.env: the value of A is not text; put it in quotes"),
     (A + "env = {CUDA_VISIBLE_DEVICES = '1'}",

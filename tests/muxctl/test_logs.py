@@ -90,6 +90,12 @@ def test_files_on_a_terminal_are_written_out_too(elsewhere, terminal):
     assert shown.text == "\\x1b[2Jfirst\r\n"
 
 
+def test_of_several_workers_each_line_has_its_workers_name(muxd, muxctl):
+    lines = [{"stream": "qwen/0 stderr", "line": "loading"}, {"stream": "qwen/router stdout", "line": "listening"}]
+    muxd.scripts["GET /v1/models/qwen/logs?lines=100&follow=0&stream=both"] = lambda talk: talk.json({"lines": lines})
+    assert muxctl("logs", "qwen") == (0, "qwen/0: loading\nqwen/router: listening\n", "")
+
+
 def test_a_log_with_nothing_in_it_says_so(muxd, muxctl):
     target = "GET /v1/models/qwen/logs?lines=100&follow=0&stream=both"
     muxd.scripts[target] = lambda talk: talk.json({"lines": []})

@@ -136,3 +136,16 @@ def test_on_a_terminal_a_long_reason_goes_on_below_its_beginning():
     assert lines[at + 1][:15].isspace()
     assert lines[at + 1][15] != " "
     assert " ".join(line[15:] for line in lines[at : at + 6]).startswith("it died of this and that and it died of")
+
+
+def test_each_of_several_workers_has_a_line_of_its_own():
+    ready = {"name": "qwen/0", "state": "ready", "since_s": 5, "gpus": [0], "pid": 12, "restarts": 1, "reason": None}
+    router = ready | {"name": "qwen/router", "gpus": [], "restarts": 0}
+    down = ready | {"name": "qwen/1", "state": "backoff", "pid": None, "gpus": [1], "reason": "exited with status 1"}
+    lines = detail(BACKOFF | {"workers": [ready, down, router]})
+    assert [line.split(":", 1)[1].strip() for line in lines if line.startswith("qwen/")] == [
+        "ready for 5s, GPU 0, pid 12, restarts 1",
+        "backoff for 5s, GPU 1, restarts 1, exited with status 1",
+        "ready for 5s, pid 12",
+    ]
+    assert not [line for line in lines if line.startswith("worker:")]

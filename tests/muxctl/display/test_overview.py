@@ -92,6 +92,17 @@ def test_a_note_says_who_stopped_it():
     assert note(stopped | {"removed": True}) == "not configured any more"
 
 
+def test_a_note_says_which_of_several_workers_are_not_as_their_model_is():
+    both = [
+        {"name": f"qwen/{n}", "role": "serve", "state": state} for n, state in enumerate(("ready", "falling_asleep"))
+    ]
+    router = {"name": "qwen/router", "role": "router", "state": "ready"}
+    assert note(READY | {"workers": [*both, router], "last_exit": None}) == "qwen/1 is falling asleep"
+    assert note(RESTS | {"workers": [both[0] | {"state": "asleep"}, router]}) == "sleep level 2"
+    down = router | {"state": "backoff"}
+    assert note(READY | {"workers": [both[0], down], "last_exit": None}) == "qwen/router is backoff"
+
+
 def test_a_note_says_that_it_can_never_be_loaded():
     never = "can never be loaded: GPU 7 is not there: there are 0, 1; correct its `gpus`"
     at_rest = READY | {"state": "unloaded", "next": never, "impossible": never, "last_exit": None, "eta_s": None}

@@ -1,0 +1,120 @@
+"""Routers: servers that pass the requests of a group on to its workers.
+
+A router is started, probed and ended like any other server, and never sleeps.  It is told its workers by the worker API
+of sglang-router 0.3.2 (`GET` and `POST /workers`, `DELETE /workers/{id}`), which both routers here speak.  That API
+answers 202 before a worker is known to be healthy, so that what a router says of its workers is asked again.
+"""
+
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from muxd.config import Model
+from muxd.config.command_lines import Command
+from muxd.launchers.observed_scripts import ObservedServer
+
+from . import diagnosis
+from .diagnosis import Diagnosis, Evidence
+from .engine import CommandSpec, Engine, LaunchContext
+from .engine_client import EngineCallFailed, EngineClient
+
+
+class Router(Engine, Protocol):
+    """One kind of router."""
+
+    async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
+        """Have the router pass requests to the workers at these URLs alone; return those that it passes them to now.
+
+        Raise EngineCallFailed.
+        """
+        ...
+
+
+class StandInRouter:
+    """The round-robin router of muxd/simulator, for groups of simulated workers."""
+
+    environment: Mapping[str, str] = {}
+    stop_signal = signal.SIGTERM
+
+    def command(self, model: Model, context: LaunchContext) -> CommandSpec:
+        return CommandSpec((sys.executable, "-m", "muxd.simulator.router", "--port", str(context.port)))
+
+    async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
+        listed = await _workers(link)
+        for url in urls:
+            if url not in listed:
+                await link.change("POST", "/workers", {"url": url})
+        for url, worker in listed.items():
+            if url not in urls:
+                await link.change("DELETE", f"/workers/{worker['id']}")
+        return tuple(url for url in urls if url in listed and listed[url].get("is_healthy") is True)
+
+    async def is_ready(self, link: EngineClient) -> bool:
+        return await link.probe("/liveness") == 200  # /readiness waits for a first worker
+
+    async def is_alive(self, link: EngineClient, model: Model) -> bool:
+        return await self.is_ready(link)
+
+    async def metrics(self, link: EngineClient) -> bytes | None:
+        return None
+
+    async def context_length(self, link: EngineClient) -> int | None:
+        return None
+
+    async def is_generation(self, link: EngineClient) -> bool | None:
+        return None
+
+    def leftovers(self, pids: Iterable[int]) -> list[Path]:
+        return []
+
+    def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        return diagnosis.of_end(evidence, was_killed=evidence.was_killed)
+
+    def diagnose_answer(self, call: str, status: int, body: str) -> Diagnosis | None:
+        return None
+
+    # A router never sleeps, and no launch script starts one.
+
+    async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
+        raise NotImplementedError
+
+    async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
+        raise NotImplementedError
+
+    async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
+        raise NotImplementedError
+
+    async def observe(
+        self, link: EngineClient | None, port: int, processes: Sequence[Command]
+    ) -> ObservedServer | None:
+        raise NotImplementedError
+
+    def is_server(self, process: Command) -> bool:
+        raise NotImplementedError
+
+    def servers_among(self, processes: Iterable[Command]) -> list[Command]:
+        raise NotImplementedError
+
+    def port_told(self, process: Command) -> int | None:
+        raise NotImplementedError
+
+    def are_parts(self, names: Sequence[str]) -> bool:
+        raise NotImplementedError
+
+    def diagnose_stranger(self, program: str) -> Diagnosis:
+        raise NotImplementedError
+
+
+async def _workers(link: EngineClient) -> dict[str, dict[str, Any]]:
+    """Return what the router says of its workers, by their URLs; raise EngineCallFailed."""
+    answer = await link.ask("/workers")
+    workers = answer.get("workers") if isinstance(answer, dict) else None
+    try:
+        return {worker["url"]: {**worker, "id": worker["id"]} for worker in workers or ()}
+    except (KeyError, TypeError):
+        raise EngineCallFailed("GET /workers: the answer is no list of workers") from None

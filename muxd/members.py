@@ -1,0 +1,71 @@
+"""The members of a model's group: which workers serve it, and what the core is told of them.
+
+A model with one worker is served by that alone, under the model's name.  With `replicas` there are NAME/0, NAME/1 ...,
+each with its share of the model's GPUs, and NAME/router, which has the model's port.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from .config import Model
+from .config.flags import runs_on_cpu
+from .config.schema import Daemon
+from .core.ledger import WHOLE
+from .core.spec import GroupSpec, Role, WorkerSpec
+from .engines.registry import kind_of
+
+
+class Member(NamedTuple):
+    """A worker of a model: `model` is the model as this worker runs it, with the worker's name, GPUs and port."""
+
+    role: Role
+    model: Model
+
+
+def members_of(model: Model) -> tuple[Member, ...]:
+    """Return the workers of the model: those that serve, then the router, if there is one."""
+    if model.replicas == 1:
+        return (Member(Role.SERVE, model),)
+    each = len(model.gpus) // model.replicas
+    common = replace(model, served_names=model.served_names or (model.name,), replicas=1)
+    shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.replicas))
+    serving = (
+        Member(Role.SERVE, replace(common, name=f"{model.name}/{number}", gpus=gpus, port=0))
+        for number, gpus in enumerate(shares)
+    )
+    return (*serving, Member(Role.ROUTER, replace(common, name=router_of(model.name), gpus=(), memory=None)))
+
+
+def router_of(model: str) -> str:
+    """Return the name of the router of a model with several workers."""
+    return f"{model}/router"
+
+
+def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
+    """Return the part of a model's configuration that the core decides by."""
+    workers = tuple(_worker_spec(member, daemon) for member in members_of(model))
+    return GroupSpec(model.name, workers, model.preload, model.drain_timeout)
+
+
+def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:
+    role, model = member
+    kind, memory = kind_of(model), model.memory
+    # A launch script decides by itself what its server does; pretend weights count where the host's size is told.
+    is_real = not kind.is_pretend
+    is_counted = model.script is None and (is_real or daemon.host_memory is not None) and role is not Role.ROUTER
+    return WorkerSpec(
+        name=model.name,
+        gpus=frozenset(model.gpus),
+        on_cards=is_real and not runs_on_cpu(model.args),
+        share=kind.granted(model) or WHOLE,
+        memory=memory.total if memory is not None else 0,
+        sleep_level=model.sleep_level,
+        levels=kind.levels(model),
+        copy=(memory.weights if memory is not None else 0) if is_counted else None,
+        resident=(memory.weights + memory.overhead) // max(1, len(model.gpus)) if memory is not None else 0,
+        restart_limit=model.restart_limit,
+        restart_window=model.restart_window,
+        stable_after=model.stable_after,
+        cool_down=model.cool_down,
+        role=role,
+    )

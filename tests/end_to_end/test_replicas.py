@@ -1,0 +1,121 @@
+"""Replicas of one model behind a router: real processes, which live and die by themselves."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from .conftest import QUICK
+from .muxd import Muxd, eventually
+
+MODELS = f"""\
+[defaults]
+engine = "simulator"
+gpu_release_timeout = "1500ms"
+probe_interval = "300ms"
+simulation = {{ {QUICK} }}
+[models.pair]
+replicas = 2
+gpus = [0, 1]
+memory = {{ weights = "28GiB", kv = "20GiB" }}
+[models.solo]
+gpus = [1]
+memory = {{ weights = "40GiB", kv = "16GiB" }}
+"""
+
+
+def workers(muxd: Muxd) -> dict[str, dict[str, Any]]:
+    return {worker["name"]: worker for worker in muxd.status("pair")["workers"]}
+
+
+def states(muxd: Muxd) -> list[str]:
+    return [worker["state"] for worker in workers(muxd).values()]
+
+
+def answered_by(muxd: Muxd, name: str) -> int:
+    """How many chats the log of a replica has."""
+    return (muxd.folder / f"logs/{name.replace('/', '@')}.stdout.log").read_text().count("/v1/chat/completions")
+
+
+def all_ready(muxd: Muxd) -> bool:
+    return states(muxd) == ["ready"] * 3
+
+
+def test_both_replicas_answer_and_one_that_is_killed_comes_back_while_the_other_serves_on(start):
+    muxd = start(MODELS)
+    text = muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    generation = muxd.status("pair")["generation"]
+    eventually(
+        lambda: muxd.ask("pair") and min(answered_by(muxd, "pair/0"), answered_by(muxd, "pair/1")), "both answer"
+    )
+    before = workers(muxd)
+    os.kill(before["pair/0"]["pid"], signal.SIGKILL)
+    assert {muxd.ask("pair") for _ in range(8)} == {text}
+    assert muxd.state("pair") == "ready"
+    eventually(lambda: all_ready(muxd), "the killed replica is back")
+    after = workers(muxd)
+    assert (after["pair/0"]["restarts"], after["pair/1"]["restarts"], after["pair/router"]["restarts"]) == (1, 0, 0)
+    assert after["pair/1"]["pid"] == before["pair/1"]["pid"]
+    assert "SIGKILL" in after["pair/0"]["last_exit"]["reason"]
+    assert muxd.status("pair")["generation"] == generation + 1
+    seen = answered_by(muxd, "pair/0")
+    eventually(
+        lambda: muxd.ask("pair") and answered_by(muxd, "pair/0") > seen, "the router passes requests to it again"
+    )
+    assert ("pair", "ready", "starting") not in muxd.moves(), "no request ever waited"
+
+
+def test_a_group_gives_way_and_wakes_whole(start):
+    muxd = start(MODELS)
+    text = muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    pids = [worker["pid"] for worker in workers(muxd).values()]
+    muxd.ask("solo")
+    assert states(muxd) == ["asleep", "asleep", "ready"]
+    assert muxd.state("pair") == "asleep"
+    assert muxd.ask("pair") == text
+    eventually(lambda: all_ready(muxd), "both replicas are awake")
+    assert [worker["pid"] for worker in workers(muxd).values()] == pids
+    assert muxd.state("solo") == "asleep"
+
+
+def test_a_router_that_is_killed_is_back_at_once_and_the_replicas_stay(start):
+    muxd = start(MODELS)
+    muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    before = workers(muxd)
+    os.kill(before["pair/router"]["pid"], signal.SIGKILL)
+    eventually(lambda: workers(muxd)["pair/router"]["pid"] not in (None, before["pair/router"]["pid"]), "a new router")
+    assert muxd.ask("pair")
+    after = workers(muxd)
+    assert [after[name]["pid"] for name in ("pair/0", "pair/1")] == [
+        before[name]["pid"] for name in ("pair/0", "pair/1")
+    ]
+
+
+def test_logs_are_those_of_each_worker_or_of_all_with_their_names(start):
+    muxd = start(MODELS)
+    muxd.ask("pair")
+    one = muxd.muxctl("logs", "pair/1", "-n", "200").stdout
+    assert "loading" in one
+    assert "pair/1:" not in one
+    everything = muxd.muxctl("logs", "pair", "-n", "200").stdout.splitlines()
+    assert {line.partition(":")[0] for line in everything} == {"pair/0", "pair/1", "pair/router"}
+    muxd.stop()
+    argv = ("logs", "pair/1", "-n", "200", "--log-dir", str(Path(muxd.folder / "logs")))
+    assert "loading" in muxd.muxctl(*argv).stdout
+    muxd.start_again()
+
+
+def test_a_reload_changes_the_number_of_replicas(start):
+    muxd = start(MODELS)
+    muxd.ask("pair")
+    muxd.config.write_text(muxd.config.read_text().replace("replicas = 2\ngpus = [0, 1]", "gpus = [0]"))
+    assert muxd.control("POST", "/v1/reload").status_code == 200
+    eventually(lambda: muxd.state("pair") == "ready" and "workers" not in muxd.status("pair"), "one worker serves")
+    assert muxd.ask("pair")
+    muxd.config.write_text(muxd.config.read_text().replace("gpus = [0]", "replicas = 3\ngpus = [0, 1, 2]"))
+    assert muxd.control("POST", "/v1/reload").status_code == 200
+    eventually(lambda: states(muxd) == ["ready"] * 4 if "workers" in muxd.status("pair") else False, "three serve")
+    assert muxd.ask("pair")

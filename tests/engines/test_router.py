@@ -1,0 +1,141 @@
+"""The stand-in router, told of its workers as muxd tells it: both sides of the worker API against each other."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from muxd.config import Model
+from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.router import StandInRouter
+from muxd.http.request import Request
+from muxd.http.server import ResponseWriter, serve_http
+from muxd.ports import Reservation
+from muxd.simulator.router import serve
+
+
+class PretendWorker:
+    """A server that says its name on every path."""
+
+    def __init__(self, name: str, nursery: trio.Nursery) -> None:
+        self.name = name
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
+        self.url = ""
+
+    async def start(self) -> "PretendWorker":
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        self._nursery.start_soon(self._serve, listener)
+        return self
+
+    async def _serve(self, listener: trio.SocketListener) -> None:
+        with self._scope:
+            await serve_http(self._answer, [listener])
+
+    async def _answer(self, request: Request, writer: ResponseWriter) -> None:
+        if request.path == "/stream":
+            await writer.start_stream("text/event-stream")
+            await writer.write(b"data: 1\n\n")
+            await trio.sleep_forever()
+        await writer.send_json(200, {"name": self.name, "body": request.body.decode()})
+
+    def die(self) -> None:
+        self._scope.cancel()
+
+
+class RouterBench:
+    def __init__(self, http: httpx.AsyncClient, url: str, nursery: trio.Nursery) -> None:
+        self.http, self.url, self.nursery = http, url, nursery
+        self.router = StandInRouter()
+        self.link = EngineClient(http, url, "", lambda _: None, call_timeout=5, probe_timeout=5)
+
+    async def worker(self, name: str) -> PretendWorker:
+        return await PretendWorker(name, self.nursery).start()
+
+    async def knows(self, *urls: str) -> None:
+        """Tell the router of these workers, until it passes requests to all of them."""
+        with trio.fail_after(10):
+            while await self.router.sync(self.link, urls) != urls:
+                await trio.sleep(0.01)
+
+    async def who_answers(self, times: int) -> list[str]:
+        return [(await self.http.post(f"{self.url}/x", content=b"hello")).json()["name"] for _ in range(times)]
+
+
+@asynccontextmanager
+async def router_bench() -> AsyncIterator[RouterBench]:
+    reservation = Reservation(0)
+    async with open_http() as http, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, reservation.port)
+        bench = RouterBench(http, f"http://127.0.0.1:{reservation.port}", nursery)
+        with trio.fail_after(10):
+            while not await bench.router.is_ready(bench.link):
+                await trio.sleep(0.01)
+        yield bench
+        nursery.cancel_scope.cancel()
+    reservation.close()
+
+
+async def test_a_router_without_workers_lives_and_is_not_ready_for_requests():
+    async with router_bench() as bench:
+        assert await bench.router.is_alive(bench.link, Model("q"))
+        assert await bench.link.probe("/readiness") == 503
+        assert (await bench.http.get(f"{bench.url}/x")).status_code == 503
+
+
+async def test_requests_go_to_each_worker_in_turn_with_their_bodies():
+    async with router_bench() as bench:
+        one, two = await bench.worker("one"), await bench.worker("two")
+        await bench.knows(one.url, two.url)
+        assert await bench.link.probe("/readiness") == 200
+        assert sorted(await bench.who_answers(4)) == ["one", "one", "two", "two"]
+        answer = await bench.http.post(f"{bench.url}/v1/chat?x=1", content=b"body")
+        assert answer.json()["body"] == "body"
+
+
+async def test_what_is_said_of_the_workers_is_all_that_holds():
+    async with router_bench() as bench:
+        one, two = await bench.worker("one"), await bench.worker("two")
+        await bench.knows(one.url, two.url)
+        await bench.knows(two.url)
+        assert await bench.who_answers(3) == ["two"] * 3
+        await bench.knows()
+        assert (await bench.http.get(f"{bench.url}/x")).status_code == 503
+
+
+async def test_a_dead_worker_costs_no_request_and_is_told():
+    async with router_bench() as bench:
+        one, two = await bench.worker("one"), await bench.worker("two")
+        await bench.knows(one.url, two.url)
+        one.die()
+        assert await bench.who_answers(4) == ["two"] * 4
+        assert await bench.router.sync(bench.link, (one.url, two.url)) == (two.url,)
+
+
+async def test_a_worker_that_dies_in_the_middle_of_its_stream_breaks_that_stream():
+    async with router_bench() as bench:
+        one = await bench.worker("one")
+        await bench.knows(one.url)
+
+        async def read() -> None:
+            async with bench.http.stream("GET", f"{bench.url}/stream", timeout=5) as answer:
+                async for data in answer.aiter_raw():
+                    assert data == b"data: 1\n\n"
+                    one.die()
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            await read()
+
+
+async def test_a_router_that_is_gone_cannot_be_told():
+    async with router_bench() as bench:
+        gone = await bench.worker("no router")
+        gone.die()
+        link = EngineClient(bench.http, gone.url, "", lambda _: None, call_timeout=1, probe_timeout=1)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(EngineCallFailed):
+            await bench.router.sync(link, ())

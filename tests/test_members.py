@@ -1,0 +1,42 @@
+"""The workers of a model, and what the core is told of them."""
+
+from pathlib import Path
+
+from muxd.config import Daemon, Memory, Model, SimulatorOptions
+from muxd.core.spec import Role, group_of
+from muxd.members import members_of, spec_of
+
+GiB = 1 << 30
+DAEMON = Daemon(Path("/s"), Path("/s"), Path("/s"))
+
+
+def model(**keys) -> Model:
+    return Model("qwen", engine="simulator", engine_options=SimulatorOptions(), served_names=("org/qwen",), **keys)
+
+
+def test_a_model_with_one_worker_is_served_by_that_alone_under_its_own_name():
+    alone = model()
+    assert members_of(alone) == ((Role.SERVE, alone),)
+    assert [worker.name for worker in spec_of(alone, DAEMON).workers] == ["qwen"]
+
+
+def test_replicas_part_the_gpus_among_them_and_their_router_has_the_port():
+    members = members_of(model(replicas=2, gpus=("0", "1", "4", "5"), port=30001))
+    assert [(m.model.name, m.role, m.model.gpus, m.model.port) for m in members] == [
+        ("qwen/0", "serve", ("0", "1"), 0),
+        ("qwen/1", "serve", ("4", "5"), 0),
+        ("qwen/router", "router", (), 30001),
+    ]
+    assert {group_of(member.model.name) for member in members} == {"qwen"}
+    assert {member.model.served_names for member in members} == {("org/qwen",)}
+
+
+def test_each_replica_claims_its_own_memory_and_the_router_none():
+    pair = model(replicas=2, gpus=("0", "1"), memory=Memory(weights=10 * GiB), preload=True, drain_timeout=7.0)
+    spec = spec_of(pair, DAEMON)
+    assert [(worker.memory, sorted(worker.gpus)) for worker in spec.workers] == [
+        (10 * GiB, ["0"]),
+        (10 * GiB, ["1"]),
+        (0, []),
+    ]
+    assert (spec.name, spec.preload, spec.drain_timeout) == ("qwen", True, 7.0)
