@@ -1,7 +1,6 @@
 """Checks of what the models of a configuration share: interpreters, GPUs, ports, folders."""
 
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
-from muxd.engines.kind import InstallationChecks, NotInstalled
+from muxd.engines.kind import ArgFault, InstallationChecks, NotInstalled
 from muxd.engines.registry import ENGINES, kind_of
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
@@ -75,6 +74,7 @@ class HostCheck:
         self._environ = environ
         self._readings = readings
         self.without_engine: set[str] = set()  # models whose interpreter does not have it
+        self.rejected: dict[str, tuple[str, list[ArgFault]]] = {}  # by model: its interpreter, and its engine's word
         self.models = [model for model in config.models if model.name not in broken]
 
     def environ_of(self, model: Model) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _is_nobodys(pid: int) -> bool | None:
 
 
 def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Yield a line for each interpreter, and one for each model whose arguments its engine rejects."""
+    """Yield a line for each interpreter; note in `machine` what its engine has against the models' arguments."""
     seen: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Model]] = {}
     for model in machine.models:
         if kind_of(model).installation is not None and (python := _python_of(machine, model)) is not None:
@@ -196,7 +196,7 @@ def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
             yielded.add(line)
             yield line
         if line.mark == OK:
-            yield from _rejected_lines(machine, models, python, environ, checks)
+            yield from _ask_for_rejected(machine, models, python, environ, checks)
         else:
             machine.without_engine |= {model.name for model in models}
 
@@ -224,10 +224,10 @@ def _interpreter_line(
         return warn("python", f"{python}: {error}; {remedy}", where)
 
 
-def _rejected_lines(
+def _ask_for_rejected(
     machine: HostCheck, models: Sequence[Model], python: str, environ: Mapping[str, str], checks: InstallationChecks
 ) -> Iterator[ReportLine]:
-    """Yield lines on arguments that an interpreter's engine rejects.
+    """Note in `machine` what an interpreter's engine has against the models' arguments; yield a line if it fails.
 
     Models without arguments of their own, and scripts whose flags are not all plain, are left out: the parser takes
     seconds.
@@ -235,27 +235,12 @@ def _rejected_lines(
     args_by_model = {model.name: flags for model in models if (flags := _flags_of(machine, model, checks))}
     if not args_by_model:
         return
-    by_name = {model.name: model for model in models}
     try:
         rejected = checks.rejected(python, environ, args_by_model)
     except NotInstalled as error:
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return
-    for name, why in rejected.items():
-        told = [_words(odd) for odd in checks.odd(args_by_model[name])]
-        if any(words & _words(why) & set(args_by_model[name]) for words in told):
-            continue  # with advice, as a line on the model
-        script = by_name[name].script
-        where = script.launch if script is not None else machine.where(by_name[name], "args")
-        yield warn(
-            name,
-            f"the {checks.title} of {python} does not take {'args' if script is None else 'its flags'}: {why}",
-            where,
-        )
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[^\s;:,]+", text))
+    machine.rejected |= {name: (python, faults) for name, faults in rejected.items()}
 
 
 def _flags_of(machine: HostCheck, model: Model, checks: InstallationChecks) -> Sequence[str]:

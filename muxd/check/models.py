@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from muxd.config.devices import VARIABLE
@@ -33,7 +35,7 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         return
     text, size, findings = _files(machine, model)
     findings += [*_size_lines(machine, model, size), *_level_lines(machine, model), *_home_lines(machine, model)]
-    findings += [warn(model.name, odd, machine.where(model, "args")) for odd in _odd(model, model.args)]
+    findings += args_lines(machine, model, model.args, machine.where(model, "args"))
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
         findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_ram_text(machine, model, size)}")]
@@ -42,6 +44,30 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def _gpus(model: Model) -> str:
     return f"GPU {', '.join(model.gpus)}"
+
+
+# Its arguments
+
+
+def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str) -> Iterator[ReportLine]:
+    """Yield one line on each mistake in the model's arguments: wrong, where its own engine refuses them."""
+    checks = kind_of(model).installation
+    if checks is None:
+        return
+    python, rejected = machine.rejected.get(model.name, ("", []))
+    told: set[str] = set()
+    for odd in checks.odd(args, model.script is not None):
+        is_refused = any(odd.words & each.words for each in rejected)
+        yield (wrong if is_refused else warn)(model.name, odd.text, where)
+        told |= odd.words
+    whose = "args" if model.script is None else "its flags"
+    for each in rejected:
+        if not each.words & told:
+            yield wrong(model.name, f"the {checks.title} of {python} does not take {whose}: {each.text}", where)
+    for flag, path in checks.paths_read(args):
+        with suppress(NoAnswer):
+            if not within(partial(os.path.exists, path)):
+                yield wrong(model.name, f"{flag}: nothing at {path}; correct the path", where)
 
 
 # Its files
@@ -131,12 +157,6 @@ def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         if arg.startswith("~/") or (arg.startswith("--") and "=~/" in arg):
             text = f'"{arg}" stays as it is for the engine, nothing is expanded; write the path in full'
             yield warn(model.name, text, machine.where(model, "args"))
-
-
-def _odd(model: Model, flags: Sequence[str]) -> Iterator[str]:
-    """Yield what its engine finds odd about flags."""
-    checks = kind_of(model).installation
-    return checks.odd(flags) if checks is not None else iter(())
 
 
 # Its sizes
@@ -264,7 +284,7 @@ def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[
     """Yield lines on what will keep a launch script from running, as far as its text shows."""
     text = Text(model, script, machine.environ_of(model))
     yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
-    yield from (warn(model.name, odd, script.launch) for odd in _odd(model, text.flags() or ()))
+    yield from args_lines(machine, model, text.flags() or (), script.launch)
     yield from _program_lines(model, script)
     size = 0
     if (served := text.model_path()) is not None:

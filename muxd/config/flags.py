@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
 PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
@@ -23,23 +22,6 @@ CAPABILITY_FLAGS = frozenset({"--is-embedding"})
 
 #: GPUs of one host, at most: the largest have 16.
 MOST_GPUS = 1024
-
-#: Flags of vLLM and llama.cpp, each with SGLang's flag for the same purpose; "" where SGLang has none.
-ELSEWHERE = {
-    "--max-model-len": "--context-length",
-    "--ctx-size": "--context-length",
-    "--gpu-memory-utilization": "--mem-fraction-static",
-    "--max-num-seqs": "--max-running-requests",
-    "--max-num-batched-tokens": "--chunked-prefill-size",
-    "--enable-auto-tool-choice": "--tool-call-parser",
-    "--hf-overrides": "--json-model-override-args",
-    "--swap-space": "--cpu-offload-gb",
-    "--enforce-eager": "--disable-cuda-graph",
-    "--no-enable-prefix-caching": "--disable-radix-cache",
-    "--n-gpu-layers": "",
-    "-c": "--context-length",
-    "-ngl": "",
-}
 
 #: SGLang's flags that take no value: the pattern knows 167 of the 188 such flags of SGLang 0.5.23.
 SWITCH = re.compile(
@@ -108,41 +90,12 @@ def runs_on_cpu(args: Sequence[str]) -> bool:
     return flag_of(args)(DEVICE) == "cpu"
 
 
-def odd_args(args: Sequence[str]) -> Iterator[str]:
-    """Yield a remark, with advice, for each argument that is likely a mistake and is not checked elsewhere.
-
-    SGLang's own parser either accepts such an argument or refuses it without a hint.
-    """
-    for word in args:
-        if (flag := word.partition("=")[0]) in ELSEWHERE:
-            meant = ELSEWHERE[flag]
-            yield f"{flag} is not SGLang's; {f'it has {meant}' if meant else 'remove it'}"
-    for word, value in pairwise(args):
-        if why := why_no_value(word, value):
-            yield why
-    look_up = flag_of(args)
-    if (device := look_up(DEVICE)) is not None and ":" in device:
-        kind = device.partition(":")[0]
-        yield f"--device {device}: which GPU it is, gpus says; write --device {kind}, or leave it out"
-    if (share := look_up(FRACTION)) is not None and not _is_share(share):
-        yield f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
-    if (nodes := look_up(NODES)) is not None and nodes != "1":
-        yield f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
-
-
 def why_no_value(word: str, value: str) -> str:
     """Return what is wrong with a truth value behind a switch, with advice; "" for anything else."""
     if not SWITCH.match(word) or value.lower() not in (*_TRUE, *_FALSE):
         return ""
     remedy = f'write "{word}" alone' if value.lower() in _TRUE else "leave both out"
     return f"{word} takes no value, and {value} is one; {remedy}"
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0 < float(text) < 1
-    except ValueError:
-        return False
 
 
 def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
@@ -32,6 +32,13 @@ class NotInstalled(Exception):
     """An interpreter does not have an engine, or cannot be asked; the text says why."""
 
 
+class ArgFault(NamedTuple):
+    """A fault of a server's flags; the text says what is wrong, and what to do."""
+
+    words: frozenset[str]  # those that it consists of, each without the value behind "="; a flag by all of its names
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class InstallationChecks:
     """What `muxd check` asks of the interpreter that is to run an engine's servers.  The environment is a worker's."""
@@ -40,8 +47,9 @@ class InstallationChecks:
     # Returns what the interpreter at this path would run, as a phrase.  Raises NotInstalled.
     look: Callable[[str, Mapping[str, str]], str]
     # Returns, by model, what the engine says against its flags; models whose flags it takes are left out.
-    rejected: Callable[[str, Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, str]]
-    odd: Callable[[Sequence[str]], Iterator[str]]  # yields remarks on flags that are likely a mistake
+    rejected: Callable[[str, Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, list[ArgFault]]]
+    odd: Callable[[Sequence[str], bool], Iterator[ArgFault]]  # yields flags that are likely a mistake; True: a script's
+    paths_read: Callable[[Sequence[str]], Iterator[tuple[str, str]]]  # yields flag and absolute path of what is read
     flags: Callable[[Model], Sequence[str]]  # returns the flags with which muxd would launch a model
 
 

@@ -16,7 +16,8 @@ def interpreter(tmp_path):
 
     def interpreter(name="python", *, version="0.5.23", rejected=None, script=None):
         about = json.dumps({"version": version, "torch": "2.9.1", "cuda": "12.9"})
-        parsed = json.dumps({"errors": rejected or {}, "flags": ["--context-length", "--tp-size"]})
+        errors = {model: told if isinstance(told, list) else [told] for model, told in (rejected or {}).items()}
+        parsed = json.dumps({"errors": errors, "flags": ["--context-length", "--tp-size"]})
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         answers = f"case \"$2\" in *ServerArgs*) echo 'sglang {parsed}';; *) echo 'sglang {about}';; esac"

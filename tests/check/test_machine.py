@@ -55,11 +55,12 @@ def test_an_interpreter_that_hangs_is_a_warning(report, interpreter, monkeypatch
 def test_args_are_compared_with_the_flags_of_the_sglang_that_is_there(report, interpreter):
     interpreter(rejected={"a": "unrecognized arguments: --contxt-length 3", "b": "expected one argument"})
     text = f"[defaults]\npython = './python'\nargs = ['x']\n{A}[models.b]\nmodel_path = 'org/b'\nargs = ['--tp']\n"
-    _, lines = report(text)
+    status, lines = report(text)
     place = "the SGLang of python does not take args:"
+    assert status == 2
     assert of(lines, "a", "b") == [
-        ("warn", "a", f"muxd.toml:5: {place} it knows no --contxt-length; did you mean --context-length?"),
-        ("warn", "b", f"muxd.toml:10: {place} expected one argument"),
+        ("WRONG", "a", f"muxd.toml:5: {place} it knows no --contxt-length; did you mean --context-length?"),
+        ("WRONG", "b", f"muxd.toml:10: {place} expected one argument"),
     ]
 
 

@@ -225,11 +225,56 @@ def test_a_hub_id_that_may_be_meant_as_a_folder_says_how_that_is_written(told):
         ("'--enable-metrics', 'False'", "False", "--enable-metrics takes no value, and False is one; leave both out"),
         ("'-c', '5'", "-c 5", "-c is not SGLang's; it has --context-length"),
         ("'--max-model-len', '5'", "--max-model-len 5", "--max-model-len is not SGLang's; it has --context-length"),
+        ("'--max-model-len=5'", "--max-model-len=5", "--max-model-len is not SGLang's; it has --context-length"),
+        (
+            "'--enable-prefix-caching'",
+            "--enable-prefix-caching",
+            "--enable-prefix-caching is not SGLang's; SGLang does that unasked: remove it",
+        ),
+        ("'--model-id', 'a/b'", "--model-id a/b", "--model-id is not SGLang's; use the key model_path"),
+        ("'-ngl', '99'", "-ngl 99", "-ngl is not SGLang's; it has nothing like it: remove it"),
     ],
 )
 def test_one_fault_of_the_arguments_is_one_line(report, interpreter, folder, args, rejected, said):
     interpreter(rejected={"a": f"unrecognized arguments: {rejected}"})
     folder()
-    _, lines = report(f"[models.a]\npython = './python'\nmodel_path = './models/qwen'\nargs = [{args}]")
-    (told,) = [text for _, subject, text in lines if subject == "a"]
-    assert told == f"muxd.toml:6: {said}"
+    status, lines = report(f"[models.a]\npython = './python'\nmodel_path = './models/qwen'\nargs = [{args}]")
+    (told,) = [(mark, text) for mark, subject, text in lines if subject == "a"]
+    assert (status, told) == (2, ("WRONG", f"muxd.toml:6: {said}"))
+
+
+def test_each_fault_of_the_arguments_is_told_at_once(report, interpreter, folder):
+    interpreter(
+        rejected={
+            "a": [
+                "argument --trust-remote-code: ignored explicit argument 'true'",
+                "argument --dtype: invalid choice: 'fp16' (choose from 'half', 'float16')",
+                "unrecognized arguments: --max-model-len 8 --contxt-length 5",
+            ]
+        }
+    )
+    folder()
+    args = ["--trust-remote-code=true", "--dtype", "fp16", "--max-model-len", "8", "--contxt-length", "5"]
+    _, lines = report(f"[models.a]\npython = './python'\nmodel_path = './models/qwen'\nargs = {json.dumps(args)}")
+    python = "the SGLang of python does not take args:"
+    assert [text.removeprefix("muxd.toml:6: ") for _, subject, text in lines if subject == "a"] == [
+        '--trust-remote-code takes no value, and true is one; write "--trust-remote-code" alone',
+        "--max-model-len is not SGLang's; it has --context-length",
+        f"{python} --dtype: fp16 is no value of it; did you mean float16? There are half, float16",
+        f"{python} it knows no --contxt-length; did you mean --context-length?",
+    ]
+
+
+def test_a_file_that_the_arguments_name_and_that_is_not_there_is_wrong(told, folder, tmp_path):
+    folder()
+    there, gone = tmp_path / "there.jinja", tmp_path / "gone"
+    there.touch()
+    good = ["--chat-template", str(there), "--lora-paths", f"a={tmp_path}", "org/b", "--file-storage-path", str(gone)]
+    model = "model_path = './models/qwen'\nargs = "
+    assert told(f"{model}{json.dumps(good)}")[0][0] == "ok"
+    bad = [f"--chat-template={gone}/t.jinja", "--lora-paths", "org/b", f"c={gone}/c", str(gone)]
+    assert [(mark, text.replace(f"{tmp_path}/", "")) for mark, text in told(f"{model}{json.dumps(bad)}")] == [
+        ("WRONG", "muxd.toml:6: --chat-template: nothing at gone/t.jinja; correct the path"),
+        ("WRONG", "muxd.toml:6: --lora-paths: nothing at gone/c; correct the path"),
+        ("WRONG", "muxd.toml:6: --lora-paths: nothing at gone; correct the path"),
+    ]

@@ -132,11 +132,11 @@ def test_programs_and_folders_that_are_not_there_are_told(told, interpreter):
 def test_the_flags_of_a_plain_command_are_compared_with_its_sglang(told, interpreter):
     interpreter(rejected={"a": "unrecognized arguments: --contxt-length"})
     said = "a.sh:1: the SGLang of python does not take its flags: it knows no --contxt-length; did you mean "
-    assert told(f"HERE/python {SERVER} --contxt-length 5\n")[1][-1] == ("warn", f"{said}--context-length?")
+    assert told(f"HERE/python {SERVER} --contxt-length 5\n")[1][-1] == ("WRONG", f"{said}--context-length?")
     assert told(f"HERE/python {SERVER} --contxt-length $(nproc)\n")[1][-1][0] == "ok", "not all of it is plain"
     interpreter(rejected={"a": "unrecognized arguments: --max-model-len 5"})
     assert told(f"HERE/python {SERVER} --max-model-len 5\n")[1][1:] == [
-        ("warn", "a.sh:1: --max-model-len is not SGLang's; it has --context-length")
+        ("WRONG", "a.sh:1: --max-model-len is not SGLang's; it has --context-length")
     ], "one line for one fault"
 
 

@@ -3,28 +3,27 @@
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from muxd.config.engine_options import SGLangOptions
-from muxd.config.flags import DATA, PIPELINE, TENSOR, TooManyGpus, flag_of, parallel, why_no_value
+from muxd.config.flag_advice import OWNED_FLAGS, why_foreign
+from muxd.config.flags import (
+    DATA,
+    DEVICE,
+    FRACTION,
+    NODES,
+    PIPELINE,
+    TENSOR,
+    TooManyGpus,
+    flag_of,
+    parallel,
+    why_no_value,
+)
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
-
-# Flags that muxd itself sets for SGLang, each with what the user does instead.
-OWNED_FLAGS = {
-    "--host": "leave it out: workers listen on loopback only",
-    "--port": "use the key port",
-    "--model": "use the key model_path",
-    "--model-path": "use the key model_path",
-    "--served-model-name": "use the key served_names",
-    "--config": "leave it out: muxd writes that file; put its settings into args",
-    "--admin-api-key": "leave it out: muxd makes one for each start",
-    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
-    "--enable-memory-saver": "use the key sleep_level",
-    "--enable-weights-cpu-backup": "use sleep_level = 1",
-}
+from muxd.engines.kind import ArgFault
 
 # A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
@@ -62,7 +61,7 @@ def args_findings(model: Model) -> Iterator[Finding]:
             yield ("args",), f"{shown(arg)} {why}"
         elif (value := _value_in(arg))[:1] not in ("{", "[") and (wanted := VARIABLE.search(value)):
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
-    if (first := "".join(model.args[:1])) and not (first[0] == "-" or _no_flag(first)):
+    if (first := "".join(model.args[:1])) and not (first[0] in "-$" or _no_flag(first)):
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
         try:
@@ -76,10 +75,58 @@ def args_findings(model: Model) -> Iterator[Finding]:
             yield ("args",), text
 
 
+def odd_args(args: Sequence[str], in_script: bool = False) -> Iterator[ArgFault]:
+    """Yield each argument that is likely a mistake and is not checked elsewhere.
+
+    SGLang's own parser either accepts such an argument or refuses it without a hint.
+    """
+    for word, following in zip(args, [*args[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if why := why_foreign(flag, in_script=in_script):
+            yield ArgFault(frozenset({flag}), f"{flag} is not SGLang's; {why}")
+        elif why := why_no_value(flag, value if equals else following):
+            yield ArgFault(frozenset({flag} if equals else {flag, following}), why)
+    look_up = flag_of(args)
+    if (device := look_up(DEVICE)) is not None and ":" in device:
+        kind = device.partition(":")[0]
+        text = f"--device {device}: which GPU it is, gpus says; write --device {kind}, or leave it out"
+        yield ArgFault(frozenset(DEVICE), text)
+    if (share := look_up(FRACTION)) is not None and not _is_share(share):
+        text = f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
+        yield ArgFault(frozenset(FRACTION), text)
+    if (nodes := look_up(NODES)) is not None and nodes != "1":
+        text = f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
+        yield ArgFault(frozenset(NODES), text)
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
+#: The ends of the names of SGLang's flags whose values are files or folders that it reads.
+_READ = ("-path", "-paths", "-template", "-file", "-config", "-model", "-certfile", "-keyfile", "-token-map")
+_WRITTEN = ("--file-storage-path", "--modelopt-checkpoint-save-path", "--modelopt-export-path")
+
+
+def paths_read(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield flag and path for each absolute path in `args` that SGLang is to read."""
+    flag = ""
+    for word in args:
+        flag, _, value = word.partition("=") if word.startswith("--") else (flag, "", word)
+        path = value.partition("=")[2] if "=/" in value else value  # --lora-paths takes NAME=PATH
+        if flag.endswith(_READ) and flag not in _WRITTEN and path.startswith("/"):
+            yield flag, path
+
+
 def _no_flag(arg: str) -> str:
     """Return why `arg` is not the flag that it looks like; "" where it looks like no flag, or may be one."""
     if _DASHES.match(arg):
         return f'begins with a dash that is no "-"; write {shown(_DASHES.sub("--", arg))}'
+    if (plain := arg.strip()) != arg and plain.startswith("--"):
+        return f"has a blank around it; write {shown(plain)}"
     if "-" + arg.partition("=")[0] in (*TENSOR, *PIPELINE, *DATA):
         return f"has one dash; write {shown('-' + arg)}"
     return ""

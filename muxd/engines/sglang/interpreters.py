@@ -15,8 +15,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from muxd.config.default_paths import home
-from muxd.config.flags import ELSEWHERE
-from muxd.engines.kind import NotInstalled
+from muxd.engines.kind import ArgFault, NotInstalled
 
 #: Seconds for one interpreter: to find a package is not to import it, but the disk may be slow or remote.
 PATIENCE = 20.0
@@ -49,8 +48,9 @@ if place("sglang") is not None:
 """
 
 # Runs SGLang's own parser, which alone knows the flags and values of its version.  It imports torch: seconds.
+# It names one wrong value at a time: the flag is then left out, and the rest is parsed again.
 _PARSE = """
-import argparse, json, sys
+import argparse, json, re, sys
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise ValueError(message)
@@ -59,12 +59,28 @@ class Parser(argparse.ArgumentParser):
 from sglang.srt.server_args import ServerArgs
 parser = Parser(prog="sglang")
 ServerArgs.add_cli_args(parser)
-told = {}
-for name, args in json.load(sys.stdin).items():
-    try:
-        parser.parse_args(args)
-    except (ValueError, argparse.ArgumentError) as error:
-        told[name] = str(error)
+def without(args, names):
+    left, leaving = [], False
+    for word in args:
+        flag = word.partition("=")[0]
+        if word.startswith("--"):
+            leaving = any(name == flag or name.startswith(flag) for name in names)
+        if not leaving:
+            left.append(word)
+    return left
+def complaints(args):
+    while True:
+        try:
+            parser.parse_args(args)
+            return
+        except (ValueError, argparse.ArgumentError) as error:
+            yield str(error)
+            named = re.match("argument ([^:]+):", str(error)) or re.match("ambiguous option: ([^ =]+)", str(error))
+            left = without(args, named[1].split("/")) if named else args
+            if len(left) == len(args):
+                return
+            args = left
+told = {name: found for name, args in json.load(sys.stdin).items() if (found := list(complaints(args)))}
 print("\\nsglang", json.dumps({"errors": told, "flags": list(parser._option_string_actions)}))
 """
 
@@ -91,6 +107,15 @@ class Interpreter:
     def __str__(self) -> str:
         torch = f", torch {self.torch}" if self.torch else ""
         return f"SGLang {self.version}{torch}{f' (CUDA {self.cuda})' if self.cuda else ''}"
+
+
+#: What the parser takes for a flag: a number below 0 is none.
+_FLAG = re.compile("--?[A-Za-z]")
+
+
+_NO_CHOICE = re.compile(
+    r"argument (?P<flag>[^:]+): invalid choice: '?(?P<value>.*?)'? \(choose from (?P<choices>.*)\)", re.DOTALL
+)
 
 
 def find_sglang(environ: Mapping[str, str], places: tuple[str, ...] = USUAL) -> tuple[Interpreter | None, list[str]]:
@@ -128,7 +153,9 @@ def look(path: str, environ: Mapping[str, str]) -> Interpreter:
     return Interpreter(path, *said)
 
 
-def rejected_args(path: str, environ: Mapping[str, str], args: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def rejected_args(
+    path: str, environ: Mapping[str, str], args: Mapping[str, Sequence[str]]
+) -> dict[str, list[ArgFault]]:
     """Return, by model, what the interpreter's SGLang says against its arguments.
 
     Models whose arguments it accepts are left out.  Raises NoSGLang.
@@ -138,18 +165,40 @@ def rejected_args(path: str, environ: Mapping[str, str], args: Mapping[str, Sequ
     if found is None:
         raise NoSGLang("its parser of arguments does not answer")
     flags = [flag for flag in found.get("flags", []) if flag.startswith("--")]
-    return {name: _with_suggestion(str(error), flags) for name, error in found.get("errors", {}).items()}
+    return {
+        name: [rejected for error in errors for rejected in _rejected(str(error), flags)]
+        for name, errors in found.get("errors", {}).items()
+    }
 
 
-def _with_suggestion(error: str, flags: list[str]) -> str:
-    """Return SGLang's complaint; for an unknown flag, with the flag that was probably meant."""
-    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", error)
-    if unknown is None:
+def _rejected(error: str, flags: list[str]) -> Iterator[ArgFault]:
+    """Yield the arguments that one error of the parser is about; flags it does not know with those that were meant."""
+    if unknown := re.match(r"unrecognized arguments: (.*)", error, re.DOTALL):
+        words = unknown[1].split()
+        for flag in dict.fromkeys(word.partition("=")[0] for word in words if _FLAG.match(word)):
+            close = get_close_matches(flag.replace("_", "-").lower(), flags, 1, CLOSE)
+            remedy = f"did you mean {close[0]}?" if close else "remove it"
+            yield ArgFault(frozenset({flag}), f"it knows no {flag}; {remedy}")
+        if not any(map(_FLAG.match, words)):
+            text = f"{unknown[1].strip() or 'an empty word'} belongs to no flag; remove it, or write its flag first"
+            yield ArgFault(frozenset(words), text)
+    elif several := re.match(r"ambiguous option: ([^\s=]+)\S* could match (.*)", error):
+        text = f"{several[1]} is the beginning of {several[2]}; write one of them in full"
+        yield ArgFault(frozenset({several[1]}), text)
+    else:
+        named = re.match(r"argument ([^\s:]+):", error)
+        yield ArgFault(frozenset(named[1].split("/")) if named else frozenset(), _with_nearest_choice(error))
+
+
+def _with_nearest_choice(error: str) -> str:
+    """Return an error of the parser; of a value that is none of a few, first the one that was probably meant."""
+    if (wrong := _NO_CHOICE.match(error)) is None:
         return error
-    if meant := ELSEWHERE.get(unknown[1]):
-        return f"it knows no {unknown[1]}; it has {meant}"
-    close = get_close_matches(unknown[1], flags, 1, CLOSE)
-    return f"it knows no {unknown[1]}; {f'did you mean {close[0]}?' if close else 'remove it'}"
+    choices = wrong["choices"].replace("'", "")
+    close = get_close_matches(wrong["value"], choices.split(", "), 1, 0.5)
+    return f"{wrong['flag']}: {wrong['value']} is no value of it; {f'did you mean {close[0]}? ' if close else ''}" + (
+        f"{'T' if close else 't'}here are {choices}"
+    )
 
 
 def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patience: float) -> dict[str, Any] | None:

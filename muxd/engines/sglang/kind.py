@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from muxd.config.flags import FRACTION, flag_of, odd_args
+from muxd.config.flags import FRACTION, flag_of
 from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .checks import findings
+from .checks import findings, odd_args, paths_read
 from .interpreters import look, rejected_args
 
 if TYPE_CHECKING:
@@ -113,5 +113,5 @@ SGLANG = EngineKind(
     makes=makes,
     context_length=context_length,
     findings=findings,
-    installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, _flags),
+    installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, paths_read, _flags),
 )

@@ -122,8 +122,29 @@ def test_the_real_sglang_is_found():
 @pytest.mark.skipif(not REAL.exists(), reason="needs `make real-sglang`")
 def test_the_real_sglang_says_which_arguments_it_does_not_take():
     model = ["--model-path", "x", "--enable-memory-saver"]
-    asked = {"good": [*model, "--tp", "2"], "unknown": [*model, "--contxt-length", "5"], "none": [*model, "--tp"]}
-    assert rejected_args(str(REAL), os.environ, asked) == {
-        "unknown": "it knows no --contxt-length; did you mean --context-length?",
-        "none": "argument --tp-size/--tensor-parallel-size: expected one argument",
+    asked = {
+        "good": [*model, "--tp", "2"],
+        "unknown": [*model, "--contxt-length", "5", "--is-embeding"],
+        "none": [*model, "--tp"],
+        "three": [*model, "--dtype", "bfloat61", "--random-seed=x", "--tokenizer", "y", "--no-such-flag", "5"],
+        "loose": [*model, "--is-embedding", "x"],
+        "empty": [*model, ""],
     }
+    rejected = rejected_args(str(REAL), os.environ, asked)
+    found = {name: [arg.text for arg in args] for name, args in rejected.items()}
+    dtype, seed, tokenizer, last = found.pop("three")
+    assert dtype.startswith("--dtype: bfloat61 is no value of it; did you mean bfloat16? There are auto, half, ")
+    assert seed == "argument --random-seed: invalid int value: 'x'"
+    assert tokenizer.startswith("--tokenizer is the beginning of --tokenizer-path, ")
+    assert tokenizer.endswith("; write one of them in full")
+    assert last == "it knows no --no-such-flag; remove it"
+    assert found == {
+        "unknown": [
+            "it knows no --contxt-length; did you mean --context-length?",
+            "it knows no --is-embeding; did you mean --is-embedding?",
+        ],
+        "none": ["argument --tp-size/--tensor-parallel-size: expected one argument"],
+        "loose": ["x belongs to no flag; remove it, or write its flag first"],
+        "empty": ["an empty word belongs to no flag; remove it, or write its flag first"],
+    }
+    assert rejected["none"][0].words == {"--tp-size", "--tensor-parallel-size"}
