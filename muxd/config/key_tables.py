@@ -14,7 +14,7 @@ from .lines import KeyPath, line_of
 from .model_schema import Model
 from .names import did_you_mean
 from .problems import Problems, shown_file
-from .readers import Base, unknown_key
+from .readers import Base
 from .schema import Key
 from .sources import Source
 from .units import shown
@@ -87,7 +87,7 @@ class _KeyReading:
         """Put the fields of a `Key` into `given`, and yield what is wrong: the TOML key to blame, and the text."""
         for key, value in entry.table.items():
             if (declared := keys_of(Key).get(key)) is None:
-                yield key, _unknown_key(key, value)
+                yield key, _unknown_key(key)
             else:
                 try:
                     given[key] = declared.read(value, self._base)
@@ -137,7 +137,7 @@ class _KeyReading:
         given["models"] = tuple(dict.fromkeys(self._model_of.get(name, name) for name in given["models"]))
 
 
-def _unknown_key(key: str, value: Any) -> str:
+def _unknown_key(key: str) -> str:
     if key == "secret":
         return "a secret is not written here; write secret_sha256, its SHA-256 in hex, or secret_env"
-    return unknown_key(key, value, list(keys_of(Key)), in_model=False)
+    return f"unknown key; {did_you_mean(key, keys_of(Key))}"

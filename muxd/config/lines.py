@@ -5,8 +5,11 @@ accepted.  Keys inside inline tables are not seen: `line_of` returns the line of
 """
 
 import re
+from typing import NamedTuple
 
 KeyPath = tuple[str, ...]
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 _TOKEN = re.compile(
     r'(?P<long>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5})'
@@ -39,14 +42,44 @@ def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int | None:
     return None
 
 
+def shown_path(path: KeyPath) -> str:
+    """Return a key's path as TOML writes it, for example models."qwen2.5".port."""
+    return ".".join(part if _BARE.fullmatch(part) else f'"{part}"' for part in path)
+
+
+class Repeated(NamedTuple):
+    """A table or key of a text that stands where it may not, since it is there already."""
+
+    path: KeyPath  # without the numbers of an array's tables
+    is_table: bool
+    line: int
+    first: int  # the line on which it is already, or a part of it, or what it would be a part of
+    is_same: bool  # whether the very same path is in that line
+
+
+def repeated(text: str) -> Repeated | None:
+    """Return the last table or key of a text that `tomllib` has refused there as repeated; None where none is seen."""
+    scan = _Scan()
+    for match in _TOKEN.finditer(text):
+        scan.take(match.lastgroup or "", match.group())
+    *earlier, (path, line, is_table) = scan.order or [((), 0, False)]
+    same = [at for other, at, _ in earlier if other == path]
+    related = [at for other, at, _ in earlier if other[: len(path)] == path or path[: len(other)] == other]
+    if not same and not related:
+        return None
+    shown = tuple(part for place, part in enumerate(path) if path[:place] not in scan.arrays)
+    return Repeated(shown, is_table, line, (same or related)[0], bool(same))
+
+
 class _Scan:
     """State of the scan of a TOML text: before a key, inside a table's header, or in a value."""
 
     def __init__(self) -> None:
         self.found: dict[KeyPath, int] = {}
+        self.order: list[tuple[KeyPath, int, bool]] = []  # each header and key: its path, its line, is it a header
         self._line = 1
         self._table: KeyPath = ()
-        self._tables: dict[KeyPath, int] = {}  # how many tables of each array have been seen
+        self.arrays: dict[KeyPath, int] = {}  # how many tables of each array have been seen
         self._parts: list[str] = []
         self._in_value = False
         self._header = 0  # opening brackets of the current header: 1 of a table, 2 of an array's table
@@ -70,17 +103,18 @@ class _Scan:
             self._table, self._parts = tuple(self._parts), []
             if self._header == 2:
                 self._table = self._next_in_array(self._table)
-            self._note(self._table)
+            self._note(self._table, is_table=True)
         elif text == "=":
             self._note(self._table + tuple(self._parts))
             self._in_value = True
 
     def _next_in_array(self, array: KeyPath) -> KeyPath:
-        number = self._tables.get(array, 0)
-        self._tables[array] = number + 1
+        number = self.arrays.get(array, 0)
+        self.arrays[array] = number + 1
         return (*array, str(number))
 
-    def _note(self, path: KeyPath) -> None:
+    def _note(self, path: KeyPath, *, is_table: bool = False) -> None:
+        self.order.append((path, self._line, is_table))
         for length in range(1, len(path) + 1):
             self.found.setdefault(path[:length], self._line)
 

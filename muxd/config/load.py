@@ -19,15 +19,15 @@ from .engine_options import ENGINE_OPTIONS
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
+from .misplaced_keys import why_misplaced, why_no_model, why_no_table, why_not_a_table, why_not_models
 from .model_capabilities import told_capabilities
 from .model_schema import MODEL_KEYS, Model
 from .names import MODEL_NAME
-from .problems import Problems, shown_path
-from .readers import Base, unknown_key
+from .problems import Problems
+from .readers import Base
 from .rules import check, check_folders
 from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
-from .units import shown
 
 TABLES = [*SECTIONS, "defaults", "models", "keys"]
 
@@ -189,8 +189,7 @@ class _FileReading:
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(TABLES):
-            text = _misplaced(name) or unknown_key(name, raw[name], TABLES, in_model=False)
-            self._problems.add((name,), text)
+            self._problems.add((name,), why_no_table(name, raw, TABLES))
         defaults = self._table(("defaults",), raw.get("defaults", {}), MODEL_KEYS)
         models = self._models(raw.get("models", {}), defaults)
         return Config(
@@ -223,9 +222,12 @@ class _FileReading:
 
     def _models(self, raw: Any, defaults: dict[str, Any]) -> tuple[Model, ...]:
         if not isinstance(raw, dict):
-            self._problems.add(("models",), f"{shown(raw)} is not a table; write [models.NAME]")
+            self._problems.add(("models",), why_not_models(raw))
             return ()
-        return tuple(self._model(name, table, defaults) for name, table in raw.items())
+        misplaced = {name: why for name, table in raw.items() if (why := why_no_model(name, table))}
+        for name, why in misplaced.items():
+            self._problems.add(("models", name), why)
+        return tuple(self._model(name, table, defaults) for name, table in raw.items() if name not in misplaced)
 
     def _model(self, name: str, raw: Any, defaults: dict[str, Any]) -> Model:
         path = ("models", name)
@@ -270,14 +272,12 @@ class _FileReading:
     def _table(self, path: KeyPath, raw: Any, declared: Mapping[str, KeyDeclaration]) -> dict[str, Any]:
         """Return the values of a TOML table as its readers understand them; note the keys that no reader accepts."""
         if not isinstance(raw, dict):
-            form = f"{path[-1]} = {{ {next(iter(declared))} = ... }}" if len(path) > 2 else f"[{shown_path(path)}]"
-            self._problems.add(path, f"{shown(raw)} is not a table; write {form}")
+            self._problems.add(path, why_not_a_table(path, raw, declared))
             return {}
         given: dict[str, Any] = {}
         for key, value in raw.items():
             if key not in declared:
-                text = _misplaced(key) or unknown_key(key, value, list(declared), in_model=path[0] == "models")
-                self._problems.add((*path, key), text)
+                self._problems.add((*path, key), why_misplaced(path, key, raw, declared))
             elif isinstance(read := declared[key].read, type):
                 given[key] = self._table((*path, key), value, keys_of(read))
             else:
@@ -290,13 +290,6 @@ class _FileReading:
 
 def _with_remedy(error: ValueError) -> str:
     return str(error) if "; " in str(error) else f"{error}; give gpus, by number"
-
-
-def _misplaced(key: str) -> str | None:
-    """Return the text about a key that belongs to another table; None for a key that no table has."""
-    tables = {name: keys_of(table) for name, table in SECTIONS.items()} | {"models.NAME": MODEL_KEYS}
-    homes = [f"[{name}]" for name, keys in tables.items() if key in keys]
-    return f"no key of this table; it belongs under {' or '.join(homes)}" if homes else None
 
 
 def _built(declared: KeyDeclaration, value: Any) -> Any:

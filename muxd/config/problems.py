@@ -1,17 +1,14 @@
 """Problems of a configuration, gathered until all of it is read, and reported together."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from muxd.errors import ConfigError
 
-from .lines import KeyPath, line_of
+from .lines import KeyPath, line_of, shown_path
 from .names import MODEL_NAME
 from .sources import Source
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Problems:
@@ -94,8 +91,3 @@ def _with_name(path: KeyPath, table: dict[str, Any]) -> KeyPath:
 def shown_file(file: Path) -> str:
     """Return a path as text that any stream accepts: bytes that are not UTF-8 are written as escapes."""
     return str(file).encode(errors="backslashreplace").decode()
-
-
-def shown_path(path: KeyPath) -> str:
-    """Return a key's path as TOML writes it, for example models."qwen2.5".port."""
-    return ".".join(part if _BARE.fullmatch(part) else f'"{part}"' for part in path)

@@ -361,13 +361,6 @@ def address(value: Any, base: Base) -> Address:
     return Address(host, int(port))
 
 
-def unknown_key(name: str, value: Any, known: list[str], *, in_model: bool) -> str:
-    """Return the text about a key that no table has."""
-    if in_model and isinstance(value, dict):
-        return 'unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]'
-    return f"unknown key; {did_you_mean(name, known)}"
-
-
 def _distinct(values: list[Any]) -> tuple[Any, ...]:
     """Return `values` as a tuple.  Raise ValueError for a value that is there twice."""
     twice = next((value for position, value in enumerate(values) if value in values[:position]), None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .lines import KeyPath, key_lines
+from .lines import KeyPath, Repeated, key_lines, repeated, shown_path
 
 FOLDER = "muxd.d"
 
@@ -26,13 +26,28 @@ WHOLE = "# Written by muxd for its proxy; whatever is changed here is lost.\n"
 #: Limit of nested tables and lists; muxd's own keys go no deeper than models.NAME.memory.weights.
 DEEPEST = 16
 
-#: Typographic quotes that editors and web pages put in the place of TOML's.
-_QUOTES = dict.fromkeys("\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"') | dict.fromkeys(
-    "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"
+#: Typographic characters that editors and web pages put in the place of TOML's.
+_QUOTES = (
+    dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u275d\u275e\u301d\u301e", '"')
+    | dict.fromkeys("\u2018\u2019\u201a\u201b\u2039\u203a\u2032\u00b4`\u275b\u275c", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
+    | dict.fromkeys("\u3001\u060c", ",")
 )
+
+#: Characters that TOML has a use for outside of strings.
+_MARKS = frozenset("\"'[]{}=.,#-")
+
+_QUOTED = re.compile(r"""\"(?:\\.|[^"\\])*\"|'[^']*'""")
+
+#: Odd characters of one line that are told.
+MOST_ODD = 4
 
 #: Unicode categories of characters that cannot be seen: formats, spaces, separators, controls.
 _UNSEEN = ("Cf", "Zs", "Zl", "Zp", "Cc")
+
+_REPEATED = re.compile(r"Cannot (?:declare|overwrite|mutate|redefine) ")
+_REPEATED_INSIDE = re.compile(r"Duplicate inline table key '(.*)'")
+_YAML = re.compile(r"(?:---\s|(?:#.*\n|\s)*[\w-]+:(?:\s|$))")
 
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -170,7 +185,11 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
         message = str(error)
         at = _AT_LINE.search(message)
         line = int(at[1]) if at and at[1] else text.count("\n") + 1
-        wrong = _odd_character(text.split("\n")[line - 1]) or "correct this line"
+        if _REPEATED.match(message) and (told := repeated("\n".join(text.split("\n")[:line]))) is not None:
+            raise ValueError(f"{file}:{told.line}: not TOML: {_why_repeated(told)}") from None
+        if inner := _REPEATED_INSIDE.match(message):
+            raise ValueError(f"{file}:{line}: not TOML: {inner[1]} is there twice within {{ }}; remove one") from None
+        wrong = _odd_characters(text.split("\n")[line - 1]) or _why_not_toml(text) or "correct this line"
         raise ValueError(f"{file}:{line}: not TOML: {_AT_LINE.sub('', message)}; {wrong}") from None
     except RecursionError:
         raise ValueError(f"{file}: not usable: nested too deeply; write plain tables") from None
@@ -179,16 +198,45 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
     return table
 
 
-def _odd_character(line: str) -> str | None:
-    """Return advice on a character that cannot be seen or only looks like one of TOML's; None where there is none."""
+def _why_repeated(told: Repeated) -> str:
+    name = f"[{shown_path(told.path)}]" if told.is_table else shown_path(told.path)
+    if not told.is_same:
+        return f"{name} is there already, in line {told.first}; write all of it in one place"
+    return f"{name} is there twice, first in line {told.first}; {'join the two' if told.is_table else 'remove one'}"
+
+
+def _why_not_toml(text: str) -> str:
+    """Return advice on a text that is of another kind; "" for one that may be TOML."""
+    start = text.lstrip()
+    if start.startswith("{"):
+        return "this looks like JSON: write it as TOML, see muxd init --print"
+    if _YAML.match(start):
+        return "this looks like YAML: write it as TOML, see muxd init --print"
+    return ""
+
+
+def _odd_characters(line: str) -> str:
+    """Return advice on characters that cannot be seen or only look like TOML's; "" where there are none.
+
+    Inside of quotation marks such a character may be meant: it is told only where there is none outside.
+    """
+    code = line.removesuffix("\r").partition("#")[0]
+    outside = _QUOTED.sub(lambda quoted: " " * len(quoted[0]), code)
+    return "; ".join(list(_odd(outside) or _odd(code))[:MOST_ODD])
+
+
+def _odd(code: str) -> list[str]:
     import unicodedata  # imported for broken files only
 
-    for column, character in enumerate(line.removesuffix("\r").partition("#")[0], 1):
-        if character in _QUOTES or (character not in " \t" and unicodedata.category(character) in _UNSEEN):
+    found = []
+    for column, character in enumerate(code, 1):
+        plain = _QUOTES.get(character) or unicodedata.normalize("NFKC", character)
+        is_alike = character != plain and plain in _MARKS
+        if is_alike or (character not in " \t" and unicodedata.category(character) in _UNSEEN):
             name = unicodedata.name(character, "a control character")
-            remedy = f"write {_QUOTES[character]}" if character in _QUOTES else "remove it, or write a space"
-            return f"column {column} has U+{ord(character):04X} ({name}): {remedy}"
-    return None
+            remedy = f"write {plain}" if is_alike else "remove it, or write a space"
+            found.append(f"column {column} has U+{ord(character):04X} ({name}): {remedy}")
+    return found
 
 
 def _depth(table: dict[str, Any]) -> int:

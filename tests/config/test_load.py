@@ -18,12 +18,12 @@ from muxd.config import (
 )
 from muxd.config.declarations import keys_of
 from muxd.config.engine_options import ENGINE_OPTIONS
+from muxd.config.flag_advice import OWNED_FLAGS
 from muxd.config.load import config_from_supervisor
 from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
 from muxd.config.schema import SECTIONS, Daemon, GiB, Key, MiB, Policy
-from muxd.engines.sglang.checks import OWNED_FLAGS
 from muxd.errors import ConfigError
 
 ONE_MODEL = '[models.qwen]\nmodel_path = "Qwen/Qwen3-14B"\n'
@@ -498,7 +498,7 @@ def test_a_file_without_models_is_refused(problems):
     ("content", "problem"),
     [
         (b"[muxd]\nsocket = \n", "F:2: not TOML: Invalid value; correct this line"),
-        (b"[models.a]\n[models.a]\n", "F:2: not TOML: Cannot declare ('models', 'a') twice; correct this line"),
+        (b"[models.a]\n[models.a]\n", "F:2: not TOML: [models.a] is there twice, first in line 1; join the two"),
         (b"[muxd]\nsocket", "F:2: not TOML: Expected '=' after a key in a key/value pair; correct this line"),
         (b"[muxd]\n# \xff\n", "F:2: not UTF-8; save the file as UTF-8"),
     ],
