@@ -1,10 +1,12 @@
 """A request whose worker is lost before the first byte of an answer is held, and told to the next one."""
 
+import json
 import logging
 import re
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import trio
@@ -169,16 +171,56 @@ async def test_a_stream_that_had_an_event_is_not_replayed(proxy_env: ProxyEnv) -
     assert len(proxy_env.alpha.calls) == 1
 
 
-async def test_an_answer_that_had_its_head_and_is_no_stream_is_not_replayed(proxy_env: ProxyEnv) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 400 No\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    ],
+    ids=["with a length", "in chunks", "an error"],
+)
+async def test_an_answer_that_had_its_head_and_is_no_good_stream_is_not_replayed(
+    proxy_env: ProxyEnv, head: bytes
+) -> None:
     async def die_after_the_head(call: Call) -> bool:
-        await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
+        await call.send(head)
         return False
 
     proxy_env.alpha.answer = die_after_the_head
     http_client = await proxy_env.connect()
     await http_client.send(post(chat()))
-    assert (await http_client.rest()).endswith(b"content-length: 10\r\n\r\n")
+    assert (await http_client.rest()).startswith(head)
     assert len(proxy_env.alpha.calls) == 1
+
+
+async def test_a_request_that_lost_its_worker_is_told_when_no_other_comes(proxy_env: ProxyEnv) -> None:
+    proxy_env.alpha.answer = die
+    http_client = await proxy_env.connect()
+    await http_client.send(post(chat()))
+    await proxy_env.alpha.ended.nth(0)
+    (await revoked(proxy_env)).fail("model_failed", "model alpha failed: it died", retry_after=30.0)
+    reply = await http_client.reply()
+    assert (reply.status, reply.code) == (503, "model_failed")
+
+
+async def test_the_time_at_a_worker_is_no_wait_for_one(tmp_path: Path) -> None:
+    """With a body too large to be sent again: the worker's death is the answer."""
+    held = 0.0
+
+    async def die_later(call: Call) -> bool:
+        nonlocal held
+        began = monotonic()
+        await trio.sleep(0.05)
+        held = monotonic() - began
+        return False
+
+    settings = replace(QUIET, access_log="json", access_log_dir=tmp_path / "access")
+    async with open_proxy_env(tmp_path, max_body=2 * REPLAY_MOST, proxy=settings) as proxy_env:
+        proxy_env.alpha.answer = die_later
+        assert (await proxy_env.ask(post(chat(padding="x" * REPLAY_MOST)))).code == "worker_died"
+    (line,) = [json.loads(line) for path in (tmp_path / "access").iterdir() for line in path.read_text().splitlines()]
+    assert line["wait_s"] + held <= line["duration_s"] + 0.001, "to the millisecond that the log has"
 
 
 async def test_a_client_that_leaves_while_it_is_held_is_forgotten(proxy_env: ProxyEnv) -> None:

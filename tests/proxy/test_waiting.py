@@ -109,6 +109,20 @@ async def test_a_worker_that_dies_after_comments_is_told_between_two_events(tmp_
         assert not rest.endswith(END)
 
 
+async def test_half_an_answer_that_is_no_stream_is_not_asked_for_again_after_comments(tmp_path: Path) -> None:
+    async def die(call: Call) -> bool:
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        await call.send(chunk(b'{"half": '))
+        return False
+
+    async with open_proxy_env(tmp_path, proxy=TALKATIVE) as proxy_env:
+        http_client = await waiting(proxy_env)
+        proxy_env.beta.answer = die
+        (await proxy_env.lease()).grant(proxy_env.beta.url)
+        assert b'"code":"worker_died"' in await http_client.rest()
+        assert len(proxy_env.beta.calls) == 1
+
+
 @pytest.mark.parametrize(
     "request_",
     [
