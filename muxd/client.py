@@ -18,10 +18,10 @@ from urllib.parse import quote
 import msgspec
 import trio
 
-from muxd.core.events import Waiting
 from muxd.errors import MuxdError, Unavailable, Unreachable, error_of, in_words
 from muxd.http.answer import AnswerParser
 from muxd.http.response import request_head
+from muxd.lease_protocol import WaitingBody
 
 Message = dict[str, Any]  # one JSON object
 
@@ -67,18 +67,18 @@ class ControlClient:
         async with self._open("GET", "/metrics") as answer:
             return await answer.read_text()
 
-    async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[Waiting]) -> None:
+    async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[WaitingBody]) -> None:
         """Replace the demand that was last reported for a lease; raises LeaseNotFound when the lease is over."""
-        body = {"in_flight": in_flight, "waiting": _as_json(waiting)}
+        body = {"in_flight": in_flight, "waiting": tuple(waiting)}
         await self._ask("PUT", f"/v1/leases/{quote(lease, safe='')}", body)
 
     @asynccontextmanager
-    async def lease(self, model: str, waiting: Iterable[Waiting]) -> AsyncIterator["MessageStream"]:
+    async def lease(self, model: str, waiting: Iterable[WaitingBody]) -> AsyncIterator["MessageStream"]:
         """Ask for a lease, and hold it until the scope is left; raises ModelNotFound.
 
         The messages end when the lease is over.  `lease` is in every one of them.
         """
-        async with self._open("POST", "/v1/leases", {"model": model, "waiting": _as_json(waiting)}) as stream:
+        async with self._open("POST", "/v1/leases", {"model": model, "waiting": tuple(waiting)}) as stream:
             yield stream
 
     @asynccontextmanager
@@ -219,13 +219,6 @@ class MessageStream:
 
     def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(f"muxd at {self._path} {what}", tried=[str(self._path)])
-
-
-def _as_json(waiting: Iterable[Waiting]) -> list[Message]:
-    return [
-        {"key": entry.key, "priority": entry.priority, "count": entry.count, "oldest_s": entry.oldest}
-        for entry in waiting
-    ]
 
 
 def _as_error(content: bytes) -> MuxdError:

@@ -12,6 +12,7 @@ from muxd.client import ControlClient
 from muxd.control import Rights
 from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, PermissionDenied, Unreachable
+from muxd.lease_protocol import WaitingBody
 from tests.control.conftest import Desk, desk, rights  # noqa: F401
 from tests.control.office import METRICS
 from tests.control.test_routes import NoRights
@@ -35,10 +36,10 @@ async def test_metrics_are_told_as_text(desk: Desk) -> None:  # noqa: F811
 
 async def test_a_lease_is_held_for_its_scope(desk: Desk) -> None:  # noqa: F811
     client = ControlClient([desk.path.with_name("none"), desk.path])
-    async with client.lease("Qwen/Qwen3-14B", [Waiting(2, 1.5, "k", 1)]) as lease:
+    async with client.lease("Qwen/Qwen3-14B", [WaitingBody("k", 1, 2, 1.5)]) as lease:
         first = await anext(lease)
         assert (first["type"], first["lease"]) == ("queued", "17")
-        await client.report_demand(first["lease"], 3, [Waiting()])
+        await client.report_demand(first["lease"], 3, [WaitingBody()])
         await desk.office.open[17].send({"type": "granted", "text": "\u2028 é"})
         assert await anext(lease) == {"type": "granted", "text": "\u2028 é"}
     await desk.office.closed.wait()

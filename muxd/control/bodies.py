@@ -8,8 +8,8 @@ from msgspec import Meta, Struct
 from muxd.core.events import Waiting
 from muxd.errors import BadRequest
 from muxd.http.request import Request
+from muxd.lease_protocol import Count, WaitingBody
 
-Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 T = TypeVar("T", bound=Struct)
 
 _MOST_LINES = 10_000
@@ -31,16 +31,6 @@ class SleepBody(OrderBody, forbid_unknown_fields=True):
 
 class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
-
-
-class WaitingBody(Struct):
-    key: Annotated[str, Meta(max_length=256)] = ""
-    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
-    count: Count = 1
-    oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
-
-    def as_waiting(self) -> Waiting:
-        return Waiting(self.count, self.oldest_s, self.key, self.priority)
 
 
 class LeaseBody(Struct):
@@ -68,7 +58,7 @@ def body_of(request: Request, kind: type[T]) -> T:
 
 
 def waiting_of(body: LeaseBody | DemandBody) -> tuple[Waiting, ...]:
-    return tuple(entry.as_waiting() for entry in body.waiting)
+    return tuple(Waiting(entry.count, entry.oldest_s, entry.key, entry.priority) for entry in body.waiting)
 
 
 def parse_count(query: dict[str, str], field: str, default: int | None, most: int | None = None) -> int | None:

@@ -37,8 +37,8 @@ from typing import Any
 import trio
 
 from muxd.client import ControlClient, MessageStream
-from muxd.core.events import Waiting
 from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
+from muxd.lease_protocol import WaitingBody
 
 from .answers import UNAVAILABLE, Refusal
 from .grant import Grant, ModelLimits, QueuedRequest
@@ -451,7 +451,7 @@ class ModelLease:
     def _wake_reporter(self) -> None:
         self._changed.set()
 
-    def _demand(self) -> tuple[Waiting, ...]:
+    def _demand(self) -> tuple[WaitingBody, ...]:
         return self._waiting.demand(monotonic()) if self._held_grant is None else ()
 
     async def _report(self, control: ControlClient, lease: str) -> None:
