@@ -22,8 +22,9 @@ from .units import show_size
 # sun_path, see unix(7), holds 108 bytes, of which the last is a NUL.
 SOCKET_PATH_MAX = 107
 
-# Keys that a model with a launch script cannot have: the script has its own command line.
-SCRIPTS_OWN = ("model_path", "python", "args", "simulation")
+# Keys that a model with a launch script cannot have: the script has its own command line.  Options that a reload takes
+# over live are not of the command line.
+SCRIPTS_OWN = ("model_path", "args", *(name for name, key in OPTION_KEYS.items() if not key.live))
 
 # Variables that muxd itself sets for an engine, each with what the user does instead.
 OWNED_ENV = {
