@@ -46,6 +46,7 @@ BY_CODE = {
     "permission_denied": ExitCode.PERMISSION,
     "muxd_unreachable": ExitCode.UNREACHABLE,
     "no_room": ExitCode.NOT_READY,
+    "pinned_in_the_way": ExitCode.NOT_READY,
     "level_refused": ExitCode.USAGE,
     "model_stopped": ExitCode.NOT_READY,
     "switch_timeout": ExitCode.TIMED_OUT,

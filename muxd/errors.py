@@ -205,6 +205,13 @@ class GpuMemoryTaken(Unavailable):
     code = "gpu_memory_taken"
 
 
+class PinnedInTheWay(Unavailable):
+    """A pinned model has GPUs that this one needs, and leaves them for an operator's order only."""
+
+    code = "pinned_in_the_way"
+    retryable = False
+
+
 class GpuMissing(ModelFailed):
     """The model is given a GPU that this machine does not have."""
 

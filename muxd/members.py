@@ -44,7 +44,7 @@ def router_of(model: str) -> str:
 def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
     workers = tuple(_worker_spec(member, daemon) for member in members_of(model))
-    return GroupSpec(model.name, workers, model.preload, model.drain_timeout)
+    return GroupSpec(model.name, workers, model.preload, model.drain_timeout, model.pinned)
 
 
 def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:

@@ -43,6 +43,7 @@ def model_status(
         "sleep_level": group.sleep_level,
         "level": group.level if group.state is WorkerState.ASLEEP else None,
         "sleep_trouble": next(filter(None, map(_sleep_trouble, group.serving)), None),
+        "pinned": group.spec.pinned,
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in model.gpus],

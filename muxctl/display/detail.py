@@ -19,6 +19,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("served names", ", ".join(map(plain, model["served_names"]))),
         ("engine", f"{plain(model['engine'])}, sleep level {model['sleep_level']}"),
         ("sleep trouble", plain(model.get("sleep_trouble") or "")),
+        ("pinned", "leaves its GPUs for no other model" if model.get("pinned") else ""),
         ("script", plain(model.get("script") or "")),
         ("GPUs", ", ".join(map(str, model["gpus"])) or "none"),
         ("memory", _memory(model)),

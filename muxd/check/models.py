@@ -213,6 +213,31 @@ def _level_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         yield warn(model.name, f"{text}; {remedy}", machine.where(model, "sleep_level"))
 
 
+def pinned_lines(machine: HostCheck) -> Iterator[ReportLine]:
+    """Yield a line for each model that pinned ones leave no room for."""
+    for model in machine.models:
+        pinned = [other for other in machine.models if other.pinned and other is not model]
+        for gpu in model.gpus:
+            there = [other for other in pinned if gpu in other.gpus]
+            sizes = [kind_of(each).granted(each) for each in (model, *there)]
+            size = _capacity(machine, model, gpu)
+            if there and (0 in sizes or 0 < size < sum(sizes)):
+                names = " and ".join(other.name for other in there)
+                sums = f"together they need {_gib(sum(sizes))} of {_gib(size)}"
+                needs = "one of them has no sizes, and needs the GPU to itself" if 0 in sizes else sums
+                text = f"GPU {gpu} has no room for it beside {names}, which leaves for nobody (pinned): {needs}"
+                remedy = "remove pinned there, or give one of them other gpus, or sizes in memory that fit"
+                yield wrong(model.name, f"{text}; {remedy}", machine.where(there[0], "pinned"))
+                break
+
+
+def _capacity(machine: HostCheck, model: Model, gpu: str) -> int:
+    """Return the bytes of a GPU as the model's engine sees it; 0 where nobody can tell."""
+    if kind_of(model).is_pretend:
+        return machine.config.daemon.simulated_gpu_memory
+    return machine.gpus[gpu].total if gpu in machine.gpus else 0
+
+
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, len(model.gpus)) if model.memory is not None else 0
     small = min((machine.gpus[gpu] for gpu in model.gpus), key=machine.room, default=None)

@@ -160,6 +160,13 @@ class Model:
         'far for engine = "simulator" alone.',
     )
     preload: bool = key(boolean, False, live=True, doc="Load it when muxd starts, instead of on the first request.")
+    pinned: bool = key(
+        boolean,
+        False,
+        live=True,
+        doc="Once it is loaded, it leaves its GPUs for no other model, only for an operator's order.  A request for a "
+        "model that does not fit beside it is refused at once.",
+    )
     port: int = key(
         integer(0, 65535), 0, doc="The worker's port on loopback; 0: muxd chooses a free one at each start."
     )

@@ -223,6 +223,11 @@ class Group:
             worker.retry_at = min(worker.retry_at, now)
 
     @property
+    def is_fixed(self) -> bool:
+        """Say whether the group leaves for nobody: it is pinned, and no order takes it away."""
+        return self.spec.pinned and not self.sent_away and self.state not in LEAVING
+
+    @property
     def leaves(self) -> bool:
         """Say whether the group is on its way off its GPUs, and not only to come back at once."""
         return self.state in LEAVING and not self.comes_back

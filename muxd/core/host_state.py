@@ -200,16 +200,30 @@ class HostState:
             return []
         if all(amount == WHOLE for amount in missing.values()):
             holders = [holder for holder in holders if self.is_loaded(holder)]
-        left = {holder.name: {level: _left(holder, level) for level in holder.levels_left} for holder in holders}
+        movable = [holder for holder in holders if not holder.is_fixed]
+        left = {holder.name: {level: _left(holder, level) for level in holder.levels_left} for holder in movable}
 
         def fits(plan: eviction.Plan) -> bool:
             then = {worker: held for name, level in plan.items() for worker, held in left[name][level].items()}
             return not self._shortfall(group, then)
 
-        chosen = eviction.plan([_resident(holder, left[holder.name], self.now) for holder in holders], fits)
+        chosen = eviction.plan([_resident(holder, left[holder.name], self.now) for holder in movable], fits)
         if chosen is None:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self.groups[name], chosen[name]) for name in sorted(chosen)]
+
+    def fixed_in_the_way(self, group: Group) -> list[Group]:
+        """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
+        if group.state not in DOWN | {WorkerState.ASLEEP}:
+            return []
+        fixed = [other for other in self.groups.values() if other is not group and other.is_fixed]
+        if not fixed:
+            return []
+        stay = {worker.name for other in fixed for worker in other.serving}
+        others = (name for name in self.ledger.holders(group.gpus) if name not in stay)
+        missing = self._shortfall(group, dict.fromkeys(others, Holding({}, 3)))
+        holding = set(self.ledger.holders(missing))
+        return [other for other in fixed if any(worker.name in holding for worker in other.serving)]
 
     def plan(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to come: from its GPUs, and from host RAM where that is worth it."""
@@ -228,7 +242,7 @@ class HostState:
         sleepers = [
             other
             for other in self._groups_of(self.ledger.holders([HOST_RAM]), group)
-            if other.state is WorkerState.ASLEEP and not other.wanted and other not in leaving
+            if other.state is WorkerState.ASLEEP and not (other.wanted or other.is_fixed or other in leaving)
         ]
 
         def fits(plan: eviction.Plan) -> bool:

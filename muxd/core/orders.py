@@ -64,6 +64,8 @@ class Orders:
             yield AnswerUnload(ticket, f"it is {group.shown_state.replace('_', ' ')}")
         elif group.in_use or group.order is not None:
             yield AnswerUnload(ticket, "it is in use")
+        elif group.spec.pinned:
+            yield AnswerUnload(ticket, "it is pinned")
         else:
             group.order = Order(Verb.UNLOAD)
             yield AnswerUnload(ticket)

@@ -5,7 +5,7 @@ Then `_settle` draws the conclusions: grants, switches, shutdown, and the timer 
 next look.  Owned by one task; synchronous; no I/O.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
 from .commands import (
@@ -282,6 +282,8 @@ class Scheduler:
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
+        if fixed := self.host.fixed_in_the_way(group):
+            return "pinned_in_the_way", _pinned_text(group, fixed), None
         if crowded := self.host.crowded_out(group):
             return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
@@ -362,6 +364,8 @@ class Scheduler:
         else:
             yield from self._orders.forward()
             yield from self.switching.settle()
+            if any(group.spec.pinned for group in self.host.groups.values()):
+                yield from self._refuse_hopeless()  # the end of an order may just have left a pinned one in the way
             yield from self._grant()
             yield from self._orders.finish_ready()
         yield from self._tend_routers()
@@ -388,6 +392,13 @@ class Scheduler:
         if wanted != self._timer:
             self._timer = wanted
             yield SetTimer(wanted)
+
+
+def _pinned_text(group: Group, fixed: Sequence[Group]) -> str:
+    names = " and ".join(other.name for other in fixed)
+    are = "are" if len(fixed) > 1 else "is"
+    there = f"{names} {are} pinned, and {group.name} does not fit beside {'them' if len(fixed) > 1 else 'it'}"
+    return f"model {group.name} cannot be loaded: {there}; `muxctl stop {fixed[0].name}` makes room"
 
 
 def _not_configured(name: str) -> tuple[str, str, float | None]:

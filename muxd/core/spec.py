@@ -56,3 +56,4 @@ class GroupSpec:
     workers: tuple[WorkerSpec, ...]
     preload: bool = False
     drain_timeout: float = 300.0
+    pinned: bool = False  # it leaves its GPUs for an operator's order only, never for another group

@@ -126,7 +126,9 @@ class Switching:
         self.preload = [
             name
             for name in self.preload
-            if self.host.groups[name].state not in over and not self.host.never_loads(self.host.groups[name])
+            if self.host.groups[name].state not in over
+            and not self.host.never_loads(self.host.groups[name])
+            and not self.host.fixed_in_the_way(self.host.groups[name])
         ]
 
     # Running switches
@@ -140,7 +142,7 @@ class Switching:
         if switch.begun:
             return target.state in COMING
         victims = self._remaining(switch)
-        if target.state not in AT_REST or any(v.group.stuck_for(target) for v in victims):
+        if target.state not in AT_REST or any(v.group.stuck_for(target) or v.group.is_fixed for v in victims):
             return False
         return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
 
@@ -277,7 +279,7 @@ class Switching:
         if self.host.now < group.retry_at:
             self.next_decision = min(self.next_decision, group.retry_at)
             return
-        if self.host.crowded_out(group):
+        if self.host.crowded_out(group) or self.host.fixed_in_the_way(group):
             return
         blockers = self.host.plan(group)
         if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):

@@ -29,6 +29,34 @@ def test_a_whole_folder_is_told_with_its_size(told, folder):
     assert told_of_1[1].startswith("models/qwen, 3.0 MiB on GPU 0; level 1 takes as much host RAM (of ")
 
 
+PINNED = """
+[models.a]
+engine = "simulator"
+pinned = true
+memory = {{ weights = "30GiB", kv = "{kv}GiB" }}
+[models.b]
+engine = "simulator"
+memory = {{ weights = "30GiB", kv = "10GiB" }}
+"""
+NO_ROOM = "muxd.toml:6: GPU 0 has no room for it beside a, which leaves for nobody (pinned): "
+REMEDY = "; remove pinned there, or give one of them other gpus, or sizes in memory that fit"
+
+
+@pytest.mark.parametrize(
+    ("kv", "why"),
+    [
+        (20, "together they need 90.0 GiB of 80.0 GiB"),
+        (0, "one of them has no sizes, and needs the GPU to itself"),
+        (10, ""),
+    ],
+)
+def test_a_model_that_pinned_ones_leave_no_room_for_is_wrong_with_the_line(report, kv, why):
+    status, lines = report(PINNED.format(kv=kv))
+    told = [(mark, text) for mark, subject, text in lines if subject == "b" and "pinned" in text]
+    assert told == ([("WRONG", f"{NO_ROOM}{why}{REMEDY}")] if why else [])
+    assert status == (2 if why else 0)
+
+
 LEVEL_0 = "sleep_level = 0\nmemory = { weights = '30GiB'"
 
 

@@ -75,6 +75,7 @@ class Oracle:
                 had = self.holds[worker]
                 assert had == LOADED or (had in (0, 1) and had < level), f"release of {worker} to {level}, from {had}"
                 assert self.scheduler.host.workers[worker].can_sleep_at(level)
+                self._must_be_ordered_if_pinned(worker)
                 self._must_be_alone(worker)
                 assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = level
@@ -84,7 +85,10 @@ class Oracle:
                 assert self.leases[lease] == "waiting"
                 self._must_be_served(self.owner[lease])
                 self.leases[lease] = "granted"
-            case RevokeLease(lease):
+            case RevokeLease(lease, reason):
+                group = self.scheduler.host.groups.get(self.owner[lease])  # a reload may have removed it
+                is_pinned = group is not None and group.spec.pinned
+                assert not (reason == "switch" and is_pinned), f"{self.owner[lease]} is pinned, and gives way"
                 assert self.leases[lease] in ("granted", "revoked")
                 self.leases[lease] = "revoked"
             case RestoreLease(lease):
@@ -124,6 +128,11 @@ class Oracle:
         loaded = {name for name, what in self.holds.items() if what == LOADED and name.partition("/")[0] == group}
         router = f"{group}/router"
         assert group in loaded or (router in loaded and len(loaded) > 1), f"only {loaded} serve {group}"
+
+    def _must_be_ordered_if_pinned(self, worker: str) -> None:
+        host = self.scheduler.host
+        group = host.groups[host.workers[worker].group]
+        assert not group.spec.pinned or group.order is not None, f"{group.name} is pinned, and sleeps for another one"
 
     def _must_be_alone(self, worker: str) -> None:
         """See that no other worker loads, sleeps or wakes on its GPUs: two at a time cannot be measured."""

@@ -17,9 +17,11 @@ from muxd.core.worker import Worker
 from .oracle import Oracle
 
 
-def single(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:
+def single(
+    name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, pinned=False, **of_worker
+) -> GroupSpec:
     """Return the spec of a group with one worker, which has the group's name."""
-    return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout)
+    return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout, pinned)
 
 
 def replicas(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:

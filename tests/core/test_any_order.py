@@ -108,8 +108,18 @@ SHORT = (
     single("g", gpus=frozenset({"1"}), sleep_level=1, copy=5),
 )
 
+#: The same where some leave for nobody: who does not fit beside them is refused.
+PINNED = (
+    single("a", share=40, sleep_level=0, levels=frozenset({0, 2}), resident=20, preload=True, pinned=True),
+    single("b", share=30, sleep_level=1, copy=20, drain_timeout=inf),
+    single("c", share=35, sleep_level=2, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), pinned=True),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+    single("g", gpus=frozenset({"1"})),
+)
+
 #: The worlds that every order of events is tried in, by name.
-WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "groups": GROUPS}
+WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
 
 #: What the configuration may hold in place of each.
 OTHERS = (

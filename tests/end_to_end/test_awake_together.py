@@ -104,3 +104,15 @@ def test_a_stream_of_one_that_stays_is_not_disturbed_by_a_switch_beside_it(start
         muxd.ask("small")
         assert stream.result() == undisturbed
     assert states(muxd) == {"large": "ready", "middle": "asleep", "small": "ready"}
+
+
+def test_who_does_not_fit_beside_a_pinned_model_is_told_so_at_once(start):
+    muxd = start(models(large=(28, 11), middle=(38, 11)))
+    muxd.config.write_text(muxd.config.read_text().replace("[models.large]", "[models.large]\npinned = true"))
+    assert muxd.control("POST", "/v1/reload").json()["plan"][0]["action"] == "update"
+    muxd.ask("large")
+    refused = muxd.post("/v1/chat/completions", chat_body("middle", "hi"))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (503, "pinned_in_the_way")
+    assert "large is pinned, and middle does not fit beside it; `muxctl stop large` makes room" in error["message"]
+    assert (muxd.state("large"), muxd.state("middle")) == ("ready", "unloaded")
