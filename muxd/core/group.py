@@ -294,20 +294,23 @@ class Group:
 
     def cost(self, state: WorkerState, level: int | None = None) -> Cost:
         """Return what it costs to get through a state: of a sleep or a wake at `level`, by default the last one."""
-        return _slowest(worker.cost(state, level) for worker in self.serving)
+        return self._slowest([worker.cost(state, level) for worker in self.serving])
 
     @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the group ready from its present state: a wake or a start."""
-        return _slowest(worker.return_cost for worker in self.serving)
+        return self._slowest([worker.return_cost for worker in self.serving])
 
     def comeback_cost(self, level: int) -> Cost:
         """Return the cost of getting the group ready again from `level`."""
-        return _slowest(worker.comeback_cost(level) for worker in self.serving)
+        return self._slowest([worker.comeback_cost(level) for worker in self.serving])
 
     def leave_cost(self, level: int) -> Cost:
         """Return the cost of getting the group to `level` once it is drained."""
-        return _slowest(worker.leave_cost(level) for worker in self.serving)
+        return self._slowest([worker.leave_cost(level) for worker in self.serving])
+
+    def _slowest(self, costs: list[Cost]) -> Cost:
+        return costs[0] if len(costs) == 1 else max(costs, key=lambda cost: cost.seconds)
 
     # Sleep levels: the members go to the same one, but for those that cannot, or sleep deeper already
 
@@ -329,7 +332,3 @@ class Group:
     def sleeps_at(self, level: int) -> bool:
         """Say whether every member sleeps at `level` or deeper, or has ended."""
         return all(worker.sleeps_at(level) for worker in self.serving)
-
-
-def _slowest(costs: Iterable[Cost]) -> Cost:
-    return max(costs, key=lambda cost: cost.seconds)

@@ -235,6 +235,8 @@ class HostState:
 
         None where it is cheaper that the group itself sleeps at level 2.
         """
+        if not any(self._copy_of(worker) for worker in group.serving):
+            return []
         gone = {worker: held for b in evictions for worker, held in _left(b.group, b.level).items()}
         if not self.lacks_host_ram(group, gone):
             return []

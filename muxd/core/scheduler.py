@@ -369,6 +369,7 @@ class Scheduler:
             yield from self._grant()
             yield from self._orders.finish_ready()
         yield from self._tend_routers()
+        self.switching.forget_plans()
         yield from self._set_timer()
 
     def _tend_routers(self) -> Iterator[Command]:

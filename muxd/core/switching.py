@@ -93,6 +93,8 @@ class Switching:
         self.next_decision = inf  # when a busy group will have had its turn
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._queue: list[Candidate] = []  # who waited when it was last decided, best first
+        self._plans: dict[str, list[Eviction]] = {}  # who would leave for each group, found since the last change
+        self._candidates: dict[str, Candidate] = {}  # likewise
         self._rivals_for: dict[frozenset[GpuId], Rivals] = {}  # who of them still waits, by the GPUs asked for
 
     def switch_to(self, group: Group) -> Switch | None:
@@ -106,6 +108,7 @@ class Switching:
         yield from self._resume_spared()
         self.next_decision = inf
         self._kept_for = frozenset()
+        self.forget_plans()
         self._line_up()
         for group, urgent in self._in_order():
             yield from self._consider(group, urgent=urgent)
@@ -154,7 +157,21 @@ class Switching:
     def in_the_way(self, group: Group) -> list[Eviction]:
         """Return who must leave before the group comes: a switch's victims that are left, or whom a plan chooses."""
         switch = self.switch_to(group)
-        return self.host.plan(group) if switch is None else self._remaining(switch)
+        return self._plan(group) if switch is None else self._remaining(switch)
+
+    def _plan(self, group: Group) -> list[Eviction]:
+        """Return who would leave for the group.
+
+        It is found once between two changes: with 50 models waiting, a decision asks hundreds of times.
+        """
+        if group.name not in self._plans:
+            self._plans[group.name] = self.host.plan(group)
+        return self._plans[group.name]
+
+    def forget_plans(self) -> None:
+        """Find out anew who would leave for whom: something has changed."""
+        self._plans.clear()
+        self._candidates.clear()
 
     def _target(self, switch: Switch) -> Group:
         return self.host.groups[switch.target]
@@ -266,6 +283,11 @@ class Switching:
         self._rivals_for.clear()  # which have been in another order
 
     def _candidate(self, group: Group) -> Candidate:
+        if group.name not in self._candidates:
+            self._candidates[group.name] = self._new_candidate(group)
+        return self._candidates[group.name]
+
+    def _new_candidate(self, group: Group) -> Candidate:
         leaving = sum(b.leave_cost.seconds for b in self.in_the_way(group))
         cost = leaving + group.return_cost.seconds
         weight = sum(lease.weight for lease in group.waiting.values())
@@ -281,7 +303,7 @@ class Switching:
             return
         if self.host.crowded_out(group) or self.host.fixed_in_the_way(group):
             return
-        blockers = self.host.plan(group)
+        blockers = self._plan(group)
         if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
             return  # one that comes back by itself after it lost its quorum has no switch that keeps others off
         at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
@@ -383,6 +405,7 @@ class Switching:
                 message = f"{active.name} gives way to {group.name}"
                 yield from self.host.drain(active, "switch", message, self.host.now + active.spec.drain_timeout)
         yield from self._forward(switch)
+        self.forget_plans()
 
     def _rest_unwanted(self) -> Iterator[Command]:
         """Let a crashed group whose GPU another one has taken wait for a request like any other."""
