@@ -68,6 +68,8 @@ EngineOptions = SGLangOptions | SimulatorOptions
 #: The engines that a model may name, and the options of each.
 ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {"sglang": SGLangOptions, "simulator": SimulatorOptions}
 
+DEFAULT_ENGINE = "sglang"
+
 #: The keys of all engines together.
 OPTION_KEYS: dict[str, KeyDeclaration] = {
     name: declared for options in ENGINE_OPTIONS.values() for name, declared in keys_of(options).items()

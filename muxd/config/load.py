@@ -15,7 +15,7 @@ from muxd.errors import ConfigError
 from .declarations import KeyDeclaration, keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices
-from .engine_options import ENGINE_OPTIONS
+from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS
 from .flags import Parallel, flag_of, parallel
 from .key_tables import read_keys
 from .lines import KeyPath
@@ -244,7 +244,7 @@ class _FileReading:
         given["served_names"] = given.get("served_names") or (name,)
         given = {key: _built(MODEL_KEYS[key], value) for key, value in given.items()}
         given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
-        options = ENGINE_OPTIONS[given.get("engine", "sglang")]
+        options = ENGINE_OPTIONS[given.get("engine", DEFAULT_ENGINE)]
         said = {key: given[key] for key in keys_of(options) if key in given}
         given = {key: value for key, value in given.items() if key in keys_of(Model)}
         return self._with_program(Model(name=name, engine_options=options(**said), **given))
@@ -254,9 +254,8 @@ class _FileReading:
         try:
             needs = _gpus_needed(given.get("args", ()))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
-            return {
-                "gpus": self._devices.distinct_ids(names, simulated="engine" in given and _is_pretend(given["engine"]))
-            }
+            is_pretend = "engine" in given and _is_pretend(given["engine"])
+            return {"gpus": self._devices.distinct_ids(names, simulated=is_pretend)}
         except ValueError as error:
             self._problems.add((*path, "gpus"), _with_remedy(error))
             return {"gpus": ()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .declarations import KeyDeclaration, key, keys_of
-from .engine_options import ENGINE_OPTIONS, OPTION_KEYS, EngineOptions, SGLangOptions
+from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS, OPTION_KEYS, EngineOptions, SGLangOptions
 from .readers import (
     boolean,
     choice,
@@ -107,7 +107,7 @@ class Model:
     )
     engine: str = key(
         choice(*ENGINE_OPTIONS),
-        "sglang",
+        DEFAULT_ENGINE,
         doc='"sglang", or "simulator": pretend servers, to try muxd without a GPU.',
     )
     model_path: str = key(
