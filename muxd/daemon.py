@@ -18,7 +18,7 @@ import trio
 from .children import Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
-from .config.folders import writable_by_others
+from .config.folders import why_not_had, writable_by_others
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
@@ -80,6 +80,9 @@ def _claim_folders(daemon: Daemon) -> int:
             make_folder(daemon.state_dir / name)
         return hold(daemon.state_dir / "muxd.lock", f"with the state in {daemon.state_dir}")
     except OSError as error:
+        for key, folder in (("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
+            if why := why_not_had(folder):
+                raise CannotStart(f"muxd cannot start: [muxd] {key}: {why}") from None
         raise CannotStart(f"muxd cannot start: {in_words(error)}; see [muxd] state_dir and log_dir") from None
 
 

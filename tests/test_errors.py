@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from muxd.config.folders import why_not_had
 from muxd.config.load import load_config
 from muxd.config.schema import Daemon
 from muxd.daemon import CannotStart, _claim_folders
 from muxd.errors import MuxdError, in_words
+from tests.unprivileged import closed
 
 
 def an_error(number: int, *names: object) -> OSError:
@@ -108,3 +110,12 @@ def test_no_error_of_the_system_is_shown_as_python_spells_it(path: Path):
 @pytest.mark.parametrize("use", ['f"no: {e}"', 'log.info("no: %s", e)'])
 def test_one_that_is_would_be_found(use: str):
     assert list(shown_raw(f"try: f()\nexcept (ValueError, PermissionError) as e: {use}"))
+
+
+def test_start_and_check_say_the_same_of_a_folder_that_this_user_cannot_have(tmp_path: Path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "state").mkdir()
+    with closed(tmp_path / "state", 0o555):
+        with pytest.raises(CannotStart) as told:
+            _claim_folders(Daemon(tmp_path / "socket", tmp_path / "state", tmp_path / "logs"))
+        assert told.value.message == f"muxd cannot start: [muxd] state_dir: {why_not_had(tmp_path / 'state')}"

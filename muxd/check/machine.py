@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from muxd.config.flags import runs_on_cpu
-from muxd.config.folders import why_not_made
+from muxd.config.folders import why_not_had
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
@@ -277,16 +277,17 @@ def _port_line(machine: HostCheck, subject: str, host: str, port: int, where: st
 
 
 def folder_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Yield lines on muxd's folders: whether they can be made, who else may write there, how much room is left."""
+    """Yield lines on muxd's folders: whether this user can have them, who else may write there, what room is left."""
     daemon, reported = machine.config.daemon, machine.problems.paths()
     told: set[str] = set()
     for key, folder in (("socket", daemon.socket.parent), ("state_dir", daemon.state_dir), ("log_dir", daemon.log_dir)):
         with suppress(NoAnswer):
-            why = within(partial(why_not_made, folder)) if ("muxd", key) not in reported else None
+            why = within(partial(why_not_had, folder)) if ("muxd", key) not in reported else None
             if why and not any(folder.is_relative_to(above) for above in told):
                 told.add(str(folder))
                 subject = "socket" if key == "socket" else "muxd"
-                yield warn(subject, f"muxd.{key}: {why}", machine.problems.where(("muxd", key)))
+                said = machine.problems.said(("muxd", key))
+                yield wrong(subject, f"muxd.{key}: {why}", machine.problems.where(("muxd", key)) if said else "")
     for key, folder, others_may in (("state_dir", daemon.state_dir, 0), ("log_dir", daemon.log_dir, 0o020)):
         where = machine.problems.where(("muxd", key)) if machine.problems.said(("muxd", key)) else ""
         with suppress(NoAnswer):

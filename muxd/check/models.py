@@ -15,9 +15,9 @@ from muxd.config.schema import Config, GiB
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.certain import certain_need
-from muxd.host.model_kinds import NoModel, Unusable, config_of
+from muxd.host.model_kinds import NoModel, Unreadable, Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
-from muxd.host.weights import weights_of
+from muxd.host.weights import refuse_cut_off, weights_of
 
 from .machine import HostCheck
 from .report import ReportLine, ok, warn, wrong
@@ -95,19 +95,34 @@ def _local_files(model: Model, where: str) -> tuple[str, int, list[ReportLine]]:
         text = f"{path} is GGUF, which is for llama.cpp; give the folder that has config.json and *.safetensors"
         return str(path), 0, [warn(model.name, text, where)]
     if not path.is_dir():
-        return str(path), 0, [warn(model.name, f"{path} is no folder; give the one that has config.json", where)]
+        return str(path), 0, [wrong(model.name, f"{path} is no folder; give the one that has config.json", where)]
     try:
         size = _size_of(model, path)
     except Unusable as error:
-        return str(path), 0, [warn(model.name, f"{path}: {_add_remedy(error)}", where)]
+        if below := _models_below(path):
+            text = f"{path}: {error}, but a model is in {below[0]}: give that"
+        else:
+            text = f"{path}: {_add_remedy(error)}"
+        return str(path), 0, [(warn if isinstance(error, Unreadable) else wrong)(model.name, text, where)]
     return f"{path}, {_gib(size)}" if size else str(path), size, []
+
+
+def _models_below(folder: Path) -> list[Path]:
+    """Return the folders of models right below one that is none, as a repository of the Hub's cache has snapshots."""
+    if (folder / "config.json").exists():
+        return []
+    return [file.parent for pattern in ("*/config.json", "snapshots/*/config.json") for file in folder.glob(pattern)]
 
 
 def _size_of(model: Model, folder: Path) -> int:
     """Return the bytes of the weights in the folder; 0 if none are loaded from files.  Raises Unusable."""
     if not config_of(folder).get("architectures"):
         raise NoModel("config.json names no architecture")
-    return 0 if _has_no_weights(model) else weights_of(folder)
+    if _has_no_weights(model):
+        return 0
+    size = weights_of(folder)
+    refuse_cut_off(folder)
+    return size
 
 
 def _add_remedy(error: Unusable) -> str:
@@ -248,11 +263,13 @@ def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repor
         yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
         have = f"have {_gib(together)} together" if len(model.gpus) > 1 else f"has {_gib(together)}"
-        text, where = f"its weights have {_gib(weights)}, {_gpus(model)} {have}", machine.where(model, "gpus")
-        if certain_need(model, machine.environ_of(model)) > together:
-            yield wrong(model.name, f"{text}: it can never be loaded; give it more gpus, or a smaller model", where)
+        where, least = machine.where(model, "gpus"), certain_need(model, machine.environ_of(model))
+        if least > together:
+            text = f"its weights alone need {_gib(least)}, {_gpus(model)} {have}: it can never be loaded"
+            yield wrong(model.name, f"{text}; give it more gpus, or a smaller model", where)
         else:
-            yield warn(model.name, f"{text}; give it more gpus", where)
+            text = f"its weights have {_gib(weights)}, {_gpus(model)} {have}; give it more gpus"
+            yield warn(model.name, text, where)
 
 
 def _ram_asleep(model: Model, weights: int) -> int:

@@ -13,6 +13,7 @@ from stat import S_ISDIR, S_ISSOCK, S_ISVTX, S_IWGRP, S_IWOTH, filemode
 
 from .problems import shown_file
 from .schema import Config
+from .sources import why_unreadable
 
 # File systems of the kernel, in which not even root can make a file.
 _KERNELS = ("/proc", "/sys")
@@ -56,15 +57,32 @@ def why_no_socket(path: Path, state_dir: Path) -> str | None:
     return None
 
 
-def why_not_made(folder: Path) -> str | None:
-    """Return why the user of this process cannot make a missing folder, with advice; None for one that is there."""
-    found = _nearest_existing(folder)
-    if found is None or found[0] == folder or not S_ISDIR(found[1].st_mode) or _writable(found[0], there=False):
-        return None
-    advice = "make it for muxd's user, or name another one"
-    return (
-        f"{shown_file(folder)} is not there, and user {_user_name(os.geteuid())} cannot make it in {found[0]}: {advice}"
-    )
+def why_not_had(folder: Path) -> str | None:
+    """Return why the user of this process cannot have a folder to write in, with advice; None where it is so.
+
+    A missing folder may be made; muxd itself makes those that are missing above, too.
+    """
+    shown, user = shown_file(folder), f"user {_user_name(os.geteuid())}"
+    for place in (folder, *folder.parents):
+        try:
+            facts = place.stat()
+        except FileNotFoundError:
+            if os.path.islink(place):
+                return f"{place} is a link to {os.readlink(place)}, which is not there: make that, or name another one"
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            return f"{shown} {why_unreadable(place, error)}"
+        else:
+            if not S_ISDIR(facts.st_mode) or _writable(place, there=place == folder):
+                return None
+            if place != folder:
+                advice = "make it for muxd's user, or name another one"
+                return f"{shown} is not there, and {user} cannot make it in {place}: {advice}"
+            owner = _user_name(facts.st_uid)
+            advice = f"run this as {owner}, give it to muxd's user (chown), or name another one"
+            return f"{shown}: {filemode(facts.st_mode)} {owner}, in which {user} cannot write: {advice}"
+    return None
 
 
 def _nearest_existing(path: Path) -> tuple[Path, os.stat_result] | None:

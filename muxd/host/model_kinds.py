@@ -17,6 +17,10 @@ class NoModel(Unusable):
     """A folder holds no model and no part of one: there may be models in folders below it."""
 
 
+class Unreadable(Unusable):
+    """A file of the model cannot be read, by this user at least."""
+
+
 class ModelKind(StrEnum):
     GENERATION = "generation"
     EMBEDDING = "embedding"
@@ -123,7 +127,7 @@ def _read_object(file: Path) -> dict[str, Any]:
             raise Unusable(f"{file.name} is larger than {LARGEST >> 20} MiB")
         found = json.loads(file.read_bytes())
     except OSError as error:
-        raise Unusable(f"{file.name} cannot be read: {error.strerror}") from None
+        raise Unreadable(f"{file.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise NoModel(f"{file.name} is not JSON") from None
     if not isinstance(found, dict):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .model_kinds import ONLY_GGUF, NoModel, Unusable
+from .model_kinds import ONLY_GGUF, NoModel, Unreadable, Unusable
 
 #: In the order in which SGLang looks for them.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -33,6 +33,35 @@ def weights_of(folder: Path) -> int:
         how_many = f"{len(missing)} of {len(names)} weight files {'is' if len(missing) == 1 else 'are'} missing"
         raise Unusable(f"a partial download: {how_many}, {missing[0]}{' first' if len(missing) > 1 else ''}")
     return sum(size for size in sizes if size is not None)
+
+
+def refuse_cut_off(folder: Path) -> None:
+    """Raise Unusable for a file of safetensors that has fewer bytes than its header says, as after a full disk."""
+    for name in _names(folder):
+        if name.endswith(".safetensors") and (size := _size(folder / name)) is not None:
+            try:
+                needed = _length(folder / name, size)
+            except OSError as error:
+                raise Unreadable(f"{name} cannot be read: {error.strerror}") from None
+            if needed > size:
+                raise Unusable(f"{name} is cut off: it has {size} bytes, and its header says {needed} at least")
+
+
+def _length(file: Path, size: int) -> int:
+    """Return the bytes that a file of safetensors has by its header; 0 where that is no header.
+
+    A number of 8 bytes, the header's length, comes before the JSON: huggingface/safetensors, README, "Format".
+    """
+    with file.open("rb") as opened:
+        start = 8 + int.from_bytes(opened.read(8), "little")
+        if start > size or size < 8:
+            return max(start, 8)
+        try:
+            header = json.loads(opened.read(min(start - 8, LARGEST_INDEX)))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            return start + int(max(ends, default=0))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
+            return 0
 
 
 def _names(folder: Path) -> list[str]:
@@ -74,7 +103,7 @@ def _names_in_index(index: Path) -> list[str]:
         files: Iterable[object] = json.loads(index.read_bytes())["weight_map"].values()
         names = {str(name) for name in files}
     except OSError as error:
-        raise Unusable(f"{index.name} cannot be read: {error.strerror}") from None
+        raise Unreadable(f"{index.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise Unusable(f"{index.name} is not an index of weights") from None
     if not names or any("/" in name or "\0" in name for name in names):

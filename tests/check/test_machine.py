@@ -272,10 +272,10 @@ def test_folders_that_this_user_cannot_make_are_told(report, tmp_path, monkeypat
     (tmp_path / "there").mkdir()
     assert not of(report(text)[1], "muxd")
     why = "is not there: make it"
-    monkeypatch.setattr("muxd.check.machine.why_not_made", lambda folder: None if folder.exists() else why)
+    monkeypatch.setattr("muxd.check.machine.why_not_had", lambda folder: None if folder.exists() else why)
     status, lines = report(text.replace("./there", "./none/state/logs"))
     ((mark, _, said),) = of(lines, "muxd")
-    assert (status, mark) == (0, "warn"), "muxd may run as another user"
+    assert (status, mark) == (2, "WRONG"), "start refuses it"
     assert said == f"muxd.toml:3: muxd.state_dir: {why}", "once: the logs are below it"
 
 

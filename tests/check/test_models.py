@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from muxd.host.model_kinds import Unreadable, config_of
 from muxd.launchers.observed_scripts import ObservedServer
 from tests.host.hub import Hub
+from tests.unprivileged import closed
 
 MiB = 1 << 20
 
@@ -94,7 +96,42 @@ def test_a_folder_that_sglang_cannot_load_is_told_with_its_line(told, folder, fi
     folder(**files)
     ((mark, text),) = told("model_path = './models/qwen'")
     remedy = "; name a folder with a whole model, or download it again (hf download)"
-    assert (mark, text) == ("warn", f"muxd.toml:5: models/qwen: {why}{'' if ';' in why else remedy}")
+    assert (mark, text) == ("WRONG", f"muxd.toml:5: models/qwen: {why}{'' if ';' in why else remedy}")
+
+
+def a_tensor(size):
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [size], "data_offsets": [0, size]}})
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
+def test_weights_that_are_cut_off_are_told(told, folder):
+    file = folder() / "model.safetensors"
+    file.write_bytes(a_tensor(900) + b"x" * 900)
+    assert told("model_path = './models/qwen'")[0][0] == "ok"
+    for length in (1000, 50, 3):
+        file.write_bytes((a_tensor(2_000_000) + b"x" * 1000)[:length])
+        ((mark, text),) = told("model_path = './models/qwen'")
+        assert mark == "WRONG"
+        assert f"model.safetensors is cut off: it has {length} bytes, and its header says " in text
+
+
+@pytest.mark.parametrize("place", ["models/qwen", "models/snapshots/0abc"])
+def test_a_folder_around_a_models_is_told_with_the_models(told, folder, place):
+    folder(place)
+    text = f"muxd.toml:5: models: no config.json, but a model is in {place}: give that"
+    assert told("model_path = './models'") == [("WRONG", text)]
+
+
+def test_what_this_user_may_not_read_may_be_whole(told, folder, tmp_path, monkeypatch):
+    with closed(folder() / "config.json"), pytest.raises(Unreadable, match=r"config\.json cannot be read"):
+        config_of(tmp_path / "models/qwen")
+
+    def refuse(folder):
+        raise Unreadable("config.json cannot be read: Permission denied")
+
+    monkeypatch.setattr("muxd.check.models.config_of", refuse)
+    ((mark, text),) = told("model_path = './models/qwen'")
+    assert (mark, "config.json cannot be read: Permission denied" in text) == ("warn", True)
 
 
 def test_weights_are_not_missed_where_none_are_read(told, folder):
@@ -149,7 +186,10 @@ def test_weights_larger_than_the_gpu_are_wrong_where_that_is_certain(told, folde
     folder()
     told_of = "muxd.toml:5: its weights have 3.0 MiB, GPU 0 has 0.0 MiB"
     path = "gpus = [0]\nmodel_path = './models/qwen'"
-    certain = f"{told_of}: it can never be loaded; give it more gpus, or a smaller model"
+    certain = (
+        "muxd.toml:5: its weights alone need 2.8 MiB, GPU 0 has 0.0 MiB: it can never be loaded; give it more gpus"
+    )
+    certain += ", or a smaller model"
     assert told(path, gpus=(0,)) == [("WRONG", certain)]
     for args in ("['--quantization', 'fp8']", "['--json-model-override-args', '{}']"):
         assert told(f"{path}\nargs = {args}", gpus=(0,)) == [("warn", f"{told_of}; give it more gpus")]

@@ -1,6 +1,7 @@
 """A folder for logs: what is surely wrong with it, and no guess beyond that."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config.folders import why_no_logs, why_no_socket, why_not_made
-from tests.unprivileged import NOBODY, unprivileged
+from muxd.config.folders import why_no_logs, why_no_socket, why_not_had
+from tests.unprivileged import NOBODY, closed, unprivileged
 
 
 def test_a_folder_that_is_there_or_can_be_made_is_fine(tmp_path):
@@ -116,8 +117,27 @@ def test_a_socket_in_somebody_elses_folder_is_told_to_whom_the_state_belongs(fol
     assert why_no_socket(state / "s.sock", state) is None
 
 
-def test_a_missing_folder_that_this_user_cannot_make_is_told(tmp_path, monkeypatch):
-    assert why_not_made(tmp_path / "a/b") is None
-    monkeypatch.setattr("os.access", lambda *_, **__: False)
-    assert f"cannot make it in {tmp_path}: make it for muxd's user" in (why_not_made(tmp_path / "a/b") or "")
-    assert why_not_made(tmp_path) is None, "it is there"
+def test_a_folder_that_this_user_cannot_have_is_told(tmp_path):
+    (tmp_path / "closed/below").mkdir(parents=True)
+    (tmp_path / "mine").mkdir(mode=0o777)
+    (tmp_path / "mine").chmod(0o777)
+    (tmp_path / "link").symlink_to("gone")
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    user = pwd.getpwuid(NOBODY).pw_name if os.geteuid() == 0 else owner
+    with closed(tmp_path / "closed", 0o555):
+        assert why_not_had(tmp_path / "closed") == (
+            f"{tmp_path}/closed: dr-xr-xr-x {owner}, in which user {user} cannot write: run this as {owner}, "
+            "give it to muxd's user (chown), or name another one"
+        )
+        advice = "make it for muxd's user, or name another one"
+        told = f"{tmp_path}/closed/a/b is not there, and user {user} cannot make it in {tmp_path}/closed: {advice}"
+        assert why_not_had(tmp_path / "closed/a/b") == told
+        assert why_not_had(tmp_path / "mine/a") is None
+        assert why_not_had(tmp_path / "mine") is None
+        told = f"{tmp_path}/link is a link to gone, which is not there: make that, or name another one"
+        assert why_not_had(tmp_path / "link/logs") == why_not_had(tmp_path / "link") == told
+    with closed(tmp_path / "closed"):
+        assert why_not_had(tmp_path / "closed/below") == (
+            f"{tmp_path}/closed/below cannot be read: Permission denied: {tmp_path}/closed is d--------- {owner}; "
+            f"run this as {owner}, or let muxd's user enter it (chown, chgrp)"
+        )
