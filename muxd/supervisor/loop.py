@@ -8,7 +8,6 @@ supervisor runs in one trio thread.  Of the methods that the control socket call
 import logging
 import os
 import time
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -18,13 +17,13 @@ from typing import Any, Protocol
 
 import trio
 
-from . import __version__, status
-from .config import Config
-from .config.names import did_you_mean
-from .config.plan import Plan, Step, plan_of
-from .config.proxy_settings import settings_for_proxy
-from .config.written import written_since
-from .core.commands import (
+from muxd import __version__, status
+from muxd.config import Config
+from muxd.config.names import did_you_mean
+from muxd.config.plan import Plan, Step, plan_of
+from muxd.config.proxy_settings import settings_for_proxy
+from muxd.config.written import written_since
+from muxd.core.commands import (
     AnswerUnload,
     Command,
     EndLease,
@@ -48,11 +47,10 @@ from .core.commands import (
     SyncRouter,
     WakeWorker,
 )
-from .core.events import (
+from muxd.core.events import (
     DemandReported,
     Event,
     GpusMeasured,
-    HostRamLimited,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -66,41 +64,33 @@ from .core.events import (
     Waiting,
     WeightsSeen,
 )
-from .core.host_state import CHANGING
-from .core.ledger import GpuId
-from .core.progress import Progress, progress_of
-from .core.scheduler import Scheduler
-from .core.spec import Role, group_of
-from .core.states import DOWN, WorkerState
-from .engines.registry import kind_of
-from .errors import LeaseNotFound, ModelNotFound, ShuttingDown, error_of
-from .host.certain import certain_need
-from .host.hardware import available_memory
-from .journal import Journal
-from .launchers.observed_scripts import completed
-from .lease_streams import LeaseStreams, Line, lease_line, order_line, seconds, switch_line
-from .log_losses import LogTeller, Losses
-from .members import Member, members_of, router_of, spec_of
-from .metrics import SupervisorMetrics
-from .metrics.engines import awake
-from .metrics.facts import Facts, WorkerFacts
-from .own_log import setup_logging
-from .reload import Reload, Reread, read_again
-from .strangers import StrangerWatch, is_below
-from .threads import in_thread
-from .ticks import next_tick
-from .workers import RouterRunner, Runner, WorkerContext
+from muxd.core.progress import Progress, progress_of
+from muxd.core.scheduler import Scheduler
+from muxd.core.spec import Role, group_of
+from muxd.core.states import WorkerState
+from muxd.engines.registry import kind_of
+from muxd.errors import LeaseNotFound, ModelNotFound, ShuttingDown
+from muxd.journal import Journal
+from muxd.launchers.observed_scripts import completed
+from muxd.lease_streams import seconds
+from muxd.log_losses import LogTeller, Losses
+from muxd.members import Member, members_of, router_of, spec_of
+from muxd.metrics import SupervisorMetrics
+from muxd.metrics.engines import awake
+from muxd.metrics.facts import Facts, WorkerFacts
+from muxd.own_log import setup_logging
+from muxd.reload import Reload, Reread, read_again
+from muxd.threads import in_thread
+from muxd.ticks import next_tick
+from muxd.workers import RouterRunner, Runner, WorkerContext
+
+from .client_streams import ClientStreams
+from .measurements import Measurements
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two progress lines to waiting clients, and between two readings of the GPUs for status.
 TICK = 2.0
-
-#: Seconds that reading the weight files' sizes of all models may take.
-WEIGHING = 5.0
-
-#: The share of the available host RAM that copies of weights may take; the rest is for all else that servers need.
-HOST_SHARE = 0.9
 
 #: Log levels of moves into states that an operator should notice; all other moves are logged as info.
 LOUD = {
@@ -154,16 +144,12 @@ class Supervisor:
         self._reread = reread
         self._reloading = trio.Lock()
         self._reload: Reload | None = None  # the reload that `_take_over` carries out next
-        self._leases = LeaseStreams(lease_line)
-        self._switches = LeaseStreams(switch_line)
-        self._orders = LeaseStreams(order_line)
-        self._unloads = LeaseStreams(order_line)
+        self._streams = ClientStreams()
         self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
-        self.strangers = StrangerWatch()
+        self._measurements = Measurements(context, self._scheduler.host, lambda: self._runners.values())
         self._losses = Losses(self.config.daemon.log_dir)
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._written = False  # whether the configuration's files were written since muxd read them
-        self._last_number = 0
         self._timer: float | None = None
         self._timer_changed = trio.Event()
 
@@ -185,9 +171,9 @@ class Supervisor:
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self._watch_files, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
-            await self._measure_gpus()
-            await self._measure_host_ram()
-            await self._tell_weights(self.config)
+            await self._measurements.measure_gpus(self.config)
+            await self._measurements.measure_host_ram(self.config)
+            await self._measurements.weigh_models(self.config)
             self.tell(Started(trio.current_time(), frozenset(self._context.state.state.stopped)))
             task_status.started()
             async for event in self._mailbox:
@@ -197,7 +183,7 @@ class Supervisor:
                     self._carry_out(command, nursery)
                 if isinstance(event, GpusMeasured | WeightsSeen | Reconfigured):
                     self._warn_of_impossible()
-                self._tell_progress()
+                self._streams.tell_progress(self._progress)
 
     def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
         match command:
@@ -214,17 +200,9 @@ class Supervisor:
                 assert isinstance(router, RouterRunner)
                 nursery.start_soon(router.keep_synced, group, urls, name=f"workers of {group}'s router")
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
-                self._tell_holder(command)
-            case FinishSwitch(ticket, url):
-                self._end_stream(self._switches, ticket, {"type": "ready", "url": url})
-            case FailSwitch(ticket, code, message):
-                self._end_stream(self._switches, ticket, {"type": "failed", **error_of(code, message).as_json()})
-            case FinishOrder(ticket, state):
-                self._end_stream(self._orders, ticket, {"type": "done", "state": state})
-            case FailOrder(ticket, code, message):
-                self._end_stream(self._orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
-            case AnswerUnload(ticket, reason):
-                self._end_stream(self._unloads, ticket, {"sleeps": not reason, "reason": reason or None})
+                self._streams.tell_holder(command)
+            case FinishSwitch() | FailSwitch() | FinishOrder() | FailOrder() | AnswerUnload():
+                self._streams.end_order(command)
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case ReconfigureWorker(name):
@@ -250,8 +228,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End every stream that is still open."""
-        for streams in (self._leases, self._switches, self._orders, self._unloads):
-            streams.end_all()
+        self._streams.close()
         self.journal.close()
 
     # Time
@@ -267,8 +244,8 @@ class Supervisor:
 
     async def _tick(self) -> None:
         while True:
-            await self._measure_gpus()
-            self._tell_progress()
+            await self._measurements.measure_gpus(self.config)
+            self._streams.tell_progress(self._progress)
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
@@ -282,52 +259,6 @@ class Supervisor:
             self._written = written and config is self.config
             await next_tick(2 * TICK)  # the thread costs more CPU than all the rest of a tick
 
-    async def _measure_gpus(self) -> None:
-        """Read the GPUs, and tell the core what is there for its workers, where that has changed."""
-        gpus, host, budgets = self._context.gpus, self._scheduler.host, self.config.gpus
-        reading = await gpus.read(holders=True)
-        children = [runner.child for runner in self._runners.values() if runner.child is not None]
-        shims, sessions = {child.shim_pid for child in children}, {child.pid for child in children}
-        is_ours = partial(is_below, shims=shims, sessions=sessions)
-        self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
-        found = {gpu: strangers for gpu, strangers in self.strangers.found.items() if gpu in reading}
-        totals = {gpu: budgets.most(gpu, memory.total) for gpu, memory in reading.items()}
-        left = {gpu: budgets.most(gpu, reading[gpu].total, strangers.size) for gpu, strangers in found.items()}
-        who = {gpu: str(strangers) for gpu, strangers in found.items()} if reading else host.strangers
-        room = host.ledger.capacity
-        if gpus.there != host.gpus_there or who != host.strangers or not {**totals, **left}.items() <= room.items():
-            self.tell(GpusMeasured(trio.current_time(), totals, gpus.there, who, left))
-
-    def _used_by_workers(self, gpu: GpuId) -> int | None:
-        """Return the bytes that workers were last seen to have on a GPU; None where one changes or was not measured."""
-        held = self._context.held_memory
-        on_it = [w for w in self._scheduler.host.workers.values() if gpu in w.spec.gpus and w.state not in DOWN]
-        if any(w.state in CHANGING | {WorkerState.STUCK} or gpu not in held.get(w.name, {}) for w in on_it):
-            return None
-        return sum(held[worker.name][gpu] for worker in on_it)
-
-    async def _measure_host_ram(self) -> None:
-        """Tell the core how much host RAM the copies of weights may take; nothing where nobody can say."""
-        size = self.config.daemon.host_memory
-        if size is None and any(not kind_of(model).is_pretend for model in self.config.models):
-            with suppress(OSError, ValueError):
-                size = int(HOST_SHARE * await in_thread(available_memory, abandon_on_cancel=True)) or None
-        if size is not None:
-            self.tell(HostRamLimited(trio.current_time(), size))
-
-    async def _tell_weights(self, config: Config) -> None:
-        """Tell the core how much GPU memory each model needs at least, by the size of its weight files."""
-        models = config.models
-
-        def weigh() -> dict[str, int]:
-            return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
-
-        if not all(kind_of(model).is_pretend for model in models):
-            sizes: dict[str, int] = {}
-            with trio.move_on_after(WEIGHING):  # the files may lie on a disk that hangs
-                sizes = await in_thread(weigh, abandon_on_cancel=True)
-            self.tell(WeightsSeen(trio.current_time(), sizes))
-
     def _warn_of_impossible(self) -> None:
         """Log a warning for each model that can never be loaded, once for each reason."""
         host = self._scheduler.host
@@ -339,11 +270,6 @@ class Supervisor:
 
     # Streams to clients that wait
 
-    def _tell_progress(self) -> None:
-        now = trio.current_time()
-        for streams in (self._leases, self._switches, self._orders):
-            streams.tell_progress(self._progress, now)
-
     def _progress(self, name: str) -> Progress | None:
         """Return the progress of a worker, or None where a reload has just removed it.
 
@@ -353,38 +279,6 @@ class Supervisor:
         if name not in host.groups:
             return None
         return progress_of(host, self._scheduler.switching, host.groups[name], trio.current_time())
-
-    def _tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
-        stream = self._leases.get(command.lease)
-        if stream is None:
-            return
-        about: Line = {"lease": str(command.lease), "model": stream.worker}
-        match command:
-            case GrantLease(_, url, generation):
-                stream.waiting = False
-                stream.say({"type": "granted", **about, "url": url, "generation": generation})
-            case RevokeLease(_, reason, message, deadline):
-                left = seconds(max(0.0, deadline - trio.current_time()))
-                stream.say({"type": "revoked", **about, "reason": reason, "message": message, "deadline_s": left})
-            case RestoreLease():
-                stream.say({"type": "restored", **about})
-            case FailLease(_, code, message, retry_after):
-                line = {
-                    "type": "failed",
-                    **about,
-                    **error_of(code, message).as_json(),
-                    "retry_after_s": retry_after,
-                }
-                self._leases.end(command.lease, line)
-            case EndLease(lease):
-                self._leases.end(lease)
-
-    def _end_stream(self, streams: LeaseStreams, ticket: int, line: Line) -> None:
-        """Send the last line to the operator who gave the order, with its duration, and close the stream."""
-        stream = streams.get(ticket)
-        if stream is not None:
-            elapsed = seconds(trio.current_time() - stream.opened)
-            streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
 
     def _count_switch(self, move: RecordMove) -> None:
         now, running = self._scheduler.host.now, self._scheduler.switching.running
@@ -414,7 +308,7 @@ class Supervisor:
             "simulated": any(kind_of(model).is_pretend for model in self.config.models),
             "proxy": self._proxy.status(),
             "door": status.door_status(self.config, time.time()),
-            "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self.strangers.found),
+            "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self._measurements.strangers.found),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.groups],
             "log_dir": str(self.config.daemon.log_dir),
@@ -453,7 +347,7 @@ class Supervisor:
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         now = trio.current_time()
-        stream = self._switches.open(self._number(), name, now)
+        stream = self._streams.open(self._streams.switches, name, now)
         self._record_order(name, "switch")
         self.tell(SwitchAsked(now, stream.number, name))
         return stream.receive
@@ -462,14 +356,14 @@ class Supervisor:
         self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
     ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time = trio.current_time()
-        stream = self._orders.open(self._number(), name, time)
+        stream = self._streams.open(self._streams.orders, name, time)
         self._record_order(name, verb if level is None else f"{verb} at level {level}")
         self.tell(OrderGiven(time, stream.number, name, verb, now, level))
         return stream.receive
 
     async def unload(self, name: str) -> dict[str, Any]:
         now = trio.current_time()
-        stream = self._unloads.open(self._number(), name, now)
+        stream = self._streams.open(self._streams.unloads, name, now)
         self.tell(UnloadAsked(now, stream.number, name))
         async for answer in stream.receive:
             return answer
@@ -490,7 +384,7 @@ class Supervisor:
             if self.stopping.is_set():
                 raise ShuttingDown("muxd is shutting down; nothing was changed")
             if not dry_run:
-                await self._tell_weights(reload.wanted)
+                await self._measurements.weigh_models(reload.wanted)
                 await self._apply(reload)
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, "warnings": list(reload.warnings), **reload.plan.as_json()}
@@ -501,7 +395,7 @@ class Supervisor:
         now = trio.current_time()
         self.tell(Reconfigured(now, specs, reload.changed(), policy.wait_target, policy.keep_turns))
         await reload.taken_over.wait()
-        await self._measure_gpus()  # models may have more or less of them now
+        await self._measurements.measure_gpus(self.config)  # models may have more or less of them now
 
     async def _take_over_observed(self) -> None:
         """Put what muxd has just observed of a launch script's server into the configuration, and take that over.
@@ -578,18 +472,18 @@ class Supervisor:
         self, name: str, waiting: tuple[Waiting, ...]
     ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
         now = trio.current_time()
-        stream = self._leases.open(self._number(), name, now)
+        stream = self._streams.open(self._streams.leases, name, now)
         self.tell(LeaseAsked(now, stream.number, name, waiting))
         return stream.number, stream.receive
 
     def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
-        if self._leases.get(lease) is None:
+        if self._streams.leases.get(lease) is None:
             raise LeaseNotFound(f"no lease {lease}: it has ended; ask for a new one", lease=str(lease))
         self.tell(DemandReported(trio.current_time(), lease, in_flight, waiting))
 
     def close_lease(self, lease: int) -> None:
-        if self._leases.get(lease) is not None:
-            self._leases.end(lease)
+        if self._streams.leases.get(lease) is not None:
+            self._streams.leases.end(lease)
             self.tell(LeaseEnded(trio.current_time(), lease))
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
@@ -631,10 +525,6 @@ class Supervisor:
             self.journal.record("shutdown", hurry=hurry)
             log.info("shutting down%s", " at once" if hurry else "")
             self.tell(ShutdownAsked(now, now if hurry else now + self.config.daemon.shutdown_timeout))
-
-    def _number(self) -> int:
-        self._last_number += 1
-        return self._last_number
 
 
 def _members(config: Config) -> dict[str, Member]:
