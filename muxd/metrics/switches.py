@@ -112,11 +112,18 @@ class Switches:
     def _begin(self, switch: Switch | None, at: float) -> None:
         """Note that a switch's target begins to start or wake, and compute the drain, sleep and free times.
 
-        By now every victim has left the target's GPUs, or a reload has removed it from the configuration.
+        By now every victim has left the target's GPUs, or a reload has removed it from the configuration.  One of
+        several workers may still be about to leave other GPUs: what counts of it ends now.
         """
         if switch is None:
             return
-        leaves = {name: self._leaves[name] for name in sorted(switch.victims) if name in self._leaves}
+        still = {
+            name: _Leave(at, self._on_gpu[name], 0.0, level)
+            for name, level in switch.victims.items()
+            if name in self._on_gpu
+        }
+        left = self._leaves | still
+        leaves = {name: left[name] for name in sorted(switch.victims) if name in left}
         levels = sorted({str(leave.level) for leave in leaves.values()})
         seconds = dict.fromkeys(PARTS, 0.0)
         if leaves:

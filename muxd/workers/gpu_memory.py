@@ -69,7 +69,7 @@ class GpuMemoryTracker:
     @property
     def awake(self) -> int | None:
         """Return the bytes that the worker had on its GPUs when it was last ready; None where nobody measured them."""
-        if self._before is None or self._awake is None:
+        if not self._before or not self._awake:  # or it has no GPU
             return None
         return max(0, sum(self._awake.values()) - sum(self._before.values())) + self._kept_before
 

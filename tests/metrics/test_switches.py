@@ -11,6 +11,7 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
+    RouterSynced,
     SleepFailed,
     SwitchAsked,
     Verb,
@@ -23,7 +24,7 @@ from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 from muxd.metrics.switches import COMING, Switches, SwitchKind, Tally
-from tests.core.playbook import single
+from tests.core.playbook import replicas, single
 from tests.core.test_any_order import World
 
 
@@ -38,14 +39,14 @@ class Counted:
     def __rshift__(self, event: Event) -> Self:
         running = self.scheduler.switching.running
         for command in self.scheduler.handle(event):
-            if isinstance(command, RecordMove):
+            if isinstance(command, RecordMove) and command.worker in self.scheduler.host.groups:
                 running, level = self.scheduler.switching.running, self.level(command.worker)
                 waited = self.waited.get(command.worker, 0.0)
                 self.switches.note(command, event.time, running, level=level, waited=waited)
         return self
 
     def level(self, name: str) -> int:
-        return self.scheduler.host.workers[name].spec.sleep_level
+        return self.scheduler.host.groups[name].spec.workers[0].sleep_level
 
     @property
     def tallies(self) -> dict[SwitchKind, Tally]:
@@ -212,3 +213,16 @@ def test_in_any_world_the_parts_are_all_of_every_switch_that_came_to_its_end(sta
         assert seconds == pytest.approx({which: sum(took) for which, took in world.ended.items()})
         kinds += len(counts)
     assert kinds > 300, "many of them happened"
+
+
+@pytest.mark.parametrize(("first", "second", "sleep"), [("pair/0", "pair/1", 3), ("pair/1", "pair/0", 2)])
+def test_a_group_of_several_workers_gives_way_and_comes_as_one(first, second, sleep):
+    """The other model comes when its own GPU is free, whatever happens on those that it does not need."""
+    pair = replicas("pair", frozenset({"0"}), frozenset({"1"}))
+    counted = Counted(pair, single("solo", frozenset({"1"}))) >> SwitchAsked(0, 1, "pair")
+    counted >> WorkerReady(1, "pair/router", "http://pair") >> WorkerReady(4, "pair/0", "http://0")
+    counted >> RouterSynced(4, "pair", ("http://0",)) >> WorkerReady(9, "pair/1", "http://1")
+    counted >> SwitchAsked(10, 2, "solo") >> WorkerAsleep(12, first) >> WorkerAsleep(13, second)
+    counted >> WorkerReady(18, "solo", "http://solo")
+    assert counted.counts == {("", "pair", ""): 1, ("pair", "solo", "2"): 1}
+    assert parts(counted, "pair", "solo", "2") == {"drain": 0, "sleep": sleep, "free": 0, "wake": 8 - sleep}
