@@ -104,12 +104,20 @@ class HostState:
         self.weights: dict[str, int] = {}  # bytes that a worker of a group certainly needs, by the group's name
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
+        self._moves = 0  # of all workers so far
+        self._clearings: dict[frozenset[GpuId], list[Eviction]] = {}
+        self._clearings_of = (0, 0)  # the changes of the ledger and the moves that these were found after
+        self.pinned: list[Group] = []
         for spec in specs:
             self.add(spec)
 
     def add(self, spec: GroupSpec) -> None:
         group = self.groups[spec.name] = Group(spec, self.now)
         self.workers.update((worker.name, worker) for worker in group.members)
+        self._note_pinned()
+
+    def _note_pinned(self) -> None:
+        self.pinned = [group for group in self.groups.values() if group.spec.pinned]
 
     def remove(self, group: Group) -> None:
         """Forget one that has no process and no lease."""
@@ -117,6 +125,7 @@ class HostState:
         assert not group.waiting
         self._remove_members(group)
         del self.groups[group.name]
+        self._note_pinned()
 
     def _remove_members(self, group: Group) -> None:
         for worker in group.members:
@@ -133,17 +142,21 @@ class HostState:
         self._remove_members(group)
         group.renew(self.now)
         self.workers.update((worker.name, worker) for worker in group.members)
+        self._note_pinned()
 
     def update(self, group: Group, spec: GroupSpec) -> None:
         """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
         group.update(spec)
         for worker in group.members:
             self.ledger.narrow(worker.name, worker.spec.gpus)
+        self._moves += 1  # its levels may be others now
+        self._note_pinned()
 
     def move(self, worker: Worker, to: WorkerState, reason: str = "") -> Iterator[Command]:
         """Let a worker change its state, and its group with it."""
         before = worker.state
         worker.move(to, self.now, reason)
+        self._moves += 1
         yield RecordMove(worker.name, before, to, reason)
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
@@ -192,8 +205,7 @@ class HostState:
         """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
         if all(worker.spec.share == WHOLE for worker in group.serving):
             # All weights that are there are in its way: there is nothing to choose.
-            loaded = self._groups_of(self.ledger.loaded_on(group.gpus), group)
-            return [Eviction(other, next(level for level in other.levels_left if level > 0)) for other in loaded]
+            return [eviction for eviction in self._clearing(group.gpus) if eviction.group is not group]
         missing = self._shortfall(group)
         holders = self._groups_of(self.ledger.holders(missing), group)
         if not holders:
@@ -212,11 +224,23 @@ class HostState:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self.groups[name], chosen[name]) for name in sorted(chosen)]
 
+    def _clearing(self, gpus: frozenset[GpuId]) -> list[Eviction]:
+        """Return how all weights leave the GPUs; found once between two changes, as a decision asks for each waiter."""
+        if self._clearings_of != (as_of := (self.ledger.changes, self._moves)):
+            self._clearings, self._clearings_of = {}, as_of
+        if gpus not in self._clearings:
+            loaded = dict.fromkeys(self.workers[name].group for name in self.ledger.loaded_on(gpus))
+            groups = [self.groups[name] for name in loaded]
+            self._clearings[gpus] = [
+                Eviction(other, next(level for level in other.levels_left if level > 0)) for other in groups
+            ]
+        return self._clearings[gpus]
+
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
         if group.state not in DOWN | {WorkerState.ASLEEP}:
             return []
-        fixed = [other for other in self.groups.values() if other is not group and other.is_fixed]
+        fixed = [other for other in self.pinned if other is not group and other.is_fixed]
         if not fixed:
             return []
         stay = {worker.name for other in fixed for worker in other.serving}
@@ -228,7 +252,7 @@ class HostState:
     def plan(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to come: from its GPUs, and from host RAM where that is worth it."""
         evictions = self.evictions(group)
-        return [*evictions, *self._demotions(group, evictions)]
+        return [*evictions, *self._demotions(group, evictions)] if HOST_RAM in self.ledger.capacity else evictions
 
     def _demotions(self, group: Group, evictions: Sequence[Eviction]) -> list[Eviction]:
         """Return the sleepers to be ended, so that the weights of a group that is launched have room in host RAM.
@@ -295,8 +319,14 @@ class HostState:
 
     def _is_quiet(self, worker: Worker) -> bool:
         """Say whether no other worker's memory changes on the GPUs of this one: one at a time can be measured."""
-        changing = (w for w in self.workers.values() if w.state in CHANGING and w is not worker)
-        return not any(worker.spec.gpus & w.spec.gpus for w in changing)
+        return not any(worker.spec.gpus & other.spec.gpus for other in self._changing() if other is not worker)
+
+    def _changing(self) -> Iterator[Worker]:
+        return (worker for worker in self.workers.values() if worker.state in CHANGING)
+
+    def changing_beside(self, group: Group) -> list[Worker]:
+        """Return the workers of other groups whose memory changes on the group's GPUs: it must wait for them."""
+        return [w for w in self._changing() if w.group != group.name and not group.gpus.isdisjoint(w.spec.gpus)]
 
     def never_loads(self, group: Group) -> Impossible | None:
         """Return why this host can never load the group as it is configured; None if it is loaded, or nobody knows."""

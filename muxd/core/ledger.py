@@ -62,6 +62,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.capacity: dict[Resource, int] = {}
+        self.changes = 0  # of what anybody has, so far
         self._holdings: dict[str, Holding] = {}
         self._loaded_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
 
@@ -133,6 +134,7 @@ class Ledger:
 
     def _hold(self, worker: str, holding: Holding | None) -> None:
         """Note what the worker has from now on; None for nothing."""
+        self.changes += 1
         self._loaded_on.clear()
         if holding is None:
             self._holdings.pop(worker, None)

@@ -43,7 +43,8 @@ def progress_of(host: HostState, switching: Switching, group: Group, now: float)
     if switch is not None:
         blockers = switching.in_the_way(group)
         phase = next((p for p in LEAVING_PHASES if any(b.group.state is p for b in blockers)), group.state)
-        eta = _sum(*(_until_gone(b, now) for b in blockers), _known(group.return_cost))
+        alone = 0.0 if blockers else _until_alone(host, group, now)
+        eta = _sum(*(_until_gone(b, now) for b in blockers), alone, _known(group.return_cost))
         return Progress(phase, tuple(sorted(switch.victims)), now - switch.since, eta)
     if group.state is WorkerState.BACKOFF and not switching.in_the_way(group):
         retry_in = max(0.0, group.retry_at - now)
@@ -60,7 +61,7 @@ def next_step(host: HostState, switching: Switching, group: Group, now: float) -
         case WorkerState.READY:
             return _next_of_ready(host, switching, group, now)
         case WorkerState.DRAINING:
-            return _next_of_draining(group, now)
+            return _next_of_draining(host, group, now)
         case WorkerState.BACKOFF if not switching.in_the_way(group):
             return f"starts again in {max(0.0, group.retry_at - now):.0f}s"
         case WorkerState.UNLOADED if group.stopped_by_operator:
@@ -89,7 +90,10 @@ def _next_of_ready(host: HostState, switching: Switching, group: Group, now: flo
     return f"gives way to {rival} in at most {left:.0f}s"
 
 
-def _next_of_draining(group: Group, now: float) -> str:
+def _next_of_draining(host: HostState, group: Group, now: float) -> str:
+    if not group.granted and (others := host.changing_beside(group)):
+        names = " and ".join(dict.fromkeys(worker.group for worker in others))
+        return f"waits until {names} has its memory: one at a time changes on a GPU"
     count = group.in_flight
     what = f"finishes {count} request{'s' if count != 1 else ''}"
     return what if group.drain_deadline == inf else f"{what}, for at most {max(0.0, group.drain_deadline - now):.0f}s"
@@ -117,6 +121,10 @@ def _queued_eta(host: HostState, switching: Switching, group: Group, now: float)
     ahead = max(
         (switching.gives_way_at(b, group) - now for b in blockers if b.group.state is WorkerState.READY), default=None
     )
+    if ahead is None and not blockers:  # it waits only for others to come
+        others = [progress_of(host, switching, other, now).eta for other in switching.claimants(group)]
+        known = [eta for eta in others if eta is not None]
+        return _sum(max(known), _known(group.return_cost)) if known and len(known) == len(others) else None
     if ahead is None:
         return None
     return _sum(max(0.0, ahead), *(_until_gone(b, now) for b in blockers), _known(group.return_cost))
@@ -141,6 +149,12 @@ def _until_gone(leaving: Eviction, now: float) -> float | None:
     if group.state is WorkerState.ASLEEP:
         return _known(leaving.leave_cost)
     return _slowest_left((worker for worker in group.members if worker.state in LEAVING), now)
+
+
+def _until_alone(host: HostState, group: Group, now: float) -> float | None:
+    """Return the seconds until no other worker's memory changes on the group's GPUs; None if unknown."""
+    changing = host.changing_beside(group)
+    return _slowest_left(changing, now) if changing else 0.0
 
 
 def _until_come(group: Group, now: float) -> float | None:

@@ -364,7 +364,7 @@ class Scheduler:
         else:
             yield from self._orders.forward()
             yield from self.switching.settle()
-            if any(group.spec.pinned for group in self.host.groups.values()):
+            if self.host.pinned:
                 yield from self._refuse_hopeless()  # the end of an order may just have left a pinned one in the way
             yield from self._grant()
             yield from self._orders.finish_ready()

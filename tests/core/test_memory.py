@@ -24,7 +24,7 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.progress import next_step
+from muxd.core.progress import next_step, progress_of
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
@@ -247,3 +247,30 @@ def test_one_that_crashed_and_has_no_room_any_more_rests():
 
 def test_a_model_of_unknown_size_takes_what_strangers_leave():
     assert on_one_card(single("a")) >> crowded(5) >> LeaseAsked(6, 1, "a") << StartWorker("a")
+
+
+def measured(book: Playbook, name: str, start: float) -> Playbook:
+    book.worker(name).cost(WorkerState.STARTING).learn(start)
+    return book
+
+
+def test_one_that_waits_for_another_ones_load_alone_knows_when_that_will_be():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a")
+    book = measured(measured(book, "b", 20.0), "c", 5.0)
+    book = book >> LeaseAsked(6, 3, "b") << StartWorker("b") >> LeaseAsked(7, 4, "c")
+    scheduler = book.scheduler
+    assert progress_of(scheduler.host, scheduler.switching, book.group("c"), 10).eta == 16.0 + 5.0
+
+
+def test_a_drained_one_whose_ordered_sleep_waits_for_another_ones_load_says_so():
+    book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a", "b")
+    book = book >> LeaseAsked(6, 3, "c") << StartWorker("c") >> OrderGiven(7, 1, "a", Verb.SLEEP)
+    book.pending.clear()
+    scheduler = book.scheduler
+
+    def said() -> str | None:
+        return next_step(scheduler.host, scheduler.switching, book.group("a"), 8)
+
+    assert said() == "finishes 0 requests, for at most 299s"
+    book = book >> LeaseEnded(7.1, 1)
+    assert said() == "waits until c has its memory: one at a time changes on a GPU"
