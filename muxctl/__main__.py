@@ -2,10 +2,12 @@
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
+from collections.abc import Container
 
 from muxctl.exit_codes import CommandFailed, ExitCode
-from muxctl.verbs import VERBS, find_verb, module_of, nearest, parser_of, parser_of_all
+from muxctl.usage_errors import VerbParser, option_hint
+from muxctl.verbs import VERBS, find_verb, module_of, parser_of, parser_of_all
 from muxd import __version__
 
 
@@ -59,45 +61,41 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     rest = list(argv)
     while rest and rest[0].startswith("-"):
         before.append(rest.pop(0))
-        if before[-1] == "--socket" and rest:
+        if _is_socket(before[-1]) and rest:
             before.append(rest.pop(0))
     if "--help" in before or "-h" in before:
         return None, [parser_of_all().format_help().rstrip()]
-    if "--version" in before:
+    if "--version" in before or "-V" in before:
         return None, [f"muxctl {__version__}"]
     if not rest:
+        _refuse_unknown(before, {})
         raise CommandFailed(f"say what to do: {', '.join(VERBS)}; muxctl --help tells more", ExitCode.USAGE)
+    if rest[0] not in VERBS and not set(VERBS).isdisjoint(rest[1:]):
+        _refuse_unknown(before, parser_of(next(word for word in rest if word in VERBS))._option_string_actions)
     return find_verb(rest[0]), before + rest[1:]
 
 
-def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
+def _is_socket(flag: str) -> bool:
+    return len(flag) >= len("--so") and "--socket".startswith(flag)
+
+
+def _refuse_unknown(before: list[str], known: Container[str]) -> None:
+    """Raise CommandFailed for an option before the verb that neither muxctl knows nor the verb, if there is one."""
+    parser = parser_of_all()
+    for word in before:
+        flag = word.partition("=")[0]
+        is_known = flag in parser._option_string_actions or flag in known or _is_socket(flag)
+        if word.startswith("-") and not is_known:
+            raise CommandFailed(f"no such option: {flag}; {option_hint(flag, parser)}", ExitCode.USAGE)
+
+
+def _parsed(parser: VerbParser, words: list[str]) -> Namespace:
     """Return the parsed arguments; exit with status 2 and a hint if the parser does not know one of them."""
+    parser.words = words
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(unknown[0], parser)}")
+        parser.unknown(unknown)
     return options
-
-
-#: Options of journalctl, docker and tail that people try in the place of -n.
-_GOING_BACK = ("--since", "--until", "--tail")
-
-
-def _hint(word: str, parser: ArgumentParser) -> str:
-    """Return a hint for an unknown argument: the options that may have been meant, else all of them.
-
-    Names are compared without their dashes, which would make all options alike.
-    """
-    if not word.startswith("-"):
-        return "; one model at a time" if any(action.dest == "name" for action in parser._actions) else ""
-    if "-n" in parser._option_string_actions and word.partition("=")[0] in _GOING_BACK:
-        return "; -n N goes back by N lines"
-    options = sorted(option for option in parser._option_string_actions if option.startswith("--"))
-    meant = nearest(word.partition("=")[0].lstrip("-"), [option[2:] for option in options])
-    return (
-        f"; did you mean {' or '.join(f'--{name}' for name in meant)}?"
-        if meant
-        else f"; there are {', '.join(options)}"
-    )
 
 
 if __name__ == "__main__":

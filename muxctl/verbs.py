@@ -1,11 +1,12 @@
 """The verbs, and the parser of each.  Help and completion take their lists of verbs and options from here."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 
 from muxctl.exit_codes import MEANINGS, CommandFailed, ExitCode
+from muxctl.usage_errors import VerbParser, did_you_mean
 
 # Each is a module of muxctl with MEANING, EXAMPLES, EXITS, arguments(parser) and run(options).
 VERBS = {
@@ -26,23 +27,27 @@ VERBS = {
 
 # Words that people type, and the verb that they mean.
 _ALSO_SAID = {
-    "list": "status",
-    "models": "status",
-    "show": "status NAME",
-    "info": "status NAME",
-    "run": "switch or start",
-    "rm": "stop, or take it out of muxd.toml and reload",
-    "remove": "stop, or take it out of muxd.toml and reload",
-    "ls": "status",
-    "ps": "status",
-    "top": "status --watch",
-    "watch": "status --watch",
-    "wake": "switch or start",
-    "load": "switch or start",
-    "unload": "sleep",
+    **dict.fromkeys(("list", "models", "ls", "ps", "health", "ping", "state"), "status"),
+    **dict.fromkeys(("show", "info", "describe", "inspect"), "status NAME"),
+    **dict.fromkeys(("top", "watch", "monitor"), "status --watch"),
+    **dict.fromkeys(("run", "wake", "load", "resume", "activate"), "switch or start"),
+    **dict.fromkeys(("use", "select"), "switch"),
+    **dict.fromkeys(("enable", "unstop"), "start"),
+    **dict.fromkeys(("rm", "remove", "delete", "del"), "stop, or take it out of muxd.toml and reload"),
+    **dict.fromkeys(("add", "create", "new", "pull", "download"), "reload, after the model is written into muxd.toml"),
+    **dict.fromkeys(("unload", "pause", "suspend", "evict"), "sleep"),
+    **dict.fromkeys(("disable", "end"), "stop"),
     "kill": "stop --now",
-    "tail": "logs -f",
+    **dict.fromkeys(("quit", "exit", "halt", "down"), "shutdown"),
+    **dict.fromkeys(("tail", "follow"), "logs -f"),
+    "journal": "logs",
+    "history": "events",
+    **dict.fromkeys(("token", "tokens"), "keys"),
     "revoke": "keys revoke",
+    "version": "--version",
+    **dict.fromkeys(("check", "validate", "config", "configtest"), "muxd check"),
+    **dict.fromkeys(("init", "setup"), "muxd init"),
+    **dict.fromkeys(("serve", "daemon"), "muxd start"),
 }
 
 
@@ -51,10 +56,10 @@ def module_of(verb: str) -> ModuleType:
     return import_module(f"muxctl.{verb}")
 
 
-def parser_of(verb: str) -> ArgumentParser:
+def parser_of(verb: str) -> VerbParser:
     """Return the parser of `muxctl VERB`, with its help."""
     module = module_of(verb)
-    parser = ArgumentParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
+    parser = VerbParser(f"muxctl {verb}", formatter_class=RawDescriptionHelpFormatter)
     parser.description = f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.\n\n{module.MEANING}"
     parser.epilog = _epilog(module.EXAMPLES, module.EXITS)
     _common(parser)
@@ -69,7 +74,7 @@ def parser_of_all() -> ArgumentParser:
     verbs = "\n".join(f"  {verb:12}{summary}" for verb, summary in VERBS.items())
     parser.description = f"Talks to the muxd of this host.\n\n{verbs}\n\nmuxctl VERB --help tells more."
     parser.epilog = f"{_WHERE}\n\n{_epilog({}, MEANINGS)}"
-    parser.add_argument("--version", action="store_true", help="say which version this is")
+    parser.add_argument("--version", "-V", action="store_true", help="say which version this is")
     _common(parser)
     return parser
 
@@ -99,16 +104,3 @@ def find_verb(word: str) -> str:
     meant = _ALSO_SAID.get(word) or did_you_mean(word, VERBS)
     hint = f"did you mean {meant}?" if meant else f"there are {', '.join(VERBS)}"
     raise CommandFailed(f"no such verb: {word}; {hint}", ExitCode.USAGE)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the nearest known words, as "A, B or C"; "" if none is near."""
-    *others, last = nearest(word, list(known)) or [""]
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def nearest(word: str, known: Sequence[str]) -> list[str]:
-    """Return the known words that begin with `word`, else the one that is spelled most like it."""
-    from difflib import get_close_matches
-
-    return [other for other in known if other.startswith(word)] or get_close_matches(word, known, 1, 0.7)

@@ -610,7 +610,7 @@ def test_a_broken_file_of_somebody_else_keeps_no_key_alive(muxctl, config, file,
         (["list", "alice"], "muxctl keys list takes no name"),
         (["list", "--priority", "1"], "--priority is for muxctl keys add"),
         (["revoke", "alice", "--expires", "30d"], "--expires is for muxctl keys add"),
-        (["remove", "alice"], "argument ACTION: invalid choice: 'remove'"),
+        (["remove", "alice"], "no such action: remove; did you mean revoke?"),
     ],
 )
 def test_words_that_do_not_go_together_are_told(muxctl, config, words, said):

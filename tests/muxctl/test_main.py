@@ -25,6 +25,12 @@ ALL = ", ".join(VERBS)
         (("models",), "no such verb: models; did you mean status?"),
         (("run", "a"), "no such verb: run; did you mean switch or start?"),
         (("wake", "qwen"), "no such verb: wake; did you mean switch or start?"),
+        (("version",), "no such verb: version; did you mean --version?"),
+        (("delete", "a"), "no such verb: delete; did you mean stop, or take it out of muxd.toml and reload?"),
+        (("setup",), "no such verb: setup; did you mean muxd init?"),
+        (("--host", "x", "status"), "no such option: --host; muxctl talks to the muxd of this host, at --socket PATH"),
+        (("--hots", "x", "status"), "no such option: --hots; there are --help, --json, --socket, --version"),
+        (("--verbose",), "no such option: --verbose; muxctl status NAME tells everything about a model"),
         (("frobnicate",), f"no such verb: frobnicate; there are {ALL}"),
     ],
 )
@@ -33,15 +39,61 @@ def test_what_is_no_command_is_one_line_and_exit_2(muxctl, argv, said):
 
 
 def test_the_version_is_muxds(muxctl):
-    assert muxctl("--version") == (0, f"muxctl {__version__}\n", "")
+    for option in ("--version", "-V"):
+        assert muxctl(option) == (0, f"muxctl {__version__}\n", "")
+
+
+def test_an_abbreviated_socket_before_the_verb_has_its_value(muxctl):
+    for words in (("--sock", "/nowhere"), ("--sock=/nowhere",)):
+        code, _, err = muxctl(*words, "status")
+        assert (code, "no socket at /nowhere" in err) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("keys", "ad"), "no such action: ad; did you mean add?"),
+        (("keys", "ls"), "no such action: ls; did you mean list?"),
+        (("keys", "remove", "x"), "no such action: remove; did you mean revoke?"),
+        (("keys", "create", "x"), "no such action: create; did you mean add?"),
+        (("keys", "frob"), "no such action: frob; there are add, list, revoke"),
+        (("keys",), "what of them? muxctl keys ACTION: add, list, revoke"),
+        (("completion", "ksh"), "no such shell: ksh; there are bash, zsh, fish"),
+        (("logs", "x", "--stream", "std"), "no such stream: std; did you mean stdout or stderr?"),
+        (("stop", "--no", "x"), "--no is the beginning of --now and --no-wait; write one of them in full"),
+        (("logs", "--since", "1h", "x"), "no such option: --since; -n N goes back by N lines"),
+        (("events", "--since", "1h"), "no such option: --since; there are --after, --follow, --help, --json, --socket"),
+        (("reload", "--check"), "no such option: --check; did you mean --dry-run?"),
+        (
+            ("switch", "--model", "x", "y"),
+            "no such option: --model; a model is named without an option: muxctl VERB NAME",
+        ),
+    ],
+)
+def test_a_word_that_a_verb_does_not_know_is_told_with_what_was_meant(muxctl, argv, said):
+    code, _, err = muxctl(*argv)
+    assert (code, err.splitlines()[-1]) == (2, f"muxctl {argv[0]}: error: {said}")
+
+
+def test_a_verb_without_a_model_names_those_that_there_are(muxd, muxctl):
+    muxd.scripts["GET /v1/status"] = lambda talk: talk.json(STATUS)
+    names = ", ".join(model["name"] for model in STATUS["models"])
+    assert names
+    assert muxctl("stop")[2].endswith(f"error: of which model? muxctl stop NAME: {names}\n")
+    assert muxctl("logs")[2].endswith(f"error: of which model? muxctl logs NAME: {names}, proxy\n")
+    for socket in (("--socket", "/nowhere"), ("--socket=/nowhere",)):
+        code, _, err = muxctl("switch", *socket)
+        assert (code, err.splitlines()[-1]) == (
+            2, "muxctl switch: error: of which model? muxctl switch NAME; muxctl status lists them"
+        )  # fmt: skip
 
 
 def test_an_option_nobody_knows_is_exit_2(muxctl):
     code, _, err = muxctl("status", "--fast")
     there_are = "there are --help, --json, --socket, --watch"
-    assert (code, err.splitlines()[-1]) == (2, f"muxctl status: error: unrecognized arguments: --fast; {there_are}")
+    assert (code, err.splitlines()[-1]) == (2, f"muxctl status: error: no such option: --fast; {there_are}")
     err = muxctl("logs", "qwen", "--since", "5m")[2]  # near --lines by its letters alone
-    assert "unrecognized arguments: --since 5m; -n N goes back by N lines" in err
+    assert "no such option: --since; -n N goes back by N lines" in err
     assert "unrecognized arguments: beta; one model at a time" in muxctl("switch", "alpha", "beta")[2]
 
 
@@ -56,7 +108,7 @@ def test_an_option_nobody_knows_is_exit_2(muxctl):
 def test_a_misspelled_option_is_told_from_the_right_one(muxctl, argv, meant):
     code, _, err = muxctl(*argv)
     assert code == 2
-    assert err.endswith(f"unrecognized arguments: {argv[-1]}; did you mean {meant}?\n")
+    assert err.endswith(f"no such option: {argv[-1]}; did you mean {meant}?\n")
 
 
 def test_a_plain_status_imports_nothing_that_is_slow(muxd):
