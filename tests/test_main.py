@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from muxd import __version__
 from muxd.__main__ import main
 from tests.unprivileged import closed
 
@@ -42,7 +43,29 @@ def muxd(monkeypatch, capsys, tmp_path):
         (["check", "--listn-port=3"], "did you mean --listen-port?"),
         (["start", "--port", "30100"], "did you mean --listen-port?"),
         (["start", "--prnt"], "; there are --help, --config, "),
-        (["init", "--systemd"], "; there are --help, --output, "),
+        (["init", "--systemd"], "muxd init has no --systemd: conf/systemd has the units of a service, to be copied"),
+        (["init", "--frob"], "; there are --help, --output, "),
+        (["init", "--config", "x"], "did you mean --output?"),
+        (["init", "--model", "x"], "did you mean --models?"),
+        (["setup"], "muxd has no command setup: `muxd init` writes a first configuration"),
+        (["install"], "`muxd init` writes a first configuration, and conf/systemd has the units of a service"),
+        (["config"], "`muxd init` writes a first configuration, `muxd check` says what is wrong with one"),
+        (["stpo"], "did you mean muxctl stop?"),
+        (["start", "--debug"], "muxd start has no --debug; did you mean --log-level debug?"),
+        (["start", "--log-file=x"], "muxd start has no --log-file; did you mean --log-dir?"),
+        (["start", "--socket", "x"], "no --socket: it is a key of the configuration, socket under [muxd]"),
+        (
+            ["start", "--model", "a/b"],
+            "muxd start has no --model: a model is a table [models.NAME] of the configuration",
+        ),
+        (["start", "--listen", "0.0.0.0:3"], "muxd start has no --listen; did you mean --host?"),
+        (
+            ["start", "--mod", "3"],
+            "--mod is the beginning of --model-ready-timeout-secs and --model-switch-timeout-secs; ",
+        ),
+        (["proxy", "--debug"], "it is a key of the configuration, log_level under [muxd]"),
+        (["--socket", "x", "start"], "muxd has no --socket: it is a key of the configuration, socket under [muxd]"),
+        (["--config", "x", "check"], "--config goes behind the command: muxd COMMAND --config"),
         (["serve"], "it is `muxd start`"),
         (["launch"], "it is `muxd start`"),
         (["validate"], "it is `muxd check`"),
@@ -63,6 +86,18 @@ def test_a_slip_is_told_with_what_was_meant(muxd, words, meant):
     status, _, said = muxd(*words)
     assert status == 2
     assert meant in said
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_told(muxd, flag):
+    assert muxd(flag)[:2] == (0, f"muxd {__version__}\n")
+
+
+def test_a_flag_that_is_no_other_programs_may_be_abbreviated(muxd):
+    status, _, said = muxd("start", "--up", "never")
+    assert (status, said) == (
+        2, "muxd start: error: argument --upstream-timeout-secs: 'never' is not a time; write seconds"
+    )  # fmt: skip
 
 
 def test_a_toml_file_among_the_scripts_is_the_configuration(muxd, tmp_path):
