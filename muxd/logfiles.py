@@ -135,10 +135,10 @@ def _part_path(path: Path, index: int) -> Path:
 
 
 def open_log(path: Path) -> FileIO | None:
-    """Open a file of a log; None where there is none, or something that is no file: a FIFO would never be read."""
+    """Open a file of a log; None where there is none, or a FIFO, which would never be read.  Raise OSError."""
     try:
         file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
