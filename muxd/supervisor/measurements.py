@@ -1,7 +1,7 @@
 """What the core has to know of this machine, read and told to it: GPUs, who else is on them, host RAM, weights."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -29,7 +29,7 @@ HOST_SHARE = 0.9
 class Measurements:
     """Reads this machine for the core; a reading that changes nothing for the core is not told."""
 
-    def __init__(self, context: WorkerContext, host: HostState, runners: Callable[[], Iterable[Runner]]) -> None:
+    def __init__(self, context: WorkerContext, host: HostState, runners: Mapping[str, Runner]) -> None:
         self.strangers = StrangerWatch()
         self._context = context
         self._host = host
@@ -39,7 +39,7 @@ class Measurements:
         """Read the GPUs, and tell the core what is there for its workers, where that has changed."""
         gpus, host, budgets = self._context.gpus, self._host, config.gpus
         reading = await gpus.read(holders=True)
-        children = [runner.child for runner in self._runners() if runner.child is not None]
+        children = [runner.child for runner in self._runners.values() if runner.child is not None]
         shims, sessions = {child.shim_pid for child in children}, {child.pid for child in children}
         is_ours = partial(is_below, shims=shims, sessions=sessions)
         self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
