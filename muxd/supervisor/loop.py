@@ -144,7 +144,7 @@ class Supervisor:
         self._streams = ClientStreams()
         self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
         self._measurements = Measurements(context, self._scheduler.host, self._runners)
-        self._losses = Losses(self.config.daemon.log_dir)
+        self._losses = Losses(self.config.daemon.log_dir, self.journal.record)
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._written = False  # whether the configuration's files were written since muxd read them
         self._timer: float | None = None
@@ -246,7 +246,7 @@ class Supervisor:
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
-            self._losses.look([(name, teller.dropped) for name, teller in tellers.items()])
+            self._losses.look([(name, teller.dropped) for name, teller in tellers.items()], trio.current_time())
             await next_tick(TICK)
 
     async def _watch_files(self) -> None:
@@ -303,7 +303,7 @@ class Supervisor:
             "pid": os.getpid(),
             "uptime_s": seconds(now - self._started),
             "simulated": any(kind_of(model).is_pretend for model in self.config.models),
-            "proxy": self._proxy.status(),
+            "proxy": self._proxy.status() | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self._measurements.strangers.found),
             "switch": status.switch_status(self._scheduler, now),
@@ -331,7 +331,9 @@ class Supervisor:
         )
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
-        return status.model_status(self._scheduler, name, self._runners, self._runners.models.get(name), now)
+        said = status.model_status(self._scheduler, name, self._runners, self._runners.models.get(name), now)
+        members = [worker.name for worker in self._scheduler.host.groups[name].members]
+        return said | {"dropped_log_ago_s": seconds(self._losses.ago(members, now))}
 
     def resolve(self, name: str) -> str:
         return self._runners.resolve(name)
