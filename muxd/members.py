@@ -26,7 +26,7 @@ def members_of(model: Model) -> tuple[Member, ...]:
     """Return the workers of the model: those that serve, then the router, if there is one."""
     if model.replicas == 1:
         return (Member(Role.SERVE, model),)
-    each = len(model.gpus) // model.replicas
+    each = model.gpus_each
     common = replace(model, served_names=model.served_names or (model.name,), replicas=1)
     shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.replicas))
     serving = (

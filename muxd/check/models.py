@@ -181,7 +181,7 @@ def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[Rep
     """Yield a line if a simulated model does not fit on simulated GPUs."""
     if not kind_of(model).is_pretend or model.memory is None:
         return
-    share, total = model.memory.total // max(1, len(model.gpus)), config.daemon.simulated_gpu_memory
+    share, total = model.memory.total // max(1, model.gpus_each), config.daemon.simulated_gpu_memory
     rooms = {gpu: config.gpus.most(gpu, total) for gpu in model.gpus}
     if small := [gpu for gpu in model.gpus if share > rooms[gpu]]:
         where = problems.where(("models", model.name, "memory"))
@@ -190,7 +190,7 @@ def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[Rep
 
 def _too_large(model: Model, gpu: str, room: int, total: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
-    each = f" on {len(model.gpus)} GPUs" if len(model.gpus) > 1 else ""
+    each = f" on {model.gpus_each} GPUs" if model.gpus_each > 1 else ""
     has = _gib(room) if room == total else f"{_gib(room)} for models by [gpus]"
     text = f"needs {_gib(needs)}{each}, GPU {gpu} has {has}: it can never be loaded"
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)

@@ -276,6 +276,11 @@ class Model:
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
     engine_options: EngineOptions = field(default_factory=SGLangOptions)  # those of `engine`
 
+    @property
+    def gpus_each(self) -> int:
+        """Return the number of GPUs that each of its replicas runs on."""
+        return len(self.gpus) // self.replicas
+
 
 #: The keys of `[models.NAME]` and `[defaults]`: those of every model, and those of its engine.
 MODEL_KEYS: dict[str, KeyDeclaration] = {**keys_of(Model), **OPTION_KEYS}

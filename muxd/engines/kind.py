@@ -89,4 +89,4 @@ class EngineKind:
             return 0
         if not flags or flag_of(model.args)(flags) is not None:
             return 0
-        return memory.total // max(1, len(model.gpus))
+        return memory.total // max(1, model.gpus_each)

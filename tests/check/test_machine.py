@@ -168,6 +168,15 @@ def test_what_never_fits_is_wrong(report, interpreter, engine):
     assert (status, of(lines, "a")) == (2, [("WRONG", "a", told + "give it more gpus, or correct memory")])
 
 
+def test_a_replica_that_never_fits_on_its_own_gpu_is_wrong(report):
+    text = "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1]\nmemory = { weights = '90GiB' }\n"
+    status, lines = report(text, gpus=())
+    told = (
+        "muxd.toml:7: needs 90.0 GiB, GPU 0 has 80.0 GiB: it can never be loaded; give it more gpus, or correct memory"
+    )
+    assert (status, of(lines, "a")) == (2, [("WRONG", "a", told)])
+
+
 def test_a_sleep_at_level_1_is_held_against_the_ram(report, interpreter):
     interpreter()
     text = f"[defaults]\npython = './python'\n{A}sleep_level = 1\nmemory = {{ weights = '9000GiB' }}\n"
