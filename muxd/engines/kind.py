@@ -62,6 +62,7 @@ class EngineKind:
     make: Callable[[], Engine]  # returns a new engine object, for one worker
     makes: Callable[[Model], str]  # returns what the model makes, a key of `capabilities.routes`; "": not known
     context_length: Callable[[Model], int | None]  # returns the longest text in tokens; None: not known
+    takes_adapters: Callable[[Model], bool]  # returns whether the model takes LoRA adapters, or may, where not known
     # Yields what is wrong with a model's keys, each by its path within the model's table.  The mapping is muxd's
     # environment; None: this may be another host than the model's, and no program is looked for.
     findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
