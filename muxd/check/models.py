@@ -14,7 +14,6 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
-from muxd.host.certain import certain_need
 from muxd.host.model_kinds import NoModel, Unreadable, Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import refuse_cut_off, weights_of
@@ -263,7 +262,7 @@ def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repor
         yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
         have = f"have {_gib(together)} together" if len(model.gpus) > 1 else f"has {_gib(together)}"
-        where, least = machine.where(model, "gpus"), certain_need(model, machine.environ_of(model))
+        where, least = machine.where(model, "gpus"), kind_of(model).certain_need(model, machine.environ_of(model))
         if least > together:
             text = f"its weights alone need {_gib(least)}, {_gpus(model)} {have}: it can never be loaded"
             yield wrong(model.name, f"{text}; give it more gpus, or a smaller model", where)

@@ -67,6 +67,9 @@ class EngineKind:
     # environment; None: this may be another host than the model's, and no program is looked for.
     findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
 
+    # Returns the bytes that a model certainly needs on all its GPUs together, by its files; 0 where nothing is certain.
+    # The mapping is the environment of the model's worker.  It takes as long as the disk takes.
+    certain_need: Callable[[Model, Mapping[str, str]], int]
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 

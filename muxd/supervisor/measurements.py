@@ -13,7 +13,6 @@ from muxd.core.host_state import CHANGING, HostState
 from muxd.core.ledger import GpuId
 from muxd.core.states import DOWN, WorkerState
 from muxd.engines.registry import kind_of
-from muxd.host.certain import certain_need
 from muxd.host.hardware import available_memory
 from muxd.strangers import StrangerWatch, is_below
 from muxd.threads import in_thread
@@ -73,7 +72,7 @@ class Measurements:
         models = config.models
 
         def weigh() -> dict[str, int]:
-            return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
+            return {m.name: kind_of(m).certain_need(m, {**os.environ, **m.env}) for m in models}
 
         if not all(kind_of(model).is_pretend for model in models):
             sizes: dict[str, int] = {}

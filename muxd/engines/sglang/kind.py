@@ -10,6 +10,7 @@ from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind, InstallationChecks
 
+from .certain import certain_need
 from .checks import findings, odd_args, paths_read
 from .interpreters import look, rejected_args
 
@@ -124,5 +125,6 @@ SGLANG = EngineKind(
     context_length=context_length,
     takes_adapters=takes_adapters,
     findings=findings,
+    certain_need=certain_need,
     installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, paths_read, _flags),
 )
