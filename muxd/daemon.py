@@ -23,6 +23,7 @@ from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
 from .engines.gpu_source import open_gpus
+from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
 from .launchers.observed_scripts import ObservedScripts
 from .locks import hold
@@ -115,6 +116,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
+        nursery.start_soon(warn_of_missing_engines, config)
         proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
         notifier.ready(f"{len(config.models)} models, {proxy}")
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""
