@@ -15,7 +15,7 @@ from math import inf
 
 import trio
 
-from .children import Children, become_subreaper, cgroups
+from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
 from .config.folders import why_not_had, writable_by_others
@@ -94,7 +94,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         for remark in (*model.script.faults, *model.script.remarks) if model.script is not None else ():
             log.warning("%s: %s", model.name, remark)
     become_subreaper()
-    children = Children(config.daemon.state_dir / "children", cgroups.enter())
+    children = Children(config.daemon.state_dir / RUN_DIR, cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
     leftover = state.load()
     if leftover.proxy is not None and config.proxy.managed:
