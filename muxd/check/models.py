@@ -72,7 +72,13 @@ def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str
 # Its files
 
 #: Names that people give to folders of models, and that no publisher at the Hub has.
-_FOLDERS = ("models", "model", "checkpoints", "weights", "llm", "llms", "data", "mnt", "home")
+_FOLDERS = frozenset(
+    (
+        *("models", "model", "checkpoints", "checkpoint", "ckpt", "ckpts", "weights", "llm", "llms", "pretrained"),
+        *("data", "mnt", "home", "srv", "opt", "root", "tmp", "var", "usr", "nfs", "share", "shared", "storage"),
+        *("disk", "ssd", "nvme", "workspace", "work", "local", "hub", "cache", "output", "outputs", "merged"),
+    )
+)
 
 
 def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
@@ -157,8 +163,11 @@ def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, 
     if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
         text = f"{given} is not in the Hub's cache {cache}, and HF_HUB_OFFLINE is set: it cannot be downloaded"
         return given, 0, [warn(model.name, text, where)]
-    local = f' (a local folder is written "./{given}")' if given.split("/")[0] in _FOLDERS else ""
-    return f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub{local}", 0, []
+    text = f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub"
+    local = f' (a local folder is written "./{given}")'
+    if "/" in given and given.split("/")[0] in _FOLDERS:
+        return given, 0, [warn(model.name, text + local, where)]
+    return text + (local if "/" not in given else ""), 0, []
 
 
 def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
