@@ -8,7 +8,8 @@ from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
 from .config.schema import GpuBudgets
-from .core.ledger import GpuId, shown_gpu
+from .core.group import Group
+from .core.ledger import GpuId, in_order, shown_gpu
 from .core.progress import Progress, next_step, progress_of
 from .core.scheduler import Scheduler
 from .core.states import WorkerState
@@ -46,7 +47,8 @@ def model_status(
         "pinned": group.spec.pinned,
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
-        "gpus": [shown_gpu(gpu) for gpu in model.gpus],
+        "gpus": [shown_gpu(gpu) for gpu in _gpus(model, group)],
+        "any_gpus": model.any_gpus or None,
         "url": group.url if group.state is WorkerState.READY else None,
         "generation": group.generation,
         "in_flight": group.in_flight,
@@ -72,6 +74,13 @@ def model_status(
     if len(several) > 1:
         said["workers"] = [_worker_status(worker, runners, now) for worker in group.members]
     return said
+
+
+def _gpus(model: Model, group: Group) -> Sequence[GpuId]:
+    """Return the GPUs of a model: those where its process is, if any will do, and none before it has one."""
+    if not model.any_gpus:
+        return model.gpus
+    return in_order(group.gpus) if not group.is_down else ()
 
 
 def _sleep_trouble(worker: Worker) -> str:

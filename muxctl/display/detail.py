@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from muxctl.display.overview import lost_ago, seconds_to_ready
+from muxctl.display.overview import anywhere, seconds_to_ready
 from muxctl.display.tables import duration, gibibytes, hanging, plain
 
 Model = dict[str, Any]
@@ -21,7 +21,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("sleep trouble", plain(model.get("sleep_trouble") or "")),
         ("pinned", "leaves its GPUs for no other model" if model.get("pinned") else ""),
         ("script", plain(model.get("script") or "")),
-        ("GPUs", ", ".join(map(str, model["gpus"])) or "none"),
+        ("GPUs", _gpus(model)),
         ("memory", _memory(model)),
         *(_workers(model) or [("worker", _worker(model))]),
         ("requests", _requests(model)),
@@ -41,6 +41,12 @@ def _state(model: Model) -> str:
     if model.get("stopped_by_operator"):
         state += ", by an operator" if model["state"] == "stopped" else "; an operator stops it"
     return f"{state}; not configured any more" if model.get("removed") else state
+
+
+def _gpus(model: Model) -> str:
+    """Return where the model is, and whether it will be chosen anew."""
+    where = ", ".join(map(str, model["gpus"]))
+    return f"{where} (chosen; {anywhere(model)})" if where and anywhere(model) else where or anywhere(model) or "none"
 
 
 def _next(model: Model) -> str:
@@ -116,7 +122,7 @@ def _log(model: Model) -> str:
     if not model["dropped_log_bytes"]:
         return ""
     why = model.get("dropped_log_reason")
-    return f"{model['dropped_log_bytes']} bytes of it were lost{lost_ago(model)}{f': {plain(why)}' if why else ''}"
+    return f"{model['dropped_log_bytes']} bytes of it were lost{f': {plain(why)}' if why else ''}"
 
 
 def _last_exit(model: Model) -> str:

@@ -121,13 +121,7 @@ def _proxys_log(proxy: dict[str, Any]) -> list[str]:
     if not proxy.get("dropped_log_bytes") or proxy.get("dropped_log_now", True):
         return []
     why = plain(proxy.get("dropped_log_reason") or "unknown")
-    return [f"proxy: {proxy['dropped_log_bytes']} bytes of its log were lost{lost_ago(proxy)} ({why})"]
-
-
-def lost_ago(teller: dict[str, Any]) -> str:
-    """Return when the last of a log's bytes were lost, as ", last 2m ago"; "" from an older muxd."""
-    ago = teller.get("dropped_log_ago_s")
-    return f", last {duration(ago)} ago" if ago is not None else ""
+    return [f"proxy: {proxy['dropped_log_bytes']} bytes of its log were lost ({why})"]
 
 
 def _few(names: list[str]) -> str:
@@ -170,11 +164,16 @@ def _cells(model: Model) -> tuple[str, ...]:
         plain(model["name"]),
         model["state"],
         duration(model["since_s"]),
-        ",".join(map(str, model["gpus"])) or "-",
+        ",".join(map(str, model["gpus"])) or anywhere(model) or "-",
         str(model["in_flight"]),
         str(model["waiting"]),
         str(model["restarts"]),
     )
+
+
+def anywhere(model: Model) -> str:
+    """Return "any 2" for a model that will run on any two GPUs; "" for others, and from an older muxd."""
+    return f"any {model['any_gpus']}" if model.get("any_gpus") else ""
 
 
 def note(model: Model, *, brief: bool = False) -> str:
@@ -194,7 +193,7 @@ def note(model: Model, *, brief: bool = False) -> str:
     elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):
         parts.append(f"{plain(last['reason'])} {duration(last['when_s'])} ago")
     if model["dropped_log_bytes"]:
-        parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost{lost_ago(model)}")
+        parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost")
     return "; ".join(part for part in parts if part)
 
 

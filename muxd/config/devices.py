@@ -131,6 +131,16 @@ class Devices:
         text = f"GPU {', '.join(absent)}, which {'are' if len(absent) > 1 else 'is'} not there"
         return f"{text}: there {'are' if len(there) > 1 else 'is'} {', '.join(there)}" if absent else ""
 
+    def any_of(self, count: int, pretend: int) -> tuple[str, ...]:
+        """Return the ids of the GPUs of which any `count` will do: all that muxd was given, of `pretend` ones if any.
+
+        Where nobody tells which there are, these are the first ones.
+        """
+        with suppress(ValueError):
+            if self.said is not None and (given := self.ids(self._muxd_gpus(), simulated=pretend > 0)):
+                return given
+        return tuple(map(str, range(pretend))) or self.there() or tuple(map(str, range(count)))
+
     def default(self, needs: Parallel, replicas: int = 1) -> tuple[str, ...]:
         """Return the GPUs of a model without `gpus`: as many as it needs of those that muxd was given, from the first.
 

@@ -24,7 +24,7 @@ from .model_capabilities import told_capabilities
 from .model_schema import MODEL_KEYS, Model
 from .names import MODEL_NAME
 from .problems import Problems
-from .readers import Base
+from .readers import ANY_GPUS, Base
 from .rules import check, check_folders
 from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
@@ -186,14 +186,17 @@ class _FileReading:
         self._environ = environ
         self._problems = problems
         self._devices = devices
+        self._pretend_gpus = 0
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(TABLES):
             self._problems.add((name,), why_no_table(name, raw, TABLES))
         defaults = self._table(("defaults",), raw.get("defaults", {}), MODEL_KEYS)
+        daemon = self._daemon(raw.get("muxd", {}))
+        self._pretend_gpus = daemon.simulated_gpus
         models = self._models(raw.get("models", {}), defaults)
         return Config(
-            daemon=self._daemon(raw.get("muxd", {})),
+            daemon=daemon,
             proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), keys_of(Proxy))),
             policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys_of(Policy))),
             gpus=self._gpu_budgets(
@@ -246,7 +249,7 @@ class _FileReading:
         given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
         options = ENGINE_OPTIONS[given.get("engine", DEFAULT_ENGINE)]
         said = {key: given[key] for key in keys_of(options) if key in given}
-        given = {key: value for key, value in given.items() if key in keys_of(Model)}
+        given = {key: value for key, value in given.items() if key in keys_of(Model) or key == "any_gpus"}
         return self._with_program(Model(name=name, engine_options=options(**said), **given))
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
@@ -255,6 +258,10 @@ class _FileReading:
             needs = _gpus_needed(given.get("args", ()))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
             is_pretend = "engine" in given and _is_pretend(given["engine"])
+            if names[:1] and names[0].startswith(ANY_GPUS):
+                count = int(names[0].removeprefix(ANY_GPUS))
+                any_of = self._devices.any_of(count, self._pretend_gpus if is_pretend else 0)
+                return {"gpus": any_of, "any_gpus": count}
             return {"gpus": self._devices.distinct_ids(names, simulated=is_pretend)}
         except ValueError as error:
             self._problems.add((*path, "gpus"), _with_remedy(error))

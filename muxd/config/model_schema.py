@@ -131,7 +131,8 @@ class Model:
         '["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"] or ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"]; the '
         "beginning of a UUID is enough, and a MIG slice is a GPU of its own.  Default: as many as args need (--tp and "
         "the like), the first of those that CUDA_VISIBLE_DEVICES names where muxd is started, else from 0 on.  A "
-        "launch script says it itself, and must be helped here where that cannot be read.",
+        "launch script says it itself, and must be helped here where that cannot be read.\n"
+        '"auto": any one GPU, chosen whenever the model is started, and "auto:2" any two.',
     )
     memory: Memory | None = key(
         Memory,
@@ -274,12 +275,13 @@ class Model:
     )
     log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
+    any_gpus: int = 0  # so many of `gpus` will do, which the core chooses; 0: all of them are meant
     engine_options: EngineOptions = field(default_factory=SGLangOptions)  # those of `engine`
 
     @property
-    def gpus_each(self) -> int:
-        """Return the number of GPUs that each of its replicas runs on."""
-        return len(self.gpus) // self.replicas
+    def gpu_count(self) -> int:
+        """Return on how many GPUs the model runs, at least 1."""
+        return self.any_gpus or max(1, len(self.gpus))
 
 
 #: The keys of `[models.NAME]` and `[defaults]`: those of every model, and those of its engine.

@@ -63,9 +63,6 @@ _EXPANSION = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*")
 _HOME_OF_ANOTHER = re.compile(r"~[^/]+")
 _ONLY_HOME = 'only a leading "~/" is expanded; write the path in full'
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
-_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com", "modelscope.cn", "www.modelscope.cn")
-_HUB_SCHEMES = ("hf", "huggingface", "hub")
-_AN_ID = "the id alone, such as Qwen/Qwen3-14B"
 _OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # from which SGLang itself loads weights
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
@@ -239,10 +236,17 @@ def _check_json(value: Any) -> None:
         raise ValueError(f"{shown(value)} cannot be said in JSON; use text, numbers, true, false, lists and tables")
 
 
+#: What `gpu_names` returns for any GPUs, before their number.
+ANY_GPUS = "auto:"
+_ANY_GPUS = re.compile("auto(?::([1-9][0-9]?))?")
+
+
 def gpu_names(value: Any, base: Base) -> tuple[str, ...]:
-    """Read a list of GPUs, by number or by name (UUID), as text; `devices` finds their ids."""
+    """Read a list of GPUs, by number or by name (UUID), as text; `devices` finds their ids.  Or "auto:N": any N."""
+    if isinstance(value, str) and (match := _ANY_GPUS.fullmatch(value)):
+        return (f"{ANY_GPUS}{match[1] or 1}",)
     if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
-        raise ValueError(f"{shown(value)} is not a list of GPU numbers; write [0] or [0, 1]")
+        raise ValueError(f'{shown(value)} is not a list of GPU numbers; write [0] or [0, 1], or "auto" for any')
     if (least := min((item for item in value if isinstance(item, int)), default=0)) < 0:
         raise ValueError(f"{least} is not a GPU number; they count from 0")
     return tuple(map(str, _distinct(value)))
@@ -309,8 +313,7 @@ def weights(value: Any, base: Base) -> str:
     """
     given = text(value, base)
     if not given.startswith(("/", "./", "../", "~")):
-        is_id = _HUB_ID.fullmatch(given) and given.partition("/")[0] not in _HUB_HOSTS
-        if not (is_id or given.startswith(_OBJECT_STORES)):
+        if not (_HUB_ID.fullmatch(given) or given.startswith(_OBJECT_STORES)):
             raise ValueError(f"{shown(given)} is neither a Hub id nor a path: {_why_no_hub_id(given, base)}")
         return given
     found = base.resolve(given)
@@ -323,23 +326,18 @@ def _why_no_hub_id(given: str, base: Base) -> str:
     """Return why `given` is no Hub id, and what was probably meant."""
     if wanted := _EXPANSION.search(given):
         return f"{wanted[0]} would be taken literally: {_ONLY_HOME}"
-    scheme, is_url, rest = given.rpartition("://")
-    host, _, path = rest.partition("/")
-    if host in _HUB_HOSTS or (is_url and scheme in _HUB_SCHEMES):
-        parts = (path if host in _HUB_HOSTS else rest).partition("?")[0].split("/")
-        meant = "/".join(parts[1:3] if parts[0] == "models" else parts[:2])
-        return f"{'a URL' if is_url else 'an address'}; write {meant if _HUB_ID.fullmatch(meant) else _AN_ID}"
-    if is_url:
-        return f"a URL; write {_AN_ID}"
-    for found in (f"./{given}", f"/{given}"):
-        if os.path.exists(base.directory / found):
-            return f"something of that name is here: write {shown(found)}"
-    if (tagged := given.partition(":"))[1] and _HUB_ID.fullmatch(tagged[0]):
-        return f"an id has no tag; write {tagged[0]}"
-    begins = 'a path begins with "/", "./", "../" or "~/"'
+    if "://" in given:
+        host, _, rest = given.partition("://")[2].partition("/")
+        on_hub = host in ("huggingface.co", "www.huggingface.co", "hf.co")
+        meant = "/".join(rest.split("?")[0].split("/")[:2]) if on_hub else ""
+        return f"a URL; write {meant if _HUB_ID.fullmatch(meant) else 'the id alone, such as Qwen/Qwen3-14B'}"
+    for path in (f"./{given}", f"/{given}"):
+        if os.path.exists(base.directory / path):
+            return f"something of that name is here: write {shown(path)}"
+    path = 'a path begins with "/", "./", "../" or "~/"'
     if given.count("/") > 1:
-        return f'an id has one "/" at most; {begins}: write {shown("/" + given)}, if that is meant'
-    return f"an id has letters, digits, '.', '_', '-' and at most one '/', as Qwen/Qwen3-14B; {begins}"
+        return f'an id has one "/" at most; {path}: write {shown("/" + given)}, if that is meant'
+    return f"an id has letters, digits, '.', '_', '-' and at most one '/', as Qwen/Qwen3-14B; {path}"
 
 
 def _mode(found: Path) -> int:

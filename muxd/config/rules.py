@@ -280,7 +280,9 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
 def _replicas(model: Model, engine: str, *, is_pretend: bool) -> Iterator[Finding]:
     """Yield what keeps several workers from serving the model."""
     count = len(model.gpus)
-    if not is_pretend:
+    if model.any_gpus:
+        yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
+    elif not is_pretend:
         text = f"muxd has no router yet for {model.replicas} replicas of {engine}"
         yield ("replicas",), f'{text}; leave this out, or try it with engine = "simulator"'
     elif count % model.replicas:

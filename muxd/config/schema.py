@@ -97,6 +97,11 @@ class Daemon:
         doc="Host RAM that the weights of all models with sleep_level = 1 may take together, from their start on.  One "
         "that finds no room there sleeps at level 2.  Default: nine tenths of what is available when muxd starts.",
     )
+    simulated_gpus: int = key(
+        integer(1, 64),
+        1,
+        doc='How many pretend GPUs there are for simulated models with gpus = "auto".',
+    )
     simulated_gpu_memory: int = key(
         size(low=MiB), "80GiB", doc='The size of each pretend GPU, for models with engine = "simulator".'
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .ledger import GpuId
 from .states import WorkerState
 
 
@@ -9,11 +10,13 @@ from .states import WorkerState
 class StartWorker:
     """Load it from nothing; answered by WorkerReady or WorkerExited.
 
-    `level`: for which its process is launched; None: the one that is configured.
+    `level`: for which its process is launched; None: the one that is configured.  `gpus`: those that were chosen for
+    it; none: those that are configured.
     """
 
     worker: str
     level: int | None = None
+    gpus: tuple[GpuId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

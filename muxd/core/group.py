@@ -86,6 +86,7 @@ class Group:
         self.drain_deadline = inf
         self.order: Order | None = None
         self.stopped_by_operator = False  # it stays down until a start
+        self.is_target = False  # of a switch: it comes to its GPUs
         self.retired = False  # the configuration has it no more: it goes as soon as it can
         self.pending_spec: GroupSpec | None = None  # what it is to be once its processes have ended
         self.told: tuple[str, ...] | None = None  # URLs of the members that its router was last told; None: none yet
@@ -111,7 +112,20 @@ class Group:
         self.serving = tuple(w for w in self.members if not w.is_router)
         self.roles = [tuple(w for w in self.members if w.spec.role is role) for role in Role]
         self.roles = [workers for workers in self.roles if workers]
-        self.gpus: frozenset[GpuId] = frozenset().union(*(w.spec.gpus for w in self.serving))
+        self._note_gpus()
+
+    def _note_gpus(self) -> None:
+        self.gpus: frozenset[GpuId] = frozenset().union(*(w.gpus for w in self.serving))
+
+    @property
+    def is_placed(self) -> bool:
+        """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to."""
+        return self.is_target or len(self.serving) > 1 or not self.serving[0].spec.any_of or not self.is_down
+
+    def place(self, gpus: frozenset[GpuId]) -> None:
+        """Let the only worker of a group that is not placed run on these GPUs when it comes."""
+        self.serving[0].gpus = gpus
+        self._note_gpus()
 
     def renew(self, now: float) -> None:
         """Let the pending spec hold, and forget what was learned of processes of the former one."""
@@ -125,7 +139,7 @@ class Group:
         """Take over a configuration that needs no other processes."""
         self.spec = spec
         for worker, of_worker in zip(self.members, spec.workers, strict=True):
-            worker.spec = of_worker
+            worker.update(of_worker)
         self._note_members()
 
     @property
@@ -207,8 +221,7 @@ class Group:
 
     def stuck_for(self, group: "Group") -> Worker | None:
         """Return a member that is stuck with memory that the other group needs."""
-        needs = {resource for worker in group.serving for resource in worker.spec.claim}
-        stuck = (w for w in self.serving if w.state is WorkerState.STUCK and not needs.isdisjoint(w.spec.claim))
+        stuck = (w for w in self.serving if w.state is WorkerState.STUCK and not group.gpus.isdisjoint(w.gpus))
         return next(stuck, None)
 
     @property

@@ -6,7 +6,8 @@ when to do it is decided in `switching` and `scheduler`.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import inf
+from itertools import combinations, islice
+from math import comb, inf
 from typing import NamedTuple
 
 from . import eviction
@@ -37,6 +38,10 @@ END_GRACE = 1.0
 
 #: Uses per second of a group that was never wanted: that it leaves costs more than nothing.
 RARE = 1e-6
+
+
+#: So many sets of GPUs are looked at for a group to which any will do: more than all pairs of eight.
+GPU_SETS = 32
 
 
 class Impossible(NamedTuple):
@@ -148,7 +153,7 @@ class HostState:
         """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
         group.update(spec)
         for worker in group.members:
-            self.ledger.narrow(worker.name, worker.spec.gpus)
+            self.ledger.narrow(worker.name, worker.gpus)
         self._moves += 1  # its levels may be others now
         self._note_pinned()
 
@@ -192,14 +197,52 @@ class HostState:
         """Return what the group lacks on each GPU, as `Ledger.shortfall`, to which `left` is passed on."""
         if len(group.serving) == 1:
             worker = group.serving[0]
-            return self.ledger.shortfall(worker.name, worker.spec.claim, left)
+            return self.ledger.shortfall(worker.name, worker.gpu_claim, left)
         thought = {**left, **{worker.name: Holding({}, 3) for worker in _coming(group)}}
         missing: dict[GpuId, int] = {}
         for worker in _coming(group):  # each finds there what those before it take
-            for gpu, amount in self.ledger.shortfall(worker.name, worker.spec.claim, thought).items():
+            for gpu, amount in self.ledger.shortfall(worker.name, worker.gpu_claim, thought).items():
                 missing[gpu] = WHOLE if WHOLE in (amount, missing.get(gpu)) else max(amount, missing.get(gpu, 0))
-            thought[worker.name] = Holding(worker.spec.claim)
+            thought[worker.name] = Holding(worker.gpu_claim)
         return missing
+
+    def place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
+        """Choose the GPUs of a group to which any will do, and say whether its GPUs are none that is off limits.
+
+        The best are those whose evictions cost least, busy groups first; nobody leaves anywhere before somebody does.
+        Then those with most room left: a GPU that is shared serves each model more slowly, and gives its room to one
+        that needs a whole GPU at the cost of one more eviction.
+        """
+        if group.is_placed:
+            return not group.gpus & off_limits
+        sets = self._gpu_sets(group.serving[0], off_limits)
+        ranked = [(self._rank(group, gpus), gpus) for gpus in sets]
+        group.place(min(ranked, key=lambda each: each[0])[1] if ranked else group.gpus)
+        return bool(ranked)
+
+    def _gpu_sets(self, worker: Worker, off_limits: frozenset[GpuId]) -> Iterable[frozenset[GpuId]]:
+        """Return sets of GPUs on which the worker may come; at most GPU_SETS of those that have most room."""
+        spec, count = worker.spec, worker.spec.gpu_count
+        free = spec.gpus - off_limits
+        there = (free & self.gpus_there if spec.on_cards and self.gpus_there else free) or free
+        large = [gpu for gpu in in_order(there) if not self._lacks(spec, gpu)]
+        gpus = large if len(large) >= count else in_order(there)
+        if comb(len(gpus), count) > GPU_SETS:
+            gpus.sort(key=self.ledger.room, reverse=True)
+        return (frozenset(chosen) for chosen in islice(combinations(gpus, count), GPU_SETS))
+
+    def _lacks(self, spec: WorkerSpec, gpu: GpuId) -> bool:
+        """Say whether a GPU is too small for the worker, whoever leaves it."""
+        return gpu in self.ledger.capacity and spec.need > self.ledger.capacity[gpu]
+
+    def _rank(self, group: Group, gpus: frozenset[GpuId]) -> tuple[int, int, float, int, int]:
+        """Return how good the GPUs are for the group, the least being the best."""
+        group.place(gpus)
+        leaving = self.evictions(group)
+        stuck = sum(b.group.stuck_for(group) is not None for b in leaving) + len(self.fixed_in_the_way(group))
+        busy = sum(_is_busy(b.group) for b in leaving)
+        seconds = sum(_seconds(b.group, b.level) * max(b.group.demand(self.now), RARE) for b in leaving)
+        return stuck, busy, seconds, len(leaving), -sum(map(self.ledger.room, gpus))
 
     def evictions(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
@@ -319,14 +362,14 @@ class HostState:
 
     def _is_quiet(self, worker: Worker) -> bool:
         """Say whether no other worker's memory changes on the GPUs of this one: one at a time can be measured."""
-        return not any(worker.spec.gpus & other.spec.gpus for other in self._changing() if other is not worker)
+        return not any(worker.gpus & other.gpus for other in self._changing() if other is not worker)
 
     def _changing(self) -> Iterator[Worker]:
         return (worker for worker in self.workers.values() if worker.state in CHANGING)
 
     def changing_beside(self, group: Group) -> list[Worker]:
         """Return the workers of other groups whose memory changes on the group's GPUs: it must wait for them."""
-        return [w for w in self._changing() if w.group != group.name and not group.gpus.isdisjoint(w.spec.gpus)]
+        return [w for w in self._changing() if w.group != group.name and not group.gpus.isdisjoint(w.gpus)]
 
     def never_loads(self, group: Group) -> Impossible | None:
         """Return why this host can never load the group as it is configured; None if it is loaded, or nobody knows."""
@@ -336,6 +379,12 @@ class HostState:
         return next((impossible for impossible in each if impossible is not None), None) or self._crowded(group)
 
     def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
+        if spec.any_of:
+            found = spec.gpus & self.gpus_there if spec.on_cards and self.gpus_there else spec.gpus
+            if len(found) >= spec.any_of:
+                return None
+            reason = f"it needs {spec.any_of} GPUs, and there {'is' if len(found) == 1 else 'are'} "
+            return Impossible("gpu_missing", reason + (", ".join(in_order(found)) or "none"), "correct its `gpus`")
         missing = in_order(spec.gpus - self.gpus_there)
         if not (missing and self.gpus_there and spec.on_cards):
             return None
@@ -345,15 +394,16 @@ class HostState:
 
     def _too_small(self, spec: WorkerSpec, group: str) -> Impossible | None:
         """Return why the worker is too large for its GPUs: by what is declared, else by its weights."""
-        sizes = {gpu: self.sizes[gpu] for gpu in in_order(spec.gpus) if gpu in self.sizes}
+        largest = sorted(in_order(spec.gpus), key=lambda gpu: -self.sizes.get(gpu, 0)) if spec.any_of else spec.gpus
+        sizes = {gpu: self.sizes[gpu] for gpu in in_order([*largest][: spec.gpu_count]) if gpu in self.sizes}
         if spec.memory:
-            share = spec.memory // max(1, len(spec.gpus))
+            share = spec.memory // spec.gpu_count
             reason, remedy = f"it needs {share / GIB:.1f} GiB on each of its GPUs", "or correct its `memory`"
             small = {gpu: size for gpu, size in sizes.items() if share > size}
         else:
             weights = self.weights.get(group, 0)
             reason, remedy = f"its weights alone need {weights / GIB:.1f} GiB", "or a smaller model"
-            small = sizes if len(sizes) == len(spec.gpus) and weights > sum(sizes.values()) else {}
+            small = sizes if len(sizes) == spec.gpu_count and weights > sum(sizes.values()) else {}
         if not small:
             return None
         has = ", ".join(f"GPU {gpu} has {size / GIB:.1f} GiB in all" for gpu, size in small.items())
@@ -362,7 +412,7 @@ class HostState:
     def _crowded(self, group: Group) -> Impossible | None:
         """Return why members of a group, each small enough, can never be on one GPU together."""
         for gpu in in_order(group.gpus):
-            shares = [worker.spec.share for worker in group.serving if gpu in worker.spec.gpus]
+            shares = [worker.spec.share for worker in group.serving if gpu in worker.gpus]
             capacity = self.sizes.get(gpu)
             if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
                 continue
@@ -380,9 +430,7 @@ class HostState:
         coming = _coming(group) if self.strangers and is_at_rest else ()
         needs: dict[GpuId, int] = {}
         for worker in coming:
-            spec = worker.spec
-            share = spec.memory // max(1, len(spec.gpus)) if spec.share == WHOLE else spec.share
-            needs |= {gpu: needs.get(gpu, 0) + share for gpu in spec.gpus}
+            needs |= {gpu: needs.get(gpu, 0) + worker.spec.need for gpu in worker.gpus}
         short = [gpu for gpu in in_order(needs) if gpu in self.strangers and needs[gpu] > self.ledger.capacity[gpu]]
         if not short:
             return ""
@@ -407,7 +455,7 @@ class HostState:
             if not worker.may_come(self.now) or not self._is_quiet(worker):
                 continue
             if not worker.is_router and not self.ledger.is_awake(worker.name):
-                if self.ledger.shortfall(worker.name, worker.spec.claim):
+                if self.ledger.shortfall(worker.name, worker.gpu_claim):
                     continue
                 self._claim(worker)
             yield from self._bring(worker)
@@ -437,7 +485,7 @@ class HostState:
         if not worker.is_router:
             self._claim(worker)
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
-        yield StartWorker(worker.name, worker.launched)
+        yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
 
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
@@ -617,10 +665,14 @@ def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: floa
         if kept != before:
             options.append(eviction.LevelCost(level, _seconds(group, level) * max(group.demand(now), RARE)))
         before = kept
+    return eviction.Resident(group.name, _is_busy(group), tuple(options))
+
+
+def _is_busy(group: Group) -> bool:
+    """Say whether the group's leaving would cut off requests, or a load, or cannot be had."""
     coming = (WorkerState.STARTING, WorkerState.WAKING)
-    is_busy = group.in_use or group.state in coming or _is_stuck(group)
     is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
-    return eviction.Resident(group.name, is_awake and is_busy, tuple(options))
+    return is_awake and (group.in_use or group.state in coming or _is_stuck(group))
 
 
 def _reload_cost(group: Group) -> float:

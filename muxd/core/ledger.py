@@ -111,6 +111,14 @@ class Ledger:
                     missing[gpu] = over
         return missing
 
+    def room(self, gpu: GpuId) -> int:
+        """Return the bytes of a GPU that nobody claims; where its size is unknown, minus the number of claims."""
+        capacity = self.capacity.get(gpu)
+        claims = [h.claim[gpu] for h in self._holdings.values() if gpu in h.claim]
+        if capacity is None:
+            return -len(claims)
+        return 0 if WHOLE in claims else capacity - sum(claims)
+
     def take(self, worker: str, claim: Claim) -> None:
         """Let `worker` have what it needs to serve; it must be there."""
         missing = self.shortfall(worker, claim)

@@ -185,6 +185,7 @@ class Orders:
 
     def _bring(self, group: Group) -> Iterator[Command]:
         """Bring the group to its GPUs, if there is room."""
+        self.host.place(group)
         if group.state is WorkerState.READY:
             yield from self._finish(group)
         elif group.state not in AT_REST or self._switching.is_coming(group):

@@ -274,6 +274,7 @@ class Scheduler:
         if group.stopped_by_operator:
             what = f"model {group.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {group.name}` lets it run again", None
+        self.host.place(group)
         if never := self.host.never_loads(group):
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()

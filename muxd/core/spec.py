@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .ledger import WHOLE, Claim, GpuId
+from .ledger import WHOLE, GpuId
 
 
 class Role(StrEnum):
@@ -26,6 +26,7 @@ class WorkerSpec:
 
     name: str
     gpus: frozenset[GpuId] = frozenset({"0"})
+    any_of: int = 0  # so many of its GPUs, chosen whenever its group, which has it alone, is started; 0: all of them
     share: int = WHOLE  # bytes of each of its GPUs, to serve; WHOLE: all that sleepers leave
     on_cards: bool = True  # its GPUs are real; else names that only keep it apart from others
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
@@ -43,9 +44,13 @@ class WorkerSpec:
         return level in (self.sleep_level, 3) or level in self.levels
 
     @property
-    def claim(self) -> Claim:
-        """Return the memory that the worker needs to serve."""
-        return dict.fromkeys(self.gpus, self.share)
+    def gpu_count(self) -> int:
+        return self.any_of or max(1, len(self.gpus))
+
+    @property
+    def need(self) -> int:
+        """Return the bytes that the worker needs on each of its GPUs, as far as somebody said; else 0."""
+        return self.memory // self.gpu_count if self.share == WHOLE else self.share
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class Switching:
         self.next_decision = inf
         self._kept_for = frozenset()
         self.forget_plans()
+        self._think_of_places()
         self._line_up()
         for group, urgent in self._in_order():
             yield from self._consider(group, urgent=urgent)
@@ -145,7 +146,10 @@ class Switching:
         if switch.begun:
             return target.state in COMING
         victims = self._remaining(switch)
-        if target.state not in AT_REST or any(v.group.stuck_for(target) or v.group.is_fixed for v in victims):
+        came_back = COMING | {WorkerState.READY}  # one that kept more than was thought, and was then ordered to start
+        if target.state not in AT_REST or any(
+            v.group.stuck_for(target) or v.group.is_fixed or v.group.state in came_back for v in victims
+        ):
             return False
         return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
 
@@ -213,6 +217,7 @@ class Switching:
     def drop(self, group: Group) -> None:
         """Drop a switch to it that has not begun."""
         self.running = [s for s in self.running if s.begun or s.target != group.name]
+        group.is_target = self.switch_to(group) is not None
 
     def forget(self, group: Group) -> None:
         """Forget a group that is about to be removed."""
@@ -256,7 +261,7 @@ class Switching:
                 yield group, False
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
             earlier = (self.host.groups[n].gpus for n in self.preload[:place])
-            if not self.host.groups[name].gpus & frozenset().union(*earlier):
+            if self._place(self.host.groups[name], frozenset().union(*earlier)):
                 yield self.host.groups[name], False
 
     def position(self, group: Group) -> int:
@@ -267,6 +272,24 @@ class Switching:
     def is_wished(self, group: Group) -> bool:
         """Say whether an operator's switch to the group is open."""
         return self.operator_switch is not None and self.operator_switch.group == group.name
+
+    def _place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
+        """Choose the group's GPUs, if any will do; say whether they are none that is off limits."""
+        before = group.gpus
+        is_placed = self.host.place(group, off_limits)
+        if group.gpus != before:
+            self._plans.pop(group.name, None)
+            self._candidates.pop(group.name, None)
+            self._rivals_for.clear()
+        return is_placed
+
+    def _think_of_places(self) -> None:
+        """Think of GPUs for those who want to come to any; they change their mind until a switch to them is made."""
+        targets = {switch.target for switch in self.running}
+        for group in self.host.groups.values():
+            group.is_target = group.name in targets
+            if group.wanted or self.is_wished(group) or group.state is WorkerState.BACKOFF:
+                self._place(group)
 
     def _line_up(self) -> None:
         """Order the waiting models: those whose time has come, the longest due first; then by what serving them is
@@ -296,7 +319,7 @@ class Switching:
 
     def _consider(self, group: Group, *, urgent: bool) -> Iterator[Command]:
         """Begin the switch to this group, if it may come now; else note when to decide again."""
-        if group.state not in AT_REST or self._is_claimed(group) or not (urgent or self._may_pass(group)):
+        if group.state not in AT_REST or not self._place(group, self._off_limits(urgent=urgent)):
             return
         if self.host.now < group.retry_at:
             self.next_decision = min(self.next_decision, group.retry_at)
@@ -316,13 +339,14 @@ class Switching:
             return
         yield from self._begin(group, blockers)
 
-    def _may_pass(self, group: Group) -> bool:
-        """Say whether the group's GPUs are kept neither for an operator's open switch nor for one that waited long."""
+    def _off_limits(self, *, urgent: bool) -> frozenset[GpuId]:
+        """Return the GPUs that no switch may be made to: those of running switches and, unless it is `urgent`, those
+        kept for an operator's open switch or for one who waited long."""
+        claimed = frozenset[GpuId]().union(*map(self._claimed, self.running))
+        if urgent:
+            return claimed
         wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()
-        return not group.gpus & (wished | self._kept_for)
-
-    def _is_claimed(self, group: Group) -> bool:
-        return any(group.gpus & self._claimed(s) for s in self.running)
+        return claimed | wished | self._kept_for
 
     def gives_way_at(self, blocker: Eviction, group: Group) -> float:
         """Return when `blocker` gives way to `group`: at once where it leaves already, inf for no reason.
@@ -397,6 +421,7 @@ class Switching:
     def _begin(self, group: Group, blockers: Sequence[Eviction]) -> Iterator[Command]:
         switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now)
         self.running.append(switch)
+        group.is_target = True
         self._rivals_for.clear()
         for blocker in blockers:
             active = blocker.group

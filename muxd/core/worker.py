@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from .events import Failure
-from .ledger import HOST_RAM, Claim, Holding
+from .ledger import HOST_RAM, Claim, GpuId, Holding, in_order
 from .spec import Role, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
@@ -95,6 +95,25 @@ class Worker:
     ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
+    gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
+
+    def __post_init__(self) -> None:
+        self._take_gpus()
+
+    def _take_gpus(self) -> None:
+        """Take all GPUs of the spec, or for now the first ones where any will do."""
+        self.gpus = frozenset(in_order(self.spec.gpus)[: self.spec.gpu_count])
+
+    @property
+    def gpu_claim(self) -> Claim:
+        """Return the memory of GPUs that the worker needs to serve."""
+        return dict.fromkeys(self.gpus, self.spec.share)
+
+    def update(self, spec: WorkerSpec) -> None:
+        """Take over a configuration that the processes do not depend on; where any GPUs will do, it stays on its."""
+        self.spec = spec
+        if not spec.any_of:
+            self._take_gpus()
 
     @property
     def name(self) -> str:
@@ -128,6 +147,7 @@ class Worker:
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""
         self.spec = spec
+        self._take_gpus()
         self.costs = _costs()
         self.kept.clear()
         self.failures.clear()
@@ -140,7 +160,7 @@ class Worker:
     @property
     def claim(self) -> Claim:
         """Return the memory that the worker needs to serve, of its GPUs and of host RAM."""
-        return {**self.spec.claim, HOST_RAM: self.copy} if self.copy else self.spec.claim
+        return {**self.gpu_claim, HOST_RAM: self.copy} if self.copy else self.gpu_claim
 
     def holding_asleep(self, level: int) -> Holding:
         """Return what the worker keeps while it sleeps at `level`: as measured, else as declared."""
@@ -149,9 +169,9 @@ class Worker:
         in_host = {HOST_RAM: self.copy} if self.copy else {}
         if level == 0:  # where nobody can say what its weights take, it keeps all
             kept = self.kept.get(0, self.spec.resident or self.spec.share)
-            return Holding({**dict.fromkeys(self.spec.gpus, kept), **in_host}, 0)
+            return Holding({**dict.fromkeys(self.gpus, kept), **in_host}, 0)
         kept = self.kept.get(level, 0)
-        return Holding({**(dict.fromkeys(self.spec.gpus, kept) if kept else {}), **in_host}, level)
+        return Holding({**(dict.fromkeys(self.gpus, kept) if kept else {}), **in_host}, level)
 
     def can_sleep_at(self, level: int) -> bool:
         """Say whether the worker's process, or the next one as it is configured, can sleep at `level`."""

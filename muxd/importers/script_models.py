@@ -15,7 +15,7 @@ from typing import Any
 from muxd.config.devices import ORDER, VARIABLE, Devices
 from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.problems import Problems
-from muxd.config.readers import Base
+from muxd.config.readers import ANY_GPUS, Base
 from muxd.config.sources import Source
 
 from .lexer import Place
@@ -34,6 +34,12 @@ def follow_script(
     """Complete the table `own` with what its script says; what is wrong goes to `problems`, with file and line."""
     own = {key: value for key, value in own.items() if (key, value) != ("port", 0)}
     named: tuple[str, ...] = own.get("gpus", defaults.get("gpus", ()))
+    if named[:1] and named[0].startswith(ANY_GPUS):
+        named = ()
+        if "gpus" in own:
+            del own["gpus"]
+            text = "any GPU is chosen for a server that muxd starts; name those of the script, or leave this out"
+            problems.add(("models", name, "gpus"), text)
     given = {ORDER: "PCI_BUS_ID", VARIABLE: ",".join(named)} if named else {}
     given |= {"PORT": str(own["port"])} if "port" in own else {}
     cwd: Path = own.get("cwd") or defaults.get("cwd") or base.directory

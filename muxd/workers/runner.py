@@ -6,6 +6,7 @@ from pathlib import Path
 
 from muxd.children import Child, Dropped
 from muxd.config import Model
+from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
 from muxd.engines.registry import engine_for
 
@@ -29,6 +30,7 @@ class Runner:
         self._context = context
         self._life: WorkerProcess | None = None
         self._launched: int | None = None  # the level for which its server was launched; None: the configured one
+        self._placed: tuple[GpuId, ...] = ()  # GPUs that were chosen for its server; none: the configured ones
         self._context_length: int | None = None
         self._is_generation: bool | None = None
         self._last_words: list[str] = []
@@ -38,6 +40,7 @@ class Runner:
         """Take over a configuration that changes the worker's processes; none of them may be left."""
         assert self._life is None, f"{self.model.name} lives"
         self.model = model
+        self._placed = ()
         self._engine = self._make_engine()
         self._gpu_memory = GpuMemoryTracker(self._context.gpus, model, self._context.held_memory)
         self._context_length = None
@@ -49,12 +52,13 @@ class Runner:
     def update(self, model: Model) -> None:
         """Take over a configuration that changed in nothing that the running processes depend on."""
         self.model = model
-        self._gpu_memory.update(model)
+        self._gpu_memory.update(self._as_launched())
         if self._life is not None:
             self._life.update(self._as_launched())
 
     def _as_launched(self) -> Model:
-        return self.model if self._launched is None else replace(self.model, sleep_level=self._launched)
+        model = self.model if self._launched is None else replace(self.model, sleep_level=self._launched)
+        return replace(model, gpus=self._placed, any_gpus=0) if self._placed else model
 
     @property
     def gpu_memory(self) -> GpuMemoryTracker:
@@ -110,14 +114,16 @@ class Runner:
         link = self._life.link if self._life is not None else None
         return await self._engine.metrics(link) if link is not None else None
 
-    def start(self, level: int | None = None) -> Callable[[], Awaitable[None]]:
+    def start(self, level: int | None = None, gpus: tuple[GpuId, ...] = ()) -> Callable[[], Awaitable[None]]:
         """Begin a new life of the worker, which `stop` can end from now on.
 
-        `level`: the sleep level for which its server is launched; None: the one that is configured.  Return the async
-        function that the caller has to run; it returns when no process of this life is left.
+        `level`: the sleep level for which its server is launched; None: the one that is configured.  `gpus`: those that
+        were chosen for it.  Return the async function that the caller has to run; it returns when no process of this
+        life is left.
         """
         assert self._life is None, f"{self.model.name} lives already"
-        self._launched = level
+        self._launched, self._placed = level, gpus
+        self._gpu_memory.update(self._as_launched())
         self._life = WorkerProcess(self._as_launched(), self._engine, self._gpu_memory, self._context)
         return self._live
 

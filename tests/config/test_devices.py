@@ -96,6 +96,44 @@ def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
     assert load_proxy_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)}).models[0].name == "a"
 
 
+# Any GPUs
+
+
+@pytest.mark.parametrize(("gpus", "count"), [("auto", 1), ("auto:1", 1), ("auto:2", 2)])
+def test_any_gpus_are_all_that_there_are_but_for_divided_cards(load, gpus, count):
+    (model,) = load(f'{REAL}gpus = "{gpus}"').models
+    assert (model.gpus, model.any_gpus, model.gpu_count) == (("0", "1", SLICE, "MIG-aaaa"), count, count)
+    assert ("--tp-size" in server_flags(model, 1)) is (count > 1)
+
+
+def test_any_gpus_are_of_those_that_muxd_was_given(load):
+    config = load(f'{REAL}gpus = "auto"', CUDA_VISIBLE_DEVICES="3,5")
+    assert (config.models[0].gpus, config.remarks) == (("3", "5"), ())
+
+
+def test_where_nobody_tells_of_gpus_any_are_the_first(load, monkeypatch):
+    monkeypatch.setattr("muxd.config.devices.Devices.there", lambda _: ())
+    assert load(f'{REAL}gpus = "auto:3"').models[0].gpus == ("0", "1", "2")
+
+
+def test_of_pretend_gpus_there_are_as_many_as_muxd_is_told(load):
+    (model,) = load(f'[muxd]\nsimulated_gpus = 4\n[defaults]\ngpus = "auto:2"\n{PRETEND}').models
+    assert (model.gpus, model.any_gpus) == (("0", "1", "2", "3"), 2)
+    assert load(f'{PRETEND}gpus = "auto"').models[0].gpus == ("0",)
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    (f'{REAL}gpus = "auto:0"',
+     'models.a.gpus: "auto:0" is not a list of GPU numbers; write [0] or [0, 1], or "auto" for any'),
+    (f'{REAL}gpus = "auto"\nargs = ["--tp", "2"]',
+     "models.a.args: the server needs 2 GPUs (tp 2), and gpus names 1; name as many there, or correct args"),
+    (f'{PRETEND}gpus = "auto"\nreplicas = 2',
+     "models.a.gpus: any GPU is chosen for one worker; name those of the replicas, or leave replicas out"),
+])  # fmt: skip
+def test_any_gpus_that_cannot_be_are_told(load, text, problem):
+    assert problems(load, text) == [problem]
+
+
 # [gpus]
 
 

@@ -38,6 +38,7 @@ class Oracle:
         self.kept: dict[str, int] = {}  # bytes of each GPU that a sleeper was last measured to keep
         self.copies: dict[str, int] = {}  # bytes of host RAM that the copy of a worker's weights has
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
+        self.on: dict[str, frozenset[str]] = {}  # where those to which any GPUs would do were started
         self.owner: dict[int, str] = {}  # the group of each lease
         self.finished = False
 
@@ -63,6 +64,8 @@ class Oracle:
             case StartWorker(worker, level):
                 assert self.holds[worker] == GONE, f"a second copy of {worker}"
                 self._must_fit_in_host_ram(worker, level)
+
+                self._note_place(worker, command.gpus)
                 self._must_be_alone(worker)
                 self._must_fit(worker)
                 self.holds[worker] = LOADED
@@ -134,12 +137,22 @@ class Oracle:
         group = host.groups[host.workers[worker].group]
         assert not group.spec.pinned or group.order is not None, f"{group.name} is pinned, and sleeps for another one"
 
+    def _note_place(self, worker: str, gpus: tuple[str, ...]) -> None:
+        """See that a worker to which any GPUs will do is told as many as it needs of those that it may have."""
+        spec = self.scheduler.host.workers[worker].spec
+        assert len(gpus) == spec.any_of
+        assert spec.gpus.issuperset(gpus)
+        self.on[worker] = frozenset(gpus)
+
+    def _gpus(self, worker: str) -> frozenset[str]:
+        return self.on.get(worker) or self.scheduler.host.workers[worker].spec.gpus
+
     def _must_be_alone(self, worker: str) -> None:
         """See that no other worker loads, sleeps or wakes on its GPUs: two at a time cannot be measured."""
         known = self.scheduler.host.workers
         moving = (WorkerState.STARTING, WorkerState.WAKING, WorkerState.FALLING_ASLEEP)
         others = [n for n, w in known.items() if n != worker and w.state in moving and self.holds[n] != GONE]
-        beside = [n for n in others if known[n].spec.gpus & known[worker].spec.gpus]
+        beside = [n for n in others if self._gpus(n) & self._gpus(worker)]
         assert not beside, f"{worker} moves while {beside} do"
 
     def _must_fit_in_host_ram(self, worker: str, level: int | None) -> None:
@@ -158,9 +171,9 @@ class Oracle:
         awake = {name: known[name].spec for name in (*loaded, *leaving) if name != worker}
         asleep = {n for n, what in self.holds.items() if n in known and n not in (worker, *awake) and what in (0, 1, 2)}
         spec = known[worker].spec
-        for gpu in spec.gpus:
-            on_it = [other for other in awake.values() if gpu in other.gpus]
-            sleepers = [n for n in asleep if gpu in known[n].spec.gpus]
+        for gpu in self._gpus(worker):
+            on_it = [other for other in awake.values() if gpu in self._gpus(other.name)]
+            sleepers = [n for n in asleep if gpu in self._gpus(n)]
             shallow = [n for n in sleepers if self.holds[n] == 0]
             capacity = self.scheduler.host.ledger.capacity.get(gpu)
             if spec.share == WHOLE or capacity is None or any(other.share == WHOLE for other in on_it):

@@ -31,6 +31,11 @@ def replicas(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.
     return GroupSpec(name, (*serving, router), preload, drain_timeout)
 
 
+def anywhere(name: str, count: int, *gpus: str, **more) -> GroupSpec:
+    """Return the spec of a group whose worker runs on so many of the GPUs, by default of three, whichever they are."""
+    return single(name, frozenset(gpus or ("0", "1", "2")), any_of=count, **more)
+
+
 class Playbook:
     def __init__(
         self,

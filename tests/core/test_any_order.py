@@ -59,7 +59,7 @@ from muxd.core.group import Group
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, replicas, single
+from .playbook import Playbook, anywhere, replicas, single
 
 SPECS = (
     single("a", sleep_level=1, drain_timeout=20, preload=True),
@@ -118,8 +118,22 @@ PINNED = (
     single("g", gpus=frozenset({"1"})),
 )
 
+#: Most run on any of three GPUs; strangers come to these, and leave them.
+ANYWHERE = (
+    anywhere("a", 1, share=40, sleep_level=1, drain_timeout=20, preload=True),
+    anywhere(
+        "b", 1, share=50, sleep_level=0, levels=frozenset({0, 2}), resident=20, drain_timeout=inf, restart_limit=2
+    ),
+    anywhere("c", 2, share=60, sleep_level=3, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20),
+    anywhere("e", 1, drain_timeout=10, preload=True),
+    anywhere("g", 2, sleep_level=0, levels=frozenset({0, 1})),
+    single("h", gpus=frozenset({"0", "2"}), share=30),
+)
+
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
+WORLDS |= {"anywhere": ANYWHERE}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -140,7 +154,7 @@ class World:
     """Everything outside the core: processes, lease holders, operators; all of it by chance."""
 
     #: Methods that make one thing happen; a method that stands here more than once is as much more likely.
-    STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload")
+    STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload", "measure")
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
@@ -157,8 +171,9 @@ class World:
         self.tickets: set[int] = set()
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
+        self.sizes = dict.fromkeys(("0", "1", "2") if specs is ANYWHERE else ("0", "1"), 80)
         if specs is not SPECS:
-            self.tell(GpusMeasured(0.0, {"0": 80, "1": 80}))
+            self.tell(GpusMeasured(0.0, self.sizes))
         if specs is SHORT:
             self.tell(HostRamLimited(0.0, 45))
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
@@ -250,6 +265,12 @@ class World:
             changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
             self.specs = wanted or self.specs
             self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0))
+
+    def measure(self) -> None:
+        """Strangers come to some GPUs, or have left them."""
+        if self.configured is ANYWHERE and self.rng.random() < 0.3:
+            left = {gpu: self.rng.choice([0, 25, 45]) for gpu in self.sizes if self.rng.random() < 0.3}
+            self.tell(GpusMeasured(self.now, self.sizes, strangers=dict.fromkeys(left, "a stranger"), left=left))
 
     def answer(self, *, honest: bool = False) -> None:
         """One worker answers what it was told: as it should, or, unless honest, badly."""

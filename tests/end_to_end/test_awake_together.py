@@ -79,6 +79,22 @@ def test_what_a_stranger_holds_is_named_and_kept_clear_of_until_it_leaves(start)
     assert muxd.ask("huge")
 
 
+def test_models_that_any_gpu_will_do_for_are_spread_and_shown_where_they_are(start):
+    text = models(large=(28, 11), huge=(58, 11), small=(18, 11)) + 'gpus = "auto:2"\n'  # of the last table
+    text = text.replace('engine = "simulator"\n', 'engine = "simulator"\ngpus = "auto"\n')
+    muxd = start(text, daemon="simulated_gpus = 2")
+    assert [muxd.status(name)["gpus"] for name in ("large", "huge", "small")] == [[], [], []]
+    assert "any 2" in muxd.muxctl("status").stdout
+    for name in ("large", "huge"):
+        muxd.ask(name)
+    assert [muxd.status(name)["gpus"] for name in ("large", "huge")] == [[0], [1]], "nobody left for anybody"
+    assert [gpu["used"] >> 30 for gpu in muxd.status()["gpus"]] == [40, 70], "each where muxd says"
+    muxd.ask("small")  # 15 GiB on both: huge has to leave neither
+    assert muxd.status("small")["gpus"] == [0, 1]
+    assert [gpu["used"] >> 30 for gpu in muxd.status()["gpus"]] == [55, 16]
+    assert {name: muxd.status(name)["state"] for name in ("large", "huge")} == {"large": "ready", "huge": "asleep"}
+
+
 def test_a_reload_takes_another_budget_over(start):
     muxd = start(models(large=(28, 11), small=(18, 11)))
     for name in ("large", "small"):

@@ -165,6 +165,13 @@ def test_gpus_may_be_named_in_tables(load, cards, name, gpu):
     assert (model.gpus, model.script.env["CUDA_VISIBLE_DEVICES"]) == ((gpu,), name)
 
 
+def test_a_scripts_gpus_are_not_chosen_by_muxd(problems, load, cards):
+    (problem,) = problems(f'{NAMED}gpus = "auto"')
+    text = "any GPU is chosen for a server that muxd starts; name those of the script, or leave this out"
+    assert problem == f"muxd.toml:3: models.legacy.gpus: {text}"
+    assert "MIG-aaaa" in load(f'[defaults]\ngpus = "auto"\n{NAMED}', LEGACY).models[0].gpus
+
+
 def test_without_a_driver_a_name_is_asked_for(problems, monkeypatch):
     monkeypatch.setattr(muxd.gpus, "installed_gpus", no_driver)
     (problem,) = problems(f'{NAMED}gpus = ["GPU-1"]')

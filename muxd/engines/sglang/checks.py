@@ -65,11 +65,11 @@ def args_findings(model: Model) -> Iterator[Finding]:
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
         try:
-            needs, count = parallel(flag_of(model.args)), model.gpus_each
+            needs, count = parallel(flag_of(model.args)), model.gpu_count // model.replicas
         except TooManyGpus as error:
             yield ("args",), f"{error}; correct args"
             return
-        if model.gpus and needs.seen > count:
+        if model.gpus and needs.seen > max(1, count):
             names = f"gpus names {count}" + f" for each of {model.replicas} replicas" * (model.replicas > 1)
             text = f"the server needs {needs}, and {names}; name as many there, or correct args"
             yield ("args",), text
