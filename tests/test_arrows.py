@@ -83,6 +83,12 @@ def test_without_a_script_nothing_is_loaded_to_read_one():
     assert not [m for m in loaded_by("muxd.daemon, muxd.config.load") if m.startswith("muxd.importers")]
 
 
+@pytest.mark.parametrize("engine", ["sglang", "simulator"])
+def test_an_engine_knows_nothing_of_how_it_is_launched_or_followed(engine):
+    rooms = {m.split(".")[1] for m in loaded_by(f"muxd.engines.{engine}.engine") if m.startswith("muxd.")}
+    assert not rooms & {"launchers", "workers", "supervisor", "children", "proxy", "control"}
+
+
 @pytest.mark.parametrize("room", ["core", "workers", "children", "shim"])
 def test_no_engine_is_named_where_any_engine_is_meant(room):
     texts = {path.name: path.read_text().lower() for path in (MUXD / room).rglob("*.py")}

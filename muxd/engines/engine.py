@@ -8,7 +8,7 @@ from typing import Protocol
 
 from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
-from muxd.launchers.observed_scripts import ObservedServer
+from muxd.engines.observed_server import ObservedServer
 
 from .diagnosis import Diagnosis, Evidence
 from .engine_client import EngineClient

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from muxd.config import Model
 from muxd.config.command_lines import Command
-from muxd.launchers.observed_scripts import ObservedServer
+from muxd.engines.observed_server import ObservedServer
 
 from . import diagnosis
 from .diagnosis import Diagnosis, Evidence

@@ -17,6 +17,7 @@ import msgspec
 from muxd.config.model_schema import DeclaredServer, Model, Script
 from muxd.config.schema import Config
 from muxd.core.ledger import in_order, shown_gpu
+from muxd.engines.observed_server import ObservedServer
 from muxd.errors import in_words
 from muxd.own_files import UNREADABLE, put_aside, read, write
 
@@ -27,18 +28,6 @@ FILE = "scripts.json"
 
 #: So many scripts are remembered: those that were seen last.
 MOST = 500
-
-
-class ObservedServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One server, by its command line, its environment and its own answers."""
-
-    port: int
-    model: str = ""
-    served: str = ""
-    gpus: tuple[str, ...] = ()  # by id; none: they could not be seen
-    sleep_level: int = 3
-    is_embedding: bool = False
-    asks_key: bool = False  # an API key, which clients would have to show
 
 
 class ObservedScripts:

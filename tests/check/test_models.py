@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from muxd.engines.observed_server import ObservedServer
 from muxd.host.model_kinds import Unreadable, config_of
-from muxd.launchers.observed_scripts import ObservedServer
 from tests.host.hub import Hub
 from tests.unprivileged import closed
 

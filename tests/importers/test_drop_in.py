@@ -10,10 +10,11 @@ import pytest
 
 import muxd.gpus
 from muxd.config import load_config
+from muxd.engines.observed_server import ObservedServer
 from muxd.errors import ConfigError
 from muxd.gpus import GpuIdentity
 from muxd.importers.drop_in import SglangmuxArgs, model_name
-from muxd.launchers.observed_scripts import ObservedServer, completed
+from muxd.launchers.observed_scripts import completed
 
 SERVE = "python -m sglang.launch_server"
 

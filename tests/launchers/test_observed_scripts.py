@@ -8,7 +8,8 @@ import pytest
 from muxd.config import Config, Daemon, Model
 from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.schema import Key
-from muxd.launchers.observed_scripts import MOST, ObservedScripts, ObservedServer, completed, seen_before
+from muxd.engines.observed_server import ObservedServer
+from muxd.launchers.observed_scripts import MOST, ObservedScripts, completed, seen_before
 
 SEEN = ObservedServer(port=31000, model="org/a", served="a", gpus=("1",), sleep_level=2)
 

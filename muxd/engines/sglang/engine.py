@@ -18,7 +18,7 @@ from muxd.config.flags import FRACTION, TENSOR, flag_of, parallel
 from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
-from muxd.launchers.observed_scripts import ObservedServer
+from muxd.engines.observed_server import ObservedServer
 
 from . import diagnosis, observation
 from .kind import SGLANG

@@ -21,8 +21,8 @@ from muxd.config.devices import Devices
 from muxd.config.flags import flag_of
 from muxd.engines.diagnosis import Diagnosis
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
+from muxd.engines.observed_server import ObservedServer
 from muxd.errors import EngineTooOld
-from muxd.launchers.observed_scripts import ObservedServer
 from muxd.threads import in_thread
 
 #: The port's line in the YAML file that --config names, of which LONGEST_CONFIG bytes are read.

@@ -13,10 +13,10 @@ from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.config.model_schema import Script
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.observed_server import ObservedServer
 from muxd.engines.registry import engine_for
 from muxd.engines.sglang.engine import SGLang
 from muxd.http.server import serve_http
-from muxd.launchers.observed_scripts import ObservedServer
 from tests.childworld import World, eventually
 
 BOTH = ["kv_cache", "weights"]
