@@ -15,7 +15,7 @@ from math import inf
 
 import trio
 
-from .children import Children, become_subreaper, cgroups
+from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
 from .config.folders import why_not_had, writable_by_others
@@ -23,6 +23,7 @@ from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
 from .engines.gpu_source import open_gpus
+from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
 from .launchers.observed_scripts import ObservedScripts
 from .locks import hold
@@ -93,7 +94,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         for remark in (*model.script.faults, *model.script.remarks) if model.script is not None else ():
             log.warning("%s: %s", model.name, remark)
     become_subreaper()
-    children = Children(config.daemon.state_dir / "children", cgroups.enter())
+    children = Children(config.daemon.state_dir / RUN_DIR, cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
     leftover = state.load()
     if leftover.proxy is not None and config.proxy.managed:
@@ -115,6 +116,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
         nursery.start_soon(_tell_systemd, notifier)
+        nursery.start_soon(warn_of_missing_engines, config)
         proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
         notifier.ready(f"{len(config.models)} models, {proxy}")
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""

@@ -26,7 +26,7 @@ def members_of(model: Model) -> tuple[Member, ...]:
     """Return the workers of the model: those that serve, then the router, if there is one."""
     if model.replicas == 1:
         return (Member(Role.SERVE, model),)
-    each = len(model.gpus) // model.replicas
+    each = model.gpus_each
     common = replace(model, served_names=model.served_names or (model.name,), replicas=1)
     shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.replicas))
     serving = (
@@ -63,7 +63,7 @@ def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:
         sleep_level=model.sleep_level,
         levels=kind.levels(model),
         copy=(memory.weights if memory is not None else 0) if is_counted else None,
-        resident=(memory.weights + memory.overhead) // model.gpu_count if memory is not None else 0,
+        resident=(memory.weights + memory.overhead) // max(1, model.gpus_each) if memory is not None else 0,
         restart_limit=model.restart_limit,
         restart_window=model.restart_window,
         stable_after=model.stable_after,

@@ -336,6 +336,7 @@ async def test_output_that_the_disk_refuses_is_told_from_its_begin_to_its_end(au
         assert "a: its log in" in caplog.text
         muxd.host.servers["a"].dropped = Dropped(300, "No space left on device", False)
         await trio.sleep(5)
+        assert 3 < muxd.status("a")["dropped_log_ago_s"] <= 5
         assert "a: its log is written again; 300 bytes were lost so far" in caplog.text
         assert muxd.supervisor.log_of("a")[1] == {"bytes": 300, "reason": "No space left on device"}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from muxctl.display.overview import anywhere, seconds_to_ready
+from muxctl.display.overview import anywhere, lost_ago, seconds_to_ready
 from muxctl.display.tables import duration, gibibytes, hanging, plain
 
 Model = dict[str, Any]
@@ -122,7 +122,7 @@ def _log(model: Model) -> str:
     if not model["dropped_log_bytes"]:
         return ""
     why = model.get("dropped_log_reason")
-    return f"{model['dropped_log_bytes']} bytes of it were lost{f': {plain(why)}' if why else ''}"
+    return f"{model['dropped_log_bytes']} bytes of it were lost{lost_ago(model)}{f': {plain(why)}' if why else ''}"
 
 
 def _last_exit(model: Model) -> str:

@@ -121,7 +121,13 @@ def _proxys_log(proxy: dict[str, Any]) -> list[str]:
     if not proxy.get("dropped_log_bytes") or proxy.get("dropped_log_now", True):
         return []
     why = plain(proxy.get("dropped_log_reason") or "unknown")
-    return [f"proxy: {proxy['dropped_log_bytes']} bytes of its log were lost ({why})"]
+    return [f"proxy: {proxy['dropped_log_bytes']} bytes of its log were lost{lost_ago(proxy)} ({why})"]
+
+
+def lost_ago(teller: dict[str, Any]) -> str:
+    """Return when the last of a log's bytes were lost, as ", last 2m ago"; "" from an older muxd."""
+    ago = teller.get("dropped_log_ago_s")
+    return f", last {duration(ago)} ago" if ago is not None else ""
 
 
 def _few(names: list[str]) -> str:
@@ -193,7 +199,7 @@ def note(model: Model, *, brief: bool = False) -> str:
     elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):
         parts.append(f"{plain(last['reason'])} {duration(last['when_s'])} ago")
     if model["dropped_log_bytes"]:
-        parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost")
+        parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost{lost_ago(model)}")
     return "; ".join(part for part in parts if part)
 
 

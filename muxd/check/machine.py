@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 
+from muxd.children import RUN_DIR, mark_of, token_of
 from muxd.config.flags import runs_on_cpu
 from muxd.config.folders import why_not_had
 from muxd.config.lines import KeyPath
@@ -134,6 +135,13 @@ class HostCheck:
             return within(ask)
         except NoAnswer:
             return False
+
+    def is_left_over(self, pid: int) -> bool:
+        """Say whether an earlier muxd with this state_dir has started the process, and the next one looks after it."""
+        with suppress(OSError, NoAnswer):
+            run_dir = self.config.daemon.state_dir / RUN_DIR
+            return pid > 0 and within(lambda: token_of(pid).startswith(mark_of(run_dir)))
+        return False
 
     def gpu_lines(self) -> Iterator[ReportLine]:
         """Yield lines on the simulated and on the real GPUs, and on missing ones."""
@@ -272,6 +280,9 @@ def _port_line(machine: HostCheck, subject: str, host: str, port: int, where: st
             yield ok(subject, f"{port} is free")
     elif machine.is_running:
         yield ok(subject, f"{port} is held by {holder}: muxd is running")
+    elif machine.is_left_over(holder.pid):
+        effect = "takes it over" if subject == "port" else "ends that"
+        yield ok(subject, f"{port} is held by {holder}, which a muxd that is gone has left: muxd start {effect}")
     else:
         yield warn(subject, f"{port} is held by {holder}: end it, or use another port", where)
 

@@ -14,7 +14,6 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config, GiB
 from muxd.engines.registry import kind_of
 from muxd.host.bounded import NoAnswer, within
-from muxd.host.certain import certain_need
 from muxd.host.model_kinds import NoModel, Unreadable, Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import refuse_cut_off, weights_of
@@ -81,7 +80,13 @@ def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str
 # Its files
 
 #: Names that people give to folders of models, and that no publisher at the Hub has.
-_FOLDERS = ("models", "model", "checkpoints", "weights", "llm", "llms", "data", "mnt", "home")
+_FOLDERS = frozenset(
+    (
+        *("models", "model", "checkpoints", "checkpoint", "ckpt", "ckpts", "weights", "llm", "llms", "pretrained"),
+        *("data", "mnt", "home", "srv", "opt", "root", "tmp", "var", "usr", "nfs", "share", "shared", "storage"),
+        *("disk", "ssd", "nvme", "workspace", "work", "local", "hub", "cache", "output", "outputs", "merged"),
+    )
+)
 
 
 def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
@@ -166,8 +171,11 @@ def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, 
     if environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "yes", "YES", "ON", "on"):
         text = f"{given} is not in the Hub's cache {cache}, and HF_HUB_OFFLINE is set: it cannot be downloaded"
         return given, 0, [warn(model.name, text, where)]
-    local = f' (a local folder is written "./{given}")' if given.split("/")[0] in _FOLDERS else ""
-    return f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub{local}", 0, []
+    text = f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub"
+    local = f' (a local folder is written "./{given}")'
+    if "/" in given and given.split("/")[0] in _FOLDERS:
+        return given, 0, [warn(model.name, text + local, where)]
+    return text + (local if "/" not in given else ""), 0, []
 
 
 def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
@@ -191,7 +199,7 @@ def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[Rep
         yield from _too_few(model, problems.where(("models", model.name, "gpus")))
     if not kind_of(model).is_pretend or model.memory is None:
         return
-    share, total = model.memory.total // model.gpu_count, config.daemon.simulated_gpu_memory
+    share, total = model.memory.total // max(1, model.gpus_each), config.daemon.simulated_gpu_memory
     rooms = {gpu: config.gpus.most(gpu, total) for gpu in model.gpus}
     if small := [gpu for gpu in _best(model, rooms) if share > rooms[gpu]]:
         where = problems.where(("models", model.name, "memory"))
@@ -205,7 +213,7 @@ def _best(model: Model, rooms: Mapping[str, int]) -> list[str]:
 
 def _too_large(model: Model, gpu: str, room: int, total: int, where: str) -> ReportLine:
     needs = model.memory.total if model.memory is not None else 0
-    each = f" on {model.gpu_count} GPUs" if model.gpu_count > 1 else ""
+    each = f" on {model.gpus_each} GPUs" if model.gpus_each > 1 else ""
     has = _gib(room) if room == total else f"{_gib(room)} for models by [gpus]"
     text = f"needs {_gib(needs)}{each}, GPU {gpu} has {has}: it can never be loaded"
     return wrong(model.name, f"{text}; give it more gpus, or correct memory", where)
@@ -270,7 +278,7 @@ def _capacity(machine: HostCheck, model: Model, gpu: str) -> int:
 
 
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
-    share = model.memory.total // model.gpu_count if model.memory is not None else 0
+    share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
     best = _best(model, {gpu: machine.room(machine.gpus[gpu]) for gpu in model.gpus})
     small = min((machine.gpus[gpu] for gpu in best), key=machine.room, default=None)
     if small is None:
@@ -279,8 +287,8 @@ def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repor
     if share > machine.room(small):
         yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
-        have = f"have {_gib(together)} together" if model.gpu_count > 1 else f"has {_gib(together)}"
-        where, least = machine.where(model, "gpus"), certain_need(model, machine.environ_of(model))
+        have = f"have {_gib(together)} together" if model.gpus_each > 1 else f"has {_gib(together)}"
+        where, least = machine.where(model, "gpus"), kind_of(model).certain_need(model, machine.environ_of(model))
         if least > together:
             text = f"its weights alone need {_gib(least)}, {_gpus(model)} {have}: it can never be loaded"
             yield wrong(model.name, f"{text}; give it more gpus, or a smaller model", where)

@@ -17,11 +17,13 @@ from muxd.shim.processes import ANY_PORT
 
 from .child import Child
 from .orphans import become_subreaper
+from .proctree import mark_of, token_of
 from .records import ChildRecord, Dropped, ExitRecord, read_shim_record
-from .spawn import Children, ChildSpec, own_environment
+from .spawn import RUN_DIR, Children, ChildSpec, own_environment
 
 __all__ = [
     "ANY_PORT",
+    "RUN_DIR",
     "Child",
     "ChildRecord",
     "ChildSpec",
@@ -29,6 +31,8 @@ __all__ = [
     "Dropped",
     "ExitRecord",
     "become_subreaper",
+    "mark_of",
     "own_environment",
     "read_shim_record",
+    "token_of",
 ]

@@ -8,6 +8,7 @@ its session.  Each mark is checked so that a pid, or the number of a session, th
 is never taken for the old one.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Collection
@@ -122,6 +123,15 @@ def find(marks: ProcessFingerprint, known: Collection[tuple[int, int]] = ()) -> 
         found |= more
 
 
+def mark_of(run_dir: Path) -> str:
+    """Return the 12 hexadecimal digits that all tokens of a run directory begin with.  Raises OSError.
+
+    They are a hash of the directory's device and inode: the same on whatever path the directory is reached.
+    """
+    directory = run_dir.stat()
+    return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
+
+
 def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
     """Return, for each token that begins with `mark`, the living processes that have it in their environment.
 
@@ -130,7 +140,7 @@ def bearers(mark: str, spared: Collection[str]) -> dict[str, list[str]]:
     table = process_table()
     found: dict[str, list[str]] = {}
     for process in table.values():
-        token = _token_of(process.pid) if process.alive else ""
+        token = token_of(process.pid) if process.alive else ""
         if token.startswith(mark) and token not in spared and process.pid not in _ancestry(table):
             found.setdefault(token, []).append(
                 f"process {process.pid} ({_name_of(process.pid)}), which no record names"
@@ -184,10 +194,10 @@ def _has_pipe(pid: int, inodes: frozenset[int]) -> bool:
 
 
 def _has_token(pid: int, token: str) -> bool:
-    return _token_of(pid) == token
+    return token_of(pid) == token
 
 
-def _token_of(pid: int) -> str:
+def token_of(pid: int) -> str:
     """Return MUXD_TOKEN of the process's environment; "" without one, or if the process is gone."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -26,6 +25,7 @@ from muxd.shim.shim_spec import KILL, STOP, ShimSpec
 from . import cgroups
 from .child import Child
 from .orphans import REAP_GRACE, reap_orphans
+from .proctree import mark_of
 from .records import ChildRecord, error_file, records_in
 from .spare_descriptors import spare
 from .sweep import sweep, sweep_strays
@@ -63,6 +63,10 @@ class ChildSpec:
     stop_port: int = 0  # a stop signals the process that listens there, not the launcher
 
 
+#: The folder of muxd's children within state_dir.
+RUN_DIR = "children"
+
+
 class Children:
     """All of muxd's children.
 
@@ -95,7 +99,7 @@ class Children:
         for path in (lock_file, exit_file, exit_file.with_name(f"{exit_file.name}.tmp"), error_file(lock_file)):
             make_way(path)
         lock_fd = _locked(lock_file, spec.name, held)
-        token = self._mark + secrets.token_hex(10)
+        token = mark_of(self._run_dir) + secrets.token_hex(10)
         cgroup = self._fresh_cgroup(spec.name)
         exit_file.unlink(missing_ok=True)
         shim_spec = ShimSpec(
@@ -143,16 +147,7 @@ class Children:
         found = [record.within(self._run_dir) for record in (*records_in(self._run_dir), *records)]
         ended = await sweep([record for record in found if record.shim_pid not in self._shims], patience)
         ours = {token for pid, token in self._tokens.items() if pid in self._shims}
-        return ended + await sweep_strays(self._mark, ours, patience)
-
-    @property
-    def _mark(self) -> str:
-        """Return the 12 hexadecimal digits that all tokens of this run directory begin with.
-
-        They are a hash of the directory's device and inode: the same on whatever path the directory is reached.
-        """
-        directory = self._run_dir.stat()
-        return hashlib.sha256(f"{directory.st_dev}:{directory.st_ino}".encode()).hexdigest()[:12]
+        return ended + await sweep_strays(mark_of(self._run_dir), ours, patience)
 
     async def reap_orphans(self, grace: float = REAP_GRACE) -> Never:
         """Reap for ever the dead that this process has inherited as a subreaper or as PID 1.

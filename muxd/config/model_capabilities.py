@@ -9,7 +9,7 @@ class EngineRoutes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What servers of one engine answer, by what a model makes ("text", "embeddings")."""
 
     routes: dict[str, frozenset[str]]
-    hints: dict[str, str] = {}  # how a model is started to make that, for messages
+    hints: dict[str, str] = {}  # how a model is started to make that, or to take "adapters", for messages
 
     @property
     def every(self) -> frozenset[str]:
@@ -22,6 +22,7 @@ class ModelCapabilities(msgspec.Struct, frozen=True, omit_defaults=True):
     engine: str = ""
     makes: str = ""  # a key of its engine's routes; "": not known
     max_model_len: int | None = None  # the longest text in tokens, as its flags say
+    takes_adapters: bool = True  # whether it may be asked for LoRA adapters, as far as its flags say
     answers: EngineRoutes | None = None  # None: nobody has told, and it may be asked anything
 
 

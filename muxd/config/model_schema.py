@@ -279,9 +279,9 @@ class Model:
     engine_options: EngineOptions = field(default_factory=SGLangOptions)  # those of `engine`
 
     @property
-    def gpu_count(self) -> int:
-        """Return on how many GPUs the model runs, at least 1."""
-        return self.any_gpus or max(1, len(self.gpus))
+    def gpus_each(self) -> int:
+        """Return the number of GPUs that each of its replicas runs on."""
+        return self.any_gpus or len(self.gpus) // self.replicas
 
 
 #: The keys of `[models.NAME]` and `[defaults]`: those of every model, and those of its engine.

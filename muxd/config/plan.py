@@ -3,8 +3,9 @@
 The module is pure: it reads no file and carries nothing out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from difflib import SequenceMatcher
 from typing import Any, Literal
 
 from .declarations import keys_of
@@ -81,12 +82,37 @@ def _steps(running: Config, wanted: Config) -> Iterator[Step]:
     before = {model.name: model for model in running.models}
     kept = {model.name for model in wanted.models}
     yield from (Step(name, "remove") for name in before if name not in kept)
+    gone = [old for name, old in before.items() if name not in kept]
+    former = _former_names(gone, [model for model in wanted.models if model.name not in before])
     for model in wanted.models:
         if (old := before.get(model.name)) is None:
-            gone = (old for name, old in before.items() if name not in kept)
-            yield Step(model.name, "add", was=next((old.name for old in gone if _renamed(old, model)), ""))
+            yield Step(model.name, "add", was=former.get(model.name, ""))
         elif changes := _changes(old, model):
             yield Step(model.name, "update" if all(changes.values()) else "restart", tuple(changes))
+
+
+#: Pairs of a removed and an added model that are compared, at most: each takes some 50 us.
+MOST_PAIRS = 2500
+
+
+def _former_names(gone: Sequence[Model], new: Sequence[Model]) -> dict[str, str]:
+    """Return the former names of renamed models, by their new ones: each once, those first that are most alike."""
+    if len(gone) * len(new) > MOST_PAIRS:
+        pairs = [(old, model) for old, model in zip(gone, new, strict=False) if _renamed(old, model)]
+    else:
+        pairs = [(old, model) for model in new for old in gone if _renamed(old, model)]
+        pairs.sort(key=lambda pair: _likeness(*pair), reverse=True)
+    former: dict[str, str] = {}
+    for old, model in pairs:
+        if old.name not in former.values():
+            former.setdefault(model.name, old.name)
+    return former
+
+
+def _likeness(old: Model, new: Model) -> tuple[int, float]:
+    """Return how many names clients may use for both models, and how alike the models' own names are."""
+    names = {old.name, *old.served_names} & {new.name, *new.served_names}
+    return len(names), SequenceMatcher(None, old.name, new.name).ratio()
 
 
 def _renamed(old: Model, new: Model) -> bool:

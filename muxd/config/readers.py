@@ -63,6 +63,9 @@ _EXPANSION = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*")
 _HOME_OF_ANOTHER = re.compile(r"~[^/]+")
 _ONLY_HOME = 'only a leading "~/" is expanded; write the path in full'
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com", "modelscope.cn", "www.modelscope.cn")
+_HUB_SCHEMES = ("hf", "huggingface", "hub")
+_AN_ID = "the id alone, such as Qwen/Qwen3-14B"
 _OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # from which SGLang itself loads weights
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
@@ -313,7 +316,8 @@ def weights(value: Any, base: Base) -> str:
     """
     given = text(value, base)
     if not given.startswith(("/", "./", "../", "~")):
-        if not (_HUB_ID.fullmatch(given) or given.startswith(_OBJECT_STORES)):
+        is_id = _HUB_ID.fullmatch(given) and given.partition("/")[0] not in _HUB_HOSTS
+        if not (is_id or given.startswith(_OBJECT_STORES)):
             raise ValueError(f"{shown(given)} is neither a Hub id nor a path: {_why_no_hub_id(given, base)}")
         return given
     found = base.resolve(given)
@@ -326,18 +330,23 @@ def _why_no_hub_id(given: str, base: Base) -> str:
     """Return why `given` is no Hub id, and what was probably meant."""
     if wanted := _EXPANSION.search(given):
         return f"{wanted[0]} would be taken literally: {_ONLY_HOME}"
-    if "://" in given:
-        host, _, rest = given.partition("://")[2].partition("/")
-        on_hub = host in ("huggingface.co", "www.huggingface.co", "hf.co")
-        meant = "/".join(rest.split("?")[0].split("/")[:2]) if on_hub else ""
-        return f"a URL; write {meant if _HUB_ID.fullmatch(meant) else 'the id alone, such as Qwen/Qwen3-14B'}"
-    for path in (f"./{given}", f"/{given}"):
-        if os.path.exists(base.directory / path):
-            return f"something of that name is here: write {shown(path)}"
-    path = 'a path begins with "/", "./", "../" or "~/"'
+    scheme, is_url, rest = given.rpartition("://")
+    host, _, path = rest.partition("/")
+    if host in _HUB_HOSTS or (is_url and scheme in _HUB_SCHEMES):
+        parts = (path if host in _HUB_HOSTS else rest).partition("?")[0].split("/")
+        meant = "/".join(parts[1:3] if parts[0] == "models" else parts[:2])
+        return f"{'a URL' if is_url else 'an address'}; write {meant if _HUB_ID.fullmatch(meant) else _AN_ID}"
+    if is_url:
+        return f"a URL; write {_AN_ID}"
+    for found in (f"./{given}", f"/{given}"):
+        if os.path.exists(base.directory / found):
+            return f"something of that name is here: write {shown(found)}"
+    if (tagged := given.partition(":"))[1] and _HUB_ID.fullmatch(tagged[0]):
+        return f"an id has no tag; write {tagged[0]}"
+    begins = 'a path begins with "/", "./", "../" or "~/"'
     if given.count("/") > 1:
-        return f'an id has one "/" at most; {path}: write {shown("/" + given)}, if that is meant'
-    return f"an id has letters, digits, '.', '_', '-' and at most one '/', as Qwen/Qwen3-14B; {path}"
+        return f'an id has one "/" at most; {begins}: write {shown("/" + given)}, if that is meant'
+    return f"an id has letters, digits, '.', '_', '-' and at most one '/', as Qwen/Qwen3-14B; {begins}"
 
 
 def _mode(found: Path) -> int:

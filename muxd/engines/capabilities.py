@@ -15,5 +15,5 @@ class Capabilities:
     #: By the level that a server is launched for, the levels at which it can sleep then; 3, its end, is always one.
     sleep_levels: Mapping[int, frozenset[int]]
     routes: Mapping[str, frozenset[str]]
-    hints: Mapping[str, str] = field(default_factory=dict)  # how a model is started to make that, for messages
+    hints: Mapping[str, str] = field(default_factory=dict)  # how a model is started to make that, or to take "adapters"
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

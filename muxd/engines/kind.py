@@ -62,10 +62,14 @@ class EngineKind:
     make: Callable[[], Engine]  # returns a new engine object, for one worker
     makes: Callable[[Model], str]  # returns what the model makes, a key of `capabilities.routes`; "": not known
     context_length: Callable[[Model], int | None]  # returns the longest text in tokens; None: not known
+    takes_adapters: Callable[[Model], bool]  # returns whether the model takes LoRA adapters, or may, where not known
     # Yields what is wrong with a model's keys, each by its path within the model's table.  The mapping is muxd's
     # environment; None: this may be another host than the model's, and no program is looked for.
     findings: Callable[[Model, Mapping[str, str] | None], Iterator[Finding]]
 
+    # Returns the bytes that a model certainly needs on all its GPUs together, by its files; 0 where nothing is certain.
+    # The mapping is the environment of the model's worker.  It takes as long as the disk takes.
+    certain_need: Callable[[Model, Mapping[str, str]], int]
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 
@@ -89,4 +93,4 @@ class EngineKind:
             return 0
         if not flags or flag_of(model.args)(flags) is not None:
             return 0
-        return memory.total // model.gpu_count
+        return memory.total // max(1, model.gpus_each)

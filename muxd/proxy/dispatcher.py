@@ -258,6 +258,9 @@ class RequestDispatcher:
         """Return the model that a client calls `asked`; raise Refusal with the nearest name where there is none."""
         entry = self._catalogue.find_tagged(asked) if tagged else self._catalogue.find(asked)
         if entry is not None:
+            is_usable = api_key is None or api_key.may_use(entry.name)
+            if ":" in asked and is_usable and not entry.told.takes_adapters and entry.adapter(asked):
+                raise capabilities.no_adapters(entry.told, asked, entry.served_names[0])
             return entry
         known = [name for other in self._visible_models(api_key) for name in other.names]
         compared = known[:_MOST_COMPARED]

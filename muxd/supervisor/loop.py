@@ -19,8 +19,7 @@ import trio
 
 from muxd import __version__, status
 from muxd.config import Config
-from muxd.config.names import did_you_mean
-from muxd.config.plan import Plan, Step, plan_of
+from muxd.config.plan import Plan, plan_of
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.written import written_since
 from muxd.core.commands import (
@@ -66,7 +65,7 @@ from muxd.core.events import (
 )
 from muxd.core.progress import Progress, progress_of
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import Role, group_of
+from muxd.core.spec import group_of
 from muxd.core.states import WorkerState
 from muxd.engines.registry import kind_of
 from muxd.errors import LeaseNotFound, ModelNotFound, ShuttingDown
@@ -74,7 +73,7 @@ from muxd.journal import Journal
 from muxd.launchers.observed_scripts import completed
 from muxd.lease_streams import seconds
 from muxd.log_losses import LogTeller, Losses
-from muxd.members import Member, members_of, router_of, spec_of
+from muxd.members import router_of, spec_of
 from muxd.metrics import SupervisorMetrics
 from muxd.metrics.engines import awake
 from muxd.metrics.facts import Facts, WorkerFacts
@@ -82,10 +81,11 @@ from muxd.own_log import setup_logging
 from muxd.reload import Reload, Reread, read_again
 from muxd.threads import in_thread
 from muxd.ticks import next_tick
-from muxd.workers import RouterRunner, Runner, WorkerContext
+from muxd.workers import RouterRunner, WorkerContext
 
 from .client_streams import ClientStreams
 from .measurements import Measurements
+from .runner_set import RunnerSet
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +137,14 @@ class Supervisor:
         self._started = trio.current_time()
         specs, policy = map(spec_of, self.config.models, repeat(self.config.daemon)), self.config.policy
         self._scheduler = Scheduler(specs, policy.wait_target, keep_turns=policy.keep_turns)
-        self._members = _members(self.config)
-        self._runners = {name: self._new_runner(member) for name, member in self._members.items()}
-        self._names = _model_names(self.config)
-        self._models = {model.name: model for model in self.config.models}  # a worker may still run with an older one
+        self._runners = RunnerSet(context, self.config)
         self._reread = reread
         self._reloading = trio.Lock()
         self._reload: Reload | None = None  # the reload that `_take_over` carries out next
         self._streams = ClientStreams()
         self._metrics = SupervisorMetrics(lambda: awake(self._scheduler.host.workers, self._runners), self._facts)
-        self._measurements = Measurements(context, self._scheduler.host, lambda: self._runners.values())
-        self._losses = Losses(self.config.daemon.log_dir)
+        self._measurements = Measurements(context, self._scheduler.host, self._runners)
+        self._losses = Losses(self.config.daemon.log_dir, self.journal.record)
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._written = False  # whether the configuration's files were written since muxd read them
         self._timer: float | None = None
@@ -206,10 +203,10 @@ class Supervisor:
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case ReconfigureWorker(name):
-                self._renew_runner(self._members[name])
+                self._runners.renew(name)
             case RemoveWorker(name):
-                del self._runners[name]
-                if (model := group_of(name)) not in self._models:
+                self._runners.remove(name)
+                if (model := group_of(name)) not in self._runners.models:
                     self._remember_stop(model, stopped=False)
             case RecordMove(name, before, after, reason):
                 level = LOUD.get(after, logging.INFO)
@@ -249,7 +246,7 @@ class Supervisor:
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
-            self._losses.look([(name, teller.dropped) for name, teller in tellers.items()])
+            self._losses.look([(name, teller.dropped) for name, teller in tellers.items()], trio.current_time())
             await next_tick(TICK)
 
     async def _watch_files(self) -> None:
@@ -306,7 +303,7 @@ class Supervisor:
             "pid": os.getpid(),
             "uptime_s": seconds(now - self._started),
             "simulated": any(kind_of(model).is_pretend for model in self.config.models),
-            "proxy": self._proxy.status(),
+            "proxy": self._proxy.status() | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self._measurements.strangers.found),
             "switch": status.switch_status(self._scheduler, now),
@@ -334,13 +331,12 @@ class Supervisor:
         )
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
-        return status.model_status(self._scheduler, name, self._runners, self._models.get(name), now)
+        said = status.model_status(self._scheduler, name, self._runners, self._runners.models.get(name), now)
+        members = [worker.name for worker in self._scheduler.host.groups[name].members]
+        return said | {"dropped_log_ago_s": seconds(self._losses.ago(members, now))}
 
     def resolve(self, name: str) -> str:
-        """Return the name of the model that has this name or served name; raises ModelNotFound."""
-        if name in self._names:
-            return self._names[name]
-        raise ModelNotFound(f"no model {name}; {did_you_mean(name, self._names)}", model=name)
+        return self._runners.resolve(name)
 
     def model_status(self, name: str) -> dict[str, Any]:
         return self._model_status(name, trio.current_time())
@@ -430,43 +426,15 @@ class Supervisor:
         self._context.withhold(reload.wanted)
         self.config = reload.wanted
         self._written = False
-        self._names = _model_names(self.config)
-        self._models = {model.name: model for model in self.config.models}
-        self._members = _members(self.config)
+        self._runners.take_over(self.config, reload.plan.steps)
         self._proxy.reconfigure(self.config)
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
             setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
-        for step in reload.plan.steps:
-            self._take_over_model(step)
-        in_order = {name: self._runners[name] for name in self._members if name in self._runners}
-        self._runners = in_order | self._runners
         self.journal.record("reload", **reload.plan.as_json())
         log.info("%s: %s", reload.news, reload.plan)
         for warning in reload.warnings:
             log.warning("%s", warning)
         reload.taken_over.set()
-
-    def _take_over_model(self, step: Step) -> None:
-        """Add the runners of a new model, or update those of one that needs no new process.
-
-        Runners that need a new process are renewed, and removed ones deleted, when the core commands it.
-        """
-        for member in members_of(self._models[step.model]) if step.action in ("add", "update") else ():
-            if step.action == "update":
-                self._runners[member.model.name].update(member.model)
-            elif member.model.name not in self._runners:
-                self._runners[member.model.name] = self._new_runner(member)
-
-    def _new_runner(self, member: Member) -> Runner:
-        return (RouterRunner if member.role is Role.ROUTER else Runner)(member.model, self._context)
-
-    def _renew_runner(self, member: Member) -> None:
-        """Let a worker without a process be what the configuration says; one of a larger group is new."""
-        name = member.model.name
-        if name in self._runners:
-            self._runners[name].renew(member.model)
-        else:
-            self._runners[name] = self._new_runner(member)
 
     def open_lease(
         self, name: str, waiting: tuple[Waiting, ...]
@@ -491,26 +459,15 @@ class Supervisor:
 
     def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
         teller: LogTeller | None = self._proxy.log_teller
-        if name in self._names or name not in ("proxy", "muxd"):
-            return self._log_of_model(name)
+        if name in self._runners and name not in self._runners.names:
+            return self._runners.logs_of([name])
+        if name in self._runners.names or name not in ("proxy", "muxd"):
+            group = self._scheduler.host.groups[self.resolve(name)]
+            return self._runners.logs_of([worker.name for worker in group.members])
         if name == "muxd" or teller is None:
             who = "muxd writes its own log to its stderr" if name == "muxd" else "the proxy is a service of its own"
             raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
-
-    def _log_of_model(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
-        """Return the log files of a worker, or of all workers of a model; of several each has its worker's name."""
-        if name not in self._names and name in self._runners:
-            return self._runners[name].log_files, status.lost(self._runners[name].dropped)
-        group = self._scheduler.host.groups[self.resolve(name)]
-        runners = {worker.name: self._runners[worker.name] for worker in group.members}
-        files = {
-            f"{worker} {stream}" if len(runners) > 1 else stream: path
-            for worker, runner in runners.items()
-            for stream, path in runner.log_files.items()
-        }
-        lost = (status.lost(runner.dropped) for runner in runners.values())
-        return files, next((each for each in lost if each is not None), None)
 
     def shutdown(self, *, hurry: bool = False) -> None:
         """Let requests in flight finish within `shutdown_timeout` seconds, then stop every worker.
@@ -525,13 +482,3 @@ class Supervisor:
             self.journal.record("shutdown", hurry=hurry)
             log.info("shutting down%s", " at once" if hurry else "")
             self.tell(ShutdownAsked(now, now if hurry else now + self.config.daemon.shutdown_timeout))
-
-
-def _members(config: Config) -> dict[str, Member]:
-    """Return the workers of all models by their names."""
-    return {member.model.name: member for model in config.models for member in members_of(model)}
-
-
-def _model_names(config: Config) -> dict[str, str]:
-    """Return the model's name by each of its names: its own and the served ones."""
-    return {name: model.name for model in config.models for name in (model.name, *model.served_names)}

@@ -1,7 +1,7 @@
 """What the core has to know of this machine, read and told to it: GPUs, who else is on them, host RAM, weights."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -13,7 +13,6 @@ from muxd.core.host_state import CHANGING, HostState
 from muxd.core.ledger import GpuId
 from muxd.core.states import DOWN, WorkerState
 from muxd.engines.registry import kind_of
-from muxd.host.certain import certain_need
 from muxd.host.hardware import available_memory
 from muxd.strangers import StrangerWatch, is_below
 from muxd.threads import in_thread
@@ -29,7 +28,7 @@ HOST_SHARE = 0.9
 class Measurements:
     """Reads this machine for the core; a reading that changes nothing for the core is not told."""
 
-    def __init__(self, context: WorkerContext, host: HostState, runners: Callable[[], Iterable[Runner]]) -> None:
+    def __init__(self, context: WorkerContext, host: HostState, runners: Mapping[str, Runner]) -> None:
         self.strangers = StrangerWatch()
         self._context = context
         self._host = host
@@ -39,7 +38,7 @@ class Measurements:
         """Read the GPUs, and tell the core what is there for its workers, where that has changed."""
         gpus, host, budgets = self._context.gpus, self._host, config.gpus
         reading = await gpus.read(holders=True)
-        children = [runner.child for runner in self._runners() if runner.child is not None]
+        children = [runner.child for runner in self._runners.values() if runner.child is not None]
         shims, sessions = {child.shim_pid for child in children}, {child.pid for child in children}
         is_ours = partial(is_below, shims=shims, sessions=sessions)
         self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
@@ -73,7 +72,7 @@ class Measurements:
         models = config.models
 
         def weigh() -> dict[str, int]:
-            return {model.name: certain_need(model, {**os.environ, **model.env}) for model in models}
+            return {m.name: kind_of(m).certain_need(m, {**os.environ, **m.env}) for m in models}
 
         if not all(kind_of(model).is_pretend for model in models):
             sizes: dict[str, int] = {}

@@ -45,7 +45,7 @@ class GpuMemoryTracker:
         self._on = model.gpus
         self._patience = model.gpu_release_timeout
         self.declared = model.memory.total if model.memory is not None else 0
-        self._share = self.declared // model.gpu_count  # declared bytes on each GPU; 0: not declared
+        self._share = self.declared // max(1, model.gpus_each)  # declared bytes on each GPU; 0: not declared
         self._cache = model.memory.kv if model.memory is not None else 0  # declared bytes of the KV cache
         self._before: Taken | None = None  # as read before the worker's last load or wake
         self._awake: Taken | None = None  # as read when the worker was ready after that
@@ -59,7 +59,7 @@ class GpuMemoryTracker:
         """Take over a configuration that changed in nothing that the running processes depend on."""
         self._patience = model.gpu_release_timeout
         if model.gpus != self._on:  # the model has a launch script, whose server was seen to use these GPUs
-            self._on, self._share = model.gpus, self.declared // model.gpu_count
+            self._on, self._share = model.gpus, self.declared // max(1, model.gpus_each)
             self._before, self._awake = self._on_own_gpus(self._before), self._on_own_gpus(self._awake)
             self._given_up = {level: self._on_own_gpus(taken) or {} for level, taken in self._given_up.items()}
 

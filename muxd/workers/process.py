@@ -365,7 +365,7 @@ class WorkerProcess:
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
             kept = self._gpu_memory.asleep
-            share = kept // self._model.gpu_count if kept is not None else None
+            share = kept // max(1, self._model.gpus_each) if kept is not None else None
             self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share))
 
     async def _wake(self, server: LaunchedServer) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from muxd.children import mark_of
 from muxd.config.schema import GiB
 from muxd.engines.sglang import interpreters
 from muxd.host import bounded
@@ -182,6 +185,15 @@ def test_what_never_fits_is_wrong(report, interpreter, engine):
     assert (status, of(lines, "a")) == (2, [("WRONG", "a", told + "give it more gpus, or correct memory")])
 
 
+def test_a_replica_that_never_fits_on_its_own_gpu_is_wrong(report):
+    text = "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1]\nmemory = { weights = '90GiB' }\n"
+    status, lines = report(text, gpus=())
+    told = (
+        "muxd.toml:7: needs 90.0 GiB, GPU 0 has 80.0 GiB: it can never be loaded; give it more gpus, or correct memory"
+    )
+    assert (status, of(lines, "a")) == (2, [("WRONG", "a", told)])
+
+
 def test_a_sleep_at_level_1_is_held_against_the_ram(report, interpreter):
     interpreter()
     text = f"[defaults]\npython = './python'\n{A}sleep_level = 1\nmemory = {{ weights = '9000GiB' }}\n"
@@ -198,6 +210,28 @@ def test_a_port_that_is_held_is_told_with_its_holder(report):
         assert (status, mark) == (0, "warn")
         assert told.startswith(f"muxd.toml:4: {port} is held by ")
         assert told.endswith(f" (pid {os.getpid()}): end it, or use another port")
+
+
+def test_a_port_that_an_earlier_muxds_proxy_holds_is_fine(report, tmp_path):
+    children = tmp_path / "state/children"
+    children.mkdir(parents=True, mode=0o700)
+    (tmp_path / "state").chmod(0o700)
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+    def told(token):
+        environ = {**os.environ, "MUXD_TOKEN": token}
+        argv = [sys.executable, "-c", code]
+        with subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            port = int(holder.stdout.readline())
+            text = f"state_dir = '{tmp_path}/state'\n[proxy]\nlisten = '127.0.0.1:{port}'\n"
+            (line,) = of(report(f"{text}[models.a]\nengine = 'simulator'\n")[1], "port")
+            holder.communicate("\n")
+        return line[0], line[2].rpartition(")")[2]
+
+    assert told(f"{mark_of(children)}{'0' * 20}") == (
+        "ok", ", which a muxd that is gone has left: muxd start takes it over"
+    )  # fmt: skip
+    assert told("0" * 32) == ("warn", ": end it, or use another port")
 
 
 def test_ports_that_a_running_muxd_holds_are_fine(report, tmp_path):

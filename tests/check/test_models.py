@@ -279,6 +279,9 @@ def test_a_hub_id_that_may_be_meant_as_a_folder_says_how_that_is_written(told):
         'downloads it from the Hub (a local folder is written "./models/qwen")'
         in told("model_path = 'models/qwen'")[0][1]
     )
+    assert told("model_path = 'ckpt/phi'")[0][0] == "warn"
+    mark, text = told("model_path = 'gpt2'")[0]
+    assert (mark, '(a local folder is written "./gpt2")' in text) == ("ok", True)
     assert "local folder" not in told("model_path = 'Qwen/Qwen3-8B'")[0][1]
 
 

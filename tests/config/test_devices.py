@@ -102,7 +102,7 @@ def test_who_runs_no_worker_asks_no_driver(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("gpus", "count"), [("auto", 1), ("auto:1", 1), ("auto:2", 2)])
 def test_any_gpus_are_all_that_there_are_but_for_divided_cards(load, gpus, count):
     (model,) = load(f'{REAL}gpus = "{gpus}"').models
-    assert (model.gpus, model.any_gpus, model.gpu_count) == (("0", "1", SLICE, "MIG-aaaa"), count, count)
+    assert (model.gpus, model.any_gpus, model.gpus_each) == (("0", "1", SLICE, "MIG-aaaa"), count, count)
     assert ("--tp-size" in server_flags(model, 1)) is (count > 1)
 
 

@@ -338,6 +338,22 @@ WRONG = [
         'models.a.model_path: "https://huggingface.co/Qwen/Qwen3-14B/tree/main" is neither a Hub id nor a path: '
         "a URL; write Qwen/Qwen3-14B",
     ),
+    *(
+        (
+            f"[models.a]\nmodel_path = '{given}'",
+            f'models.a.model_path: "{given}" is neither a Hub id nor a path: {why}',
+        )
+        for given, why in {
+            "hf.co/microsoft/phi-4": "an address; write microsoft/phi-4",
+            "huggingface.co/microsoft/phi-4/tree/main": "an address; write microsoft/phi-4",
+            "hf.co/gpt2": "an address; write gpt2",
+            "hf.co/": "an address; write the id alone, such as Qwen/Qwen3-14B",
+            "hf://microsoft/phi-4": "a URL; write microsoft/phi-4",
+            "https://modelscope.cn/models/Qwen/Qwen3-8B": "a URL; write Qwen/Qwen3-8B",
+            "http://example.org/a/b": "a URL; write the id alone, such as Qwen/Qwen3-14B",
+            "microsoft/phi-4:latest": "an id has no tag; write microsoft/phi-4",
+        }.items()
+    ),
     (
         "[models.a]\nmodel_path = 'proc/self/fd'",
         'models.a.model_path: "proc/self/fd" is neither a Hub id nor a path: '

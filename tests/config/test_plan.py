@@ -186,3 +186,20 @@ def test_one_that_comes_as_what_goes_is_told_to_be_it_under_another_name(served)
     _, other = plan_of(RUNNING, with_models(replace(renamed, args=("--x",)), LLAMA)).steps
     assert (other.was, "was" in other.as_json()) == ("", False)
     assert plan_of(RUNNING, with_models(QWEN, LLAMA, renamed)).steps == (Step("qwen3", "add"),)
+
+
+def former(before, after):
+    """Return the former names of added models, by their names, when models of these names and aliases are replaced."""
+    models = [
+        [replace(LLAMA, name=name, served_names=served) for name, served in each.items()] for each in (before, after)
+    ]
+    steps = plan_of(with_models(*models[0]), with_models(*models[1])).steps
+    return {step.model: step.was for step in steps if step.action == "add"}
+
+
+def test_models_that_are_alike_are_each_renamed_once():
+    assert former({"p1": (), "p2": ()}, {"r2": (), "r1": ()}) == {"r1": "p1", "r2": "p2"}
+    assert former({"a": ("x",), "b": ("y",)}, {"aa": ("y",), "bb": ("x",)}) == {"aa": "b", "bb": "a"}, "clients' names"
+    assert former({"a": ()}, {"a1": (), "ab": ("a",)}) == {"ab": "a", "a1": ""}
+    many = [{f"{letter}{number}": () for number in range(60)} for letter in "ab"]
+    assert former(*many) == {f"b{number}": f"a{number}" for number in range(60)}, "in their order, where they are many"

@@ -119,3 +119,14 @@ def test_a_reload_changes_the_number_of_replicas(start):
     assert muxd.control("POST", "/v1/reload").status_code == 200
     eventually(lambda: states(muxd) == ["ready"] * 4 if "workers" in muxd.status("pair") else False, "three serve")
     assert muxd.ask("pair")
+
+
+def test_the_next_muxd_ends_every_worker_that_a_killed_one_has_left(start):
+    muxd = start(MODELS)
+    muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    before = {worker["pid"] for worker in workers(muxd).values()}
+    muxd.kill()
+    muxd.start_again()
+    assert not before & muxd.processes().keys()
+    assert muxd.ask("pair")

@@ -10,7 +10,7 @@ import pytest
 from muxd.config import load_config
 from muxd.config.engine_options import ENGINE_OPTIONS
 from muxd.config.model_capabilities import told_capabilities
-from muxd.config.model_schema import Memory, Model
+from muxd.config.model_schema import Memory, Model, Script
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.schema import Config, Daemon
 from muxd.engines.registry import ENGINES
@@ -43,6 +43,22 @@ def test_every_route_that_an_engine_answers_is_one_that_the_proxy_passes_on(rout
     found = find(asked_of(route))
     assert isinstance(found, WorkerRequest)
     assert found.route == route
+
+
+@pytest.mark.parametrize(
+    ("args", "takes"),
+    [
+        ((), False),
+        (("--context-length", "8"), False),
+        (("--enable-lora",), True),
+        (("--lora-paths", "a=/a"), True),
+        (("--lora-paths=/a",), True),
+        (("--config", "x.yaml"), True),
+    ],
+)
+def test_a_model_takes_adapters_unless_its_flags_show_that_it_does_not(args, takes):
+    assert SGLANG.takes_adapters(Model("a", args=args)) is takes
+    assert SGLANG.takes_adapters(Model("a", script=Script(("bash", "a.sh"))))
 
 
 def test_a_model_makes_embeddings_where_its_flags_say_so():

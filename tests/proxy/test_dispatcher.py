@@ -20,6 +20,8 @@ from .worker import OK, OK_BODY, answer_when_released
 
 SECRET, OTHER = "muxd-all", "muxd-beta-only"
 
+WITH_ADAPTERS = {"args": ("--enable-lora",)}
+
 
 def key(name: str, secret: str, **more: Any) -> Key:
     return Key(name, sha256(secret.encode()).hexdigest(), **more)
@@ -115,10 +117,31 @@ async def test_metrics_tell_of_a_request_as_soon_as_it_has_ended(proxy_env: Prox
 
 
 @pytest.mark.parametrize("asked", ["org/alpha", "alpha-mini", "alpha", "org/alpha:my-adapter"])
-async def test_a_model_has_several_names_and_adapters(proxy_env: ProxyEnv, asked: str) -> None:
-    body = chat(asked)
-    assert (await proxy_env.ask(post(body))).raw == OK
-    assert proxy_env.alpha.calls[0].body == body
+async def test_a_model_has_several_names_and_adapters(tmp_path: Path, asked: str) -> None:
+    async with open_proxy_env(tmp_path, model=WITH_ADAPTERS) as proxy_env:
+        body = chat(asked)
+        assert (await proxy_env.ask(post(body))).raw == OK
+        assert proxy_env.alpha.calls[0].body == body
+
+
+@pytest.mark.parametrize(
+    "path", [b"/v1/chat/completions", b"/v1/completions", b"/v1/messages", b"/v1/embeddings", b"/tokenize"]
+)
+async def test_a_model_that_takes_no_adapters_is_not_switched_to_for_one(proxy_env: ProxyEnv, path: bytes) -> None:
+    body = msgspec.json.encode({"model": "alpha-mini:foo", "messages": [{}], "prompt": "x", "input": "x"})
+    reply = await proxy_env.ask(post(body, path=path))
+    assert (reply.status, reply.json["error"]["code"]) == (404, "model_not_found")
+    assert reply.json["error"]["message"] == (
+        "there is no model 'alpha-mini:foo'; did you mean org/alpha? "
+        "It takes no adapters, without --enable-lora or --lora-paths in its args"
+    )
+    assert not proxy_env.muxd.leases
+    assert (await proxy_env.ask(get(b"/v1/models/alpha:foo"))).code == "model_not_found"
+    assert (await proxy_env.ask(post(chat("alpha:latest")))).status == 200, "a tag that means nothing"
+
+
+async def test_a_key_learns_nothing_of_the_adapters_of_models_that_are_not_for_it(locked: ProxyEnv) -> None:
+    assert (await locked.ask(post(chat("alpha:foo"), bearer(OTHER)))).status == 403
 
 
 @pytest.mark.parametrize(("asked", "status"), [("alpha:latest", 200), ("alpha", 200), ("alpha:70b", 404)])
@@ -147,7 +170,7 @@ async def test_a_models_settings_change_its_requests_and_nothing_else(tmp_path: 
 
 
 async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_tag_is_none(tmp_path: Path) -> None:
-    async with open_proxy_env(tmp_path, model={"upstream_name": "real/name"}) as proxy_env:
+    async with open_proxy_env(tmp_path, model={"upstream_name": "real/name", **WITH_ADAPTERS}) as proxy_env:
         await proxy_env.ask(post(chat("alpha:ad1")))
         await proxy_env.ask(post(chat("alpha:latest"), path=b"/api/chat"))
         assert b'"real/name:ad1"' in proxy_env.alpha.calls[0].body
@@ -207,7 +230,7 @@ async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
 )
 async def test_a_worker_sees_no_colon_but_an_adapters(tmp_path: Path, asked: str, told: str) -> None:
     """What follows one is an adapter to SGLang, whatever muxd knows by that name."""
-    async with open_proxy_env(tmp_path) as proxy_env:
+    async with open_proxy_env(tmp_path, model=WITH_ADAPTERS) as proxy_env:
         proxy_env.muxd.settings["models"]["alpha"]["served_names"] += ["a:14b"]
         proxy_env.muxd.tell("reload")
         http_client = await proxy_env.connect()

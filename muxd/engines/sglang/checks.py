@@ -65,7 +65,7 @@ def args_findings(model: Model) -> Iterator[Finding]:
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
         try:
-            needs, count = parallel(flag_of(model.args)), model.gpu_count // model.replicas
+            needs, count = parallel(flag_of(model.args)), model.gpus_each
         except TooManyGpus as error:
             yield ("args",), f"{error}; correct args"
             return

@@ -235,7 +235,7 @@ def _memory_share(model: Model, free: int) -> list[str]:
     """
     if model.memory is None or not SGLANG.granted(model) or not free:
         return []
-    static = (model.memory.weights + model.memory.kv) // model.gpu_count
+    static = (model.memory.weights + model.memory.kv) // max(1, model.gpus_each)
     return [FRACTION[0], f"{min(0.99, static / free):.4f}"]
 
 
@@ -258,7 +258,7 @@ def _tensor_parallel(model: Model) -> list[str]:
         others = parallel(look_up)
     except ValueError:  # SGLang will say so
         return []
-    gpus = range(others.first, model.gpu_count, others.step)
+    gpus = range(others.first, model.gpus_each, others.step)
     size = len(gpus) // others.count
     return ["--tp-size", str(size)] if size > 1 and look_up(TENSOR) is None else []
 

@@ -10,6 +10,7 @@ from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind, InstallationChecks
 
+from .certain import certain_need
 from .checks import findings, odd_args, paths_read
 from .interpreters import look, rejected_args
 
@@ -85,6 +86,16 @@ def context_length(model: Model) -> int | None:
     return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
 
 
+def takes_adapters(model: Model) -> bool:
+    """Return whether a server with the model's flags takes LoRA adapters; SGLang refuses them without such a flag.
+
+    What a launch script or a `--config` file says is not known.
+    """
+    look_up = flag_of(model.args)
+    is_known = model.script is None and look_up(("--config",)) is None
+    return not is_known or any(word.startswith("--") and "lora" in word for word in model.args)
+
+
 def _make() -> Engine:
     from .engine import SGLang  # imported by who runs workers only
 
@@ -106,12 +117,14 @@ SGLANG = EngineKind(
     capabilities=Capabilities(
         sleep_levels=SLEEP_LEVELS,
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
-        hints={"embeddings": f"start it with {EMBEDDING[0]}"},
+        hints={"embeddings": f"start it with {EMBEDDING[0]}", "adapters": "--enable-lora or --lora-paths in its args"},
         memory_flags=FRACTION,
     ),
     make=_make,
     makes=makes,
     context_length=context_length,
+    takes_adapters=takes_adapters,
     findings=findings,
+    certain_need=certain_need,
     installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, paths_read, _flags),
 )

@@ -56,6 +56,7 @@ SIMULATOR = replace(
     name="simulator",
     make=_make,
     findings=_findings,
+    certain_need=lambda model, environ: 0,
     installation=None,
     pretend_gpus=PretendGpus(_open_gpus, _read_gpus),
 )

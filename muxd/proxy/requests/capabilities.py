@@ -24,3 +24,10 @@ def refusal(told: ModelCapabilities, makes: str, route: str, model: str) -> Refu
     hint = " or ".join(filter(None, ("ask another model,", told.answers.hints.get(EMBEDDINGS))))
     message = f"{model} generates text, its server said, and makes no embeddings: {hint}"
     return Refusal(400, "not_an_embedding_model", message.rstrip(","), param="model")
+
+
+def no_adapters(told: ModelCapabilities, asked: str, model: str) -> Refusal:
+    """Return the refusal of `asked`, the name of `model` and of a LoRA adapter, where the model takes no adapters."""
+    hint = told.answers.hints.get("adapters") if told.answers is not None else None
+    message = f"there is no model {asked[:100]!r}; did you mean {model}? It takes no adapters"
+    return Refusal(404, "model_not_found", f"{message}, without {hint}" if hint else message, param="model")

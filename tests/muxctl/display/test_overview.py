@@ -172,3 +172,7 @@ def test_logs_that_are_written_again_are_no_alarm():
     assert not any("LOGS LOST" in line for line in lines)
     assert "proxy: 5 bytes of its log were lost (no space left on device)" in lines
     assert lines[-1].endswith("5 bytes of its log were lost")
+    over |= {"dropped_log_ago_s": 130.0}
+    lines = overview(STATUS | {"models": [RESTS | {"name": "m"} | over], "proxy": STATUS["proxy"] | over})
+    assert "proxy: 5 bytes of its log were lost, last 2min 10s ago (no space left on device)" in lines
+    assert lines[-1].endswith("5 bytes of its log were lost, last 2min 10s ago")

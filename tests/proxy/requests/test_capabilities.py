@@ -10,7 +10,7 @@ ROUTES = EngineRoutes(
     {"text": frozenset({"/v1/completions", "/tokenize"}), "embeddings": frozenset({"/v1/embeddings", "/tokenize"})},
     {"embeddings": "start it with --embed"},
 )
-TOLD = ModelCapabilities("other", "", None, ROUTES)
+TOLD = ModelCapabilities("other", answers=ROUTES)
 
 
 def refused(makes: str, route: str) -> Refusal | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from muxd.config import Model
-from muxd.host.certain import certain_need
+from muxd.engines.sglang.certain import certain_need
 from tests.host.hub import Hub
 
 MiB = 1 << 20

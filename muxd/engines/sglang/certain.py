@@ -1,4 +1,4 @@
-"""A lower bound for the GPU memory that a model needs, computed from its files."""
+"""A lower bound for the GPU memory that a model needs under SGLang, computed from its files."""
 
 import os
 import re
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from muxd.config.model_schema import Model
-
-from .model_kinds import Unusable, config_of
-from .search import hub_cache, snapshot_in_hub
-from .weights import weights_of
+from muxd.host.model_kinds import Unusable, config_of
+from muxd.host.search import hub_cache, snapshot_in_hub
+from muxd.host.weights import weights_of
 
 # Arguments with which fewer bytes than the files have may go to the GPUs of this host.
 _SPARES = re.compile(
@@ -26,7 +25,7 @@ def certain_need(model: Model, environ: Mapping[str, str]) -> int:
 
     `environ` is the environment of the model's worker.  The call reads files, and takes as long as the disk takes.
     """
-    if model.engine != "sglang" or model.script is not None or any(map(_SPARES.match, model.args)):
+    if model.script is not None or any(map(_SPARES.match, model.args)):
         return 0
     try:
         folder = _folder(model.model_path, environ)
