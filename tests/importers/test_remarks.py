@@ -27,6 +27,23 @@ KILLS = {
     "kill $(pgrep -f sglang)\n{}": 1,
     "nvidia-smi --query-compute-apps=pid --format=csv,noheader | xargs kill\n{}": 1,
     "fuser -k /dev/nvidia0\n{}": 1,
+    "ps aux | awk '/sglang/ {print $2}' | xargs kill -9\n{}": 1,
+    "kill -9 $(ps aux | grep '[s]glang' | awk '{print $2}')\n{}": 1,
+    'pkill -f "launch_serve[r]"\n{}': 1,
+    "pkill -9 -f model-path\n{}": 1,
+    "kill $(pidof python3)\n{}": 1,
+    "kill `pidof python3`\n{}": 1,
+    "skill python3\n{}": 1,
+    "fuser -v /dev/nvidia0 -k\n{}": 1,
+    "lsof -t /dev/nvidia* | xargs kill\n{}": 1,
+    "docker rm -f $(docker ps -aq)\n{}": 1,
+    "docker ps -q | xargs -r docker stop\n{}": 1,
+    "ray stop --force\n{}": 1,
+    "kill -9 -1\n{}": 1,
+    "kill -s KILL -- -1; {}": 1,
+    'PIDS=$(pgrep -f sglang)\nif [ -n "$PIDS" ]; then\n  kill $PIDS\nfi\n{}': 3,
+    "for p in $(pgrep -f sglang); do\n  kill -9 $p\ndone\n{}": 2,
+    "pgrep -f launch_server | while read -r p; do\n  kill $p\ndone\n{}": 2,
 }
 
 
@@ -46,7 +63,26 @@ HARMLESS = [
     "pkill -f my_watcher; {}",
     "if pgrep -f sglang; then exit 1; fi\n{}",
     "fuser -k 1/tcp; {}",
+    "lsof -ti:1 | xargs kill; {}",
+    "fuser -k $PORT/tcp; {}",
+    "{} &\nSERVER_PID=$!\ntrap 'kill $!' EXIT\nkill -0 $SERVER_PID && kill $SERVER_PID\nwait",
+    "kill -1 $PPID; {}",
+    "kill -TERM -1234; {}",
+    "pgrep -f sglang > /dev/null && kill $SERVER_PID\n{}",
+    "trap 'pkill -P $$ -f python' EXIT\n{}",
+    "kill $(cat server.pid)\n{}",
+    "docker rm -f my-server; {}",
+    "docker rm -f $(docker ps -aq --filter name=mine); {}",
+    "kill $(pgrep -f my_watcher)\n{}",
+    "ps aux | grep nginx | xargs kill\n{}",
+    "ps -p $PID | grep sglang; kill $PID\n{}",
 ]
+
+
+@pytest.mark.parametrize("line", ["fuser -k 30000/tcp", "lsof -ti:30000 | xargs kill -9", "kill $(lsof -t -i :30000)"])
+def test_a_kill_of_whoever_has_another_port_is_told(told, line):
+    (remark,) = told(f"{line}\n{{}}")
+    assert remark.startswith("a.sh:1 ends whoever has port 30000, which may be another model's server; take it out")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
