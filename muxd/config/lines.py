@@ -64,7 +64,8 @@ def repeated(text: str) -> Repeated | None:
         scan.take(match.lastgroup or "", match.group())
     *earlier, (path, line, is_table) = scan.order or [((), 0, False)]
     same = [at for other, at, _ in earlier if other == path]
-    related = [at for other, at, _ in earlier if other[: len(path)] == path or path[: len(other)] == other]
+    related = [at for other, at, _ in earlier if other[: len(path)] == path]
+    related += [at for other, at, is_head in earlier if path[: len(other)] == other and not is_head]
     if not same and not related:
         return None
     shown = tuple(part for place, part in enumerate(path) if path[:place] not in scan.arrays)

@@ -129,7 +129,7 @@ _BELONGS = "no model, but a model's key; it belongs under [models.NAME]"
 def why_not_models(value: Any) -> str:
     """Return what to write in the place of a `models` that is no table."""
     if not _is_list_of_tables(value):
-        return f"{shown(value)} is not a table; write [models.NAME]"
+        return f"{shown(value)} is not a table; write [models.NAME] for each model, and below it model_path = ..."
     names = [name if isinstance(name := table.get("name"), str) else "NAME" for table in value]
     heads = dict.fromkeys(f"[{shown_path(('models', name))}]" for name in names)
     return f"a list of tables, and each model is a table of its own; write {few(list(heads), 8)}, without a name in it"

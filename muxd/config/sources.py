@@ -189,7 +189,8 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
             raise ValueError(f"{file}:{told.line}: not TOML: {_why_repeated(told)}") from None
         if inner := _REPEATED_INSIDE.match(message):
             raise ValueError(f"{file}:{line}: not TOML: {inner[1]} is there twice within {{ }}; remove one") from None
-        wrong = _odd_characters(text.split("\n")[line - 1]) or _why_not_toml(text) or "correct this line"
+        where = text.split("\n")[line - 1]
+        wrong = _odd_characters(where) or _why_not_toml(text) or _slip(where, message) or "correct this line"
         raise ValueError(f"{file}:{line}: not TOML: {_AT_LINE.sub('', message)}; {wrong}") from None
     except RecursionError:
         raise ValueError(f"{file}: not usable: nested too deeply; write plain tables") from None
@@ -213,6 +214,31 @@ def _why_not_toml(text: str) -> str:
     if _YAML.match(start):
         return "this looks like YAML: write it as TOML, see muxd init --print"
     return ""
+
+
+def _slip(line: str, message: str) -> str:
+    """Return advice on what is often written in TOML's place, by its line and by `tomllib`'s words; "" for another."""
+    if message.startswith("Expected '='") and (colon := re.match(r"\s*([\w.-]+)\s*:", line)):
+        return f"write {colon[1]} = ..., with = in the place of :"
+    if message.startswith("Invalid value") and (word := re.search(r"=\s*([A-Za-z~/.][^\s,#\]]*)", line)):
+        told = _CONSTANTS.get(word[1].lower(), "")
+        return told or f'text is written in quotes: "{word[1]}"'
+    if message.startswith(("Illegal character '\\n'", "Found invalid character '\\n'", 'Expected "\'"')):
+        return "a quotation mark is missing at its end"
+    if message.startswith("Unclosed array"):
+        return "a comma is missing before this, or the ] of a list that begins above"
+    if message.startswith("Expected ']' at the end of a table declaration"):
+        has_blank = re.match(r"\s*\[+[\w.-]+\s+[\w.-]+[^\]]*\]", line)
+        return "a name with a blank in it is written in quotes" if has_blank else "write ] at its end"
+    return ""
+
+
+#: Words that other languages have for TOML's constants, or for none.
+_CONSTANTS = {
+    **dict.fromkeys(("true", "yes", "on"), "write true, in lower case"),
+    **dict.fromkeys(("false", "no", "off"), "write false, in lower case"),
+    **dict.fromkeys(("none", "null", "nil"), "TOML has no such value; leave the key out"),
+}
 
 
 def _odd_characters(line: str) -> str:

@@ -56,9 +56,13 @@ def show_size(size: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a TOML value as a message shows it: strings in double quotes, true and false in TOML's spelling."""
+    """Return a TOML value as a message shows it, which is as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return '"' + value.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {shown(inner)}" for name, inner in value.items()) + " }" if value else "{}"
     return str(value)

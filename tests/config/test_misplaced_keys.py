@@ -108,6 +108,9 @@ def test_a_list_of_models_is_told_without_pythons_words(told):
         "1: models: a list of tables, and each model is a table of its own; "
         'write [models.p], [models."q2.5"], without a name in it'
     ]
+    assert told("models = ['a/b', 'c/d']\n") == [
+        '1: models: ["a/b", "c/d"] is not a table; write [models.NAME] for each model, and below it model_path = ...'
+    ]
     assert told(f"[[models.p]]\n{MODEL}") == ["1: models.p: a list of tables; write [models.p] in single brackets"]
 
 
@@ -131,6 +134,10 @@ def test_a_models_name_with_dots_is_told_whole(told, head, name):
         (
             "[models.p]\nmemory = {}\n[models.p.memory]\n",
             "3: not TOML: [models.p.memory] is there twice, first in line 2; join the two",
+        ),
+        (
+            "[models.p]\nport = 1\nenv.A = '1'\n[models.p.env]\n",
+            "4: not TOML: [models.p.env] is there already, in line 3; write all of it in one place",
         ),
         ("a = 1\n[a.b]\n", "2: not TOML: [a.b] is there already, in line 1; write all of it in one place"),
         ("[models.p]\nenv = {A = '1', A = '2'}\n", "2: not TOML: A is there twice within { }; remove one"),

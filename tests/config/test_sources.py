@@ -158,7 +158,10 @@ def test_the_limit_that_was_written_is_to_blame_not_the_one_that_was_not(part, p
 
 def test_a_table_that_a_later_file_makes_a_value_is_its_fault(part, problems):
     part("10.toml", "models = 3\n")
-    assert "D/10.toml:1: models: 3 is not a table; write [models.NAME]" in problems()
+    assert (
+        "D/10.toml:1: models: 3 is not a table; write [models.NAME] for each model, and below it model_path = ..."
+        in problems()
+    )
 
 
 def test_all_files_that_are_not_toml_are_told(part, problems, folder):
@@ -167,7 +170,7 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
     (folder / "muxd.d/30.toml").write_bytes(b"\n# \xff\n")
     (folder / "muxd.toml").write_text("[policy\n")
     assert problems() == [
-        "M:1: not TOML: Expected ']' at the end of a table declaration; correct this line",
+        "M:1: not TOML: Expected ']' at the end of a table declaration; write ] at its end",
         "D/10.toml:2: not TOML: Invalid value; correct this line",
         "D/30.toml:2: not UTF-8; save the file as UTF-8",
     ]
@@ -195,7 +198,20 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
         ('{"muxd": {}}', "this looks like JSON: write it as TOML, see muxd init --print"),
         ("[muxd]\nsocket = # \u201c", "Invalid value; correct this line"),
         ("[muxd]\nsocket = 'x'\0", "column 13 has U+0000 (a control character): remove it, or write a space"),
-        ("[muxd]\r\nsocket = x\r\n", "F:2: not TOML: Invalid value; correct this line"),
+        ("[muxd]\r\nsocket = x\r\n", 'F:2: not TOML: Invalid value; text is written in quotes: "x"'),
+        ("[proxy]\nmanaged = True", "F:2: not TOML: Invalid value; write true, in lower case"),
+        ("[proxy]\nmanaged = no # x", "F:2: not TOML: Invalid value; write false, in lower case"),
+        ("[proxy]\nuser = None", "TOML has no such value; leave the key out"),
+        ("[muxd]\nsocket: 'x'", "write socket = ..., with = in the place of :"),
+        ('[muxd]\nsocket = "x\n', "F:2: not TOML: Illegal character '\\n'; a quotation mark is missing at its end"),
+        ("[muxd]\nsocket = 'x\n", "a quotation mark is missing at its end"),
+        ("[muxd]\nsocket = 'x\na = 'b'\n", "F:2: not TOML: Found invalid character '\\n'; a quotation mark is missing"),
+        (
+            "[models.a]\nargs = ['--x'\nport = 3",
+            "F:3: not TOML: Unclosed array; a comma is missing before this, or the ]",
+        ),
+        ("[models.a b]", "a name with a blank in it is written in quotes"),
+        ("[models.a", "write ] at its end"),
     ],
 )
 def test_what_cannot_be_seen_or_only_looks_like_toml_is_named(tmp_path, text, told):

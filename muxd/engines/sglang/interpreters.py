@@ -194,11 +194,12 @@ def _with_nearest_choice(error: str) -> str:
     """Return an error of the parser; of a value that is none of a few, first the one that was probably meant."""
     if (wrong := _NO_CHOICE.match(error)) is None:
         return error
-    choices = wrong["choices"].replace("'", "")
-    close = get_close_matches(wrong["value"], choices.split(", "), 1, 0.5)
-    return f"{wrong['flag']}: {wrong['value']} is no value of it; {f'did you mean {close[0]}? ' if close else ''}" + (
-        f"{'T' if close else 't'}here are {choices}"
-    )
+    choices = wrong["choices"].replace("'", "").split(", ")
+    value, rest = wrong["value"], ", ".join(choices)
+    longer = [choice for choice in choices if choice.startswith(value)] if value else []
+    meant = " or ".join(longer[:3] or get_close_matches(value, choices, 1, 0.5))
+    hint = f"did you mean {meant}? There are {rest}" if meant else f"there are {rest}"
+    return f"{wrong['flag']}: {value} is no value of it; {hint}"
 
 
 def _answer(argv: list[str], environ: Mapping[str, str], question: bytes, patience: float) -> dict[str, Any] | None:

@@ -126,13 +126,17 @@ def test_the_real_sglang_says_which_arguments_it_does_not_take():
         "good": [*model, "--tp", "2"],
         "unknown": [*model, "--contxt-length", "5", "--is-embeding"],
         "none": [*model, "--tp"],
+        "beginning": [*model, "--kv-cache-dtype", "fp8"],
         "three": [*model, "--dtype", "bfloat61", "--random-seed=x", "--tokenizer", "y", "--no-such-flag", "5"],
         "loose": [*model, "--is-embedding", "x"],
         "empty": [*model, ""],
     }
     rejected = rejected_args(str(REAL), os.environ, asked)
     found = {name: [arg.text for arg in args] for name, args in rejected.items()}
-    dtype, seed, tokenizer, last = found.pop("three")
+    assert found.pop("beginning")[0].startswith(
+        "--kv-cache-dtype: fp8 is no value of it; did you mean fp8_e5m2 or fp8_e4m3? There are "
+    )
+    tokenizer, dtype, seed, last = found.pop("three")
     assert dtype.startswith("--dtype: bfloat61 is no value of it; did you mean bfloat16? There are auto, half, ")
     assert seed == "argument --random-seed: invalid int value: 'x'"
     assert tokenizer.startswith("--tokenizer is the beginning of --tokenizer-path, ")
