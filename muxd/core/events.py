@@ -159,12 +159,14 @@ class WorkerReady:
 class WorkerAsleep:
     """It fell asleep, and its GPU memory is measured to be free, but for `kept` bytes on each of its GPUs.
 
-    `kept` is None where nobody can measure it.
+    `taken`: bytes that it had before, after it had served, on that of its GPUs where it had most.  Either is None where
+    nobody can measure it.
     """
 
     time: float
     worker: str
     kept: int | None = 0
+    taken: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

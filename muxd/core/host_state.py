@@ -246,7 +246,7 @@ class HostState:
 
     def evictions(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
-        if all(worker.spec.share == WHOLE for worker in group.serving):
+        if all(worker.share == WHOLE for worker in group.serving):
             # All weights that are there are in its way: there is nothing to choose.
             return [eviction for eviction in self._clearing(group.gpus) if eviction.group is not group]
         missing = self._shortfall(group)
@@ -412,7 +412,7 @@ class HostState:
     def _crowded(self, group: Group) -> Impossible | None:
         """Return why members of a group, each small enough, can never be on one GPU together."""
         for gpu in in_order(group.gpus):
-            shares = [worker.spec.share for worker in group.serving if gpu in worker.gpus]
+            shares = [worker.share for worker in group.serving if gpu in worker.gpus]
             capacity = self.sizes.get(gpu)
             if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
                 continue

@@ -191,9 +191,11 @@ class Scheduler:
                 if worker.state is WorkerState.WAKING:
                     worker.bad_levels, worker.level_trouble = 0, ""
                 yield from self.host.move(worker, WorkerState.READY)
-            case WorkerAsleep(_, _, kept) if worker.state is WorkerState.FALLING_ASLEEP:
+            case WorkerAsleep(_, _, kept, taken) if worker.state is WorkerState.FALLING_ASLEEP:
                 if kept is not None:
                     worker.kept[worker.level] = kept
+                if len(self.host.groups[worker.group].members) == 1:  # one of several comes back to where it was
+                    worker.peak = max(worker.peak, taken or 0)
                 self.host.ledger.keep(worker.name, worker.holding_asleep(worker.level))
                 yield from self.host.move(worker, WorkerState.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from .events import Failure
-from .ledger import HOST_RAM, Claim, GpuId, Holding, in_order
+from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
 from .spec import Role, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
@@ -79,6 +79,7 @@ class Worker:
     costs: dict[tuple[WorkerState, int | None], Cost] = field(default_factory=_costs)
     launched: int | None = None  # the level for which its process was launched, where that is not the configured one
     launch_note: str = ""  # why
+    peak: int = 0  # the most bytes that its process was measured to have had on one GPU when it fell asleep; 0: unknown
     copy: int = 0  # bytes of host RAM that its process has for a copy of its weights
     level: int = 3  # at which it sleeps or slept last, or towards which it falls asleep; 3: its process had ended
     kept: dict[int, int] = field(default_factory=dict)  # bytes of each of its GPUs that it keeps asleep, by level
@@ -107,7 +108,7 @@ class Worker:
     @property
     def gpu_claim(self) -> Claim:
         """Return the memory of GPUs that the worker needs to serve."""
-        return dict.fromkeys(self.gpus, self.spec.share)
+        return dict.fromkeys(self.gpus, self.share)
 
     def update(self, spec: WorkerSpec) -> None:
         """Take over a configuration that the processes do not depend on; where any GPUs will do, it stays on its."""
@@ -142,7 +143,7 @@ class Worker:
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
         if to in DOWN:
-            self.launched, self.launch_note, self.copy = None, "", 0
+            self.launched, self.launch_note, self.copy, self.peak = None, "", 0, 0
 
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""
@@ -158,6 +159,14 @@ class Worker:
         self.ready_since = None
 
     @property
+    def share(self) -> int:
+        """Return the bytes of each of its GPUs that the worker needs to serve: as told, else as measured, else WHOLE.
+
+        What was measured is true of one process, once it has served: the next one takes what it finds.
+        """
+        return self.peak if self.spec.share == WHOLE and self.peak else self.spec.share
+
+    @property
     def claim(self) -> Claim:
         """Return the memory that the worker needs to serve, of its GPUs and of host RAM."""
         return {**self.gpu_claim, HOST_RAM: self.copy} if self.copy else self.gpu_claim
@@ -168,7 +177,7 @@ class Worker:
             return Holding({}, 3)
         in_host = {HOST_RAM: self.copy} if self.copy else {}
         if level == 0:  # where nobody can say what its weights take, it keeps all
-            kept = self.kept.get(0, self.spec.resident or self.spec.share)
+            kept = self.kept.get(0, self.spec.resident or self.share)
             return Holding({**dict.fromkeys(self.gpus, kept), **in_host}, 0)
         kept = self.kept.get(level, 0)
         return Holding({**(dict.fromkeys(self.gpus, kept) if kept else {}), **in_host}, level)

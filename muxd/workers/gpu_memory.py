@@ -123,6 +123,17 @@ class GpuMemoryTracker:
 
     # The worker sleeps or ends
 
+    async def peak(self) -> int | None:
+        """Read what an awake worker has, and return the bytes on that of its GPUs where it has most.
+
+        None where nobody can measure them, or they are within the noise of such measurements.
+        """
+        now = await self._read()
+        if self._before is None or not now:
+            return None
+        most = max(size - self._before[gpu] for gpu, size in now.items()) + self._kept_before // len(self._on)
+        return most if most > NOISE else None
+
     def _others(self) -> Taken:
         """Return what all other workers are known to have on each of its GPUs."""
         others = [held for name, held in self._held.items() if name != self._name]

@@ -355,6 +355,8 @@ class WorkerProcess:
     async def _sleep(self, server: LaunchedServer, level: int) -> None:
         self._doing = "fell asleep"
         record = server.record
+        is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
+        taken = None if record.released or is_sized_by_script else await self._gpu_memory.peak()
         try:
             record.released = await self._engine.sleep(server.link, self._model, level, record.released)
             self._context.state.save()
@@ -366,7 +368,7 @@ class WorkerProcess:
         else:
             kept = self._gpu_memory.asleep
             share = kept // max(1, self._model.gpus_each) if kept is not None else None
-            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share))
+            self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share, taken))
 
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"

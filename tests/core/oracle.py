@@ -26,6 +26,7 @@ from muxd.core.commands import (
 from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
 from muxd.core.ledger import HOST_RAM, WHOLE
 from muxd.core.scheduler import Scheduler
+from muxd.core.spec import WorkerSpec
 from muxd.core.states import WorkerState
 
 GONE, LOADED = "gone", "loaded"
@@ -36,6 +37,7 @@ class Oracle:
         self.scheduler = scheduler
         self.holds: dict[str, str | int] = dict.fromkeys(scheduler.host.workers, GONE)  # or the level it sleeps at
         self.kept: dict[str, int] = {}  # bytes of each GPU that a sleeper was last measured to keep
+        self.peaks: dict[str, int] = {}  # bytes that a process was measured to have, where nobody told its size
         self.copies: dict[str, int] = {}  # bytes of host RAM that the copy of a worker's weights has
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
         self.on: dict[str, frozenset[str]] = {}  # where those to which any GPUs would do were started
@@ -51,13 +53,16 @@ class Oracle:
                     self.holds.setdefault(spec.name, GONE)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
-            case WorkerAsleep(_, worker, kept):
+            case WorkerAsleep(_, worker, kept, taken):
                 assert self.holds[worker] in (0, 1, 2, GONE)
                 if self.holds[worker] != GONE and kept is not None:
                     self.kept[worker] = kept
+                if self.holds[worker] != GONE and taken is not None:
+                    self.peaks[worker] = max(self.peaks.get(worker, 0), taken)
             case WorkerExited(_, worker):
                 self.holds[worker] = GONE
                 self.copies.pop(worker, None)
+                self.peaks.pop(worker, None)
 
     def must_allow(self, command: Command) -> None:
         match command:
@@ -155,6 +160,9 @@ class Oracle:
         beside = [n for n in others if self._gpus(n) & self._gpus(worker)]
         assert not beside, f"{worker} moves while {beside} do"
 
+    def _share(self, spec: WorkerSpec) -> int:
+        return self.peaks.get(spec.name, WHOLE) if spec.share == WHOLE else spec.share
+
     def _must_fit_in_host_ram(self, worker: str, level: int | None) -> None:
         """Add up the copies of weights that processes for level 1 have: host RAM is never promised twice."""
         spec = self.scheduler.host.workers[worker].spec
@@ -176,14 +184,13 @@ class Oracle:
             sleepers = [n for n in asleep if gpu in self._gpus(n)]
             shallow = [n for n in sleepers if self.holds[n] == 0]
             capacity = self.scheduler.host.ledger.capacity.get(gpu)
-            if spec.share == WHOLE or capacity is None or any(other.share == WHOLE for other in on_it):
+            shares = [self._share(other) for other in (spec, *on_it)]
+            if capacity is None or WHOLE in shares:
                 assert not on_it, f"{worker} comes while {[o.name for o in on_it]} hold GPU {gpu}"
-                assert not shallow or spec.share != WHOLE, f"{worker} comes while weights of {shallow} are on GPU {gpu}"
+                assert not shallow or shares[0] != WHOLE, f"{worker} comes while weights of {shallow} are on GPU {gpu}"
             else:
                 kept = sum(self.kept.get(n, 0) for n in sleepers)
-                assert spec.share + sum(other.share for other in on_it) + kept <= capacity, (
-                    f"{worker} does not fit on GPU {gpu}"
-                )
+                assert sum(shares) + kept <= capacity, f"{worker} does not fit on GPU {gpu}"
 
     def must_hold(self) -> None:
         host = self.scheduler.host

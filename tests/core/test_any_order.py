@@ -56,6 +56,7 @@ from muxd.core.events import (
     WorkerStuck,
 )
 from muxd.core.group import Group
+from muxd.core.ledger import WHOLE
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
@@ -301,7 +302,9 @@ class World:
                     WorkerAsleep(self.now, worker, self.rng.choice([None, max(1, share // 2), max(1, share - 5)]))
                 )
             case SleepWorker():
-                self.tell(WorkerAsleep(self.now, worker, self.rng.choice([0, 3])))
+                is_sized = self.book.worker(worker).spec.share != WHOLE or self.configured is SPECS
+                taken = None if is_sized else self.rng.choice([None, 20, 40])
+                self.tell(WorkerAsleep(self.now, worker, self.rng.choice([0, 3]), taken))
             case StopWorker():
                 self.exit(worker)
 

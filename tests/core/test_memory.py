@@ -10,6 +10,7 @@ from muxd.core.commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    WakeWorker,
 )
 from muxd.core.events import (
     DemandReported,
@@ -274,3 +275,72 @@ def test_a_drained_one_whose_ordered_sleep_waits_for_another_ones_load_says_so()
     assert said() == "finishes 0 requests, for at most 299s"
     book = book >> LeaseEnded(7.1, 1)
     assert said() == "waits until c has its memory: one at a time changes on a GPU"
+
+
+def measured_awake(*sizes: int | None) -> Playbook:
+    """Models a, b and c without sizes: each was loaded alone, was measured to have so much, and left for the next."""
+    names = "abc"[: len(sizes)]
+    book = on_one_card(*map(single, names))
+    for number, name in enumerate(names):
+        at = 10.0 * number
+        book = book >> LeaseAsked(at + 1, number, name)
+        if number:
+            before = names[number - 1]
+            book = book << SleepWorker(before, 2) >> WorkerAsleep(at + 2, before, 0, sizes[number - 1])
+        book = (
+            book << StartWorker(name)
+            >> WorkerReady(at + 3, name, f"http://{name}") << GrantLease(number, f"http://{name}", 1)
+            >> LeaseEnded(at + 4, number)
+        )  # fmt: skip
+    return book
+
+
+def test_a_model_without_sizes_wakes_beside_another_one_where_both_were_measured_to_fit():
+    book = measured_awake(30, 40) >> LeaseAsked(50, 9, "a") << SleepWorker("b", 2)  # b has served, and never slept
+    book = book >> WorkerAsleep(51, "b", 0, 40) << WakeWorker("a")
+    assert (
+        book >> WorkerReady(52, "a", "http://a") << GrantLease(9, "http://a", 2)
+        >> LeaseAsked(53, 10, "b") << WakeWorker("b")
+    )  # fmt: skip
+
+
+def settled(*sizes: int | None) -> Playbook:
+    """The same, and the last one has slept, too."""
+    book = measured_awake(*sizes)
+    last = "abc"[len(sizes) - 1]
+    book = book >> OrderGiven(40, 99, last, Verb.SLEEP) << SleepWorker(last, 2)
+    return book >> WorkerAsleep(41, last, 0, sizes[-1]) << FinishOrder(99, WorkerState.ASLEEP)
+
+
+def woken(book: Playbook, time: float, lease: int, name: str) -> Playbook:
+    book = book >> LeaseAsked(time, lease, name) << WakeWorker(name)
+    return book >> WorkerReady(time + 1, name, f"http://{name}") << GrantLease(lease, f"http://{name}", 2)
+
+
+def test_a_model_without_sizes_whose_process_was_not_measured_wakes_alone():
+    book = woken(settled(None, 40), 50, 8, "b") >> LeaseEnded(52, 8)
+    assert book >> LeaseAsked(53, 9, "a") << SleepWorker("b", 2)
+
+
+def test_what_was_measured_to_be_too_much_for_two_is_awake_alone():
+    book = woken(settled(50, 40), 50, 8, "b") >> LeaseEnded(52, 8)
+    assert book >> LeaseAsked(53, 9, "a") << SleepWorker("b", 2)
+
+
+def test_of_those_without_sizes_only_as_many_leave_as_must():
+    book = woken(woken(settled(40, 30, 20), 50, 8, "b"), 60, 9, "c") >> LeaseEnded(62, 8) >> LeaseEnded(63, 9)
+    book = book >> LeaseAsked(70, 10, "a")
+    (sleep,) = book.pending
+    assert isinstance(sleep, SleepWorker), "one of the two is enough"
+
+
+def test_a_new_process_of_a_model_without_sizes_has_the_gpu_to_itself_again():
+    book = woken(settled(30, 40), 50, 8, "b") >> LeaseEnded(52, 8) >> WorkerExited(53, "a")
+    assert book >> LeaseAsked(54, 9, "a") << SleepWorker("b", 2)
+
+
+def test_the_most_that_was_measured_counts():
+    book = woken(settled(45, 20), 50, 8, "a") >> LeaseEnded(52, 8)
+    book = book >> OrderGiven(53, 99, "a", Verb.SLEEP) << SleepWorker("a", 2) >> WorkerAsleep(54, "a", 0, 30)
+    assert book << FinishOrder(99, WorkerState.ASLEEP)
+    assert book.worker("a").share == 45

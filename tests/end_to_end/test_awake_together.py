@@ -132,3 +132,20 @@ def test_who_does_not_fit_beside_a_pinned_model_is_told_so_at_once(start):
     assert (refused.status_code, error["code"]) == (503, "pinned_in_the_way")
     assert "large is pinned, and middle does not fit beside it; `muxctl stop large` makes room" in error["message"]
     assert (muxd.state("large"), muxd.state("middle")) == ("ready", "unloaded")
+
+
+def test_models_without_sizes_that_were_measured_to_fit_wake_beside_each_other(start):
+    """Each is loaded alone, as nobody knows what it takes; once it has served and slept, muxd knows."""
+    tables = (
+        f'[models.{name}]\nmemory = {{ weights = "{size}GiB" }}\nsimulation = {{ {QUICK} }}\n'
+        for name, size in (("large", 40), ("middle", 30), ("small", 20))
+    )
+    muxd = start(HEAD + "".join(tables))
+    texts = {name: muxd.ask(name) for name in ("large", "middle", "small")}
+    assert states(muxd) == {"large": "asleep", "middle": "asleep", "small": "ready"}
+    assert muxd.ask("middle") == texts["middle"]
+    assert states(muxd) == {"large": "asleep", "middle": "ready", "small": "asleep"}
+    assert muxd.ask("large") == texts["large"]
+    assert states(muxd) == {"large": "ready", "middle": "ready", "small": "asleep"}
+    assert muxd.ask("small") == texts["small"]
+    assert sorted(states(muxd).values()) == ["asleep", "ready", "ready"]
