@@ -143,6 +143,10 @@ class HostCheck:
             return pid > 0 and within(lambda: token_of(pid).startswith(mark_of(run_dir)))
         return False
 
+    def _is_workers(self, pid: int) -> bool | None:
+        """Say whether an earlier muxd has left the process; None where there is no such process here."""
+        return None if look_up(pid) is None else self.is_left_over(pid)
+
     def gpu_lines(self) -> Iterator[ReportLine]:
         """Yield lines on the simulated and on the real GPUs, and on missing ones."""
         if pretend := self.simulated_gpus:
@@ -162,9 +166,12 @@ class HostCheck:
             yield from self._budget_lines(pretend | self.gpus)
 
     def _stranger_lines(self, gpus: Mapping[GpuId, GpuMemory]) -> Iterator[ReportLine]:
-        """Yield a line for each GPU of which processes have memory; a muxd that runs shows it in its status."""
+        """Yield a line for each GPU of which processes have memory that no muxd started.
+
+        A muxd that runs shows them in its status; what an earlier one has left is ended by the next one's start.
+        """
         for gpu in gpus.values() if not self.is_running else ():
-            found = strangers_among(gpu.holders, _is_nobodys, has_workers=False) or reckoned(gpu.used)
+            found = strangers_among(gpu.holders, self._is_workers, has_workers=False) or reckoned(gpu.used)
             if found.size:
                 yield warn("GPUs", f"GPU {gpu.id}: {found}; models have what they leave")
 
@@ -182,11 +189,6 @@ class HostCheck:
                 text = f"a reserve of {budgets.reserve / GiB:.1f} GiB leaves nothing of GPU {gpu.id}, which has"
                 where = self.problems.where(("gpus", "reserve"))
                 yield wrong("GPUs", f"{text} {gpu.total / GiB:.1f} GiB; lower it", where)
-
-
-def _is_nobodys(pid: int) -> bool | None:
-    """Say that no process is a worker's, as no muxd runs; None where there is no such process here."""
-    return None if look_up(pid) is None else False
 
 
 def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:

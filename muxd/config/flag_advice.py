@@ -6,7 +6,7 @@ Other servers are vLLM, llama.cpp and TGI.  The flags of SGLang are those of 0.5
 from collections.abc import Sequence
 from typing import Any
 
-from .flags import DATA, PIPELINE, TENSOR
+from .flags import DATA, PIPELINE, SWITCH, TENSOR
 from .units import shown
 
 #: Flags that muxd itself gives an engine, each with what the user does instead.
@@ -34,7 +34,7 @@ ELSEWHERE = {
     "--enable-reasoning": "--reasoning-parser",
     "--enforce-eager": "--disable-cuda-graph",
     "--no-enable-prefix-caching": "--disable-radix-cache",
-    "--no-enable-chunked-prefill": "--chunked-prefill-size",
+    "--no-enable-chunked-prefill": "--chunked-prefill-size=-1",
     "--swap-space": "--cpu-offload-gb",
     "--hf-overrides": "--json-model-override-args",
     "--rope-scaling": "--json-model-override-args",
@@ -180,7 +180,7 @@ def why_flag(key: str, value: Any) -> str:
         return f"no key; {OWNED_FLAGS[flag]}"
     if value is False:
         return f"a flag of the engine ({flag}), which goes into args; leave it out"
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (flag == "--json-model-override-args" and not isinstance(value, str)):
         return f"a flag of the engine, which goes into args, as {flag} and one word of JSON"
     return f"a flag of the engine, which goes into args; write args = [{', '.join(map(shown, _words(flag, value)))}]"
 
@@ -192,7 +192,9 @@ def flag_meant(key: str) -> str | None:
 
 
 def _words(flag: str, value: Any) -> Sequence[str]:
-    """Return the words of a flag and of the value that a user wrote for it in TOML."""
-    if value is True:
+    """Return the words of a flag and of the value that a user wrote for it in TOML; "..." where that says none."""
+    if "=" in flag or SWITCH.match(flag):
         return (flag,)
+    if value is True:
+        return flag, "..."
     return (flag, *map(str, value if isinstance(value, list) else [value]))

@@ -73,12 +73,12 @@ def why_misplaced(path: KeyPath, key: str, table: Mapping[str, Any], declared: M
 
     `table` is what the user wrote there, and `declared` are the keys that the table has.
     """
-    value, plain = table[key], key.strip("-").replace("-", "_").lower()
+    value, plain = table[key], _plain(key)
     if len(path) > (2 if path[0] == "models" else 1):  # a table within a table
         return f"unknown key; {did_you_mean(key, declared)}"
     if path[0] in ("models", "defaults"):
         return _in_model(path, key, plain, value, declared)
-    if path[0] in ("proxy", "muxd") and plain in (*_HOST, *_PORT):
+    if plain in (*_HOST, *_PORT):
         return f"unknown key; write {_listen(table)}" + (" under [proxy]" if path[0] != "proxy" else "")
     if path[0] == "proxy" and plain in ("api_key", "api_keys", "key", "keys", "token", "auth"):
         return "unknown key; clients' API keys are made with muxctl keys add NAME, and written as [[keys]]"
@@ -89,28 +89,30 @@ def why_misplaced(path: KeyPath, key: str, table: Mapping[str, Any], declared: M
 
 def why_no_table(name: str, raw: Mapping[str, Any], tables: Sequence[str]) -> str:
     """Return what is wrong with a key or table at the top of a file, which has no such one, and what to do."""
-    plain, value = name.strip("-").replace("-", "_").lower(), raw[name]
+    plain, value = _plain(name), raw[name]
     if isinstance(value, dict):
         if meant := _TABLES.get(plain):
             return f"unknown table; write {'[[keys]]' if meant == 'keys' else f'[{meant}]'}"
         return f"unknown key; {did_you_mean(name, tables)}"
     if plain in (*_HOST, *_PORT):
         return f"unknown key; write {_listen(raw)} under [proxy]"
-    if meant := next((table for table, words in _MEANT.items() if plain in words and plain not in words.values()), ""):
+    if meant := next((table for table, words in _MEANT.items() if plain in words), ""):
         home = "models.NAME" if meant == "models" else meant
         return f"unknown key; write {_MEANT[meant][plain]} under [{home}]"
-    return _elsewhere(name) or why_flag(name, value) or f"unknown key; {did_you_mean(name, tables)}"
+    if why := _elsewhere(name) or why_flag(name, value):
+        return f"{why} under [models.NAME]" if "write args" in why or "use the key" in why else why
+    return f"unknown key; {did_you_mean(name, tables)}"
 
 
 def why_no_model(key: str, value: Any) -> str:
     """Return what is wrong with what stands directly under [models], where it is no model's table; "" where it is."""
     declared = MODEL_KEYS.get(key)
     if isinstance(value, dict):
-        is_key = declared is not None and isinstance(declared.read, type) and value
-        return _BELONGS if is_key and declared is not None and value.keys() <= keys_of(declared.read).keys() else ""
+        inner = keys_of(declared.read) if declared is not None and isinstance(declared.read, type) else {}
+        return _BELONGS if value and value.keys() <= inner.keys() else ""
     if _is_list_of_tables(value):
         return f"a list of tables; write [{shown_path(('models', key))}] in single brackets"
-    plain = key.strip("-").replace("-", "_").lower()
+    plain = _plain(key)
     if declared is not None:
         return _BELONGS
     if meant := _MEANT["models"].get(plain):
@@ -145,12 +147,19 @@ def why_not_a_table(path: KeyPath, value: Any, declared: Mapping[str, KeyDeclara
     return f"{shown(value)} is not a table; write {form}"
 
 
+def _plain(key: str) -> str:
+    """Return a key as muxd spells its own: `--Served-Names` as served_names."""
+    return key.strip("-").replace("-", "_").lower()
+
+
 def _is_list_of_tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _in_model(path: KeyPath, key: str, plain: str, value: Any, declared: Mapping[str, KeyDeclaration]) -> str:
     words = _MEANT["models"]
+    if plain == "device" and not str(value).isalpha():
+        return "unknown key; write gpus"
     if meant := words.get(plain):
         return f"unknown key; write {meant}"
     if why := _elsewhere(key) or why_flag(key, value):

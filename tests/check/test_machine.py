@@ -212,7 +212,8 @@ def test_a_port_that_is_held_is_told_with_its_holder(report):
         assert told.endswith(f" (pid {os.getpid()}): end it, or use another port")
 
 
-def test_a_port_that_an_earlier_muxds_proxy_holds_is_fine(report, tmp_path):
+def test_what_an_earlier_muxd_has_left_is_no_others(report, tmp_path):
+    """It is what `muxd start` takes over or ends, and nobody else may end: streams pass through it."""
     children = tmp_path / "state/children"
     children.mkdir(parents=True, mode=0o700)
     (tmp_path / "state").chmod(0o700)
@@ -224,14 +225,17 @@ def test_a_port_that_an_earlier_muxds_proxy_holds_is_fine(report, tmp_path):
         with subprocess.Popen(argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             port = int(holder.stdout.readline())
             text = f"state_dir = '{tmp_path}/state'\n[proxy]\nlisten = '127.0.0.1:{port}'\n"
-            (line,) = of(report(f"{text}[models.a]\nengine = 'simulator'\n")[1], "port")
+            ledger = GpuLedger(tmp_path / "state/simulated-gpus.json", 80 * GiB)
+            ledger.hold(holder.pid, start_time(holder.pid), "0", 12 * GiB)
+            lines = report(f"{text}[models.a]\nengine = 'simulator'\n")[1]
+            (line,) = of(lines, "port")
             holder.communicate("\n")
-        return line[0], line[2].rpartition(")")[2]
+        return line[0], line[2].rpartition(")")[2], [mark for mark, _, _ in of(lines, "GPUs")]
 
     assert told(f"{mark_of(children)}{'0' * 20}") == (
-        "ok", ", which a muxd that is gone has left: muxd start takes it over"
+        "ok", ", which a muxd that is gone has left: muxd start takes it over", ["ok"]
     )  # fmt: skip
-    assert told("0" * 32) == ("warn", ": end it, or use another port")
+    assert told("0" * 32) == ("warn", ": end it, or use another port", ["ok", "warn"])
 
 
 def test_ports_that_a_running_muxd_holds_are_fine(report, tmp_path):
