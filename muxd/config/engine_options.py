@@ -34,7 +34,7 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class DialectOptions:
-    """Options of all engines whose servers answer as SGLang's do."""
+    """Options of all engines that muxd probes for progress."""
 
     hang_timeout: float = key(
         duration(1, endless=True),
@@ -45,10 +45,20 @@ class DialectOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SGLangOptions(DialectOptions):
+class InstalledOptions(DialectOptions):
+    """Options of all engines that an interpreter of this machine has."""
+
+    python: str = key(command, "python3", doc="The interpreter that has the engine: a name in $PATH, or a path.")
+
+
+@dataclass(frozen=True, slots=True)
+class SGLangOptions(InstalledOptions):
     """Options of `engine = "sglang"`."""
 
-    python: str = key(command, "python3", doc="The interpreter that has SGLang: a name in $PATH, or a path.")
+
+@dataclass(frozen=True, slots=True)
+class VLLMOptions(InstalledOptions):
+    """Options of `engine = "vllm"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +73,14 @@ class SimulatorOptions(DialectOptions):
         return sys.executable
 
 
-EngineOptions = SGLangOptions | SimulatorOptions
+EngineOptions = SGLangOptions | VLLMOptions | SimulatorOptions
 
 #: The engines that a model may name, and the options of each.
-ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {"sglang": SGLangOptions, "simulator": SimulatorOptions}
+ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {
+    "sglang": SGLangOptions,
+    "vllm": VLLMOptions,
+    "simulator": SimulatorOptions,
+}
 
 DEFAULT_ENGINE = "sglang"
 

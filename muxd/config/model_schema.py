@@ -108,7 +108,7 @@ class Model:
     engine: str = key(
         choice(*ENGINE_OPTIONS),
         DEFAULT_ENGINE,
-        doc='"sglang", or "simulator": pretend servers, to try muxd without a GPU.',
+        doc='"sglang", "vllm", or "simulator": pretend servers, to try muxd without a GPU.',
     )
     model_path: str = key(
         weights,

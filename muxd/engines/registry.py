@@ -12,11 +12,12 @@ from muxd.config.model_schema import Model
 from .kind import EngineKind
 from .sglang.kind import SGLANG
 from .simulator.kind import SIMULATOR
+from .vllm.kind import VLLM_KIND
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, SIMULATOR)}
+ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, VLLM_KIND, SIMULATOR)}
 
 
 def kind_of(model: Model) -> EngineKind:

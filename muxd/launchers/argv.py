@@ -11,7 +11,12 @@ class ArgvLauncher:
         command = engine.command(model, context)
         return LaunchSpec(
             argv=command.argv,
-            env={**engine.environment, **command.env, "TMPDIR": str(context.tmpdir)},
+            env={**engine.environment, **visible_gpus(model), **command.env, "TMPDIR": str(context.tmpdir)},
             files=command.files,
             stop_signal=engine.stop_signal,
         )
+
+
+def visible_gpus(model: Model) -> dict[str, str]:
+    """Return the environment by which a server sees only the model's GPUs, numbered as NVML numbers them."""
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(model.gpus)}

@@ -18,7 +18,7 @@ from muxd.metrics.families import write
 from muxd.metrics.switches import PARTS, SwitchKind, Tally
 from muxd.proxy.telemetry.exposition import own_page
 from muxd.proxy.telemetry.metrics import Gauges, ProxyMetrics
-from tests.real.install import DEFAULT, Installation
+from tests.real.install import DEFAULT, SGLangInstallation
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def error_codes() -> set[str]:
 
 def told_by_sglang() -> set[str] | None:
     """The names in the source of the SGLang that is installed for tests/real; None where it is not."""
-    target = Installation(DEFAULT)
+    target = SGLangInstallation(DEFAULT)
     if not target.python.exists():
         return None
     places = target.site_packages() / "sglang/srt/observability"

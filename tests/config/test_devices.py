@@ -10,9 +10,10 @@ from muxd.check.verb import check
 from muxd.config import load_config, load_proxy_config
 from muxd.config.flags import flag_of, parallel
 from muxd.config.schema import GiB, GpuBudgets
-from muxd.engines.sglang.engine import server_flags, visible_gpus
+from muxd.engines.sglang.engine import server_flags
 from muxd.errors import ConfigError
 from muxd.gpus import CannotAsk, GpuIdentity, NvmlGpus, installed_gpus
+from muxd.launchers.argv import visible_gpus
 
 REAL = '[models.a]\nmodel_path = "Qwen/Q"\npython = "/bin/sh"\n'
 PRETEND = '[models.a]\nengine = "simulator"\n'

@@ -11,4 +11,4 @@ def test_a_key_that_several_engines_have_is_one_declaration_and_no_key_of_every_
 
 def test_the_engines_that_have_a_key_are_named_as_a_file_names_them():
     assert engines_with("simulation") == 'engine = "simulator"'
-    assert engines_with("hang_timeout") == 'engine = "sglang" or "simulator"'
+    assert engines_with("hang_timeout") == 'engine = "sglang" or "vllm" or "simulator"'

@@ -235,7 +235,7 @@ sleep_level = 4
 [models.qwen2.5]
 model_path = "Q/x"
 [models.s]
-engine = "vllm"
+engine = "tgi"
 simulation = { load_time = -1 }
 """) == [
         "F:2: muxd.sockt: unknown key; did you mean socket?",
@@ -256,7 +256,7 @@ simulation = { load_time = -1 }
         "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
         "F:20: models.legacy.sleep_level: 4 is out of range; use 0 to 3",
         'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
-        'F:24: models.s.engine: "vllm" is not known; use "sglang" or "simulator"',
+        'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "simulator"',
         "F:25: models.s.simulation.load_time: -1 is too short; use at least 0s",
     ]
 
@@ -444,7 +444,7 @@ WRONG = [
     ),
     (
         "[models.a]\nengine = 'simulator'\npython = 'python3'",
-        'models.a.python: only engine = "sglang" has it; remove it or change engine',
+        'models.a.python: only engine = "sglang" or "vllm" has it; remove it or change engine',
     ),
     (
         "[models.a]\nengine = 'simulator'\nsimulation = { token_rate = 0 }",

@@ -38,7 +38,10 @@ def told(tmp_path, *models):
     return told_capabilities(settings["capabilities"])
 
 
-@pytest.mark.parametrize("route", sorted(frozenset().union(*SGLANG.capabilities.routes.values())))
+EVERY_ROUTE = {route for kind in ENGINES.values() for routes in kind.capabilities.routes.values() for route in routes}
+
+
+@pytest.mark.parametrize("route", sorted(EVERY_ROUTE))
 def test_every_route_that_an_engine_answers_is_one_that_the_proxy_passes_on(route):
     found = find(asked_of(route))
     assert isinstance(found, WorkerRequest)
@@ -76,7 +79,8 @@ def test_a_context_is_as_long_as_the_flags_say(args, length):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_proxy_is_told_what_each_engine_answers(tmp_path, name):
-    model = Model("a", engine=name, args=("--is-embedding", "--context-length=8"))
+    args = ("--runner", "pooling", "--max-model-len=8") if name == "vllm" else ("--is-embedding", "--context-length=8")
+    model = Model("a", engine=name, args=args)
     found = told(tmp_path, model).of("a")
     assert (found.engine, found.makes, found.max_model_len) == (name, "embeddings", 8)
     assert found.answers is not None
@@ -99,8 +103,9 @@ def test_memory_is_granted_where_its_size_is_said_and_no_flag_says_another(name)
     sized = Model("a", engine=name, gpus=("0", "1"), memory=Memory(weights=6, kv=4))
     assert ENGINES[name].granted(sized) == 5
     assert ENGINES[name].granted(Model("a", engine=name, memory=Memory(weights=6))) == 0
-    told = Model("a", engine=name, memory=Memory(weights=6, kv=4), args=("--mem-fraction-static", "0.5"))
-    assert ENGINES[name].granted(told) == 0
+    for flag in ENGINES[name].capabilities.memory_flags:
+        told = Model("a", engine=name, memory=Memory(weights=6, kv=4), args=(flag, "0.5"))
+        assert ENGINES[name].granted(told) == 0
 
 
 def test_the_registry_and_the_configuration_run_no_engines_code():

@@ -15,7 +15,7 @@ from tests.real import install
 def sglang_home() -> Path:
     """Where install.py put SGLang: `venv/bin/python`, `models/tiny-a`, `models/tiny-b`."""
     home = Path(os.environ.get("MUXD_REAL_SGLANG") or install.DEFAULT).absolute()
-    if missing := install.Installation(home).missing_steps():
+    if missing := install.SGLangInstallation(home).missing_steps():
         steps = ", ".join(step.name for step in missing)
         pytest.fail(f"SGLang is not installed in {home} ({steps}): run `python tests/real/install.py`", pytrace=False)
     return home

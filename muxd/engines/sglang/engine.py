@@ -19,6 +19,7 @@ from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
+from muxd.engines.openai_api import length_in
 
 from . import diagnosis, observation
 from .kind import SGLANG
@@ -80,7 +81,7 @@ class SGLang:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.engine_options.python, "-m", "sglang.launch_server", "--config", str(config)]
         argv += [*server_flags(model, context.port), *_memory_share(model, context.free_gpu_memory), *model.args]
-        return CommandSpec(tuple(argv), visible_gpus(model), {config: f"admin-api-key: {context.admin_key}\n"})
+        return CommandSpec(tuple(argv), files={config: f"admin-api-key: {context.admin_key}\n"})
 
     async def is_ready(self, link: EngineClient) -> bool:
         status = await link.probe("/ready")
@@ -219,14 +220,6 @@ class SGLang:
         return of_stranger(program, self.title, "/server_info")
 
 
-def visible_gpus(model: Model) -> dict[str, str]:
-    """Return the environment by which a server sees only the model's GPUs, numbered as NVML numbers them."""
-    return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": ",".join(model.gpus),
-    }
-
-
 def _memory_share(model: Model, free: int) -> list[str]:
     """Hold SGLang to its grant: weights and KV cache are this share of what is free before it loads.
 
@@ -272,13 +265,6 @@ def is_idle(answer: Any) -> bool:
         return all(load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0 for load in loads)
     except (KeyError, TypeError):
         return False
-
-
-def length_in(answer: Any) -> int | None:
-    """Return the context length of the first model in /v1/models, in tokens; the adapters' cards come after it."""
-    cards = answer.get("data") if isinstance(answer, dict) else None
-    length = cards[0].get("max_model_len") if isinstance(cards, list) and cards and isinstance(cards[0], dict) else None
-    return length if type(length) is int and 0 < length < 1 << 40 else None
 
 
 def stamps_in(answer: Any) -> Stamps:

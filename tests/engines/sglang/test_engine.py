@@ -6,8 +6,9 @@ import pytest
 
 from muxd.config import Daemon, Model, SGLangOptions
 from muxd.engines.engine import LaunchContext
+from muxd.engines.openai_api import length_in
 from muxd.engines.registry import engine_for
-from muxd.engines.sglang.engine import are_news, is_idle, length_in, server_flags, stamps_in
+from muxd.engines.sglang.engine import are_news, is_idle, server_flags, stamps_in
 from muxd.launchers.launcher import launcher_for
 
 SGLANG = SGLangOptions(python="/opt/sglang/bin/python")
@@ -108,5 +109,7 @@ def test_the_admin_key_is_in_a_file_and_nowhere_else():
 
 def test_a_model_sees_its_own_gpus_only():
     model = Model("qwen", model_path="m", served_names=("qwen",), gpus=("2", "3"))
-    env = engine_for(model).command(model, LaunchContext(1, Path("/w"), Path("/t"), "k", DAEMON)).env
+    env = (
+        launcher_for(model).launch(model, engine_for(model), LaunchContext(1, Path("/w"), Path("/t"), "k", DAEMON)).env
+    )
     assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")

@@ -1,0 +1,207 @@
+"""vLLM: flags, probes, and its sleep and wake.
+
+What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, with a sleep mode of the tests' own).
+"""
+
+import os
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from muxd.config.command_lines import Command
+from muxd.config.flags import flag_of
+from muxd.config.model_schema import Model
+from muxd.engines import diagnosis as general
+from muxd.engines.diagnosis import Diagnosis, Evidence
+from muxd.engines.engine import CommandSpec, LaunchContext
+from muxd.engines.engine_client import EngineCallFailed, EngineClient
+from muxd.engines.observed_server import ObservedServer
+from muxd.engines.openai_api import length_in
+
+from . import diagnosis, guard
+from .kind import KV_CACHE_BYTES, VLLM_KIND
+
+#: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
+MODULE = "vllm.entrypoints.openai.api_server"
+
+#: The guard's module in a launch's work folder.
+GUARD = "muxd_guard"
+
+#: vLLM's names of its flags for the ways to use several GPUs.
+TENSOR = ("--tensor-parallel-size", "-tp")
+PIPELINE = ("--pipeline-parallel-size", "-pp")
+DATA = ("--data-parallel-size", "-dp")
+
+#: Seconds that a server which is told to end may go on with what is in flight; muxd has drained it before.
+SHUTDOWN_TIMEOUT = 30
+
+#: Seconds within which a ready server has to answer how long its context is.
+LENGTH_TIMEOUT = 1.0
+
+#: Bytes of /metrics; 60 KB are usual.
+LONGEST_PAGE = 8 << 20
+
+#: What a sleep releases: the KV cache at every level, the weights at level 1 and 2.
+KV_CACHE, OFFLOADED, DISCARDED = "kv_cache", "weights, kept in host memory", "weights, discarded"
+RELEASED = {0: (KV_CACHE,), 1: (KV_CACHE, OFFLOADED), 2: (KV_CACHE, DISCARDED)}
+
+
+class VLLM:
+    """vLLM started by muxd itself, and the last sign of life of one server's engine core."""
+
+    title = "vLLM"
+    stop_signal = signal.SIGTERM
+    environment: Mapping[str, str] = {
+        "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
+        # Pinned host memory of a sleep at level 1 would stay taken after the wake.
+        "VLLM_SLEEP_MODE_RELEASE_HOST_MEMORY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+    def __init__(self) -> None:
+        self._answered: float | None = None  # when the engine core last did, by trio's clock
+
+    def command(self, model: Model, context: LaunchContext) -> CommandSpec:
+        folder = context.workdir
+        flags = ["--model", model.model_path, "--served-model-name", model.served_names[0]]
+        flags += ["--host", "127.0.0.1", "--port", str(context.port)]
+        flags += ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT), "--middleware", f"{GUARD}.RequireAdminKey"]
+        flags += ["--enable-sleep-mode"] if model.sleep_level < 3 else []
+        flags += [*_memory_share(model), *_tensor_parallel(model), *model.args]
+        return CommandSpec(
+            argv=(model.engine_options.python, "-m", MODULE, *flags),
+            env={"PYTHONPATH": _python_path(folder, model)},
+            files={
+                folder / f"{GUARD}.py": Path(guard.__file__).read_text(),
+                folder / guard.KEY_FILE: context.admin_key,
+            },
+        )
+
+    async def is_ready(self, link: EngineClient) -> bool:
+        return await link.probe("/health") == 200
+
+    async def is_alive(self, link: EngineClient, model: Model) -> bool:
+        """Say whether the server answers on HTTP and its engine core has answered within hang_timeout.
+
+        /health goes on answering 200 while an engine core is stopped; whether it sleeps only the core itself can say,
+        asleep too, between two steps.
+        """
+        if await link.probe("/health") != 200:
+            return False
+        now = trio.current_time()
+        try:
+            await link.ask("/is_sleeping")
+            self._answered = now
+        except EngineCallFailed as error:
+            if error.lacking or error.locked:
+                return True
+            self._answered = now if self._answered is None else self._answered
+        return now - self._answered < model.engine_options.hang_timeout
+
+    async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
+        """Return None: muxd itself has given the server its key."""
+        return None
+
+    async def observe(
+        self, link: EngineClient | None, port: int, processes: Sequence[Command]
+    ) -> ObservedServer | None:
+        """Return an ObservedServer with nothing but the port: muxd itself has started the server."""
+        return ObservedServer(port=port)
+
+    def is_server(self, process: Command) -> bool:
+        return MODULE in process.words
+
+    def servers_among(self, processes: Iterable[Command]) -> list[Command]:
+        return [process for process in processes if self.is_server(process)]
+
+    def port_told(self, process: Command) -> int | None:
+        words = list(process.words)
+        told = words[words.index("--port") + 1] if "--port" in words[:-1] else ""
+        return int(told) if told.isdigit() else None
+
+    def are_parts(self, names: Sequence[str]) -> bool:
+        return diagnosis.are_parts(names)
+
+    async def context_length(self, link: EngineClient) -> int | None:
+        with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
+            return length_in(await link.ask("/v1/models"))
+        return None
+
+    async def is_generation(self, link: EngineClient) -> bool | None:
+        """Return None: vLLM does not say."""
+        return None
+
+    async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
+        """Put the server to sleep; mode "wait" lets what runs end, where "abort", vLLM's default, would cut it off.
+
+        vLLM's own level 0 pauses and frees nothing: the KV cache is released by a call of its own.  A server whose
+        weights sleep takes a second sleep for the first, and is not asked for one.
+        """
+        if OFFLOADED in released or DISCARDED in released:
+            raise EngineCallFailed(f"vLLM does not go from a sleep without its weights to level {level}")
+        await link.call("sleep", f"/sleep?level={level}&mode=wait", {})
+        if level == 0:
+            await link.call("release", "/release_kv_cache_memory", {})
+        return list(RELEASED[level])
+
+    async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
+        """Wake the server; weights that were discarded are read again before there is a KV cache beside them.
+
+        vLLM answers 200 to a wake that did nothing, so the server is asked whether it still sleeps.
+        """
+        if DISCARDED in released:
+            await link.call("resume", "/wake_up?tags=weights", {})
+            await link.call("reload", "/collective_rpc", {"method": "reload_weights"})
+            await link.call("resume", "/wake_up?tags=kv_cache", {})
+            await link.call("reset", "/reset_prefix_cache", {})
+        else:
+            await link.call("resume", "/wake_up" if OFFLOADED in released else "/wake_up?tags=kv_cache", {})
+        if is_sleeping(await link.ask("/is_sleeping")):
+            raise EngineCallFailed("it still sleeps after its wake")
+
+    async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
+        return diagnosis.of_kept_memory(over)
+
+    async def metrics(self, link: EngineClient) -> bytes | None:
+        return await link.page("/metrics", LONGEST_PAGE)
+
+    def leftovers(self, pids: Iterable[int]) -> list[Path]:
+        """Return nothing: what vLLM leaves in shared memory its resource tracker removes."""
+        return []
+
+    def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        return diagnosis.diagnose(evidence, model)
+
+    def diagnose_answer(self, call: str, status: int, body: str) -> Diagnosis | None:
+        return diagnosis.of_answer(call, status, body)
+
+    def diagnose_stranger(self, program: str) -> Diagnosis:
+        return general.of_stranger(program, self.title, "/is_sleeping")
+
+
+def _memory_share(model: Model) -> list[str]:
+    """Hold vLLM to its grant: the bytes of its KV cache on each GPU, where `memory` has them."""
+    if model.memory is None or not VLLM_KIND.granted(model):
+        return []
+    return [KV_CACHE_BYTES, str(model.memory.kv // max(1, len(model.gpus)))]
+
+
+def _tensor_parallel(model: Model) -> list[str]:
+    """Return --tensor-parallel-size over all the model's GPUs, unless `args` say how they are used."""
+    said = flag_of(model.args)
+    is_said = any(said(names) is not None for names in (TENSOR, PIPELINE, DATA))
+    return ["--tensor-parallel-size", str(len(model.gpus))] if len(model.gpus) > 1 and not is_said else []
+
+
+def _python_path(folder: Path, model: Model) -> str:
+    """Return PYTHONPATH with the guard's folder before what the model's own environment has there."""
+    return os.pathsep.join(filter(None, (str(folder), model.env.get("PYTHONPATH", ""))))
+
+
+def is_sleeping(answer: Any) -> bool:
+    """Say whether any of its memory sleeps, or its scheduler is paused, by the answer of /is_sleeping."""
+    return not isinstance(answer, dict) or answer.get("is_sleeping") is not False

@@ -1,0 +1,46 @@
+"""Checks of a model's keys for vLLM: what its command line would refuse, or muxd sets itself."""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+
+from muxd.config.engine_options import VLLMOptions
+from muxd.config.model_schema import Model
+from muxd.config.rules import VARIABLE, Finding
+from muxd.config.units import shown
+
+# Flags that muxd itself sets for vLLM, each with what the user does instead.
+OWNED_FLAGS = {
+    "--host": "leave it out: workers listen on loopback only",
+    "--port": "use the key port",
+    "--uds": "leave it out: the proxy asks workers on loopback, and their control routes take muxd's key",
+    "--model": "use the key model_path",
+    "--served-model-name": "use the key served_names",
+    "--config": "leave it out: put its settings into args",
+    "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
+    "--enable-sleep-mode": "use the key sleep_level",
+    "--shutdown-timeout": "leave it out: muxd lets requests finish before it ends a server",
+    "--middleware": "leave it out: muxd puts its own there, which guards the control routes",
+}
+
+
+def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Yield what is wrong with a model that vLLM runs; see `EngineKind.findings`."""
+    for arg in model.args:
+        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
+        if flag in OWNED_FLAGS:
+            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        elif re.match(r"--?[A-Za-z][\w.-]*\s", arg):
+            apart = ", ".join(map(shown, arg.split()))
+            yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
+        elif arg[:1] not in "{[" and (wanted := VARIABLE.search(arg)):
+            yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if (first := "".join(model.args[:1])) and first[0] != "-":
+        yield ("args",), f'{shown(first)} belongs to no flag; vLLM\'s flags begin with "--"'
+    if not model.model_path:
+        yield ("model_path",), "missing; give a local directory or a Hub id such as Qwen/Qwen3-14B"
+    options = model.engine_options
+    if environ is None or not isinstance(options, VLLMOptions):
+        return
+    if not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
+        yield ("python",), f"{options.python} is not an executable that can be found; give the path of vLLM's python"

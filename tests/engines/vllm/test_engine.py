@@ -1,0 +1,169 @@
+"""What vLLM is started with, and the order of the calls that put it to sleep and wake it."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from muxd.config import Model
+from muxd.config.engine_options import VLLMOptions
+from muxd.config.model_schema import Memory
+from muxd.engines.engine import LaunchContext
+from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.vllm import guard
+from muxd.engines.vllm.engine import DISCARDED, KV_CACHE, OFFLOADED, VLLM
+from muxd.http.request import Request
+from muxd.http.server import ResponseWriter, serve_http
+
+GiB = 1 << 30
+
+
+def model(**keys: Any) -> Model:
+    keys = {"model_path": "/models/a", "served_names": ("a",), "gpus": ("0",), "sleep_level": 1, **keys}
+    return Model("qwen", engine="vllm", engine_options=VLLMOptions(python="/opt/vllm/bin/python"), **keys)
+
+
+def context(folder: Path) -> LaunchContext:
+    return LaunchContext(4321, folder, folder / "tmp", "the-key", folder / "ledger", 0)
+
+
+def command(tmp_path: Path, **keys: Any) -> list[str]:
+    return list(VLLM().command(model(**keys), context(tmp_path)).argv)
+
+
+class Server:
+    """Answers 200 to every call; asleep until a wake of everything."""
+
+    def __init__(self, *, wakes: bool = True) -> None:
+        self.calls: list[str] = []
+        self._wakes = wakes
+
+    async def answer(self, request: Request, exchange: ResponseWriter) -> None:
+        if request.path == "/is_sleeping":
+            await exchange.send_json(200, {"is_sleeping": not self._wakes})
+            return
+        body = json.loads(request.body)
+        self.calls.append(request.target.decode() + (f" {body}" if body else ""))
+        await exchange.send_json(200, {})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EngineClient]:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with trio.open_nursery() as nursery, open_http() as http:
+            await nursery.start(partial(serve_http, self.answer, listeners))
+            yield EngineClient(http, url, "key", lambda _: None, call_timeout=5.0, probe_timeout=5.0)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_sleep_lets_what_runs_end_and_says_what_it_released():
+    for level, calls, released in (
+        (0, ["/sleep?level=0&mode=wait", "/release_kv_cache_memory"], [KV_CACHE]),
+        (1, ["/sleep?level=1&mode=wait"], [KV_CACHE, OFFLOADED]),
+        (2, ["/sleep?level=2&mode=wait"], [KV_CACHE, DISCARDED]),
+    ):
+        server = Server()
+        async with server.running() as link:
+            assert await VLLM().sleep(link, model(), level, []) == released
+        assert server.calls == calls
+
+
+async def test_weights_that_were_discarded_are_read_again_before_there_is_a_cache():
+    server = Server()
+    async with server.running() as link:
+        await VLLM().wake(link, model(), [KV_CACHE, DISCARDED])
+    assert server.calls == [
+        "/wake_up?tags=weights",
+        "/collective_rpc {'method': 'reload_weights'}",
+        "/wake_up?tags=kv_cache",
+        "/reset_prefix_cache",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("released", "calls"), [([KV_CACHE], ["/wake_up?tags=kv_cache"]), ([KV_CACHE, OFFLOADED], ["/wake_up"])]
+)
+async def test_what_was_kept_is_only_woken(released, calls):
+    server = Server()
+    async with server.running() as link:
+        await VLLM().wake(link, model(), released)
+    assert server.calls == calls
+
+
+async def test_a_wake_that_did_nothing_is_a_failure():
+    async with Server(wakes=False).running() as link:
+        with pytest.raises(EngineCallFailed, match="still sleeps"):
+            await VLLM().wake(link, model(), [KV_CACHE])
+
+
+async def test_a_second_sleep_that_vllm_would_take_for_the_first_is_not_asked_for():
+    server = Server()
+    async with server.running() as link:
+        with pytest.raises(EngineCallFailed):
+            await VLLM().sleep(link, model(), 2, [KV_CACHE, OFFLOADED])
+        assert await VLLM().sleep(link, model(), 2, [KV_CACHE]) == [KV_CACHE, DISCARDED]
+    assert server.calls == ["/sleep?level=2&mode=wait"]
+
+
+def test_its_command_line_has_the_guard_and_the_flags_that_muxd_owns(tmp_path):
+    spec = VLLM().command(model(args=("--dtype", "half")), context(tmp_path))
+    text = " ".join(spec.argv)
+    assert text.startswith("/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/a ")
+    for flags in ("--host 127.0.0.1 --port 4321", "--middleware muxd_guard.RequireAdminKey", "--enable-sleep-mode"):
+        assert flags in text
+    assert text.endswith("--dtype half")
+    assert "the-key" not in text
+    assert spec.env["PYTHONPATH"] == str(tmp_path)
+    assert spec.files[tmp_path / guard.KEY_FILE] == "the-key"
+
+
+def test_a_model_that_never_sleeps_is_started_without_sleep_mode(tmp_path):
+    assert "--enable-sleep-mode" not in command(tmp_path, sleep_level=3)
+
+
+def test_all_its_gpus_are_used_unless_args_say_how(tmp_path):
+    assert command(tmp_path, gpus=("0", "1"))[-2:] == ["--tensor-parallel-size", "2"]
+    assert command(tmp_path, gpus=("0", "1"), args=("-dp", "2"))[-2:] == ["-dp", "2"]
+    assert "--tensor-parallel-size" not in command(tmp_path, gpus=("0", "1"), args=("-dp", "2"))
+
+
+def test_its_cache_is_as_large_as_its_grant(tmp_path):
+    memory = Memory(weights=10 * GiB, kv=8 * GiB, overhead=GiB)
+    words = command(tmp_path, gpus=("0", "1"), memory=memory)
+    assert words[words.index("--kv-cache-memory-bytes") + 1] == str(4 * GiB)
+    assert "--kv-cache-memory-bytes" not in command(tmp_path, memory=memory, args=("--gpu-memory-utilization", "0.5"))
+
+
+async def asked(guarded: guard.RequireAdminKey, path: str, key: str = "") -> int:
+    """Ask the guard as an ASGI server does; return the status."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    headers = [(b"authorization", key.encode())] if key else []
+    await guarded({"type": "http", "path": path, "headers": headers}, receive, send)
+    return int(sent[0]["status"])
+
+
+async def test_the_guard_lets_clients_in_and_keeps_control_routes_to_who_has_the_key(tmp_path, monkeypatch):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    (tmp_path / guard.KEY_FILE).write_text("the-key\n")
+    monkeypatch.setattr(guard, "__file__", str(tmp_path / "muxd_guard.py"))
+    guarded = guard.RequireAdminKey(app)
+    for path in ("/v1/chat/completions", "/health", "/metrics", "/is_sleeping", "/pooling"):
+        assert await asked(guarded, path) == 200
+    for path in ("/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache", "/server_info", "/docs", "/healthy"):
+        assert await asked(guarded, path) == 401
+        assert await asked(guarded, path, "Bearer no") == 401
+        assert await asked(guarded, path, "Bearer the-key") == 200

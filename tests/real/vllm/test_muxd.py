@@ -1,0 +1,123 @@
+"""muxd and its proxy over two real vLLM servers, which sleep as far as a CPU can (stand_ins/vllm_cpu_sleep)."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.muxd import Muxd, assert_never_two_awake
+
+from .vllm_cpu import CPU_ARGS, CPU_ENV, processes_of
+
+#: A cold start takes 25 to 40 s of two shared cores; a request may wait for two of them and a switch.
+DEADLINE = 240.0
+
+CONFIG = """\
+[defaults]
+engine = "vllm"
+python = "{home}/venv/bin/python"
+args = {args}
+env = {env}
+restart_limit = 99
+hang_timeout = "20s"
+probe_interval = "2s"
+[models.tiny-a]
+model_path = "{home}/models/tiny-a"
+served_names = ["tests/tiny-a"]
+sleep_level = 2
+[models.tiny-b]
+model_path = "{home}/models/tiny-b"
+served_names = ["tests/tiny-b"]
+sleep_level = 1
+"""
+
+A, B = "tests/tiny-a", "tests/tiny-b"
+
+
+@pytest.fixture(scope="module")
+def muxd(vllm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
+    """tiny-a at level 2, tiny-b at level 1, for all tests of this file that leave it well."""
+    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
+    text = CONFIG.format(home=vllm_home, args=list(CPU_ARGS), env=env)
+    with Muxd(tmp_path_factory.mktemp("muxd"), text, deadline=DEADLINE) as muxd:
+        yield muxd
+        muxd.stop()
+        assert not list((muxd.folder / "state" / "workers").iterdir())
+
+
+@pytest.fixture(scope="module")
+def texts(muxd: Muxd) -> dict[str, str]:
+    """What each model says when it was just loaded."""
+    said = {model: muxd.ask(model, max_tokens=24) for model in (A, B)}
+    assert said[A] != said[B]
+    assert all(said.values())
+    return said
+
+
+def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text(muxd, texts):
+    for stream in (False, True, False):
+        for model in (A, B):
+            assert muxd.ask(model, stream=stream, max_tokens=24) == texts[model]
+    assert_never_two_awake(muxd.moves())
+    woken = [model for model, before, after in muxd.moves() if (before, after) == ("waking", "ready")]
+    assert {"tiny-a", "tiny-b"} <= set(woken)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_a_sleep_at_any_level_changes_no_answer(muxd, texts, level):
+    muxd.ask(A)
+    muxd.muxctl("sleep", "tiny-a", "--level", str(level))
+    assert muxd.state("tiny-a") == ("asleep" if level < 3 else "unloaded")
+    assert muxd.ask(A, max_tokens=24) == texts[A]
+
+
+def test_forty_requests_of_eight_clients_all_succeed(muxd, texts):
+    def one(number: int) -> bool:
+        model = (A, B)[number % 2]
+        return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
+
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(one, range(40))) == [True] * 40
+    assert_never_two_awake(muxd.moves())
+
+
+def test_the_control_routes_are_for_muxd_alone(muxd, texts):
+    muxd.ask(A)
+    url = muxd.status("tiny-a")["url"]
+    for method, path in (("POST", "/sleep?level=1"), ("POST", "/wake_up"), ("GET", "/server_info"), ("GET", "/docs")):
+        assert httpx.request(method, url + path).status_code == 401
+    assert httpx.post(url + "/collective_rpc", json={"method": "reload_weights"}).status_code == 401
+    assert httpx.get(url + "/health").status_code == 200
+    assert httpx.post(f"{muxd.url}/sleep").status_code == 404
+    assert muxd.ask(A, max_tokens=24) == texts[A]
+
+
+def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
+    muxd.ask(A)
+    with muxd.stream(A, max_tokens=1500, ignore_eos=True) as lines:
+        next(lines)
+    assert muxd.ask(B, max_tokens=24) == texts[B]
+
+
+@pytest.mark.parametrize("role", ["api_server", "engine_core", "worker"])
+def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, role):
+    muxd.ask(A)
+    before, restarts = processes_of(muxd.status("tiny-a")["pid"]), muxd.status("tiny-a")["restarts"]
+    assert set(before) >= {"api_server", "engine_core", "worker"}
+    os.kill(before[role], signal.SIGKILL)
+    # vLLM's API server outlives its engine core for a moment, and answers 500 meanwhile, which is passed on.
+    muxd.until_state("tiny-a", "starting")
+    assert muxd.ask(A, max_tokens=24) == texts[A]
+    assert muxd.status("tiny-a")["restarts"] == restarts + 1
+    assert not set(before.values()) & set(muxd.processes())
+
+
+def test_an_engine_core_that_is_stopped_is_noticed(muxd, texts):
+    muxd.ask(A)
+    os.kill(processes_of(muxd.status("tiny-a")["pid"])["engine_core"], signal.SIGSTOP)
+    muxd.until_state("tiny-a", "unresponsive", "starting", "backoff")
+    assert muxd.ask(A, max_tokens=24) == texts[A]
