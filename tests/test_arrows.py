@@ -46,7 +46,7 @@ NEVER = {
     "metrics": {"supervisor", "daemon", "control", "proxy", "simulator"},
     "control": {"supervisor", "daemon", "workers", "children", "engines", "gpus", "proxy", "simulator"},
     "supervisor": {"daemon", "control", "proxy", "importers", "simulator", "children", "shim"},
-    "check": ABOVE_WORKERS | {"workers", "children", "simulator"},
+    "check": ABOVE_WORKERS | {"workers", "simulator"},  # it asks children which processes a killed muxd has left
     "init": ABOVE_WORKERS | {"workers", "children", "simulator"},
 }
 
