@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ports import free_port
+
 #: For what takes moments when all is well.
 DEADLINE = 30.0
 
@@ -40,12 +42,6 @@ def eventually(condition: Callable[[], Any], what: str, deadline: float = DEADLI
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {deadline:g} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Muxd:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 from .conftest import two_models
-from .muxd import Muxd, chat_body, free_port
+from .muxd import Muxd, chat_body
 
 #: How the simulator's start ends, the code, what the message says, and whether another try is of use.
 ENDINGS = (

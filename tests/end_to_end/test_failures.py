@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
+
 from .conftest import two_models
-from .muxd import chat_body, eventually, free_port
+from .muxd import chat_body, eventually
 
 
 def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(start):

@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .muxd import Muxd, assert_never_two_awake, chat_body, eventually, free_port
+from tests.ports import free_port
+
+from .muxd import Muxd, assert_never_two_awake, chat_body, eventually
 from .scripts import Scripts, environ
 
 #: What all servers share.  MODEL_NAME is no path, as it may be: the weights are elsewhere.

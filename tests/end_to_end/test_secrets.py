@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 from .conftest import two_models
-from .muxd import Muxd, free_port
+from .muxd import Muxd
 from .scripts import Scripts
 from .test_reload import add, reload
 from .test_scripts import SHAPES, write

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .muxd import Muxd, assert_never_two_awake, eventually, free_port
+from tests.ports import free_port
+
+from .muxd import Muxd, assert_never_two_awake, eventually
 from .scripts import Scripts
 
 FLAGS = "--load-time 0.3 --sleep-time 0.02 --wake-time 0.05 --token-rate 500 --pace 0.02"

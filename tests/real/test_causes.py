@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.muxd import Muxd, chat_body, eventually, free_port
+from tests.end_to_end.muxd import Muxd, chat_body, eventually
+from tests.ports import free_port
 
 from .sglang_cpu import CPU_ARGS, CPU_ENV
 

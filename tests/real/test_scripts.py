@@ -3,8 +3,9 @@
 import shlex
 from pathlib import Path
 
-from tests.end_to_end.muxd import assert_never_two_awake, free_port
+from tests.end_to_end.muxd import assert_never_two_awake
 from tests.end_to_end.scripts import Scripts
+from tests.ports import free_port
 
 from .sglang_cpu import CPU_ARGS, CPU_ENV
 

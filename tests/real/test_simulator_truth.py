@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from muxd.simulator.process_tree import SCHEDULER, comm
-from tests.simulator.harness import Simulator, free_port
+from tests.ports import free_port
+from tests.simulator.harness import Simulator
 
 from .sglang_cpu import CPU_ARGS, CPU_ENV, eventually, kill_server, process_of
 

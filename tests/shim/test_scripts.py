@@ -10,6 +10,7 @@ import trio
 
 from muxd.shim.processes import listeners, look_up
 from tests.childworld import eventually
+from tests.ports import free_port
 
 #: Listens, says so, and ends with status 7 when it is interrupted.
 SERVER = """
@@ -19,12 +20,6 @@ server = socket.create_server(("{host}", {port}))
 print("up", flush=True)
 signal.pause()
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

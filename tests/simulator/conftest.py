@@ -3,7 +3,9 @@ from itertools import count
 
 import pytest
 
-from .harness import Simulator, free_port
+from tests.ports import free_port
+
+from .harness import Simulator
 
 Start = Callable[..., Simulator]
 
