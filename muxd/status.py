@@ -33,7 +33,7 @@ def model_status(
     runner = several[0]
     model = wanted or runner.model
     view = progress_of(scheduler.host, scheduler.switching, group, now)
-    never = scheduler.host.never_loads(group)
+    never = scheduler.host.placement.never_loads(group)
     dropped = _dropped(several)
     said: dict[str, Any] = {
         "name": name,

@@ -38,6 +38,7 @@ class Orders:
 
     def __init__(self, host: HostState, switching: Switching) -> None:
         self.host = host
+        self._placement = host.placement
         self._switching = switching
 
     # Taken
@@ -185,20 +186,20 @@ class Orders:
 
     def _bring(self, group: Group) -> Iterator[Command]:
         """Bring the group to its GPUs, if there is room."""
-        self.host.place(group)
+        self._placement.place(group)
         if group.state is WorkerState.READY:
             yield from self._finish(group)
         elif group.state not in AT_REST or self._switching.is_coming(group):
             return
         elif self.host.now < group.retry_at:
             return  # it is started again by itself, or its order is refused
-        elif never := self.host.never_loads(group):
+        elif never := self._placement.never_loads(group):
             yield from self.fail(group, never.code, f"model {group.name} {never}")
-        elif crowded := self.host.crowded_out(group):
+        elif crowded := self._placement.crowded_out(group):
             yield from self.fail(group, "gpu_memory_taken", f"model {group.name} {crowded}")
-        elif self._switching.claimants(group) and self.host.fits(group):
+        elif self._switching.claimants(group) and self._placement.fits(group):
             return  # there will be room, or none, once the others have come
-        elif holders := self.host.evictions(group):
+        elif holders := self._placement.evictions(group):
             who = " and ".join(f"{w.name} ({w.state.replace('_', ' ')})" for w, _ in holders)
             message = (
                 f"{group.name} may run, but there is no room on its GPU: {who} has it; a request for {group.name} "

@@ -10,7 +10,8 @@ from math import inf
 
 from .events import Verb
 from .group import Group
-from .host_state import Eviction, HostState
+from .host_state import HostState
+from .placement import Eviction
 from .states import LEAVING, WorkerState
 from .switching import AT_REST, Switching
 from .worker import Cost, Worker
@@ -91,7 +92,7 @@ def _next_of_ready(host: HostState, switching: Switching, group: Group, now: flo
 
 
 def _next_of_draining(host: HostState, group: Group, now: float) -> str:
-    if not group.granted and (others := host.changing_beside(group)):
+    if not group.granted and (others := host.placement.changing_beside(group)):
         names = " and ".join(dict.fromkeys(worker.group for worker in others))
         return f"waits until {names} has its memory: one at a time changes on a GPU"
     count = group.in_flight
@@ -100,9 +101,9 @@ def _next_of_draining(host: HostState, group: Group, now: float) -> str:
 
 
 def _next_at_rest(host: HostState, switching: Switching, group: Group, now: float) -> str:
-    if never := host.never_loads(group):
+    if never := host.placement.never_loads(group):
         return str(never)
-    if crowded := host.crowded_out(group):
+    if crowded := host.placement.crowded_out(group):
         return crowded
     if group.wanted or switching.is_coming(group):
         holders = " and ".join(b.group.name for b in switching.in_the_way(group))
@@ -153,7 +154,7 @@ def _until_gone(leaving: Eviction, now: float) -> float | None:
 
 def _until_alone(host: HostState, group: Group, now: float) -> float | None:
     """Return the seconds until no other worker's memory changes on the group's GPUs; None if unknown."""
-    changing = host.changing_beside(group)
+    changing = host.placement.changing_beside(group)
     return _slowest_left(changing, now) if changing else 0.0
 
 

@@ -74,6 +74,7 @@ CROWDED_RETRY = 30.0
 class Scheduler:
     def __init__(self, specs: Iterable[GroupSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
         self.host = HostState(specs)
+        self._placement = self.host.placement
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
         self._orders = Orders(self.host, self.switching)
         self._shutdown_deadline: float | None = None
@@ -276,18 +277,18 @@ class Scheduler:
         if group.stopped_by_operator:
             what = f"model {group.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {group.name}` lets it run again", None
-        self.host.place(group)
-        if never := self.host.never_loads(group):
+        self._placement.place(group)
+        if never := self._placement.never_loads(group):
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()
         stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
-        stuck += [w for other in self.host.evictions(group) if (w := other.group.stuck_for(group)) is not None]
+        stuck += [w for other in self._placement.evictions(group) if (w := other.group.stuck_for(group)) is not None]
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
-        if fixed := self.host.fixed_in_the_way(group):
+        if fixed := self._placement.fixed_in_the_way(group):
             return "pinned_in_the_way", _pinned_text(group, fixed), None
-        if crowded := self.host.crowded_out(group):
+        if crowded := self._placement.crowded_out(group):
             return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
             wait = group.retry_at - self.host.now

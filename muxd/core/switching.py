@@ -39,8 +39,9 @@ from math import inf
 from . import policy
 from .commands import Command
 from .group import Group
-from .host_state import END_GRACE, Eviction, HostState
+from .host_state import END_GRACE, HostState
 from .ledger import GpuId
+from .placement import Eviction
 from .policy import Candidate
 from .states import DOWN, LEAVING, WorkerState
 
@@ -85,6 +86,7 @@ class Switching:
 
     def __init__(self, host: HostState, wait_target: float, *, keep_turns: bool = True) -> None:
         self.host = host
+        self._placement = host.placement
         self.wait_target = wait_target
         self.keep_turns = keep_turns  # an idle model waits for its clients to return
         self.running: list[Switch] = []
@@ -131,8 +133,8 @@ class Switching:
             name
             for name in self.preload
             if self.host.groups[name].state not in over
-            and not self.host.never_loads(self.host.groups[name])
-            and not self.host.fixed_in_the_way(self.host.groups[name])
+            and not self._placement.never_loads(self.host.groups[name])
+            and not self._placement.fixed_in_the_way(self.host.groups[name])
         ]
 
     # Running switches
@@ -151,7 +153,7 @@ class Switching:
             v.group.stuck_for(target) or v.group.is_fixed or v.group.state in came_back for v in victims
         ):
             return False
-        return bool(victims) or self.host.fits(target)  # else they kept more than was thought: planned anew
+        return bool(victims) or self._placement.fits(target)  # else they kept more than was thought: planned anew
 
     def _remaining(self, switch: Switch) -> list[Eviction]:
         """Return the victims that have not left yet."""
@@ -169,7 +171,7 @@ class Switching:
         It is found once between two changes: with 50 models waiting, a decision asks hundreds of times.
         """
         if group.name not in self._plans:
-            self._plans[group.name] = self.host.plan(group)
+            self._plans[group.name] = self._placement.plan(group)
         return self._plans[group.name]
 
     def forget_plans(self) -> None:
@@ -184,9 +186,11 @@ class Switching:
         target = self._target(switch)
         for victim in self._remaining(switch):
             yield from self._forward_victim(victim, target)
-        if switch.begun or not self.host.fits(target) or not self.host.is_quiet(target):
+        if switch.begun or not self._placement.fits(target) or not self._placement.is_quiet(target):
             return
-        if self.host.lacks_host_ram(target) and any(self.host.gives_host_ram(v) for v in self._remaining(switch)):
+        if self._placement.lacks_host_ram(target) and any(
+            self._placement.gives_host_ram(v) for v in self._remaining(switch)
+        ):
             return
         switch.begun = True
         yield from self.host.activate(target)
@@ -257,7 +261,7 @@ class Switching:
         for candidate in self._queue:
             yield self.host.groups[candidate.group], False
         for group in self.host.groups.values():
-            if group.state is WorkerState.BACKOFF and not group.wanted and not self.host.evictions(group):
+            if group.state is WorkerState.BACKOFF and not group.wanted and not self._placement.evictions(group):
                 yield group, False
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
             earlier = (self.host.groups[n].gpus for n in self.preload[:place])
@@ -276,7 +280,7 @@ class Switching:
     def _place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
         """Choose the group's GPUs, if any will do; say whether they are none that is off limits."""
         before = group.gpus
-        is_placed = self.host.place(group, off_limits)
+        is_placed = self._placement.place(group, off_limits)
         if group.gpus != before:
             self._plans.pop(group.name, None)
             self._candidates.pop(group.name, None)
@@ -324,7 +328,7 @@ class Switching:
         if self.host.now < group.retry_at:
             self.next_decision = min(self.next_decision, group.retry_at)
             return
-        if self.host.crowded_out(group) or self.host.fixed_in_the_way(group):
+        if self._placement.crowded_out(group) or self._placement.fixed_in_the_way(group):
             return
         blockers = self._plan(group)
         if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
@@ -437,7 +441,7 @@ class Switching:
         for group in self.host.groups.values():
             unwanted = not group.wanted and not self.is_wished(group)
             has_no_room = group.state is WorkerState.BACKOFF and unwanted
-            if has_no_room and (self.host.evictions(group) or self.host.crowded_out(group)):
+            if has_no_room and (self._placement.evictions(group) or self._placement.crowded_out(group)):
                 yield from self.host.rest(group, WorkerState.BACKOFF)
 
     def _complete(self) -> Iterator[Command]:

@@ -259,7 +259,7 @@ class Supervisor:
     def _warn_of_impossible(self) -> None:
         """Log a warning for each model that can never be loaded, once for each reason."""
         host = self._scheduler.host
-        found = {name: str(host.never_loads(group) or "") for name, group in host.groups.items()}
+        found = {name: str(host.placement.never_loads(group) or "") for name, group in host.groups.items()}
         for name, text in found.items():
             if text not in ("", self._impossible.get(name)):
                 log.warning("model %s %s", name, text)

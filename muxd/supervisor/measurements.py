@@ -9,8 +9,9 @@ import trio
 
 from muxd.config import Config
 from muxd.core.events import GpusMeasured, HostRamLimited, WeightsSeen
-from muxd.core.host_state import CHANGING, HostState
+from muxd.core.host_state import HostState
 from muxd.core.ledger import GpuId
+from muxd.core.placement import CHANGING
 from muxd.core.states import DOWN, WorkerState
 from muxd.engines.registry import kind_of
 from muxd.host.hardware import available_memory
