@@ -22,12 +22,6 @@ from .report import ReportLine, wrong
 PATIENCE = 10.0
 
 _COMMENT = re.compile(r"(?m)(^|\s)#.*$")
-_SGLANG = re.compile(r"(?i)sglang")
-_OTHER_ENGINE = re.compile(
-    r"(?m)^(?!\s*(?:echo|printf|pip)\b).*?(?:^|[\s/;&|=\"'])"
-    r"(vllm(?=[\s/.:]|$)|llama-server|ollama(?=\s+(?:serve|run))|text-generation-launcher|lmdeploy(?=\s+serve)"
-    r"|tritonserver|trtllm-serve)"
-)
 _ACTIVATES = re.compile(r"(.+)/bin/activate")
 
 # Commands after which a script's programs are not those that are found here.
@@ -65,11 +59,6 @@ class Text:
 
     def _location(self, at: int) -> str:
         return self.at_line(self._code.count("\n", 0, at) + 1)
-
-    def other_engine(self) -> tuple[str, str] | None:
-        """Return the name and FILE:LINE of another engine that the script starts; None if it mentions SGLang."""
-        found = None if _SGLANG.search(self._code) else _OTHER_ENGINE.search(self._code)
-        return (found[1], self._location(found.start(1))) if found else None
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield a complaint and FILE:LINE for each file that the script needs and that does not exist."""
@@ -173,12 +162,7 @@ def script_lines(
             remedy = f"correct the script; bash -n {text.path} tells the same"
             fault = f"a syntax error to bash: {error[1].removeprefix('syntax error: ')}; {remedy}"
             lines.append(wrong(model.name, fault, text.at_line(error[0])))
-        elif engine := text.other_engine():
-            advice = "have the script start python -m sglang.launch_server"
-            lines.append(wrong(model.name, f"{engine[0]} is not SGLang, which muxd runs; {advice}", engine[1]))
-        else:
-            continue
-        kept = [entry for entry in kept if entry not in own]
+            kept = [entry for entry in kept if entry not in own]
     return kept, lines
 
 

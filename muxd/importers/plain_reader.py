@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from muxd.config.command_lines import CONTAINERS, MODEL, Hole, Word, flag, server_at
+from muxd.config.command_lines import CONTAINERS, MODEL, MODULES, Hole, Word, flag, server_at
 from muxd.config.devices import ORDER, VARIABLE
 
 from .expansion import VOLATILE, ScriptVariables, Value
@@ -43,8 +44,21 @@ WAITING = ("wait", "sleep", "tail", "fg")
 #: Programs that start what their arguments name.
 WRAPPERS = ("sudo", "env", "numactl", "taskset", "timeout", "nice", "uv", "conda", "docker", "podman", "srun", "xargs")
 
-#: Programs and modules that serve models otherwise.
-OTHER_ENGINES = ("vllm", "llama-server", "ollama", "tgi", "text-generation-launcher", "lmdeploy", "tritonserver")
+#: Programs, modules and images that serve models otherwise; their names may go on behind "." or ":".
+_OTHER_ENGINES = (
+    "vllm llama-server llama_cpp llamafile ollama tgi text-generation-launcher text-generation-inference lmdeploy "
+    "tritonserver trtllm-serve tensorrt_llm koboldcpp aphrodite mlc_llm mlx_lm tabbyapi exllamav2 exllamav3 "
+    "xinference localai mistralrs-server ktransformers infinity_emb fastchat litellm ctransformers"
+)
+OTHER_ENGINES = frozenset(_OTHER_ENGINES.split())
+
+#: SGLang's modules that start no server of a model.
+_NO_SERVER = re.compile(
+    r"sglang\.(bench_\w+|check_env|profiler|eval\b.*|test\b.*|compile_\w+)|sglang_router\.launch_router"
+)
+
+#: What `uv`, `conda` and the like do with a program besides starting it.
+_HANDLING = frozenset(("pip", "install", "activate", "deactivate", "create", "remove", "add", "pull", "stop", "rm"))
 
 #: Builtins that set the variables among their arguments to what is known only when they run.
 SETTERS = ("read", "mapfile", "readarray", "getopts", "let")
@@ -79,6 +93,13 @@ class Run(NamedTuple):
     background: bool = False
 
 
+class Foreign(NamedTuple):
+    """A command that starts something else than SGLang's server; the text says what, with advice."""
+
+    text: str
+    place: Place
+
+
 @dataclass
 class PlainReader(ScriptVariables):
     candidates: list[FoundServer] = field(default_factory=list)
@@ -90,7 +111,7 @@ class PlainReader(ScriptVariables):
     is_held: bool = False  # bash waits for a server, and comes to nothing else
     is_dark: bool = False  # something that cannot be seen may start a server
     is_idle: bool = True  # no command of it can start anything
-    engine: str = ""  # of another kind
+    foreign: Foreign | None = None  # what it starts in a server's place
     _is_over: bool = False
     _has_returned: bool = False
     _functions: dict[str, list[Token]] = field(default_factory=dict)
@@ -259,8 +280,7 @@ class PlainReader(ScriptVariables):
         inner = next(
             (n for n, w in enumerate(words) if isinstance(w, str) and os.path.basename(w) in ("bash", "sh")), None
         )
-        modules = [after for word, after in pairwise(words) if word == "-m" and isinstance(after, str)]
-        engines = [name for name in (program, *(m.partition(".")[0] for m in modules)) if name in OTHER_ENGINES]
+        foreign = _foreign(words, program)
         at = server_at(words)
         if words[0] == "":
             pass  # bash finds no such program
@@ -274,8 +294,8 @@ class PlainReader(ScriptVariables):
             self._shell(words[inner + 2], waits=waits)
         elif _is_unseen(words, program):
             self.is_dark = True
-        elif engines:
-            self.engine = engines[0]
+        elif foreign:
+            self.foreign = Foreign(foreign, place)
         elif all(isinstance(flag(words, names), str) for names in (MODEL, ("--port",))):
             self.others.append(FoundServer(words, place, self._is_sure))
 
@@ -325,7 +345,7 @@ class PlainReader(ScriptVariables):
         self.is_idle &= inner.is_idle
         self.is_held |= inner.is_held and self._is_sure and waits
         self._is_over |= self.is_held
-        self.engine = self.engine or inner.engine
+        self.foreign = self.foreign or inner.foreign
 
     def _call(self, name: str) -> None:
         body, arguments = self._functions[name], self.arguments
@@ -432,6 +452,24 @@ def _is_unseen(words: Sequence[Word], program: str) -> bool:
     if isinstance(words[0], Hole) or (program in WRAPPERS and any(isinstance(word, Hole) for word in words)):
         return True
     return "--help" not in words and any(isinstance(word, str) and _SERVER.search(word) for word in words)
+
+
+def _foreign(words: Sequence[Word], program: str) -> str:
+    """Return what a command starts that is not SGLang's server, with advice; "" where nothing shows that."""
+    texts = [word for word in words if isinstance(word, str)]
+    advice = "have the script start python -m sglang.launch_server"
+    named = [program, *(after for word, after in pairwise(texts) if word == "-m" or after.endswith(".py"))]
+    named = [os.path.basename(name) for name in named]
+    for module in named[1:]:
+        if _NO_SERVER.fullmatch(module):
+            return f"{module} serves no model; {advice}"
+        if module not in MODULES and get_close_matches(module, MODULES[:1], 1, 0.85):
+            return f"there is no module {module}; did you mean {MODULES[0]}?"
+    if (program in (*WRAPPERS, "uvx", "pipx", *CONTAINERS)) and _HANDLING.isdisjoint(texts[1:3]):
+        named += [part for word in texts[1:] for part in re.split("[/:]", word)]
+    names = (name for word in named for name in (word, word.partition(".")[0], word.partition(":")[0]))
+    engine = next((name for name in names if name in OTHER_ENGINES), "")
+    return f"{engine} is not SGLang, which muxd runs; {advice}" if engine else ""
 
 
 class _All(set[str]):

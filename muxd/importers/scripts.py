@@ -176,9 +176,8 @@ def _gather(script: LaunchScript, reader: PlainReader) -> None:
     script.sleep_level = _agreed(found, lambda line: sleep_level(line.look_up))
     tells = {name: _agreed(found, partial(_flag, name)) for name in sorted(CAPABILITY_FLAGS)}
     script.telling_flags = tuple(name for name, value in tells.items() if value is not None)
-    if reader.engine and not found and not reader.is_dark:
-        text = f"{reader.engine} is not SGLang, which muxd runs; correct the script, or remove the model"
-        script.problems.append(Problem(("served_names",), Place(reader.file, 1), text))
+    if reader.foreign is not None and not found and not reader.is_dark:
+        script.problems.append(Problem(("script",), reader.foreign.place, reader.foreign.text))
     script.problems += _unreached(found)
     if len(found) == 1 and found == reader.candidates:
         (server,) = found

@@ -42,6 +42,11 @@ _REMEDIES = {
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
+#: A flag where a command begins, and characters that word processors put in the place of "-".
+_FLAG = re.compile(r"--?[A-Za-z]")
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+_DASH = re.compile(f"[{_DASHES}]+-?[a-zA-Z]")
+
 #: Words behind which an assignment may stand.
 _BEFORE = ("then", "do", "else", "{", "export", "readonly", "declare", "local", "typeset")
 
@@ -76,7 +81,12 @@ def _program(first: str, rest: str) -> str:
 
 
 def slips(text: str, shown: str) -> Iterator[tuple[Place, str]]:
-    """Yield the slips of a script, with places: blanks around "=", and one behind the "\\" at a line's end."""
+    """Yield the slips of a script, with places.
+
+    These are blanks around "=" and behind the "\\" at a line's end, a line that such a "\\" should have joined, dashes
+    that are none, and here-documents without an end.
+    """
+    lines = text.splitlines()
     try:
         found = tokens(text)
     except NotPlain:
@@ -89,6 +99,46 @@ def slips(text: str, shown: str) -> Iterator[tuple[Place, str]]:
             yield place, f"{fault}; write {name}={value}"
         if token.text.endswith(("\\ ", "\\\t")) and token.kind == "word" and [t.text for t in after[:1]] == ["\n"]:
             yield place, "a blank stands behind the \\ at the line's end, so that the line ends there; remove the blank"
+        if token.kind != "word":
+            continue
+        if _is_cut_off(found, at, lines):
+            yield (
+                place,
+                f"{token.text} is no part of the command before, and bash takes it for a program: {_cut(lines, token)}",
+            )
+        if _DASH.match(token.text):
+            meant = "-" * (1 if len(token.text) == 2 else 2) + token.text.lstrip(_DASHES)
+            yield place, f'{token.text} begins with a dash that is no "-"; write {meant}'
+        if at and found[at - 1].text.lstrip("0123456789") in ("<<", "<<-") and (why := _endless(lines, token)):
+            yield place, why
+
+
+def _is_cut_off(found: Sequence[Token], at: int, lines: Sequence[str]) -> bool:
+    """Say whether a command begins with a flag; patterns of a `case` do, and a blank behind a "\\" is told already."""
+    if not (_FLAG.match(found[at].text) and _begins(found, at)):
+        return False
+    is_pattern = found[at + 1 : at + 2] and found[at + 1].text in (")", "|")
+    before = lines[found[at].line - 2].strip()
+    return not is_pattern and (before.startswith("#") or not before.endswith("\\"))
+
+
+def _cut(lines: Sequence[str], token: Token) -> str:
+    """Return what ended a command before one of its flags, with advice."""
+    before = token.line - 2
+    if 0 <= before < len(lines) and lines[before].lstrip().startswith("#"):
+        return "the comment in the line before ends that command; move it out of it"
+    return "the line before does not end in \\; write one there"
+
+
+def _endless(lines: Sequence[str], token: Token) -> str:
+    """Return why a here-document takes the rest of the script; "" for one that has its end."""
+    last = re.sub(r"[\"'\\]", "", token.text)
+    rest = lines[token.line :]
+    if last in rest or last in (line.lstrip("\t") for line in rest):
+        return ""
+    near = next((number for number, line in enumerate(rest, token.line + 1) if line.strip() == last), None)
+    remedy = f"take the blanks out of line {near}" if near else f"end it with a line {last}"
+    return f"the here-document <<{last} has no end, and takes the rest of the script; {remedy}"
 
 
 def _begins(found: Sequence[Token], at: int) -> bool:

@@ -50,13 +50,18 @@ def test_bash_reads_a_script_and_runs_nothing(told, tmp_path, monkeypatch):
         ("llama-server -m a.gguf --port 30001", "llama-server"),
         ("ollama serve", "ollama"),
         ("text-generation-launcher --model-id o/a", "text-generation-launcher"),
+        ("uvx vllm serve q", "vllm"),
+        ("conda run -n vllm vllm serve q", "vllm"),
+        ("mlx_lm.server --model x", "mlx_lm"),
+        ("python3 koboldcpp.py --model x", "koboldcpp"),
+        ("python3 -m llama_cpp.server --model x.gguf", "llama_cpp"),
     ],
 )
 def test_another_engine_is_told_first_and_alone(told, command, engine):
     advice = "is not SGLang, which muxd runs; have the script start python -m sglang.launch_server"
-    assert told(f"#!/bin/bash\n{command}\n") == (2, [("WRONG", f"a.sh:2: {engine} {advice}")])
+    assert told(f"#!/bin/bash\n{command}\n") == (2, [("WRONG", f"a.sh:2: models.a.script: {engine} {advice}")])
     assert told(f"MODEL_NAME=q\nPORT=30002\n{command.replace('30001', '$PORT')}\n")[1][-1][1] == (
-        f"a.sh:3: {engine} {advice}"
+        f"a.sh:3: models.a.script: {engine} {advice}"
     )
 
 

@@ -151,7 +151,7 @@ FIELD = {
     "$(echo echo) {} --model-path A/b --port 1\n{} --model-path A/c --port 2": ("", 0),
     "PID=$(pgrep -f sglang.launch_server)\n{} --model-path A/b --port 1": ("A/b", 1),
     "bash -c 'exec {} --model-path A/b --port 1'\n{} --model-path A/c --port 2": ("A/b", 1),
-    "python other.py --model o --port 1\npython -m sglang.bench_serving --model o --port 2": ("o", 0),
+    "python other.py --model o --port 1\npython -m sglang.bench_serving --model o --port 2": ("o", 1),
 }  # fmt: skip
 
 

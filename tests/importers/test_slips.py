@@ -167,3 +167,69 @@ def test_a_name_that_only_bash_knows_is_told(tmp_path, bash):
     assert computed(f"\nMODEL_NAME=$(basename $0)\n{SERVE}")[1] == 2
     assert computed(f"MODEL_NAME=a\n{SERVE}") is None
     assert computed(f'MODEL_NAME=$(x)\n{SERVE} --served-model-name "$MODEL_NAME"') is None, "the process tells it"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "python -m sglang.launch_server \\\n --model-path o/a\n --port 3\n",
+            "a.sh:3 --port is no part of the command before, and bash takes it for a program: "
+            "the line before does not end in \\; write one there",
+        ),
+        (
+            "python -m sglang.launch_server \\\n --model-path o/a \\\n # --tp 2 \\\n --port 3\n",
+            "a.sh:4 --port is no part of the command before, and bash takes it for a program: "
+            "the comment in the line before ends that command; move it out of it",
+        ),
+        (
+            "python \u2013m sglang.launch_server --model-path o/a\n",
+            'a.sh:1 \u2013m begins with a dash that is no "-"; write -m',
+        ),
+        (
+            f"{SERVE} \u2014tp 2\n",
+            'a.sh:1 \u2014tp begins with a dash that is no "-"; write --tp',
+        ),
+        (
+            f"cat <<EOF\nhello\n{SERVE}\n",
+            "a.sh:1 the here-document <<EOF has no end, and takes the rest of the script; end it with a line EOF",
+        ),
+        (
+            f"cat <<'EOF'\nhello\n  EOF\n{SERVE}\n",
+            "a.sh:1 the here-document <<EOF has no end, and takes the rest of the script; "
+            "take the blanks out of line 3",
+        ),
+    ],
+)
+def test_what_a_line_break_or_a_dash_takes_out_of_the_command_is_told(blamed, text, told):
+    assert blamed(text) == [told]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"while [ $# -gt 0 ]; do case $1 in --port) P=$2;; -x|--y) shift;; --z=*) ;; esac; shift; done\n{SERVE}\n",
+        f"ARGS=(\n  --tp 2\n  # --dp 2\n)\n{SERVE} ${{ARGS[@]}}\n",
+        f"# \u2013\u2013tp 2\necho '\u2013x'\ncat <<EOF\n--port 3\n\u2013x\nEOF\n{SERVE}\n",
+        f"cat <<-EOF\n\tx\n\tEOF\n{SERVE}\n",
+        f"cat <<EOF > x\n{SERVE}\nEOF\n{SERVE}",
+    ],
+)
+def test_flags_that_stand_where_they_may_are_no_slips(blamed, text):
+    assert blamed(text) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("python3 -m sglang.bench_serving --port 3", "sglang.bench_serving serves no model; have the script start"),
+        ("python3 -m sglang_router.launch_router --port 3", "sglang_router.launch_router serves no model; have"),
+        (
+            "python3 -m sglang.lunch_server --port 3",
+            "there is no module sglang.lunch_server; did you mean sglang.launch_",
+        ),
+    ],
+)
+def test_a_module_of_sglang_that_is_no_server_is_told_with_its_line(blamed, command, told):
+    (said,) = blamed(f"MODEL_NAME=a\nPORT=3\nexec {command}\n")
+    assert said.startswith(f"a.sh:3 {told}")
