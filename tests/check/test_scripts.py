@@ -108,6 +108,11 @@ def test_the_folder_of_a_model_is_looked_at_as_for_one_by_keys(told, interpreter
     server = "HERE/python -m sglang.launch_server --model-path HERE/models/qwen --port 30001"
     assert told(f"{server}\n")[1][-1][1].startswith("a.sh:1: models/qwen: no config.json")
     assert told(f"ssh HERE\n{server}\n")[1][-1][0] == "ok"
+    server = server.replace("models/qwen", "gone") + " --chat-template HERE/gone.jinja"
+    assert [text for _, text in told(f"{server}\n")[1][1:]] == [
+        "a.sh:1: --chat-template: nothing at gone.jinja; correct the path",
+        "a.sh:1: nothing at gone; correct the script",
+    ]
 
 
 def test_a_virtual_environment_is_followed_by_its_variable(told, interpreter):

@@ -108,7 +108,14 @@ def _is_share(text: str) -> bool:
 
 #: The ends of the names of SGLang's flags whose values are files or folders that it reads.
 _READ = ("-path", "-paths", "-template", "-file", "-config", "-model", "-certfile", "-keyfile", "-token-map")
-_WRITTEN = ("--file-storage-path", "--modelopt-checkpoint-save-path", "--modelopt-export-path")
+#: Of these, those that are checked elsewhere, and those that SGLang writes.
+_NOT_HERE = (
+    "--model",
+    "--model-path",
+    "--file-storage-path",
+    "--modelopt-checkpoint-save-path",
+    "--modelopt-export-path",
+)
 
 
 def paths_read(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -117,7 +124,7 @@ def paths_read(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word in args:
         flag, _, value = word.partition("=") if word.startswith("--") else (flag, "", word)
         path = value.partition("=")[2] if "=/" in value else value  # --lora-paths takes NAME=PATH
-        if flag.endswith(_READ) and flag not in _WRITTEN and path.startswith("/"):
+        if flag.endswith(_READ) and flag not in _NOT_HERE and path.startswith("/"):
             yield flag, path
 
 
