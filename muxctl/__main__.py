@@ -70,8 +70,12 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     if not rest:
         _refuse_unknown(before, {})
         raise CommandFailed(f"say what to do: {', '.join(VERBS)}; muxctl --help tells more", ExitCode.USAGE)
-    if rest[0] not in VERBS and not set(VERBS).isdisjoint(rest[1:]):
-        _refuse_unknown(before, parser_of(next(word for word in rest if word in VERBS))._option_string_actions)
+    if rest[0] not in VERBS and (verb := next((word for word in rest if word in VERBS), None)):
+        options = parser_of(verb)._option_string_actions
+        _refuse_unknown(before, options)
+        if before and before[-1] in options and options[before[-1]].nargs != 0:  # rest[0] is the value of that option
+            place = rest.index(verb)
+            before, rest = before + rest[:place], rest[place:]
     return find_verb(rest[0]), before + rest[1:]
 
 

@@ -91,7 +91,8 @@ class VerbParser(ArgumentParser):
         word, flag = words[0], words[0].partition("=")[0]
         if not word.startswith("-"):
             names_a_model = any(action.dest == "name" for action in self._actions)
-            hint = "; one model at a time" if names_a_model else ""
+            hint = "; one model at a time" if names_a_model else f"; {self.prog} takes no name"
+            hint += ": muxctl stop NAME ends one model" if self.prog.endswith(" shutdown") else ""
             self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
         self.error(f"no such option: {flag}; {option_hint(flag, self)}")
 

@@ -43,6 +43,12 @@ def test_the_version_is_muxds(muxctl):
         assert muxctl(option) == (0, f"muxctl {__version__}\n", "")
 
 
+def test_a_verbs_option_may_stand_before_it_with_its_value(muxd, muxctl):
+    muxd.scripts["GET /v1/models/x/logs?lines=5&follow=0&stream=both"] = lambda talk: talk.json({"lines": []})
+    assert muxctl("-n", "5", "logs", "x")[0] == 0
+    assert muxctl("--json", "-n", "5", "logs", "x")[0] == 0
+
+
 def test_an_abbreviated_socket_before_the_verb_has_its_value(muxctl):
     for words in (("--sock", "/nowhere"), ("--sock=/nowhere",)):
         code, _, err = muxctl(*words, "status")
@@ -63,6 +69,11 @@ def test_an_abbreviated_socket_before_the_verb_has_its_value(muxctl):
         (("stop", "--no", "x"), "--no is the beginning of --now and --no-wait; write one of them in full"),
         (("logs", "--since", "1h", "x"), "no such option: --since; -n N goes back by N lines"),
         (("events", "--since", "1h"), "no such option: --since; there are --after, --follow, --help, --json, --socket"),
+        (("reload", "x"), "unrecognized arguments: x; muxctl reload takes no name"),
+        (
+            ("shutdown", "x"),
+            "unrecognized arguments: x; muxctl shutdown takes no name: muxctl stop NAME ends one model",
+        ),
         (("reload", "--check"), "no such option: --check; did you mean --dry-run?"),
         (
             ("switch", "--model", "x", "y"),
