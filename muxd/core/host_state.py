@@ -133,6 +133,15 @@ class HostState:
                 if worker.is_down:
                     self.ledger.give_back(worker.name)
 
+    def forget_excess(self) -> None:
+        """Forget what was measured of processes that had more than workers may have: each is alone on its GPUs then.
+
+        Nobody held them to less, and strangers or a new configuration may have taken some of it.
+        """
+        for worker in self.workers.values():
+            if worker.peak and any(worker.peak > self.ledger.capacity.get(gpu, inf) for gpu in worker.gpus):
+                worker.peak = 0
+
     # What is done to a group
 
     def activate(self, group: Group) -> Iterator[Command]:

@@ -120,6 +120,7 @@ class Scheduler:
             case GpusMeasured(_, totals, there, strangers, left):
                 self.host.sizes |= totals
                 self.host.ledger.capacity |= {**self.host.sizes, **left}
+                self.host.forget_excess()
                 self.host.strangers = dict(strangers)
                 self.host.gpus_there = there or self.host.gpus_there
             case HostRamLimited(_, size):
@@ -197,6 +198,7 @@ class Scheduler:
                     worker.kept[worker.level] = kept
                 if len(self.host.groups[worker.group].members) == 1:  # one of several comes back to where it was
                     worker.peak = max(worker.peak, taken or 0)
+                    self.host.forget_excess()
                 self.host.ledger.keep(worker.name, worker.holding_asleep(worker.level))
                 yield from self.host.move(worker, WorkerState.ASLEEP)
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:

@@ -161,7 +161,12 @@ class Oracle:
         assert not beside, f"{worker} moves while {beside} do"
 
     def _share(self, spec: WorkerSpec) -> int:
-        return self.peaks.get(spec.name, WHOLE) if spec.share == WHOLE else spec.share
+        """Return what the worker is held to, else what its process was measured to have, if workers may have that."""
+        if spec.share != WHOLE:
+            return spec.share
+        capacity = self.scheduler.host.ledger.capacity
+        room = min((capacity.get(gpu, 0) for gpu in self._gpus(spec.name)), default=0)
+        return peak if (peak := self.peaks.get(spec.name, WHOLE)) <= room else WHOLE
 
     def _must_fit_in_host_ram(self, worker: str, level: int | None) -> None:
         """Add up the copies of weights that processes for level 1 have: host RAM is never promised twice."""

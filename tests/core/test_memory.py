@@ -344,3 +344,9 @@ def test_the_most_that_was_measured_counts():
     book = book >> OrderGiven(53, 99, "a", Verb.SLEEP) << SleepWorker("a", 2) >> WorkerAsleep(54, "a", 0, 30)
     assert book << FinishOrder(99, WorkerState.ASLEEP)
     assert book.worker("a").share == 45
+
+
+def test_a_process_that_was_measured_to_have_more_than_workers_may_have_wakes_all_the_same():
+    assert measured_awake(90, 40) >> LeaseAsked(50, 9, "a") << SleepWorker("b", 2)
+    book = settled(60, 20) >> GpusMeasured(50, {"0": 50}) >> LeaseAsked(51, 9, "a") << WakeWorker("a")
+    assert book
