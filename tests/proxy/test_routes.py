@@ -23,18 +23,18 @@ CONTROL = (
 ).split()
 
 
-@pytest.mark.parametrize("route", GENERATE)
-async def test_every_generating_route_is_passed_on(proxy_env: ProxyEnv, route: bytes) -> None:
-    assert (await proxy_env.ask(post(chat(), path=b"/v1/" + route))).status == 200
-    assert proxy_env.alpha.calls[0].head.startswith(b"POST /v1/" + route + b" HTTP/1.1\r\n")
+async def test_every_generating_route_is_passed_on(proxy_env: ProxyEnv) -> None:
+    for route in GENERATE:
+        assert (await proxy_env.ask(post(chat(), path=b"/v1/" + route))).status == 200
+        assert proxy_env.alpha.calls[-1].head.startswith(b"POST /v1/" + route + b" HTTP/1.1\r\n")
 
 
-@pytest.mark.parametrize("route", CONTROL)
-@pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_nothing_else_reaches_a_worker(proxy_env: ProxyEnv, route: bytes, method: bytes) -> None:
-    data = post(chat(), path=b"/" + route) if method == b"POST" else get(b"/" + route)
-    reply = await proxy_env.ask(data)
-    assert (reply.status, reply.code) == (404, "route_not_found")
+async def test_nothing_else_reaches_a_worker(proxy_env: ProxyEnv) -> None:
+    """As tests/proxy/requests/test_routes judges it; here it is seen on the wire."""
+    for route in CONTROL:
+        for data in (post(chat(), path=b"/" + route), get(b"/" + route)):
+            reply = await proxy_env.ask(data)
+            assert (route, reply.status, reply.code) == (route, 404, "route_not_found")
     assert not proxy_env.alpha.calls
 
 
