@@ -55,3 +55,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Muxd]]:
             return stack.enter_context(Muxd(tmp_path, models if models is not None else two_models(), **options))
 
         yield run
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
+    """A muxd of two models for tests that leave it as good as they found it."""
+    with Muxd(tmp_path_factory.mktemp("shared"), two_models()) as muxd:
+        yield muxd

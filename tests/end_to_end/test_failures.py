@@ -21,13 +21,13 @@ from .conftest import two_models
 from .muxd import chat_body, eventually
 
 
-def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(start):
-    muxd = start()
-    text = muxd.ask("alpha")
+def test_a_killed_process_is_swept_with_all_its_kin_and_the_model_comes_back(shared):
+    muxd = shared
+    text, restarts = muxd.ask("alpha"), muxd.status("alpha")["restarts"]
     before = muxd.worker("alpha")
     os.kill(before["scheduler"], signal.SIGKILL)
     assert muxd.ask("alpha") == text
-    assert muxd.status("alpha")["restarts"] == 1
+    assert muxd.status("alpha")["restarts"] == restarts + 1
     assert not set(before.values()) & set(muxd.processes())
     assert "SIGKILL" in muxd.status("alpha")["last_exit"]["reason"]
 
@@ -136,8 +136,8 @@ def test_a_managed_proxy_that_dies_is_replaced_and_no_connection_is_refused(star
     assert httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x")).status_code == 200
 
 
-def test_a_second_muxd_with_another_socket_does_not_touch_the_workers_of_the_first(start):
-    muxd = start()
+def test_a_second_muxd_with_another_socket_does_not_touch_the_workers_of_the_first(shared):
+    muxd = shared
     muxd.ask("alpha")
     before = muxd.worker("alpha")
     config = muxd.config.read_text()
@@ -172,8 +172,8 @@ def test_requests_in_flight_finish_before_a_shutdown(start):
     assert muxd.process.wait(20) == 0
 
 
-def test_a_second_muxd_is_refused_and_told_who_is_first(start):
-    muxd = start()
+def test_a_second_muxd_is_refused_and_told_who_is_first(shared):
+    muxd = shared
     second = muxd._run("start")
     assert second.wait(20) == 1
     assert f"pid {muxd.process.pid}" in muxd.log

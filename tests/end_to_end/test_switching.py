@@ -15,8 +15,8 @@ from .muxd import assert_never_two_awake, eventually
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 
 
-def test_both_models_answer_in_turn_with_their_own_unchanged_text(start):
-    muxd = start()
+def test_both_models_answer_in_turn_with_their_own_unchanged_text(shared):
+    muxd = shared
     first = muxd.ask("alpha"), muxd.ask("beta")
     assert first[0] != first[1]
     for stream in (False, True):
@@ -25,8 +25,8 @@ def test_both_models_answer_in_turn_with_their_own_unchanged_text(start):
     assert (muxd.state("alpha"), muxd.state("beta")) == ("asleep", "ready")
 
 
-def test_sixty_requests_from_eight_clients_all_succeed_and_never_two_are_awake(start):
-    muxd = start()
+def test_sixty_requests_from_eight_clients_all_succeed_and_never_two_are_awake(shared):
+    muxd = shared
     texts = {model: muxd.ask(model) for model in ("alpha", "beta")}
 
     def one(number: int) -> bool:
@@ -40,8 +40,8 @@ def test_sixty_requests_from_eight_clients_all_succeed_and_never_two_are_awake(s
     assert len([m for m in moves if m[1:] == ("waking", "ready")]) >= 2
 
 
-def test_a_busy_model_finishes_its_stream_before_it_gives_way(start):
-    muxd = start()
+def test_a_busy_model_finishes_its_stream_before_it_gives_way(shared):
+    muxd = shared
     muxd.ask("alpha")
     with muxd.stream("alpha", max_tokens=400, ignore_eos=True) as lines:
         next(lines)
@@ -86,8 +86,8 @@ def test_curl_can_use_every_route_of_the_control_socket(start):
 
 
 @needs_curl
-def test_a_lease_by_curl_is_held_as_long_as_its_connection(start):
-    muxd = start()
+def test_a_lease_by_curl_is_held_as_long_as_its_connection(shared):
+    muxd = shared
     argv = ["curl", "-sSN", "-X", "POST", "--unix-socket", str(muxd.socket), "http://muxd/v1/leases"]
     with subprocess.Popen([*argv, "-d", '{"model": "alpha"}'], stdout=subprocess.PIPE, text=True) as curl:
         assert curl.stdout is not None
