@@ -246,12 +246,16 @@ class GpuBudgets:
         {},
         live=True,
         doc='How much of a GPU models may have together, as in { 0 = "40GiB" }; a GPU is named as in a model\'s gpus.  '
-        "Default: all that NVML says, without the reserve.",
+        "Default: all that NVML says, without the reserve.  Where no GPU can be read, what is written here holds.",
     )
 
     def most(self, gpu: str, total: int, strangers: int = 0) -> int:
         """Return the bytes that models may have of a GPU of `total` bytes, of which strangers have so many."""
         return max(0, min(int(self.memory.get(gpu, total)), total - self.reserve - strangers))
+
+    def declared(self) -> dict[str, int]:
+        """Return the bytes that models may have of each GPU in `memory`, where nobody can read the GPUs."""
+        return {gpu: max(0, int(size) - self.reserve) for gpu, size in self.memory.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Measurements:
         self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
         found = {gpu: strangers for gpu, strangers in self.strangers.found.items() if gpu in reading}
         totals = {gpu: budgets.most(gpu, memory.total) for gpu, memory in reading.items()}
+        totals = totals if gpus.measured else budgets.declared()
         left = {gpu: budgets.most(gpu, reading[gpu].total, strangers.size) for gpu, strangers in found.items()}
         who = {gpu: str(strangers) for gpu, strangers in found.items()} if reading else host.strangers
         room = host.ledger.capacity

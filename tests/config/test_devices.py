@@ -143,6 +143,7 @@ def test_budgets_name_gpus_as_models_do(load):
     assert budgets == GpuBudgets(GiB, {"1": 40 * GiB, SLICE: 8 * GiB})
     assert [budgets.most("1", 80 * GiB, taken * GiB) // GiB for taken in (0, 30, 50, 90)] == [40, 40, 29, 0]
     assert budgets.most("0", 80 * GiB) == 79 * GiB
+    assert budgets.declared() == {"1": 39 * GiB, SLICE: 7 * GiB}
     assert load(f'[gpus]\nmemory = {{ "{UUID_3}" = 1 }}\n{PRETEND}').gpus.memory == {"3": 1}
 
 
