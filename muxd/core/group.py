@@ -73,6 +73,8 @@ class Lease:
 
 
 class Group:
+    """One model's workers as one holder of leases, orders and GPUs."""
+
     def __init__(self, spec: GroupSpec, now: float = 0.0) -> None:
         self.spec = spec
         self.members: tuple[Worker, ...] = ()
@@ -110,8 +112,8 @@ class Group:
     def _note_members(self) -> None:
         self.router = next((w for w in self.members if w.is_router), None)
         self.serving = tuple(w for w in self.members if not w.is_router)
-        self.roles = [tuple(w for w in self.members if w.spec.role is role) for role in Role]
-        self.roles = [workers for workers in self.roles if workers]
+        by_role = (tuple(w for w in self.members if w.spec.role is role) for role in Role)
+        self.roles = [workers for workers in by_role if workers]
         self._note_gpus()
 
     def _note_gpus(self) -> None:
@@ -133,7 +135,8 @@ class Group:
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self._take_members(now)
-        self.state, self.since = self.derived_state(), now
+        if (state := self.derived_state()) is not self.state:
+            self.state, self.since = state, now
 
     def update(self, spec: GroupSpec) -> None:
         """Take over a configuration that needs no other processes."""

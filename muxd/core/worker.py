@@ -69,6 +69,8 @@ def _costs() -> dict[tuple[WorkerState, int | None], Cost]:
 
 @dataclass(slots=True)
 class Worker:
+    """One process tree, and what is learned of its lives."""
+
     spec: WorkerSpec
     group: str  # the name of the group that it is a member of
     state: WorkerState = WorkerState.UNLOADED

@@ -1,5 +1,8 @@
 from muxd.core.events import Waiting
-from muxd.core.group import Lease
+from muxd.core.group import Group, Lease
+from muxd.core.states import WorkerState
+
+from .playbook import replicas
 
 
 def test_a_wait_grows_while_its_holder_is_silent():
@@ -10,3 +13,18 @@ def test_a_wait_grows_while_its_holder_is_silent():
 def test_nobody_waits_when_nothing_waits():
     lease = Lease(1, "a", told=100.0, waiting=())
     assert lease.oldest(200.0) == 0.0
+
+
+def test_of_several_workers_a_reason_has_its_workers_name():
+    group = Group(replicas("q", frozenset({"0"}), frozenset({"1"})))
+    group.members[0].move(WorkerState.STARTING, 1.0)
+    assert group.reason == ""
+    group.members[0].move(WorkerState.FAILED, 2.0, "port taken")
+    assert group.reason == "q/0 is failed: port taken"
+
+
+def test_what_several_workers_have_in_common_is_said_once():
+    group = Group(replicas("q", frozenset({"0"}), frozenset({"1"})))
+    for worker in group.serving:
+        worker.move(WorkerState.STARTING, 1.0, "q is restarted")
+    assert group.reason == "q is restarted"

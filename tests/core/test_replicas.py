@@ -37,6 +37,7 @@ from muxd.core.events import (
     WorkerStuck,
 )
 from muxd.core.progress import progress_of
+from muxd.core.spec import GroupSpec, Role, WorkerSpec
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, replicas, single
@@ -232,6 +233,52 @@ def test_a_replica_that_still_loads_is_ended_when_its_group_gives_way():
         >> WorkerAsleep(83, "q/0") << StartWorker("b")
     )  # fmt: skip
     assert book
+
+
+# Two roles
+
+
+def halves():
+    """A group whose prompts are read by one worker and answered by another, both known to the router."""
+    prefill = WorkerSpec("q/prefill/0", GPU_0, role=Role.PREFILL)
+    decode = WorkerSpec("q/decode/0", GPU_1, role=Role.DECODE)
+    router = WorkerSpec("q/router", frozenset(), role=Role.ROUTER)
+    return (
+        Playbook(GroupSpec("q", (prefill, decode, router)))
+        >> LeaseAsked(0, 1, "q") << StartWorker("q/prefill/0") << StartWorker("q/decode/0") << StartWorker("q/router")
+        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
+        >> WorkerReady(10, "q/prefill/0", ZERO) << SyncRouter("q", (ZERO,))
+        >> RouterSynced(10, "q", (ZERO,))
+        >> WorkerReady(12, "q/decode/0", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> RouterSynced(12, "q", (ZERO, ONE)) << GrantLease(1, "http://q", 3)
+    )  # fmt: skip
+
+
+def test_a_group_of_two_roles_serves_when_both_are_filled():
+    assert halves()
+
+
+def test_one_half_that_dies_takes_the_leases_and_the_other_one_waits_for_it():
+    book = (
+        halves()
+        >> WorkerExited(20, "q/decode/0", Failure.EXITED, "killed by SIGKILL")
+        << RevokeLease(1, "worker_exited", "the worker of q/decode/0 killed by SIGKILL", 20) << EndLease(1)
+        << StartWorker("q/decode/0") << SyncRouter("q", (ZERO,))
+    )  # fmt: skip
+    assert book
+    assert (book.state("q"), book.worker("q/prefill/0").state) == (WorkerState.STARTING, WorkerState.READY)
+
+
+def test_a_half_that_cannot_come_back_lets_the_other_one_sleep_and_is_named():
+    book = (
+        halves() >> LeaseEnded(15, 1)
+        >> WorkerExited(20, "q/prefill/0") << StartWorker("q/prefill/0") << SyncRouter("q", (ONE,))
+        >> WorkerExited(21, "q/prefill/0", Failure.REFUSED, "no such file")
+        << SleepWorker("q/decode/0", 2) << SyncRouter("q", ())
+        >> LeaseAsked(22, 2, "q")
+    )  # fmt: skip
+    refusal = "model q failed: no such file; see `muxctl logs q/prefill/0`; tried again in 59 s"
+    assert book << FailLease(2, "model_failed", refusal, 59)
 
 
 # Orders, shutdown, configuration
