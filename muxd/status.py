@@ -9,7 +9,7 @@ from .config import Config, Model
 from .config.loopback import is_loopback
 from .config.schema import GpuBudgets
 from .core.group import Group
-from .core.ledger import GpuId, in_order, shown_gpu
+from .core.ledger import HOST_RAM, GpuId, in_order, shown_gpu
 from .core.progress import Progress, next_step, progress_of
 from .core.scheduler import Scheduler
 from .core.states import WorkerState
@@ -171,6 +171,14 @@ def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
             "eta_s": seconds(view.eta),
         }
     return None
+
+
+def host_memory_status(scheduler: Scheduler) -> dict[str, int] | None:
+    """Return the bytes of host RAM that copies of weights may take and do take; None where nobody reckons them."""
+    host = scheduler.host
+    total = host.ledger.capacity.get(HOST_RAM)
+    copies = sum(worker.copy for worker in host.workers.values())
+    return {"for_weights": total, "weights": copies} if total is not None else None
 
 
 def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]) -> list[dict[str, Any]]:

@@ -67,3 +67,15 @@ def test_a_full_disk_does_not_end_muxd(tmp_path, caplog):
     file.state.workers["qwen"] = a_worker()
     file.save()
     assert "cannot write the state file" in caplog.text
+
+
+def test_a_file_that_was_cut_at_any_byte_is_put_aside(tmp_path):
+    """It is replaced whole; a power cut may still leave a part of it."""
+    file = StateFile(tmp_path / "state.json")
+    file.state.workers["qwen"] = a_worker(call="release", released=["kv_cache", "weights"])
+    file.save()
+    whole = file.path.read_bytes()
+    for length in range(len(whole)):
+        file.path.write_bytes(whole[:length])
+        assert StateFile(file.path).load().workers == {}
+        assert (tmp_path / "state.unreadable").read_bytes() == whole[:length]

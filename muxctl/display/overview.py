@@ -63,6 +63,9 @@ def _head(status: dict[str, Any]) -> list[str]:
     lines += map(_gpu, status["gpus"])
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
+    if (memory := status.get("host_memory")) and memory["weights"]:
+        sizes = f"{gibibytes(memory['weights'])} of {gibibytes(memory['for_weights'])} GiB"
+        lines.append(f"host RAM: {sizes} taken by the weights of models that sleep at level 1")
     tellers = [*status["models"], {"name": "proxy", **status["proxy"]}]
     return lines + _lost_logs(tellers, status.get("log_dir")) + _proxys_log(status["proxy"])
 

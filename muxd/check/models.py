@@ -304,13 +304,14 @@ def _ram_asleep(model: Model, weights: int) -> int:
 
 
 def ram_lines(machine: HostCheck) -> Iterator[ReportLine]:
-    """Yield a line if all models that sleep at level 1 together take more RAM than there is."""
+    """Yield a line if all models that sleep at level 1 together take more host RAM than they may, or than there is."""
     sleepers = [model for model in machine.real_models if model.sleep_level == 1]
     together = sum(model.memory.weights for model in sleepers if model.memory is not None)
-    if machine.memory and len(sleepers) > 1 and together > machine.memory:
+    room = machine.config.daemon.host_memory or machine.memory
+    if room and len(sleepers) > 1 and together > room:
         names = ", ".join(model.name for model in sleepers)
-        text = f"{names} sleep at level 1 and take {_gib(together)} together, and there are {_gib(machine.memory)}"
-        yield warn("RAM", f"{text}; use sleep_level = 2 for some")
+        text = f"{names} sleep at level 1 and take {_gib(together)} together, and there are {_gib(room)}"
+        yield warn("RAM", f"{text}: those that are loaded last will sleep at level 2; use sleep_level = 2 for some")
 
 
 def _ram_text(machine: HostCheck, model: Model, weights: int) -> str:

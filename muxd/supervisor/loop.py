@@ -306,6 +306,7 @@ class Supervisor:
             "proxy": self._proxy.status() | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
             "door": status.door_status(self.config, time.time()),
             "gpus": status.gpu_status(self._context.gpus, self.config.gpus, self._measurements.strangers.found),
+            "host_memory": status.host_memory_status(self._scheduler),
             "switch": status.switch_status(self._scheduler, now),
             "models": [self._model_status(name, now) for name in self._scheduler.host.groups],
             "log_dir": str(self.config.daemon.log_dir),

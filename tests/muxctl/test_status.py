@@ -157,3 +157,13 @@ def test_a_model_nobody_knows_is_exit_4(scripted, muxctl):
 def test_whoever_may_not_look_is_exit_5(muxd, muxctl):
     muxd.scripts["GET /v1/status"] = lambda talk: talk.error(403, "permission_denied", "your user may not look")
     assert muxctl("status") == (5, "", "muxctl: your user may not look\n")
+
+
+def test_host_ram_for_weights_is_shown_where_some_is_taken(scripted, muxctl):
+    def shown(weights: int) -> str:
+        told = STATUS | {"host_memory": {"for_weights": 70 << 30, "weights": weights}}
+        scripted.scripts["GET /v1/status"] = lambda talk: talk.json(told)
+        return muxctl("status")[1]
+
+    assert "\nhost RAM: 60.0 of 70.0 GiB taken by the weights of models that sleep at level 1\n" in shown(60 << 30)
+    assert "host RAM" not in shown(0)
