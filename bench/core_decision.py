@@ -2,10 +2,10 @@
 
     python bench/core_decision.py [--quick] [--models N] [--sized]
 
-N models share one GPU; one of them is busy, and requests wait for all the others.  With --sized three fit together, and
-each decision chooses who would leave.  Measured is
-the CPU of one event (a lease holder reports what waits for it) and of one look at how each of
-those who wait fares, which follows every event.
+N models share one GPU; one of them is busy, and 100 requests wait for each of the others.  With --sized three fit
+together, and each decision chooses who would leave.  Measured is the CPU of the event that comes most, a lease holder's
+report of what waits for it; of a whole decision, which looks at every model, as when a first request comes for one; and
+of one look at how each of those who wait fares, which follows every event.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from figures import Figure, show
 
+from muxd.core.commands import StartWorker
 from muxd.core.events import DemandReported, GpusMeasured, LeaseAsked, Started, Waiting, WorkerReady
 from muxd.core.ledger import WHOLE
 from muxd.core.progress import progress_of
@@ -32,7 +33,10 @@ def crowded(models: int, share: int = WHOLE) -> Scheduler:
     scheduler.handle(WorkerReady(10.0, names[0], "http://127.0.0.1:1"))
     scheduler.handle(DemandReported(10.0, 0, 5))
     for number, name in enumerate(names[1:], start=1):
-        scheduler.handle(LeaseAsked(10.0, number, name, (Waiting(number % 7 + 1, number / 100),)))
+        for command in scheduler.handle(LeaseAsked(10.0, number, name, (Waiting(100, number / 100),))):
+            if isinstance(command, StartWorker):  # it fits beside the others
+                scheduler.handle(WorkerReady(10.0, name, "http://127.0.0.1:1"))
+                scheduler.handle(DemandReported(10.0, number, 5))
     return scheduler
 
 
@@ -51,14 +55,23 @@ def main() -> None:
     runs = 3 if options.quick else 300
     scheduler, now = crowded(options.models, 25 if options.sized else WHOLE), 11.0
     host, switching = scheduler.host, scheduler.switching
-    reports = [DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(2, 1.0),)) for run in range(runs)]
+    reports = [
+        DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(101, 1.0),)) for run in range(runs)
+    ]
     events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
+    name = f"model-{options.models:03}"
+    asked = [LeaseAsked(now + 1, options.models + 1 + run, name, ()) for run in range(runs)]
+    decisions = [cpu_ms(lambda event=ask: scheduler.handle(event)) for ask in asked]
     waiting = [group for group in host.groups.values() if group.wanted]
     looks = [cpu_ms(lambda: [progress_of(host, switching, group, now) for group in waiting]) for _ in range(runs)]
     assert len(waiting) >= options.models - 2
     show(
         f"The core with {options.models} models waiting",
-        [Figure("one event", events, "ms", 8.0), Figure("how all of them fare", looks, "ms", 4.0)],
+        [
+            Figure("a report", events, "ms", 0.3),
+            Figure("a whole decision", decisions, "ms", 8.0),
+            Figure("how all of them fare", looks, "ms", 4.0),
+        ],
     )
 
 

@@ -61,6 +61,7 @@ class HostState:
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
         self.moves = 0  # of all workers so far
+        self.learned = 0  # how often something was learned of the host itself
         self.pinned: list[Group] = []
         self.placement = Placement(self)
         for spec in specs:

@@ -66,6 +66,10 @@ class Ledger:
         self._holdings: dict[str, Holding] = {}
         self._loaded_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
 
+    def has(self, worker: str) -> bool:
+        """Say whether the worker claims anything."""
+        return worker in self._holdings
+
     def is_awake(self, worker: str) -> bool:
         """Say whether the worker has what it needs to serve."""
         holding = self._holdings.get(worker)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import eviction
 from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
-from .spec import WorkerSpec
+from .spec import GroupSpec, WorkerSpec
 from .states import DOWN, WorkerState
 from .worker import Cost, Worker
 
@@ -74,8 +74,24 @@ class Placement:
 
     def __init__(self, host: HostState) -> None:
         self._host = host
+        # What was found as of now: with 100 models waiting, a decision asks hundreds of times.
+        self._as_of = (0, 0, 0)  # the changes of the ledger and of workers, and what was learned of the host
         self._clearings: dict[frozenset[GpuId], list[Eviction]] = {}
-        self._clearings_of = (0, 0)  # the changes of the ledger and the moves that these were found after
+        self._evictions: dict[tuple[frozenset[GpuId], int], list[Eviction]] = {}  # by GPUs and share, where all is free
+        self._never: dict[str, tuple[GroupSpec, Impossible | None]] = {}  # by group, for the spec that it has
+
+    def forget_evictions(self) -> None:
+        """Find evictions anew from now on: who is busy, or wanted, may have changed."""
+        self._evictions.clear()
+
+    def _keep_up(self) -> None:
+        """Forget what was found before the last change."""
+        host = self._host
+        if self._as_of != (as_of := (host.ledger.changes, host.moves, host.learned)):
+            self._as_of = as_of
+            self._clearings.clear()
+            self._evictions.clear()
+            self._never.clear()
 
     def is_loaded(self, group: Group) -> bool:
         """Say whether weights of a member are on its GPUs."""
@@ -141,6 +157,15 @@ class Placement:
         if all(worker.share == WHOLE for worker in group.serving):
             # All weights that are there are in its way: there is nothing to choose.
             return [eviction for eviction in self._clearing(group.gpus) if eviction.group is not group]
+        if len(group.serving) > 1 or self._host.ledger.has(group.serving[0].name):
+            return self._find_evictions(group)
+        self._keep_up()
+        key = group.gpus, group.serving[0].share  # groups that hold nothing and need the same share a plan
+        if key not in self._evictions:
+            self._evictions[key] = self._find_evictions(group)
+        return self._evictions[key]
+
+    def _find_evictions(self, group: Group) -> list[Eviction]:
         missing = self._shortfall(group)
         holders = self._groups_of(self._host.ledger.holders(missing), group)
         if not holders:
@@ -160,9 +185,8 @@ class Placement:
         return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
 
     def _clearing(self, gpus: frozenset[GpuId]) -> list[Eviction]:
-        """Return how all weights leave the GPUs; found once between two changes, as a decision asks for each waiter."""
-        if self._clearings_of != (as_of := (self._host.ledger.changes, self._host.moves)):
-            self._clearings, self._clearings_of = {}, as_of
+        """Return how all weights leave the GPUs."""
+        self._keep_up()
         if gpus not in self._clearings:
             loaded = dict.fromkeys(self._host.workers[name].group for name in self._host.ledger.loaded_on(gpus))
             groups = [self._host.groups[name] for name in loaded]
@@ -271,6 +295,14 @@ class Placement:
         """Return why this host can never load the group as it is configured; None if it is loaded, or nobody knows."""
         if not group.is_down:
             return None
+        self._keep_up()
+        spec, never = self._never.get(group.name, (None, None))
+        if spec is not group.spec:
+            never = self._find_never_loads(group)
+            self._never[group.name] = group.spec, never
+        return never
+
+    def _find_never_loads(self, group: Group) -> Impossible | None:
         each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.serving)
         return next((impossible for impossible in each if impossible is not None), None) or self._crowded(group)
 

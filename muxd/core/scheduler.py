@@ -52,7 +52,7 @@ from .ledger import HOST_RAM
 from .orders import Orders, why_not_to_level
 from .spec import GroupSpec
 from .states import DOWN, WorkerState
-from .switching import OperatorSwitch, Switching
+from .switching import AT_ONCE, OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
 
 WorkerEvent = (
@@ -79,12 +79,37 @@ class Scheduler:
         self._orders = Orders(self.host, self.switching)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
+        self._is_settled = False  # the last decision changed nothing: made again it would be the same
         self._hurried = False
         self._finished = False
 
     def handle(self, event: Event) -> list[Command]:
         self.host.now = max(self.host.now, event.time)
-        return [*self._take_in(event), *self._settle()]
+        if isinstance(event, DemandReported) and event.lease in self.host.leases:
+            group = self.host.groups[self.host.leases[event.lease].group]
+            before = group.idle, group.wanted
+            self.host.report(event.lease, event.in_flight, event.waiting)
+            if before == (group.idle, group.wanted) and self._leaves_all_as_it_is(group):
+                return self._hasten_timer()
+        commands = [*self._take_in(event)]
+        conclusions = [*self._settle()]
+        self._is_settled = all(isinstance(command, SetTimer) for command in conclusions)
+        return [*commands, *conclusions]
+
+    def _leaves_all_as_it_is(self, group: Group) -> bool:
+        """Say whether nothing is to be decided anew because the requests of one group changed in number or age alone.
+
+        Such reports come many times a second from every proxy, and a whole decision looks at every group.
+        """
+        is_due = self._timer is not None and self._timer <= self.host.now + AT_ONCE
+        return self._is_settled and not is_due and self.switching.still_waits(group)
+
+    def _hasten_timer(self) -> list[Command]:
+        """Return the command to look again earlier than was thought, where that is needed."""
+        if self.switching.next_decision >= (inf if self._timer is None else self._timer):
+            return []
+        self._timer = self.switching.next_decision
+        return [SetTimer(self._timer)]
 
     # What happened
 
@@ -119,14 +144,16 @@ class Scheduler:
                 yield from self._reconfigured(event)
             case GpusMeasured(_, totals, there, strangers, left):
                 self.host.sizes |= totals
+                self.host.gpus_there = there or self.host.gpus_there
                 self.host.ledger.capacity |= {**self.host.sizes, **left}
                 self.host.forget_excess()
                 self.host.strangers = dict(strangers)
-                self.host.gpus_there = there or self.host.gpus_there
+                self.host.learned += 1
             case HostRamLimited(_, size):
                 self.host.ledger.capacity[HOST_RAM] = size
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
+                self.host.learned += 1
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
@@ -364,6 +391,7 @@ class Scheduler:
     def _settle(self) -> Iterator[Command]:
         yield from self._refuse_hopeless()
         yield from self._grant()
+        self.switching.forget_plans()  # who was granted something is busy now
         self.switching.skip_preloaded()
         if self._shutdown_deadline is not None:
             yield from self._settle_shutdown()

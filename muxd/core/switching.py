@@ -97,6 +97,7 @@ class Switching:
         self._queue: list[Candidate] = []  # who waited when it was last decided, best first
         self._plans: dict[str, list[Eviction]] = {}  # who would leave for each group, found since the last change
         self._candidates: dict[str, Candidate] = {}  # likewise
+        self._dues: dict[str, float] = {}  # likewise: when each group is due
         self._rivals_for: dict[frozenset[GpuId], Rivals] = {}  # who of them still waits, by the GPUs asked for
 
     def switch_to(self, group: Group) -> Switch | None:
@@ -176,8 +177,10 @@ class Switching:
 
     def forget_plans(self) -> None:
         """Find out anew who would leave for whom: something has changed."""
+        self._placement.forget_evictions()
         self._plans.clear()
         self._candidates.clear()
+        self._dues.clear()
 
     def _target(self, switch: Switch) -> Group:
         return self.host.groups[switch.target]
@@ -285,6 +288,7 @@ class Switching:
             self._plans.pop(group.name, None)
             self._candidates.pop(group.name, None)
             self._rivals_for.clear()
+            self._dues.clear()
         return is_placed
 
     def _think_of_places(self) -> None:
@@ -303,7 +307,7 @@ class Switching:
         """
         self._queue = [self._candidate(w) for w in self.host.groups.values() if _waits(w)]
         self._rivals_for.clear()
-        due = {c.group: self._due_at(self.host.groups[c.group], c) for c in self._queue}
+        due = {c.group: self._due_at(self.host.groups[c.group]) for c in self._queue}
         now = self.host.now + AT_ONCE
         first = sorted((c for c in self._queue if due[c.group] <= now), key=lambda c: (due[c.group], c.group))
         self._queue = first + policy.ranked((c for c in self._queue if due[c.group] > now), self.wait_target)
@@ -323,25 +327,46 @@ class Switching:
 
     def _consider(self, group: Group, *, urgent: bool) -> Iterator[Command]:
         """Begin the switch to this group, if it may come now; else note when to decide again."""
-        if group.state not in AT_REST or not self._place(group, self._off_limits(urgent=urgent)):
+        at = self._may_come_at(group, urgent=urgent)
+        if at == inf:
             return
-        if self.host.now < group.retry_at:
-            self.next_decision = min(self.next_decision, group.retry_at)
-            return
-        if self._placement.crowded_out(group) or self._placement.fixed_in_the_way(group):
-            return
-        blockers = self._plan(group)
-        if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
-            return  # one that comes back by itself after it lost its quorum has no switch that keeps others off
-        at = max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
-        if at > self.host.now + AT_ONCE:
+        blockers, is_delayed = self._plan(group), self.host.now < group.retry_at
+        if is_delayed or at > self.host.now + AT_ONCE:
             self.next_decision = min(self.next_decision, at)
-            if all(self._is_due(b.group, group) for b in blockers):
+            if not is_delayed and all(self._is_due(b.group, group) for b in blockers):
                 # The active model's minimum turn is all that keeps this one back.  Models that cost less
                 # would come sooner, and could begin turn after turn in front of it: they must not.
                 self._kept_for |= group.gpus
             return
         yield from self._begin(group, blockers)
+
+    def _may_come_at(self, group: Group, *, urgent: bool) -> float:
+        """Return when a switch to the group may begin; inf: not before an event changes something."""
+        if group.state not in AT_REST or not self._place(group, self._off_limits(urgent=urgent)):
+            return inf
+        if self.host.now < group.retry_at:
+            return group.retry_at
+        if self._placement.crowded_out(group) or self._placement.fixed_in_the_way(group):
+            return inf
+        blockers = self._plan(group)
+        if any(b.group.stuck_for(group) or b.group.state in COMING for b in blockers):
+            return inf  # one that comes back by itself after it lost its quorum has no switch that keeps others off
+        return max((self.gives_way_at(b, group) for b in blockers if not urgent), default=self.host.now)
+
+    def still_waits(self, group: Group) -> bool:
+        """Say whether a group's requests, which have changed in number or age, leave every decision as it was.
+
+        They change when the group itself may come, and nobody else's bound: that depends on who waits, not on how much.
+        Its place in the queue is found anew with the next decision, when somebody may come.
+        """
+        if not _waits(group):
+            return True
+        if self.is_wished(group) or group.name in self.preload:
+            return False
+        at = self._may_come_at(group, urgent=False)
+        self.forget_plans()
+        self.next_decision = min(self.next_decision, at)
+        return at > self.host.now + AT_ONCE
 
     def _off_limits(self, *, urgent: bool) -> frozenset[GpuId]:
         """Return the GPUs that no switch may be made to: those of running switches and, unless it is `urgent`, those
@@ -365,7 +390,7 @@ class Switching:
         if not group.wanted:
             return self.host.now if active.idle else inf
         own = self._candidate(group)
-        due = self._due_at(group, own)
+        due = self._due_at(group)
         if active.idle:
             return max(self.host.now, min(self._kept_until(blocker, group, own), due))
         return max(due, policy.turn_ends_at(own, active.since))
@@ -396,10 +421,15 @@ class Switching:
         if blocker.leaves:
             return True
         due = group.wanted and blocker.state is WorkerState.READY
-        return due and self._due_at(group, self._candidate(group)) <= self.host.now + AT_ONCE
+        return due and self._due_at(group) <= self.host.now + AT_ONCE
 
-    def _due_at(self, group: Group, own: Candidate) -> float:
+    def _due_at(self, group: Group) -> float:
         """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""
+        if group.name not in self._dues:
+            self._dues[group.name] = self._find_due_at(group, self._candidate(group))
+        return self._dues[group.name]
+
+    def _find_due_at(self, group: Group, own: Candidate) -> float:
         active = (b.group for b in self.in_the_way(group) if b.group.state is WorkerState.READY)
         drains = [blocker.cost(WorkerState.DRAINING).seconds for blocker in active]
         rivals = self._rivals(group)
@@ -427,6 +457,7 @@ class Switching:
         self.running.append(switch)
         group.is_target = True
         self._rivals_for.clear()
+        self._dues.clear()
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:

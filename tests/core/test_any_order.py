@@ -22,6 +22,7 @@ from muxd.core.commands import (
     GrantLease,
     RestoreLease,
     RevokeLease,
+    SetTimer,
     SleepWorker,
     StartWorker,
     StopWorker,
@@ -57,6 +58,7 @@ from muxd.core.events import (
 )
 from muxd.core.group import Group
 from muxd.core.ledger import WHOLE
+from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
@@ -166,6 +168,7 @@ class World:
         self.others = OTHER_GROUPS if specs is GROUPS else OTHERS
         self.book = Playbook(*specs, wait_target=5.0)
         self.now = 0.0
+        self.seen: list[Event] = []
         self.jobs: dict[str, Command] = {}  # worker or group -> what it was last told and has not answered
         self.alive: set[str] = set()
         self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
@@ -180,6 +183,7 @@ class World:
         self.tell(Started(0.0, frozenset({"d"} if self.rng.random() < 0.1 else ())))
 
     def tell(self, event: Event) -> None:
+        self.seen.append(event)
         self.book >> event
         for command in self.book.pending:
             self.obey(command)
@@ -238,6 +242,13 @@ class World:
         granted = sorted(n for n, state in self.holders.items() if state == "granted")
         if granted:
             self.tell(DemandReported(self.now, self.rng.choice(granted), self.rng.choice([0, 0, 1, 5])))
+        waiting = sorted(n for n, state in self.holders.items() if state == "waiting")
+        if waiting and self.rng.random() < 0.5:
+            more = tuple(
+                Waiting(self.rng.randint(1, 9), self.rng.choice([0.0, 4.0]))
+                for _ in range(self.rng.choice([0, 1, 1, 2]))
+            )
+            self.tell(DemandReported(self.now, self.rng.choice(waiting), 0, more))
 
     def switch(self) -> None:
         if self.rng.random() < 0.2:
@@ -379,6 +390,33 @@ def test_no_order_of_events_breaks_what_must_hold_and_every_wait_ends(name, star
         for _ in range(80):
             world.step()
         world.must_come_to_rest()
+
+
+class SlowScheduler(Scheduler):
+    """Decides anew after every event."""
+
+    def _leaves_all_as_it_is(self, group: Group) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_what_is_not_decided_anew_would_have_been_decided_the_same(name):
+    for seed in range(100):
+        world = World(seed, WORLDS[name])
+        slow = SlowScheduler(WORLDS[name], wait_target=5.0)
+        fast = world.book.scheduler.handle
+
+        def both(event: Event, fast=fast, slow=slow.handle, seed=seed) -> list[Command]:
+            commands = fast(event)
+            same, done = ([c for c in each if not isinstance(c, SetTimer)] for each in (slow(event), commands))
+            assert done == same, f"seed {seed}: {event}"
+            return commands
+
+        for event in world.seen:
+            slow.handle(event)
+        world.book.scheduler.handle = both
+        for _ in range(80):
+            world.step()
 
 
 @pytest.mark.parametrize("start", range(0, 400, 100))
