@@ -4,6 +4,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+# What commands import late has to be here before: that user may not be able to read this Python's library.
+import muxd.check.verb
+import muxd.daemon  # noqa: F401
+
 NOBODY = 65534
 
 
