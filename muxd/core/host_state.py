@@ -158,9 +158,9 @@ class HostState:
         for worker in group.members:
             if not worker.may_come(self.now) or not self.placement.is_quiet_for(worker):
                 continue
+            if not worker.is_router and self.ledger.shortfall(worker.name, worker.gpu_claim):
+                continue  # others have come to its GPU, who are none of ours
             if not worker.is_router and not self.ledger.is_awake(worker.name):
-                if self.ledger.shortfall(worker.name, worker.gpu_claim):
-                    continue
                 self._claim(worker)
             yield from self._bring(worker)
 

@@ -124,8 +124,9 @@ class Ledger:
         return 0 if WHOLE in claims else capacity - sum(claims)
 
     def take(self, worker: str, claim: Claim) -> None:
-        """Let `worker` have what it needs to serve; it must be there."""
-        missing = self.shortfall(worker, claim)
+        """Let `worker` have what it needs to serve; what it does not have already must be there."""
+        had = self._holdings[worker].claim if worker in self._holdings else {}
+        missing = {r: size for r, size in self.shortfall(worker, claim).items() if had.get(r) != claim[r]}
         assert not missing, f"{worker} lacks {missing}"
         self._hold(worker, Holding(claim))
 

@@ -220,6 +220,7 @@ class Orders:
         elif group.state in UP and (group.lost_role or any(w.state is WorkerState.READY for w in group.serving)):
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
+            yield from self._hurry_drain(group, order)
             yield from self.host.end_overdue(group)
             if not group.granted:
                 yield from self.host.deactivate(group, level)
@@ -230,9 +231,7 @@ class Orders:
         if group.state is WorkerState.READY:
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
-            if order.now and group.drain_deadline > self.host.now:
-                group.drain_deadline = self.host.now
-                yield from self.host.revoke_all(group, order.verb, message, self.host.now)
+            yield from self._hurry_drain(group, order)
             yield from self.host.end_overdue(group)
             if not group.granted:
                 yield from self.host.stop(group, message, kill=False)
@@ -243,6 +242,13 @@ class Orders:
             yield from self.host.hurry(group)
         elif group.state in DOWN:
             yield from self.host.rest(group, WorkerState.BACKOFF, WorkerState.FAILED, reason=message)
+
+    def _hurry_drain(self, group: Group, order: Order) -> Iterator[Command]:
+        """Let a drain that has begun end at once, where the order says so."""
+        if order.now and group.drain_deadline > self.host.now:
+            group.drain_deadline = self.host.now
+            message = _MESSAGES[order.verb].format(group.name)
+            yield from self.host.revoke_all(group, order.verb, message, self.host.now)
 
     def _drain(self, group: Group, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + group.spec.drain_timeout

@@ -129,6 +129,16 @@ def test_a_stop_with_now_cuts_what_is_in_flight():
     )  # fmt: skip
 
 
+def test_a_sleep_with_now_hurries_a_drain_that_has_begun():
+    assert (
+        serving_a()
+        >> order(20, Verb.SLEEP) << revoked("sleep", "a is put to sleep by an operator", 320)
+        >> order(30, Verb.SLEEP, ticket=10, now=True) << revoked("sleep", "a is put to sleep by an operator", 30)
+        >> LeaseEnded(30, 1) << SleepWorker("a", 2)
+        >> WorkerAsleep(31, "a") << FinishOrder(9, "asleep") << FinishOrder(10, "asleep")
+    )  # fmt: skip
+
+
 def test_a_second_stop_with_now_hurries_the_first():
     message = "a is stopped by an operator"
     assert (

@@ -325,3 +325,17 @@ def test_what_can_never_fit_together_is_refused_at_once(gpus):
     book = Playbook(replicas("q", *gpus, share=50 << 30)) >> GpusMeasured(0, {"0": 80 << 30, "1": 80 << 30})
     never = "2 workers on GPU 0 need 100.0 GiB, and GPU 0 has 80.0 GiB in all; give each a GPU of its own"
     assert book >> LeaseAsked(0, 1, "q") << FailLease(1, "model_too_large", f"model q can never be loaded: {never}")
+
+
+def test_a_replica_whose_gpu_strangers_have_taken_meanwhile_waits_until_they_leave():
+    taken = GpusMeasured(15, {"0": 80, "1": 80}, strangers={"1": "python3 (pid 7)"}, left={"1": 20})
+    book = (
+        serving_q(share=50)
+        >> GpusMeasured(13, {"0": 80, "1": 80})
+        >> WorkerDied(14, "q/1", "died") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(14, "q", (ZERO,))
+        >> taken
+        >> WorkerExited(16, "q/1")
+        >> TimerFired(17)
+    )  # fmt: skip
+    assert book >> GpusMeasured(20, {"0": 80, "1": 80}, strangers={}, left={}) << StartWorker("q/1")
