@@ -20,7 +20,7 @@ from muxd.host.weights import refuse_cut_off, weights_of
 
 from .machine import HostCheck
 from .report import ReportLine, ok, warn, wrong
-from .scripts import Text
+from .scripts import FOLDERS, Text
 
 
 def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
@@ -78,15 +78,6 @@ def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str
 
 
 # Its files
-
-#: Names that people give to folders of models, and that no publisher at the Hub has.
-_FOLDERS = frozenset(
-    (
-        *("models", "model", "checkpoints", "checkpoint", "ckpt", "ckpts", "weights", "llm", "llms", "pretrained"),
-        *("data", "mnt", "home", "srv", "opt", "root", "tmp", "var", "usr", "nfs", "share", "shared", "storage"),
-        *("disk", "ssd", "nvme", "workspace", "work", "local", "hub", "cache", "output", "outputs", "merged"),
-    )
-)
 
 
 def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
@@ -173,7 +164,7 @@ def _hub_files(machine: HostCheck, model: Model, where: str) -> tuple[str, int, 
         return given, 0, [warn(model.name, text, where)]
     text = f"{given}, not in the Hub's cache {cache}: its first load downloads it from the Hub"
     local = f' (a local folder is written "./{given}")'
-    if "/" in given and given.split("/")[0] in _FOLDERS:
+    if "/" in given and given.split("/")[0] in FOLDERS:
         return given, 0, [warn(model.name, text + local, where)]
     return text + (local if "/" not in given else ""), 0, []
 
@@ -354,6 +345,9 @@ def _script_lines(machine: HostCheck, model: Model, script: Script) -> Iterator[
     yield from (warn(model.name, complaint, where) for complaint, where in text.missing())
     yield from args_lines(machine, model, text.flags() or (), script.launch)
     yield from _program_lines(model, script)
+    if script.asks_key and not machine.config.keys:
+        text_of_key = "gives its server an --api-key, and it will refuse muxd, too (engine_locked)"
+        yield warn(model.name, f"{text_of_key}: take it out, and write [[keys]] for clients", script.asks_key)
     size = 0
     if (served := text.model_path()) is not None:
         try:

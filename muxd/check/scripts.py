@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from muxd.config.command_lines import MODEL, flag, server_at
+from muxd.config.command_lines import MODEL, Word, flag, server_at
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model, Script
 from muxd.config.schema import Config
@@ -25,7 +25,11 @@ _COMMENT = re.compile(r"(?m)(^|\s)#.*$")
 _ACTIVATES = re.compile(r"(.+)/bin/activate")
 
 # Commands after which a script's programs are not those that are found here.
-_OTHER_PATH = re.compile(r"\bPATH=|\b(conda|mamba|module|eval|pixi|poetry|alias)\b")
+_OTHER_PATH = re.compile(r"\b(conda|mamba|micromamba|module|eval|pixi|poetry|alias)\b")
+
+# Programs that activate an environment, and what makes shell functions of them.
+_ACTIVATORS = ("conda", "mamba", "micromamba", "pyenv", "pixi", "poetry", "module")
+_DEFINES_CONDA = re.compile(r"(?m)^\s*(?:source|\.)\s|\bmodule\b")
 
 # Commands whose programs are not those that are found here, or see other files.
 _ELSEWHERE = re.compile(r"\b(uv|docker|podman|nerdctl|apptainer|singularity|enroot|srun|ssh|chroot|nsenter)\b")
@@ -38,6 +42,16 @@ _TOLERATED = re.compile(r"\|\|(?![ \t]*(?:exit|return|die|\{|\())")
 
 #: A complaint of bash; before the line it names the script by the path that it was given.
 _COMPLAINT = re.compile(r"line (\d+): (.+)")
+
+
+#: Names that people give to folders of models, and that no publisher at the Hub has.
+FOLDERS = frozenset(
+    (
+        *("models", "model", "checkpoints", "checkpoint", "ckpt", "ckpts", "weights", "llm", "llms", "pretrained"),
+        *("data", "mnt", "home", "srv", "opt", "root", "tmp", "var", "usr", "nfs", "share", "shared", "storage"),
+        *("disk", "ssd", "nvme", "workspace", "work", "local", "hub", "cache", "output", "outputs", "merged"),
+    )
+)
 
 
 class Text:
@@ -73,9 +87,8 @@ class Text:
                 near = os.path.relpath(path)
                 what = f"{path if near.startswith('..') else near} is {self._use(line)}, and is not there"
                 yield f"{what}; correct the script", str(place)
-        if program := self._absent_program():
-            where = str(self._reader.candidates[-1].place)
-            yield f"{program} is not found in PATH; correct the script, or PATH in the model's env", where
+        for program, place in self._absent_programs():
+            yield f"{program} is not found in PATH; correct the script, or PATH in the model's env", str(place)
 
     @staticmethod
     def _use(line: str) -> str:
@@ -92,9 +105,11 @@ class Text:
 
     def _search_path(self) -> str | None:
         """Return the PATH in which the script's programs are found; None if the text does not tell."""
-        sourced = list(self._reader.sourced)
+        sourced, plain = list(self._reader.sourced), self._reader.variables.get("PATH")
         if _OTHER_PATH.search(self._code) or len(sourced) != len(re.findall(r"(?m)^\s*(?:source|\.)\s", self._code)):
             return None
+        if re.search(r"\bPATH=", self._code):
+            return plain if isinstance(plain, str) and not sourced else None
         search = self._environ.get("PATH", os.defpath)
         for path in sourced:
             activated = _ACTIVATES.fullmatch(path)
@@ -103,12 +118,21 @@ class Text:
             search = f"{activated[1]}/bin:{search}"
         return search
 
-    def _absent_program(self) -> str:
-        """Return the program of the server's command if it is surely not in PATH; else ""."""
-        first = self._reader.candidates[-1].words[0] if self._reader.candidates else ""
-        search = self._search_path()
-        is_named = isinstance(first, str) and first and "/" not in first and search is not None
-        return str(first) if is_named and shutil.which(str(first), path=search) is None else ""
+    def _absent_programs(self) -> Iterator[tuple[str, Place]]:
+        """Yield programs that are surely not in PATH: what activates an environment, and the server's."""
+        hook = next((run for run in self._reader.runs if str(run.words[0]) in _ACTIVATORS), None)
+        is_plain = hook is not None and not re.search(r"\bPATH=", self._code) and not _DEFINES_CONDA.search(self._code)
+        if hook is not None and is_plain and not self._has(str(hook.words[0]), self._environ.get("PATH", os.defpath)):
+            yield str(hook.words[0]), hook.place
+        server = self._reader.candidates[-1] if self._reader.candidates else None
+        first, search = server.words[0] if server is not None else "", self._search_path()
+        is_name = isinstance(first, str) and first and "/" not in first
+        if server is not None and is_name and search is not None and not self._has(str(first), search):
+            yield str(first), server.place
+
+    @staticmethod
+    def _has(program: str, search: str) -> bool:
+        return shutil.which(program, path=search) is not None
 
     def python(self, program: str) -> str | None:
         """Return the interpreter that the name of a program means in the script; None if the text does not tell."""
@@ -130,7 +154,7 @@ class Text:
             return None
         (server,) = self._reader.candidates
         path, folder = flag(server.words, MODEL), self._reader.folder
-        if not isinstance(path, str) or not path.startswith(("/", "./", "../")):
+        if not isinstance(path, str) or not (path.startswith(("/", "./", "../")) or _is_local(path, folder)):
             return None
         if not path.startswith("/") and not isinstance(folder, str):
             return None
@@ -143,6 +167,13 @@ class Text:
             return str(place)
         found = (number for number in range(place.line, len(lines) + 1) if "--model" in lines[number - 1])
         return self.at_line(next(found, place.line))
+
+
+def _is_local(path: str, folder: Word) -> bool:
+    """Say whether what could be a Hub id is a path: something is there, or nobody at the Hub could have it."""
+    return isinstance(folder, str) and (
+        os.path.exists(os.path.join(folder, path)) or path.count("/") > 1 or path.split("/")[0] in FOLDERS
+    )
 
 
 def script_lines(

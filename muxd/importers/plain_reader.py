@@ -60,6 +60,10 @@ _NO_SERVER = re.compile(
 #: What `uv`, `conda` and the like do with a program besides starting it.
 _HANDLING = frozenset(("pip", "install", "activate", "deactivate", "create", "remove", "add", "pull", "stop", "rm"))
 
+#: `eval` of what such a program prints makes an environment's programs known, and the variables that are set by it.
+_HOOK = re.compile(r"[\"']?(?:\$\(|`)\s*(\S*\b(?:conda|mamba|micromamba|pyenv|mise|modulecmd))\s[^;|&]*(?:\)|`)[\"']?$")
+_SET_BY_HOOKS = "PATH PYTHONPATH LD_LIBRARY_PATH CONDA_EXE CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL CONDA_PYTHON_EXE"
+
 #: Builtins that set the variables among their arguments to what is known only when they run.
 SETTERS = ("read", "mapfile", "readarray", "getopts", "let")
 DECLARING = ("export", "declare", "typeset", "readonly")
@@ -258,7 +262,7 @@ class PlainReader(ScriptVariables):
         elif program in ("source", "."):
             self._source(rest, place)
         elif program == "eval":
-            self._eval(rest)
+            self._eval(rest, raws[1:], place)
         elif program in (*SETTERS, "unset") or (program == "printf" and "-v" in rest):
             for word in rest:
                 self._forget(word) if isinstance(word, str) else self._lose()
@@ -396,9 +400,12 @@ class PlainReader(ScriptVariables):
         if self._is_sure and not isinstance(path, Hole) and not os.path.exists(path):
             self.absent.append((str(path), place))
 
-    def _eval(self, words: Sequence[Word]) -> None:
+    def _eval(self, words: Sequence[Word], raws: Sequence[str], place: Place) -> None:
         known = [word for word in words if isinstance(word, str)]
-        if len(known) == len(words) and self._depth < _DEEPEST:
+        if (hook := _HOOK.match(" ".join(raws))) is not None:
+            self.runs.append(Run([hook[1]], place))
+            self._forget(_SET_BY_HOOKS)
+        elif len(known) == len(words) and self._depth < _DEEPEST:
             self._read_in(" ".join(known))
         else:
             self.is_dark |= any(map(_SERVER.search, known))

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Iterator, Set
 from contextlib import suppress
+from itertools import pairwise
 
 from muxd.config.command_lines import CONTAINERS, flag
 
 from .lexer import Place
-from .plain_reader import TOOLS, PlainReader, Run, is_detached
+from .plain_reader import TOOLS, WRAPPERS, PlainReader, Run, is_detached
 
 #: What processes of an SGLang server are called: a pattern that is found here finds the servers of other models, too.
 _SERVER_NAMES = "python3 -m sglang.launch_server --model-path / --served-model-name --port --host sglang::scheduler_TP0"
@@ -45,6 +46,9 @@ _SHOWN = re.compile(r"\s*(?:#|echo\b|printf\b)")
 #: They come back at once, and what they start lives on.
 _LEAVERS = frozenset({"tmux", "screen", "sbatch", "at", "batch", "systemd-run", "daemonize"})
 
+#: They run a script whose text is not looked into.
+SHELLS = ("bash", "sh", "zsh", "dash", "ksh")
+
 #: A systemd-run or tmux that stays, a screen that does.
 _STAYS = re.compile(r"--(wait|scope|pty|pipe)|-[A-Za-z]*[tPD][A-Za-z]*|new-window")
 
@@ -67,6 +71,23 @@ def remarks(text: str, reader: PlainReader) -> Iterator[str]:
         if left and not _waits_after(reader, number):
             yield f"{run.place} {left}"
             return
+    texts = (text, *reader.sourced.values())
+    if started and not (
+        servers or reader.is_dark or reader.foreign or any(re.search("(?i)sglang", each) for each in texts)
+    ):
+        yield from _no_sglang(started[-1])
+
+
+def _no_sglang(run: Run) -> Iterator[str]:
+    """Yield that a command seems to start another program than SGLang; a script or a container may start it unseen."""
+    words = [word for word in run.words if isinstance(word, str)]
+    named = (after for word, after in pairwise(words) if word == "-m" or after.endswith(".py"))
+    started = next(named, "") if _program(run).startswith("python") else ""
+    if started or (
+        words and "/" not in words[0] and _program(run) not in (*WRAPPERS, *SHELLS, "docker-compose", "make")
+    ):
+        text = f"starts {started or words[0]}, and no SGLang is to be seen in it; muxd runs SGLang's servers"
+        yield f"{run.place} {text}: have the script start python -m sglang.launch_server"
 
 
 def _program(run: Run) -> str:
@@ -129,6 +150,8 @@ def _left_alone(run: Run, *, is_server: bool) -> str:
     names = {os.path.basename(word) for word in words[:2]}
     if names & {*CONTAINERS, "docker-compose"} and is_detached(words) and (is_server or "up" in words):
         return "leaves its container running on its own, where muxd cannot follow it; leave out -d (--detach)"
+    if names & {"systemctl", "service"} and {"start", "restart"} & set(words):
+        return f"leaves its server to {_program(run)}, where muxd cannot follow it; start it plainly"
     if leaver := sorted(names & _LEAVERS):
         stays = any(_STAYS.fullmatch(word) for word in words)
         return "" if stays else f"leaves its server to {leaver[0]}, where muxd cannot follow it; start it plainly"

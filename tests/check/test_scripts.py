@@ -98,7 +98,7 @@ def test_an_interpreter_by_its_name_is_looked_for_as_the_script_will(told, inter
     assert told(f"source HERE/env/bin/activate\npython3 {SERVER}\n")[1][0][0] == "warn"
     activate = interpreter("env/bin/activate")
     assert told(f"source {activate}\npython3 {SERVER}\n")[1][0][1].startswith("env/bin/python3: SGLang 7")
-    for unseen in ("PATH=/x:$PATH", "conda activate x", "eval $SET_UP"):
+    for unseen in ("PATH=$(my-path)", "conda activate x", "eval $SET_UP"):
         assert not [text for _, text in told(f"{unseen}\npython3 {SERVER}\n")[1] if "SGLang is" in text]
 
 
@@ -156,3 +156,40 @@ def test_what_is_not_known_of_a_script_is_said(told, interpreter):
         "serves a, and what its server calls itself once it runs, on a port that is found once it listens"
         in (told("HERE/python -m sglang.launch_server --model-path $(cat x) --port $(cat y)")[1][-1][1])
     )
+
+
+def test_an_activation_that_is_not_there_is_told_and_makes_nothing_else_unknown(told, interpreter):
+    text = f'MODEL_NAME=q\nPORT=30001\neval "$(conda shell.bash hook)"\nconda activate x\npython {SERVER}\n'
+    lines = told(text)[1]
+    assert ("warn", "a.sh:3: conda is not found in PATH; correct the script, or PATH in the model's env") in lines
+    interpreter("conda")
+    (line,) = [text for mark, text in told(text)[1] if mark == "ok"]
+    assert "serves q on port 30001, " in line
+
+
+def test_a_program_is_looked_for_in_the_path_that_the_script_writes_plainly(told, interpreter):
+    text = f"export PATH=/nowhere\npython3 {SERVER}\n"
+    assert ("warn", "a.sh:2: python3 is not found in PATH; correct the script, or PATH in the model's env") in told(
+        text
+    )[1]
+    interpreter("bin/python3")
+    assert ("ok", told(f"export PATH=HERE/bin:$PATH\npython3 {SERVER}\n")[1][-1][0]) == ("ok", "ok")
+
+
+def test_a_relative_folder_of_a_script_is_looked_at_as_a_models(told, interpreter, folder):
+    interpreter()
+    text = "HERE/python -m sglang.launch_server --model-path models/phi --port 30001\n"
+    (said,) = [text for _, text in told(text)[1] if "models/phi" in text]
+    assert said.startswith("a.sh:1: nothing at ")
+    folder("models/phi", **{"config.json": None})
+    (said,) = [text for _, text in told(text)[1] if "models/phi" in text]
+    assert "models/phi: no config.json" in said
+
+
+def test_an_api_key_of_a_scripts_own_is_told(told, interpreter):
+    interpreter()
+    lines = told(f"HERE/python {SERVER} --api-key abc\n")[1]
+    assert [text for mark, text in lines if mark == "warn" and "engine_locked" in text] == [
+        "a.sh:1: gives its server an --api-key, and it will refuse muxd, too (engine_locked): "
+        "take it out, and write [[keys]] for clients"
+    ]

@@ -104,6 +104,7 @@ LEFT = {
     "screen -dmS s {}": "to screen",
     "systemd-run --user {}": "to systemd-run",
     "sbatch job.sh": "to sbatch",
+    "MODEL_NAME=a PORT=1\nsystemctl start sglang-a": "to systemctl",
 }
 
 
@@ -142,3 +143,20 @@ def test_a_server_on_another_machine_is_told(told, text):
 def test_what_another_machine_is_asked_beside_a_server_is_not_told(told):
     assert told("ssh gpu2 date\n{}") == ()
     assert told("ssh gpu2 date\n./serve.sh") == ()
+
+
+@pytest.mark.parametrize(
+    ("command", "program"), [("python3 server.py --port 3", "server.py"), ("my-server -p 3", "my-server")]
+)
+def test_a_program_in_which_no_sglang_is_to_be_seen_is_told(told, command, program):
+    (remark,) = told(f"MODEL_NAME=a\nPORT=3\nexec {command}")
+    assert remark.startswith(
+        f"a.sh:3 starts {program}, and no SGLang is to be seen in it; muxd runs SGLang's servers: "
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["./serve.sh", "bash serve.sh", "docker compose up", "sglang-wrapper", "uv run serve", "$CMD"]
+)
+def test_what_may_start_sglang_unseen_is_not_told(told, command):
+    assert told(f"MODEL_NAME=a\nPORT=3\nexec {command}") == ()
