@@ -3,7 +3,6 @@
 What is stated here of SGLang's behaviour was observed on SGLang 0.5.23 (on a CPU).
 """
 
-import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import length_in
+from muxd.engines.shared_memory import mapped_files
 
 from . import diagnosis, observation
 from .kind import SGLANG
@@ -57,9 +57,7 @@ ENVIRONMENT = {
     "SPT_NOENV": "1",
 }
 
-SHM = Path("/dev/shm")
 SHM_FILES = ("sglang_loads_*", "sem.mp-*")
-_IN_SHM = re.compile(rb" (\d+) +/dev/shm/")  # the inode, in a line of /proc/PID/maps
 
 
 #: The timestamps in one answer of /v1/loads, one for each rank.
@@ -199,16 +197,8 @@ class SGLang:
         return await link.page("/metrics", LONGEST_PAGE)
 
     def leftovers(self, pids: Iterable[int]) -> list[Path]:
-        """Return the files of the server's load figures and semaphores in shared memory.
-
-        Their names are random, and a semaphore is mapped under a name that it loses at once: the files are
-        recognised by the inodes that the server's processes have mapped.
-        """
-        mapped: set[int] = set()
-        for pid in pids:
-            with suppress(OSError):  # the process ended, or belongs to another user
-                mapped |= {int(inode) for inode in _IN_SHM.findall(Path(f"/proc/{pid}/maps").read_bytes())}
-        return [path for pattern in SHM_FILES for path in sorted(SHM.glob(pattern)) if _inode(path) in mapped]
+        """Return the files of the server's load figures and semaphores in shared memory."""
+        return mapped_files(pids, SHM_FILES)
 
     def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
         return diagnosis.diagnose(evidence, model)
@@ -280,10 +270,3 @@ def are_news(now: Stamps, before: Stamps) -> bool:
     A different stamp is news even if it is an earlier time: the clock may have been set back meanwhile.
     """
     return len(now) == len(before) and all(new != old for new, old in zip(now, before, strict=True))
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None

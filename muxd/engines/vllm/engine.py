@@ -21,12 +21,15 @@ from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import length_in
+from muxd.engines.shared_memory import mapped_files
 
 from . import diagnosis, guard
 from .kind import KV_CACHE_BYTES, VLLM_KIND
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
 MODULE = "vllm.entrypoints.openai.api_server"
+
+SHM_FILES = ("psm_*", "sem.mp-*")
 
 #: The guard's module in a launch's work folder.
 GUARD = "muxd_guard"
@@ -170,8 +173,8 @@ class VLLM:
         return await link.page("/metrics", LONGEST_PAGE)
 
     def leftovers(self, pids: Iterable[int]) -> list[Path]:
-        """Return nothing: what vLLM leaves in shared memory its resource tracker removes."""
-        return []
+        """Return the files of the server's message queues and semaphores in shared memory."""
+        return mapped_files(pids, SHM_FILES)
 
     def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
         return diagnosis.diagnose(evidence, model)

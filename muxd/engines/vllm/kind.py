@@ -45,12 +45,11 @@ _ANY = frozenset(
     )
 )
 
-#: Weights can be kept in host memory at any sleep, whatever the server was launched with; deeper from a sleep it does
-#: not go: vLLM takes a second sleep for the first.
+#: vLLM could keep weights in host memory at any sleep, but host RAM for that is set aside from a launch on, or not.
 SLEEP_LEVELS = {
-    0: frozenset({0, 1, 2, 3}),
-    1: frozenset({0, 1, 2, 3}),
-    2: frozenset({0, 1, 2, 3}),
+    0: frozenset({0, 2, 3}),
+    1: frozenset({0, 1, 3}),
+    2: frozenset({0, 2, 3}),
     3: frozenset({3}),
 }
 

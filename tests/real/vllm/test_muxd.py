@@ -67,12 +67,14 @@ def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchan
     assert {"tiny-a", "tiny-b"} <= set(woken)
 
 
-@pytest.mark.parametrize("level", [0, 1, 2, 3])
-def test_a_sleep_at_any_level_changes_no_answer(muxd, texts, level):
-    muxd.ask(A)
-    muxd.muxctl("sleep", "tiny-a", "--level", str(level))
-    assert muxd.state("tiny-a") == ("asleep" if level < 3 else "unloaded")
-    assert muxd.ask(A, max_tokens=24) == texts[A]
+@pytest.mark.parametrize(
+    ("model", "level"), [("tiny-a", 0), ("tiny-b", 1), ("tiny-a", 2), ("tiny-b", 0), ("tiny-a", 3)]
+)
+def test_a_sleep_at_any_level_changes_no_answer(muxd, texts, model, level):
+    muxd.ask(f"tests/{model}")
+    muxd.muxctl("sleep", model, "--level", str(level))
+    assert muxd.state(model) == ("asleep" if level < 3 else "unloaded")
+    assert muxd.ask(f"tests/{model}", max_tokens=24) == texts[f"tests/{model}"]
 
 
 def test_forty_requests_of_eight_clients_all_succeed(muxd, texts):
