@@ -61,6 +61,7 @@ class HostState:
         self.gaps: deque[float] = deque(maxlen=1)  # the last of all models: what is expected of one without its own
         self._last_grant = -inf
         self.moves = 0  # of all workers so far
+        self.renewals = 0  # how often a new configuration has taken hold of a group
         self.learned = 0  # how often something was learned of the host itself
         self.pinned: list[Group] = []
         self.placement = Placement(self)
@@ -95,6 +96,7 @@ class HostState:
 
     def renew(self, group: Group) -> None:
         """Let the pending spec of a group without a process hold, and forget what the old one did wrong and cost."""
+        self.renewals += 1
         self._remove_members(group)
         group.renew(self.now)
         self.workers.update((worker.name, worker) for worker in group.members)

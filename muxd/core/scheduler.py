@@ -396,10 +396,12 @@ class Scheduler:
         if self._shutdown_deadline is not None:
             yield from self._settle_shutdown()
         else:
+            renewals = self.host.renewals
             yield from self._orders.forward()
             yield from self.switching.settle()
-            if self.host.pinned:
-                yield from self._refuse_hopeless()  # the end of an order may just have left a pinned one in the way
+            if self.host.pinned or self.host.renewals != renewals:
+                # The end of an order may have left a pinned one in the way, or a configuration that can never be.
+                yield from self._refuse_hopeless()
             yield from self._grant()
             yield from self._orders.finish_ready()
         yield from self._tend_routers()

@@ -26,6 +26,7 @@ from muxd.core.commands import (
 from muxd.core.events import (
     DemandReported,
     Failure,
+    GpusMeasured,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -582,3 +583,22 @@ def test_a_worker_on_other_gpus_than_it_was_granted_is_started_again_on_those_th
     )  # fmt: skip
     assert book
     assert book.scheduler.host.ledger.holders({"1"}) == ["a"]
+
+
+def test_who_waits_for_a_model_that_a_reload_has_made_too_large_is_told_when_the_reload_takes_hold():
+    def model(size):
+        return single("a", share=size, memory=size)
+
+    book = (
+        Playbook(model(40))
+        >> GpusMeasured(0, {"0": 80})
+        >> LeaseAsked(1, 1, "a") << StartWorker("a")
+        >> WorkerReady(2, "a", "u") << GrantLease(1, "u", 1)
+        >> LeaseEnded(3, 1)
+        >> configured(3, model(100), changed={"a"}) << StopWorker("a")
+        >> LeaseAsked(4, 2, "a")
+        >> WorkerExited(5, "a") << ReconfigureWorker("a")
+    )  # fmt: skip
+    (failed,) = book.pending
+    assert isinstance(failed, FailLease)
+    assert (failed.lease, failed.code) == (2, "model_too_large")
