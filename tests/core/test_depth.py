@@ -28,7 +28,7 @@ from muxd.core.events import (
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, single
+from .playbook import Playbook, replicas, single
 
 CARD = 80  # "bytes"
 
@@ -206,3 +206,31 @@ def test_what_a_sleep_and_a_wake_take_is_learned_by_level():
     assert worker.cost(WorkerState.FALLING_ASLEEP, 0).seconds == 1.0
     assert worker.cost(WorkerState.WAKING, 0).seconds == pytest.approx(0.2)
     assert not worker.cost(WorkerState.WAKING, 2).measured
+
+
+def test_each_worker_of_a_group_goes_deeper_on_its_own_gpu_before_another_model_comes():
+    each = {"share": 40, "sleep_level": 0, "levels": frozenset({0, 2, 3}), "resident": 30}
+    pair = replicas("q", frozenset({"0"}), frozenset({"1"}), **each)
+    book = Playbook(pair, shallow("b", 60, 50), keep_turns=False) >> GpusMeasured(0, {"0": CARD, "1": CARD})
+    book = book >> LeaseAsked(1, 1, "q")
+    book.pending.clear()
+    for number in (0, 1):
+        book = book >> WorkerReady(2, f"q/{number}", f"http://q{number}")
+        book.pending.clear()
+    book = book >> WorkerReady(3, "q/router", "http://q")
+    book.pending.clear()
+    book = book >> LeaseEnded(4, 1) >> OrderGiven(5, 9, "q", Verb.SLEEP, level=0)
+    book.pending.clear()
+    for number in (0, 1):
+        book = book >> WorkerAsleep(6, f"q/{number}", 30)
+        book.pending.clear()
+    assert (book.group("q").state, book.group("q").level) == (WorkerState.ASLEEP, 0)
+    book = book >> LeaseAsked(7, 2, "b")
+    assert SleepWorker("q/0", 2) in book.pending
+    book.pending.clear()
+    book = book >> WorkerAsleep(8, "q/0", 0)
+    book.pending.clear()
+    book = book >> WorkerAsleep(8, "q/1", 0)
+    assert [book.worker(f"q/{number}").level for number in (0, 1)] == [2, 2]
+    assert (book.state("q"), book.state("b")) == (WorkerState.ASLEEP, WorkerState.STARTING)
+    book.pending.clear()
