@@ -602,3 +602,9 @@ def test_who_waits_for_a_model_that_a_reload_has_made_too_large_is_told_when_the
     (failed,) = book.pending
     assert isinstance(failed, FailLease)
     assert (failed.lease, failed.code) == (2, "model_too_large")
+
+
+def test_models_come_in_the_order_of_the_new_configuration():
+    book = Playbook("a", "b") >> configured(5, single("c"), single("b"), single("a"))
+    assert list(book.scheduler.host.groups) == ["c", "b", "a"]
+    assert book

@@ -388,6 +388,32 @@ def test_a_stuck_worker_refuses_those_who_need_its_gpu_and_says_so():
     assert book >> LeaseAsked(91, 3, "b") << StartWorker("b")
 
 
+def test_leases_on_a_stuck_worker_are_taken_at_once():
+    assert (
+        serving_a()
+        >> WorkerStuck(30, "a", "process 77 survived SIGKILL")
+        << RevokeLease(1, "worker_exited", "the worker of a process 77 survived SIGKILL", 30)
+        << EndLease(1)
+    )  # fmt: skip
+
+
+def test_an_end_that_is_told_of_a_worker_without_processes_changes_nothing():
+    book = Playbook("a")
+    assert book >> WorkerExited(5, "a", Failure.EXITED, "exited with status 1")
+    worker = book.worker("a")
+    assert (worker.state, worker.ended, len(worker.failures)) == (WorkerState.UNLOADED, "", 0)
+
+
+def test_a_worker_that_was_told_to_end_has_not_shown_that_it_is_stable():
+    book = Playbook("a") >> LeaseAsked(0, 1, "a") << StartWorker("a")
+    book = book >> WorkerExited(1, "a") << StartWorker("a")
+    book = book >> WorkerReady(3, "a", "http://a") << GrantLease(1, "http://a", 2) >> LeaseEnded(4, 1)
+    book = book >> OrderGiven(500, 9, "a", Verb.RESTART) << StopWorker("a")
+    book = book >> WorkerExited(501, "a") << StartWorker("a")
+    assert book >> WorkerExited(502, "a", Failure.EXITED, "exited with status 1"), "not started again at once"
+    assert book.worker("a").retry_at > 502
+
+
 # The operator's switch
 
 

@@ -44,6 +44,20 @@ def test_a_failure_after_a_stable_time_counts_as_the_first():
     assert worker.retry_at == 70.0
 
 
+def test_one_stable_time_makes_up_for_one_row_of_failures_and_no_more():
+    worker = Worker(WorkerSpec("a", stable_after=60), "a")
+    worker.became_ready(10.0, "http://a")
+    worker.fail(70.0, Failure.EXITED)
+    worker.fail(200.0, Failure.EXITED)
+    assert worker.retry_at > 200.0
+
+
+def test_a_failure_at_the_very_edge_of_the_window_still_counts():
+    worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100), "a")
+    worker.fail(0.0, Failure.EXITED)
+    assert worker.fail(100.0, Failure.EXITED) is WorkerState.FAILED
+
+
 def test_failures_outside_the_window_are_forgotten():
     worker = Worker(WorkerSpec("a", restart_limit=2, restart_window=100), "a")
     assert worker.fail(0.0, Failure.EXITED) is WorkerState.BACKOFF
