@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
 from math import comb, inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import eviction
 from .group import Group
@@ -78,11 +78,13 @@ class Placement:
         self._as_of = (0, 0, 0)  # the changes of the ledger and of workers, and what was learned of the host
         self._clearings: dict[frozenset[GpuId], list[Eviction]] = {}
         self._evictions: dict[tuple[frozenset[GpuId], int], list[Eviction]] = {}  # by GPUs and share, where all is free
+        self._places: dict[tuple[Any, ...], frozenset[GpuId] | None] = {}  # by what a group needs, and is off limits
         self._never: dict[str, tuple[GroupSpec, Impossible | None]] = {}  # by group, for the spec that it has
 
     def forget_evictions(self) -> None:
         """Find evictions anew from now on: who is busy, or wanted, may have changed."""
         self._evictions.clear()
+        self._places.clear()
 
     def _keep_up(self) -> None:
         """Forget what was found before the last change."""
@@ -90,7 +92,7 @@ class Placement:
         if self._as_of != (as_of := (host.ledger.changes, host.moves, host.learned)):
             self._as_of = as_of
             self._clearings.clear()
-            self._evictions.clear()
+            self.forget_evictions()
             self._never.clear()
 
     def is_loaded(self, group: Group) -> bool:
@@ -123,10 +125,16 @@ class Placement:
         """
         if group.is_placed:
             return not group.gpus & off_limits
-        sets = self._gpu_sets(group.serving[0], off_limits)
-        ranked = [(self._rank(group, gpus), gpus) for gpus in sets]
-        group.place(min(ranked, key=lambda each: each[0])[1] if ranked else group.gpus)
-        return bool(ranked)
+        self._keep_up()
+        worker, before = group.serving[0], group.gpus
+        spec = worker.spec
+        key = spec.gpus, spec.any_of, spec.on_cards, spec.need, worker.share, off_limits
+        if key not in self._places:
+            ranked = [(self._rank(group, gpus), gpus) for gpus in self._gpu_sets(worker, off_limits)]
+            self._places[key] = min(ranked, key=lambda each: each[0])[1] if ranked else None
+        found = self._places[key]
+        group.place(before if found is None else found)
+        return found is not None
 
     def _gpu_sets(self, worker: Worker, off_limits: frozenset[GpuId]) -> Iterable[frozenset[GpuId]]:
         """Return sets of GPUs on which the worker may come; at most GPU_SETS of those that have most room."""

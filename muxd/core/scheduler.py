@@ -91,6 +91,7 @@ class Scheduler:
             self.host.report(event.lease, event.in_flight, event.waiting)
             if before == (group.idle, group.wanted) and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
+        self.switching.forget_plans()
         commands = [*self._take_in(event)]
         conclusions = [*self._settle()]
         self._is_settled = all(isinstance(command, SetTimer) for command in conclusions)

@@ -363,8 +363,9 @@ class Switching:
             return True
         if self.is_wished(group) or group.name in self.preload:
             return False
+        for found in (self._plans, self._candidates, self._dues):
+            found.pop(group.name, None)
         at = self._may_come_at(group, urgent=False)
-        self.forget_plans()
         self.next_decision = min(self.next_decision, at)
         return at > self.host.now + AT_ONCE
 
