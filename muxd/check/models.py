@@ -229,10 +229,20 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
             return
         yield from _too_few(model, machine.where(model, "gpus"))
         yield from _gpu_lines(machine, model, weights)
+        yield from _unsized_lines(machine, model)
     ram, own = machine.memory, _ram_asleep(model, weights)
     if ram and own > ram:
         text = f"sleep level 1 takes {_gib(own)} of host RAM, and there are {_gib(ram)}; use sleep_level = 2"
         yield warn(model.name, text, machine.where(model, "sleep_level"))
+
+
+def _unsized_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
+    """Yield a line if the model takes what it finds of a GPU of which [gpus] leaves models a part."""
+    parts = [gpu for gpu in model.gpus if machine.room(machine.gpus[gpu]) < machine.gpus[gpu].total]
+    if parts and not kind_of(model).granted(model):
+        room = _gib(machine.room(machine.gpus[parts[0]]))
+        text = f"takes what it finds of GPU {parts[0]}, of which [gpus] leaves models {room}"
+        yield warn(model.name, f"{text}; give it sizes in memory, of kv too", machine.where(model, "gpus"))
 
 
 def _level_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:

@@ -139,6 +139,16 @@ def test_a_model_beyond_the_budget_of_its_gpu_is_wrong(report, interpreter, engi
     assert (status, of(lines, "a")[0][2]) == (2, f"muxd.toml:5: {told}; give it more gpus, or correct memory")
 
 
+def test_a_model_without_sizes_is_told_that_it_does_not_keep_to_a_budget(report, interpreter):
+    interpreter()
+    text = f"[defaults]\npython = './python'\n{A}[gpus]\nmemory = {{ 0 = '40GiB' }}\n"
+    status, lines = report(text, gpus=(80,))
+    told = "takes what it finds of GPU 0, of which [gpus] leaves models 40.0 GiB; give it sizes in memory, of kv too"
+    assert (status, of(lines, "a")) == (0, [("warn", "a", f"muxd.toml:5: {told}")])
+    sized = text.replace("[gpus]", "memory = { weights = '20GiB', kv = '10GiB' }\n[gpus]")
+    assert of(report(sized, gpus=(80,))[1], "a")[0][0] == "ok"
+
+
 def test_what_others_hold_of_a_gpu_is_a_warning_with_their_names(report, tmp_path):
     path = tmp_path / "state/simulated-gpus.json"
     text = f"state_dir = '{path.parent}'\n[models.a]\nengine = 'simulator'\n"
