@@ -274,7 +274,7 @@ def _message_fields(match: re.Match[str], model: Model) -> dict[str, str]:
 
 def _python(model: Model) -> str:
     if model.script is not None:
-        return "the Python of its launch script"
+        return f"{model.script.program or 'the Python'} of its launch script"
     python = model.engine_options.python
     return which(python, path=model.env.get("PATH")) or python
 

@@ -34,7 +34,7 @@ _ENDS_ALL = re.compile(
     r"|\bfuser\b(?=.*\s-\w*k)(?=.*/dev/nvidia)|\blsof\b.*/dev/nvidia.*\bkill\b|\bkill\b.*\blsof\b.*/dev/nvidia"
     r"|\b(?:docker|podman)\s+(?:rm|kill|stop)\b.*\b(?:docker|podman)\s+(?:ps|container\s+ls)(?!.*(?:\s-\w*f\b|--filter))"
     r"|\b(?:docker|podman)\s+ps\b(?!.*(?:\s-\w*f\b|--filter)).*\bxargs\b.*\b(?:docker|podman)\s+(?:rm|kill|stop)\b"
-    r"|\bray\s+stop\b"
+    r"|\bray\s+stop\b|\b(?:pkill|killall)\b(?:\s+-\w+)*\s+-[uU]\s*\S+\s*(?:$|[;|&)'\"])"
 )
 
 #: A kill of whoever has a port.

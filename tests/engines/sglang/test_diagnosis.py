@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from muxd.config import Model
+from muxd.config.model_schema import Script
 from muxd.engines.diagnosis import LAST_LINES, Evidence
 from muxd.engines.sglang import diagnosis
 from muxd.engines.sglang.diagnosis import PATTERNS
@@ -245,3 +246,11 @@ def test_the_simulators_endings_are_told_as_the_real_ones(name):
 def test_every_error_of_a_failed_model_has_a_line_that_says_what_it_is():
     for error in ModelFailed.__subclasses__():
         assert error.__doc__
+
+
+def test_the_python_of_a_launch_script_is_named_where_the_script_names_it():
+    said = "/opt/x/bin/python: No module named sglang"
+    for program, named in (("/opt/x/bin/python", "/opt/x/bin/python"), ("", "the Python")):
+        model = Model("qwen", script=Script(("bash", "a.sh"), program=program))
+        cause = diagnosis.diagnose(Evidence(said, None, timed_out=True), model)
+        assert f"sglang is not installed in {named} of its launch script" in str(cause)
