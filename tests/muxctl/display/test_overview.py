@@ -1,5 +1,6 @@
 import pytest
 
+from muxctl.display.detail import detail
 from muxctl.display.overview import note, overview
 from tests.muxctl.test_status import ASLEEP, BACKOFF, READY, STATUS
 
@@ -176,3 +177,26 @@ def test_logs_that_are_written_again_are_no_alarm():
     lines = overview(STATUS | {"models": [RESTS | {"name": "m"} | over], "proxy": STATUS["proxy"] | over})
     assert "proxy: 5 bytes of its log were lost, last 2min 10s ago (no space left on device)" in lines
     assert lines[-1].endswith("5 bytes of its log were lost, last 2min 10s ago")
+
+
+def test_what_strangers_hold_of_a_gpu_and_what_they_leave_models_is_told():
+    text = "12.0 GiB held by python3 (pid 4711), not muxd's"
+    gpu = {"index": 0, "name": "H200", "total": 80 << 30, "used": 52 << 30}
+    strangers = {"bytes": 12 << 30, "processes": [], "text": text}
+    (line,) = (
+        line
+        for line in overview(STATUS | {"gpus": [gpu | {"for_models": 68 << 30, "strangers": strangers}]})
+        if line.startswith("GPU 0")
+    )
+    assert line == f"GPU 0: H200, 52.0 of 80.0 GiB used; {text}; 68.0 GiB for models"
+    assert "GPU 0: H200, 52.0 of 80.0 GiB used" in overview(STATUS | {"gpus": [gpu]}), "of an older muxd"
+
+
+def test_a_model_that_any_gpus_will_do_for_is_where_it_is_or_anywhere():
+    def row(**facts):
+        return overview(STATUS | {"models": [READY | facts]})[-1]
+
+    assert "any 2" in row(any_gpus=2, gpus=[])
+    assert "1,3" in row(any_gpus=2, gpus=[1, 3])
+    assert "any" not in row(any_gpus=None, gpus=[])
+    assert "GPUs:          1, 3 (chosen; any 2)" in detail(READY | {"any_gpus": 2, "gpus": [1, 3]})
