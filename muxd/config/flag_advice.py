@@ -168,11 +168,18 @@ def why_foreign(flag: str, *, in_script: bool = False) -> str:
     return f"it has {meant}" if meant else "it has nothing like it: remove it"
 
 
-def why_flag(key: str, value: Any) -> str:
-    """Return what to do about a flag of an engine that was written as a key; "" for a key that is none."""
+def why_flag(key: str, value: Any, engine: str = "sglang") -> str:
+    """Return what to do about a flag of an engine that was written as a key; "" for a key that is none.
+
+    For another engine than SGLang, or SGLang's stand-in, the flag is what the key says, in that engine's own words.
+    """
     flag = flag_meant(key)
     if flag is None:
         return ""
+    if engine not in ("sglang", "simulator"):
+        return (
+            f"a flag of the engine, which goes into args; write args = [{', '.join(map(shown, _words(flag, value)))}]"
+        )
     if flag in UNASKED or (flag not in FLAGS and flag not in OWNED_FLAGS and not ELSEWHERE[flag]):
         return f"a flag of another server; {why_foreign(flag).removeprefix('it has nothing like it: ')}"
     flag = ELSEWHERE.get(flag, flag)

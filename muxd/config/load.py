@@ -186,12 +186,14 @@ class _FileReading:
         self._environ = environ
         self._problems = problems
         self._devices = devices
+        self._engine = "sglang"  # of models that name none
         self._pretend_gpus = 0
 
     def config(self, raw: dict[str, Any], path: Path | None) -> Config:
         for name in raw.keys() - set(TABLES):
             self._problems.add((name,), why_no_table(name, raw, TABLES))
         defaults = self._table(("defaults",), raw.get("defaults", {}), MODEL_KEYS)
+        self._engine = str(defaults.get("engine", self._engine))
         daemon = self._daemon(raw.get("muxd", {}))
         self._pretend_gpus = daemon.simulated_gpus
         models = self._models(raw.get("models", {}), defaults)
@@ -283,7 +285,7 @@ class _FileReading:
         given: dict[str, Any] = {}
         for key, value in raw.items():
             if key not in declared:
-                self._problems.add((*path, key), why_misplaced(path, key, raw, declared))
+                self._problems.add((*path, key), why_misplaced(path, key, raw, declared, self._engine))
             elif isinstance(read := declared[key].read, type):
                 given[key] = self._table((*path, key), value, keys_of(read))
             else:

@@ -68,16 +68,18 @@ _HOST = ("host", "hostname", "bind", "ip", "listen_host", "listen_address", "add
 _PORT = ("port", "listen_port", "http_port")
 
 
-def why_misplaced(path: KeyPath, key: str, table: Mapping[str, Any], declared: Mapping[str, KeyDeclaration]) -> str:
+def why_misplaced(
+    path: KeyPath, key: str, table: Mapping[str, Any], declared: Mapping[str, KeyDeclaration], engine: str
+) -> str:
     """Return what is wrong with `key` of the table at `path`, which has no such key, and what to do.
 
-    `table` is what the user wrote there, and `declared` are the keys that the table has.
+    `table` is what the user wrote there, and `declared` are the keys that the table has; `engine`: of models without.
     """
     value, plain = table[key], _plain(key)
     if len(path) > (2 if path[0] == "models" else 1):  # a table within a table
         return f"unknown key; {did_you_mean(key, declared)}"
     if path[0] in ("models", "defaults"):
-        return _in_model(path, key, plain, value, declared)
+        return _in_model(path, key, value, declared, str(table.get("engine", engine)))
     if plain in (*_HOST, *_PORT):
         return f"unknown key; write {_listen(table)}" + (" under [proxy]" if path[0] != "proxy" else "")
     if path[0] == "proxy" and plain in ("api_key", "api_keys", "key", "keys", "token", "auth"):
@@ -156,13 +158,13 @@ def _is_list_of_tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def _in_model(path: KeyPath, key: str, plain: str, value: Any, declared: Mapping[str, KeyDeclaration]) -> str:
-    words = _MEANT["models"]
+def _in_model(path: KeyPath, key: str, value: Any, declared: Mapping[str, KeyDeclaration], engine: str) -> str:
+    words, plain = _MEANT["models"], _plain(key)
     if plain == "device" and not str(value).isalpha():
         return "unknown key; write gpus"
     if meant := words.get(plain):
         return f"unknown key; write {meant}"
-    if why := _elsewhere(key) or why_flag(key, value):
+    if why := _elsewhere(key) or why_flag(key, value, engine):
         return why
     if len(path) > 1 and isinstance(value, dict) and (name := _dotted_name(path[1], key, value)):
         return f"unknown table; a model name with a dot is written in quotes: [{shown_path(('models', name))}]"
@@ -173,7 +175,7 @@ def _in_model(path: KeyPath, key: str, plain: str, value: Any, declared: Mapping
             f'unknown key; a flag of the engine goes into args, as args = ["--tp", "2"]; known: {few(list(declared))}'
         )
     if near in flags and near not in declared:
-        return f"unknown key; did you mean {near}? It is {why_flag(near, value)}"
+        return f"unknown key; did you mean {near}? It is {why_flag(near, value, engine)}"
     return f"unknown key; did you mean {words.get(near, near)}?"
 
 
