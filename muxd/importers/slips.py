@@ -114,8 +114,14 @@ def slips(text: str, shown: str) -> Iterator[tuple[Place, str]]:
 
 
 def _is_cut_off(found: Sequence[Token], at: int, lines: Sequence[str]) -> bool:
-    """Say whether a command begins with a flag; patterns of a `case` do, and a blank behind a "\\" is told already."""
-    if not (_FLAG.match(found[at].text) and _begins(found, at)):
+    """Say whether a line begins a command with a flag.
+
+    Patterns of a `case` and conditions in [[ ]] may do so, and a blank behind a "\\" is told already.
+    """
+    if not _FLAG.match(found[at].text) or at == 0 or found[at - 1].text != "\n":
+        return False
+    texts = [token.text for token in found[:at]]
+    if texts.count("[[") > texts.count("]]"):
         return False
     is_pattern = found[at + 1 : at + 2] and found[at + 1].text in (")", "|")
     before = lines[found[at].line - 2].strip()

@@ -212,6 +212,8 @@ def test_what_a_line_break_or_a_dash_takes_out_of_the_command_is_told(blamed, te
         f"ARGS=(\n  --tp 2\n  # --dp 2\n)\n{SERVE} ${{ARGS[@]}}\n",
         f"# \u2013\u2013tp 2\necho '\u2013x'\ncat <<EOF\n--port 3\n\u2013x\nEOF\n{SERVE}\n",
         f"cat <<-EOF\n\tx\n\tEOF\n{SERVE}\n",
+        f"if [[ -f x && -n $Y || ! -d z ]]; then :; fi\nif [[ -f x &&\n  -n $Y ]]; then :; fi\n{SERVE}\n",
+        f"X=$((1 << 3))\n((X = X<<2))\n{SERVE}\n",
         f"cat <<EOF > x\n{SERVE}\nEOF\n{SERVE}",
     ],
 )
