@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from itertools import pairwise
@@ -138,7 +139,8 @@ def _is_broad(words: str) -> bool:
         if (inner := re.search(r"/([^/]+)/", pattern)) is not None:  # awk's
             pattern = inner[1]
         if pattern[:1] not in ("-", "$", "{", "") and len(pattern) > 2:
-            with suppress(re.error):
+            with suppress(re.error), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a pattern of grep's own, such as [[:space:]]
                 if re.search(pattern, _SERVER_NAMES):
                     return True
     return False

@@ -76,6 +76,7 @@ HARMLESS = [
     "docker rm -f my-server; {}",
     "docker rm -f $(docker ps -aq --filter name=mine); {}",
     "kill $(pgrep -f my_watcher)\n{}",
+    "ps aux | grep '[[:space:]]nginx' | xargs kill\n{}",
     "ps aux | grep nginx | xargs kill\n{}",
     "ps -p $PID | grep sglang; kill $PID\n{}",
 ]
