@@ -414,6 +414,13 @@ def test_a_worker_that_was_told_to_end_has_not_shown_that_it_is_stable():
     assert book.worker("a").retry_at > 502
 
 
+def test_who_does_not_wait_yet_would_come_behind_all_who_do():
+    book = serving_a("a", "b", "c") >> LeaseAsked(20, 2, "b")
+    assert book
+    position = book.scheduler.switching.position
+    assert (position(book.group("b")), position(book.group("c"))) == (1, 2)
+
+
 # The operator's switch
 
 
