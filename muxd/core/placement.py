@@ -216,6 +216,25 @@ class Placement:
         holding = set(self._host.ledger.holders(missing))
         return [other for other in fixed if any(worker.name in holding for worker in other.serving)]
 
+    def is_misplaced(self, group: Group) -> bool:
+        """Say whether a sleeper to which any GPUs will do can never wake where it sleeps, but could come elsewhere."""
+        worker = group.serving[0]
+        if group.state is not WorkerState.ASLEEP or not worker.spec.any_of or not self._is_blocked(group):
+            return False
+        own = worker.gpus
+        elsewhere = (gpus for gpus in self._gpu_sets(worker, frozenset()) if gpus != own)
+        found = any(self._could_come(group, gpus) for gpus in elsewhere)
+        group.place(own)
+        return found
+
+    def _could_come(self, group: Group, gpus: frozenset[GpuId]) -> bool:
+        group.place(gpus)
+        return not self._is_blocked(group)
+
+    def _is_blocked(self, group: Group) -> bool:
+        """Say whether the group cannot come to its GPUs, whoever may leave them."""
+        return bool(self.crowded_out(group) or self.fixed_in_the_way(group))
+
     def plan(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to come: from its GPUs, and from host RAM where that is worth it."""
         evictions = self.evictions(group)
@@ -367,22 +386,26 @@ class Placement:
         return None
 
     def crowded_out(self, group: Group) -> str:
-        """Return why strangers leave no room for a group that is not on its GPUs, whoever leaves them; else ""."""
-        is_at_rest = group.state in DOWN or group.state is WorkerState.ASLEEP
-        coming = claiming(group) if self._host.strangers and is_at_rest else ()
+        """Return why strangers, or a smaller budget, leave no room for a group that is not on its GPUs; else "".
+
+        A group without a process that its GPUs can never hold is none of these: see `never_loads`.
+        """
+        is_asleep, strangers = group.state is WorkerState.ASLEEP, self._host.strangers
+        coming = claiming(group) if is_asleep or (strangers and group.state in DOWN) else ()
         needs: dict[GpuId, int] = {}
         for worker in coming:
             needs |= {gpu: needs.get(gpu, 0) + worker.spec.need for gpu in worker.gpus}
         short = [
             gpu
             for gpu in in_order(needs)
-            if gpu in self._host.strangers and needs[gpu] > self._host.ledger.capacity[gpu]
+            if needs[gpu] > self._host.ledger.capacity.get(gpu, inf) and (is_asleep or gpu in strangers)
         ]
         if not short:
             return ""
+        room, who = self._host.ledger.capacity, {gpu: strangers.get(gpu, "[gpus] gives no more") for gpu in short}
         wanted = (f"{needs[gpu] / GIB:.1f} GiB of GPU {gpu}" for gpu in short)
-        has = (f"{self._host.ledger.capacity[gpu] / GIB:.1f} GiB for it: {self._host.strangers[gpu]}" for gpu in short)
-        each = ", ".join(f"it needs {need}, which has {room}" for need, room in zip(wanted, has, strict=True))
+        has = (f"{room[gpu] / GIB:.1f} GiB for it: {who[gpu]}" for gpu in short)
+        each = ", ".join(f"it needs {need}, which has {left}" for need, left in zip(wanted, has, strict=True))
         return f"cannot be loaded now: {each}; end that, or wait"
 
 

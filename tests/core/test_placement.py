@@ -2,7 +2,17 @@
 
 import pytest
 
-from muxd.core.commands import FailLease, FinishSwitch, GrantLease, RevokeLease, SleepWorker, StartWorker, WakeWorker
+from muxd.core.commands import (
+    FailLease,
+    FinishOrder,
+    FinishSwitch,
+    GrantLease,
+    RevokeLease,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
 from muxd.core.events import (
     DemandReported,
     Failure,
@@ -19,6 +29,7 @@ from muxd.core.events import (
     WorkerStuck,
 )
 from muxd.core.spec import GroupSpec
+from muxd.core.states import WorkerState
 
 from .playbook import Playbook, anywhere, single
 
@@ -142,3 +153,46 @@ def test_of_many_gpus_those_with_most_room_are_looked_at():
     for lease, name in enumerate("bcde"):
         book = comes(book, lease + 1, name, str(lease))
     assert comes(book, 9, "a", "4", "5", "6", "7")
+
+
+def asleep_on_0(*others: GroupSpec) -> Playbook:
+    """Model a, to which GPUs 0 and 1 will do, sleeps on 0."""
+    book = comes(on_cards(anywhere("a", 1, "0", "1", share=60, memory=60), *others), 1, "a", "0") >> LeaseEnded(2, 1)
+    return (
+        book >> OrderGiven(3, 9, "a", Verb.SLEEP) << SleepWorker("a", 2)
+        >> WorkerAsleep(4, "a") << FinishOrder(9, "asleep")
+    )  # fmt: skip
+
+
+def test_a_sleeper_whose_gpu_a_pinned_model_has_is_started_anew_on_another():
+    pinned = single("p", frozenset({"0"}), share=60, memory=60, pinned=True)
+    book = (
+        asleep_on_0(pinned)
+        >> LeaseAsked(5, 2, "p") << StartWorker("p")
+        >> WorkerReady(6, "p", "http://p") << GrantLease(2, "http://p", 1)
+        >> LeaseAsked(9, 3, "a") << StopWorker("a", kill=True)
+        >> WorkerExited(9.5, "a") << StartWorker("a", gpus=("1",))
+    )  # fmt: skip
+    assert book.state("p") is WorkerState.READY
+
+
+def test_a_sleeper_whose_gpu_strangers_have_is_started_anew_on_another():
+    sizes = {"0": CARD, "1": CARD}
+    book = asleep_on_0() >> GpusMeasured(5, sizes, there=frozenset(sizes), strangers={"0": "x"}, left={"0": 10})
+    assert (
+        book >> LeaseAsked(9, 3, "a") << StopWorker("a", kill=True)
+        >> WorkerExited(9.5, "a") << StartWorker("a", gpus=("1",))
+    )  # fmt: skip
+
+
+def test_one_that_sleeps_where_it_has_no_room_and_named_its_gpu_is_refused():
+    book = comes(on_cards(single("a", frozenset({"0"}), share=60, memory=60)), 1, "a") >> LeaseEnded(2, 1)
+    book = (
+        book >> OrderGiven(3, 9, "a", Verb.SLEEP) << SleepWorker("a", 2)
+        >> WorkerAsleep(4, "a") << FinishOrder(9, "asleep")
+        >> GpusMeasured(5, {"0": 50})
+        >> LeaseAsked(9, 3, "a")
+    )  # fmt: skip
+    (failed,) = book.pending
+    assert isinstance(failed, FailLease)
+    assert (failed.code, "[gpus] gives no more" in failed.message) == ("gpu_memory_taken", True)
