@@ -34,3 +34,8 @@ def test_alone_it_waits_no_longer_than_the_target():
 
 def test_a_turn_lasts_as_long_as_the_switch_costs():
     assert turn_ends_at(candidate(cost=40), active_since=90) == 130
+
+
+def test_a_wait_as_long_as_the_target_doubles_what_serving_a_model_is_worth():
+    worth = [score(candidate(weight=2.0, cost=4.0, oldest=oldest), wait_target=30.0) for oldest in (0.0, 30.0, 60.0)]
+    assert worth == [0.5, 1.0, 2.5]
