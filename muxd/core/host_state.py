@@ -143,7 +143,7 @@ class HostState:
         """
         for worker in self.workers.values():
             if worker.peak and any(worker.peak > self.ledger.capacity.get(gpu, inf) for gpu in worker.gpus):
-                worker.peak = 0
+                worker.excess, worker.peak = worker.peak, 0
 
     # What is done to a group
 

@@ -141,15 +141,20 @@ class Placement:
         spec, count = worker.spec, worker.spec.gpu_count
         free = spec.gpus - off_limits
         there = (free & self._host.gpus_there if spec.on_cards and self._host.gpus_there else free) or free
-        large = [gpu for gpu in in_order(there) if not self._lacks(spec, gpu)]
+        large = [gpu for gpu in in_order(there) if not self._lacks(worker, gpu)]
         gpus = large if len(large) >= count else in_order(there)
         if comb(len(gpus), count) > GPU_SETS:
             gpus.sort(key=self._host.ledger.room, reverse=True)
         return (frozenset(chosen) for chosen in islice(combinations(gpus, count), GPU_SETS))
 
-    def _lacks(self, spec: WorkerSpec, gpu: GpuId) -> bool:
+    def _lacks(self, worker: Worker, gpu: GpuId) -> bool:
         """Say whether a GPU is too small for the worker, whoever leaves it."""
-        return gpu in self._host.ledger.capacity and spec.need > self._host.ledger.capacity[gpu]
+        return self._need(worker) > self._host.ledger.capacity.get(gpu, inf)
+
+    def _need(self, worker: Worker) -> int:
+        """Return the bytes that the worker needs on each of its GPUs: as declared, else its weights alone."""
+        weights = self._host.weights.get(worker.group, 0) if not worker.spec.need else 0
+        return worker.spec.need or weights // max(1, worker.spec.gpu_count)
 
     def _rank(self, group: Group, gpus: frozenset[GpuId]) -> tuple[int, int, float, int, int]:
         """Return how good the GPUs are for the group, the least being the best."""
@@ -216,10 +221,19 @@ class Placement:
         holding = set(self._host.ledger.holders(missing))
         return [other for other in fixed if any(worker.name in holding for worker in other.serving)]
 
-    def is_misplaced(self, group: Group) -> bool:
-        """Say whether a sleeper to which any GPUs will do can never wake where it sleeps, but could come elsewhere."""
+    def must_start_anew(self, group: Group) -> bool:
+        """Say whether a sleeper can never wake as it is, but a new process of it could come, here or elsewhere.
+
+        Strangers have taken memory that its process had, and a new one takes what it finds; or any GPUs will do for it,
+        and those where it sleeps are taken.
+        """
         worker = group.serving[0]
-        if group.state is not WorkerState.ASLEEP or not worker.spec.any_of or not self._is_blocked(group):
+        if group.state is not WorkerState.ASLEEP or len(group.serving) > 1:
+            return False
+        room, strangers = self._host.ledger.capacity, self._host.strangers
+        if any(gpu in strangers and worker.excess > room.get(gpu, inf) for gpu in worker.gpus):
+            return True
+        if not worker.spec.any_of or not self._is_blocked(group):
             return False
         own = worker.gpus
         elsewhere = (gpus for gpus in self._gpu_sets(worker, frozenset()) if gpus != own)
@@ -394,7 +408,7 @@ class Placement:
         coming = claiming(group) if is_asleep or (strangers and group.state in DOWN) else ()
         needs: dict[GpuId, int] = {}
         for worker in coming:
-            needs |= {gpu: needs.get(gpu, 0) + worker.spec.need for gpu in worker.gpus}
+            needs |= {gpu: needs.get(gpu, 0) + self._need(worker) for gpu in worker.gpus}
         short = [
             gpu
             for gpu in in_order(needs)

@@ -316,7 +316,7 @@ class Scheduler:
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
-        if self._placement.is_misplaced(group):
+        if self._placement.must_start_anew(group):
             return None  # it is started anew elsewhere
         if fixed := self._placement.fixed_in_the_way(group):
             return "pinned_in_the_way", _pinned_text(group, fixed), None

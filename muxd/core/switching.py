@@ -109,7 +109,7 @@ class Switching:
         for switch in list(self.running):
             yield from self._forward(switch)
         yield from self._resume_spared()
-        yield from self._end_misplaced()
+        yield from self._end_hopeless()
         self.next_decision = inf
         self._kept_for = frozenset()
         self.forget_plans()
@@ -120,12 +120,12 @@ class Switching:
         yield from self._rest_unwanted()
         yield from self._complete()
 
-    def _end_misplaced(self) -> Iterator[Command]:
-        """End sleepers that are wanted, and can come to other GPUs alone than those where they sleep."""
+    def _end_hopeless(self) -> Iterator[Command]:
+        """End sleepers that are wanted, and can come as new processes alone."""
         for group in self.host.groups.values():
             is_called = group.wanted or self.is_wished(group)
-            if is_called and group.state is WorkerState.ASLEEP and self._placement.is_misplaced(group):
-                yield from self.host.stop(group, "it comes to other GPUs: there is no room where it sleeps", kill=True)
+            if is_called and group.state is WorkerState.ASLEEP and self._placement.must_start_anew(group):
+                yield from self.host.stop(group, "it is started anew: its memory is taken where it sleeps", kill=True)
 
     def stop_deciding(self) -> None:
         """Call off whatever was under way or planned, as muxd shuts down."""

@@ -82,6 +82,7 @@ class Worker:
     launched: int | None = None  # the level for which its process was launched, where that is not the configured one
     launch_note: str = ""  # why
     peak: int = 0  # the most bytes that its process was measured to have had on one GPU when it fell asleep; 0: unknown
+    excess: int = 0  # likewise, where that was more than workers may have
     copy: int = 0  # bytes of host RAM that its process has for a copy of its weights
     level: int = 3  # at which it sleeps or slept last, or towards which it falls asleep; 3: its process had ended
     kept: dict[int, int] = field(default_factory=dict)  # bytes of each of its GPUs that it keeps asleep, by level
@@ -145,7 +146,7 @@ class Worker:
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
         if to in DOWN:
-            self.launched, self.launch_note, self.copy, self.peak = None, "", 0, 0
+            self.launched, self.launch_note, self.copy, self.peak, self.excess = None, "", 0, 0, 0
 
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""

@@ -21,6 +21,7 @@ from muxd.core.events import (
     Started,
     SwitchAsked,
     Verb,
+    WeightsSeen,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
@@ -350,3 +351,20 @@ def test_a_process_that_was_measured_to_have_more_than_workers_may_have_wakes_al
     assert measured_awake(90, 40) >> LeaseAsked(50, 9, "a") << SleepWorker("b", 2)
     book = settled(60, 20) >> GpusMeasured(50, {"0": 50}) >> LeaseAsked(51, 9, "a") << WakeWorker("a")
     assert book
+
+
+def test_a_process_whose_memory_strangers_have_taken_is_ended_and_a_new_one_takes_what_it_finds():
+    book = measured_awake(70, 40) >> GpusMeasured(40, {"0": CARD}, strangers={"0": STRANGER}, left={"0": 60})
+    assert (
+        book >> LeaseAsked(50, 9, "a") << StopWorker("a", kill=True)
+        >> WorkerExited(51, "a") << SleepWorker("b", 2)
+        >> WorkerAsleep(52, "b", 0, 40) << StartWorker("a")
+    )  # fmt: skip
+
+
+def test_weights_that_strangers_leave_too_little_for_are_refused_as_sizes_are():
+    book = Playbook(single("a")) >> WeightsSeen(0, {"a": 60}) >> crowded(1)
+    book = book >> LeaseAsked(2, 1, "a")
+    (failed,) = book.pending
+    assert isinstance(failed, FailLease)
+    assert failed.code == "gpu_memory_taken"

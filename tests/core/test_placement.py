@@ -23,6 +23,7 @@ from muxd.core.events import (
     Started,
     SwitchAsked,
     Verb,
+    WeightsSeen,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
@@ -196,3 +197,15 @@ def test_one_that_sleeps_where_it_has_no_room_and_named_its_gpu_is_refused():
     (failed,) = book.pending
     assert isinstance(failed, FailLease)
     assert (failed.code, "[gpus] gives no more" in failed.message) == ("gpu_memory_taken", True)
+
+
+def test_a_model_that_said_no_sizes_comes_where_its_weights_have_room():
+    book = Playbook(anywhere("a", 1, "0", "1"), single("b", frozenset({"1"})), keep_turns=False)
+    book = book >> GpusMeasured(0, {"0": 24, "1": 80}) >> WeightsSeen(0, {"a": 60})
+    book = (
+        book >> LeaseAsked(1, 1, "b") << StartWorker("b")
+        >> WorkerReady(2, "b", "http://b") << GrantLease(1, "http://b", 1)
+        >> LeaseEnded(3, 1)
+        >> LeaseAsked(4, 2, "a") << SleepWorker("b", 2)
+    )  # fmt: skip
+    assert book >> WorkerAsleep(5, "b") << StartWorker("a", gpus=("1",))
