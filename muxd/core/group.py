@@ -15,14 +15,11 @@ from . import policy
 from .events import Verb, Waiting
 from .ledger import GpuId
 from .spec import GroupSpec, Role
-from .states import LEAVING, WorkerState
+from .states import LEAVING, UP, WorkerState
 from .worker import Cost, Worker
 
 #: So many of the last times that a group was wanted tell how often it is: LRU-K (O'Neil et al., SIGMOD 1993).
 USES = 8
-
-#: States of a group whose workers serve or are to: one that dies is started again, and its memory is kept for it.
-UP = frozenset({WorkerState.READY, WorkerState.STARTING, WorkerState.WAKING})
 
 #: States of a worker that is of no use to its group until somebody mends it, or its cool-down is over.
 LOST = frozenset({WorkerState.FAILED, WorkerState.STUCK})

@@ -22,29 +22,17 @@ from .commands import (
     WakeWorker,
 )
 from .events import Waiting
-from .group import UP, Group, Lease
+from .group import Group, Lease
 from .ledger import HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
 from .spec import GroupSpec
-from .states import WorkerState
+from .states import RUNNING, UP, WorkerState
 from .worker import Worker
 
 GIB = 1 << 30
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
-
-#: States of a worker with a process that nobody has begun to end.
-RUNNING = frozenset(
-    {
-        WorkerState.STARTING,
-        WorkerState.WAKING,
-        WorkerState.READY,
-        WorkerState.DRAINING,
-        WorkerState.FALLING_ASLEEP,
-        WorkerState.ASLEEP,
-    }
-)
 
 
 class HostState:

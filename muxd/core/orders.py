@@ -17,11 +17,11 @@ from .commands import (
     RemoveWorker,
 )
 from .events import Verb
-from .group import UP, Group, Order
+from .group import Group, Order
 from .host_state import HostState
 from .spec import GroupSpec
-from .states import DOWN, WorkerState
-from .switching import AT_REST, Switching
+from .states import AT_REST, DOWN, UP, WorkerState
+from .switching import Switching
 
 _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",

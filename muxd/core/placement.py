@@ -14,7 +14,7 @@ from . import eviction
 from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .spec import GroupSpec, WorkerSpec
-from .states import DOWN, WorkerState
+from .states import CHANGING, COMING, DOWN, WorkerState
 from .worker import Cost, Worker
 
 if TYPE_CHECKING:
@@ -55,18 +55,6 @@ class Eviction(NamedTuple):
     @property
     def comeback_cost(self) -> Cost:
         return self.group.comeback_cost(self.level)
-
-
-#: States in which what a worker has of its GPUs changes.
-CHANGING = frozenset(
-    {
-        WorkerState.STARTING,
-        WorkerState.WAKING,
-        WorkerState.FALLING_ASLEEP,
-        WorkerState.STOPPING,
-        WorkerState.UNRESPONSIVE,
-    }
-)
 
 
 class Placement:
@@ -447,9 +435,8 @@ def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: floa
 
 def _is_busy(group: Group) -> bool:
     """Say whether the group's leaving would cut off requests, or a load, or cannot be had."""
-    coming = (WorkerState.STARTING, WorkerState.WAKING)
     is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
-    return is_awake and (group.in_use or group.state in coming or _is_stuck(group))
+    return is_awake and (group.in_use or group.state in COMING or _is_stuck(group))
 
 
 def _reload_cost(group: Group) -> float:

@@ -12,8 +12,8 @@ from .events import Verb
 from .group import Group
 from .host_state import HostState
 from .placement import Eviction
-from .states import LEAVING, WorkerState
-from .switching import AT_REST, Switching
+from .states import AT_REST, COMING, LEAVING, WorkerState
+from .switching import Switching
 from .worker import Cost, Worker
 
 #: The order in which a switch passes through its phases.
@@ -160,9 +160,8 @@ def _until_alone(host: HostState, group: Group, now: float) -> float | None:
 
 def _until_come(group: Group, now: float) -> float | None:
     """Return the seconds until the members that start or wake are ready; the router counts where it comes alone."""
-    coming = (WorkerState.STARTING, WorkerState.WAKING)
-    workers = [worker for worker in group.serving if worker.state in coming]
-    return _slowest_left(workers or [worker for worker in group.members if worker.state in coming], now)
+    workers = [worker for worker in group.serving if worker.state in COMING]
+    return _slowest_left(workers or [worker for worker in group.members if worker.state in COMING], now)
 
 
 def _slowest_left(workers: Iterable[Worker], now: float) -> float | None:

@@ -51,7 +51,7 @@ from .host_state import HostState
 from .ledger import HOST_RAM
 from .orders import Orders, why_not_to_level
 from .spec import GroupSpec
-from .states import DOWN, WorkerState
+from .states import DOWN, UP, WorkerState
 from .switching import AT_ONCE, OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
 
@@ -60,11 +60,8 @@ WorkerEvent = (
 )
 
 
-#: States of a worker that is to serve: when it dies, it is started again.
-SERVING = frozenset({WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY})
-
 #: States of a worker that has processes and of which nobody has asked to end them.
-LIVING = SERVING | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
+LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
 
 #: Seconds after which it is worth another try to load a model for which strangers leave no room.
@@ -254,7 +251,7 @@ class Scheduler:
 
     def _lost(self, worker: Worker, to: WorkerState, code: str, reason: str) -> Iterator[Command]:
         """Take in that a worker serves no more; it holds its GPUs until nothing of it is left."""
-        if worker.state in SERVING and to is not WorkerState.STUCK:
+        if worker.state in UP and to is not WorkerState.STUCK:
             worker.pending_failure = PendingFailure(reason)
         yield from self._move_lost(worker, to, reason, code, reason)
 
@@ -275,7 +272,7 @@ class Scheduler:
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
         lead = worker.fail(self.host.now, failure, counts=pending_failure is None or pending_failure.counts)
-        serving = was in SERVING or pending_failure is not None
+        serving = was in UP or pending_failure is not None
         to = lead if serving and was is not WorkerState.STUCK else WorkerState.UNLOADED
         yield from self._move_lost(worker, to, reason, "worker_exited", reason)
 

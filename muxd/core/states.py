@@ -30,6 +30,21 @@ _S = WorkerState
 #: States in which a worker is on its way off the GPU: nothing need be asked of it again.
 LEAVING = frozenset({_S.FALLING_ASLEEP, _S.STOPPING, _S.UNRESPONSIVE})
 
+#: States in which it comes to its GPUs.
+COMING = frozenset({_S.STARTING, _S.WAKING})
+
+#: States in which what it has of its GPUs changes.
+CHANGING = COMING | LEAVING
+
+#: States in which it serves or is to: one that dies is started again, and its memory is kept for it.
+UP = COMING | {_S.READY}
+
+#: States with a process that nobody has begun to end.
+RUNNING = UP | {_S.DRAINING, _S.FALLING_ASLEEP, _S.ASLEEP}
+
+#: States from which it can be brought to its GPUs; nothing more happens to it until somebody wants it.
+AT_REST = DOWN | {_S.ASLEEP}
+
 MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     _S.UNLOADED: frozenset({_S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.FAILED, _S.STUCK}),

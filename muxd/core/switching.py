@@ -43,16 +43,10 @@ from .host_state import END_GRACE, HostState
 from .ledger import GpuId
 from .placement import Eviction
 from .policy import Candidate
-from .states import DOWN, LEAVING, WorkerState
+from .states import AT_REST, COMING, LEAVING, WorkerState
 
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
-
-#: States from which a group can be brought to the GPU; nothing more happens to it until somebody wants it.
-AT_REST = DOWN | {WorkerState.ASLEEP}
-
-#: States in which a group comes to its GPUs.
-COMING = frozenset({WorkerState.STARTING, WorkerState.WAKING})
 
 
 @dataclass(slots=True)

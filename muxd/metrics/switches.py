@@ -20,13 +20,10 @@ from dataclasses import dataclass, field
 from math import inf
 
 from muxd.core.commands import RecordMove
-from muxd.core.states import WorkerState
-from muxd.core.switching import AT_REST, Switch
+from muxd.core.states import AT_REST, COMING, WorkerState
+from muxd.core.switching import Switch
 
 PARTS = ("drain", "sleep", "free", "wake")
-
-#: States in which a target is on its way.
-COMING = (WorkerState.STARTING, WorkerState.WAKING)
 
 
 @dataclass(frozen=True, slots=True)

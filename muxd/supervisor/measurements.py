@@ -11,8 +11,7 @@ from muxd.config import Config
 from muxd.core.events import GpusMeasured, HostRamLimited, WeightsSeen
 from muxd.core.host_state import HostState
 from muxd.core.ledger import GpuId
-from muxd.core.placement import CHANGING
-from muxd.core.states import DOWN, WorkerState
+from muxd.core.states import CHANGING, DOWN, WorkerState
 from muxd.engines.registry import kind_of
 from muxd.host.hardware import available_memory
 from muxd.strangers import StrangerWatch, is_below

@@ -171,3 +171,8 @@ def test_who_leaves_a_gpu_by_ending_leaves_host_ram_too():
 def test_an_ordered_start_ends_nobody_for_host_ram():
     book = asleep(asleep(host(A, B, C), "a", 1, 1), "b", 2, 500)
     assert measured_at_2(book, "c", 1000.0) >> OrderGiven(1000, 9, "c", Verb.START) << StartWorker("c", 2)
+
+
+def test_a_copy_that_is_there_stays_though_the_limit_of_host_ram_falls_below_it():
+    book = asleep(host(A), "a", 1, 1) >> HostRamLimited(20, 10 * GiB)
+    assert book >> LeaseAsked(21, 2, "a") << WakeWorker("a")

@@ -22,8 +22,8 @@ from muxd.core.events import (
 )
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec
-from muxd.core.states import WorkerState
-from muxd.metrics.switches import COMING, Switches, SwitchKind, Tally
+from muxd.core.states import COMING, WorkerState
+from muxd.metrics.switches import Switches, SwitchKind, Tally
 from tests.core.playbook import replicas, single
 from tests.core.test_any_order import World
 
