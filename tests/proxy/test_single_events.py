@@ -9,6 +9,7 @@ from muxd.proxy.sockets.reactor import READ_SIZE
 
 from .http_client import HttpClient, chat, post
 from .proxy_env import ProxyEnv
+from .record import PATIENCE
 from .test_lost_workers import metric
 from .test_sending import slow_reader
 from .worker import SSE_HEAD, Call, chunk
@@ -127,9 +128,10 @@ async def test_a_client_that_reads_late_gets_every_event_and_little_is_kept_for_
     hand = Hand(proxy_env, http_client)
     await http_client.send(post(chat(stream=True)))
     events = [sized(4000 + number % 9) for number in range(50)]
-    for event in events:
-        await hand.sends(event)
-        await trio.testing.wait_all_tasks_blocked(0.001)
+    with trio.fail_after(3 * PATIENCE):
+        for event in events:
+            await hand.sends(event)
+            await trio.testing.wait_all_tasks_blocked(0.001)
     handlers = proxy_env.proxy.front.reactor.handlers()
     assert 0 < sum(handler.unsent() for handler in handlers if isinstance(handler, ClientConnection)) < READ_SIZE + 5000
     await hand.sends(END)
