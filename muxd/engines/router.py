@@ -75,39 +75,39 @@ class StandInRouter:
     def diagnose_answer(self, call: str, status: int, body: str) -> Diagnosis | None:
         return None
 
-    # A router never sleeps, and no launch script starts one.
+    # A router never sleeps, and no launch script starts one: nothing of it need be told from its processes.
 
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
-        raise NotImplementedError
+        raise EngineCallFailed("a router does not sleep")
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
-        raise NotImplementedError
+        raise EngineCallFailed("a router does not sleep")
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
-        raise NotImplementedError
+        raise EngineCallFailed("a router has no memory of GPUs")
 
     async def find_keys(self, link: EngineClient, processes: Sequence[Command]) -> Diagnosis | None:
-        raise NotImplementedError
+        return None
 
     async def observe(
         self, link: EngineClient | None, port: int, processes: Sequence[Command]
     ) -> ObservedServer | None:
-        raise NotImplementedError
+        return None
 
     def is_server(self, process: Command) -> bool:
-        raise NotImplementedError
+        return False
 
     def servers_among(self, processes: Iterable[Command]) -> list[Command]:
-        raise NotImplementedError
+        return []
 
     def port_told(self, process: Command) -> int | None:
-        raise NotImplementedError
+        return None
 
     def are_parts(self, names: Sequence[str]) -> bool:
-        raise NotImplementedError
+        return False
 
     def diagnose_stranger(self, program: str) -> Diagnosis:
-        raise NotImplementedError
+        return diagnosis.of_stranger(program, "a router", "/workers")
 
 
 async def _workers(link: EngineClient) -> dict[str, dict[str, Any]]:

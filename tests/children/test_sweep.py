@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from muxd.children import ChildRecord, Children
+from muxd.children.records import records_in
 from muxd.errors import ModelStuck
 from muxd.shim.processes import boot_id, look_up
 from tests.childworld import TOKEN, eventually
@@ -122,6 +123,7 @@ async def test_a_new_muxd_sweeps_what_its_state_names(world):
 async def test_a_child_that_missed_the_state_file_is_found_by_its_card(world):
     killed_muxd(world, world.sh(f"exec {world.sleep}"))
     await world.asleep(1)
+    await eventually(lambda: records_in(world.run_dir))  # the shim writes it once its child runs
     assert await world.children.sweep([]) == ["qwen"]
     assert not world.sleepers()
 

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from muxd.config import Model
+from muxd.config.command_lines import Command
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.engines.router import StandInRouter
 from muxd.http.request import Request
@@ -139,3 +140,18 @@ async def test_a_router_that_is_gone_cannot_be_told():
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(EngineCallFailed):
             await bench.router.sync(link, ())
+
+
+async def test_a_router_that_takes_its_time_to_come_is_looked_at_as_any_server_is():
+    """Who its processes are, or where else one listens, is asked of every worker that is not ready within a second."""
+    router, process = StandInRouter(), Command(7, 1, ["python3", "-m", "muxd.simulator.router"], {}, listens=False)
+    assert not router.is_server(process)
+    assert not router.servers_among([process])
+    assert router.port_told(process) is None
+    assert not router.are_parts(["python3"])
+    async with open_http() as http:
+        link = EngineClient(http, "http://w", "", lambda _: None, call_timeout=1.0, probe_timeout=1.0)
+        assert await router.observe(link, 1, [process]) is None
+        assert await router.find_keys(link, [process]) is None
+        with pytest.raises(EngineCallFailed, match="does not sleep"):
+            await router.sleep(link, Model("qwen"), 1, [])
