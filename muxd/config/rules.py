@@ -293,7 +293,10 @@ def _replicas(model: Model, engine: str, *, is_pretend: bool) -> Iterator[Findin
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
     """Yield a problem for each key that a model with a launch script cannot have."""
     if model.engine != "sglang":
-        yield ("engine",), "a launch script starts SGLang; leave this out"
+        yield (
+            ("engine",),
+            "a launch script starts SGLang; leave this out, or give model_path and args in place of the script",
+        )
     if model.replicas > 1:
         yield ("replicas",), "a launch script starts one server; leave this out"
     for key in SCRIPTS_OWN:

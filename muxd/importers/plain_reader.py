@@ -476,7 +476,9 @@ def _foreign(words: Sequence[Word], program: str) -> str:
         named += [part for word in texts[1:] for part in re.split("[/:]", word)]
     names = (name for word in named for name in (word, word.partition(".")[0], word.partition(":")[0]))
     engine = next((name for name in names if name in OTHER_ENGINES), "")
-    return f"{engine} is not SGLang, which muxd runs; {advice}" if engine else ""
+    if engine == "vllm":
+        advice = 'muxd starts vLLM itself: write a table [models.NAME] with engine = "vllm", model_path and args'
+    return f"{engine} is not SGLang, of which launch scripts are run; {advice}" if engine else ""
 
 
 class _All(set[str]):

@@ -58,7 +58,10 @@ def test_bash_reads_a_script_and_runs_nothing(told, tmp_path, monkeypatch):
     ],
 )
 def test_another_engine_is_told_first_and_alone(told, command, engine):
-    advice = "is not SGLang, which muxd runs; have the script start python -m sglang.launch_server"
+    advice = "have the script start python -m sglang.launch_server"
+    if engine == "vllm":
+        advice = 'muxd starts vLLM itself: write a table [models.NAME] with engine = "vllm", model_path and args'
+    advice = f"is not SGLang, of which launch scripts are run; {advice}"
     assert told(f"#!/bin/bash\n{command}\n") == (2, [("WRONG", f"a.sh:2: models.a.script: {engine} {advice}")])
     assert told(f"MODEL_NAME=q\nPORT=30002\n{command.replace('30001', '$PORT')}\n")[1][-1][1] == (
         f"a.sh:3: models.a.script: {engine} {advice}"

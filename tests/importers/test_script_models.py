@@ -224,7 +224,8 @@ WRONG = {
     "put it into the script, and leave this out",
     'model_path = "a/b"': "muxd.toml:3: models.legacy.model_path: is for the command line that muxd makes; "
     "put it into the script, and leave this out",
-    'engine = "simulator"': "muxd.toml:3: models.legacy.engine: a launch script starts SGLang; leave this out",
+    'engine = "simulator"': "muxd.toml:3: models.legacy.engine: a launch script starts SGLang; leave this out, "
+    "or give model_path and args in place of the script",
 }  # fmt: skip
 
 
