@@ -41,7 +41,7 @@ def stamp_core() -> None:
         stamp("decided", "", " ".join(type(command).__name__ for command in commands))
         for command in commands:
             if type(command).__name__ == "GrantLease":
-                stamp("granted", self.host.leases[command.lease].worker)
+                stamp("granted", self.host.leases[command.lease].group)
         return commands
 
     Scheduler.handle = handle  # type: ignore[method-assign]
@@ -96,13 +96,13 @@ def stamp_sockets() -> None:
 
 
 def stamp_admission() -> None:
-    plain = ModelLease._be_granted
+    plain = ModelLease._on_granted
 
     def admit(self: ModelLease, url: str, generation: int) -> None:
         plain(self, url, generation)
         stamp("admitted", self.name)
 
-    ModelLease._be_granted = admit  # type: ignore[method-assign]
+    ModelLease._on_granted = admit  # type: ignore[method-assign]
 
 
 def main() -> None:
