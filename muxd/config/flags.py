@@ -85,6 +85,12 @@ def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
     return look_up
 
 
+def number_in(args: Sequence[str], names: Sequence[str]) -> int | None:
+    """Return the whole number that a flag in `args` has, of at most nine digits; None where there is none."""
+    said = flag_of(args)(names) or ""
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
+
+
 def runs_on_cpu(args: Sequence[str]) -> bool:
     """Say whether SGLang's arguments let it run without a GPU."""
     return flag_of(args)(DEVICE) == "cpu"

@@ -3,6 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: By the level that a server is launched for, those at which it can sleep: host memory for its weights (level 1) is set
+#: aside for its whole life, or not.
+SLEEP_LEVELS = {
+    0: frozenset({0, 2, 3}),
+    1: frozenset({0, 1, 3}),
+    2: frozenset({0, 2, 3}),
+    3: frozenset({3}),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

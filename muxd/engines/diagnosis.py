@@ -143,6 +143,11 @@ def of_answer(call: str, status: int, *, remedy: str = "update it, or use sleep_
     return None
 
 
+def are_parts(names: Sequence[str], parts: tuple[str, ...]) -> bool:
+    """Say whether there are processes, and the names of all begin as those of a server's `parts`."""
+    return bool(names) and all(name.startswith(parts) for name in names)
+
+
 def of_missing_memory(missing: str) -> Diagnosis:
     """Return that the GPU had no room even before the engine was called; `missing` holds the remedy as well."""
     return Diagnosis(OutOfGpuMemory.code, missing, "")

@@ -1,6 +1,21 @@
 """What servers of several engines answer alike, for they copy OpenAI's API."""
 
+from contextlib import suppress
 from typing import Any
+
+import trio
+
+from .engine_client import EngineCallFailed, EngineClient
+
+#: Seconds within which a ready server has to answer what it can do.
+LENGTH_TIMEOUT = 1.0
+
+
+async def length_of(link: EngineClient) -> int | None:
+    """Return the context length that a server says in time, in tokens; None where it does not."""
+    with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
+        return length_in(await link.ask("/v1/models"))
+    return None
 
 
 def length_in(answer: Any) -> int | None:

@@ -81,7 +81,7 @@ def of_kept_memory(over: str, *, has_saver: bool | None) -> Diagnosis:
 
 def are_parts(names: Sequence[str]) -> bool:
     """Say whether processes with these names are what a server leaves that has crashed, as in `server | tee`."""
-    return bool(names) and all(name.startswith(PARTS) for name in names)
+    return diagnosis.are_parts(names, PARTS)
 
 
 def _reload_refusal(body: str) -> str | None:

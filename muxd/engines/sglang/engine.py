@@ -18,7 +18,7 @@ from muxd.engines.diagnosis import Diagnosis, Evidence, of_stranger
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
-from muxd.engines.openai_api import length_in
+from muxd.engines.openai_api import LENGTH_TIMEOUT, length_of
 from muxd.engines.shared_memory import mapped_files
 
 from . import diagnosis, observation
@@ -32,9 +32,6 @@ TAGS = {0: (KV_CACHE,), 1: (KV_CACHE, WEIGHTS), 2: (KV_CACHE, WEIGHTS)}
 #: A non-streamed request that was aborted can run on for 4 s.
 IDLE_TIMEOUT = 15.0
 FIRST_POLL, IDLE_POLL = 0.001, 0.05  # seconds between two reads of /v1/loads: at first, and at most after doubling
-
-#: Seconds within which a ready server has to answer how long its context is.
-LENGTH_TIMEOUT = 1.0
 
 #: The server answers /metrics on its HTTP port.  The flag costs nothing that could be measured: a start takes the same
 #: CPU, an idle server 1.8 % of a core with the flag and 1.6 % without; the counters lie in the server's TMPDIR (600 KB)
@@ -125,9 +122,7 @@ class SGLang:
         return diagnosis.are_parts(names)
 
     async def context_length(self, link: EngineClient) -> int | None:
-        with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
-            return length_in(await link.ask("/v1/models"))
-        return None
+        return await length_of(link)
 
     async def is_generation(self, link: EngineClient) -> bool | None:
         with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from muxd.config.flags import FRACTION, flag_of
+from muxd.config.flags import FRACTION, flag_of, number_in
 from muxd.config.model_schema import Model
-from muxd.engines.capabilities import Capabilities
+from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.kind import EngineKind, InstallationChecks
 
 from .certain import certain_need
@@ -66,15 +66,6 @@ _ANY = frozenset(
 )
 
 
-#: Weights are kept in host memory (level 1), or not, for a server's whole life: its flags say which.
-SLEEP_LEVELS = {
-    0: frozenset({0, 2, 3}),
-    1: frozenset({0, 1, 3}),
-    2: frozenset({0, 2, 3}),
-    3: frozenset({3}),
-}
-
-
 def makes(model: Model) -> str:
     """Return "embeddings" for a model that was started so, else "": a `--config` file among the flags is not read."""
     return "embeddings" if flag_of(model.args)(EMBEDDING) is not None else ""
@@ -82,8 +73,7 @@ def makes(model: Model) -> str:
 
 def context_length(model: Model) -> int | None:
     """Return the longest text in tokens that the flags allow; None where they do not say."""
-    said = flag_of(model.args)(CONTEXT_LENGTH) or ""
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
+    return number_in(model.args, CONTEXT_LENGTH)
 
 
 def takes_adapters(model: Model) -> bool:

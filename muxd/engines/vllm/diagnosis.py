@@ -65,4 +65,4 @@ def of_kept_memory(over: str) -> Diagnosis:
 
 def are_parts(names: Sequence[str]) -> bool:
     """Say whether processes with these names are what a server leaves that has crashed."""
-    return bool(names) and all(name.startswith(PARTS) for name in names)
+    return diagnosis.are_parts(names, PARTS)

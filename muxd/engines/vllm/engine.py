@@ -3,10 +3,8 @@
 What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, with a sleep mode of the tests' own).
 """
 
-import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
-from muxd.engines.openai_api import length_in
+from muxd.engines.openai_api import length_of
 from muxd.engines.shared_memory import mapped_files
 
 from . import diagnosis, guard
@@ -41,9 +39,6 @@ DATA = ("--data-parallel-size", "-dp")
 
 #: Seconds that a server which is told to end may go on with what is in flight; muxd has drained it before.
 SHUTDOWN_TIMEOUT = 30
-
-#: Seconds within which a ready server has to answer how long its context is.
-LENGTH_TIMEOUT = 1.0
 
 #: Bytes of /metrics; 60 KB are usual.
 LONGEST_PAGE = 8 << 20
@@ -77,7 +72,7 @@ class VLLM:
         flags += [*_memory_share(model), *_tensor_parallel(model), *model.args]
         return CommandSpec(
             argv=(model.engine_options.python, "-m", MODULE, *flags),
-            env={"PYTHONPATH": _python_path(folder, model)},
+            env={"PYTHONPATH": str(folder)},
             files={
                 folder / f"{GUARD}.py": Path(guard.__file__).read_text(),
                 folder / guard.KEY_FILE: context.admin_key,
@@ -130,9 +125,7 @@ class VLLM:
         return diagnosis.are_parts(names)
 
     async def context_length(self, link: EngineClient) -> int | None:
-        with trio.move_on_after(LENGTH_TIMEOUT), suppress(EngineCallFailed):
-            return length_in(await link.ask("/v1/models"))
-        return None
+        return await length_of(link)
 
     async def is_generation(self, link: EngineClient) -> bool | None:
         """Return None: vLLM does not say."""
@@ -198,11 +191,6 @@ def _tensor_parallel(model: Model) -> list[str]:
     said = flag_of(model.args)
     is_said = any(said(names) is not None for names in (TENSOR, PIPELINE, DATA))
     return ["--tensor-parallel-size", str(len(model.gpus))] if len(model.gpus) > 1 and not is_said else []
-
-
-def _python_path(folder: Path, model: Model) -> str:
-    """Return PYTHONPATH with the guard's folder before what the model's own environment has there."""
-    return os.pathsep.join(filter(None, (str(folder), model.env.get("PYTHONPATH", ""))))
 
 
 def is_sleeping(answer: Any) -> bool:

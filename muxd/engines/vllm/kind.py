@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muxd.config.flags import flag_of
+from muxd.config.flags import flag_of, number_in
 from muxd.config.model_schema import Model
-from muxd.engines.capabilities import Capabilities
+from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.kind import EngineKind
 
 from .key_checks import findings
@@ -45,14 +45,6 @@ _ANY = frozenset(
     )
 )
 
-#: vLLM could keep weights in host memory at any sleep, but host RAM for that is set aside from a launch on, or not.
-SLEEP_LEVELS = {
-    0: frozenset({0, 2, 3}),
-    1: frozenset({0, 1, 3}),
-    2: frozenset({0, 2, 3}),
-    3: frozenset({3}),
-}
-
 
 def makes(model: Model) -> str:
     """Return "embeddings" for a model that was started so, else ""."""
@@ -61,8 +53,7 @@ def makes(model: Model) -> str:
 
 def context_length(model: Model) -> int | None:
     """Return the longest text in tokens that the flags allow; None where they do not say."""
-    said = flag_of(model.args)(MAX_MODEL_LEN) or ""
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None
+    return number_in(model.args, MAX_MODEL_LEN)
 
 
 def takes_adapters(_: Model) -> bool:
