@@ -25,8 +25,9 @@ from muxd.saved_state import StateFile, WorkerRecord
 
 from .port_ownership import PortOwnership
 
-#: Bytes of TMPDIR's path.  Engines bind sockets named tmpXXXXXXXX there; the limit leaves room for longer names.
-TMPDIR_MAX = 80
+#: Bytes of TMPDIR's path, at most.  Engines bind Unix sockets there, whose path may have 107 bytes: SGLang's are named
+#: tmpXXXXXXXX, vLLM's by a UUID, "/" and 36 characters.
+TMPDIR_MAX = 107 - len("/") - 36
 TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
 
 #: Where engines leave files outside their work folder.

@@ -156,7 +156,11 @@ class Muxd:
     # Asking the proxy
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return self._http.post(self.url + path, json=body)
+        try:
+            return self._http.post(self.url + path, json=body)
+        except httpx.TimeoutException as error:
+            error.add_note(f"the end of muxd's log:\n{self.log[-3000:]}")  # where it says why nobody answered
+            raise
 
     def get(self, path: str) -> httpx.Response:
         return self._http.get(self.url + path)
