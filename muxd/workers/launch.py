@@ -25,8 +25,8 @@ from muxd.saved_state import StateFile, WorkerRecord
 
 from .port_ownership import PortOwnership
 
-#: Bytes of TMPDIR's path, at most.  Engines bind Unix sockets there, whose path may have 107 bytes: SGLang's are named
-#: tmpXXXXXXXX, vLLM's by a UUID, "/" and 36 characters.
+#: Bytes of TMPDIR's path, at most.  Engines bind Unix sockets there, whose whole path may have 107 bytes; the longest
+#: names are UUIDs, 36 characters after the "/".
 TMPDIR_MAX = 107 - len("/") - 36
 TMPDIR_NAME = re.compile(r"muxd-[0-9a-f]{12}")
 
