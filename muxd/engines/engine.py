@@ -33,6 +33,7 @@ class CommandSpec:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
+    modules: Path | None = None  # a folder of Python modules that the server is to find before any others
 
 
 @dataclass(frozen=True, slots=True)

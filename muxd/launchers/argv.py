@@ -13,6 +13,7 @@ class ArgvLauncher:
             argv=command.argv,
             env={**engine.environment, **visible_gpus(model), **command.env, "TMPDIR": str(context.tmpdir)},
             files=command.files,
+            modules=command.modules,
             stop_signal=engine.stop_signal,
         )
 

@@ -206,7 +206,7 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
     return ChildSpec(
         name=file_name(model.name),
         argv=orders.argv,
-        env=_past_proxies({**inherited, **orders.env, **model.env}),
+        env=_past_proxies(_with_modules({**inherited, **orders.env, **model.env}, orders.modules)),
         cwd=model.cwd or plan.workdir,
         stdout=logs["stdout"],
         stderr=logs["stderr"],
@@ -216,6 +216,13 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
         stop_signal=orders.stop_signal,
         stop_port=orders.stop_port,
     )
+
+
+def _with_modules(env: dict[str, str], folder: Path | None) -> dict[str, str]:
+    """Return `env` with the folder before those where Python looks for modules by PYTHONPATH."""
+    if folder is None:
+        return env
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), env.get("PYTHONPATH"))))}
 
 
 def _past_proxies(env: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.workers.launch import TMPDIR_MAX, _past_proxies, _short_tmpdir
+from muxd.workers.launch import TMPDIR_MAX, _past_proxies, _short_tmpdir, _with_modules
 
 
 def test_a_work_folder_holds_the_temporary_files_too():
@@ -48,3 +48,9 @@ def test_workers_do_not_ask_a_proxy_for_themselves():
     assert _past_proxies({"A": "1", "no_proxy": "x"}) == {"A": "1", "no_proxy": "x"}
     env = _past_proxies({"HTTPS_PROXY": "http://p:1", "no_proxy": "x, 127.0.0.1", "NO_PROXY": "y"})
     assert env["no_proxy"] == env["NO_PROXY"] == "x,127.0.0.1,y,localhost,::1"
+
+
+def test_an_engines_own_modules_come_before_those_of_the_user():
+    assert _with_modules({"A": "1"}, None) == {"A": "1"}
+    assert _with_modules({}, Path("/w")) == {"PYTHONPATH": "/w"}
+    assert _with_modules({"PYTHONPATH": "/x:/y"}, Path("/w")) == {"PYTHONPATH": "/w:/x:/y"}

@@ -72,11 +72,11 @@ class VLLM:
         flags += [*_memory_share(model), *_tensor_parallel(model), *model.args]
         return CommandSpec(
             argv=(model.engine_options.python, "-m", MODULE, *flags),
-            env={"PYTHONPATH": str(folder)},
             files={
                 folder / f"{GUARD}.py": Path(guard.__file__).read_text(),
                 folder / guard.KEY_FILE: context.admin_key,
             },
+            modules=folder,
         )
 
     async def is_ready(self, link: EngineClient) -> bool:

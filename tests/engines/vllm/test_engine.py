@@ -19,6 +19,7 @@ from muxd.engines.vllm import guard
 from muxd.engines.vllm.engine import DISCARDED, KV_CACHE, OFFLOADED, VLLM
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
+from muxd.launchers.launcher import launcher_for
 
 GiB = 1 << 30
 
@@ -111,14 +112,14 @@ async def test_a_second_sleep_that_vllm_would_take_for_the_first_is_not_asked_fo
 
 
 def test_its_command_line_has_the_guard_and_the_flags_that_muxd_owns(tmp_path):
-    spec = VLLM().command(model(args=("--dtype", "half")), context(tmp_path))
+    spec = launcher_for(model()).launch(model(args=("--dtype", "half")), VLLM(), context(tmp_path))
     text = " ".join(spec.argv)
     assert text.startswith("/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/a ")
     for flags in ("--host 127.0.0.1 --port 4321", "--middleware muxd_guard.RequireAdminKey", "--enable-sleep-mode"):
         assert flags in text
     assert text.endswith("--dtype half")
     assert "the-key" not in text
-    assert spec.env["PYTHONPATH"] == str(tmp_path)
+    assert spec.modules == tmp_path
     assert spec.files[tmp_path / guard.KEY_FILE] == "the-key"
 
 

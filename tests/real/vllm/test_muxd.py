@@ -41,7 +41,8 @@ A, B = "tests/tiny-a", "tests/tiny-b"
 @pytest.fixture(scope="module")
 def muxd(vllm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
     """tiny-a at level 2, tiny-b at level 1, for all tests of this file that leave it well."""
-    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
+    own_modules = {"PYTHONPATH": str(tmp_path_factory.mktemp("modules"))}  # beside the guard's
+    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in {**CPU_ENV, **own_modules}.items()) + " }"
     text = CONFIG.format(home=vllm_home, args=list(CPU_ARGS), env=env)
     with Muxd(tmp_path_factory.mktemp("muxd"), text, deadline=DEADLINE) as muxd:
         yield muxd
