@@ -31,9 +31,8 @@ from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
 from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
-from .reload import Reread
 from .saved_state import SavedState, StateFile
-from .supervisor import Supervisor
+from .supervisor import Reread, Supervisor
 from .threads import in_thread
 from .ticks import next_tick
 from .workers import WorkerContext, remove_left_outside
@@ -111,7 +110,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
         rights = Rights.of_config(config)
-        await nursery.start(partial(serve_control, supervisor, control_socket.listener, rights))
+        await nursery.start(partial(serve_control, supervisor.service, control_socket.listener, rights))
         nursery.start_soon(_keep_socket, control_socket, supervisor, rights, nursery)
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
@@ -171,7 +170,7 @@ async def _hear_signals(
 
 async def _reload(supervisor: Supervisor) -> None:
     try:
-        await supervisor.reload()
+        await supervisor.service.reload()
     except MuxdError as error:
         log.error("the configuration was not taken over, nothing was changed: %s", error.message)
 
@@ -189,7 +188,7 @@ async def _keep_socket(
         try:
             if control_socket.make_again():
                 log.warning("the control socket %s was removed: it is made again", control_socket.path)
-                nursery.start_soon(serve_control, supervisor, control_socket.listener, rights)
+                nursery.start_soon(serve_control, supervisor.service, control_socket.listener, rights)
             last_logged = ""
         except (OSError, MuxdError) as error:
             if (why := in_words(error)) != last_logged:

@@ -96,30 +96,3 @@ class LeaseStreams:
 def seconds(value: float | None) -> float | None:
     """Return a duration for JSON: seconds rounded to milliseconds, or None for an unknown or unbounded one."""
     return None if value is None or value == float("inf") else round(value, 3)
-
-
-def lease_line(stream: LeaseStream, progress: Progress) -> Line:
-    line: Line = {
-        "type": "queued" if progress.phase == "queued" else "switching",
-        "lease": str(stream.number),
-        "model": stream.worker,
-        "eta_s": seconds(progress.eta),
-    }
-    if progress.phase == "queued":
-        return line | {"position": progress.position}
-    return line | {"phase": progress.phase, "from": list(progress.victims)}
-
-
-def order_line(stream: LeaseStream, progress: Progress) -> Line:
-    return switch_line(stream, progress) | {"type": "working"}
-
-
-def switch_line(stream: LeaseStream, progress: Progress) -> Line:
-    return {
-        "type": "switching",
-        "model": stream.worker,
-        "phase": progress.phase,
-        "from": list(progress.victims),
-        "elapsed_s": seconds(progress.elapsed),
-        "eta_s": seconds(progress.eta),
-    }

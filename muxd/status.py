@@ -8,12 +8,10 @@ from .children import Dropped
 from .config import Config, Model
 from .config.loopback import is_loopback
 from .config.schema import GpuBudgets
-from .core.group import Group
-from .core.ledger import HOST_RAM, GpuId, in_order, shown_gpu
-from .core.progress import Progress, next_step, progress_of
-from .core.scheduler import Scheduler
+from .core.ledger import GpuId, in_order, shown_gpu
+from .core.progress import Progress
 from .core.states import WorkerState
-from .core.worker import Worker
+from .core.view import GroupView, HostView, SwitchView, WorkerView
 from .gpus import Gpus
 from .lease_streams import seconds
 from .members import members_of
@@ -21,30 +19,25 @@ from .strangers import Strangers
 from .workers import Runner
 
 
-def model_status(
-    scheduler: Scheduler, name: str, runners: Mapping[str, Runner], wanted: Model | None, now: float
-) -> dict[str, Any]:
+def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model | None, now: float) -> dict[str, Any]:
     """Return one model's status; times are in seconds, sizes in bytes.
 
     `runners` are those of all workers.  `wanted` is the model as configured now, or None where a reload has removed it.
     """
-    group = scheduler.host.groups[name]
     several = [runners[worker.name] for worker in group.members]
     runner = several[0]
     model = wanted or runner.model
-    view = progress_of(scheduler.host, scheduler.switching, group, now)
-    never = scheduler.host.placement.never_loads(group)
     dropped = _dropped(several)
     said: dict[str, Any] = {
-        "name": name,
+        "name": group.name,
         "served_names": list(model.served_names),
         "engine": model.engine,
         "state": group.shown_state,
         "since_s": seconds(now - group.since),
         "sleep_level": group.sleep_level,
         "level": group.level if group.state is WorkerState.ASLEEP else None,
-        "sleep_trouble": next(filter(None, map(_sleep_trouble, group.serving)), None),
-        "pinned": group.spec.pinned,
+        "sleep_trouble": group.sleep_trouble or None,
+        "pinned": group.pinned,
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in _gpus(model, group)],
@@ -52,9 +45,9 @@ def model_status(
         "url": group.url if group.state is WorkerState.READY else None,
         "generation": group.generation,
         "in_flight": group.in_flight,
-        "waiting": group.waiting_count,
-        "oldest_wait_s": seconds(group.oldest_wait(now)) if group.wanted else None,
-        "leases": len(group.granted),
+        "waiting": group.waiting,
+        "oldest_wait_s": seconds(group.oldest_wait),
+        "leases": group.leases,
         "switch_timeout_s": seconds(model.switch_timeout),
         "restarts": sum(worker.restarts for worker in group.members),
         "pid": runner.pid if len(several) == 1 else None,
@@ -62,10 +55,10 @@ def model_status(
         "max_model_len": runner.context_length,
         "is_generation": runner.is_generation if _is_as_wanted(runner, wanted) else None,
         "reason": group.reason or runner.notice or _contradictions(model) or None,
-        "impossible": str(never) if never else None,
+        "impossible": group.never_loads or None,
         "memory": _memory(several),
-        "next": next_step(scheduler.host, scheduler.switching, group, now),
-        "eta_s": None if group.sent_away and not group.comes_back else seconds(view.eta),
+        "next": group.next_step,
+        "eta_s": None if group.is_leaving else seconds(group.progress.eta),
         "retry_in_s": None if group.retry_at == -inf else seconds(max(0.0, group.retry_at - now)),
         "dropped_log_bytes": dropped.bytes,
         "dropped_log_reason": dropped.why or None,
@@ -76,24 +69,19 @@ def model_status(
     return said
 
 
-def _gpus(model: Model, group: Group) -> Sequence[GpuId]:
+def _gpus(model: Model, group: GroupView) -> Sequence[GpuId]:
     """Return the GPUs of a model: those where its process is, if any will do, and none before it has one."""
     if not model.any_gpus:
         return model.gpus
     return in_order(group.gpus) if not group.is_down else ()
 
 
-def _sleep_trouble(worker: Worker) -> str:
-    """Return why a worker sleeps deeper than it is configured to, or "" where it does not."""
-    return worker.level_trouble or worker.launch_note
-
-
-def _worker_status(worker: Worker, runners: Mapping[str, Runner], now: float) -> dict[str, Any]:
+def _worker_status(worker: WorkerView, runners: Mapping[str, Runner], now: float) -> dict[str, Any]:
     """Return what one worker of several does; the keys mean what they do for a model."""
     runner = runners[worker.name]
     return {
         "name": worker.name,
-        "role": worker.spec.role,
+        "role": worker.role,
         "state": worker.state,
         "since_s": seconds(now - worker.since),
         "level": worker.level if worker.state is WorkerState.ASLEEP else None,
@@ -118,7 +106,7 @@ def _contradictions(model: Model) -> str:
     return "; ".join(model.script.contradictions) if model.script is not None else ""
 
 
-def _last_exit(worker: Worker, runners: Mapping[str, Runner], now: float) -> dict[str, Any] | None:
+def _last_exit(worker: WorkerView, runners: Mapping[str, Runner], now: float) -> dict[str, Any] | None:
     if not worker.ended:
         return None
     code = worker.ended_code or None
@@ -153,32 +141,25 @@ def _dropped(runners: Sequence[Runner]) -> Dropped:
     return Dropped(sum(dropped.bytes for dropped in each), why, any(dropped.going_on for dropped in each))
 
 
-def _retry_in(worker: Worker, now: float) -> float | None:
+def _retry_in(worker: WorkerView, now: float) -> float | None:
     waits = worker.state in (WorkerState.BACKOFF, WorkerState.FAILED)
     return seconds(max(0.0, worker.retry_at - now)) if waits else None
 
 
-def switch_status(scheduler: Scheduler, now: float) -> dict[str, Any] | None:
-    """Return the oldest switch that is under way, or None."""
-    for switch in scheduler.switching.running:
-        group = scheduler.host.groups[switch.target]
-        view: Progress = progress_of(scheduler.host, scheduler.switching, group, now)
-        return {
-            "to": switch.target,
-            "from": sorted(switch.victims),
-            "phase": view.phase,
-            "elapsed_s": seconds(now - switch.since),
-            "eta_s": seconds(view.eta),
-        }
-    return None
+def switch_status(switch: SwitchView, progress: Progress, now: float) -> dict[str, Any]:
+    """Return what is told of a switch that is under way."""
+    return {
+        "to": switch.target,
+        "from": sorted(switch.victims),
+        "phase": progress.phase,
+        "elapsed_s": seconds(now - switch.since),
+        "eta_s": seconds(progress.eta),
+    }
 
 
-def host_memory_status(scheduler: Scheduler) -> dict[str, int] | None:
+def host_memory_status(host: HostView) -> dict[str, int] | None:
     """Return the bytes of host RAM that copies of weights may take and do take; None where nobody reckons them."""
-    host = scheduler.host
-    total = host.ledger.capacity.get(HOST_RAM)
-    copies = sum(worker.copy for worker in host.workers.values())
-    return {"for_weights": total, "weights": copies} if total is not None else None
+    return {"for_weights": host.host_ram, "weights": host.copies} if host.host_ram is not None else None
 
 
 def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]) -> list[dict[str, Any]]:

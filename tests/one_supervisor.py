@@ -13,6 +13,7 @@ from muxd.log_losses import LogTeller
 from muxd.proxy_child import UnmanagedProxy
 from muxd.saved_state import SavedState, StateFile
 from muxd.supervisor import Supervisor
+from muxd.supervisor.service import SupervisorService
 
 from .fakes import FakeHost, a_model, fake_host
 
@@ -33,21 +34,22 @@ class OneSupervisor:
         self.host = host
         self.proxy = FakeProxy(host.wanted)
         self.supervisor = Supervisor(host.context, host.mailbox, self.proxy, lambda: self.host.reread())
+        self.service = self.supervisor.service
 
     # Asked by operators
 
     async def switch(self, name: str) -> dict[str, Any]:
         """The last line to an operator who switches."""
-        return (await all_of(self.supervisor.switch(name)))[-1]
+        return (await all_of(self.service.switch(name)))[-1]
 
     async def order(self, name: str, verb: Verb, *, now: bool = False) -> dict[str, Any]:
-        return (await all_of(self.supervisor.order(name, verb, now=now)))[-1]
+        return (await all_of(self.service.order(name, verb, now=now)))[-1]
 
     def status(self, name: str) -> dict[str, Any]:
-        return self.supervisor.model_status(name)
+        return self.service.model_status(name)
 
     def states(self) -> dict[str, str]:
-        return {model["name"]: model["state"] for model in self.supervisor.status()["models"]}
+        return {model["name"]: model["state"] for model in self.service.status()["models"]}
 
     async def until(self, name: str, *states: str) -> None:
         """Wait until the model is in one of these states."""
@@ -56,20 +58,20 @@ class OneSupervisor:
 
     async def next_move(self, name: str, *states: str) -> None:
         """Wait until the model comes to one of these states, from now on."""
-        async for event in self.supervisor.events(None, follow=True):
+        async for event in self.service.events(None, follow=True):
             if event["type"] == "state" and event["model"] == name and event["to"] in states:
                 return
 
     async def moves(self) -> list[tuple[str, str, str]]:
         """Every change of a state so far: model, from, to."""
-        events = [event async for event in self.supervisor.events(0, follow=False)]
+        events = [event async for event in self.service.events(0, follow=False)]
         return [(event["model"], event["from"], event["to"]) for event in events if event["type"] == "state"]
 
     # Asked by a proxy
 
     def wants(self, name: str) -> "Holder":
         """A proxy that has a request for the model waits for its lease."""
-        return Holder(self.supervisor, *self.supervisor.open_lease(name, (Waiting(),)))
+        return Holder(self.service, *self.service.open_lease(name, (Waiting(),)))
 
     async def serves(self, name: str) -> str:
         """A proxy's request is served, and over: by the worker at this address."""
@@ -92,9 +94,9 @@ class OneSupervisor:
 class Holder:
     """One proxy's lease of one model."""
 
-    def __init__(self, supervisor: Supervisor, number: int, lines: Lines) -> None:
+    def __init__(self, service: SupervisorService, number: int, lines: Lines) -> None:
         self.number, self.lines = number, lines
-        self._supervisor = supervisor
+        self._service = service
 
     async def told(self, *kinds: str) -> dict[str, Any]:
         """The next line of these kinds."""
@@ -104,10 +106,10 @@ class Holder:
         raise AssertionError(f"the lease ended before any of {kinds}")
 
     def reports(self, in_flight: int, *waiting: Waiting) -> None:
-        self._supervisor.report_demand(self.number, in_flight, waiting)
+        self._service.report_demand(self.number, in_flight, waiting)
 
     def close(self) -> None:
-        self._supervisor.close_lease(self.number)
+        self._service.close_lease(self.number)
 
 
 async def all_of(lines: Lines) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@ import pytest
 import trio
 
 from muxd.core.progress import Progress
-from muxd.lease_streams import LAG, REPEAT, LeaseStreams, lease_line, switch_line
+from muxd.lease_streams import LAG, REPEAT, LeaseStreams
+from muxd.supervisor.wire import lease_line, switch_line
 
 QUEUED = Progress("queued", (), 1.0, 5.0, 2)
 DRAINING = Progress("draining", ("b",), 2.0, None)

@@ -278,7 +278,7 @@ class Scrape:
 
 
 async def scrape(muxd: OneSupervisor) -> Scrape:
-    return Scrape(await muxd.supervisor.metrics())
+    return Scrape(await muxd.service.metrics())
 
 
 async def test_a_switch_there_and_back_is_counted_with_the_time_of_each_part(autojump_clock, tmp_path):
@@ -338,13 +338,13 @@ async def test_output_that_the_disk_refuses_is_told_from_its_begin_to_its_end(au
         await trio.sleep(5)
         assert 3 < muxd.status("a")["dropped_log_ago_s"] <= 5
         assert "a: its log is written again; 300 bytes were lost so far" in caplog.text
-        assert muxd.supervisor.log_of("a")[1] == {"bytes": 300, "reason": "No space left on device"}
+        assert muxd.service.log_of("a")[1] == {"bytes": 300, "reason": "No space left on device"}
 
 
 async def test_an_operators_order_is_in_the_journal_with_the_moves_that_follow(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         await muxd.order("a", Verb.START)
-        events = [event async for event in muxd.supervisor.events(0, follow=False)]
+        events = [event async for event in muxd.service.events(0, follow=False)]
         told = [(event["type"], event.get("order") or event.get("to")) for event in events]
         assert told == [
             ("muxd_started", None),

@@ -32,7 +32,7 @@ from .one_supervisor import OneSupervisor, all_of, one_supervisor, two_models
 
 async def test_a_shutdown_right_after_a_start_ends_what_has_hardly_begun(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        ticket = muxd.supervisor.switch("a")
+        ticket = muxd.service.switch("a")
         muxd.supervisor.shutdown(hurry=True)
         assert (await all_of(ticket))[-1]["error"]["code"] == "shutting_down"
 
@@ -78,7 +78,7 @@ async def test_a_lease_whose_switch_is_called_off_is_restored(autojump_clock, tm
         busy = muxd.wants("a")
         await busy.told("granted")
         busy.reports(1)
-        older = muxd.supervisor.switch("b")
+        older = muxd.service.switch("b")
         await busy.told("revoked")
         assert (await muxd.switch("a"))["type"] == "ready"
         await busy.told("restored")
@@ -99,7 +99,7 @@ async def test_a_lease_that_is_not_let_go_is_taken_after_its_drain(autojump_cloc
 async def test_a_reader_that_does_not_read_still_gets_the_last_line(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         muxd.host.servers["a"].load_time = 500
-        unread = muxd.supervisor.switch("a")
+        unread = muxd.service.switch("a")
         await muxd.until("a", "ready")
         lines = await all_of(unread)
         assert len(lines) <= 64
@@ -109,19 +109,19 @@ async def test_a_reader_that_does_not_read_still_gets_the_last_line(autojump_clo
 
 async def test_a_dropped_reader_does_not_stop_its_switch(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        muxd.supervisor.switch("a").close()
+        muxd.service.switch("a").close()
         await muxd.until("a", "ready")
 
 
 async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
-        told = await muxd.supervisor.unload("a")
+        told = await muxd.service.unload("a")
         assert (told["model"], told["sleeps"], told["reason"]) == ("a", False, "it is unloaded")
         holder = muxd.wants("a")
         await holder.told("granted")
-        assert (await muxd.supervisor.unload("a"))["reason"] == "it is in use"
+        assert (await muxd.service.unload("a"))["reason"] == "it is in use"
         holder.close()
-        assert (await muxd.supervisor.unload("a"))["sleeps"]
+        assert (await muxd.service.unload("a"))["sleeps"]
         await muxd.until("a", "asleep")
 
 
@@ -135,7 +135,7 @@ async def test_an_unload_that_the_end_of_muxd_overtakes_is_told(autojump_clock, 
 
 async def an_unload_fails(supervisor: Supervisor) -> None:
     with pytest.raises(ShuttingDown):
-        await supervisor.unload("a")
+        await supervisor.service.unload("a")
 
 
 async def test_a_preloaded_model_is_ready_without_anybody_asking(autojump_clock, tmp_path):
@@ -160,7 +160,7 @@ async def test_a_stop_lets_requests_finish_and_one_with_now_does_not(autojump_cl
         busy = muxd.wants("a")
         await busy.told("granted")
         busy.reports(1)
-        stop = muxd.supervisor.order("a", Verb.STOP)
+        stop = muxd.service.order("a", Verb.STOP)
         assert (await busy.told("revoked"))["deadline_s"] == 300.0
         assert muxd.states()["a"] == "draining"
         assert (await muxd.order("a", Verb.STOP, now=True))["state"] == "stopped"
@@ -199,9 +199,9 @@ async def test_status_names_the_switch_that_is_under_way(autojump_clock, tmp_pat
     async with two_models(tmp_path) as muxd:
         await muxd.switch("a")
         muxd.host.servers["a"].faults["release"] = "hang"
-        ticket = muxd.supervisor.switch("b")
+        ticket = muxd.service.switch("b")
         await muxd.until("a", "falling_asleep")
-        switch = muxd.supervisor.status()["switch"]
+        switch = muxd.service.status()["switch"]
         assert (switch["to"], switch["from"], switch["phase"]) == ("b", ["a"], "falling_asleep")
         assert (await all_of(ticket))[-1]["type"] == "ready"
 
@@ -243,20 +243,20 @@ async def test_after_a_switch_there_and_back_the_state_file_has_no_call_under_wa
 
 async def test_names_are_resolved_and_a_wrong_one_names_the_nearest(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("qwen")) as muxd:
-        assert muxd.supervisor.resolve("org/qwen") == muxd.supervisor.resolve("qwen") == "qwen"
+        assert muxd.service.resolve("org/qwen") == muxd.service.resolve("qwen") == "qwen"
         with pytest.raises(ModelNotFound, match="did you mean qwen"):
-            muxd.supervisor.resolve("qwem")
+            muxd.service.resolve("qwem")
 
 
 async def test_a_log_is_a_models_by_any_of_its_names_or_the_proxys_or_told_where_it_is(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        files, lost = muxd.supervisor.log_of("org/a")
+        files, lost = muxd.service.log_of("org/a")
         assert (files["stderr"].name, lost) == ("a.stderr.log", None)
         for name, who in (("muxd", "muxd writes its own log to its stderr"), ("proxy", "the proxy is a service")):
             with pytest.raises(ModelNotFound, match=f"{who}.*: see its unit's journal"):
-                muxd.supervisor.log_of(name)
+                muxd.service.log_of(name)
         with pytest.raises(ModelNotFound, match="no model b"):
-            muxd.supervisor.log_of("b")
+            muxd.service.log_of("b")
 
 
 async def test_what_the_disk_refuses_of_a_proxys_log_is_told_as_a_workers_is(autojump_clock, tmp_path, caplog):
@@ -266,22 +266,22 @@ async def test_what_the_disk_refuses_of_a_proxys_log_is_told_as_a_workers_is(aut
 
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
         muxd.proxy.log_teller = Teller()
-        assert muxd.supervisor.log_of("proxy")[1] == {"bytes": 7, "reason": "No space left on device"}
+        assert muxd.service.log_of("proxy")[1] == {"bytes": 7, "reason": "No space left on device"}
         await trio.sleep(5)
         assert "muxd-proxy: 7 bytes of its log were lost" in caplog.text
 
 
 async def test_version_and_the_proxys_settings_are_those_of_the_running_configuration(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        version = muxd.supervisor.version()
+        version = muxd.service.version()
         assert (version["version"], version["pid"]) == (__version__, os.getpid())
         assert abs(version["started"] - time.time()) < 3600
-        assert list(muxd.supervisor.proxy_settings()["models"]) == ["a"]
+        assert list(muxd.service.proxy_settings()["models"]) == ["a"]
 
 
 async def test_a_model_may_be_called_proxy(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("proxy")) as muxd:
-        assert muxd.supervisor.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"
+        assert muxd.service.log_of("proxy")[0]["stderr"].name == "proxy.stderr.log"
 
 
 @pytest.fixture
@@ -314,10 +314,10 @@ def wants(muxd: OneSupervisor, *models: Model) -> Config:
 async def test_a_reload_and_questions_about_what_it_adds_do_not_meet_half_way(autojump_clock, tmp_path):
     async with one_supervisor(tmp_path, a_model("a")) as muxd, trio.open_nursery() as nursery:
         wants(muxd, a_model("a"), a_model("b"))
-        nursery.start_soon(muxd.supervisor.reload)
+        nursery.start_soon(muxd.service.reload)
         while True:
             try:
-                name = muxd.supervisor.resolve("b")
+                name = muxd.service.resolve("b")
                 break
             except ModelNotFound:
                 await trio.lowlevel.checkpoint()
@@ -329,10 +329,10 @@ async def test_two_reloads_at_once_come_one_after_the_other(autojump_clock, tmp_
     async with two_models(tmp_path) as muxd:
         whole = wants(muxd, a_model("a"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(muxd.supervisor.reload)
+            nursery.start_soon(muxd.service.reload)
             await trio.lowlevel.checkpoint()
             muxd.host.wanted = whole
-            nursery.start_soon(muxd.supervisor.reload)
+            nursery.start_soon(muxd.service.reload)
         assert list(muxd.states()) == ["a", "b"]
         assert (await muxd.order("b", Verb.START))["state"] == "ready"
 
@@ -341,7 +341,7 @@ async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(autojump_c
     async with two_models(tmp_path) as muxd:
         wants(muxd, a_model("a"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(muxd.supervisor.reload)
+            nursery.start_soon(muxd.service.reload)
             asked = []
             while "b" in muxd.states():
                 asked.append(muxd.wants("b"))
@@ -360,7 +360,7 @@ async def test_a_changed_model_is_started_anew_after_its_requests_and_no_other_i
         await busy.told("granted")
         busy.reports(1)
         wants(muxd, a_model("a", env={"MARK": "new"}), a_model("b"))
-        answer = await muxd.supervisor.reload()
+        answer = await muxd.service.reload()
         assert [(step["model"], step["action"]) for step in answer["plan"]] == [("a", "restart")]
         await busy.told("revoked")
         assert muxd.status("a")["pid"] == awake
@@ -376,7 +376,7 @@ async def test_a_changed_timeout_touches_no_process(autojump_clock, tmp_path):
         await muxd.switch("a")
         pid = muxd.status("a")["pid"]
         wants(muxd, a_model("a", switch_timeout=7.0), a_model("b"))
-        answer = await muxd.supervisor.reload()
+        answer = await muxd.service.reload()
         assert answer["plan"] == [{"model": "a", "action": "update", "changes": ["switch_timeout"]}]
         assert (muxd.status("a")["switch_timeout_s"], muxd.status("a")["pid"]) == (7.0, pid)
 
@@ -386,16 +386,16 @@ async def test_a_name_that_moves_to_another_model_means_that_one_and_its_worker_
         await muxd.switch("b")
         pid = muxd.status("b")["pid"]
         wants(muxd, replace(a_model("a"), served_names=("a",)), replace(a_model("b"), served_names=("org/b", "org/a")))
-        plan = (await muxd.supervisor.reload())["plan"]
+        plan = (await muxd.service.reload())["plan"]
         assert [(step["model"], step["action"]) for step in plan] == [("a", "restart"), ("b", "update")]
-        assert muxd.supervisor.resolve("org/a") == "b"
+        assert muxd.service.resolve("org/a") == "b"
         assert (muxd.status("b")["served_names"], muxd.status("b")["pid"]) == (["org/b", "org/a"], pid)
 
 
 async def test_a_dry_run_changes_nothing(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         wants(muxd, a_model("a"))
-        answer = await muxd.supervisor.reload(dry_run=True)
+        answer = await muxd.service.reload(dry_run=True)
         assert (answer["applied"], [step["action"] for step in answer["plan"]]) == (False, ["remove"])
         assert list(muxd.states()) == ["a", "b"]
 
@@ -404,9 +404,9 @@ async def test_a_stop_is_forgotten_with_its_model(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         assert (await muxd.order("b", Verb.STOP))["state"] == "stopped"
         whole = wants(muxd, a_model("a"))
-        await muxd.supervisor.reload()
+        await muxd.service.reload()
         muxd.host.wanted = whole
-        await muxd.supervisor.reload()
+        await muxd.service.reload()
         assert muxd.saved.stopped == []
         assert not muxd.status("b")["stopped_by_operator"]
 
@@ -417,10 +417,10 @@ async def test_a_reload_that_takes_the_last_key_away_says_so(autojump_clock, tmp
         open_to_all = muxd.host.wanted
         for keys in ((), (alice, bob), (bob,)):
             muxd.host.wanted = replace(open_to_all, keys=keys)
-            await muxd.supervisor.reload()
+            await muxd.service.reload()
         assert "no API key" not in caplog.text
         muxd.host.wanted = open_to_all
-        answer = await muxd.supervisor.reload()
+        answer = await muxd.service.reload()
         assert "no API key is left: anybody who reaches the proxy may use the models" in caplog.text
         assert answer["warnings"][0] in caplog.text
 
@@ -430,7 +430,7 @@ async def test_a_reload_that_cannot_read_its_files_changes_nothing(autojump_cloc
         reread = muxd.host.reread
         muxd.host.reread = lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No such file", "a.sh"))
         with pytest.raises(ConfigError, match="nothing was changed"):
-            await muxd.supervisor.reload()
+            await muxd.service.reload()
         muxd.host.reread = reread
         assert muxd.status("a")["state"] == "unloaded"
 
@@ -440,7 +440,7 @@ async def test_a_reload_that_a_shutdown_overtakes_changes_nothing(autojump_clock
         wants(muxd, a_model("a"))
         muxd.supervisor.shutdown()
         with pytest.raises(ShuttingDown, match="nothing was changed"):
-            await muxd.supervisor.reload()
+            await muxd.service.reload()
         assert list(muxd.states()) == ["a", "b"]
 
 
@@ -450,7 +450,7 @@ async def test_a_reload_may_change_how_muxd_logs(autojump_clock, tmp_path):
         before = muxd.host.wanted
         muxd.host.wanted = replace(before, daemon=replace(before.daemon, log_level="debug"))
         try:
-            await muxd.supervisor.reload()
+            await muxd.service.reload()
             assert logging.root.level == logging.DEBUG
         finally:
             logging.root.handlers, logging.root.level = handlers, level
@@ -459,13 +459,13 @@ async def test_a_reload_may_change_how_muxd_logs(autojump_clock, tmp_path):
 async def test_a_configuration_that_was_written_since_is_told_until_it_is_read_again(autojump_clock, tmp_path):
     file = tmp_path / "muxd.toml"
     async with one_supervisor(tmp_path, a_model("a")) as muxd:
-        assert muxd.supervisor.status()["config_written"] is False
+        assert muxd.service.status()["config_written"] is False
         file.write_text("")
-        muxd.supervisor.config = replace(muxd.supervisor.config, path=file, files=(file,), read_at=1)
+        muxd.supervisor.reloader.config = replace(muxd.supervisor.reloader.config, path=file, files=(file,), read_at=1)
         await trio.sleep(10)
-        assert muxd.supervisor.status()["config_written"]
-        await muxd.supervisor.reload()
-        assert muxd.supervisor.status()["config_written"] is False
+        assert muxd.service.status()["config_written"]
+        await muxd.service.reload()
+        assert muxd.service.status()["config_written"] is False
 
 
 async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(autojump_clock, tmp_path):
@@ -478,7 +478,7 @@ async def test_what_takes_a_restart_is_told_with_the_line_that_says_it(autojump_
         proxy = replace(running.proxy, listen=Address("127.0.0.1", 1), max_body=2 << 20, buffer_memory=1)
         muxd.host.wanted = replace(running, path=file, proxy=proxy)
         with pytest.raises(NeedsRestart) as told:
-            await muxd.supervisor.reload()
+            await muxd.service.reload()
         assert told.value.message.startswith(
             f"{file}:2: proxy.listen, {part}:4: proxy.max_body, proxy.buffer_memory cannot be changed while muxd runs: "
         )
@@ -522,7 +522,7 @@ async def test_what_is_learnt_of_a_server_where_it_belongs_takes_no_restart(auto
         serves(muxd.host.servers["a"], "0")
         assert await muxd.serves("a")
         assert len(muxd.host.children.all) == 1
-        assert muxd.supervisor.config.models[0].script.is_seen
+        assert muxd.supervisor.reloader.config.models[0].script.is_seen
 
 
 # GPUs
@@ -545,7 +545,7 @@ async def test_what_can_never_be_loaded_is_refused_shown_and_told_in_the_log(aut
             assert f"model {name} {status['impossible']}" in caplog.messages
         assert "its weights alone need 85.5 GiB, and GPU 0 has 80.0 GiB" in muxd.status("big")["next"]
         wants(muxd, replace(big, args=("--quantization", "fp8")))
-        await muxd.supervisor.reload()
+        await muxd.service.reload()
         assert muxd.status("big")["impossible"] is None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import trio
 
 from muxd.core.states import WorkerState
-from muxd.core.worker import Worker
+from muxd.core.view import WorkerView
 from muxd.engines.engine_client import EngineCallFailed
 from muxd.workers import Runner
 
@@ -19,7 +19,7 @@ PATIENCE = 2.0
 AWAKE = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
 
-def awake(workers: Mapping[str, Worker], runners: Mapping[str, Runner]) -> dict[str, Runner]:
+def awake(workers: Mapping[str, WorkerView], runners: Mapping[str, Runner]) -> dict[str, Runner]:
     return {name: runners[name] for name, worker in workers.items() if worker.state in AWAKE}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muxd.core.states import WorkerState
-from muxd.core.worker import Worker
+from muxd.core.view import WorkerView
 from muxd.gpus import GpuMemory
 from muxd.workers import Runner
 
@@ -19,7 +19,7 @@ class WorkerFacts:
     memory: Mapping[str, int]  # bytes on all its GPUs together, by "declared", "awake", "asleep", where known
 
     @classmethod
-    def of(cls, worker: Worker, runner: Runner) -> "WorkerFacts":
+    def of(cls, worker: WorkerView, runner: Runner) -> "WorkerFacts":
         gpu_memory = runner.gpu_memory
         known = {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
         memory = {kind: size for kind, size in known.items() if size is not None}

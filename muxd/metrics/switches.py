@@ -21,7 +21,7 @@ from math import inf
 
 from muxd.core.commands import RecordMove
 from muxd.core.states import AT_REST, COMING, WorkerState
-from muxd.core.switching import Switch
+from muxd.core.view import SwitchView
 
 PARTS = ("drain", "sleep", "free", "wake")
 
@@ -81,7 +81,7 @@ class Switches:
         self._leaves: dict[str, _Leave] = {}
         self._coming: dict[str, _Coming] = {}
 
-    def note(self, move: RecordMove, at: float, running: Iterable[Switch], *, level: int, waited: float) -> None:
+    def note(self, move: RecordMove, at: float, running: Iterable[SwitchView], *, level: int, waited: float) -> None:
         """Note a move that a worker made at the time `at`, on the clock of the core's events.
 
         `running` has the switches that are under way, `level` is the level at which the worker sleeps, and `waited`
@@ -106,7 +106,7 @@ class Switches:
         """Return a copy of the tallies, in the order in which the kinds of switch first happened."""
         return {kind: tally.copy() for kind, tally in self._tallies.items()}
 
-    def _begin(self, switch: Switch | None, at: float) -> None:
+    def _begin(self, switch: SwitchView | None, at: float) -> None:
         """Note that a switch's target begins to start or wake, and compute the drain, sleep and free times.
 
         By now every victim has left the target's GPUs, or a reload has removed it from the configuration.  One of

@@ -1,11 +1,17 @@
 """The supervisor: the one loop that owns the core, and what it reads of this machine and tells clients for it.
 
-loop            the core's events in, its commands carried out; the methods that the control socket calls
+loop            the core's events in, its commands out; the timer and the tick
+commands        what each command does
+service         the methods that the control socket calls
+reload          the running configuration, and the way to another one
 measurements    GPUs, strangers, host RAM and weights, read for the core
 runner_set      the workers' runners, and the models that they run
-client_streams  what clients who wait are told
+client_streams  the streams to clients who wait
+wire            the lines that these clients are told
+context         what these modules share
 """
 
 from .loop import Supervisor
+from .reload import Reread
 
-__all__ = ["Supervisor"]
+__all__ = ["Reread", "Supervisor"]

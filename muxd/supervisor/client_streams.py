@@ -4,21 +4,11 @@ from collections.abc import Callable
 
 import trio
 
-from muxd.core.commands import (
-    AnswerUnload,
-    EndLease,
-    FailLease,
-    FailOrder,
-    FailSwitch,
-    FinishOrder,
-    FinishSwitch,
-    GrantLease,
-    RestoreLease,
-    RevokeLease,
-)
+from muxd.core.commands import EndLease, FailLease, FailOrder, FailSwitch, FinishOrder, FinishSwitch, GrantLease
 from muxd.core.progress import Progress
-from muxd.errors import error_of
-from muxd.lease_streams import LeaseStream, LeaseStreams, Line, lease_line, order_line, seconds, switch_line
+from muxd.lease_streams import LeaseStream, LeaseStreams, seconds
+
+from .wire import LeaseCommand, OrderEnd, end_line, holder_line, lease_line, order_line, switch_line
 
 
 class ClientStreams:
@@ -47,48 +37,29 @@ class ClientStreams:
         for streams in (self.leases, self.switches, self.orders):
             streams.tell_progress(progress_of, now)
 
-    def tell_holder(self, command: GrantLease | RevokeLease | RestoreLease | FailLease | EndLease) -> None:
+    def tell_holder(self, command: LeaseCommand | EndLease) -> None:
+        """Tell a lease's holder of a command; a failed lease and an ended one are over."""
         stream = self.leases.get(command.lease)
         if stream is None:
             return
-        about: Line = {"lease": str(command.lease), "model": stream.worker}
-        match command:
-            case GrantLease(_, url, generation):
-                stream.waiting = False
-                stream.say({"type": "granted", **about, "url": url, "generation": generation})
-            case RevokeLease(_, reason, message, deadline):
-                left = seconds(max(0.0, deadline - trio.current_time()))
-                stream.say({"type": "revoked", **about, "reason": reason, "message": message, "deadline_s": left})
-            case RestoreLease():
-                stream.say({"type": "restored", **about})
-            case FailLease(_, code, message, retry_after):
-                line = {
-                    "type": "failed",
-                    **about,
-                    **error_of(code, message).as_json(),
-                    "retry_after_s": retry_after,
-                }
-                self.leases.end(command.lease, line)
-            case EndLease(lease):
-                self.leases.end(lease)
+        if isinstance(command, EndLease):
+            self.leases.end(command.lease)
+            return
+        line = holder_line(command, stream.worker, trio.current_time())
+        if isinstance(command, FailLease):
+            self.leases.end(command.lease, line)
+        else:
+            stream.waiting = stream.waiting and not isinstance(command, GrantLease)
+            stream.say(line)
 
-    def end_order(self, command: FinishSwitch | FailSwitch | FinishOrder | FailOrder | AnswerUnload) -> None:
-        """Tell an operator or a client how the switch, order or unload ended."""
-        match command:
-            case FinishSwitch(ticket, url):
-                self._end(self.switches, ticket, {"type": "ready", "url": url})
-            case FailSwitch(ticket, code, message):
-                self._end(self.switches, ticket, {"type": "failed", **error_of(code, message).as_json()})
-            case FinishOrder(ticket, state):
-                self._end(self.orders, ticket, {"type": "done", "state": state})
-            case FailOrder(ticket, code, message):
-                self._end(self.orders, ticket, {"type": "failed", **error_of(code, message).as_json()})
-            case AnswerUnload(ticket, reason):
-                self._end(self.unloads, ticket, {"sleeps": not reason, "reason": reason or None})
-
-    def _end(self, streams: LeaseStreams, ticket: int, line: Line) -> None:
-        """Send the last line to the operator who gave the order, with its duration, and close the stream."""
-        stream = streams.get(ticket)
+    def end_order(self, command: OrderEnd) -> None:
+        """Tell an operator or a client how the switch, order or unload ended, with its duration."""
+        streams = self.unloads
+        if isinstance(command, FinishSwitch | FailSwitch):
+            streams = self.switches
+        elif isinstance(command, FinishOrder | FailOrder):
+            streams = self.orders
+        stream = streams.get(command.ticket)
         if stream is not None:
             elapsed = seconds(trio.current_time() - stream.opened)
-            streams.end(ticket, {**line, "model": stream.worker, "elapsed_s": elapsed})
+            streams.end(command.ticket, {**end_line(command), "model": stream.worker, "elapsed_s": elapsed})

@@ -1,7 +1,7 @@
 """What the core has to know of this machine, read and told to it: GPUs, who else is on them, host RAM, weights."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -9,9 +9,9 @@ import trio
 
 from muxd.config import Config
 from muxd.core.events import GpusMeasured, HostRamLimited, WeightsSeen
-from muxd.core.host_state import HostState
 from muxd.core.ledger import GpuId
 from muxd.core.states import CHANGING, DOWN, WorkerState
+from muxd.core.view import HostView
 from muxd.engines.registry import kind_of
 from muxd.host.hardware import available_memory
 from muxd.strangers import StrangerWatch, is_below
@@ -28,33 +28,34 @@ HOST_SHARE = 0.9
 class Measurements:
     """Reads this machine for the core; a reading that changes nothing for the core is not told."""
 
-    def __init__(self, context: WorkerContext, host: HostState, runners: Mapping[str, Runner]) -> None:
+    def __init__(self, context: WorkerContext, view: Callable[[], HostView], runners: Mapping[str, Runner]) -> None:
         self.strangers = StrangerWatch()
         self._context = context
-        self._host = host
+        self._view = view
         self._runners = runners
 
     async def measure_gpus(self, config: Config) -> None:
         """Read the GPUs, and tell the core what is there for its workers, where that has changed."""
-        gpus, host, budgets = self._context.gpus, self._host, config.gpus
+        gpus, budgets = self._context.gpus, config.gpus
         reading = await gpus.read(holders=True)
+        host = self._view()
         children = [runner.child for runner in self._runners.values() if runner.child is not None]
         shims, sessions = {child.shim_pid for child in children}, {child.pid for child in children}
         is_ours = partial(is_below, shims=shims, sessions=sessions)
-        self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(gpu) for gpu in reading})
+        self.strangers.look(reading, is_ours, {gpu: self._used_by_workers(host, gpu) for gpu in reading})
         found = {gpu: strangers for gpu, strangers in self.strangers.found.items() if gpu in reading}
         totals = {gpu: budgets.most(gpu, memory.total) for gpu, memory in reading.items()}
         totals = totals if gpus.measured else budgets.declared()
         left = {gpu: budgets.most(gpu, reading[gpu].total, strangers.size) for gpu, strangers in found.items()}
         who = {gpu: str(strangers) for gpu, strangers in found.items()} if reading else host.strangers
-        room = host.ledger.capacity
+        room = host.capacity
         if gpus.there != host.gpus_there or who != host.strangers or not {**totals, **left}.items() <= room.items():
             self._context.tell(GpusMeasured(trio.current_time(), totals, gpus.there, who, left))
 
-    def _used_by_workers(self, gpu: GpuId) -> int | None:
+    def _used_by_workers(self, host: HostView, gpu: GpuId) -> int | None:
         """Return the bytes that workers were last seen to have on a GPU; None where one changes or was not measured."""
         held = self._context.held_memory
-        on_it = [w for w in self._host.workers.values() if gpu in w.gpus and w.state not in DOWN]
+        on_it = [w for w in host.workers.values() if gpu in w.gpus and w.state not in DOWN]
         if any(w.state in CHANGING | {WorkerState.STUCK} or gpu not in held.get(w.name, {}) for w in on_it):
             return None
         return sum(held[worker.name][gpu] for worker in on_it)

@@ -1,0 +1,199 @@
+"""What the core knows, copied for readers: status, metrics, and what is measured of the machine.
+
+Nobody outside the core reads its objects, which change with the next event.  A view is immutable and holds for the
+moment at which it was taken.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .group import Group
+from .ledger import HOST_RAM, GpuId
+from .progress import Progress, next_step, progress_of
+from .scheduler import Scheduler
+from .spec import Role
+from .states import WorkerState
+from .worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker.  Times are seconds on the events' clock, sizes bytes."""
+
+    name: str
+    group: str
+    role: Role
+    state: WorkerState
+    since: float
+    reason: str
+    url: str
+    level: int
+    restarts: int
+    retry_at: float
+    ended: str  # how its process last came to its end
+    ended_code: str
+    ended_at: float
+    copy: int  # of host RAM, for a copy of its weights
+    gpus: frozenset[GpuId]
+    is_awake: bool  # by the ledger: it has the memory that it needs to serve
+    sleep_trouble: str  # why it sleeps deeper than it is configured to, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """One group with its members; `never_loads` is why it can never be loaded, or ""."""
+
+    name: str
+    state: WorkerState
+    shown_state: str  # as users see it
+    since: float
+    reason: str
+    url: str
+    generation: int
+    level: int
+    sleep_level: int
+    sleep_trouble: str  # of the first of its members that has one
+    retry_at: float
+    gpus: frozenset[GpuId]
+    pinned: bool
+    is_down: bool
+    stopped_by_operator: bool
+    is_leaving: bool  # an order takes it off its GPUs, and it does not come back by itself
+    in_flight: int
+    waiting: int
+    oldest_wait: float | None  # None: nobody waits
+    leases: int
+    members: tuple[WorkerView, ...]
+    progress: Progress
+    next_step: str | None
+    never_loads: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchView:
+    """A switch that is under way: to a group, from others, each with the level to which it goes."""
+
+    target: str
+    victims: Mapping[str, int]
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """The host: its workers, its switches, the oldest first, and what was measured of it."""
+
+    now: float
+    groups: tuple[str, ...]
+    workers: Mapping[str, WorkerView]
+    switches: tuple[SwitchView, ...]
+    gpus_there: frozenset[GpuId]
+    strangers: Mapping[GpuId, str]
+    capacity: Mapping[GpuId, int]
+    host_ram: int | None  # bytes for copies of weights; None: nobody reckons them
+
+    @property
+    def copies(self) -> int:
+        """Return the bytes of host RAM that copies of weights have."""
+        return sum(worker.copy for worker in self.workers.values())
+
+
+class CoreView:
+    """Reads one core for everybody but its owner: each method returns a copy, as of the last event."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._host = scheduler.host
+
+    def host(self) -> HostView:
+        host = self._host
+        return HostView(
+            now=host.now,
+            groups=tuple(host.groups),
+            workers={name: self._worker(worker) for name, worker in host.workers.items()},
+            switches=self.switches(),
+            gpus_there=host.gpus_there,
+            strangers=dict(host.strangers),
+            capacity=dict(host.ledger.capacity),
+            host_ram=host.ledger.capacity.get(HOST_RAM),
+        )
+
+    def switches(self) -> tuple[SwitchView, ...]:
+        """Return the switches that are under way, the oldest first."""
+        running = self._scheduler.switching.running
+        return tuple(SwitchView(switch.target, dict(switch.victims), switch.since) for switch in running)
+
+    def group(self, name: str, now: float) -> GroupView:
+        """Return one group with what happens to it next; raises KeyError."""
+        host, switching, group = self._host, self._scheduler.switching, self._host.groups[name]
+        return GroupView(
+            name=name,
+            state=group.state,
+            shown_state=group.shown_state,
+            since=group.since,
+            reason=group.reason,
+            url=group.url,
+            generation=group.generation,
+            level=group.level,
+            sleep_level=group.sleep_level,
+            sleep_trouble=next(filter(None, map(_sleep_trouble, group.serving)), ""),
+            retry_at=group.retry_at,
+            gpus=group.gpus,
+            pinned=group.spec.pinned,
+            is_down=group.is_down,
+            stopped_by_operator=group.stopped_by_operator,
+            is_leaving=group.sent_away and not group.comes_back,
+            in_flight=group.in_flight,
+            waiting=group.waiting_count,
+            oldest_wait=group.oldest_wait(now) if group.wanted else None,
+            leases=len(group.granted),
+            members=tuple(map(self._worker, group.members)),
+            progress=progress_of(host, switching, group, now),
+            next_step=next_step(host, switching, group, now),
+            never_loads=self._never_loads(group),
+        )
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """Return the names of a group's workers; raises KeyError."""
+        return tuple(worker.name for worker in self._host.groups[name].members)
+
+    def level(self, name: str) -> int:
+        """Return the level at which a group sleeps, or 3 where there is none of this name."""
+        group = self._host.groups.get(name)
+        return group.level if group is not None else 3
+
+    def progress(self, name: str, now: float) -> Progress | None:
+        """Return how it goes for a group; None where there is none of this name."""
+        group = self._host.groups.get(name)
+        return progress_of(self._host, self._scheduler.switching, group, now) if group is not None else None
+
+    def impossible(self) -> dict[str, str]:
+        """Return for each group why it can never be loaded, or ""."""
+        return {name: self._never_loads(group) for name, group in self._host.groups.items()}
+
+    def _never_loads(self, group: Group) -> str:
+        return str(self._host.placement.never_loads(group) or "")
+
+    def _worker(self, worker: Worker) -> WorkerView:
+        return WorkerView(
+            name=worker.name,
+            group=worker.group,
+            role=worker.spec.role,
+            state=worker.state,
+            since=worker.since,
+            reason=worker.reason,
+            url=worker.url,
+            level=worker.level,
+            restarts=worker.restarts,
+            retry_at=worker.retry_at,
+            ended=worker.ended,
+            ended_code=worker.ended_code,
+            ended_at=worker.ended_at,
+            copy=worker.copy,
+            gpus=worker.gpus,
+            is_awake=self._host.ledger.is_awake(worker.name),
+            sleep_trouble=_sleep_trouble(worker),
+        )
+
+
+def _sleep_trouble(worker: Worker) -> str:
+    return worker.level_trouble or worker.launch_note

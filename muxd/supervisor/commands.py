@@ -1,0 +1,113 @@
+"""What each of the core's commands does: to a worker's runner, to a client's stream, to journal and state file."""
+
+import logging
+
+import trio
+
+from muxd.core.commands import (
+    AnswerUnload,
+    Command,
+    EndLease,
+    FailLease,
+    FailOrder,
+    FailSwitch,
+    FinishOrder,
+    FinishShutdown,
+    FinishSwitch,
+    GrantLease,
+    PersistStopped,
+    ReconfigureWorker,
+    RecordMove,
+    RemoveWorker,
+    RestoreLease,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    SyncRouter,
+    WakeWorker,
+)
+from muxd.core.spec import group_of
+from muxd.core.states import WorkerState
+from muxd.members import router_of
+from muxd.metrics import SupervisorMetrics
+from muxd.workers import RouterRunner
+
+from .context import SupervisorContext
+
+log = logging.getLogger(__name__)
+
+#: Log levels of moves into states that an operator should notice; all other moves are logged as info.
+LOUD = {
+    WorkerState.BACKOFF: logging.WARNING,
+    WorkerState.UNRESPONSIVE: logging.WARNING,
+    WorkerState.FAILED: logging.ERROR,
+    WorkerState.STUCK: logging.ERROR,
+}
+
+
+class CommandExecutor:
+    """Carries out the core's commands; a worker's life runs as a task of `nursery`."""
+
+    def __init__(self, context: SupervisorContext, metrics: SupervisorMetrics, nursery: trio.Nursery) -> None:
+        self._context = context
+        self._runners = context.runners
+        self._streams = context.streams
+        self._metrics = metrics
+        self._nursery = nursery
+
+    def carry_out(self, command: Command, now: float) -> None:
+        """Begin what the command, of an event at the time `now`, asks for; nothing here waits."""
+        match command:
+            case StartWorker(name, level, gpus):
+                self._nursery.start_soon(self._runners[name].start(level, gpus), name=f"life of {name}")
+            case WakeWorker(name):
+                self._runners[name].wake()
+            case SleepWorker(name, level):
+                self._runners[name].sleep(level)
+            case StopWorker(name, kill):
+                self._runners[name].stop(kill=kill)
+            case SyncRouter(group, urls):
+                router = self._runners[router_of(group)]
+                assert isinstance(router, RouterRunner)
+                self._nursery.start_soon(router.keep_synced, group, urls, name=f"workers of {group}'s router")
+            case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
+                self._streams.tell_holder(command)
+            case FinishSwitch() | FailSwitch() | FinishOrder() | FailOrder() | AnswerUnload():
+                self._streams.end_order(command)
+            case PersistStopped(name, stopped):
+                self._remember_stop(name, stopped=stopped)
+            case ReconfigureWorker(name):
+                self._runners.renew(name)
+            case RemoveWorker(name):
+                self._runners.remove(name)
+                if (model := group_of(name)) not in self._runners.models:
+                    self._remember_stop(model, stopped=False)
+            case RecordMove():
+                self._record_move(command, now)
+            case SetTimer() | FinishShutdown():
+                raise AssertionError(f"{command} is for the loop itself")
+
+    def _record_move(self, move: RecordMove, now: float) -> None:
+        name, reason = move.worker, move.reason
+        level = LOUD.get(move.after, logging.INFO)
+        log.log(level, "%s: %s -> %s%s", name, move.before, move.after, f" ({reason})" if reason else "")
+        facts = {"from": move.before, "to": move.after, "reason": reason or None}
+        if name == (model := group_of(name)):
+            self._count_switch(move, now)
+        else:
+            facts["worker"] = name
+        self._context.journal.record("state", model=model, **facts)
+
+    def _count_switch(self, move: RecordMove, now: float) -> None:
+        view = self._context.view
+        waits = [r.gpu_memory.waited for name, r in self._runners.items() if group_of(name) == move.worker]
+        level = view.level(move.worker)
+        self._metrics.switches.note(move, now, view.switches(), level=level, waited=max(waits))
+
+    def _remember_stop(self, name: str, *, stopped: bool) -> None:
+        state = self._context.workers.state
+        others = [other for other in state.state.stopped if other != name]
+        state.state.stopped = [*others, name] if stopped else others
+        state.save()

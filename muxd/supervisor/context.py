@@ -1,0 +1,44 @@
+"""What the parts of the supervisor share, made once by the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from muxd.config import Config
+from muxd.core.events import Event
+from muxd.core.view import CoreView
+from muxd.journal import Journal
+from muxd.log_losses import LogTeller, Losses
+from muxd.workers import WorkerContext
+
+from .client_streams import ClientStreams
+from .measurements import Measurements
+from .runner_set import RunnerSet
+
+
+class ProxyView(Protocol):
+    @property
+    def log_teller(self) -> LogTeller | None:
+        """Return the source of the proxy's log, or None where muxd does not run the proxy."""
+        ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def reconfigure(self, config: Config) -> None:
+        """Set the configuration that the next proxy is started with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorContext:
+    """The parts that several modules of the supervisor use; `view` is all that they see of the core."""
+
+    tell: Callable[[Event], None]
+    view: CoreView
+    workers: WorkerContext
+    runners: RunnerSet
+    streams: ClientStreams
+    journal: Journal
+    losses: Losses
+    measurements: Measurements
+    proxy: ProxyView

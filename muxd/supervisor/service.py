@@ -1,0 +1,176 @@
+"""What the control socket asks for: the methods of a ControlService, answered from what the supervisor knows.
+
+Only `reload`, `metrics` and `unload` wait: a status is never answered behind a switch.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from muxd import __version__, status
+from muxd.config.proxy_settings import settings_for_proxy
+from muxd.core.events import (
+    DemandReported,
+    LeaseAsked,
+    LeaseEnded,
+    OrderGiven,
+    SwitchAsked,
+    UnloadAsked,
+    Verb,
+    Waiting,
+)
+from muxd.engines.registry import kind_of
+from muxd.errors import LeaseNotFound, ModelNotFound, ShuttingDown
+from muxd.lease_streams import seconds
+from muxd.log_losses import LogTeller
+from muxd.metrics import SupervisorMetrics
+
+from .context import SupervisorContext
+from .reload import Reloader
+
+log = logging.getLogger(__name__)
+
+
+class SupervisorService:
+    """The supervisor as the control socket's server sees it; `shutdown` is the loop's."""
+
+    def __init__(
+        self,
+        context: SupervisorContext,
+        reloader: Reloader,
+        metrics: SupervisorMetrics,
+        shutdown: Callable[[], None],
+        started: float,
+    ) -> None:
+        self._context = context
+        self._view = context.view
+        self._runners = context.runners
+        self._streams = context.streams
+        self._journal = context.journal
+        self._losses = context.losses
+        self._reloader = reloader
+        self._metrics = metrics
+        self._started = started
+        self.shutdown = shutdown
+
+    # What is asked
+
+    def version(self) -> dict[str, Any]:
+        started = time.time() - (trio.current_time() - self._started)
+        return {"version": __version__, "pid": os.getpid(), "api": 1, "started": round(started, 3)}
+
+    def status(self) -> dict[str, Any]:
+        now, config, host = trio.current_time(), self._reloader.config, self._view.host()
+        strangers = self._context.measurements.strangers.found
+        proxy = self._context.proxy.status()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": seconds(now - self._started),
+            "simulated": any(kind_of(model).is_pretend for model in config.models),
+            "proxy": proxy | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
+            "door": status.door_status(config, time.time()),
+            "gpus": status.gpu_status(self._context.workers.gpus, config.gpus, strangers),
+            "host_memory": status.host_memory_status(host),
+            "switch": self._switch_status(now),
+            "models": [self._model_status(name, now) for name in host.groups],
+            "log_dir": str(config.daemon.log_dir),
+            "config": str(config.path) if config.path is not None else None,
+            "config_written": self._reloader.is_written,
+        }
+
+    def _switch_status(self, now: float) -> dict[str, Any] | None:
+        """Return the oldest switch that is under way, or None."""
+        for switch in self._view.switches():
+            return status.switch_status(switch, self._view.group(switch.target, now).progress, now)
+        return None
+
+    def _model_status(self, name: str, now: float) -> dict[str, Any]:
+        group = self._view.group(name, now)
+        said = status.model_status(group, self._runners, self._runners.models.get(name), now)
+        members = [worker.name for worker in group.members]
+        return said | {"dropped_log_ago_s": seconds(self._losses.ago(members, now))}
+
+    def proxy_settings(self) -> dict[str, Any]:
+        return settings_for_proxy(self._reloader.config)
+
+    async def metrics(self) -> bytes:
+        return await self._metrics.page()
+
+    def resolve(self, name: str) -> str:
+        return self._runners.resolve(name)
+
+    def model_status(self, name: str) -> dict[str, Any]:
+        return self._model_status(name, trio.current_time())
+
+    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._journal.read(after, follow=follow)
+
+    def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
+        teller: LogTeller | None = self._context.proxy.log_teller
+        if name in self._runners and name not in self._runners.names:
+            return self._runners.logs_of([name])
+        if name in self._runners.names or name not in ("proxy", "muxd"):
+            return self._runners.logs_of(self._view.members(self.resolve(name)))
+        if name == "muxd" or teller is None:
+            who = "muxd writes its own log to its stderr" if name == "muxd" else "the proxy is a service of its own"
+            raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
+        return teller.log_files, status.lost(teller.dropped)
+
+    # What is ordered
+
+    def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        now = trio.current_time()
+        stream = self._streams.open(self._streams.switches, name, now)
+        self._record_order(name, "switch")
+        self._context.tell(SwitchAsked(now, stream.number, name))
+        return stream.receive
+
+    def order(
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+    ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        time = trio.current_time()
+        stream = self._streams.open(self._streams.orders, name, time)
+        self._record_order(name, verb if level is None else f"{verb} at level {level}")
+        self._context.tell(OrderGiven(time, stream.number, name, verb, now, level))
+        return stream.receive
+
+    async def unload(self, name: str) -> dict[str, Any]:
+        now = trio.current_time()
+        stream = self._streams.open(self._streams.unloads, name, now)
+        self._context.tell(UnloadAsked(now, stream.number, name))
+        async for answer in stream.receive:
+            return answer
+        raise ShuttingDown("muxd is shutting down, and every model with it")
+
+    def _record_order(self, name: str, order: str) -> None:
+        self._journal.record("operator", model=name, order=order)
+        log.info("%s: an operator ordered %s", name, order)
+
+    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
+        return await self._reloader.reload(dry_run=dry_run)
+
+    # Leases
+
+    def open_lease(
+        self, name: str, waiting: tuple[Waiting, ...]
+    ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
+        now = trio.current_time()
+        stream = self._streams.open(self._streams.leases, name, now)
+        self._context.tell(LeaseAsked(now, stream.number, name, waiting))
+        return stream.number, stream.receive
+
+    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
+        if self._streams.leases.get(lease) is None:
+            raise LeaseNotFound(f"no lease {lease}: it has ended; ask for a new one", lease=str(lease))
+        self._context.tell(DemandReported(trio.current_time(), lease, in_flight, waiting))
+
+    def close_lease(self, lease: int) -> None:
+        if self._streams.leases.get(lease) is not None:
+            self._streams.leases.end(lease)
+            self._context.tell(LeaseEnded(trio.current_time(), lease))
