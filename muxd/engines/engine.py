@@ -12,6 +12,7 @@ from muxd.engines.observed_server import ObservedServer
 
 from .diagnosis import Diagnosis, Evidence
 from .engine_client import EngineClient
+from .wake_proof import ProofAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,14 @@ class Engine(Protocol):
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         """Wake a sleeping server: give back what it has `released`, and reload weights that were discarded."""
+        ...
+
+    async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
+        """Return what a server that runs nothing else answers to the wake proof; None where it has no weights to prove.
+
+        The prompt must be read anew, not from a cache.  Raise EngineCallFailed where no answer comes within
+        call_timeout, or one that this kind of model cannot give.
+        """
         ...
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:

@@ -48,18 +48,25 @@ class EngineCallFailed(MuxdError):
 
     `cause`: why, where that is known.  `broken`: the verb of the call whose connection broke before an answer, as it
     does when the engine dies of the call; else "".  `lacking`: the call was never sent, for muxd itself was short of
-    what a connection takes.
+    what a connection takes.  `answered`: the server answered, but not what was asked for.
     """
 
     code = "engine_call_failed"
 
     def __init__(
-        self, message: str, *, cause: Diagnosis | None = None, broken: str = "", lacking: bool = False
+        self,
+        message: str,
+        *,
+        cause: Diagnosis | None = None,
+        broken: str = "",
+        lacking: bool = False,
+        answered: bool = False,
     ) -> None:
         super().__init__(message)
         self.cause = cause
         self.broken = broken
         self.lacking = lacking
+        self.answered = answered
 
     @property
     def locked(self) -> bool:
@@ -174,6 +181,26 @@ class EngineClient:
             raise EngineCallFailed(f"GET {path}: {_why(error)}") from None
         cause = self._diagnose(path, answer.status, answer.text)
         raise EngineCallFailed(f"GET {path}: {answer.status}", cause=cause)
+
+    async def prove(self, path: str, body: Any) -> Any:
+        """POST the wake proof's question, which changes nothing, and return the JSON document.
+
+        Raise EngineCallFailed where none comes within call_timeout.
+        """
+        try:
+            answer = await self._request("POST", path, self._api_auth, self.call_timeout, body)
+            if answer.status == 200:
+                return answer.json()
+        except _Lacking as error:
+            raise EngineCallFailed(f"proof: {error}", lacking=True) from None
+        except trio.TooSlowError:
+            raise EngineCallFailed(f"proof: no answer in {self.call_timeout:g} s") from None
+        except _Odd as error:
+            raise EngineCallFailed(f"proof: {error}", answered=True) from None
+        except httpx.HTTPError as error:
+            message = f"proof: the connection broke before an answer ({_why(error)})"
+            raise EngineCallFailed(message, broken="proof") from None
+        raise EngineCallFailed(f"proof: {path} answered {answer.status} {quote(answer.text)}", answered=True)
 
     async def change(self, method: str, path: str, body: Any = None) -> None:
         """Send a request that changes what a server knows, but nothing that it holds: it may be sent again.

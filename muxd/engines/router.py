@@ -19,6 +19,7 @@ from . import diagnosis
 from .diagnosis import Diagnosis, Evidence
 from .engine import CommandSpec, Engine, LaunchContext
 from .engine_client import EngineCallFailed, EngineClient
+from .wake_proof import ProofAnswer
 
 
 class Router(Engine, Protocol):
@@ -82,6 +83,9 @@ class StandInRouter:
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         raise EngineCallFailed("a router does not sleep")
+
+    async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
+        return None
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         raise EngineCallFailed("a router has no memory of GPUs")

@@ -8,7 +8,7 @@ from muxd.http.request import Request
 from muxd.http.server import ResponseWriter
 
 from . import adapters, pretend_text
-from .routes import EngineRefusal, EngineRoute, bad_request, fields
+from .routes import EngineRefusal, EngineRoute, bad_request, fields, of_kind
 from .simulated_engine import SimulatedEngine
 
 _NO_EMBEDDINGS = (
@@ -72,6 +72,8 @@ class _Numbers:
         """Answer SGLang's own /encode, and /classify likewise: an object for one text, a list for several."""
         body = fields(request)
         text = body.get("text")
+        if ids := of_kind(body, "input_ids", list):
+            text = " ".join(map(str, ids))
         if text is None:
             raise EngineRefusal(400, {"error": {"message": _NO_INPUT}})
         if not self._engine.flags.is_embedding:

@@ -69,6 +69,7 @@ FAULTS: dict[str, tuple[FaultValue, str]] = {
         "the call is not carried out; its answer is 500, that of reload 400 with SGLang's words",
     ),
     "die-on": (FaultValue.CALL, "the launcher ends instead of an answer"),
+    "wake-wrong": (FaultValue.NONE, "weights that come back with a wake or a reload are garbage, and no call says so"),
     "setsid-grandchild": (
         FaultValue.NONE,
         "a descendant in a session of its own ignores SIGTERM and keeps stdout open",

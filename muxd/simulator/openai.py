@@ -1,6 +1,7 @@
 """The routes that answer with text: OpenAI's, Anthropic's, Ollama's and SGLang's own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from .messages import MessagesForm, count_tokens, read_messages
 from .ollama import OllamaChatForm, OllamaGenerateForm, nothing_to_say, read_ollama_chat, read_ollama_generate
 from .replies import ChatForm, CompletionForm, Event, GenerateForm, ReplyForm
 from .responses import ResponsesForm, read_response
-from .routes import Answer, EngineRefusal, EngineRoute, bad_request, fields
+from .routes import Answer, EngineRefusal, EngineRoute, bad_request, fields, of_kind
 from .saying import Choice, choices
 from .simulated_engine import SimulatedEngine
 from .text_request import TextRequest, read, read_chat, read_completion
@@ -238,8 +239,14 @@ async def _leave(exchange: ResponseWriter, patience: float, scope: trio.CancelSc
 
 
 def _read_generate(body: dict[str, Any], longest: int) -> TextRequest:
-    if not isinstance(body.get("text"), str):
+    prompt = body.get("text")
+    if ids := of_kind(body, "input_ids", list):
+        prompt = " ".join(map(str, ids))
+    if not isinstance(prompt, str):
         raise bad_request("Either text, input_ids or input_embeds should be provided.")
     sampling = dict(body.get("sampling_params") or {})
     sampling["max_tokens"] = sampling.get("max_new_tokens", 128)
-    return read({**body, **sampling, "n": 1}, (body["text"],), longest, otherwise=128)
+    text_request = read({**body, **sampling, "n": 1}, (prompt,), longest, otherwise=128)
+    if not body.get("return_logprob"):
+        return text_request
+    return replace(text_request, logprobs=of_kind(body, "top_logprobs_num", int) or 0)

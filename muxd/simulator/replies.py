@@ -177,12 +177,29 @@ class GenerateForm(_DataEvents):
             "dp_rank": None,
             "weight_version": "default",
         }
+        if self.text_request.logprobs is not None:
+            meta |= self._logprobs(choice, made, self.text_request.logprobs)
         if begins:
             meta["response_sent_to_client_ts"] = time()
         if choice.finish:
             meta |= {"e2e_latency": time() - self.text_request.created, **_metadata([choice])}
         ids = [pretend_text.token_id(token) for token in choice.tokens[:made]]
         return {"text": choice.text(0, made), "output_ids": ids, "meta_info": meta}
+
+    def _logprobs(self, choice: Choice, made: int, top: int) -> Event:
+        """Return the logprobs of the answer's tokens, and of the prompt's from `logprob_start_len` on."""
+        start = self.text_request.body.get("logprob_start_len", -1)
+        read = choice.prompt.split()[start:] if isinstance(start, int) and start >= 0 else []
+        heard = [_triple(*pretend_text.likelihoods(choice.weights, word, 0)[0]) for word in read]
+        if heard and start == 0:  # nothing comes before the first token
+            heard[0] = [None, *heard[0][1:]]
+        said = list(choice.likelihoods(0, made, top))
+        return {
+            "input_token_logprobs": heard,
+            "output_token_logprobs": [_triple(*ones[0]) for ones in said],
+            "output_token_logprobs_length": made,
+            **({"output_top_logprobs": [[_triple(*one) for one in ones[:top]] for ones in said]} if top else {}),
+        }
 
 
 def usage(text_request: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:
@@ -229,6 +246,10 @@ def _call(number: str | None, name: str | None, arguments: str) -> Event:
 
 def _token(token: str, logprob: float) -> Event:
     return {"token": token, "bytes": list(token.encode()), "logprob": logprob}
+
+
+def _triple(token: str, logprob: float) -> list[Any]:
+    return [logprob, pretend_text.token_id(token), None]
 
 
 def _metadata(choices: Sequence[Choice]) -> Event:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .command_line import Flags
 from .gpu_ledger import GpuLedger, OutOfMemory
-from .rank_memory import KV, WEIGHTS, Fatal, RankMemory
+from .rank_memory import GARBAGE, KV, WEIGHTS, Fatal, RankMemory
 
 _STEP = 1.0  # seconds between two signs of life of an idle scheduler
 _ORPHANED_FOR = 30.0  # seconds that a scheduler lives on whose launcher died during the load
@@ -134,12 +134,18 @@ class _Scheduler:
                 self._memory.release(command["tags"], command["busy"])
             case "resume":
                 self._memory.resume(command["tags"])
+                self._spoil_weights()
                 restores = _has_weights(command) and self._flags.enable_weights_cpu_backup
                 time.sleep(self._flags.wake_time if restores else 0)
             case "reload":
                 self._memory.reload(command["model_path"])
+                self._spoil_weights()
                 time.sleep(self._flags.wake_time)
         return {"do": command["do"], "id": command["id"], "weights": self._memory.weights}
+
+    def _spoil_weights(self) -> None:
+        if self._flags.faults.has("wake-wrong"):
+            self._memory.weights = GARBAGE
 
     def _answer(self, way: int, answer: dict[str, Any]) -> None:
         try:

@@ -224,3 +224,42 @@ def test_a_killed_server_gives_its_memory_back(sleeper, ledger):
         ledger.hold(1, start_time(1), "0", 50 * MiB)
     simulator.process.kill()
     eventually(lambda: ledger.used("0") == 0, "the memory is free")
+
+
+QUESTION = {
+    "input_ids": [11, 13, 17],
+    "sampling_params": {"temperature": 0, "max_new_tokens": 2, "ignore_eos": True},
+    "return_logprob": True,
+    "logprob_start_len": 0,
+    "top_logprobs_num": 2,
+}
+
+
+def logprobs(simulator):
+    """What it answers to a question by token ids: logprobs of the prompt, tokens with logprobs, the likeliest ones."""
+    meta = simulator.post("/generate", QUESTION).json["meta_info"]
+    assert meta["input_token_logprobs"][0][0] is None
+    assert [len(likeliest) for likeliest in meta["output_top_logprobs"]] == [2, 2]
+    return [meta[name] for name in ("input_token_logprobs", "output_token_logprobs", "output_top_logprobs")]
+
+
+@pytest.mark.parametrize("flags", [(), ("--enable-weights-cpu-backup",)])
+@pytest.mark.parametrize(("fault", "same"), [((), True), (("--fault", "wake-wrong"), False)])
+def test_logprobs_depend_on_the_weights_and_with_wake_wrong_a_wake_changes_them_unseen(sleeper, flags, fault, same):
+    simulator = sleeper(*flags, *fault)
+    before = logprobs(simulator)
+    pause(simulator)
+    release(simulator)
+    resume(simulator)
+    if not flags:
+        assert simulator.post("/update_weights_from_disk", {"model_path": "some/model"}).json["success"] is True
+    unpause(simulator)
+    assert (logprobs(simulator) == before) is same
+
+
+def test_a_vector_of_token_ids_is_one_of_the_weights(sleeper):
+    simulator = sleeper("--is-embedding")
+    asked = {"input_ids": [11, 13, 17]}
+    before = simulator.post("/encode", asked).json["embedding"]
+    assert simulator.post("/encode", asked).json["embedding"] == before
+    assert simulator.post("/encode", {"input_ids": [11, 13]}).json["embedding"] != before

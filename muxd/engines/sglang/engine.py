@@ -20,6 +20,7 @@ from muxd.engines.engine_client import LOCKED, EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import LENGTH_TIMEOUT, length_of
 from muxd.engines.shared_memory import mapped_files
+from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswer, text_answer, vector_answer
 
 from . import diagnosis, observation
 from .kind import SGLANG
@@ -176,6 +177,20 @@ class SGLang:
             await link.call("reload", "/update_weights_from_disk", reload)
         await link.call("continue", "/continue_generation", {})
 
+    async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
+        """Ask for text, or for a vector where the server says that it makes these: a request for text would kill it.
+
+        Logprobs from the prompt's beginning on keep SGLang from taking the prompt out of its cache.
+        """
+        is_generation = await self.is_generation(link)
+        if is_generation is None:
+            raise EngineCallFailed("proof: the server does not say what it makes", answered=True)
+        if not is_generation:
+            return vector_in(await link.prove("/encode", {"input_ids": PROMPT}))
+        sampling = {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "ignore_eos": True}
+        logprobs = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": LIKELIEST}
+        return text_in(await link.prove("/generate", {"input_ids": PROMPT, "sampling_params": sampling, **logprobs}))
+
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         """Return why GPU memory did not come back after a sleep; `over` says how much.
 
@@ -239,6 +254,29 @@ def _tensor_parallel(model: Model) -> list[str]:
     gpus = range(others.first, model.gpus_each, others.step)
     size = len(gpus) // others.count
     return ["--tp-size", str(size)] if size > 1 and look_up(TENSOR) is None else []
+
+
+def text_in(answer: Any) -> ProofAnswer:
+    """Return the answer of /generate; raise EngineCallFailed where it is none with logprobs.
+
+    SGLang sends a token as [logprob, id, text], and the likeliest at each position as a list of such.
+    """
+    try:
+        meta = answer["meta_info"]
+        said, likeliest = meta["output_token_logprobs"], meta["output_top_logprobs"]
+        tokens = [[one, *others] for one, others in zip(said, likeliest, strict=True)]
+        prompt = [each[0] for each in meta["input_token_logprobs"][1:]]  # nothing comes before the first token
+        return text_answer(prompt, ([(int(token[1]), token[0]) for token in each] for each in tokens))
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise EngineCallFailed("proof: the answer has no logprobs", answered=True) from None
+
+
+def vector_in(answer: Any) -> ProofAnswer:
+    """Return the answer of /encode; raise EngineCallFailed where it is no vector."""
+    vector = answer.get("embedding") if isinstance(answer, dict) else None
+    if not isinstance(vector, list):
+        raise EngineCallFailed("proof: the answer is no vector", answered=True)
+    return vector_answer(vector)
 
 
 def is_idle(answer: Any) -> bool:

@@ -6,6 +6,7 @@ What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, w
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import trio
@@ -20,9 +21,10 @@ from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import length_of
 from muxd.engines.shared_memory import mapped_files
+from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswer, text_answer, vector_answer
 
 from . import diagnosis, guard
-from .kind import KV_CACHE_BYTES, VLLM_KIND
+from .kind import KV_CACHE_BYTES, VLLM_KIND, makes
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -159,6 +161,16 @@ class VLLM:
         if is_sleeping(await link.ask("/is_sleeping")):
             raise EngineCallFailed("it still sleeps after its wake")
 
+    async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
+        """Ask for text, or where the model is run for vectors, for one; a prompt's logprobs keep vLLM off its cache."""
+        name = model.served_names[0]
+        if makes(model) == "embeddings":
+            question = {"model": name, "input": PROMPT, "cache_salt": token_hex(8)}
+            return vector_in(await link.prove("/v1/embeddings", question))
+        sampling = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True}
+        logprobs = {"logprobs": LIKELIEST, "prompt_logprobs": 0, "return_tokens_as_token_ids": True}
+        return text_in(await link.prove("/v1/completions", {"model": name, "prompt": PROMPT, **sampling, **logprobs}))
+
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         return diagnosis.of_kept_memory(over)
 
@@ -191,6 +203,35 @@ def _tensor_parallel(model: Model) -> list[str]:
     said = flag_of(model.args)
     is_said = any(said(names) is not None for names in (TENSOR, PIPELINE, DATA))
     return ["--tensor-parallel-size", str(len(model.gpus))] if len(model.gpus) > 1 and not is_said else []
+
+
+def text_in(answer: Any) -> ProofAnswer:
+    """Return the answer of /v1/completions; raise EngineCallFailed where it is none with logprobs.
+
+    vLLM calls a token "token_id:31" among the answer's, and "31" among the prompt's.
+    """
+    try:
+        choice = answer["choices"][0]
+        said = choice["logprobs"]
+        tokens = [
+            [(token, logprob), *likeliest.items()]
+            for token, logprob, likeliest in zip(
+                said["tokens"], said["token_logprobs"], said["top_logprobs"], strict=True
+            )
+        ]
+        heard = zip(PROMPT[1:], choice["prompt_logprobs"][1:], strict=True)  # nothing comes before the first token
+        prompt = [each[str(token)]["logprob"] for token, each in heard]
+        return text_answer(prompt, ([(int(token.partition(":")[2]), p) for token, p in each] for each in tokens))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise EngineCallFailed("proof: the answer has no logprobs", answered=True) from None
+
+
+def vector_in(answer: Any) -> ProofAnswer:
+    """Return the answer of /v1/embeddings; raise EngineCallFailed where it is no vector."""
+    try:
+        return vector_answer(answer["data"][0]["embedding"])
+    except (KeyError, TypeError, IndexError):
+        raise EngineCallFailed("proof: the answer is no vector", answered=True) from None
 
 
 def is_sleeping(answer: Any) -> bool:
