@@ -160,7 +160,8 @@ def test_muxctl_starts_with_the_standard_library_alone():
 
 
 def test_the_shim_is_the_standard_library_and_itself_alone():
-    code = "import sys; sys.path.append(sys.argv[1]); import muxd.shim.shim; print(*sys.modules)"
+    loaded = "print(*(name for name, module in sys.modules.items() if module))"
+    code = f"import sys; sys.path.append(sys.argv[1]); import muxd.shim.shim; {loaded}"
     argv = [sys.executable, "-I", "-S", "-c", code, str(MUXD.parent)]
     found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert {m.split(".")[0] for m in found} <= {*sys.stdlib_module_names, "__main__", "muxd"}

@@ -26,6 +26,7 @@ from .readers import (
     texts,
     weights,
 )
+from .router_options import RouterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,14 @@ class Model:
         1,
         doc="So many workers serve the model side by side, behind a router; each has its own part of gpus, which names "
         "as many times the GPUs that one needs, and takes what memory says.  They are woken, put to sleep and ordered "
-        "together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows one of them.  So "
-        'far for engine = "simulator" alone.',
+        "together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows one of them.",
+    )
+    router: RouterOptions | None = key(
+        RouterOptions,
+        unset=None,
+        example={"policy": "cache_aware"},
+        doc="The router before several replicas: sglang-router, which muxd starts and tells its workers.  Simulated "
+        "workers have a stand-in without this table.",
     )
     preload: bool = key(boolean, False, live=True, doc="Load it when muxd starts, instead of on the first request.")
     pinned: bool = key(

@@ -262,6 +262,7 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         yield from _script(model, written)
         return
     from muxd.engines.registry import kind_of  # imported where models are judged: the proxy has no use for it
+    from muxd.engines.routers.router_checks import findings as router_findings
 
     kind = kind_of(model)
     if model.sleep_level not in kind.capabilities.sleep_levels:
@@ -270,21 +271,23 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     for key in OPTION_KEYS:
         if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
             yield (key,), f"only {engines_with(key)} has it; remove it or change engine"
-    if model.replicas > 1:
-        yield from _replicas(model, kind.name, is_pretend=kind.is_pretend)
+    yield from _replicas(model, written)
+    if model.router is not None:
+        yield from router_findings(model.router, environ)
     for path, text in kind.findings(model, environ):
         if written.anywhere(model.name, path[0]) or not written.has_unknown_key(model.name):
             yield path, text
 
 
-def _replicas(model: Model, engine: str, *, is_pretend: bool) -> Iterator[Finding]:
-    """Yield what keeps several workers from serving the model."""
+def _replicas(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
+    """Yield what keeps several workers from serving the model, or a router from being of use."""
     count = len(model.gpus)
+    if model.replicas == 1:
+        if written.in_model(model.name, "router"):
+            yield ("router",), "one worker needs no router; leave this out, or give replicas"
+        return
     if model.any_gpus:
         yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
-    elif not is_pretend:
-        text = f"muxd has no router yet for {model.replicas} replicas of {engine}"
-        yield ("replicas",), f'{text}; leave this out, or try it with engine = "simulator"'
     elif count % model.replicas:
         text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {model.replicas} replicas"
         yield ("gpus",), f"{text}; name as many for each, in the order of the replicas"

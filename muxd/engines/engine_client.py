@@ -8,6 +8,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -136,6 +137,12 @@ class EngineClient:
     def use(self, admin_key: str, api_key: str) -> None:
         """Send these keys from now on; they were found after the server had started."""
         self._auth, self._api_auth = _bearer(admin_key), _bearer(api_key)
+
+    def at(self, url: str) -> "EngineClient":
+        """Return a client for another address of the same server, such as that of its metrics."""
+        other = copy(self)
+        other.move(url)
+        return other
 
     def move(self, url: str) -> None:
         """Send to this address from now on: the server was found to listen there."""

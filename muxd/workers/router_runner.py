@@ -7,7 +7,7 @@ import trio
 from muxd.config import Model
 from muxd.core.events import RouterSynced
 from muxd.engines.engine_client import EngineCallFailed
-from muxd.engines.router import Router, StandInRouter
+from muxd.engines.routers import Router, router_for
 
 from .launch import WorkerContext
 from .runner import Runner
@@ -26,7 +26,7 @@ class RouterRunner(Runner):
         self._syncing = trio.CancelScope()
 
     def _make_engine(self) -> Router:
-        return StandInRouter()
+        return router_for(self.model)
 
     async def keep_synced(self, group: str, urls: Sequence[str]) -> None:
         """Have this life of the router pass requests to these workers, and report whom it passes them to.

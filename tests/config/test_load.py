@@ -419,9 +419,17 @@ WRONG = [
         'models.a.memory: is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then',
     ),
     (
-        A + "replicas = 2",
-        "models.a.replicas: muxd has no router yet for 2 replicas of sglang; leave this out, or try it with "
-        'engine = "simulator"',
+        A + "router = { policy = 'round_robin' }",
+        "models.a.router: one worker needs no router; leave this out, or give replicas",
+    ),
+    (
+        A + "replicas = 2\nrouter = { policy = 'fastest' }",
+        'models.a.router.policy: "fastest" is not known; use "cache_aware" or "power_of_two" or "random" or '
+        '"round_robin"',
+    ),
+    (
+        A + "replicas = 2\nrouter = { args = ['--worker-urls=http://127.0.0.1:1'] }",
+        "models.a.router.args: --worker-urls is muxd's own; leave it out: muxd tells the router its workers",
     ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
     (

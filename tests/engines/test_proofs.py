@@ -11,7 +11,7 @@ import pytest
 from muxd.config import Model
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.registry import engine_for
-from muxd.engines.router import StandInRouter
+from muxd.engines.routers import StandInRouter
 from muxd.engines.wake_proof import PROMPT, ProofAnswer
 
 SGLANG = Model("qwen", model_path="/m", served_names=("a",))

@@ -11,7 +11,7 @@ import trio.testing
 from muxd.config import Model
 from muxd.config.command_lines import Command
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
-from muxd.engines.router import StandInRouter
+from muxd.engines.routers import StandInRouter
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
 from muxd.ports import Reservation

@@ -72,6 +72,67 @@ async def test_a_connection_that_only_broke_is_tried_again_without_muxd(proxy_en
     assert len(proxy_env.muxd.leases) == 1
 
 
+def of_router(status: bytes, code: bytes) -> bytes:
+    """An error of sglang-router 0.3.2, as it sends one."""
+    body = b'{"error":{"type":"Internal Server Error","code":"%b","message":"error sending request"}}' % code
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nX-Smg-Error-Code: %b\r\n" % (status, code)
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (b"500 Internal Server Error", b"call_upstream_request_error"),
+        (b"503 Service Unavailable", b"no_available_workers"),
+    ],
+)
+async def test_an_error_of_the_groups_router_is_a_lost_worker(proxy_env: ProxyEnv, status: bytes, code: bytes) -> None:
+    answers = [of_router(status, code), OK]
+
+    async def answer(call: Call) -> bool:
+        await call.send(answers.pop(0))
+        return True
+
+    proxy_env.alpha.answer = answer
+    assert (await proxy_env.ask(post(chat()))).raw == OK
+    assert len(proxy_env.alpha.calls) == 2
+
+
+async def test_a_router_without_a_worker_is_no_death_and_one_whose_worker_dies_is(tmp_path: Path) -> None:
+    async with open_proxy_env(tmp_path, model={"switch_timeout": 1.5}) as proxy_env:
+
+        async def answer(call: Call) -> bool:
+            await call.send(of_router(b"503 Service Unavailable", b"no_available_workers"))
+            return True
+
+        proxy_env.alpha.answer = answer
+        reply = await proxy_env.ask(post(chat()))
+        assert (reply.status, reply.code) == (502, "worker_unreachable")
+        assert reply.message.endswith("its worker cannot be reached: its router says no_available_workers")
+        assert len(proxy_env.alpha.calls) > 2
+
+        async def die_behind(call: Call) -> bool:
+            await call.send(of_router(b"500 Internal Server Error", b"call_upstream_request_error"))
+            return True
+
+        proxy_env.alpha.answer = die_behind
+        reply = await proxy_env.ask(post(chat()))
+        assert (reply.status, reply.code) == (502, "worker_died")
+        assert "at 2 deaths" in reply.message
+
+
+async def test_a_workers_own_error_of_500_is_passed_on(proxy_env: ProxyEnv) -> None:
+    error = b"HTTP/1.1 500 Internal Server Error\r\nx-error-code: mine\r\ncontent-length: 2\r\n\r\nno"
+
+    async def answer(call: Call) -> bool:
+        await call.send(error)
+        return True
+
+    proxy_env.alpha.answer = answer
+    assert (await proxy_env.ask(post(chat()))).raw == error
+    assert len(proxy_env.alpha.calls) == 1
+
+
 async def test_nothing_is_admitted_to_a_worker_that_was_just_lost(proxy_env: ProxyEnv) -> None:
     proxy_env.alpha.answer = die
     first, second = await proxy_env.connect(), await proxy_env.connect()

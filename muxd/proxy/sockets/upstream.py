@@ -14,6 +14,7 @@ from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
+from .router_errors import NO_WORKER, router_error
 from .stream_formats import StreamFormat
 
 if TYPE_CHECKING:
@@ -258,8 +259,8 @@ class Upstream(Connection):
             return
         if self.answering:
             self._only_head = False
-        else:
-            self._begin_response(asker, data)
+        elif not self._begin_response(asker, data):
+            return
         if not asker.on_bytes(data):
             self._paused = True
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
@@ -268,15 +269,21 @@ class Upstream(Connection):
         if self._complete:
             self._finish()
 
-    def _begin_response(self, asker: ResponseReceiver, data: bytes) -> None:
-        """Tell the receiver of the response's head, which is complete."""
+    def _begin_response(self, asker: ResponseReceiver, data: bytes) -> bool:
+        """Tell the receiver of the whole head; return False where it says that a router lost its worker."""
         assert self._parser is not None
         self.answering = True
         self.deadline = inf
         lowered = self.head.lower()
+        status = self._parser.get_status_code()
+        if status >= 500 and (code := router_error(lowered)):
+            loss = UpstreamLoss.UNREACHABLE if code == NO_WORKER else UpstreamLoss.DIED
+            self._fail(loss, f"its router says {code}")
+            return False
         self._chunked = lowered.find(_CHUNKED) >= 0  # faster than `in` (see stream_formats)
-        asker.on_answer(self._parser.get_status_code(), lowered)
+        asker.on_answer(status, lowered)
         self._only_head = len(data) == len(self.head)  # a part can be inserted before the first part, too
+        return True
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Return all bytes received of the response, interim ones dropped, once its head is complete; else None."""

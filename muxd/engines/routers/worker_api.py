@@ -1,25 +1,30 @@
-"""Routers: servers that pass the requests of a group on to its workers.
+"""The interface of a router, and what all routers have in common.
 
 A router is started, probed and ended like any other server, and never sleeps.  It is told its workers by the worker API
-of sglang-router 0.3.2 (`GET` and `POST /workers`, `DELETE /workers/{id}`), which both routers here speak.  That API
-answers 202 before a worker is known to be healthy, so that what a router says of its workers is asked again.
+of sglang-router 0.3.2 (`GET` and `POST /workers`, `DELETE /workers/{id}`).  That API answers 202 and does the work
+afterwards: it asks the worker what it is, and lists it once it has answered.  So what a router says of its workers is
+asked again and again, and what it was asked for is asked for again only where nothing came of it.
 """
 
 import signal
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
+import trio
+
 from muxd.config import Model
 from muxd.config.command_lines import Command
+from muxd.engines import diagnosis
+from muxd.engines.diagnosis import Diagnosis, Evidence
+from muxd.engines.engine import CommandSpec, Engine, LaunchContext
+from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
+from muxd.engines.wake_proof import ProofAnswer
 
-from . import diagnosis
-from .diagnosis import Diagnosis, Evidence
-from .engine import CommandSpec, Engine, LaunchContext
-from .engine_client import EngineCallFailed, EngineClient
-from .wake_proof import ProofAnswer
+#: Seconds after which a router that has not carried out a change is asked for it again.
+ASKED_AGAIN = 5.0
 
 
 class Router(Engine, Protocol):
@@ -33,23 +38,37 @@ class Router(Engine, Protocol):
         ...
 
 
-class StandInRouter:
-    """The round-robin router of muxd/simulator, for groups of simulated workers."""
+_Change = tuple[str, str, str | None]  # method, path, and the worker's URL where it is added
+
+
+class WorkerApiRouter:
+    """A router that speaks the worker API; subclasses say how it is started."""
 
     environment: Mapping[str, str] = {}
     stop_signal = signal.SIGTERM
 
+    def __init__(self) -> None:
+        self._asked: dict[_Change, float] = {}  # changes that nothing has come of, and when each was last asked for
+
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
-        return CommandSpec((sys.executable, "-m", "muxd.simulator.router", "--port", str(context.port)))
+        """Return the command that starts a router with no workers."""
+        self._asked = {}
+        return CommandSpec(self._argv(model, context))
+
+    def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
+        raise NotImplementedError
 
     async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
         listed = await _workers(link)
-        for url in urls:
-            if url not in listed:
-                await link.change("POST", "/workers", {"url": url})
-        for url, worker in listed.items():
-            if url not in urls:
-                await link.change("DELETE", f"/workers/{worker['id']}")
+        adding = [("POST", "/workers", url) for url in urls if url not in listed]
+        removing = [("DELETE", f"/workers/{worker['id']}", None) for url, worker in listed.items() if url not in urls]
+        changes = [*adding, *removing]
+        self._asked = {change: since for change, since in self._asked.items() if change in changes}
+        for change in changes:
+            if trio.current_time() - self._asked.get(change, -inf) >= ASKED_AGAIN:
+                method, path, url = change
+                await link.change(method, path, {"url": url} if url is not None else None)
+                self._asked[change] = trio.current_time()
         return tuple(url for url in urls if url in listed and listed[url].get("is_healthy") is True)
 
     async def is_ready(self, link: EngineClient) -> bool:

@@ -1,0 +1,96 @@
+"""sglang-router 0.3.2: which worker gets a request is its decision, which workers there are is muxd's."""
+
+import re
+import socket
+import sys
+from collections.abc import Iterator
+
+from muxd.config import Model
+from muxd.config.router_options import RouterOptions
+from muxd.engines import diagnosis
+from muxd.engines.diagnosis import Diagnosis, Evidence
+from muxd.engines.engine import LaunchContext
+from muxd.engines.engine_client import EngineClient
+from muxd.engines.log_patterns import GENERAL_PATTERNS
+from muxd.errors import EngineMissing
+from muxd.ports import HOST
+
+from .worker_api import WorkerApiRouter
+
+#: Bytes of its metrics page, at most; 20 KB were seen with two workers.
+LARGEST_PAGE = 4 << 20
+
+#: Seconds that a whole answer may take.  The default, half an hour, would cut long answers; the proxy has the limits.
+NO_LIMIT = 365 * 24 * 3600
+
+#: Flags of every router.
+FLAGS = (
+    *("--host", HOST),
+    *("--prometheus-host", HOST),
+    # muxd says who serves; the router's own checks find a worker that hangs, and one that has just been added.
+    *("--health-check-interval-secs", "1", "--health-failure-threshold", "3", "--health-success-threshold", "1"),
+    *("--worker-startup-check-interval", "1"),
+    # The proxy asks again: it knows what the client has seen, and gives up a request that has killed two workers.
+    "--disable-retries",
+    *("--request-timeout-secs", str(NO_LIMIT)),
+    *("--log-level", "warn"),  # "info" has four lines for each request, which the proxy's access log has already
+)
+
+_NOT_THERE = re.compile(r"(?:ModuleNotFoundError|ImportError): (?P<why>[^\n]{1,200})")
+
+
+class SGLangRouter(WorkerApiRouter):
+    """The real router, in whatever environment has it."""
+
+    _metrics_port = 0
+
+    def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
+        options = _options(model)
+        self._metrics_port = options.prometheus_port or _free_port()
+        ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
+        argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
+        return (*argv, *_flags(options), *options.args)
+
+    async def metrics(self, link: EngineClient) -> bytes | None:
+        return await link.at(f"http://{HOST}:{self._metrics_port}").page("/metrics", LARGEST_PAGE)
+
+    def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
+        if missing := _NOT_THERE.search(evidence.said):
+            python = interpreter(model)
+            remedy = f"run: {python} -m pip install 'muxd[router]'; or name the python of an environment that has it"
+            message = f"{python} has no sglang-router that works ({missing['why']})"
+            return Diagnosis(EngineMissing.code, message, remedy, refused=evidence.doing is None)
+        known = diagnosis.of_log(evidence, GENERAL_PATTERNS, model, {"engine": "sglang-router"})
+        return known or super().diagnose(evidence, model)
+
+
+def interpreter(model: Model) -> str:
+    """Return the Python that is to run the model's router: muxd's own, unless `router` names another."""
+    return _options(model).python or sys.executable
+
+
+def _options(model: Model) -> RouterOptions:
+    return model.router or RouterOptions()
+
+
+def _flags(options: RouterOptions) -> Iterator[str]:
+    """Yield the flags that say what the table `router` says."""
+    said = {
+        "--policy": options.policy,
+        "--cache-threshold": options.cache_threshold,
+        "--balance-abs-threshold": options.balance_abs_threshold,
+        "--balance-rel-threshold": options.balance_rel_threshold,
+        "--log-dir": options.log_dir,
+    }
+    for flag, value in said.items():
+        if value is not None:
+            yield from (flag, str(value))
+    if options.request_id_headers:
+        yield from ("--request-id-headers", *options.request_id_headers)
+
+
+def _free_port() -> int:
+    """Return a port that nobody has; the router fails to start if somebody takes it before, and is started again."""
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,21 @@
+"""The errors of a group's router that tell of a lost worker.
+
+sglang-router 0.3.2 answers a request whose worker is gone with 500 and a header of its own, which it never adds to what
+a worker has answered: `x-smg-error-code: call_upstream_request_error` where the worker died with the request or could
+not be reached, and `no_available_workers`, with 503, where it has none to pass the request to.  Both come before any
+byte of an answer.
+"""
+
+_HEADER = b"\r\nx-smg-error-code: "
+
+#: The code of an error for a request that was passed to no worker.
+NO_WORKER = "no_available_workers"
+
+
+def router_error(head: bytes) -> str:
+    """Return the router's code in the head, in lower case, of an error; "" where the error is a worker's."""
+    start = head.find(_HEADER)
+    if start < 0:
+        return ""
+    start += len(_HEADER)
+    return head[start : head.index(b"\r\n", start)].decode("latin-1")

@@ -1,0 +1,102 @@
+"""Replicas behind the real sglang-router: no request is lost where a replica is, and the router is told who serves."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import QUICK
+from .muxd import Muxd, eventually
+
+MODELS = f"""\
+[defaults]
+engine = "simulator"
+gpu_release_timeout = "1500ms"
+probe_interval = "300ms"
+simulation = {{ {QUICK} }}
+[models.pair]
+replicas = 2
+router = {{ policy = "round_robin" }}
+gpus = [0, 1]
+memory = {{ weights = "28GiB", kv = "20GiB" }}
+restart_limit = 99
+[models.solo]
+gpus = [1]
+memory = {{ weights = "40GiB", kv = "16GiB" }}
+"""
+
+
+def workers(muxd: Muxd) -> dict[str, dict[str, Any]]:
+    return {worker["name"]: worker for worker in muxd.status("pair")["workers"]}
+
+
+def all_ready(muxd: Muxd) -> bool:
+    return [worker["state"] for worker in workers(muxd).values()] == ["ready"] * 3
+
+
+def answered_by(muxd: Muxd, number: int) -> int:
+    """How many chats the log of a replica has."""
+    return (muxd.folder / f"logs/pair@{number}.stdout.log").read_text().count("/v1/chat/completions")
+
+
+@pytest.fixture(scope="module")
+def muxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
+    with Muxd(tmp_path_factory.mktemp("pair"), MODELS) as muxd:
+        yield muxd
+
+
+def test_both_replicas_answer_and_the_router_runs_beside_them(muxd):
+    text = muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    eventually(lambda: muxd.ask("pair") == text and min(answered_by(muxd, 0), answered_by(muxd, 1)), "both answer")
+    assert "/sglang_router/" in Path(f"/proc/{workers(muxd)['pair/router']['pid']}/maps").read_text()
+
+
+def test_a_replica_that_is_killed_under_16_clients_costs_no_request_but_streams_that_had_begun(muxd):
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    text = muxd.ask("pair", max_tokens=40)
+    before = workers(muxd)
+
+    def ask(number: int) -> str:
+        if number == 40:
+            os.kill(before["pair/0"]["pid"], signal.SIGKILL)
+        return muxd.ask("pair", max_tokens=40)
+
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(ask, range(200)))
+    assert set(answers) == {text}
+    eventually(lambda: all_ready(muxd), "the killed replica is back")
+    after = workers(muxd)
+    assert (after["pair/0"]["restarts"], after["pair/1"]["restarts"], after["pair/router"]["restarts"]) == (1, 0, 0)
+    assert after["pair/router"]["pid"] == before["pair/router"]["pid"], "told, not started again"
+    seen = answered_by(muxd, 0)
+    eventually(lambda: muxd.ask("pair") and answered_by(muxd, 0) > seen, "the router passes requests to it again")
+
+
+def test_the_group_sleeps_and_wakes_whole_and_answers_as_before(muxd):
+    text = muxd.ask("pair")
+    muxd.ask("solo")
+    assert muxd.state("pair") == "asleep"
+    assert muxd.ask("pair") == text
+
+
+def test_a_router_that_is_killed_is_back_and_no_request_is_lost(muxd):
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    before = workers(muxd)
+    text = muxd.ask("pair")
+    os.kill(before["pair/router"]["pid"], signal.SIGKILL)
+    assert {muxd.ask("pair") for _ in range(4)} == {text}
+    assert workers(muxd)["pair/router"]["pid"] != before["pair/router"]["pid"]
+
+
+def test_the_routers_metrics_are_merged_under_its_name(muxd):
+    muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    page = muxd.control("GET", "/metrics").text
+    lines = [line for line in page.splitlines() if line.startswith("smg_router_requests_total{")]
+    assert lines
+    assert all('model="pair/router"' in line for line in lines), lines
