@@ -18,7 +18,10 @@ from .errors import ConfigError, MuxdError
 if TYPE_CHECKING:
     import socket
 
-    from .importers.drop_in import SglangmuxArgs
+    from .config.load import ConfigOverlay
+
+#: The programs whose configurations `muxd import` reads.
+PROGRAMS = ("llmux",)
 
 USAGE_ERROR = 2
 NO_READER = 141
@@ -30,7 +33,7 @@ def main() -> None:
         _require_folder()
         with _flushed_output():
             options = _options()
-        if options.run in (_check, _init):  # what they print is all that they do
+        if options.run in (_check, _init, _import):  # what they print is all that they do
             with _flushed_output():
                 sys.exit(options.run(options))
         sys.exit(options.run(options))
@@ -173,6 +176,18 @@ def _parser() -> ArgumentParser:
     init.add_argument("--force", action="store_true", help="replace the file where there is one")
     init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
     init.set_defaults(run=_init, parser=init)
+
+    importing = commands.add_parser("import", help="write a configuration from another program's")
+    programs = (
+        f"whose configuration it is: {' or '.join(PROGRAMS)}; sglangmux's scripts need none: muxd start a.sh b.sh"
+    )
+    importing.add_argument("program", type=_program, metavar="PROGRAM", help=programs)
+    importing.add_argument(
+        "file", type=Path, metavar="FILE", help="its configuration, such as config.json, config.yaml"
+    )
+    importing.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it; else to stdout")
+    importing.add_argument("--force", action="store_true", help="replace the file where there is one")
+    importing.set_defaults(run=_import, parser=importing)
     return parser
 
 
@@ -183,6 +198,8 @@ def _add_scripts(command: ArgumentParser) -> None:
         "a file that ends in .toml is the configuration"
     )
     command.add_argument("scripts", type=Path, nargs="*", metavar="SCRIPT", help=scripts)
+    llmux = "a configuration of llmux, in place of one of muxd's; muxd import llmux FILE writes it anew"
+    command.add_argument("--llmux", type=Path, metavar="FILE", help=llmux)
     command.add_argument("--host", help="where the proxy listens, instead of the configuration's")
     anybody = "let other machines in without an API key, where --host or the configuration lets them in at all"
     command.add_argument("--allow-anonymous", action="store_true", default=None, help=anybody)
@@ -202,6 +219,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _program(text: str) -> str:
+    if text not in PROGRAMS:
+        raise ArgumentTypeError(f"{text!r} is not known; there are {' and '.join(PROGRAMS)}")
+    return text
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -212,8 +235,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _sglangmux_args(options: Namespace) -> "SglangmuxArgs | None":
+def _added(options: Namespace) -> "ConfigOverlay | None":
     """Return what the command line adds to the configuration, or None where it adds nothing."""
+    flags = _sglangmux_args(options)
+    if options.llmux is None:
+        return flags
+    from .importers.import_overlay import ImportOverlay, JointOverlay
+
+    imported = ImportOverlay("llmux", options.llmux.absolute())
+    return JointOverlay((imported, flags)) if flags is not None else imported
+
+
+def _sglangmux_args(options: Namespace) -> "ConfigOverlay | None":
+    """Return sglangmux's scripts and flags, or None where there are none."""
     flags = {
         "host": options.host,
         "listen_port": options.listen_port,
@@ -233,7 +267,7 @@ def _sglangmux_args(options: Namespace) -> "SglangmuxArgs | None":
 def _start(options: Namespace) -> int:
     if options.demo:
         return _demo(options)
-    added = _sglangmux_args(options)
+    added = _added(options)
     path = _find_configuration(options.config, added)  # searched once, so that a reload never finds another file
     return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
 
@@ -245,7 +279,7 @@ def _demo(options: Namespace) -> int:
     from .ports import CannotListen, listen_at
 
     port, options.listen_port = PORT if options.listen_port is None else options.listen_port or free_port(), None
-    if options.config is not None or _sglangmux_args(options) is not None:
+    if options.config is not None or _added(options) is not None:
         raise ConfigError(["--demo brings its own models and settings; beside it goes --listen-port, and no more"])
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
         path = write_demo_config(Path(folder), port)
@@ -299,7 +333,7 @@ def _proxy(options: Namespace) -> int:
 def _check(options: Namespace) -> int:
     from .check.verb import check
 
-    return check(options.config, os.environ, _sglangmux_args(options), strict=options.strict, host=options.host_too)
+    return check(options.config, os.environ, _added(options), strict=options.strict, host=options.host_too)
 
 
 def _init(options: Namespace) -> int:
@@ -308,7 +342,13 @@ def _init(options: Namespace) -> int:
     return init(options, os.environ)
 
 
-def _find_configuration(explicit: Path | None, added: "SglangmuxArgs | None") -> Path | None:
+def _import(options: Namespace) -> int:
+    from .importers.verb import import_configuration
+
+    return import_configuration(options, os.environ)
+
+
+def _find_configuration(explicit: Path | None, added: "ConfigOverlay | None") -> Path | None:
     """Return the configuration file to use, or None for scripts that need none."""
     from .config.default_paths import find_config
 
@@ -316,7 +356,7 @@ def _find_configuration(explicit: Path | None, added: "SglangmuxArgs | None") ->
     return None if alone else find_config(explicit, os.environ).absolute()
 
 
-def _load(path: Path | None, added: "SglangmuxArgs | None" = None) -> Config:
+def _load(path: Path | None, added: "ConfigOverlay | None" = None) -> Config:
     from .config.load import load_config
 
     return load_config(path, os.environ, added)

@@ -87,7 +87,7 @@ def _claim_folders(daemon: Daemon) -> int:
 
 
 async def _run(config: Config, reread: Reread, notifier: Notifier, control_socket: ControlSocket) -> None:
-    for remark in (*config.remarks, *await in_thread(partial(writable_by_others, config))):
+    for remark in (*config.remarks, *config.import_remarks, *await in_thread(partial(writable_by_others, config))):
         log.warning("%s", remark)
     for model in config.models:
         for remark in (*model.script.faults, *model.script.remarks) if model.script is not None else ():

@@ -65,6 +65,7 @@ def check(
     with suppress(NoAnswer):
         lines += [wrong("files", told) for told in within(lambda: writable_by_others(config))]
     lines += [warn("GPUs", remark) for remark in config.remarks]
+    lines += [warn("import", remark) for remark in config.import_remarks]
     for model, script in ((model, model.script) for model in config.models if model.script is not None):
         lines += [wrong(model.name, fault) for fault in script.faults]
         lines += [warn(model.name, remark) for remark in script.remarks]

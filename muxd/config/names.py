@@ -6,8 +6,17 @@ from collections.abc import Iterable, Sequence
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
+#: Characters of a model's name that is made from another text: log files are called so.
+LONGEST_MADE = 100
+
 #: Characters of a client's unknown name that are compared with known names: a longer name takes milliseconds.
 LONGEST = 256
+
+
+def as_model_name(text: str) -> str:
+    """Return `text` as a name that `MODEL_NAME` allows, short enough for the names of log files."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:LONGEST_MADE]
+    return re.sub(r"^[._-]+|[._-]+$", "", name) or "model"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -340,6 +340,7 @@ class Config:
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the main file; None: the command line alone
     remarks: tuple[str, ...] = ()  # for the operator: what muxd assumed without being told, and what looks wrong
+    import_remarks: tuple[str, ...] = ()  # for the operator: what of another program's configuration has no equal here
     capabilities: ToldCapabilities = NOTHING_TOLD  # in the proxy: what muxd has told of it
     files: tuple[Path, ...] = ()  # the main file and those of muxd.d, in the order of merging
     read_at: int = field(default=0, compare=False)  # nanoseconds since the epoch, before the first file was read

@@ -1,11 +1,11 @@
 """Draft of the configuration: a name and GPUs for every model that was found."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from muxd.config.names import as_model_name
 from muxd.config.rules import OWN_NAMES
 from muxd.core.ledger import in_order
 from muxd.gpus import GpuMemory
@@ -16,8 +16,6 @@ GiB = 1 << 30
 
 #: Part of a GPU's memory that weights may take; the rest is for the KV cache, without which nothing can be served.
 SHARE = 0.8
-
-LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +75,8 @@ class _Names:
 
         The name is the last part of the model's label, else the last two parts, else the last part with a number.
         """
-        wider = _as_model_name("-".join(Path(model.label if "/" in model.label else model.model_path).parts[-2:]))
-        plain = _as_model_name(model.label.rsplit("/", 1)[-1])
+        wider = as_model_name("-".join(Path(model.label if "/" in model.label else model.model_path).parts[-2:]))
+        plain = as_model_name(model.label.rsplit("/", 1)[-1])
         numbered = (f"{plain}-{number}" for number in count(2))
         name = next(name for name in chain((plain, wider), numbered) if self._free(name, model))
         self._taken.add(name)
@@ -90,12 +88,6 @@ class _Names:
 
     def _free(self, name: str, model: FoundModel) -> bool:
         return name not in self._taken and self._means.get(name, model) is model
-
-
-def _as_model_name(text: str) -> str:
-    """Return `text` as a name that `MODEL_NAME` allows, short enough for the names of log files."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:LONGEST_NAME]
-    return re.sub(r"^[._-]+|[._-]+$", "", name) or "model"
 
 
 def _choose_gpus(size: int, gpus: Sequence[GpuMemory], load: Mapping[str, int]) -> tuple[tuple[str, ...], bool]:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
+from muxd.config.toml_line import toml_key, toml_line
 from muxd.core.ledger import shown_gpu
 from muxd.engines.sglang.interpreters import Interpreter
 
@@ -72,16 +71,18 @@ def text_of(drafts: Sequence[Draft], sglang: Interpreter | None, python: str | N
     """
     parts = [HEAD, _python(sglang, python)]
     if cache is not None:
-        parts.append("# Where the models were found, whoever runs muxd.\n" + _line("env", {"HF_HUB_CACHE": str(cache)}))
+        parts.append(
+            "# Where the models were found, whoever runs muxd.\n" + toml_line("env", {"HF_HUB_CACHE": str(cache)})
+        )
     parts += [SLEEP, "\n", MODELS if drafts else EXAMPLE]
     return "".join(parts) + "".join(map(_table, drafts))
 
 
 def _python(sglang: Interpreter | None, fallback: str | None) -> str:
     if sglang is not None:
-        return f"# The interpreter that has SGLang: {sglang.version}.\n" + _line("python", sglang.path)
+        return f"# The interpreter that has SGLang: {sglang.version}.\n" + toml_line("python", sglang.path)
     if fallback is not None:
-        return NO_SGLANG + _line("python", fallback)
+        return NO_SGLANG + toml_line("python", fallback)
     return NO_SGLANG + '#python = "/opt/sglang/bin/python"\n'
 
 
@@ -92,19 +93,6 @@ def _table(draft: Draft) -> str:
     table |= {"gpus": [shown_gpu(gpu) for gpu in draft.gpus], "memory": {"weights": f"{draft.weights}GiB"}}
     if draft.args:
         table["args"] = list(draft.args)
-    header = tomli_w.dumps({"models": {draft.name: {}}})
+    header = f"[{toml_key('models', draft.name)}]\n"
     remark = "" if draft.fits else "# TODO: too large for the GPUs that were found.\n"
-    return f"\n{header}{remark}" + "".join(_line(key, value) for key, value in table.items())
-
-
-def _line(key: str, value: Any) -> str:
-    return f"{key} = {_on_one_line(value)}\n"
-
-
-def _on_one_line(value: Any) -> str:
-    """Return a TOML value on one line; tomli-w itself spreads tables and lists over several."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_on_one_line(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_on_one_line, value)) + "]"
-    return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
+    return f"\n{header}{remark}" + "".join(toml_line(key, value) for key, value in table.items())

@@ -12,6 +12,7 @@ from typing import IO
 
 from muxd.config import load_config
 from muxd.config.default_paths import config_candidates
+from muxd.config.new_file import place, refuse_if_taken
 from muxd.config.problems import shown_file
 from muxd.engines.sglang.interpreters import Interpreter, find_sglang
 from muxd.errors import ConfigError
@@ -21,7 +22,6 @@ from muxd.host.model_kinds import ModelKind
 from muxd.host.search import Finding, FoundModel, Skipped, hub_cache, in_cache, in_folder
 
 from .draft import Draft, GiB, drafts
-from .file import place, refuse_if_taken
 from .toml_text import text_of
 
 

@@ -159,7 +159,7 @@ def replaced(settings):
 
 
 def test_everything_a_configuration_is_made_of_is_looked_at():
-    about = {"path", "files", "read_at", "remarks", "capabilities"}
+    about = {"path", "files", "read_at", "remarks", "import_remarks", "capabilities"}
     assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "gpus", "models", "keys"} | about
     assert all(field.default is not MISSING for field in fields(Config) if field.name in about | {"keys"})
 

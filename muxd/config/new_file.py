@@ -1,4 +1,4 @@
-"""Writing of the configuration file: whole or not at all, and never over another file without `--force`."""
+"""Writing of a new configuration file: whole or not at all, and never over another file without `--force`."""
 
 import os
 from contextlib import suppress
@@ -10,6 +10,9 @@ from muxd.errors import ConfigError, MuxdError
 
 MODE = 0o644
 
+#: How `muxd init` is told to write nothing.
+PRINT = "--print only shows"
+
 
 class CannotWrite(MuxdError):
     """The file cannot be written."""
@@ -17,17 +20,19 @@ class CannotWrite(MuxdError):
     code = "cannot_write"
 
 
-def refuse_if_taken(path: Path, *, force: bool) -> None:
-    """Raise ConfigError where `place` would not write, before the work of finding models is done."""
+def refuse_if_taken(path: Path, *, force: bool, shows: str = PRINT) -> None:
+    """Raise ConfigError where `place` would not write, before the work is done; `shows` says how to see it alone."""
     if os.path.isdir(path):  # False where this user may not look
         raise ConfigError([f"{shown_file(path)}: is a directory; name the file: --output {shown_file(path)}/muxd.toml"])
     if os.path.exists(path) and not os.path.isfile(path):  # a device, such as /dev/null, would be replaced
-        raise ConfigError([f"{shown_file(path)}: is not a file; --output FILE names another place, --print only shows"])
+        raise ConfigError([f"{shown_file(path)}: is not a file; --output FILE names another place, {shows}"])
     if not force and os.path.lexists(path):
-        raise ConfigError([_is_taken(path)])
+        raise ConfigError(
+            [f"{shown_file(path)}: is there already; --force replaces it, --output FILE names another, {shows}"]
+        )
 
 
-def place(path: Path, text: str, *, force: bool) -> None:
+def place(path: Path, text: str, *, force: bool, shows: str = PRINT) -> None:
     """Write the file, with mode 0644 and the folders above it; with `force`, replace the target of a symbolic link.
 
     Raise ConfigError where something is there already, CannotWrite for any other error.
@@ -36,17 +41,13 @@ def place(path: Path, text: str, *, force: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(Path(os.path.realpath(path)) if force else path, text.encode(), force=force)
     except OSError as error:
-        refuse_if_taken(path, force=force)  # a file may have appeared since the first check
+        refuse_if_taken(path, force=force, shows=shows)  # a file may have appeared since the first check
         where = shown_file(path)
         raise CannotWrite(f"{where} cannot be written: {error.strerror}; --output FILE names another place") from None
 
 
-def _is_taken(path: Path) -> str:
-    return f"{shown_file(path)}: is there already; --force replaces it, --output FILE names another, --print only shows"
-
-
 def _write_atomically(path: Path, content: bytes, *, force: bool) -> None:
-    descriptor, name = mkstemp(prefix=".muxd-init-", dir=path.parent)
+    descriptor, name = mkstemp(prefix=".muxd-new-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

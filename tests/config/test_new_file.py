@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from muxd.config import new_file
+from muxd.config.new_file import CannotWrite, place, refuse_if_taken
 from muxd.errors import ConfigError
-from muxd.init import file
-from muxd.init.file import CannotWrite, place, refuse_if_taken
 
 
 def test_the_file_is_whole_and_everybody_may_read_it(tmp_path):
@@ -51,7 +51,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, force):
     def link(*paths):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(file.os, "link", link)
+    monkeypatch.setattr(new_file.os, "link", link)
     place(tmp_path / "muxd.toml", "new", force=force)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
     with pytest.raises(ConfigError, match="is there already"):

@@ -1,0 +1,33 @@
+"""Flags of an engine's command line that muxd gives itself: they are left out of what is imported."""
+
+from collections.abc import Sequence
+
+#: Flags of vLLM and SGLang, each with whether a value stands behind it.
+OWNED = {
+    **dict.fromkeys(("--host", "--port", "--uds", "--served-model-name", "--api-key", "--admin-api-key"), True),
+    **dict.fromkeys(("--model", "--model-path", "--shutdown-timeout", "--middleware"), True),
+    **dict.fromkeys(("--enable-sleep-mode", "--enable-memory-saver", "--enable-weights-cpu-backup"), False),
+    **dict.fromkeys(("--enable-metrics", "--sleep-on-idle"), False),
+}
+
+#: Flags behind which there may be several values.
+_SEVERAL = ("--served-model-name",)
+
+
+def without_owned(args: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the arguments without muxd's own flags, and the values of those that were left out, by flag."""
+    kept: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    expected = ""  # the flag whose values come now
+    for word in args:
+        flag, equals, value = word.partition("=")
+        if flag in OWNED:
+            left_out.setdefault(flag, []).extend([value] if equals else [])
+            expected = flag if OWNED[flag] and not equals else ""
+        elif expected and not word.startswith("-"):
+            left_out[expected].append(word)
+            expected = expected if expected in _SEVERAL else ""
+        else:
+            kept.append(word)
+            expected = ""
+    return kept, left_out
