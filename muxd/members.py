@@ -52,7 +52,8 @@ def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:
     kind, memory = kind_of(model), model.memory
     # A launch script decides by itself what its server does; pretend weights count where the host's size is told.
     is_real = not kind.is_pretend
-    is_counted = model.script is None and (is_real or daemon.host_memory is not None) and role is not Role.ROUTER
+    is_known = model.script is None and kind.capabilities.counts_host_ram
+    is_counted = is_known and (is_real or daemon.host_memory is not None) and role is not Role.ROUTER
     return WorkerSpec(
         name=model.name,
         gpus=frozenset(model.gpus),

@@ -11,7 +11,7 @@ import tomli_w
 
 from muxd.config import load_config
 from muxd.config.declarations import keys_of
-from muxd.config.engine_options import Simulation
+from muxd.config.engine_options import OpenAIOptions, Simulation
 from muxd.config.model_schema import MODEL_KEYS, Memory
 from muxd.config.reference import reference
 from muxd.config.schema import SECTIONS, Key
@@ -22,7 +22,7 @@ CONF = Path(__file__).parents[1] / "conf"
 EXAMPLES = {"socket", "state_dir", "log_dir", "admin_group", "user", "allow_origins", "metrics_listen"}
 EXAMPLES |= {"host_memory", "access_log_dir", "cwd", "upstream_name", "router"}
 
-SHOWN_ON_OTHERS = {"script": "", "simulation": {}}
+SHOWN_ON_OTHERS = {"script": "", "simulation": {}, **dict.fromkeys(keys_of(OpenAIOptions))}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_every_key_is_there(whole):
     for table, schema in tables:
         assert table.keys() == keys_of(schema).keys()
     assert (whole["defaults"] | models["qwen"] | SHOWN_ON_OTHERS).keys() == MODEL_KEYS.keys()
-    assert SHOWN_ON_OTHERS.keys() <= models["legacy"].keys() | models["pretend"].keys()
+    assert SHOWN_ON_OTHERS.keys() <= models["legacy"].keys() | models["pretend"].keys() | models["other"].keys()
 
 
 def test_a_setting_that_is_put_in_as_shown_changes_nothing_unless_it_is_an_example(whole, tmp_path):

@@ -83,6 +83,9 @@ def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str
 def _files(machine: HostCheck, model: Model) -> tuple[str, int, list[ReportLine]]:
     """Return a description of the model's files, the bytes of its weights (0 if unknown), and lines on faults."""
     where, given = machine.where(model, "model_path"), model.model_path
+    if not kind_of(model).has_hub_layout:
+        program = model.engine_options.python
+        return f"{given} by {program}" if given else program, 0, []
     try:
         if given.startswith("/"):
             return within(lambda: _local_files(model, where))

@@ -61,6 +61,7 @@ class ChildSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     listen_fds: dict[str, int] = field(default_factory=dict)  # sockets to pass on, by name; they stay open here
     stop_port: int = 0  # a stop signals the process that listens there, not the launcher
+    stop_command: tuple[str, ...] = ()  # ends the child in the stop signal's place; {pid}: the launcher's
 
 
 #: The folder of muxd's children within state_dir.
@@ -119,6 +120,7 @@ class Children:
             cgroup=cgroup,
             listen_fds=spec.listen_fds,
             stop_port=spec.stop_port,
+            stop_command=list(spec.stop_command),
         )
         process, pidfd, start = _launch(shim_spec, error_file(lock_file), held)
         self._shims.add(process.pid)

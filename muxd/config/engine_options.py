@@ -6,9 +6,11 @@ packages: whoever reads a configuration, as the proxy and muxctl do, must not lo
 
 import sys
 from dataclasses import dataclass
+from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
-from .readers import command, duration, integer, number, texts
+from .readers import choice, command, duration, integer, number, texts
+from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class DialectOptions:
         doc="A worker that answers, but has requests and takes no step for this long, counts as unresponsive too.",
     )
 
+    @property
+    def usual_level(self) -> int | None:
+        """Return the sleep level of a model whose table says none; None: that of all models."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class InstalledOptions(DialectOptions):
@@ -73,12 +80,83 @@ class SimulatorOptions(DialectOptions):
         return sys.executable
 
 
-EngineOptions = SGLangOptions | VLLMOptions | SimulatorOptions
+#: Signals that ask a server to end.
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIOptions:
+    """Options of `engine = "openai"`: any server of OpenAI's API, of which muxd knows what stands here."""
+
+    command: tuple[str, ...] = key(
+        command_line,
+        unset=(),
+        example=["llama-server", "--model", "{model_path}", "--port", "{port}"],
+        doc="The command that starts the server, as a list of words; no shell is involved.  Placeholders: {port}, "
+        "{host}, {model}, {model_path}, {gpus}.",
+    )
+    ready_path: str = key(url_path, "/health", doc="The server is ready once a GET there is answered with a 2xx.")
+    health_path: str = key(
+        url_path,
+        unset="",
+        example="/health",
+        live=True,
+        doc="It lives as long as a GET there is answered with a 2xx.  Default: ready_path.",
+    )
+    stop_signal: str = key(choice(*STOP_SIGNALS), "SIGTERM", doc="The signal that asks it to end.")
+    stop_command: tuple[str, ...] = key(
+        command_line,
+        unset=(),
+        example=["docker", "rm", "--force", "muxd-{model}"],
+        doc="A command that ends it, in place of the signal.  It is run as well after the server has crashed or was "
+        "killed, unless it has {pid}: a container outlives its client.  Placeholders as in command, and {pid}.",
+    )
+    routes: tuple[str, ...] = key(
+        url_paths,
+        unset=(),
+        example=["/v1/chat/completions", "/v1/completions"],
+        doc="The routes that it answers; a request for another is refused before anybody gives way.  Default: all "
+        "that muxd passes on.",
+    )
+    sleep: tuple[HookStep, ...] = key(
+        hook_steps,
+        unset=(),
+        example=[{"post": "/sleep", "body": {"level": 1}}],
+        doc="Steps that put it to sleep at its sleep_level, 1 or 2 (default: 1): HTTP calls to the server (get, post, "
+        "put or delete, with body and headers), and commands, which may have {pid} and {pids} as well.  Each has "
+        "call_timeout, and one that fails ends the server.  Without steps the model sleeps at level 3: its process "
+        "ends.",
+    )
+    wake: tuple[HookStep, ...] = key(
+        hook_steps,
+        unset=(),
+        example=[{"command": ["cuda-checkpoint", "--toggle", "--pid", "{pid}"]}],
+        doc="Steps that wake it again.",
+    )
+
+    @property
+    def usual_level(self) -> int | None:
+        """Return the sleep level of a model whose table says none, whatever [defaults] says of other engines."""
+        return 1 if self.sleep else 3
+
+    @property
+    def hang_timeout(self) -> float:
+        """Return infinity: whether such a server makes progress is not known."""
+        return inf
+
+    @property
+    def python(self) -> str:
+        """Return the program of the command: there is no interpreter to look for an engine in."""
+        return self.command[0] if self.command else ""
+
+
+EngineOptions = SGLangOptions | VLLMOptions | OpenAIOptions | SimulatorOptions
 
 #: The engines that a model may name, and the options of each.
 ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {
     "sglang": SGLangOptions,
     "vllm": VLLMOptions,
+    "openai": OpenAIOptions,
     "simulator": SimulatorOptions,
 }
 

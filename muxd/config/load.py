@@ -249,10 +249,12 @@ class _FileReading:
         given["served_names"] = given.get("served_names") or (name,)
         given = {key: _built(MODEL_KEYS[key], value) for key, value in given.items()}
         given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
-        options = ENGINE_OPTIONS[given.get("engine", DEFAULT_ENGINE)]
-        said = {key: given[key] for key in keys_of(options) if key in given}
+        kind = ENGINE_OPTIONS[given.get("engine", DEFAULT_ENGINE)]
+        options = kind(**{key: given[key] for key in keys_of(kind) if key in given})
         given = {key: value for key, value in given.items() if key in keys_of(Model) or key == "any_gpus"}
-        return self._with_program(Model(name=name, engine_options=options(**said), **given))
+        if options.usual_level is not None and "sleep_level" not in own:
+            given["sleep_level"] = options.usual_level
+        return self._with_program(Model(name=name, engine_options=options, **given))
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""

@@ -23,6 +23,7 @@ class ModelCapabilities(msgspec.Struct, frozen=True, omit_defaults=True):
     makes: str = ""  # a key of its engine's routes; "": not known
     max_model_len: int | None = None  # the longest text in tokens, as its flags say
     takes_adapters: bool = True  # whether it may be asked for LoRA adapters, as far as its flags say
+    routes: frozenset[str] | None = None  # the only ones of its engine's that it answers; None: all
     answers: EngineRoutes | None = None  # None: nobody has told, and it may be asked anything
 
 

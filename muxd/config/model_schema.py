@@ -109,7 +109,8 @@ class Model:
     engine: str = key(
         choice(*ENGINE_OPTIONS),
         DEFAULT_ENGINE,
-        doc='"sglang", "vllm", or "simulator": pretend servers, to try muxd without a GPU.',
+        doc='"sglang", "vllm", "openai" for any server of that API, which a command of yours starts, or "simulator": '
+        "pretend servers, to try muxd without a GPU.",
     )
     model_path: str = key(
         weights,

@@ -50,7 +50,10 @@ def _capabilities(config: Config) -> ToldCapabilities:
 
 def _model_capabilities(model: Model) -> ModelCapabilities:
     kind = kind_of(model)
-    return ModelCapabilities(model.engine, kind.makes(model), kind.context_length(model), kind.takes_adapters(model))
+    routes = kind.routes(model)
+    return ModelCapabilities(
+        model.engine, kind.makes(model), kind.context_length(model), kind.takes_adapters(model), routes
+    )
 
 
 def _told(table: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import Any
 
 from .declarations import KeyDeclaration, keys_of
-from .engine_options import Simulation
+from .engine_options import OpenAIOptions, Simulation
 from .model_schema import MODEL_KEYS
 from .schema import SECTIONS, Key
 
@@ -49,6 +49,12 @@ args = ["--context-length", "32768"]
 model_path = "/srv/models/Mistral-Small-24B"
 """
 
+_ANY_SERVER = """\
+# Any server of OpenAI's API that a command starts.
+#[models.other]
+#engine = "openai"
+"""
+
 _PRETEND = """\
 # A pretend server, to try things out.
 #[models.pretend]
@@ -66,7 +72,7 @@ _KEYS = """\
 
 #: Keys that the reference shows in a model's own table, not in [defaults].
 _ON_QWEN = ("model_path", "served_names", "memory")
-_OWN = (*_ON_QWEN, "script", "simulation")
+_OWN = (*_ON_QWEN, "script", "simulation", *keys_of(OpenAIOptions))
 
 
 def reference() -> str:
@@ -83,6 +89,7 @@ def reference() -> str:
         f"{_DEFAULTS}{_on_reload(common, 'restarts the worker')}[defaults]\n{_keys(common)}",
         f"{_QWEN}{''.join(_key(name, own[name], mark='') for name in _ON_QWEN)}{_MISTRAL}",
         f"{_comment(own['script'].doc)}#[models.legacy]\n{_setting('script', own['script'])}",
+        _ANY_SERVER + _keys(keys_of(OpenAIOptions)),
         _PRETEND + _keys(keys_of(Simulation)),
         _KEYS + _keys(keys_of(Key)),
     ]

@@ -25,4 +25,6 @@ class Capabilities:
     sleep_levels: Mapping[int, frozenset[int]]
     routes: Mapping[str, frozenset[str]]
     hints: Mapping[str, str] = field(default_factory=dict)  # how a model is started to make that, or to take "adapters"
+    #: Whether a sleep at level 1 keeps weights in host RAM, and a launch for level 2 keeps them out of there.
+    counts_host_ram: bool = True
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

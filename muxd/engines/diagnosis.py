@@ -254,8 +254,9 @@ def of_failed_exec(number: int | None, message: str) -> Diagnosis | None:
     return None
 
 
+_CORRECT_PROGRAM = "correct the model's `python`, `command`, launch script or `cwd`"
 _ERRNOS = (
-    ((errno.ENOENT, errno.ENOTDIR), EngineMissing.code, "correct the model's `python`, launch script or `cwd`"),
+    ((errno.ENOENT, errno.ENOTDIR), EngineMissing.code, _CORRECT_PROGRAM),
     ((errno.ENOEXEC,), EngineMissing.code, "it is no program; a launch script begins with a line like #!/bin/bash"),
     ((errno.EACCES, errno.EPERM), AccessDenied.code, "give muxd's user the right to it (chmod +x for a script)"),
     ((errno.ENOSPC, errno.EDQUOT), DiskFull.code, "free some room there"),

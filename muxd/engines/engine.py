@@ -35,6 +35,9 @@ class CommandSpec:
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
     modules: Path | None = None  # a folder of Python modules that the server is to find before any others
+    stop_command: tuple[str, ...] = ()  # ends the server in the stop signal's place; {pid} stands for its first process
+    own_stop_signal: signal.Signals | None = None  # None: the engine's
+    keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,6 @@ class LaunchSpec(CommandSpec):
 
     stop_signal: signal.Signals = signal.SIGTERM  # what ends an idle server soonest
     stop_port: int = 0  # the stop signal goes to the process that listens there; 0: to the first process
-    keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ is a failed probe or call.  Size, depth, encoding and numbers are bounded here, 
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import trio
@@ -75,6 +75,26 @@ class EngineCallFailed(MuxdError):
         return self.cause is not None and self.cause.code == EngineLocked.code
 
 
+class HookFailed(Exception):
+    """A command that muxd ran beside a server could not be started, or failed; the text says why."""
+
+
+class ServerTree(Protocol):
+    """The processes of one server, and commands that muxd runs beside them."""
+
+    def pids(self) -> list[int]:
+        """Return all processes of the server; raise OSError where they cannot be read."""
+        ...
+
+    def listener(self) -> int:
+        """Return the process that listens at the server's port; the first one of all where that cannot be seen."""
+        ...
+
+    async def run(self, argv: Sequence[str]) -> None:
+        """Run a command to its end; raise HookFailed.  A cancellation kills it, with all that it has started."""
+        ...
+
+
 def open_http() -> httpx.AsyncClient:
     """Open the HTTP client for calls and probes on loopback.
 
@@ -124,7 +144,9 @@ class EngineClient:
         probe_timeout: float,
         api_key: str = "",
         diagnose: Callable[[str, int, str], Diagnosis | None] = _by_status,
+        tree: ServerTree | None = None,
     ) -> None:
+        self.tree = tree
         self._http = http
         self._url = url
         self._auth = _bearer(admin_key)
@@ -150,9 +172,41 @@ class EngineClient:
 
     async def call(self, verb: str, path: str, body: dict[str, Any]) -> None:
         """POST a call that changes the server; raise EngineCallFailed unless the server answers 200."""
+        answer = await self._called(verb, "POST", path, self._auth, body)
+        if answer.status != 200:
+            cause = self._diagnose(verb, answer.status, answer.text)
+            raise EngineCallFailed(f"{verb} was refused: {answer.status} {quote(answer.text)}", cause=cause)
+        self._intend(None)
+
+    async def send(self, verb: str, method: str, path: str, body: Any, headers: Mapping[str, str]) -> None:
+        """Send a call that changes the server in some way of its own; raise EngineCallFailed unless it answers 2xx.
+
+        None of muxd's keys is shown: `headers` has what the server asks for.
+        """
+        shown = {name.encode(): value.encode() for name, value in headers.items()}
+        answer = await self._called(verb, method, path, shown, body)
+        if answer.status // 100 != 2:
+            raise EngineCallFailed(f"{verb}: {method} {path}: {answer.status} {quote(answer.text)}")
+        self._intend(None)
+
+    async def run(self, verb: str, argv: Sequence[str]) -> None:
+        """Run a command that changes the server; raise EngineCallFailed unless it ends well within call_timeout."""
+        assert self.tree is not None
         self._intend(verb)
         try:
-            answer = await self._request("POST", path, self._auth, self.call_timeout, body)
+            with trio.fail_after(self.call_timeout):
+                await self.tree.run(argv)
+        except trio.TooSlowError:
+            raise EngineCallFailed(f"{verb}: {argv[0]} did not end in {self.call_timeout:g} s") from None
+        except HookFailed as error:
+            raise EngineCallFailed(f"{verb}: {argv[0]} {error}") from None
+        self._intend(None)
+
+    async def _called(self, verb: str, method: str, path: str, auth: dict[bytes, bytes], body: Any) -> "_Answer":
+        """Write a call ahead, send it, and return its answer; raise EngineCallFailed where none came."""
+        self._intend(verb)
+        try:
+            return await self._request(method, path, auth, self.call_timeout, body)
         except _Lacking as error:
             raise EngineCallFailed(f"{verb}: {error}", lacking=True) from None
         except trio.TooSlowError:
@@ -162,10 +216,6 @@ class EngineClient:
         except httpx.HTTPError as error:
             message = f"{verb}: the connection broke before an answer ({_why(error)})"
             raise EngineCallFailed(message, broken=verb) from None
-        if answer.status != 200:
-            cause = self._diagnose(verb, answer.status, answer.text)
-            raise EngineCallFailed(f"{verb} was refused: {answer.status} {quote(answer.text)}", cause=cause)
-        self._intend(None)
 
     async def probe(self, path: str) -> int | None:
         """Send a GET and return the status; None where nobody answered within probe_timeout."""

@@ -70,6 +70,9 @@ class EngineKind:
     # Returns the bytes that a model certainly needs on all its GPUs together, by its files; 0 where nothing is certain.
     # The mapping is the environment of the model's worker.  It takes as long as the disk takes.
     certain_need: Callable[[Model, Mapping[str, str]], int]
+    # Returns the only routes of `capabilities` that the model answers; None: it answers all of them.
+    routes: Callable[[Model], frozenset[str] | None] = lambda model: None
+    has_hub_layout: bool = True  # model_path is an id of the Hub, or a folder as the Hub has them
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from muxd.config.model_schema import Model
 
 from .kind import EngineKind
+from .openai.kind import OPENAI
 from .sglang.kind import SGLANG
 from .simulator.kind import SIMULATOR
 from .vllm.kind import VLLM_KIND
@@ -17,7 +18,7 @@ from .vllm.kind import VLLM_KIND
 if TYPE_CHECKING:
     from .engine import Engine
 
-ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, VLLM_KIND, SIMULATOR)}
+ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, VLLM_KIND, OPENAI, SIMULATOR)}
 
 
 def kind_of(model: Model) -> EngineKind:

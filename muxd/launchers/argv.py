@@ -5,7 +5,7 @@ from muxd.engines.engine import Engine, LaunchContext, LaunchSpec
 
 
 class ArgvLauncher:
-    """Starts the engine's own command, which gets muxd's admin key."""
+    """Starts the engine's own command, which gets muxd's admin key unless it says other keys."""
 
     def launch(self, model: Model, engine: Engine, context: LaunchContext) -> LaunchSpec:
         command = engine.command(model, context)
@@ -14,7 +14,9 @@ class ArgvLauncher:
             env={**engine.environment, **visible_gpus(model), **command.env, "TMPDIR": str(context.tmpdir)},
             files=command.files,
             modules=command.modules,
-            stop_signal=engine.stop_signal,
+            stop_signal=command.own_stop_signal or engine.stop_signal,
+            stop_command=command.stop_command,
+            keys=command.keys,
         )
 
 

@@ -37,6 +37,9 @@ CHUNK, PIPE_SIZE = 1 << 16, 1 << 20
 #: Seconds that a script has after its server was stopped: time for its own clean-up, not for another server.
 AFTERWARDS = 2.0
 
+#: Seconds for the stop command where the child is gone already: a muxd that starts waits that long for a shim.
+CLEANUP = 4.0
+
 #: At most this many programs that outlived a child are named in the report.
 NAMED = 5
 
@@ -60,6 +63,9 @@ class Shim:
         self._status: int | None = None  # the child's exit code, once it has ended
         self._failure: dict[str, Any] = {}  # why the child could not be executed
         self._requested = False
+        self._stop_error = -1  # why a stop command could not be executed
+        self._stopper = 0  # pid of the stop command that runs
+        self._is_stopped = False  # a stop command has ended well
         self._kill_at: float | None = None  # on the monotonic clock
         self._servers: set[int] = set()  # pidfds of the servers that were asked to end in the child's place
         self._swept: set[tuple[int, int]] = set()  # pid and start of each process that outlived the child
@@ -73,11 +79,19 @@ class Shim:
         self._catch_signals()
         self._start_child()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        while self._status is None and not self._failure and (seconds := self._seconds_until_kill()) > 0:
+        while self._runs and (seconds := self._seconds_until_kill()) > 0:
             self._wait(seconds)
         self._sweep()
+        if self._error_pipe >= 0 and self._pid:
+            self._failure = read_failure(self._error_pipe)
+        self._clean_up()
         self._drain()
         self._report()
+
+    @property
+    def _runs(self) -> bool:
+        """Return whether the child runs, or a stop command that ends it."""
+        return (self._status is None or bool(self._stopper)) and not self._failure
 
     # -- beginning
 
@@ -216,11 +230,65 @@ class Shim:
         self._requested = True
         if self._kill_at is None and self._pid and self._status is None:
             self._kill_at = time.monotonic() + self._spec.stop_timeout
+            if self._spec.stop_command:
+                self._run_stop_command()
+                return
             if self._spec.stop_port:
                 self._stop_server()
                 return
             os.kill(self._pid, self._spec.stop_signal)
             os.kill(self._pid, signal.SIGCONT)
+
+    def _run_stop_command(self) -> None:
+        """Start the stop command, with the child's environment and folder; its output goes to the child's log."""
+        argv = [word.replace("{pid}", str(self._pid)) for word in self._spec.stop_command]
+        spec = ShimSpec(**{**vars(self._spec), "argv": argv, "listen_fds": {}, "cgroup": None})
+        try:
+            stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            said, said_end = log_pipe()
+            self._stop_error, error_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            shim = os.getpid()
+            self._stopper = os.fork()
+            if self._stopper == 0:
+                become_child(spec, (stdin, said_end, said_end), error_end, shim)
+        except OSError as error:
+            self._stop_failed(f"could not be started: {reason_of(error)}")
+            return
+        for fd in (stdin, said_end, error_end):
+            os.close(fd)
+        self._pipes[said] = self._stderr
+        self._poll.register(said, select.POLLIN)
+
+    def _stopper_ended(self, status: int) -> None:
+        self._stopper = 0
+        failure = read_failure(self._stop_error)
+        os.close(self._stop_error)
+        self._is_stopped = status == 0
+        if status:
+            how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
+            self._stop_failed(failure.get("error", how))
+
+    def _stop_failed(self, how: str) -> None:
+        """Tell the child's log that the stop command failed; a child that still runs gets the stop signal instead."""
+        self._stderr.note(f"the stop command of {self._spec.name} {how}")
+        if self._status is None:
+            os.kill(self._pid, self._spec.stop_signal)
+            os.kill(self._pid, signal.SIGCONT)
+
+    def _clean_up(self) -> None:
+        """Run the stop command for what a child leaves that is no process of its own: a container outlives its client.
+
+        Not where the command has ended well already, nor where it takes a pid, which is nobody's by now.
+        """
+        words = self._spec.stop_command
+        if not words or self._is_stopped or self._failure or any("{pid}" in word for word in words):
+            return
+        self._run_stop_command()
+        end = time.monotonic() + CLEANUP
+        while self._stopper and (left := end - time.monotonic()) > 0:
+            self._wait(left)
+        if self._stopper:
+            self._sweep()
 
     def _stop_server(self) -> None:
         """Send the stop signal to the server that the child, a script, has started.
@@ -270,6 +338,8 @@ class Shim:
                 return True
             if pid == self._pid:
                 self._status = os.waitstatus_to_exitcode(status)
+            elif pid == self._stopper:
+                self._stopper_ended(os.waitstatus_to_exitcode(status))
 
     # -- the end
 
@@ -314,8 +384,6 @@ class Shim:
 
     def _report(self) -> None:
         """Write the exit file, and notes for people into the child's log; exit with status 1 if that file fails."""
-        if self._error_pipe >= 0 and self._pid:
-            self._failure = read_failure(self._error_pipe)
         if self._failure:
             self._stderr.note(f"{self._spec.name} {self._failure['error']}")
         if self._swept:

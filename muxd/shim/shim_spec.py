@@ -30,6 +30,7 @@ class ShimSpec:
         cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
         listen_fds: dict[str, int] | None = None,  # inherited sockets to be passed on, as 3, 4 ..., by name
         stop_port: int = 0,  # a stop signals the process that listens there, not the child
+        stop_command: list[str] | None = None,  # a stop runs this instead; {pid} in a word stands for the child's pid
     ) -> None:
         self.name = name
         self.token = token
@@ -47,3 +48,4 @@ class ShimSpec:
         self.cgroup = cgroup
         self.listen_fds = listen_fds or {}
         self.stop_port = stop_port
+        self.stop_command = stop_command or []

@@ -24,6 +24,7 @@ from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 
 from .port_ownership import PortOwnership
+from .server_tree import ChildTree
 
 #: Bytes of TMPDIR's path, at most.  Engines bind Unix sockets there, whose whole path may have 107 bytes; the longest
 #: names are UUIDs, 36 characters after the "/".
@@ -102,7 +103,8 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
     keys = orders.keys or ServerKeys(plan.admin_key)
     try:
         _write_files(plan, orders)
-        child = context.children.spawn(_spec(model, orders, plan, context))
+        spec = _spec(model, orders, plan, context)
+        child = context.children.spawn(spec)
     except BaseException:
         _remove(workdir, plan.tmpdir)
         raise
@@ -130,6 +132,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         probe_timeout=model.probe_timeout,
         api_key=keys.api,
         diagnose=engine.diagnose_answer,
+        tree=ChildTree(child, port, spec.env, spec.cwd, workdir),
     )
     return LaunchedServer(child, record, link)
 
@@ -215,6 +218,7 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
         stop_timeout=model.stop_timeout,
         stop_signal=orders.stop_signal,
         stop_port=orders.stop_port,
+        stop_command=orders.stop_command,
     )
 
 

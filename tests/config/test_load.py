@@ -256,7 +256,7 @@ simulation = { load_time = -1 }
         "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
         "F:20: models.legacy.sleep_level: 4 is out of range; use 0 to 3",
         'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
-        'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "simulator"',
+        'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "openai" or "simulator"',
         "F:25: models.s.simulation.load_time: -1 is too short; use at least 0s",
     ]
 

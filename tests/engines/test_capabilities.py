@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from muxd.config import load_config
-from muxd.config.engine_options import ENGINE_OPTIONS
+from muxd.config.engine_options import ENGINE_OPTIONS, OpenAIOptions
 from muxd.config.model_capabilities import told_capabilities
 from muxd.config.model_schema import Memory, Model, Script
 from muxd.config.proxy_settings import settings_for_proxy
@@ -17,6 +17,7 @@ from muxd.engines.registry import ENGINES
 from muxd.engines.sglang.kind import EMBEDDING_ROUTES, SGLANG, TEXT_ROUTES
 from muxd.errors import ConfigError
 from muxd.http.request import Request
+from muxd.proxy.requests import capabilities
 from muxd.proxy.requests.routes import WorkerRequest, find
 from tests.proxy.requests.asking import ask, form, part, send_form
 
@@ -77,7 +78,11 @@ def test_a_context_is_as_long_as_the_flags_say(args, length):
     assert SGLANG.context_length(Model("a", args=args)) == length
 
 
-@pytest.mark.parametrize("name", ENGINES)
+#: Engines whose flags muxd knows, and those whose command lines are the user's own.
+KNOWN = [name for name, kind in ENGINES.items() if kind.has_hub_layout]
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_the_proxy_is_told_what_each_engine_answers(tmp_path, name):
     args = ("--runner", "pooling", "--max-model-len=8") if name == "vllm" else ("--is-embedding", "--context-length=8")
     model = Model("a", engine=name, args=args)
@@ -85,6 +90,19 @@ def test_the_proxy_is_told_what_each_engine_answers(tmp_path, name):
     assert (found.engine, found.makes, found.max_model_len) == (name, "embeddings", 8)
     assert found.answers is not None
     assert found.answers.routes == dict(ENGINES[name].capabilities.routes)
+
+
+def test_a_model_of_any_server_is_asked_for_every_route_or_for_those_that_its_table_names(tmp_path):
+    any_server = Model("a", engine="openai", engine_options=OpenAIOptions())
+    every = capabilities.allowed(told(tmp_path, any_server).of("a"), "")
+    assert every is not None
+    assert {"/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/api/chat"} <= every
+    few = replace(any_server, engine_options=OpenAIOptions(routes=("/v1/embeddings", "/v1/completions", "/nothing")))
+    found = told(tmp_path, few).of("a")
+    assert capabilities.allowed(found, "") == {"/v1/embeddings", "/v1/completions"}
+    refusal = capabilities.refusal(found, "", "/v1/chat/completions", "a")
+    assert (refusal.status, refusal.code) == (404, "route_not_found")
+    assert refusal.message == "a has no /v1/chat/completions, only /nothing, /v1/completions, /v1/embeddings"
 
 
 def test_text_is_not_asked_of_a_server_that_would_die_of_it():
@@ -98,7 +116,7 @@ def test_what_is_not_understood_tells_nothing(table):
     assert told_capabilities(table).of("a").answers is None
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", KNOWN)
 def test_memory_is_granted_where_its_size_is_said_and_no_flag_says_another(name):
     sized = Model("a", engine=name, gpus=("0", "1"), memory=Memory(weights=6, kv=4))
     assert ENGINES[name].granted(sized) == 5

@@ -10,12 +10,16 @@ def allowed(told: ModelCapabilities, makes: str) -> frozenset[str] | None:
     """Return the routes that the server of a model answers which makes that ("": not known); None for any route."""
     if told.answers is None:
         return None
-    return told.answers.routes.get(makes, told.answers.every)
+    by_engine = told.answers.routes.get(makes, told.answers.every)
+    return by_engine if told.routes is None else by_engine & told.routes
 
 
 def refusal(told: ModelCapabilities, makes: str, route: str, model: str) -> Refusal:
     """Return the refusal of a request on a route that is not among those allowed."""
     assert told.answers is not None
+    if told.routes is not None and route not in told.routes:
+        known = ", ".join(sorted(told.routes))
+        return Refusal(404, "route_not_found", f"{model} has no {route}, only {known}", param="model")
     if route not in told.answers.every:
         message = f"{model} has no {route}: its engine, {told.engine}, does not answer it"
         return Refusal(404, "route_not_found", message, param="model")

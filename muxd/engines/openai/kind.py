@@ -1,0 +1,70 @@
+"""What is known of any server of OpenAI's API: little but what a model's keys say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxd.config.engine_options import OpenAIOptions
+from muxd.config.model_schema import Model
+from muxd.engines.capabilities import Capabilities
+from muxd.engines.kind import EngineKind
+
+from .key_checks import findings
+
+if TYPE_CHECKING:
+    from muxd.engines.engine import Engine
+
+#: The routes of OpenAI's API, and those that its imitators have beside them (llama.cpp, Ollama, TEI, vLLM).  A server
+#: answers 404 by itself on those that it has not.
+ROUTES = frozenset(
+    (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/{id}",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/embeddings",
+        "/v1/audio/transcriptions",
+        "/v1/rerank",
+        "/v1/score",
+        "/v1/classify",
+        "/v1/models",
+        "/api/chat",
+        "/api/generate",
+        "/classify",
+        "/tokenize",
+        "/detokenize",
+        "/metrics",
+        "/ping",
+    )
+)
+
+#: By the level for which it is launched, those at which it can sleep: its steps are for one level.
+SLEEP_LEVELS = {1: frozenset({1, 3}), 2: frozenset({2, 3}), 3: frozenset({3})}
+
+
+def routes(model: Model) -> frozenset[str] | None:
+    """Return the routes that the key `routes` names; None where there is no such key."""
+    options = model.engine_options
+    return frozenset(options.routes) if isinstance(options, OpenAIOptions) and options.routes else None
+
+
+def _make() -> Engine:
+    from .engine import OpenAIServer  # imported by who runs workers only
+
+    return OpenAIServer()
+
+
+OPENAI = EngineKind(
+    name="openai",
+    capabilities=Capabilities(sleep_levels=SLEEP_LEVELS, routes={"": ROUTES}, counts_host_ram=False),
+    make=_make,
+    makes=lambda model: "",
+    context_length=lambda model: None,
+    takes_adapters=lambda model: False,
+    findings=findings,
+    certain_need=lambda model, environ: 0,
+    routes=routes,
+    has_hub_layout=False,
+)

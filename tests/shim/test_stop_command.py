@@ -1,0 +1,110 @@
+"""A child that is ended by a command of its own, as a container is, and what such a child leaves behind."""
+
+import os
+import signal
+
+import pytest
+import trio
+
+from tests.childworld import eventually
+
+
+@pytest.fixture
+def contained(world):
+    """`contained(stop, text=...)`: a client whose "container" is a file that only the stop command takes away."""
+
+    def contained(
+        stop: str, text: str = "trap '' TERM; touch container; echo up; while :; do sleep 0.01; done", **other
+    ):
+        return world.sh(text, stop_command=("sh", "-c", stop), **other)
+
+    return contained
+
+
+def container(world) -> bool:
+    return (world.run_dir / "container").exists()
+
+
+async def ended(child):
+    with trio.fail_after(60):
+        return await child.wait()
+
+
+async def up(world, spec):
+    child = world.spawn(spec)
+    await eventually(lambda: "up" in world.stdout())
+    return child
+
+
+async def test_a_stop_runs_the_command_in_the_signals_place(world, contained):
+    child = await up(world, contained("rm container; kill -9 {pid}; echo stopped"))
+    child.stop()
+    exit = await ended(child)
+    assert (exit.signal, exit.requested) == (signal.SIGKILL, True)
+    assert "stopped" in world.stderr(), "what it says is in the log"
+    assert not container(world)
+
+
+async def test_the_command_has_time_to_end_after_the_child(world, contained):
+    text = "trap 'exit 0' USR1; touch container; echo up; while :; do sleep 0.01; done"
+    child = await up(world, contained("kill -USR1 {pid}; sleep 0.3; rm container", text))
+    child.stop()
+    assert (await ended(child)).status == 0
+    assert not container(world)
+
+
+@pytest.mark.parametrize("stop", ["exit 3", "/no/such/program", "kill -9 $$"])
+async def test_a_command_that_fails_is_told_and_the_signal_takes_its_place(world, contained, stop):
+    text = "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done"
+    child = await up(world, contained(stop, text))
+    child.stop()
+    assert (await ended(child)).status == 5
+    assert "the stop command of qwen " in world.stderr()
+
+
+async def test_a_command_that_cannot_be_executed_is_told_by_name(world):
+    child = await up(
+        world, world.sh("trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done", stop_command=("/no",))
+    )
+    child.stop()
+    assert (await ended(child)).status == 5
+    assert "the stop command of qwen could not be executed: No such file or directory: /no" in world.stderr()
+
+
+async def test_after_the_stop_timeout_the_child_is_killed_whatever_the_command_does(world, contained):
+    child = await up(world, contained("sleep 1000 # {pid}", stop_timeout=0.2))
+    child.stop()
+    exit = await ended(child)
+    assert (exit.signal, exit.requested) == (signal.SIGKILL, True)
+
+
+@pytest.mark.parametrize("end", ["kill", "crash"])
+async def test_what_a_killed_or_crashed_child_leaves_is_ended_by_the_command(world, contained, end):
+    child = await up(world, contained("rm container"))
+    if end == "kill":
+        child.kill()
+    else:
+        os.kill(child.pid, signal.SIGKILL)
+    exit = await ended(child)
+    assert (exit.signal, exit.requested) == (signal.SIGKILL, end == "kill")
+    assert not container(world), "gone before the end is told"
+
+
+async def test_a_command_that_takes_a_pid_is_not_run_once_that_is_nobodys(world, contained):
+    child = await up(world, contained("rm container # {pid}"))
+    child.kill()
+    await ended(child)
+    assert container(world)
+
+
+async def test_a_command_that_never_ends_does_not_keep_a_killed_child(world, contained):
+    child = await up(world, contained(f"{world.sleep}"))
+    child.kill()
+    await ended(child)
+    assert not world.sleepers()
+
+
+async def test_what_could_not_be_started_leaves_nothing_to_end(world):
+    child = world.spawn(world.spec("/no/such/server", stop_command=("touch", str(world.run_dir / "container"))))
+    assert (await ended(child)).error is not None
+    assert not container(world)
