@@ -218,6 +218,8 @@ class RequestDispatcher:
         )
         if unloads:
             proxied.unloads = True
+        if entry.last_words:
+            proxied.last_words = entry.last_words
         if isinstance(proxied, Embedding):
             proxied.asked = asked.model
         if isinstance(proxied, Preload):

@@ -26,6 +26,10 @@ next comment.  Every change of state sets it anew and calls the client's connect
 A worker that dies while a request is `asked` is no fault of the client's: the request is queued again and replayed,
 unless two workers have died with it (`_DEATHS`) or its body is longer than `REPLAY_MOST`.  The head of a stream without
 an event counts as no byte, since it says nothing of the response: the next worker's events follow behind it.
+
+A server may outlive its engine's process for a moment, and answer with an error.  By the engine's `last_words` such an
+answer is known from an ordinary error: a response of status 500 is held until it is known whether it has them, and a
+stream is looked at until its first event.
 """
 
 import logging
@@ -53,6 +57,7 @@ from .telemetry.usage import reader as usage_of
 log = logging.getLogger(__name__)
 
 REPLAY_MOST = 1 << 20  # bytes of the longest body that is kept to be sent a second time
+_HELD_MOST = 64 << 10  # bytes of an error's body within which the last words of an engine are looked for
 _DEATHS = 2  # deaths of workers with the request, after which the request is held to be the cause
 _STREAM_HEAD = head(
     200,
@@ -87,10 +92,12 @@ class ProxiedRequest:
     priority = 0
     replayed = False
     unloads = False  # the client lets go of the model once the response is complete
+    last_words = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
     _grant: Grant | None = None
     _upstream: Upstream | None = None
     _status = 0  # of the worker's response, once its head is here
     _head_size = 0  # bytes of the response's head, until the client has it
+    _held: bytes | None = None  # of a response of which the client has nothing, until it is known to count as one
     _headed = False  # the client was sent a head: the worker's, or _STREAM_HEAD for comments
     _begun = False  # some of the worker's body was sent to the client
     _stream: StreamFormat | None = None  # the format of the worker's response, where it is a stream
@@ -104,6 +111,7 @@ class ProxiedRequest:
     _legacy = False  # the client speaks HTTP/1.0
     _encoded = False  # the worker's response is compressed
     _deaths = 0  # of workers that had the request
+    _died_with = -1  # the generation of the worker whose engine died last with the request
     _died_last = False  # the last worker died with the request
     _loss: Refusal | None = None  # the error for the loss of the last worker
 
@@ -220,7 +228,7 @@ class ProxiedRequest:
     def cut(self, refusal: Refusal) -> None:
         """End the request with an error, in whatever state it is."""
         upstream, status = self._upstream, self._status
-        if upstream is None or not status:
+        if upstream is None or not status or self._held is not None:
             self._close_upstream()
             self.refuse(refusal)
             return
@@ -280,6 +288,7 @@ class ProxiedRequest:
     def on_answer(self, status: int, head: bytes) -> None:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
         self._status = status
+        self._held = b"" if status == 500 and self.last_words else None
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
         self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
@@ -298,6 +307,9 @@ class ProxiedRequest:
             self._gaps.add(now - self._last_bytes)
             self._last_bytes = now
         elif not self._begun:
+            if self.last_words and self._is_kept_back(data):
+                return True
+            data, self._held = (self._held or b"") + data, None
             data = self._handle_first_bytes(data)
         if self._usage is not None:
             self._usage.see(data)
@@ -321,6 +333,29 @@ class ProxiedRequest:
             usage.see(data)
         self._record.sent += len(data)
         self._client.relay(data)
+
+    def _is_kept_back(self, data: bytes) -> bool:
+        """Keep bytes from the client that the worker's engine has died, or may have died; say whether they were kept.
+
+        With the engine's last words the worker is lost.
+        """
+        seen = data if self._held is None else self._held + data
+        if self._stream is not None:
+            first_part = seen[: seen.find(b"\n\n", self._head_size) + 1] or seen
+            is_dead = first_part.find(self.last_words) >= 0
+        else:
+            is_dead = self._held is not None and seen.find(self.last_words) >= 0
+        if is_dead:
+            if self._head_size:
+                self._held = seen  # not even the head was passed on
+            generation = self._grant.generation if self._grant is not None else -1
+            self.on_loss(UpstreamLoss.DIED, "its engine has ended")
+            self._died_with = generation
+            return True
+        if self._held is None or len(seen) > _HELD_MOST:
+            return False
+        self._held = seen
+        return True
 
     def _handle_first_bytes(self, data: bytes) -> bytes:
         """Return what to send of bytes that come before the body was begun; the first ones begin with the head."""
@@ -346,6 +381,9 @@ class ProxiedRequest:
 
     def on_complete(self, keep_alive: bool) -> None:
         """End the response to the client, and write its token counts to the record."""
+        if self._held is not None:  # an ordinary error
+            held, self.last_words, self._held = self._held, b"", None
+            self.on_bytes(held)
         self._upstream = None
         reframer, client = self._reframer, self._client
         if isinstance(reframer, BodyBuffer):
@@ -396,16 +434,17 @@ class ProxiedRequest:
         if not self._is_replayable():
             return False
         self._close_upstream()
+        assert self._grant is not None
+        died = died and self._grant.generation != self._died_with  # until its server has ended, that can be asked again
         self._deaths += died
         if self._deaths >= _DEATHS:
             self.refuse(self._blame_request(refusal))
             return True
         grant, self._grant = self._grant, None
-        assert grant is not None
         now = monotonic()
         if died or not self.replayed:
             self._give_up_at = now + self._lease.terms.switch_timeout
-        self._status, self._stream = 0, None
+        self._status, self._stream, self._held = 0, None, None
         self._reframer = ChunkDecoder() if self._legacy else None
         self._loss = refusal
         self.replayed = True
@@ -425,7 +464,7 @@ class ProxiedRequest:
         upstream = self._upstream
         if self._begun or len(self._request.body) > REPLAY_MOST:
             return False
-        if not self._status:
+        if not self._status or self._held is not None:
             return True
         if self._stream is None or self._status != 200 or upstream is None or not upstream.is_chunked():
             return False

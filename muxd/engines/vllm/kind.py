@@ -21,6 +21,10 @@ MAX_MODEL_LEN = ("--max-model-len",)
 KV_CACHE_BYTES = "--kv-cache-memory-bytes"
 GPU_SHARE = "--gpu-memory-utilization"
 
+#: The beginning of the message of vLLM's EngineDeadError (vllm/v1/engine/exceptions.py, 0.6.5 to 0.33.0).  Until it is
+#: gone, an API server whose engine core has died answers 500 with it, or puts it into the first event of a stream.
+ENGINE_DEAD = "EngineCore encountered an issue"
+
 TEXT_ROUTES = frozenset(
     (
         "/v1/chat/completions",
@@ -73,6 +77,7 @@ VLLM_KIND = EngineKind(
         sleep_levels=SLEEP_LEVELS,
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {RUNNER[0]} {POOLING}"},
+        last_words=ENGINE_DEAD,
         memory_flags=(KV_CACHE_BYTES, GPU_SHARE),
     ),
     make=_make,

@@ -263,6 +263,8 @@ class Upstream(Connection):
             return
         if not asker.on_bytes(data):
             self._paused = True
+        if self.closed:  # the receiver wants no more of it
+            return
         self._tail = data[-6:] if len(data) > 5 else (self._tail + data)[-6:]
         self._between_chunks = self._whole_chunks
         self._flows = self._whole_chunks and self._chunked and data.endswith(_EVENT_END)

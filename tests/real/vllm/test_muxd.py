@@ -1,6 +1,7 @@
 """muxd and its proxy over two real vLLM servers, which sleep as far as a CPU can (stand_ins/vllm_cpu_sleep)."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.muxd import Muxd, assert_never_two_awake
+from tests.end_to_end.muxd import Muxd, assert_never_two_awake, eventually
 
 from .vllm_cpu import CPU_ARGS, CPU_ENV, processes_of
 
@@ -112,11 +113,23 @@ def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, r
     before, restarts = processes_of(muxd.status("tiny-a")["pid"]), muxd.status("tiny-a")["restarts"]
     assert set(before) >= {"api_server", "engine_core", "worker"}
     os.kill(before[role], signal.SIGKILL)
-    # vLLM's API server outlives its engine core for a moment, and answers 500 meanwhile, which is passed on.
-    muxd.until_state("tiny-a", "starting")
     assert muxd.ask(A, max_tokens=24) == texts[A]
     assert muxd.status("tiny-a")["restarts"] == restarts + 1
     assert not set(before.values()) & set(muxd.processes())
+
+
+def test_no_request_fails_of_an_engine_cores_sigkill(muxd, texts):
+    """vLLM's API server outlives its engine core for a moment, and answers with errors until it has ended."""
+    muxd.ask(A)
+    page, restarts = muxd.status("tiny-a")["url"] + "/metrics", muxd.status("tiny-a")["restarts"]
+    with ThreadPoolExecutor(12) as clients:
+        running = [clients.submit(muxd.ask, A, max_tokens=1500, ignore_eos=True) for _ in range(4)]
+        eventually(lambda: re.search(r"num_requests_running{.*} 4", httpx.get(page).text), "all four run", DEADLINE)
+        os.kill(processes_of(muxd.status("tiny-a")["pid"])["engine_core"], signal.SIGKILL)
+        late = [clients.submit(muxd.ask, A, stream=number % 2 == 0, max_tokens=24) for number in range(8)]
+        assert all(len(each.result()) > 1500 for each in running)
+        assert [each.result() for each in late] == [texts[A]] * 8
+    assert muxd.status("tiny-a")["restarts"] == restarts + 1
 
 
 def test_an_engine_core_that_is_stopped_is_noticed(muxd, texts):
