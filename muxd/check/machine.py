@@ -14,10 +14,13 @@ from muxd.config.folders import why_not_had
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model
 from muxd.config.problems import Problems, shown_file
+from muxd.config.rules import Finding
 from muxd.config.schema import Config, GiB, MiB
 from muxd.core.ledger import GpuId, in_order
+from muxd.engines.engine_packages import Interpreter
 from muxd.engines.kind import ArgFault, InstallationChecks, NotInstalled
 from muxd.engines.registry import ENGINES, kind_of
+from muxd.errors import EngineMissing
 from muxd.gpus import GpuMemory
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory
@@ -26,7 +29,7 @@ from muxd.own_files import why_too_open
 from muxd.shim.processes import look_up
 from muxd.strangers import reckoned, strangers_among
 
-from .report import OK, ReportLine, ok, warn, wrong
+from .report import ReportLine, ok, warn, wrong
 from .scripts import Text
 
 #: Bytes that a disk should have left: a log grows to log_max_bytes, by default 64 MiB.
@@ -75,6 +78,7 @@ class HostCheck:
         self._environ = environ
         self._readings = readings
         self.without_engine: set[str] = set()  # models whose interpreter does not have it
+        self.unfit: dict[str, list[Finding]] = {}  # by model: what its engine's version cannot do for it
         self.rejected: dict[str, tuple[str, list[ArgFault]]] = {}  # by model: its interpreter, and its engine's word
         self.models = [model for model in config.models if model.name not in broken]
 
@@ -201,11 +205,12 @@ def interpreter_lines(machine: HostCheck) -> Iterator[ReportLine]:
     for (engine, python, _), models in seen.items():
         checks, environ = ENGINES[engine].installation, machine.environ_of(models[0])
         assert checks is not None
-        line = _interpreter_line(machine, models[0], python, environ, checks)
+        found, line = _interpreter_line(machine, models[0], python, environ, checks)
         if line not in yielded:
             yielded.add(line)
             yield line
-        if line.mark == OK:
+        if found is not None:
+            machine.unfit |= {model.name: list(checks.unfit(model, found)) for model in models}
             yield from _ask_for_rejected(machine, models, python, environ, checks)
         else:
             machine.without_engine |= {model.name for model in models}
@@ -224,14 +229,17 @@ def _python_of(machine: HostCheck, model: Model) -> str | None:
 
 def _interpreter_line(
     machine: HostCheck, model: Model, python: str, environ: Mapping[str, str], checks: InstallationChecks
-) -> ReportLine:
+) -> tuple[Interpreter | None, ReportLine]:
+    """Return the interpreter with its engine, None where it has none, and the line on it."""
     where = model.script.launch if model.script is not None else machine.where(model, "python")
     try:
-        return ok("python", f"{python}: {checks.look(python, environ)}")
+        found = checks.package.look(python, environ)
+        return found, ok("python", f"{python}: {found}")
     except NotInstalled as error:
         unseen = "; args are not checked" if any(m.args for m in machine.real_models if m.script is None) else ""
-        remedy = f"name the python of an environment that has {checks.title}{unseen}"
-        return warn("python", f"{python}: {error}; {remedy}", where)
+        code = f" ({EngineMissing.code})" if error.is_missing else ""
+        mark = wrong if error.is_missing and model.script is None else warn  # a script may choose another
+        return None, mark("python", f"{python}: {error}{code}; {checks.remedy(python)}{unseen}", where)
 
 
 def _ask_for_rejected(
@@ -246,7 +254,7 @@ def _ask_for_rejected(
     if not args_by_model:
         return
     try:
-        rejected = checks.rejected(python, environ, args_by_model)
+        rejected = checks.package.rejected_args(python, environ, args_by_model)
     except NotInstalled as error:
         yield warn("python", f"{python}: args were not compared with its flags: {error}")
         return

@@ -35,6 +35,7 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     text, size, findings = _files(machine, model)
     findings += [*_size_lines(machine, model, size), *_level_lines(machine, model), *_home_lines(machine, model)]
     findings += args_lines(machine, model, model.args, machine.where(model, "args"))
+    findings += [wrong(model.name, why, machine.where(model, *key)) for key, why in machine.unfit.get(model.name, ())]
     if not findings:
         unseen = "" if machine.gpus or runs_on_cpu(model.args) else ", which cannot be seen"
         findings = [ok(model.name, f"{text} on {_gpus(model)}{unseen}{_ram_text(machine, model, size)}")]
@@ -70,7 +71,7 @@ def args_lines(machine: HostCheck, model: Model, args: Sequence[str], where: str
     whose = "args" if model.script is None else "its flags"
     for each in rejected:
         if not each.words & told:
-            yield wrong(model.name, f"the {checks.title} of {python} does not take {whose}: {each.text}", where)
+            yield wrong(model.name, f"the {checks.package.title} of {python} does not take {whose}: {each.text}", where)
     for flag, path in checks.paths_read(args):
         with suppress(NoAnswer):
             if not within(partial(os.path.exists, path)):
@@ -233,6 +234,7 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
         yield from _too_few(model, machine.where(model, "gpus"))
         yield from _gpu_lines(machine, model, weights)
         yield from _unsized_lines(machine, model)
+        yield from _demand_lines(machine, model)
     ram, own = machine.memory, _ram_asleep(model, weights)
     if ram and own > ram:
         text = f"sleep level 1 takes {_gib(own)} of host RAM, and there are {_gib(ram)}; use sleep_level = 2"
@@ -246,6 +248,19 @@ def _unsized_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         room = _gib(machine.room(machine.gpus[parts[0]]))
         text = f"takes what it finds of GPU {parts[0]}, of which [gpus] leaves models {room}"
         yield warn(model.name, f"{text}; give it sizes in memory, of kv too", machine.where(model, "gpus"))
+
+
+def _demand_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
+    """Yield a line if the model's own flags let its server have more of a GPU than it is granted, or than there is."""
+    share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
+    for gpu in (machine.gpus[id] for id in model.gpus):
+        (flag, demanded), room = kind_of(model).demanded(model, gpu.total), machine.room(gpu)
+        if demanded > (share or room):
+            granted = f"memory grants it {_gib(share)}" if share else f"[gpus] leaves models {_gib(room)}"
+            text = f"its {flag} is {_gib(demanded)} of GPU {gpu.id}, and {granted}"
+            remedy = "leave the flag out, where memory has sizes" if share else "lower it, or give it sizes in memory"
+            yield wrong(model.name, f"{text}; {remedy}", machine.where(model, "args"))
+            return
 
 
 def _level_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:

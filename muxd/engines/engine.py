@@ -25,6 +25,7 @@ class LaunchContext:
     admin_key: str
     daemon: Daemon  # muxd's own settings, such as where its files are
     free_gpu_memory: int = 0  # bytes, on that of the model's GPUs which has least; 0 where nobody could read it
+    gpu_size: int = 0  # bytes that the smallest of its GPUs has in all; 0 where nobody could read it
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from muxd.gpus import GpuMemory, Gpus
 
     from .engine import Engine
+    from .engine_packages import EnginePackage, Interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,11 @@ class PretendGpus:
 
 
 class NotInstalled(Exception):
-    """An interpreter does not have an engine, or cannot be asked; the text says why."""
+    """An interpreter does not have an engine (`is_missing`), or cannot be asked; the text says why."""
+
+    def __init__(self, text: str, *, is_missing: bool = False) -> None:
+        super().__init__(text)
+        self.is_missing = is_missing
 
 
 class ArgFault(NamedTuple):
@@ -43,14 +48,17 @@ class ArgFault(NamedTuple):
 class InstallationChecks:
     """What `muxd check` asks of the interpreter that is to run an engine's servers.  The environment is a worker's."""
 
-    title: str  # the engine, as messages call it
-    # Returns what the interpreter at this path would run, as a phrase.  Raises NotInstalled.
-    look: Callable[[str, Mapping[str, str]], str]
-    # Returns, by model, what the engine says against its flags; models whose flags it takes are left out.
-    rejected: Callable[[str, Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, list[ArgFault]]]
+    package: EnginePackage  # what to look for there
     odd: Callable[[Sequence[str], bool], Iterator[ArgFault]]  # yields flags that are likely a mistake; True: a script's
     paths_read: Callable[[Sequence[str]], Iterator[tuple[str, str]]]  # yields flag and absolute path of what is read
     flags: Callable[[Model], Sequence[str]]  # returns the flags with which muxd would launch a model
+    # Yields what this version of the engine cannot do for a model, each by its path within the model's table.
+    unfit: Callable[[Model, Interpreter], Iterator[Finding]] = lambda model, interpreter: iter(())
+
+    def remedy(self, python: str) -> str:
+        """Return what to do about an interpreter that does not have the engine."""
+        install = f"{python} -m pip install {self.package.name}"
+        return f"name the python of an environment that has {self.package.title}, or install it there: {install}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,9 @@ class EngineKind:
     # Returns the only routes of `capabilities` that the model answers; None: it answers all of them.
     routes: Callable[[Model], frozenset[str] | None] = lambda model: None
     has_hub_layout: bool = True  # model_path is an id of the Hub, or a folder as the Hub has them
+    # Returns the flag by which a model's own args let its server have a share of each GPU, and what that is of a GPU
+    # with so many bytes; 0: they do not say.
+    demanded: Callable[[Model, int], tuple[str, int]] = lambda model, total: ("", 0)
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 

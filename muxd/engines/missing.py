@@ -29,10 +29,10 @@ async def warn_of_missing_engines(config: Config) -> None:
             names.append(model.name)
     for (python, env), (checks, names) in asked.items():
         try:
-            await in_thread(partial(checks.look, python, {**os.environ, **dict(env)}), abandon_on_cancel=True)
+            look = partial(checks.package.look, python, {**os.environ, **dict(env)})
+            await in_thread(look, abandon_on_cancel=True)
         except NotInstalled as error:
-            remedy = f"name the python of an environment that has {checks.title}"
-            log.warning("%s cannot be loaded: %s: %s; %s", ", ".join(names), python, error, remedy)
+            log.warning("%s cannot be loaded: %s: %s; %s", ", ".join(names), python, error, checks.remedy(python))
 
 
 def _python(model: Model) -> str | None:

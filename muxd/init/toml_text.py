@@ -6,7 +6,7 @@ from typing import Any
 
 from muxd.config.toml_line import toml_key, toml_line
 from muxd.core.ledger import shown_gpu
-from muxd.engines.sglang.interpreters import Interpreter
+from muxd.engines.engine_packages import Interpreter
 
 from .draft import Draft
 

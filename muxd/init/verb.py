@@ -14,7 +14,8 @@ from muxd.config import load_config
 from muxd.config.default_paths import config_candidates
 from muxd.config.new_file import place, refuse_if_taken
 from muxd.config.problems import shown_file
-from muxd.engines.sglang.interpreters import Interpreter, find_sglang
+from muxd.engines.engine_packages import Interpreter
+from muxd.engines.sglang.interpreters import find_sglang
 from muxd.errors import ConfigError
 from muxd.gpus import GpuMemory
 from muxd.host.hardware import ReadGpus, read_gpus

@@ -94,10 +94,15 @@ class GpuMemoryTracker:
         self._expect()
         return missing
 
-    async def free(self) -> int:
-        """Return the bytes that are free on that of its GPUs which has least; 0 where one cannot be read."""
+    async def least(self) -> tuple[int, int]:
+        """Return the bytes that are free on that of its GPUs which has least, and those that the smallest has in all.
+
+        Both are 0 where one of the GPUs cannot be read.
+        """
         reading = await self._gpus.read()
-        return min((reading[gpu].free if gpu in reading else 0 for gpu in self._on), default=0)
+        if not self._on or any(gpu not in reading for gpu in self._on):
+            return 0, 0
+        return min(reading[gpu].free for gpu in self._on), min(reading[gpu].total for gpu in self._on)
 
     async def until_room_to_wake(self) -> str | None:
         """Wait until all that the worker's last sleep gave up is free again."""

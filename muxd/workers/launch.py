@@ -84,10 +84,11 @@ class LaunchedServer:
         self.link.move(self.url)
 
 
-def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free: int) -> LaunchedServer:
+def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free: int, size: int) -> LaunchedServer:
     """Start the model's server, with a work folder and an admin key of its own; raise OSError, CannotSpawn.
 
-    `free`: bytes that are free on that of its GPUs which has least; 0 where nobody could read it.
+    `free`: bytes that are free on that of its GPUs which has least, `size`: those that the smallest has in all; 0 where
+    nobody could read them.
     """
     config = context.config
     workdir = config.daemon.state_dir / "workers" / f"{file_name(model.name)}-{secrets.token_hex(4)}"
@@ -98,6 +99,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         admin_key=f"muxd-{secrets.token_hex(16)}",  # plain YAML text, whatever the digits
         daemon=config.daemon,
         free_gpu_memory=free,
+        gpu_size=size,
     )
     orders = launcher_for(model).launch(model, engine, plan)
     keys = orders.keys or ServerKeys(plan.admin_key)

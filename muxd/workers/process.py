@@ -164,7 +164,7 @@ class WorkerProcess:
             raise _CannotStart(Failure.EXITED, f"no port can be reserved: {in_words(error)}") from None
         await self._await_memory()
         try:
-            return launch(self._model, self._engine, self._context, port, await self._gpu_memory.free())
+            return launch(self._model, self._engine, self._context, port, *await self._gpu_memory.least())
         except CannotSpawn as error:
             reason = error.message.removeprefix(f"cannot start {file_name(self._model.name)}: ")
             raise self._cannot_run(error.__cause__, reason, error.code) from None

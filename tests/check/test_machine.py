@@ -11,7 +11,7 @@ import pytest
 
 from muxd.children import mark_of
 from muxd.config.schema import GiB
-from muxd.engines.sglang import interpreters
+from muxd.engines import engine_packages
 from muxd.host import bounded
 from muxd.shim.processes import program_of
 from muxd.simulator.gpu_ledger import GpuLedger, start_time
@@ -31,25 +31,26 @@ def test_an_interpreter_is_told_with_its_sglang_once(report, interpreter):
 
 
 @pytest.mark.parametrize(
-    ("script", "why"),
+    ("script", "mark", "why"),
     [
-        ("exit 0", "no SGLang is installed in it"),
-        ("exit 3", "it is no Python that works: it ended with status 3"),
-        ("kill -9 $$", "it is no Python that works: it ended with signal 9"),
-        ("echo 'sglang {'", "no SGLang is installed in it"),
-        ("head -c 3000000 /dev/zero", "no SGLang is installed in it"),
+        ("exit 0", "WRONG", "no SGLang is installed in it (engine_missing)"),
+        ("exit 3", "warn", "it is no Python that works: it ended with status 3"),
+        ("kill -9 $$", "warn", "it is no Python that works: it ended with signal 9"),
+        ("echo 'sglang {'", "WRONG", "no SGLang is installed in it (engine_missing)"),
+        ("head -c 3000000 /dev/zero", "WRONG", "no SGLang is installed in it (engine_missing)"),
     ],
 )
-def test_an_interpreter_without_sglang_is_named_with_its_line(report, interpreter, script, why):
+def test_an_interpreter_without_sglang_is_named_with_its_line(report, interpreter, script, mark, why):
     interpreter(script=script)
     status, lines = report(A + "python = './python'\n")
-    told = f"muxd.toml:5: python: {why}; name the python of an environment that has SGLang"
-    assert (status, of(lines, "python")) == (0, [("warn", "python", told)])
+    remedy = "name the python of an environment that has SGLang, or install it there: python -m pip install sglang"
+    told = f"muxd.toml:5: python: {why}; {remedy}"
+    assert (status, of(lines, "python")) == (2 if mark == "WRONG" else 0, [(mark, "python", told)])
     assert report(A + "python = './python'\n", strict=True)[0] == 2
 
 
 def test_an_interpreter_that_hangs_is_a_warning(report, interpreter, monkeypatch):
-    monkeypatch.setattr(interpreters, "PATIENCE", 0.1)
+    monkeypatch.setattr(engine_packages, "PATIENCE", 0.1)
     interpreter(script="exec sleep 1000")
     status, lines = report(A + "python = './python'\n")
     assert (status, "it did not answer" in of(lines, "python")[0][2]) == (0, True)

@@ -349,3 +349,55 @@ def test_a_file_that_the_arguments_name_and_that_is_not_there_is_wrong(told, fol
         ("WRONG", "muxd.toml:6: --lora-paths: nothing at gone/c; correct the path"),
         ("WRONG", "muxd.toml:6: --lora-paths: nothing at gone; correct the path"),
     ]
+
+
+# vLLM's
+
+
+VLLM = "[models.a]\nengine = 'vllm'\npython = './python'\nmodel_path = 'o/a'\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "keys", "told"),
+    [
+        (
+            "0.15.1",
+            "sleep_level = 1\n",
+            "muxd.toml:7: vLLM 0.15.1 keeps its weights on the GPU asleep at level 1 ",
+        ),
+        (
+            "0.32.0",
+            "args = ['--gpu-memory-utilization', '0.9']\nmemory = { weights = '20GiB', kv = '4GiB' }\n",
+            "muxd.toml:7: its --gpu-memory-utilization is 72.0 GiB of GPU 0, and memory grants it 24.0 GiB; leave ",
+        ),
+        (
+            "0.32.0",
+            "args = ['--gpu-memory-utilization=0.9']\n[gpus]\nmemory = { 0 = '40GiB' }\n",
+            "muxd.toml:7: its --gpu-memory-utilization is 72.0 GiB of GPU 0, and [gpus] leaves models 40.0 GiB; lower ",
+        ),
+        ("0.32.0", "args = ['--port', '5']\n", "muxd.toml:7: models.a.args: --port is muxd's own; use the key port"),
+    ],
+)
+def test_what_vllm_cannot_do_is_wrong_with_its_line(report, interpreter, version, keys, told):
+    interpreter(engine="vllm", version=version)
+    status, lines = report(VLLM + keys, gpus=(80,))
+    wrong = [line for line in lines if line[0] == "WRONG"]
+    assert (status, [line[1] for line in wrong]) == (2, ["a"])
+    assert wrong[0][2].startswith(told)
+
+
+def test_a_vllm_that_can_do_it_is_told_with_its_version(report, interpreter):
+    interpreter(engine="vllm", version="0.32.0", rejected={"a": "unrecognized arguments: --contxt-length 3"})
+    status, lines = report(VLLM + "sleep_level = 2\nargs = ['--contxt-length', '3']\n", gpus=(80,))
+    assert ("ok", "python", "python: vLLM 0.32.0, torch 2.9.1 (CUDA 12.9)") in lines
+    told = "the vLLM of python does not take args: it knows no --contxt-length; did you mean --context-length?"
+    assert (status, lines[-3]) == (2, ("WRONG", "a", f"muxd.toml:8: {told}"))
+
+
+def test_an_interpreter_without_vllm_is_wrong_with_what_to_install(report, interpreter):
+    interpreter(engine="sglang")
+    status, lines = report(VLLM, gpus=(80,))
+    missing = "muxd.toml:5: python: no vLLM is installed in it (engine_missing); name the python of an environment that"
+    (line,) = [line for line in lines if line[1] == "python"]
+    assert (status, line[0]) == (2, "WRONG")
+    assert line[2] == f"{missing} has vLLM, or install it there: python -m pip install vllm"

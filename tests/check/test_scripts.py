@@ -96,7 +96,8 @@ def test_an_interpreter_by_its_name_is_looked_for_as_the_script_will(told, inter
     interpreter("python3", script="exit 0")
     assert told(f"python3 {SERVER}\n")[1][0] == (
         "warn",
-        "a.sh:1: python3: no SGLang is installed in it; name the python of an environment that has SGLang",
+        "a.sh:1: python3: no SGLang is installed in it (engine_missing); name the python of an environment that has "
+        "SGLang, or install it there: python3 -m pip install sglang",
     )
     assert told(f"source HERE/env/bin/activate\npython3 {SERVER}\n")[1][0][0] == "warn"
     activate = interpreter("env/bin/activate")

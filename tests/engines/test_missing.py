@@ -42,7 +42,7 @@ async def test_an_interpreter_is_asked_once_and_told_with_its_models(told):
     )
     assert lines == [
         "b, c, d cannot be loaded: python3: no SGLang is installed in it; "
-        "name the python of an environment that has SGLang"
+        "name the python of an environment that has SGLang, or install it there: python3 -m pip install sglang"
     ]
     assert asked == ["has", "python3"]
 

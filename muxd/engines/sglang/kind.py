@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import FRACTION, flag_of, number_in
 from muxd.config.model_schema import Model
 from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
+from muxd.engines.certain import certain_need
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .certain import certain_need
 from .checks import findings, odd_args, paths_read
-from .interpreters import look, rejected_args
+from .interpreters import PACKAGE
 
 if TYPE_CHECKING:
     from muxd.engines.engine import Engine
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 #: The flag of a model that makes embeddings.
 EMBEDDING = ("--is-embedding",)
 CONTEXT_LENGTH = ("--context-length",)
+
+#: Arguments with which fewer bytes than the files have may go to the GPUs of this host.
+SPARES = re.compile(
+    r"--(quant|torchao|modelopt|rl-quant|cpu-o|offload|kt-|load-f|model-loader|json-m|nno|devic|encoder|language-o|conf)"
+)
 
 #: Routes on which SGLang generates text.  A server that was started with --is-embedding crashes on them, seen with
 #: 0.5.23: its scheduler raises "no attribute 'embeddings'".  The other routes are safe: a model of text refuses a
@@ -92,10 +99,6 @@ def _make() -> Engine:
     return SGLang()
 
 
-def _look(python: str, environ: Mapping[str, str]) -> str:
-    return str(look(python, environ))
-
-
 def _flags(model: Model) -> Sequence[str]:
     from .engine import server_flags  # imported by who checks flags only
 
@@ -115,6 +118,6 @@ SGLANG = EngineKind(
     context_length=context_length,
     takes_adapters=takes_adapters,
     findings=findings,
-    certain_need=certain_need,
-    installation=InstallationChecks("SGLang", _look, rejected_args, odd_args, paths_read, _flags),
+    certain_need=partial(certain_need, SPARES),
+    installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags),
 )

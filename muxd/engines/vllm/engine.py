@@ -3,8 +3,10 @@
 What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, with a sleep mode of the tests' own).
 """
 
+import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from math import floor
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -24,7 +26,16 @@ from muxd.engines.shared_memory import mapped_files
 from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswer, text_answer, vector_answer
 
 from . import diagnosis, guard
-from .kind import KV_CACHE_BYTES, VLLM_KIND, makes
+from .installation import (
+    GPU_SHARE,
+    KV_CACHE_BYTES,
+    MIDDLEWARE,
+    RELEASE_HOST_MEMORY,
+    SHUTDOWN_TIMEOUT,
+    folder_of,
+    lacking,
+)
+from .kind import VLLM_KIND, makes
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -40,7 +51,7 @@ PIPELINE = ("--pipeline-parallel-size", "-pp")
 DATA = ("--data-parallel-size", "-dp")
 
 #: Seconds that a server which is told to end may go on with what is in flight; muxd has drained it before.
-SHUTDOWN_TIMEOUT = 30
+DRAIN_SECONDS = 30
 
 #: Bytes of /metrics; 60 KB are usual.
 LONGEST_PAGE = 8 << 20
@@ -57,8 +68,6 @@ class VLLM:
     stop_signal = signal.SIGTERM
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
-        # Pinned host memory of a sleep at level 1 would stay taken after the wake.
-        "VLLM_SLEEP_MODE_RELEASE_HOST_MEMORY": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
 
@@ -66,14 +75,12 @@ class VLLM:
         self._answered: float | None = None  # when the engine core last did, by trio's clock
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
-        folder = context.workdir
-        flags = ["--model", model.model_path, "--served-model-name", model.served_names[0]]
-        flags += ["--host", "127.0.0.1", "--port", str(context.port)]
-        flags += ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT), "--middleware", f"{GUARD}.RequireAdminKey"]
-        flags += ["--enable-sleep-mode"] if model.sleep_level < 3 else []
-        flags += [*_memory_share(model), *_tensor_parallel(model), *model.args]
+        folder, python = context.workdir, model.engine_options.python
+        lacks = lacking(folder_of(python, {**os.environ, **model.env}))
+        flags = [*server_flags(model, context.port, lacks), *_memory_share(model, context.gpu_size), *model.args]
         return CommandSpec(
-            argv=(model.engine_options.python, "-m", MODULE, *flags),
+            argv=(python, "-m", MODULE, *flags),
+            env=_given_back(model, lacks),
             files={
                 folder / f"{GUARD}.py": Path(guard.__file__).read_text(),
                 folder / guard.KEY_FILE: context.admin_key,
@@ -191,11 +198,38 @@ class VLLM:
         return general.of_stranger(program, self.title, "/is_sleeping")
 
 
-def _memory_share(model: Model) -> list[str]:
-    """Hold vLLM to its grant: the bytes of its KV cache on each GPU, where `memory` has them."""
+def server_flags(model: Model, port: int, lacks: frozenset[str] = frozenset()) -> list[str]:
+    """Return the flags that muxd sets itself; `lacks`: features that this vLLM does not have.
+
+    The user's `args` come behind them.
+    """
+    flags = ["--model", model.model_path, "--served-model-name", model.served_names[0]]
+    flags += ["--host", "127.0.0.1", "--port", str(port), MIDDLEWARE, f"{GUARD}.RequireAdminKey"]
+    flags += [SHUTDOWN_TIMEOUT, str(DRAIN_SECONDS)] if SHUTDOWN_TIMEOUT not in lacks else []
+    flags += ["--enable-sleep-mode"] if model.sleep_level < 3 else []
+    return flags + _tensor_parallel(model)
+
+
+def _given_back(model: Model, lacks: frozenset[str]) -> dict[str, str]:
+    """Return the variable by which pinned host memory of a sleep at level 1 does not stay taken after the wake."""
+    return {RELEASE_HOST_MEMORY: "1"} if model.sleep_level == 1 and RELEASE_HOST_MEMORY not in lacks else {}
+
+
+def _memory_share(model: Model, gpu_size: int) -> list[str]:
+    """Hold vLLM to its grant: the bytes of its KV cache on each GPU, where `memory` has them.
+
+    `gpu_size`: bytes of the smallest of its GPUs; 0 where nobody could read it.  A KV cache of a given size is made
+    whatever the share of the GPU is, but vLLM does not start where less than that share is free: 0.92 of a GPU on which
+    others are awake.  It looks when its CUDA context is there already, which `overhead` is for.
+    """
     if model.memory is None or not VLLM_KIND.granted(model):
         return []
-    return [KV_CACHE_BYTES, str(model.memory.kv // max(1, len(model.gpus)))]
+    gpus = max(1, model.gpus_each)
+    flags = [KV_CACHE_BYTES, str(model.memory.kv // gpus)]
+    if gpu_size:
+        share = (model.memory.weights + model.memory.kv) // gpus / gpu_size
+        flags += [GPU_SHARE[0], f"{max(0.0001, floor(min(1.0, share) * 10_000) / 10_000):.4f}"]
+    return flags
 
 
 def _tensor_parallel(model: Model) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from muxd.config.flags import flag_of, number_in
 from muxd.config.model_schema import Model
 from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
-from muxd.engines.kind import EngineKind
+from muxd.engines.certain import certain_need
+from muxd.engines.kind import EngineKind, InstallationChecks
 
+from .installation import GPU_SHARE, KV_CACHE_BYTES, PACKAGE, odd_args, paths_read, share_in, unfit
 from .key_checks import findings
 
 if TYPE_CHECKING:
@@ -18,8 +23,12 @@ if TYPE_CHECKING:
 RUNNER = ("--runner",)
 POOLING = "pooling"
 MAX_MODEL_LEN = ("--max-model-len",)
-KV_CACHE_BYTES = "--kv-cache-memory-bytes"
-GPU_SHARE = "--gpu-memory-utilization"
+
+#: Arguments with which fewer bytes than the files have may go to the GPUs of this host.
+SPARES = re.compile(
+    r"--(quant|cpu-o|offload|load-f|model-loader|hf-o|conf|nno|runner|convert|mm-e|language-m|model-c|ignore-p|engram"
+    r"|enable-ep-w|additional)|-q\b"
+)
 
 #: The beginning of the message of vLLM's EngineDeadError (vllm/v1/engine/exceptions.py, 0.6.5 to 0.33.0).  Until it is
 #: gone, an API server whose engine core has died answers 500 with it, or puts it into the first event of a stream.
@@ -65,6 +74,17 @@ def takes_adapters(_: Model) -> bool:
     return False
 
 
+def demanded(model: Model, total: int) -> tuple[str, int]:
+    """Return the flag, and the bytes of a GPU with `total`, that the model's server may have by its own args."""
+    return GPU_SHARE[0], int((share_in(model.args) or 0) * total)
+
+
+def _flags(model: Model) -> Sequence[str]:
+    from .engine import server_flags  # imported by who checks flags only
+
+    return [*server_flags(model, model.port or 1), *model.args]
+
+
 def _make() -> Engine:
     from .engine import VLLM  # imported by who runs workers only
 
@@ -78,12 +98,14 @@ VLLM_KIND = EngineKind(
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {RUNNER[0]} {POOLING}"},
         last_words=ENGINE_DEAD,
-        memory_flags=(KV_CACHE_BYTES, GPU_SHARE),
+        memory_flags=(KV_CACHE_BYTES, *GPU_SHARE),
     ),
     make=_make,
     makes=makes,
     context_length=context_length,
     takes_adapters=takes_adapters,
-    certain_need=lambda model, environ: 0,  # vLLM offloads by flags and variables of which not all are known
+    certain_need=partial(certain_need, SPARES),
+    demanded=demanded,
     findings=findings,
+    installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags, unfit),
 )

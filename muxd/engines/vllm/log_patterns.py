@@ -3,10 +3,11 @@
 tests/engines/vllm/log_samples.py has what vLLM really writes, and the source of each text.
 """
 
-from muxd.engines.log_patterns import ERROR, LogPattern
+from muxd.engines.log_patterns import ERROR, USAGE, LogPattern
 from muxd.errors import (
     ContextTooLong,
     EngineMissing,
+    EngineTooOld,
     ModelDownloadFailed,
     ModelIncomplete,
     ModelPathMissing,
@@ -89,7 +90,14 @@ VLLM_PATTERNS = (
         EngineMissing,
         r"No module named '?vllm\b(?![/\w])",
         "vllm is not installed in {python}",
-        "set the model's `python` to one that has it",
+        "set the model's `python` to one that has it, or install it there: {python} -m pip install vllm",
+    ),
+    LogPattern(
+        EngineTooOld,
+        USAGE
+        + r"unrecognized arguments: (?:[^\n]* )?(?P<flag>--(?:middleware|enable-sleep-mode|kv-cache-memory-bytes))",
+        "this vLLM is too old for muxd: it has no {flag}",
+        "install vLLM 0.17 or newer",
     ),
     LogPattern(
         PortTaken,

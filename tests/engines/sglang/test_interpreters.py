@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from muxd.engines.sglang import interpreters
-from muxd.engines.sglang.interpreters import Interpreter, NoSGLang, find_sglang, look, rejected_args
+from muxd.engines import engine_packages
+from muxd.engines.kind import NotInstalled
+from muxd.engines.sglang.interpreters import PACKAGE, find_sglang
 
 REAL = Path(__file__).parents[3] / ".sglang-cpu/venv/bin/python"
 
@@ -30,8 +31,8 @@ def environment(tmp_path):
 
 def sglang_of(path, environ):
     try:
-        return look(path, environ).version
-    except NoSGLang:
+        return PACKAGE.look(path, environ).version
+    except NotInstalled:
         return None
 
 
@@ -66,7 +67,7 @@ def test_a_program_that_is_no_python_has_none(tmp_path, text):
 
 
 def test_the_answer_is_the_last_line_of_however_much_is_printed(tmp_path, monkeypatch):
-    monkeypatch.setattr(interpreters, "LARGEST_ANSWER", 100)
+    monkeypatch.setattr(engine_packages, "LARGEST_ANSWER", 100)
     text = """for n in 1 2 3 4 5 6 7 8 9; do echo noise noise noise noise; done; echo 'sglang {"version": "7"}'"""
     assert sglang_of(str(script(tmp_path / "python", text)), os.environ) == "7"
 
@@ -78,7 +79,7 @@ def test_what_cannot_be_run_has_none(tmp_path):
 
 
 def test_an_interpreter_that_does_not_end_is_ended_with_all_its_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(interpreters, "PATIENCE", 0.2)
+    monkeypatch.setattr(engine_packages, "PATIENCE", 0.2)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     endless = script(tmp_path / "python", f"sleep 1000 > {shlex.quote(str(pipe))} & wait")
@@ -93,7 +94,7 @@ def test_the_activated_environment_is_asked_before_the_path(environment, tmp_pat
     active, other = environment("active"), environment("other")
     environ = {"PATH": str(other.parent), "VIRTUAL_ENV": str(active.parents[1]), "HOME": str(tmp_path)}
     found, asked = find_sglang(environ, places=())
-    assert (found, asked[-1]) == (Interpreter(str(active), "9.8.7"), str(active))
+    assert (str(found), asked[-1]) == ("SGLang 9.8.7", str(active))
 
 
 def test_the_path_and_the_usual_places_are_asked(environment, tmp_path):
@@ -101,7 +102,8 @@ def test_the_path_and_the_usual_places_are_asked(environment, tmp_path):
     usual = environment("usual")
     environ = {"PATH": str(plain.parent), "HOME": str(tmp_path)}
     found, asked = find_sglang(environ, places=("/no/such/python", str(usual)))
-    assert found == Interpreter(str(usual), "9.8.7")
+    assert found is not None
+    assert (found.path, found.version) == (str(usual), "9.8.7")
     assert asked[-2:] == [str(plain), str(usual)]
 
 
@@ -131,7 +133,7 @@ def test_the_real_sglang_says_which_arguments_it_does_not_take():
         "loose": [*model, "--is-embedding", "x"],
         "empty": [*model, ""],
     }
-    rejected = rejected_args(str(REAL), os.environ, asked)
+    rejected = PACKAGE.rejected_args(str(REAL), os.environ, asked)
     found = {name: [arg.text for arg in args] for name, args in rejected.items()}
     assert found.pop("beginning")[0].startswith(
         "--kv-cache-dtype: fp8 is no value of it; did you mean fp8_e5m2 or fp8_e4m3? There are "

@@ -21,6 +21,13 @@ class LogSample:
 
 LOG_SAMPLES = (
     LogSample(
+        SOURCE,
+        "engine_too_old",
+        True,
+        "api_server.py: error: unrecognized arguments: --shutdown-timeout 30 --middleware muxd_guard.RequireAdminKey",
+        "it has no --middleware",
+    ),
+    LogSample(
         CPU,
         "bad_flag",
         True,

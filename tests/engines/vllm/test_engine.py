@@ -10,18 +10,21 @@ from typing import Any
 import pytest
 import trio
 
-from muxd.config import Model
+from muxd.config import Daemon, Model
 from muxd.config.engine_options import VLLMOptions
 from muxd.config.model_schema import Memory
 from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
+from muxd.engines.vllm import engine as engine_module
 from muxd.engines.vllm import guard
 from muxd.engines.vllm.engine import DISCARDED, KV_CACHE, OFFLOADED, VLLM
+from muxd.engines.vllm.installation import RELEASE_HOST_MEMORY, SHUTDOWN_TIMEOUT
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
 from muxd.launchers.launcher import launcher_for
 
 GiB = 1 << 30
+DAEMON = Daemon(Path("/s"), Path("/state"), Path("/logs"))
 
 
 def model(**keys: Any) -> Model:
@@ -29,12 +32,12 @@ def model(**keys: Any) -> Model:
     return Model("qwen", engine="vllm", engine_options=VLLMOptions(python="/opt/vllm/bin/python"), **keys)
 
 
-def context(folder: Path) -> LaunchContext:
-    return LaunchContext(4321, folder, folder / "tmp", "the-key", folder / "ledger", 0)
+def context(folder: Path, gpu_size: int = 0) -> LaunchContext:
+    return LaunchContext(4321, folder, folder / "tmp", "the-key", DAEMON, gpu_size=gpu_size)
 
 
-def command(tmp_path: Path, **keys: Any) -> list[str]:
-    return list(VLLM().command(model(**keys), context(tmp_path)).argv)
+def command(tmp_path: Path, gpu_size: int = 0, **keys: Any) -> list[str]:
+    return list(VLLM().command(model(**keys), context(tmp_path, gpu_size)).argv)
 
 
 class Server:
@@ -138,6 +141,25 @@ def test_its_cache_is_as_large_as_its_grant(tmp_path):
     words = command(tmp_path, gpus=("0", "1"), memory=memory)
     assert words[words.index("--kv-cache-memory-bytes") + 1] == str(4 * GiB)
     assert "--kv-cache-memory-bytes" not in command(tmp_path, memory=memory, args=("--gpu-memory-utilization", "0.5"))
+
+
+@pytest.mark.parametrize(
+    ("gpu_size", "share"), [(80 * GiB, "0.1125"), (5 * GiB, "1.0000"), (9 * GiB * 20_000, "0.0001")]
+)
+def test_its_own_check_of_free_memory_is_for_its_grant_and_not_for_the_whole_gpu(tmp_path, gpu_size, share):
+    memory = Memory(weights=10 * GiB, kv=8 * GiB, overhead=4 * GiB)
+    words = command(tmp_path, gpu_size, gpus=("0", "1"), memory=memory)
+    assert words[words.index("--gpu-memory-utilization") + 1] == share
+    assert "--gpu-memory-utilization" not in command(tmp_path, gpu_size)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("lacks", [frozenset(), frozenset({SHUTDOWN_TIMEOUT, RELEASE_HOST_MEMORY})])
+def test_what_its_vllm_lacks_is_not_asked_of_it(tmp_path, monkeypatch, level, lacks):
+    monkeypatch.setattr(engine_module, "lacking", lambda folder: lacks)
+    spec = VLLM().command(model(sleep_level=level), context(tmp_path))
+    assert ("--shutdown-timeout" in spec.argv) is (not lacks)
+    assert (spec.env == {RELEASE_HOST_MEMORY: "1"}) is (level == 1 and not lacks)
 
 
 async def asked(guarded: guard.RequireAdminKey, path: str, key: str = "") -> int:

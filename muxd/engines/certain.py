@@ -1,4 +1,4 @@
-"""A lower bound for the GPU memory that a model needs under SGLang, computed from its files."""
+"""A lower bound for the GPU memory that a model needs, computed from its files."""
 
 import os
 import re
@@ -11,21 +11,17 @@ from muxd.host.model_kinds import Unusable, config_of
 from muxd.host.search import hub_cache, snapshot_in_hub
 from muxd.host.weights import weights_of
 
-# Arguments with which fewer bytes than the files have may go to the GPUs of this host.
-_SPARES = re.compile(
-    r"--(quant|torchao|modelopt|rl-quant|cpu-o|offload|kt-|load-f|model-loader|json-m|nno|devic|encoder|language-o|conf)"
-)
-
 #: The share of the files' bytes that is certainly loaded: layers for speculative decoding may be left out.
 LOADED = 0.95
 
 
-def certain_need(model: Model, environ: Mapping[str, str]) -> int:
+def certain_need(spares: re.Pattern[str], model: Model, environ: Mapping[str, str]) -> int:
     """Return the bytes that the model certainly needs on all its GPUs together; 0 where nothing is certain.
 
-    `environ` is the environment of the model's worker.  The call reads files, and takes as long as the disk takes.
+    `spares`: arguments with which fewer bytes than the files have may go to the GPUs of this host.  `environ` is the
+    environment of the model's worker.  The call reads files, and takes as long as the disk takes.
     """
-    if model.script is not None or any(map(_SPARES.match, model.args)):
+    if model.script is not None or any(map(spares.match, model.args)):
         return 0
     try:
         folder = _folder(model.model_path, environ)
@@ -44,7 +40,7 @@ def _folder(model_path: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _is_halved(config: Mapping[str, Any], folder: Path) -> bool:
-    """Say whether SGLang loads the model in half the size of its files: 32-bit weights, as 16-bit ones.
+    """Say whether an engine may load the model in half the size of its files: 32-bit weights, as 16-bit ones.
 
     Files of torch's own format are taken for 32-bit ones where config.json names no type.
     """

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from muxd.config import Model
-from muxd.engines.sglang.certain import certain_need
+from muxd.engines.registry import ENGINES
 from tests.host.hub import Hub
 
 MiB = 1 << 20
 
 
-def need(folder, config, file="model.safetensors", args=()):
+def need(folder, config, file="model.safetensors", args=(), engine="sglang"):
     """Of 100 MiB of weights."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / file, "wb") as out:
         out.truncate(100 * MiB)
-    return certain_need(Model("a", model_path=str(folder), args=args), {}) // MiB
+    return ENGINES[engine].certain_need(Model("a", model_path=str(folder), args=args), {}) // MiB
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,38 @@ def test_nothing_is_certain_with_arguments_that_spare_the_gpus(tmp_path, args):
     assert need(tmp_path / "m", {}, args=("--tp", "2")) == 95
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-q", "fp8"),
+        ("--quantization=fp8",),
+        ("--cpu-offload-gb", "10"),
+        ("--offload-backend", "x"),
+        ("--load-format", "dummy"),
+        ("--nnodes", "2"),
+        ("--runner", "pooling"),
+        ("--hf-overrides", "{}"),
+        ("--language-model-only",),
+        ("--model-loader-extra-config", "{}"),
+    ],
+)
+def test_nor_with_those_of_vllm(tmp_path, args):
+    assert need(tmp_path / "m", {}, args=args, engine="vllm") == 0
+    assert need(tmp_path / "m", {"dtype": "float32"}, args=("-tp", "2", "--seed", "0"), engine="vllm") == 47
+
+
 def test_nothing_is_certain_of_what_is_not_there_or_not_whole(tmp_path):
-    assert certain_need(Model("a", model_path="/nowhere"), {}) == 0
-    assert certain_need(Model("a", model_path="s3://bucket/a"), {}) == 0
-    assert certain_need(Model("a", model_path="o/a"), {"HF_HUB_CACHE": str(tmp_path)}) == 0
+    assert ENGINES["sglang"].certain_need(Model("a", model_path="/nowhere"), {}) == 0
+    assert ENGINES["sglang"].certain_need(Model("a", model_path="s3://bucket/a"), {}) == 0
+    assert ENGINES["sglang"].certain_need(Model("a", model_path="o/a"), {"HF_HUB_CACHE": str(tmp_path)}) == 0
     (tmp_path / "config.json").write_text("{}")
-    assert certain_need(Model("a", model_path=str(tmp_path)), {}) == 0
+    assert ENGINES["sglang"].certain_need(Model("a", model_path=str(tmp_path)), {}) == 0
 
 
 def test_a_model_of_the_hub_is_looked_up_where_its_worker_will(tmp_path):
     hub = Hub(tmp_path / "hub")
     hub.add("org/whole", {"model.safetensors": 100 * MiB}, {"architectures": ["X"]})
-    assert certain_need(Model("a", model_path="org/whole"), {"HF_HUB_CACHE": str(hub.cache)}) // MiB == 95
+    assert (
+        ENGINES["sglang"].certain_need(Model("a", model_path="org/whole"), {"HF_HUB_CACHE": str(hub.cache)}) // MiB
+        == 95
+    )
