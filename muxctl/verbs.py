@@ -16,6 +16,7 @@ VERBS = {
     "stop": "end a model, and keep it down until it is started",
     "restart": "end a model and load it again",
     "sleep": "make a model give its GPU up until it is asked for",
+    "validate": "let a model sleep and wake at each level, and see that it works",
     "reload": "read the configuration again and apply what changed",
     "keys": "make, list and revoke API keys of the proxy",
     "logs": "what a model wrote, also when muxd is down",
@@ -45,7 +46,8 @@ _ALSO_SAID = {
     **dict.fromkeys(("token", "tokens"), "keys"),
     "revoke": "keys revoke",
     "version": "--version",
-    **dict.fromkeys(("check", "validate", "config", "configtest"), "muxd check"),
+    **dict.fromkeys(("check", "config", "configtest"), "muxd check"),
+    **dict.fromkeys(("verify", "prove", "test", "benchmark"), "validate"),
     **dict.fromkeys(("init", "setup"), "muxd init"),
     **dict.fromkeys(("serve", "daemon"), "muxd start"),
 }

@@ -12,6 +12,7 @@ from .config.flags import runs_on_cpu
 from .config.schema import Daemon
 from .core.ledger import WHOLE
 from .core.spec import GroupSpec, Role, WorkerSpec
+from .engines.kind import EngineKind
 from .engines.registry import kind_of
 
 
@@ -47,6 +48,13 @@ def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
     return GroupSpec(model.name, workers, model.preload, model.drain_timeout, model.pinned)
 
 
+def _launchable(kind: EngineKind, model: Model) -> frozenset[int]:
+    """Return the sleep levels for which a process of the model can be launched."""
+    if model.script is not None:  # its flags are the script's
+        return frozenset()
+    return frozenset(level for level in range(4) if level in kind.levels(replace(model, sleep_level=level)))
+
+
 def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:
     role, model = member
     kind, memory = kind_of(model), model.memory
@@ -63,6 +71,7 @@ def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:
         memory=memory.total if memory is not None else 0,
         sleep_level=model.sleep_level,
         levels=kind.levels(model),
+        launchable=_launchable(kind, model) if role is not Role.ROUTER else frozenset(),
         copy=(memory.weights if memory is not None else 0) if is_counted else None,
         resident=(memory.weights + memory.overhead) // max(1, model.gpus_each) if memory is not None else 0,
         restart_limit=model.restart_limit,

@@ -72,6 +72,7 @@ class Behaviour:
     key: str | None = None  # the key that it wants on every route but /ready; None: any
     context_length: int | None = 4096
     is_generation: bool | None = True
+    says: str = "{}"  # its answer to whoever asks it for text
     info: dict[str, Any] = field(default_factory=dict)  # its answer on /server_info
     processes: list[Command] = field(default_factory=list)  # of the worker, as /proc has them
     unseen: OSError | None = None  # why its processes cannot be seen
@@ -128,6 +129,9 @@ class FakeServer:
         key = self.behaviour.key
         if key is not None and path != "/ready" and request.headers.get("authorization") != f"Bearer {key}":
             return an_answer(401)
+        if request.method == "POST" and path in ("/v1/completions", "/generate"):
+            await trio.sleep(self.behaviour.call_time)
+            return an_answer(200, self.behaviour.says)
         return await self._call(verb) if verb in CALLS.values() else self._get(path)
 
     def _get(self, path: str) -> httpx.Response:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from muxd.config import Daemon, Memory, Model, SimulatorOptions
+from muxd.config.model_schema import Script
 from muxd.core.spec import Role, group_of
 from muxd.members import members_of, spec_of
 
@@ -40,3 +41,10 @@ def test_each_replica_claims_its_own_memory_and_the_router_none():
         (0, []),
     ]
     assert (spec.name, spec.preload, spec.drain_timeout) == ("qwen", True, 7.0)
+
+
+def test_a_process_can_be_launched_for_every_level_of_its_engine_but_not_one_of_a_script():
+    each = [set(worker.launchable) for worker in spec_of(model(replicas=2, gpus=("0", "1")), DAEMON).workers]
+    assert each == [{0, 1, 2, 3}, {0, 1, 2, 3}, set()]
+    legacy = model(script=Script(("bash", "a.sh"), digest="digest"))
+    assert [set(worker.launchable) for worker in spec_of(legacy, DAEMON).workers] == [set()]

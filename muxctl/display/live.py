@@ -1,4 +1,4 @@
-"""One line on a terminal that follows an order, with the time that the order has taken so far."""
+"""One line on a terminal that follows an order, with the time that it has taken so far; a validation's rows above."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from muxctl.display.cycles import CycleRows, step_text
 from muxctl.display.progress import Reporter, ending_text, eta_text, is_step, is_success, phase_text
 
 
@@ -33,3 +34,28 @@ class LiveLine(Reporter):
             self._progress.update(self._task, description=phase_text(line) + eta_text(self.verb, line))
         elif is_success(line):
             self._ending = ending_text(self.verb, line)
+
+
+class LiveCycles(LiveLine):
+    """Prints a row for each cycle of a validation above the line that says what goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("validate")
+        self._table = CycleRows()
+
+    def take(self, line: dict[str, Any]) -> None:
+        if is_step(line):
+            self._progress.update(self._task, description=step_text(line) + eta_text(self.verb, line))
+        elif line["type"] == "cycle":
+            for row in self._table.rows(line):
+                self._console.print(_coloured(row))
+        elif is_success(line):
+            *notes, self._ending = self._table.ending(line)
+            for note in notes:
+                self._console.print(Text(note))
+
+
+def _coloured(row: str) -> Text:
+    text = Text(row)
+    text.highlight_regex(r"^(?P<bold>.*LEVEL .*)|(?P<green>ok$)|(?P<red>FAILED$|  NO  |^  level .*)")
+    return text

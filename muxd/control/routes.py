@@ -15,6 +15,7 @@ from muxd.control.bodies import (
     ReloadBody,
     SleepBody,
     SwitchBody,
+    ValidateBody,
     body_of,
     log_lines,
     log_streams,
@@ -85,6 +86,7 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/models/NAME", Right.READ, self._model),
                 ControlRoute("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
                 *(self._order_route(verb) for verb in ORDERS),
+                ControlRoute("POST", "/v1/models/NAME/validate", Right.OPERATE, self._validate, "validate models"),
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
@@ -167,6 +169,15 @@ class ControlRoutes:
         progress = self._service.order(name, verb, now=body.now, level=level)
         await _send_progress(exchange, name, progress, wait=body.wait)
 
+    async def _validate(self, request: Request, exchange: ResponseWriter, name: str) -> None:
+        body = body_of(request, ValidateBody)
+        name = self._service.resolve(name)
+        number, messages = self._service.validate(name, body.levels, body.cycles)
+        try:
+            await relay(exchange, messages)
+        finally:
+            self._service.end_validation(name, number)
+
     async def _unload(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         await exchange.send_json(200, await self._service.unload(self._service.resolve(name)))
 
@@ -222,7 +233,7 @@ def _split_path(raw_path: str) -> tuple[str, str]:
         return "/v1/leases/ID", parts[3]
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
-    if len(parts) > 4 and parts[-1] in ("switch", "logs", "unload", *ORDERS):
+    if len(parts) > 4 and parts[-1] in ("switch", "validate", "logs", "unload", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
 

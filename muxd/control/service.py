@@ -51,6 +51,20 @@ class ControlService(Protocol):
         """
         ...
 
+    def validate(
+        self, name: str, levels: tuple[int, ...], cycles: int
+    ) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
+        """Have a model sleep and wake at these levels, or all that it has; return a number, and what is found.
+
+        The channel closes after `done` or `failed`.  `end_validation` is to be called with the number when who ordered
+        it is gone.
+        """
+        ...
+
+    def end_validation(self, name: str, number: int) -> None:
+        """End a validation that nobody is told of any more; does nothing where it is over."""
+        ...
+
     async def unload(self, name: str) -> Message:
         """Put a model to sleep that a client has no more use of, unless others use it.
 

@@ -1,9 +1,18 @@
 """What to do about it.  The core makes these; the shell carries them out."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from .ledger import GpuId
 from .states import WorkerState
+
+
+class Moment(StrEnum):
+    """When a validation measures a worker."""
+
+    BEFORE = "before"  # awake, before it sleeps
+    ASLEEP = "asleep"
+    AWAKE = "awake"  # after its wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,31 @@ class FailOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureWorker:
+    """Note what memory a worker has and, where it is awake, ask it something; answered by WorkerMeasured."""
+
+    worker: str
+    number: int
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCycle:
+    """A validation has had one worker sleep and wake; `error` says what went wrong, "" that nothing did.
+
+    `sleep` and `wake`: seconds; None: it did not come to that.  At level 3 they are those of an end and of a start.
+    """
+
+    ticket: int
+    worker: str
+    level: int
+    cycle: int  # from 1 on
+    sleep: float | None
+    wake: float | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerUnload:
     """The group goes to sleep, or `reason` says why it does not."""
 
@@ -191,6 +225,8 @@ Command = (
     | FailSwitch
     | FinishOrder
     | FailOrder
+    | MeasureWorker
+    | ReportCycle
     | AnswerUnload
     | PersistStopped
     | ReconfigureWorker

@@ -20,13 +20,14 @@ class Failure(StrEnum):
 
 
 class Verb(StrEnum):
-    """What can be ordered of one group; an operator gives the first four."""
+    """What can be ordered of one group; an operator gives the first five."""
 
     START = "start"  # load or wake it when its GPUs are free; evicts nobody
     STOP = "stop"  # end its processes and keep them ended until a start
     RESTART = "restart"  # end its processes, then start
     SLEEP = "sleep"  # give the GPU up; the next request may wake it
-    UNLOAD = "unload"  # likewise, until somebody wants it: its client has no more use of it
+    VALIDATE = "validate"  # let it sleep and wake at each level, and measure that; it is ready afterwards
+    UNLOAD = "unload"  # give the GPU up until somebody wants it: its client has no more use of it
     RECONFIGURE = "renew"  # end its processes: the configuration changed
     REMOVE = "retire"  # likewise, and forget it: the configuration has it no more
 
@@ -89,6 +90,7 @@ class OrderGiven:
     """An operator's order for one group.  `now`: what is in flight is not waited for.
 
     `level`: of a sleep; None: the one that is configured, or the deeper one at which the group sleeps already.
+    `levels`: of a validation; none: all that the group has.  Each is tried `cycles` times.
     """
 
     time: float
@@ -97,6 +99,27 @@ class OrderGiven:
     verb: Verb
     now: bool = False
     level: int | None = None
+    levels: tuple[int, ...] = ()
+    cycles: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationEnded:
+    """Who ordered a validation is gone: nobody is left to be told what it finds."""
+
+    time: float
+    ticket: int
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMeasured:
+    """A validation's question to a worker is answered.  `number` names the question; `error` says what is wrong."""
+
+    time: float
+    worker: str
+    number: int
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +281,8 @@ Event = (
     | LeaseEnded
     | SwitchAsked
     | OrderGiven
+    | ValidationEnded
+    | WorkerMeasured
     | UnloadAsked
     | Reconfigured
     | GpusMeasured

@@ -9,7 +9,9 @@ death of one among several costs nobody a lease; a worker that died is started a
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import inf
+from typing import NamedTuple
 
 from . import policy
 from .events import Verb, Waiting
@@ -29,6 +31,51 @@ _READY = frozenset({WorkerState.READY})
 _CARRYING = frozenset({WorkerState.READY, WorkerState.DRAINING})
 
 
+class Stage(StrEnum):
+    """What a validation is about."""
+
+    COME = "come"  # the group is to be ready, its processes launched so that they can sleep at the cycle's level
+    RELAUNCH = "relaunch"  # its processes end, to be launched for another level
+    DRAIN = "drain"  # its clients finish what they have in flight
+    LOOK = "look"  # its workers are measured before they sleep
+    LEAVE = "leave"
+    LOOK_ASLEEP = "look_asleep"
+    RETURN = "return"
+    LOOK_AWAKE = "look_awake"
+    DONE = "done"
+
+
+class Cycle(NamedTuple):
+    """One sleep and wake of a group."""
+
+    level: int
+    number: int  # among the cycles at this level, from 1 on
+
+
+@dataclass(slots=True)
+class Validation:
+    """How far an order to validate a group is."""
+
+    cycles: deque[Cycle]  # still to be made; the first is under way
+    stage: Stage = Stage.COME
+    has_begun: bool = False  # the group is cut off from its clients, and nobody else comes to its GPUs
+    is_known: bool = False  # how its workers are, awake: they have been measured
+    launch_level: int | None = None  # for which its processes are launched; None: the configured one
+    since: float = 0.0  # when the cycle began
+    asked: dict[str, int] = field(default_factory=dict)  # who is being measured: the numbers of the questions
+    errors: dict[str, str] = field(default_factory=dict)  # by worker: what went wrong in the cycle
+
+    @property
+    def calls(self) -> bool:
+        """Say whether the group is to come to its GPUs now."""
+        return self.stage in (Stage.COME, Stage.RETURN)
+
+    @property
+    def sends_away(self) -> bool:
+        """Say whether the group is to leave its GPUs now, or to stay away."""
+        return self.stage in (Stage.RELAUNCH, Stage.DRAIN, Stage.LEAVE, Stage.LOOK_ASLEEP)
+
+
 @dataclass(slots=True)
 class Order:
     """What a group is to do, by an operator (whose `tickets` wait for its end) or by a new configuration."""
@@ -39,6 +86,7 @@ class Order:
     level: int | None = None  # of a sleep; None: the group's own
     killed: bool = False  # a stop that was under way has been hurried
     is_down: bool = False  # of a restart: the processes have ended
+    validation: Validation | None = None
 
 
 @dataclass(slots=True)
@@ -291,7 +339,29 @@ class Group:
     @property
     def sent_away(self) -> bool:
         """Say whether an order takes the group off its GPUs, whoever else wants that."""
+        if self.validation is not None:
+            return self.validation.sends_away
         return self.order is not None and self.order.verb is not Verb.START
+
+    @property
+    def validation(self) -> Validation | None:
+        """Return how far the group's validation is; None where none is ordered."""
+        return self.order.validation if self.order is not None else None
+
+    @property
+    def is_validated(self) -> bool:
+        """Say whether the group is at a validation's disposal: its clients wait, and so do others for its GPUs."""
+        return self.validation is not None and self.validation.has_begun
+
+    @property
+    def is_kept_away(self) -> bool:
+        """Say whether a validation keeps the group from its GPUs for now, whoever wants it there."""
+        return self.validation is not None and not self.validation.calls
+
+    @property
+    def launch_level(self) -> int | None:
+        """Return the level for which a validation has the processes launched; None: the one that is configured."""
+        return self.validation.launch_level if self.validation is not None else None
 
     @property
     def stays_up(self) -> bool:
@@ -301,7 +371,7 @@ class Group:
     @property
     def comes_back(self) -> bool:
         """Say whether the group leaves only to be started again at once."""
-        return self.order is not None and self.order.verb is Verb.RESTART
+        return self.order is not None and self.order.verb in (Verb.RESTART, Verb.VALIDATE)
 
     # Costs: the members move side by side, so that a move of the group takes as long as the slowest
 

@@ -52,6 +52,7 @@ class HostState:
         self.renewals = 0  # how often a new configuration has taken hold of a group
         self.learned = 0  # how often something was learned of the host itself
         self.pinned: list[Group] = []
+        self.validating: list[Group] = []  # those with an order to be validated, in the order of these
         self.placement = Placement(self)
         for spec in specs:
             self.add(spec)
@@ -158,7 +159,9 @@ class HostState:
         """Take the memory that a worker needs.  One that is to sleep at 1, and has no room there, will sleep at 2."""
         if worker.is_down:
             worker.copy = self.placement.copy_of(worker)
-            worker.launched, worker.launch_note = None, ""
+            level = self.groups[worker.group].launch_level
+            worker.launched = None if level == worker.spec.sleep_level else level
+            worker.launch_note = f"sleeps at {level}: launched to be validated" if worker.launched is not None else ""
             missing = self.ledger.shortfall(worker.name, {HOST_RAM: worker.copy}) if worker.copy else {}
             if missing:
                 sizes = (f"{size / GIB:.1f}" for size in (max(0, worker.copy - missing[HOST_RAM]), worker.copy))
@@ -320,11 +323,11 @@ class HostState:
         for lease in group.granted:
             yield RevokeLease(lease, reason, message, deadline)
 
-    def resume(self, group: Group) -> Iterator[Command]:
+    def resume(self, group: Group, reason: str) -> Iterator[Command]:
         """Let a group serve again that drains for nothing any more, with the leases that are still held."""
         for worker in group.serving:
             if worker.state is WorkerState.DRAINING:
-                yield from self.move(worker, WorkerState.READY, "what it drained for was called off")
+                yield from self.move(worker, WorkerState.READY, reason)
         for lease in group.granted:
             yield RestoreLease(lease)
 

@@ -5,7 +5,7 @@ the same group takes its place; a client's disconnect does not.  `switch` is not
 them: it is about the GPU, not about one group, and lives in `switching`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from .commands import (
     AnswerUnload,
@@ -17,16 +17,18 @@ from .commands import (
     RemoveWorker,
 )
 from .events import Verb
-from .group import Group, Order
+from .group import Group, Order, Stage
 from .host_state import HostState
 from .spec import GroupSpec
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import Switching
+from .validation import Validations, is_launched_otherwise, planned
 
 _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",
     Verb.RESTART: "{} is restarted",
     Verb.SLEEP: "{} is put to sleep by an operator",
+    Verb.VALIDATE: "{} is validated by an operator",
     Verb.UNLOAD: "no client has any more use of {}",
     Verb.RECONFIGURE: "the configuration of {} has changed",
     Verb.REMOVE: "{} is no longer in the configuration",
@@ -40,6 +42,8 @@ class Orders:
         self.host = host
         self._placement = host.placement
         self._switching = switching
+        self._validations = Validations(host, switching)
+        self.measured = self._validations.measured
 
     # Taken
 
@@ -58,6 +62,20 @@ class Orders:
         group.order = Order(verb, [ticket], now, level)
         if verb is not Verb.START:
             self._switching.call_off(group)
+
+    def validate(self, group: Group, ticket: int, levels: Iterable[int], cycles: int) -> Iterator[Command]:
+        """Order the group to be validated; the order before ends as superseded."""
+        group.retry_now(self.host.now)
+        newer = f"a newer order, {Verb.VALIDATE} {group.name}, took its place"
+        yield from self.fail(group, "superseded", newer)
+        group.order = Order(Verb.VALIDATE, [ticket], validation=planned(group, levels, cycles))
+        self.host.validating.append(group)
+
+    def drop_validation(self, group: Group, ticket: int) -> None:
+        """End a validation that nobody is told of; its group is to be as configured and, if there is room, ready."""
+        order, validation = group.order, group.validation
+        if order is not None and validation is not None and ticket in order.tickets:
+            group.order = Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START)
 
     def unload(self, group: Group, ticket: int) -> Iterator[Command]:
         """Let a group sleep of which a client has no more use, unless somebody else has."""
@@ -99,12 +117,14 @@ class Orders:
             if name not in self.host.groups:
                 self.host.add(spec)
             else:
-                self._reconfigure(self.host.groups[name], spec, changed=name in changed)
+                yield from self._reconfigure(self.host.groups[name], spec, changed=name in changed)
         self.host.sort(wanted)
 
-    def _reconfigure(self, group: Group, spec: GroupSpec, *, changed: bool) -> None:
+    def _reconfigure(self, group: Group, spec: GroupSpec, *, changed: bool) -> Iterator[Command]:
         if changed or group.retired or group.pending_spec is not None:
             group.pending_spec, group.retired = spec, False
+            if group.validation is not None:
+                yield from self.fail(group, "superseded", _MESSAGES[Verb.RECONFIGURE].format(group.name))
         else:
             self.host.update(group, spec)
 
@@ -123,6 +143,7 @@ class Orders:
     # Brought forward
 
     def forward(self) -> Iterator[Command]:
+        self.host.validating = [group for group in self.host.validating if group.validation is not None]
         for group in list(self.host.groups.values()):
             if group.is_down:
                 yield from self._renew(group)
@@ -162,6 +183,10 @@ class Orders:
                     order.is_down = True
                     yield from self._renew(group)
                     yield from self._bring(group)
+            case Verb.VALIDATE:
+                yield from self._validations.forward(group, order)
+                if order.validation is not None and order.validation.stage is Stage.DONE:
+                    yield from self._finish(group)
             case Verb.UNLOAD if group.in_use:
                 group.order = None  # while it drained a request came: it serves on
             case Verb.SLEEP | Verb.UNLOAD:
@@ -255,6 +280,15 @@ class Orders:
         yield from self.host.drain(group, order.verb, _MESSAGES[order.verb].format(group.name), deadline)
 
 
+def why_not_to_validate(group: Group, levels: Iterable[int]) -> str:
+    """Return why the group cannot be validated at these levels; "" where it can."""
+    possible = [level for level in range(4) if all(worker.spec.can_ever_sleep_at(level) for worker in group.serving)]
+    missing = [level for level in sorted(set(levels)) if level not in possible]
+    if not missing:
+        return ""
+    return f"{group.name} has no level {' and no level '.join(map(str, missing))}, only {_listed(possible)}"
+
+
 def why_not_to_level(group: Group, level: int) -> str:
     """Return why the group cannot be put to sleep at `level`; "" where it can."""
     name = group.name
@@ -264,9 +298,12 @@ def why_not_to_level(group: Group, level: int) -> str:
     possible = [each for each in range(4) if all(worker.can_sleep_at(each) for worker in group.serving)]
     if level in possible:
         return ""
-    listed = f"{', '.join(map(str, possible[:-1]))} and {possible[-1]}"
-    levels = f"levels {listed}" if len(possible) > 1 else "level 3"
-    return f"{name} cannot sleep at level {level}, only at {levels}: what its process can is settled by its sleep_level"
+    way = "what its process can is settled by its sleep_level"
+    return f"{name} cannot sleep at level {level}, only at {_listed(possible)}: {way}"
+
+
+def _listed(levels: Sequence[int]) -> str:
+    return f"levels {', '.join(map(str, levels[:-1]))} and {levels[-1]}" if len(levels) > 1 else f"level {levels[0]}"
 
 
 def _ended(group: Group) -> list[int]:

@@ -294,7 +294,9 @@ class Placement:
 
         As large as its weights, and where nobody knows these, as all that it needs on its GPUs.
         """
-        if not worker.is_down or worker.spec.sleep_level != 1 or worker.spec.copy is None:
+        level = self._host.groups[worker.group].launch_level
+        level = worker.spec.sleep_level if level is None else level
+        if not worker.is_down or level != 1 or worker.spec.copy is None:
             return 0
         return worker.spec.copy or self._host.weights.get(worker.group, 0) or worker.spec.memory
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from .events import Verb
-from .group import Group
+from .group import Cycle, Group, Validation
 from .host_state import HostState
 from .placement import Eviction
 from .states import AT_REST, COMING, LEAVING, WorkerState
@@ -29,10 +29,14 @@ class Progress:
     elapsed: float = 0.0
     eta: float | None = None
     position: int | None = None  # among the models that wait, 1 is next
+    cycle: Cycle | None = None  # of a validation, that is under way
 
 
 def progress_of(host: HostState, switching: Switching, group: Group, now: float) -> Progress:
     switch = switching.switch_to(group)
+    if group.validation is not None and group.is_validated:
+        eta, cycle = _until_validated(group, group.validation), next(iter(group.validation.cycles), None)
+        return Progress(group.state, (), now - group.since, eta, cycle=cycle)
     if group.sent_away and group.state in LEAVING_PHASES:
         back = _known(group.cost(WorkerState.STARTING)) if group.comes_back else 0.0
         gone = _until_gone(Eviction(group, _level_ordered(group)), now)
@@ -50,7 +54,7 @@ def progress_of(host: HostState, switching: Switching, group: Group, now: float)
     if group.state is WorkerState.BACKOFF and not switching.in_the_way(group):
         retry_in = max(0.0, group.retry_at - now)
         return Progress(group.state, (), now - group.since, _sum(retry_in, _known(group.return_cost)))
-    if (group.wanted or switching.is_wished(group)) and group.state is not WorkerState.READY:
+    if (group.wanted or switching.is_called(group)) and group.state is not WorkerState.READY:
         eta = _queued_eta(host, switching, group, now)
         return Progress("queued", (), group.oldest_wait(now), eta, switching.position(group))
     return Progress(group.state, (), now - group.since, 0.0 if group.state is WorkerState.READY else None)
@@ -58,6 +62,9 @@ def progress_of(host: HostState, switching: Switching, group: Group, now: float)
 
 def next_step(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
     """Return what happens to the group next, as a phrase after its name; None where its state says it all."""
+    if group.validation is not None and group.validation.cycles:
+        level, number = group.validation.cycles[0]
+        return f"is validated at level {level}, cycle {number}; its clients wait until {_cycles_left(group.validation)}"
     match group.state:
         case WorkerState.READY:
             return _next_of_ready(host, switching, group, now)
@@ -72,6 +79,18 @@ def next_step(host: HostState, switching: Switching, group: Group, now: float) -
         case state if state in AT_REST:
             return _next_at_rest(host, switching, group, now)
     return None
+
+
+def _cycles_left(validation: Validation) -> str:
+    count = len(validation.cycles)
+    return "that is over" if count == 1 else f"all {count} are over"
+
+
+def _until_validated(group: Group, validation: Validation) -> float | None:
+    """Return the seconds that the cycles of a validation take from the first one's beginning; None if unknown."""
+    levels = [cycle.level for cycle in validation.cycles]
+    moves = [cost for level in levels for cost in (group.leave_cost(level), group.comeback_cost(level))]
+    return _sum(*map(_known, moves))
 
 
 def _next_of_ready(host: HostState, switching: Switching, group: Group, now: float) -> str | None:

@@ -36,6 +36,7 @@ from .events import (
     SwitchAsked,
     TimerFired,
     UnloadAsked,
+    ValidationEnded,
     Verb,
     WakeFailed,
     WeightsSeen,
@@ -43,13 +44,14 @@ from .events import (
     WorkerDied,
     WorkerExited,
     WorkerHung,
+    WorkerMeasured,
     WorkerReady,
     WorkerStuck,
 )
 from .group import Group
 from .host_state import HostState
 from .ledger import HOST_RAM
-from .orders import Orders, why_not_to_level
+from .orders import Orders, why_not_to_level, why_not_to_validate
 from .spec import GroupSpec
 from .states import DOWN, UP, WorkerState
 from .switching import AT_ONCE, OperatorSwitch, Switching
@@ -62,6 +64,10 @@ WorkerEvent = (
 
 #: States of a worker that has processes and of which nobody has asked to end them.
 LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
+
+
+#: Orders that lead to a group that is ready, and are refused where it can never be.
+BRINGING = frozenset({Verb.START, Verb.RESTART, Verb.VALIDATE})
 
 
 #: Seconds after which it is worth another try to load a model for which strangers leave no room.
@@ -134,6 +140,12 @@ class Scheduler:
                 yield from self._switch_asked(ticket, self.host.groups[name])
             case OrderGiven(_, _, name):
                 yield from self._order_given(event, self.host.groups[name])
+            case ValidationEnded(_, ticket, name) if name in self.host.groups:
+                self._orders.drop_validation(self.host.groups[name], ticket)
+            case WorkerMeasured(_, name) if name in self.host.workers:
+                self._orders.measured(self.host.groups[self.host.workers[name].group], event)
+            case ValidationEnded() | WorkerMeasured():
+                pass
             case UnloadAsked(_, ticket, name) if name not in self.host.groups:
                 yield AnswerUnload(ticket, _not_configured(name)[1])
             case UnloadAsked(_, ticket, name):
@@ -200,15 +212,27 @@ class Scheduler:
         verb, ticket = order.verb, order.ticket
         is_over = self._shutdown_deadline is not None or group.retired
         refusal = self._refusal(group)
-        if refusal is not None and (is_over or (verb is Verb.SLEEP and group.stopped_by_operator)):
+        if refusal is not None and (is_over or (verb in (Verb.SLEEP, Verb.VALIDATE) and group.stopped_by_operator)):
             yield FailOrder(ticket, refusal[0], refusal[1])
             return
         if order.level is not None and (why := why_not_to_level(group, order.level)):
             yield FailOrder(ticket, "level_refused", why)
             return
+        if verb is Verb.VALIDATE:
+            yield from self._validation_ordered(order, group)
+            return
         if verb is Verb.SLEEP and self.switching.is_wished(group):
             yield from self._end_wish("superseded", f"a newer order, sleep {group.name}, took its place")
         yield from self._orders.give(group, verb, ticket, now=order.now, level=order.level)
+
+    def _validation_ordered(self, order: OrderGiven, group: Group) -> Iterator[Command]:
+        if why := why_not_to_validate(group, order.levels):
+            yield FailOrder(order.ticket, "level_refused", why)
+        elif group.pending_spec is not None:
+            why = f"a new configuration of {group.name} is about to hold; validate it after that"
+            yield FailOrder(order.ticket, "superseded", why)
+        else:
+            yield from self._orders.validate(group, order.ticket, order.levels, order.cycles)
 
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
@@ -334,7 +358,7 @@ class Scheduler:
         """End the waits that no switch can end."""
         for group in self.host.groups.values():
             wished = self.switching.is_wished(group)
-            is_started = group.order is not None and group.order.verb in (Verb.START, Verb.RESTART)
+            is_started = group.order is not None and group.order.verb in BRINGING
             refusal = self._refusal(group) if group.waiting or wished or is_started else None
             if refusal is None:
                 continue
@@ -397,7 +421,10 @@ class Scheduler:
             yield from self._settle_shutdown()
         else:
             renewals = self.host.renewals
+            is_validating = bool(self.host.validating)
             yield from self._orders.forward()
+            if is_validating:
+                yield from self._grant()  # to those who waited for the end of one
             yield from self.switching.settle()
             if self.host.pinned or self.host.renewals != renewals:
                 # The end of an order may have left a pinned one in the way, or a configuration that can never be.
@@ -417,6 +444,8 @@ class Scheduler:
         for group in self.host.groups.values():
             if group.state is not WorkerState.READY:
                 continue
+            if group.validation is not None and not self.switching.validated_beside(group):
+                continue  # its validation goes on, or begins now
             yield from self.host.grant_all(group)
             if operator_switch is not None and operator_switch.group == group.name:
                 self.switching.operator_switch = None

@@ -32,6 +32,7 @@ class WorkerSpec:
     memory: int = 0  # bytes that it needs on its GPUs together; 0: nobody said
     sleep_level: int = 2  # at which it sleeps unless an order says another, or room is needed: then deeper
     levels: frozenset[int] = frozenset()  # at which its process can sleep; sleep_level and 3 always
+    launchable: frozenset[int] = frozenset()  # levels for which its process can be launched instead
     copy: int | None = None  # bytes of host RAM that level 1 takes; 0: as many as its weights; None: not counted
     resident: int = 0  # bytes of each of its GPUs that stay taken while it sleeps at level 0; 0: nobody said
     restart_limit: int = 5
@@ -42,6 +43,10 @@ class WorkerSpec:
 
     def can_sleep_at(self, level: int) -> bool:
         return level in (self.sleep_level, 3) or level in self.levels
+
+    def can_ever_sleep_at(self, level: int) -> bool:
+        """Say whether a process of the worker can sleep at `level`, launched for it if need be."""
+        return self.can_sleep_at(level) or level in self.launchable
 
     @property
     def gpu_count(self) -> int:

@@ -12,8 +12,8 @@ as a half-made one would have cost as much and served nobody.  An operator's swi
 what drained for it then serves again, with the leases that are still held (`_resume_spared`).
 
 `settle` runs after every event.  It brings the running switches forward, then looks at everybody who wants a GPU, best
-first (`_in_order`): the operator's switch, models with requests waiting, groups that crashed, models to be preloaded.
-For each it asks *when* its blockers give way (`gives_way_at`):
+first (`_in_order`): an operator's switch and validations, models with requests waiting, groups that crashed, models to
+be preloaded.  For each it asks *when* its blockers give way (`gives_way_at`):
 
     the blocker                               gives way
     leaves already, or sleeps                 now
@@ -27,7 +27,8 @@ again, and muxd's timer wakes the core then.
 
 Three rules keep a cheap model from starving a dear one.  Who is due comes first, the longest due before the others.
 While a group is due and only the active model's minimum turn keeps it back, its GPUs are kept for it (`_kept_for`):
-no cheaper group may begin a turn in front of it.  And the GPUs of an operator's open switch are kept for that one.
+no cheaper group may begin a turn in front of it.  And the GPUs of an operator's open switch are kept for that one,
+as are those of a group that is being validated (`validation`), from its first cycle to the end of its last.
 
 Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
@@ -117,7 +118,7 @@ class Switching:
     def _end_hopeless(self) -> Iterator[Command]:
         """End sleepers that are wanted, and can come as new processes alone."""
         for group in self.host.groups.values():
-            is_called = group.wanted or self.is_wished(group)
+            is_called = group.wanted or self.is_called(group)
             if is_called and group.state is WorkerState.ASLEEP and self._placement.must_start_anew(group):
                 yield from self.host.stop(group, "it is started anew: its memory is taken where it sleeps", kill=True)
 
@@ -216,7 +217,7 @@ class Switching:
         wanted_away = {name for s in self.running for name in s.victims}
         for group in self.host.groups.values():
             if group.state is WorkerState.DRAINING and not group.sent_away and group.name not in wanted_away:
-                yield from self.host.resume(group)
+                yield from self.host.resume(group, "what it drained for was called off")
 
     def call_off(self, group: Group) -> None:
         """Call off every switch to a group that is ordered away, unless the switch has begun."""
@@ -236,13 +237,21 @@ class Switching:
 
     def is_coming(self, group: Group) -> bool:
         """Say whether a switch brings the group, or will as an operator wishes."""
-        return self.switch_to(group) is not None or self.is_wished(group)
+        return self.switch_to(group) is not None or self.is_called(group)
 
     def claimants(self, group: Group) -> list[Group]:
-        """Return the groups that running switches bring to a GPU that this one needs."""
+        """Return the groups that running switches bring to a GPU that this one needs, or that are validated there."""
         needs = group.gpus
         others = (s for s in self.running if s.target != group.name and self._is_under_way(s))
-        return [self._target(s) for s in others if needs & self._claimed(s)]
+        return [*(self._target(s) for s in others if needs & self._claimed(s)), *self.validated_beside(group)]
+
+    def _validated(self, but: Group) -> list[Group]:
+        """Return the other groups that are being validated."""
+        return [other for other in self.host.validating if other.is_validated and other is not but]
+
+    def validated_beside(self, group: Group) -> list[Group]:
+        """Return the other groups that are being validated on GPUs that this one needs."""
+        return [other for other in self._validated(but=group) if not group.gpus.isdisjoint(other.gpus)]
 
     def begin_unopposed(self, group: Group) -> Iterator[Command]:
         """Bring it to GPUs that are free."""
@@ -260,9 +269,10 @@ class Switching:
     # New ones
 
     def _in_order(self) -> Iterator[tuple[Group, bool]]:
-        """Yield who wants a GPU, best first: the operator's switch (urgent), demand, crashed groups, preloads."""
+        """Yield who wants a GPU, best first: operators' orders (urgent), demand, crashed groups, preloads."""
         if self.operator_switch is not None:
             yield self.host.groups[self.operator_switch.group], True
+        yield from ((group, True) for group in self.host.validating if self.is_called(group))
         for candidate in self._queue:
             yield self.host.groups[candidate.group], False
         for group in self.host.groups.values():
@@ -282,6 +292,10 @@ class Switching:
         """Say whether an operator's switch to the group is open."""
         return self.operator_switch is not None and self.operator_switch.group == group.name
 
+    def is_called(self, group: Group) -> bool:
+        """Say whether an operator wants the group on its GPUs now: by a switch, or to validate it."""
+        return self.is_wished(group) or (group.validation is not None and group.validation.calls)
+
     def _place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
         """Choose the group's GPUs, if any will do; say whether they are none that is off limits."""
         before = group.gpus
@@ -298,7 +312,7 @@ class Switching:
         targets = {switch.target for switch in self.running}
         for group in self.host.groups.values():
             group.is_target = group.name in targets
-            if group.wanted or self.is_wished(group) or group.state is WorkerState.BACKOFF:
+            if group.wanted or self.is_called(group) or group.state is WorkerState.BACKOFF:
                 self._place(group)
 
     def _line_up(self) -> None:
@@ -344,7 +358,9 @@ class Switching:
 
     def _may_come_at(self, group: Group, *, urgent: bool) -> float:
         """Return when a switch to the group may begin; inf: not before an event changes something."""
-        if group.state not in AT_REST or not self._place(group, self._off_limits(urgent=urgent)):
+        if group.state not in AT_REST or not self._place(group, self._off_limits(group, urgent=urgent)):
+            return inf
+        if group.is_kept_away:
             return inf
         if self.host.now < group.retry_at:
             return group.retry_at
@@ -363,7 +379,7 @@ class Switching:
         """
         if not _waits(group):
             return True
-        if self.is_wished(group) or group.name in self.preload:
+        if self.is_called(group) or group.name in self.preload:
             return False
         for found in (self._plans, self._candidates, self._dues):
             found.pop(group.name, None)
@@ -371,10 +387,12 @@ class Switching:
         self.next_decision = min(self.next_decision, at)
         return at > self.host.now + AT_ONCE
 
-    def _off_limits(self, *, urgent: bool) -> frozenset[GpuId]:
-        """Return the GPUs that no switch may be made to: those of running switches and, unless it is `urgent`, those
-        kept for an operator's open switch or for one who waited long."""
+    def _off_limits(self, group: Group, *, urgent: bool) -> frozenset[GpuId]:
+        """Return the GPUs that no switch to the group may be made to: those of running switches and of other groups
+        that are validated and, unless it is `urgent`, those kept for an operator's open switch or for one who waited
+        long."""
         claimed = frozenset[GpuId]().union(*map(self._claimed, self.running))
+        claimed = claimed.union(*(other.gpus for other in self._validated(but=group)))
         if urgent:
             return claimed
         wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()
@@ -386,6 +404,8 @@ class Switching:
         An idle one is kept for as long as its clients are likely to return, and as the wait of `group` allows.
         """
         active = blocker.group
+        if active.is_validated:
+            return inf
         if active.leaves or active.state is WorkerState.ASLEEP:
             return self.host.now
         if active.state is not WorkerState.READY:
@@ -473,7 +493,7 @@ class Switching:
     def _rest_unwanted(self) -> Iterator[Command]:
         """Let a crashed group whose GPU another one has taken wait for a request like any other."""
         for group in self.host.groups.values():
-            unwanted = not group.wanted and not self.is_wished(group)
+            unwanted = not group.wanted and not self.is_called(group)
             has_no_room = group.state is WorkerState.BACKOFF and unwanted
             if has_no_room and (self._placement.evictions(group) or self._placement.crowded_out(group)):
                 yield from self.host.rest(group, WorkerState.BACKOFF)

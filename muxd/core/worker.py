@@ -84,6 +84,7 @@ class Worker:
     peak: int = 0  # the most bytes that its process was measured to have had on one GPU when it fell asleep; 0: unknown
     excess: int = 0  # likewise, where that was more than workers may have
     copy: int = 0  # bytes of host RAM that its process has for a copy of its weights
+    took: dict[WorkerState, float] = field(default_factory=dict)  # seconds that the last move out of each state took
     level: int = 3  # at which it sleeps or slept last, or towards which it falls asleep; 3: its process had ended
     kept: dict[int, int] = field(default_factory=dict)  # bytes of each of its GPUs that it keeps asleep, by level
     ready_since: float | None = None  # first ready since its last failure; sleep does not interrupt it
@@ -142,6 +143,7 @@ class Worker:
         if to not in MOVES[self.state]:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
         if to in _COMPLETES.get(self.state, ()):
+            self.took[self.state] = now - self.since
             self.cost(self.state).learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason

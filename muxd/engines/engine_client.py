@@ -259,6 +259,23 @@ class EngineClient:
             raise EngineCallFailed(message, broken="proof") from None
         raise EngineCallFailed(f"proof: {path} answered {answer.status} {quote(answer.text)}", answered=True)
 
+    async def first_bytes(self, path: str, body: Any) -> float:
+        """POST a request for a stream, read it to its end, and return the seconds until its first bytes.
+
+        Raise EngineCallFailed where none come within call_timeout.
+        """
+        headers, began, first = {**self._api_auth, b"Accept-Encoding": b"identity"}, trio.current_time(), None
+        try:
+            with trio.fail_after(self.call_timeout):
+                async with self._http.stream("POST", self._url + path, json=body, headers=headers, timeout=None) as got:
+                    async for _ in got.aiter_raw():
+                        first = trio.current_time() - began if first is None else first
+        except (httpx.HTTPError, trio.TooSlowError) as error:
+            raise EngineCallFailed(f"POST {path}: {_why(error)}") from None
+        if got.status_code != 200 or first is None:
+            raise EngineCallFailed(f"POST {path}: {got.status_code}")
+        return first
+
     async def change(self, method: str, path: str, body: Any = None) -> None:
         """Send a request that changes what a server knows, but nothing that it holds: it may be sent again.
 

@@ -7,6 +7,7 @@ reload          the running configuration, and the way to another one
 measurements    GPUs, strangers, host RAM and weights, read for the core
 runner_set      the workers' runners, and the models that they run
 client_streams  the streams to clients who wait
+validations     what is measured of models that are validated
 wire            the lines that these clients are told
 context         what these modules share
 """

@@ -15,10 +15,12 @@ from muxd.core.commands import (
     FinishShutdown,
     FinishSwitch,
     GrantLease,
+    MeasureWorker,
     PersistStopped,
     ReconfigureWorker,
     RecordMove,
     RemoveWorker,
+    ReportCycle,
     RestoreLease,
     RevokeLease,
     SetTimer,
@@ -30,6 +32,7 @@ from muxd.core.commands import (
 )
 from muxd.core.spec import group_of
 from muxd.core.states import WorkerState
+from muxd.lease_streams import Line
 from muxd.members import router_of
 from muxd.metrics import SupervisorMetrics
 from muxd.workers import RouterRunner
@@ -76,6 +79,10 @@ class CommandExecutor:
                 self._streams.tell_holder(command)
             case FinishSwitch() | FailSwitch() | FinishOrder() | FailOrder() | AnswerUnload():
                 self._streams.end_order(command)
+            case MeasureWorker(name):
+                self._nursery.start_soon(self._context.figures.measure, command, name=f"figures of {name}")
+            case ReportCycle(ticket):
+                self._report_cycle(ticket, self._context.figures.line(command))
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
             case ReconfigureWorker(name):
@@ -88,6 +95,13 @@ class CommandExecutor:
                 self._record_move(command, now)
             case SetTimer() | FinishShutdown():
                 raise AssertionError(f"{command} is for the loop itself")
+
+    def _report_cycle(self, ticket: int, line: Line) -> None:
+        model = group_of(line["worker"])
+        about = {key: line[key] for key in ("worker", "level", "cycle", "sleep_s", "wake_s", "identical", "error")}
+        self._context.journal.record("validated", model=model, **about)
+        if (stream := self._streams.orders.get(ticket)) is not None:
+            stream.say({**line, "model": model})
 
     def _record_move(self, move: RecordMove, now: float) -> None:
         name, reason = move.worker, move.reason

@@ -14,6 +14,7 @@ from muxd.workers import WorkerContext
 from .client_streams import ClientStreams
 from .measurements import Measurements
 from .runner_set import RunnerSet
+from .validations import CycleFigures
 
 
 class ProxyView(Protocol):
@@ -41,4 +42,5 @@ class SupervisorContext:
     journal: Journal
     losses: Losses
     measurements: Measurements
+    figures: CycleFigures
     proxy: ProxyView

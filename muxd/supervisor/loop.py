@@ -34,6 +34,7 @@ from .measurements import Measurements
 from .reload import ConfigurationReloaded, Reloader, Reread
 from .runner_set import RunnerSet
 from .service import SupervisorService
+from .validations import CycleFigures
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Supervisor:
             journal=self.journal,
             losses=self._losses,
             measurements=self._measurements,
+            figures=CycleFigures(self._runners, context.tell),
             proxy=proxy,
         )
         self.reloader = Reloader(self._context, reread, self.stopping)

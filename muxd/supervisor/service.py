@@ -21,6 +21,7 @@ from muxd.core.events import (
     OrderGiven,
     SwitchAsked,
     UnloadAsked,
+    ValidationEnded,
     Verb,
     Waiting,
 )
@@ -139,6 +140,22 @@ class SupervisorService:
         self._record_order(name, verb if level is None else f"{verb} at level {level}")
         self._context.tell(OrderGiven(time, stream.number, name, verb, now, level))
         return stream.receive
+
+    def validate(
+        self, name: str, levels: tuple[int, ...], cycles: int
+    ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
+        time = trio.current_time()
+        stream = self._streams.open(self._streams.orders, name, time)
+        self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate")
+        self._context.figures.begin(name)
+        self._context.tell(OrderGiven(time, stream.number, name, Verb.VALIDATE, levels=levels, cycles=cycles))
+        return stream.number, stream.receive
+
+    def end_validation(self, name: str, number: int) -> None:
+        if self._streams.orders.get(number) is not None:
+            self._streams.orders.end(number)
+            self._record_order(name, "an end of its validation")
+            self._context.tell(ValidationEnded(trio.current_time(), number, name))
 
     async def unload(self, name: str) -> dict[str, Any]:
         now = trio.current_time()

@@ -63,7 +63,8 @@ def lease_line(stream: LeaseStream, progress: Progress) -> Line:
 
 
 def order_line(stream: LeaseStream, progress: Progress) -> Line:
-    return switch_line(stream, progress) | {"type": "working"}
+    cycle = {"level": progress.cycle.level, "cycle": progress.cycle.number} if progress.cycle is not None else {}
+    return switch_line(stream, progress) | {"type": "working"} | cycle
 
 
 def switch_line(stream: LeaseStream, progress: Progress) -> Line:

@@ -4,14 +4,16 @@ runner             takes the core's commands
 router_runner      likewise for a group's router, which it tells of the group's workers
 launch             starts a server
 process            follows a server from its start to its end
+figures            measures what a worker has, and asks what it says, for a validation
 gpu_memory         waits until the worker's GPU memory is free, and measures it
 port_ownership     checks that the worker itself listens on its port
 script_inspection  looks at what a launch script has started
 crash_evidence     keeps what explains a server's end
 """
 
+from .figures import WorkerFigures
 from .launch import WorkerContext, remove_left_outside
 from .router_runner import RouterRunner
 from .runner import Runner
 
-__all__ = ["RouterRunner", "Runner", "WorkerContext", "remove_left_outside"]
+__all__ = ["RouterRunner", "Runner", "WorkerContext", "WorkerFigures", "remove_left_outside"]

@@ -126,6 +126,11 @@ class GpuMemoryTracker:
             took = {gpu: max(0, self._awake[gpu] - self._before[gpu]) + kept for gpu in self._awake}
             self._held[self._name] = took
 
+    async def taken(self) -> int | None:
+        """Read what is taken on the worker's GPUs, by whatever is no other worker; None where nobody can measure it."""
+        now = await self._read() if self._gpus.measured and self._on else None
+        return None if now is None else sum(now.values())
+
     # The worker sleeps or ends
 
     async def peak(self) -> int | None:

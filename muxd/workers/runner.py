@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from muxd.children import Child, Dropped
@@ -9,7 +10,9 @@ from muxd.config import Model
 from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
 from muxd.engines.registry import engine_for
+from muxd.threads import in_thread
 
+from .figures import WorkerFigures, ask, host_memory
 from .gpu_memory import GpuMemoryTracker
 from .launch import WorkerContext, log_files
 from .process import WorkerProcess
@@ -113,6 +116,20 @@ class Runner:
         """
         link = self._life.link if self._life is not None else None
         return await self._engine.metrics(link) if link is not None else None
+
+    async def measure(self, *, awake: bool) -> WorkerFigures:
+        """Measure what the worker has and, where it is `awake`, ask it something; nothing else may run on it."""
+        said, life = WorkerFigures(), self._life
+        if awake and life is not None and life.link is not None:
+            said = await ask(life.link, self._engine, self._as_launched())
+        return replace(said, gpu=await self._gpu_memory.taken(), host=await self._host_memory())
+
+    async def _host_memory(self) -> int | None:
+        try:
+            pids = self.child.pids() if self.child is not None else []
+        except OSError:
+            return None
+        return await in_thread(partial(host_memory, pids), abandon_on_cancel=True)
 
     def start(self, level: int | None = None, gpus: tuple[GpuId, ...] = ()) -> Callable[[], Awaitable[None]]:
         """Begin a new life of the worker, which `stop` can end from now on.

@@ -67,6 +67,19 @@ class FakeOffice:
         self.opened.set()
         return told
 
+    def validate(
+        self, name: str, levels: tuple[int, ...], cycles: int
+    ) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
+        self.asked.append(("validate", name, levels, cycles))
+        tell, told = trio.open_memory_channel[Message](64)
+        self.switches.append(tell)
+        self.opened.set()
+        return 5, told
+
+    def end_validation(self, name: str, number: int) -> None:
+        self.asked.append(("end_validation", name, number))
+        self.closed.set()
+
     async def unload(self, name: str) -> Message:
         await trio.lowlevel.checkpoint()
         self.asked.append(("unload", name))

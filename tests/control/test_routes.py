@@ -93,6 +93,12 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("POST", "/v1/models/qwen/switch", "[]", "object"),
         ("POST", "/v1/models/qwen/switch", "null", "object"),
         ("POST", "/v1/models/qwen/switch", "{", "not JSON"),
+        ("POST", "/v1/models/qwen/validate", '{"levels": [4]}', "$.levels[0]"),
+        ("POST", "/v1/models/qwen/validate", '{"levels": "1"}', "$.levels"),
+        ("POST", "/v1/models/qwen/validate", '{"levels": [0, 1, 2, 3, 3]}', "$.levels"),
+        ("POST", "/v1/models/qwen/validate", '{"cycles": 0}', "$.cycles"),
+        ("POST", "/v1/models/qwen/validate", '{"cycles": 1001}', "$.cycles"),
+        ("POST", "/v1/models/qwen/validate", '{"wait": false}', "wait"),
         ("POST", "/v1/leases", "", "model"),
         ("POST", "/v1/leases", '{"model": 3}', "$.model"),
         ("POST", "/v1/leases", '{"model": "qwen", "waiting": {}}', "$.waiting"),
@@ -180,6 +186,28 @@ async def test_an_order_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/models/qwen/stop", '{"wait": false}')
     assert (status, json.loads(body)) == (202, {"accepted": True, "model": "qwen"})
     assert desk.office.asked == [("stop", "qwen", False)]
+
+
+async def test_a_validation_lives_as_long_as_who_ordered_it(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/models/Qwen/Qwen3-14B/validate", '{"levels": [0, 2], "cycles": 3}')
+    await desk.office.opened.wait()
+    assert desk.office.asked == [("validate", "qwen", (0, 2), 3)]
+    (tell,) = desk.office.switches
+    await tell.send({"type": "cycle", "level": 0})
+    await until(stream, b'{"type":"cycle","level":0}\n')
+    await stream.aclose()
+    await desk.office.closed.wait()
+    assert desk.office.asked[1:] == [("end_validation", "qwen", 5)]
+
+
+async def test_a_validation_tells_what_it_finds_until_it_is_done(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/models/qwen/validate")
+    await desk.office.opened.wait()
+    assert desk.office.asked == [("validate", "qwen", (), 2)]
+    (tell,) = desk.office.switches
+    await tell.send({"type": "done", "state": "ready"})
+    tell.close()
+    assert (await until_closed(stream)).endswith(b'{"type":"done","state":"ready"}\n\r\n0\r\n\r\n')
 
 
 async def test_a_model_is_let_go_and_the_answer_says_whether_it_sleeps(desk: Desk) -> None:
@@ -313,6 +341,7 @@ class TestAStranger:
             ("POST", "/v1/models/qwen/stop", "stop models"),
             ("POST", "/v1/models/qwen/restart", "restart models"),
             ("POST", "/v1/models/qwen/sleep", "put models to sleep"),
+            ("POST", "/v1/models/qwen/validate", "validate models"),
             ("GET", "/v1/proxy", "read the proxy's settings"),
             ("POST", "/v1/leases", "hold leases"),
         ):

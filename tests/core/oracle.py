@@ -13,8 +13,11 @@ from muxd.core.commands import (
     FinishOrder,
     FinishShutdown,
     GrantLease,
+    MeasureWorker,
+    Moment,
     ReconfigureWorker,
     RemoveWorker,
+    ReportCycle,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -87,6 +90,12 @@ class Oracle:
                 self._must_be_alone(worker)
                 assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = level
+            case MeasureWorker(worker, _, moment):
+                assert moment is Moment.ASLEEP or self.holds[worker] == LOADED
+                assert moment is Moment.ASLEEP or not self._out(worker), f"{worker} is asked something beside clients"
+            case ReportCycle(_, worker, level, _, sleep, wake, error):
+                assert error or (sleep is not None and wake is not None), f"{worker} at {level}: {sleep}, {wake}"
+                assert worker in self.holds
             case StopWorker(worker, kill):
                 assert kill or not self._out(worker)
             case GrantLease(lease):
@@ -207,6 +216,11 @@ class Oracle:
             if group.stopped_by_operator:
                 assert not group.waiting, f"leases wait for {group.name}, which an operator stopped"
                 assert group.state is not WorkerState.READY
+        for group in host.groups.values():
+            if group.is_validated:
+                assert not any(self.leases[n] == "granted" for n in group.granted), f"{group.name} serves meanwhile"
+                beside = [g.name for g in host.groups.values() if g.is_validated and g.gpus & group.gpus]
+                assert beside == [group.name], f"{beside} are validated on the same GPU"
         for worker in host.workers.values():
             if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE

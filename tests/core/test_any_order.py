@@ -20,6 +20,7 @@ from muxd.core.commands import (
     FinishShutdown,
     FinishSwitch,
     GrantLease,
+    MeasureWorker,
     RestoreLease,
     RevokeLease,
     SetTimer,
@@ -46,6 +47,7 @@ from muxd.core.events import (
     SwitchAsked,
     TimerFired,
     UnloadAsked,
+    ValidationEnded,
     Verb,
     Waiting,
     WakeFailed,
@@ -53,6 +55,7 @@ from muxd.core.events import (
     WorkerDied,
     WorkerExited,
     WorkerHung,
+    WorkerMeasured,
     WorkerReady,
     WorkerStuck,
 )
@@ -78,13 +81,22 @@ SIZED = (
     single("b", share=30, sleep_level=2, drain_timeout=inf, restart_limit=2),
     single("c", share=35, sleep_level=3, drain_timeout=5),
     single("d", gpus=frozenset({"1"}), share=20),
-    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10, launchable=frozenset({1, 2})),
     single("g", gpus=frozenset({"1"})),
 )
 
 #: The same where processes can sleep at several levels, and two leave their weights on the GPU if they may.
 SHALLOW = (
-    single("a", share=40, sleep_level=0, levels=frozenset({0, 2}), resident=20, drain_timeout=20, preload=True),
+    single(
+        "a",
+        share=40,
+        sleep_level=0,
+        levels=frozenset({0, 2}),
+        launchable=frozenset({1}),
+        resident=20,
+        drain_timeout=20,
+        preload=True,
+    ),
     single("b", share=30, sleep_level=1, levels=frozenset({0, 1}), drain_timeout=inf, restart_limit=2),
     single("c", share=35, sleep_level=0, levels=frozenset({0, 2}), drain_timeout=5),
     single("d", gpus=frozenset({"1"}), share=20, sleep_level=0),
@@ -98,7 +110,15 @@ GROUPS = (
     single("d", gpus=frozenset({"1"}), share=20),
     replicas("r", frozenset({"0"}), frozenset({"1"}), share=50, drain_timeout=20, preload=True),
     replicas("s", frozenset({"0"}), frozenset({"0"}), share=30, sleep_level=3, drain_timeout=inf, restart_limit=2),
-    replicas("w", frozenset({"0"}), frozenset({"1"}), sleep_level=0, levels=frozenset({0, 1}), drain_timeout=5),
+    replicas(
+        "w",
+        frozenset({"0"}),
+        frozenset({"1"}),
+        sleep_level=0,
+        levels=frozenset({0, 1}),
+        launchable=frozenset({2}),
+        drain_timeout=5,
+    ),
 )
 
 #: The same with copies of weights in host RAM, of 45 in all.
@@ -107,7 +127,7 @@ SHORT = (
     single("b", share=30, sleep_level=1, copy=20, drain_timeout=inf, restart_limit=2),
     single("c", share=35, sleep_level=1, copy=25, drain_timeout=5),
     single("d", gpus=frozenset({"1"}), share=20, sleep_level=1, copy=50),
-    single("e", gpus=frozenset({"0", "1"}), share=50, sleep_level=2, copy=40, drain_timeout=10),
+    single("e", gpus=frozenset({"0", "1"}), share=50, copy=40, launchable=frozenset({1}), drain_timeout=10),
     single("g", gpus=frozenset({"1"}), sleep_level=1, copy=5),
 )
 
@@ -158,6 +178,7 @@ class World:
 
     #: Methods that make one thing happen; a method that stands here more than once is as much more likely.
     STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload", "measure")
+    STEPS += ("validate",)
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
@@ -173,6 +194,7 @@ class World:
         self.alive: set[str] = set()
         self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
         self.tickets: set[int] = set()
+        self.validations: dict[int, str] = {}  # ticket -> model
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
         self.sizes = dict.fromkeys(("0", "1", "2") if specs is ANYWHERE else ("0", "1"), 80)
@@ -196,6 +218,8 @@ class World:
                 self.jobs[worker] = command
             case WakeWorker(worker) | SleepWorker(worker, _) | StopWorker(worker) | SyncRouter(worker):
                 self.jobs[worker] = command
+            case MeasureWorker(worker):
+                self.jobs[f"what {worker} has"] = command
             case GrantLease(lease):
                 self.holders[lease] = "granted"
             case RestoreLease(lease):
@@ -265,6 +289,21 @@ class World:
             level = self.rng.choice([None, 0, 1, 2, 3]) if verb is Verb.SLEEP else None
             self.tell(OrderGiven(self.now, self.last, model, verb, now, level))
 
+    def validate(self) -> None:
+        """An operator has a model validated, or ends muxctl while it is."""
+        if self.rng.random() < 0.2:
+            self.last += 1
+            self.tickets.add(self.last)
+            model = self.validations[self.last] = self.rng.choice(sorted(self.specs))
+            possible = self.rng.choice([(), (3,), (0, 3), (1, 2), (2,)])
+            cycles = self.rng.choice([1, 1, 2])
+            self.tell(OrderGiven(self.now, self.last, model, Verb.VALIDATE, levels=possible, cycles=cycles))
+        elif going_on := sorted(self.tickets & self.validations.keys()):
+            ticket = self.rng.choice(going_on)
+            if self.rng.random() < 0.3:
+                self.tickets.remove(ticket)
+                self.tell(ValidationEnded(self.now, ticket, self.validations[ticket]))
+
     def unload(self) -> None:
         self.last += 1
         self.tickets.add(self.last)
@@ -318,6 +357,8 @@ class World:
                 self.tell(WorkerAsleep(self.now, worker, self.rng.choice([0, 3]), taken))
             case StopWorker():
                 self.exit(worker)
+            case MeasureWorker(worker, number):
+                self.tell(WorkerMeasured(self.now, worker, number, "no answer" if bad else ""))
 
     def exit(self, worker: str, failure: Failure = Failure.EXITED) -> None:
         self.alive.discard(worker)

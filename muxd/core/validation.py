@@ -1,0 +1,213 @@
+"""A validation: an operator's order to have a group sleep and wake at each of some levels, and to measure that.
+
+A cycle is one sleep and one wake of every worker of the group.  From the first cycle on until the end of the last, the
+group's clients wait, and nobody else comes to its GPUs.  A group that is not ready comes first, as in an operator's
+switch; one of two that share GPUs waits until the other's validation is over.  Levels that its processes were not
+launched for are tried with others that are (`Stage.RELAUNCH`); in the end it is ready, and as configured.
+
+What goes wrong ends the cycle, not the validation: the worker is started again, the level counts as failed and is not
+tried again, and the next one's turn comes.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .commands import Command, MeasureWorker, Moment, ReportCycle
+from .events import Verb, WorkerMeasured
+from .group import LOST, Cycle, Group, Order, Stage, Validation
+from .host_state import HostState
+from .states import AT_REST, UP, WorkerState
+from .switching import Switching
+from .worker import Worker
+
+_NOT_SO = "its process cannot sleep at this level"
+
+
+def planned(group: Group, levels: Iterable[int], cycles: int) -> Validation:
+    """Return a validation of the group at these levels, or all that it has, each so many times.
+
+    Levels that its processes have come first, then those that others must be launched for; level 3, which ends them,
+    comes last.
+    """
+    wanted = set(levels) or set(range(4))
+    possible = [level for level in wanted if all(worker.spec.can_ever_sleep_at(level) for worker in group.serving)]
+    possible.sort(key=lambda level: (level == 3, not _can_sleep_at(group, level), level))
+    return Validation(deque(Cycle(level, number) for level in possible for number in range(1, cycles + 1)))
+
+
+class Validations:
+    """Brings the validations of groups forward."""
+
+    def __init__(self, host: HostState, switching: Switching) -> None:
+        self._host = host
+        self._switching = switching
+        self._last_number = 0  # of a question to a worker
+
+    def measured(self, group: Group, event: WorkerMeasured) -> None:
+        """Take in what became of a question to a worker; an answer that nobody waits for any more changes nothing."""
+        validation = group.validation
+        if validation is None or validation.asked.get(event.worker) != event.number:
+            return
+        del validation.asked[event.worker]
+        if event.error:
+            validation.errors.setdefault(event.worker, event.error)
+
+    def forward(self, group: Group, order: Order) -> Iterator[Command]:
+        """Bring a group's validation as far as it goes now."""
+        validation = order.validation
+        assert validation is not None
+        before = None
+        while (now := (validation.stage, len(validation.cycles))) != before:
+            before = now
+            yield from self._take_stage(group, order, validation)
+
+    def _take_stage(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
+        match validation.stage:
+            case Stage.COME if _has_come(group) and not self._switching.validated_beside(group):
+                yield from self._begin_cycle(group, order, validation)
+            case Stage.RELAUNCH:
+                yield from self._send_away(group, 3)
+                if group.is_down:
+                    validation.stage = Stage.COME
+            case Stage.DRAIN:
+                yield from self._drain(group)
+                if group.state is WorkerState.DRAINING and not group.granted:
+                    yield from self._host.resume(group, "its clients wait")
+                if group.state is WorkerState.READY:
+                    yield from self._look(group, validation)
+                elif group.state is not WorkerState.DRAINING:
+                    validation.stage = Stage.COME  # it was lost
+            case Stage.LOOK if not validation.asked:
+                if validation.errors:
+                    yield from self._end_cycle(group, order, validation)
+                else:
+                    self._leave(validation, validation.cycles[0].level)
+            case Stage.LEAVE:
+                yield from self._send_away(group, validation.cycles[0].level)
+                if group.state in AT_REST and all(w.state in AT_REST or w.state in LOST for w in group.serving):
+                    validation.stage = Stage.LOOK_ASLEEP
+                    yield from self._ask(group, validation, Moment.ASLEEP)
+            case Stage.LOOK_ASLEEP if not validation.asked:
+                validation.stage = Stage.RETURN
+            case Stage.RETURN if _has_come(group):
+                validation.stage = Stage.LOOK_AWAKE
+                yield from self._ask(group, validation, Moment.AWAKE)
+            case Stage.LOOK_AWAKE if not validation.asked:
+                yield from self._end_cycle(group, order, validation)
+            case _:
+                pass  # an event brings it forward
+
+    def _begin_cycle(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
+        """Begin the next cycle with a group that is ready, or have it launched so that it can; without one, end."""
+        validation.has_begun = True
+        validation.errors.clear()
+        validation.since = self._host.now
+        for worker in group.serving:
+            worker.took.clear()
+            worker.bad_levels, worker.level_trouble = 0, ""  # an operator's trials are not held against it
+        level = validation.cycles[0].level if validation.cycles else None
+        if level is None:
+            self._end(group, validation)
+        elif not _can_sleep_at(group, level):
+            if validation.launch_level == level:
+                validation.errors = {worker.name: worker.launch_note or _NOT_SO for worker in group.serving}
+                yield from self._end_cycle(group, order, validation)
+            else:
+                self._relaunch(validation, level)
+        elif validation.is_known:
+            self._leave(validation, level)
+        elif group.granted:
+            validation.stage = Stage.DRAIN
+        else:
+            yield from self._look(group, validation)
+
+    def _look(self, group: Group, validation: Validation) -> Iterator[Command]:
+        validation.stage = Stage.LOOK
+        yield from self._ask(group, validation, Moment.BEFORE)
+
+    def _leave(self, validation: Validation, level: int) -> None:
+        """Have the group sleep; at level 3 its next processes are what its configuration says."""
+        validation.stage = Stage.LEAVE
+        if level == 3:
+            validation.launch_level = None
+
+    def _relaunch(self, validation: Validation, level: int | None) -> None:
+        validation.launch_level = level
+        validation.is_known = False
+        validation.stage = Stage.RELAUNCH
+
+    def _end(self, group: Group, validation: Validation) -> None:
+        """End the validation, once the group's processes are what its configuration says."""
+        if is_launched_otherwise(group, validation):
+            self._relaunch(validation, None)
+        else:
+            validation.stage = Stage.DONE
+
+    def _send_away(self, group: Group, level: int) -> Iterator[Command]:
+        yield from self._drain(group)
+        if group.state is WorkerState.DRAINING and not group.granted:
+            yield from self._host.deactivate(group, level)
+
+    def _drain(self, group: Group) -> Iterator[Command]:
+        if group.state in UP and any(worker.state is WorkerState.READY for worker in group.serving):
+            message = f"{group.name} is validated by an operator"
+            yield from self._host.drain(group, Verb.VALIDATE, message, self._host.now + group.spec.drain_timeout)
+        if group.state is WorkerState.DRAINING:
+            yield from self._host.end_overdue(group)
+
+    def _ask(self, group: Group, validation: Validation, moment: Moment) -> Iterator[Command]:
+        """Have those workers measured that are where they should be."""
+        for worker in group.serving:
+            if moment is Moment.ASLEEP and not worker.sleeps_at(validation.cycles[0].level):
+                continue  # what happened to it is told at the end of the cycle
+            if moment is not Moment.ASLEEP and worker.state is not WorkerState.READY:
+                validation.errors.setdefault(worker.name, f"{worker.state}: {worker.reason}")
+                continue
+            self._last_number += 1
+            validation.asked[worker.name] = self._last_number
+            yield MeasureWorker(worker.name, self._last_number, moment)
+
+    def _end_cycle(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
+        """Report the cycle, and go on to the next; a level that failed is not tried again.
+
+        One that said something else after a wake is not what it was: it is started anew before anybody else asks it.
+        """
+        cycle, is_wrong = validation.cycles.popleft(), validation.stage is Stage.LOOK_AWAKE and validation.errors
+        reports = [self._report(worker, validation, cycle) for worker in group.serving]
+        yield from (ReportCycle(ticket, *report) for ticket in order.tickets for report in reports)
+        validation.is_known = not any(report[-1] for report in reports)
+        if not validation.is_known:
+            validation.cycles = deque(each for each in validation.cycles if each.level != cycle.level)
+        validation.stage = Stage.COME
+        if is_wrong:
+            level = validation.cycles[0].level if validation.cycles else 3
+            is_configured = all(worker.spec.can_sleep_at(level) for worker in group.serving)
+            self._relaunch(validation, None if is_configured else level)
+
+    def _report(self, worker: Worker, validation: Validation, cycle: Cycle) -> tuple[Any, ...]:
+        """Return what a ReportCycle says of the worker, but for the ticket."""
+        took, is_end = worker.took, cycle.level == 3
+        sleep = took.get(WorkerState.STOPPING if is_end else WorkerState.FALLING_ASLEEP)
+        wake = took.get(WorkerState.STARTING if is_end else WorkerState.WAKING)
+        ended = worker.ended if worker.ended_at >= validation.since else ""
+        error = worker.level_trouble or validation.errors.get(worker.name) or ended
+        if not error and wake is None:
+            error = "it was not tried" if sleep is None else "it was started anew instead of woken"
+        return worker.name, cycle.level, cycle.number, sleep, wake, error
+
+
+def is_launched_otherwise(group: Group, validation: Validation) -> bool:
+    """Say whether processes of the group were launched for another level than the configured one, to validate it."""
+    level = validation.launch_level
+    return level is not None and any(worker.launched == level for worker in group.serving)
+
+
+def _has_come(group: Group) -> bool:
+    """Say whether the group is ready, with all of its workers that are not lost."""
+    is_there = all(worker.state is WorkerState.READY or worker.state in LOST for worker in group.serving)
+    return is_there and group.state is WorkerState.READY
+
+
+def _can_sleep_at(group: Group, level: int) -> bool:
+    return all(worker.can_sleep_at(level) for worker in group.serving)

@@ -1,0 +1,65 @@
+"""What one worker has and says at one moment, measured for a validation."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import choices
+
+from muxd.config import Model
+from muxd.engines.engine import Engine
+from muxd.engines.engine_client import EngineCallFailed, EngineClient
+from muxd.engines.wake_proof import PROMPT, ProofAnswer
+
+#: Bytes of host RAM that a process has, shared pages by their share: as the kernel reckons them for /proc/PID.
+PROCESSES = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFigures:
+    """Bytes, seconds, and an answer; None where something could not be measured, or was not asked."""
+
+    gpu: int | None = None  # taken on the worker's GPUs, but for what other workers have there
+    host: int | None = None  # of RAM, by all of its processes
+    first_token: float | None = None
+    answer: ProofAnswer | None = None
+    error: str = ""  # why it gave no answer
+
+
+async def ask(link: EngineClient, engine: Engine, model: Model) -> WorkerFigures:
+    """Ask an idle server for its first token to a prompt that it has not seen, then for what the wake proof asks."""
+    first_token, answer = None, None
+    question = {
+        "model": model.served_names[0] if model.served_names else model.name,
+        "prompt": choices(PROMPT, k=len(PROMPT)),  # no prefix of it is in a cache
+        "max_tokens": 1,
+        "temperature": 0,
+        "stream": True,
+    }
+    with suppress(EngineCallFailed):  # of a model that makes vectors, or takes no token ids, it is not known
+        first_token = await link.first_bytes("/v1/completions", question)
+    try:
+        answer = await engine.proof(link, model)
+    except EngineCallFailed as error:
+        return WorkerFigures(first_token=first_token, error=error.message)
+    return WorkerFigures(first_token=first_token, answer=answer)
+
+
+def host_memory(pids: Iterable[int]) -> int | None:
+    """Return the bytes of host RAM that these processes have together; None where one may not be looked at.
+
+    Pages that they share are counted once (Pss).  It takes the kernel some milliseconds for each GiB.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            total += _pss((PROCESSES / str(pid) / "smaps_rollup").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        except OSError:
+            return None
+    return total
+
+
+def _pss(text: str) -> int:
+    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
