@@ -18,8 +18,8 @@ from muxd.proxy.requests.routes import WorkerRequest
 
 from .asking import ask, form, part, send_form
 
-SIZE = 4 << 20
-BESIDE = 1 << 20  # bytes that may be taken beside the body
+SIZE = 1 << 20
+BESIDE = 1 << 18  # bytes that may be taken beside the body
 
 PATHS = (b"/v1/chat/completions", b"/api/chat", b"/generate", b"/api/show", b"/api/embed", b"/api/embeddings")
 EDITS = (Edits("new", {}, ()), Edits("", {"x": 1}, ("y",)), Edits("new", {"x": 1}, ("model",)))
