@@ -27,8 +27,9 @@ BODY = {"model": "qwen", "messages": [{"role": "user", "content": "x"}], "prompt
 
 def asked_of(route: str) -> Request:
     """Return a request that the worker has to answer on that route."""
-    if route == "/v1/audio/transcriptions":
-        return send_form(form(part("model", b"qwen"), part("file", b"x", "a.wav")))
+    if route in ("/v1/audio/transcriptions", "/v1/audio/translations"):
+        request = send_form(form(part("model", b"qwen"), part("file", b"x", "a.wav")))
+        return ask(route.encode(), request.body, headers=tuple(request.headers))
     if re.search("info|/v1/(models|loads|responses/)|/(metrics|ready|ping)$", route):
         return ask(f"/upstream/qwen{route.replace('{id}', 'resp_1')}".encode(), method="GET")
     return ask(route.encode(), BODY)
@@ -90,6 +91,29 @@ def test_the_proxy_is_told_what_each_engine_answers(tmp_path, name):
     assert (found.engine, found.makes, found.max_model_len) == (name, "embeddings", 8)
     assert found.answers is not None
     assert found.answers.routes == dict(ENGINES[name].capabilities.routes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "has", "has_not"),
+    [
+        ("sglang", "/generate /encode /v1/classify /v1/loads", "/v2/rerank /pooling /v1/audio/speech"),
+        ("simulator", "/generate /encode /v1/classify", "/v2/rerank /pooling"),
+        ("vllm", "/v2/rerank /pooling /v1/audio/translations /v1/systemone", "/generate /encode /api/chat /model_info"),
+        ("openai", "/v1/audio/speech /v1/images/generations /api/chat /v2/rerank", "/generate /encode /model_info"),
+    ],
+)
+def test_a_model_is_asked_for_the_routes_of_its_engine_and_no_others(tmp_path, engine, has, has_not):
+    found = told(tmp_path, Model("a", engine=engine)).of("a")
+    allowed = capabilities.allowed(found, "")
+    assert allowed is not None
+    assert set(has.split()) <= allowed
+    assert not set(has_not.split()) & allowed
+    for route in has_not.split():
+        refusal = capabilities.refusal(found, "", route, "a")
+        assert (refusal.status, refusal.message) == (
+            404,
+            f"a has no {route}: its engine, {engine}, does not answer it",
+        )
 
 
 def test_a_model_of_any_server_is_asked_for_every_route_or_for_those_that_its_table_names(tmp_path):

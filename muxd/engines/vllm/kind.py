@@ -40,11 +40,13 @@ TEXT_ROUTES = frozenset(
         "/v1/completions",
         "/v1/responses",
         "/v1/messages",
+        "/v1/systemone",
         "/v1/audio/transcriptions",
+        "/v1/audio/translations",
     )
 )
 
-EMBEDDING_ROUTES = frozenset(("/v1/embeddings", "/v1/score", "/v1/rerank", "/classify"))
+EMBEDDING_ROUTES = frozenset(("/v1/embeddings", "/v1/score", "/v1/rerank", "/v2/rerank", "/classify", "/pooling"))
 
 _ANY = frozenset(
     (

@@ -4,7 +4,8 @@ A worker is sent the listed path and the query as the client wrote it, never the
 "/v1/%63ompletions" becomes "/v1/completions", so that proxy and worker mean the same route.  Doubled slashes and one
 at the end are folded, and most routes are found with and without /v1: base URLs are written either way.
 
-The lists were made from the routes of SGLang 0.5.23.  Routes whose requests name no model:
+The lists were made from the routes of SGLang 0.5.23, vLLM 0.32.0 and OpenAI's API; which of them a model answers its
+engine states, see muxd/engines/capabilities.py.  Routes whose requests name no model:
 
 * `/generate`, `/encode`, `/classify` and `/v1/decisions` take the model from the body or from a header
   `x-muxd-model: NAME`; neither is needed where there is only one model.
@@ -81,6 +82,7 @@ _HAVE_EVENTS = frozenset(
         "/v1/responses",
         "/v1/messages",
         "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/generate",
     )
 )
@@ -113,18 +115,23 @@ _LISTED: dict[bytes, _Route] = {
         "/v1/tokenize",
         "/v1/detokenize",
         "/v1/systemone",
+        "/v1/audio/speech",
+        "/v1/images/generations",
+        "/v1/moderations",
+        "/pooling",
         "/tokenize",
         "/detokenize",
     ),
     **_routes(request_info.in_json, "/rerank", prefix="/v1"),  # the path that other servers use
     **_routes(request_info.beside_json, "/generate", "/encode", "/classify", "/v1/decisions"),
-    **_routes(request_info.in_form, "/v1/audio/transcriptions"),
+    **_routes(request_info.in_form, "/v1/audio/transcriptions", "/v1/audio/translations"),
 }
 _OLLAMAS |= {
     path.encode(): _Route(b"/v1/embeddings", path, "/v1/embeddings", read, False)
     for path, read in ((embeddings.EMBED, embeddings.in_embed), (embeddings.EMBEDDINGS, embeddings.in_embeddings))
 }
-_POST = _with_and_without_v1(_LISTED) | _OLLAMAS
+_COHERES = _routes(request_info.in_json, "/v2/rerank")
+_POST = _with_and_without_v1(_LISTED) | _OLLAMAS | _COHERES
 
 _LOCAL = {
     "/": LocalAnswer.ROOT,
@@ -142,7 +149,7 @@ _SLASHES = re.compile(r"//+")
 
 # The routes that the text of a 404 proposes, by path.
 _KNOWN = {
-    **{path.decode(): f"POST {path.decode()}" for path in (*_LISTED, *_OLLAMAS)},
+    **{path.decode(): f"POST {path.decode()}" for path in (*_LISTED, *_OLLAMAS, *_COHERES)},
     **{path: f"GET {path}" for path in _LOCAL},
     _SHOW: f"POST {_SHOW}",
 }
@@ -155,8 +162,8 @@ _UPSTREAM = re.compile(
 )
 # Routes of OpenAI's API that muxd does not offer: to propose a similar route would mislead.
 _NOT_PASSED = re.compile(
-    r"(?:/v1)?/(?P<what>moderations|images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
-    r"|audio/speech|audio/translations|organization|evals|containers)(?:/|$)"
+    r"(?:/v1)?/(?P<what>images|files|batches|fine_tuning|assistants|threads|vector_stores|uploads|videos"
+    r"|organization|evals|containers)(?:/|$)"
 )
 #: Ends of SGLang's routes that tell of one server; muxd has several, and passes on what tells no secret.
 _SERVERS_OWN = ("get_model_info", "model_info", "get_server_info", "server_info")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from muxd.engines.openai.kind import OPENAI
 from muxd.engines.sglang.kind import SGLANG
 from muxd.proxy.answers import Refusal
 from muxd.proxy.requests.request_info import BodyFormat
@@ -36,7 +37,8 @@ NEVER = """
 ODD = """
 /v1 /v1/ /v1/chat /v1/chat/completions%2f /v1/%2fcompletions /%2fv1/completions /v1/v1/completions
 /v1/chat/completions%00 /v1/chat/../flush_cache /v1/chat/completions;x /V1/chat/completions /v1/completions%20
-/v1/audio/speech /v1/audio/translations /api /api/ /api/pull /api/push /api/create /api/delete /api/copy
+/v1/audio /v1/images /v1/images/edits /v2/embed /v1/v2/rerank /v2/chat/completions
+/api /api/ /api/pull /api/push /api/create /api/delete /api/copy
 /upstream /upstream/ /upstream/qwen /upstream/qwen/ /upstream//model_info /upstream/model_info
 /upstream/qwen/server_info /upstream/qwen/get_server_info /upstream/qwen/model_info%2f
 /upstream/qwen/model_info/../server_info
@@ -80,6 +82,18 @@ def test_every_route_that_names_a_model_in_json_goes_to_its_worker(path):
     found = to_worker(path.encode(), {"model": "qwen", "messages": [], "stream": False})
     assert (found.target, found.label, found.asked.model) == (path.encode(), path, "qwen")
     assert not found.asked.stream
+
+
+#: Routes that other engines than SGLang answer.
+OF_OTHERS = ["/v2/rerank", "/pooling", "/v1/audio/speech", "/v1/images/generations", "/v1/moderations"]
+
+
+@pytest.mark.parametrize("path", OF_OTHERS)
+def test_a_route_that_only_other_engines_answer_goes_to_their_workers(path):
+    found = to_worker(path.encode(), {"model": "qwen", "input": "x"})
+    assert (found.target, found.route, found.asked.model) == (path.encode(), path, "qwen")
+    assert path not in frozenset().union(*SGLANG.capabilities.routes.values())
+    assert path in OPENAI.capabilities.routes[""]
 
 
 def test_rerank_is_found_where_other_servers_have_it():
@@ -183,10 +197,8 @@ def test_a_path_that_is_not_there_is_told_the_nearest(path, near):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        (b"/v1/moderations", "muxd does not pass on moderations: see GET /v1/models"),
-        (b"/v1/images/generations", "muxd does not pass on images: "),
+        (b"/v1/images/edits", "muxd does not pass on images: see GET /v1/models"),
         (b"/files", "muxd does not pass on files: "),
-        (b"/v1/audio/speech", "muxd does not pass on audio/speech: "),
         (b"/api/pull", "models are added to and taken from muxd.toml"),
         (b"/api/blobs/sha256:0", "models are added to and taken from muxd.toml"),
         (b"/get_model_info", "is told at GET /upstream/NAME/model_info"),
