@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from muxd.proxy.proxied_request import REPLAY_MOST
+from muxd.proxy.sockets.router_errors import REFUSED_WITHIN
 
 from .fake_muxd import FakeLease
 from .http_client import chat, post
@@ -112,6 +113,7 @@ async def test_a_router_without_a_worker_is_no_death_and_one_whose_worker_dies_i
         assert len(proxy_env.alpha.calls) > 2
 
         async def die_behind(call: Call) -> bool:
+            await trio.sleep(1.2 * REFUSED_WITHIN)
             await call.send(of_router(b"500 Internal Server Error", b"call_upstream_request_error"))
             return True
 

@@ -8,13 +8,14 @@ import select
 import socket
 from enum import Enum, auto
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserError, HttpResponseParser
 
 from .connection import Connection
 from .reactor import BROKEN, ENDED, READ_SIZE, READABLE, WRITABLE
-from .router_errors import NO_WORKER, router_error
+from .router_errors import NO_WORKER, REFUSED_WITHIN, router_error
 from .stream_formats import StreamFormat
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Upstream(Connection):
     """A connection to a worker; `asker` receives the response that is awaited on it, and is None while it is idle."""
 
     __slots__ = (
+        "_asked_at",
         "_between_chunks",
         "_chunked",
         "_complete",
@@ -137,6 +139,7 @@ class Upstream(Connection):
     def ask(self, asker: ResponseReceiver, head: bytes, body: bytes, first_byte_timeout: float = inf) -> None:
         self.asker = asker
         self._request_size = len(head) + len(body)
+        self._asked_at = monotonic()
         self._first_byte_timeout = first_byte_timeout
         if self.connecting:
             self.deadline = self.reactor.after(CONNECT_TIMEOUT)
@@ -279,8 +282,8 @@ class Upstream(Connection):
         lowered = self.head.lower()
         status = self._parser.get_status_code()
         if status >= 500 and (code := router_error(lowered)):
-            loss = UpstreamLoss.UNREACHABLE if code == NO_WORKER else UpstreamLoss.DIED
-            self._fail(loss, f"its router says {code}")
+            nobody_had_it = code == NO_WORKER or monotonic() - self._asked_at < REFUSED_WITHIN
+            self._fail(UpstreamLoss.UNREACHABLE if nobody_had_it else UpstreamLoss.DIED, f"its router says {code}")
             return False
         self._chunked = lowered.find(_CHUNKED) >= 0  # faster than `in` (see stream_formats)
         asker.on_answer(status, lowered)
