@@ -108,8 +108,9 @@ class OpenAIOptions:
         command_line,
         unset=(),
         example=["docker", "rm", "--force", "muxd-{model}"],
-        doc="A command that ends it, in place of the signal.  It is run as well after the server has crashed or was "
-        "killed, unless it has {pid}: a container outlives its client.  Placeholders as in command, and {pid}.",
+        doc="A command that ends it, in place of the signal.  Unless it has {pid}, it is run as well after the server "
+        "has crashed or was killed, as a container outlives its client: the server need be no child of the command, "
+        "and what is left of the command gets the signal afterwards.  Placeholders as in command, and {pid}.",
     )
     routes: tuple[str, ...] = key(
         url_paths,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from muxd.config.units import shown as shown_value
 
 from .documents import read_document
 from .owned_flags import without_owned
+from .programs import interpreter_of
 from .translations import ANY, Conversion, Take, Translation, Translations, lost, put
 
 DEFAULT_PORT = 3000
@@ -87,17 +87,6 @@ def _python(conversion: Conversion, at: KeyPath, value: Any) -> None:
         conversion.put(("defaults", "python"), python, at)
     elif program != "vllm":
         conversion.remark(at, "whose interpreter cannot be seen here; write python, the interpreter that has vLLM")
-
-
-def interpreter_of(program: str, environ: Mapping[str, str]) -> str:
-    """Return the interpreter of an installed program such as `vllm`; "" where it cannot be seen."""
-    found = shutil.which(program, path=environ.get("PATH"))
-    if found is not None:
-        with open(found, "rb") as opened:
-            first = opened.readline(4096)
-        if first.startswith(b"#!/"):
-            return os.fsdecode(first[2:].split()[0])
-    return str(Path(program).with_name("python")) if program.startswith("/") else ""
 
 
 def _drain(conversion: Conversion, at: KeyPath, value: Any) -> None:

@@ -267,10 +267,18 @@ class Shim:
         if status:
             how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
             self._stop_failed(failure.get("error", how))
+        elif not self._stop_takes_pid():  # it has ended a server elsewhere; the child only waits for that
+            self._send_stop_signal()
 
     def _stop_failed(self, how: str) -> None:
         """Tell the child's log that the stop command failed; a child that still runs gets the stop signal instead."""
         self._stderr.note(f"the stop command of {self._spec.name} {how}")
+        self._send_stop_signal()
+
+    def _stop_takes_pid(self) -> bool:
+        return any("{pid}" in word for word in self._spec.stop_command)
+
+    def _send_stop_signal(self) -> None:
         if self._status is None:
             os.kill(self._pid, self._spec.stop_signal)
             os.kill(self._pid, signal.SIGCONT)
@@ -280,8 +288,7 @@ class Shim:
 
         Not where the command has ended well already, nor where it takes a pid, which is nobody's by now.
         """
-        words = self._spec.stop_command
-        if not words or self._is_stopped or self._failure or any("{pid}" in word for word in words):
+        if not self._spec.stop_command or self._is_stopped or self._failure or self._stop_takes_pid():
             return
         self._run_stop_command()
         end = time.monotonic() + CLEANUP

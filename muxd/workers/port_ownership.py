@@ -7,8 +7,9 @@ has seen the listening socket among the open files of the worker's own processes
 cgroup.
 
 Where a process of the worker belongs to another user, or is the client of a container engine or of a scheduler that
-runs the server elsewhere on this host, the socket's owner cannot be seen.  There a listener of root or of muxd's own
-user is trusted, and no listener at all is needed where the kernel forwards the port to a container.
+runs the server elsewhere on this host, or where the engine says that it may run elsewhere, the socket's owner cannot be
+seen.  There a listener of root or of muxd's own user is trusted, and no listener at all is needed where the kernel
+forwards the port to a container.
 """
 
 import os
@@ -114,7 +115,8 @@ class PortOwnership:
         return self._is_elsewhere(pids) and all(socket.uid in (0, os.geteuid()) for socket in sockets)
 
     def _is_elsewhere(self, pids: Iterable[int]) -> bool:
-        return any(program_of(pid) in CLIENTS or not _can_look_into(pid) for pid in pids)
+        is_outside = any(program_of(pid) in CLIENTS or not _can_look_into(pid) for pid in pids)
+        return is_outside or self._engine.runs_elsewhere
 
     def _elsewhere(self) -> int | None:
         pids = self._pids()

@@ -24,7 +24,7 @@ class Imports:
 
     @property
     def environ(self):
-        return {"HOME": str(self.folder), "PATH": "/nowhere"}
+        return {"HOME": str(self.folder), "PATH": "/nowhere", "BIRDS_KEY": "sk-of-the-birds"}
 
     def write(self, text, name="config.json"):
         file = self.folder / name

@@ -1,6 +1,7 @@
 """llmux's configuration as muxd's: every key of llmux 1, and the three hooks of llmux 2."""
 
 import json
+import subprocess
 from math import inf
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from muxd.config.engine_options import VLLMOptions
 from muxd.engines.vllm.key_checks import OWNED_FLAGS
 from muxd.importers import llmux
-from muxd.importers.llmux import interpreter_of
 from muxd.importers.owned_flags import OWNED
+from muxd.importers.programs import interpreter_of
 from muxd.importers.translations import rows
 
 from .imports import Imports
@@ -225,3 +226,80 @@ def test_a_flag_that_muxd_gives_to_vllm_is_left_out_of_its_args():
 def test_what_is_wrong_is_told_with_file_line_and_advice(llmux_1, text, told):
     problems = llmux_1.problems(text)
     assert [problem for problem in problems if told in problem], problems
+
+
+#: llmux 2's own example, with other names: the three hooks of a model, in YAML.
+HOOKS = """\
+models:
+  owl:
+    port: 8001
+    wake: |
+      podman container restore owl && exit 0
+      podman run -d --name owl -p 8001:8000 owls:latest
+    sleep: podman container checkpoint owl
+    alive: curl -sf http://localhost:8001/v1/health
+  Birds/Hawk:
+    port: 8002
+    wake: ./hawk.sh "$LLMUX_MODEL"
+    sleep: ./sleep.sh
+    alive: test -e /tmp/hawk
+policy:
+  request_timeout_secs: null
+  min_active_secs: 5
+port: 3001
+"""
+
+
+def test_the_hooks_of_llmux_2_are_commands_and_steps(llmux_1):
+    config = llmux_1.load(HOOKS, "config.yaml")
+    owl, hawk = config.models
+    assert str(config.proxy.listen) == "127.0.0.1:3001"
+    assert config.proxy.metrics_listen is None
+    options = owl.engine_options
+    run = ("env", "LLMUX_MODEL=owl", "sh", "-c")
+    wake = "podman container restore owl && exit 0\npodman run -d --name owl -p 8001:8000 owls:latest\n"
+    assert options.command == (*run, llmux._HOLD, wake)
+    assert [step.command for step in options.wake] == [(*run, wake)]
+    assert [step.command for step in options.sleep] == [(*run, "podman container checkpoint owl")]
+    assert options.stop_command == (*run, "podman container checkpoint owl")
+    assert (owl.engine, owl.port, owl.sleep_level, options.ready_path) == ("openai", 8001, 1, "/v1/health")
+    assert (hawk.name, hawk.served_names, hawk.engine_options.ready_path) == ("birds-hawk", ("Birds/Hawk",), "/health")
+    assert hawk.switch_timeout == 600.0
+
+
+def test_of_hooks_is_said_what_has_no_equal(llmux_1):
+    said = llmux_1.remarks(HOOKS, "config.yaml")
+    assert (
+        ":13: models.Birds/Hawk.alive: the script is not run: ready_path and health_path of the server are asked"
+        in said
+    )
+    assert not [remark for remark in said if "owl" in remark]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "models:\n  a:\n    port: 1\n    wake: x\n    sleep: y\n",
+            "config.yaml:2: models.a: alive is missing; write it",
+        ),
+        (
+            "models:\n  a:\n    port: 1\n    wake: x\n    model_path: y\n",
+            "models.a: has model_path (llmux 1) as well as",
+        ),
+        (
+            "models:\n  a: {port: 1, wake: [x], sleep: y, alive: z}\n",
+            'config.yaml:2: models.a.wake: ["x"] is no script;',
+        ),
+        ("models:\n  a: {port: 1, wake: '', sleep: y, alive: z}\n", 'config.yaml:2: models.a.wake: "" is no script;'),
+    ],
+)
+def test_a_wrong_hook_is_told_with_file_line_and_advice(llmux_1, text, told):
+    problems = llmux_1.problems(text, "config.yaml")
+    assert [problem for problem in problems if told in problem], problems
+
+
+def test_the_command_holds_while_its_hook_came_back_and_fails_where_it_failed():
+    hold = subprocess.Popen(["sh", "-c", llmux._HOLD.replace("infinity", "0"), "exit 0"])
+    assert hold.wait(10) == 0
+    assert subprocess.run(["sh", "-c", llmux._HOLD, "exit 3"], check=False).returncode == 3

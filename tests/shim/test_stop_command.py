@@ -53,6 +53,22 @@ async def test_the_command_has_time_to_end_after_the_child(world, contained):
     assert not container(world)
 
 
+async def test_a_child_that_outlives_the_end_of_its_container_gets_the_signal_at_once(world, contained):
+    text = "trap 'exit 5' TERM; touch container; echo up; while :; do sleep 0.01; done"
+    child = await up(world, contained("rm container", text, stop_timeout=60))
+    child.stop()
+    assert (await ended(child)).status == 5
+    assert not container(world)
+    assert "the stop command" not in world.stderr()
+
+
+async def test_a_child_whose_command_takes_its_pid_gets_no_signal_beside_it(world, contained):
+    text = "trap 'exit 5' TERM; trap 'exit 0' USR1; touch container; echo up; while :; do sleep 0.01; done"
+    child = await up(world, contained("rm container; { sleep 0.3; kill -USR1 {pid}; } > /dev/null 2>&1 &", text))
+    child.stop()
+    assert (await ended(child)).status == 0
+
+
 @pytest.mark.parametrize("stop", ["exit 3", "/no/such/program", "kill -9 $$"])
 async def test_a_command_that_fails_is_told_and_the_signal_takes_its_place(world, contained, stop):
     text = "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done"

@@ -123,6 +123,20 @@ async def test_below_a_client_of_a_container_engine_only_root_s_and_muxd_s_own_a
         assert await of(child, port).is_own() is own
 
 
+@pytest.mark.parametrize(("uid", "own"), [(os.geteuid(), True), (65534, False)])
+async def test_where_an_engine_runs_elsewhere_only_root_s_and_muxd_s_own_are_believed(
+    world, port, monkeypatch, uid, own
+):
+    engine = SGLang()
+    engine.runs_elsewhere = True
+    child = world.spawn(world.sh(f"exec {world.sleep}"))
+    with stranger(port):
+        found = listener_module.answering(port)
+        found[0].uid = uid
+        monkeypatch.setattr(listener_module, "answering", lambda _: found)
+        assert await PortOwnership(port, child.shim_pid, None, engine).is_own() is own
+
+
 async def test_a_port_that_the_kernel_forwards_to_a_container_has_no_listener(world, port):
     (world.run_dir / "docker").symlink_to("/bin/sleep")
     child = world.spawn(world.sh(f"{world.run_dir}/docker {world.sleep.split()[1]}; true"))

@@ -12,7 +12,7 @@ from muxd.config.command_lines import Command
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
-from muxd.config.server_commands import HookStep, filled
+from muxd.config.server_commands import HookStep, filled, placeholders_in
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, LaunchContext, ServerKeys
@@ -42,10 +42,13 @@ class OpenAIServer:
         self._ready_path = ""
         self._values: dict[str, Sequence[str]] = {}  # of the placeholders in its present process's commands
         self._sleeps = False
+        self.runs_elsewhere = False
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
         self._sleeps, self._ready_path = False, options.ready_path
+        # What is ended by another way than its process may be started by others, too: a container, a hook's server.
+        self.runs_elsewhere = bool(options.stop_command) and "pid" not in placeholders_in(options.stop_command)
         self._values = {
             "port": (str(context.port),),
             "host": (HOST,),

@@ -46,6 +46,7 @@ class WorkerApiRouter:
 
     environment: Mapping[str, str] = {}
     stop_signal = signal.SIGTERM
+    runs_elsewhere = False
 
     def __init__(self) -> None:
         self._asked: dict[_Change, float] = {}  # changes that nothing has come of, and when each was last asked for

@@ -68,6 +68,7 @@ class SGLang:
     title = "SGLang"
     environment: Mapping[str, str] = ENVIRONMENT
     stop_signal: signal.Signals = signal.SIGINT
+    runs_elsewhere = False
 
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.

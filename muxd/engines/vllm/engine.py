@@ -66,6 +66,7 @@ class VLLM:
 
     title = "vLLM"
     stop_signal = signal.SIGTERM
+    runs_elsewhere = False
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
         "VLLM_NO_USAGE_STATS": "1",

@@ -96,6 +96,13 @@ def test_it_is_started_by_its_own_command_without_any_key_of_muxds(tmp_path):
     assert launch.env["CUDA_VISIBLE_DEVICES"] == "0,2"
 
 
+@pytest.mark.parametrize(
+    ("stop", "elsewhere"), [((), False), (("docker", "stop", "a"), True), (("kill", "-USR1", "{pid}"), False)]
+)
+def test_a_server_that_is_not_ended_by_its_process_may_be_elsewhere(tmp_path, stop, elsewhere):
+    assert started(tmp_path, stop_command=stop).runs_elsewhere is elsewhere
+
+
 @pytest.mark.parametrize(("status", "is_up"), [(200, True), (202, True), (301, False), (404, False), (503, False)])
 async def test_it_is_ready_and_lives_by_a_2xx_at_its_own_paths(tmp_path, status, is_up):
     server = Server()
