@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .config.load import ConfigOverlay
 
 #: The programs whose configurations `muxd import` reads.
-PROGRAMS = ("llmux",)
+PROGRAMS = ("llmux", "llama-swap")
 
 USAGE_ERROR = 2
 NO_READER = 141

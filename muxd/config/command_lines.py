@@ -192,7 +192,7 @@ class CommandLine:
             raise NotKnown("the container is made elsewhere")
         if any(_docker_options(words, "--env-file")):
             raise NotKnown("the container is told its GPUs elsewhere")
-        outer = _container_gpus(words)
+        outer = container_gpus(words)
         inner = self._container_variable(words, VARIABLE)
         if inner is None:
             return outer
@@ -216,7 +216,7 @@ class CommandLine:
         return found
 
 
-def _container_gpus(words: Sequence[Word]) -> tuple[str, ...] | None:
+def container_gpus(words: Sequence[Word]) -> tuple[str, ...] | None:
     """Return the GPUs that docker gives the container, by --gpus, --device or NVIDIA_VISIBLE_DEVICES; None for all.
 
     Raise NotKnown where the options are not understood, and ValueError for a name that is no GPU's.

@@ -11,12 +11,15 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config
 from muxd.config.sources import Source
 
-from . import llmux
+from . import llama_swap, llmux
 from .imported_file import remark_lines
 from .translations import Conversion
 
 #: The programs whose configurations are read, and how.
-PROGRAMS: dict[str, Callable[[Path, Problems], Conversion]] = {"llmux": llmux.convert}
+PROGRAMS: dict[str, Callable[[Path, Problems], Conversion]] = {
+    "llmux": llmux.convert,
+    "llama-swap": llama_swap.convert,
+}
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class ImportOverlay:
 
     def join(self, sources: Sequence[Source], problems: Problems) -> list[Source]:
         self.conversion = PROGRAMS[self.program](self.file, problems)
+        problems.raise_any()  # what muxd would say of half a configuration is no help
         translated = Source(self.file, self.conversion.tables, self.conversion.lines)
         problems.also(translated)
         return [translated]

@@ -10,7 +10,7 @@ from muxd.config.lines import KeyPath
 from muxd.config.problems import shown_file
 from muxd.config.toml_line import on_one_line, toml_key, toml_line
 
-from .translations import Conversion, printable
+from .translations import Conversion, grouped, printable
 
 _WIDTH = 120
 
@@ -47,13 +47,13 @@ def file_text(conversion: Conversion, program: str) -> str:
 def remark_lines(conversion: Conversion) -> Iterator[str]:
     """Yield one line for each remark, with file and line."""
     file = shown_file(conversion.source.file)
-    for remark in conversion.remarks:
-        yield printable(f"{file}:{remark.line}: {remark.text}" if remark.line else f"{file}: {remark.text}")
+    for remark in grouped(conversion.remarks):
+        yield printable(f"{file}:{remark.line}: {remark}" if remark.line else f"{file}: {remark}")
 
 
 def _comments(conversion: Conversion, table: KeyPath) -> str:
-    said = (remark for remark in conversion.remarks if remark.table == table)
-    texts = (f"line {remark.line}: {remark.text}" if remark.line else remark.text for remark in said)
+    said = (remark for remark in grouped(conversion.remarks) if remark.table == table)
+    texts = (f"line {remark.line}: {remark}" if remark.line else str(remark) for remark in said)
     lines = (line for text in texts for line in wrap(printable(text), _WIDTH - 2, break_on_hyphens=False))
     return "".join(f"# {line}\n" for line in lines)
 

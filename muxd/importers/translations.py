@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from muxd.config.lines import KeyPath, line_of
-from muxd.config.names import MODEL_NAME, as_model_name, did_you_mean
+from muxd.config.names import MODEL_NAME, as_model_name, did_you_mean, few
 from muxd.config.problems import Problems
 from muxd.config.readers import Base, Reader
 from muxd.config.rules import OWN_NAMES
 from muxd.config.sources import Source
+
+#: Models that are named where the same is said of several.
+MOST_NAMED = 8
 
 #: Stands for any name in a path of keys.
 ANY = "*"
@@ -64,18 +67,24 @@ class Remark(NamedTuple):
 
     table: KeyPath  # muxd's table that it is about, such as ("models", "qwen"); () for all
     line: int  # 0: none
+    key: KeyPath  # of the other program
     text: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.key)}: {self.text}" if self.key else self.text
 
 
 class Conversion:
     """A configuration of another program on its way into muxd's."""
 
     def __init__(self, source: Source, problems: Problems) -> None:
-        self.source = source
+        self.source = source  # as it is followed: llama-swap's macros are replaced
+        self.original = source
         self.tables: dict[str, Any] = {}  # muxd's, as TOML has them
         self.lines: dict[KeyPath, int] = {}  # of the other program's file, by the paths of muxd's keys
         self.remarks: list[Remark] = []
         self.table_names: dict[str, str] = {}  # names of muxd's tables, by the models' names
+        self.aliases: dict[str, str] = {}  # what else clients call models, with the models' names
         self._problems = problems
 
     def name_models(self, names: Collection[str], others: Iterable[str] = ()) -> None:
@@ -90,6 +99,7 @@ class Conversion:
                 plain = next(free for free in chain((plain,), numbered) if free not in taken)
             taken.add(plain)
             self.table_names[name] = plain
+            self.tables.setdefault("models", {})[plain] = {}  # in the order of the file, whichever key comes first
 
     def follow(self, translations: Translations) -> None:
         """Translate every key of the file; a key that nobody knows is a problem."""
@@ -113,8 +123,22 @@ class Conversion:
     def _key(self, translation: Translation, at: KeyPath, value: Any) -> None:
         if translation.take is not None:
             translation.take(self, at, value)
-        if translation.is_lost:
+        if translation.is_lost and value:  # what is switched off or empty is not missed
             self.remark(at, f"no equal: {plain_text(translation.becomes)}")
+
+    def named(self, name: str) -> str | None:
+        """Return the table's name of a model by its name or an alias; None where there is no such model."""
+        return self.table_names.get(self.aliases.get(name, name))
+
+    def drop_model(self, name: str) -> None:
+        """Take a model out of what was put."""
+        self.tables.get("models", {}).pop(self.table_names[name], None)
+
+    def add_key(self, table: dict[str, str], at: KeyPath) -> None:
+        """Add a table of [[keys]]."""
+        keys = self.tables.setdefault("keys", [])
+        self._note(("keys", str(len(keys))), at)
+        keys.append(table)
 
     def read(self, at: KeyPath, value: Any, read: Reader[Any]) -> Any:
         """Return a value as a reader of muxd's keys reads it; None where the reader refuses it, which is noted."""
@@ -145,7 +169,24 @@ class Conversion:
         """Note what is to be said of a key of the other program, with the table of muxd that it is about."""
         name = self.table_names.get(at[1]) if at[:1] == ("models",) and len(at) > 1 else None
         line = line_of(at, self.source.lines) or 0
-        self.remarks.append(Remark(("models", name) if name else (), line, f"{shown(at)}: {text}"))
+        self.remarks.append(Remark(("models", name) if name else (), line, at, text))
+
+
+def grouped(remarks: Iterable[Remark]) -> list[Remark]:
+    """Return remarks by line, those that say the same of several models made into one, which is about no table."""
+    groups: dict[tuple[KeyPath, str], list[Remark]] = {}
+    for remark in remarks:
+        of_model = remark.key[:1] == ("models",) and len(remark.key) > 2
+        pattern = ("models", "NAME", *remark.key[2:]) if of_model else remark.key
+        groups.setdefault((pattern, remark.text), []).append(remark)
+    found = [_joined(pattern, group) if len(group) > 1 else group[0] for (pattern, _), group in groups.items()]
+    return sorted(found, key=lambda remark: remark.line)
+
+
+def _joined(pattern: KeyPath, group: list[Remark]) -> Remark:
+    models = list(dict.fromkeys(remark.key[1] for remark in group if len(remark.key) > 2))
+    text = f"{group[0].text} ({few(models, MOST_NAMED)})" if models else group[0].text
+    return Remark((), group[0].line, pattern, text)
 
 
 def shown(at: KeyPath) -> str:

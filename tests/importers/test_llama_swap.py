@@ -1,0 +1,399 @@
+"""llama-swap's configuration as muxd's: public configurations rewritten, and every key of it."""
+
+from hashlib import sha256
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from muxd.config.problems import Problems
+from muxd.importers import llama_swap
+from muxd.importers.engine_commands import words_of
+from muxd.importers.translations import rows
+
+from .imports import Imports
+
+FILES = Path(__file__).parent / "llama_swap"
+
+
+@pytest.fixture
+def swap(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/bird")
+    monkeypatch.setenv("BIRDS_KEY", "sk-of-the-birds")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    return Imports("llama-swap", tmp_path)
+
+
+LLAMA = "/home/bird/src/llama.cpp/build/bin/llama-server --host 127.0.0.1 --port {port} --ctx-size"
+RUN = "docker run --init --rm --gpus all -p {port}:8000 -e TOKEN=<none> -v /srv/cache/:/root/.cache/ --name"
+
+COMPOSE = "docker compose -p birds -f /srv/birds/compose.yaml --profile managed"
+
+#: By file and model, what is known of it: the words of its command, and keys of it or of its engine.
+FACTS = {
+    "minimal": {"tiny": {"command": "llama-server --port {port} --model /weights/tiny-q4.gguf", "port": 0}},
+    "macros": {
+        "heron2-27b": {
+            "command": f"{LLAMA} 8192 --n-gpu-layers 99 --temp 0.6 --top-p 0.95 --model /weights/heron-27b-q5.gguf",
+            "served_names": ("Heron2:27b", "heron", "gpt-4o-mini"),
+            "start_timeout": 300.0,
+        },
+        "heron2-27b-long": {
+            "command": f"{LLAMA} 65536 --n-gpu-layers 99 --temp 0 --model /weights/heron-27b-q5.gguf",
+            "served_names": ("Heron2:27b-long", "heron-long"),
+        },
+        "egret": {
+            "command": f"{LLAMA} 8192 --n-gpu-layers 99 --model /weights/egret.gguf --samplers top_k;top_p;min_p",
+            "served_names": ("egret",),
+        },
+    },
+    "containers": {
+        "plover-embed": {
+            "command": f"{RUN} plover-{{port}} vllm/vllm-openai:v0.13.0 --model birds/plover-embed-l --port 8000 "
+            '--hf_overrides {"dims":[256,512]}',
+            "stop_command": "docker stop plover-{port}",
+            "concurrency_limit": 256,
+            "upstream_name": "birds/plover-embed-l",
+        },
+        "stork-3b": {
+            "command": f"{RUN} stork-3b-{{port}} vllm/vllm-openai:v0.13.0 --model birds/stork-3b --speculative-config "
+            '{"method": "ngram", "num_speculative_tokens": 5}',
+            "stop_command": "docker stop stork-3b-{port}",
+            "gpus": ("0",),
+        },
+        "stork-14b": {"gpus": ("2", "3"), "stop_command": "docker stop stork-14b", "start_timeout": 1200.0},
+    },
+    "fixed_ports": {
+        "thinker": {
+            "command": "llama-server --model /weights/thinker-32b.gguf --port 18881 --n-gpu-layers 99 "
+            '--tensor-split 1,1 --chat-template-kwargs {"enable_thinking":false}',
+            "port": 18881,
+            "gpus": ("0", "1"),
+        },
+        "quick": {"port": 18883, "gpus": ("0", "1")},
+        "boxed": {
+            "command": "/opt/exl/bin/python /opt/exl/main.py --config /opt/exl/boxed.yml",
+            "port": 8003,
+            "gpus": ("0",),
+            "stop_timeout": 25.0,
+        },
+    },
+    "one_port": {
+        "kiwi-1b": {
+            "command": "/opt/kiwi app/llama-server -m /weights/kiwi 1b.gguf --port {port} --jinja",
+            "port": 0,
+            "start_timeout": 15.0,
+        },
+        "kiwi-3b": {"command": "/opt/kiwi app/llama-server -m /weights/kiwi-3b.gguf --port {port}", "port": 0},
+        "kiwi-box": {"command": "podman run --rm -p 127.0.0.1:{port}:8080 kiwi:latest", "port": 0},
+    },
+    "compose": {
+        "condor-flash": {
+            "command": f"{COMPOSE} up --force-recreate condor",
+            "stop_command": f"{COMPOSE} stop condor",
+            "ready_path": "/v1/models",
+            "port": 30000,
+            "stop_timeout": 60.0,
+            "preload": True,
+            "pinned": True,
+        }
+    },
+    "speech": {
+        "speak-turbo": {
+            "command": "python3 /srv/speak/server.py",
+            "port": 8082,
+            "ready_path": "/health",
+            "concurrency_limit": 4,
+            "env": {"SPEAK_DEVICE": "cuda", "SPEAK_PORT": "8082", "SPEAK_OPTIONS": "a=1,b=2"},
+            "gpus": ("1",),
+        },
+        "speak-cpu": {
+            "command": "env CUDA_VISIBLE_DEVICES= python3 /srv/speak/server.py --port {port}",
+            "env": {"SPEAK_DEVICE": "cpu"},
+            "gpus": ("0",),
+        },
+        "hear": {
+            "command": "whisper-server --port {port} --request-path /v1/audio/transcriptions --inference-path ",
+            "ready_path": "/",
+            "stop_signal": "SIGINT",
+            "stop_command": "",
+        },
+    },
+    "variants": {
+        "robin-4b": {
+            "command": "env LD_LIBRARY_PATH=/opt/robin/lib /opt/robin/llama-server --port {port} "
+            "--model /weights/robin-4b.gguf --fit on",
+            "served_names": ("robin-4b", "robin-4b:think"),
+            "strip_params": ("temperature", "top_p"),
+            "set_params": {"stop": ["</s>"], "chat_template_kwargs": {"enable_thinking": False}},
+            "pinned": True,
+        }
+    },
+    "engines": {
+        "wren-8b": {
+            "engine": "vllm",
+            "python": "/opt/vllm/bin/python",
+            "model_path": "birds/wren-8b",
+            "args": ("--max-model-len", "16384", "--tensor-parallel-size", "2"),
+            "served_names": ("Wren-8B",),
+            "upstream_name": "",
+            "env": {"HF_HOME": "/srv/hf"},
+            "gpus": ("0", "1"),
+            "port": 0,
+        },
+        "wren-bnb": {
+            "engine": "vllm",
+            "python": "python3",
+            "model_path": "birds/wren-bnb",
+            "args": ("--enforce-eager",),
+            "port": 8005,
+        },
+        "heron-sgl": {
+            "engine": "sglang",
+            "python": "/opt/sgl/bin/python",
+            "model_path": "/weights/heron",
+            "args": ("--context-length", "8192"),
+            "served_names": ("heron-sgl", "heron"),
+        },
+        "wren-file": {"engine": "openai", "command": "vllm serve --config /etc/wren.yaml --port {port}"},
+    },
+    "elsewhere": {"here": {"served_names": ("here",)}},
+}
+
+
+def test_there_are_ten_files_and_something_is_known_of_each():
+    assert {file.stem for file in FILES.iterdir()} == FACTS.keys()
+    assert len(FACTS) >= 10
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_public_configuration_becomes_one_of_muxd(swap, name):
+    config = swap.load((FILES / f"{name}.yaml").read_text(), f"{name}.yaml")
+    assert [model.name for model in config.models] == list(FACTS[name])
+    for model in config.models:
+        options = model.engine_options
+        for key, value in FACTS[name][model.name].items():
+            found = getattr(model if hasattr(model, key) else options, key)
+            found = " ".join(found) if key in ("command", "stop_command") else found
+            assert found == value, f"{model.name}: {key}"
+        if model.engine == "openai":
+            assert model.sleep_level == 3
+    assert str(config.proxy.listen) == "127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("macros", ":3: globalTTL: no equal: a model gives way when another one needs its GPU"),
+        ("macros", "models.Heron2:27b-long.ttl: no equal: a model gives way"),
+        ("containers", ":12: groups.vectors: no equal: who may be awake together follows from what fits"),
+        (
+            "containers",
+            "models.NAME.ttl: no equal: a model gives way when another one needs its",
+        ),
+        ("containers", " says when (plover-embed, stork-3b)"),
+        ("one_port", ":5: models.NAME.proxy: another model has this port, too: muxd chooses one for each (kiwi:1b"),
+        ("compose", ":9: upstream.ignorePaths: no equal: there is no /upstream"),
+        ("compose", ":4: logToStdout: no equal: muxd's log goes to stderr"),
+        ("speech", ":18: models.speak-cpu.env: it sees no GPU; its turn is on GPU 0 as for others, see gpus"),
+        ("speech", ":16: models.speak-cpu.unlisted: no equal: /v1/models lists every model"),
+        ("speech", ":22: models.hear.checkEndpoint: no equal: a server is ready once it answers, here at /"),
+        ("variants", ":8: models.robin-4b.description: no equal: /v1/models says what the model's server says"),
+        ("variants", "models.robin-4b.filters.setParamsByID: no equal: set_params are those of the model"),
+        ("variants", "models.robin-4b.filters.setParams: stream is left out: it is the client's to say"),
+        ("variants", ":36: selectors: no equal: a request names its model"),
+        (
+            "engines",
+            "models.NAME.cmd: muxd runs vllm itself: it sleeps where llama-swap ends it",
+        ),
+        ("elsewhere", ":11: models.away.proxy: the model is left out: its server is at away, and muxd runs models of"),
+        ("elsewhere", ":13: peers: no equal: muxd runs models of this host alone"),
+    ],
+)
+def test_what_has_no_equal_is_said_by_name_and_line(swap, name, told):
+    said = swap.remarks((FILES / f"{name}.yaml").read_text(), "config.yaml")
+    assert [remark for remark in said if told in remark], said
+
+
+def test_what_is_switched_off_is_not_missed(swap):
+    said = swap.remarks((FILES / "compose.yaml").read_text(), "config.yaml")
+    assert not [remark for remark in said if "ttl" in remark or "sendLoadingState" in remark]
+
+
+def test_no_key_is_written_as_it_is(swap, tmp_path):
+    config = swap.load((FILES / "elsewhere.yaml").read_text(), "config.yaml")
+    assert [(key.name, key.secret_sha256) for key in config.keys] == [
+        ("key-1", sha256(b"sk-not-a-secret").hexdigest()),
+        ("key-2", sha256(b"sk-of-the-birds").hexdigest()),
+    ]
+    written = (tmp_path / "muxd.toml").read_text()
+    assert "sk-" not in written
+    assert 'secret_env = "BIRDS_KEY"' in written
+
+
+#: A value that each key takes, by its path; of the others a word.
+VALUES = {
+    "startPort": 6000, "healthCheckTimeout": 60, "unloadTimeout": 20, "globalTTL": 5, "logLevel": "warn",
+    "apiKeys": ["sk-x"], "hooks.on_startup.preload": ["a"], "groups.NAME": {"swap": False, "members": ["a"]},
+    "routing.router.settings.groups.NAME": {"persistent": True, "members": ["a"]}, "macros": {"m": 1},
+    "models.NAME.cmd": "server --port ${PORT}", "models.NAME.proxy": "http://localhost:${PORT}",
+    "models.NAME.checkEndpoint": "/ready", "models.NAME.env": ["A=1"], "models.NAME.aliases": ["b"],
+    "models.NAME.macros": {"m": 2}, "models.NAME.ttl": 9, "models.NAME.unloadTimeout": 21,
+    "models.NAME.concurrencyLimit": 7, "models.NAME.filters.setParams": {"x": 1},
+    "models.NAME.filters.setParamsByID": {"a": {"x": 2}},
+}  # fmt: skip
+
+
+def everything():
+    """A configuration with every key of the table, as YAML in JSON's form."""
+    whole = {}
+    for path, _ in rows(llama_swap.KEYS):
+        inner = whole
+        *before, last = ["a" if part == "NAME" else part for part in path.split(".")]
+        for part in before:
+            inner = inner.setdefault(part, {})
+        inner[last] = VALUES.get(path, "word")
+    return whole
+
+
+def test_every_key_is_known_and_each_without_an_equal_is_said(swap):
+    said = swap.remarks(_yaml(everything()), "config.yaml")
+    for path, becomes in rows(llama_swap.KEYS):
+        if becomes.startswith("no equal"):
+            assert [remark for remark in said if f" {path.replace('NAME', 'a')}: no equal: " in remark], path
+
+
+def test_every_key_with_an_equal_has_it(swap):
+    config = swap.load(_yaml(everything()), "config.yaml")
+    (model,) = config.models
+    assert model.engine_options.command == ("server", "--port", "{port}")
+    assert (model.start_timeout, model.stop_timeout, model.concurrency_limit) == (60.0, 21.0, 7)
+    assert (model.served_names, model.env, model.set_params) == (("a", "b"), {"A": "1"}, {"x": 1})
+    assert (model.engine_options.ready_path, model.upstream_name, model.strip_params) == ("/ready", "word", ("word",))
+    assert (model.preload, model.pinned, config.daemon.log_level) == (True, True, "warning")
+    assert config.proxy.upstream_timeout == inf
+
+
+def _yaml(table):
+    import json
+
+    return json.dumps(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("models: {}", "config.yaml:1: models: no model; write models: and NAME: with its cmd below it"),
+        ("models:\n  a: 3", "config.yaml:2: models.a: not a mapping; write cmd, cmdStop, proxy"),
+        ("host: 0.0.0.0\nmodels: {a: {cmd: x}}", "config.yaml:1: host: unknown key; "),
+        ("models:\n  a:\n    cmd: x ${PORT}\n    helthCheck: 1", "config.yaml:4: models.a.helthCheck: unknown key; "),
+        (
+            "models:\n  a:\n    ttl: 3",
+            "config.yaml:2: models.a: cmd is missing; write the command that starts its server",
+        ),
+        ("models:\n  a:\n    cmd: [x]", "config.yaml:3: models.a.cmd: ["),
+        ("models:\n  a:\n    cmd: '# none'", "config.yaml:3: models.a.cmd: is empty; write the command that starts"),
+        (
+            "models:\n  a:\n    cmd: x 'y",
+            "config.yaml:3: models.a.cmd: cannot be split into words: No closing quotation;",
+        ),
+        (
+            "models:\n  a:\n    cmd: x --port 3",
+            "config.yaml:3: models.a.cmd: no ${PORT} is in it, and proxy says no port",
+        ),
+        (
+            "macros:\n  p: --port ${PORT}\nmodels:\n  a:\n    cmd: x ${p} --port ${PORT}",
+            "config.yaml:5: models.a.cmd: says --port twice, with what its macros add; take one of them out",
+        ),
+        (
+            "macros:\n  a: ${b}\n  b: x ${c}\n  c: ${a}\nmodels:\n  m:\n    cmd: ${a} --port ${PORT}",
+            "config.yaml:7: models.m.cmd: macros lead to themselves: a -> b -> c -> a; write one of them without",
+        ),
+        (
+            "macros:\n  a: x\nmodels:\n  m:\n    cmd: ${aa} --port ${PORT}",
+            "config.yaml:5: models.m.cmd: ${aa} is no macro; did you mean a?",
+        ),
+        (
+            "models:\n  m:\n    cmd: ${env.NO_SUCH_BIRD} --port ${PORT}",
+            "config.yaml:3: models.m.cmd: ${env.NO_SUCH_BIRD} is not set in this environment; set it",
+        ),
+        ("macros:\n  PORT: 3\nmodels: {m: {cmd: x}}", "config.yaml:2: macros.PORT: PORT is llama-swap's own"),
+        ("macros:\n  a: [1]\nmodels: {m: {cmd: x}}", "config.yaml:2: macros.a: not a text or number; write one"),
+        ("macros: 3\nmodels: {m: {cmd: x}}", "config.yaml:1: macros: not a mapping; write NAME: VALUE below it"),
+        (
+            "models:\n  a:\n    cmd: x ${PORT}\n    aliases: [c]\n  b:\n    cmd: x ${PORT}\n    aliases: [c]",
+            'config.yaml:7: models.b.aliases: "c" is an alias of a already; give each name to one model',
+        ),
+        (
+            "models:\n  a:\n    cmd: x --port ${PORT}\n    aliases: [b]\n  b:\n    cmd: x --port ${PORT}",
+            'config.yaml:4: models.a.aliases: "b" is a model\'s name; take it out here',
+        ),
+        ("models:\n  a:\n    cmd: x --port ${PORT}\n    aliases: [c, c]", 'models.a.aliases: "c" is there twice'),
+        (
+            "models:\n  a: {cmd: x 1, proxy: 'http://127.0.0.1:9'}\n  b: {cmd: x 2, proxy: 'http://127.0.0.1:9'}",
+            "config.yaml:3: models.b.port: 9 is already the port of model a; use another",
+        ),
+        ("models:\n  a:\n    cmd: x\n    proxy: http://localhost", 'models.a.proxy: "http://localhost" has no port'),
+        ("models:\n  a:\n    cmd: x\n    proxy: http://localhost:99999", "models.a.proxy: "),
+        ("models:\n  a:\n    cmd: x\n    proxy: http://far:1", "models: no model; add a table [models.NAME]"),
+        ("models:\n  a:\n    cmd: x ${PORT}\n    env: {A: 1}", "config.yaml:4: models.a.env: not a list of variables;"),
+        ("models:\n  a:\n    cmd: x ${PORT}\n    filters: 3", "config.yaml:4: models.a.filters: not a mapping; write"),
+        ("models: {a: {cmd: 'x ${PORT}'}}\nhooks: {on_startup: {preload: [z]}}", 'preload: no model "z"; '),
+        (
+            "models: {a: {cmd: 'x ${PORT}'}}\ngroups:\n  g: {members: [z]}",
+            'config.yaml:3: groups.g.members: no model "z"',
+        ),
+        ("models: {a: {cmd: 'x ${PORT}'}}\ngroups:\n  g: {swop: true}", 'config.yaml:3: groups.g: "swop" is no key of'),
+        (
+            "models: {a: {cmd: 'x ${PORT}'}}\napiKeys: [1]",
+            "config.yaml:2: apiKeys: not a list of keys; write - KEY below",
+        ),
+        (
+            "models: {a: {cmd: 'x ${PORT}'}}\nlogLevel: loud",
+            'config.yaml:2: logLevel: "loud" is not known; use "debug"',
+        ),
+        (
+            "models: {a: {cmd: 'x ${PORT}'}}\nmodels: {}",
+            "config.yaml:2: models is there twice, first in line 1; keep one",
+        ),
+        ("models:\n\ta: 1", "config.yaml:2: not YAML: "),
+        ("- models", "config.yaml:1: not a mapping"),
+    ],
+)
+def test_what_is_wrong_is_told_with_file_line_and_advice(swap, text, told):
+    problems = swap.problems(text, "config.yaml")
+    assert [problem for problem in problems if told in problem], problems
+
+
+def test_macros_that_double_each_other_are_refused(swap):
+    macros = "\n".join(f"  m{number + 1}: ${{m{number}}}${{m{number}}}" for number in range(20))
+    text = f"macros:\n  m0: xxxxxxxxxx\n{macros}\nmodels:\n  a:\n    cmd: ${{m20}} ${{PORT}}"
+    assert "is longer than 65536 characters once its macros are replaced" in swap.problems(text, "config.yaml")[0]
+
+
+def test_a_table_without_a_key_for_a_name_gets_one_of_its_own(swap):
+    names = ("Qwen", "qwen", "QWEN", "proxy", "q/wen")
+    text = "\n".join(f'  "{name}": {{cmd: "x --port ${{PORT}}"}}' for name in names)
+    conversion = llama_swap.convert(swap.write(f"models:\n{text}", "config.yaml"), Problems([]))
+    assert conversion.table_names == {
+        "Qwen": "qwen-2",
+        "qwen": "qwen",
+        "QWEN": "qwen-3",
+        "proxy": "proxy-2",
+        "q/wen": "q-wen",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("a  b\n c", ["a", "b", "c"]),
+        ("a \\\n b\\\nc", ["a", "b", "c"]),
+        ("a # b", ["a", "#", "b"]),
+        ("a\n  # b 'c\nd", ["a", "d"]),
+        ("a 'b c' \"d e\" f\\ g", ["a", "b c", "d e", "f g"]),
+    ],
+)
+def test_a_command_is_split_as_llama_swap_splits_it(command, words):
+    assert words_of(command) == words
