@@ -94,7 +94,7 @@ class FakeServer:
         self.started = trio.current_time()
         self.asked: list[str] = []  # the path of every request
         self.calls: list[str] = []
-        self.level = "awake"  # or "released", or "resumed": awake and paused still
+        self.released: set[str] = set()  # the tags of the memory that it has given up
         self.paused = False
         self._memory = [(self.started, behaviour.awake)]  # from when on it has how many bytes of each of its GPUs
 
@@ -132,7 +132,9 @@ class FakeServer:
         if request.method == "POST" and path in ("/v1/completions", "/generate"):
             await trio.sleep(self.behaviour.call_time)
             return an_answer(200, self.behaviour.says)
-        return await self._call(verb) if verb in CALLS.values() else self._get(path)
+        if verb not in CALLS.values():
+            return self._get(path)
+        return await self._call(verb, set(json.loads(request.content).get("tags", ())))
 
     def _get(self, path: str) -> httpx.Response:
         stamp = trio.current_time() if self.behaviour.steps else self.started
@@ -151,11 +153,13 @@ class FakeServer:
             return an_answer(200, "sglang:num_requests_total 1\n")
         return an_answer(200, json.dumps(pages[path])) if path in pages else an_answer(404)
 
-    async def _call(self, verb: str) -> httpx.Response:
+    async def _call(self, verb: str, tags: set[str]) -> httpx.Response:
         """Do what the call says, or die of it, as SGLang does: of a release while busy, of a second one, and so on."""
-        needs = {"release": "awake", "resume": "released"}.get(verb, self.level)
-        if needs != self.level or (verb == "release" and (self.behaviour.running or not self.paused)):
-            self.child.end(ExitRecord(signal=SIGKILL), last_words=f"Exception: a {verb} while {self.level}\n")
+        is_fatal = (verb == "release" and tags & self.released) or (verb == "resume" and not tags <= self.released)
+        is_fatal = is_fatal or (verb == "reload" and "weights" in self.released)
+        if is_fatal or (verb == "release" and (self.behaviour.running or not self.paused)):
+            words = f"Exception: a {verb} with {self.released} released\n"
+            self.child.end(ExitRecord(signal=SIGKILL), last_words=words)
             raise httpx.ReadError("the connection broke")
         await trio.sleep(self.behaviour.call_time)
         now = trio.current_time()
@@ -163,10 +167,10 @@ class FakeServer:
             case "pause":
                 self.paused = True
             case "release":
-                self.level = "released"
+                self.released |= tags
                 self._memory.append((now + self.behaviour.lag, self.behaviour.asleep))
             case "resume":
-                self.level = "awake"
+                self.released -= tags
                 self._memory.append((now, self.behaviour.awake))
                 if any(gpu.free < 0 for gpu in self.host.gpus.now().values()):
                     self.child.end(

@@ -119,6 +119,10 @@ class Engine(Protocol):
         """Say whether the server generates text, and so refuses to embed; None where the server does not say."""
         ...
 
+    async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
+        """Return why a ready server is of no use to its model, by what it says of itself; None where it is of use."""
+        ...
+
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         """Put the server to sleep at `level`, 0 to 2, or deeper where it sleeps; return all that it has released then.
 

@@ -18,7 +18,7 @@ from muxd.config.model_schema import Model
 from muxd.config.schema import Config
 from muxd.errors import MuxdError
 
-from .requests.capabilities import TEXT, allowed
+from .requests.capabilities import EMBEDDINGS, TEXT, allowed
 from .requests.edits import Edits
 from .requests.ollama import untagged
 
@@ -57,11 +57,11 @@ class CatalogueEntry:
         self.told = told
         self.max_model_len = told.max_model_len
         self.last_words = told.answers.last_words.encode() if told.answers is not None else b""
-        self.note_generation(is_generation=False)
+        self.note_generation(is_generation=None)
 
-    def note_generation(self, *, is_generation: bool) -> None:
-        """Take over whether the model's server said that it generates text; what its flags said goes before."""
-        self.makes = self.told.makes or (TEXT if is_generation else "")
+    def note_generation(self, *, is_generation: bool | None) -> None:
+        """Take over what the model's server said that it makes, text or vectors; what its flags said goes before."""
+        self.makes = self.told.makes or {True: TEXT, False: EMBEDDINGS, None: ""}[is_generation]
         self.routes = allowed(self.told, self.makes)  # that it may be asked; None: any
 
     def adapter(self, asked: str) -> str:
@@ -196,9 +196,9 @@ class Catalogue:
         self._states = {model["name"]: model["state"] for model in models}
         urls = {model["name"]: model.get("url") for model in models}
         lengths = {model["name"]: model.get("max_model_len") for model in models}
-        generating = {model["name"] for model in models if model.get("is_generation")}
+        generating = {model["name"]: model.get("is_generation") for model in models}
         for entry in self._entries.values():
-            entry.note_generation(is_generation=entry.name in generating)
+            entry.note_generation(is_generation=generating.get(entry.name))
             entry.state = self._states.get(entry.name, "unknown")
             entry.url = urls.get(entry.name)
             entry.max_model_len = lengths.get(entry.name) or entry.max_model_len

@@ -289,13 +289,14 @@ class WorkerProcess:
             self._context.state.save()
 
     async def _is_usable(self, listener: PortOwnership, server: LaunchedServer) -> bool:
-        """Find a launch script's keys, and say whether it started one server, of its engine, on its model's GPUs.
+        """Say whether the server is of use to its model; find a launch script's keys.
 
-        The observed server is remembered for the script's next start.  A server that muxd started itself is usable.
+        A launch script's server must be one, of its engine, on its model's GPUs; it is remembered for the next start.
         While muxd cannot see the server's processes it looks again: nothing is granted on GPUs that nobody knows.
         """
-        if self._model.script is None:
-            return True
+        self._given_up = await self._engine.unfitness(server.link, self._model)
+        if self._given_up is not None or self._model.script is None:
+            return self._given_up is None
         while True:
             try:
                 return await self._judge(listener, server)

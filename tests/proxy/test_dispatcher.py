@@ -210,6 +210,19 @@ async def test_a_model_whose_server_generates_text_is_not_switched_to_for_embedd
             await trio.sleep(0.01)
 
 
+async def test_a_model_whose_server_makes_vectors_is_not_switched_to_for_text(tmp_path: Path) -> None:
+    async with open_proxy_env(tmp_path) as proxy_env:
+        proxy_env.muxd.models[1]["is_generation"] = False
+        proxy_env.muxd.set_state("beta", "asleep")
+        catalogue = proxy_env.proxy.catalogue
+        while not (found := catalogue.find("beta")) or found.makes != "embeddings":
+            await trio.sleep(0.01)
+        body = msgspec.json.encode({"model": "beta", "messages": [{"role": "user", "content": "x"}]})
+        reply = await proxy_env.ask(post(body))
+        assert (reply.status, reply.code) == (400, "not_a_text_model")
+        assert not proxy_env.muxd.leases
+
+
 async def test_a_request_id_goes_to_the_worker_and_back(tmp_path: Path) -> None:
     async with open_proxy_env(
         tmp_path, proxy=replace(QUIET, request_id_headers=("x-request-id", "x-trace-id"))

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from muxd.children import Dropped, ExitRecord
-from muxd.config import Memory
+from muxd.config import Memory, Model
 from muxd.core.events import (
     Failure,
     SleepFailed,
@@ -21,6 +21,8 @@ from muxd.core.events import (
     WorkerReady,
     WorkerStuck,
 )
+from muxd.engines.diagnosis import Diagnosis
+from muxd.engines.engine_client import EngineClient
 from muxd.engines.sglang.engine import SGLang
 from muxd.errors import CannotSpawn
 from muxd.workers import process
@@ -40,6 +42,20 @@ def occupied(worker: OneWorker, size: int, until: float) -> None:
 
 
 # The start
+
+
+async def test_a_server_that_is_of_no_use_to_its_model_is_ended_and_not_started_again(
+    autojump_clock, tmp_path, monkeypatch
+):
+    async def unfitness(self: SGLang, link: EngineClient, model: Model) -> Diagnosis:
+        return Diagnosis("engine_too_old", "its sleep is broken", "use sleep_level = 3", refused=True)
+
+    monkeypatch.setattr(SGLang, "unfitness", unfitness)
+    async with one_worker(tmp_path) as worker:
+        worker.start()
+        exited = await worker.ends()
+        assert (exited.failure, exited.code) == (Failure.REFUSED, "engine_too_old")
+        assert exited.reason == "its sleep is broken; use sleep_level = 3"
 
 
 async def test_a_worker_is_ready_at_its_address_once_its_server_says_so(autojump_clock, tmp_path):
@@ -526,7 +542,7 @@ async def woken(worker: OneWorker) -> WorkerReady:
 
 
 @pytest.mark.parametrize(
-    ("level", "calls"), [(1, ["resume", "continue"]), (2, ["resume", "reload", "continue"])], ids=["1", "2"]
+    ("level", "calls"), [(1, ["resume", "continue"]), (2, ["resume", "reload", "resume", "continue"])], ids=["1", "2"]
 )
 async def test_a_wake_resumes_and_reloads_what_its_level_has_discarded(autojump_clock, tmp_path, level, calls):
     async with one_worker(tmp_path, sleep_level=level) as worker:

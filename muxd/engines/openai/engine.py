@@ -74,6 +74,9 @@ class OpenAIServer:
         options = _options(model)
         return self._sleeps or _is_success(await link.probe(options.health_path or options.ready_path))
 
+    async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
+        return None
+
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         await self._go("sleep", link, _options(model).sleep)
         self._sleeps = True

@@ -98,6 +98,9 @@ class WorkerApiRouter:
 
     # A router never sleeps, and no launch script starts one: nothing of it need be told from its processes.
 
+    async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
+        return None
+
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         raise EngineCallFailed("a router does not sleep")
 

@@ -133,6 +133,9 @@ class SGLang:
             return said if isinstance(said, bool) else None
         return None
 
+    async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
+        return None
+
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         if not released:  # else it is paused
             loads = await self._loads(link)
@@ -170,12 +173,18 @@ class SGLang:
             return None
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
-        are_gone = WEIGHTS in released and 1 not in SGLANG.levels(model)
-        path = model.model_path or await observation.weights_path(link) if are_gone else ""
-        await link.call("resume", "/resume_memory_occupation", {"tags": list(released)})
-        if are_gone:
+        """Wake the server; weights that were discarded are read again before there is a KV cache beside them.
+
+        To read them takes memory of its own for a while.  SGLang itself empties its cache while that is released.
+        """
+        kept = list(released)
+        if WEIGHTS in released and 1 not in SGLANG.levels(model):
+            path = model.model_path or await observation.weights_path(link)
+            await link.call("resume", "/resume_memory_occupation", {"tags": [WEIGHTS]})
             reload = {"model_path": path, "load_format": "auto", "flush_cache": True}
             await link.call("reload", "/update_weights_from_disk", reload)
+            kept.remove(WEIGHTS)
+        await link.call("resume", "/resume_memory_occupation", {"tags": kept})
         await link.call("continue", "/continue_generation", {})
 
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:

@@ -6,6 +6,7 @@ What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, w
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import floor
 from pathlib import Path
 from secrets import token_hex
@@ -17,13 +18,14 @@ from muxd.config.command_lines import Command
 from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
 from muxd.engines import diagnosis as general
-from muxd.engines.diagnosis import Diagnosis, Evidence
+from muxd.engines.diagnosis import Diagnosis, Evidence, quote
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
-from muxd.engines.openai_api import length_of
+from muxd.engines.openai_api import LENGTH_TIMEOUT, length_of
 from muxd.engines.shared_memory import mapped_files
 from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswer, text_answer, vector_answer
+from muxd.errors import EngineTooOld
 
 from . import diagnosis, guard
 from .installation import (
@@ -32,6 +34,7 @@ from .installation import (
     MIDDLEWARE,
     RELEASE_HOST_MEMORY,
     SHUTDOWN_TIMEOUT,
+    broken_sleep,
     folder_of,
     lacking,
 )
@@ -74,6 +77,7 @@ class VLLM:
 
     def __init__(self) -> None:
         self._answered: float | None = None  # when the engine core last did, by trio's clock
+        self._is_generation: bool | None = None  # as the server's routes last said
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         folder, python = context.workdir, model.engine_options.python
@@ -138,7 +142,26 @@ class VLLM:
         return await length_of(link)
 
     async def is_generation(self, link: EngineClient) -> bool | None:
-        """Return None: vLLM does not say."""
+        """Say what the server makes by the routes that it has: vLLM registers those of its model's tasks alone.
+
+        A GET of a route that takes POST is answered with 405, and of one that it has not with 404.
+        """
+        with trio.move_on_after(LENGTH_TIMEOUT):
+            has = {route: await link.probe(route) for route in ("/v1/completions", "/pooling")}
+            answers = {(405, 404): True, (404, 405): False}
+            self._is_generation = answers.get((has["/v1/completions"] or 0, has["/pooling"] or 0))
+        return self._is_generation
+
+    async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
+        """Return why this version is of no use to a model that is to sleep; one that does not say is believed."""
+        if model.sleep_level not in (1, 2):
+            return None
+        with suppress(EngineCallFailed):
+            answer = await link.ask("/version")
+            said = answer.get("version") if isinstance(answer, dict) else None
+            if isinstance(said, str) and (why := broken_sleep(quote(said))):
+                message, _, remedy = why.partition("; ")
+                return Diagnosis(EngineTooOld.code, message, remedy, refused=True)
         return None
 
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
@@ -172,7 +195,7 @@ class VLLM:
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
         """Ask for text, or where the model is run for vectors, for one; a prompt's logprobs keep vLLM off its cache."""
         name = model.served_names[0]
-        if makes(model) == "embeddings":
+        if makes(model) == "embeddings" or self._is_generation is False:
             question = {"model": name, "input": PROMPT, "cache_salt": token_hex(8)}
             return vector_in(await link.prove("/v1/embeddings", question))
         sampling = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True}

@@ -65,6 +65,66 @@ class Server:
             nursery.cancel_scope.cancel()
 
 
+class Telling:
+    """Answers as its pages say: a status, or JSON with 200."""
+
+    def __init__(self, pages: dict[str, Any]) -> None:
+        self._pages = pages
+
+    async def answer(self, request: Request, exchange: ResponseWriter) -> None:
+        page = self._pages.get(request.path, 404)
+        await (exchange.send_json(page, {}) if isinstance(page, int) else exchange.send_json(200, page))
+
+
+def telling(pages: dict[str, Any]) -> Server:
+    server = Server()
+    server.answer = Telling(pages).answer  # type: ignore[method-assign]
+    return server
+
+
+@pytest.mark.parametrize(
+    ("pages", "said"),
+    [
+        ({"/v1/completions": 405}, True),
+        ({"/pooling": 405, "/v1/embeddings": 405}, False),
+        ({"/pooling": 405, "/v1/completions": 405}, None),
+        ({"/v1/audio/transcriptions": 405}, None),
+        ({"/v1/completions": 401, "/pooling": 401}, None),
+    ],
+)
+async def test_what_a_server_makes_is_told_by_its_routes(pages, said):
+    async with telling(pages).running() as link:
+        assert await VLLM().is_generation(link) is said
+
+
+async def test_a_server_that_was_seen_to_make_vectors_is_asked_for_one_after_a_wake():
+    engine = VLLM()
+    async with telling({"/pooling": 405, "/v1/embeddings": {"data": [{"embedding": [0.5, 0.25]}]}}).running() as link:
+        await engine.is_generation(link)
+        proof = await engine.proof(link, model())
+    assert proof is not None
+    assert proof.vector == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "is_fit"),
+    [("0.15.1", 1, False), ("0.16.0", 2, False), ("0.15.1", 3, True), ("0.32.0", 1, True), (5, 2, True)],
+)
+async def test_a_version_whose_sleep_is_broken_is_refused_with_the_way_out(version, level, is_fit):
+    async with telling({"/version": {"version": version}}).running() as link:
+        cause = await VLLM().unfitness(link, model(sleep_level=level))
+    assert (cause is None) is is_fit
+    if cause is not None:
+        assert (cause.code, cause.refused) == ("engine_too_old", True)
+        assert str(version) in cause.message
+        assert "sleep_level = 3" in cause.remedy
+
+
+async def test_a_server_that_tells_no_version_is_believed():
+    async with telling({}).running() as link:
+        assert await VLLM().unfitness(link, model()) is None
+
+
 async def test_a_sleep_lets_what_runs_end_and_says_what_it_released():
     for level, calls, released in (
         (0, ["/sleep?level=0&mode=wait", "/release_kv_cache_memory"], [KV_CACHE]),
