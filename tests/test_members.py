@@ -1,9 +1,12 @@
 """The workers of a model, and what the core is told of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from muxd.config import Daemon, Memory, Model, SimulatorOptions
+from muxd.config.engine_options import OpenAIOptions
 from muxd.config.model_schema import Script
+from muxd.config.server_commands import HookStep
 from muxd.core.spec import Role, group_of
 from muxd.members import members_of, spec_of
 
@@ -13,6 +16,17 @@ DAEMON = Daemon(Path("/s"), Path("/s"), Path("/s"))
 
 def model(**keys) -> Model:
     return Model("qwen", engine="simulator", engine_options=SimulatorOptions(), served_names=("org/qwen",), **keys)
+
+
+def test_a_server_of_any_kind_sleeps_only_by_steps_and_never_at_level_0():
+    def levels(**options):
+        other = replace(model(), engine="openai", engine_options=OpenAIOptions(**options))
+        made = [spec_of(replace(other, sleep_level=level), DAEMON).workers[0] for level in (1, 3)]
+        return [(sorted(worker.levels), sorted(worker.launchable), worker.copy) for worker in made]
+
+    assert levels() == [([3], [3], None)] * 2
+    steps = (HookStep("POST", "/sleep"),)
+    assert levels(sleep=steps, wake=steps) == [([1, 3], [1, 2, 3], None), ([3], [1, 2, 3], None)]
 
 
 def test_a_model_with_one_worker_is_served_by_that_alone_under_its_own_name():

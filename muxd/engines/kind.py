@@ -80,6 +80,7 @@ class EngineKind:
     certain_need: Callable[[Model, Mapping[str, str]], int]
     # Returns the only routes of `capabilities` that the model answers; None: it answers all of them.
     routes: Callable[[Model], frozenset[str] | None] = lambda model: None
+    can_sleep: Callable[[Model], bool] = lambda model: True  # returns whether its process can do more than end
     has_hub_layout: bool = True  # model_path is an id of the Hub, or a folder as the Hub has them
     # Returns the flag by which a model's own args let its server have a share of each GPU, and what that is of a GPU
     # with so many bytes; 0: they do not say.
@@ -94,7 +95,9 @@ class EngineKind:
 
     def levels(self, model: Model) -> frozenset[int]:
         """Return the levels at which a server that is launched for `model` can sleep; 3, its end, is among them."""
-        return self.capabilities.sleep_levels[model.sleep_level]
+        if not self.can_sleep(model):
+            return frozenset({3})
+        return self.capabilities.sleep_levels.get(model.sleep_level, frozenset({3}))
 
     def granted(self, model: Model) -> int:
         """Return the bytes of each of its GPUs that the model is granted, and held to; 0: it takes what it finds.

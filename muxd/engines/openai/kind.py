@@ -56,6 +56,11 @@ def routes(model: Model) -> frozenset[str] | None:
     return frozenset(options.routes) if isinstance(options, OpenAIOptions) and options.routes else None
 
 
+def can_sleep(model: Model) -> bool:
+    """Return whether the model's keys say by which steps it sleeps."""
+    return isinstance(model.engine_options, OpenAIOptions) and bool(model.engine_options.sleep)
+
+
 def _make() -> Engine:
     from .engine import OpenAIServer  # imported by who runs workers only
 
@@ -72,5 +77,6 @@ OPENAI = EngineKind(
     findings=findings,
     certain_need=lambda model, environ: 0,
     routes=routes,
+    can_sleep=can_sleep,
     has_hub_layout=False,
 )
