@@ -466,7 +466,7 @@ class ProxiedRequest:
             return False
         if not self._status or self._held is not None:
             return True
-        if self._stream is None or self._status != 200 or upstream is None or not upstream.is_chunked():
+        if self._status != 200 or upstream is None or not upstream.is_chunked():  # of a stream: else it would be begun
             return False
         return not self._legacy and not self._encoded
 

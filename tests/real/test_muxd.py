@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +15,17 @@ import pytest
 from tests.end_to_end.muxd import Muxd, assert_never_two_awake, chat_body, eventually
 from tests.end_to_end.test_orders import order
 
+from .any_engine import (  # noqa: F401  the tests are collected here
+    DEADLINE,
+    A,
+    B,
+    inline_table,
+    is_back_after_a_sigkill,
+    test_a_stream_whose_client_leaves_does_not_hold_up_a_switch,
+    test_all_requests_of_eight_clients_succeed,
+    test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text,
+)
 from .sglang_cpu import CPU_ARGS, CPU_ENV
-
-#: A cold start takes 18 to 40 s of two shared cores; a request may wait for two of them and a switch.
-DEADLINE = 240.0
 
 #: Level of tiny-a, level of tiny-b.
 CONFIG = """\
@@ -38,12 +44,10 @@ served_names = ["tests/tiny-b"]
 sleep_level = {levels[1]}
 """
 
-A, B = "tests/tiny-a", "tests/tiny-b"
-
 
 def config(home: Path, levels: tuple[int, int], defaults: str = "") -> str:
-    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
-    return CONFIG.format(home=home, args=list(CPU_ARGS), env=env, levels=levels, defaults=defaults)
+    env, args = inline_table(CPU_ENV), list(CPU_ARGS)
+    return CONFIG.format(home=home, args=args, env=env, levels=levels, defaults=defaults)
 
 
 def shared_memory() -> set[str]:
@@ -68,32 +72,9 @@ def muxd(sglang_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert shared_memory() == before
 
 
-@pytest.fixture(scope="module")
-def texts(muxd: Muxd) -> dict[str, str]:
-    """What each model says when it was just loaded."""
-    said = {model: muxd.ask(model, max_tokens=24) for model in (A, B)}
-    assert said[A] != said[B]
-    assert all(said.values())
-    return said
-
-
-def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text(muxd, texts):
-    for stream in (False, True, False):
-        for model in (A, B):
-            assert muxd.ask(model, stream=stream, max_tokens=24) == texts[model]
-    assert_never_two_awake(muxd.moves())
-    woken = [model for model, before, after in muxd.moves() if (before, after) == ("waking", "ready")]
-    assert {"tiny-a", "tiny-b"} <= set(woken)
-
-
-def test_sixty_requests_of_eight_clients_all_succeed(muxd, texts):
-    def one(number: int) -> bool:
-        model = (A, B)[number % 2]
-        return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
-
-    with ThreadPoolExecutor(8) as clients:
-        assert list(clients.map(one, range(60))) == [True] * 60
-    assert_never_two_awake(muxd.moves())
+@pytest.fixture
+def crowd() -> int:
+    return 60
 
 
 def test_a_client_that_disconnects_during_a_switch_does_no_harm(muxd, texts):
@@ -105,22 +86,10 @@ def test_a_client_that_disconnects_during_a_switch_does_no_harm(muxd, texts):
     assert_never_two_awake(muxd.moves())
 
 
-def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
-    muxd.ask(A)
-    with muxd.stream(A, max_tokens=3000, ignore_eos=True) as lines:
-        next(lines)
-    assert muxd.ask(B, max_tokens=24) == texts[B]
-
-
 @pytest.mark.parametrize("role", ["launcher", "scheduler", "detokenizer"])
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, role):
-    muxd.ask(A)
-    before, restarts = muxd.worker("tiny-a"), muxd.status("tiny-a")["restarts"]
-    assert set(before) == {"launcher", "scheduler", "detokenizer"}
-    os.kill(before[role], signal.SIGKILL)
-    assert muxd.ask(A, max_tokens=24) == texts[A]
-    assert muxd.status("tiny-a")["restarts"] == restarts + 1
-    assert not set(before.values()) & set(muxd.processes())
+    roles = {"launcher", "scheduler", "detokenizer"}
+    is_back_after_a_sigkill(muxd, texts, role, roles, lambda: muxd.worker("tiny-a"))
 
 
 def test_a_launcher_killed_while_it_loads_leaves_no_orphan_and_the_request_is_answered(muxd, texts):

@@ -10,12 +10,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.muxd import Muxd, assert_never_two_awake, eventually
+from tests.end_to_end.muxd import Muxd, eventually
+from tests.real.any_engine import (  # noqa: F401  the tests are collected here
+    DEADLINE,
+    A,
+    B,
+    inline_table,
+    is_back_after_a_sigkill,
+    test_a_stream_whose_client_leaves_does_not_hold_up_a_switch,
+    test_all_requests_of_eight_clients_succeed,
+    test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text,
+)
 
 from .vllm_cpu import CPU_ARGS, CPU_ENV, processes_of
-
-#: A cold start takes 25 to 40 s of two shared cores; a request may wait for two of them and a switch.
-DEADLINE = 240.0
 
 CONFIG = """\
 [defaults]
@@ -36,37 +43,21 @@ served_names = ["tests/tiny-b"]
 sleep_level = 1
 """
 
-A, B = "tests/tiny-a", "tests/tiny-b"
-
 
 @pytest.fixture(scope="module")
 def muxd(vllm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
     """tiny-a at level 2, tiny-b at level 1, for all tests of this file that leave it well."""
     own_modules = {"PYTHONPATH": str(tmp_path_factory.mktemp("modules"))}  # beside the guard's
-    env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in {**CPU_ENV, **own_modules}.items()) + " }"
-    text = CONFIG.format(home=vllm_home, args=list(CPU_ARGS), env=env)
+    text = CONFIG.format(home=vllm_home, args=list(CPU_ARGS), env=inline_table({**CPU_ENV, **own_modules}))
     with Muxd(tmp_path_factory.mktemp("muxd"), text, deadline=DEADLINE) as muxd:
         yield muxd
         muxd.stop()
         assert not list((muxd.folder / "state" / "workers").iterdir())
 
 
-@pytest.fixture(scope="module")
-def texts(muxd: Muxd) -> dict[str, str]:
-    """What each model says when it was just loaded."""
-    said = {model: muxd.ask(model, max_tokens=24) for model in (A, B)}
-    assert said[A] != said[B]
-    assert all(said.values())
-    return said
-
-
-def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text(muxd, texts):
-    for stream in (False, True, False):
-        for model in (A, B):
-            assert muxd.ask(model, stream=stream, max_tokens=24) == texts[model]
-    assert_never_two_awake(muxd.moves())
-    woken = [model for model, before, after in muxd.moves() if (before, after) == ("waking", "ready")]
-    assert {"tiny-a", "tiny-b"} <= set(woken)
+@pytest.fixture
+def crowd() -> int:
+    return 40
 
 
 @pytest.mark.parametrize(
@@ -77,16 +68,6 @@ def test_a_sleep_at_any_level_changes_no_answer(muxd, texts, model, level):
     muxd.muxctl("sleep", model, "--level", str(level))
     assert muxd.state(model) == ("asleep" if level < 3 else "unloaded")
     assert muxd.ask(f"tests/{model}", max_tokens=24) == texts[f"tests/{model}"]
-
-
-def test_forty_requests_of_eight_clients_all_succeed(muxd, texts):
-    def one(number: int) -> bool:
-        model = (A, B)[number % 2]
-        return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
-
-    with ThreadPoolExecutor(8) as clients:
-        assert list(clients.map(one, range(40))) == [True] * 40
-    assert_never_two_awake(muxd.moves())
 
 
 def test_the_control_routes_are_for_muxd_alone(muxd, texts):
@@ -100,22 +81,10 @@ def test_the_control_routes_are_for_muxd_alone(muxd, texts):
     assert muxd.ask(A, max_tokens=24) == texts[A]
 
 
-def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
-    muxd.ask(A)
-    with muxd.stream(A, max_tokens=1500, ignore_eos=True) as lines:
-        next(lines)
-    assert muxd.ask(B, max_tokens=24) == texts[B]
-
-
 @pytest.mark.parametrize("role", ["api_server", "engine_core", "worker"])
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, role):
-    muxd.ask(A)
-    before, restarts = processes_of(muxd.status("tiny-a")["pid"]), muxd.status("tiny-a")["restarts"]
-    assert set(before) >= {"api_server", "engine_core", "worker"}
-    os.kill(before[role], signal.SIGKILL)
-    assert muxd.ask(A, max_tokens=24) == texts[A]
-    assert muxd.status("tiny-a")["restarts"] == restarts + 1
-    assert not set(before.values()) & set(muxd.processes())
+    roles = {"api_server", "engine_core", "worker"}
+    is_back_after_a_sigkill(muxd, texts, role, roles, lambda: processes_of(muxd.status("tiny-a")["pid"]))
 
 
 def test_no_request_fails_of_an_engine_cores_sigkill(muxd, texts):

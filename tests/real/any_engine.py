@@ -1,0 +1,59 @@
+"""What muxd does over the servers of any real engine: the module of an engine imports the tests, and has the fixtures.
+
+Its `muxd` runs tiny-a, which sleeps at level 2, and tiny-b, at level 1; its `crowd` is a number of requests.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.end_to_end.muxd import Muxd, assert_never_two_awake
+
+A, B = "tests/tiny-a", "tests/tiny-b"
+
+#: A cold start takes 18 to 40 s of two shared cores; a request may wait for two of them and a switch.
+DEADLINE = 240.0
+
+
+def inline_table(values: dict[str, str]) -> str:
+    return "{ " + ", ".join(f'{key} = "{value}"' for key, value in values.items()) + " }"
+
+
+def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text(muxd, texts):
+    for stream in (False, True, False):
+        for model in (A, B):
+            assert muxd.ask(model, stream=stream, max_tokens=24) == texts[model]
+    assert_never_two_awake(muxd.moves())
+    woken = [model for model, before, after in muxd.moves() if (before, after) == ("waking", "ready")]
+    assert {"tiny-a", "tiny-b"} <= set(woken)
+
+
+def test_all_requests_of_eight_clients_succeed(muxd, texts, crowd):
+    def one(number: int) -> bool:
+        model = (A, B)[number % 2]
+        return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
+
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(one, range(crowd))) == [True] * crowd
+    assert_never_two_awake(muxd.moves())
+
+
+def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
+    muxd.ask(A)
+    with muxd.stream(A, max_tokens=1500, ignore_eos=True) as lines:
+        next(lines)
+    assert muxd.ask(B, max_tokens=24) == texts[B]
+
+
+def is_back_after_a_sigkill(
+    muxd: Muxd, texts: dict[str, str], role: str, roles: set[str], processes: Callable[[], dict[str, int]]
+) -> None:
+    """Kill one of tiny-a's processes: the next request is answered, and none of the others is left."""
+    muxd.ask(A)
+    before, restarts = processes(), muxd.status("tiny-a")["restarts"]
+    assert set(before) >= roles
+    os.kill(before[role], signal.SIGKILL)
+    assert muxd.ask(A, max_tokens=24) == texts[A]
+    assert muxd.status("tiny-a")["restarts"] == restarts + 1
+    assert not set(before.values()) & set(muxd.processes())
