@@ -227,10 +227,15 @@ def _held_down(model: Model) -> str:
 
 
 def _other_workers(model: Model) -> str:
-    """Return which of several workers are in another state than their model; a router that runs is in none."""
+    """Return which of several workers are in another state than their model; a router that runs is in none.
+
+    Those whose state the model's reason says are left out.
+    """
     workers = [w for w in model.get("workers", ()) if (w["role"], w["state"]) != ("router", "ready")]
     others = [worker for worker in workers if worker["state"] != model["state"]]
-    return ", ".join(f"{plain(worker['name'])} is {worker['state'].replace('_', ' ')}" for worker in others)
+    states = [f"{worker['name']} is {worker['state'].replace('_', ' ')}" for worker in others]
+    reason = "" if model.get("stopped_by_operator") else model["reason"] or ""
+    return ", ".join(plain(state) for state in states if f"{state}: " not in reason)
 
 
 def _next(model: Model) -> str:

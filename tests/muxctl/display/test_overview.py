@@ -104,6 +104,24 @@ def test_a_note_says_which_of_several_workers_are_not_as_their_model_is():
     assert note(READY | {"workers": [both[0], down], "last_exit": None}) == "qwen/router is backoff"
 
 
+def test_a_note_says_once_that_a_replica_has_failed():
+    """The group's reason, as muxd composes it, says the state of each worker that has a reason of its own."""
+    workers = [
+        {"name": name, "role": role, "state": state}
+        for name, role, state in (
+            ("r/0", "serve", "ready"),
+            ("r/1", "serve", "failed"),
+            ("r/2", "serve", "failed"),
+            ("r/router", "router", "falling_asleep"),
+        )
+    ]
+    why = "r/1 is failed: exited with status 1 before it was ready"
+    group = READY | {"workers": workers, "last_exit": None, "reason": why}
+    assert note(group) == f"r/2 is failed, r/router is falling asleep; {why}"
+    stopped = note(group | {"state": "stopped", "stopped_by_operator": True})
+    assert "r/1 is failed" in stopped, "the reason is not shown"
+
+
 def test_a_note_says_that_it_can_never_be_loaded():
     never = "can never be loaded: GPU 7 is not there: there are 0, 1; correct its `gpus`"
     at_rest = READY | {"state": "unloaded", "next": never, "impossible": never, "last_exit": None, "eta_s": None}
