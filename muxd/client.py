@@ -1,7 +1,7 @@
-"""The client of the control API for other processes of muxd: the proxy holds its leases with it.
+"""The client of the control API for other processes of muxd: the proxy holds its session with it.
 
-Every request has a connection of its own: a lease lasts as long as its connection, and
-other requests are rare.  muxctl has another client, which needs only the standard library.
+Every request has a connection of its own, as requests are rare; leases and demand go over the session's connection, see
+`muxd/protocol.py`.  muxctl has another client, which needs only the standard library.
 
 Every failure to get an answer raises Unreachable, which names each socket that was tried
 and what was wrong there.  An error that muxd answers is raised as the class that muxd raised.
@@ -9,7 +9,7 @@ and what was wrong there.  An error that muxd answers is raised as the class tha
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +18,10 @@ from urllib.parse import quote
 import msgspec
 import trio
 
-from muxd.errors import MuxdError, Unavailable, Unreachable, error_of, in_words
+from muxd.errors import MuxdError, ProtocolMismatch, RouteNotFound, Unavailable, Unreachable, error_of, in_words
 from muxd.http.answer import AnswerParser
 from muxd.http.response import request_head
-from muxd.lease_protocol import WaitingBody
+from muxd.protocol import UPGRADE, VERSION, VERSION_HEADER, MuxdMessage, ProxyMessage, SessionRefused, ToldError
 
 Message = dict[str, Any]  # one JSON object
 
@@ -58,28 +58,19 @@ class ControlClient:
         """Return one model's status, by name or served name; raises ModelNotFound."""
         return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
 
-    async def unload(self, name: str) -> Message:
-        """Say that a client has no more use of a model: `sleeps` tells whether it is put to sleep, `reason` why not."""
-        return await self._ask("POST", f"/v1/models/{quote(name, safe='')}/unload")
-
     async def metrics(self) -> str:
         """Return the metrics of muxd and of the awake engines in Prometheus' text format; takes up to 2.5 seconds."""
         async with self._open("GET", "/metrics") as answer:
             return await answer.read_text()
 
-    async def report_demand(self, lease: str, in_flight: int, waiting: Iterable[WaitingBody]) -> None:
-        """Replace the demand that was last reported for a lease; raises LeaseNotFound when the lease is over."""
-        body = {"in_flight": in_flight, "waiting": tuple(waiting)}
-        await self._ask("PUT", f"/v1/leases/{quote(lease, safe='')}", body)
-
     @asynccontextmanager
-    async def lease(self, model: str, waiting: Iterable[WaitingBody]) -> AsyncIterator["MessageStream"]:
-        """Ask for a lease, and hold it until the scope is left; raises ModelNotFound.
-
-        The messages end when the lease is over.  `lease` is in every one of them.
-        """
-        async with self._open("POST", "/v1/leases", {"model": model, "waiting": tuple(waiting)}) as stream:
-            yield stream
+    async def session(self) -> AsyncIterator["SessionConnection"]:
+        """Open a session, which ends with the scope and all its leases with it; raises ProtocolMismatch."""
+        path, connection = await self._connect()
+        async with connection:
+            session = SessionConnection(path, connection)
+            await session.begin()
+            yield session
 
     @asynccontextmanager
     async def events(self, after: int | None = None) -> AsyncIterator["MessageStream"]:
@@ -218,7 +209,102 @@ class MessageStream:
             raise self._unreachable(f"does not speak JSON: {error}") from None
 
     def _unreachable(self, what: str) -> Unreachable:
-        return Unreachable(f"muxd at {self._path} {what}", tried=[str(self._path)])
+        return _unreachable(self._path, what)
+
+
+class SessionConnection:
+    """The proxy's end of a session's connection: messages in, messages out.
+
+    `receive` and `send` raise Unreachable where muxd is gone, or speaks something else.  `begin` is for ControlClient.
+    """
+
+    def __init__(self, path: Path, connection: trio.SocketStream) -> None:
+        self._path = path
+        self._connection = connection
+        self._received = b""
+
+    async def begin(self) -> None:
+        """Ask for the session; raises the error with which muxd refuses it, and ProtocolMismatch."""
+        lines = (
+            b"GET /v1/session HTTP/1.1",
+            b"host: muxd",
+            b"connection: upgrade",
+            b"upgrade: %b" % UPGRADE,
+            b"%b: %d" % (VERSION_HEADER, VERSION),
+        )
+        try:
+            with trio.fail_after(_PATIENCE):
+                await self._send(b"\r\n".join(lines) + b"\r\n\r\n")
+                while b"\r\n\r\n" not in self._received:
+                    await self._read()
+                    if len(self._received) > _READ:
+                        raise _unreachable(self._path, "does not speak HTTP: its head has no end")
+                if not self._received.startswith(b"HTTP/1.1 101 "):
+                    raise await self._refusal()
+        except trio.TooSlowError:
+            raise _unreachable(self._path, "does not answer") from None
+        head, _, self._received = self._received.partition(b"\r\n\r\n")
+        told = [line.partition(b": ")[2] for line in head.split(b"\r\n") if line.startswith(VERSION_HEADER + b":")]
+        if told != [b"%d" % VERSION]:
+            said = b", ".join(told).decode("ascii", "replace") or "none"
+            raise ProtocolMismatch(_MISMATCH.format(self._path, f"speaks version {said} of the session's protocol"))
+
+    async def _refusal(self) -> MuxdError:
+        """Return the error that muxd answered in place of a session, once it is here."""
+        parser, content = AnswerParser(), b""
+        try:
+            content += parser.feed(self._received)
+            while not parser.complete and len(content) < _READ:
+                self._received = b""
+                await self._read()
+                content += parser.feed(self._received)
+        except ValueError as error:
+            return _unreachable(self._path, f"does not speak HTTP: {error}")
+        refusal = _as_error(content)
+        if isinstance(refusal, RouteNotFound):  # of a muxd that knew leases without sessions
+            return ProtocolMismatch(_MISMATCH.format(self._path, "knows no sessions"))
+        return refusal
+
+    async def send(self, messages: Sequence[ProxyMessage]) -> None:
+        await self._send(_encoder.encode_lines(messages))
+
+    async def receive(self) -> list[MuxdMessage]:
+        """Wait for the next messages; raises the error with which muxd ends a session that it refuses."""
+        while b"\n" not in self._received:
+            await self._read()
+        *lines, self._received = self._received.split(b"\n")
+        try:
+            messages = [_decoder.decode(line) for line in lines]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _unreachable(self._path, f"does not speak the session's protocol: {error}") from None
+        for message in messages:
+            if isinstance(message, SessionRefused):
+                raise _error_told(message.error)
+        return messages
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._connection.send_all(data)
+        except trio.BrokenResourceError:
+            raise _unreachable(self._path, "closed the connection") from None
+
+    async def _read(self) -> None:
+        try:
+            data = await self._connection.receive_some(_READ)
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            raise _unreachable(self._path, "closed the connection")
+        self._received += data
+
+
+_MISMATCH = f"muxd at {{}} {{}}, and this proxy version {VERSION}: restart the older one of the two"
+_decoder: "msgspec.json.Decoder[MuxdMessage]" = msgspec.json.Decoder(MuxdMessage)
+_encoder = msgspec.json.Encoder()
+
+
+def _unreachable(path: Path, what: str) -> Unreachable:
+    return Unreachable(f"muxd at {path} {what}", tried=[str(path)])
 
 
 def _as_error(content: bytes) -> MuxdError:
@@ -227,10 +313,17 @@ def _as_error(content: bytes) -> MuxdError:
     The error of a newer muxd, whose code is unknown here, becomes Unavailable where it is retryable, else MuxdError.
     """
     try:
-        told = msgspec.json.decode(content)["error"]
-        code, message, retryable, details = told["code"], told["message"], told["retryable"], dict(told["details"])
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        told = msgspec.json.decode(content, type=_Answered).error
+    except (msgspec.DecodeError, ValueError):
         return Unreachable("what answers at the control socket is not muxd")
-    error = error_of(code, message, Unavailable if retryable else MuxdError)
-    error.details = details
+    return _error_told(told)
+
+
+class _Answered(msgspec.Struct):
+    error: ToldError
+
+
+def _error_told(told: ToldError) -> MuxdError:
+    error = error_of(told.code, told.message, Unavailable if told.retryable else MuxdError)
+    error.details = told.details
     return error

@@ -73,11 +73,6 @@ class ModelNotFound(MuxdError):
     status = 404
 
 
-class LeaseNotFound(MuxdError):
-    code = "lease_not_found"
-    status = 404
-
-
 class MethodNotAllowed(MuxdError):
     code = "method_not_allowed"
     status = 405
@@ -99,6 +94,13 @@ class NeedsRestart(MuxdError):
     """A running muxd cannot take this change of the configuration over; nothing was changed."""
 
     code = "needs_restart"
+    status = 409
+
+
+class ProtocolMismatch(MuxdError):
+    """A proxy and muxd speak different versions of the session's protocol: one of them is of another installation."""
+
+    code = "protocol_mismatch"
     status = 409
 
 

@@ -13,8 +13,8 @@ from .core.progress import Progress
 from .core.states import WorkerState
 from .core.view import GroupView, HostView, SwitchView, WorkerView
 from .gpus import Gpus
-from .lease_streams import seconds
 from .members import members_of
+from .protocol import seconds
 from .strangers import Strangers
 from .workers import Runner
 

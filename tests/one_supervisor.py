@@ -1,5 +1,6 @@
 """A supervisor on a pretend host, asked as the control socket and the proxy would ask it."""
 
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,12 +9,24 @@ from typing import Any
 import trio
 
 from muxd.config import Model
-from muxd.core.events import Verb, Waiting
+from muxd.core.events import Verb
 from muxd.log_losses import LogTeller
+from muxd.protocol import (
+    DemandReport,
+    LeaseDemand,
+    LeaseFailed,
+    LeaseGranted,
+    LeaseOver,
+    LeaseWish,
+    MuxdMessage,
+    UnloadAnswer,
+    UnloadWish,
+    WaitingRequests,
+)
 from muxd.proxy_child import UnmanagedProxy
 from muxd.saved_state import SavedState, StateFile
 from muxd.supervisor import Supervisor
-from muxd.supervisor.service import SupervisorService
+from muxd.supervisor.sessions import ProxySession
 
 from .fakes import FakeHost, a_model, fake_host
 
@@ -70,16 +83,25 @@ class OneSupervisor:
     # Asked by a proxy
 
     def wants(self, name: str) -> "Holder":
-        """A proxy that has a request for the model waits for its lease."""
-        return Holder(self.service, *self.service.open_lease(name, (Waiting(),)))
+        """A proxy that has a request for the model waits for its lease, in a session of its own."""
+        return Holder(self.service.open_session(), name)
+
+    async def lets_go(self, name: str) -> str | None:
+        """A proxy's client lets the model go: why it does not sleep, or None where it does."""
+        session = self.service.open_session()
+        session.take(UnloadWish(name))
+        (answer,) = await session.messages()
+        assert isinstance(answer, UnloadAnswer)
+        session.close()
+        return answer.reason
 
     async def serves(self, name: str) -> str:
         """A proxy's request is served, and over: by the worker at this address."""
         holder = self.wants(name)
         granted = await holder.told("granted", "failed")
-        assert granted["type"] == "granted", granted
+        assert isinstance(granted, LeaseGranted), granted
         holder.close()
-        return str(granted["url"])
+        return granted.url
 
     def left_behind(self) -> list[Path]:
         """The work folders that are still there."""
@@ -92,24 +114,34 @@ class OneSupervisor:
 
 
 class Holder:
-    """One proxy's lease of one model."""
+    """One proxy's session, with a lease of one model."""
 
-    def __init__(self, service: SupervisorService, number: int, lines: Lines) -> None:
-        self.number, self.lines = number, lines
-        self._service = service
+    def __init__(self, session: ProxySession, model: str) -> None:
+        self._session = session
+        self._session.take(LeaseWish(1, model))
+        self._heard: deque[MuxdMessage] = deque()
 
-    async def told(self, *kinds: str) -> dict[str, Any]:
-        """The next line of these kinds."""
-        async for line in self.lines:
-            if line["type"] in kinds:
-                return line
-        raise AssertionError(f"the lease ended before any of {kinds}")
+    async def told(self, *types: str) -> Any:
+        """The next message of one of these types."""
+        while type_of(message := await self.hears()) not in types:
+            assert not isinstance(message, LeaseOver | LeaseFailed), f"the lease ended before any of {types}"
+        return message
 
-    def reports(self, in_flight: int, *waiting: Waiting) -> None:
-        self._service.report_demand(self.number, in_flight, waiting)
+    async def hears(self) -> MuxdMessage:
+        """The next message, whatever it is."""
+        while not self._heard:
+            self._heard.extend(await self._session.messages())
+        return self._heard.popleft()
+
+    def reports(self, in_flight: int, *waiting: WaitingRequests) -> None:
+        self._session.take(DemandReport((LeaseDemand(1, in_flight, waiting),)))
 
     def close(self) -> None:
-        self._service.close_lease(self.number)
+        self._session.close()
+
+
+def type_of(message: MuxdMessage) -> str:
+    return str(message.__struct_config__.tag)
 
 
 async def all_of(lines: Lines) -> list[dict[str, Any]]:

@@ -26,12 +26,12 @@ AT_MOST = {
     "shim": set(),
     "errors": set(),
     "http": {"errors"},
-    "lease_protocol": set(),
-    "client": {"errors", "http", "lease_protocol"},
+    "protocol": set(),
+    "client": {"errors", "http", "protocol"},
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
     "children": {"errors", "own_files", "shim", "threads"},
-    "proxy": {"client", "config", "errors", "http", "lease_protocol", "notify", "own_log", "ports", "threads"},
+    "proxy": {"client", "config", "errors", "http", "protocol", "notify", "own_log", "ports", "threads"},
 }
 
 #: What each of these rooms never imports of muxd.
@@ -139,7 +139,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "client",
         "config",
         "errors",
-        "lease_protocol",
+        "protocol",
         "ports",
         "notify",
         "own_log",

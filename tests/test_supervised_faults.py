@@ -17,7 +17,7 @@ from muxd.config import Memory
 from muxd.core.events import Verb
 
 from .fakes import GiB, a_model
-from .one_supervisor import OneSupervisor, assert_never_two_awake, one_supervisor, two_models
+from .one_supervisor import OneSupervisor, assert_never_two_awake, one_supervisor, two_models, type_of
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.\n"
 
@@ -48,7 +48,7 @@ async def test_a_lease_of_a_dead_worker_is_taken_at_once_and_the_next_is_granted
         died = trio.current_time()
         muxd.host.server("a").child.end(ExitRecord(signal=SIGKILL))
         revoked = await holder.told("revoked")
-        assert (revoked["reason"], revoked["deadline_s"]) == ("worker_exited", 0.0)
+        assert (revoked.reason, revoked.deadline_s) == ("worker_exited", 0.0)
         assert trio.current_time() == died, "not only when its memory is back"
         assert await muxd.serves("a")
 
@@ -59,7 +59,7 @@ async def test_a_death_while_it_loads_is_answered_by_the_next_worker(autojump_cl
         await muxd.until("a", "starting")
         await trio.sleep(0.5)
         muxd.host.server("a").child.end(ExitRecord(signal=SIGKILL))
-        assert (await waiting.told("granted", "failed"))["type"] == "granted"
+        assert type_of(await waiting.told("granted", "failed")) == "granted"
         assert muxd.status("a")["restarts"] == 1
 
 
@@ -67,8 +67,8 @@ async def test_a_model_that_dies_at_every_start_is_failed_with_its_last_words(au
     async with two_models(tmp_path, restart_limit=3) as muxd:
         muxd.host.servers["a"].dies_after, muxd.host.servers["a"].last_words = 0.5, OOM
         refused = await muxd.wants("a").told("failed")
-        assert refused["error"]["code"] == "out_of_memory"
-        assert refused["retry_after_s"] > 0
+        assert refused.error.code == "out_of_memory"
+        assert refused.retry_after_s > 0
         status = muxd.status("a")
         assert (status["state"], status["last_exit"]["code"]) == ("failed", "out_of_memory")
         assert status["last_exit"]["log_tail"][-1] == OOM.strip()
@@ -81,8 +81,8 @@ async def test_what_no_restart_mends_is_not_tried_again_but_for_an_operator(auto
         port = other.getsockname()[1]
         async with two_models(tmp_path, port=port) as muxd:
             refused = await muxd.wants("a").told("failed")
-            assert refused["error"]["code"] == "port_taken"
-            assert f"port {port} cannot be used" in refused["error"]["message"]
+            assert refused.error.code == "port_taken"
+            assert f"port {port} cannot be used" in refused.error.message
             assert starts(await muxd.moves(), "a") == 1
             other.close()
             assert (await muxd.switch("a"))["type"] == "ready"
@@ -92,7 +92,7 @@ async def test_a_start_that_takes_too_long_is_counted_as_a_failure(autojump_cloc
     async with two_models(tmp_path, start_timeout=9.0, restart_limit=2) as muxd:
         muxd.host.servers["a"].load_time = 1000
         refused = await muxd.wants("a").told("failed")
-        assert refused["error"]["code"] == "start_timeout"
+        assert refused.error.code == "start_timeout"
         assert starts(await muxd.moves(), "a") == 2
 
 
@@ -104,7 +104,7 @@ async def test_a_worker_that_stops_answering_is_killed_and_started_again(autojum
         holder.reports(1)
         behaviour = muxd.host.servers["a"]
         behaviour.faults, behaviour.steps = ({"/v1/loads": "hang"}, True) if fault == "hang" else ({}, False)
-        assert (await holder.told("revoked"))["reason"] == "worker_unresponsive"
+        assert (await holder.told("revoked")).reason == "worker_unresponsive"
         behaviour.faults, behaviour.steps = {}, True
         assert await muxd.serves("a")
         moves = await muxd.moves()
@@ -202,7 +202,7 @@ async def test_what_survives_sigkill_is_named_and_so_is_who_waits_for_its_gpu(au
         muxd.host.servers["a"].kill_time = 10_000
         muxd.host.servers["a"].faults["release"] = "break"
         refused = await muxd.wants("b").told("failed")
-        assert refused["error"]["code"] == "worker_stuck"
+        assert refused.error.code == "worker_stuck"
         assert muxd.supervisor.stuck == ["a"]
         assert [r.levelno for r in caplog.records if "a: stopping -> stuck" in r.message] == [logging.ERROR]
 
@@ -212,7 +212,7 @@ async def test_a_stuck_worker_that_ends_after_all_gives_its_gpu_back(autojump_cl
         await muxd.serves("a")
         muxd.host.servers["a"].kill_time = 60
         muxd.host.servers["a"].faults["release"] = "break"
-        assert (await muxd.wants("b").told("failed"))["error"]["code"] == "worker_stuck"
+        assert (await muxd.wants("b").told("failed")).error.code == "worker_stuck"
         await muxd.until("a", "unloaded")
         assert await muxd.serves("b")
 
@@ -224,7 +224,7 @@ async def test_a_shutdown_waits_for_requests_and_a_second_one_does_not(autojump_
         busy.reports(1)
         muxd.supervisor.shutdown()
         muxd.supervisor.shutdown()  # once more says nothing new
-        assert (await busy.told("revoked"))["deadline_s"] == 30.0
+        assert (await busy.told("revoked")).deadline_s == 30.0
         await trio.sleep(3)
         assert muxd.states()["a"] == "draining"
         began = trio.current_time()
@@ -239,7 +239,7 @@ async def test_a_shutdown_during_a_load_ends_it(autojump_clock, tmp_path):
         waiting = muxd.wants("a")
         await muxd.until("a", "starting")
         muxd.supervisor.shutdown()
-        assert (await waiting.told("failed"))["error"]["code"] == "shutting_down"
+        assert (await waiting.told("failed")).error.code == "shutting_down"
         await muxd.supervisor.finished.wait()
 
 

@@ -20,12 +20,12 @@ from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.readers import Address
 from muxd.config.schema import Key
 from muxd.core.events import Verb
-from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound, NeedsRestart, ShuttingDown
-from muxd.lease_streams import REPEAT
-from muxd.supervisor import Supervisor
+from muxd.errors import ConfigError, ModelNotFound, NeedsRestart, ShuttingDown
+from muxd.protocol import LeaseGranted, RevocationReason, UnloadWish
+from muxd.supervisor.progress_pace import REPEAT
 
 from .fakes import NO_PID, Behaviour, GiB, a_model, fake_host
-from .one_supervisor import OneSupervisor, all_of, one_supervisor, two_models
+from .one_supervisor import OneSupervisor, all_of, one_supervisor, two_models, type_of
 
 # Leases, switches, orders
 
@@ -41,22 +41,16 @@ async def test_a_lease_is_granted_revoked_and_over(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
         mine = muxd.wants("a")
         granted = await mine.told("granted")
-        assert granted == {
-            "type": "granted",
-            "lease": str(mine.number),
-            "model": "a",
-            "url": muxd.status("a")["url"],
-            "generation": 1,
-        }
+        assert granted == LeaseGranted(1, muxd.status("a")["url"], 1)
         mine.reports(0)
         other = muxd.wants("b")
         revoked = await mine.told("revoked")
-        assert (revoked["lease"], revoked["reason"], revoked["deadline_s"]) == (str(mine.number), "switch", 300.0)
+        assert (revoked.lease, revoked.reason, revoked.deadline_s) == (1, RevocationReason.SWITCH, 300.0)
         mine.close()
         await other.told("granted")
-        with pytest.raises(LeaseNotFound):
-            mine.reports(1)
+        mine.reports(1)  # it is over: nothing
         mine.close()  # once more: nothing
+        assert muxd.status("a")["in_flight"] == 0
         other.close()
 
 
@@ -65,10 +59,8 @@ async def test_who_waits_is_told_how_it_goes_and_again_though_nothing_changed(au
         muxd.host.servers["a"].load_time = 3 * REPEAT
         holder = muxd.wants("a")
         seen = []
-        async for line in holder.lines:
-            if line["type"] == "granted":
-                break
-            seen.append((line["type"], line["phase"]))
+        while not isinstance(message := await holder.hears(), LeaseGranted):
+            seen.append((type_of(message), message.phase))
         assert seen.count(("switching", "starting")) == 3
         holder.close()
 
@@ -92,7 +84,7 @@ async def test_a_lease_that_is_not_let_go_is_taken_after_its_drain(autojump_cloc
         await busy.told("granted")
         busy.reports(1)
         assert (await muxd.switch("b"))["type"] == "ready"
-        assert [line["type"] for line in await all_of(busy.lines)] == ["revoked"]
+        assert [type_of(await busy.hears()) for _ in range(2)] == ["revoked", "over"]
         assert muxd.states() == {"a": "asleep", "b": "ready"}
 
 
@@ -115,27 +107,22 @@ async def test_a_dropped_reader_does_not_stop_its_switch(autojump_clock, tmp_pat
 
 async def test_a_model_that_a_client_lets_go_sleeps_if_nobody_uses_it(autojump_clock, tmp_path):
     async with two_models(tmp_path) as muxd:
-        told = await muxd.service.unload("a")
-        assert (told["model"], told["sleeps"], told["reason"]) == ("a", False, "it is unloaded")
+        assert await muxd.lets_go("a") == "it is unloaded"
         holder = muxd.wants("a")
         await holder.told("granted")
-        assert (await muxd.service.unload("a"))["reason"] == "it is in use"
+        assert await muxd.lets_go("a") == "it is in use"
         holder.close()
-        assert (await muxd.service.unload("a"))["sleeps"]
+        assert await muxd.lets_go("a") is None
         await muxd.until("a", "asleep")
 
 
-async def test_an_unload_that_the_end_of_muxd_overtakes_is_told(autojump_clock, tmp_path):
-    async with fake_host(tmp_path, a_model("a")) as host, trio.open_nursery() as nursery:
-        supervisor = OneSupervisor(host).supervisor  # its loop does not run
-        nursery.start_soon(an_unload_fails, supervisor)
-        await trio.testing.wait_all_tasks_blocked()
-        supervisor.close()
-
-
-async def an_unload_fails(supervisor: Supervisor) -> None:
-    with pytest.raises(ShuttingDown):
-        await supervisor.service.unload("a")
+async def test_an_unload_that_the_end_of_muxd_overtakes_ends_with_its_session(autojump_clock, tmp_path):
+    async with fake_host(tmp_path, a_model("a")) as host:
+        muxd = OneSupervisor(host)  # its loop does not run
+        session = muxd.service.open_session()
+        session.take(UnloadWish("a"))
+        muxd.supervisor.close()
+        assert await session.messages() == []
 
 
 async def test_a_preloaded_model_is_ready_without_anybody_asking(autojump_clock, tmp_path):
@@ -150,7 +137,7 @@ async def test_a_stop_is_remembered_by_the_next_muxd(autojump_clock, tmp_path):
         assert (await muxd.order("a", Verb.STOP))["state"] == "stopped"
         assert muxd.saved.stopped == ["a"]
         refused = await muxd.wants("a").told("failed")
-        assert (refused["error"]["code"], refused["retry_after_s"]) == ("model_stopped", None)
+        assert (refused.error.code, refused.retry_after_s) == ("model_stopped", None)
         assert (await muxd.order("a", Verb.START))["state"] == "ready"
         assert muxd.saved.stopped == []
 
@@ -161,11 +148,11 @@ async def test_a_stop_lets_requests_finish_and_one_with_now_does_not(autojump_cl
         await busy.told("granted")
         busy.reports(1)
         stop = muxd.service.order("a", Verb.STOP)
-        assert (await busy.told("revoked"))["deadline_s"] == 300.0
+        assert (await busy.told("revoked")).deadline_s == 300.0
         assert muxd.states()["a"] == "draining"
         assert (await muxd.order("a", Verb.STOP, now=True))["state"] == "stopped"
         cut = await busy.told("revoked")
-        assert (cut["deadline_s"], cut["message"]) == (0.0, "a is stopped by an operator")
+        assert (cut.deadline_s, cut.message) == (0.0, "a is stopped by an operator")
         assert (await all_of(stop))[-1]["state"] == "stopped"
 
 
@@ -348,7 +335,7 @@ async def test_a_lease_for_what_a_reload_removes_meanwhile_is_refused(autojump_c
                 await trio.lowlevel.checkpoint()
         assert asked
         for holder in asked:
-            assert (await all_of(holder.lines))[-1]["error"]["code"] == "model_not_found"
+            assert (await holder.told("failed")).error.code == "model_not_found"
 
 
 async def test_a_changed_model_is_started_anew_after_its_requests_and_no_other_is_touched(autojump_clock, tmp_path):
@@ -553,6 +540,6 @@ async def test_a_model_larger_than_its_gpu_is_refused_at_once_and_evicts_nobody(
     async with two_models(tmp_path, memory=Memory(weights=200 * GiB)) as muxd:
         await muxd.serves("b")
         refused = await muxd.wants("a").told("failed")
-        assert (refused["error"]["code"], refused["retry_after_s"]) == ("model_too_large", None)
-        assert "it needs 200.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all" in refused["error"]["message"]
+        assert (refused.error.code, refused.retry_after_s) == ("model_too_large", None)
+        assert "it needs 200.0 GiB on each of its GPUs, and GPU 0 has 80.0 GiB in all" in refused.error.message
         assert muxd.states() == {"a": "unloaded", "b": "ready"}

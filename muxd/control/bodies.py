@@ -5,10 +5,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from muxd.core.events import Waiting
 from muxd.errors import BadRequest
 from muxd.http.request import Request
-from muxd.lease_protocol import Count, WaitingBody
 
 T = TypeVar("T", bound=Struct)
 
@@ -38,21 +36,10 @@ class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
-class LeaseBody(Struct):
-    model: str
-    waiting: tuple[WaitingBody, ...] = (WaitingBody(),)
-
-
-class DemandBody(Struct):
-    in_flight: Count = 0
-    waiting: tuple[WaitingBody, ...] = ()
-
-
 def body_of(request: Request, kind: type[T]) -> T:
-    """Return the JSON body as `kind`; raises BadRequest.
+    """Return the JSON body as `kind`; raises BadRequest, also for a field that `kind` has not.
 
-    A lease may have unknown fields, which newer proxies send.  An order may not: with a misspelt field ignored, muxd
-    would carry out another order than the operator meant.
+    With a misspelt field ignored, muxd would carry out another order than the operator meant.
     """
     if request.query:
         raise BadRequest(f"{request.path} takes a JSON body and no query; put {', '.join(request.query)} there")
@@ -60,10 +47,6 @@ def body_of(request: Request, kind: type[T]) -> T:
         return msgspec.convert(request.json(), kind)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body does not fit: {error}") from None
-
-
-def waiting_of(body: LeaseBody | DemandBody) -> tuple[Waiting, ...]:
-    return tuple(Waiting(entry.count, entry.oldest_s, entry.key, entry.priority) for entry in body.waiting)
 
 
 def parse_count(query: dict[str, str], field: str, default: int | None, most: int | None = None) -> int | None:

@@ -1,7 +1,7 @@
 """The control API's routes: which right each needs, and the handler that answers it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from urllib.parse import unquote
@@ -9,8 +9,6 @@ from urllib.parse import unquote
 import trio
 
 from muxd.control.bodies import (
-    DemandBody,
-    LeaseBody,
     OrderBody,
     ReloadBody,
     SleepBody,
@@ -21,15 +19,16 @@ from muxd.control.bodies import (
     log_streams,
     parse_count,
     parse_flag,
-    waiting_of,
 )
 from muxd.control.rights import Peer, Right, Rights, peer_of
 from muxd.control.service import ControlService, Message
+from muxd.control.session_route import serve_session
 from muxd.control.streaming import Logs, relay
 from muxd.core.events import Verb
-from muxd.errors import LeaseNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
+from muxd.errors import MethodNotAllowed, PermissionDenied, RouteNotFound
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, ServerLimits, Share, Standing, serve_http
+from muxd.protocol import UPGRADE
 
 #: The orders that an operator may give for one model, each with the words that complete "your user may not ...".
 DEEDS = {
@@ -40,8 +39,9 @@ DEEDS = {
 }
 ORDERS = tuple(DEEDS)
 
-#: Ranks of peers.  Readers have the smallest share of connections.  The proxy has a larger one: it opens a connection
-#: for each model that it serves, and one for each demand report.  Operators have connections reserved for them.
+#: Ranks of peers.  Readers have the smallest share of connections.  A proxy needs few connections, its session and one
+#: for muxd's events, and a part in what is reserved, so that readers cannot keep it out.  Operators have some of their
+#: own.
 _READS, _LEASES, _OPERATES = range(3)
 LIMITS = ServerLimits(
     reserved=(1024, 64),
@@ -56,13 +56,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: as many as are compared with the routes, and as are quoted in the error.
 _LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
-Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME or ID in the path
+Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME in the path
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRoute:
     method: str
-    path: str  # NAME or ID stands for one variable part
+    path: str  # NAME stands for one variable part
     right: Right
     answer: Answer
     deed: str = ""  # completes "your user may not ..."; "" where every user with a right at the socket may do it
@@ -81,7 +81,6 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/version", Right.READ, self._version),
                 ControlRoute("GET", "/v1/status", Right.READ, self._status),
                 ControlRoute("GET", "/metrics", Right.READ, self._metrics),
-                ControlRoute("POST", "/v1/models/NAME/unload", Right.LEASE, self._unload, "have models let go"),
                 ControlRoute("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
                 ControlRoute("GET", "/v1/models/NAME", Right.READ, self._model),
                 ControlRoute("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
@@ -90,8 +89,7 @@ class ControlRoutes:
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
-                ControlRoute("POST", "/v1/leases", Right.LEASE, self._open_lease, "hold leases"),
-                ControlRoute("PUT", "/v1/leases/ID", Right.LEASE, self._report_demand, "hold leases"),
+                ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
         }
@@ -114,7 +112,7 @@ class ControlRoutes:
         await route.answer(request, exchange, variable)
 
     def _find_route(self, request: Request) -> tuple[ControlRoute, str]:
-        """Return the request's route and the NAME or ID in its path; raises RouteNotFound, MethodNotAllowed."""
+        """Return the request's route and the NAME in its path; raises RouteNotFound, MethodNotAllowed."""
         path, variable = _split_path(request.raw_path)
         if path not in self._paths:
             raise self._not_found(path)
@@ -178,9 +176,6 @@ class ControlRoutes:
         finally:
             self._service.end_validation(name, number)
 
-    async def _unload(self, request: Request, exchange: ResponseWriter, name: str) -> None:
-        await exchange.send_json(200, await self._service.unload(self._service.resolve(name)))
-
     async def _reload(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, ReloadBody)
         await exchange.send_json(200, await self._service.reload(dry_run=body.dry_run))
@@ -200,20 +195,8 @@ class ControlRoutes:
         after, follow = parse_count(query, "after", None), parse_flag(query, "follow", True)
         await relay(exchange, self._service.events(after, follow=follow))
 
-    async def _open_lease(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        body = body_of(request, LeaseBody)
-        lease, messages = self._service.open_lease(self._service.resolve(body.model), waiting_of(body))
-        try:
-            await relay(exchange, messages)
-        finally:
-            self._service.close_lease(lease)
-
-    async def _report_demand(self, request: Request, exchange: ResponseWriter, lease: str) -> None:
-        if not (lease.isascii() and lease.isdigit() and len(lease) < 19):
-            raise LeaseNotFound(f"there is no lease {lease}")
-        body = body_of(request, DemandBody)
-        self._service.report_demand(int(lease), body.in_flight, waiting_of(body))
-        await exchange.send_json(200, {})
+    async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        await serve_session(self._service, request, exchange)
 
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._service.shutdown()
@@ -221,7 +204,7 @@ class ControlRoutes:
 
 
 def _split_path(raw_path: str) -> tuple[str, str]:
-    """Return the path with NAME or ID in place of its variable part, and that part, percent-decoded.
+    """Return the path with NAME in place of its variable part, and that part, percent-decoded.
 
     A served name may hold slashes.  Where the client did not encode them, all parts after
     /v1/models/ are the name, except a last part that is an action.
@@ -229,11 +212,9 @@ def _split_path(raw_path: str) -> tuple[str, str]:
     if len(raw_path) > _LONGEST_PATH:
         return raw_path, ""
     parts = [unquote(part) for part in raw_path.split("/")]
-    if parts[:3] == ["", "v1", "leases"] and len(parts) == 4:
-        return "/v1/leases/ID", parts[3]
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
-    if len(parts) > 4 and parts[-1] in ("switch", "validate", "logs", "unload", *ORDERS):
+    if len(parts) > 4 and parts[-1] in ("switch", "validate", "logs", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
 
@@ -272,7 +253,7 @@ async def serve_control(
     await serve_http(
         routes.answer,
         [listener],
-        limits or LIMITS,
+        replace(limits or LIMITS, upgrades=(UPGRADE,)),
         judge=lambda connection: _standing(peer_of(connection), rights),
         task_status=task_status,
     )

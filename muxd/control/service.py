@@ -5,15 +5,32 @@ from typing import Any, Protocol
 
 import trio
 
-from muxd.core.events import Verb, Waiting
+from muxd.core.events import Verb
+from muxd.protocol import MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]  # one JSON object
+
+
+class Session(Protocol):
+    """muxd's end of one proxy's session."""
+
+    def take(self, message: ProxyMessage) -> None:
+        """Do what the proxy says; raises BadRequest for what it may not say now."""
+        ...
+
+    async def messages(self) -> list[MuxdMessage]:
+        """Wait until there is something to tell the proxy, and return it; an empty list: muxd ends the session."""
+        ...
+
+    def close(self) -> None:
+        """End every lease of the session: its proxy is gone."""
+        ...
 
 
 class ControlService(Protocol):
     """The supervisor, as the control socket's server sees it.
 
-    Only three methods wait: `reload` for the disk, `metrics` for the engines, and `unload` for the core's decision.
+    Only two methods wait: `reload` for the disk, and `metrics` for the engines.
     Every method may raise a MuxdError, which is then sent as the answer.
     """
 
@@ -65,13 +82,6 @@ class ControlService(Protocol):
         """End a validation that nobody is told of any more; does nothing where it is over."""
         ...
 
-    async def unload(self, name: str) -> Message:
-        """Put a model to sleep that a client has no more use of, unless others use it.
-
-        In the answer `sleeps` says whether the model is put to sleep, and `reason` why not.  Raises ShuttingDown.
-        """
-        ...
-
     async def reload(self, *, dry_run: bool = False) -> Message:
         """Read the configuration again and take it over, or with `dry_run` only return what that would change.
 
@@ -79,16 +89,8 @@ class ControlService(Protocol):
         """
         ...
 
-    def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
-        """Ask for a lease; return its number and its messages, a channel that closes when the lease is over."""
-        ...
-
-    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
-        """Replace the demand that was last reported for a lease; raises LeaseNotFound when the lease is over."""
-        ...
-
-    def close_lease(self, lease: int) -> None:
-        """End a lease whose holder is gone; does nothing where the lease is over already."""
+    def open_session(self) -> Session:
+        """Open the session of a proxy that has connected; its leases last until `close`."""
         ...
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:

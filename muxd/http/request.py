@@ -8,6 +8,7 @@ than 1.0 and 1.1, CONNECT.  tests/http/test_request.py holds both lists.
 This module does no I/O: the owner of the socket feeds the bytes in, and keeps the deadlines.
 """
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -105,6 +106,7 @@ class RequestParser:
     """
 
     __slots__ = (
+        "_accepted",
         "_ended",
         "_fed",
         "_feeding",
@@ -116,6 +118,7 @@ class RequestParser:
         "_parser",
         "_parts",
         "_ready",
+        "_upgrade",
         "_upgrading",
         "_url",
         "_version",
@@ -125,16 +128,21 @@ class RequestParser:
         "head_seen",
         "head_size",
         "mid_message",
+        "rest",
     )
 
-    def __init__(self, max_head: int, max_body: int) -> None:
+    def __init__(self, max_head: int, max_body: int, upgrades: Collection[bytes] = ()) -> None:
+        """Take the limits in bytes, and the protocols, in lower case, to which a request without a body may upgrade."""
         self._max_head = max_head
         self._max_body = max_body
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._ready: list[Request] = []
         self._method = ""
         self._version = "1.1"
-        self._upgrading = False  # the client asked for another protocol, which is declined
+        self._accepted = upgrades
+        self._upgrading = False  # the client asked for another protocol, which is declined unless it is accepted
+        self._upgrade = b""  # that protocol
+        self.rest = b""  # bytes that came behind a request whose upgrade is accepted
         self._ended = False  # a request that closes the connection was complete: no further one is read
         self._feeding = 0  # bytes that the current `feed` was given
         self.broken: MuxdError | None = None  # the error that `feed` raises from now on
@@ -172,7 +180,11 @@ class RequestParser:
             try:
                 self._parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
-                data = self._decline_upgrade() + bytes(data)[upgrade.args[0] :]
+                rest = bytes(data)[upgrade.args[0] :]
+                if self._upgrade in self._accepted:
+                    self._accept_upgrade(rest)
+                    break
+                data = self._decline_upgrade() + rest
                 continue
             except HttpParserError as error:
                 self._set_broken(error, data)
@@ -206,6 +218,13 @@ class RequestParser:
         return Request(
             self._method if self.head_seen else "", self._url, list(self._headers), b"", self._version, False
         )
+
+    def _accept_upgrade(self, rest: bytes) -> None:
+        """Return the request with its Upgrade header; what follows it is of another protocol, and kept in `rest`."""
+        self._ready.append(Request(self._method, self._url, self._headers, b"", self._version, False, self.head_size))
+        self.rest = rest
+        self._ended = True
+        self._reset_message()
 
     def _decline_upgrade(self) -> bytes:
         """Return the head without its Upgrade header, to be parsed once more (RFC 9110, 7.8).
@@ -295,6 +314,7 @@ class RequestParser:
             elif key == b"upgrade":
                 assert self._parser is not None
                 self._upgrading = self._parser.should_upgrade()
+                self._upgrade = value.lower()
             elif key == b"expect":
                 self.expects_continue = value.lower() == b"100-continue" and self._version == "1.1"
         if hosts != 1 and (hosts or self._version == "1.1"):

@@ -58,6 +58,7 @@ class ServerLimits:
     max_lingering: int = 64  # refused connections that may linger; further ones are closed at once
     shares: tuple[Share, ...] = ()  # of one peer, by its rank; a peer of a higher rank has no limit
     strangers: Share | None = None  # of all peers of rank 0 together
+    upgrades: tuple[bytes, ...] = ()  # protocols to which a connection may be switched, see switch_protocol
 
 
 class ClientGone(Exception):
@@ -122,6 +123,26 @@ class ResponseWriter:
             lines.append((b"connection", b"close"))
         await self._send(spliced(head(status, lines), self.lines))
 
+    async def switch_protocol(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Accept the protocol that the client asked for: `write` and `receive` then pass bytes as they are.
+
+        The protocol is one of ServerLimits.upgrades.  Raise ClientGone.
+        """
+        self.started = True
+        self.keep_alive = False
+        lines: Headers = [(b"connection", b"upgrade"), (b"upgrade", protocol), *headers]
+        await self._send(head(101, lines))
+
+    async def receive(self) -> bytes:
+        """Return the next bytes of the protocol that was switched to; b"" where the client has ended its side."""
+        if self.early:
+            early, self.early = self.early, b""
+            return early
+        try:
+            return bytes(await self._stream.receive_some(_READ))
+        except trio.BrokenResourceError:
+            return b""
+
     async def write(self, data: bytes) -> None:
         """Send a part of the stream; raise ClientGone."""
         if data and not self.head_only:
@@ -172,7 +193,7 @@ class _Connection:
         self._handler = handler
         self._limits = limits
         self._peers = peers
-        self._parser = RequestParser(limits.max_head, limits.max_body)
+        self._parser = RequestParser(limits.max_head, limits.max_body, limits.upgrades)
         self._requests: deque[Request] = deque()
 
     async def serve(self) -> None:
@@ -228,6 +249,7 @@ class _Connection:
     async def _answer(self, request: Request) -> bool:
         """Answer one request; return whether another may follow on the connection."""
         exchange = ResponseWriter(self._stream, request, self._limits)
+        exchange.early = self._parser.rest
         try:
             await self._handler(request, exchange)
             await exchange.finish()

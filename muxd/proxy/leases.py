@@ -4,18 +4,17 @@ Theory of operation
 -------------------
 A request may go to a worker only while the proxy holds the model's lease.  Most requests find the lease granted: they
 are counted in, sent, and counted out, without a word to muxd.  The first request for a model without a lease has one
-asked for by `POST /v1/leases` on the control socket, and waits in the model's queue, highest priority first.  The
-connection of that POST *is* the lease: muxd takes the lease back when the connection ends, whichever side closed it.
+asked for in the proxy's session with muxd (`lease_session`), and waits in the model's queue, highest priority first.
 
     no lease -> asked (requests wait) -> granted -> revoked (draining) -> over
 
-Two trio tasks run for each lease beside the data path.  One reads the lease's connection: progress while requests
-wait, the grant with the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports the
-demand, at most every 50 ms: how many requests wait and run.  From that muxd decides which model's turn it is, and
-whether a worker is idle.
+Two trio tasks run for each lease beside the data path.  One takes the lease's messages: progress while requests wait,
+the grant with the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports the demand,
+at most every 50 ms: how many requests wait and run.  From that muxd decides which model's turn it is, and whether a
+worker is idle.
 
 After a revocation no request is admitted; requests in flight may finish until the deadline (drain).  When the last of
-them has ended, or was cut, the proxy closes the connection, which tells muxd that the worker is free to sleep.
+them has ended, or was cut, the proxy releases the lease, which tells muxd that the worker is free to sleep.
 Requests that arrived meanwhile wait, and the next lease is asked for on their behalf.
 
 A request that loses its worker before the response began makes the grant *suspected*: no request is admitted until muxd
@@ -32,18 +31,30 @@ import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any
 
 import trio
 
-from muxd.client import ControlClient, MessageStream
-from muxd.errors import LeaseNotFound, ModelNotFound, MuxdError, Unreachable
-from muxd.lease_protocol import WaitingBody
+from muxd.client import ControlClient
+from muxd.errors import MuxdError, Unreachable
+from muxd.protocol import (
+    WORKER_LOST,
+    LeaseComing,
+    LeaseFailed,
+    LeaseGranted,
+    LeaseMessage,
+    LeaseOver,
+    LeaseProgress,
+    LeaseQueued,
+    LeaseRestored,
+    LeaseRevoked,
+    WaitingRequests,
+)
 
 from .answers import UNAVAILABLE, Refusal
 from .grant import Grant, ModelLimits, QueuedRequest
+from .lease_session import AskedLease, LeaseSession
 from .queue import Queue
-from .refusals import WORKER_LOST, failed, progress_text, revoked, unreachable
+from .refusals import failed, progress_text, revoked, unreachable
 from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
 from .telemetry.metrics import ModelMetrics, ProxyMetrics
@@ -72,7 +83,7 @@ class Leases:
     ) -> None:
         """Take the parts that all leases share.  `most_idle`: idle connections that are kept to each worker."""
         self._most_idle = most_idle
-        self._control = control
+        self._session = LeaseSession(control)
         self._meters = meters
         self._terms = terms
         self._leases: dict[str, ModelLease] = {}
@@ -82,6 +93,7 @@ class Leases:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold leases until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._session.run, name="session with muxd")
             task_status.started()
             await trio.sleep_forever()
 
@@ -115,12 +127,12 @@ class Leases:
     def start(self, lease: "ModelLease") -> None:
         """Start the task that holds the lease."""
         assert self._nursery is not None
-        self._nursery.start_soon(lease.hold, self._control, name=f"lease {lease.name}")
+        self._nursery.start_soon(lease.hold, self._session, name=f"lease {lease.name}")
 
     def start_unload(self, lease: "ModelLease") -> None:
         """Start a task that tells muxd of an unload."""
         assert self._nursery is not None
-        self._nursery.start_soon(lease.unload_unheld, self._control, name=f"unload {lease.name}")
+        self._nursery.start_soon(lease.unload_unheld, self._session, name=f"unload {lease.name}")
 
     def pool(self, url: str) -> Pool:
         """Return a new pool of connections to the worker at `url`."""
@@ -143,11 +155,11 @@ class ModelLease:
         self._suspected: Grant | None = None  # the grant, while its worker may be lost
         self._draining: Grant | None = None  # the grant, while the lease drains
         self._drain_scope = trio.CancelScope()
-        self._revocation: dict[str, Any] = {}  # muxd's message, while the lease drains
+        self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int] | None = None  # in flight, waiting: as last reported to muxd
-        self._last_progress: dict[str, Any] | None = None  # muxd's last message about the wait
+        self._last_progress: LeaseProgress | None = None  # muxd's last message about the wait
         self._last_progress_at = 0.0  # monotonic time of that message
         self._idle = Alarm(leases.reactor, self._wake_reporter)
         self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
@@ -260,9 +272,9 @@ class ModelLease:
 
     def eta(self) -> float | None:
         """Return the seconds until the model is ready; None where muxd told none."""
-        if self._last_progress is None or (eta := self._last_progress.get("eta_s")) is None:
+        if self._last_progress is None or (eta := self._last_progress.eta_s) is None:
             return None
-        return max(0.0, float(eta) - (monotonic() - self._last_progress_at))
+        return max(0.0, eta - (monotonic() - self._last_progress_at))
 
     def progress_text(self) -> str:
         """Return in a few words what the waiting requests wait for."""
@@ -298,39 +310,35 @@ class ModelLease:
 
     # The task that holds the lease
 
-    async def hold(self, control: ControlClient) -> None:
+    async def hold(self, session: LeaseSession) -> None:
         """Ask for a lease and follow it, again and again while requests wait."""
         while self._waiting:
             self._last_report = self._demand_figures()
             try:
-                async with control.lease(self.name, self._demand()) as messages:
-                    await self._follow(control, messages)
+                async with session.lease(self.name, self._demand()) as lease:
+                    await self._follow(session, lease)
             except Unreachable as error:
                 self.refuse_waiting(unreachable(error), but_replayed=True)
                 if self._waiting:
                     await trio.sleep(_RETRY)
-            except ModelNotFound as error:
-                self.refuse_waiting(Refusal(404, error.code, error.message, param="model"))
             except MuxdError as error:
                 self.refuse_waiting(Refusal(UNAVAILABLE, error.code, error.message, retry_after=1))
         self._holding = self._unloads = False
 
-    async def _follow(self, control: ControlClient, messages: MessageStream) -> None:
+    async def _follow(self, session: LeaseSession, lease: AskedLease) -> None:
         """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
         async with trio.open_nursery() as nursery:
-            reporting = False
+            nursery.start_soon(self._report, session, lease)
             try:
-                async for message in messages:
-                    if not reporting:
-                        reporting = True
-                        nursery.start_soon(self._report, control, message["lease"])
+                async for message in lease:
                     self._handle_message(message, nursery)
                 self._end_lease()
-            except Unreachable as error:
+            except MuxdError as error:
                 if self._held_grant is None:
                     self.refuse_waiting(unreachable(error), but_replayed=True)
                 else:  # waiting requests still get places at the worker
-                    await self._outlive_muxd(control)
+                    log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
+                    await session.reopen()
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished
             nursery.cancel_scope.cancel()
@@ -345,18 +353,20 @@ class ModelLease:
         self.grant = self._suspected = None
         return grant
 
-    def _handle_message(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
-        match message["type"]:
-            case "queued" | "switching":
+    def _handle_message(self, message: LeaseMessage, nursery: trio.Nursery) -> None:
+        match message:
+            case LeaseQueued() | LeaseComing():
                 self._last_progress, self._last_progress_at = message, monotonic()
-            case "granted":
-                self._on_granted(message["url"], message["generation"])
-            case "revoked":
+            case LeaseGranted(_, url, generation):
+                self._on_granted(url, generation)
+            case LeaseRevoked():
                 self._on_revoked(message, nursery)
-            case "restored":
+            case LeaseRestored():
                 self._on_restored()
-            case "failed":
+            case LeaseFailed():
                 self.refuse_waiting(failed(message))
+            case LeaseOver():
+                pass  # the last of the messages
 
     def _on_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
@@ -369,15 +379,14 @@ class ModelLease:
         self._changed.set()
         self._admit_waiting(grant)
 
-    def _on_revoked(self, message: dict[str, Any], nursery: trio.Nursery) -> None:
+    def _on_revoked(self, message: LeaseRevoked, nursery: trio.Nursery) -> None:
         """Admit no more requests and start to drain.  A second revocation can only bring the deadline forward."""
-        deadline = message.get("deadline_s")
-        seconds = inf if deadline is None else max(float(deadline), _CUT_GRACE)
+        seconds = inf if message.deadline_s is None else max(message.deadline_s, _CUT_GRACE)
         if self._draining is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
             self._revocation = message
         elif (grant := self._take_grant()) is not None:
-            log.info("lease on %s revoked: %s, %d in flight", self.name, message["reason"], len(grant.in_flight))
+            log.info("lease on %s revoked: %s, %d in flight", self.name, message.reason, len(grant.in_flight))
             self._draining, self._revocation = grant, message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
@@ -399,12 +408,13 @@ class ModelLease:
         if self._draining is not grant or self._drain_scope is not scope:
             return  # the lease was restored, and perhaps revoked again
         grant.pool.close()
+        assert self._revocation is not None
         self._end_in_flight(grant, self._revocation)
         nursery.cancel_scope.cancel()
 
-    def _end_in_flight(self, grant: Grant, message: dict[str, Any]) -> None:
+    def _end_in_flight(self, grant: Grant, message: LeaseRevoked) -> None:
         """End the requests that are still in flight; those of a lost worker may be replayed."""
-        refusal, lost = revoked(self.name, message), message["reason"] in WORKER_LOST
+        refusal, lost = revoked(self.name, message), message.reason in WORKER_LOST
         for ticket in list(grant.in_flight):
             if lost:
                 ticket.lose(refusal)
@@ -413,7 +423,7 @@ class ModelLease:
 
     def _end_lease(self) -> None:
         """Cut the requests in flight: muxd has ended the lease, and may put the worker to sleep at any time."""
-        if self._draining is None or self._revocation["reason"] not in WORKER_LOST:
+        if self._draining is None or self._revocation is None or self._revocation.reason not in WORKER_LOST:
             self._drain_scope.cancel()
         grant = self._take_grant()
         if grant is not None:
@@ -422,27 +432,15 @@ class ModelLease:
             for ticket in list(grant.in_flight):
                 ticket.cut(Refusal(UNAVAILABLE, "lease_over", why, retry_after=1))
 
-    async def _outlive_muxd(self, control: ControlClient) -> None:
-        """Wait until a muxd answers again; the lease is over then, as that muxd does not know it."""
-        log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
-        while True:
-            await trio.sleep(_RETRY)
-            try:
-                await control.version()
-            except MuxdError:
-                continue
-            return
-
-    async def unload_unheld(self, control: ControlClient) -> None:
+    async def unload_unheld(self, session: LeaseSession) -> None:
         """Tell muxd that a client has let go of the model, where this proxy holds no lease on it."""
-        await self._ask_to_unload(control)
+        await self._ask_to_unload(session)
         self._unloads = False
 
-    async def _ask_to_unload(self, control: ControlClient) -> None:
+    async def _ask_to_unload(self, session: LeaseSession) -> None:
         """Send muxd the unload; muxd knows whether other clients use the model."""
         try:
-            answer = await control.unload(self.name)
-            log.info("a client lets %s go: %s", self.name, answer["reason"] or "it is put to sleep")
+            await session.unload(self.name)
         except MuxdError as error:
             log.warning("muxd could not be told that a client lets %s go: %s", self.name, error)
 
@@ -451,10 +449,10 @@ class ModelLease:
     def _wake_reporter(self) -> None:
         self._changed.set()
 
-    def _demand(self) -> tuple[WaitingBody, ...]:
+    def _demand(self) -> tuple[WaitingRequests, ...]:
         return self._waiting.demand(monotonic()) if self._held_grant is None else ()
 
-    async def _report(self, control: ControlClient, lease: str) -> None:
+    async def _report(self, session: LeaseSession, lease: AskedLease) -> None:
         """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""
         while True:
             with trio.move_on_after(_REPORT_EVERY if self._last_report is None or any(self._demand_figures()) else inf):
@@ -465,15 +463,8 @@ class ModelLease:
                 continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
             if figures != self._last_report:
-                try:
-                    self._last_report = figures
-                    await control.report_demand(lease, figures[0], self._demand())
-                except LeaseNotFound:
-                    return  # the lease's connection is about to end
-                except MuxdError as error:
-                    self._last_report = None
-                    log.warning("demand for %s could not be reported: %s", self.name, error)
-                    await trio.sleep(_REPORT_EVERY)
+                self._last_report = figures
+                lease.report(figures[0], self._demand())
             if unloads and not any(self._demand_figures()):
-                await self._ask_to_unload(control)
+                await self._ask_to_unload(session)
             await trio.sleep(_REPORT_GAP)

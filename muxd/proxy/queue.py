@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-from muxd.lease_protocol import WaitingBody
+from muxd.protocol import WaitingRequests
 
 
 class Waiter(Protocol):
@@ -52,12 +52,12 @@ class Queue(Generic[T]):
         self.discard(waiter)
         return waiter
 
-    def demand(self, now: float) -> tuple[WaitingBody, ...]:
+    def demand(self, now: float) -> tuple[WaitingRequests, ...]:
         """Return how many wait at each priority and since when the oldest does, as muxd is told.
 
         `now` is on the monotonic clock.  The first of a line is its oldest, as waiters join at the end.
         """
         return tuple(
-            WaitingBody(count=len(line), oldest_s=max(0.0, now - next(iter(line)).since), priority=priority)
+            WaitingRequests(count=len(line), oldest_s=max(0.0, now - next(iter(line)).since), priority=priority)
             for priority, line in self._lines.items()
         )

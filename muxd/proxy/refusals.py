@@ -2,16 +2,13 @@
 
 import logging
 from math import ceil
-from typing import Any
 
 from muxd.errors import ModelNotFound, MuxdError, ShuttingDown
+from muxd.protocol import WORKER_LOST, LeaseComing, LeaseFailed, LeaseProgress, LeaseRevoked, RevocationReason
 
 from .answers import BAD_GATEWAY, UNAVAILABLE, Refusal
 
 log = logging.getLogger(__name__)
-
-#: The reasons of a revocation which say that the lease's worker is gone.
-WORKER_LOST = frozenset(("worker_exited", "worker_unresponsive"))
 
 
 def unreachable(error: MuxdError) -> Refusal:
@@ -21,24 +18,24 @@ def unreachable(error: MuxdError) -> Refusal:
     return Refusal(UNAVAILABLE, error.code, message, retry_after=1)
 
 
-def failed(message: dict[str, Any]) -> Refusal:
+def failed(message: LeaseFailed) -> Refusal:
     """Return the refusal for requests that wait for a model whose switch failed, from muxd's message."""
-    error = message["error"]
-    status = 404 if error["code"] == ModelNotFound.code else UNAVAILABLE
+    error = message.error
+    status = 404 if error.code == ModelNotFound.code else UNAVAILABLE
     param = "model" if status == 404 else None
     # muxd tells no time where a retry is no use: an operator stopped the model, or the model can never fit.
-    retry_after = message.get("retry_after_s")
-    if retry_after is None and error["code"] == ShuttingDown.code:
+    retry_after = message.retry_after_s
+    if retry_after is None and error.code == ShuttingDown.code:
         retry_after = 5
-    return Refusal(status, error["code"], error["message"], param=param, retry_after=retry_after)
+    return Refusal(status, error.code, error.message, param=param, retry_after=retry_after)
 
 
-def revoked(name: str, message: dict[str, Any]) -> Refusal:
+def revoked(name: str, message: LeaseRevoked) -> Refusal:
     """Return the refusal for a request that was still in flight when its lease was revoked and the deadline came."""
-    reason, why = message["reason"], message.get("message") or ""
+    reason, why = message.reason, message.message
     if reason in WORKER_LOST:
         return Refusal(BAD_GATEWAY, reason, f"model {name}: {why or 'its worker is gone'}")
-    code = "shutting_down" if reason == "shutdown" else "drain_timeout"
+    code = ShuttingDown.code if reason is RevocationReason.SHUTDOWN else "drain_timeout"
     message_ = f"model {name} was taken off the GPU before this request ended: {why or reason}"
     return Refusal(UNAVAILABLE, code, message_, retry_after=1)
 
@@ -53,7 +50,7 @@ def asleep(name: str, state: str) -> Refusal:
     )
 
 
-def progress_text(news: dict[str, Any], eta: float | None) -> str:
+def progress_text(progress: LeaseProgress, eta: float | None) -> str:
     """Return the phase or the place in the queue in a few words; `eta` in seconds."""
-    what = f"{news['phase']}" if news["type"] == "switching" else f"number {news['position']} in the queue"
+    what = progress.phase if isinstance(progress, LeaseComing) else f"number {progress.position} in the queue"
     return what + (f", about {ceil(eta)} s to go" if eta else "")

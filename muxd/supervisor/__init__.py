@@ -6,9 +6,11 @@ service         the methods that the control socket calls
 reload          the running configuration, and the way to another one
 measurements    GPUs, strangers, host RAM and weights, read for the core
 runner_set      the workers' runners, and the models that they run
-client_streams  the streams to clients who wait
+sessions        the proxies' sessions: their leases, and what each proxy is to be told
+order_streams   the streams to operators who wait
+progress_pace   when whoever waits is told again how it goes
 validations     what is measured of models that are validated
-wire            the lines that these clients are told
+wire            the messages and lines themselves
 context         what these modules share
 """
 

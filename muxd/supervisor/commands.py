@@ -32,12 +32,12 @@ from muxd.core.commands import (
 )
 from muxd.core.spec import group_of
 from muxd.core.states import WorkerState
-from muxd.lease_streams import Line
 from muxd.members import router_of
 from muxd.metrics import SupervisorMetrics
 from muxd.workers import RouterRunner
 
 from .context import SupervisorContext
+from .wire import Line
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class CommandExecutor:
     def __init__(self, context: SupervisorContext, metrics: SupervisorMetrics, nursery: trio.Nursery) -> None:
         self._context = context
         self._runners = context.runners
-        self._streams = context.streams
         self._metrics = metrics
         self._nursery = nursery
 
@@ -76,9 +75,11 @@ class CommandExecutor:
                 assert isinstance(router, RouterRunner)
                 self._nursery.start_soon(router.keep_synced, group, urls, name=f"workers of {group}'s router")
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
-                self._streams.tell_holder(command)
-            case FinishSwitch() | FailSwitch() | FinishOrder() | FailOrder() | AnswerUnload():
-                self._streams.end_order(command)
+                self._context.sessions.tell_holder(command)
+            case AnswerUnload():
+                self._context.sessions.answer_unload(command)
+            case FinishSwitch() | FailSwitch() | FinishOrder() | FailOrder():
+                self._context.orders.end(command, trio.current_time())
             case MeasureWorker(name):
                 self._nursery.start_soon(self._context.figures.measure, command, name=f"figures of {name}")
             case ReportCycle(ticket):
@@ -100,8 +101,7 @@ class CommandExecutor:
         model = group_of(line["worker"])
         about = {key: line[key] for key in ("worker", "level", "cycle", "sleep_s", "wake_s", "identical", "error")}
         self._context.journal.record("validated", model=model, **about)
-        if (stream := self._streams.orders.get(ticket)) is not None:
-            stream.say({**line, "model": model})
+        self._context.orders.say(ticket, {**line, "model": model})
 
     def _record_move(self, move: RecordMove, now: float) -> None:
         name, reason = move.worker, move.reason

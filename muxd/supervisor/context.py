@@ -11,9 +11,10 @@ from muxd.journal import Journal
 from muxd.log_losses import LogTeller, Losses
 from muxd.workers import WorkerContext
 
-from .client_streams import ClientStreams
 from .measurements import Measurements
+from .order_streams import OrderStreams
 from .runner_set import RunnerSet
+from .sessions import ProxySessions
 from .validations import CycleFigures
 
 
@@ -38,7 +39,9 @@ class SupervisorContext:
     view: CoreView
     workers: WorkerContext
     runners: RunnerSet
-    streams: ClientStreams
+    next_number: Callable[[], int]  # of a switch, an order, a lease or an unload
+    orders: OrderStreams
+    sessions: ProxySessions
     journal: Journal
     losses: Losses
     measurements: Measurements

@@ -6,15 +6,26 @@ the core's timer, and looks at the machine every TICK.  It runs in one trio thre
 
 import logging
 import os
-from itertools import repeat
+from collections.abc import Sequence
+from functools import partial
+from itertools import count, repeat
 from math import inf
 
 import trio
 
 from muxd import __version__
 from muxd.core.commands import Command, FinishShutdown, SetTimer
-from muxd.core.events import Event, GpusMeasured, ShutdownAsked, Started, TimerFired, WeightsSeen
-from muxd.core.progress import Progress
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    ShutdownAsked,
+    Started,
+    TimerFired,
+    WeightsSeen,
+)
 from muxd.core.scheduler import Scheduler
 from muxd.core.states import WorkerState
 from muxd.core.view import CoreView
@@ -27,19 +38,23 @@ from muxd.metrics.facts import Facts, WorkerFacts
 from muxd.ticks import next_tick
 from muxd.workers import WorkerContext
 
-from .client_streams import ClientStreams
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
 from .measurements import Measurements
+from .order_streams import OrderStream, OrderStreams
 from .reload import ConfigurationReloaded, Reloader, Reread
 from .runner_set import RunnerSet
 from .service import SupervisorService
+from .sessions import ProxySessions, SessionLease
 from .validations import CycleFigures
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two progress lines to waiting clients, and between two readings of the GPUs for status.
 TICK = 2.0
+
+#: Events that come many times a second, and change nothing for those who wait unless the core has a command for it.
+_FREQUENT = (DemandReported, LeaseAsked, LeaseEnded)
 
 
 class Supervisor:
@@ -63,7 +78,9 @@ class Supervisor:
         self._scheduler = Scheduler(specs, policy.wait_target, keep_turns=policy.keep_turns)
         self._view = CoreView(self._scheduler)
         self._runners = RunnerSet(context, config)
-        self._streams = ClientStreams()
+        numbers = count(1)
+        self._orders = OrderStreams()
+        self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers))
         self.journal = Journal()
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._measurements = Measurements(context, self._view.host, self._runners)
@@ -73,7 +90,9 @@ class Supervisor:
             view=self._view,
             workers=context,
             runners=self._runners,
-            streams=self._streams,
+            next_number=partial(next, numbers),
+            orders=self._orders,
+            sessions=self._sessions,
             journal=self.journal,
             losses=self._losses,
             measurements=self._measurements,
@@ -112,11 +131,15 @@ class Supervisor:
             async for event in self._mailbox:
                 if isinstance(event, ConfigurationReloaded):
                     self.reloader.take_over(event.reload)
-                for command in self._scheduler.handle(event):
+                commands = self._scheduler.handle(event)
+                for command in commands:
                     self._carry_out(command, executor)
                 if isinstance(event, GpusMeasured | WeightsSeen | ConfigurationReloaded):
                     self._warn_of_impossible()
-                self._streams.tell_progress(self._progress)
+                if not isinstance(event, _FREQUENT) or not all(isinstance(command, SetTimer) for command in commands):
+                    self._tell_progress()
+                elif isinstance(event, LeaseAsked):
+                    self._tell_waiting(self._sessions.waiting(event.lease))
 
     def _carry_out(self, command: Command, executor: CommandExecutor) -> None:
         match command:
@@ -145,7 +168,8 @@ class Supervisor:
 
     def close(self) -> None:
         """End every stream that is still open."""
-        self._streams.close()
+        self._orders.close()
+        self._sessions.close()
         self.journal.close()
 
     # Time
@@ -162,19 +186,28 @@ class Supervisor:
     async def _tick(self) -> None:
         while True:
             await self._measurements.measure_gpus(self.reloader.config)
-            self._streams.tell_progress(self._progress)
+            self._tell_progress()
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._context.proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy
             self._losses.look([(name, teller.dropped) for name, teller in tellers.items()], trio.current_time())
             await next_tick(TICK)
 
-    def _progress(self, name: str) -> Progress | None:
-        """Return the progress of a model, or None where a reload has just removed it.
+    def _tell_progress(self) -> None:
+        """Tell everybody who waits how it goes, where that is due."""
+        self._tell_waiting([*self._sessions.waiting(), *self._orders])
 
-        The core then refuses the removed model's leases and orders with its next commands.
+    def _tell_waiting(self, waiting: Sequence[SessionLease | OrderStream]) -> None:
+        """Tell these how it goes, where that is due; each model is looked at once.
+
+        Nothing is told of a model that a reload has just removed: the core refuses its leases and orders with its next
+        commands.
         """
-        return self._view.progress(name, trio.current_time())
+        now = trio.current_time()
+        found = {model: self._view.progress(model, now) for model in {each.model for each in waiting}}
+        for each in waiting:
+            if (progress := found[each.model]) is not None:
+                each.tell_progress(progress, now)
 
     def _warn_of_impossible(self) -> None:
         """Log a warning for each model that can never be loaded, once for each reason."""

@@ -1,6 +1,6 @@
 """What the control socket asks for: the methods of a ControlService, answered from what the supervisor knows.
 
-Only `reload`, `metrics` and `unload` wait: a status is never answered behind a switch.
+Only `reload` and `metrics` wait: a status is never answered behind a switch.
 """
 
 import logging
@@ -14,25 +14,16 @@ import trio
 
 from muxd import __version__, status
 from muxd.config.proxy_settings import settings_for_proxy
-from muxd.core.events import (
-    DemandReported,
-    LeaseAsked,
-    LeaseEnded,
-    OrderGiven,
-    SwitchAsked,
-    UnloadAsked,
-    ValidationEnded,
-    Verb,
-    Waiting,
-)
+from muxd.core.events import OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.engines.registry import kind_of
-from muxd.errors import LeaseNotFound, ModelNotFound, ShuttingDown
-from muxd.lease_streams import seconds
+from muxd.errors import ModelNotFound
 from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
+from muxd.protocol import seconds
 
 from .context import SupervisorContext
 from .reload import Reloader
+from .sessions import ProxySession
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +42,6 @@ class SupervisorService:
         self._context = context
         self._view = context.view
         self._runners = context.runners
-        self._streams = context.streams
         self._journal = context.journal
         self._losses = context.losses
         self._reloader = reloader
@@ -126,44 +116,35 @@ class SupervisorService:
     # What is ordered
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        now = trio.current_time()
-        stream = self._streams.open(self._streams.switches, name, now)
+        now, number = trio.current_time(), self._context.next_number()
+        progress = self._context.orders.open_switch(number, name, now)
         self._record_order(name, "switch")
-        self._context.tell(SwitchAsked(now, stream.number, name))
-        return stream.receive
+        self._context.tell(SwitchAsked(now, number, name))
+        return progress
 
     def order(
         self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
     ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        time = trio.current_time()
-        stream = self._streams.open(self._streams.orders, name, time)
+        time, number = trio.current_time(), self._context.next_number()
+        progress = self._context.orders.open_order(number, name, time)
         self._record_order(name, verb if level is None else f"{verb} at level {level}")
-        self._context.tell(OrderGiven(time, stream.number, name, verb, now, level))
-        return stream.receive
+        self._context.tell(OrderGiven(time, number, name, verb, now, level))
+        return progress
 
     def validate(
         self, name: str, levels: tuple[int, ...], cycles: int
     ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
-        time = trio.current_time()
-        stream = self._streams.open(self._streams.orders, name, time)
+        time, number = trio.current_time(), self._context.next_number()
+        progress = self._context.orders.open_order(number, name, time)
         self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate")
         self._context.figures.begin(name)
-        self._context.tell(OrderGiven(time, stream.number, name, Verb.VALIDATE, levels=levels, cycles=cycles))
-        return stream.number, stream.receive
+        self._context.tell(OrderGiven(time, number, name, Verb.VALIDATE, levels=levels, cycles=cycles))
+        return number, progress
 
     def end_validation(self, name: str, number: int) -> None:
-        if self._streams.orders.get(number) is not None:
-            self._streams.orders.end(number)
+        if self._context.orders.leave(number):
             self._record_order(name, "an end of its validation")
             self._context.tell(ValidationEnded(trio.current_time(), number, name))
-
-    async def unload(self, name: str) -> dict[str, Any]:
-        now = trio.current_time()
-        stream = self._streams.open(self._streams.unloads, name, now)
-        self._context.tell(UnloadAsked(now, stream.number, name))
-        async for answer in stream.receive:
-            return answer
-        raise ShuttingDown("muxd is shutting down, and every model with it")
 
     def _record_order(self, name: str, order: str) -> None:
         self._journal.record("operator", model=name, order=order)
@@ -172,22 +153,5 @@ class SupervisorService:
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
         return await self._reloader.reload(dry_run=dry_run)
 
-    # Leases
-
-    def open_lease(
-        self, name: str, waiting: tuple[Waiting, ...]
-    ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
-        now = trio.current_time()
-        stream = self._streams.open(self._streams.leases, name, now)
-        self._context.tell(LeaseAsked(now, stream.number, name, waiting))
-        return stream.number, stream.receive
-
-    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
-        if self._streams.leases.get(lease) is None:
-            raise LeaseNotFound(f"no lease {lease}: it has ended; ask for a new one", lease=str(lease))
-        self._context.tell(DemandReported(trio.current_time(), lease, in_flight, waiting))
-
-    def close_lease(self, lease: int) -> None:
-        if self._streams.leases.get(lease) is not None:
-            self._streams.leases.end(lease)
-            self._context.tell(LeaseEnded(trio.current_time(), lease))
+    def open_session(self) -> ProxySession:
+        return self._context.sessions.open()

@@ -9,7 +9,7 @@ from muxd.core.commands import MeasureWorker, Moment, ReportCycle
 from muxd.core.events import Event, WorkerMeasured
 from muxd.core.spec import group_of
 from muxd.engines.wake_proof import ProofAnswer, difference
-from muxd.lease_streams import seconds
+from muxd.protocol import seconds
 from muxd.workers import Runner, WorkerFigures
 
 MIB = 1 << 20

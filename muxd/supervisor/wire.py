@@ -1,7 +1,9 @@
-"""The lines that clients are told, as JSON-ready values: of their lease, their switch, their order."""
+"""What clients are told: proxies in the messages of their session, operators in JSON-ready lines."""
+
+from typing import Any
 
 from muxd.core.commands import (
-    AnswerUnload,
+    EndLease,
     FailLease,
     FailOrder,
     FailSwitch,
@@ -11,34 +13,66 @@ from muxd.core.commands import (
     RestoreLease,
     RevokeLease,
 )
+from muxd.core.events import Waiting
 from muxd.core.progress import Progress
-from muxd.errors import error_of
-from muxd.lease_streams import LeaseStream, Line, seconds
+from muxd.errors import MuxdError, error_of
+from muxd.protocol import (
+    LeaseComing,
+    LeaseFailed,
+    LeaseGranted,
+    LeaseMessage,
+    LeaseOver,
+    LeaseProgress,
+    LeaseQueued,
+    LeaseRestored,
+    LeaseRevoked,
+    RevocationReason,
+    ToldError,
+    WaitingRequests,
+    seconds,
+)
+
+Line = dict[str, Any]
 
 #: Commands of which the holder of a lease is told.
-LeaseCommand = GrantLease | RevokeLease | RestoreLease | FailLease
+LeaseCommand = GrantLease | RevokeLease | RestoreLease | FailLease | EndLease
 
-#: Commands that end what an operator or a client waits for.
-OrderEnd = FinishSwitch | FailSwitch | FinishOrder | FailOrder | AnswerUnload
+#: Commands that end what an operator waits for.
+OrderEnd = FinishSwitch | FailSwitch | FinishOrder | FailOrder
 
 
-def holder_line(command: LeaseCommand, model: str, now: float) -> Line:
-    """Return what the holder of a lease on `model` is told of a command."""
-    about: Line = {"lease": str(command.lease), "model": model}
+def waiting_of(told: tuple[WaitingRequests, ...]) -> tuple[Waiting, ...]:
+    """Return what a proxy says of its waiting requests as the core takes it."""
+    return tuple(Waiting(entry.count, entry.oldest_s, entry.key, entry.priority) for entry in told)
+
+
+def lease_message(command: LeaseCommand, lease: int, now: float) -> LeaseMessage:
+    """Return what the holder of a lease, which has the number `lease` in its session, is told of a command."""
     match command:
         case GrantLease(_, url, generation):
-            return {"type": "granted", **about, "url": url, "generation": generation}
+            return LeaseGranted(lease, url, generation)
         case RevokeLease(_, reason, message, deadline):
-            left = seconds(max(0.0, deadline - now))
-            return {"type": "revoked", **about, "reason": reason, "message": message, "deadline_s": left}
+            return LeaseRevoked(lease, RevocationReason(reason), message, seconds(max(0.0, deadline - now)))
         case RestoreLease():
-            return {"type": "restored", **about}
+            return LeaseRestored(lease)
         case FailLease(_, code, message, retry_after):
-            return {"type": "failed", **about, **error_of(code, message).as_json(), "retry_after_s": retry_after}
+            return LeaseFailed(lease, told_error(error_of(code, message)), retry_after)
+        case EndLease():
+            return LeaseOver(lease)
+
+
+def told_error(error: MuxdError) -> ToldError:
+    return ToldError(error.code, error.message, error.retryable, error.details)
+
+
+def progress_message(lease: int, progress: Progress) -> LeaseProgress:
+    if progress.phase == "queued":
+        return LeaseQueued(lease, progress.position, seconds(progress.eta))
+    return LeaseComing(lease, progress.phase, progress.victims, seconds(progress.eta))
 
 
 def end_line(command: OrderEnd) -> Line:
-    """Return the last line to the operator or client who gave an order, as far as the command tells it."""
+    """Return the last line to the operator who gave an order, as far as the command tells it."""
     match command:
         case FinishSwitch(_, url):
             return {"type": "ready", "url": url}
@@ -46,31 +80,17 @@ def end_line(command: OrderEnd) -> Line:
             return {"type": "done", "state": state}
         case FailSwitch(_, code, message) | FailOrder(_, code, message):
             return {"type": "failed", **error_of(code, message).as_json()}
-        case AnswerUnload(_, reason):
-            return {"sleeps": not reason, "reason": reason or None}
 
 
-def lease_line(stream: LeaseStream, progress: Progress) -> Line:
-    line: Line = {
-        "type": "queued" if progress.phase == "queued" else "switching",
-        "lease": str(stream.number),
-        "model": stream.worker,
-        "eta_s": seconds(progress.eta),
-    }
-    if progress.phase == "queued":
-        return line | {"position": progress.position}
-    return line | {"phase": progress.phase, "from": list(progress.victims)}
-
-
-def order_line(stream: LeaseStream, progress: Progress) -> Line:
+def order_line(model: str, progress: Progress) -> Line:
     cycle = {"level": progress.cycle.level, "cycle": progress.cycle.number} if progress.cycle is not None else {}
-    return switch_line(stream, progress) | {"type": "working"} | cycle
+    return switch_line(model, progress) | {"type": "working"} | cycle
 
 
-def switch_line(stream: LeaseStream, progress: Progress) -> Line:
+def switch_line(model: str, progress: Progress) -> Line:
     return {
         "type": "switching",
-        "model": stream.worker,
+        "model": model,
         "phase": progress.phase,
         "from": list(progress.victims),
         "elapsed_s": seconds(progress.elapsed),

@@ -11,6 +11,7 @@ import trio
 
 from muxd.control import ControlSocket, Rights, serve_control
 from muxd.http.server import ServerLimits
+from muxd.protocol import VERSION
 
 from .office import FakeOffice
 
@@ -32,6 +33,13 @@ class Desk:
         stream = await self.connect()
         head = f"{method} {target} HTTP/1.1\r\nHost: muxd\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         await stream.send_all((head + body).encode())
+        return stream
+
+    async def begin_session(self, version: bytes = b"%d" % VERSION, lines: bytes = b"") -> trio.SocketStream:
+        """Ask for a session in this version of the protocol; `lines` are sent together with the head."""
+        stream = await self.connect()
+        head = b"GET /v1/session HTTP/1.1\r\nHost: muxd\r\nConnection: upgrade\r\nUpgrade: muxd-session\r\n"
+        await stream.send_all(head + b"Muxd-Protocol: " + version + b"\r\n\r\n" + lines)
         return stream
 
     async def ask(self, method: str, target: str, body: str = "") -> tuple[int, bytes, bytes]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import trio
 
-from muxd.core.events import Verb, Waiting
-from muxd.errors import ConfigError, LeaseNotFound, ModelNotFound
+from muxd.core.events import Verb
+from muxd.errors import BadRequest, ConfigError, ModelNotFound
+from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]
 Served = {"qwen": "qwen", "Qwen/Qwen3-14B": "qwen", "odd/logs": "odd", "odd": "odd"}
@@ -15,15 +16,45 @@ Served = {"qwen": "qwen", "Qwen/Qwen3-14B": "qwen", "odd/logs": "odd", "odd": "o
 METRICS = '# TYPE a gauge\na{model="é"} 1.0\n'
 
 
+class OfficeSession:
+    """Remembers what its proxy says, in the office; `say` tells the proxy something."""
+
+    def __init__(self, office: "FakeOffice") -> None:
+        self._office = office
+        self._tell, self._told = trio.open_memory_channel[MuxdMessage](256)
+
+    def take(self, message: ProxyMessage) -> None:
+        if message == LeaseRelease(13):
+            raise BadRequest("13 brings no luck")
+        self._office.asked.append(message)
+        if isinstance(message, LeaseWish):
+            self.say(LeaseQueued(message.lease, 1))
+
+    def say(self, message: MuxdMessage) -> None:
+        self._tell.send_nowait(message)
+
+    def end(self) -> None:
+        self._tell.close()
+
+    async def messages(self) -> list[MuxdMessage]:
+        async for message in self._told:
+            return [message]
+        return []
+
+    def close(self) -> None:
+        self._office.asked.append("closed")
+        self._office.closed.set()
+
+
 class FakeOffice:
     """Knows the models `qwen` (served as Qwen/Qwen3-14B) and `odd` (served as odd/logs)."""
 
     def __init__(self, logs: Path) -> None:
-        self.asked: list[tuple[Any, ...]] = []
+        self.asked: list[Any] = []
         self.logs = logs
         self.lost: Message | None = None  # of every log
         self.broken: list[str] = []  # what is wrong with the configuration
-        self.open: dict[int, trio.MemorySendChannel[Message]] = {}
+        self.sessions: list[OfficeSession] = []
         self.opened = trio.Event()
         self.closed = trio.Event()
         self.switches: list[trio.MemorySendChannel[Message]] = []
@@ -80,11 +111,6 @@ class FakeOffice:
         self.asked.append(("end_validation", name, number))
         self.closed.set()
 
-    async def unload(self, name: str) -> Message:
-        await trio.lowlevel.checkpoint()
-        self.asked.append(("unload", name))
-        return {"model": name, "sleeps": False, "reason": "it is in use"}
-
     async def reload(self, *, dry_run: bool = False) -> Message:
         await trio.lowlevel.checkpoint()
         self.asked.append(("reload", dry_run))
@@ -92,24 +118,10 @@ class FakeOffice:
             raise ConfigError(self.broken)
         return {"applied": not dry_run, "plan": []}
 
-    def open_lease(self, name: str, waiting: tuple[Waiting, ...]) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
-        self.asked.append(("lease", name, waiting))
-        lease = 17 + len(self.open)
-        tell, told = trio.open_memory_channel[Message](64)
-        self.open[lease] = tell
-        tell.send_nowait({"type": "queued", "lease": str(lease), "model": name, "position": 1, "eta_s": None})
+    def open_session(self) -> "OfficeSession":
+        self.sessions.append(OfficeSession(self))
         self.opened.set()
-        return lease, told
-
-    def report_demand(self, lease: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
-        if lease not in self.open:
-            raise LeaseNotFound(f"there is no lease {lease}")
-        self.asked.append(("demand", lease, in_flight, waiting))
-
-    def close_lease(self, lease: int) -> None:
-        self.asked.append(("close", lease))
-        self.open.pop(lease).close()
-        self.closed.set()
+        return self.sessions[-1]
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
         self.asked.append(("events", after))

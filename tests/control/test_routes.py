@@ -12,7 +12,6 @@ import trio
 
 from muxd.control import Rights
 from muxd.control.service import ControlService
-from muxd.core.events import Waiting
 from muxd.http.response import request_head
 
 from .conftest import Desk, split, until, until_closed
@@ -74,8 +73,7 @@ async def test_an_unknown_route_names_the_nearest(desk: Desk, target: str, neare
     [
         ("POST", "/v1/status", b"GET, HEAD"),
         ("GET", "/v1/models/qwen/switch", b"POST"),
-        ("DELETE", "/v1/leases", b"POST"),
-        ("GET", "/v1/leases/17", b"PUT"),
+        ("DELETE", "/v1/session", b"GET, HEAD"),
         ("OPTIONS", "/v1/shutdown", b"POST"),
         ("PROPFIND", "/v1/version", b"GET, HEAD"),
     ],
@@ -99,15 +97,6 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("POST", "/v1/models/qwen/validate", '{"cycles": 0}', "$.cycles"),
         ("POST", "/v1/models/qwen/validate", '{"cycles": 1001}', "$.cycles"),
         ("POST", "/v1/models/qwen/validate", '{"wait": false}', "wait"),
-        ("POST", "/v1/leases", "", "model"),
-        ("POST", "/v1/leases", '{"model": 3}', "$.model"),
-        ("POST", "/v1/leases", '{"model": "qwen", "waiting": {}}', "$.waiting"),
-        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"count": "2"}]}', "$.waiting[0].count"),
-        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"count": -2}]}', "$.waiting[0].count"),
-        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{"priority": 1e300}]}', "$.waiting[0].priority"),
-        ("POST", "/v1/leases", '{"model": "qwen", "waiting": [{}, {"oldest_s": -1}]}', "$.waiting[1].oldest_s"),
-        ("PUT", "/v1/leases/17", '{"in_flight": 1.5}', "$.in_flight"),
-        ("PUT", "/v1/leases/17", '{"in_flight": 99999999999999999999999999}', "$.in_flight"),
         ("GET", "/v1/models/qwen/logs?lines=-1", "", "lines"),
         ("GET", "/v1/models/qwen/logs?lines=10001", "", "lines"),
         ("GET", "/v1/models/qwen/logs?lines=%C2%B2", "", "lines"),
@@ -130,7 +119,6 @@ async def test_an_unknown_model_is_not_found_before_anything_streams(desk: Desk)
         ("GET", "/v1/models/nope", ""),
         ("GET", "/v1/models/nope/logs?follow=1", ""),
         ("POST", "/v1/models/nope/switch", ""),
-        ("POST", "/v1/leases", '{"model": "nope"}'),
     ):
         status, head, answer = await desk.ask(method, target, body)
         assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
@@ -210,13 +198,6 @@ async def test_a_validation_tells_what_it_finds_until_it_is_done(desk: Desk) -> 
     assert (await until_closed(stream)).endswith(b'{"type":"done","state":"ready"}\n\r\n0\r\n\r\n')
 
 
-async def test_a_model_is_let_go_and_the_answer_says_whether_it_sleeps(desk: Desk) -> None:
-    status, _, body = await desk.ask("POST", "/v1/models/Qwen/Qwen3-14B/unload")
-    assert (status, json.loads(body)) == (200, {"model": "qwen", "sleeps": False, "reason": "it is in use"})
-    assert (await desk.ask("POST", "/v1/models/nobody/unload"))[0] == 404
-    assert desk.office.asked == [("unload", "qwen")]
-
-
 async def test_a_reload_tells_its_plan_or_every_problem(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/reload", '{"dry_run": true}')
     assert (status, json.loads(body)["applied"]) == (200, False)
@@ -245,58 +226,6 @@ async def test_events_follow_from_where_the_reader_left(desk: Desk) -> None:
 async def test_events_that_are_not_followed_end(desk: Desk) -> None:
     answer = await until_closed(await desk.send("GET", "/v1/events?after=2&follow=0"))
     assert answer.endswith(b'{"id":3,"type":"started","model":"qwen"}\n\r\n0\r\n\r\n')
-
-
-WAITING = '{"model": "Qwen/Qwen3-14B", "waiting": [{"key": "k", "priority": 2, "count": 3, "oldest_s": 1.5, "new": 1}]}'
-
-
-async def test_a_lease_lives_as_long_as_its_connection(desk: Desk) -> None:
-    stream = await desk.send("POST", "/v1/leases", WAITING)
-    await until(stream, b'"lease":"17"')
-    assert desk.office.asked == [("lease", "qwen", (Waiting(3, 1.5, "k", 2),))]
-    status, _, body = await desk.ask("PUT", "/v1/leases/17", '{"in_flight": 4, "waiting": [{}]}')
-    assert (status, json.loads(body)) == (200, {})
-    assert desk.office.asked[1:] == [("demand", 17, 4, (Waiting(),))]
-    await stream.aclose()
-    await desk.office.closed.wait()
-    assert desk.office.asked[2:] == [("close", 17)]
-
-
-async def test_a_holder_that_only_ends_its_side_releases_too(desk: Desk) -> None:
-    stream = await desk.send("POST", "/v1/leases", WAITING)
-    await until(stream, b'"lease":"17"')
-    await stream.send_eof()
-    assert (await until_closed(stream)).endswith(b"0\r\n\r\n")
-    assert desk.office.asked[-1] == ("close", 17)
-
-
-async def test_a_lease_that_the_office_ends_ends_the_stream(desk: Desk) -> None:
-    stream = await desk.send("POST", "/v1/leases", WAITING)
-    await until(stream, b'"lease":"17"')
-    desk.office.open[17].send_nowait({"type": "failed"})
-    desk.office.open[17].close()
-    assert (await until_closed(stream)).endswith(b'{"type":"failed"}\n\r\n0\r\n\r\n')
-    assert desk.office.asked[-1] == ("close", 17)
-
-
-async def test_a_holder_that_stops_reading_is_dropped(desk: Desk) -> None:
-    stream = await desk.send("POST", "/v1/leases", WAITING)
-    await until(stream, b'"lease":"17"')
-    tell = desk.office.open[17]
-    with pytest.raises(trio.BrokenResourceError):
-        await send_forever(tell)
-    await desk.office.closed.wait()
-
-
-async def send_forever(tell: trio.MemorySendChannel[dict[str, object]]) -> None:
-    while True:
-        await tell.send({"type": "switching", "padding": "x" * 100_000})
-
-
-@pytest.mark.parametrize("lease", ["18", "x", "-1", "%C2%B2", "9" * 30, "1%2F2"])
-async def test_a_lease_that_is_not_there_is_not_found(desk: Desk, lease: str) -> None:
-    status, _, body = await desk.ask("PUT", f"/v1/leases/{lease}", "{}")
-    assert (status, json.loads(body)["error"]["code"]) == (404, "lease_not_found")
 
 
 class TestWithoutAnyRight:
@@ -343,13 +272,12 @@ class TestAStranger:
             ("POST", "/v1/models/qwen/sleep", "put models to sleep"),
             ("POST", "/v1/models/qwen/validate", "validate models"),
             ("GET", "/v1/proxy", "read the proxy's settings"),
-            ("POST", "/v1/leases", "hold leases"),
+            ("GET", "/v1/session", "hold leases"),
         ):
-            status, _, body = await desk.ask(method, target, WAITING)
+            status, _, body = await desk.ask(method, target)
             error = json.loads(body)["error"]
             assert (status, error["code"]) == (403, "permission_denied")
             assert error["message"].startswith(f"your user may not {deed}: ")
-        assert (await desk.ask("PUT", "/v1/leases/17", "{}"))[0] == 403
         assert desk.office.asked == []
 
 
@@ -364,8 +292,7 @@ class TestAnAdministrator:
         ended = json.loads((await desk.ask("GET", "/v1/models/odd"))[2])["last_exit"]
         assert ended["log_tail"] == ["api_key='secret'"]
         assert (await desk.ask("POST", "/v1/shutdown"))[0] == 202
-        assert (await desk.ask("POST", "/v1/leases", WAITING))[0] == 403
-        assert (await desk.ask("POST", "/v1/models/qwen/unload"))[0] == 403
+        assert (await desk.ask("GET", "/v1/session"))[0] == 403
 
 
 class TestTheProxysUser:
@@ -374,9 +301,8 @@ class TestTheProxysUser:
         return NoRights(own_uid=-1, proxy_uid=os.geteuid(), others_read=False)
 
     async def test_holds_leases_but_does_not_operate(self, desk: Desk) -> None:
-        await until(await desk.send("POST", "/v1/leases", WAITING), b'"queued"')
+        await until(await desk.begin_session(), b"101 Switching Protocols")
         assert (await desk.ask("GET", "/v1/status"))[0] == 200
-        assert (await desk.ask("POST", "/v1/models/qwen/unload"))[0] == 200
         assert (await desk.ask("POST", "/v1/shutdown"))[0] == 403
 
 
@@ -386,8 +312,6 @@ async def test_mutated_requests_never_change_anything_nor_show_a_traceback(desk:
     seeds = [
         request_head(method, target, body) + body
         for method, target, body in (
-            ("POST", "/v1/leases", WAITING.encode()),
-            ("PUT", "/v1/leases/17", b'{"in_flight": 4, "waiting": [{"count": 1}]}'),
             ("POST", "/v1/models/qwen/switch", b'{"wait": false}'),
             ("GET", "/v1/models/qwen/logs?lines=5&stream=both", b""),
         )
@@ -405,8 +329,6 @@ async def test_mutated_requests_never_change_anything_nor_show_a_traceback(desk:
         assert b"Traceback" not in answer
     assert (await desk.ask("GET", "/v1/status"))[0] == 200
     assert ("shutdown",) not in desk.office.asked
-    leases = sum(asked[0] == "lease" for asked in desk.office.asked)
-    assert leases == sum(asked[0] == "close" for asked in desk.office.asked)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -421,8 +343,7 @@ async def test_mutated_requests_never_change_anything_nor_show_a_traceback(desk:
         (["/v1/models/qwen/logs"], b'{"lines":[]}'),
         (["-N", "-m", "0.5", "/v1/models/qwen/logs?follow=1"], b""),
         (["-N", "-m", "0.5", "/v1/events"], b'"id":1'),
-        (["-N", "-m", "0.5", "-d", WAITING, "/v1/leases"], b'"lease":"17"'),
-        (["-X", "PUT", "/v1/leases/17"], b"lease_not_found"),
+        (["/v1/session"], b"Connection: upgrade"),
         (["-X", "POST", "/v1/shutdown"], b'{"stopping":true}'),
         (["-0", "/v1/status"], b'{"models":[]}'),
         (["-I", "/v1/status"], b"content-length: 14"),

@@ -6,8 +6,10 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
+
+from muxd.client import ControlClient
+from muxd.protocol import LeaseGranted, LeaseWish
 
 from .conftest import two_models
 from .muxd import assert_never_two_awake, eventually
@@ -85,15 +87,13 @@ def test_curl_can_use_every_route_of_the_control_socket(start):
     assert muxd.process.wait(20) == 0
 
 
-@needs_curl
-def test_a_lease_by_curl_is_held_as_long_as_its_connection(shared):
+async def test_a_lease_is_held_as_long_as_its_session(shared):
     muxd = shared
-    argv = ["curl", "-sSN", "-X", "POST", "--unix-socket", str(muxd.socket), "http://muxd/v1/leases"]
-    with subprocess.Popen([*argv, "-d", '{"model": "alpha"}'], stdout=subprocess.PIPE, text=True) as curl:
-        assert curl.stdout is not None
-        lines = (json.loads(line) for line in curl.stdout)
-        granted = next(line for line in lines if line["type"] == "granted")
-        assert httpx.get(f"{granted['url']}/v1/models").status_code == 200
+    async with ControlClient([muxd.socket]).session() as session:
+        await session.send([LeaseWish(1, "alpha")])
+        granted = None
+        while not isinstance(granted, LeaseGranted):
+            *_, granted = await session.receive()
+        assert granted.url == muxd.status("alpha")["url"]
         assert muxd.status("alpha")["in_flight"] == 1
-        curl.kill()
     eventually(lambda: muxd.status("alpha")["in_flight"] == 0, "the lease is over")

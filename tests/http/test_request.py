@@ -254,6 +254,26 @@ def test_an_asked_upgrade_is_declined_and_the_body_still_read(body: bytes) -> No
     assert outcome([data[i : i + 1] for i in range(len(data))]) == outcome([data])
 
 
+SESSION = GET + b"Host: a\r\nConnection: upgrade\r\nUpgrade: Session\r\n\r\n"
+
+
+def test_an_upgrade_that_is_accepted_ends_the_requests_and_keeps_what_follows() -> None:
+    reader = RequestParser(1000, 1000, (b"session",))
+    (request,) = reader.feed(SESSION + b"no request\r\n\r\n")
+    assert (request.header(b"upgrade"), request.keep_alive) == (b"Session", False)
+    assert reader.rest == b"no request\r\n\r\n"
+    assert reader.feed(b"nor this") == []
+
+
+def test_an_upgrade_is_accepted_however_its_bytes_come_and_no_other_is() -> None:
+    reader = RequestParser(1000, 1000, (b"session",))
+    found = [request for byte in SESSION for request in reader.feed(bytes([byte]))]
+    assert [(request.method, request.header(b"upgrade")) for request in found] == [("GET", b"Session")]
+    other = RequestParser(1000, 1000, (b"session",))
+    (declined,) = other.feed(GET + b"Host: a\r\n" + UPGRADE + b"\r\n")
+    assert (declined.header(b"upgrade"), other.rest) == (None, b"")
+
+
 def test_a_thousand_asked_upgrades_in_one_read_are_declined() -> None:
     assert len(parser().feed((GET + b"Host: a\r\n" + UPGRADE + b"\r\n") * 1000)) == 1000
 

@@ -361,6 +361,25 @@ async def test_beyond_the_limit_only_a_higher_rank_gets_in(tmp_path: Path, rank:
             await trio.lowlevel.checkpoint()
 
 
+async def test_a_connection_that_switches_its_protocol_passes_bytes_both_ways(tmp_path: Path) -> None:
+    async def shout(request: Request, exchange: ResponseWriter) -> None:
+        await exchange.switch_protocol(b"shouts", [(b"x-loud", b"yes")])
+        while data := await exchange.receive():
+            await exchange.write(data.upper())
+
+    async with serving(tmp_path, shout, ServerLimits(upgrades=(b"shouts",))) as connect:
+        client = await connect()
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: shouts\r\n\r\nearly ")
+        received = b""
+        while not received.endswith(b"EARLY "):
+            received += await client.receive_some()
+        await client.send_all(b"late")
+        await client.send_eof()
+        received += await until_closed(client)
+    head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: shouts\r\nx-loud: yes\r\n\r\n"
+    assert received == head + b"EARLY LATE"
+
+
 async def test_the_reserve_has_an_end_too(tmp_path: Path) -> None:
     async with serving(tmp_path, limits=ServerLimits(max_connections=1, reserved=(1,)), rank=1) as connect:
         for _ in range(2):

@@ -9,49 +9,96 @@ from typing import Any
 import msgspec
 import trio
 
-from muxd.errors import LeaseNotFound, ModelNotFound
+from muxd.control.session_route import check_version
+from muxd.errors import ModelNotFound, RouteNotFound
 from muxd.http.request import Request
 from muxd.http.server import ClientGone, ResponseWriter, ServerLimits, serve_http
+from muxd.protocol import (
+    UPGRADE,
+    VERSION,
+    VERSION_HEADER,
+    DemandReport,
+    LeaseComing,
+    LeaseFailed,
+    LeaseGranted,
+    LeaseMessage,
+    LeaseOver,
+    LeaseQueued,
+    LeaseRelease,
+    LeaseRestored,
+    LeaseRevoked,
+    LeaseWish,
+    MuxdMessage,
+    ProxyMessage,
+    RevocationReason,
+    SessionRefused,
+    ToldError,
+    UnloadAnswer,
+    UnloadWish,
+    WaitingRequests,
+)
 
 from .record import PATIENCE, Record
 
 Message = dict[str, Any]
+_decoder = msgspec.json.Decoder(ProxyMessage)
 
 
 @dataclass
 class FakeLease:
     """One lease as the holder asked for it; `reports` are (in_flight, waiting)."""
 
-    id: str
+    number: int
     model: str
-    asked: list[Message]
+    asked: tuple[WaitingRequests, ...]
+    session: "FakeSession"
     reports: Record[tuple[int, int]] = field(default_factory=Record)
     oldest: list[float] = field(default_factory=list)
     over: trio.Event = field(default_factory=trio.Event)
 
-    def __post_init__(self) -> None:
-        self.messages, self.inbox = trio.open_memory_channel[Message](100)
+    def say(self, message: LeaseMessage) -> None:
+        """Tell the holder something, unless the lease is over."""
+        if not self.over.is_set():
+            self.session.outbox.send_nowait(message)
 
-    def say(self, type: str, **facts: Any) -> None:
-        self.messages.send_nowait({"type": type, "lease": self.id, "model": self.model, **facts})
+    def queue(self, position: int = 1, eta: float | None = None) -> None:
+        self.say(LeaseQueued(self.number, position, eta))
+
+    def switching(self, phase: str, eta: float | None = None) -> None:
+        self.say(LeaseComing(self.number, phase, (), eta))
 
     def grant(self, url: str, generation: int = 1) -> None:
-        self.say("granted", url=url, generation=generation)
+        self.say(LeaseGranted(self.number, url, generation))
 
     def revoke(self, reason: str = "switch", deadline: float | None = None, message: str = "another waits") -> None:
-        self.say("revoked", reason=reason, message=message, deadline_s=deadline)
+        self.say(LeaseRevoked(self.number, RevocationReason(reason), message, deadline))
+
+    def restore(self) -> None:
+        self.say(LeaseRestored(self.number))
 
     def fail(self, code: str, message: str, retry_after: float | None = None) -> None:
-        error = {"code": code, "message": message, "retryable": True, "details": {}}
-        self.say("failed", error=error, retry_after_s=retry_after)
-        self.messages.close()
+        self.say(LeaseFailed(self.number, ToldError(code, message, True), retry_after))
+        self.over.set()
 
     def end(self) -> None:
-        self.messages.close()
+        self.say(LeaseOver(self.number))
+        self.over.set()
 
     async def ended(self) -> None:
         with trio.fail_after(PATIENCE):
             await self.over.wait()
+
+
+class FakeSession:
+    """One proxy's session, and its leases by their numbers."""
+
+    def __init__(self) -> None:
+        self.leases: dict[int, FakeLease] = {}
+        self.outbox, self.inbox = trio.open_memory_channel[MuxdMessage](1000)
+
+    def end(self) -> None:
+        for lease in self.leases.values():
+            lease.over.set()
 
 
 class FakeMuxd:
@@ -66,6 +113,10 @@ class FakeMuxd:
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
         self.unloads: Record[str] = Record()  # models that a client let go
+        self.sessions: Record[FakeSession] = Record()
+        self.lines: Record[ProxyMessage] = Record()  # all that proxies said in their sessions
+        self.version = VERSION  # of the protocol
+        self.refusal: ToldError | None = None  # of whatever the proxy says first in a session
         self._followers: set[trio.MemorySendChannel[Message]] = set()
 
     @asynccontextmanager
@@ -76,7 +127,7 @@ class FakeMuxd:
         await sock.bind(str(self.path))
         sock.listen(100)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_http, self._handle, [trio.SocketListener(sock)], ServerLimits())
+            nursery.start_soon(serve_http, self._handle, [trio.SocketListener(sock)], ServerLimits(upgrades=(UPGRADE,)))
             yield
             nursery.cancel_scope.cancel()
         self.path.unlink()
@@ -106,13 +157,10 @@ class FakeMuxd:
                 await exchange.send_json(200, {"models": self.models})
             case "GET", ["events"]:
                 await self._events(exchange)
-            case "POST", ["leases"]:
-                await self._lease(request, exchange)
-            case "POST", ["models", name, "unload"]:
-                self.unloads.append(name)
-                await exchange.send_json(200, {"model": name, "sleeps": True, "reason": None})
-            case "PUT", ["leases", id]:
-                await self._report(id, request, exchange)
+            case "GET", ["session"]:
+                await self._session(request, exchange)
+            case _:
+                raise RouteNotFound(f"there is no {request.path}")
 
     def _settings(self) -> Message:
         """What was set; else the models under the names they have, and a proxy of whatever name."""
@@ -125,20 +173,55 @@ class FakeMuxd:
         await exchange.start_stream("application/x-ndjson")
         await self._relay(receive, exchange)
 
-    async def _lease(self, request: Request, exchange: ResponseWriter) -> None:
-        asked = request.json()
-        if asked["model"] not in [model["name"] for model in self.models]:
-            raise ModelNotFound(f"no model {asked['model']}")
-        lease = FakeLease(str(len(self.leases)), asked["model"], asked["waiting"])
-        lease.say("queued", position=1, eta_s=None)
+    async def _session(self, request: Request, exchange: ResponseWriter) -> None:
+        check_version(request.header(VERSION_HEADER))
+        await exchange.switch_protocol(UPGRADE, [(VERSION_HEADER, b"%d" % self.version)])
+        session = FakeSession()
+        self.sessions.append(session)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, session, exchange)
+                received = b""
+                while data := await exchange.receive():
+                    *lines, received = (received + data).split(b"\n")
+                    for line in lines:
+                        self._take(_decoder.decode(line), session)
+                nursery.cancel_scope.cancel()
+        finally:
+            session.end()
+
+    async def _send(self, session: FakeSession, exchange: ResponseWriter) -> None:
+        async for message in session.inbox:
+            await exchange.write(msgspec.json.encode(message) + b"\n")
+
+    def _take(self, message: ProxyMessage, session: FakeSession) -> None:
+        self.lines.append(message)
+        if self.refusal is not None:
+            session.outbox.send_nowait(SessionRefused(self.refusal))
+            return
+        match message:
+            case LeaseWish(number, model, waiting):
+                self._lease(FakeLease(number, model, waiting, session))
+            case DemandReport(leases):
+                for demand in leases:
+                    lease = session.leases[demand.lease]
+                    lease.oldest += [entry.oldest_s for entry in demand.waiting]
+                    lease.reports.append((demand.in_flight, sum(entry.count for entry in demand.waiting)))
+            case LeaseRelease(number):
+                session.leases[number].over.set()
+            case UnloadWish(model):
+                self.unloads.append(model)
+                session.outbox.send_nowait(UnloadAnswer(model))
+
+    def _lease(self, lease: FakeLease) -> None:
+        lease.session.leases[lease.number] = lease
+        if lease.model not in [model["name"] for model in self.models]:
+            lease.fail(ModelNotFound.code, f"no model {lease.model}")
+            return
+        lease.queue()
         if lease.model in self.grants:
             lease.grant(self.grants[lease.model])
         self.leases.append(lease)
-        try:
-            await exchange.start_stream("application/x-ndjson")
-            await self._relay(lease.inbox, exchange)
-        finally:
-            lease.over.set()
 
     async def _relay(self, messages: trio.MemoryReceiveChannel[Message], exchange: ResponseWriter) -> None:
         async with trio.open_nursery() as nursery:
@@ -149,15 +232,6 @@ class FakeMuxd:
                 except ClientGone:
                     break
             nursery.cancel_scope.cancel()
-
-    async def _report(self, id: str, request: Request, exchange: ResponseWriter) -> None:
-        lease = self.leases[int(id)]
-        if lease.over.is_set():
-            raise LeaseNotFound(f"no lease {id}")
-        report = request.json()
-        await exchange.send_json(200, {})
-        lease.oldest += [entry["oldest_s"] for entry in report["waiting"]]
-        lease.reports.append((report["in_flight"], sum(entry["count"] for entry in report["waiting"])))
 
 
 async def _watch(exchange: ResponseWriter, scope: trio.CancelScope) -> None:

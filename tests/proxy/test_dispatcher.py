@@ -105,7 +105,7 @@ async def test_a_keys_priority_is_told_to_muxd(locked: ProxyEnv) -> None:
     locked.muxd.grants.clear()
     http_client = await locked.connect()
     await http_client.send(post(chat(), bearer(SECRET)))
-    assert (await locked.lease()).asked[0]["priority"] == 2
+    assert (await locked.lease()).asked[0].priority == 2
 
 
 async def test_metrics_tell_of_a_request_as_soon_as_it_has_ended(proxy_env: ProxyEnv) -> None:

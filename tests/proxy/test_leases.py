@@ -20,7 +20,7 @@ async def test_a_request_waits_for_its_lease_and_goes_with_the_grant(proxy_env: 
     await http_client.send(post(chat("beta")))
     lease = await proxy_env.lease()
     assert lease.model == "beta"
-    assert [(entry["count"], entry["key"]) for entry in lease.asked] == [(1, "")]
+    assert [(entry.count, entry.key) for entry in lease.asked] == [(1, "")]
     lease.grant(proxy_env.beta.url)
     assert (await http_client.reply()).raw == OK
 
@@ -99,7 +99,7 @@ async def test_a_revoked_lease_is_drained_and_closed_and_asked_for_anew(proxy_en
     assert (await first.reply()).raw == OK
     await lease.ended()
     anew = await proxy_env.lease(1)
-    assert anew.asked[0]["count"] == 1
+    assert anew.asked[0].count == 1
     assert len(proxy_env.alpha.calls) == 1
     anew.grant(proxy_env.beta.url, 2)
     assert (await second.reply()).raw == OK
@@ -116,7 +116,7 @@ async def test_a_restored_lease_admits_again_and_cuts_nothing(proxy_env: ProxyEn
     await _active(proxy_env, None)
     await second.send(post(chat()))
     await lease.reports.until((1, 1))
-    lease.say("restored")
+    lease.restore()
     other = await proxy_env.alpha.calls.nth(1)
     await lease.reports.until((2, 0))
     await trio.sleep(1.1)  # beyond the deadline that holds no more
@@ -134,7 +134,7 @@ async def test_a_mind_that_is_changed_twice_at_once_cuts_nothing_before_the_last
     call = await proxy_env.alpha.calls.nth(0)
     lease = await proxy_env.lease()
     lease.revoke(deadline=0.3)
-    lease.say("restored")
+    lease.restore()
     lease.revoke(deadline=30.0)
     await _active(proxy_env, None)
     await trio.sleep(0.5)
@@ -272,7 +272,7 @@ async def test_a_request_waits_no_longer_than_switch_timeout(tmp_path: Path, eta
         http_client = await proxy_env.connect()
         await http_client.send(post(chat("beta")))
         lease = await proxy_env.lease()
-        lease.say("switching", phase="starting", eta_s=eta)
+        lease.switching("starting", eta)
         reply = await http_client.reply()
         assert (reply.status, reply.code, reply.header(b"retry-after")) == (503, "switch_timeout", retry_after)
         told = f"model beta was not ready within 0.2 s (switch_timeout): starting, about {eta:.0f} s to go"

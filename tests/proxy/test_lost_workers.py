@@ -1,6 +1,5 @@
 """A worker is lost: whom it takes along, who is kept from it, and what is told of it."""
 
-import logging
 import os
 import re
 import resource
@@ -11,10 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-
-from muxd.errors import Unavailable
-from muxd.http.request import Request
-from muxd.http.server import ResponseWriter
 
 from .fake_muxd import FakeLease
 from .http_client import HttpClient, chat, get, post
@@ -263,35 +258,6 @@ async def test_nothing_plain_is_said_at_the_end_of_a_compressed_stream(proxy_env
     http_client = await proxy_env.connect()
     await http_client.send(post(chat(stream=True)))
     assert await http_client.rest() == GZIP_HEAD + compressed
-
-
-async def test_a_report_that_did_not_reach_muxd_is_repeated_although_nothing_has_changed_since(
-    proxy_env: ProxyEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Else muxd would wait for work that has ended long ago before it switches."""
-    caplog.set_level(logging.WARNING)
-    monkeypatch.setattr("muxd.proxy.leases._REPORT_EVERY", 0.05)
-    failed = trio.Event()
-    report = proxy_env.muxd._report
-
-    async def fail_once(id: str, request: Request, exchange: ResponseWriter) -> None:
-        if not request.json()["in_flight"] and not failed.is_set():
-            failed.set()
-            raise Unavailable("just now not")
-        await report(id, request, exchange)
-
-    proxy_env.alpha.answer = answer_when_released
-    http_client = await proxy_env.connect()
-    await http_client.send(post(chat()))
-    call = await proxy_env.alpha.calls.nth(0)
-    lease = await proxy_env.lease()
-    await lease.reports.until((1, 0))
-    monkeypatch.setattr(proxy_env.muxd, "_report", fail_once)
-    call.released.set()
-    assert (await http_client.reply()).raw == OK
-    await lease.reports.until((0, 0))
-    assert failed.is_set()
-    assert "just now not" in caplog.text
 
 
 # Connections that are kept

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from muxd.config.schema import Key
+from muxd.protocol import LeaseComing, LeaseQueued
 from muxd.proxy.refusals import progress_text
 
 from .http_client import CHAT, HttpClient, chat, post
@@ -29,15 +30,15 @@ async def waiting(proxy_env: ProxyEnv, **more: object) -> HttpClient:
     """A client that has been told by comments how it goes with beta."""
     http_client = await proxy_env.connect()
     await http_client.send(post(chat("beta", stream=True, **more)))
-    (await proxy_env.lease()).say("queued", position=2, eta_s=40.0)
+    (await proxy_env.lease()).queue(2, 40.0)
     await http_client.until(b"about 40 s to go\n\n")
     return http_client
 
 
 def test_what_is_left_is_never_said_to_be_nothing() -> None:
-    assert progress_text({"type": "switching", "phase": "waking"}, 0.3) == "waking, about 1 s to go"
-    assert progress_text({"type": "switching", "phase": "waking"}, 1.2) == "waking, about 2 s to go"
-    assert progress_text({"type": "queued", "position": 1}, None) == "number 1 in the queue"
+    assert progress_text(LeaseComing(1, "waking"), 0.3) == "waking, about 1 s to go"
+    assert progress_text(LeaseComing(1, "waking"), 1.2) == "waking, about 2 s to go"
+    assert progress_text(LeaseQueued(1, 1), None) == "number 1 in the queue"
 
 
 async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ async def test_a_streaming_client_is_told_how_it_goes_and_then_gets_its_stream(t
         assert b": muxd: model beta: number 2 in the queue, about 40 s to go\n\n" in comments
         proxy_env.beta.answer = stream
         lease = await proxy_env.lease()
-        lease.say("switching", phase="waking", eta_s=1.0)
+        lease.switching("waking", 1.0)
         await http_client.until(b": muxd: model beta: waking, about 1 s to go\n\n")
         lease.grant(proxy_env.beta.url)
         await http_client.until(event("1"))
@@ -283,7 +284,7 @@ async def test_more_than_queue_limit_are_refused(tmp_path: Path) -> None:
         first = await proxy_env.connect()
         await first.send(post(chat("beta")))
         lease = await proxy_env.lease()
-        lease.say("queued", position=1, eta_s=7.5)
+        lease.queue(1, 7.5)
         with trio.fail_after(PATIENCE):
             while proxy_env.proxy.leases.of("beta").eta() is None:
                 await trio.sleep(0.01)

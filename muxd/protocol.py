@@ -1,0 +1,189 @@
+"""What muxd and its proxies say to each other in a session on the control socket, as types that both ends use.
+
+A proxy has one session.  It begins as `GET /v1/session` with `Upgrade: muxd-session` and the proxy's version of the
+protocol in the header `Muxd-Protocol`; after muxd's `101 Switching Protocols`, whose header `Muxd-Protocol` is muxd's,
+each side writes JSON lines, each one message of this module, told apart by its `type`.  The proxy gives each lease
+that it asks for a number, which it never uses again in the session.  The end of the connection, whichever side closed
+it, ends every lease of the session.
+
+    proxy: ask -> muxd: queued | switching, again and again -> granted -> revoked -> (restored | proxy: release)
+                                                            -> failed | over, and the number is done with
+
+Meanwhile the proxy reports its demand, for many leases in one line.  A message that is none of these, or does not fit
+its type, ends the session; fields that are not listed are ignored.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+#: The version of this protocol: raised by each change that the other side has to know of.
+VERSION = 2
+
+UPGRADE = b"muxd-session"
+VERSION_HEADER = b"muxd-protocol"
+
+#: Bytes that one line may have at most: a report of 100 leases with several priorities each has 40 KiB.
+LONGEST_LINE = 1 << 20
+
+LeaseNumber = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class RevocationReason(StrEnum):
+    """Why a lease is revoked."""
+
+    SWITCH = "switch"  # another model has its turn
+    SHUTDOWN = "shutdown"  # of muxd
+    WORKER_EXITED = "worker_exited"
+    WORKER_UNRESPONSIVE = "worker_unresponsive"
+    STOP = "stop"  # this and the following: by an order, a new configuration, or a client that let the model go
+    RESTART = "restart"
+    SLEEP = "sleep"
+    VALIDATE = "validate"
+    UNLOAD = "unload"
+    RECONFIGURE = "renew"
+    REMOVE = "retire"
+
+
+#: Reasons which say that the lease's worker is gone.
+WORKER_LOST = frozenset({RevocationReason.WORKER_EXITED, RevocationReason.WORKER_UNRESPONSIVE})
+
+
+class WaitingRequests(Struct, frozen=True):
+    """Requests of one key and priority that wait for a model."""
+
+    key: Annotated[str, Meta(max_length=256)] = ""
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    count: Count = 1
+    oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # that the oldest of them has waited
+
+
+class LeaseDemand(Struct, frozen=True):
+    """What one lease's holder has in flight and what waits; it replaces what was reported before."""
+
+    lease: LeaseNumber
+    in_flight: Count = 0
+    waiting: tuple[WaitingRequests, ...] = ()
+
+
+# What a proxy says
+
+
+class LeaseWish(Struct, frozen=True, tag_field="type", tag="ask"):
+    """Ask for a lease on `model`, a model's name or served name."""
+
+    lease: LeaseNumber
+    model: Annotated[str, Meta(max_length=4096)]
+    waiting: tuple[WaitingRequests, ...] = (WaitingRequests(),)
+
+
+class DemandReport(Struct, frozen=True, tag_field="type", tag="report"):
+    """The demand of some leases; one that is over by now is ignored."""
+
+    leases: tuple[LeaseDemand, ...]
+
+
+class LeaseRelease(Struct, frozen=True, tag_field="type", tag="release"):
+    """The holder lets go: nothing is in flight under the lease any more."""
+
+    lease: LeaseNumber
+
+
+class UnloadWish(Struct, frozen=True, tag_field="type", tag="unload"):
+    """A client has no more use of a model: it may sleep, unless others use it."""
+
+    model: Annotated[str, Meta(max_length=4096)]
+
+
+ProxyMessage = LeaseWish | DemandReport | LeaseRelease | UnloadWish
+
+
+# What muxd says
+
+
+class ToldError(Struct, frozen=True):
+    """An error of muxd/errors.py."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    details: dict[str, Any] = {}
+
+
+class LeaseQueued(Struct, frozen=True, tag_field="type", tag="queued"):
+    """Others are served first; `position` among the models that wait, 1 is next."""
+
+    lease: LeaseNumber
+    position: int | None = None
+    eta_s: float | None = None  # None: nobody knows
+
+
+class LeaseComing(Struct, frozen=True, tag_field="type", tag="switching"):
+    """The model comes; `phase` is the state of what is waited for, `victims` are those that leave for it."""
+
+    lease: LeaseNumber
+    phase: str
+    victims: tuple[str, ...] = field(default=(), name="from")
+    eta_s: float | None = None
+
+
+class LeaseGranted(Struct, frozen=True, tag_field="type", tag="granted"):
+    """Requests may be sent to `url`; `generation` tells the worker's present life from the last."""
+
+    lease: LeaseNumber
+    url: str
+    generation: int
+
+
+class LeaseRevoked(Struct, frozen=True, tag_field="type", tag="revoked"):
+    """Admit no more; what is in flight has `deadline_s` seconds (None: no limit), and then the lease is released."""
+
+    lease: LeaseNumber
+    reason: RevocationReason
+    message: str
+    deadline_s: float | None = None
+
+
+class LeaseRestored(Struct, frozen=True, tag_field="type", tag="restored"):
+    """The revocation is called off."""
+
+    lease: LeaseNumber
+
+
+class LeaseFailed(Struct, frozen=True, tag_field="type", tag="failed"):
+    """The wait is over without a grant, and the lease with it; `retry_after_s` None: another try is no use."""
+
+    lease: LeaseNumber
+    error: ToldError
+    retry_after_s: float | None = None
+
+
+class LeaseOver(Struct, frozen=True, tag_field="type", tag="over"):
+    """muxd has ended the lease: its worker may be put to sleep at any time."""
+
+    lease: LeaseNumber
+
+
+class UnloadAnswer(Struct, frozen=True, tag_field="type", tag="unloads"):
+    """The model goes to sleep, or `reason` says why it does not."""
+
+    model: str
+    reason: str | None = None
+
+
+class SessionRefused(Struct, frozen=True, tag_field="type", tag="refused"):
+    """muxd ends the session, for what the proxy has said."""
+
+    error: ToldError
+
+
+LeaseProgress = LeaseQueued | LeaseComing
+LeaseMessage = LeaseProgress | LeaseGranted | LeaseRevoked | LeaseRestored | LeaseFailed | LeaseOver
+MuxdMessage = LeaseMessage | UnloadAnswer | SessionRefused
+
+
+def seconds(value: float | None) -> float | None:
+    """Return a duration as it is told: seconds rounded to milliseconds, None for an unknown or unbounded one."""
+    return None if value is None or value == float("inf") else round(value, 3)

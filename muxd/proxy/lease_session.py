@@ -1,0 +1,230 @@
+"""The proxy's one session with muxd: the leases of all models go over one connection.
+
+The session is opened when a lease is first asked for, and again after a muxd that died.  Demand that many leases report
+within `_BATCH` goes out as one line.  Whatever ends the connection ends every lease of the session; whether its holder
+then stops is the holder's own decision (see `leases`).
+"""
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Self
+
+import trio
+
+from muxd.client import ControlClient, SessionConnection
+from muxd.errors import MuxdError, Unreachable
+from muxd.protocol import (
+    DemandReport,
+    LeaseDemand,
+    LeaseFailed,
+    LeaseMessage,
+    LeaseOver,
+    LeaseRelease,
+    LeaseWish,
+    MuxdMessage,
+    ProxyMessage,
+    SessionRefused,
+    UnloadAnswer,
+    UnloadWish,
+    WaitingRequests,
+)
+
+log = logging.getLogger(__name__)
+
+_BATCH = 0.01  # seconds, at least, between two lines of demand: those of a turn go together
+_RETRY = 0.25  # seconds between two attempts to reach muxd
+
+
+class _Attempt:
+    """An attempt to open the session, which all who wait for it share."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: MuxdError | None = None
+
+
+class AskedLease:
+    """One lease of the session, from the wish for it to its end: `async for message in lease`.
+
+    The iteration ends where muxd has ended the lease, and raises the error that ended the session.
+    """
+
+    def __init__(self, session: "LeaseSession", number: int) -> None:
+        self.number = number
+        self._session = session
+        self._send, self._receive = trio.open_memory_channel[LeaseMessage | MuxdError](inf)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LeaseMessage:
+        try:
+            message = await self._receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        if isinstance(message, MuxdError):
+            raise message.with_traceback(None)
+        return message
+
+    def report(self, in_flight: int, waiting: tuple[WaitingRequests, ...]) -> None:
+        """Have muxd told of the lease's demand, in place of what it was not told yet."""
+        self._session.report(LeaseDemand(self.number, in_flight, waiting))
+
+    # Called by the session
+
+    def take(self, message: LeaseMessage) -> None:
+        self._send.send_nowait(message)
+        if isinstance(message, LeaseFailed | LeaseOver):
+            self._send.close()
+
+    def lose(self, error: MuxdError) -> None:
+        self._send.send_nowait(error)
+
+
+class LeaseSession:
+    """The session: `run` keeps its connection while it is there; `lease` and `unload` open it."""
+
+    def __init__(self, control: ControlClient) -> None:
+        self._control = control
+        self._attempt: _Attempt | None = None
+        self._wanted = trio.Event()
+        self._is_open = False
+        self._last_number = 0
+        self._leases: dict[int, AskedLease] = {}
+        self._outgoing: list[ProxyMessage] = []  # wishes and releases that are not sent yet
+        self._demand: dict[int, LeaseDemand] = {}  # likewise, by lease; sent behind the wishes
+        self._unloads: list[UnloadWish] = []  # likewise; sent behind the demand, by which muxd judges them
+        self._has_news = trio.Event()
+        self._is_urgent = trio.Event()
+
+    async def run(self) -> None:
+        """Open the session when it is wanted, and follow it, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            try:
+                async with self._control.session() as connection:
+                    self._note_open()
+                    await self._follow(connection)
+            except* MuxdError as errors:
+                self._note_lost(_first(errors))
+
+    @asynccontextmanager
+    async def lease(self, model: str, waiting: Iterable[WaitingRequests]) -> AsyncIterator[AskedLease]:
+        """Ask for a lease, and hold it until the scope is left; raises what keeps the session from opening."""
+        await self.open()
+        self._last_number += 1
+        lease = self._leases[self._last_number] = AskedLease(self, self._last_number)
+        self._say(LeaseWish(lease.number, model, tuple(waiting)))
+        try:
+            yield lease
+        finally:
+            self._demand.pop(lease.number, None)
+            if self._leases.pop(lease.number, None) is not None:
+                self._say(LeaseRelease(lease.number))
+
+    async def unload(self, model: str) -> None:
+        """Say that a client has no more use of a model, after all that was reported; the log tells muxd's answer."""
+        await self.open()
+        self._unloads.append(UnloadWish(model))
+        self._hasten()
+
+    def report(self, demand: LeaseDemand) -> None:
+        if demand.lease in self._leases:  # else muxd has ended it
+            self._demand[demand.lease] = demand
+            self._has_news.set()
+
+    async def open(self) -> None:
+        """Open the session where it is not open; raises the error with which that failed."""
+        if self._is_open:
+            return
+        if self._attempt is None:
+            self._attempt = _Attempt()
+            self._wanted.set()
+        attempt = self._attempt
+        await attempt.done.wait()
+        if attempt.error is not None:
+            raise attempt.error.with_traceback(None)
+
+    async def reopen(self) -> None:
+        """Try to open the session until that works."""
+        while True:
+            await trio.sleep(_RETRY)
+            try:
+                await self.open()
+            except MuxdError:
+                continue
+            return
+
+    # The connection
+
+    def _note_open(self) -> None:
+        self._is_open = True
+        self._outgoing, self._demand, self._unloads = [], {}, []
+        self._end_attempt(None)
+
+    def _note_lost(self, error: MuxdError) -> None:
+        """Tell every holder that the session is over, and whoever wants it opened that it could not be."""
+        if not isinstance(error, Unreachable):  # the catalogue says when muxd is not there
+            log.error("no session with muxd: %s", error.message)
+        self._is_open = False
+        leases, self._leases = self._leases, {}
+        for lease in leases.values():
+            lease.lose(error)
+        self._end_attempt(error)
+
+    def _end_attempt(self, error: MuxdError | None) -> None:
+        if self._attempt is not None:
+            self._attempt.error = error
+            self._attempt.done.set()
+            self._attempt = None
+
+    async def _follow(self, connection: SessionConnection) -> None:
+        """Send what is said and hand on what is told, until the connection ends: raises the error that ended it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_all, connection)
+            while True:
+                for message in await connection.receive():
+                    self._take(message)
+
+    async def _send_all(self, connection: SessionConnection) -> None:
+        while True:
+            await self._has_news.wait()
+            self._has_news, self._is_urgent = trio.Event(), trio.Event()
+            report = [DemandReport(tuple(self._demand.values()))] if self._demand else []
+            messages = [*self._outgoing, *report, *self._unloads]
+            self._outgoing, self._demand, self._unloads = [], {}, []
+            await connection.send(messages)
+            with trio.move_on_after(_BATCH):
+                await self._is_urgent.wait()
+
+    def _say(self, message: LeaseWish | LeaseRelease) -> None:
+        self._outgoing.append(message)
+        self._hasten()
+
+    def _hasten(self) -> None:
+        """Have what is said sent at once: it does not wait for more demand."""
+        self._has_news.set()
+        self._is_urgent.set()
+
+    def _take(self, message: MuxdMessage) -> None:
+        match message:
+            case UnloadAnswer(model, reason):
+                log.info("a client lets %s go: %s", model, reason or "it is put to sleep")
+            case SessionRefused():
+                raise AssertionError("the connection has raised it")
+            case _:
+                ends = isinstance(message, LeaseFailed | LeaseOver)
+                lease = self._leases.pop(message.lease, None) if ends else self._leases.get(message.lease)
+                if lease is not None:  # else it was let go meanwhile
+                    lease.take(message)
+
+
+def _first(errors: BaseExceptionGroup[MuxdError]) -> MuxdError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MuxdError)
+    return error

@@ -1,0 +1,211 @@
+"""The sessions of the proxies: whose each lease is, and what each proxy is to be told.
+
+A proxy numbers its leases within its session; the core numbers all leases.  A session that ends, because its proxy is
+gone, ends its leases.  Messages wait in the session until its task sends them: of a proxy that reads slowly only the
+newest progress of each lease is kept, and every other message.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease
+from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, UnloadAsked
+from muxd.core.progress import Progress
+from muxd.errors import BadRequest, ModelNotFound
+from muxd.protocol import (
+    DemandReport,
+    LeaseFailed,
+    LeaseProgress,
+    LeaseRelease,
+    LeaseWish,
+    MuxdMessage,
+    ProxyMessage,
+    UnloadAnswer,
+    UnloadWish,
+)
+
+from .progress_pace import ProgressPace
+from .wire import LeaseCommand, lease_message, progress_message, told_error, waiting_of
+
+#: Leases that one session may have at once; a proxy has one for each model, and a second one while the first drains.
+MOST_LEASES = 10_000
+
+
+class SessionLease:
+    """One lease: its number in its session, and what its holder was told of the wait."""
+
+    __slots__ = ("is_waiting", "model", "number", "pace", "session")
+
+    def __init__(self, session: "ProxySession", number: int, model: str) -> None:
+        self.session = session
+        self.number = number
+        self.model = model
+        self.is_waiting = True  # its holder wants to know how it goes
+        self.pace = ProgressPace()
+
+    def tell_progress(self, progress: Progress, now: float) -> None:
+        """Tell the holder how it goes, where that is due."""
+        if self.pace.is_due(progress, now):
+            self.session.say_progress(progress_message(self.number, progress))
+
+
+class ProxySession:
+    """muxd's end of one proxy's session."""
+
+    def __init__(self, sessions: "ProxySessions") -> None:
+        self._sessions = sessions
+        self._leases: dict[int, int] = {}  # the proxy's number -> the core's
+        self._last = -1  # the greatest number that the proxy has used
+        self._outbox: list[MuxdMessage] = []
+        self._progress: dict[int, LeaseProgress] = {}  # to be told, by the proxy's number
+        self._is_open = True
+        self._has_news = trio.Event()
+
+    # Called by the control socket
+
+    def take(self, message: ProxyMessage) -> None:
+        match message:
+            case DemandReport(leases):
+                now = trio.current_time()
+                for demand in leases:
+                    if (lease := self._leases.get(demand.lease)) is not None:  # else it has just ended
+                        self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting_of(demand.waiting)))
+            case LeaseWish():
+                self._ask(message)
+            case LeaseRelease(number):
+                if (lease := self._leases.pop(number, None)) is not None:
+                    self._sessions.release(lease)
+            case UnloadWish(model):
+                self._unload(model)
+
+    def _ask(self, wish: LeaseWish) -> None:
+        if wish.lease <= self._last:
+            raise BadRequest(f"lease {wish.lease}: numbers of leases only grow in a session, and {self._last} was used")
+        if len(self._leases) >= MOST_LEASES:
+            raise BadRequest(f"a session has at most {MOST_LEASES} leases")
+        self._last = wish.lease
+        try:
+            model = self._sessions.resolve(wish.model)
+        except ModelNotFound as error:
+            self.say(LeaseFailed(wish.lease, told_error(error)))
+            return
+        lease = self._leases[wish.lease] = self._sessions.add(SessionLease(self, wish.lease, model))
+        self._sessions.tell(LeaseAsked(trio.current_time(), lease, model, waiting_of(wish.waiting)))
+
+    def _unload(self, asked: str) -> None:
+        try:
+            model = self._sessions.resolve(asked)
+        except ModelNotFound as error:
+            self.say(UnloadAnswer(asked, error.message))
+            return
+        ticket = self._sessions.add_unload(self, asked)
+        self._sessions.tell(UnloadAsked(trio.current_time(), ticket, model))
+
+    async def messages(self) -> list[MuxdMessage]:
+        while self._is_open and not self._outbox and not self._progress:
+            self._has_news = trio.Event()
+            await self._has_news.wait()
+        said: list[MuxdMessage] = [*self._outbox, *self._progress.values()]
+        self._outbox.clear()
+        self._progress.clear()
+        return said
+
+    def close(self) -> None:
+        self.end()
+        self._sessions.forget(self)
+        for lease in self._leases.values():
+            self._sessions.release(lease)
+        self._leases.clear()
+
+    # Called by the supervisor
+
+    def say(self, message: MuxdMessage) -> None:
+        """Have a message sent."""
+        self._outbox.append(message)
+        self._has_news.set()
+
+    def say_progress(self, progress: LeaseProgress) -> None:
+        """Have the progress of a lease sent, in place of what is not sent yet."""
+        self._progress[progress.lease] = progress
+        self._has_news.set()
+
+    def tell_holder(self, command: LeaseCommand, number: int) -> None:
+        """Have the holder of a lease told of a command; an earlier progress that is not sent yet is obsolete."""
+        self._progress.pop(number, None)
+        self.say(lease_message(command, number, trio.current_time()))
+        if isinstance(command, FailLease | EndLease):
+            self._leases.pop(number, None)
+
+    def end(self) -> None:
+        """Let the session end once all that waits was sent."""
+        self._is_open = False
+        self._has_news.set()
+
+
+class ProxySessions:
+    """All sessions, the leases of all by the core's numbers, and who asked for which unload."""
+
+    def __init__(
+        self, tell: Callable[[Event], None], resolve: Callable[[str], str], next_number: Callable[[], int]
+    ) -> None:
+        self.tell = tell
+        self.resolve = resolve
+        self._next_number = next_number
+        self._sessions: set[ProxySession] = set()
+        self._leases: dict[int, SessionLease] = {}
+        self._unloads: dict[int, tuple[ProxySession, str]] = {}  # by ticket: the model as it was called
+
+    def open(self) -> ProxySession:
+        session = ProxySession(self)
+        self._sessions.add(session)
+        return session
+
+    def add(self, lease: SessionLease) -> int:
+        """Return the core's number for a new lease."""
+        number = self._next_number()
+        self._leases[number] = lease
+        return number
+
+    def add_unload(self, session: ProxySession, model: str) -> int:
+        """Return the ticket under which the core answers an unload."""
+        ticket = self._next_number()
+        self._unloads[ticket] = (session, model)
+        return ticket
+
+    def release(self, lease: int) -> None:
+        """Tell the core that a lease's holder has let go, or is gone."""
+        del self._leases[lease]
+        self.tell(LeaseEnded(trio.current_time(), lease))
+
+    def forget(self, session: ProxySession) -> None:
+        """Forget a session that ends; its leases are still to be released."""
+        self._sessions.discard(session)
+        self._unloads = {ticket: asked for ticket, asked in self._unloads.items() if asked[0] is not session}
+
+    def tell_holder(self, command: LeaseCommand) -> None:
+        """Tell a lease's holder of a command; nobody where the holder is gone."""
+        lease = self._leases.get(command.lease)
+        if lease is None:
+            return
+        lease.is_waiting = lease.is_waiting and not isinstance(command, GrantLease)
+        if isinstance(command, FailLease | EndLease):
+            del self._leases[command.lease]
+        lease.session.tell_holder(command, lease.number)
+
+    def answer_unload(self, command: AnswerUnload) -> None:
+        """Tell a proxy whether the model that it let go is put to sleep."""
+        asked = self._unloads.pop(command.ticket, None)
+        if asked is not None:
+            session, model = asked
+            session.say(UnloadAnswer(model, command.reason or None))
+
+    def waiting(self, lease: int | None = None) -> list[SessionLease]:
+        """Return the leases whose holders want to know how it goes: all, or that one if it is among them."""
+        found = self._leases.values() if lease is None else [self._leases[lease]] if lease in self._leases else []
+        return [each for each in found if each.is_waiting]
+
+    def close(self) -> None:
+        """End every session."""
+        for session in self._sessions:
+            session.end()
