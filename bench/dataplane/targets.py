@@ -5,6 +5,7 @@ shipped in is left as it is: `Proof` finds it afterwards, so that the table can 
 """
 
 import grp
+import json
 import os
 import pwd
 import shutil
@@ -81,7 +82,7 @@ def version(name: str) -> str:
     if name in environments:
         folders = [str(path) for path in environments[name].parent.glob("lib/python*/site-packages")]
         return next((each.version for each in metadata.distributions(name=package, path=folders)), "")
-    return muxd_version if name == "muxd" else ""
+    return muxd_version if name in ("muxd", "muxd-router") else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,29 @@ def muxd(place: Place) -> Iterator[Running]:
             yield Running("muxd", built.port, built.muxd.pid, proof)
     finally:
         for process in started:  # a house that was not finished, as its proxy does not answer, leaves it behind
+            _end(process)
+
+
+@contextmanager
+def muxd_router(place: Place) -> Iterator[Running]:
+    """muxd with two replicas behind a sglang-router of its own: the peer's work and muxd's, one behind the other."""
+    command = ["taskset", "-c", str(place.upstream_core), str(compiled("upstream")), "{port}"]
+    settings = f"""\
+[models.{MODEL}]
+engine = "openai"
+command = {json.dumps(command)}
+ready_path = "/v1/models"
+replicas = 2
+gpus = [0, 1]
+router = {{ policy = "round_robin", python = "{PEERS / "python"}" }}
+"""
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        with running_muxd(settings, pinned(place.core, *MUXD), until_ready=started.append) as built:
+            built.ask(MODEL)
+            yield Running("muxd-router", built.port, built.muxd.pid, Proof(built.folder / "logs/muxd-proxy.stdout.log"))
+    finally:
+        for process in started:
             _end(process)
 
 
@@ -248,6 +272,7 @@ LITELLM_ENV = {
 
 OPEN: dict[str, Callable[[Place], AbstractContextManager[Running]]] = {
     "muxd": muxd,
+    "muxd-router": muxd_router,
     "nginx": nginx,
     "sglang-router": sglang_router,
     "quiet-router": quiet_router,
@@ -261,6 +286,7 @@ def missing(name: str) -> str | None:
     """How to get it, where it is not here."""
     needed: dict[str, tuple[str | Path, str]] = {
         "nginx": ("nginx", "install the system's package `nginx`"),
+        "muxd-router": (PEERS / "sglang-router", GET_PEERS),
         "sglang-router": (PEERS / "sglang-router", GET_PEERS),
         "quiet-router": (PEERS / "sglang-router", GET_PEERS),
         "sglangmux": (PEERS / "sglangmux", GET_PEERS),
