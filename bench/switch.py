@@ -1,15 +1,15 @@
 """What a switch costs beside the engine's own calls, and where that time goes.
 
-    python bench/switch.py [--quick] [--real] [--profile] [--switches N]
+    python bench/switch.py [--quick] [--real [sglang|vllm]] [--profile] [--switches N]
 
 Two models take turns, one at sleep level 1 and one at level 2: simulated ones that sleep and
-wake in no time, or with --real SGLang on the CPU (see tests/real).  A switch counts
+wake in no time, or with --real an engine on the CPU (see tests/real).  A switch counts
 
     from   the last byte of the drained answer is at its client; or, where the model that gives
            way is idle, the request for the other one leaves its client
     to     the proxy has the lease and lets the request in
 
-less the time in which the engine worked on pause, release, resume, reload and continue: from
+less the time in which the engine worked on its calls and on the wake proof: from
 a call's last byte sent to its answer's first byte received.  All else counts: the way through
 the proxy, the decisions, the proof that the engine is idle, every look at GPU memory and the
 pauses between two of them, connections, the state file, the probe for readiness.
@@ -35,13 +35,20 @@ from processes import below, put_first
 BENCH = Path(__file__).resolve().parent
 STAMPED = (sys.executable, str(BENCH / "stamped.py"))
 
-#: What the engine itself does for a switch.
+#: What the engine itself does for a switch: SGLang's calls, and vLLM's.  The wake proof is a request as well.
 CALLS = {
     "/pause_generation": "pause",
     "/release_memory_occupation": "release",
     "/resume_memory_occupation": "resume",
     "/update_weights_from_disk": "reload",
     "/continue_generation": "continue",
+    "/generate": "proof",
+    "/sleep": "sleep",
+    "/release_kv_cache_memory": "release",
+    "/wake_up": "wake",
+    "/collective_rpc": "reload",
+    "/reset_prefix_cache": "reset",
+    "/v1/completions": "proof",
 }
 
 GOAL = 20.0  # milliseconds
@@ -50,6 +57,7 @@ REAL = """\
 [policy]
 wait_target = 0
 [defaults]
+engine = "{engine}"
 python = "{home}/venv/bin/python"
 args = {args}
 env = {env}
@@ -95,8 +103,8 @@ def switch_of(began: float, target: str, stamps: list[Stamp]) -> Switch:
             pending[of] = at
         elif what in ("answered", "end") and of in pending:
             took = 1000 * (at - pending.pop(of))
-            if of in CALLS:
-                switch.calls[CALLS[of]] += took
+            if (path := of.partition("?")[0]) in CALLS:
+                switch.calls[CALLS[path]] += took
             else:
                 switch.parts[of] += took
         elif what == "event" and detail in ("LeaseAsked", "LeaseEnded"):
@@ -155,20 +163,24 @@ def report(title: str, switches: list[Switch], *, profile: bool) -> None:
             )
 
 
-def real_models() -> str:
+def real_models(engine: str) -> str:
     sys.path.append(str(BENCH.parent))
-    from tests.real.install import DEFAULT
-    from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV
-
-    home = Path(os.environ.get("MUXD_REAL_SGLANG") or DEFAULT).absolute()
+    if engine == "vllm":
+        from tests.real.vllm.install import DEFAULT
+        from tests.real.vllm.vllm_cpu import CPU_ARGS, CPU_ENV
+    else:
+        from tests.real.install import DEFAULT
+        from tests.real.sglang_cpu import CPU_ARGS, CPU_ENV
+    home = Path(os.environ.get(f"MUXD_REAL_{engine.upper()}") or DEFAULT).absolute()
     env = "{ " + ", ".join(f'{key} = "{value}"' for key, value in CPU_ENV.items()) + " }"
-    return REAL.format(home=home, args=list(CPU_ARGS), env=env)
+    return REAL.format(engine=engine, home=home, args=list(CPU_ARGS), env=env)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="only to see that it works")
-    parser.add_argument("--real", action="store_true", help="real SGLang on the CPU")
+    real = {"nargs": "?", "const": "sglang", "choices": ("sglang", "vllm")}
+    parser.add_argument("--real", **real, help="a real engine on the CPU, SGLang where none is named")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
     parser.add_argument("--first", action="store_true", help="at real-time priority, once all is loaded; needs root")
     parser.add_argument("--switches", type=int, default=42, metavar="N")
@@ -176,7 +188,8 @@ def main() -> None:
     count = 4 if options.quick else options.switches
     os.environ["MUXD_STAMPS"] = path = f"/tmp/muxd-bench-{os.getpid()}.stamps"
     stamps, turns = Stamps(Path(path)), ["a", "b"] * (count // 2)
-    with running_muxd(real_models() if options.real else SIMULATED, STAMPED, managed=False) as muxd:
+    models = real_models(options.real) if options.real else SIMULATED
+    with running_muxd(models, STAMPED, managed=False) as muxd:
         for model in ("a", "b"):  # loads them
             muxd.ask(model, max_tokens=1)
         if options.first:
@@ -185,7 +198,7 @@ def main() -> None:
         idle = [from_idle(muxd, stamps, target) for target in turns]
         busy = [from_busy(muxd, stamps, "b" if target == "a" else "a", target) for target in turns]
     Path(path).unlink()
-    what = "real SGLang on a CPU" if options.real else "simulated"
+    what = f"real {options.real} on a CPU" if options.real else "simulated"
     report(f"A switch away from an idle model, {what}", idle, profile=options.profile)
     report(f"A switch away from a busy model, {what}", busy, profile=options.profile)
 

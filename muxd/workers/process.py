@@ -135,7 +135,11 @@ class WorkerProcess:
         self._ordered.set()
 
     def stop(self, *, kill: bool) -> None:
-        """Begin to end this life, with the stop signal or with SIGKILL; a later call with `kill` hastens the end."""
+        """Begin to end this life, with the stop signal or with SIGKILL; a later call with `kill` hastens the end.
+
+        A server that was never ready has no request to finish, and is killed where it would not hear the signal.
+        """
+        kill = kill or (self._engine.is_deaf_while_loading and self._doing is None)
         self._kill = self._kill or kill
         self._stopping.set()
         self._before_launch.cancel()

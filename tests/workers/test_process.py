@@ -44,6 +44,24 @@ def occupied(worker: OneWorker, size: int, until: float) -> None:
 # The start
 
 
+@pytest.mark.parametrize(
+    ("is_deaf", "is_ready", "signals"), [(True, False, ["kill"]), (True, True, ["stop"]), (False, False, ["stop"])]
+)
+async def test_a_server_that_hears_no_signal_while_it_loads_is_killed(
+    autojump_clock, tmp_path, monkeypatch, is_deaf, is_ready, signals
+):
+    monkeypatch.setattr(SGLang, "is_deaf_while_loading", is_deaf)
+    async with one_worker(tmp_path) as worker:
+        if is_ready:
+            await worker.gets_ready()
+        else:
+            worker.start()
+            await trio.sleep(0.5)
+        worker.runner.stop(kill=False)
+        await worker.ends()
+        assert worker.child.signals == signals
+
+
 async def test_a_server_that_is_of_no_use_to_its_model_is_ended_and_not_started_again(
     autojump_clock, tmp_path, monkeypatch
 ):

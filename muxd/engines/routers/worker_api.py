@@ -46,6 +46,7 @@ class WorkerApiRouter:
 
     environment: Mapping[str, str] = {}
     stop_signal = signal.SIGTERM
+    is_deaf_while_loading = False
     runs_elsewhere = False
 
     def __init__(self) -> None:

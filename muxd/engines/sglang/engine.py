@@ -68,6 +68,7 @@ class SGLang:
     title = "SGLang"
     environment: Mapping[str, str] = ENVIRONMENT
     stop_signal: signal.Signals = signal.SIGINT
+    is_deaf_while_loading = False
     runs_elsewhere = False
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ except ImportError:
 )
 
 #: What keeps the control routes to muxd; requests may finish after SIGTERM (0.18); the KV cache alone is released
-#: (0.30); pinned host memory is given back after a wake (after 0.32).
+#: (0.31); pinned host memory is given back after a wake (after 0.32).
 MIDDLEWARE = "--middleware"
 SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 RELEASE_KV_CACHE = "/release_kv_cache_memory"
@@ -100,7 +100,7 @@ def unfit(model: Model, interpreter: Interpreter) -> Iterator[Finding]:
         yield ("sleep_level",), why
     if model.sleep_level == 0 and RELEASE_KV_CACHE in lacks:
         why = f"vLLM {version} has no level 0: it has no {RELEASE_KV_CACHE}"
-        yield ("sleep_level",), f"{why}; install vLLM 0.30 or newer, or use sleep_level = 1, 2 or 3"
+        yield ("sleep_level",), f"{why}; install vLLM 0.31 or newer, or use sleep_level = 1, 2 or 3"
     if model.memory is not None and model.memory.kv and KV_CACHE_BYTES in lacks:
         why = f"vLLM {version} cannot be held to a size of its KV cache: it has no {KV_CACHE_BYTES}"
         yield ("memory",), f"{why}; install vLLM 0.10.2 or newer, or leave kv out"

@@ -125,6 +125,33 @@ async def test_a_server_that_tells_no_version_is_believed():
         assert await VLLM().unfitness(link, model()) is None
 
 
+async def alive_at(monkeypatch: pytest.MonkeyPatch, pages: dict[str, Any], *times: float) -> list[bool]:
+    """Return what the probe says at these times, of a model whose hang_timeout is 10 s."""
+    engine, found = VLLM(), []
+    probed = Model("qwen", engine="vllm", engine_options=VLLMOptions(hang_timeout=10.0))
+    async with telling(pages).running() as link:
+        for now in times:
+            monkeypatch.setattr(engine_module.trio, "current_time", lambda now=now: now)
+            found.append(await engine.is_alive(link, probed))
+            monkeypatch.undo()
+    return found
+
+
+async def test_a_server_lives_as_long_as_its_engine_core_answers_asleep_too(monkeypatch):
+    for asleep in (True, False):
+        pages = {"/health": 200, "/is_sleeping": {"is_sleeping": asleep}}
+        assert await alive_at(monkeypatch, pages, 0.0, 100.0) == [True, True]
+    assert await alive_at(monkeypatch, {"/health": 200, "/is_sleeping": 500}, 0.0, 9.0, 11.0) == [True, True, False]
+    assert await alive_at(monkeypatch, {"/health": 503, "/is_sleeping": {"is_sleeping": False}}, 0.0) == [False]
+    assert await alive_at(monkeypatch, {"/health": 200, "/is_sleeping": 401}, 0.0, 11.0) == [True, True]
+
+
+async def test_a_server_is_ready_once_its_health_says_so():
+    for status in (200, 503):
+        async with telling({"/health": status}).running() as link:
+            assert await VLLM().is_ready(link) is (status == 200)
+
+
 async def test_a_sleep_lets_what_runs_end_and_says_what_it_released():
     for level, calls, released in (
         (0, ["/sleep?level=0&mode=wait", "/release_kv_cache_memory"], [KV_CACHE]),

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +86,35 @@ def test_the_control_routes_are_for_muxd_alone(muxd, texts):
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, role):
     roles = {"api_server", "engine_core", "worker"}
     is_back_after_a_sigkill(muxd, texts, role, roles, lambda: processes_of(muxd.status("tiny-a")["pid"]))
+
+
+def test_an_api_server_that_is_killed_while_it_loads_leaves_no_orphan(muxd, texts):
+    muxd.muxctl("sleep", "tiny-a", "--level", "3")
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(muxd.ask, A, max_tokens=24)
+        muxd.until_state("tiny-a", "starting")
+        api_server = eventually(lambda: muxd.status("tiny-a")["pid"], "it was started", DEADLINE)
+        before = eventually(
+            lambda: found if "worker" in (found := processes_of(api_server)) else None, "all are there", DEADLINE
+        )
+        os.kill(before["api_server"], signal.SIGKILL)
+        assert answer.result() == texts[A]
+    assert not set(before.values()) & set(muxd.processes())
+
+
+def test_a_model_that_is_unloaded_while_it_loads_is_gone_at_once(muxd, texts):
+    muxd.muxctl("sleep", "tiny-a", "--level", "3")
+    with ThreadPoolExecutor(1) as client:
+        order = client.submit(muxd.muxctl, "switch", "tiny-a")
+        muxd.until_state("tiny-a", "starting")
+        api_server = eventually(lambda: muxd.status("tiny-a")["pid"], "it was started", DEADLINE)
+        eventually(lambda: "engine_core" in processes_of(api_server), "its engine core is there", DEADLINE)
+        began = time.monotonic()
+        muxd.muxctl("unload", "tiny-a", "--now")
+        muxd.until_state("tiny-a", "unloaded")
+        assert not processes_of(api_server)
+        assert time.monotonic() - began < DEADLINE
+        order.result()
 
 
 def test_no_request_fails_of_an_engine_cores_sigkill(muxd, texts):
