@@ -169,6 +169,11 @@ OPTION_KEYS: dict[str, KeyDeclaration] = {
 }
 
 
+def has_own_command(engine: str) -> bool:
+    """Say whether a user writes the command line of an engine's servers, to which muxd adds no flag."""
+    return engine in ENGINE_OPTIONS and "command" in keys_of(ENGINE_OPTIONS[engine])
+
+
 def engines_with(option: str) -> str:
     """Return the engines that have an option, as a message says them: engine = "simulator"."""
     having = [f'"{engine}"' for engine, options in ENGINE_OPTIONS.items() if option in keys_of(options)]

@@ -6,6 +6,7 @@ Other servers are vLLM, llama.cpp and TGI.  The flags of SGLang are those of 0.5
 from collections.abc import Sequence
 from typing import Any
 
+from .engine_options import has_own_command
 from .flags import DATA, PIPELINE, SWITCH, TENSOR
 from .units import shown
 
@@ -176,6 +177,9 @@ def why_flag(key: str, value: Any, engine: str = "sglang") -> str:
     flag = flag_meant(key)
     if flag is None:
         return ""
+    if has_own_command(engine):
+        words = ", ".join(map(shown, _words(flag, value)))
+        return f"a flag of the server, which goes into command; add {words} there, as the server spells it"
     if engine not in ("sglang", "simulator"):
         return (
             f"a flag of the engine, which goes into args; write args = [{', '.join(map(shown, _words(flag, value)))}]"

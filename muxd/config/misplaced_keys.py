@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .declarations import KeyDeclaration, keys_of
+from .engine_options import has_own_command
 from .flag_advice import FLAGS, flag_meant, why_flag
 from .lines import KeyPath, shown_path
 from .model_schema import MODEL_KEYS
@@ -61,6 +62,16 @@ _WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "start_timeout": ("ready_timeout", "load_timeout", "startup_timeout"),
     },
 }
+#: The same for the keys of a model that a command serves: llama-swap's words, and others.
+_OF_COMMANDS: Mapping[str, Sequence[str]] = {
+    "command": ("cmd", "exec", "run", "launch", "launch_script", "start", "start_command"),
+    "stop_command": ("cmdstop", "cmd_stop", "stop_cmd", "stop"),
+    "ready_path": ("checkendpoint", "check_endpoint", "ready", "readiness", "readiness_path", "alive"),
+    "health_path": ("health", "healthcheck", "health_check", "health_endpoint", "liveness_path"),
+    "upstream_name": ("usemodelname", "use_model_name", "upstream_model"),
+    "start_timeout": ("healthchecktimeout", "health_check_timeout"),
+}
+_COMMANDS_MEANT = {word: key for key, words in _OF_COMMANDS.items() for word in words}
 _MEANT = {table: {word: key for key, words in keys.items() for word in words} for table, keys in _WORDS.items()}
 
 #: Words for the two halves of the address that the proxy listens at.
@@ -160,6 +171,8 @@ def _is_list_of_tables(value: Any) -> bool:
 
 def _in_model(path: KeyPath, key: str, value: Any, declared: Mapping[str, KeyDeclaration], engine: str) -> str:
     words, plain = _MEANT["models"], _plain(key)
+    own_command = has_own_command(engine)
+    words = words | _COMMANDS_MEANT if own_command else words
     if plain == "device" and not str(value).isalpha():
         return "unknown key; write gpus"
     if meant := words.get(plain):
@@ -171,9 +184,8 @@ def _in_model(path: KeyPath, key: str, value: Any, declared: Mapping[str, KeyDec
     flags = () if isinstance(value, dict) else tuple(flag.strip("-").replace("-", "_") for flag in FLAGS)
     near = nearest(plain, [*declared, *words, *flags])
     if near is None:
-        return (
-            f'unknown key; a flag of the engine goes into args, as args = ["--tp", "2"]; known: {few(list(declared))}'
-        )
+        where = "into command" if own_command else 'into args, as args = ["--tp", "2"]'
+        return f"unknown key; a flag of the engine goes {where}; known: {few(list(declared))}"
     if near in flags and near not in declared:
         return f"unknown key; did you mean {near}? It is {why_flag(near, value, engine)}"
     return f"unknown key; did you mean {words.get(near, near)}?"

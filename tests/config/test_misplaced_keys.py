@@ -163,3 +163,28 @@ def test_a_flag_of_another_engine_than_sglang_stays_as_that_engine_calls_it(told
     for text in (f"[models.v]\nengine = 'vllm'\nmodel_path = 'a/b'\n{key}",
                  f"[defaults]\nengine = 'vllm'\n[models.v]\nmodel_path = 'a/b'\n{key}"):  # fmt: skip
         assert any(line.endswith('write args = ["--max-model-len", "5"]') for line in told(text))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("cmd = 'x'", "unknown key; write command"),
+        ("cmdStop = 'x'", "unknown key; write stop_command"),
+        ("checkEndpoint = '/x'", "unknown key; write ready_path"),
+        ("useModelName = 'x'", "unknown key; write upstream_name"),
+        ("healthcheck = '/x'", "unknown key; write health_path"),
+        (
+            "context_length = 4096",
+            'a flag of the server, which goes into command; add "--context-length", "4096" there, as the server spells'
+            " it",
+        ),
+    ],
+)
+def test_in_the_table_of_a_model_that_a_command_serves_its_own_words_are_told(told, key, said):
+    (only,) = told(f"[models.m]\nengine = 'openai'\ncommand = ['cat', '{{port}}']\n{key}\n")
+    assert only == f"4: models.m.{key.split()[0]}: {said}"
+
+
+def test_what_no_key_is_called_goes_into_the_command_there(told):
+    (only,) = told("[models.m]\nengine = 'openai'\ncommand = ['cat', '{port}']\nttl = 5\n")
+    assert only.startswith("4: models.m.ttl: unknown key; a flag of the engine goes into command; known: ")
