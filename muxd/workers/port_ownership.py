@@ -122,7 +122,7 @@ class PortOwnership:
         pids = self._pids()
         self._forwarded = any(program_of(pid) in CLIENTS for pid in pids)
         commands = self._commands()
-        if any(_mentions_port(command.words, self.port) for command in commands):
+        if any(command.listens or _mentions_port(command.words, self.port) for command in commands):
             return None
         listening = all_listening()
         for command in filter(self._engine.is_server, commands):

@@ -175,6 +175,18 @@ async def test_ports_inside_an_engine_are_its_own_business(world, port, words):
         assert await of(child, port).elsewhere() is None
 
 
+async def test_a_part_at_a_port_of_its_own_is_no_server_where_the_server_listens_as_expected(world, port):
+    """As Ollama's runners are, beside a server that has its port from a variable."""
+    with closing(Reservation(0)) as other:
+        program = world.run_dir.parent / "listen.py"
+        quiet = world.run_dir / "quiet.py"
+        quiet.write_text(f"import sys\nsys.argv[1:] = ['127.0.0.1', '{port}']\nexec(open('{program}').read())\n")
+        told = f"{sys.executable} -IS {program} 127.0.0.1 {other.port} -m sglang.launch_server --port {other.port}"
+        child = world.spawn(world.sh(f"{sys.executable} -IS {quiet} & {told}; true"))
+        await eventually(lambda: world.stdout().count("listens") == 2)
+        assert await of(child, port).elsewhere() is None
+
+
 async def test_the_words_of_the_one_that_listens_come_first(world, port):
     child = server(world, port, context="{}; true", words="--api-key k1")
     await until_it_listens(world)
