@@ -3,9 +3,13 @@
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+from tests.ports import free_port
+
 from .muxd import assert_never_two_awake, eventually
+from .test_llmux_hooks import outside
 
 MODELS = """\
 [defaults]
@@ -80,3 +84,53 @@ def test_a_route_that_no_such_server_has_is_refused_before_anybody_gives_way(sta
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "route_not_found")
     assert muxd.state("calls") == "ready"
     assert muxd.post("/v1/completions", {"model": "ends", "prompt": "x", "max_tokens": 2}).status_code == 200
+
+
+#: A container engine's client, as far as it matters here: it waits while its container runs, and dies without it.
+DOCKER = """\
+#!/bin/sh
+cd {folder}
+if [ "$1" = run ]; then
+  touch $4.up; until test -e $4.listens; do sleep 0.02; done
+  while test -e $4.listens; do sleep 0.02; done
+else
+  rm $3.up; while test -e $3.listens; do sleep 0.02; done
+fi
+"""
+
+CONTAINER = """\
+[models.{name}]
+engine = "openai"
+port = {port}
+ready_path = "/up"
+command = ["{folder}/docker", "run", "--rm", "--name", "{{model}}", "--publish", "127.0.0.1:{{port}}:8080", "image"]
+stop_command = ["{folder}/docker", "rm", "--force", "{{model}}"]
+restart_limit = 99
+"""
+
+
+def test_a_container_is_ended_in_its_turn_and_when_its_client_or_muxd_was_killed(start, tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER.format(folder=tmp_path))
+    docker.chmod(0o755)
+    ports = {"owl": free_port(), "hawk": free_port()}
+    models = "".join(CONTAINER.format(name=name, port=port, folder=tmp_path) for name, port in ports.items())
+    with ExitStack() as stack:
+        for name, port in ports.items():
+            stack.enter_context(outside(tmp_path, name, port))
+        muxd = start(models)
+
+        def ask(name: str) -> None:
+            answer = muxd.post("/v1/completions", {"model": name, "prompt": "x"})
+            assert (answer.status_code, answer.json()["from"]) == (200, name)
+            assert [each for each in ports if (tmp_path / f"{each}.listens").exists()] == [name]
+
+        for name in ("owl", "hawk", "owl"):
+            ask(name)
+        os.kill(muxd.status("owl")["pid"], signal.SIGKILL)
+        ask("hawk")
+        muxd.kill()
+        muxd.start_again()
+        assert not (tmp_path / "hawk.listens").exists(), "nothing is left of an earlier muxd's container"
+        ask("owl")
+        muxd.stop()
