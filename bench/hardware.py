@@ -121,7 +121,7 @@ def simulated() -> list[Tried]:
     speed = "simulation = { load_time = 0.3, sleep_time = 0.05, wake_time = 0.1, token_rate = 200 }"
     common = "\n".join(('engine = "simulator"', *(f"{key} = {_toml(value)}" for key, value in AT_ONCE.items())))
     tables = "".join(f"[models.{name}]\n{common}\n{memory}\n{speed}\n" for name in ("a", "b"))
-    return [Tried("simulator", "of muxd", ("a", "b"), tables)]
+    return [Tried("simulator", "muxd's simulator", ("a", "b"), tables)]
 
 
 def of_engine(engine: str, python: Path, models: Sequence[Path], keys: dict[str, Any]) -> Tried:
@@ -141,7 +141,8 @@ def _toml(value: Any) -> str:
 
 
 def _version(engine: str, python: Path) -> str:
-    code = f"from importlib.metadata import version as v; print(v({engine!r}), 'torch', v('torch'))"
+    code = "from importlib.metadata import packages_distributions as p, version as v; "
+    code += f"print(*(f'{{name}} {{v(name)}}' for each in ({engine!r}, 'torch') for name in p()[each][:1]), sep=', ')"
     asked = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     if asked.returncode != 0:
         raise SystemExit(f"{python} has no {engine}: {asked.stderr.strip().splitlines()[-1:]}")
@@ -303,7 +304,8 @@ def run(tried: Sequence[Tried], clock: Clock) -> tuple[Seen, str, list[str]]:
                     raise OutOfTime
                 step(muxd, each, name, clock, seen)
             except OutOfTime:
-                seen.left_out.append(what)
+                is_begun = step is sweep and any(row[1] == name for row in seen.kills)
+                seen.left_out.append(f"the rest of the {what}" if is_begun else what)
         print(f"{clock.taken:6.1f} s  every model is stopped", flush=True)
         end = stop_all(muxd, tried, before, seen)
     return seen, end, gpus
@@ -318,7 +320,7 @@ KILL_HEAD = ("engine", "model", "SIGKILL of", "all gone after s", "answers again
 
 def section(kind: Kind, tried: Sequence[Tried], seen: Seen, end: str, gpus: Sequence[str], seconds: float) -> str:
     """Return the text between the marks of one kind of hardware."""
-    engines = ", ".join(f"{each.engine} {each.version}" for each in tried)
+    engines = ", ".join(each.version for each in tried)
     facts = [
         f"Measured on {datetime.now(UTC):%Y-%m-%d} in {seconds / 60:.1f} minutes, at commit {_commit()}.",
         f"Engines: {engines}. Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores,",

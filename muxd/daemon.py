@@ -135,7 +135,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
 async def _sweep(children: Children, state: StateFile, leftover: SavedState, models: set[str]) -> None:
     """End every process that an earlier muxd left running, so that no model and no proxy ever runs twice.
 
-    Of the earlier muxd's state only the list of models that an operator stopped is kept.
+    Of the earlier muxd's state only the list of models that an operator stopped is kept, and what it measured.
     """
     records = [worker.child for worker in leftover.workers.values()]
     records += [leftover.proxy] if leftover.proxy is not None else []
@@ -147,7 +147,8 @@ async def _sweep(children: Children, state: StateFile, leftover: SavedState, mod
         remove_left_outside(worker)
     shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also folders that no record names
     make_folder(state.path.parent / "workers")
-    state.state = SavedState(stopped=[name for name in leftover.stopped if name in models])
+    stopped = [name for name in leftover.stopped if name in models]
+    state.state = SavedState(stopped=stopped, learned=leftover.learned)
     state.save()
 
 

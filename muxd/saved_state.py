@@ -37,11 +37,20 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.released, self.asleep = ["kv_cache", "weights"], False
 
 
+class LearnedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What was measured of a worker, for as long as its model is configured as it was."""
+
+    model: str  # a digest of the model's configuration
+    seconds: dict[str, float] = {}  # by state and, where that matters, level: "starting", "waking at 2"
+    kept: dict[int, int] = {}  # bytes of each of its GPUs that it keeps asleep, by level
+
+
 class SavedState(msgspec.Struct, kw_only=True):
     version: int = 1
     workers: dict[str, WorkerRecord] = {}
     proxy: ChildRecord | None = None
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
+    learned: dict[str, LearnedRecord] = {}  # by worker
 
 
 class StateFile:

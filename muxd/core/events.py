@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .ledger import GpuId
-from .spec import GroupSpec
+from .spec import GroupSpec, Learned
 
 
 class Failure(StrEnum):
@@ -44,10 +44,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`."""
+    """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
+
+    `learned`: what an earlier muxd measured, by worker.
+    """
 
     time: float
     stopped_by_operator: frozenset[str] = frozenset()
+    learned: Mapping[str, Learned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,13 +119,15 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator):
+            case Started(_, stopped_by_operator, learned):
                 for group in self.host.groups.values():
                     group.since = self.host.now
                     group.stopped_by_operator = group.name in stopped_by_operator
                     for worker in group.members:
                         worker.since = self.host.now
                         worker.reason = "an operator stopped it" if group.stopped_by_operator else ""
+                for name in learned.keys() & self.host.workers.keys():
+                    self.host.workers[name].recall(learned[name])
                 self._plan_preload(self.host.groups.values())
             case LeaseAsked():
                 yield from self._lease_asked(event)

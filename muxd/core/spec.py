@@ -1,9 +1,11 @@
 """What the core is told of a group and of its workers when they are configured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .ledger import WHOLE, GpuId
+from .states import WorkerState
 
 
 class Role(StrEnum):
@@ -56,6 +58,14 @@ class WorkerSpec:
     def need(self) -> int:
         """Return the bytes that the worker needs on each of its GPUs, as far as somebody said; else 0."""
         return self.memory // self.gpu_count if self.share == WHOLE else self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was measured of a worker's lives: true of the next ones too, while its configuration stays the same."""
+
+    seconds: Mapping[tuple[WorkerState, int | None], float]  # that each state takes, by level where that matters
+    kept: Mapping[int, int]  # bytes of each of its GPUs that it keeps asleep, by level
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from .group import Group
 from .ledger import HOST_RAM, GpuId
 from .progress import Progress, next_step, progress_of
 from .scheduler import Scheduler
-from .spec import Role
+from .spec import Learned, Role
 from .states import WorkerState
 from .worker import Worker
 
@@ -151,6 +151,15 @@ class CoreView:
             next_step=next_step(host, switching, group, now),
             never_loads=self._never_loads(group),
         )
+
+    @property
+    def moves(self) -> int:
+        """Return a number that grows with every move of a worker, and every new configuration of one."""
+        return self._host.moves
+
+    def learned(self) -> dict[str, Learned]:
+        """Return what was measured of each worker so far."""
+        return {name: worker.learned for name, worker in self._host.workers.items()}
 
     def members(self, name: str) -> tuple[str, ...]:
         """Return the names of a group's workers; raises KeyError."""

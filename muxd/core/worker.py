@@ -6,7 +6,7 @@ from zlib import crc32
 
 from .events import Failure
 from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
-from .spec import Role, WorkerSpec
+from .spec import Learned, Role, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
 #: How much the newest measurement counts in a moving average.
@@ -108,6 +108,16 @@ class Worker:
     def _take_gpus(self) -> None:
         """Take all GPUs of the spec, or for now the first ones where any will do."""
         self.gpus = frozenset(in_order(self.spec.gpus)[: self.spec.gpu_count])
+
+    @property
+    def learned(self) -> Learned:
+        """Return what was measured of the worker so far."""
+        return Learned({key: c.seconds for key, c in self.costs.items() if c.measured}, dict(self.kept))
+
+    def recall(self, learned: Learned) -> None:
+        """Take over what an earlier muxd measured of the worker."""
+        self.costs |= {key: Cost(seconds, measured=True) for key, seconds in learned.seconds.items()}
+        self.kept |= learned.kept
 
     @property
     def gpu_claim(self) -> Claim:

@@ -5,6 +5,7 @@ commands        what each command does
 service         the methods that the control socket calls
 reload          the running configuration, and the way to another one
 measurements    GPUs, strangers, host RAM and weights, read for the core
+learned         what was measured of workers, kept for the next muxd
 runner_set      the workers' runners, and the models that they run
 sessions        the proxies' sessions: their leases, and what each proxy is to be told
 order_streams   the streams to operators who wait

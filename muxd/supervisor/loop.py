@@ -40,6 +40,7 @@ from muxd.workers import WorkerContext
 
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
+from .learned import LearnedFile
 from .measurements import Measurements
 from .order_streams import OrderStream, OrderStreams
 from .reload import ConfigurationReloaded, Reloader, Reread
@@ -83,6 +84,7 @@ class Supervisor:
         self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers))
         self.journal = Journal()
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
+        self._learned = LearnedFile(context.state, self._view, self._runners)
         self._measurements = Measurements(context, self._view.host, self._runners)
         self._metrics = SupervisorMetrics(lambda: awake(self._view.host().workers, self._runners), self._facts)
         self._context = SupervisorContext(
@@ -126,7 +128,8 @@ class Supervisor:
             await self._measurements.measure_gpus(config)
             await self._measurements.measure_host_ram(config)
             await self._measurements.weigh_models(config)
-            tell(Started(trio.current_time(), frozenset(self._context.workers.state.state.stopped)))
+            stopped = frozenset(self._context.workers.state.state.stopped)
+            tell(Started(trio.current_time(), stopped, self._learned.recalled()))
             task_status.started()
             async for event in self._mailbox:
                 if isinstance(event, ConfigurationReloaded):
@@ -147,6 +150,7 @@ class Supervisor:
                 self._timer = at
                 self._timer_changed.set()
             case FinishShutdown():
+                self._learned.keep()
                 self.finished.set()
             case _:
                 executor.carry_out(command, self._scheduler.host.now)
@@ -187,6 +191,7 @@ class Supervisor:
         while True:
             await self._measurements.measure_gpus(self.reloader.config)
             self._tell_progress()
+            self._learned.keep()
             tellers: dict[str, LogTeller] = {**self._runners}
             if (proxy := self._context.proxy.log_teller) is not None:
                 tellers["muxd-proxy"] = proxy

@@ -96,3 +96,28 @@ def test_every_replica_is_validated(start):
     assert [(c["worker"], c["level"], c["passed"]) for c in cycles] == [
         (f"pair/{number}", level, True) for level in (2, 3) for number in (0, 1)
     ]
+
+
+def first_eta(muxd, model):
+    """Return the seconds that an operator who switches is told at first."""
+    return json.loads(muxd.control("POST", f"/v1/models/{model}/switch").text.splitlines()[0])["eta_s"]
+
+
+def test_what_was_measured_outlasts_muxd_until_the_model_is_another_one(start):
+    muxd = start(models(alpha=(30, 10)))
+    state = muxd.folder / "state" / "state.json"
+    (cycle,), _ = validated(muxd, "alpha", levels=[2], cycles=1)
+
+    def learned():
+        return json.loads(state.read_text()).get("learned", {}).get("alpha", {})
+
+    eventually(lambda: "waking at 2" in learned().get("seconds", {}), "it is in the state file")
+    assert learned()["seconds"]["waking at 2"] == cycle["wake_s"]
+    assert learned()["kept"] == {"2": GiB << 20}
+    muxd.kill()
+    muxd.start_again()
+    assert first_eta(muxd, "alpha") > 0
+    muxd.stop()
+    muxd.config.write_text(muxd.config.read_text().replace('kv = "10GiB', 'kv = "11GiB'))
+    muxd.start_again()
+    assert first_eta(muxd, "alpha") is None

@@ -1,0 +1,84 @@
+"""What was measured of workers, as the state file keeps it for the next muxd."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from muxd.core.events import Started
+from muxd.core.scheduler import Scheduler
+from muxd.core.spec import Learned
+from muxd.core.states import WorkerState
+from muxd.core.view import CoreView
+from muxd.saved_state import LearnedRecord, StateFile
+from muxd.supervisor.learned import LearnedFile
+from tests.core.playbook import single
+from tests.fakes import a_model
+
+MEASURED = Learned({(WorkerState.STARTING, None): 12.5, (WorkerState.WAKING, 2): 3.0}, {2: 7})
+
+
+@pytest.fixture
+def runner():
+    """A worker's runner, as far as it is asked."""
+    return SimpleNamespace(model=a_model("a"))
+
+
+def a_file(tmp_path, runner, scheduler=None):
+    state = StateFile(tmp_path / "state.json")
+    state.load()
+    return LearnedFile(state, CoreView(scheduler or Scheduler([single("a")])), {"a": runner}), state
+
+
+def test_what_is_kept_is_recalled_by_the_next_muxd(tmp_path, runner):
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(0.0, learned={"a": MEASURED, "gone": MEASURED}))
+    kept, _ = a_file(tmp_path, runner, scheduler)
+    scheduler.host.moves += 1
+    kept.keep()
+    again, state = a_file(tmp_path, runner)
+    assert again.recalled() == {"a": MEASURED}
+    assert state.state.learned["a"].seconds == {"starting": 12.5, "waking at 2": 3.0}
+
+
+def test_one_that_is_configured_otherwise_is_not_what_was_measured(tmp_path, runner):
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(0.0, learned={"a": MEASURED}))
+    kept, _ = a_file(tmp_path, runner, scheduler)
+    scheduler.host.moves += 1
+    kept.keep()
+    runner.model = replace(runner.model, args=("--tp", "2"))
+    assert a_file(tmp_path, runner)[0].recalled() == {}
+
+
+def test_nothing_is_written_where_nothing_has_changed(tmp_path, runner):
+    scheduler = Scheduler([single("a")])
+    kept, state = a_file(tmp_path, runner, scheduler)
+    scheduler.host.moves += 1
+    kept.keep()
+    assert not state.path.exists()
+    scheduler.handle(Started(0.0, learned={"a": MEASURED}))
+    kept.keep()
+    assert not state.path.exists(), "no worker has moved"
+
+
+def test_what_another_muxd_wrote_and_this_one_does_not_know_is_left_out(tmp_path, runner):
+    kept, state = a_file(tmp_path, runner)
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(0.0, learned={"a": MEASURED}))
+    first, _ = a_file(tmp_path, runner, scheduler)
+    scheduler.host.moves += 1
+    first.keep()
+    digest = StateFile(state.path).load().learned["a"].model
+    odd = {"dreaming": 1.0, "waking at 9": 1.0, "waking at 1": -1.0, "waking at 2": 3.0}
+    state.state.learned["a"] = LearnedRecord(model=digest, seconds=odd, kept={2: 7, 3: 1, 1: -4})
+    assert kept.recalled() == {"a": Learned({(WorkerState.WAKING, 2): 3.0}, {2: 7})}
+
+
+def test_what_is_recalled_counts_as_measured_and_goes_on_being_learned():
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(0.0, learned={"a": MEASURED}))
+    worker = scheduler.host.workers["a"]
+    assert (worker.cost(WorkerState.STARTING).seconds, worker.cost(WorkerState.STARTING).measured) == (12.5, True)
+    assert worker.kept == {2: 7}
+    assert worker.learned == MEASURED
