@@ -24,6 +24,8 @@ from muxd.engines.wake_proof import ProofAnswer
 from muxd.errors import MemoryNotReleased, in_words
 from muxd.ports import HOST
 
+from .proof import COMPLETIONS, EMBEDDINGS, answer_in, question
+
 #: What a server that sleeps has released: its steps know, muxd does not.
 ALL = "by its steps"
 
@@ -97,8 +99,13 @@ class OpenAIServer:
                 await link.run(verb, filled(step.command, {**self._values, **_running(link)}))
 
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
-        """Return None: which routes it answers, and with what, is not known."""
-        return None
+        """Ask for text or, where the key `routes` has no completions, for a vector; None where it has neither."""
+        routes = _options(model).routes or (COMPLETIONS,)
+        path = next((each for each in (COMPLETIONS, EMBEDDINGS) if each in routes), None)
+        if path is None:
+            return None
+        name = model.upstream_name or model.served_names[0]
+        return answer_in(path, await link.prove(path, question(path, name)))
 
     async def kept_memory(self, link: EngineClient, over: str) -> Diagnosis:
         remedy = "correct its steps in sleep, raise gpu_release_timeout, or use sleep_level = 3"

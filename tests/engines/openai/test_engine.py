@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,24 @@ def test_why_it_ended_is_told_by_its_log_where_any_server_would_say_so():
     assert (found.code, "by its command" in found.remedy) == ("out_of_memory", True)
     assert engine.diagnose(Evidence("loading\n", status=1), model()) is None
     assert engine.diagnose(Evidence(said, is_alive=True), model()) is None
+
+
+@pytest.mark.parametrize(
+    ("routes", "asked"),
+    [
+        ((), "/v1/completions"),
+        (("/v1/completions", "/v1/embeddings"), "/v1/completions"),
+        (("/v1/embeddings",), "/v1/embeddings"),
+        (("/v1/chat/completions",), None),
+    ],
+)
+async def test_the_wake_proof_is_asked_on_a_route_that_it_answers(tmp_path, routes, asked):
+    server, engine = Server(), started(tmp_path)
+    proved = replace(model(routes=routes), upstream_name="phi")
+    async with server.running() as link:
+        if asked is None:
+            assert await engine.proof(link, proved) is None
+        else:
+            with pytest.raises(EngineCallFailed):
+                await engine.proof(link, proved)
+            assert server.did[0].startswith(f"POST {asked} {{'model': 'phi', ")
