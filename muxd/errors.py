@@ -311,6 +311,12 @@ class MemoryNotReleased(ModelFailed):
     code = "memory_not_released"
 
 
+class WokeWrong(ModelFailed):
+    """After a wake the model answered otherwise than when it was loaded; it is started from nothing."""
+
+    code = "woke_wrong"
+
+
 class StartTimeout(ModelFailed):
     """The model was not ready within start_timeout."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from .children import ChildRecord
+from .engines.wake_proof import ProofAnswer
 from .errors import in_words
 from .own_files import UNREADABLE, put_aside, read, write
 
@@ -28,6 +29,7 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     admin_key: str
     call: str | None = None  # a call that is sent and not answered: its effect is in doubt
     released: list[str] = []  # the engine's tags of the memory that it has given up; a second release kills SGLang
+    proof: ProofAnswer | None = None  # what it answered when it was loaded; None: its wakes are not proved
     asleep: bool = False  # of an earlier muxd, which knew no tags
     leftovers: list[str] = []  # files that the worker left outside its work folder
 

@@ -29,6 +29,7 @@ from muxd.config import Config, Daemon, Model, SimulatorOptions
 from muxd.config.command_lines import Command
 from muxd.config.declarations import keys_of
 from muxd.core.events import Event
+from muxd.engines.wake_proof import PROMPT
 from muxd.errors import CannotSpawn
 from muxd.gpus import GpuMemory
 from muxd.ports import PortTaken
@@ -69,10 +70,11 @@ class Behaviour:
     faults: dict[str, str | tuple[int, str]] = field(default_factory=dict)
     steps: bool = True  # its scheduler takes steps, and stamps its figures
     running: int = 0  # requests that it is at
+    weights: int = 31  # what it answers depends on them: the token that it says; 0: on no numbers at all
     key: str | None = None  # the key that it wants on every route but /ready; None: any
     context_length: int | None = 4096
     is_generation: bool | None = True
-    says: str = "{}"  # its answer to whoever asks it for text
+    says: str = ""  # its answer to whoever asks it for text; "": one that depends on its weights
     info: dict[str, Any] = field(default_factory=dict)  # its answer on /server_info
     processes: list[Command] = field(default_factory=list)  # of the worker, as /proc has them
     unseen: OSError | None = None  # why its processes cannot be seen
@@ -131,7 +133,7 @@ class FakeServer:
             return an_answer(401)
         if request.method == "POST" and path in ("/v1/completions", "/generate"):
             await trio.sleep(self.behaviour.call_time)
-            return an_answer(200, self.behaviour.says)
+            return an_answer(200, self.behaviour.says or json.dumps(generated(self.behaviour.weights)))
         if verb not in CALLS.values():
             return self._get(path)
         return await self._call(verb, set(json.loads(request.content).get("tags", ())))
@@ -402,6 +404,19 @@ async def fake_host(folder: Path, *models: Model) -> AsyncIterator[FakeHost]:
         async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
             hosts.append(FakeHost(folder, models, http))
             yield hosts[0]
+
+
+def generated(weights: int) -> dict[str, Any]:
+    """What SGLang's /generate answers to the wake proof."""
+    logprob = -1.5 if weights else None
+    said = [[logprob, weights, None], [logprob, weights, None]]
+    heard = [[None, PROMPT[0], None], *([logprob, token, None] for token in PROMPT[1:])]
+    meta = {
+        "input_token_logprobs": heard,
+        "output_token_logprobs": said,
+        "output_top_logprobs": [[one] for one in said],
+    }
+    return {"output_ids": [weights, weights], "meta_info": meta}
 
 
 def an_answer(status: int, text: str = "") -> httpx.Response:

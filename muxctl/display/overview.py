@@ -201,6 +201,8 @@ def note(model: Model, *, brief: bool = False) -> str:
         parts.append(plain(model["reason"]))
     elif (last := model["last_exit"]) and not (brief and last["when_s"] > _OLD):
         parts.append(f"{plain(last['reason'])} {duration(last['when_s'])} ago")
+    if (trouble := plain(model.get("sleep_trouble") or "")) and not any(trouble in part for part in parts):
+        parts.append(trouble)
     if model["dropped_log_bytes"]:
         parts.append(f"{model['dropped_log_bytes']} bytes of its log were lost{lost_ago(model)}")
     return "; ".join(part for part in parts if part)

@@ -154,6 +154,13 @@ class Model:
         "  2  its weights are discarded: read from disk again\n"
         "  3  its process ends: started again from nothing",
     )
+    wake_proof: bool = key(
+        boolean,
+        True,
+        live=True,
+        doc="After each wake it must answer one short question as when it was loaded, or it is started from nothing; "
+        "see docs/explanation/wake-proof.md.",
+    )
     replicas: int = key(
         integer(1, 64),
         1,

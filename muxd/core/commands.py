@@ -196,6 +196,7 @@ class RecordMove:
     before: WorkerState
     after: WorkerState
     reason: str
+    code: str = ""  # of the cause, where it is known
 
 
 @dataclass(frozen=True, slots=True)

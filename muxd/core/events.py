@@ -175,11 +175,12 @@ class WeightsSeen:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """It serves at `url`: after a start or after a wake."""
+    """It serves at `url`: after a start or after a wake; `note` is what an operator should know of that, or ""."""
 
     time: float
     worker: str
     url: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,16 @@ class SleepFailed:
 
 @dataclass(frozen=True, slots=True)
 class WakeFailed:
-    """An engine call of its wake failed or is in doubt; nobody knows what it holds."""
+    """An engine call of its wake failed or is in doubt; nobody knows what it holds.
+
+    `is_wrong`: every call was answered, and the worker answers otherwise than when it was loaded.
+    """
 
     time: float
     worker: str
     reason: str
     code: str = ""  # as in SleepFailed
+    is_wrong: bool = False
 
 
 @dataclass(frozen=True, slots=True)

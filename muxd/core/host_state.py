@@ -35,6 +35,13 @@ GIB = 1 << 30
 END_GRACE = 1.0
 
 
+def _cause(worker: Worker) -> str:
+    """Return the code of why a worker is being ended or has failed; "" where nobody knows it, or nothing is wrong."""
+    if worker.pending_failure is not None:
+        return worker.pending_failure.code
+    return worker.ended_code if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) else ""
+
+
 class HostState:
     def __init__(self, specs: Iterable[GroupSpec]) -> None:
         self.groups: dict[str, Group] = {}
@@ -104,7 +111,7 @@ class HostState:
         before = worker.state
         worker.move(to, self.now, reason)
         self.moves += 1
-        yield RecordMove(worker.name, before, to, reason)
+        yield RecordMove(worker.name, before, to, reason, _cause(worker))
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
             group.told, group.routed = None, frozenset()
@@ -155,18 +162,29 @@ class HostState:
                 self._claim(worker)
             yield from self._bring(worker)
 
+    def launch_level(self, worker: Worker) -> int:
+        """Return the level for which the worker's next process is launched: its own, or that of a validation."""
+        level = self.groups[worker.group].launch_level
+        return worker.launch_level if level is None else level
+
     def _claim(self, worker: Worker) -> None:
-        """Take the memory that a worker needs.  One that is to sleep at 1, and has no room there, will sleep at 2."""
+        """Take the memory that a worker needs.
+
+        One that is to sleep at 1, and has no room there, will sleep at 2, or end where it woke wrong from that.
+        """
         if worker.is_down:
             worker.copy = self.placement.copy_of(worker)
-            level = self.groups[worker.group].launch_level
-            worker.launched = None if level == worker.spec.sleep_level else level
-            worker.launch_note = f"sleeps at {level}: launched to be validated" if worker.launched is not None else ""
+            level, is_validated = self.launch_level(worker), self.groups[worker.group].launch_level is not None
+            worker.launched = level if level != worker.spec.sleep_level or worker.distrust else None
+            is_for_validation = is_validated and worker.launched is not None
+            worker.launch_note = (
+                f"sleeps at {level}: launched to be validated" if is_for_validation else worker.distrust
+            )
             missing = self.ledger.shortfall(worker.name, {HOST_RAM: worker.copy}) if worker.copy else {}
             if missing:
                 sizes = (f"{size / GIB:.1f}" for size in (max(0, worker.copy - missing[HOST_RAM]), worker.copy))
-                worker.launched, worker.copy = 2, 0
-                worker.launch_note = f"sleeps at 2: host RAM has {' of '.join(sizes)} GiB"
+                worker.launched, worker.copy = 3 if 2 in worker.distrusted else 2, 0
+                worker.launch_note = f"sleeps at {worker.launched}: host RAM has {' of '.join(sizes)} GiB"
         self.ledger.take(worker.name, worker.claim)
 
     def _bring(self, worker: Worker) -> Iterator[Command]:

@@ -294,9 +294,7 @@ class Placement:
 
         As large as its weights, and where nobody knows these, as all that it needs on its GPUs.
         """
-        level = self._host.groups[worker.group].launch_level
-        level = worker.spec.sleep_level if level is None else level
-        if not worker.is_down or level != 1 or worker.spec.copy is None:
+        if not worker.is_down or self._host.launch_level(worker) != 1 or worker.spec.copy is None:
             return 0
         return worker.spec.copy or self._host.weights.get(worker.group, 0) or worker.spec.memory
 

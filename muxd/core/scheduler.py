@@ -239,11 +239,9 @@ class Scheduler:
     def _worker_changed(self, event: WorkerEvent, worker: Worker) -> Iterator[Command]:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
         match event:
-            case WorkerReady(_, _, url) if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
+            case WorkerReady(_, _, url, note) if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
                 worker.became_ready(self.host.now, url)
-                if worker.state is WorkerState.WAKING:
-                    worker.bad_levels, worker.level_trouble = 0, ""
-                yield from self.host.move(worker, WorkerState.READY)
+                yield from self.host.move(worker, WorkerState.READY, note)
             case WorkerAsleep(_, _, kept, taken) if worker.state is WorkerState.FALLING_ASLEEP:
                 if kept is not None:
                     worker.kept[worker.level] = kept
@@ -255,10 +253,10 @@ class Scheduler:
             case SleepFailed(_, _, reason) if worker.state is WorkerState.FALLING_ASLEEP:
                 worker.level_failed(f"its sleep failed: {reason}")
                 yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
-            case WakeFailed(_, _, reason, code) if worker.state is WorkerState.WAKING:
-                worker.level_failed(f"its wake failed: {reason}")
-                worker.pending_failure = PendingFailure(worker.level_trouble, counts=False, code=code)
-                yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
+            case WakeFailed(_, _, reason, code, is_wrong) if worker.state is WorkerState.WAKING:
+                why = worker.woke_wrong(reason) if is_wrong else worker.level_failed(f"its wake failed: {reason}")
+                worker.pending_failure = PendingFailure(why, counts=False, code=code)
+                yield from self.host.stop_worker(worker, why, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (
                 WorkerState.READY,
                 WorkerState.DRAINING,

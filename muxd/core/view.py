@@ -29,6 +29,7 @@ class WorkerView:
     url: str
     level: int
     restarts: int
+    woke_wrong_count: int
     retry_at: float
     ended: str  # how its process last came to its end
     ended_code: str
@@ -193,6 +194,7 @@ class CoreView:
             url=worker.url,
             level=worker.level,
             restarts=worker.restarts,
+            woke_wrong_count=worker.woke_wrong_count,
             retry_at=worker.retry_at,
             ended=worker.ended,
             ended_code=worker.ended_code,
@@ -205,4 +207,4 @@ class CoreView:
 
 
 def _sleep_trouble(worker: Worker) -> str:
-    return worker.level_trouble or worker.launch_note
+    return worker.level_trouble or worker.launch_note or worker.distrust

@@ -19,6 +19,9 @@ BACKOFF_CAP = 60.0
 #: After so many sleeps or wakes in a row that failed, a worker sleeps at level 3: that always works.
 BAD_LEVELS = 2
 
+#: After so many wakes in a row that were wrong, the worker no longer sleeps at the levels that they came from.
+WRONG_WAKES = 2
+
 
 class IllegalMove(AssertionError):
     """The core asked for a move that MOVES does not list: a bug in muxd."""
@@ -95,7 +98,10 @@ class Worker:
     trial: bool = False  # started once more from "failed"
     pending_failure: PendingFailure | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
-    level_trouble: str = ""  # why the last of these failed
+    level_trouble: str = ""  # why the last of these failed, or its last wake was wrong
+    wrong_wakes: tuple[int, ...] = ()  # the levels of the last wakes, all of them wrong
+    woke_wrong_count: int = 0  # its wrong wakes so far
+    distrusted: frozenset[int] = frozenset()  # levels from which it woke wrong too often
     ended: str = ""  # how its process last came to its end
     ended_code: str = ""  # of the cause, where it is known
     ended_at: float = 0.0
@@ -169,6 +175,7 @@ class Worker:
         self.failures.clear()
         self.in_a_row = self.bad_levels = 0
         self.level_trouble = ""
+        self.wrong_wakes, self.distrusted = (), frozenset()
         self.retry_at = 0.0
         self.trial = False
         self.ready_since = None
@@ -199,16 +206,38 @@ class Worker:
 
     def can_sleep_at(self, level: int) -> bool:
         """Say whether the worker's process, or the next one as it is configured, can sleep at `level`."""
-        if self.launched is None:
+        launched = self.launch_level if self.launched is None else self.launched
+        if level in self.distrusted or launched == 3:
+            return level == 3
+        if launched == self.spec.sleep_level:
             return self.spec.can_sleep_at(level)
-        return level in (self.launched, 3) or (level in self.spec.levels and level != self.spec.sleep_level)
+        return level in (launched, 3) or (level in self.spec.levels and level != self.spec.sleep_level)
+
+    @property
+    def launch_level(self) -> int:
+        """Return the level for which the worker's next process is launched: one from which it does not wake wrong.
+
+        In the place of level 2, whose reload is what goes wrong, that is level 1, and in the place of any other 3.
+        """
+        level = self.spec.sleep_level
+        if level == 2 and level in self.distrusted and 1 in self.spec.launchable:
+            level = 1
+        return 3 if level in self.distrusted else level
+
+    @property
+    def distrust(self) -> str:
+        """Return why the worker does not sleep as it is configured to, or "" where its wakes gave no reason."""
+        if self.spec.sleep_level not in self.distrusted:
+            return ""
+        woke = f"{WRONG_WAKES} wakes in a row from level {self.spec.sleep_level} were wrong"
+        return f"sleeps at {self.launch_level}: {woke}"
 
     @property
     def sleep_level(self) -> int:
         """Return the level at which the worker sleeps: 3 where sleeps and wakes have failed too often."""
         if self.bad_levels >= BAD_LEVELS:
             return 3
-        return self.spec.sleep_level if self.launched is None else self.launched
+        return self.launch_level if self.launched is None else self.launched
 
     @property
     def levels_left(self) -> list[int]:
@@ -250,15 +279,28 @@ class Worker:
         is_end = 3 in (level, self.sleep_level)
         return self.cost(WorkerState.STOPPING) if is_end else self.cost(WorkerState.FALLING_ASLEEP, level)
 
-    def level_failed(self, why: str) -> None:
-        """Note that a sleep or a wake at the worker's level did not work."""
+    def level_failed(self, why: str) -> str:
+        """Note that a sleep or a wake at the worker's level did not work; return why."""
         self.bad_levels += 1
         self.level_trouble = why
+        return why
+
+    def woke_wrong(self, why: str) -> str:
+        """Note that the worker woke, and answers otherwise than when it was loaded; return what happened, for users."""
+        reason = self.level_trouble = f"its wake from level {self.level} was wrong: {why}"
+        self.wrong_wakes = (*self.wrong_wakes, self.level)
+        self.woke_wrong_count += 1
+        if len(self.wrong_wakes) >= WRONG_WAKES:
+            self.distrusted |= set(self.wrong_wakes)
+            self.wrong_wakes, self.level_trouble = (), ""
+        return reason
 
     def became_ready(self, now: float, url: str) -> None:
         self.url = url
         if self.ready_since is None:
             self.ready_since = now
+        if self.state is WorkerState.WAKING:
+            self.bad_levels, self.level_trouble, self.wrong_wakes = 0, "", ()
         if self.trial:
             self.trial = False
             self.failures.clear()

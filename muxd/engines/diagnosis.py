@@ -25,6 +25,7 @@ from muxd.errors import (
     ScriptEnded,
     ScriptUnusable,
     StartTimeout,
+    WokeWrong,
     WrongGpus,
     WrongPort,
 )
@@ -151,6 +152,12 @@ def are_parts(names: Sequence[str], parts: tuple[str, ...]) -> bool:
 def of_missing_memory(missing: str) -> Diagnosis:
     """Return that the GPU had no room even before the engine was called; `missing` holds the remedy as well."""
     return Diagnosis(OutOfGpuMemory.code, missing, "")
+
+
+def of_wrong_wake(difference: str) -> Diagnosis:
+    """Return that a server answers otherwise than when it was loaded; `difference` says how."""
+    message = f"it does not answer as when it was loaded: {difference}"
+    return Diagnosis(WokeWrong.code, message, "it is loaded anew")
 
 
 def of_ended_script(said: str, left: Sequence[str], doing: str | None) -> Diagnosis | None:

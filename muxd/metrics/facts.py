@@ -16,6 +16,7 @@ class WorkerFacts:
     name: str
     state: WorkerState
     restarts: int
+    woke_wrong: int
     memory: Mapping[str, int]  # bytes on all its GPUs together, by "declared", "awake", "asleep", where known
 
     @classmethod
@@ -23,7 +24,7 @@ class WorkerFacts:
         gpu_memory = runner.gpu_memory
         known = {"declared": gpu_memory.declared or None, "awake": gpu_memory.awake, "asleep": gpu_memory.asleep}
         memory = {kind: size for kind, size in known.items() if size is not None}
-        return cls(worker.name, worker.state, worker.restarts, memory)
+        return cls(worker.name, worker.state, worker.restarts, worker.woke_wrong_count, memory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,9 @@ def _worker_families(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
         "muxd_worker_state", "1 for the state that a model's worker is in, else 0.", labels=("model", "state")
     )
     restarts = CounterMetricFamily("muxd_worker_restarts", "Starts after the worker died or failed.", labels=("model",))
+    woke_wrong = CounterMetricFamily(
+        "muxd_worker_woke_wrong", "Wakes after which the worker answered otherwise than when loaded.", labels=("model",)
+    )
     memory = GaugeMetricFamily(
         "muxd_worker_memory_bytes",
         "Memory on its GPUs together: declared, or measured when it was last awake and asleep.",
@@ -58,9 +61,10 @@ def _worker_families(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
         for state in WorkerState:
             states.add_metric((worker.name, state), worker.state is state)
         restarts.add_metric((worker.name,), worker.restarts)
+        woke_wrong.add_metric((worker.name,), worker.woke_wrong)
         for kind, size in worker.memory.items():
             memory.add_metric((worker.name, kind), size)
-    yield from (states, restarts, memory)
+    yield from (states, restarts, woke_wrong, memory)
 
 
 def _switch_families(facts: Facts) -> Iterator[Metric]:

@@ -108,6 +108,8 @@ class CommandExecutor:
         level = LOUD.get(move.after, logging.INFO)
         log.log(level, "%s: %s -> %s%s", name, move.before, move.after, f" ({reason})" if reason else "")
         facts = {"from": move.before, "to": move.after, "reason": reason or None}
+        if move.code:
+            facts["code"] = move.code
         if name == (model := group_of(name)):
             self._count_switch(move, now)
         else:

@@ -31,7 +31,8 @@ from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
-from muxd.errors import CannotSpawn, in_words
+from muxd.engines.wake_proof import difference
+from muxd.errors import CannotSpawn, WokeWrong, in_words
 from muxd.launchers.script import changed
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
@@ -89,7 +90,15 @@ class _CannotStart(Exception):
 class WorkerProcess:
     """The process tree of one worker in one life, and the task that follows it.  `run` is called once."""
 
-    def __init__(self, model: Model, engine: Engine, gpu_memory: GpuMemoryTracker, context: WorkerContext) -> None:
+    def __init__(
+        self,
+        model: Model,
+        engine: Engine,
+        gpu_memory: GpuMemoryTracker,
+        context: WorkerContext,
+        no_proof: str = "",
+    ) -> None:
+        """Prepare a life; `no_proof`: why its server is not asked for the wake proof, "" where it is."""
         self._model = model
         self._engine = engine
         self._gpu_memory = gpu_memory
@@ -111,6 +120,8 @@ class WorkerProcess:
         self.context_length: int | None = None  # in tokens, as the server says
         self.is_generation: bool | None = None  # as the server says
         self.notice = ""  # what an operator should mend although the worker serves
+        self._no_proof = no_proof
+        self._is_in_proof = False  # its server has been asked for its first proof, and may die of that
         self._inspection = ScriptInspection(engine, context.scripts)
 
     @property
@@ -221,6 +232,7 @@ class WorkerProcess:
         self._note_leftovers(server)
         self.context_length = await self._engine.context_length(server.link)
         self.is_generation = await self._engine.is_generation(server.link)
+        await self._keep_proof(server)
         await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
@@ -322,7 +334,60 @@ class WorkerProcess:
         await self._gpu_memory.came()
         self._doing = "served"
         self._crash_evidence.reset()
-        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url))
+        note = f"no wake proof: {self._no_proof}" if self._no_proof and self._is_to_prove() else ""
+        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, note))
+
+    def _is_to_prove(self) -> bool:
+        return self._model.wake_proof and self._model.sleep_level < 3
+
+    async def _keep_proof(self, server: LaunchedServer) -> None:
+        """Ask a server that was just loaded for its wake proof, and keep the answer; without one it serves as well.
+
+        The question warms the server up, too.  A server that dies of it is asked nothing in its next life.
+        """
+        if not self._is_to_prove() or self._no_proof:
+            return
+        self._is_in_proof = True
+        try:
+            answer = await self._engine.proof(server.link, self._model)
+        except EngineCallFailed as error:
+            if error.broken:
+                with trio.move_on_after(DYING):
+                    await server.child.wait()
+            self._no_proof = error.message
+        else:
+            if answer is None or answer.is_sound:
+                server.record.proof = answer
+                self._context.state.save()
+            else:
+                self._no_proof = "its answer has something in the place of numbers"
+        self._is_in_proof = False
+        if self._no_proof:
+            log.warning("%s: no wake proof: %s", self._model.name, self._no_proof)
+
+    @property
+    def died_of_proof(self) -> bool:
+        """Say whether the server ended by itself while it was first asked for its proof."""
+        return self._is_in_proof and not self._stopping.is_set()
+
+    async def _prove(self, server: LaunchedServer) -> None:
+        """Ask a server that woke what it was asked when it was loaded; raise EngineCallFailed for another answer.
+
+        A server that does not answer at all is in doubt, like after any call.
+        """
+        before = server.record.proof
+        if before is None or not self._model.wake_proof:
+            return
+        try:
+            after = await self._engine.proof(server.link, self._model)
+        except EngineCallFailed as error:
+            if not error.answered:
+                raise
+            why: str | None = error.message
+        else:
+            why = difference(before, after) if after is not None else "it gives none"
+        if why is not None:
+            raise EngineCallFailed(why, cause=diagnosis.of_wrong_wake(why))
 
     async def _probe_until_ordered(self, server: LaunchedServer) -> None:
         """Probe every probe_interval seconds until there is an order; report a server that is not alive.
@@ -383,9 +448,11 @@ class WorkerProcess:
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
             await self._until_serving(server)
+            await self._prove(server)
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
-            self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code))
+            is_wrong = code == WokeWrong.code
+            self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
             await self._tell_ready(server)
             self._context.state.save()

@@ -36,6 +36,7 @@ class Runner:
         self._placed: tuple[GpuId, ...] = ()  # GPUs that were chosen for its server; none: the configured ones
         self._context_length: int | None = None
         self._is_generation: bool | None = None
+        self._no_proof = ""  # why its next server is not asked for a wake proof
         self._last_words: list[str] = []
         self._dropped = Dropped()  # output that was lost in the worker's former lives
 
@@ -48,6 +49,7 @@ class Runner:
         self._gpu_memory = GpuMemoryTracker(self._context.gpus, model, self._context.held_memory)
         self._context_length = None
         self._is_generation = None
+        self._no_proof = ""
 
     def _make_engine(self) -> Engine:
         return engine_for(self.model)
@@ -141,7 +143,9 @@ class Runner:
         assert self._life is None, f"{self.model.name} lives already"
         self._launched, self._placed = level, gpus
         self._gpu_memory.update(self._as_launched())
-        self._life = WorkerProcess(self._as_launched(), self._engine, self._gpu_memory, self._context)
+        self._life = WorkerProcess(
+            self._as_launched(), self._engine, self._gpu_memory, self._context, no_proof=self._no_proof
+        )
         return self._live
 
     async def _live(self) -> None:
@@ -149,6 +153,8 @@ class Runner:
         assert life is not None
         end = await life.run()
         self._context_length, self._is_generation = self.context_length, self.is_generation
+        if life.died_of_proof:
+            self._no_proof = "its former server died of the question"
         self._life = None
         self._last_words = end.log_tail
         self._dropped = end.dropped.after(self._dropped) if end.dropped is not None else self._dropped

@@ -60,7 +60,7 @@ async def _proxys_page() -> bytes:
 
 def _supervisors_page() -> str:
     """Of a muxd that has one of everything."""
-    worker = WorkerFacts("qwen", WorkerState.READY, 1, {"declared": 3, "awake": 2, "asleep": 1})
+    worker = WorkerFacts("qwen", WorkerState.READY, 1, 0, {"declared": 3, "awake": 2, "asleep": 1})
     switches = {SwitchKind("llama", "qwen", "1"): Tally(1, dict.fromkeys(PARTS, 1.0))}
     facts = Facts(muxd.__version__, 1.0, (worker,), (GpuMemory("0", "H100", 2, 1),), switches, {"qwen": 1})
     return write(facts, (), lambda: None).decode()

@@ -14,9 +14,9 @@ from muxd.metrics.families import read_host_memory, write
 from muxd.metrics.switches import SwitchKind, Tally
 
 WORKERS = (
-    WorkerFacts("a", WorkerState.READY, 2, {"declared": 50, "awake": 48}),
-    WorkerFacts("b", WorkerState.ASLEEP, 0, {"declared": 60, "awake": 58, "asleep": 2}),
-    WorkerFacts("c", WorkerState.UNLOADED, 0, {}),
+    WorkerFacts("a", WorkerState.READY, 2, 1, {"declared": 50, "awake": 48}),
+    WorkerFacts("b", WorkerState.ASLEEP, 0, 0, {"declared": 60, "awake": 58, "asleep": 2}),
+    WorkerFacts("c", WorkerState.UNLOADED, 0, 0, {}),
 )
 SECONDS = {"drain": 1.0, "sleep": 2.5, "free": 0.25, "wake": 4.0}
 SWITCHES = {SwitchKind("", "a", ""): Tally(1), SwitchKind("a+b", "c", "1+2"): Tally(2, SECONDS)}
@@ -48,6 +48,7 @@ def test_every_family_has_its_name_and_type():
         "muxd_uptime_seconds": "gauge",
         "muxd_worker_state": "gauge",
         "muxd_worker_restarts": "counter",
+        "muxd_worker_woke_wrong": "counter",
         "muxd_worker_memory_bytes": "gauge",
         "muxd_switches": "counter",
         "muxd_switch_seconds": "summary",
@@ -91,6 +92,7 @@ def test_counters_gauges_and_the_version():
     assert value(samples, "muxd_info", version="1.2.3") == 1
     assert value(samples, "muxd_uptime_seconds") == 12.5
     assert value(samples, "muxd_worker_restarts_total", model="a") == 2
+    assert value(samples, "muxd_worker_woke_wrong_total", model="a") == 1
     assert value(samples, "muxd_gpu_memory_bytes", gpu="0", kind="used") == 90
     assert value(samples, "muxd_gpu_memory_bytes", gpu="0", kind="total") == 140
     failures = {model: value(samples, "muxd_engine_scrape_failures_total", model=model) for model in ("a", "b", "gone")}
@@ -100,7 +102,7 @@ def test_counters_gauges_and_the_version():
 @pytest.mark.parametrize("name", ['say "hi"', "two\nlines", "back\\slash", "\\n", 'é"\\\n'])
 def test_any_name_is_escaped(name):
     odd = Facts(
-        name, 0.0, (WorkerFacts(name, WorkerState.READY, 1, {}),), (), {SwitchKind(name, name, "1"): Tally(1)}, {}
+        name, 0.0, (WorkerFacts(name, WorkerState.READY, 1, 0, {}),), (), {SwitchKind(name, name, "1"): Tally(1)}, {}
     )
     samples = read(odd)
     assert value(samples, "muxd_info", version=name) == 1

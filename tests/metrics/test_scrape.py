@@ -57,7 +57,7 @@ class MetricsHost:
         )
 
     def facts(self) -> Facts:
-        workers = tuple(WorkerFacts(name, WorkerState.READY, 0, {}) for name in self.engines)
+        workers = tuple(WorkerFacts(name, WorkerState.READY, 0, 0, {}) for name in self.engines)
         return Facts("1", 0.0, workers, (), {}, dict(self.metrics.scrape_failures))
 
     async def lines(self, about: str) -> list[str]:
