@@ -11,7 +11,7 @@ import tomli_w
 
 from muxd.config import load_config
 from muxd.config.declarations import keys_of
-from muxd.config.engine_options import OpenAIOptions, Simulation
+from muxd.config.engine_options import InstalledOptions, OpenAIOptions, Simulation, VLLMOptions
 from muxd.config.model_schema import MODEL_KEYS, Memory
 from muxd.config.reference import reference
 from muxd.config.schema import SECTIONS, Key
@@ -21,6 +21,7 @@ CONF = Path(__file__).parents[1] / "conf"
 #: Keys whose default comes from the environment, or cannot be written.
 EXAMPLES = {"socket", "state_dir", "log_dir", "admin_group", "user", "allow_origins", "metrics_listen"}
 EXAMPLES |= {"host_memory", "access_log_dir", "cwd", "upstream_name", "router"}
+EXAMPLES |= keys_of(VLLMOptions).keys() - keys_of(InstalledOptions).keys()
 
 SHOWN_ON_OTHERS = {"script": "", "simulation": {}, **dict.fromkeys(keys_of(OpenAIOptions))}
 

@@ -264,7 +264,7 @@ def _ask_for_rejected(
 def _flags_of(machine: HostCheck, model: Model, checks: InstallationChecks) -> Sequence[str]:
     if model.script is not None:
         return Text(model, model.script, machine.environ_of(model)).flags() or ()
-    return checks.flags(model) if model.args else ()
+    return checks.flags(model) if kind_of(model).own_args(model) else ()
 
 
 def port_lines(machine: HostCheck) -> Iterator[ReportLine]:

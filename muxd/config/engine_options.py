@@ -65,7 +65,41 @@ class SGLangOptions(InstalledOptions):
 
 @dataclass(frozen=True, slots=True)
 class VLLMOptions(InstalledOptions):
-    """Options of `engine = "vllm"`."""
+    """Options of `engine = "vllm"`; for its other flags there is `args`."""
+
+    tensor_parallel_size: int = key(
+        integer(1, 1024),
+        unset=0,
+        example=2,
+        doc="vLLM: over how many GPUs each layer is split.  Default: all of the model's, unless args say how they are "
+        "used.",
+    )
+    dtype: str = key(
+        choice("auto", "half", "float16", "bfloat16", "float", "float32"),
+        unset="",
+        example="bfloat16",
+        doc="vLLM: the type of weights and activations.  Default: as the model's files have it.",
+    )
+    max_model_len: int = key(
+        integer(1, 1 << 30),
+        unset=0,
+        example=32768,
+        doc="vLLM: the longest text in tokens, prompt and answer together.  Default: the model's own.",
+    )
+    gpu_memory_utilization: float = key(
+        number(above=0, high=1),
+        unset=0.0,
+        example=0.85,
+        doc="vLLM: the share of all of each GPU that the server may have for weights and KV cache.  Leave it out where "
+        "memory has kv: muxd tells vLLM its share then.  Default: vLLM's own, 0.92.",
+    )
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Return vLLM's flags for the options that are said, with their values."""
+        named = ("tensor_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization")
+        said = {name: getattr(self, name) for name in named}
+        return {f"--{name.replace('_', '-')}": str(value) for name, value in said.items() if value}
 
 
 @dataclass(frozen=True, slots=True)

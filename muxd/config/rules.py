@@ -9,7 +9,8 @@ from typing import Any
 
 from .declarations import keys_of
 from .default_paths import default_log_dir
-from .engine_options import OPTION_KEYS, engines_with
+from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, engines_with
+from .flag_advice import why_flag
 from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
@@ -108,6 +109,7 @@ def _findings(
         yield ("models",), "no model; add a table [models.NAME]"
     yield from _daemon(config)
     yield from _proxy(config, written)
+    yield from _unused_flags(config, written)
     yield from _names(config)
     yield from _ports(config)
     if written.in_defaults("script"):
@@ -151,6 +153,10 @@ class _WrittenKeys:
 
     def anywhere(self, name: str, key: str) -> bool:
         return key in self._defaults or self.in_model(name, key)
+
+    def value(self, name: str, key: str) -> Any:
+        """Return what is written for a key of a model; None where nothing is."""
+        return _as_table(self._models.get(name)).get(key, self._defaults.get(key))
 
     def has_unknown_key(self, name: str) -> bool:
         """Say whether the model's table has an unknown key: a key that seems to be missing may be misspelt."""
@@ -251,6 +257,15 @@ def _ports(config: Config) -> Iterator[Finding]:
                 )
 
 
+def _unused_flags(config: Config, written: _WrittenKeys) -> Iterator[Finding]:
+    """Yield each key of [defaults] that is an option of no model's engine, and a flag of the engines that there are."""
+    for key in OPTION_KEYS:
+        if written.in_defaults(key) and not any(key in keys_of(model.engine_options) for model in config.models):
+            engine = next((model.engine for model in config.models), DEFAULT_ENGINE)
+            if advice := why_flag(key, written.value("", key), engine):
+                yield ("defaults", key), advice
+
+
 def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield the problems of one model; their paths begin inside the model's table."""
     yield from _env(model)
@@ -270,7 +285,8 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         yield ("sleep_level",), f"{kind.name} has no sleep level {model.sleep_level}; use one of {levels}"
     for key in OPTION_KEYS:
         if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
-            yield (key,), f"only {engines_with(key)} has it; remove it or change engine"
+            advice = why_flag(key, written.value(model.name, key), model.engine)
+            yield (key,), advice or f"only {engines_with(key)} has it; remove it or change engine"
     yield from _replicas(model, written)
     if model.router is not None:
         yield from router_findings(model.router, environ)

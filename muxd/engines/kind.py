@@ -85,6 +85,7 @@ class EngineKind:
     # Returns the flag by which a model's own args let its server have a share of each GPU, and what that is of a GPU
     # with so many bytes; 0: they do not say.
     demanded: Callable[[Model, int], tuple[str, int]] = lambda model, total: ("", 0)
+    own_args: Callable[[Model], Sequence[str]] = lambda model: model.args  # returns the flags that the user's keys say
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs
 
@@ -108,6 +109,6 @@ class EngineKind:
         memory, flags = model.memory, self.capabilities.memory_flags
         if memory is None or memory.kv == 0 or model.script is not None:
             return 0
-        if not flags or flag_of(model.args)(flags) is not None:
+        if not flags or flag_of(self.own_args(model))(flags) is not None:
             return 0
         return memory.total // max(1, model.gpus_each)

@@ -159,10 +159,10 @@ def test_what_is_there_twice_is_told_with_its_name_and_both_lines(told, text, sa
 
 
 def test_a_flag_of_another_engine_than_sglang_stays_as_that_engine_calls_it(told):
-    key = "max_model_len = 5\n"
+    key = "max_num_seqs = 5\n"
     for text in (f"[models.v]\nengine = 'vllm'\nmodel_path = 'a/b'\n{key}",
                  f"[defaults]\nengine = 'vllm'\n[models.v]\nmodel_path = 'a/b'\n{key}"):  # fmt: skip
-        assert any(line.endswith('write args = ["--max-model-len", "5"]') for line in told(text))
+        assert any(line.endswith('write args = ["--max-num-seqs", "5"]') for line in told(text))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation, SimulatorOptions
 from muxd.config.declarations import keys_of
-from muxd.config.engine_options import OpenAIOptions
+from muxd.config.engine_options import OpenAIOptions, VLLMOptions
 from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.plan import Plan, Step, plan_of
 from muxd.config.readers import Address
@@ -66,12 +66,14 @@ def test_several_models_that_go_keep_their_order():
 LIVE = {name for name, key in MODEL_KEYS.items() if key.live is True}
 OF_THE_PROCESS = MODEL_KEYS.keys() - {"served_names"} - LIVE
 OTHER = replace(QWEN, engine="openai", engine_options=OpenAIOptions())
+MISTRAL = replace(QWEN, engine="vllm", engine_options=VLLMOptions())
 PRETEND = replace(QWEN, engine="simulator", engine_options=SimulatorOptions())
 
 
 def before_and_after(key):
     """Return a model that has the key, and the same with another value of the key."""
-    model = PRETEND if key == "simulation" else OTHER if key in keys_of(OpenAIOptions) else QWEN
+    models = (QWEN, OTHER, PRETEND, MISTRAL)
+    model = next((model for model in models if key in keys_of(model.engine_options)), QWEN)
     if key in keys_of(Model):
         return model, replace(model, **{key: another(getattr(model, key))})
     options = model.engine_options

@@ -38,7 +38,7 @@ from .installation import (
     folder_of,
     lacking,
 )
-from .kind import VLLM_KIND, makes
+from .kind import VLLM_KIND, makes, own_args
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -83,7 +83,7 @@ class VLLM:
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         folder, python = context.workdir, model.engine_options.python
         lacks = lacking(folder_of(python, {**os.environ, **model.env}))
-        flags = [*server_flags(model, context.port, lacks), *_memory_share(model, context.gpu_size), *model.args]
+        flags = [*server_flags(model, context.port, lacks), *_memory_share(model, context.gpu_size), *own_args(model)]
         return CommandSpec(
             argv=(python, "-m", MODULE, *flags),
             env=_given_back(model, lacks),
@@ -259,7 +259,7 @@ def _memory_share(model: Model, gpu_size: int) -> list[str]:
 
 def _tensor_parallel(model: Model) -> list[str]:
     """Return --tensor-parallel-size over all the model's GPUs, unless `args` say how they are used."""
-    said = flag_of(model.args)
+    said = flag_of(own_args(model))
     is_said = any(said(names) is not None for names in (TENSOR, PIPELINE, DATA))
     return ["--tensor-parallel-size", str(len(model.gpus))] if len(model.gpus) > 1 and not is_said else []
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 
 from muxd.config.engine_options import VLLMOptions
+from muxd.config.flags import flag_of
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
@@ -35,6 +36,11 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
         elif arg[:1] not in "{[" and (wanted := VARIABLE.search(arg)):
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if isinstance(model.engine_options, VLLMOptions):
+        for flag in model.engine_options.flags:
+            if flag_of(model.args)((flag,)) is not None:
+                name = flag.removeprefix("--").replace("-", "_")
+                yield ("args",), f"{flag} is said by the key {name} already; leave one of them out"
     if (first := "".join(model.args[:1])) and first[0] != "-":
         yield ("args",), f'{shown(first)} belongs to no flag; vLLM\'s flags begin with "--"'
     if not model.model_path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from muxd.config.engine_options import VLLMOptions
 from muxd.config.flags import flag_of, number_in
 from muxd.config.model_schema import Model
 from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
@@ -61,6 +62,13 @@ _ANY = frozenset(
 )
 
 
+def own_args(model: Model) -> tuple[str, ...]:
+    """Return the flags that the user's keys say: the engine's options, and `args`."""
+    options = model.engine_options
+    said = options.flags if isinstance(options, VLLMOptions) else {}
+    return (*(word for pair in said.items() for word in pair), *model.args)
+
+
 def makes(model: Model) -> str:
     """Return "embeddings" for a model that was started so, else ""."""
     return "embeddings" if flag_of(model.args)(RUNNER) == POOLING else ""
@@ -68,7 +76,7 @@ def makes(model: Model) -> str:
 
 def context_length(model: Model) -> int | None:
     """Return the longest text in tokens that the flags allow; None where they do not say."""
-    return number_in(model.args, MAX_MODEL_LEN)
+    return number_in(own_args(model), MAX_MODEL_LEN)
 
 
 def takes_adapters(_: Model) -> bool:
@@ -78,13 +86,13 @@ def takes_adapters(_: Model) -> bool:
 
 def demanded(model: Model, total: int) -> tuple[str, int]:
     """Return the flag, and the bytes of a GPU with `total`, that the model's server may have by its own args."""
-    return GPU_SHARE[0], int((share_in(model.args) or 0) * total)
+    return GPU_SHARE[0], int((share_in(own_args(model)) or 0) * total)
 
 
 def _flags(model: Model) -> Sequence[str]:
     from .engine import server_flags  # imported by who checks flags only
 
-    return [*server_flags(model, model.port or 1), *model.args]
+    return [*server_flags(model, model.port or 1), *own_args(model)]
 
 
 def _make() -> Engine:
@@ -108,6 +116,7 @@ VLLM_KIND = EngineKind(
     takes_adapters=takes_adapters,
     certain_need=partial(certain_need, SPARES),
     demanded=demanded,
+    own_args=own_args,
     findings=findings,
     installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags, unfit),
 )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from muxd.engines.vllm import engine as engine_module
 from muxd.engines.vllm import guard
 from muxd.engines.vllm.engine import DISCARDED, KV_CACHE, OFFLOADED, VLLM
 from muxd.engines.vllm.installation import RELEASE_HOST_MEMORY, SHUTDOWN_TIMEOUT
+from muxd.engines.vllm.key_checks import findings
+from muxd.engines.vllm.kind import VLLM_KIND
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
 from muxd.launchers.launcher import launcher_for
@@ -221,6 +224,32 @@ def test_all_its_gpus_are_used_unless_args_say_how(tmp_path):
     assert command(tmp_path, gpus=("0", "1"))[-2:] == ["--tensor-parallel-size", "2"]
     assert command(tmp_path, gpus=("0", "1"), args=("-dp", "2"))[-2:] == ["-dp", "2"]
     assert "--tensor-parallel-size" not in command(tmp_path, gpus=("0", "1"), args=("-dp", "2"))
+
+
+def options(**keys: Any) -> VLLMOptions:
+    return VLLMOptions(python="/opt/vllm/bin/python", **keys)
+
+
+def test_its_keys_are_flags_before_its_args(tmp_path):
+    keys = options(tensor_parallel_size=1, dtype="half", max_model_len=8192, gpu_memory_utilization=0.5)
+    said = replace(model(gpus=("0", "1"), args=("--seed", "1")), engine_options=keys)
+    words = list(VLLM().command(said, context(tmp_path)).argv)
+    told = ["--tensor-parallel-size", "1", "--dtype", "half", "--max-model-len", "8192"]
+    assert words[-10:] == [*told, "--gpu-memory-utilization", "0.5", "--seed", "1"]
+    assert words.count("--tensor-parallel-size") == 1
+
+
+def test_its_keys_say_what_its_flags_would():
+    said = replace(model(memory=Memory(weights=GiB, kv=GiB)), engine_options=options(max_model_len=8192))
+    assert (VLLM_KIND.context_length(said), VLLM_KIND.granted(said)) == (8192, 2 * GiB)
+    share = replace(said, engine_options=options(gpu_memory_utilization=0.5))
+    assert (VLLM_KIND.granted(share), VLLM_KIND.demanded(share, 80)) == (0, ("--gpu-memory-utilization", 40))
+
+
+def test_what_a_key_says_is_not_said_again():
+    twice = replace(model(args=("--dtype=half",)), engine_options=options(dtype="auto"))
+    ((key, why),) = findings(twice, None)
+    assert (key, why) == (("args",), "--dtype is said by the key dtype already; leave one of them out")
 
 
 def test_its_cache_is_as_large_as_its_grant(tmp_path):
