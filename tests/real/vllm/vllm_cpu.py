@@ -14,6 +14,7 @@ CPU_ENV = {
     "TRANSFORMERS_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # several servers share few cores
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # compiling the kernel that ranks logprobs would take 17 s at the first wake proof
     "PYTHONWARNINGS": "ignore",
 }
 """What a model's `env` needs here."""
