@@ -1,6 +1,6 @@
 """What becomes of requests whose worker dies under them; tests/real/test_replay.py asks it of real SGLang."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -18,9 +18,12 @@ HEADS_AT_ONCE = {
 }
 
 
-@pytest.fixture
-def muxd(start: Callable[..., Muxd]) -> Muxd:
-    return start(two_models(alpha_keys="restart_limit = 99"))
+@pytest.fixture(scope="module")
+def muxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muxd]:
+    """Its alpha is started again at once each time that it dies."""
+    models = two_models(alpha_keys='restart_limit = 99\nstable_after = "0s"')
+    with Muxd(tmp_path_factory.mktemp("replay"), models) as muxd:
+        yield muxd
 
 
 @pytest.fixture
