@@ -381,6 +381,8 @@ class Switching:
             return True
         if self.is_called(group) or group.name in self.preload:
             return False
+        if not self._kept_for.isdisjoint(group.gpus):
+            return False  # its GPUs are kept from others for as long as it, or who shares them, is due
         for found in (self._plans, self._candidates, self._dues):
             found.pop(group.name, None)
         at = self._may_come_at(group, urgent=False)
