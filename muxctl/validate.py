@@ -61,7 +61,7 @@ def run(options: Namespace) -> int:
     try:
         return _watch(name, stream(path, "POST", model_target(name, "/validate"), body), _reporter(options))
     except KeyboardInterrupt:
-        message = f"the validation of {name} has ended; {name} serves again"
+        message = f"the validation of {name} has ended; its clients are served again"
         raise CommandFailed(message, ExitCode.INTERRUPTED) from None
 
 

@@ -146,7 +146,7 @@ def test_an_interrupt_ends_it_and_says_what_becomes_of_the_model(tells, muxd, pr
     assert child.stdout.readline().startswith("LEVEL")
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=20)
-    assert (child.returncode, err) == (130, "muxctl: the validation of qwen has ended; qwen serves again\n")
+    assert (child.returncode, err) == (130, "muxctl: the validation of qwen has ended; its clients are served again\n")
 
 
 def test_a_terminal_gets_rows_and_below_them_what_goes_on(tells, muxd, terminal):

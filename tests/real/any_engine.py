@@ -3,6 +3,7 @@
 Its `muxd` runs tiny-a, which sleeps at level 2, and tiny-b, at level 1; its `crowd` is a number of requests.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -44,6 +45,17 @@ def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
     with muxd.stream(A, max_tokens=1500, ignore_eos=True) as lines:
         next(lines)
     assert muxd.ask(B, max_tokens=24) == texts[B]
+
+
+def test_a_validation_finds_every_level_of_the_running_process_well(muxd, texts):
+    validated = muxd.muxctl("validate", "tiny-a", "--levels", "0,2", "--cycles", "2", "--json")
+    assert validated.returncode == 0, validated.stdout + validated.stderr
+    cycles = [line for line in map(json.loads, validated.stdout.splitlines()) if line["type"] == "cycle"]
+    assert [(c["level"], c["cycle"], c["identical"]) for c in cycles] == [
+        (level, number, True) for level in (0, 2) for number in (1, 2)
+    ]
+    assert all(c["sleep_s"] and c["wake_s"] and c["first_token_s"] and c["host_mib"]["asleep"] for c in cycles)
+    assert muxd.ask(A, max_tokens=24) == texts[A]
 
 
 def is_back_after_a_sigkill(
