@@ -154,6 +154,12 @@ def _parser() -> ArgumentParser:
     start.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
     start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
+    validate = (
+        "as llmux has it: start muxd, have it let this model sleep and wake, and shut it down; see muxctl validate"
+    )
+    start.add_argument("--validate", metavar="MODEL", help=validate)
+    start.add_argument("--levels", metavar="LEVELS", help='with --validate: the sleep levels to try, such as "1,2"')
+    start.add_argument("--verbose", action="store_true", help="with --validate: muxd's own log, too")
     _add_scripts(start)
     start.set_defaults(run=_start, parser=start)
 
@@ -265,11 +271,33 @@ def _sglangmux_args(options: Namespace) -> "ConfigOverlay | None":
 
 
 def _start(options: Namespace) -> int:
+    if options.validate is None and (options.levels is not None or options.verbose):
+        flag, meant = ("--verbose", "; did you mean --log-level debug?") if options.verbose else ("--levels", "")
+        raise ConfigError([f"muxd start: {flag} goes with --validate MODEL{meant}"])
     if options.demo:
         return _demo(options)
     added = _added(options)
     path = _find_configuration(options.config, added)  # searched once, so that a reload never finds another file
+    if options.validate is not None:
+        return _validate(options, lambda: _load(path, added))
     return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
+
+
+def _validate(options: Namespace, read: Callable[[], Config]) -> int:
+    from .validated import validate_once
+
+    config = read()
+    named = {name for model in config.models for name in (model.name, *model.served_names)}
+    if options.validate not in named:
+        from .config.names import did_you_mean
+
+        raise ConfigError([f"muxd start: no model {options.validate}; {did_you_mean(options.validate, sorted(named))}"])
+    level = options.log_level or ("debug" if options.verbose else "error")
+
+    def run_muxd() -> int:
+        return _run_daemon(lambda: read().with_log_level(level))
+
+    return validate_once(run_muxd, config.daemon.socket, options.validate, options.levels)
 
 
 def _demo(options: Namespace) -> int:
