@@ -45,28 +45,13 @@ def _duration(seconds: float) -> str:
     return show_duration(seconds)
 
 
-def _flag(name: str, read: Reader[Any]) -> Take:
-    """Return a function that puts a value behind a flag of vLLM."""
-
-    def take(conversion: Conversion, at: KeyPath, value: Any) -> None:
-        if conversion.read(at, value, read) is not None:
-            _add_args(conversion, at, [name, str(value)])
-
-    return take
-
-
-def _add_args(conversion: Conversion, at: KeyPath, words: list[str]) -> None:
-    path = ("models", conversion.table_names[at[1]])
-    table = conversion.tables.get("models", {}).get(path[1], {})
-    conversion.put((*path, "args"), [*table.get("args", []), *words], at)
-
-
 def _extra_args(conversion: Conversion, at: KeyPath, value: Any) -> None:
     if (words := conversion.read(at, value, texts)) is not None:
         kept, left_out = without_owned(words)
         for flag in left_out:
             conversion.remark(at, f"{flag} is left out: muxd gives it itself")
-        _add_args(conversion, at, kept)
+        if kept:
+            conversion.put(("models", conversion.table_names[at[1]], "args"), kept, at)
 
 
 def _listen(conversion: Conversion, at: KeyPath, value: Any) -> None:
@@ -87,6 +72,11 @@ def _python(conversion: Conversion, at: KeyPath, value: Any) -> None:
         conversion.put(("defaults", "python"), python, at)
     elif program != "vllm":
         conversion.remark(at, "whose interpreter cannot be seen here; write python, the interpreter that has vLLM")
+
+
+def _warmup(conversion: Conversion, at: KeyPath, value: Any) -> None:
+    if conversion.read(at, value, boolean) is False:
+        conversion.put(("defaults", "wake_proof"), False, at)
 
 
 def _drain(conversion: Conversion, at: KeyPath, value: Any) -> None:
@@ -143,13 +133,14 @@ _MODEL: Translations = {
         _eviction("models.*"),
     ),
     "gpu_memory_utilization": Translation(
-        "`args`, as `--gpu-memory-utilization`; `memory` lets several be awake on one GPU",
-        _flag("--gpu-memory-utilization", number(0, 1)),
+        "`gpu_memory_utilization`; `memory` with `kv` lets several be awake on one GPU",
+        put("models.*.gpu_memory_utilization", number(0, 1)),
     ),
     "tensor_parallel_size": Translation(
-        "`args`, as `--tensor-parallel-size`; `gpus` follow from it", _flag("--tensor-parallel-size", integer(1, 1024))
+        "`gpus`, the first so many: vLLM is split over all that it has",
+        put("models.*.gpus", integer(1, 1024), lambda count: list(range(count))),
     ),
-    "dtype": Translation("`args`, as `--dtype`", _flag("--dtype", text)),
+    "dtype": Translation("`dtype`", put("models.*.dtype", text)),
     "extra_args": Translation("`args`, without the flags that muxd gives itself", _extra_args),
     "checkpoint_path": lost(_NO_IMAGES),
     "wake": Translation('`command` and `wake`, with `engine = "openai"`'),
@@ -181,7 +172,7 @@ KEYS: Translations = {
     "vllm_command": Translation("`python`, the interpreter of that program", _python),
     "vllm_logging": Translation("always on: `muxctl logs NAME`", lambda *_: None),
     "startup_timeout_secs": Translation("`start_timeout`", put("defaults.start_timeout", _seconds(1), _duration)),
-    "warmup": lost("each engine warms up as it does by itself"),
+    "warmup": Translation("`wake_proof`, whose question warms up a server before it is ready", _warmup),
     "checkpoint": {
         **dict.fromkeys(("criu_path", "cuda_plugin_dir", "images_dir", "cuda_checkpoint_path"), lost(_NO_IMAGES)),
         **dict.fromkeys(("keep_images",), lost(_NO_IMAGES)),

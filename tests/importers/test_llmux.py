@@ -77,8 +77,8 @@ def test_what_its_file_leaves_out_is_what_llmux_does(llmux_1):
     [
         ({"sleep_level": 2}, "sleep_level", 2),
         ({"sleep_level": 4}, "sleep_level", 3),
-        ({"dtype": "bfloat16"}, "args", ("--dtype", "bfloat16")),
-        ({"gpu_memory_utilization": 0.85}, "args", ("--gpu-memory-utilization", "0.85")),
+        ({"dtype": "bfloat16"}, "dtype", "bfloat16"),
+        ({"gpu_memory_utilization": 0.85}, "gpu_memory_utilization", 0.85),
         ({"tensor_parallel_size": 4}, "gpus", ("0", "1", "2", "3")),
         ({"extra_args": ["--max-model-len", "4096"]}, "args", ("--max-model-len", "4096")),
         ({"eviction": {"weights": "offload", "process": "keep_running"}}, "sleep_level", 1),
@@ -91,7 +91,8 @@ def test_what_its_file_leaves_out_is_what_llmux_does(llmux_1):
     ],
 )
 def test_a_key_of_a_model_is_one_here(llmux_1, model, key, value):
-    assert getattr(only(llmux_1.load(configuration(model=model))), key) == value
+    found = only(llmux_1.load(configuration(model=model)))
+    assert getattr(found if hasattr(found, key) else found.engine_options, key) == value
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,8 @@ def test_a_model_goes_before_the_policy(llmux_1):
         ({"vllm_logging": True}, lambda c: only(c).drain_timeout < inf, True),
         ({"vllm_command": "/opt/vllm/bin/vllm"}, lambda c: only(c).engine_options.python, "/opt/vllm/bin/python"),
         ({"vllm_command": "vllm"}, lambda c: only(c).engine_options.python, VLLMOptions().python),
+        ({"warmup": False}, lambda c: only(c).wake_proof, False),
+        ({"warmup": True}, lambda c: only(c).wake_proof, True),
         ({"policy": {"max_wait_secs": 15}}, lambda c: c.policy.wait_target, 15.0),
     ],
 )

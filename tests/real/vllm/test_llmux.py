@@ -48,7 +48,8 @@ def test_its_validate_line_works_as_it_stands(config, tmp_path):
     words = ["start", "--llmux", "config.json", "--validate", "tiny-a", "--levels", "1,2", "--verbose"]
     argv = [sys.executable, "-m", "muxd", *words]
     where = environ(tmp_path) | {"PATH": os.environ["PATH"]}
-    ended = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=where, timeout=3 * DEADLINE, check=False)
+    said = {"capture_output": True, "text": True, "timeout": 3 * DEADLINE, "check": False}
+    ended = subprocess.run(argv, cwd=tmp_path, env=where, **said)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     print(ended.stdout)
     assert re.findall(r"^ +([12]) .* (\w+)$", ended.stdout, re.MULTILINE) == [("1", "ok")] * 2 + [("2", "ok")] * 2
