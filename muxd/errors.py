@@ -245,6 +245,12 @@ class EngineMissing(ModelFailed):
     code = "engine_missing"
 
 
+class RemoteSilent(ModelFailed):
+    """None of a model's servers on other hosts answers."""
+
+    code = "remote_silent"
+
+
 class EngineTooOld(ModelFailed):
     """The engine lacks what muxd, or the model's sleep level, needs of it."""
 

@@ -123,8 +123,9 @@ class HostCheck:
 
     @property
     def real_models(self) -> list[Model]:
-        """Return the models that are not simulated."""
-        return [model for model in self.models if not kind_of(model).is_pretend]
+        """Return the models whose servers run on this machine's GPUs, or CPU: neither simulated nor elsewhere."""
+        kinds = [(model, kind_of(model)) for model in self.models]
+        return [model for model, kind in kinds if kind.capabilities.uses_gpus and not kind.is_pretend]
 
     @cached_property
     def is_running(self) -> bool:

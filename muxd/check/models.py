@@ -29,6 +29,9 @@ def model_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
         found = [*never_fits(model, machine.config, machine.problems), *_level_lines(machine, model)]
         yield from found or [ok(model.name, f"simulated on {_gpus(model)}")]
         return
+    if not kind_of(model).capabilities.uses_gpus:
+        yield ok(model.name, "its servers run elsewhere, behind a router")
+        return
     if model.script is not None:
         yield from [*_script_lines(machine, model, model.script)] or [_script_summary(model)]
         return

@@ -18,6 +18,7 @@ from muxd.host.hardware import ReadGpus, read_gpus
 from .machine import HostCheck, HostReadings, folder_lines, interpreter_lines, port_lines
 from .models import model_lines, never_fits, pinned_lines, ram_lines
 from .report import OK, WARN, WRONG, ReportLine, ok, table, warn, wrong
+from .routers import router_lines
 from .scripts import script_lines
 
 PROBLEMS = 2
@@ -54,7 +55,13 @@ def check(
     without_engine: set[str] = set()
     if host:
         machine = HostCheck(config, environ, problems, frozenset(broken), HostReadings(gpus or read_gpus))
-        lines += [*interpreter_lines(machine), *machine.gpu_lines(), *ram_lines(machine), *pinned_lines(machine)]
+        lines += [
+            *interpreter_lines(machine),
+            *router_lines(machine),
+            *machine.gpu_lines(),
+            *ram_lines(machine),
+            *pinned_lines(machine),
+        ]
         lines += [line for model in machine.models for line in model_lines(machine, model)]
         lines += [*port_lines(machine), *folder_lines(machine)]
         without_engine = machine.without_engine

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
-from .readers import choice, command, duration, integer, number, texts
+from .readers import choice, command, duration, integer, labels, number, server_urls, text, texts
 from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
 
 
@@ -185,13 +185,62 @@ class OpenAIOptions:
         return self.command[0] if self.command else ""
 
 
-EngineOptions = SGLangOptions | VLLMOptions | OpenAIOptions | SimulatorOptions
+@dataclass(frozen=True, slots=True)
+class PodDiscovery:
+    """How servers are found in a Kubernetes cluster, by sglang-router."""
+
+    selector: dict[str, str] = key(labels, {}, doc="The labels of their pods.")
+    namespace: str = key(text, unset="", example="llm", doc="Their namespace.  Default: all that the router may watch.")
+    port: int = key(integer(1, 65535), 30000, doc="The port at which each pod answers.")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """Options of `engine = "remote"`: servers that run already, here or elsewhere, behind a router of muxd's."""
+
+    urls: tuple[str, ...] = key(
+        server_urls,
+        unset=(),
+        example=["http://10.0.0.7:30000", "https://gpu2.example:8443", "unix:/run/qwen.sock"],
+        doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.",
+    )
+    discovery: PodDiscovery | None = key(
+        PodDiscovery,
+        unset=None,
+        example={"selector": {"app": "qwen"}, "namespace": "llm", "port": 30000},
+        doc="In place of urls: pods of a Kubernetes cluster, found by their labels as they come and go.",
+    )
+    api_key_env: str = key(
+        text,
+        unset="",
+        example="QWEN_API_KEY",
+        doc="The environment variable of muxd that holds the key which the servers ask for.",
+    )
+
+    @property
+    def usual_level(self) -> int | None:
+        """Return the sleep level of a model whose table says none: there is no process that could sleep."""
+        return 3
+
+    @property
+    def hang_timeout(self) -> float:
+        """Return infinity: whether such a server makes progress is not known."""
+        return inf
+
+    @property
+    def python(self) -> str:
+        """Return muxd's own interpreter: the model's servers need none here."""
+        return sys.executable
+
+
+EngineOptions = SGLangOptions | VLLMOptions | OpenAIOptions | RemoteOptions | SimulatorOptions
 
 #: The engines that a model may name, and the options of each.
 ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {
     "sglang": SGLangOptions,
     "vllm": VLLMOptions,
     "openai": OpenAIOptions,
+    "remote": RemoteOptions,
     "simulator": SimulatorOptions,
 }
 

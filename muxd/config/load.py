@@ -258,6 +258,8 @@ class _FileReading:
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
+        if "engine" in given and not _uses_gpus(given["engine"]):
+            return {"gpus": ()}
         try:
             needs = _gpus_needed(given.get("args", ()))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
@@ -311,6 +313,12 @@ def _is_pretend(engine: str) -> bool:
     from muxd.engines.registry import ENGINES  # imported where a file names an engine: the proxy has no use for it
 
     return ENGINES[engine].is_pretend
+
+
+def _uses_gpus(engine: str) -> bool:
+    from muxd.engines.registry import ENGINES
+
+    return ENGINES[engine].capabilities.uses_gpus
 
 
 def _gpus_needed(args: Sequence[str]) -> Parallel:

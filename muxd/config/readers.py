@@ -69,6 +69,9 @@ _AN_ID = "the id alone, such as Qwen/Qwen3-14B"
 _OBJECT_STORES = ("s3://", "gs://", "az://", "redis://", "valkey://")  # from which SGLang itself loads weights
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_SERVER_URL = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_LABEL = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -202,6 +205,34 @@ def _origin(given: str) -> str:
         )
     usual = {"http": ":80", "https": ":443"}.get(parts["scheme"])  # browsers leave this port out
     return item.removesuffix(usual) if usual is not None and parts["port"] == usual else item
+
+
+def server_urls(value: Any, base: Base) -> tuple[str, ...]:
+    """Read addresses of servers: of HTTP, with or without TLS, or of Unix sockets."""
+    return _distinct([_server_url(url) for url in texts(value, base)])
+
+
+def _server_url(given: str) -> str:
+    if given.startswith("unix:"):
+        if not given.startswith("unix:/") or _CONTROL.search(given):
+            raise ValueError(f'{shown(given)} is no Unix socket; write its full path, as in "unix:/run/qwen.sock"')
+        return given
+    match = _SERVER_URL.fullmatch(given.rstrip("/"))
+    if match is None or int(match["port"] or 1) > 65535:
+        raise ValueError(
+            f'{shown(given)} is no address of a server; write scheme, host and port alone, as in "http://10.0.0.7:30000"'
+        )
+    return given.rstrip("/")
+
+
+def labels(value: Any, base: Base) -> dict[str, str]:
+    """Read labels of Kubernetes and their values."""
+    if not isinstance(value, dict):
+        raise ValueError(f'{shown(value)} is not a table; write {{ app = "qwen" }}')
+    for name, wanted in value.items():
+        if not isinstance(wanted, str) or not _LABEL.fullmatch(name) or not _LABEL_VALUE.fullmatch(wanted):
+            raise ValueError(f"{shown(name)} = {shown(wanted)} is no label of Kubernetes; correct it")
+    return dict(value)
 
 
 def params(value: Any, base: Base) -> dict[str, Any]:

@@ -287,7 +287,9 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
             advice = why_flag(key, written.value(model.name, key), model.engine)
             yield (key,), advice or f"only {engines_with(key)} has it; remove it or change engine"
-    yield from _replicas(model, written)
+    if not kind.capabilities.uses_gpus and written.in_model(model.name, "gpus"):
+        yield ("gpus",), "leave this out: its servers run elsewhere"
+    yield from _replicas(model, written, uses_gpus=kind.capabilities.uses_gpus)
     if model.router is not None:
         yield from router_findings(model.router, environ)
     for path, text in kind.findings(model, environ):
@@ -295,11 +297,14 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
             yield path, text
 
 
-def _replicas(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
-    """Yield what keeps several workers from serving the model, or a router from being of use."""
+def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterator[Finding]:
+    """Yield what keeps several workers from serving the model, or a router from being of use.
+
+    Servers that do not run on this host have a router in any case.
+    """
     count = len(model.gpus)
     if model.replicas == 1:
-        if written.in_model(model.name, "router"):
+        if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"
         return
     if model.any_gpus:

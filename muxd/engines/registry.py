@@ -11,6 +11,7 @@ from muxd.config.model_schema import Model
 
 from .kind import EngineKind
 from .openai.kind import OPENAI
+from .remote.kind import REMOTE
 from .sglang.kind import SGLANG
 from .simulator.kind import SIMULATOR
 from .vllm.kind import VLLM_KIND
@@ -18,7 +19,7 @@ from .vllm.kind import VLLM_KIND
 if TYPE_CHECKING:
     from .engine import Engine
 
-ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, VLLM_KIND, OPENAI, SIMULATOR)}
+ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in (SGLANG, VLLM_KIND, OPENAI, REMOTE, SIMULATOR)}
 
 
 def kind_of(model: Model) -> EngineKind:

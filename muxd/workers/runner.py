@@ -94,7 +94,7 @@ class Runner:
     @property
     def notice(self) -> str:
         """Return what an operator should mend although the worker serves; "" where there is nothing."""
-        return self._life.notice if self._life is not None else ""
+        return (self._life.notice or self._engine.notice) if self._life is not None else ""
 
     @property
     def log_tail(self) -> list[str]:

@@ -256,7 +256,7 @@ simulation = { load_time = -1 }
         "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
         "F:20: models.legacy.sleep_level: 4 is out of range; use 0 to 3",
         'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
-        'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "openai" or "simulator"',
+        'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "openai" or "remote" or "simulator"',
         "F:25: models.s.simulation.load_time: -1 is too short; use at least 0s",
     ]
 
@@ -417,6 +417,31 @@ WRONG = [
     (
         A + "memory = {}",
         'models.a.memory: is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then',
+    ),
+    (
+        "models.a.engine = 'remote'",
+        'models.a.urls: missing; give the servers, as in urls = ["http://10.0.0.7:30000"], or discovery',
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nurls = ['ftp://x']",
+        'models.a.urls: "ftp://x" is no address of a server; write scheme, host and port alone, as in '
+        '"http://10.0.0.7:30000"',
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nurls = ['unix:r.sock']",
+        'models.a.urls: "unix:r.sock" is no Unix socket; write its full path, as in "unix:/run/qwen.sock"',
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nurls = ['http://x:1']\ndiscovery = { selector = { app = 'q' } }",
+        "models.a.discovery: urls is there too; keep one of them",
+    ),
+    (
+        "[models.a]\nengine = 'remote'\ndiscovery = { selector = { app = '-' } }",
+        'models.a.discovery.selector: "app" = "-" is no label of Kubernetes; correct it',
+    ),
+    (
+        "[models.a]\nengine = 'remote'\nurls = ['http://x:1']\ngpus = [0]",
+        "models.a.gpus: leave this out: its servers run elsewhere",
     ),
     (
         A + "router = { policy = 'round_robin' }",

@@ -6,7 +6,7 @@ import pytest
 
 from muxd.config import Config, Memory, Model, Policy, Proxy, Simulation, SimulatorOptions
 from muxd.config.declarations import keys_of
-from muxd.config.engine_options import OpenAIOptions, VLLMOptions
+from muxd.config.engine_options import OpenAIOptions, RemoteOptions, VLLMOptions
 from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.plan import Plan, Step, plan_of
 from muxd.config.readers import Address
@@ -67,12 +67,13 @@ LIVE = {name for name, key in MODEL_KEYS.items() if key.live is True}
 OF_THE_PROCESS = MODEL_KEYS.keys() - {"served_names"} - LIVE
 OTHER = replace(QWEN, engine="openai", engine_options=OpenAIOptions())
 MISTRAL = replace(QWEN, engine="vllm", engine_options=VLLMOptions())
+ELSEWHERE = replace(QWEN, engine="remote", engine_options=RemoteOptions())
 PRETEND = replace(QWEN, engine="simulator", engine_options=SimulatorOptions())
 
 
 def before_and_after(key):
     """Return a model that has the key, and the same with another value of the key."""
-    models = (QWEN, OTHER, PRETEND, MISTRAL)
+    models = (QWEN, OTHER, PRETEND, MISTRAL, ELSEWHERE)
     model = next((model for model in models if key in keys_of(model.engine_options)), QWEN)
     if key in keys_of(Model):
         return model, replace(model, **{key: another(getattr(model, key))})

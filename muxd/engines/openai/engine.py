@@ -40,6 +40,7 @@ class OpenAIServer:
     environment: Mapping[str, str] = {}
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = False
+    notice = ""
 
     def __init__(self) -> None:
         self._ready_path = ""

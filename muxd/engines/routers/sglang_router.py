@@ -11,11 +11,15 @@ from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineClient
+from muxd.engines.engine_packages import EnginePackage
 from muxd.engines.log_patterns import GENERAL_PATTERNS
 from muxd.errors import EngineMissing
 from muxd.ports import HOST
 
 from .worker_api import WorkerApiRouter
+
+#: The package as an interpreter has it.
+PACKAGE = EnginePackage("sglang_router", "sglang-router", imports="")
 
 #: Bytes of its metrics page, at most; 20 KB were seen with two workers.
 LARGEST_PAGE = 4 << 20
@@ -46,7 +50,7 @@ class SGLangRouter(WorkerApiRouter):
 
     def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
         options = _options(model)
-        self._metrics_port = options.prometheus_port or _free_port()
+        self._metrics_port = options.prometheus_port or free_port()
         ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
         argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
         return (*argv, *_flags(options), *options.args)
@@ -89,7 +93,7 @@ def _flags(options: RouterOptions) -> Iterator[str]:
         yield from ("--request-id-headers", *options.request_id_headers)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that nobody has; the router fails to start if somebody takes it before, and is started again."""
     with socket.socket() as found:
         found.bind((HOST, 0))

@@ -47,6 +47,8 @@ class WorkerApiRouter:
     environment: Mapping[str, str] = {}
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = False
+    notice = ""
+    _api_key = ""  # that its workers ask for; "": none
     runs_elsewhere = False
 
     def __init__(self) -> None:
@@ -69,9 +71,12 @@ class WorkerApiRouter:
         for change in changes:
             if trio.current_time() - self._asked.get(change, -inf) >= ASKED_AGAIN:
                 method, path, url = change
-                await link.change(method, path, {"url": url} if url is not None else None)
+                await link.change(method, path, self._worker(url) if url is not None else None)
                 self._asked[change] = trio.current_time()
         return tuple(url for url in urls if url in listed and listed[url].get("is_healthy") is True)
+
+    def _worker(self, url: str) -> dict[str, str]:
+        return {"url": url, "api_key": self._api_key} if self._api_key else {"url": url}
 
     async def is_ready(self, link: EngineClient) -> bool:
         return await link.probe("/liveness") == 200  # /readiness waits for a first worker

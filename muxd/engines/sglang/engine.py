@@ -70,6 +70,7 @@ class SGLang:
     stop_signal: signal.Signals = signal.SIGINT
     is_deaf_while_loading = False
     runs_elsewhere = False
+    notice = ""
 
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.

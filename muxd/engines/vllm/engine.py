@@ -71,6 +71,7 @@ class VLLM:
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = True  # it goes on and turns healthy, or hangs
     runs_elsewhere = False
+    notice = ""
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
         "VLLM_NO_USAGE_STATS": "1",

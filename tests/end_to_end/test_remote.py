@@ -1,0 +1,154 @@
+"""Servers that muxd does not start: on a port, behind a Unix socket, and another muxd; each seen to come and go."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+
+from .conftest import QUICK
+from .muxd import Muxd, eventually
+
+REMOTE = """\
+[models.far]
+engine = "remote"
+urls = {urls}
+probe_interval = "300ms"
+probe_failures = 1
+restart_limit = 99
+router = {{ policy = "round_robin" }}
+[models.near]
+engine = "simulator"
+simulation = {{ {quick} }}
+"""
+
+
+class Far:
+    """A simulated server that no muxd has started."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = (folder / f"{name}-{self.port}.log").open("ab")
+        self.start()
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "muxd.simulator", "--port", str(self.port), "--model-path", "far"]
+        self.process = subprocess.Popen(
+            [*argv, "--load-time", "0.1", "--pace", "0.02"], stdout=self._log, stderr=self._log
+        )
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        self._log.close()
+
+    def chats(self) -> int:
+        return Path(self._log.name).read_text().count("/v1/chat/completions")
+
+
+@contextlib.contextmanager
+def unix_socket(path: Path, port: int) -> Iterator[None]:
+    """A Unix socket whose connections go to a port."""
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                opened.extend((client, server))
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=copy, args=ends, daemon=True).start()
+
+    opened: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        accepting = threading.Thread(target=serve, daemon=True)
+        accepting.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join(5)
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[Far, Far]]:
+    with contextlib.ExitStack() as stack:
+        pair = (Far(tmp_path, "one"), Far(tmp_path, "two"))
+        for server in pair:
+            stack.callback(server.close)
+        yield pair
+
+
+def note(muxd: Muxd) -> str:
+    return str(muxd.status("far")["reason"] or "")
+
+
+def test_two_servers_one_of_them_behind_a_unix_socket_answer_and_one_that_goes_is_named(servers, tmp_path, start):
+    one, two = servers
+    path = tmp_path / "two.sock"
+    with unix_socket(path, two.port):
+        muxd = start(REMOTE.format(urls=json.dumps([one.url, f"unix:{path}"]), quick=QUICK))
+        text = muxd.ask("far")
+        eventually(lambda: muxd.ask("far") == text and one.chats() and two.chats(), "both answer")
+        assert muxd.ask("near")
+        assert muxd.state("far") == "ready", "it has no GPU to give way on"
+        one.stop()
+        eventually(lambda: one.url in note(muxd), "the one that went is named")
+        assert {muxd.ask("far") for _ in range(4)} == {text}
+        one.start()
+        eventually(lambda: not note(muxd), "it is back")
+        seen = one.chats()
+        eventually(lambda: muxd.ask("far") == text and one.chats() > seen, "it answers again")
+
+
+def test_while_no_server_answers_a_request_waits_and_is_answered_once_one_does(servers, start):
+    one, two = servers
+    two.stop()
+    muxd = start(REMOTE.format(urls=json.dumps([one.url]), quick=QUICK))
+    text = muxd.ask("far")
+    one.stop()
+    said: list[str] = []
+    asking = threading.Thread(target=lambda: said.append(muxd.ask("far")))
+    eventually(lambda: muxd.state("far") != "ready", "muxd sees that nobody answers")
+    asking.start()
+    one.start()
+    asking.join(30)
+    assert said == [text]
+
+
+def test_another_muxd_is_a_server_like_any_other(tmp_path):
+    pretend = f'[models.far]\nengine = "simulator"\nsimulation = {{ {QUICK} }}\n'
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(Muxd(_folder(tmp_path, "peer"), pretend))
+        front = stack.enter_context(
+            Muxd(_folder(tmp_path, "front"), REMOTE.format(urls=json.dumps([peer.url]), quick=QUICK))
+        )
+        text = front.ask("far")
+        assert peer.state("far") == "ready", "the question has woken it there"
+        assert text == peer.ask("far")
+
+
+def _folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    return folder
