@@ -18,6 +18,18 @@ from muxd.config.sources import Source
 from .lexer import Place
 from .script_models import blamed, shown_script
 
+#: Every flag of sglangmux, and what it reads in a script, with what each is here; docs/how-to/coming-from.md shows it.
+FLAGS = {
+    "`SCRIPT ...`": "`muxd start SCRIPT ...`, or `script` under `[models.NAME]`",
+    "`--listen-port`": "`--listen-port`, or the port of `[proxy] listen`",
+    "`--host`": "`--host`, or the host of `[proxy] listen`; beyond loopback clients must show a key",
+    "`--upstream-timeout-secs`": "`--upstream-timeout-secs`, or `[proxy] upstream_timeout`",
+    "`--model-ready-timeout-secs`": "`--model-ready-timeout-secs`, or `start_timeout`",
+    "`--model-switch-timeout-secs`": "`--model-switch-timeout-secs`, or `switch_timeout`",
+    "`--log-dir`": "`--log-dir`, or `[muxd] log_dir`",
+    "`MODEL_NAME=`, `PORT=` in a script": "read there; `served_names`, `port` where a table has the script",
+}
+
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]")
 
 

@@ -181,7 +181,12 @@ _MODEL: Translations = {
     "compat": {"ignoreWebsockets": lost("the proxy speaks no websockets")},
 }
 
-_GROUPS: Translations = {ANY: Translation("a group: `pinned` where it is persistent", _group)}
+_GROUPS: Translations = {
+    ANY: Translation(
+        "a group: `pinned` where it is persistent; `swap` and `exclusive` have no equal: what fits is awake",
+        _group,
+    )
+}
 
 #: Every key of llama-swap.
 KEYS: Translations = {
@@ -208,7 +213,7 @@ KEYS: Translations = {
     "matrix": lost(_NO_MATRIX),
     "routing": {
         "router": {
-            "use": lost(_NO_MATRIX),
+            "use": Translation("which of the two below counts", lambda *_: None),
             "settings": {"groups": _GROUPS, "matrix": lost(_NO_MATRIX)},
         },
         "scheduler": lost("whose turn it is follows from the waits that are stated, see `[policy] wait_target`"),
@@ -220,12 +225,12 @@ KEYS: Translations = {
 
 #: Every flag of llama-swap.
 FLAGS = {
-    "-config FILE": "`muxd import llama-swap FILE -o muxd.toml`, once",
-    "-config-dir DIR": "`muxd import` for each file; results in `muxd.d/` are merged",
-    "-listen ADDRESS": "`[proxy] listen`, or `muxd start --host HOST --listen-port PORT`",
-    "-watch-config": "`muxctl reload` takes a changed configuration over",
-    "-tls-cert-file, -tls-key-file": "no equal: muxd speaks plain HTTP, and a server in front of it speaks TLS",
-    "-version": "`muxd --version`",
+    "`-config FILE`": "`muxd import llama-swap FILE -o muxd.toml`, once",
+    "`-config-dir DIR`": "`muxd import` for each file; results in `muxd.d/` are merged",
+    "`-listen ADDRESS`": "`[proxy] listen`, or `muxd start --host HOST --listen-port PORT`",
+    "`-watch-config`": "`muxctl reload` takes a changed configuration over",
+    "`-tls-cert-file`, `-tls-key-file`": "no equal: muxd speaks plain HTTP, and a server in front of it speaks TLS",
+    "`-version`": "`muxd --version`",
 }
 
 

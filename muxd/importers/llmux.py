@@ -183,15 +183,15 @@ KEYS: Translations = {
 
 #: Every flag of llmux 1 and 2.
 FLAGS = {
-    "--config FILE, -c": "`muxd start --llmux FILE`, or `muxd import llmux FILE -o muxd.toml` once",
-    "--port PORT, -p": "`muxd start --listen-port PORT`",
-    "--verbose, -v": "`muxd start --log-level debug`; what vLLM writes: `muxctl logs NAME`",
-    "--validate MODEL": "`muxctl validate MODEL`",
-    "--levels 1,2": "`muxctl validate MODEL --levels 1,2`",
-    "--policies offload+keep_running,...": "`muxctl validate MODEL --levels 1,2,3`",
-    "--checkpoint MODEL, --eviction, --no-warmup, --restore-detached": f"no equal: {_NO_IMAGES}",
-    "--version": "`muxd --version`",
-    "RUST_LOG": "`[muxd] log_level`",
+    "`--config FILE`, `-c`": "`muxd start --llmux FILE`, or `muxd import llmux FILE -o muxd.toml` once",
+    "`--port PORT`, `-p`": "`muxd start --listen-port PORT`",
+    "`--verbose`, `-v`": "`--log-level debug`, or `--verbose` with `--validate`; vLLM's: `muxctl logs NAME`",
+    "`--validate MODEL`": "`muxd start --llmux FILE --validate MODEL`; of a muxd that runs, `muxctl validate MODEL`",
+    "`--levels 1,2`": "`--levels 1,2`",
+    "`--policies offload+keep_running,...`": "`--levels 1,2,3`: the sleep levels",
+    "`--checkpoint MODEL`, `--restore-detached MODEL`, `--eviction`, `--no-warmup`": f"no equal: {_NO_IMAGES}",
+    "`--version`": "`muxd --version`",
+    "`RUST_LOG`": "`[muxd] log_level`",
 }
 
 

@@ -90,9 +90,10 @@ def test_its_health_is_that_muxd_answers(last_stage):
 
 
 def test_the_base_is_pinned_to_the_release_that_was_measured(instructions):
-    tag = the(instructions, "ARG").removeprefix("SGLANG_TAG=")
-    assert all_of(instructions, "FROM") == ["lmsysorg/sglang:${SGLANG_TAG} AS sglang", "sglang AS build", "sglang"]
-    assert f"SGLang {tag.removeprefix('v')} " in sglang.__doc__
+    tag, image = all_of(instructions, "ARG")
+    assert image == "ENGINE_IMAGE=lmsysorg/sglang:${SGLANG_TAG}"
+    assert all_of(instructions, "FROM") == ["${ENGINE_IMAGE} AS engine", "engine AS build", "engine"]
+    assert f"SGLang {tag.removeprefix('SGLANG_TAG=v')} " in sglang.__doc__
 
 
 def test_the_port_is_the_proxys(last_stage):
