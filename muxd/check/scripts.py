@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from muxd.config.command_lines import MODEL, Word, flag, server_at
+from muxd.config.command_lines import MODEL, server_at
+from muxd.config.flags import Word, flag
 from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model, Script
 from muxd.config.schema import Config

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from .devices import ORDER, VARIABLE, visible
-from .flags import SWITCH, is_flag, parallel
+from .flags import Hole, Word, flag, parallel
 
 #: Modules that start a server under `python -m`; the second is muxd's own simulator.
 MODULES = ("sglang.launch_server", "muxd.simulator")
@@ -40,17 +39,6 @@ class TooFewGpus(NotKnown):
     """The server needs more GPUs than it sees, and cannot be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """A word of a script that is known only when the script runs.
-
-    `prefix` is the part of the word that is known; with `many`, any number of words may stand in this place.
-    """
-
-    prefix: str = ""
-    many: bool = False
-
-
 class Command(NamedTuple):
     """A running process with its command line."""
 
@@ -60,8 +48,6 @@ class Command(NamedTuple):
     environ: Mapping[str, str] | None = None  # None: the environment cannot be read
     listens: bool = False  # whether the process listens at the port in question
 
-
-Word = str | Hole
 
 #: Returns the value of a flag, given the flag's names; None where the flag is not there.
 LookUp = Callable[[Sequence[str]], str | None]
@@ -84,29 +70,6 @@ def is_server(words: Sequence[str]) -> bool:
     """Say whether the process with this command line is a server, or the `docker run` of a server's container."""
     name = os.path.basename(words[0]) if words else ""
     return bool(_PYTHON.fullmatch(name) or name in CONTAINERS) and server_at(words) is not None
-
-
-def flag(words: Iterable[Word], names: Sequence[str]) -> Word | None:
-    """Return the value of a flag, `--flag VALUE` or `--flag=VALUE`; None where the flag is not there.
-
-    Of several values the last counts, as in argparse.  For a switch, which takes no value, the word behind the switch
-    is returned, or "" at the end: callers only compare with None.  A Hole is returned where the flag may be there, or
-    where its value is a Hole.
-    """
-    found: Word | None = None
-    expected, before = False, ""
-    for word in words:
-        if expected:
-            found, expected = word, False
-        name, equals, value = (word.prefix if isinstance(word, Hole) else word).partition("=")
-        if isinstance(word, Hole):
-            is_value = before.startswith("--") and "=" not in before and not SWITCH.match(before)
-            if is_flag(name, names) if equals else not is_value:
-                found = word
-        elif is_flag(name, names):
-            found, expected = value, not equals
-        before = word if isinstance(word, str) else ""
-    return found
 
 
 class CommandLine:

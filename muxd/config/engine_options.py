@@ -97,8 +97,7 @@ class VLLMOptions(InstalledOptions):
     @property
     def flags(self) -> dict[str, str]:
         """Return vLLM's flags for the options that are said, with their values."""
-        named = ("tensor_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization")
-        said = {name: getattr(self, name) for name in named}
+        said = {name: getattr(self, name) for name in keys_of(self) if name not in keys_of(InstalledOptions)}
         return {f"--{name.replace('_', '-')}": str(value) for name, value in said.items() if value}
 
 

@@ -3,7 +3,6 @@
 Other servers are vLLM, llama.cpp and TGI.  The flags of SGLang are those of 0.5.23.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from .engine_options import has_own_command
@@ -178,12 +177,11 @@ def why_flag(key: str, value: Any, engine: str = "sglang") -> str:
     if flag is None:
         return ""
     if has_own_command(engine):
-        words = ", ".join(map(shown, _words(flag, value)))
-        return f"a flag of the server, which goes into command; add {words} there, as the server spells it"
-    if engine not in ("sglang", "simulator"):
         return (
-            f"a flag of the engine, which goes into args; write args = [{', '.join(map(shown, _words(flag, value)))}]"
+            f"a flag of the server, which goes into command; add {_words(flag, value)} there, as the server spells it"
         )
+    if engine not in ("sglang", "simulator"):
+        return f"{_FOR_ARGS}; write args = [{_words(flag, value)}]"
     if flag in UNASKED or (flag not in FLAGS and flag not in OWNED_FLAGS and not ELSEWHERE[flag]):
         return f"a flag of another server; {why_foreign(flag).removeprefix('it has nothing like it: ')}"
     flag = ELSEWHERE.get(flag, flag)
@@ -192,8 +190,11 @@ def why_flag(key: str, value: Any, engine: str = "sglang") -> str:
     if value is False:
         return f"a flag of the engine ({flag}), which goes into args; leave it out"
     if isinstance(value, dict) or (flag == "--json-model-override-args" and not isinstance(value, str)):
-        return f"a flag of the engine, which goes into args, as {flag} and one word of JSON"
-    return f"a flag of the engine, which goes into args; write args = [{', '.join(map(shown, _words(flag, value)))}]"
+        return f"{_FOR_ARGS}, as {flag} and one word of JSON"
+    return f"{_FOR_ARGS}; write args = [{_words(flag, value)}]"
+
+
+_FOR_ARGS = "a flag of the engine, which goes into args"
 
 
 def flag_meant(key: str) -> str | None:
@@ -202,10 +203,8 @@ def flag_meant(key: str) -> str | None:
     return flag if flag in FLAGS or flag in OWNED_FLAGS or flag in ELSEWHERE or flag in UNASKED else None
 
 
-def _words(flag: str, value: Any) -> Sequence[str]:
-    """Return the words of a flag and of the value that a user wrote for it in TOML; "..." where that says none."""
-    if "=" in flag or SWITCH.match(flag):
-        return (flag,)
-    if value is True:
-        return flag, "..."
-    return (flag, *map(str, value if isinstance(value, list) else [value]))
+def _words(flag: str, value: Any) -> str:
+    """Return the words of a flag and of the value that a user wrote for it, in TOML; "..." where that says none."""
+    values = [] if "=" in flag or SWITCH.match(flag) else ["..."] if value is True else value
+    words = [flag, *map(str, values if isinstance(values, list) else [values])]
+    return ", ".join(map(shown, words))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
 PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
@@ -68,21 +69,46 @@ def is_flag(word: str, names: Sequence[str]) -> bool:
     return word in names or (len(word) >= SHORTEST and any(name.startswith(word) for name in names))
 
 
-def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
-    """Return a function that looks up a flag's value in `args`, by the flag's names; None where the flag is not there.
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A word of a script that is known only when the script runs.
 
-    For a switch, which takes no value, the word behind it is returned, or "" at the end.
+    `prefix` is the part of the word that is known; with `many`, any number of words may stand in this place.
     """
 
-    def look_up(names: Sequence[str]) -> str | None:
-        found = None
-        for word, following in zip(args, [*args[1:], ""], strict=False):
-            name, equals, value = word.partition("=")
-            if is_flag(name, names):
-                found = value if equals else following
-        return found
+    prefix: str = ""
+    many: bool = False
 
-    return look_up
+
+Word = str | Hole
+
+
+def flag(words: Iterable[Word], names: Sequence[str]) -> Word | None:
+    """Return the value of a flag, `--flag VALUE` or `--flag=VALUE`; None where the flag is not there.
+
+    Of several values the last counts, as in argparse.  For a switch, which takes no value, the word behind the switch
+    is returned, or "" at the end: callers only compare with None.  A Hole is returned where the flag may be there, or
+    where its value is a Hole.
+    """
+    found: Word | None = None
+    expected, before = False, ""
+    for word in words:
+        if expected:
+            found, expected = word, False
+        name, equals, value = (word.prefix if isinstance(word, Hole) else word).partition("=")
+        if isinstance(word, Hole):
+            is_value = before.startswith("--") and "=" not in before and not SWITCH.match(before)
+            if is_flag(name, names) if equals else not is_value:
+                found = word
+        elif is_flag(name, names):
+            found, expected = value, not equals
+        before = word if isinstance(word, str) else ""
+    return found
+
+
+def flag_of(args: Sequence[str]) -> Callable[[Sequence[str]], str | None]:
+    """Return a function that looks up a flag's value in `args`, by the flag's names, as `flag` does."""
+    return lambda names: cast("str | None", flag(args, names))  # no word is a Hole
 
 
 def number_in(args: Sequence[str], names: Sequence[str]) -> int | None:

@@ -4,21 +4,18 @@ import re
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from .names import MODEL_NAME
-from .readers import Base, names
+from .names import MODEL_NAME, MODEL_NAME_RULE
+from .readers import ENV_NAME, Base, names
 from .units import shown
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def key_name(value: Any, base: Base) -> str:
     """Read the name by which muxctl and the access log call the key."""
     if isinstance(value, str) and MODEL_NAME.fullmatch(value):
         return value
-    raise ValueError(
-        f"{shown(value)} is not a key's name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
-    )
+    raise ValueError(f"{shown(value)} is not a key's name; {MODEL_NAME_RULE}")
 
 
 def digest(value: Any, base: Base) -> str:
@@ -30,7 +27,7 @@ def digest(value: Any, base: Base) -> str:
 
 def variable(value: Any, base: Base) -> str:
     """Read the name of an environment variable."""
-    if isinstance(value, str) and _VARIABLE.fullmatch(value):
+    if isinstance(value, str) and ENV_NAME.fullmatch(value):
         return value
     raise ValueError("not the name of an environment variable; use letters, digits and _: the secret is its value")
 

@@ -22,7 +22,7 @@ from .lines import KeyPath
 from .misplaced_keys import why_misplaced, why_no_model, why_no_table, why_not_a_table, why_not_models
 from .model_capabilities import told_capabilities
 from .model_schema import MODEL_KEYS, Model
-from .names import MODEL_NAME
+from .names import MODEL_NAME, MODEL_NAME_RULE
 from .problems import Problems
 from .readers import ANY_GPUS, Base
 from .rules import check, check_folders
@@ -237,9 +237,7 @@ class _FileReading:
     def _model(self, name: str, raw: Any, defaults: dict[str, Any]) -> Model:
         path = ("models", name)
         if not MODEL_NAME.fullmatch(name):
-            self._problems.add(
-                path, "not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
-            )
+            self._problems.add(path, f"not a model name; {MODEL_NAME_RULE}")
         own = self._table(path, raw, MODEL_KEYS)
         if "script" in own:
             from muxd.importers.script_models import follow_script  # imported for launch scripts only

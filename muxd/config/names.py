@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+MODEL_NAME_RULE = "use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
 
 #: Characters of a model's name that is made from another text: log files are called so.
 LONGEST_MADE = 100

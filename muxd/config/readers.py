@@ -57,7 +57,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _EXPANSION = re.compile(r"\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Za-z_]\w*")
 _HOME_OF_ANOTHER = re.compile(r"~[^/]+")
@@ -306,7 +306,7 @@ def environment(value: Any, base: Base) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError(f'{shown(value)} is not a table; write {{ NAME = "value" }}')
     for name, content in value.items():
-        if not _ENV_NAME.fullmatch(name):
+        if not ENV_NAME.fullmatch(name):
             raise ValueError(f"{shown(name)} is not the name of a variable; use letters, digits and _")
         if not isinstance(content, str) or "\0" in content:
             raise ValueError(f"the value of {name} is not text; put it in quotes")

@@ -4,7 +4,7 @@ import grp
 import os
 import pwd
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .declarations import keys_of
@@ -174,21 +174,13 @@ def _daemon(config: Config) -> Iterator[Finding]:
             ("muxd", "socket"),
             f"{config.daemon.socket} has {length} bytes, a socket's path at most {SOCKET_PATH_MAX}; use a shorter one",
         )
-    if (group := config.daemon.admin_group) is not None and not _group_exists(group):
+    if (group := config.daemon.admin_group) is not None and not _is_there(group, grp.getgrnam):
         yield ("muxd", "admin_group"), f"no group {group}; create it with: groupadd --system {group}"
 
 
-def _group_exists(name: str) -> bool:
+def _is_there(name: str, look_up: Callable[[str], object]) -> bool:
     try:
-        grp.getgrnam(name)
-    except KeyError:
-        return False
-    return True
-
-
-def _user_exists(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
+        look_up(name)
     except KeyError:
         return False
     return True
@@ -196,7 +188,7 @@ def _user_exists(name: str) -> bool:
 
 def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
     proxy = config.proxy
-    if proxy.user is not None and not _user_exists(proxy.user):
+    if proxy.user is not None and not _is_there(proxy.user, pwd.getpwnam):
         yield ("proxy", "user"), f"no user {proxy.user}; create it with: useradd --system {proxy.user}"
     if proxy.max_body > proxy.buffer_memory:
         larger, smaller = show_size(proxy.max_body), show_size(proxy.buffer_memory)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from muxd.config.command_lines import Hole, Word
+from muxd.config.flags import Hole, Word
 
 from .lexer import ASSIGNMENT, NotPlain, Place, skip, tokens
 

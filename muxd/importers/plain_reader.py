@@ -15,8 +15,9 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from muxd.config.command_lines import CONTAINERS, MODEL, MODULES, Hole, Word, flag, server_at
+from muxd.config.command_lines import CONTAINERS, MODEL, MODULES, server_at
 from muxd.config.devices import ORDER, VARIABLE
+from muxd.config.flags import Hole, Word, flag
 
 from .expansion import VOLATILE, ScriptVariables, Value
 from .lexer import ASSIGNMENT, NotPlain, Place, Token, tokens

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from itertools import pairwise
 
-from muxd.config.command_lines import CONTAINERS, flag
+from muxd.config.command_lines import CONTAINERS
+from muxd.config.flags import flag
 
 from .lexer import Place
 from .plain_reader import TOOLS, WRAPPERS, PlainReader, Run, is_detached

@@ -19,20 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from muxd.config.command_lines import (
-    CONTAINERS,
-    MODEL,
-    CommandLine,
-    Hole,
-    NotKnown,
-    TooFewGpus,
-    Word,
-    flag,
-    server_at,
-    sleep_level,
-)
+from muxd.config.command_lines import CONTAINERS, MODEL, CommandLine, NotKnown, TooFewGpus, server_at, sleep_level
 from muxd.config.devices import ORDER, VARIABLE
-from muxd.config.flags import CAPABILITY_FLAGS
+from muxd.config.flags import CAPABILITY_FLAGS, Hole, Word, flag
 from muxd.config.sources import why_unreadable
 
 from .lexer import Place

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from socket import inet_aton
 
-from muxd.config.command_lines import CONTAINERS, Command, flag
+from muxd.config.command_lines import CONTAINERS, Command
+from muxd.config.flags import flag
 from muxd.engines.engine import Engine
 from muxd.ports import HOST, PortTaken, holder_of
 from muxd.shim.cgroup import cgroup_members

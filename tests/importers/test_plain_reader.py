@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from muxd.config.command_lines import Hole
+from muxd.config.flags import Hole
 from muxd.importers.plain_reader import PlainReader
 
 from .bash import Bash, Started, write

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muxd.config.command_lines import flag
+from muxd.config.flags import flag
 from muxd.importers.scripts import LaunchScript, read_script
 
 from .bash import Bash, program_of, write

@@ -12,13 +12,12 @@ from muxd.config.command_lines import (
     CommandLine,
     LookUp,
     NotKnown,
-    flag,
     is_server,
     server_at,
     sleep_level,
 )
 from muxd.config.devices import Devices
-from muxd.config.flags import flag_of
+from muxd.config.flags import flag, flag_of
 from muxd.engines.diagnosis import Diagnosis
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.observed_server import ObservedServer
