@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.ports import free_port
 
-from .muxd import assert_never_two_awake, eventually
+from .muxd import assert_never_two_awake, eventually, streamed_text
 from .test_llmux_hooks import outside
 
 MODELS = """\
@@ -134,3 +135,14 @@ def test_a_container_is_ended_in_its_turn_and_when_its_client_or_muxd_was_killed
         assert not (tmp_path / "hawk.listens").exists(), "nothing is left of an earlier muxd's container"
         ask("owl")
         muxd.stop()
+
+
+def test_a_server_is_frozen_only_after_its_last_answer(start, tmp_path):
+    muxd = start(models(tmp_path))
+    with ThreadPoolExecutor(1) as other, muxd.stream("frozen", max_tokens=1500) as lines:
+        next(lines)
+        asked = other.submit(muxd.ask, "ends")
+        eventually(lambda: ("frozen", "ready", "draining") in muxd.moves(), "it is asked to give way")
+        assert streamed_text(lines)  # to its end
+        assert asked.result()
+    assert muxd.state("frozen") == "asleep"
