@@ -15,6 +15,7 @@ from tests.end_to_end.muxd import Muxd, assert_never_two_awake
 from tests.real.openai import llama_cpu
 from tests.real.sglang_cpu import CPU_ARGS as SGLANG_ARGS
 from tests.real.sglang_cpu import CPU_ENV as SGLANG_ENV
+from tests.real.sglang_cpu import server_processes
 from tests.real.vllm.vllm_cpu import CPU_ARGS as VLLM_ARGS
 from tests.real.vllm.vllm_cpu import CPU_ENV as VLLM_ENV
 from tests.real.vllm.vllm_cpu import processes_of
@@ -92,9 +93,9 @@ def texts(muxd: Muxd) -> dict[str, str]:
 def processes(muxd: Muxd, model: str) -> dict[str, int]:
     """Every process of a model's server, by what it is."""
     pid = muxd.status(model)["pid"]
-    return {"sglang": muxd.worker, "vllm": lambda _: processes_of(pid), "llama": lambda _: {"server": pid}}[model](
-        model
-    )
+    if model == "vllm":
+        return processes_of(pid)
+    return {"server": pid} if model == "llama" else {role: each for each, role in server_processes(pid).items()}
 
 
 def test_two_hundred_requests_of_sixteen_clients_are_each_answered_by_their_own_model(muxd, texts):
