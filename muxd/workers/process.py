@@ -408,7 +408,9 @@ class WorkerProcess:
             if self._given_up is not None:
                 self.stop(kill=True)
                 return
-            if self._listener.is_there() and await self._engine.is_alive(server.link, self._model):
+            if self._engine.is_silent or (
+                self._listener.is_there() and await self._engine.is_alive(server.link, self._model)
+            ):
                 misses, is_told = 0, False
                 continue
             misses += 1
@@ -474,9 +476,16 @@ class WorkerProcess:
         return str(cause), cause.code
 
     async def _until_serving(self, server: LaunchedServer) -> None:
+        """Wait until a woken server is ready; raise EngineCallFailed.
+
+        It may listen anew, where its steps have ended and started it.
+        """
+        assert self._listener is not None
         pause = FIRST_POLL
         with trio.move_on_after(self._model.call_timeout):
-            while not await self._engine.is_ready(server.link):
+            while not (await self._may_ask(self._listener, server) and await self._engine.is_ready(server.link)):
+                if self._given_up is not None:
+                    raise EngineCallFailed(str(self._given_up), cause=self._given_up)
                 await trio.sleep(pause)
                 pause = min(2 * pause, READY_POLL)
             return

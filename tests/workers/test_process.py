@@ -10,6 +10,8 @@ import trio
 
 from muxd.children import Dropped, ExitRecord
 from muxd.config import Memory, Model
+from muxd.config.engine_options import OpenAIOptions
+from muxd.config.server_commands import HookStep
 from muxd.core.events import (
     Failure,
     SleepFailed,
@@ -394,6 +396,47 @@ async def test_a_server_that_has_left_its_port_is_not_asked(autojump_clock, tmp_
         worker.behaviour.listens_after = 10_000
         await worker.tells(WorkerHung)
         assert len(worker.server.asked) == asked
+
+
+def stepped(tmp_path):
+    """A worker that sleeps by steps of a user's, here SGLang's own calls."""
+    sleep = (HookStep("POST", "/pause_generation", {}), HookStep("POST", "/release_memory_occupation", {"tags": ["a"]}))
+    wake = (
+        HookStep("POST", "/resume_memory_occupation", {"tags": ["a"]}),
+        HookStep("POST", "/continue_generation", {}),
+    )
+    command = ("serve", "--port", "{port}")
+    options = OpenAIOptions(command=command, ready_path="/ready", health_path="/v1/models", sleep=sleep, wake=wake)
+    keys = {"engine": "openai", "engine_options": options, "sleep_level": 1, "wake_proof": False}
+    return one_worker(tmp_path, probe_interval=5.0, probe_failures=2, **keys)
+
+
+async def test_a_server_that_its_own_steps_put_to_sleep_need_not_listen_until_it_is_woken(autojump_clock, tmp_path):
+    async with stepped(tmp_path) as worker:
+        await worker.gets_ready()
+        worker.runner.sleep(1)
+        await worker.tells(WorkerAsleep)
+        asked = len(worker.server.asked)
+        worker.behaviour.faults["/v1/models"] = "break"
+        await trio.sleep(100)
+        assert worker.is_quiet()
+        assert len(worker.server.asked) == asked
+        worker.runner.wake()
+        await worker.tells(WorkerReady)
+        await worker.tells(WorkerHung)  # awake, it has to answer
+
+
+async def test_a_stranger_at_the_port_of_a_server_that_slept_by_steps_gets_no_request(autojump_clock, tmp_path):
+    async with stepped(tmp_path) as worker:
+        await worker.gets_ready()
+        worker.runner.sleep(1)
+        await worker.tells(WorkerAsleep)
+        worker.host.strangers[worker.server.port] = None
+        await trio.sleep(100)
+        assert worker.is_quiet()
+        worker.runner.wake()
+        failed = await worker.tells(WakeFailed)
+        assert failed.code == "port_taken"
 
 
 async def test_a_server_that_wants_another_key_lives(autojump_clock, tmp_path):

@@ -45,12 +45,12 @@ class OpenAIServer:
     def __init__(self) -> None:
         self._ready_path = ""
         self._values: dict[str, Sequence[str]] = {}  # of the placeholders in its present process's commands
-        self._sleeps = False
+        self.is_silent = False
         self.runs_elsewhere = False
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
-        self._sleeps, self._ready_path = False, options.ready_path
+        self.is_silent, self._ready_path = False, options.ready_path
         # What is ended by another way than its process may be started by others, too: a container, a hook's server.
         self.runs_elsewhere = bool(options.stop_command) and "pid" not in placeholders_in(options.stop_command)
         self._values = {
@@ -71,24 +71,20 @@ class OpenAIServer:
         return _is_success(await link.probe(self._ready_path))
 
     async def is_alive(self, link: EngineClient, model: Model) -> bool:
-        """Say whether the server answers at health_path; one that sleeps by steps counts as alive while it is there.
-
-        What such a server answers in its sleep nobody knows: its steps may have stopped it by a signal.
-        """
         options = _options(model)
-        return self._sleeps or _is_success(await link.probe(options.health_path or options.ready_path))
+        return _is_success(await link.probe(options.health_path or options.ready_path))
 
     async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
         return None
 
     async def sleep(self, link: EngineClient, model: Model, level: int, released: Sequence[str]) -> list[str]:
         await self._go("sleep", link, _options(model).sleep)
-        self._sleeps = True
+        self.is_silent = True
         return [ALL]
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         await self._go("wake", link, _options(model).wake)
-        self._sleeps = False
+        self.is_silent = False
 
     async def _go(self, what: str, link: EngineClient, steps: Sequence[HookStep]) -> None:
         """Take the steps one after the other; raise EngineCallFailed at the first one that fails."""

@@ -49,6 +49,7 @@ class WorkerApiRouter:
     is_deaf_while_loading = False
     notice = ""
     _api_key = ""  # that its workers ask for; "": none
+    is_silent = False
     runs_elsewhere = False
 
     def __init__(self) -> None:

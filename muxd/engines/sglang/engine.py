@@ -69,6 +69,7 @@ class SGLang:
     environment: Mapping[str, str] = ENVIRONMENT
     stop_signal: signal.Signals = signal.SIGINT
     is_deaf_while_loading = False
+    is_silent = False
     runs_elsewhere = False
     notice = ""
 

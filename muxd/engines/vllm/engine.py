@@ -70,6 +70,7 @@ class VLLM:
     title = "vLLM"
     stop_signal = signal.SIGTERM
     is_deaf_while_loading = True  # it goes on and turns healthy, or hangs
+    is_silent = False
     runs_elsewhere = False
     notice = ""
     environment: Mapping[str, str] = {
