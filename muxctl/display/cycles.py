@@ -36,6 +36,7 @@ class CycleRows:
         self._worker_width = 0  # 0: there is one worker, which has the model's name
         self._has_begun = False
         self._missing = dict.fromkeys(_UNKNOWN, True)
+        self._unproven = ""
 
     def rows(self, line: dict[str, Any]) -> list[str]:
         """Return the row of a cycle, after the headings if it is the first; then why it failed, if it did."""
@@ -47,6 +48,7 @@ class CycleRows:
             lines.append(self._joined("WORKER", [heading for heading, _ in _COLUMNS]))
         for key in _UNKNOWN:
             self._missing[key] = self._missing[key] and all(size is None for size in line[key].values())
+        self._unproven = line["unproven"] or self._unproven
         lines.append(self._joined(line["worker"], [show(line) for _, show in _COLUMNS]))
         if line["error"]:
             lines.append(f"  level {line['level']}: {plain(line['error'])}")
@@ -55,6 +57,7 @@ class CycleRows:
     def ending(self, line: dict[str, Any]) -> list[str]:
         """Return what is to be said after the last row."""
         missing = [text for key, text in _UNKNOWN.items() if self._missing[key] and self._has_begun]
+        missing += [f"answers: nothing to compare: {plain(self._unproven)}"] if self._unproven else []
         return [*missing, f"{line['model']} is {line['state']} after {duration(line['elapsed_s'])}"]
 
     def _joined(self, worker: str, cells: list[str]) -> str:

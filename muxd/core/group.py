@@ -64,6 +64,7 @@ class Validation:
     since: float = 0.0  # when the cycle began
     asked: dict[str, int] = field(default_factory=dict)  # who is being measured: the numbers of the questions
     errors: dict[str, str] = field(default_factory=dict)  # by worker: what went wrong in the cycle
+    retried: dict[str, int] = field(default_factory=dict)  # by worker: a level that was distrusted, and is tried again
 
     @property
     def calls(self) -> bool:

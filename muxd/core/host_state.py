@@ -175,8 +175,9 @@ class HostState:
         if worker.is_down:
             worker.copy = self.placement.copy_of(worker)
             level, is_validated = self.launch_level(worker), self.groups[worker.group].launch_level is not None
-            worker.launched = level if level != worker.spec.sleep_level or worker.distrust else None
-            is_for_validation = is_validated and worker.launched is not None
+            is_otherwise = level != worker.spec.sleep_level
+            worker.launched = level if is_otherwise or worker.distrust or is_validated else None
+            is_for_validation = is_validated and is_otherwise
             worker.launch_note = (
                 f"sleeps at {level}: launched to be validated" if is_for_validation else worker.distrust
             )

@@ -22,7 +22,7 @@ from .host_state import HostState
 from .spec import GroupSpec
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import Switching
-from .validation import Validations, is_launched_otherwise, planned
+from .validation import Validations, distrust_again, is_launched_otherwise, planned
 
 _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",
@@ -75,6 +75,7 @@ class Orders:
         """End a validation that nobody is told of; its group is to be as configured and, if there is room, ready."""
         order, validation = group.order, group.validation
         if order is not None and validation is not None and ticket in order.tickets:
+            distrust_again(group, validation)
             group.order = Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START)
 
     def unload(self, group: Group, ticket: int) -> Iterator[Command]:
@@ -309,4 +310,6 @@ def _listed(levels: Sequence[int]) -> str:
 def _ended(group: Group) -> list[int]:
     """Take the group's order from it, and return the tickets of those who wait for its end."""
     order, group.order = group.order, None
+    if order is not None and order.validation is not None:
+        distrust_again(group, order.validation)
     return order.tickets if order is not None else []

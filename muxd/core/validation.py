@@ -6,7 +6,8 @@ switch; one of two that share GPUs waits until the other's validation is over.  
 launched for are tried with others that are (`Stage.RELAUNCH`); in the end it is ready, and as configured.
 
 What goes wrong ends the cycle, not the validation: the worker is started again, the level counts as failed and is not
-tried again, and the next one's turn comes.
+tried again, and the next one's turn comes.  A level from which wakes were wrong too often is tried all the same, and
+trusted again if it does well.
 """
 
 from collections import deque
@@ -107,6 +108,10 @@ class Validations:
             worker.took.clear()
             worker.bad_levels, worker.level_trouble = 0, ""  # an operator's trials are not held against it
         level = validation.cycles[0].level if validation.cycles else None
+        for worker in group.serving:
+            if level in worker.distrusted:
+                validation.retried[worker.name] = level
+                worker.distrusted -= {level}
         if level is None:
             self._end(group, validation)
         elif not _can_sleep_at(group, level):
@@ -176,7 +181,10 @@ class Validations:
         cycle, is_wrong = validation.cycles.popleft(), validation.stage is Stage.LOOK_AWAKE and validation.errors
         reports = [self._report(worker, validation, cycle) for worker in group.serving]
         yield from (ReportCycle(ticket, *report) for ticket in order.tickets for report in reports)
-        validation.is_known = not any(report[-1] for report in reports)
+        well = [report[0] for report in reports if not report[-1]]
+        validation.retried = {name: level for name, level in validation.retried.items() if name not in well}
+        distrust_again(group, validation)
+        validation.is_known = len(well) == len(reports)
         if not validation.is_known:
             validation.cycles = deque(each for each in validation.cycles if each.level != cycle.level)
         validation.stage = Stage.COME
@@ -198,9 +206,17 @@ class Validations:
 
 
 def is_launched_otherwise(group: Group, validation: Validation) -> bool:
-    """Say whether processes of the group were launched for another level than the configured one, to validate it."""
+    """Say whether processes of the group were launched, to validate it, for a level for which others would not be."""
     level = validation.launch_level
-    return level is not None and any(worker.launched == level for worker in group.serving)
+    launched = [worker for worker in group.serving if level is not None and worker.launched == level]
+    return any(worker.launched != worker.launch_level for worker in launched)
+
+
+def distrust_again(group: Group, validation: Validation) -> None:
+    """Go on not to trust the levels that were tried again, and have not proved well."""
+    for worker in group.serving:
+        worker.distrusted |= {validation.retried[worker.name]} if worker.name in validation.retried else set()
+    validation.retried.clear()
 
 
 def _has_come(group: Group) -> bool:

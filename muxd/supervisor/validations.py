@@ -25,11 +25,11 @@ class CycleFigures:
         self._tell = tell
         self._figures: dict[str, Figures] = {}
         self._first: dict[str, ProofAnswer] = {}
-        self._differs: dict[str, str] = {}  # by worker: how its last answer differs from the first; "" not at all
+        self._unproven: dict[str, str] = {}  # by worker: why it gives no answer that could be compared
 
     def begin(self, model: str) -> None:
         """Forget what an earlier validation of the model found."""
-        for known in (self._figures, self._first, self._differs):
+        for known in (self._figures, self._first, self._unproven):
             for worker in [worker for worker in known if group_of(worker) == model]:
                 del known[worker]
 
@@ -38,24 +38,25 @@ class CycleFigures:
         name = command.worker
         figures = await self._runners[name].measure(awake=command.moment is not Moment.ASLEEP)
         self._figures.setdefault(name, {})[command.moment] = figures
-        error = figures.error or self._compare(name, figures.answer)
-        self._tell(WorkerMeasured(trio.current_time(), name, command.number, error))
+        self._tell(WorkerMeasured(trio.current_time(), name, command.number, self._fault_of(name, figures)))
 
-    def _compare(self, worker: str, answer: ProofAnswer | None) -> str:
-        """Return how a worker's answer differs from its first one, "" where it does not or there is none."""
-        if answer is None:
+    def _fault_of(self, worker: str, figures: WorkerFigures) -> str:
+        """Return what is wrong with what a worker said, or ""; what cannot give an answer at first need not later."""
+        if figures.error:
+            if worker not in self._first and figures.is_refused:
+                self._unproven[worker] = figures.error
+                return ""
+            return figures.error
+        if figures.answer is None:
             return ""
-        first = self._first.setdefault(worker, answer)
-        self._differs[worker] = difference(first, answer) or ""
-        return self._differs[worker]
+        return difference(self._first.setdefault(worker, figures.answer), figures.answer) or ""
 
     def line(self, report: ReportCycle) -> dict[str, Any]:
         """Return what is told of a worker's cycle; the figures after it are those before the next."""
         name = report.worker
         figures = self._figures.get(name, {})
         awake = figures.get(Moment.AWAKE, WorkerFigures())
-        has_woken = report.wake is not None and awake.answer is not None
-        is_identical = not self._differs[name] if has_woken else None
+        is_compared = report.wake is not None and name in self._first and (awake.answer is not None or awake.error)
         self._figures[name] = {Moment.BEFORE: awake}
         return {
             "type": "cycle",
@@ -67,7 +68,8 @@ class CycleFigures:
             "first_token_s": seconds(awake.first_token),
             "gpu_mib": {moment.value: _mib(figures[moment].gpu) if moment in figures else None for moment in Moment},
             "host_mib": {moment.value: _mib(figures[moment].host) if moment in figures else None for moment in Moment},
-            "identical": is_identical,
+            "identical": not self._fault_of(name, awake) if is_compared else None,
+            "unproven": self._unproven.get(name),
             "passed": not report.error,
             "error": report.error or None,
         }

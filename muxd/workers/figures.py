@@ -24,10 +24,14 @@ class WorkerFigures:
     first_token: float | None = None
     answer: ProofAnswer | None = None
     error: str = ""  # why it gave no answer
+    is_refused: bool = False  # it answered, but not what the wake proof asks for: such a model may not be able to
 
 
-async def ask(link: EngineClient, engine: Engine, model: Model) -> WorkerFigures:
-    """Ask an idle server for its first token to a prompt that it has not seen, then for what the wake proof asks."""
+async def ask(link: EngineClient, engine: Engine, model: Model, no_proof: str = "") -> WorkerFigures:
+    """Ask an idle server for its first token to a prompt that it has not seen, then for what the wake proof asks.
+
+    `no_proof`: why it is not asked the latter, "" where it is.
+    """
     first_token, answer = None, None
     question = {
         "model": model.served_names[0] if model.served_names else model.name,
@@ -38,10 +42,15 @@ async def ask(link: EngineClient, engine: Engine, model: Model) -> WorkerFigures
     }
     with suppress(EngineCallFailed):  # of a model that makes vectors, or takes no token ids, it is not known
         first_token = await link.first_bytes("/v1/completions", question)
+    if no_proof:
+        return WorkerFigures(first_token=first_token, error=no_proof, is_refused=True)
     try:
         answer = await engine.proof(link, model)
     except EngineCallFailed as error:
-        return WorkerFigures(first_token=first_token, error=error.message)
+        return WorkerFigures(first_token=first_token, error=error.message, is_refused=error.answered)
+    if answer is not None and not answer.is_sound:
+        why = "its answer has something in the place of numbers"
+        return WorkerFigures(first_token=first_token, error=why, is_refused=True)
     return WorkerFigures(first_token=first_token, answer=answer)
 
 

@@ -123,7 +123,7 @@ class Runner:
         """Measure what the worker has and, where it is `awake`, ask it something; nothing else may run on it."""
         said, life = WorkerFigures(), self._life
         if awake and life is not None and life.link is not None:
-            said = await ask(life.link, self._engine, self._as_launched())
+            said = await ask(life.link, self._engine, self._as_launched(), no_proof=self._no_proof)
         return replace(said, gpu=await self._gpu_memory.taken(), host=await self._host_memory())
 
     async def _host_memory(self) -> int | None:

@@ -11,6 +11,7 @@ from muxd.core.commands import (
     GrantLease,
     MeasureWorker,
     Moment,
+    PersistStopped,
     ReportCycle,
     RevokeLease,
     SleepWorker,
@@ -376,3 +377,53 @@ def test_status_says_how_far_it_is():
     said = next_step(host, switching, book.group("a"), 28)
     assert said == "is validated at level 2, cycle 2; its clients wait until that is over"
     assert progress_of(host, switching, book.group("a"), 28).eta == 6
+
+
+def distrusting(*levels):
+    """Worker a is ready, and wakes from these levels were wrong too often."""
+    book = ready(DEEP)
+    book.worker("a").distrusted = frozenset(levels)
+    return book
+
+
+def test_a_level_that_is_distrusted_is_tried_again_and_trusted_if_it_does_well():
+    book = (
+        distrusting(0) >> validate(20, 0) << ask(1, Moment.BEFORE) >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
+    )
+    book >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(23, "a", 2) << WakeWorker("a")
+    book >> WorkerReady(24, "a", "http://a") << ask(3, Moment.AWAKE)
+    assert book >> WorkerMeasured(25, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
+    assert book.worker("a").distrusted == frozenset()
+
+
+def test_a_level_that_does_no_better_stays_distrusted_and_the_process_is_one_for_another():
+    book = ready(DEEP) >> OrderGiven(20, 5, "a", Verb.STOP, now=True) << PersistStopped("a", True) << StopWorker("a")
+    book >> WorkerExited(21, "a") << FinishOrder(5, "stopped")
+    book.worker("a").distrusted = frozenset({2})
+    book >> OrderGiven(22, 6, "a", Verb.START) << PersistStopped("a", False) << StartWorker("a", 1)
+    book >> WorkerReady(30, "a", "http://a") << FinishOrder(6, "ready")
+    book >> validate(40, 2) << StopWorker("a") >> WorkerExited(41, "a") << StartWorker("a", 2)
+    (
+        book
+        >> WorkerReady(50, "a", "http://a")
+        << ask(1, Moment.BEFORE)
+        >> WorkerMeasured(51, "a", 1)
+        << SleepWorker("a", 2)
+    )
+    book >> WorkerAsleep(52, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(53, "a", 2) << WakeWorker("a")
+    book >> WakeFailed(54, "a", "it says else", is_wrong=True) << StopWorker("a", kill=True)
+    book >> WorkerExited(55, "a") << StartWorker("a", 2)
+    book >> WorkerReady(65, "a", "http://a") << ask(3, Moment.AWAKE) >> WorkerMeasured(66, "a", 3)
+    wrong = "its wake from level 2 was wrong: it says else"
+    book << ReportCycle(9, "a", 2, 1, 1, None, wrong) << StopWorker("a")
+    book >> WorkerExited(67, "a") << StartWorker("a", 1) >> WorkerReady(77, "a", "http://a")
+    assert book << FinishOrder(9, "ready")
+    assert book.worker("a").distrusted == {2}
+
+
+@pytest.mark.parametrize("end", [ValidationEnded(22, 9, "a"), OrderGiven(22, 5, "a", Verb.SLEEP)])
+def test_a_validation_that_is_cut_short_trusts_nothing(end):
+    book = distrusting(0) >> validate(20, 0) << ask(1, Moment.BEFORE)
+    assert book.worker("a").distrusted == frozenset()
+    book >> end
+    assert book.worker("a").distrusted == {0}

@@ -20,6 +20,7 @@ CYCLE = {
     "gpu_mib": MEASURED,
     "host_mib": {"before": 28, "asleep": 10268, "awake": 28},
     "identical": True,
+    "unproven": None,
     "passed": True,
     "error": None,
 }
@@ -83,6 +84,13 @@ def test_what_cannot_be_measured_is_said(tells, muxctl):
     assert (code, row.split()) == (0, ["1", "1", "0.036", "12.500", *["-"] * 7, "yes", "ok"])
     assert gpu == "GPU memory: nobody can measure it on this host"
     assert host == "host memory: muxd may not look at the model's processes"
+
+
+def test_answers_that_cannot_be_compared_are_said_to_be_none(tells, muxctl):
+    tells(CYCLE | {"identical": None, "unproven": "proof: /v1/completions answered 400"}, DONE)
+    code, out, _ = muxctl("validate", "qwen")
+    assert (code, out.splitlines()[1].split()[-2:]) == (0, ["-", "ok"])
+    assert "\nanswers: nothing to compare: proof: /v1/completions answered 400\n" in out
 
 
 def test_several_workers_are_named(tells, muxctl):

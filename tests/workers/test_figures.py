@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,24 @@ async def test_one_that_gives_no_answer_says_why(autojump_clock, tmp_path):
         figures = await worker.runner.measure(awake=True)
         assert (figures.first_token, figures.answer) == (None, None)
         assert "500" in figures.error
+        assert figures.is_refused
+        worker.behaviour.faults |= {"/generate": "break"}
+        assert not (await worker.runner.measure(awake=True)).is_refused
+        del worker.behaviour.faults["/generate"]
+        worker.server.behaviour = replace(worker.behaviour, says=SAYS.replace("-1.0", "null"))
+        figures = await worker.runner.measure(awake=True)
+        assert (figures.answer, figures.is_refused) == (None, True)
+
+
+async def test_one_that_died_of_the_question_is_not_asked_again(autojump_clock, tmp_path):
+    async with one_worker(tmp_path) as worker:
+        worker.behaviour.faults |= {"/generate": "die"}
+        worker.start()
+        await worker.ends()
+        await worker.gets_ready()
+        figures = await worker.runner.measure(awake=True)
+        assert (figures.error, figures.is_refused) == ("its former server died of the question", True)
+        assert worker.child.signals == []
 
 
 async def test_where_no_gpu_can_be_measured_nothing_is_made_up(autojump_clock, tmp_path):
