@@ -75,6 +75,10 @@ def _json(file: Path, text: str) -> Source:
         raise _refused(file, error.lineno, f"not JSON: {error.msg} (column {error.colno}); {advice}") from None
     except ValueError:  # a number of thousands of digits
         raise _refused(file, 0, "not usable: a number in it is too long; correct it") from None
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _refused(file, 0, "not usable: half a character (\\ud800 to \\udfff) is in it; take it out") from None
     # Outside of its strings a tab is white space, and within them JSON has none: YAML reads the rest, with lines.
     # It knows no escapes of half a character, as \ud83d is one.
     plain = _ESCAPE.sub(lambda escape: "______" if escape[0].startswith("\\u") else escape[0], text)

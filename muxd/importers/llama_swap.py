@@ -85,10 +85,12 @@ def _set_params(conversion: Conversion, at: KeyPath, value: Any) -> None:
     if not isinstance(value, dict):
         conversion.wrong(at, "not a mapping; write temperature: 0.7 below it")
         return
-    kept = {field: given for field, given in value.items() if field not in ("model", "stream")}
+    kept = {field: given for field, given in value.items() if field not in ("model", "stream") and given is not None}
     conversion.put(("models", conversion.table_names[at[1]], "set_params"), kept, at)
     if "stream" in value:
         conversion.remark(at, "stream is left out: it is the client's to say")
+    if None in value.values():
+        conversion.remark(at, "no equal: a field that is set to null; strip_params takes it out of requests")
 
 
 def _params_by_id(conversion: Conversion, at: KeyPath, value: Any) -> None:
@@ -371,6 +373,11 @@ class _SwapModel:
             what = f"the model is left out: its server is at {host}"
             self.conversion.remark(self._at("proxy"), f"{what}, and muxd runs models of this host, on loopback")
             return False
+        if address.scheme != "http":
+            self.conversion.wrong(
+                self._at("proxy"), f"{shown(proxy)}: muxd speaks plain HTTP to servers; write http://"
+            )
+            return False
         if address.path.strip("/"):
             self.conversion.remark(self._at("proxy"), f"no equal: the path {address.path} in front of every route")
         if port is None:
@@ -414,7 +421,7 @@ class _SwapModel:
         if check is not None and check.lower() == "none":
             self.conversion.remark(self._at("checkEndpoint"), "no equal: a server is ready once it answers, here at /")
             check = "/"
-        self._say("ready_path", check, "checkEndpoint")
+        self._say("ready_path", f"/{check.lstrip('/')}" if check else None, "checkEndpoint")
         self._put_stop()
 
     def _put_stop(self) -> None:

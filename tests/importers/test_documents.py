@@ -101,6 +101,7 @@ def test_a_few_lines_that_stand_for_billions_are_refused(refusal):
         ('{"a": 1,\n "a": 2}', "config:2: a is there twice, first in line 1; keep one"),
         ('{"a":' + "9" * 5000 + "}", "config: not usable: a number in it is too long; correct it"),
         ("[" * 100_000, "config: nested too deeply"),
+        ('{"a": ["\\ud83d"]}', "config: not usable: half a character"),
     ],
 )
 def test_json_that_cannot_be_read_is_refused(refusal, text, told):

@@ -336,6 +336,14 @@ def _yaml(table):
         ),
         ("models:\n  a:\n    cmd: x\n    proxy: http://localhost", 'models.a.proxy: "http://localhost" has no port'),
         ("models:\n  a:\n    cmd: x\n    proxy: http://localhost:99999", "models.a.proxy: "),
+        (
+            "models:\n  a:\n    cmd: x\n    proxy: https://localhost:1",
+            'models.a.proxy: "https://localhost:1": muxd speaks',
+        ),
+        (
+            "models:\n  a: {cmd: 'x ${PORT}', filters: {setParams: {x: .nan}}}",
+            "set_params: nan cannot be said",
+        ),
         ("models:\n  a:\n    cmd: x\n    proxy: http://far:1", "models: no model; add a table [models.NAME]"),
         ("models:\n  a:\n    cmd: x ${PORT}\n    env: {A: 1}", "config.yaml:4: models.a.env: not a list of variables;"),
         ("models:\n  a:\n    cmd: x ${PORT}\n    filters: 3", "config.yaml:4: models.a.filters: not a mapping; write"),
@@ -397,3 +405,11 @@ def test_a_table_without_a_key_for_a_name_gets_one_of_its_own(swap):
 )
 def test_a_command_is_split_as_llama_swap_splits_it(command, words):
     assert words_of(command) == words
+
+
+def test_a_field_that_is_set_to_null_and_a_path_without_a_slash(swap):
+    model = "{cmd: 'x ${PORT}', checkEndpoint: health, filters: {setParams: {x: null, y: 1}}}"
+    text = f"models:\n  a: {model}\n"
+    (found,) = swap.load(text, "config.yaml").models
+    assert (found.set_params, found.engine_options.ready_path) == ({"y": 1}, "/health")
+    assert [said for said in swap.remarks(text, "config.yaml") if "no equal: a field that is set to null" in said]
