@@ -142,6 +142,25 @@ def test_a_server_whose_step_does_not_work_is_killed_and_started_anew(llama_home
         assert_never_two_awake(muxd.moves())
 
 
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_server_that_wakes_with_another_model_is_caught_by_its_answer(llama_home, tmp_path, texts, is_other):
+    """Its wake ends and starts it within its command, which reads anew which model it has."""
+    which, models = tmp_path / "which", llama_home / "models"
+    which.write_text(f"{models}/tiny-b.gguf")
+    start = command(llama_home, "sh", "-c", f'while :; do "$@" --model "$(cat {which})"; done', "sh")
+    found = models / f"tiny-{'a' if is_other else 'b'}.gguf"
+    steps = (
+        f"""sleep = [{{ command = ["sh", "-c", "echo {found} > {which}"] }}]""",
+        """wake = [{ command = ["sh", "-c", "kill {pid}; while kill -0 {pid} 2>&-; do sleep 0.05; done"] }]""",
+    )
+    with Muxd(tmp_path, config(llama_home, b=(start, *steps))) as muxd:
+        assert muxd.ask(B, max_tokens=24) == texts[B]
+        first = muxd.status("tiny-b")["pid"]
+        assert muxd.ask(A, max_tokens=24) == texts[A]
+        assert muxd.ask(B, max_tokens=24) == texts[A if is_other else B]
+        assert ("woke_wrong" in muxd.log, muxd.status("tiny-b")["pid"] != first) == (is_other, is_other)
+
+
 def test_a_stop_command_ends_it_and_what_a_killed_one_leaves(llama_home, tmp_path, texts):
     left, said = tmp_path / "container", tmp_path / "said"  # what a container would be: it outlives its client
     start = command(llama_home, "sh", "-c", f'touch {left}; "$@" & echo $! > {left}; wait', "sh")
