@@ -19,7 +19,12 @@ async def length_of(link: EngineClient) -> int | None:
 
 
 def length_in(answer: Any) -> int | None:
-    """Return the context length of the first model in /v1/models, in tokens; the adapters' cards come after it."""
+    """Return the context length of the first model in /v1/models, in tokens; the adapters' cards come after it.
+
+    llama.cpp's server says as "n_ctx" how much one of its slots takes.
+    """
     cards = answer.get("data") if isinstance(answer, dict) else None
-    length = cards[0].get("max_model_len") if isinstance(cards, list) and cards and isinstance(cards[0], dict) else None
+    card = cards[0] if isinstance(cards, list) and cards and isinstance(cards[0], dict) else {}
+    meta = card.get("meta")
+    length = card.get("max_model_len", meta.get("n_ctx") if isinstance(meta, dict) else None)
     return length if type(length) is int and 0 < length < 1 << 40 else None

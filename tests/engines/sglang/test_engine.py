@@ -41,6 +41,7 @@ def test_an_answer_without_figures_is_no_proof_and_no_crash(answer):
 
 def test_the_context_length_is_the_servers_own_and_not_an_adapters():
     assert length_in({"data": [{"max_model_len": 4096}, {"max_model_len": 8}]}) == 4096
+    assert length_in({"data": [{"id": "a", "meta": {"n_ctx": 512, "n_ctx_train": 2048}}]}) == 512, "llama.cpp's"
 
 
 @pytest.mark.parametrize("length", [None, 0, -1, True, 4096.0, "4096", 1 << 40])

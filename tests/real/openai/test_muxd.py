@@ -89,6 +89,9 @@ def test_what_the_server_answers_itself_is_passed_on(muxd, texts):
     assert len(tokens) == 6
     assert muxd.post("/v1/completions", {"model": B, "prompt": "x", "max_tokens": 3}).json()["usage"]["prompt_tokens"]
     assert muxd.post("/generate", {"model": A, "text": "x"}).status_code == 404
+    assert {card["max_model_len"] for card in muxd.get("/v1/models").json()["data"] if card["root"] == "tiny-b"} == {
+        2048
+    }
 
 
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts):
