@@ -17,7 +17,7 @@ from muxd.config.lines import KeyPath
 from muxd.config.loopback import is_loopback
 from muxd.config.names import did_you_mean
 from muxd.config.problems import Problems
-from muxd.config.readers import Base, Reader, boolean, choice, integer, names, text
+from muxd.config.readers import Base, Reader, boolean, choice, integer, names, server_urls, text
 from muxd.config.rules import OWNED_ENV
 from muxd.config.units import show_duration, shown
 
@@ -44,10 +44,10 @@ _NO_TTL = "a model gives way when another one needs its GPU, not after a time; `
 _NO_FACTS = "`/v1/models` says what the model's server says"
 _NO_STORE = "`/metrics` counts every request, and `access_log` has a line for each"
 _NO_UI = "there is no web page; `muxctl status --watch` shows what goes on"
-_NO_PEERS = "muxd runs models of this host alone; a router in front of several hosts, such as LiteLLM, knows the others"
 _NO_CHOICE = "a request names its model; several names for one model are `served_names`"
 _NO_MATRIX = "who may be awake together follows from what fits on the GPUs, by `memory` or as it was measured"
 _NO_LOG = "muxd's log goes to stderr, a model's to `log_dir`; `muxctl logs NAME` shows it"
+_CLIENTS_STREAM = "stream is left out: it is the client's to say"
 _ONE_TIMEOUT = "`[proxy] upstream_timeout` is one for all models"
 
 
@@ -73,24 +73,31 @@ def _stop_timeout(target: str) -> Take:
 
 
 def _stripped(conversion: Conversion, at: KeyPath, value: Any) -> None:
-    if (listed := conversion.read(at, value, text)) is not None:
-        fields = dict.fromkeys(field.strip() for field in listed.split(","))
-        kept = [field for field in fields if field not in ("", "model", "stream")]
-        conversion.put(("models", conversion.table_names[at[1]], "strip_params"), kept, at)
-        if "stream" in fields:
-            conversion.remark(at, "stream is left out: it is the client's to say")
+    conversion.put(("models", conversion.table_names[at[1]], "strip_params"), _taken_out(conversion, at, value), at)
 
 
 def _set_params(conversion: Conversion, at: KeyPath, value: Any) -> None:
+    conversion.put(("models", conversion.table_names[at[1]], "set_params"), _put_in(conversion, at, value), at)
+
+
+def _taken_out(conversion: Conversion, at: KeyPath, value: Any) -> list[str]:
+    """Return the fields that are taken out of requests; what is not is noted."""
+    fields = dict.fromkeys(field.strip() for field in (conversion.read(at, value, text) or "").split(","))
+    if "stream" in fields:
+        conversion.remark(at, _CLIENTS_STREAM)
+    return [field for field in fields if field not in ("", "model", "stream")]
+
+
+def _put_in(conversion: Conversion, at: KeyPath, value: Any) -> dict[str, Any]:
+    """Return the fields that are set in requests; what is not is noted."""
     if not isinstance(value, dict):
         conversion.wrong(at, "not a mapping; write temperature: 0.7 below it")
-        return
-    kept = {field: given for field, given in value.items() if field not in ("model", "stream") and given is not None}
-    conversion.put(("models", conversion.table_names[at[1]], "set_params"), kept, at)
+        return {}
     if "stream" in value:
-        conversion.remark(at, "stream is left out: it is the client's to say")
+        conversion.remark(at, _CLIENTS_STREAM)
     if None in value.values():
         conversion.remark(at, "no equal: a field that is set to null; strip_params takes it out of requests")
+    return {field: given for field, given in value.items() if field not in ("model", "stream") and given is not None}
 
 
 def _params_by_id(conversion: Conversion, at: KeyPath, value: Any) -> None:
@@ -183,6 +190,14 @@ _MODEL: Translations = {
     "compat": {"ignoreWebsockets": lost("the proxy speaks no websockets")},
 }
 
+_PEER: Translations = {
+    "proxy": Translation('`urls`, with `engine = "remote"`: a table for each model, behind a router'),
+    "models": Translation("a table for each, asked for as PEER/MODEL, and as MODEL where no other has that name"),
+    "apiKey": Translation("`api_key_env`, the variable that holds it"),
+    "filters": {"stripParams": Translation("`strip_params`"), "setParams": Translation("`set_params`")},
+    "timeouts": _TIMEOUTS,
+}
+
 _GROUPS: Translations = {
     ANY: Translation(
         "a group: `pinned` where it is persistent; `swap` and `exclusive` have no equal: what fits is awake",
@@ -220,7 +235,7 @@ KEYS: Translations = {
         },
         "scheduler": lost("whose turn it is follows from the waits that are stated, see `[policy] wait_target`"),
     },
-    "peers": lost(_NO_PEERS),
+    "peers": {ANY: _PEER},
     **dict.fromkeys(("profiles", "selectors"), lost(_NO_CHOICE)),
     "upstream": {"ignorePaths": lost("there is no `/upstream`; a model's own server is at its `port`, on loopback")},
 }
@@ -253,7 +268,8 @@ def convert(file: Path, problems: Problems) -> Conversion:
     models = {name: table for name, table in conversion.source.table["models"].items() if isinstance(table, dict)}
     for name, table in models.items():
         _put_aliases(conversion, name, table)
-    conversion.name_models(conversion.source.table["models"], conversion.aliases)
+    peers = _peers(conversion)
+    conversion.name_models([*conversion.source.table["models"], *peers], conversion.aliases)
     conversion.put(("proxy", "listen"), f"127.0.0.1:{DEFAULT_PORT}", ("models",))
     conversion.put(("defaults", "cwd"), ".", ("models",))
     conversion.remark((), "llama-swap listens on every address; `listen` under [proxy] says which ones muxd does")
@@ -261,7 +277,57 @@ def convert(file: Path, problems: Problems) -> Conversion:
     ports = [_port_of(table.get("proxy")) for table in models.values()]
     for name, table in models.items():
         _SwapModel(conversion, name, table, shares_port=ports.count(_port_of(table.get("proxy"))) > 1).put()
+    for name, (peer, model) in peers.items():
+        _put_peer(conversion, name, peer, model, is_only=[each for _, each in peers.values()].count(model) == 1)
     return conversion
+
+
+def _peers(conversion: Conversion) -> dict[str, tuple[str, str]]:
+    """Return the models of other hosts by their full names, each with its peer and its own name."""
+    found = {}
+    given = conversion.source.table.get("peers") or {}
+    for peer, table in given.items() if isinstance(given, dict) else ():
+        models = table.get("models") if isinstance(table, dict) else None
+        if isinstance(table, dict) and not table.get("proxy"):
+            conversion.wrong(("peers", peer), "proxy is missing; write the URL of that host")
+            continue
+        for model in conversion.read(("peers", peer, "models"), models or [], names) or ():
+            name = f"{peer}/{model}"
+            if name in conversion.source.table["models"] or name in conversion.aliases:
+                conversion.wrong(
+                    ("peers", peer, "models"), f"{shown(name)} is a model of this file already; rename one"
+                )
+            found[name] = (peer, model)
+    return found
+
+
+def _put_peer(conversion: Conversion, name: str, peer: str, model: str, *, is_only: bool) -> None:
+    """Put the table of a model that another host serves."""
+    at: KeyPath = ("peers", peer)
+    table = conversion.source.table["peers"][peer]
+    path = ("models", conversion.table_names[name])
+    try:
+        server_urls([table.get("proxy")], _ANYWHERE)
+    except ValueError as error:
+        conversion.drop_model(name)
+        conversion.remark((*at, "proxy"), f"{model} is left out: {error}")
+        return
+    is_free = is_only and model not in conversion.source.table["models"] and model not in conversion.aliases
+    conversion.put((*path, "engine"), "remote", at)
+    conversion.put((*path, "urls"), [table["proxy"]], (*at, "proxy"))
+    conversion.put((*path, "served_names"), [name, *([model] if is_free else [])], (*at, "models"))
+    conversion.put((*path, "upstream_name"), model, (*at, "models"))
+    filters = table.get("filters")
+    for key, becomes, kept in (("stripParams", "strip_params", _taken_out), ("setParams", "set_params", _put_in)):
+        if isinstance(filters, dict) and filters.get(key):
+            inside = (*at, "filters", key)
+            conversion.put((*path, becomes), kept(conversion, inside, filters[key]), inside)
+    if table.get("apiKey"):
+        kept_in = _ENV.fullmatch(str(conversion.original.table["peers"][peer]["apiKey"]))
+        variable = kept_in[1] if kept_in else f"{re.sub('[^A-Z0-9]', '_', peer.upper())}_API_KEY"
+        conversion.put((*path, "api_key_env"), variable, (*at, "apiKey"))
+        if kept_in is None:
+            conversion.remark((*at, "apiKey"), f"the key is not written: put it into muxd's environment as {variable}")
 
 
 def _macros(conversion: Conversion, at: KeyPath, around: Macros) -> Macros:
@@ -370,8 +436,8 @@ class _SwapModel:
             return False
         if not (host == "localhost" or is_loopback(host) or host in ("0.0.0.0", "::")):
             self.conversion.drop_model(self.name)
-            what = f"the model is left out: its server is at {host}"
-            self.conversion.remark(self._at("proxy"), f"{what}, and muxd runs models of this host, on loopback")
+            what = f"the model is left out: its server is at {host}, and muxd starts none on another host"
+            self.conversion.remark(self._at("proxy"), f'{what}; one that runs already is engine = "remote"')
             return False
         if address.scheme != "http":
             self.conversion.wrong(

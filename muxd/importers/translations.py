@@ -118,7 +118,8 @@ class Conversion:
             elif isinstance(value, dict):
                 self._table(value, translation, place)
             else:
-                self.wrong(place, f"not a mapping; write {', '.join(translation)} below it")
+                inside = few(["NAME" if key == ANY else key for key in translation], MOST_NAMED)
+                self.wrong(place, f"not a mapping; write {inside} below it")
 
     def _key(self, translation: Translation, at: KeyPath, value: Any) -> None:
         if translation.take is not None:

@@ -158,7 +158,20 @@ FACTS = {
         },
         "wren-file": {"engine": "openai", "command": "vllm serve --config /etc/wren.yaml --port {port}"},
     },
-    "elsewhere": {"here": {"served_names": ("here",)}},
+    "elsewhere": {
+        "here": {"served_names": ("here",)},
+        "other-host-grebe": {
+            "engine": "remote",
+            "urls": ("http://192.168.1.23",),
+            "served_names": ("other-host/grebe", "grebe"),
+            "upstream_name": "grebe",
+            "api_key_env": "BIRDS_KEY",
+            "strip_params": ("top_k",),
+            "set_params": {"temperature": 0.5},
+        },
+        "other-host-here": {"served_names": ("other-host/here",), "upstream_name": "here"},
+        "second-heron": {"api_key_env": "SECOND_API_KEY", "served_names": ("second/heron", "heron")},
+    },
 }
 
 
@@ -207,8 +220,9 @@ def test_a_public_configuration_becomes_one_of_muxd(swap, name):
             "engines",
             "models.NAME.cmd: muxd runs vllm itself: it sleeps where llama-swap ends it",
         ),
-        ("elsewhere", ":11: models.away.proxy: the model is left out: its server is at away, and muxd runs models of"),
-        ("elsewhere", ":13: peers: no equal: muxd runs models of this host alone"),
+        ("elsewhere", ":11: models.away.proxy: the model is left out: its server is at away, and muxd starts none"),
+        ("elsewhere", ":24: peers.second.apiKey: the key is not written: put it into muxd's environment as SECOND_API"),
+        ("elsewhere", ":27: peers.cloud.proxy: owlet is left out: "),
     ],
 )
 def test_what_has_no_equal_is_said_by_name_and_line(swap, name, told):
@@ -228,7 +242,7 @@ def test_no_key_is_written_as_it_is(swap, tmp_path):
         ("key-2", sha256(b"sk-of-the-birds").hexdigest()),
     ]
     written = (tmp_path / "muxd.toml").read_text()
-    assert "sk-" not in written
+    assert "sk-" not in written, "neither clients' keys nor those of other hosts"
     assert 'secret_env = "BIRDS_KEY"' in written
 
 
@@ -242,6 +256,8 @@ VALUES = {
     "models.NAME.macros": {"m": 2}, "models.NAME.ttl": 9, "models.NAME.unloadTimeout": 21,
     "models.NAME.concurrencyLimit": 7, "models.NAME.filters.setParams": {"x": 1},
     "models.NAME.filters.setParamsByID": {"a": {"x": 2}},
+    "peers.NAME.proxy": "http://192.168.1.2:8080", "peers.NAME.models": ["far"],
+    "peers.NAME.filters.setParams": {"x": 3},
 }  # fmt: skip
 
 
@@ -266,7 +282,9 @@ def test_every_key_is_known_and_each_without_an_equal_is_said(swap):
 
 def test_every_key_with_an_equal_has_it(swap):
     config = swap.load(_yaml(everything()), "config.yaml")
-    (model,) = config.models
+    model, far = config.models
+    assert (far.engine, far.served_names, far.upstream_name) == ("remote", ("a/far", "far"), "far")
+    assert (far.set_params, far.strip_params, far.engine_options.api_key_env) == ({"x": 3}, ("word",), "A_API_KEY")
     assert model.engine_options.command == ("server", "--port", "{port}")
     assert (model.start_timeout, model.stop_timeout, model.concurrency_limit) == (60.0, 21.0, 7)
     assert (model.served_names, model.env, model.set_params) == (("a", "b"), {"A": "1"}, {"x": 1})
@@ -365,6 +383,15 @@ def _yaml(table):
             "models: {a: {cmd: 'x ${PORT}'}}\nmodels: {}",
             "config.yaml:2: models is there twice, first in line 1; keep one",
         ),
+        (
+            "models: {a: {cmd: 'x ${PORT}'}}\npeers: {b: {models: [c]}}",
+            "config.yaml:2: peers.b: proxy is missing; write",
+        ),
+        (
+            "models: {b/c: {cmd: 'x ${PORT}'}}\npeers: {b: {proxy: http://c, models: [c]}}",
+            '"b/c" is a model of this file',
+        ),
+        ("models: {a: {cmd: 'x ${PORT}'}}\npeers: [b]", "config.yaml:2: peers: not a mapping; write NAME below it"),
         ("models:\n\ta: 1", "config.yaml:2: not YAML: "),
         ("- models", "config.yaml:1: not a mapping"),
     ],
