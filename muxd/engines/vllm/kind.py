@@ -31,7 +31,7 @@ SPARES = re.compile(
     r"|enable-ep-w|additional)|-q\b"
 )
 
-#: The beginning of the message of vLLM's EngineDeadError (vllm/v1/engine/exceptions.py, 0.6.5 to 0.33.0).  Until it is
+#: The beginning of the message of EngineDeadError in vLLM 0.32.0 (vllm/v1/engine/exceptions.py).  Until it is
 #: gone, an API server whose engine core has died answers 500 with it, or puts it into the first event of a stream.
 ENGINE_DEAD = "EngineCore encountered an issue"
 

@@ -1,6 +1,5 @@
 """What muxd sees of the vLLM of an interpreter, and what it says of a model for that vLLM."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from muxd.engines.vllm.installation import (
     FEATURES,
     KV_CACHE_BYTES,
     MIDDLEWARE,
-    PACKAGE,
     RELEASE_HOST_MEMORY,
     RELEASE_KV_CACHE,
     SHUTDOWN_TIMEOUT,
@@ -25,8 +23,6 @@ from muxd.engines.vllm.installation import (
     share_in,
     unfit,
 )
-
-REAL = Path(os.environ.get("MUXD_REAL_VLLM", "/nowhere")) / "venv/bin/python"
 
 MODEL = Model("qwen", engine="vllm", model_path="/m", served_names=("qwen",), sleep_level=1)
 
@@ -132,23 +128,3 @@ def test_absolute_paths_are_those_that_vllm_reads():
         ("--lora-modules", "/l"),
         ("--lora-modules", "/m"),
     ]
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="needs MUXD_REAL_VLLM")
-def test_the_real_vllm_says_what_it_is_and_which_arguments_it_does_not_take():
-    found = PACKAGE.look(str(REAL), os.environ)
-    assert (found.title, found.version) == ("vLLM", "0.32.0")
-    assert lacking(Path(found.folder)) == lacking(folder_of(str(REAL), {})) == {RELEASE_HOST_MEMORY}
-    asked = {
-        "good": ["--model", "x", "--middleware", "a.b", "-tp", "2", "--kv-cache-memory-bytes", "5"],
-        "unknown": ["--model", "x", "--max-modle-len", "5"],
-        "three": ["--dtype", "bfloat61", "--seed=x", "--no-such-flag", "5"],
-    }
-    rejected = PACKAGE.rejected_args(str(REAL), os.environ, asked)
-    texts = {name: [fault.text for fault in faults] for name, faults in rejected.items()}
-    assert texts["unknown"] == ["it knows no --max-modle-len; did you mean --max-model-len?"]
-    dtype, seed, unknown = texts["three"]
-    assert dtype.startswith("--dtype: bfloat61 is no value of it; did you mean bfloat16? There are auto, ")
-    assert "--seed" in seed
-    assert unknown == "it knows no --no-such-flag; remove it"
-    assert set(texts) == {"unknown", "three"}

@@ -1,9 +1,9 @@
 """muxd and its proxy over two real vLLM servers, which sleep as far as a CPU can (stand_ins/vllm_cpu_sleep)."""
 
+import json
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +34,7 @@ args = {args}
 env = {env}
 restart_limit = 99
 hang_timeout = "20s"
+stop_timeout = "5min"
 probe_interval = "2s"
 [models.tiny-a]
 model_path = "{home}/models/tiny-a"
@@ -89,6 +90,19 @@ def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts, r
     is_back_after_a_sigkill(muxd, texts, role, roles, lambda: processes_of(muxd.status("tiny-a")["pid"]))
 
 
+def test_what_is_in_flight_ends_by_itself_before_its_model_sleeps(muxd, texts):
+    muxd.ask(A)
+    with ThreadPoolExecutor(2) as clients:
+        with muxd.stream(A, max_tokens=600, ignore_eos=True) as lines:
+            first = next(lines)
+            other = clients.submit(muxd.ask, B, max_tokens=24)
+            events = [line.removeprefix("data: ") for line in (first, *lines) if line.startswith("data: ")]
+        assert other.result() == texts[B]
+    assert events.pop() == "[DONE]"
+    assert json.loads(events[-1])["choices"][0]["finish_reason"] == "length"
+    assert len(events) >= 600
+
+
 def test_an_api_server_that_is_killed_while_it_loads_leaves_no_orphan(muxd, texts):
     muxd.muxctl("sleep", "tiny-a", "--level", "3")
     with ThreadPoolExecutor(1) as client:
@@ -103,19 +117,16 @@ def test_an_api_server_that_is_killed_while_it_loads_leaves_no_orphan(muxd, text
     assert not set(before.values()) & set(muxd.processes())
 
 
-def test_a_model_that_is_unloaded_while_it_loads_is_gone_at_once(muxd, texts):
+def test_a_model_that_is_stopped_while_it_loads_is_gone_at_once(muxd, texts):
+    """A SIGTERM would be lost: it would take stop_timeout, here 5 min, until it is killed."""
     muxd.muxctl("sleep", "tiny-a", "--level", "3")
-    with ThreadPoolExecutor(1) as client:
-        order = client.submit(muxd.muxctl, "switch", "tiny-a")
-        muxd.until_state("tiny-a", "starting")
-        api_server = eventually(lambda: muxd.status("tiny-a")["pid"], "it was started", DEADLINE)
-        eventually(lambda: "engine_core" in processes_of(api_server), "its engine core is there", DEADLINE)
-        began = time.monotonic()
-        muxd.muxctl("unload", "tiny-a", "--now")
-        muxd.until_state("tiny-a", "unloaded")
-        assert not processes_of(api_server)
-        assert time.monotonic() - began < DEADLINE
-        order.result()
+    muxd.muxctl("switch", "tiny-a", "--no-wait")
+    muxd.until_state("tiny-a", "starting")
+    api_server = eventually(lambda: muxd.status("tiny-a")["pid"], "it was started", DEADLINE)
+    eventually(lambda: "engine_core" in processes_of(api_server), "its engine core is there", DEADLINE)
+    assert muxd.muxctl("stop", "tiny-a", "--now", "--timeout", "2min").returncode == 0
+    assert not processes_of(api_server)
+    assert muxd.muxctl("start", "tiny-a", "--no-wait").returncode == 0
 
 
 def test_no_request_fails_of_an_engine_cores_sigkill(muxd, texts):
