@@ -10,7 +10,7 @@ class EngineRoutes(msgspec.Struct, frozen=True, omit_defaults=True):
 
     routes: dict[str, frozenset[str]]
     hints: dict[str, str] = {}  # how a model is started to make that, or to take "adapters", for messages
-    last_words: str = ""  # what an answer says whose server has lost its engine's process, and ends
+    fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends
 
     @property
     def every(self) -> frozenset[str]:

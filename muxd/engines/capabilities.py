@@ -28,5 +28,5 @@ class Capabilities:
     #: Whether a sleep at level 1 keeps weights in host RAM, and a launch for level 2 keeps them out of there.
     counts_host_ram: bool = True
     uses_gpus: bool = True  # whether its servers run on this host's GPUs
-    last_words: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
+    fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

@@ -33,7 +33,7 @@ class CatalogueEntry:
 
     __slots__ = (
         "edits",
-        "last_words",
+        "fatal_error",
         "makes",
         "max_model_len",
         "model",
@@ -56,7 +56,7 @@ class CatalogueEntry:
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
         self.told = told
         self.max_model_len = told.max_model_len
-        self.last_words = told.answers.last_words.encode() if told.answers is not None else b""
+        self.fatal_error = told.answers.fatal_error.encode() if told.answers is not None else b""
         self.note_generation(is_generation=None)
 
     def note_generation(self, *, is_generation: bool | None) -> None:

@@ -218,8 +218,8 @@ class RequestDispatcher:
         )
         if unloads:
             proxied.unloads = True
-        if entry.last_words:
-            proxied.last_words = entry.last_words
+        if entry.fatal_error:
+            proxied.fatal_error = entry.fatal_error
         if isinstance(proxied, Embedding):
             proxied.asked = asked.model
         if isinstance(proxied, Preload):

@@ -27,7 +27,7 @@ A worker that dies while a request is `asked` is no fault of the client's: the r
 unless two workers have died with it (`_DEATHS`) or its body is longer than `REPLAY_MOST`.  The head of a stream without
 an event counts as no byte, since it says nothing of the response: the next worker's events follow behind it.
 
-A server may outlive its engine's process for a moment, and answer with an error.  By the engine's `last_words` such an
+A server may outlive its engine's process for a moment, and answer with an error.  By the engine's `fatal_error` such an
 answer is known from an ordinary error: a response of status 500 is held until it is known whether it has them, and a
 stream is looked at until its first event.
 """
@@ -57,7 +57,7 @@ from .telemetry.usage import reader as usage_of
 log = logging.getLogger(__name__)
 
 REPLAY_MOST = 1 << 20  # bytes of the longest body that is kept to be sent a second time
-_HELD_MOST = 64 << 10  # bytes of an error's body within which the last words of an engine are looked for
+_HELD_MOST = 64 << 10  # bytes of an error's body within which the fatal error of an engine is looked for
 _DEATHS = 2  # deaths of workers with the request, after which the request is held to be the cause
 _STREAM_HEAD = head(
     200,
@@ -92,7 +92,7 @@ class ProxiedRequest:
     priority = 0
     replayed = False
     unloads = False  # the client lets go of the model once the response is complete
-    last_words = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
+    fatal_error = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
     _grant: Grant | None = None
     _upstream: Upstream | None = None
     _status = 0  # of the worker's response, once its head is here
@@ -288,7 +288,7 @@ class ProxiedRequest:
     def on_answer(self, status: int, head: bytes) -> None:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
         self._status = status
-        self._held = b"" if status == 500 and self.last_words else None
+        self._held = b"" if status == 500 and self.fatal_error else None
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
         self._encoded = head.find(b"\r\ncontent-encoding:") >= 0
@@ -307,7 +307,7 @@ class ProxiedRequest:
             self._gaps.add(now - self._last_bytes)
             self._last_bytes = now
         elif not self._begun:
-            if self.last_words and self._is_kept_back(data):
+            if self.fatal_error and self._is_kept_back(data):
                 return True
             data, self._held = (self._held or b"") + data, None
             data = self._handle_first_bytes(data)
@@ -337,14 +337,14 @@ class ProxiedRequest:
     def _is_kept_back(self, data: bytes) -> bool:
         """Keep bytes from the client that the worker's engine has died, or may have died; say whether they were kept.
 
-        With the engine's last words the worker is lost.
+        With the engine's fatal error the worker is lost.
         """
         seen = data if self._held is None else self._held + data
         if self._stream is not None:
             first_part = seen[: seen.find(b"\n\n", self._head_size) + 1] or seen
-            is_dead = first_part.find(self.last_words) >= 0
+            is_dead = first_part.find(self.fatal_error) >= 0
         else:
-            is_dead = self._held is not None and seen.find(self.last_words) >= 0
+            is_dead = self._held is not None and seen.find(self.fatal_error) >= 0
         if is_dead:
             if self._head_size:
                 self._held = seen  # not even the head was passed on
@@ -382,7 +382,7 @@ class ProxiedRequest:
     def on_complete(self, keep_alive: bool) -> None:
         """End the response to the client, and write its token counts to the record."""
         if self._held is not None:  # an ordinary error
-            held, self.last_words, self._held = self._held, b"", None
+            held, self.fatal_error, self._held = self._held, b"", None
             self.on_bytes(held)
         self._upstream = None
         reframer, client = self._reframer, self._client

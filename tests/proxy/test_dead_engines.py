@@ -153,6 +153,6 @@ async def test_an_error_that_breaks_off_is_no_answer_either(vllm):
     assert (await client.reply()).raw == OK
 
 
-async def test_a_model_whose_engine_has_no_last_words_is_not_looked_at(proxy_env):
+async def test_a_model_whose_engine_has_no_fatal_error_is_not_looked_at(proxy_env):
     proxy_env.alpha.answer = first_dead(answer_ok, response(DEAD))
     assert (await proxy_env.ask(post(chat()))).raw == response(DEAD)

@@ -107,7 +107,7 @@ VLLM_KIND = EngineKind(
         sleep_levels=SLEEP_LEVELS,
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {RUNNER[0]} {POOLING}"},
-        last_words=ENGINE_DEAD,
+        fatal_error=ENGINE_DEAD,
         memory_flags=(KV_CACHE_BYTES, *GPU_SHARE),
     ),
     make=_make,
