@@ -108,7 +108,7 @@ def stamp_admission() -> None:
 def main() -> None:
     stamp_core()
     for owner, name in (
-        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving")),
+        *((WorkerProcess, name) for name in ("_sleep", "_wake", "_until_serving", "_prove")),
         *((GpuMemoryTracker, name) for name in ("until_released", "until_room_to_wake", "came")),
         *((EngineClient, name) for name in ("call", "ask", "probe")),
     ):

@@ -53,6 +53,9 @@ CALLS = {
 
 GOAL = 20.0  # milliseconds
 
+#: The wake proof from beginning to end; the engine's own part of it is among its calls.
+PROOF = "WorkerProcess._prove"
+
 REAL = """\
 [policy]
 wait_target = 0
@@ -152,6 +155,7 @@ def report(title: str, switches: list[Switch], *, profile: bool) -> None:
     for name, some in (("level 2 to level 1", switches[0::2]), ("level 1 to level 2", switches[1::2])):
         figures.append(Figure(f"{name}: added", [switch.added for switch in some], "ms", GOAL))
         figures.append(Figure(f"{name}: the engine's calls", [switch.engine for switch in some], "ms"))
+        figures.append(Figure(f"{name}: the wake proof", [switch.parts[PROOF] for switch in some], "ms", GOAL))
     show(title, figures)
     if profile:
         for what in ("calls", "parts"):
