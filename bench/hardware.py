@@ -4,11 +4,11 @@
     python bench/hardware.py --cpu [--sglang HOME] [--vllm HOME]
     python bench/hardware.py --simulated
 
-Either engine may be left out.  One muxd runs both models on each engine; then, as far as the time goes, the most
-valuable first: `muxctl validate` of the first model at every level; SIGKILL of each of its processes in turn (all of
-them gone, the model back, its GPU memory what it was); the same for the second model; and in the end every model
-stopped (GPU memory what it was before any was loaded).  What was seen goes into docs/hardware.md, between the marks of
-this kind of hardware; what could not be seen is named there.
+Either engine may be left out. One muxd runs both models on each engine, each alone on its GPUs; as far as the time
+goes, the most valuable first: `muxctl validate` of the first model at every level; SIGKILL of each of its processes
+in turn (all of them gone, the model back, its GPU memory what it was); the same for the second model; and in the end
+every model stopped (GPU memory what it was before any was loaded). What was seen goes into docs/hardware.md, between
+the marks of this kind of hardware; what could not be seen is named there.
 
 `--cpu` takes the engines of `make real-sglang` and `make real-vllm` with their two tiny models, `--simulated` the
 simulator.  Exit status 1: something failed, and the page says what.
@@ -275,11 +275,22 @@ def _seconds_until(condition: Callable[[], bool], most: float) -> float | None:
     return None
 
 
+def leave_alone(muxd: MuxdProcess, tried: Iterable[Tried], name: str) -> None:
+    """Stop every other model, and let this one be loaded: what is seen is not to depend on those before it."""
+    for other in (other for each in tried for other in each.names if other != name):
+        muxctl(muxd, "stop", other, "--now")
+    muxctl(muxd, "start", name, "--no-wait")
+
+
+def muxctl(muxd: MuxdProcess, *words: str) -> None:
+    argv = [sys.executable, "-m", "muxctl", "--socket", str(muxd.socket), *words]
+    subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=120, check=False)
+
+
 def stop_all(muxd: MuxdProcess, tried: Iterable[Tried], before: int | None, seen: Seen) -> str:
     """Stop every model, and return what became of the GPU memory."""
     for name in (name for each in tried for name in each.names):
-        argv = [sys.executable, "-m", "muxctl", "--socket", str(muxd.socket), "stop", name, "--now"]
-        subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=120, check=False)
+        muxctl(muxd, "stop", name, "--now")
     if before is None:
         return "GPU memory could not be measured"
     kept = _seconds_until(lambda: (gpu_mib(muxd) or 0) <= before + NOISE, 15.0)
@@ -302,6 +313,7 @@ def run(tried: Sequence[Tried], clock: Clock) -> tuple[Seen, str, list[str]]:
             try:
                 if clock.left <= 0:
                     raise OutOfTime
+                leave_alone(muxd, tried, name)
                 step(muxd, each, name, clock, seen)
             except OutOfTime:
                 is_begun = step is sweep and any(row[1] == name for row in seen.kills)

@@ -275,13 +275,17 @@ class GpuMemoryTracker:
         return {gpu: reading[gpu].used - others[gpu] for gpu in self._on}
 
     async def _settled(self) -> Taken | None:
-        """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one."""
+        """Wait until two readings in a row agree, at most gpu_release_timeout; return the last one.
+
+        A GPU on which less is taken than others are known to have is read again: one of them has died, and the books do
+        not say so yet.
+        """
         last = await self._read()
         with trio.move_on_after(self._patience):
             while last is not None:
                 await trio.sleep(SETTLED)
                 now = await self._read()
-                if now is None or all(abs(now[gpu] - last[gpu]) < NOISE for gpu in now):
+                if now is None or all(abs(now[gpu] - last[gpu]) < NOISE and now[gpu] > -NOISE for gpu in now):
                     return now
                 last = now
         return last

@@ -76,6 +76,16 @@ async def test_an_undeclared_model_waits_until_nobody_is_giving_memory_up(autoju
     assert trio.current_time() >= now + 0.09
 
 
+async def test_a_load_beside_a_sleeper_that_has_just_died_waits_until_the_books_say_so(autojump_clock):
+    gpus, held = PretendGpus(), {"b": {"0": 2 * GiB}}  # of a dead process, whose end is not yet told
+    footprint = GpuMemoryTracker(gpus, MODEL, held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(footprint.until_room_to_load)
+        await trio.sleep(1)
+        del held["b"]
+    assert await footprint.until_gone() is None, "it was killed while it loaded, and nothing of it is left"
+
+
 async def test_a_sleep_waits_until_the_memory_is_really_back(autojump_clock):
     gpus = PretendGpus()
     footprint = await loaded(gpus, MODEL, 50)
