@@ -48,45 +48,53 @@ def _namespaces() -> None:
         pytest.skip(f"a PID namespace needs root: {tried.stderr.strip()}")
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """For tests that leave it running; a model that dies is started again at once each time."""
+    models = two_models(alpha_keys='stable_after = "0s"')
+    with Container(tmp_path_factory.mktemp("container"), models) as running:
+        yield running
+
+
 @pytest.fixture
 def container(tmp_path: Path) -> Iterator[Container]:
     with Container(tmp_path, two_models()) as running:
         yield running
 
 
-def test_it_is_pid_1_and_switches_models(container):
-    assert container.status()["pid"] == 1
-    assert container.ask("alpha")
-    assert container.ask("beta")
-    assert container.state("alpha") == "asleep"
+def test_it_is_pid_1_and_switches_models(shared):
+    assert shared.status()["pid"] == 1
+    assert shared.ask("alpha")
+    assert shared.ask("beta")
+    assert shared.state("alpha") == "asleep"
 
 
-def test_orphans_that_it_never_heard_of_are_buried(container):
+def test_orphans_that_it_never_heard_of_are_buried(shared):
     """What `docker exec` left running, for example."""
-    orphan = container.inside("sleep 1000 >/dev/null 2>&1 & echo $!")
-    assert container.inside(f"grep PPid: /proc/{orphan}/status").split() == ["PPid:", "1"]
-    container.inside(f"kill -KILL {orphan}")
-    eventually(lambda: container.inside(f"test -e /proc/{orphan} || echo gone") == "gone", "its zombie is gone")
+    orphan = shared.inside("sleep 1000 >/dev/null 2>&1 & echo $!")
+    assert shared.inside(f"grep PPid: /proc/{orphan}/status").split() == ["PPid:", "1"]
+    shared.inside(f"kill -KILL {orphan}")
+    eventually(lambda: shared.inside(f"test -e /proc/{orphan} || echo gone") == "gone", "its zombie is gone")
 
 
-def test_a_worker_that_is_killed_is_swept_and_started_again(container):
-    container.ask("alpha")
-    worker = container.status("alpha")["pid"]
-    container.inside(f"kill -KILL {worker}")
-    eventually(lambda: container.status("alpha")["pid"] not in (None, worker), "it is started again")
-    assert container.ask("alpha")
-    eventually(lambda: "Z" not in container.inside("ps -eo stat=").replace("\n", ""), "no zombie is left")
+def test_a_worker_that_is_killed_is_swept_and_started_again(shared):
+    shared.ask("alpha")
+    worker = shared.status("alpha")["pid"]
+    shared.inside(f"kill -KILL {worker}")
+    eventually(lambda: shared.status("alpha")["pid"] not in (None, worker), "it is started again")
+    assert shared.ask("alpha")
+    eventually(lambda: "Z" not in shared.inside("ps -eo stat=").replace("\n", ""), "no zombie is left")
 
 
-def test_a_worker_whose_shim_is_killed_leaves_nothing_either(container):
+def test_a_worker_whose_shim_is_killed_leaves_nothing_either(shared):
     """Its processes become muxd's own children, and muxd ends and buries them."""
-    container.ask("alpha")
-    worker = container.status("alpha")["pid"]
-    shim = container.inside(f"cut -d' ' -f4 /proc/{worker}/stat")
-    container.inside(f"kill -KILL {shim}")
-    eventually(lambda: container.status("alpha")["pid"] not in (None, worker), "it is started again")
-    assert container.ask("alpha")
-    eventually(lambda: "Z" not in container.inside("ps -eo stat=").replace("\n", ""), "no zombie is left")
+    shared.ask("alpha")
+    worker = shared.status("alpha")["pid"]
+    shim = shared.inside(f"cut -d' ' -f4 /proc/{worker}/stat")
+    shared.inside(f"kill -KILL {shim}")
+    eventually(lambda: shared.status("alpha")["pid"] not in (None, worker), "it is started again")
+    assert shared.ask("alpha")
+    eventually(lambda: "Z" not in shared.inside("ps -eo stat=").replace("\n", ""), "no zombie is left")
 
 
 def test_sigterm_ends_it_with_success_and_nothing_is_left(container):
