@@ -5,11 +5,22 @@ from math import inf
 import pytest
 
 from muxd.core.commands import GrantLease, RevokeLease, SleepWorker, StartWorker, WakeWorker
-from muxd.core.events import DemandReported, LeaseAsked, LeaseEnded, TimerFired, WorkerAsleep, WorkerReady
+from muxd.core.events import (
+    DemandReported,
+    Failure,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    TimerFired,
+    Waiting,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerReady,
+)
 from muxd.core.policy import linger
 from muxd.core.progress import next_step
 
-from .playbook import Playbook
+from .playbook import Playbook, single
 
 
 def test_a_client_that_usually_returns_is_waited_for_a_little_longer_than_it_takes():
@@ -104,3 +115,18 @@ def test_a_return_that_another_models_answer_may_have_caused_teaches_nothing():
     book >> DemandReported(316, 3, 0) >> LeaseAsked(316.1, 4, "a")
     assert list(book.group("a").gaps) == before
     book.pending.clear()
+
+
+def test_what_is_kept_for_one_who_waited_long_is_free_once_its_oldest_request_has_gone():
+    book = Playbook(single("r", share=30), single("d", share=20), single("a"), wait_target=90.0)
+    book >> GpusMeasured(0, {"0": 80})
+    book >> LeaseAsked(0, 1, "d") << StartWorker("d")
+    book >> WorkerReady(60, "d", "http://d") << GrantLease(1, "http://d", 1)
+    book >> LeaseEnded(61, 1)
+    book >> LeaseAsked(62, 2, "r") << StartWorker("r")
+    book >> WorkerReady(122, "r", "http://r") << GrantLease(2, "http://r", 1)
+    assert book >> DemandReported(123, 2, 1)
+    assert book >> LeaseAsked(124, 3, "a", (Waiting(1, 300.0),)), "due, and r has a turn"
+    assert book >> WorkerExited(125, "d", Failure.EXITED, "exited with status 1"), "its room is kept for a"
+    book >> DemandReported(126, 3, 0, (Waiting(1, 0.0),)) << StartWorker("d")
+    assert book
