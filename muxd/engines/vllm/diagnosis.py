@@ -8,7 +8,7 @@ from muxd.config.model_schema import Model
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence, quote
 from muxd.engines.log_patterns import GENERAL_PATTERNS
-from muxd.errors import MemoryNotReleased, ReloadRefused
+from muxd.errors import EngineError, MemoryNotReleased, ReloadRefused
 
 from .log_patterns import LESS_GPU, OTHER_LEVEL, VLLM_PATTERNS
 
@@ -28,9 +28,16 @@ _PREFIX = re.compile(r"^\((?:APIServer|EngineCore|Worker)[^)\n]*\) (?:[A-Z]+ \S+
 
 #: Errors that only tell that another process failed.
 _FOLLOWS = re.compile(
-    r"^(?:RuntimeError: Engine core initialization failed|Exception: WorkerProc initialization failed)[^\n]*\n?",
+    r"^(?:RuntimeError: Engine core initialization failed|Exception: WorkerProc initialization failed"
+    r"|(?:[\w.]+\.)?EngineDeadError:)[^\n]*\n?",
     re.MULTILINE,
 )
+
+#: What the API server finds when its engine core is gone, and what an engine core writes that ends of an exception.
+_CORE_GONE, _CORE_RAISED = "EngineDeadError", "EngineCore encountered a fatal error"
+
+#: A worker that SIGKILL ended, as the engine core saw it.
+_WORKER_KILLED = re.compile(r"died unexpectedly \(exit code: -9\)")
 
 #: How processes call themselves that are parts of a server and outlive it for a moment when it crashes.
 PARTS = ("VLLM::",)
@@ -40,13 +47,19 @@ def diagnose(evidence: Evidence, model: Model) -> Diagnosis | None:
     """Return why a server ended, or will never be ready; None where nothing tells."""
     if evidence.is_alive:
         return None
+    is_core_gone = _CORE_GONE in evidence.said
+    was_killed = is_core_gone and _CORE_RAISED not in evidence.said
+    was_killed = was_killed or evidence.was_killed or _WORKER_KILLED.search(evidence.said) is not None
     evidence = replace(evidence, said=_FOLLOWS.sub("", _PREFIX.sub("", evidence.said)))
     known = diagnosis.of_log(evidence, PATTERNS, model, WORDS, PHASES)
     if known is not None or evidence.timed_out:
         return known
     if evidence.broken_call == "reload":
         return Diagnosis(ReloadRefused.code, "the engine died of reloading its weights", OTHER_LEVEL)
-    return diagnosis.of_end(evidence, was_killed=evidence.was_killed)
+    known = diagnosis.of_end(evidence, was_killed=was_killed)
+    if known is None and is_core_gone:
+        return Diagnosis(EngineError.code, "its engine core has ended", "see its log, and dmesg")
+    return known
 
 
 def of_answer(call: str, status: int, body: str) -> Diagnosis | None:

@@ -32,6 +32,7 @@ from .installation import (
     GPU_SHARE,
     KV_CACHE_BYTES,
     MIDDLEWARE,
+    NO_ERROR_STACK,
     RELEASE_HOST_MEMORY,
     SHUTDOWN_TIMEOUT,
     broken_sleep,
@@ -233,6 +234,8 @@ def server_flags(model: Model, port: int, lacks: frozenset[str] = frozenset()) -
     flags = ["--model", model.model_path, "--served-model-name", model.served_names[0]]
     flags += ["--host", "127.0.0.1", "--port", str(port), MIDDLEWARE, f"{GUARD}.RequireAdminKey"]
     flags += [SHUTDOWN_TIMEOUT, str(DRAIN_SECONDS)] if SHUTDOWN_TIMEOUT not in lacks else []
+    # VLLM_SERVER_DEV_MODE turns on a traceback for each error that a client gets: causes would drown in the log.
+    flags += [NO_ERROR_STACK] if NO_ERROR_STACK not in lacks else []
     flags += ["--enable-sleep-mode"] if model.sleep_level < 3 else []
     return flags + _tensor_parallel(model)
 

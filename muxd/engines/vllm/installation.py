@@ -42,11 +42,13 @@ except ImportError:
 MIDDLEWARE = "--middleware"
 SHUTDOWN_TIMEOUT = "--shutdown-timeout"
 RELEASE_KV_CACHE = "/release_kv_cache_memory"
+NO_ERROR_STACK = "--no-log-error-stack"
 RELEASE_HOST_MEMORY = "VLLM_SLEEP_MODE_RELEASE_HOST_MEMORY"
 
 #: The files of the package that show a feature, and the word in them.
 FEATURES = {
     MIDDLEWARE: ("entrypoints/*/cli_args.py", "middleware"),
+    NO_ERROR_STACK: ("entrypoints/*/cli_args.py", "log_error_stack"),
     SHUTDOWN_TIMEOUT: ("engine/arg_utils.py", "shutdown_timeout"),
     KV_CACHE_BYTES: ("engine/arg_utils.py", "kv_cache_memory_bytes"),
     RELEASE_KV_CACHE: ("v1/engine/async_llm.py", "release_kv_cache_memory"),
@@ -59,9 +61,9 @@ SLEEP_BROKEN = {(0, 14), (0, 15), (0, 16)}
 
 
 def lacking(folder: Path | None) -> frozenset[str]:
-    """Return the features that the vLLM in this folder does not have; where nothing can be seen, the latest alone."""
+    """Return the features that the vLLM in this folder does not have; where nothing can be seen, those of no need."""
     if folder is None:
-        return frozenset({RELEASE_HOST_MEMORY})
+        return frozenset({RELEASE_HOST_MEMORY, NO_ERROR_STACK})
     return frozenset(name for name, (files, word) in FEATURES.items() if not _says(folder, files, word))
 
 

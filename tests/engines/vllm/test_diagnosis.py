@@ -43,6 +43,37 @@ def test_an_error_of_another_process_is_told_and_not_that_there_was_one():
     assert "KeyError: 'rope'" in cause.message
 
 
+GONE = "ERROR 11-29 16:13:09 [x.py:5] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kills", "code", "words"),
+    [
+        (f"(APIServer pid=6) {GONE}", 1, "host_out_of_memory", "killed by SIGKILL"),
+        (f"(APIServer pid=6) {GONE}", None, "host_out_of_memory", "killed by SIGKILL"),
+        (f"(APIServer pid=6) {GONE}", 0, "engine_error", "its engine core has ended"),
+        (
+            "(EngineCore pid=7) ERROR 11-29 12:16:19 [core.py:1512] EngineCore encountered a fatal error.\n"
+            f"(EngineCore pid=7) ERROR 11-29 12:16:19 [core.py:1512] KeyError: 'rope'\n(APIServer pid=6) {GONE}",
+            None,
+            "engine_error",
+            "KeyError: 'rope'",
+        ),
+        (
+            "(EngineCore pid=7) ERROR Worker proc W-0 died unexpectedly (exit code: -9), x\n",
+            2,
+            "host_out_of_memory",
+            "",
+        ),
+    ],
+)
+def test_the_end_of_an_engine_core_is_told_by_what_ended_it(text, kills, code, words):
+    cause = of_log(text, doing="served", status=1, oom_kills=kills)
+    assert cause is not None
+    assert cause.code == code
+    assert words in cause.message
+
+
 def test_a_server_that_still_loads_is_left_to_load():
     assert of_log(LOG_SAMPLES[0].text, is_alive=True) is None
 

@@ -19,7 +19,7 @@ from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
 from muxd.engines.vllm import engine as engine_module
 from muxd.engines.vllm import guard
 from muxd.engines.vllm.engine import DISCARDED, KV_CACHE, OFFLOADED, VLLM
-from muxd.engines.vllm.installation import RELEASE_HOST_MEMORY, SHUTDOWN_TIMEOUT
+from muxd.engines.vllm.installation import NO_ERROR_STACK, RELEASE_HOST_MEMORY, SHUTDOWN_TIMEOUT
 from muxd.engines.vllm.key_checks import findings
 from muxd.engines.vllm.kind import VLLM_KIND
 from muxd.http.request import Request
@@ -270,11 +270,11 @@ def test_its_own_check_of_free_memory_is_for_its_grant_and_not_for_the_whole_gpu
 
 
 @pytest.mark.parametrize("level", [1, 2])
-@pytest.mark.parametrize("lacks", [frozenset(), frozenset({SHUTDOWN_TIMEOUT, RELEASE_HOST_MEMORY})])
+@pytest.mark.parametrize("lacks", [frozenset(), frozenset({SHUTDOWN_TIMEOUT, RELEASE_HOST_MEMORY, NO_ERROR_STACK})])
 def test_what_its_vllm_lacks_is_not_asked_of_it(tmp_path, monkeypatch, level, lacks):
     monkeypatch.setattr(engine_module, "lacking", lambda folder: lacks)
     spec = VLLM().command(model(sleep_level=level), context(tmp_path))
-    assert ("--shutdown-timeout" in spec.argv) is (not lacks)
+    assert ("--shutdown-timeout" in spec.argv) is ("--no-log-error-stack" in spec.argv) is (not lacks)
     assert (spec.env == {RELEASE_HOST_MEMORY: "1"}) is (level == 1 and not lacks)
 
 

@@ -12,6 +12,7 @@ from muxd.engines.vllm.installation import (
     FEATURES,
     KV_CACHE_BYTES,
     MIDDLEWARE,
+    NO_ERROR_STACK,
     RELEASE_HOST_MEMORY,
     RELEASE_KV_CACHE,
     SHUTDOWN_TIMEOUT,
@@ -51,9 +52,9 @@ def test_what_a_version_lacks_is_seen_in_its_files(environment, name):
     assert lacking(folder_of(str(environment(name)), {})) == {name}
 
 
-def test_where_the_package_is_not_found_only_the_latest_feature_is_not_counted_on(tmp_path):
+def test_where_the_package_is_not_found_what_nothing_needs_is_not_counted_on(tmp_path):
     assert folder_of("no-such-python", {"PATH": str(tmp_path)}) is None
-    assert lacking(None) == {RELEASE_HOST_MEMORY}
+    assert lacking(None) == {RELEASE_HOST_MEMORY, NO_ERROR_STACK}
 
 
 def test_an_interpreter_is_found_as_its_worker_will(environment):

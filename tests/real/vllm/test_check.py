@@ -30,7 +30,17 @@ def test_it_says_its_version_and_what_it_lacks(vllm_home: Path):
 
 def test_it_says_which_arguments_it_does_not_take(vllm_home: Path):
     asked = {
-        "good": ["--model", "x", "--middleware", "a.b", "-tp", "2", "--kv-cache-memory-bytes", "5"],
+        "good": [
+            "--model",
+            "x",
+            "--middleware",
+            "a.b",
+            "--no-log-error-stack",
+            "-tp",
+            "2",
+            "--kv-cache-memory-bytes",
+            "5",
+        ],
         "unknown": ["--model", "x", "--max-modle-len", "5"],
         "three": ["--dtype", "bfloat61", "--seed=x", "--no-such-flag", "5"],
     }
