@@ -2,6 +2,7 @@
 
 import httpx
 
+from muxd.engines.wake_proof import ANSWER_TOKENS
 from tests.end_to_end.muxd import Muxd, eventually
 from tests.end_to_end.test_metrics import ALONE, SERVED, Scrape
 
@@ -26,7 +27,7 @@ def until_served(muxd: Muxd, requests: int) -> Scrape:
 def test_an_engines_own_metrics_come_with_its_name_and_outlast_a_sleep(sglang_home, tmp_path):
     with Muxd(tmp_path, config(sglang_home, (2, 1)), proxy=ALONE, deadline=DEADLINE) as muxd:
         assert muxd.switch("tiny-a")["type"] == "ready"
-        before = sum(Scrape(muxd).all(SERVED, model="tiny-a").values())  # its warm-up
+        before = sum(Scrape(muxd).all(SERVED, model="tiny-a").values())  # its warm-up and its wake proof
         generated(muxd, 16)
         awake = until_served(muxd, before + 1)
         assert awake.all("sglang:num_running_reqs", model="tiny-a")
@@ -36,9 +37,9 @@ def test_an_engines_own_metrics_come_with_its_name_and_outlast_a_sleep(sglang_ho
         assert not [family.name for family in asleep.families if not family.name.startswith("muxd_")]
         assert muxd.switch("tiny-a")["type"] == "ready"
         generated(muxd, 16)
-        again = until_served(muxd, before + 2)
+        again = until_served(muxd, before + 3)  # the proof after its wake is one
         total = "sglang:generation_tokens_total"
-        assert sum(again.all(total).values()) == sum(awake.all(total).values()) + 16
+        assert sum(again.all(total).values()) == sum(awake.all(total).values()) + 16 + ANSWER_TOKENS
         names = {family.name for family in awake.families}
         assert names <= {family.name for family in again.families}
         assert again.all("muxd_engine_scrape_failures_total") == {("tiny-a",): 0, ("tiny-b",): 0}
