@@ -1,6 +1,6 @@
 """What muxd does over the servers of any real engine: the module of an engine imports the tests, and has the fixtures.
 
-Its `muxd` runs tiny-a, which sleeps at level 2, and tiny-b, at level 1; its `crowd` is a number of requests.
+Its `muxd` runs tiny-a and tiny-b; its `crowd` is a number of clients, and how many requests they make together.
 """
 
 import json
@@ -30,13 +30,15 @@ def test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchan
     assert {"tiny-a", "tiny-b"} <= set(woken)
 
 
-def test_all_requests_of_eight_clients_succeed(muxd, texts, crowd):
+def test_all_requests_of_a_crowd_succeed(muxd, texts, crowd):
+    clients, requests = crowd
+
     def one(number: int) -> bool:
         model = (A, B)[number % 2]
         return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
 
-    with ThreadPoolExecutor(8) as clients:
-        assert list(clients.map(one, range(crowd))) == [True] * crowd
+    with ThreadPoolExecutor(clients) as pool:
+        assert list(pool.map(one, range(requests))) == [True] * requests
     assert_never_two_awake(muxd.moves())
 
 

@@ -6,17 +6,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.muxd import Muxd, assert_never_two_awake, chat_body, eventually
 from tests.ports import free_port
+from tests.real.any_engine import (  # noqa: F401  the tests are collected here
+    A,
+    B,
+    is_back_after_a_sigkill,
+    test_a_stream_whose_client_leaves_does_not_hold_up_a_switch,
+    test_all_requests_of_a_crowd_succeed,
+)
 
 from .llama_cpu import FREEZE, SERVER, STEPS, THAW, command, table
-
-A, B = "tests/tiny-a", "tests/tiny-b"
 
 DEFAULTS = """\
 [defaults]
@@ -41,15 +45,6 @@ def muxd(llama_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert not list((muxd.folder / "state" / "workers").iterdir())
 
 
-@pytest.fixture(scope="module")
-def texts(muxd: Muxd) -> dict[str, str]:
-    """What each model says when it was just loaded."""
-    said = {model: muxd.ask(model, max_tokens=24) for model in (A, B)}
-    assert said[A] != said[B]
-    assert all(said.values())
-    return said
-
-
 def frozen(pid: int) -> bool:
     return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()
 
@@ -66,21 +61,9 @@ def test_both_answer_in_turn_and_the_one_with_steps_is_frozen_and_thawed(muxd, t
     assert_never_two_awake(muxd.moves())
 
 
-def test_a_hundred_requests_of_sixteen_clients_all_succeed(muxd, texts):
-    def one(number: int) -> bool:
-        model = (A, B)[number % 2]
-        return muxd.ask(model, stream=number % 3 == 0, max_tokens=24) == texts[model]
-
-    with ThreadPoolExecutor(16) as clients:
-        assert list(clients.map(one, range(100))) == [True] * 100
-    assert_never_two_awake(muxd.moves())
-
-
-def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
-    muxd.ask(A)
-    with muxd.stream(A, max_tokens=1500) as lines:
-        next(lines)
-    assert muxd.ask(B, max_tokens=24) == texts[B]
+@pytest.fixture
+def crowd() -> tuple[int, int]:
+    return 16, 100
 
 
 def test_what_the_server_answers_itself_is_passed_on(muxd, texts):
@@ -95,12 +78,7 @@ def test_what_the_server_answers_itself_is_passed_on(muxd, texts):
 
 
 def test_after_a_sigkill_no_process_is_left_and_the_model_is_back(muxd, texts):
-    muxd.ask(A)
-    pid, restarts = muxd.status("tiny-a")["pid"], muxd.status("tiny-a")["restarts"]
-    os.kill(pid, signal.SIGKILL)
-    assert muxd.ask(A, max_tokens=24) == texts[A]
-    assert muxd.status("tiny-a")["restarts"] == restarts + 1
-    assert pid not in muxd.processes()
+    is_back_after_a_sigkill(muxd, texts, "server", {"server"}, lambda: {"server": muxd.status("tiny-a")["pid"]})
 
 
 def test_a_sleeper_that_is_killed_is_started_again_when_it_is_asked(muxd, texts):

@@ -20,7 +20,7 @@ from tests.real.any_engine import (  # noqa: F401  the tests are collected here
     is_back_after_a_sigkill,
     test_a_stream_whose_client_leaves_does_not_hold_up_a_switch,
     test_a_validation_finds_every_level_of_the_running_process_well,
-    test_all_requests_of_eight_clients_succeed,
+    test_all_requests_of_a_crowd_succeed,
     test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text,
 )
 
@@ -58,8 +58,8 @@ def muxd(vllm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def crowd() -> int:
-    return 40
+def crowd() -> tuple[int, int]:
+    return 8, 40
 
 
 @pytest.mark.parametrize(
