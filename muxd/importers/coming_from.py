@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import drop_in, llama_swap, llmux
+from . import drop_in, llmux, swap_keys
 from .translations import Translations, rows
 
 _MARK = "<!-- {} -->"
@@ -21,8 +21,8 @@ def tables() -> dict[str, str]:
         "sglangmux": _table("sglangmux", drop_in.FLAGS.items()),
         "llmux flags": _table("llmux", llmux.FLAGS.items()),
         "llmux keys": _table("llmux", _keys(llmux.KEYS)),
-        "llama-swap flags": _table("llama-swap", llama_swap.FLAGS.items()),
-        "llama-swap keys": _table("llama-swap", _keys(llama_swap.KEYS)),
+        "llama-swap flags": _table("llama-swap", swap_keys.FLAGS.items()),
+        "llama-swap keys": _table("llama-swap", _keys(swap_keys.KEYS)),
     }
 
 

@@ -8,6 +8,9 @@ from muxd.config.names import did_you_mean
 from muxd.config.units import shown
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+#: A text that is nothing but a variable of llama-swap's environment.
+VARIABLE_MACRO = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+
 _MACRO = re.compile(r"\$\{(env\.)?([A-Za-z0-9_-]+)\}")
 
 #: Macros that nobody may define: llama-swap sets them for each model.

@@ -36,7 +36,10 @@ class Imports:
 
         muxd.toml as it would be written is read, too, and must say the same.
         """
-        overlay = ImportOverlay(self.program, self.write(text, name))
+        return self.load_file(self.write(text, name))
+
+    def load_file(self, file: Path) -> Config:
+        overlay = ImportOverlay(self.program, file)
         config, problems = read_config(None, self.environ, overlay, host=False)
         problems.raise_any()
         written = self.folder / "muxd.toml"

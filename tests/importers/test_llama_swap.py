@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muxd.config.problems import Problems
-from muxd.importers import llama_swap
+from muxd.importers import llama_swap, swap_keys
 from muxd.importers.engine_commands import words_of
 from muxd.importers.translations import rows
 
@@ -264,7 +264,7 @@ VALUES = {
 def everything():
     """A configuration with every key of the table, as YAML in JSON's form."""
     whole = {}
-    for path, _ in rows(llama_swap.KEYS):
+    for path, _ in rows(swap_keys.KEYS):
         inner = whole
         *before, last = ["a" if part == "NAME" else part for part in path.split(".")]
         for part in before:
@@ -275,7 +275,7 @@ def everything():
 
 def test_every_key_is_known_and_each_without_an_equal_is_said(swap):
     said = swap.remarks(_yaml(everything()), "config.yaml")
-    for path, becomes in rows(llama_swap.KEYS):
+    for path, becomes in rows(swap_keys.KEYS):
         if becomes.startswith("no equal"):
             assert [remark for remark in said if f" {path.replace('NAME', 'a')}: no equal: " in remark], path
 
