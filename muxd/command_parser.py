@@ -157,6 +157,10 @@ _OTHERS_COMMANDS = {
         "`muxd init` writes a first configuration, and conf/systemd has the units of a service",
     ),
     "demo": "it is `muxd start --demo`",
+    **dict.fromkeys(
+        ("convert", "migrate", "translate", "upgrade"), "`muxd import` reads another program's configuration"
+    ),
+    **dict.fromkeys(("llmux", "llama-swap"), "`muxd import {} FILE` writes a configuration from that of {}"),
     **dict.fromkeys(("ps", "ls", "list", "top", "models", "info"), "that is `muxctl status`"),
     **dict.fromkeys(
         ("stop", "shutdown", "down", "quit", "kill"), "`muxctl shutdown` stops muxd, `muxctl stop NAME` one model"
@@ -173,7 +177,7 @@ def _explain_no_command(word: str, known: list[str]) -> str:
     from muxctl.verbs import VERBS  # imported for an error only
 
     if told := _OTHERS_COMMANDS.get(word):
-        return f"muxd has no command {word}: {told.format(word)}"
+        return f"muxd has no command {word}: {told.replace('{}', word)}"
     if word in VERBS:
         return f"muxd has no command {word}: that is `muxctl {word}`"
     if word.endswith((".toml", ".sh")):

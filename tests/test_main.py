@@ -56,6 +56,8 @@ def muxd(monkeypatch, capsys, tmp_path):
         (["demo"], "it is `muxd start --demo`"),
         (["setup"], "muxd has no command setup: `muxd init` writes a first configuration"),
         (["install"], "`muxd init` writes a first configuration, and conf/systemd has the units of a service"),
+        (["migrate"], "muxd has no command migrate: `muxd import` reads another program's configuration"),
+        (["llmux", "config.json"], "`muxd import llmux FILE` writes a configuration from that of llmux"),
         (["config"], "`muxd init` writes a first configuration, `muxd check` says what is wrong with one"),
         (["stpo"], "did you mean muxctl stop?"),
         (["start", "--debug"], "muxd start has no --debug; did you mean --log-level debug?"),

@@ -210,9 +210,9 @@ def _why_not_toml(text: str) -> str:
     """Return advice on a text that is of another kind; "" for one that may be TOML."""
     start = text.lstrip()
     if start.startswith("{"):
-        return "this looks like JSON: write it as TOML, see muxd init --print"
+        return "this looks like JSON: muxd import llmux reads llmux's; or write it as TOML, see muxd init --print"
     if _YAML.match(start):
-        return "this looks like YAML: write it as TOML, see muxd init --print"
+        return "this looks like YAML: muxd import llama-swap reads llama-swap's; or write TOML, see muxd init --print"
     return ""
 
 

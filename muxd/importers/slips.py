@@ -35,8 +35,8 @@ _TEXTS = (
 )
 _REMEDIES = {
     "TOML": "a configuration is given with --config",
-    "YAML": "muxd's configuration is TOML, and muxd init writes one",
-    "JSON": "muxd's configuration is TOML, and muxd init writes one",
+    "YAML": "muxd's configuration is TOML: muxd init writes one, muxd import llama-swap one from llama-swap's",
+    "JSON": "muxd's configuration is TOML: muxd init writes one; llmux's is given with --llmux",
     "Python": "write a launch script that has `exec python3` and its name",
 }
 

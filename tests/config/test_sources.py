@@ -194,8 +194,14 @@ def test_all_files_that_are_not_toml_are_told(part, problems, folder):
         ("[muxd]\nsocket = ['\u201e', \u201ex']", "Invalid value; column 16 has U+201E (DOUBLE LOW-9 QUOTATION"),
         ("[muxd]\nsocket = ['x'\uff0c'y']", "Unclosed array; column 14 has U+FF0C (FULLWIDTH COMMA): write ,"),
         ("[muxd]\nsocket = `x`", "column 10 has U+0060 (GRAVE ACCENT): write '; column 12 has"),
-        ("muxd:\n  socket: x\n", "this looks like YAML: write it as TOML, see muxd init --print"),
-        ('{"muxd": {}}', "this looks like JSON: write it as TOML, see muxd init --print"),
+        (
+            "muxd:\n  socket: x\n",
+            "this looks like YAML: muxd import llama-swap reads llama-swap's; or write TOML, see muxd init --print",
+        ),
+        (
+            '{"muxd": {}}',
+            "this looks like JSON: muxd import llmux reads llmux's; or write it as TOML, see muxd init --print",
+        ),
         ("[muxd]\nsocket = # \u201c", "Invalid value; correct this line"),
         ("[muxd]\nsocket = 'x'\0", "column 13 has U+0000 (a control character): remove it, or write a space"),
         ("[muxd]\r\nsocket = x\r\n", 'F:2: not TOML: Invalid value; text is written in quotes: "x"'),

@@ -235,3 +235,14 @@ def test_flags_that_stand_where_they_may_are_no_slips(blamed, text):
 def test_a_module_of_sglang_that_is_no_server_is_told_with_its_line(blamed, command, told):
     (said,) = blamed(f"MODEL_NAME=a\nPORT=3\nexec {command}\n")
     assert said.startswith(f"a.sh:3 {told}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("c.json", "{}", "llmux's is given with --llmux;"),
+        ("c.yaml", "models:\n  q: 1\n", "muxd import llama-swap one from llama-swap's;"),
+    ],
+)
+def test_of_another_programs_configuration_the_way_in_is_told(name, text, told):
+    assert told in why_no_script(Path(name), text)
