@@ -36,6 +36,7 @@ def config(vllm_home, tmp_path, monkeypatch):
     return file
 
 
+@pytest.mark.long
 def test_two_models_of_llmux_take_turns(config, tmp_path):
     with Scripts(tmp_path, "--llmux", "config.json", deadline=DEADLINE) as muxd:
         for name in ("tiny-a", "tiny-b", "tiny-a"):
