@@ -153,6 +153,7 @@ class WorkerProcess:
         kill = kill or (self._engine.is_deaf_while_loading and self._doing is None)
         self._kill = self._kill or kill
         self._stopping.set()
+        self._ordered.set()
         self._before_launch.cancel()
         if self.child is not None:
             self.child.kill() if kill else self.child.stop()
@@ -390,13 +391,14 @@ class WorkerProcess:
             raise EngineCallFailed(why, cause=diagnosis.of_wrong_wake(why))
 
     async def _probe_until_ordered(self, server: LaunchedServer) -> None:
-        """Probe every probe_interval seconds until there is an order; report a server that is not alive.
+        """Probe every probe_interval seconds until there is an order or a stop; report a server that is not alive.
 
+        A server that ends is asked nothing: the answer may want an engine that is gone, and the server wait for it.
         The search for a second server of a launch script takes 10 ms, and is made at probes 1, 2, 4, 8 and so on.
         """
         misses = looks = 0
         is_told = False
-        while not self._orders:
+        while not (self._orders or self._stopping.is_set()):
             self._ordered = trio.Event()
             with trio.move_on_after(self._model.probe_interval):
                 await self._ordered.wait()

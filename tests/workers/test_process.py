@@ -64,6 +64,19 @@ async def test_a_server_that_hears_no_signal_while_it_loads_is_killed(
         assert worker.child.signals == signals
 
 
+async def test_a_server_that_is_told_to_end_is_asked_nothing_meanwhile(autojump_clock, tmp_path):
+    async with one_worker(tmp_path, probe_interval=1.0, stop_timeout=100.0) as worker:
+        await worker.gets_ready()
+        worker.behaviour.stop_time = 50.0
+        await trio.sleep(5)
+        worker.runner.stop(kill=False)
+        await trio.sleep(0.1)
+        asked = list(worker.server.asked)
+        assert "/v1/loads" in asked
+        await worker.ends()
+        assert worker.server.asked == asked
+
+
 async def test_a_server_that_is_of_no_use_to_its_model_is_ended_and_not_started_again(
     autojump_clock, tmp_path, monkeypatch
 ):
