@@ -164,8 +164,6 @@ class Validations:
     def _ask(self, group: Group, validation: Validation, moment: Moment) -> Iterator[Command]:
         """Have those workers measured that are where they should be."""
         for worker in group.serving:
-            if moment is Moment.ASLEEP and not worker.sleeps_at(validation.cycles[0].level):
-                continue  # what happened to it is told at the end of the cycle
             if moment is not Moment.ASLEEP and worker.state is not WorkerState.READY:
                 validation.errors.setdefault(worker.name, f"{worker.state}: {worker.reason}")
                 continue

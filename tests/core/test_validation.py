@@ -1,6 +1,7 @@
 """What an operator's order to validate a model does: each level is tried, and nobody else is in between."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -41,6 +42,7 @@ from muxd.core.events import (
     WorkerMeasured,
     WorkerReady,
 )
+from muxd.core.placement import Eviction
 from muxd.core.progress import next_step, progress_of
 from muxd.core.states import WorkerState
 
@@ -291,15 +293,7 @@ def test_one_whose_weights_find_no_host_ram_is_not_validated_at_level_1():
 
 
 def test_every_replica_sleeps_and_is_measured():
-    book = Playbook(replicas("r", frozenset({"0"}), frozenset({"1"})))
-    book >> LeaseAsked(0, 1, "r")
-    book.pending.clear()
-    for name in ("r/0", "r/1", "r/router"):
-        book >> WorkerReady(1, name, f"http://{name}")
-        book.pending.clear()
-    book >> RouterSynced(2, "r", ("http://r/0", "http://r/1"))
-    book.pending.clear()
-    book >> LeaseEnded(3, 1)
+    book = ready_replicas()
     book >> validate(20, 2, model="r") << ask(1, Moment.BEFORE, "r/0") << ask(2, Moment.BEFORE, "r/1")
     book >> WorkerMeasured(21, "r/0", 1)
     book >> WorkerMeasured(21, "r/1", 2) << SleepWorker("r/0", 2) << SleepWorker("r/1", 2)
@@ -427,3 +421,67 @@ def test_a_validation_that_is_cut_short_trusts_nothing(end):
     assert book.worker("a").distrusted == frozenset()
     book >> end
     assert book.worker("a").distrusted == {0}
+
+
+def test_a_level_is_tried_whatever_went_wrong_before():
+    book = ready(DEEP)
+    book.worker("a").bad_levels = 2
+    book >> validate(20, 0) << ask(1, Moment.BEFORE)
+    assert book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
+
+
+def test_what_ended_it_before_is_not_held_against_a_cycle():
+    book = ready(DEEP) >> WorkerExited(12, "a", reason="killed by signal 9") << StartWorker("a")
+    book >> WorkerReady(15, "a", "http://a") >> validate(20, 0) << ask(1, Moment.BEFORE)
+    book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP)
+    book >> WorkerMeasured(22, "a", 2) << WakeWorker("a") >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
+    assert book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
+
+
+def test_the_times_of_one_cycle_are_not_those_of_the_next():
+    book = ready(DEEP) >> validate(20, 0, cycles=2) << ask(1, Moment.BEFORE)
+    book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP)
+    book >> WorkerMeasured(22, "a", 2) << WakeWorker("a") >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
+    book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << SleepWorker("a", 0)
+    book >> SleepFailed(25, "a", "it said no") << StopWorker("a", kill=True) >> WorkerExited(26, "a")
+    book << ask(4, Moment.ASLEEP) >> WorkerMeasured(26, "a", 4) << StartWorker("a")
+    book >> WorkerReady(36, "a", "http://a") << ask(5, Moment.AWAKE) >> WorkerMeasured(37, "a", 5)
+    failed = "its sleep failed: it said no"
+    assert book << ReportCycle(9, "a", 0, 2, None, None, failed) << FinishOrder(9, "ready")
+
+
+def ready_replicas():
+    """Both replicas of r are ready, and nobody holds a lease."""
+    book = Playbook(replicas("r", frozenset({"0"}), frozenset({"1"})))
+    events = [
+        LeaseAsked(0, 1, "r"),
+        *(WorkerReady(1, name, f"http://{name}") for name in ("r/0", "r/1", "r/router")),
+        RouterSynced(2, "r", ("http://r/0", "http://r/1")),
+        LeaseEnded(3, 1),
+    ]
+    for event in events:
+        book >> event
+        book.pending.clear()
+    return book
+
+
+def test_a_replica_beside_one_that_cannot_be_asked_is_not_tried():
+    book = (
+        ready_replicas() >> validate(20, 2, model="r") << ask(1, Moment.BEFORE, "r/0") << ask(2, Moment.BEFORE, "r/1")
+    )
+    book >> WorkerMeasured(21, "r/0", 1, "no answer")
+    book >> WorkerMeasured(21, "r/1", 2) << ReportCycle(9, "r/0", 2, 1, None, None, "no answer")
+    assert book << ReportCycle(9, "r/1", 2, 1, None, None, "it was not tried") << FinishOrder(9, "ready")
+
+
+def test_who_waits_for_its_gpu_is_promised_nothing_and_comes_as_soon_as_it_is_over():
+    book = ready(DEEP, "b") >> validate(20, 0) << ask(1, Moment.BEFORE)
+    book >> LeaseAsked(20, 2, "b") >> SwitchAsked(20, 5, "a")
+    a, b = book.group("a"), book.group("b")
+    assert book.scheduler.switching.gives_way_at(Eviction(a, 2), b) == inf
+    book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
+    assert not a.leaves, "it comes back"
+    book >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(22, "a", 2) << WakeWorker("a")
+    book >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
+    book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
+    assert book << FinishSwitch(5, "http://a") << SleepWorker("a", 2)
