@@ -76,6 +76,8 @@ def _options() -> Namespace:
     words, which are added here.
     """
     parser = _parser()
+    if sys.argv[1:2] == ["router"] and not {"-h", "--help"} & set(sys.argv[2:3]):  # its flags are another program's
+        return Namespace(run=_router, flags=sys.argv[2:])
     options, rest = parser.parse_known_args()
     if any(word.startswith("-") or not hasattr(options, "scripts") for word in rest):
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -167,6 +169,9 @@ def _parser() -> ArgumentParser:
     proxy.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     proxy.set_defaults(run=_proxy, parser=proxy)
 
+    router = commands.add_parser("router", help="run sglang-router by its own command line, behind muxd's proxy")
+    router.set_defaults(run=_router, parser=router, flags=[])
+    router.epilog = "Its flags are those of sglang-router 0.1.8 and 0.3.2: --worker-urls URL ... --policy POLICY ..."
     check = commands.add_parser("check", help="say everything that is wrong with a configuration, and on this machine")
     check.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     check.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
@@ -281,6 +286,13 @@ def _start(options: Namespace) -> int:
     if options.validate is not None:
         return _validate(options, lambda: _load(path, added))
     return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
+
+
+def _router(options: Namespace) -> int:
+    from .importers.router_flags import RouterCommand
+
+    added = RouterCommand.of(options.flags)
+    return _run_daemon(lambda: _load(None, added))
 
 
 def _validate(options: Namespace, read: Callable[[], Config]) -> int:

@@ -213,7 +213,7 @@ def open_real_gpus(config: Config) -> Gpus:
     try:
         return NvmlGpus()
     except pynvml.NVMLError as error:
-        if not all(runs_on_cpu(model.args) for model in config.models):
+        if not all(not model.gpus or runs_on_cpu(model.args) for model in config.models):
             remedy = "install NVIDIA's driver, or give this user or container the GPUs"
             log.warning("no GPU can be seen, and no GPU memory is measured: %s; %s", error, remedy)
         return NoGpus()

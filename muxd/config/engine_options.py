@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
-from .readers import choice, command, duration, integer, labels, number, server_urls, text, texts
+from .readers import choice, command, duration, integer, labels, number, prefill_urls, server_urls, text, texts
 from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
 
 
@@ -189,6 +189,8 @@ class PodDiscovery:
     """How servers are found in a Kubernetes cluster, by sglang-router."""
 
     selector: dict[str, str] = key(labels, {}, doc="The labels of their pods.")
+    prefill_selector: dict[str, str] = key(labels, {}, doc="In place of it: the labels of those that prefill ...")
+    decode_selector: dict[str, str] = key(labels, {}, doc="... and of those that decode.")
     namespace: str = key(text, unset="", example="llm", doc="Their namespace.  Default: all that the router may watch.")
     port: int = key(integer(1, 65535), 30000, doc="The port at which each pod answers.")
 
@@ -202,6 +204,15 @@ class RemoteOptions:
         unset=(),
         example=["http://10.0.0.7:30000", "https://gpu2.example:8443", "unix:/run/qwen.sock"],
         doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.",
+    )
+    prefill: tuple[str, ...] = key(
+        prefill_urls,
+        unset=(),
+        example=["http://10.0.0.7:30000 8998"],
+        doc="In place of urls: the servers that prefill, each with its bootstrap port, where it has one, ...",
+    )
+    decode: tuple[str, ...] = key(
+        server_urls, unset=(), example=["http://10.0.0.8:30000"], doc="... and those that decode."
     )
     discovery: PodDiscovery | None = key(
         PodDiscovery,

@@ -126,6 +126,13 @@ class Model:
         told=True,
         doc='What clients write into "model".  Default: the table\'s name.',
     )
+    any_name: bool = key(
+        boolean,
+        False,
+        live=True,
+        told=True,
+        doc="Requests for a name that no model has are for this one, and the name goes to its server as it is.",
+    )
     gpus: tuple[str, ...] = key(  # ids: a card's index as NVML counts, a MIG slice's UUID; CUDA takes them so
         gpu_names,
         [0],

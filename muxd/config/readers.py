@@ -212,6 +212,16 @@ def server_urls(value: Any, base: Base) -> tuple[str, ...]:
     return _distinct([_server_url(url) for url in texts(value, base)])
 
 
+def prefill_urls(value: Any, base: Base) -> tuple[str, ...]:
+    """Read addresses of servers, each with a port behind a space, or without one."""
+    for each in texts(value, base):
+        url, space, port = each.partition(" ")
+        _server_url(url)
+        if space and not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+            raise ValueError(f'{shown(port)} is no bootstrap port; write "URL PORT", or the URL alone')
+    return _distinct(value)
+
+
 def _server_url(given: str) -> str:
     if given.startswith("unix:"):
         if not given.startswith("unix:/") or _CONTROL.search(given):

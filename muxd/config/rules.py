@@ -111,6 +111,7 @@ def _findings(
     yield from _proxy(config, written)
     yield from _unused_flags(config, written)
     yield from _names(config)
+    yield from _any_names(config)
     yield from _ports(config)
     if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
@@ -232,6 +233,13 @@ def _names(config: Config) -> Iterator[Finding]:
                     ("models", model.name, "served_names"),
                     f'"{served}" already means model {first}; give each name to one model',
                 )
+
+
+def _any_names(config: Config) -> Iterator[Finding]:
+    """Check that at most one model takes the names that no model has."""
+    first, *others = [model.name for model in config.models if model.any_name] or [""]
+    for name in others:
+        yield ("models", name, "any_name"), f"model {first} takes all names that no model has; leave one of them out"
 
 
 def _ports(config: Config) -> Iterator[Finding]:

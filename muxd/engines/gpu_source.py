@@ -3,15 +3,21 @@
 from muxd.config.schema import Config
 from muxd.gpus import Gpus, open_real_gpus
 
+from .kind import PretendGpus
 from .registry import kind_of
 
 
 def are_pretend(config: Config) -> bool:
-    """Say whether all models have pretend GPUs, so that muxd reads those: a real model takes real memory."""
-    return bool(config.models) and all(kind_of(model).is_pretend for model in config.models)
+    """Say whether all models on GPUs have pretend ones, so that muxd reads those: a real model takes real memory."""
+    return _pretend_gpus(config) is not None
 
 
 def open_gpus(config: Config) -> Gpus:
-    """Return the pretend GPUs where all models have such, else this machine's; NoGpus where there is no driver."""
-    pretend = kind_of(config.models[0]).pretend_gpus if are_pretend(config) else None
+    """Return the pretend GPUs where all models on GPUs have such, else this machine's; NoGpus without a driver."""
+    pretend = _pretend_gpus(config)
     return pretend.open(config) if pretend is not None else open_real_gpus(config)
+
+
+def _pretend_gpus(config: Config) -> PretendGpus | None:
+    kinds = [kind for kind in map(kind_of, config.models) if kind.capabilities.uses_gpus]
+    return kinds[0].pretend_gpus if kinds and all(kind.is_pretend for kind in kinds) else None

@@ -67,7 +67,8 @@ class CatalogueEntry:
     def adapter(self, asked: str) -> str:
         """Return the LoRA adapter in `asked`, a name NAME:ADAPTER that `find` took for this model; empty for none."""
         plain = untagged(asked)
-        return "" if asked in self.names or plain in self.names else plain.rpartition(":")[2]
+        name, _, adapter = plain.rpartition(":")
+        return adapter if asked not in self.names and plain not in self.names and name in self.names else ""
 
     def worker_name(self, asked: str) -> str:
         """Return the name to send to the worker for a client's `asked`; empty where the client's own name will do.
@@ -77,6 +78,8 @@ class CatalogueEntry:
         if ":" not in asked or (asked.count(":") == 1 and self.adapter(asked)):
             return ""
         adapter = self.adapter(asked)
+        if self.model.any_name and not adapter and untagged(asked) not in self.names:
+            return ""
         return f"{self.name}:{adapter}" if adapter else self.name
 
 
@@ -104,6 +107,7 @@ class Catalogue:
         }
         served = {name: entry for entry in self._entries.values() for name in entry.served_names}
         self._by_name = self._entries | served
+        self._of_any_name = next((entry for entry in self._entries.values() if entry.model.any_name), None)
 
     def find(self, asked: str) -> CatalogueEntry | None:
         """Return the model that a client calls `asked`, by a served name or by muxd's name; None for no model.
@@ -111,12 +115,12 @@ class Catalogue:
         NAME:ADAPTER, SGLang's way to name a LoRA adapter, finds the model NAME.  The tag ":latest", which Ollama's
         clients may add to any name, is ignored.
         """
-        found = self.find_tagged(asked)
-        return found or self._by_name.get(untagged(asked).rpartition(":")[0])
+        found = self._by_name.get(asked) or self._by_name.get(untagged(asked))
+        return found or self._by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
 
     def find_tagged(self, asked: str) -> CatalogueEntry | None:
         """Return the model that an Ollama client calls `asked`: a tag other than ":latest" names another model."""
-        return self._by_name.get(asked) or self._by_name.get(untagged(asked))
+        return self._by_name.get(asked) or self._by_name.get(untagged(asked)) or self._of_any_name
 
     def entries(self) -> list[CatalogueEntry]:
         """Return all models, in the order of the configuration."""

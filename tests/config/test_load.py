@@ -419,6 +419,18 @@ WRONG = [
         'models.a.memory: is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then',
     ),
     (
+        "[models.b]\nmodel_path = 'x/y'\nany_name=true\n[models.a]\nmodel_path = 'x/y'\nany_name = true",
+        "models.a.any_name: model b takes all names that no model has; leave one of them out",
+    ),
+    (
+        "[models.a]\nengine = 'remote'\ndecode = ['http://x:1']\nprefill = ['http://x:1 p']",
+        'models.a.prefill: "p" is no bootstrap port; write "URL PORT", or the URL alone',
+    ),
+    (
+        "models.a = { engine = 'remote', decode = ['http://x:1'] }",
+        "models.a.prefill: missing: servers that decode are of no use without those that prefill",
+    ),
+    (
         "models.a.engine = 'remote'",
         'models.a.urls: missing; give the servers, as in urls = ["http://10.0.0.7:30000"], or discovery',
     ),

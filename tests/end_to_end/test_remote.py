@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.ports import free_port
@@ -146,6 +148,32 @@ def test_another_muxd_is_a_server_like_any_other(tmp_path):
         text = front.ask("far")
         assert peer.state("far") == "ready", "the question has woken it there"
         assert text == peer.ask("far")
+
+
+def test_sglang_routers_command_line_gives_a_proxy_before_it(servers, tmp_path):
+    one, two = servers
+    port = free_port()
+    argv = [sys.executable, "-m", "muxd", "router", "--worker-urls", one.url, two.url, "--policy", "round_robin"]
+    homes = {name: str(tmp_path) for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
+    with (tmp_path / "muxd.log").open("wb") as log:
+        muxd = subprocess.Popen([*argv, "--port", str(port)], env={**os.environ, **homes}, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                body = {"model": "whatever", "messages": [{"role": "user", "content": "hello"}]}
+                return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+            return False
+
+        eventually(answers, "a request by any name is answered")
+        eventually(lambda: answers() and one.chats() and two.chats(), "both servers answer")
+        sampling = {"max_new_tokens": 2}
+        answer = httpx.post(f"{url}/generate", json={"text": "hello", "sampling_params": sampling}, timeout=30)
+        assert answer.status_code == 200, "a request that names none"
+    finally:
+        muxd.terminate()
+        assert muxd.wait(30) == 0
 
 
 def _folder(parent: Path, name: str) -> Path:

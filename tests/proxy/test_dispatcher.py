@@ -124,6 +124,15 @@ async def test_a_model_has_several_names_and_adapters(tmp_path: Path, asked: str
         assert proxy_env.alpha.calls[0].body == body
 
 
+@pytest.mark.parametrize("asked", ["gpt-4o", "someone/else:and:this", "nobody:adapter"])
+async def test_a_model_of_any_name_takes_those_that_no_model_has_as_they_are(tmp_path: Path, asked: str) -> None:
+    async with open_proxy_env(tmp_path, model={"any_name": True}) as proxy_env:
+        body = chat(asked)
+        assert (await proxy_env.ask(post(body))).raw == OK
+        assert proxy_env.alpha.calls[0].body == body
+        assert b'"gpt-4o"' not in (await proxy_env.ask(get(b"/v1/models"))).body
+
+
 @pytest.mark.parametrize(
     "path", [b"/v1/chat/completions", b"/v1/completions", b"/v1/messages", b"/v1/embeddings", b"/tokenize"]
 )

@@ -7,7 +7,7 @@ model is ready while it passes requests to one server at least.  A Unix socket h
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from muxd.config.engine_options import RemoteOptions
 from muxd.config.model_schema import Model
@@ -31,15 +31,15 @@ class RemoteServers(SGLangRouter):
         super().__init__()
         self._urls: dict[str, str] = {}  # as configured, by the URLs that the router is told
         self._silent: tuple[str, ...] = ()  # those that do not answer, as configured
-        self._discovers = False
+        self._is_told = True
 
     def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
         options = _options(model)
-        self._discovers = options.discovery is not None
+        self._is_told = bool(options.urls)
         ports = {url: free_port() for url in options.urls if url.startswith(UNIX)}
         self._urls = {f"http://{HOST}:{ports[url]}" if url in ports else url: url for url in options.urls}
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
-        router = (*super()._argv(model, context), *_discovery_flags(options))
+        router = (*super()._argv(model, context), *_flags(options))
         if not ports:
             return router
         bridges = (f"{port}={url.removeprefix(UNIX)}" for url, port in ports.items())
@@ -56,7 +56,7 @@ class RemoteServers(SGLangRouter):
 
     async def _serves(self, link: EngineClient) -> bool:
         """Say whether the router passes requests to a server; note which servers do not answer."""
-        if self._discovers:
+        if not self._is_told:  # its flags have told the router, or it finds pods by itself
             return await link.probe("/readiness") == 200
         answering = await self.sync(link, tuple(self._urls))
         silent = tuple(url for told, url in self._urls.items() if told not in answering)
@@ -70,11 +70,13 @@ class RemoteServers(SGLangRouter):
     def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
         if not evidence.timed_out:
             return super().diagnose(evidence, model)
-        if self._discovers:
+        servers = (*_options(model).urls, *_options(model).prefill, *_options(model).decode)
+        if not servers:
             message = "its router found no pod that answers"
             return Diagnosis(RemoteSilent.code, message, "compare discovery with the labels of the pods")
-        message = f"none of its servers answers: {', '.join(_options(model).urls)}"
-        return Diagnosis(RemoteSilent.code, message, "start them, or correct urls")
+        half = "" if self._is_told else ", or one half of prefill and decode"
+        message = f"none of its servers answers{half}: {', '.join(servers)}"
+        return Diagnosis(RemoteSilent.code, message, "start them, or correct their addresses")
 
 
 def _options(model: Model) -> RemoteOptions:
@@ -82,15 +84,24 @@ def _options(model: Model) -> RemoteOptions:
     return model.engine_options
 
 
-def _discovery_flags(options: RemoteOptions) -> Iterator[str]:
-    """Yield the flags by which the router finds pods; see its `--service-discovery`."""
-    if (found := options.discovery) is None:
+def _flags(options: RemoteOptions) -> Iterator[str]:
+    """Yield the flags by which the router is told of prefill and decode, or finds pods by itself."""
+    for url in options.prefill:
+        yield from ("--prefill", *url.split(" "))
+    for url in options.decode:
+        yield from ("--decode", url)
+    found = options.discovery
+    if options.prefill or (found is not None and found.prefill_selector):
+        yield "--pd-disaggregation"
+    if found is None:
         return
     yield from ("--service-discovery", "--service-discovery-port", str(found.port))
-    yield from ("--selector", *_labels(found.selector))
     if found.namespace:
         yield from ("--service-discovery-namespace", found.namespace)
-
-
-def _labels(selector: dict[str, str]) -> Sequence[str]:
-    return [f"{name}={value}" for name, value in selector.items()]
+    for flag, labels in (
+        ("--selector", found.selector),
+        ("--prefill-selector", found.prefill_selector),
+        ("--decode-selector", found.decode_selector),
+    ):
+        if labels:
+            yield from (flag, *(f"{name}={value}" for name, value in labels.items()))

@@ -22,12 +22,29 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
             yield (name,), f"leave this out: {why}"
     if model.replicas > 1:
         yield ("replicas",), "leave this out, and name each server in urls"
-    if not options.urls and options.discovery is None:
-        yield ("urls",), 'missing; give the servers, as in urls = ["http://10.0.0.7:30000"], or discovery'
-    if options.urls and options.discovery is not None:
-        yield ("discovery",), "urls is there too; keep one of them"
-    if options.discovery is not None and not options.discovery.selector:
-        yield ("discovery", "selector"), 'missing; give the labels of the pods, as in { app = "qwen" }'
+    yield from _sources(options)
     if environ is not None and options.api_key_env and not environ.get(options.api_key_env):
         text = f"{options.api_key_env} is not set, or empty, where muxd runs"
         yield ("api_key_env",), f"{text}; set it, or leave this out"
+
+
+def _sources(options: RemoteOptions) -> Iterator[Finding]:
+    """Yield what is wrong with where the servers are: one of `urls`, `prefill` with `decode`, and `discovery`."""
+    halves = {"prefill": options.prefill, "decode": options.decode}
+    said = [name for name in ("urls", "prefill", "discovery") if getattr(options, name)]
+    if not said and not options.decode:
+        yield ("urls",), 'missing; give the servers, as in urls = ["http://10.0.0.7:30000"], or discovery'
+    if len(said) > 1:
+        yield (said[-1],), f"{said[0]} is there too; keep one of them"
+    for name, other in (("prefill", "decode"), ("decode", "prefill")):
+        if halves[name] and not halves[other]:
+            yield (other,), f"missing: servers that {name} are of no use without those that {other}"
+        if any(url.startswith("unix:") for url in halves[name]):
+            yield (name,), "prefill and decode are asked over TCP; give addresses of http"
+    if (found := options.discovery) is None:
+        return
+    if bool(found.prefill_selector) != bool(found.decode_selector):
+        lacking = "decode_selector" if found.prefill_selector else "prefill_selector"
+        yield ("discovery", lacking), "missing: prefill and decode are of no use without each other"
+    elif not found.selector and not found.prefill_selector:
+        yield ("discovery", "selector"), 'missing; give the labels of the pods, as in { app = "qwen" }'
