@@ -93,6 +93,11 @@ def test_answers_that_cannot_be_compared_are_said_to_be_none(tells, muxctl):
     assert "\nanswers: nothing to compare: proof: /v1/completions answered 400\n" in out
 
 
+def test_what_was_measured_once_is_not_said_to_be_beyond_measure(tells, muxctl):
+    tells(CYCLE, CYCLE | {"gpu_mib": UNKNOWN}, DONE)
+    assert "nobody can measure" not in muxctl("validate", "qwen")[1]
+
+
 def test_several_workers_are_named(tells, muxctl):
     tells(CYCLE | {"worker": "qwen/0"}, CYCLE | {"worker": "qwen/1", "identical": False}, DONE)
     lines = muxctl("validate", "qwen")[1].splitlines()
