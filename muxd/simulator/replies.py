@@ -190,16 +190,17 @@ class GenerateForm(_DataEvents):
         """Return the logprobs of the answer's tokens, and of the prompt's from `logprob_start_len` on."""
         start = self.text_request.body.get("logprob_start_len", -1)
         read = choice.prompt.split()[start:] if isinstance(start, int) and start >= 0 else []
-        heard = [_triple(*pretend_text.likelihoods(choice.weights, word, 0)[0]) for word in read]
+        heard = [pretend_text.likelihoods(choice.weights, word, top) for word in read]
+        meta: Event = {"output_token_logprobs_length": made}
+        for kind, likely in (("input", heard), ("output", list(choice.likelihoods(0, made, top)))):
+            meta[f"{kind}_token_logprobs"] = [_triple(*ones[0]) for ones in likely]
+            if top:
+                meta[f"{kind}_top_logprobs"] = [[_triple(*one) for one in ones[:top]] for ones in likely]
         if heard and start == 0:  # nothing comes before the first token
-            heard[0] = [None, *heard[0][1:]]
-        said = list(choice.likelihoods(0, made, top))
-        return {
-            "input_token_logprobs": heard,
-            "output_token_logprobs": [_triple(*ones[0]) for ones in said],
-            "output_token_logprobs_length": made,
-            **({"output_top_logprobs": [[_triple(*one) for one in ones[:top]] for ones in said]} if top else {}),
-        }
+            meta["input_token_logprobs"][0][0] = None
+            if top:
+                meta["input_top_logprobs"][0] = None
+        return meta
 
 
 def usage(text_request: TextRequest, choices: Sequence[Choice]) -> dict[str, Any]:

@@ -49,6 +49,12 @@ FORCED = {"type": "function", "function": {"name": "get_weather"}}
 CLAUDE_TOOL = {"name": "get_weather", "input_schema": SCHEMA}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 SAMPLING = {"max_new_tokens": 6, "temperature": 0}
+LOGPROBS = {
+    "sampling_params": {**SAMPLING, "ignore_eos": True},
+    "return_logprob": True,
+    "logprob_start_len": 0,
+    "top_logprobs_num": 2,
+}
 OLLAMA = {"options": {"num_predict": 6, "temperature": 0}}
 
 Question = tuple[str, dict[str, Any]]
@@ -132,6 +138,7 @@ QUESTIONS: dict[str, Question] = {
     "scores": ("/v1/score", {"query": "a", "items": ["b", "c"], "label_token_ids": [5, 6]}),
     "an Ollama chat": ("/api/chat", {"messages": MESSAGES, "stream": False, **OLLAMA}),
     "a generation": ("/generate", {"text": "hello", "sampling_params": SAMPLING}),
+    "a generation with logprobs of the prompt": ("/generate", {"input_ids": [11, 13, 17], **LOGPROBS}),
     "a streamed generation": ("/generate", {"text": "hello", "sampling_params": SAMPLING, "stream": True}),
     "a streamed Ollama chat": ("/api/chat", {"messages": MESSAGES, **OLLAMA}),
     "Ollama's generate": ("/api/generate", {"prompt": "hello", "stream": False, **OLLAMA}),
@@ -168,6 +175,7 @@ NUMBERS: dict[str, Question] = {
     "a ranking": ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}),
     "a classification": ("/v1/classify", {"input": ["a", "b"]}),
     "an encoding": ("/encode", {"text": "a"}),
+    "an encoding of ids": ("/encode", {"input_ids": [11, 13, 17]}),
     "two encodings": ("/classify", {"text": ["a", "b"]}),
     "tokens": ("/v1/tokenize", {"prompt": "hello world"}),
     "embeddings by an adapter": ("/v1/embeddings", {"model": f"{NAME}:latest", "input": ["a", "b"]}),
