@@ -66,11 +66,9 @@ args = {args}
 env = {env}
 [models.a]
 model_path = "{home}/models/tiny-a"
-served_names = ["tests/tiny-a"]
 sleep_level = 1
 [models.b]
 model_path = "{home}/models/tiny-b"
-served_names = ["tests/tiny-b"]
 sleep_level = 2
 """
 

@@ -229,9 +229,10 @@ class VLLM:
 def server_flags(model: Model, port: int, lacks: frozenset[str] = frozenset()) -> list[str]:
     """Return the flags that muxd sets itself; `lacks`: features that this vLLM does not have.
 
-    The user's `args` come behind them.
+    The user's `args` come behind them.  vLLM refuses a request by a name that it does not know, so it is told them all.
     """
-    flags = ["--model", model.model_path, "--served-model-name", model.served_names[0]]
+    names = dict.fromkeys((*model.served_names, model.name))
+    flags = ["--model", model.model_path, "--served-model-name", *names]
     flags += ["--host", "127.0.0.1", "--port", str(port), MIDDLEWARE, f"{GUARD}.RequireAdminKey"]
     flags += [SHUTDOWN_TIMEOUT, str(DRAIN_SECONDS)] if SHUTDOWN_TIMEOUT not in lacks else []
     # VLLM_SERVER_DEV_MODE turns on a traceback for each error that a client gets: causes would drown in the log.

@@ -210,6 +210,7 @@ def test_its_command_line_has_the_guard_and_the_flags_that_muxd_owns(tmp_path):
     assert text.startswith("/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /models/a ")
     for flags in ("--host 127.0.0.1 --port 4321", "--middleware muxd_guard.RequireAdminKey", "--enable-sleep-mode"):
         assert flags in text
+    assert "--served-model-name a qwen --" in text, "every name by which a client may ask for it"
     assert text.endswith("--dtype half")
     assert "the-key" not in text
     assert spec.modules == tmp_path
