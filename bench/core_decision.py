@@ -1,78 +1,180 @@
 """What one decision costs with many models waiting: the core alone, no I/O.
 
-    python bench/core_decision.py [--quick] [--models N] [--sized]
+    python bench/core_decision.py [--quick] [--models N] [--world NAME]
 
-N models share one GPU; one of them is busy, and 100 requests wait for each of the others.  With --sized three fit
-together, and each decision chooses who would leave.  Measured is the CPU of the event that comes most, a lease holder's
-report of what waits for it; of a whole decision, which looks at every model, as when a first request comes for one; and
-of one look at how each of those who wait fares, which follows every event.
+N models, for each of which 100 requests wait, take turns on the GPUs of several worlds; time is virtual.  Measured is
+the CPU of each event, by its kind: a report that changes nothing for anybody, which comes most; and those after which
+everybody is looked at, as when a first request comes for a model, a lease is released or a worker is ready.  A look is
+how each of those who wait fares, which follows every event where clients are told.
 """
 
 import argparse
+import heapq
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import median
 
-from figures import Figure, show
-
-from muxd.core.commands import StartWorker
-from muxd.core.events import DemandReported, GpusMeasured, LeaseAsked, Started, Waiting, WorkerReady
+from muxd.core.commands import (
+    Command,
+    GrantLease,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+    StopWorker,
+    WakeWorker,
+)
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    Started,
+    TimerFired,
+    Waiting,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerReady,
+)
 from muxd.core.ledger import WHOLE
 from muxd.core.progress import progress_of
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec, WorkerSpec
 
+#: GiB of each GPU.
+GPU_SIZE = 80
 
-def crowded(models: int, share: int = WHOLE) -> Scheduler:
-    """Return a scheduler in which everybody waits but the first, which was just loaded and is busy."""
-    names = [f"model-{number:03}" for number in range(models + 1)]
-    workers = [WorkerSpec(name, frozenset({"0"}), share=share) for name in names]
-    scheduler = Scheduler([GroupSpec(worker.name, (worker,)) for worker in workers])
-    scheduler.handle(GpusMeasured(0.0, {"0": 80}))
-    scheduler.handle(Started(0.0))
-    scheduler.handle(LeaseAsked(0.0, 0, names[0]))
-    scheduler.handle(WorkerReady(10.0, names[0], "http://127.0.0.1:1"))
-    scheduler.handle(DemandReported(10.0, 0, 5))
-    for number, name in enumerate(names[1:], start=1):
-        for command in scheduler.handle(LeaseAsked(10.0, number, name, (Waiting(100, number / 100),))):
-            if isinstance(command, StartWorker):  # it fits beside the others
-                scheduler.handle(WorkerReady(10.0, name, "http://127.0.0.1:1"))
-                scheduler.handle(DemandReported(10.0, number, 5))
-    return scheduler
+EIGHT = frozenset(map(str, range(8)))
+
+#: By name: the GPUs that a model may have, how many of them it needs (0: all), and what models take of each.
+WORLDS: Mapping[str, tuple[frozenset[str], int, tuple[int, ...]]] = {
+    "whole": (frozenset("0"), 0, (WHOLE,)),
+    "sized": (frozenset("0"), 0, (25,)),
+    "sizes": (frozenset("0"), 0, tuple(range(10, 60))),
+    "auto": (EIGHT, 1, (WHOLE,)),
+    "auto, sizes": (EIGHT, 1, (10, 20, 25, 30, 45, 70)),
+    "auto:2": (EIGHT, 2, (WHOLE,)),
+    "auto:2, sizes": (EIGHT, 2, (10, 20, 25, 30, 45, 70)),
+}
+
+#: Microseconds that a whole decision may take.
+GOAL = 200
 
 
-def cpu_ms(act: Callable[[], object]) -> float:
-    began = time.process_time_ns()
-    act()
-    return (time.process_time_ns() - began) / 1e6
+class Turns:
+    """Models take turns: workers and clients answer the core's commands after so many seconds of virtual time."""
+
+    def __init__(self, models: int, gpus: frozenset[str], count: int, shares: tuple[int, ...]) -> None:
+        self.names = [f"model-{number:03}" for number in range(models)]
+        self.scheduler = Scheduler(
+            GroupSpec(name, (WorkerSpec(name, gpus, count, shares[number % len(shares)]),))
+            for number, name in enumerate(self.names)
+        )
+        self.now = 0.0
+        self.timer: float | None = None
+        self.group_of: dict[int, str] = {}
+        self.ahead: list[tuple[float, int, Event]] = []
+        self.told = 0
+        self.took: dict[str, list[float]] = defaultdict(list)  # microseconds, by kind of event
+        self.tell(GpusMeasured(0.0, dict.fromkeys(gpus, GPU_SIZE)), "")
+        self.tell(Started(0.0), "")
+        for number, name in enumerate(self.names):
+            self.ask(name, at=number / 1000)
+
+    def ask(self, name: str, at: float) -> None:
+        lease = len(self.group_of)
+        self.group_of[lease] = name
+        self.later(LeaseAsked(at, lease, name, (Waiting(100, 0.0),)))
+
+    def later(self, event: Event) -> None:
+        self.told += 1
+        heapq.heappush(self.ahead, (event.time, self.told, event))
+
+    def tell(self, event: Event, kind: str) -> None:
+        began = time.thread_time_ns()
+        commands = self.scheduler.handle(event)
+        self.took[kind].append((time.thread_time_ns() - began) / 1e3)
+        for command in commands:
+            self.obey(command)
+
+    def obey(self, command: Command) -> None:
+        now = self.now
+        match command:
+            case SetTimer(at):
+                self.timer = at
+            case StartWorker(worker):
+                self.later(WorkerReady(now + 20.0, worker, "http://127.0.0.1:1"))
+            case WakeWorker(worker):
+                self.later(WorkerReady(now + 2.0, worker, "http://127.0.0.1:1"))
+            case SleepWorker(worker):
+                self.later(WorkerAsleep(now + 1.0, worker, 0))
+            case StopWorker(worker):
+                self.later(WorkerExited(now + 1.0, worker))
+            case GrantLease(lease):
+                self.later(DemandReported(now + 1.5, lease, 0))
+            case RevokeLease(lease):
+                self.later(LeaseEnded(now + 0.5, lease))
+                self.ask(self.group_of[lease], now + 0.7)
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        if self.timer is not None and (not self.ahead or self.timer <= self.ahead[0][0]):
+            self.now, self.timer = max(self.now, self.timer), None
+            self.tell(TimerFired(self.now), "TimerFired")
+            return
+        self.now, _, event = heapq.heappop(self.ahead)
+        self.tell(event, type(event).__name__)
+
+    def report(self, runs: int) -> None:
+        """Tell again and again what waits for somebody."""
+        leases = [lease for group in self.scheduler.host.groups.values() for lease in group.waiting]
+        for run in range(runs):
+            self.now += 0.0001
+            self.tell(DemandReported(self.now, leases[run % len(leases)], 0, (Waiting(101, 1.0),)), "(a report)")
+
+    def look(self, runs: int) -> None:
+        """See how all who wait fare."""
+        scheduler = self.scheduler
+        waiting = [group for group in scheduler.host.groups.values() if group.wanted]
+        assert len(waiting) > 0.6 * len(self.names)
+        for _ in range(runs):
+            began = time.thread_time_ns()
+            for group in waiting:
+                progress_of(scheduler.host, scheduler.switching, group, self.now)
+            self.took["(a look at all)"].append((time.thread_time_ns() - began) / 1e3)
+
+
+def show(world: str, took: Mapping[str, list[float]]) -> None:
+    decisions = [each for kind, values in took.items() if kind.isalpha() for each in values]
+    for kind, values in [("a whole decision", decisions), *sorted(took.items())]:
+        if kind:
+            cut = sorted(values)
+            p99 = cut[min(len(cut) - 1, len(cut) * 99 // 100)]
+            print(f"| {f'{world}: {kind}':32} | {median(cut):6.0f} us | {p99:6.0f} us | {len(cut):5} |")
+
+
+def measure(worlds: Iterable[str], models: int, steps: int) -> None:
+    print(f"\n{models} models wait; goal of a whole decision: {GOAL} us\n")
+    print(f"| {'figure':32} | {'median':9} | {'p99':9} | runs  |")
+    print(f"|{'-' * 34}|{'-' * 11}|{'-' * 11}|-------|")
+    for world in worlds:
+        turns = Turns(models, *WORLDS[world])
+        for _ in range(models + steps):
+            turns.step()
+        turns.report(steps)
+        turns.look(max(3, steps // 50))
+        show(world, turns.took)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="only to see that it works")
-    parser.add_argument("--models", type=int, default=50, metavar="N")
-    parser.add_argument("--sized", action="store_true", help="a model takes 25 of 80, so that three fit together")
+    parser.add_argument("--models", type=int, default=100, metavar="N")
+    parser.add_argument("--world", choices=list(WORLDS), help="only this one")
     options = parser.parse_args()
-    runs = 3 if options.quick else 300
-    scheduler, now = crowded(options.models, 25 if options.sized else WHOLE), 11.0
-    host, switching = scheduler.host, scheduler.switching
-    reports = [
-        DemandReported(now + run / 1000, run % options.models + 1, 0, (Waiting(101, 1.0),)) for run in range(runs)
-    ]
-    events = [cpu_ms(lambda event=report: scheduler.handle(event)) for report in reports]
-    name = f"model-{options.models:03}"
-    asked = [LeaseAsked(now + 1, options.models + 1 + run, name, ()) for run in range(runs)]
-    decisions = [cpu_ms(lambda event=ask: scheduler.handle(event)) for ask in asked]
-    waiting = [group for group in host.groups.values() if group.wanted]
-    looks = [cpu_ms(lambda: [progress_of(host, switching, group, now) for group in waiting]) for _ in range(runs)]
-    assert len(waiting) >= options.models - 2
-    show(
-        f"The core with {options.models} models waiting",
-        [
-            Figure("a report", events, "ms", 0.3),
-            Figure("a whole decision", decisions, "ms", 8.0),
-            Figure("how all of them fare", looks, "ms", 4.0),
-        ],
-    )
+    measure([options.world] if options.world else WORLDS, options.models, 20 if options.quick else 1500)
 
 
 if __name__ == "__main__":

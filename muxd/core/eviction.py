@@ -9,9 +9,10 @@ looks, the cheapest residents are added until the claim fits, and those that tur
 again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 
 #: So many plans of a few microseconds are looked at: all plans for eight residents with one level each.
 LOOKS = 256
@@ -48,28 +49,49 @@ def plan(residents: Iterable[Resident], fits: Fits) -> Plan | None:
 
     `fits` says whether the claim fits once these groups sleep at these levels.
     """
-    ordered = sorted(residents, key=lambda resident: resident.cost)
-    if not fits({r.group: r.options[-1].level for r in ordered}):
-        return None
-    best = _cheapest(ordered, fits)
-    return _good(ordered, fits) if best is None else best
+    return Plans(residents, fits).cheapest(True)
 
 
-def _cheapest(residents: Sequence[Resident], fits: Fits) -> Plan | None:
-    """Look at plans in the order of their cost; of two that cost the same, the one that fewer leave for comes first.
+class Plans:
+    """The plans for some residents, each looked at once, whoever asks for room.
+
+    `room`: how much there is for a claim once these groups sleep at these levels.
+    """
+
+    def __init__(self, residents: Iterable[Resident], room: Callable[[Plan], int]) -> None:
+        self._residents = sorted(residents, key=lambda resident: resident.cost)
+        self._room = room
+        self._most = room({r.group: r.options[-1].level for r in self._residents})
+        self._seen: list[tuple[int, Plan]] = []  # each gives more room than those before it
+        self._ahead = islice(_by_cost(self._residents), LOOKS)
+
+    def cheapest(self, need: int) -> Plan | None:
+        """Return the cheapest plan that makes so much room; None where there is none."""
+        if need > self._most:
+            return None
+        for room, plan in self._seen:
+            if room >= need:
+                return plan
+        for plan in self._ahead:
+            room = self._room(plan)
+            if not self._seen or room > self._seen[-1][0]:
+                self._seen.append((room, plan))
+            if room >= need:
+                return plan
+        return _good(self._residents, lambda plan: self._room(plan) >= need)
+
+
+def _by_cost(residents: Sequence[Resident]) -> Iterator[Plan]:
+    """Yield plans in the order of their cost; of two that cost the same, the one that fewer leave for comes first.
 
     Each plan leads to those that have one group more, of those behind its last one, or its last one's next level.
-    Return None where none of the first LOOKS plans fits.
     """
     options = [sorted(r.options, key=lambda option: (option.seconds, option.level)) for r in residents]
     busy = [int(r.is_busy) for r in residents]
     plans: list[tuple[int, float, int, tuple[tuple[int, int], ...]]] = [(0, 0.0, 0, ())]
-    for _ in range(LOOKS):
-        if not plans:
-            break
+    while plans:
         in_flight, seconds, size, steps = heappop(plans)
-        if fits({residents[i].group: options[i][rank].level for i, rank in steps}):
-            return {residents[i].group: options[i][rank].level for i, rank in steps}
+        yield {residents[i].group: options[i][rank].level for i, rank in steps}
         last, rank = steps[-1] if steps else (-1, 0)
         for i in range(last + 1, len(residents)):
             cost = seconds + options[i][0].seconds
@@ -77,7 +99,6 @@ def _cheapest(residents: Sequence[Resident], fits: Fits) -> Plan | None:
         if steps and rank + 1 < len(options[last]):
             cost = sum(options[i][r].seconds for i, r in steps[:-1]) + options[last][rank + 1].seconds
             heappush(plans, (in_flight, cost, size, (*steps[:-1], (last, rank + 1))))
-    return None
 
 
 def _good(residents: Sequence[Resident], fits: Fits) -> Plan:

@@ -100,9 +100,10 @@ class Lease:
     waiting: tuple[Waiting, ...]
     in_flight: int = 0
 
-    def oldest(self, now: float) -> float:
-        """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
-        return max((w.oldest + (now - self.told) for w in self.waiting), default=0.0)
+    @property
+    def since(self) -> float:
+        """Return when the oldest waiting request came; inf where none waits."""
+        return min((self.told - w.oldest for w in self.waiting), default=inf)
 
     @property
     def count(self) -> int:
@@ -124,10 +125,14 @@ class Group:
     def __init__(self, spec: GroupSpec, now: float = 0.0) -> None:
         self.spec = spec
         self.members: tuple[Worker, ...] = ()
+        self.place_in_order = 0  # among all groups, as the configuration has them
+        self.changes = 0  # of anything that is found of it, so far; see HostState.touch
         self.state = WorkerState.UNLOADED  # derived; see HostState.move
         self.since = now  # when the state last changed
         self.granted: dict[int, Lease] = {}
         self.waiting: dict[int, Lease] = {}
+        self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see HostState
+        self.wanted = False  # requests wait for it
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
@@ -168,12 +173,16 @@ class Group:
     @property
     def is_placed(self) -> bool:
         """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to."""
-        return self.is_target or len(self.serving) > 1 or not self.serving[0].spec.any_of or not self.is_down
+        return not self.serving[0].spec.any_of or self.is_target or len(self.serving) > 1 or not self.is_down
+
+    @property
+    def may_be_on(self) -> frozenset[GpuId]:
+        """Return the GPUs to which the group may come: its own, or where it is not placed, all that will do."""
+        return self.gpus if self.is_placed else self.serving[0].spec.gpus
 
     def place(self, gpus: frozenset[GpuId]) -> None:
         """Let the only worker of a group that is not placed run on these GPUs when it comes."""
-        self.serving[0].gpus = gpus
-        self._note_gpus()
+        self.serving[0].gpus = self.gpus = gpus
 
     def renew(self, now: float) -> None:
         """Let the pending spec hold, and forget what was learned of processes of the former one."""
@@ -181,8 +190,6 @@ class Group:
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self._take_members(now)
-        if (state := self.derived_state()) is not self.state:
-            self.state, self.since = state, now
 
     def update(self, spec: GroupSpec) -> None:
         """Take over a configuration that needs no other processes."""
@@ -268,9 +275,9 @@ class Group:
         """Return the workers of a role that nobody can fill: each has failed or is stuck; () where there is none."""
         return next((workers for workers in self.roles if all(w.state in LOST for w in workers)), ())
 
-    def stuck_for(self, group: "Group") -> Worker | None:
-        """Return a member that is stuck with memory that the other group needs."""
-        stuck = (w for w in self.serving if w.state is WorkerState.STUCK and not group.gpus.isdisjoint(w.gpus))
+    def stuck_on(self, gpus: frozenset[GpuId]) -> Worker | None:
+        """Return a member that is stuck with memory of one of the GPUs."""
+        stuck = (w for w in self.serving if w.state is WorkerState.STUCK and not gpus.isdisjoint(w.gpus))
         return next(stuck, None)
 
     @property
@@ -280,7 +287,7 @@ class Group:
         return max(min(w.retry_at if w.state in waits else -inf for w in workers) for workers in self.roles)
 
     def retry_now(self, now: float) -> None:
-        """End the restart delays: an operator knows better than a back-off."""
+        """End the restart delays."""
         for worker in self.members:
             worker.retry_at = min(worker.retry_at, now)
 
@@ -315,25 +322,25 @@ class Group:
         return sum(lease.count for lease in (*self.waiting.values(), *self.granted.values()))
 
     @property
-    def idle(self) -> bool:
-        return not any(lease.busy for lease in self.granted.values())
-
-    @property
     def in_use(self) -> bool:
         """Say whether requests run or wait."""
         return not self.idle or self.wanted
 
-    @property
-    def wanted(self) -> bool:
-        """Say whether requests wait for the group."""
-        return any(lease.waiting for lease in self.waiting.values())
-
     def oldest_wait(self, now: float) -> float:
-        return max((lease.oldest(now) for lease in self.waiting.values()), default=0.0)
+        """Return the seconds that the oldest waiting request has waited; 0 where none waits."""
+        return now - self.waits_since if self.wanted else 0.0
 
-    def demand(self, now: float) -> float:
-        """Return how often per second the group was wanted of late; 0 where it never was."""
-        return len(self.uses) / max(1.0, now - self.uses[0]) if self.uses else 0.0
+    @property
+    def waits_since(self) -> float:
+        """Return when the oldest waiting request came; inf where none waits."""
+        return min((lease.since for lease in self.waiting.values()), default=inf)
+
+    def demand(self, second: int) -> float:
+        """Return how often per second the group was wanted of late; 0 where it never was.
+
+        It is reckoned in whole seconds, so that who leaves for whom need not be found anew with each event.
+        """
+        return len(self.uses) / max(1.0, second - self.uses[0]) if self.uses else 0.0
 
     # Orders
 

@@ -6,7 +6,7 @@ in `switching` and `scheduler`, and who fits where in `placement`.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from math import inf
+from math import floor, inf
 
 from .commands import (
     Command,
@@ -26,7 +26,7 @@ from .group import Group, Lease
 from .ledger import HOST_RAM, GpuId, Ledger, in_order
 from .placement import Placement, claiming
 from .spec import GroupSpec
-from .states import RUNNING, UP, WorkerState
+from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
 
 GIB = 1 << 30
@@ -42,6 +42,10 @@ def _cause(worker: Worker) -> str:
     return worker.ended_code if worker.state in (WorkerState.BACKOFF, WorkerState.FAILED) else ""
 
 
+def in_configured_order(groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: group.place_in_order)
+
+
 class HostState:
     def __init__(self, specs: Iterable[GroupSpec]) -> None:
         self.groups: dict[str, Group] = {}
@@ -49,6 +53,13 @@ class HostState:
         self.ledger = Ledger()
         self.leases: dict[int, Lease] = {}
         self.now = 0.0
+        self.asked: dict[str, Group] = {}  # groups for which leases wait
+        self.wanted: dict[str, Group] = {}  # those of them for which requests wait
+        self._touched: dict[str, Group] = {}  # groups that are not what they were when doubts were last ended
+        self._changed: dict[str, Group] = {}  # likewise, when `take_changed` was last called
+        self._by_state: dict[WorkerState, dict[str, Group]] = {state: {} for state in WorkerState}
+        self._changing: dict[str, Worker] = {}  # workers whose memory changes
+        self._stuck: set[str] = set()  # names of workers
         self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
         self.sizes: dict[GpuId, int] = {}  # bytes that workers may have together where strangers leave them
         self.strangers: dict[GpuId, str] = {}  # who else has memory of a GPU, as users are told
@@ -58,19 +69,77 @@ class HostState:
         self.moves = 0  # of all workers so far
         self.renewals = 0  # how often a new configuration has taken hold of a group
         self.learned = 0  # how often something was learned of the host itself
+        self._undoubted = -1  # how often that had been when doubts were last ended
         self.pinned: list[Group] = []
         self.validating: list[Group] = []  # those with an order to be validated, in the order of these
+        self.composed: list[Group] = []  # those of several workers
         self.placement = Placement(self)
         for spec in specs:
             self.add(spec)
 
     def add(self, spec: GroupSpec) -> None:
         group = self.groups[spec.name] = Group(spec, self.now)
+        group.place_in_order = len(self.groups)
         self.workers.update((worker.name, worker) for worker in group.members)
-        self._note_pinned()
+        self._by_state[group.state][group.name] = group
+        self.touch(group)
+        self._note_kinds()
 
-    def _note_pinned(self) -> None:
+    # Who is looked for, without a look at everybody
+
+    @property
+    def second(self) -> int:
+        """Return the time in whole seconds."""
+        return floor(self.now)
+
+    def touch(self, group: Group) -> None:
+        """Note that a group is not what it was: whatever was found of it, and of others on its GPUs, is found anew."""
+        self._note_change(group)
+        for worker in group.serving:
+            self.ledger.touch(worker.name)
+
+    def _note_change(self, group: Group) -> None:
+        group.changes += 1
+        self._touched[group.name] = self._changed[group.name] = group
+
+    def take_changed(self) -> dict[str, Group]:
+        """Return the groups that have changed since this was last called, those that are gone included."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def doubtful(self) -> list[Group]:
+        """Return the groups that may have become hopeless since doubts were last ended: in good times the touched ones.
+
+        Where somebody is stuck, pinned, or no worker of this host, a change of one group may leave others without hope.
+        """
+        bad_times = self._stuck or self.pinned or self.strangers or self._undoubted != self.learned
+        return in_configured_order((self.groups if bad_times else self._touched).values())
+
+    def end_doubts(self) -> None:
+        """Note that the doubtful groups have been looked at."""
+        self._undoubted = self.learned
+        self._touched.clear()
+
+    def in_state(self, *states: WorkerState) -> list[Group]:
+        """Return the groups in one of the states, as the configuration has them in order."""
+        return in_configured_order(group for state in states for group in self._by_state[state].values())
+
+    def groups_of(self, workers: Iterable[str]) -> list[Group]:
+        """Return the groups of the workers, each once."""
+        return [self.groups[name] for name in dict.fromkeys(self.workers[name].group for name in workers)]
+
+    def changing_on(self, gpus: frozenset[GpuId]) -> list[Worker]:
+        """Return the workers whose memory of one of the GPUs changes."""
+        return [worker for worker in self._changing.values() if not gpus.isdisjoint(worker.gpus)]
+
+    def _enter(self, group: Group, state: WorkerState) -> None:
+        del self._by_state[group.state][group.name]
+        group.state, group.since = state, self.now
+        self._by_state[state][group.name] = group
+
+    def _note_kinds(self) -> None:
         self.pinned = [group for group in self.groups.values() if group.spec.pinned]
+        self.composed = [group for group in self.groups.values() if len(group.members) > 1]
 
     def remove(self, group: Group) -> None:
         """Forget one that has no process and no lease."""
@@ -78,39 +147,55 @@ class HostState:
         assert not group.waiting
         self._remove_members(group)
         del self.groups[group.name]
-        self._note_pinned()
+        del self._by_state[group.state][group.name]
+        self._touched.pop(group.name, None)
+        self._note_kinds()
 
     def _remove_members(self, group: Group) -> None:
         for worker in group.members:
             self.ledger.give_back(worker.name)
+            self._changing.pop(worker.name, None)
+            self._stuck.discard(worker.name)
             del self.workers[worker.name]
 
     def sort(self, names: Iterable[str]) -> None:
-        """Let the groups stand in this order, then those that are on their way out."""
+        """Let the groups of a new configuration stand in its order, then those that are on their way out."""
         order = [*names, *self.groups]
         self.groups = {name: self.groups[name] for name in order}
+        for place, group in enumerate(self.groups.values()):
+            group.place_in_order = place
+            self.touch(group)
 
     def renew(self, group: Group) -> None:
         """Let the pending spec of a group without a process hold, and forget what the old one did wrong and cost."""
         self.renewals += 1
         self._remove_members(group)
         group.renew(self.now)
+        if (state := group.derived_state()) is not group.state:
+            self._enter(group, state)
         self.workers.update((worker.name, worker) for worker in group.members)
-        self._note_pinned()
+        self.touch(group)
+        self._note_kinds()
 
     def update(self, group: Group, spec: GroupSpec) -> None:
         """Let a spec hold that needs no other processes, but perhaps less memory than was thought."""
         group.update(spec)
         for worker in group.members:
             self.ledger.narrow(worker.name, worker.gpus)
+        self.touch(group)
         self.moves += 1  # its levels may be others now
-        self._note_pinned()
+        self._note_kinds()
 
     def move(self, worker: Worker, to: WorkerState, reason: str = "") -> Iterator[Command]:
         """Let a worker change its state, and its group with it."""
         before = worker.state
         worker.move(to, self.now, reason)
         self.moves += 1
+        if to in CHANGING:
+            self._changing[worker.name] = worker
+        else:
+            self._changing.pop(worker.name, None)
+        (self._stuck.add if to is WorkerState.STUCK else self._stuck.discard)(worker.name)
         yield RecordMove(worker.name, before, to, reason, _cause(worker))
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
@@ -122,11 +207,12 @@ class HostState:
 
         A worker that died has no claim any more, unless the group is up: then it comes back to where it was.
         """
-        before, group.state = group.state, group.derived_state()
-        if group.state is not before:
-            group.since = self.now
+        self.touch(group)
+        before, state = group.state, group.derived_state()
+        if state is not before:
+            self._enter(group, state)
             if len(group.members) > 1:
-                yield RecordMove(group.name, before, group.state, reason)
+                yield RecordMove(group.name, before, state, reason)
         if group.state not in UP:
             for worker in group.members:
                 if worker.is_down:
@@ -284,21 +370,41 @@ class HostState:
     def ask(self, lease_id: int, group: Group, waiting: tuple[Waiting, ...]) -> None:
         lease = Lease(lease_id, group.name, self.now, waiting)
         self.leases[lease_id] = group.waiting[lease_id] = lease
+        self._note_leases(group)
         self._note_use(group)
 
     def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
         lease = self.leases.get(lease_id)
         if lease is not None:
+            group = self.groups[lease.group]
             lease.in_flight, lease.waiting, lease.told = in_flight, waiting, self.now
-            self._note_use(self.groups[lease.group])
+            self._note_leases(group)
+            self._note_use(group)
 
     def forget(self, lease_id: int) -> None:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
             group = self.groups[lease.group]
             group.waiting.pop(lease_id, None)
-            if group.granted.pop(lease_id, None) is not None:
+            was_granted = group.granted.pop(lease_id, None) is not None
+            self._note_leases(group)
+            if was_granted:
                 self._note_use(group)
+
+    def _note_leases(self, group: Group) -> None:
+        """Note who waits for the group, and whether it is in use, by its leases."""
+        was = group.idle, group.wanted
+        group.idle = not any(lease.busy for lease in group.granted.values())
+        group.wanted = any(lease.waiting for lease in group.waiting.values())
+        for index, belongs in ((self.asked, bool(group.waiting)), (self.wanted, group.wanted)):
+            if belongs:
+                index[group.name] = group
+            else:
+                index.pop(group.name, None)
+        if was != (group.idle, group.wanted):
+            self.touch(group)
+        else:
+            self._note_change(group)
 
     def _note_use(self, group: Group) -> None:
         """Note the end of its last answer, and at its next request the gap between the two.
@@ -310,6 +416,7 @@ class HostState:
             since, group.idle_since = group.idle_since, None
             if since is not None or not group.uses or self.now - group.uses[-1] >= 1.0:  # else it is wanted all along
                 group.uses.append(self.now)
+                self.touch(group)
             if since is not None and (group.state is WorkerState.READY or self._last_grant <= since):
                 self.note_gap(group, self.now - since)
         elif group.idle_since is None and group.state in (WorkerState.READY, WorkerState.DRAINING):
@@ -331,11 +438,16 @@ class HostState:
         Until its holder reports, all that waited counts as in flight: nobody is switched
         away between a grant and the requests that it lets through.
         """
-        for lease in list(group.waiting.values()):
-            del group.waiting[lease.id]
+        admitted = list(group.waiting.values())
+        if not admitted:
+            return
+        group.waiting.clear()
+        for lease in admitted:
             group.granted[lease.id] = lease
             lease.in_flight, lease.waiting = lease.count, ()
-            self._last_grant = self.now
+        self._last_grant = self.now
+        self._note_leases(group)
+        for lease in admitted:
             yield GrantLease(lease.id, group.url, group.generation)
 
     def revoke_all(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
@@ -349,6 +461,11 @@ class HostState:
                 yield from self.move(worker, WorkerState.READY, reason)
         for lease in group.granted:
             yield RestoreLease(lease)
+
+    def retry_now(self, group: Group) -> None:
+        """End the restart delays of a group: an operator knows better than a back-off."""
+        group.retry_now(self.now)
+        self.touch(group)
 
     def end_overdue(self, group: Group) -> Iterator[Command]:
         """Take away leases that were not let go, once the drain's deadline is well over."""

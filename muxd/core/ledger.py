@@ -12,8 +12,11 @@ Host RAM is one more resource, whose claims are always in bytes: a process that 
 weights there from its launch to its end.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: One GPU: a card, or a MIG slice of one.  Equal ids are the same memory; nothing else can be read off an id.
 GpuId = str
@@ -25,6 +28,9 @@ HOST_RAM: Resource = "host"
 
 #: All of a GPU that sleepers leave.
 WHOLE = -1
+
+#: More bytes than anybody claims.
+ENDLESS = 1 << 62
 
 #: Bytes, or WHOLE, by GPU; bytes of HOST_RAM.
 Claim = Mapping[Resource, int]
@@ -53,6 +59,52 @@ class Holding:
         return self.level in (None, 0)
 
 
+class Total(NamedTuple):
+    """What some workers have of one resource together."""
+
+    size: int = 0  # bytes of the claims that are in bytes
+    loaded: int = 0  # how many have their weights there
+    whole: int = 0  # how many claim all of it
+
+    def less(self, others: Iterable[Total]) -> Total:
+        """Return what is left without the others."""
+        size, loaded, whole = self
+        for their_size, their_loaded, their_whole in others:
+            size -= their_size
+            loaded -= their_loaded
+            whole -= their_whole
+        return Total(size, loaded, whole)
+
+    def room(self, capacity: int | None) -> int:
+        """Return the most bytes that one more may claim of a GPU of this capacity; -1 where that is none at all.
+
+        Of a GPU of unknown capacity (None) that is ENDLESS.
+        """
+        if self.loaded and (capacity is None or self.whole):
+            return -1
+        return ENDLESS if capacity is None else capacity - self.size
+
+
+NOTHING = Total()
+
+
+def of_resource(holding: Holding | None, resource: Resource) -> Total:
+    """Return what one worker has of a resource."""
+    amount = holding.claim.get(resource) if holding is not None else None
+    if holding is None or amount is None:
+        return NOTHING
+    return Total(0, holding.is_loaded, 1) if amount == WHOLE else Total(amount, holding.is_loaded, 0)
+
+
+@dataclass(slots=True)
+class Account:
+    """What workers have of one resource, added up."""
+
+    holdings: dict[str, Holding] = field(default_factory=dict)  # by worker
+    total: Total = NOTHING
+    changes: int = 0  # of what is said above, and of those who hold it, so far
+
+
 class Ledger:
     """Claims of workers; memory of known capacity is never promised twice.
 
@@ -62,13 +114,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self.capacity: dict[Resource, int] = {}
-        self.changes = 0  # of what anybody has, so far
+        self.changes = 0  # of all accounts together
         self._holdings: dict[str, Holding] = {}
-        self._loaded_on: dict[frozenset[GpuId], tuple[str, ...]] = {}  # found since the last change
-
-    def has(self, worker: str) -> bool:
-        """Say whether the worker claims anything."""
-        return worker in self._holdings
+        self._accounts: dict[Resource, Account] = {}
 
     def is_awake(self, worker: str) -> bool:
         """Say whether the worker has what it needs to serve."""
@@ -80,19 +128,28 @@ class Ledger:
         holding = self._holdings.get(worker)
         return holding is not None and holding.is_loaded
 
-    def loaded_on(self, gpus: frozenset[GpuId]) -> tuple[str, ...]:
-        """Return the workers whose weights are on one of the GPUs, by name.
-
-        They are looked for once between two changes: with 50 models waiting, a decision asks hundreds of times.
-        """
-        if gpus not in self._loaded_on:
-            self._loaded_on[gpus] = tuple(sorted(name for name in self.holders(gpus) if self.is_loaded(name)))
-        return self._loaded_on[gpus]
+    def loaded_on(self, gpus: Iterable[GpuId]) -> list[str]:
+        """Return the workers whose weights are on one of the GPUs, by name."""
+        return sorted(worker for worker in self.holders(gpus) if self._holdings[worker].is_loaded)
 
     def holders(self, resources: Iterable[Resource]) -> list[str]:
         """Return the workers with a claim on one of the resources, in the order in which they came."""
-        wanted = frozenset(resources)
-        return [worker for worker, holding in self._holdings.items() if not wanted.isdisjoint(holding.claim)]
+        found = {worker for resource in resources for worker in self._account(resource).holdings}
+        return [worker for worker in self._holdings if worker in found] if len(found) > 1 else [*found]
+
+    def holds(self, worker: str, resources: Iterable[Resource]) -> bool:
+        """Say whether the worker claims something of one of the resources."""
+        return worker in self._holdings and not self._holdings[worker].claim.keys().isdisjoint(resources)
+
+    def changes_of(self, resources: Iterable[Resource]) -> int:
+        """Return a number that grows whenever the resources, or those who hold them, are not what they were."""
+        return sum(self._account(resource).changes for resource in resources)
+
+    def touch(self, worker: str) -> None:
+        """Note that a holder is not what it was: busier, or dearer to move."""
+        self.changes += 1
+        for resource in self._holdings[worker].claim if worker in self._holdings else ():
+            self._account(resource).changes += 1
 
     def shortfall(self, worker: str, claim: Claim, left: Mapping[str, Holding] = {}) -> dict[Resource, int]:
         """Return the bytes that are missing of each resource for `worker` to wake with `claim`; empty where it fits.
@@ -100,28 +157,41 @@ class Ledger:
         WHOLE stands for a GPU that somebody must leave, however little the other one takes.
         `left`: what each worker would have that is thought asleep or gone.
         """
-        others = [h for name, h in self._holdings.items() if name != worker and name not in left]
-        others += [holding for name, holding in left.items() if name != worker]
         missing: dict[Resource, int] = {}
-        for gpu, amount in claim.items():
-            on_it = [h for h in others if gpu in h.claim]
-            capacity = self.capacity.get(gpu)
-            loaded = [h.claim[gpu] for h in on_it if h.is_loaded]
-            if gpu != HOST_RAM and loaded and (capacity is None or amount == WHOLE or WHOLE in loaded):
-                missing[gpu] = WHOLE
-            elif capacity is not None and amount != WHOLE:
-                over = sum(h.claim[gpu] for h in on_it) + amount - capacity
-                if over > 0:
-                    missing[gpu] = over
+        for resource, amount in claim.items():
+            size, loaded, whole = self._others(resource, worker, left)
+            capacity = self.capacity.get(resource)
+            if resource != HOST_RAM and loaded and (capacity is None or amount == WHOLE or whole):
+                missing[resource] = WHOLE
+            elif capacity is not None and amount != WHOLE and size + amount > capacity:
+                missing[resource] = size + amount - capacity
         return missing
+
+    def _others(self, resource: Resource, worker: str, left: Mapping[str, Holding]) -> Total:
+        """Return what others than the worker have of the resource; `left` as in `shortfall`."""
+        account = self._account(resource)
+        if not left and worker not in account.holdings:
+            return account.total
+        others = {name: holding for name, holding in left.items() if name != worker}
+        return account.total.less([self.freed(resource, others), of_resource(account.holdings.get(worker), resource)])
+
+    def total(self, resource: Resource) -> Total:
+        """Return what all workers have of the resource."""
+        return self._account(resource).total
+
+    def freed(self, resource: Resource, left: Mapping[str, Holding]) -> Total:
+        """Return what it frees of the resource that these workers have then what is said."""
+        holdings = self._account(resource).holdings
+        now = NOTHING.less(of_resource(holdings.get(name), resource) for name in left)
+        then = NOTHING.less(of_resource(holding, resource) for holding in left.values())
+        return then.less([now])
 
     def room(self, gpu: GpuId) -> int:
         """Return the bytes of a GPU that nobody claims; where its size is unknown, minus the number of claims."""
-        capacity = self.capacity.get(gpu)
-        claims = [h.claim[gpu] for h in self._holdings.values() if gpu in h.claim]
+        account, capacity = self._account(gpu), self.capacity.get(gpu)
         if capacity is None:
-            return -len(claims)
-        return 0 if WHOLE in claims else capacity - sum(claims)
+            return -len(account.holdings)
+        return 0 if account.total.whole else capacity - account.total.size
 
     def take(self, worker: str, claim: Claim) -> None:
         """Let `worker` have what it needs to serve; what it does not have already must be there."""
@@ -147,9 +217,29 @@ class Ledger:
 
     def _hold(self, worker: str, holding: Holding | None) -> None:
         """Note what the worker has from now on; None for nothing."""
+        former = self._holdings.get(worker)
+        if former is None and holding is None:
+            return
         self.changes += 1
-        self._loaded_on.clear()
         if holding is None:
-            self._holdings.pop(worker, None)
+            del self._holdings[worker]
         else:
             self._holdings[worker] = holding
+        for resource in {
+            **(former.claim if former is not None else {}),
+            **(holding.claim if holding is not None else {}),
+        }:
+            account = self._account(resource)
+            before, after = of_resource(former, resource), of_resource(holding, resource)
+            account.total = account.total.less([before, NOTHING.less([after])])
+            account.changes += 1
+            if holding is not None and resource in holding.claim:
+                account.holdings[worker] = holding
+            else:
+                del account.holdings[worker]
+
+    def _account(self, resource: Resource) -> Account:
+        account = self._accounts.get(resource)
+        if account is None:
+            account = self._accounts[resource] = Account()
+        return account

@@ -18,7 +18,7 @@ from .commands import (
 )
 from .events import Verb
 from .group import Group, Order, Stage
-from .host_state import HostState
+from .host_state import HostState, in_configured_order
 from .spec import GroupSpec
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import Switching
@@ -44,6 +44,7 @@ class Orders:
         self._switching = switching
         self._validations = Validations(host, switching)
         self.measured = self._validations.measured
+        self._concerned: dict[str, Group] = {}  # groups with an order, or what a new configuration asks of them
 
     # Taken
 
@@ -52,23 +53,23 @@ class Orders:
         if verb in (Verb.START, Verb.STOP, Verb.RESTART):
             yield from self._hold_down(group, down=verb is Verb.STOP)
         if verb in (Verb.START, Verb.RESTART):
-            group.retry_now(self.host.now)
+            self.host.retry_now(group)
         is_same = group.order is not None and (group.order.verb, group.order.level) == (verb, level)
         if group.order is not None and is_same and not group.order.is_down:
             group.order.tickets.append(ticket)
             group.order.now = group.order.now or now
             return
         yield from self.fail(group, "superseded", f"a newer order, {verb} {group.name}, took its place")
-        group.order = Order(verb, [ticket], now, level)
+        self._set(group, Order(verb, [ticket], now, level))
         if verb is not Verb.START:
             self._switching.call_off(group)
 
     def validate(self, group: Group, ticket: int, levels: Iterable[int], cycles: int) -> Iterator[Command]:
         """Order the group to be validated; the order before ends as superseded."""
-        group.retry_now(self.host.now)
+        self.host.retry_now(group)
         newer = f"a newer order, {Verb.VALIDATE} {group.name}, took its place"
         yield from self.fail(group, "superseded", newer)
-        group.order = Order(Verb.VALIDATE, [ticket], validation=planned(group, levels, cycles))
+        self._set(group, Order(Verb.VALIDATE, [ticket], validation=planned(group, levels, cycles)))
         self.host.validating.append(group)
 
     def drop_validation(self, group: Group, ticket: int) -> None:
@@ -76,7 +77,7 @@ class Orders:
         order, validation = group.order, group.validation
         if order is not None and validation is not None and ticket in order.tickets:
             distrust_again(group, validation)
-            group.order = Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START)
+            self._set(group, Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START))
 
     def unload(self, group: Group, ticket: int) -> Iterator[Command]:
         """Let a group sleep of which a client has no more use, unless somebody else has."""
@@ -87,7 +88,7 @@ class Orders:
         elif group.spec.pinned:
             yield AnswerUnload(ticket, "it is pinned")
         else:
-            group.order = Order(Verb.UNLOAD)
+            self._set(group, Order(Verb.UNLOAD))
             yield AnswerUnload(ticket)
 
     def _hold_down(self, group: Group, *, down: bool) -> Iterator[Command]:
@@ -98,12 +99,27 @@ class Orders:
                     worker.reason = _MESSAGES[Verb.STOP].format(group.name) if down else ""
             yield PersistStopped(group.name, down)
 
+    def _set(self, group: Group, order: Order | None) -> None:
+        group.order = order
+        self._concerned[group.name] = group
+        self.host.touch(group)
+
+    def _end(self, group: Group) -> list[int]:
+        """Take the group's order from it, and return the tickets of those who wait for its end."""
+        if group.order is None:
+            return []
+        order = group.order
+        if order.validation is not None:
+            distrust_again(group, order.validation)
+        self._set(group, None)
+        return order.tickets
+
     def fail(self, group: Group, code: str, message: str) -> Iterator[Command]:
         """End the group's order, if there is one."""
-        yield from (FailOrder(ticket, code, message) for ticket in _ended(group))
+        yield from (FailOrder(ticket, code, message) for ticket in self._end(group))
 
     def _finish(self, group: Group) -> Iterator[Command]:
-        yield from (FinishOrder(ticket, group.shown_state) for ticket in _ended(group))
+        yield from (FinishOrder(ticket, group.shown_state) for ticket in self._end(group))
 
     # A new configuration
 
@@ -113,6 +129,7 @@ class Orders:
         for name, group in self.host.groups.items():
             if name not in wanted:
                 group.retired = True
+                self._concerned[name] = group
                 yield from self.fail(group, "model_not_found", _MESSAGES[Verb.REMOVE].format(name))
         for name, spec in wanted.items():
             if name not in self.host.groups:
@@ -126,6 +143,7 @@ class Orders:
             group.pending_spec, group.retired = spec, False
             if group.validation is not None:
                 yield from self.fail(group, "superseded", _MESSAGES[Verb.RECONFIGURE].format(group.name))
+            self._concerned[group.name] = group
         else:
             self.host.update(group, spec)
 
@@ -134,27 +152,30 @@ class Orders:
         order = group.order
         if group.retired:
             if order is None or order.verb is not Verb.REMOVE:
-                group.order = Order(Verb.REMOVE)
+                self._set(group, Order(Verb.REMOVE))
                 self._switching.call_off(group)
         elif group.pending_spec is not None and order is None and not group.is_down:
-            group.order = Order(Verb.RECONFIGURE if group.state is WorkerState.ASLEEP else Verb.RESTART)
+            self._set(group, Order(Verb.RECONFIGURE if group.state is WorkerState.ASLEEP else Verb.RESTART))
         elif group.lost_role and group.state in UP and order is None:
-            group.order = Order(Verb.SLEEP)  # the others hold memory and can serve nobody
+            self._set(group, Order(Verb.SLEEP))  # the others hold memory and can serve nobody
 
     # Brought forward
 
     def forward(self) -> Iterator[Command]:
+        """Bring every order forward, and what a new configuration asks for."""
         self.host.validating = [group for group in self.host.validating if group.validation is not None]
-        for group in list(self.host.groups.values()):
+        self._concerned = {name: group for name, group in self._concerned.items() if _has_something_to_do(group)}
+        concerned = self._concerned | {group.name: group for group in self.host.composed}
+        for group in in_configured_order(concerned.values()):
             if group.is_down:
                 yield from self._renew(group)
             yield from self._advance(group)
 
     def finish_ready(self) -> Iterator[Command]:
         """End the orders of those that the last decisions left ready."""
-        for group in list(self.host.groups.values()):
+        for group in self.host.in_state(WorkerState.READY):
             order = group.order
-            if group.state is WorkerState.READY and order is not None and (order.verb is Verb.START or order.is_down):
+            if order is not None and (order.verb is Verb.START or order.is_down):
                 yield from self._finish(group)
                 yield from self._advance(group)
 
@@ -186,10 +207,11 @@ class Orders:
                     yield from self._bring(group)
             case Verb.VALIDATE:
                 yield from self._validations.forward(group, order)
+                self.host.touch(group)
                 if order.validation is not None and order.validation.stage is Stage.DONE:
                     yield from self._finish(group)
             case Verb.UNLOAD if group.in_use:
-                group.order = None  # while it drained a request came: it serves on
+                self._set(group, None)  # while it drained a request came: it serves on
             case Verb.SLEEP | Verb.UNLOAD:
                 yield from self._put_to_sleep(group, order)
             case _:
@@ -197,6 +219,7 @@ class Orders:
                 if group.state is WorkerState.UNLOADED:
                     yield from self._finish(group)
                     if group.retired and group.is_down:
+                        del self._concerned[group.name]
                         self._switching.forget(group)
                         self.host.remove(group)
                         yield from (RemoveWorker(worker.name) for worker in group.members)
@@ -307,9 +330,6 @@ def _listed(levels: Sequence[int]) -> str:
     return f"levels {', '.join(map(str, levels[:-1]))} and {levels[-1]}" if len(levels) > 1 else f"level {levels[0]}"
 
 
-def _ended(group: Group) -> list[int]:
-    """Take the group's order from it, and return the tickets of those who wait for its end."""
-    order, group.order = group.order, None
-    if order is not None and order.validation is not None:
-        distrust_again(group, order.validation)
-    return order.tickets if order is not None else []
+def _has_something_to_do(group: Group) -> bool:
+    """Say whether there is an order, or something that may lead to one."""
+    return group.order is not None or group.retired or group.pending_spec is not None

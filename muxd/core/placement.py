@@ -5,26 +5,27 @@ Nothing here changes anything but a group's choice of GPUs, while any will do an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations, islice
 from math import comb, inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import eviction
+from .clearing import RARE, Clearing, Eviction, Movables, all_weights, holders_of, is_stuck, left_at
 from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .spec import GroupSpec, WorkerSpec
-from .states import CHANGING, COMING, DOWN, WorkerState
-from .worker import Cost, Worker
+from .states import DOWN, WorkerState
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .host_state import HostState
 
 GIB = 1 << 30
 
-#: Uses per second of a group that was never wanted: that it leaves costs more than nothing.
-RARE = 1e-6
-
+#: What somebody lacks on each GPU, as `Ledger.shortfall`, once others have left: they have then what is passed.
+Lacks = Callable[..., dict[GpuId, int]]
 
 #: So many sets of GPUs are looked at for a group to which any will do: more than all pairs of eight.
 GPU_SETS = 32
@@ -42,50 +43,35 @@ class Impossible(NamedTuple):
         return f"can never be loaded: {self.reason}; {self.remedy}"
 
 
-class Eviction(NamedTuple):
-    """A group that must leave for another one, or sleep deeper, and the level to which that leads."""
-
-    group: Group
-    level: int
-
-    @property
-    def leave_cost(self) -> Cost:
-        return self.group.leave_cost(self.level)
-
-    @property
-    def comeback_cost(self) -> Cost:
-        return self.group.comeback_cost(self.level)
-
-
 class Placement:
-    """Says who fits where, by the books of a host."""
+    """Says who fits where, by the books of a host.
+
+    What was found is kept until something that it depends on has changed: with 100 models waiting, a decision asks
+    hundreds of times.
+    """
 
     def __init__(self, host: HostState) -> None:
         self._host = host
-        # What was found as of now: with 100 models waiting, a decision asks hundreds of times.
-        self._as_of = (0, 0, 0)  # the changes of the ledger and of workers, and what was learned of the host
-        self._clearings: dict[frozenset[GpuId], list[Eviction]] = {}
-        self._evictions: dict[tuple[frozenset[GpuId], int], list[Eviction]] = {}  # by GPUs and share, where all is free
-        self._places: dict[tuple[Any, ...], frozenset[GpuId] | None] = {}  # by what a group needs, and is off limits
+        self._as_of = (-1, -1)  # the second, and how often something had been learned of the host
+        self._movables = Movables(host)
+        self._clearings: dict[frozenset[GpuId], Clearing] = {}
+        self._evictions: dict[Hashable, tuple[int, list[Eviction]]] = {}  # with the changes of their GPUs, by group
+        self._places: dict[Hashable, tuple[int, frozenset[GpuId] | None]] = {}  # with all changes, by need
         self._never: dict[str, tuple[GroupSpec, Impossible | None]] = {}  # by group, for the spec that it has
 
-    def forget_evictions(self) -> None:
-        """Find evictions anew from now on: who is busy, or wanted, may have changed."""
-        self._evictions.clear()
-        self._places.clear()
+    def forget(self) -> None:
+        """Find everything anew from now on."""
+        self._as_of = (-1, -1)
 
     def _keep_up(self) -> None:
-        """Forget what was found before the last change."""
-        host = self._host
-        if self._as_of != (as_of := (host.ledger.changes, host.moves, host.learned)):
+        """Forget what was found before something was learned of the host, or in another second: demand was another."""
+        if self._as_of != (as_of := (self._host.second, self._host.learned)):
+            if self._as_of[1] != as_of[1]:
+                self._never.clear()
             self._as_of = as_of
-            self._clearings.clear()
-            self.forget_evictions()
-            self._never.clear()
-
-    def is_loaded(self, group: Group) -> bool:
-        """Say whether weights of a member are on its GPUs."""
-        return any(self._host.ledger.is_loaded(worker.name) for worker in group.serving)
+            self._movables.forget()
+            for found in (self._clearings, self._evictions, self._places):
+                found.clear()
 
     def fits(self, group: Group) -> bool:
         """Say whether the memory that the group needs to serve is there."""
@@ -104,6 +90,19 @@ class Placement:
             thought[worker.name] = Holding(worker.gpu_claim)
         return missing
 
+    def likeness(self, group: Group) -> Hashable:
+        """Return a key that is equal for groups that need the same, and hold nothing that tells them apart.
+
+        What is found for one of them holds for the others: where it comes to, and who leaves for it.
+        """
+        worker = group.serving[0]
+        if len(group.serving) > 1 or self._host.ledger.holds(worker.name, worker.gpus):
+            return group.name
+        if HOST_RAM in self._host.ledger.capacity and self.copy_of(worker):
+            return group.name
+        is_asleep = group.state is WorkerState.ASLEEP
+        return worker.share, self._need(worker), is_asleep, group.gpus if group.is_placed else _may_be_on(worker)
+
     def place(self, group: Group, off_limits: frozenset[GpuId] = frozenset()) -> bool:
         """Choose the GPUs of a group to which any will do, and say whether its GPUs are none that is off limits.
 
@@ -112,16 +111,17 @@ class Placement:
         that needs a whole GPU at the cost of one more eviction.
         """
         if group.is_placed:
-            return not group.gpus & off_limits
+            return group.gpus.isdisjoint(off_limits)
+        worker = group.serving[0]
+        key = worker.share, self._need(worker), _may_be_on(worker), off_limits
         self._keep_up()
-        worker, before = group.serving[0], group.gpus
-        spec = worker.spec
-        key = spec.gpus, spec.any_of, spec.on_cards, spec.need, worker.share, off_limits
-        if key not in self._places:
-            ranked = [(self._rank(group, gpus), gpus) for gpus in self._gpu_sets(worker, off_limits)]
-            self._places[key] = min(ranked, key=lambda each: each[0])[1] if ranked else None
-        found = self._places[key]
-        group.place(before if found is None else found)
+        changes = self._host.ledger.changes
+        if key not in self._places or self._places[key][0] != changes:
+            ranked = [(self._rank(worker.share, gpus), gpus) for gpus in self._gpu_sets(worker, off_limits)]
+            self._places[key] = changes, min(ranked, key=lambda each: each[0])[1] if ranked else None
+        found = self._places[key][1]
+        if found is not None:
+            group.place(found)
         return found is not None
 
     def _gpu_sets(self, worker: Worker, off_limits: frozenset[GpuId]) -> Iterable[frozenset[GpuId]]:
@@ -144,68 +144,57 @@ class Placement:
         weights = self._host.weights.get(worker.group, 0) if not worker.spec.need else 0
         return worker.spec.need or weights // max(1, worker.spec.gpu_count)
 
-    def _rank(self, group: Group, gpus: frozenset[GpuId]) -> tuple[int, int, float, int, int]:
-        """Return how good the GPUs are for the group, the least being the best."""
-        group.place(gpus)
-        leaving = self.evictions(group)
-        stuck = sum(b.group.stuck_for(group) is not None for b in leaving) + len(self.fixed_in_the_way(group))
-        busy = sum(_is_busy(b.group) for b in leaving)
-        seconds = sum(_seconds(b.group, b.level) * max(b.group.demand(self._host.now), RARE) for b in leaving)
-        return stuck, busy, seconds, len(leaving), -sum(map(self._host.ledger.room, gpus))
+    def _rank(self, share: int, gpus: frozenset[GpuId]) -> tuple[float, ...]:
+        """Return how good the GPUs are for one who holds nothing and needs this share; the least is the best."""
+        rank = self._clearing(gpus).offer(share).rank
+        if not self._host.pinned:
+            return rank
+        lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, share))
+        return (rank[0] + len(self._fixed(gpus, lacks)), *rank[1:])
+
+    def _clearing(self, gpus: frozenset[GpuId]) -> Clearing:
+        found = self._clearings.get(gpus)
+        if found is None or found.changes != self._host.ledger.changes_of(gpus):
+            found = self._clearings[gpus] = Clearing(self._host, self._movables, gpus)
+        return found
 
     def evictions(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to fit, by the cheapest plan; those who leave already included."""
-        if all(worker.share == WHOLE for worker in group.serving):
-            # All weights that are there are in its way: there is nothing to choose.
-            return [eviction for eviction in self._clearing(group.gpus) if eviction.group is not group]
-        if len(group.serving) > 1 or self._host.ledger.has(group.serving[0].name):
-            return self._find_evictions(group)
         self._keep_up()
-        key = group.gpus, group.serving[0].share  # groups that hold nothing and need the same share a plan
-        if key not in self._evictions:
-            self._evictions[key] = self._find_evictions(group)
-        return self._evictions[key]
+        worker = group.serving[0]
+        if len(group.serving) == 1 and not self._host.ledger.holds(worker.name, group.gpus):
+            return self._clearing(group.gpus).offer(worker.share).evictions
+        changes, key = self._host.ledger.changes_of(group.gpus), (group.name, group.gpus)
+        if key not in self._evictions or self._evictions[key][0] != changes:
+            self._evictions[key] = changes, self._find_evictions(group)
+        return self._evictions[key][1]
 
     def _find_evictions(self, group: Group) -> list[Eviction]:
-        missing = self._shortfall(group)
-        holders = self._groups_of(self._host.ledger.holders(missing), group)
+        """Return likewise for a group that holds something there itself, or has several workers."""
+        if all(worker.share == WHOLE for worker in group.serving):
+            return [each for each in all_weights(self._host, group.gpus) if each.group is not group]
+        holders = holders_of(self._host, self._shortfall(group), group)
         if not holders:
             return []
-        if all(amount == WHOLE for amount in missing.values()):
-            holders = [holder for holder in holders if self.is_loaded(holder)]
-        movable = [holder for holder in holders if not holder.is_fixed]
-        left = {holder.name: {level: _left(holder, level) for level in holder.levels_left} for holder in movable}
-
-        def fits(plan: eviction.Plan) -> bool:
-            then = {worker: held for name, level in plan.items() for worker, held in left[name][level].items()}
-            return not self._shortfall(group, then)
-
-        chosen = eviction.plan([_resident(holder, left[holder.name], self._host.now) for holder in movable], fits)
+        movable = (holder for holder in holders if not holder.is_fixed)
+        chosen = self._movables.plans(movable, lambda left: not self._shortfall(group, left)).cheapest(True)
         if chosen is None:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
 
-    def _clearing(self, gpus: frozenset[GpuId]) -> list[Eviction]:
-        """Return how all weights leave the GPUs."""
-        self._keep_up()
-        if gpus not in self._clearings:
-            loaded = dict.fromkeys(self._host.workers[name].group for name in self._host.ledger.loaded_on(gpus))
-            groups = [self._host.groups[name] for name in loaded]
-            self._clearings[gpus] = [
-                Eviction(other, next(level for level in other.levels_left if level > 0)) for other in groups
-            ]
-        return self._clearings[gpus]
-
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
-        if group.state not in DOWN | {WorkerState.ASLEEP}:
+        if not self._host.pinned or group.state not in DOWN | {WorkerState.ASLEEP}:
             return []
-        fixed = [other for other in self._host.pinned if other is not group and other.is_fixed]
+        return self._fixed(group.gpus, partial(self._shortfall, group), group)
+
+    def _fixed(self, gpus: frozenset[GpuId], lacks: Lacks, but: Group | None = None) -> list[Group]:
+        fixed = [other for other in self._host.pinned if other is not but and other.is_fixed]
         if not fixed:
             return []
         stay = {worker.name for other in fixed for worker in other.serving}
-        others = (name for name in self._host.ledger.holders(group.gpus) if name not in stay)
-        missing = self._shortfall(group, dict.fromkeys(others, Holding({}, 3)))
+        others = (name for name in self._host.ledger.holders(gpus) if name not in stay)
+        missing = lacks(dict.fromkeys(others, Holding({}, 3)))
         holding = set(self._host.ledger.holders(missing))
         return [other for other in fixed if any(worker.name in holding for worker in other.serving)]
 
@@ -221,7 +210,7 @@ class Placement:
         room, strangers = self._host.ledger.capacity, self._host.strangers
         if any(gpu in strangers and worker.excess > room.get(gpu, inf) for gpu in worker.gpus):
             return True
-        if not worker.spec.any_of or not self._is_blocked(group):
+        if not worker.spec.any_of or not self.is_kept_off(group):
             return False
         own = worker.gpus
         elsewhere = (gpus for gpus in self._gpu_sets(worker, frozenset()) if gpus != own)
@@ -231,16 +220,17 @@ class Placement:
 
     def _could_come(self, group: Group, gpus: frozenset[GpuId]) -> bool:
         group.place(gpus)
-        return not self._is_blocked(group)
+        return not self.is_kept_off(group)
 
-    def _is_blocked(self, group: Group) -> bool:
+    def is_kept_off(self, group: Group) -> bool:
         """Say whether the group cannot come to its GPUs, whoever may leave them."""
         return bool(self.crowded_out(group) or self.fixed_in_the_way(group))
 
     def plan(self, group: Group) -> list[Eviction]:
         """Return who must leave for the group to come: from its GPUs, and from host RAM where that is worth it."""
         evictions = self.evictions(group)
-        return [*evictions, *self._demotions(group, evictions)] if HOST_RAM in self._host.ledger.capacity else evictions
+        demotions = self._demotions(group, evictions) if HOST_RAM in self._host.ledger.capacity else []
+        return [*evictions, *demotions] if demotions else evictions
 
     def _demotions(self, group: Group, evictions: Sequence[Eviction]) -> list[Eviction]:
         """Return the sleepers to be ended, so that the weights of a group that is launched have room in host RAM.
@@ -249,13 +239,13 @@ class Placement:
         """
         if not any(self.copy_of(worker) for worker in group.serving):
             return []
-        gone = {worker: held for b in evictions for worker, held in _left(b.group, b.level).items()}
+        gone = {worker: held for b in evictions for worker, held in left_at(b.group, b.level).items()}
         if not self.lacks_host_ram(group, gone):
             return []
         leaving = [eviction.group for eviction in evictions]
         sleepers = [
             other
-            for other in self._groups_of(self._host.ledger.holders([HOST_RAM]), group)
+            for other in self._host.groups_of(self._host.ledger.holders([HOST_RAM]))
             if other.state is WorkerState.ASLEEP and not (other.wanted or other.is_fixed or other in leaving)
         ]
 
@@ -264,18 +254,14 @@ class Placement:
             return not self.lacks_host_ram(group, gone | ended)
 
         residents = [
-            eviction.Resident(
-                other.name,
-                False,
-                (eviction.LevelCost(3, _seconds(other, 3) * max(other.demand(self._host.now), RARE)),),
-            )
+            eviction.Resident(other.name, False, (eviction.LevelCost(3, self._movables.cost(Eviction(other, 3))),))
             for other in sleepers
         ]
         chosen = eviction.plan(residents, fits)
         if chosen is None:
             return []
         cost = sum(resident.cost[1] for resident in residents if resident.group in chosen)
-        if cost >= _reload_cost(group) * max(group.demand(self._host.now), RARE):
+        if cost >= _reload_cost(group) * max(group.demand(self._host.second), RARE):
             return []
         return [Eviction(self._host.groups[name], 3) for name in sorted(chosen)]
 
@@ -286,7 +272,7 @@ class Placement:
 
     def gives_host_ram(self, leaving: Eviction) -> bool:
         """Say whether a victim that is not gone yet will give host RAM back."""
-        ends = leaving.level == 3 and not _is_stuck(leaving.group)
+        ends = leaving.level == 3 and not is_stuck(leaving.group)
         return ends and any(worker.copy for worker in leaving.group.serving)
 
     def copy_of(self, worker: Worker) -> int:
@@ -298,25 +284,18 @@ class Placement:
             return 0
         return worker.spec.copy or self._host.weights.get(worker.group, 0) or worker.spec.memory
 
-    def _groups_of(self, workers: Iterable[str], but: Group) -> list[Group]:
-        """Return the groups of the workers, each once, without that one."""
-        names = dict.fromkeys(self._host.workers[name].group for name in workers)
-        return [self._host.groups[name] for name in names if name != but.name]
-
     def is_quiet(self, group: Group) -> bool:
         """Say whether no memory changes on the GPUs of those members that can come."""
         return all(self.is_quiet_for(worker) for worker in claiming(group))
 
     def is_quiet_for(self, worker: Worker) -> bool:
         """Say whether no other worker's memory changes on the GPUs of this one: one at a time can be measured."""
-        return not any(worker.gpus & other.gpus for other in self._changing() if other is not worker)
-
-    def _changing(self) -> Iterator[Worker]:
-        return (worker for worker in self._host.workers.values() if worker.state in CHANGING)
+        return all(other is worker for other in self._host.changing_on(worker.gpus))
 
     def changing_beside(self, group: Group) -> list[Worker]:
         """Return the workers of other groups whose memory changes on the group's GPUs: it must wait for them."""
-        return [w for w in self._changing() if w.group != group.name and not group.gpus.isdisjoint(w.gpus)]
+        beside = [worker for worker in self._host.changing_on(group.gpus) if worker.group != group.name]
+        return sorted(beside, key=lambda worker: worker.name)
 
     # Who can never come
 
@@ -411,32 +390,14 @@ class Placement:
         return f"cannot be loaded now: {each}; end that, or wait"
 
 
+def _may_be_on(worker: Worker) -> Hashable:
+    """Return what says on which GPUs a worker to which any will do may come."""
+    return worker.spec.gpus, worker.spec.any_of, worker.spec.on_cards
+
+
 def claiming(group: Group) -> list[Worker]:
     """Return the members that need memory when the group comes: not the router, and none that is stuck."""
     return [worker for worker in group.serving if worker.state is not WorkerState.STUCK]
-
-
-def _left(group: Group, level: int) -> dict[str, Holding]:
-    """Return what each member would have once the group has gone to `level`."""
-    return {worker.name: worker.holding_asleep(worker.level_for(level)) for worker in group.serving}
-
-
-def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], now: float) -> eviction.Resident:
-    """Describe what the group's leaving costs, by the level; a deeper one that frees no more of a GPU is no choice."""
-    options: list[eviction.LevelCost] = []
-    before = None
-    for level, holdings in left.items():
-        kept = [({**holding.claim, HOST_RAM: 0}, holding.is_loaded) for holding in holdings.values()]
-        if kept != before:
-            options.append(eviction.LevelCost(level, _seconds(group, level) * max(group.demand(now), RARE)))
-        before = kept
-    return eviction.Resident(group.name, _is_busy(group), tuple(options))
-
-
-def _is_busy(group: Group) -> bool:
-    """Say whether the group's leaving would cut off requests, or a load, or cannot be had."""
-    is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
-    return is_awake and (group.in_use or group.state in COMING or _is_stuck(group))
 
 
 def _reload_cost(group: Group) -> float:
@@ -446,23 +407,3 @@ def _reload_cost(group: Group) -> float:
     """
     deep, shallow = group.cost(WorkerState.WAKING, 2), group.cost(WorkerState.WAKING, 1)
     return max(0.0, deep.seconds - shallow.seconds) if deep.measured else 0.0
-
-
-def _is_stuck(group: Group) -> bool:
-    return any(worker.state is WorkerState.STUCK for worker in group.serving)
-
-
-def _seconds(group: Group, level: int) -> float:
-    """Return what the group's leaving to `level` costs each time that it is wanted: to leave and to come back.
-
-    What is under way already costs nothing more, and what cannot be had costs most.
-    """
-    there_and_back = group.leave_cost(level).seconds + group.comeback_cost(level).seconds
-    if group.leaves:
-        least = group.levels_left[0]
-        return there_and_back - group.comeback_cost(least).seconds if level > least else 0.0
-    if _is_stuck(group):
-        return inf
-    if group.state is WorkerState.ASLEEP:
-        return max(0.0, there_and_back - group.return_cost.seconds)
-    return there_and_back

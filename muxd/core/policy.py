@@ -12,6 +12,7 @@ as anticipatory scheduling.  The oldest waiter's bound ends that wait, too.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TypeVar
 
 #: How many of the latest gaps between an answer and the next request are remembered: few, so that an agent that has
 #: left is forgotten after two lingers.
@@ -31,25 +32,29 @@ WORTH = 1 / 5
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A model that waits for its turn; all times in seconds."""
 
-    group: str
+    name: str
     weight: float  # waiting requests, each counted by its priority
-    oldest: float  # how long the oldest has waited
+    since: float  # when the oldest of them came
     cost: float  # of the switch to it: what must leave and what must come
     turn: float  # how long it would be given at least, once active: its switch cost or its drain
 
 
-def score(candidate: Candidate, wait_target: float) -> float:
+C = TypeVar("C", bound=Candidate)
+
+
+def score(candidate: Candidate, wait_target: float, now: float) -> float:
     """Return the waiting work per second of switch cost, aged by the wait so that nobody is passed over for ever."""
-    return candidate.weight / max(candidate.cost, 0.001) * (1.0 + (candidate.oldest / max(wait_target, 0.001)) ** 2)
+    oldest = now - candidate.since
+    return candidate.weight / max(candidate.cost, 0.001) * (1.0 + (oldest / max(wait_target, 0.001)) ** 2)
 
 
-def ranked(candidates: Iterable[Candidate], wait_target: float) -> list[Candidate]:
+def ranked(candidates: Iterable[C], wait_target: float, now: float) -> list[C]:
     """Sort the candidates, best first; ties by name, so that the order is a function of the values."""
-    return sorted(candidates, key=lambda c: (-score(c, wait_target), c.group))
+    return sorted(candidates, key=lambda c: (-score(c, wait_target, now), c.name))
 
 
 def turns(candidates: Iterable[Candidate]) -> float:
@@ -62,24 +67,31 @@ def bound(candidate: Candidate, others: float, wait_target: float) -> float:
     return wait_target + others + candidate.cost
 
 
-def due_at(candidate: Candidate, others: float, *, now: float, drain: float, wait_target: float) -> float:
+def due_at(candidate: Candidate, others: float, *, drain: float, wait_target: float) -> float:
     """Return when the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
 
-    On the clock of `now`; `others`: the `turns` of those who wait too; `drain`: how long draining the active model is
-    expected to take.
+    On the clock of its `since`; `others`: the `turns` of those who wait too; `drain`: how long draining the active
+    model is expected to take.
     """
-    return now + bound(candidate, others, wait_target) - (candidate.oldest + candidate.cost + drain)
+    return candidate.since + bound(candidate, others, wait_target) - (candidate.cost + drain)
 
 
-def linger(gaps: Sequence[float], there_and_back: float) -> float:
+def usual_gap(gaps: Sequence[float]) -> float | None:
+    """Return the gap that a linger is to bridge, of the latest seconds between an answer and the next request.
+
+    inf stands for a linger that nobody ended; None: no gap has been seen.
+    """
+    return sorted(gaps)[ceil(RETURNING * len(gaps)) - 1] if gaps else None
+
+
+def linger(usual: float | None, there_and_back: float) -> float:
     """Return how many seconds an idle active model is kept for its next request while another model waits.
 
-    `gaps`: the latest seconds between an answer and the next request, inf for a linger that nobody ended.
-    `there_and_back`: seconds that the switch to the waiting model and the one back cost together.
+    `usual`: its usual gap.  `there_and_back`: seconds that the switch to the waiting model and the one back cost
+    together.
     """
-    if not gaps:
+    if usual is None:
         return min(UNKNOWN_SHARE * there_and_back, UNKNOWN)
-    usual = sorted(gaps)[ceil(RETURNING * len(gaps)) - 1]
     if usual > WORTH * there_and_back:
         return 0.0
     return min(there_and_back, usual * (1.0 + SLACK_SHARE) + SLACK)

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
+from .clearing import Eviction
 from .events import Verb
 from .group import Cycle, Group, Validation
 from .host_state import HostState
-from .placement import Eviction
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
 from .worker import Cost, Worker
@@ -96,7 +96,7 @@ def _until_validated(group: Group, validation: Validation) -> float | None:
 def _next_of_ready(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
     rivals = (g for g in host.groups.values() if g.wanted and g.state in AT_REST)
     blockings = ((rival, b) for rival in rivals for b in switching.in_the_way(rival) if b.group is group)
-    turns = {rival.name: switching.gives_way_at(blocking, rival) for rival, blocking in blockings}
+    turns = {rival.name: switching.lineup.give_way_at([blocking], rival) for rival, blocking in blockings}
     if not turns:
         return None
     rival = min(turns, key=lambda name: turns[name])
@@ -139,7 +139,8 @@ def _queued_eta(host: HostState, switching: Switching, group: Group, now: float)
     """Return the seconds until those in its way must begin to drain, plus the drain and the switch; None if unknown."""
     blockers = switching.in_the_way(group)
     ahead = max(
-        (switching.gives_way_at(b, group) - now for b in blockers if b.group.state is WorkerState.READY), default=None
+        (switching.lineup.give_way_at([b], group) - now for b in blockers if b.group.state is WorkerState.READY),
+        default=None,
     )
     if ahead is None and not blockers:  # it waits only for others to come
         others = [progress_of(host, switching, other, now).eta for other in switching.claimants(group)]

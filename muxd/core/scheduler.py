@@ -51,10 +51,11 @@ from .events import (
 from .group import Group
 from .host_state import HostState
 from .ledger import HOST_RAM
+from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .spec import GroupSpec
 from .states import DOWN, UP, WorkerState
-from .switching import AT_ONCE, OperatorSwitch, Switching
+from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
 
 WorkerEvent = (
@@ -94,7 +95,6 @@ class Scheduler:
             self.host.report(event.lease, event.in_flight, event.waiting)
             if before == (group.idle, group.wanted) and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
-        self.switching.forget_plans()
         commands = [*self._take_in(event)]
         conclusions = [*self._settle()]
         self._is_settled = all(isinstance(command, SetTimer) for command in conclusions)
@@ -121,6 +121,7 @@ class Scheduler:
         match event:
             case Started(_, stopped_by_operator, learned):
                 for group in self.host.groups.values():
+                    self.host.touch(group)
                     group.since = self.host.now
                     group.stopped_by_operator = group.name in stopped_by_operator
                     for worker in group.members:
@@ -163,6 +164,7 @@ class Scheduler:
                 self.host.learned += 1
             case HostRamLimited(_, size):
                 self.host.ledger.capacity[HOST_RAM] = size
+                self.host.learned += 1
             case WeightsSeen(_, sizes):
                 self.host.weights = dict(sizes)
                 self.host.learned += 1
@@ -182,7 +184,8 @@ class Scheduler:
 
     def _reconfigured(self, event: Reconfigured) -> Iterator[Command]:
         known = {name for name, group in self.host.groups.items() if not group.retired}
-        self.switching.wait_target, self.switching.keep_turns = event.wait_target, event.keep_turns
+        lineup = self.switching.lineup
+        lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 
@@ -195,7 +198,7 @@ class Scheduler:
             yield FailLease(asked.lease, *refusal)
 
     def _switch_asked(self, ticket: int, group: Group) -> Iterator[Command]:
-        group.retry_now(self.host.now)
+        self.host.retry_now(group)
         refusal = self._refusal(group)
         if refusal is not None:
             yield FailSwitch(ticket, refusal[0], refusal[1])
@@ -333,7 +336,9 @@ class Scheduler:
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()
         stuck = [worker for worker in own if worker.state is WorkerState.STUCK]
-        stuck += [w for other in self._placement.evictions(group) if (w := other.group.stuck_for(group)) is not None]
+        stuck += [
+            w for other in self._placement.evictions(group) if (w := other.group.stuck_on(group.gpus)) is not None
+        ]
         if stuck:
             what = f"model {group.name} cannot be loaded: worker {stuck[0].name} is stuck ({stuck[0].reason})"
             return "worker_stuck", f"{what}; end its processes by hand or reset the GPU", 30.0
@@ -354,9 +359,9 @@ class Scheduler:
             )
         return None
 
-    def _refuse_hopeless(self) -> Iterator[Command]:
-        """End the waits that no switch can end."""
-        for group in self.host.groups.values():
+    def _refuse_hopeless(self, groups: Iterable[Group]) -> Iterator[Command]:
+        """End the waits for these groups that no switch can end."""
+        for group in groups:
             wished = self.switching.is_wished(group)
             is_started = group.order is not None and group.order.verb in BRINGING
             refusal = self._refusal(group) if group.waiting or wished or is_started else None
@@ -413,11 +418,11 @@ class Scheduler:
     # What follows
 
     def _settle(self) -> Iterator[Command]:
-        yield from self._refuse_hopeless()
+        is_over = self._shutdown_deadline is not None
+        yield from self._refuse_hopeless(self.host.groups.values() if is_over else self.host.doubtful())
         yield from self._grant()
-        self.switching.forget_plans()  # who was granted something is busy now
         self.switching.skip_preloaded()
-        if self._shutdown_deadline is not None:
+        if is_over:
             yield from self._settle_shutdown()
         else:
             renewals = self.host.renewals
@@ -428,22 +433,19 @@ class Scheduler:
             yield from self.switching.settle()
             if self.host.pinned or self.host.renewals != renewals:
                 # The end of an order may have left a pinned one in the way, or a configuration that can never be.
-                yield from self._refuse_hopeless()
+                yield from self._refuse_hopeless(self.host.groups.values())
             yield from self._grant()
             yield from self._orders.finish_ready()
         yield from self._tend_routers()
-        self.switching.forget_plans()
         yield from self._set_timer()
 
     def _tend_routers(self) -> Iterator[Command]:
-        for group in self.host.groups.values():
+        for group in self.host.composed:
             yield from self.host.tend_router(group)
 
     def _grant(self) -> Iterator[Command]:
         operator_switch = self.switching.operator_switch
-        for group in self.host.groups.values():
-            if group.state is not WorkerState.READY:
-                continue
+        for group in self.host.in_state(WorkerState.READY):
             if group.validation is not None and not self.switching.validated_beside(group):
                 continue  # its validation goes on, or begins now
             yield from self.host.grant_all(group)

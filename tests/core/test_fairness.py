@@ -198,7 +198,7 @@ def test_clients_who_ask_once_are_all_answered_as_soon_as_if_every_idle_model_ga
         spent = 0.0
         for seed in range(20):
             crowd = Crowd(0.5, [])
-            crowd.book.scheduler.switching.keep_turns = keep_turns
+            crowd.book.scheduler.switching.lineup.keep_turns = keep_turns
             crowd.measure_every_switch("ab")
             chance, at, began = random.Random(seed), crowd.now, crowd.now
             for _ in range(24):

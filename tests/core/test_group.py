@@ -1,3 +1,5 @@
+from math import inf
+
 from muxd.core.events import Waiting
 from muxd.core.group import Group, Lease
 from muxd.core.states import WorkerState
@@ -5,14 +7,14 @@ from muxd.core.states import WorkerState
 from .playbook import replicas
 
 
-def test_a_wait_grows_while_its_holder_is_silent():
+def test_a_lease_waits_since_its_oldest_request_came():
     lease = Lease(1, "a", told=100.0, waiting=(Waiting(oldest=3.0), Waiting(oldest=7.0)))
-    assert lease.oldest(105.0) == 12.0
+    assert lease.since == 93.0
 
 
 def test_nobody_waits_when_nothing_waits():
     lease = Lease(1, "a", told=100.0, waiting=())
-    assert lease.oldest(200.0) == 0.0
+    assert lease.since == inf
 
 
 def test_of_several_workers_a_reason_has_its_workers_name():

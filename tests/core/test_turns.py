@@ -17,29 +17,29 @@ from muxd.core.events import (
     WorkerExited,
     WorkerReady,
 )
-from muxd.core.policy import linger
+from muxd.core.policy import linger, usual_gap
 from muxd.core.progress import next_step
 
 from .playbook import Playbook, single
 
 
 def test_a_client_that_usually_returns_is_waited_for_a_little_longer_than_it_takes():
-    assert linger([1.0, 1.0, 1.0], 6.0) == pytest.approx(1.35)
+    assert linger(usual_gap([1.0, 1.0, 1.0]), 6.0) == pytest.approx(1.35)
 
 
 def test_who_takes_longer_than_a_fifth_of_a_switch_there_and_back_is_not_waited_for():
-    assert linger([1.2], 6.0) == pytest.approx(1.6)
-    assert linger([1.6], 6.0) == 0.0
+    assert linger(usual_gap([1.2]), 6.0) == pytest.approx(1.6)
+    assert linger(usual_gap([1.6]), 6.0) == 0.0
 
 
 def test_where_nothing_is_known_a_client_is_waited_for_only_as_long_as_is_cheap():
-    assert linger([], 6.0) == pytest.approx(0.3)
-    assert linger([], 60.0) == 0.5
+    assert linger(usual_gap([]), 6.0) == pytest.approx(0.3)
+    assert linger(usual_gap([]), 60.0) == 0.5
 
 
 def test_one_client_that_stayed_away_is_forgiven_two_are_not():
-    assert linger([1.0, 1.0, 1.0, 1.0, inf], 6.0) > 1.0
-    assert linger([1.0, 1.0, 1.0, inf, inf], 6.0) == 0.0
+    assert linger(usual_gap([1.0, 1.0, 1.0, 1.0, inf]), 6.0) > 1.0
+    assert linger(usual_gap([1.0, 1.0, 1.0, inf, inf]), 6.0) == 0.0
 
 
 def agents(**policy) -> Playbook:
@@ -58,7 +58,7 @@ def agents(**policy) -> Playbook:
         >> WorkerReady(303, "a", "http://a")
         << GrantLease(2, "http://a", 1)
     )
-    book.scheduler.switching.keep_turns = policy.get("keep_turns", True)
+    book.scheduler.switching.lineup.keep_turns = policy.get("keep_turns", True)
     for second in range(304, 312, 2):
         book >> DemandReported(second, 2, 0) >> DemandReported(second + 1, 2, 1)
     return book >> DemandReported(312, 2, 0)

@@ -117,14 +117,14 @@ def stated_bounds(follower: Follower, gpus: int) -> dict[str, float]:
         candidates = [_candidate(follower, model, leaving) for model in models]
         for one in candidates:
             others = [other for other in candidates if other is not one]
-            bounds[one.worker] = policy.bound(one, others, WAIT_TARGET)
+            bounds[one.name] = policy.bound(one, policy.turns(others), WAIT_TARGET)
     return bounds
 
 
 def _candidate(follower: Follower, model: str, leaving: float) -> policy.Candidate:
     cost = leaving + follower.longest(model, "starting" if LEVELS[model] == 3 else "waking")
     turn = max(cost, follower.longest(model, "draining"))
-    return policy.Candidate(model, weight=1, oldest=0, cost=cost, turn=turn)
+    return policy.Candidate(model, weight=1, since=0, cost=cost, turn=turn)
 
 
 def proportional_memory(pids: Iterator[int] | list[int]) -> int:

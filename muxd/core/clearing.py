@@ -1,0 +1,209 @@
+"""How room is made on GPUs: what it costs that a group leaves, and who leaves for how much room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import eviction
+from .group import Group
+from .ledger import HOST_RAM, WHOLE, GpuId, Holding
+from .states import COMING, WorkerState
+from .worker import Cost
+
+if TYPE_CHECKING:
+    from .host_state import HostState
+
+#: Uses per second of a group that was never wanted: that it leaves costs more than nothing.
+RARE = 1e-6
+
+
+class Eviction(NamedTuple):
+    """A group that must leave for another one, or sleep deeper, and the level to which that leads."""
+
+    group: Group
+    level: int
+
+    @property
+    def leave_cost(self) -> Cost:
+        return self.group.leave_cost(self.level)
+
+    @property
+    def comeback_cost(self) -> Cost:
+        return self.group.comeback_cost(self.level)
+
+
+class Movable(NamedTuple):
+    """A group that could leave its GPUs, and what its members have at each level then; true until the group changes."""
+
+    group: Group
+    changes: int  # of the group, when this was found
+    resident: eviction.Resident
+    left: Mapping[int, Mapping[str, Holding]]
+
+
+class Offer(NamedTuple):
+    """What it would take to come to GPUs: who leaves, and how good that is; the least is the best."""
+
+    evictions: list[Eviction]
+    rank: tuple[float, ...]
+
+
+class Movables:
+    """Says what it would take that groups leave, each looked at once until it changes, or a second has passed."""
+
+    def __init__(self, host: HostState) -> None:
+        self._host = host
+        self._found: dict[str, Movable] = {}
+
+    def forget(self) -> None:
+        self._found.clear()
+
+    def of(self, group: Group) -> Movable:
+        found = self._found.get(group.name)
+        if found is None or found.group is not group or found.changes != group.changes:
+            left = {level: left_at(group, level) for level in group.levels_left}
+            resident = _resident(group, left, self._host.second)
+            found = self._found[group.name] = Movable(group, group.changes, resident, left)
+        return found
+
+    def cost(self, leaving: Eviction) -> float:
+        """Return what it costs per second that the group leaves."""
+        return seconds_to(*leaving) * max(leaving.group.demand(self._host.second), RARE)
+
+    def plans(self, groups: Iterable[Group], room: Callable[[Mapping[str, Holding]], int]) -> eviction.Plans:
+        """Return how these groups leave; `room`: how much there is once workers have what is passed, and no more."""
+        movable = {group.name: self.of(group) for group in groups}
+
+        def room_after(plan: eviction.Plan) -> int:
+            return room({w: held for name, level in plan.items() for w, held in movable[name].left[level].items()})
+
+        return eviction.Plans((each.resident for each in movable.values()), room_after)
+
+
+class Clearing:
+    """How room is made on some GPUs for workers that hold nothing there; true while their accounts do not change."""
+
+    def __init__(self, host: HostState, movables: Movables, gpus: frozenset[GpuId]) -> None:
+        self.changes = host.ledger.changes_of(gpus)
+        self._host = host
+        self._movables = movables
+        self._gpus = gpus
+        self._room = -sum(map(host.ledger.room, gpus))
+        self._offers: dict[int, Offer] = {}  # by share
+        self._like: dict[tuple[tuple[str, int], ...], Offer] = {}  # by who leaves, and to which level
+        self._plans: dict[tuple[frozenset[GpuId], bool], tuple[list[Group], eviction.Plans]] = {}  # by what is short
+
+    def offer(self, share: int) -> Offer:
+        """Return what it would take for a worker that takes this much of each GPU."""
+        if share not in self._offers:
+            evictions = self._find(share)
+            key = tuple((each.group.name, each.level) for each in evictions)
+            if key not in self._like:
+                self._like[key] = self._offer(evictions)
+            self._offers[share] = self._like[key]
+        return self._offers[share]
+
+    def _offer(self, evictions: list[Eviction]) -> Offer:
+        """Rank it: nobody should be stuck there, few should be cut off, it should cost little, and leave much room."""
+        stuck = sum(each.group.stuck_on(self._gpus) is not None for each in evictions)
+        busy = sum(is_busy(each.group) for each in evictions)
+        seconds = sum(map(self._movables.cost, evictions))
+        return Offer(evictions, (stuck, busy, seconds, len(evictions), self._room))
+
+    def _find(self, share: int) -> list[Eviction]:
+        if share == WHOLE:
+            return all_weights(self._host, self._gpus)
+        missing = self._host.ledger.shortfall("", dict.fromkeys(self._gpus, share))
+        if not missing:
+            return []
+        key = frozenset(missing), all(amount == WHOLE for amount in missing.values())
+        if key not in self._plans:
+            holders = holders_of(self._host, missing)
+            movable = (holder for holder in holders if not holder.is_fixed)
+            self._plans[key] = holders, self._plans_of([self._movables.of(holder) for holder in movable])
+        holders, plans = self._plans[key]
+        chosen = plans.cheapest(share)
+        if chosen is None:
+            return [Eviction(holder, 3) for holder in holders]
+        return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
+
+    def _plans_of(self, movable: Sequence[Movable]) -> eviction.Plans:
+        """Return how these leave, by the bytes that a claim may have then of each GPU.
+
+        What each frees is added up, as hundreds of plans may be looked at.
+        """
+        ledger, gpus = self._host.ledger, sorted(self._gpus)
+        totals = [(ledger.total(gpu), ledger.capacity.get(gpu)) for gpu in gpus]
+        freed = {
+            (each.group.name, level): [ledger.freed(gpu, then) for gpu in gpus]
+            for each in movable
+            for level, then in each.left.items()
+        }
+
+        def room_after(plan: eviction.Plan) -> int:
+            steps = [freed[step] for step in plan.items()]
+            return min(
+                total.less(step[place] for step in steps).room(capacity)
+                for place, (total, capacity) in enumerate(totals)
+            )
+
+        return eviction.Plans((each.resident for each in movable), room_after)
+
+
+def holders_of(host: HostState, missing: Mapping[GpuId, int], but: Group | None = None) -> list[Group]:
+    """Return the groups that have some of what is missing: where that is whole GPUs, those with their weights there."""
+    holders = [group for group in host.groups_of(host.ledger.holders(missing)) if group is not but]
+    if any(amount != WHOLE for amount in missing.values()):
+        return holders
+    return [group for group in holders if any(host.ledger.is_loaded(worker.name) for worker in group.serving)]
+
+
+def all_weights(host: HostState, gpus: frozenset[GpuId]) -> list[Eviction]:
+    """Return how all weights leave the GPUs: where one needs all of them, there is nothing to choose."""
+    groups = host.groups_of(host.ledger.loaded_on(gpus))
+    return [Eviction(group, next(level for level in group.levels_left if level > 0)) for group in groups]
+
+
+def left_at(group: Group, level: int) -> dict[str, Holding]:
+    """Return what each member would have once the group has gone to `level`."""
+    return {worker.name: worker.holding_asleep(worker.level_for(level)) for worker in group.serving}
+
+
+def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], second: int) -> eviction.Resident:
+    """Describe what the group's leaving costs, by the level; a deeper one that frees no more of a GPU is no choice."""
+    options: list[eviction.LevelCost] = []
+    before = None
+    for level, holdings in left.items():
+        kept = [({**holding.claim, HOST_RAM: 0}, holding.is_loaded) for holding in holdings.values()]
+        if kept != before:
+            options.append(eviction.LevelCost(level, seconds_to(group, level) * max(group.demand(second), RARE)))
+        before = kept
+    return eviction.Resident(group.name, is_busy(group), tuple(options))
+
+
+def is_busy(group: Group) -> bool:
+    """Say whether the group's leaving would cut off requests, or a load, or cannot be had."""
+    is_awake = not group.leaves and group.state is not WorkerState.ASLEEP
+    return is_awake and (group.in_use or group.state in COMING or is_stuck(group))
+
+
+def is_stuck(group: Group) -> bool:
+    return any(worker.state is WorkerState.STUCK for worker in group.serving)
+
+
+def seconds_to(group: Group, level: int) -> float:
+    """Return what the group's leaving to `level` costs each time that it is wanted: to leave and to come back.
+
+    What is under way already costs nothing more, and what cannot be had costs most.
+    """
+    there_and_back = group.leave_cost(level).seconds + group.comeback_cost(level).seconds
+    if group.leaves:
+        least = group.levels_left[0]
+        return there_and_back - group.comeback_cost(least).seconds if level > least else 0.0
+    if is_stuck(group):
+        return inf
+    if group.state is WorkerState.ASLEEP:
+        return max(0.0, there_and_back - group.return_cost.seconds)
+    return there_and_back

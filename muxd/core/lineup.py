@@ -1,0 +1,341 @@
+"""Who waits for GPUs, where each thinks of coming to, who is in the way there, and when those give way.
+
+With a hundred models waiting, most are alike: they need as much of the same GPUs, and hold nothing.  For such `Rivals`
+it is found once where they would come to and who must leave (`Blockers`).  What is left for each of them is a little
+arithmetic with its wait and its costs, which are read once, until the group changes (`Contender`).
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from . import policy
+from .clearing import Eviction
+from .group import Group
+from .host_state import HostState
+from .ledger import GpuId
+from .policy import Candidate
+from .states import AT_REST, COMING, LEAVING, WorkerState
+
+#: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
+AT_ONCE = 0.001
+
+
+@dataclass(slots=True)
+class Contender(Candidate):
+    """A group for which requests wait, as it is until it changes again."""
+
+    group: Group
+    likeness: Hashable  # as `Placement.likeness`
+    come: float  # seconds to get it ready
+    leave: float  # seconds to get it off its GPUs again
+    drain: float  # seconds to drain it
+    ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
+
+    def reckon(self, leaving: float) -> None:
+        """Take in how many seconds those in its way take to leave."""
+        self.cost = leaving + self.come
+        self.turn = max(self.cost, self.drain)
+
+
+class Blockers:
+    """Those who must leave before somebody comes, and when they do.
+
+    `usual_gap`: of an idle group's clients, as `policy.usual_gap`; None where no idle group is kept for them.
+    """
+
+    def __init__(self, evictions: Sequence[Eviction], usual_gap: Callable[[Group], float | None] | None = None) -> None:
+        groups = [each.group for each in evictions]
+        ready = [group for group in groups if group.state is WorkerState.READY]
+        busy = [group for group in ready if not group.idle]
+        self._groups = groups
+        self.leaving = sum(each.leave_cost.seconds for each in evictions)
+        self.drain = max((group.cost(WorkerState.DRAINING).seconds for group in ready), default=0.0)
+        self.gives_way = all(
+            not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
+        )
+        self.is_idle = self.gives_way and not busy
+        self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
+        self._busy_since = max((group.since for group in busy), default=-inf)
+        self._kept = [
+            (each.group.idle_since, usual_gap(each.group), each.comeback_cost.seconds)
+            for each in evictions
+            if usual_gap is not None and each.group.idle_since is not None and each.group in ready and each.group.idle
+        ]
+
+    def hold_on(self, gpus: frozenset[GpuId]) -> bool:
+        """Say whether one of them is stuck there, or comes.
+
+        One that comes back by itself, after it lost its quorum, has no switch that keeps others off.
+        """
+        return any(group.stuck_on(gpus) or group.state in COMING for group in self._groups)
+
+    def give_way_at(self, contender: Contender, due: float, now: float) -> float:
+        """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
+
+        Who leaves already, or sleeps, does so now.  A busy one does when its turn is over, and an idle one when its
+        clients are not likely to return any more, or when the other one is due.
+        """
+        if not self.gives_way:
+            return inf
+        at = now
+        if self._busy_since > -inf:
+            at = max(at, due, policy.turn_ends_at(contender, self._busy_since))
+        if self._kept:
+            at = max(at, *(min(until, due) for until in self.kept_until(contender)))
+        return at
+
+    def kept_until(self, contender: Contender) -> list[float]:
+        """Return when each idle one stops waiting for its clients to return."""
+        there = contender.cost + contender.leave
+        return [since + policy.linger(usual, there + comeback) for since, usual, comeback in self._kept]
+
+
+class Rivals:
+    """Those who wait and are alike: they need the same of the same GPUs, and the same groups are in their way."""
+
+    def __init__(self, blockers: Blockers) -> None:
+        self.contenders: dict[str, Contender] = {}  # by group
+        self.blockers = blockers
+        self.is_open = False  # somebody of them may come, now or later
+        self.gpus: frozenset[GpuId] = frozenset()
+        self.may_be_on: frozenset[GpuId] = frozenset()
+        self._width = 1  # so many of them may have their turns side by side
+        self._turns: float | None = None  # None: to be added up
+
+    def add(self, contender: Contender) -> None:
+        contender.reckon(self.blockers.leaving)
+        self.contenders[contender.name] = contender
+        self._turns = None
+
+    def remove(self, name: str) -> None:
+        del self.contenders[name]
+        self._turns = None
+
+    @property
+    def first(self) -> Group:
+        return next(iter(self.contenders.values())).group
+
+    def face(self, blockers: Blockers, *, is_open: bool) -> None:
+        """Take in where they would come to, by the first of them, who is in their way there, and who may come."""
+        first = self.first
+        self.gpus, self.may_be_on = first.gpus, first.may_be_on
+        self._width = len(self.may_be_on) // max(1, len(self.gpus))
+        if not first.is_placed:
+            for contender in self.contenders.values():
+                if contender.group.gpus is not first.gpus:
+                    contender.group.place(first.gpus)
+        if blockers.leaving != self.blockers.leaving:
+            for contender in self.contenders.values():
+                contender.reckon(blockers.leaving)
+            self._turns = None
+        self.blockers, self.is_open = blockers, is_open
+
+    @property
+    def turns(self) -> float:
+        """Return the seconds that their turns take on each of their GPUs."""
+        if self._turns is None:
+            self._turns = policy.turns(self.contenders.values())
+        return self._turns / self._width
+
+    def turn_of(self, contender: Contender) -> float:
+        """Return what one of them has of these turns."""
+        return (contender.turn + contender.cost) / self._width
+
+
+class Due(NamedTuple):
+    """One whose wait has come so near to its bound that those in its way must drain."""
+
+    since: float
+    name: str
+    at: float  # when it may come
+    contender: Contender
+    rivals: Rivals
+
+
+class Outlook(NamedTuple):
+    """When those who wait may come: who is due, the longest due first; who else may come now; when the next one may."""
+
+    due: list[Due]
+    now: list[Contender]
+    next: float
+
+
+class Lineup:
+    """Everybody who waits.
+
+    `in_the_way`: who must leave before a group comes.
+    """
+
+    def __init__(
+        self,
+        host: HostState,
+        in_the_way: Callable[[Group], list[Eviction]],
+        wait_target: float,
+        *,
+        keep_turns: bool,
+    ) -> None:
+        self._host = host
+        self._placement = host.placement
+        self._in_the_way = in_the_way
+        self.wait_target = wait_target
+        self.keep_turns = keep_turns  # an idle model waits for its clients to return
+        self._learned = -1  # how often something had been learned of the host when groups were last read
+        self._contenders: dict[str, Contender] = {}  # by group
+        self._rivals: dict[Hashable, Rivals] = {}  # by likeness
+        self._turns: dict[frozenset[GpuId], float] = {}  # of all who wait for one of the GPUs, in seconds
+        self._places: dict[frozenset[GpuId], dict[str, int]] = {}  # of those who wait for one of the GPUs
+
+    def line_up(self, off_limits: frozenset[GpuId]) -> None:
+        """Let those who wait think of GPUs, all who are alike at once, and find who is in their way there."""
+        self._read_changed()
+        self._turns.clear()
+        self._places.clear()
+        found: dict[int, Blockers] = {}  # by plan, of which many rivals have the same
+        for rivals in self._rivals.values():
+            first = rivals.first
+            is_free = self._placement.place(first, off_limits)
+            if not is_free:
+                self._placement.place(first)
+            evictions = self._in_the_way(first)
+            blockers = found.get(id(evictions))
+            if blockers is None:
+                blockers = found[id(evictions)] = self._blockers(evictions)
+            can_come = is_free and blockers.gives_way and not blockers.hold_on(first.gpus)
+            rivals.face(blockers, is_open=can_come and not self._placement.is_kept_off(first))
+
+    def _read_changed(self) -> None:
+        """Read those groups again that have changed."""
+        changed = self._host.take_changed()
+        if self._learned != self._host.learned:
+            self._learned = self._host.learned
+            changed = dict(self._host.groups) | changed
+        if changed:
+            self._turns.clear()
+            self._places.clear()
+        for name, group in changed.items():
+            former = self._contenders.pop(name, None)
+            contender = self._read(group) if waits(group) else None
+            if former is not None and (contender is None or contender.likeness != former.likeness):
+                self._rivals[former.likeness].remove(name)
+                if not self._rivals[former.likeness].contenders:
+                    del self._rivals[former.likeness]
+            if contender is not None:
+                if contender.likeness not in self._rivals:
+                    self._rivals[contender.likeness] = Rivals(self._blockers(self._in_the_way(group)))
+                self._rivals[contender.likeness].add(contender)
+                self._contenders[name] = contender
+
+    def _read(self, group: Group) -> Contender:
+        return Contender(
+            group.name,
+            weight=sum(lease.weight for lease in group.waiting.values()),
+            since=group.waits_since,
+            cost=0.0,
+            turn=0.0,
+            group=group,
+            likeness=group.name if group.is_target else self._placement.likeness(group),
+            come=group.return_cost.seconds,
+            leave=group.leave_cost(group.sleep_level).seconds,
+            drain=group.cost(WorkerState.DRAINING).seconds,
+            ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
+        )
+
+    def _blockers(self, evictions: Sequence[Eviction]) -> Blockers:
+        return Blockers(evictions, self._usual_gap if self.keep_turns else None)
+
+    def _usual_gap(self, group: Group) -> float | None:
+        return policy.usual_gap(group.gaps or self._host.gaps)
+
+    # When somebody may come
+
+    def look(self, limit: float) -> Outlook:
+        """Say when those may come who can; what is to be until `limit` is now."""
+        now, due, come, earliest = self._host.now, [], [], inf
+        for rivals in self._rivals.values():
+            for contender, due_at in self._dues(rivals) if rivals.is_open else ():
+                if contender.ready_at > now:
+                    earliest = min(earliest, contender.ready_at)
+                    continue
+                at = rivals.blockers.give_way_at(contender, due_at, now)
+                if due_at <= limit:
+                    due.append(Due(due_at, contender.name, at, contender, rivals))
+                elif at <= limit:
+                    come.append(contender)
+                elif at < earliest:
+                    earliest = at
+        return Outlook(sorted(due), come, earliest)
+
+    def give_way_at(self, evictions: Sequence[Eviction], group: Group) -> float:
+        """Return when these give way to the group; inf: not before an event changes something."""
+        blockers = self._blockers(evictions)
+        if not group.wanted:
+            return self._host.now if blockers.is_idle else inf
+        return blockers.give_way_at(self._reckoned(group), self.due_at(group), self._host.now)
+
+    def kept_until(self, leaving: Eviction, group: Group) -> float:
+        """Return when one who gives way stops waiting for its clients to return, because the group is wanted."""
+        return max(self._blockers([leaving]).kept_until(self._reckoned(group)), default=self._host.now)
+
+    def due_at(self, group: Group) -> float:
+        """Return when whatever is on the group's GPUs must begin to drain, for its wait to stay within its bound."""
+        contender = self._reckoned(group)
+        others = self._turns_on(group.gpus)
+        if group.name not in self._contenders:
+            return self._due_at(contender, self._blockers(self._in_the_way(group)), others)
+        rivals = self._rivals[contender.likeness]
+        return self._due_at(contender, rivals.blockers, others - rivals.turn_of(contender))
+
+    def _dues(self, rivals: Rivals) -> Iterator[tuple[Contender, float]]:
+        """Yield the rivals and when each is due, as `due_at`."""
+        others = self._turns_on(rivals.gpus)
+        for contender in rivals.contenders.values():
+            yield contender, self._due_at(contender, rivals.blockers, others - rivals.turn_of(contender))
+
+    def _reckoned(self, group: Group) -> Contender:
+        """Return the group as one who waits, with what the switch to it costs."""
+        self._read_changed()
+        contender = self._contenders.get(group.name)
+        if contender is None:
+            contender = self._read(group)
+            contender.reckon(self._blockers(self._in_the_way(group)).leaving)
+        return contender
+
+    def _due_at(self, contender: Contender, blockers: Blockers, others: float) -> float:
+        return policy.due_at(contender, others, drain=blockers.drain, wait_target=self.wait_target)
+
+    def _turns_on(self, gpus: frozenset[GpuId]) -> float:
+        """Return the seconds that the turns of all who wait for one of the GPUs take there.
+
+        Those to whom any of several GPUs will do have their turns on all of these side by side.
+        """
+        if gpus not in self._turns:
+            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
+            self._turns[gpus] = sum(rivals.turns for rivals in on_them)
+        return self._turns[gpus]
+
+    # Who is first
+
+    def ranked(self, contenders: Iterable[Contender]) -> list[Contender]:
+        """Sort those who are not due, best first, by what serving them is worth."""
+        return policy.ranked(contenders, self.wait_target, self._host.now)
+
+    def position(self, group: Group) -> int:
+        """Return the group's place among those who wait for its GPUs; 1 is next."""
+        self._read_changed()
+        if group.gpus not in self._places:
+            on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(group.gpus))
+            dues = [each for rivals in on_them for each in self._dues(rivals)]
+            limit = self._host.now + AT_ONCE
+            first = sorted((due_at, contender.name) for contender, due_at in dues if due_at <= limit)
+            rest = self.ranked(contender for contender, due_at in dues if due_at > limit)
+            names = [*(name for _, name in first), *(contender.name for contender in rest)]
+            self._places[group.gpus] = {name: place for place, name in enumerate(names, start=1)}
+        places = self._places[group.gpus]
+        return places.get(group.name, len(places) + 1)
+
+
+def waits(group: Group) -> bool:
+    """Say whether requests wait for the group while it is not on its GPUs, or on its way off them."""
+    return group.wanted and (group.state in AT_REST or group.state in LEAVING)
