@@ -5,12 +5,16 @@ packages: whoever reads a configuration, as the proxy and muxctl do, must not lo
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
 from .readers import choice, command, duration, integer, labels, number, prefill_urls, server_urls, text, texts
 from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
+
+#: How the address of a Unix socket begins.
+UNIX = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,16 @@ class PodDiscovery:
     port: int = key(integer(1, 65535), 30000, doc="The port at which each pod answers.")
 
 
+def _can_be_told(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    """Say whether a router that runs can be told of a change of `urls`: it needs a bridge for Unix sockets."""
+    return bool(old) and bool(new) and (any_unix(old) or not any_unix(new))
+
+
+def any_unix(urls: Iterable[str]) -> bool:
+    """Say whether one of the servers is behind a Unix socket."""
+    return any(url.startswith(UNIX) for url in urls)
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteOptions:
     """Options of `engine = "remote"`: servers that run already, here or elsewhere, behind a router of muxd's."""
@@ -203,7 +217,9 @@ class RemoteOptions:
         server_urls,
         unset=(),
         example=["http://10.0.0.7:30000", "https://gpu2.example:8443", "unix:/run/qwen.sock"],
-        doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.",
+        live=_can_be_told,
+        doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.  A reload adds "
+        "and removes them while the others serve on; only the first Unix socket among them takes a new router.",
     )
     prefill: tuple[str, ...] = key(
         prefill_urls,

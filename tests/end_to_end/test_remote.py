@@ -138,6 +138,29 @@ def test_while_no_server_answers_a_request_waits_and_is_answered_once_one_does(s
     assert said == [text]
 
 
+def test_servers_behind_unix_sockets_are_added_and_removed_at_run_time_with_the_same_router(servers, tmp_path, start):
+    one, two = servers
+    first, second = tmp_path / "one.sock", tmp_path / "two.sock"
+    with unix_socket(first, one.port), unix_socket(second, two.port):
+        muxd = start(REMOTE.format(urls=json.dumps([f"unix:{first}"]), quick=QUICK))
+        text = muxd.ask("far")
+        router = muxd.status("far")["pid"]
+        written = muxd.config.read_text()
+        muxd.config.write_text(written.replace(f'"unix:{first}"', f'"unix:{first}", "unix:{second}"'))
+        assert muxd.control("POST", "/v1/reload").status_code == 200
+        eventually(lambda: muxd.ask("far") == text and two.chats(), "the one that was added answers")
+        muxd.config.write_text(written.replace(f'"unix:{first}"', f'"unix:{second}"'))
+        assert muxd.control("POST", "/v1/reload").status_code == 200
+
+        def only_the_second_answers() -> bool:
+            before = one.chats(), two.chats()
+            assert {muxd.ask("far") for _ in range(4)} == {text}
+            return (one.chats(), two.chats()) == (before[0], before[1] + 4)
+
+        eventually(only_the_second_answers, "the one that was removed gets nothing more")
+        assert muxd.status("far")["pid"] == router
+
+
 def test_another_muxd_is_a_server_like_any_other(tmp_path):
     pretend = f'[models.far]\nengine = "simulator"\nsimulation = {{ {QUICK} }}\n'
     with contextlib.ExitStack() as stack:

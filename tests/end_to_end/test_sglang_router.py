@@ -100,3 +100,12 @@ def test_the_routers_metrics_are_merged_under_its_name(muxd):
     lines = [line for line in page.splitlines() if line.startswith("smg_router_requests_total{")]
     assert lines
     assert all('model="pair/router"' in line for line in lines), lines
+
+
+def test_dstacks_recipe_the_router_answers_through_the_gateway_and_from_no_replica_a_request_brings_them_back(muxd):
+    text = muxd.ask("pair")
+    eventually(lambda: all_ready(muxd), "both replicas are ready")
+    assert muxd.get("/health").status_code == 200
+    muxd.muxctl("sleep", "pair", "--level", "3")
+    assert [worker["pid"] for worker in workers(muxd).values()] == [None] * 3
+    assert muxd.ask("pair") == text, "held, not answered by 503"

@@ -1,7 +1,8 @@
-"""`python -m muxd.engines.remote.bridge PORT=SOCKET ... -- COMMAND`: Unix sockets at ports of loopback for a command.
+"""`python -m muxd.engines.remote.bridge FILE COMMAND ...`: Unix sockets at ports of loopback for a command.
 
-A router speaks TCP alone.  Each PORT of 127.0.0.1 is passed on to its SOCKET, byte for byte, for as long as the command
-runs; the bridge ends with it, with its status.  SIGTERM is passed on to the command.
+A router speaks TCP alone.  Each line of FILE, "PORT SOCKET", has connections to PORT of 127.0.0.1 passed on to SOCKET,
+byte for byte; lines that are added or removed later are followed.  The bridge ends with the command, with its status.
+SIGTERM is passed on to the command.
 """
 
 import signal
@@ -9,24 +10,64 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from muxd.ports import HOST
 
-CHUNK = 1 << 16
+#: Seconds between two looks at the file.
+POLL = 0.5
 
 
-async def run(sockets: dict[int, str], command: Sequence[str]) -> int:
+async def run(file: Path, command: Sequence[str]) -> int:
     """Bridge the sockets while the command runs; return its status."""
     async with trio.open_nursery() as nursery:
-        for port, path in sockets.items():
-            await nursery.start(partial(trio.serve_tcp, partial(_relay, path), port, host=HOST))
+        await nursery.start(_follow, file)
         process: trio.Process = await nursery.start(partial(trio.run_process, command, check=False))
         nursery.start_soon(_pass_on, process)
         status = await process.wait()
         nursery.cancel_scope.cancel()
     return status if status >= 0 else 128 - status
+
+
+async def _follow(file: Path, *, task_status: trio.TaskStatus[None]) -> None:
+    """Have a bridge for each line of the file, as it is now and as it changes.
+
+    A line that goes takes its port along; connections that run go on.
+    """
+    listening: dict[str, trio.CancelScope] = {}
+    is_started = False
+    async with trio.open_nursery() as relays:
+        while True:
+            lines = _lines(file)
+            if set(lines) != listening.keys():
+                for line in listening.keys() - set(lines):
+                    listening.pop(line).cancel()
+                for line in lines:
+                    if line not in listening:
+                        listening[line] = trio.CancelScope()
+                        await relays.start(_listen, line, listening[line], relays)
+            if not is_started:
+                is_started = True
+                task_status.started()
+            await trio.sleep(POLL)
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines()  # some lines in a local file: it takes no time
+
+
+async def _listen(
+    line: str, scope: trio.CancelScope, relays: trio.Nursery, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Pass connections to one line's port on until `scope` is cancelled."""
+    port, _, path = line.partition(" ")
+    serve = partial(trio.serve_tcp, partial(_relay, path), int(port), host=HOST, handler_nursery=relays)
+    with scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            task_status.started()
 
 
 async def _pass_on(process: trio.Process) -> None:
@@ -56,10 +97,8 @@ async def _copy(source: trio.SocketStream, target: trio.SocketStream, scope: tri
 
 
 def main(argv: Sequence[str]) -> int:
-    end = argv.index("--")
-    sockets = dict(word.split("=", 1) for word in argv[:end])
     with suppress(KeyboardInterrupt):
-        return trio.run(run, {int(port): path for port, path in sockets.items()}, argv[end + 1 :])
+        return trio.run(run, Path(argv[0]), argv[1:])
     return 130
 
 

@@ -8,11 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-from muxd.config.engine_options import RemoteOptions
+from muxd.config.engine_options import UNIX, RemoteOptions, any_unix
 from muxd.config.model_schema import Model
 from muxd.engines.diagnosis import Diagnosis, Evidence
-from muxd.engines.engine import LaunchContext
+from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.routers import SGLangRouter
 from muxd.engines.routers.sglang_router import free_port
@@ -21,7 +22,8 @@ from muxd.ports import HOST
 
 log = logging.getLogger(__name__)
 
-UNIX = "unix:"
+#: The file in the work folder by which the bridge is told its ports and sockets.
+BRIDGES = "bridges"
 
 
 class RemoteServers(SGLangRouter):
@@ -29,21 +31,42 @@ class RemoteServers(SGLangRouter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._urls: dict[str, str] = {}  # as configured, by the URLs that the router is told
-        self._silent: tuple[str, ...] = ()  # those that do not answer, as configured
+        self._urls: tuple[str, ...] = ()  # as configured
+        self._ports: dict[str, int] = {}  # of the bridges, by URL of a Unix socket
+        self._bridges: Path | None = None  # None: there is no bridge
+        self._silent: tuple[str, ...] = ()  # those that do not answer
         self._is_told = True
 
-    def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
+    def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
         self._is_told = bool(options.urls)
-        ports = {url: free_port() for url in options.urls if url.startswith(UNIX)}
-        self._urls = {f"http://{HOST}:{ports[url]}" if url in ports else url: url for url in options.urls}
+        self._urls, self._ports = options.urls, {}
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
-        router = (*super()._argv(model, context), *_flags(options))
-        if not ports:
-            return router
-        bridges = (f"{port}={url.removeprefix(UNIX)}" for url, port in ports.items())
-        return (sys.executable, "-m", "muxd.engines.remote.bridge", *bridges, "--", *router)
+        self._bridges = context.workdir / BRIDGES if any_unix(options.urls) else None
+        router = super().command(model, context)
+        argv = (*router.argv, *_flags(options))
+        if self._bridges is None:
+            return CommandSpec(argv)
+        bridge = (sys.executable, "-m", "muxd.engines.remote.bridge", str(self._bridges), *argv)
+        return CommandSpec(bridge, files={self._bridges: self._bridge_lines()})
+
+    def _bridge_lines(self) -> str:
+        """Return what the bridge is told; Unix sockets that are new have ports from now on."""
+        sockets = [url for url in self._urls if url.startswith(UNIX)]
+        self._ports = {url: self._ports.get(url) or free_port() for url in sockets}
+        return "".join(f"{port} {url.removeprefix(UNIX)}\n" for url, port in self._ports.items())
+
+    def _take_over(self, urls: tuple[str, ...]) -> None:
+        """Have the servers be these from now on; the router is told when it is looked at."""
+        self._urls = urls
+        if self._bridges is not None:
+            written = self._bridges.with_suffix(".new")
+            written.write_text(self._bridge_lines())
+            written.replace(self._bridges)
+
+    def _told(self, url: str) -> str:
+        """Return the URL that the router is told for one that is configured."""
+        return f"http://{HOST}:{self._ports[url]}" if url in self._ports else url
 
     async def is_ready(self, link: EngineClient) -> bool:
         try:
@@ -52,14 +75,16 @@ class RemoteServers(SGLangRouter):
             return False
 
     async def is_alive(self, link: EngineClient, model: Model) -> bool:
+        if self._is_told and _options(model).urls != self._urls:
+            self._take_over(_options(model).urls)
         return await self.is_ready(link)
 
     async def _serves(self, link: EngineClient) -> bool:
         """Say whether the router passes requests to a server; note which servers do not answer."""
         if not self._is_told:  # its flags have told the router, or it finds pods by itself
             return await link.probe("/readiness") == 200
-        answering = await self.sync(link, tuple(self._urls))
-        silent = tuple(url for told, url in self._urls.items() if told not in answering)
+        answering = await self.sync(link, tuple(map(self._told, self._urls)))
+        silent = tuple(url for url in self._urls if self._told(url) not in answering)
         if silent != self._silent:
             self._silent = silent
             self.notice = f"no answer from {', '.join(silent)}; the other servers have its requests" if silent else ""
