@@ -1,7 +1,7 @@
 """`muxd start`: builds the parts of muxd, keeps them running, and ends them in order.
 
-On the way up muxd claims the control socket (one muxd per socket), sweeps the processes
-that an earlier muxd left, starts the supervisor, the control API and the proxy, and then
+On the way up muxd claims the control socket (one muxd per socket), takes over the processes
+that a killed muxd left or sweeps them, starts the supervisor, the control API and the proxy, and then
 tells systemd that it is ready.  On the way down requests in flight finish, the workers
 stop, then the proxy, then the rest.
 """
@@ -26,6 +26,7 @@ from .engines.gpu_source import open_gpus
 from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
 from .launchers.observed_scripts import ObservedScripts
+from .left_behind import LeftBehind, find_left_behind
 from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
@@ -98,14 +99,15 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     leftover = state.load()
     if leftover.proxy is not None and config.proxy.managed:
         rescue(leftover.proxy, config.proxy, notifier)
-    await _sweep(children, state, leftover, {model.name for model in config.models})
+    left = find_left_behind(children, leftover, config)
+    await _sweep(children, state, leftover, {model.name for model in config.models}, left)
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier)
-    managed = ProxyChild(config, children, state, ports) if config.proxy.managed else None
+    managed = ProxyChild(config, children, state, ports, left.proxy) if config.proxy.managed else None
     async with open_http() as http, trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
-        supervisor = Supervisor(context, mailbox, managed or UnmanagedProxy(config), reread)
+        supervisor = Supervisor(context, mailbox, managed or UnmanagedProxy(config), reread, left.workers)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
@@ -132,23 +134,32 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     log.info("stopped")
 
 
-async def _sweep(children: Children, state: StateFile, leftover: SavedState, models: set[str]) -> None:
-    """End every process that an earlier muxd left running, so that no model and no proxy ever runs twice.
+async def _sweep(
+    children: Children, state: StateFile, leftover: SavedState, models: set[str], left: LeftBehind
+) -> None:
+    """End every process that an earlier muxd left running and `left` has not, so that nothing ever runs twice.
 
-    Of the earlier muxd's state only the list of models that an operator stopped is kept, and what it measured.
+    Of the earlier muxd's state only what is taken over is kept, what it measured, and which models an operator stopped.
     """
-    records = [worker.child for worker in leftover.workers.values()]
-    records += [leftover.proxy] if leftover.proxy is not None else []
+    kept = {name: record for name, record in leftover.workers.items() if name in left.workers}
+    records = [worker.child for name, worker in leftover.workers.items() if name not in kept]
+    records += [leftover.proxy] if leftover.proxy is not None and left.proxy is None else []
     for name in await children.sweep(records, SWEEP_TIMEOUT):
         log.warning("%s was left running by an earlier muxd: ended", name)
     for name, worker in leftover.workers.items():
+        if name in kept:
+            continue
         if worker.call is not None:
             log.warning("%s: an earlier muxd did not see the end of its call %r", name, worker.call)
         remove_left_outside(worker)
-    shutil.rmtree(state.path.parent / "workers", ignore_errors=True)  # also folders that no record names
-    make_folder(state.path.parent / "workers")
+    workdirs, spared = state.path.parent / "workers", {record.workdir for record in kept.values()}
+    for folder in workdirs.iterdir() if spared else [workdirs]:  # also folders that no record names
+        if str(folder) not in spared:
+            shutil.rmtree(folder, ignore_errors=True)
+    make_folder(workdirs)
     stopped = [name for name in leftover.stopped if name in models]
-    state.state = SavedState(stopped=stopped, learned=leftover.learned)
+    proxy, digest = (leftover.proxy, leftover.proxy_digest) if left.proxy is not None else (None, "")
+    state.state = SavedState(stopped=stopped, workers=kept, proxy=proxy, proxy_digest=digest, learned=leftover.learned)
     state.save()
 
 

@@ -6,6 +6,7 @@ each side writes JSON lines, each one message of this module, told apart by its 
 that it asks for a number, which it never uses again in the session.  The end of the connection, whichever side closed
 it, ends every lease of the session.
 
+    proxy: reclaim, of a lease that an earlier muxd had granted -> muxd: granted | over
     proxy: ask -> muxd: queued | switching, again and again -> granted -> revoked -> (restored | proxy: release)
                                                             -> failed | over, and the number is done with
 
@@ -79,6 +80,19 @@ class LeaseWish(Struct, frozen=True, tag_field="type", tag="ask"):
     waiting: tuple[WaitingRequests, ...] = (WaitingRequests(),)
 
 
+class LeaseClaim(Struct, frozen=True, tag_field="type", tag="reclaim"):
+    """Go on with a lease that an earlier muxd, or an earlier session, had granted on the worker at `url`.
+
+    muxd grants it, or says that it is over.
+    """
+
+    lease: LeaseNumber
+    model: Annotated[str, Meta(max_length=4096)]
+    url: Annotated[str, Meta(max_length=4096)]
+    in_flight: Count = 0
+    waiting: tuple[WaitingRequests, ...] = ()
+
+
 class DemandReport(Struct, frozen=True, tag_field="type", tag="report"):
     """The demand of some leases; one that is over by now is ignored."""
 
@@ -97,7 +111,7 @@ class UnloadWish(Struct, frozen=True, tag_field="type", tag="unload"):
     model: Annotated[str, Meta(max_length=4096)]
 
 
-ProxyMessage = LeaseWish | DemandReport | LeaseRelease | UnloadWish
+ProxyMessage = LeaseWish | LeaseClaim | DemandReport | LeaseRelease | UnloadWish
 
 
 # What muxd says

@@ -18,6 +18,7 @@ from .config import Config
 from .config.proxy_settings import write_for_proxy
 from .engines.engine_client import EngineCallFailed, EngineClient
 from .errors import MuxdError, in_words
+from .left_behind import proxy_digest
 from .own_files import make_way
 from .proxy_ports import ProxyPorts
 from .saved_state import StateFile
@@ -67,7 +68,11 @@ class UnmanagedProxy:
 class ProxyChild:
     """The proxy as a child of muxd."""
 
-    def __init__(self, config: Config, children: Children, state: StateFile, ports: ProxyPorts) -> None:
+    def __init__(
+        self, config: Config, children: Children, state: StateFile, ports: ProxyPorts, left: Child | None = None
+    ) -> None:
+        """Take the parts of a proxy; `left` is one that an earlier muxd has started, and that goes on."""
+        self._left = left
         self._config = config
         self._children = children
         self._state = state
@@ -95,6 +100,9 @@ class ProxyChild:
     def reconfigure(self, config: Config) -> None:
         """Set the configuration for the next start; a running proxy asks muxd for changes of the models."""
         self._config = config
+        if self._child is not None:
+            self._state.state.proxy_digest = proxy_digest(config)
+            self._state.save()
 
     async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
         """Keep a proxy running and answering until `stop`; `record` is called for every end that was not asked for."""
@@ -140,17 +148,12 @@ class ProxyChild:
         self._stopped.set()
 
     async def _run_once(self, record: Callable[..., None]) -> None:
-        try:
-            if not await in_thread(self.ports.bind):  # may search all processes for a port's holder
-                return
-            make_way(self._settings)
-            write_for_proxy(self._config, self._settings)
-            self._child = self._children.spawn(self._spec())
-        except (OSError, MuxdError) as error:
-            log.error("cannot start the proxy: %s", in_words(error))
+        if self._left is not None:
+            self._child, self._left = self._left, None
+            log.info("the proxy was taken over from an earlier muxd")
+        elif not await self._start():
             return
-        self._state.state.proxy = self._child.record
-        self._state.save()
+        assert self._child is not None
         exit = await self._child.wait()
         self._dropped = self.dropped
         self._child = None
@@ -159,6 +162,21 @@ class ProxyChild:
         if not self._stopping.is_set():
             log.error("the proxy %s: starting it again; its log: %s", exit, self.log_files["stderr"])
             record("proxy_exited", reason=str(exit))
+
+    async def _start(self) -> bool:
+        """Start a proxy; return whether that was possible."""
+        try:
+            if not await in_thread(self.ports.bind):  # may search all processes for a port's holder
+                return False
+            make_way(self._settings)
+            write_for_proxy(self._config, self._settings)
+            self._child = self._children.spawn(self._spec())
+        except (OSError, MuxdError) as error:
+            log.error("cannot start the proxy: %s", in_words(error))
+            return False
+        self._state.state.proxy, self._state.state.proxy_digest = self._child.record, proxy_digest(self._config)
+        self._state.save()
+        return True
 
     async def stop(self, hurried: trio.Event) -> None:
         """Let the proxy finish its requests within its stop timeout, or until `hurried` is set, then kill it."""

@@ -1,8 +1,8 @@
 """The state file: the part of muxd's state that the next muxd needs.
 
-The file names every child, so that the next muxd can find and sweep the processes that
-this one left, and each worker's engine call that is under way, written before the call is
-sent.  The file is replaced whole and atomically, but not synced to disk: a power cut that
+The file names every child, so that the next muxd can find the processes that this one left,
+and take them over or end them, and each worker's engine call that is under way, written
+before the call is sent.  The file is replaced whole and atomically, but not synced to disk: a power cut that
 loses the file has also ended the processes that it names, which the boot id shows.
 """
 
@@ -19,6 +19,17 @@ from .own_files import UNREADABLE, put_aside, read, write
 log = logging.getLogger(__name__)
 
 
+class TrackedMemory(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What was measured of a worker's GPU memory, see `workers/gpu_memory`: bytes, by GPU."""
+
+    before: dict[str, int] | None = None
+    awake: dict[str, int] | None = None
+    level: int | None = None
+    given_up: dict[int, dict[str, int]] = {}  # by level
+    kept: int | None = None
+    kept_before: int = 0
+
+
 class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One worker's processes and the state of its engine."""
 
@@ -32,6 +43,16 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     proof: ProofAnswer | None = None  # what it answered when it was loaded; None: its wakes are not proved
     asleep: bool = False  # of an earlier muxd, which knew no tags
     leftovers: list[str] = []  # files that the worker left outside its work folder
+    # What the next muxd needs to take a worker over as it is:
+    is_at_rest: bool = False  # it is ready, or asleep at `level`; else it loads, wakes, falls asleep or ends
+    level: int | None = None  # at which it sleeps; None: it is ready
+    digest: str = ""  # of the configuration that its processes depend on
+    api_key: str = ""
+    gpus: list[str] = []  # that were chosen for it; none: those that are configured
+    launched: int | None = None  # the sleep level for which it was launched; None: the configured one
+    memory: TrackedMemory = TrackedMemory()
+    context_length: int | None = None
+    is_generation: bool | None = None
 
     def __post_init__(self) -> None:
         """Take over what an earlier muxd wrote: its sleepers had released all but their graphs."""
@@ -51,6 +72,7 @@ class SavedState(msgspec.Struct, kw_only=True):
     version: int = 1
     workers: dict[str, WorkerRecord] = {}
     proxy: ChildRecord | None = None
+    proxy_digest: str = ""  # of the configuration that the proxy was started with
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     learned: dict[str, LearnedRecord] = {}  # by worker
 

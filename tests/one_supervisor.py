@@ -1,7 +1,7 @@
 """A supervisor on a pretend host, asked as the control socket and the proxy would ask it."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from muxd.saved_state import SavedState, StateFile
 from muxd.supervisor import Supervisor
 from muxd.supervisor.sessions import ProxySession
 
-from .fakes import FakeHost, a_model, fake_host
+from .fakes import FakeChild, FakeHost, a_model, fake_host
 
 Lines = trio.MemoryReceiveChannel[dict[str, Any]]
 
@@ -43,10 +43,10 @@ class FakeProxy(UnmanagedProxy):
 
 
 class OneSupervisor:
-    def __init__(self, host: FakeHost) -> None:
+    def __init__(self, host: FakeHost, left: Mapping[str, FakeChild] | None = None) -> None:
         self.host = host
         self.proxy = FakeProxy(host.wanted)
-        self.supervisor = Supervisor(host.context, host.mailbox, self.proxy, lambda: self.host.reread())
+        self.supervisor = Supervisor(host.context, host.mailbox, self.proxy, lambda: self.host.reread(), left)  # type: ignore[arg-type]
         self.service = self.supervisor.service
 
     # Asked by operators

@@ -9,6 +9,7 @@ import pytest
 from muxd.core.events import Verb
 from muxd.protocol import (
     DemandReport,
+    LeaseClaim,
     LeaseComing,
     LeaseDemand,
     LeaseFailed,
@@ -34,6 +35,7 @@ CORE = Path(__file__).parents[1] / "muxd" / "core"
 
 SAID = [
     LeaseWish(1, "a", (WaitingRequests("k", 2, 3, 1.5),)),
+    LeaseClaim(1, "a", "http://127.0.0.1:1", 2, (WaitingRequests(),)),
     DemandReport((LeaseDemand(1, 2), LeaseDemand(2, 0, (WaitingRequests(),)))),
     LeaseRelease(1),
     UnloadWish("a"),

@@ -7,11 +7,12 @@ import pytest
 import trio
 
 from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease, RestoreLease, RevokeLease
-from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, UnloadAsked, Waiting
+from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked, Waiting
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
 from muxd.protocol import (
     DemandReport,
+    LeaseClaim,
     LeaseComing,
     LeaseDemand,
     LeaseFailed,
@@ -140,6 +141,19 @@ async def test_the_end_of_a_session_ends_its_leases_and_no_others(autojump_clock
     desk.sessions.tell_holder(GrantLease(102, "http://a", 1))
     assert await told(stays) == [LeaseGranted(1, "http://a", 1)]
     assert await told(gone) == []
+
+
+async def test_a_lease_of_an_earlier_muxd_is_claimed_and_its_holder_is_told_no_progress(autojump_clock, desk):
+    session, now = desk.sessions.open(), trio.current_time()
+    session.take(LeaseClaim(1, "org/a", "http://a", 3, (WaitingRequests(),)))
+    assert desk.heard() == [LeaseReclaimed(now, 100, "a", "http://a", 3, ONE)]
+    assert desk.sessions.waiting() == []
+    desk.sessions.tell_holder(GrantLease(100, "http://a", 1))
+    session.take(LeaseClaim(2, "b", "http://b"))
+    desk.sessions.tell_holder(EndLease(101))
+    assert await told(session) == [LeaseGranted(1, "http://a", 1), LeaseOver(2)]
+    session.take(LeaseClaim(3, "nope", "http://c"))
+    assert [type(message) for message in await told(session)] == [LeaseFailed]
 
 
 async def test_a_model_that_is_not_there_fails_its_lease_alone(autojump_clock, desk):

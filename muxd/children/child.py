@@ -28,9 +28,12 @@ from .spare_descriptors import spare
 
 
 class Child:
-    """A child that was started; some task must await `wait` to its end."""
+    """A child that was started, by this muxd or an earlier one; some task must await `wait` to its end."""
 
-    def __init__(self, record: ChildRecord, process: subprocess.Popen[bytes], pidfd: int, shims: set[int]) -> None:
+    def __init__(
+        self, record: ChildRecord, process: subprocess.Popen[bytes] | None, pidfd: int, shims: set[int]
+    ) -> None:
+        """Take a child and the process of its shim, None where an earlier muxd started that."""
         self.name = record.name
         self.record = record
         self.shim_pid = record.shim_pid
@@ -103,7 +106,8 @@ class Child:
 
     async def _read_end(self) -> ExitRecord:
         """Read the shim's report.  Where there is none, end all that is left of the child, and make up a report."""
-        self._process.poll()
+        if self._process is not None:
+            self._process.poll()
         unreadable = ""
         with spare().lent():
             try:
@@ -127,6 +131,8 @@ class Child:
 
     def _shims_end(self) -> str:
         """Return a phrase on how the shim itself ended, with the last line of its stderr."""
+        if self._process is None:
+            return "its shim ended without a report"
         status = self._process.returncode
         if status is not None and status < 0:
             return f"its shim was killed by {signal_name(-status)}"

@@ -120,6 +120,15 @@ def read_shim_record(lock_file: str, token: str) -> ShimRecord | None:
         return None
 
 
+def is_written_by_shim(record: ChildRecord) -> bool:
+    """Say whether the shim that holds the child's lock has written there that the record is its own."""
+    try:
+        written = _read(record.lock_file)
+    except OSError:
+        return False
+    return all(written.get(key) == getattr(record, key) for key in ("token", "boot_id", "shim_pid", "shim_start"))
+
+
 def read_exit(exit_file: str, token: str) -> ExitRecord | None:
     """Return the end of the start that has the token; None if its shim did not write one.  Raises OSError."""
     ending = _read(exit_file)

@@ -26,7 +26,7 @@ from . import cgroups
 from .child import Child
 from .orphans import REAP_GRACE, reap_orphans
 from .proctree import mark_of
-from .records import ChildRecord, error_file, records_in
+from .records import ChildRecord, error_file, is_locked, is_written_by_shim, records_in
 from .spare_descriptors import spare
 from .sweep import sweep, sweep_strays
 
@@ -129,6 +129,28 @@ class Children:
             spec.name, process.pid, start, boot_id(), token, str(lock_file), str(exit_file), cgroup
         )  # fmt: skip
         return Child(record, process, pidfd, self._shims)
+
+    def adopt(self, record: ChildRecord) -> Child | None:
+        """Return a child that an earlier muxd started and that lives on; None unless that is certain.
+
+        Its shim must be the process of the record, by pid, start time and boot, hold the child's lock, and have written
+        the same into it.  Whatever this returns, no process is touched.
+        """
+        record = record.within(self._run_dir)
+        if record.boot_id != boot_id() or not is_locked(Path(record.lock_file)):
+            return None
+        try:
+            pidfd = os.pidfd_open(record.shim_pid)
+        except OSError:
+            return None
+        shim = look_up(record.shim_pid)  # after the descriptor, so that both are of one process
+        is_it = shim is not None and shim.alive and shim.start == record.shim_start
+        if not is_it or not is_written_by_shim(record):
+            os.close(pidfd)
+            return None
+        self._shims.add(record.shim_pid)
+        self._tokens[record.shim_pid] = record.token
+        return Child(record, None, pidfd, self._shims)
 
     def _fresh_cgroup(self, name: str) -> str | None:
         if self._cgroup is None:

@@ -6,6 +6,7 @@ The module is pure: it reads no file and carries nothing out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
+from hashlib import sha256
 from typing import Any, Literal
 
 from .declarations import keys_of
@@ -93,6 +94,17 @@ def _steps(running: Config, wanted: Config) -> Iterator[Step]:
 
 #: Pairs of a removed and an added model that are compared, at most: each takes some 50 us.
 MOST_PAIRS = 2500
+
+
+def identity_of(model: Model) -> str:
+    """Return a digest of all that a model's processes depend on: where it differs, they must be others.
+
+    A key that a reload takes over in some cases only counts among those.
+    """
+    declared = keys_of(model) | OPTION_KEYS
+    live = {name for name, declaration in declared.items() if declaration.live is True}
+    fixed = {name: value for name, value in _values(model).items() if name not in live}
+    return sha256(repr(sorted(fixed.items())).encode()).hexdigest()
 
 
 def _former_names(gone: Sequence[Model], new: Sequence[Model]) -> dict[str, str]:

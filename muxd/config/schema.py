@@ -90,6 +90,12 @@ class Daemon:
     shutdown_timeout: float = key(
         duration(), "30s", live=True, told=True, doc="How long a stop lets requests in flight finish."
     )
+    on_crash: str = key(
+        choice("adopt", "stop"),
+        "adopt",
+        doc='What muxd does with workers and a proxy that a killed muxd has left: "adopt" takes over those that are as '
+        'it left them, without a break for their streams, and ends the others; "stop" ends all.',
+    )
     host_memory: int | None = key(
         size(low=MiB),
         unset=None,

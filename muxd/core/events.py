@@ -43,6 +43,18 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptedWorker:
+    """The only worker of its group, which an earlier muxd started and which was found as that one left it."""
+
+    worker: str
+    url: str
+    level: int | None = None  # at which it sleeps; None: it is ready
+    kept: int | None = None  # bytes that it keeps on each of its GPUs asleep; None: nobody knows
+    gpus: tuple[GpuId, ...] = ()  # that were chosen for it; none: those that are configured
+    launched: int | None = None  # the level for which it was launched; None: the configured one
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
@@ -52,6 +64,7 @@ class Started:
     time: float
     stopped_by_operator: frozenset[str] = frozenset()
     learned: Mapping[str, Learned] = field(default_factory=dict)
+    adopted: tuple[AdoptedWorker, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,21 @@ class LeaseAsked:
     lease: int
     group: str
     waiting: tuple[Waiting, ...] = (Waiting(),)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReclaimed:
+    """A holder to whom an earlier muxd had granted a lease on the worker at `url` goes on with what it has in flight.
+
+    The lease is as good as before where the group is ready there, and over where it is not.
+    """
+
+    time: float
+    lease: int
+    group: str
+    url: str
+    in_flight: int
+    waiting: tuple[Waiting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +314,7 @@ class TimerFired:
 Event = (
     Started
     | LeaseAsked
+    | LeaseReclaimed
     | DemandReported
     | LeaseEnded
     | SwitchAsked

@@ -21,15 +21,18 @@ from .commands import (
     SyncRouter,
     WakeWorker,
 )
-from .events import Waiting
+from .events import AdoptedWorker, Waiting
 from .group import Group, Lease
-from .ledger import HOST_RAM, GpuId, Ledger, in_order
+from .ledger import HOST_RAM, GpuId, Holding, Ledger, in_order
 from .placement import Placement, claiming
 from .spec import GroupSpec
 from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
 
 GIB = 1 << 30
+
+#: Why a worker is in the state in which an earlier muxd has left it.
+ADOPTED = "taken over from an earlier muxd"
 
 #: A holder cuts what is in flight at the deadline; so much later its lease is taken from it.
 END_GRACE = 1.0
@@ -289,6 +292,27 @@ class HostState:
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
         yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
 
+    def adopt(self, worker: Worker, found: AdoptedWorker) -> Iterator[Command]:
+        """Let a worker without a process be what was found of it; end it where its memory is another's."""
+        group = self.groups[worker.group]
+        if found.gpus:
+            group.place(frozenset(found.gpus))
+        worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
+        worker.copy = self.placement.copy_of(worker)
+        if found.level is not None and found.kept is not None:
+            worker.kept[found.level] = found.kept
+        holding = Holding(worker.claim) if found.level is None else worker.holding_asleep(found.level)
+        fits = not holding.is_loaded or not self.ledger.shortfall(worker.name, holding.claim)
+        self.ledger.keep(worker.name, holding)
+        state = WorkerState.READY if found.level is None else WorkerState.ASLEEP
+        worker.level = 3 if found.level is None else found.level
+        yield RecordMove(worker.name, worker.state, state, ADOPTED)
+        worker.adopt(state, self.now, ADOPTED)
+        self.moves += 1
+        yield from self.derive(group, ADOPTED)
+        if not fits:
+            yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
+
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
         group.drain_deadline = deadline
@@ -372,6 +396,15 @@ class HostState:
         self.leases[lease_id] = group.waiting[lease_id] = lease
         self._note_leases(group)
         self._note_use(group)
+
+    def grant_again(
+        self, lease_id: int, group: Group, in_flight: int, waiting: tuple[Waiting, ...]
+    ) -> Iterator[Command]:
+        """Take a lease on a ready group for granted, as an earlier muxd did."""
+        lease = Lease(lease_id, group.name, self.now, waiting, in_flight)
+        self.leases[lease_id] = group.granted[lease_id] = lease
+        self._note_use(group)
+        yield GrantLease(lease_id, group.url, group.generation)
 
     def report(self, lease_id: int, in_flight: int, waiting: tuple[Waiting, ...]) -> None:
         lease = self.leases.get(lease_id)

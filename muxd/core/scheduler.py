@@ -11,15 +11,18 @@ from math import inf
 from .commands import (
     AnswerUnload,
     Command,
+    EndLease,
     FailLease,
     FailOrder,
     FailSwitch,
     FinishShutdown,
     FinishSwitch,
+    RevokeLease,
     SetTimer,
     StopWorker,
 )
 from .events import (
+    AdoptedWorker,
     DemandReported,
     Event,
     Failure,
@@ -27,6 +30,7 @@ from .events import (
     HostRamLimited,
     LeaseAsked,
     LeaseEnded,
+    LeaseReclaimed,
     OrderGiven,
     Reconfigured,
     RouterSynced,
@@ -119,7 +123,7 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned):
+            case Started(_, stopped_by_operator, learned, adopted):
                 for group in self.host.groups.values():
                     self.host.touch(group)
                     group.since = self.host.now
@@ -130,6 +134,9 @@ class Scheduler:
                 for name in learned.keys() & self.host.workers.keys():
                     self.host.workers[name].recall(learned[name])
                 self._plan_preload(self.host.groups.values())
+                yield from self._adopt(adopted)
+            case LeaseReclaimed():
+                yield from self._lease_reclaimed(event)
             case LeaseAsked():
                 yield from self._lease_asked(event)
             case DemandReported(_, lease, in_flight, waiting):
@@ -188,6 +195,22 @@ class Scheduler:
         lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
+
+    def _adopt(self, adopted: Iterable[AdoptedWorker]) -> Iterator[Command]:
+        """Take in what an earlier muxd has left; one for which there is no room any more is ended."""
+        for found in adopted:
+            worker = self.host.workers[found.worker]
+            yield from self.host.adopt(worker, found)
+            self.switching.preload = [name for name in self.switching.preload if name != worker.group]
+
+    def _lease_reclaimed(self, claimed: LeaseReclaimed) -> Iterator[Command]:
+        group = self.host.groups.get(claimed.group)
+        if group is None or group.state is not WorkerState.READY or group.url != claimed.url:
+            yield EndLease(claimed.lease)
+            return
+        yield from self.host.grant_again(claimed.lease, group, claimed.in_flight, claimed.waiting)
+        if self._shutdown_deadline is not None:
+            yield RevokeLease(claimed.lease, "shutdown", "muxd is shutting down", self._shutdown_deadline)
 
     def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
         group = self.host.groups.get(asked.group)

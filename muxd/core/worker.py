@@ -166,6 +166,13 @@ class Worker:
         if to in DOWN:
             self.launched, self.launch_note, self.copy, self.peak, self.excess = None, "", 0, 0, 0
 
+    def adopt(self, state: WorkerState, now: float, reason: str) -> None:
+        """Begin in the state in which an earlier muxd has left the worker: the one way that MOVES does not list."""
+        assert self.state is WorkerState.UNLOADED, f"{self.name} is {self.state}"
+        self.story.append(f"{now:.3f} {reason}: {state}")
+        self.state, self.since, self.reason = state, now, ""
+        self.ready_since = now
+
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""
         self.spec = spec

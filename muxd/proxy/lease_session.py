@@ -17,6 +17,7 @@ from muxd.client import ControlClient, SessionConnection
 from muxd.errors import MuxdError, Unreachable
 from muxd.protocol import (
     DemandReport,
+    LeaseClaim,
     LeaseDemand,
     LeaseFailed,
     LeaseMessage,
@@ -115,9 +116,27 @@ class LeaseSession:
     async def lease(self, model: str, waiting: Iterable[WaitingRequests]) -> AsyncIterator[AskedLease]:
         """Ask for a lease, and hold it until the scope is left; raises what keeps the session from opening."""
         await self.open()
+        async with self._hold(LeaseWish(self._new_number(), model, tuple(waiting))) as lease:
+            yield lease
+
+    @asynccontextmanager
+    async def reclaim(
+        self, model: str, url: str, in_flight: int, waiting: Iterable[WaitingRequests]
+    ) -> AsyncIterator[AskedLease]:
+        """Go on with a lease on the worker at `url` that was granted in a session that is over, as `lease` does."""
+        await self.open()
+        number = self._new_number()
+        async with self._hold(LeaseClaim(number, model, url, in_flight, tuple(waiting))) as lease:
+            yield lease
+
+    def _new_number(self) -> int:
         self._last_number += 1
-        lease = self._leases[self._last_number] = AskedLease(self, self._last_number)
-        self._say(LeaseWish(lease.number, model, tuple(waiting)))
+        return self._last_number
+
+    @asynccontextmanager
+    async def _hold(self, wish: LeaseWish | LeaseClaim) -> AsyncIterator[AskedLease]:
+        lease = self._leases[wish.lease] = AskedLease(self, wish.lease)
+        self._say(wish)
         try:
             yield lease
         finally:
@@ -200,7 +219,7 @@ class LeaseSession:
             with trio.move_on_after(_BATCH):
                 await self._is_urgent.wait()
 
-    def _say(self, message: LeaseWish | LeaseRelease) -> None:
+    def _say(self, message: LeaseWish | LeaseClaim | LeaseRelease) -> None:
         self._outgoing.append(message)
         self._hasten()
 

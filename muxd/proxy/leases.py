@@ -21,14 +21,16 @@ A request that loses its worker before the response began makes the grant *suspe
 revokes the lease, or `_SUSPICION` has passed without a revocation.  Requests without a byte of their response wait
 again, and are sent to the next worker.
 
-A granted lease outlives a muxd that dies: the worker goes on too, and a fresh muxd ends both before it starts another
-worker.  Once muxd answers again, the old lease is over, and a new one is asked for.
+A granted lease outlives a muxd that dies: the worker goes on too, and what was revoked is not revoked any more.  Once a
+muxd answers again, the lease is re-claimed there with the worker's URL: a muxd that has taken the worker over grants
+it, one that has ended the worker says that the lease is over.
 
 Everything here runs in the reactor's thread, the tasks of trio included, so that no lock is needed.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from math import inf
 from time import monotonic
 
@@ -65,6 +67,7 @@ _REPORT_GAP = 0.05  # seconds, at least, between two reports of demand
 _REPORT_EVERY = 1.0  # seconds between reports of the number in flight, unless idleness changes
 _IDLE_GRACE = 0.02  # seconds without a request in flight before idleness is reported: clients pause between two
 _RETRY = 0.25  # seconds between two attempts to reach muxd
+_RESTART = 5.0  # seconds for which waiting requests wait on after muxd's end: for its successor, which takes less
 _SUSPICION = 0.25  # seconds before a suspected grant is used again, unless muxd revokes the lease
 _CUT_GRACE = 0.2  # seconds to read what a dead worker had sent already
 _NO_ETA = 10.0  # seconds: the Retry-After where muxd told no time
@@ -161,6 +164,7 @@ class ModelLease:
         self._last_report: tuple[int, int] | None = None  # in flight, waiting: as last reported to muxd
         self._last_progress: LeaseProgress | None = None  # muxd's last message about the wait
         self._last_progress_at = 0.0  # monotonic time of that message
+        self._lost_at = -inf  # monotonic time at which a session with muxd was last lost
         self._idle = Alarm(leases.reactor, self._wake_reporter)
         self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
 
@@ -312,18 +316,31 @@ class ModelLease:
 
     async def hold(self, session: LeaseSession) -> None:
         """Ask for a lease and follow it, again and again while requests wait."""
-        while self._waiting:
-            self._last_report = self._demand_figures()
+        while self._waiting or self._held_grant is not None:
             try:
-                async with session.lease(self.name, self._demand()) as lease:
+                async with self._lease(session) as lease:
                     await self._follow(session, lease)
             except Unreachable as error:
-                self.refuse_waiting(unreachable(error), but_replayed=True)
+                if monotonic() >= self._lost_at + _RESTART:
+                    self.refuse_waiting(unreachable(error), but_replayed=True)
                 if self._waiting:
                     await trio.sleep(_RETRY)
             except MuxdError as error:
                 self.refuse_waiting(Refusal(UNAVAILABLE, error.code, error.message, retry_after=1))
         self._holding = self._unloads = False
+
+    @asynccontextmanager
+    async def _lease(self, session: LeaseSession) -> AsyncIterator[AskedLease]:
+        """Ask for a lease or, while a grant is held that an earlier session gave, re-claim that as soon as possible."""
+        if self._held_grant is not None:
+            await session.reopen()
+        self._last_report = self._demand_figures()
+        if (grant := self._held_grant) is None:
+            async with session.lease(self.name, self._demand()) as lease:
+                yield lease
+        else:
+            async with session.reclaim(self.name, grant.pool.url, self._last_report[0], self._demand()) as lease:
+                yield lease
 
     async def _follow(self, session: LeaseSession, lease: AskedLease) -> None:
         """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
@@ -334,11 +351,15 @@ class ModelLease:
                     self._handle_message(message, nursery)
                 self._end_lease()
             except MuxdError as error:
-                if self._held_grant is None:
+                if not isinstance(error, Unreachable):
                     self.refuse_waiting(unreachable(error), but_replayed=True)
-                else:  # waiting requests still get places at the worker
-                    log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
-                    await session.reopen()
+                self._lost_at = monotonic()
+                if not self._has_lost_worker:
+                    self._on_restored()  # what it drained for is called off with the muxd that wanted it
+                    if self._held_grant is not None:  # waiting requests still get places at the worker
+                        log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
+                    nursery.cancel_scope.cancel()
+                    return
             if self._draining is not None:
                 await trio.sleep_forever()  # until `_drain` has finished
             nursery.cancel_scope.cancel()
@@ -346,6 +367,11 @@ class ModelLease:
         if (grant := self._take_grant()) is not None:
             grant.pool.close()
         self._draining = None
+
+    @property
+    def _has_lost_worker(self) -> bool:
+        """Say whether the lease drains because its worker is gone."""
+        return self._draining is not None and self._revocation is not None and self._revocation.reason in WORKER_LOST
 
     def _take_grant(self) -> Grant | None:
         """Stop admitting requests; return the grant that was held, suspected or not."""
@@ -358,7 +384,8 @@ class ModelLease:
             case LeaseQueued() | LeaseComing():
                 self._last_progress, self._last_progress_at = message, monotonic()
             case LeaseGranted(_, url, generation):
-                self._on_granted(url, generation)
+                if self._held_grant is None:  # else it was re-claimed
+                    self._on_granted(url, generation)
             case LeaseRevoked():
                 self._on_revoked(message, nursery)
             case LeaseRestored():
@@ -423,7 +450,7 @@ class ModelLease:
 
     def _end_lease(self) -> None:
         """Cut the requests in flight: muxd has ended the lease, and may put the worker to sleep at any time."""
-        if self._draining is None or self._revocation is None or self._revocation.reason not in WORKER_LOST:
+        if not self._has_lost_worker:
             self._drain_scope.cancel()
         grant = self._take_grant()
         if grant is not None:

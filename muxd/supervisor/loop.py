@@ -36,8 +36,9 @@ from muxd.metrics import SupervisorMetrics
 from muxd.metrics.engines import awake
 from muxd.metrics.facts import Facts, WorkerFacts
 from muxd.ticks import next_tick
-from muxd.workers import WorkerContext
+from muxd.workers import LeftWorkers, WorkerContext
 
+from .adoption import hold_for_proxies, let_go, take_over_workers
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
 from .learned import LearnedFile
@@ -62,12 +63,19 @@ class Supervisor:
     """The owner of the core; `service` is what the control socket may ask of it."""
 
     def __init__(
-        self, context: WorkerContext, mailbox: trio.MemoryReceiveChannel[Event], proxy: ProxyView, reread: Reread
+        self,
+        context: WorkerContext,
+        mailbox: trio.MemoryReceiveChannel[Event],
+        proxy: ProxyView,
+        reread: Reread,
+        left: LeftWorkers | None = None,
     ) -> None:
         """Build the core and a runner for each configured model.
 
-        `mailbox` is the receiving end of `context.tell`; `reread` reads the configuration again for a reload.
+        `mailbox` is the receiving end of `context.tell`; `reread` reads the configuration again for a reload.  `left`:
+        workers that an earlier muxd has left, and that are to be taken over.
         """
+        self._left = left or {}
         config = context.config
         context.withhold(config)
         self.stopping = trio.Event()  # a shutdown was asked for
@@ -125,11 +133,14 @@ class Supervisor:
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self.reloader.watch_files, 2 * TICK, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
+            adopted = await take_over_workers(self._context, self._left, nursery)
             await self._measurements.measure_gpus(config)
             await self._measurements.measure_host_ram(config)
             await self._measurements.weigh_models(config)
             stopped = frozenset(self._context.workers.state.state.stopped)
-            tell(Started(trio.current_time(), stopped, self._learned.recalled()))
+            tell(Started(trio.current_time(), stopped, self._learned.recalled(), adopted))
+            held = hold_for_proxies(self._context, adopted)
+            nursery.start_soon(let_go, self._context, held, name="grace for proxies")
             task_status.started()
             async for event in self._mailbox:
                 if isinstance(event, ConfigurationReloaded):

@@ -55,7 +55,8 @@ class Measurements:
     def _used_by_workers(self, host: HostView, gpu: GpuId) -> int | None:
         """Return the bytes that workers were last seen to have on a GPU; None where one changes or was not measured."""
         held = self._context.held_memory
-        on_it = [w for w in host.workers.values() if gpu in w.gpus and w.state not in DOWN]
+        runners = self._runners  # one that is being taken over has a process before the core is told of it
+        on_it = [w for w in host.workers.values() if gpu in w.gpus and (w.state not in DOWN or runners[w.name].child)]
         if any(w.state in CHANGING | {WorkerState.STUCK} or gpu not in held.get(w.name, {}) for w in on_it):
             return None
         return sum(held[worker.name][gpu] for worker in on_it)

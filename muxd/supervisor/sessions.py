@@ -10,11 +10,12 @@ from collections.abc import Callable
 import trio
 
 from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease
-from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, UnloadAsked
+from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
 from muxd.protocol import (
     DemandReport,
+    LeaseClaim,
     LeaseFailed,
     LeaseProgress,
     LeaseRelease,
@@ -37,11 +38,11 @@ class SessionLease:
 
     __slots__ = ("is_waiting", "model", "number", "pace", "session")
 
-    def __init__(self, session: "ProxySession", number: int, model: str) -> None:
+    def __init__(self, session: "ProxySession", number: int, model: str, *, is_waiting: bool) -> None:
         self.session = session
         self.number = number
         self.model = model
-        self.is_waiting = True  # its holder wants to know how it goes
+        self.is_waiting = is_waiting  # its holder wants to know how it goes
         self.pace = ProgressPace()
 
     def tell_progress(self, progress: Progress, now: float) -> None:
@@ -73,13 +74,28 @@ class ProxySession:
                         self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting_of(demand.waiting)))
             case LeaseWish():
                 self._ask(message)
+            case LeaseClaim():
+                self._reclaim(message)
             case LeaseRelease(number):
                 if (lease := self._leases.pop(number, None)) is not None:
                     self._sessions.release(lease)
             case UnloadWish(model):
                 self._unload(model)
 
+    def _reclaim(self, claim: LeaseClaim) -> None:
+        if (added := self._add(claim)) is not None:
+            number, model = added
+            waiting = waiting_of(claim.waiting)
+            now = trio.current_time()
+            self._sessions.tell(LeaseReclaimed(now, number, model, claim.url, claim.in_flight, waiting))
+
     def _ask(self, wish: LeaseWish) -> None:
+        if (added := self._add(wish)) is not None:
+            number, model = added
+            self._sessions.tell(LeaseAsked(trio.current_time(), number, model, waiting_of(wish.waiting)))
+
+    def _add(self, wish: LeaseWish | LeaseClaim) -> tuple[int, str] | None:
+        """Return the core's number for a lease that is asked for, and its model; None where there is no such model."""
         if wish.lease <= self._last:
             raise BadRequest(f"lease {wish.lease}: numbers of leases only grow in a session, and {self._last} was used")
         if len(self._leases) >= MOST_LEASES:
@@ -89,9 +105,11 @@ class ProxySession:
             model = self._sessions.resolve(wish.model)
         except ModelNotFound as error:
             self.say(LeaseFailed(wish.lease, told_error(error)))
-            return
-        lease = self._leases[wish.lease] = self._sessions.add(SessionLease(self, wish.lease, model))
-        self._sessions.tell(LeaseAsked(trio.current_time(), lease, model, waiting_of(wish.waiting)))
+            return None
+        number = self._leases[wish.lease] = self._sessions.add(
+            SessionLease(self, wish.lease, model, is_waiting=isinstance(wish, LeaseWish))
+        )
+        return number, model
 
     def _unload(self, asked: str) -> None:
         try:

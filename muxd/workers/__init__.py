@@ -8,12 +8,22 @@ figures            measures what a worker has, and asks what it says, for a vali
 gpu_memory         waits until the worker's GPU memory is free, and measures it
 port_ownership     checks that the worker itself listens on its port
 script_inspection  looks at what a launch script has started
+inheritance        whether a worker that an earlier muxd has left is as that one left it
 crash_evidence     keeps what explains a server's end
 """
 
 from .figures import WorkerFigures
-from .launch import WorkerContext, remove_left_outside
+from .inheritance import LeftWorkers
+from .launch import WorkerContext, has_own_traces, remove_left_outside
 from .router_runner import RouterRunner
 from .runner import Runner
 
-__all__ = ["RouterRunner", "Runner", "WorkerContext", "WorkerFigures", "remove_left_outside"]
+__all__ = [
+    "LeftWorkers",
+    "RouterRunner",
+    "Runner",
+    "WorkerContext",
+    "WorkerFigures",
+    "has_own_traces",
+    "remove_left_outside",
+]

@@ -13,6 +13,7 @@ import trio
 from muxd.config import Model
 from muxd.core.ledger import GpuId
 from muxd.gpus import NOISE, Gpus
+from muxd.saved_state import TrackedMemory
 
 GiB = 1 << 30
 
@@ -62,6 +63,25 @@ class GpuMemoryTracker:
             self._on, self._share = model.gpus, self.declared // max(1, model.gpus_each)
             self._before, self._awake = self._on_own_gpus(self._before), self._on_own_gpus(self._awake)
             self._given_up = {level: self._on_own_gpus(taken) or {} for level, taken in self._given_up.items()}
+
+    def saved(self) -> TrackedMemory:
+        """Return what was measured, for the next muxd."""
+        return TrackedMemory(
+            before=self._before,
+            awake=self._awake,
+            level=self._level,
+            given_up=self._given_up,
+            kept=self._kept,
+            kept_before=self._kept_before,
+        )
+
+    def restore(self, saved: TrackedMemory) -> None:
+        """Take over what an earlier muxd measured of a worker that lives on."""
+        self._before, self._awake, self._level = saved.before, saved.awake, saved.level
+        self._given_up, self._kept, self._kept_before = dict(saved.given_up), saved.kept, saved.kept_before
+        held = self.awake if saved.level is None else self._kept
+        if held is not None and self._on:
+            self._held[self._name] = dict.fromkeys(self._on, held // len(self._on))
 
     def _on_own_gpus(self, taken: Taken | None) -> Taken | None:
         return {gpu: size for gpu, size in taken.items() if gpu in self._on} if taken is not None else None

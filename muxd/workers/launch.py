@@ -15,6 +15,7 @@ import httpx
 from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
+from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
 from muxd.engines.engine_client import EngineClient
 from muxd.gpus import Gpus
@@ -63,6 +64,15 @@ class WorkerContext:
         They stay withheld for good: muxd still has a key in its environment when it is no longer configured.
         """
         self.withheld.update(key.secret_env for key in config.keys if key.secret_env)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOrigin:
+    """What a server was launched from, as far as its model as configured does not say it."""
+
+    digest: str  # of the configuration that its processes depend on
+    gpus: tuple[GpuId, ...] = ()  # that were chosen for it; none: those that are configured
+    level: int | None = None  # the sleep level for which it was launched; None: the configured one
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +126,32 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         tmpdir=str(plan.tmpdir),
         port=port,
         admin_key=keys.admin,
+        api_key=keys.api,
     )
     context.state.state.workers[model.name] = record
     context.state.save()
+    return _followed(model, engine, context, child, record, spec)
+
+
+def take_over(
+    model: Model, engine: Engine, context: WorkerContext, child: Child, record: WorkerRecord
+) -> LaunchedServer:
+    """Return a server that an earlier muxd has launched, and whose record is in the state file."""
+    plan = LaunchContext(
+        port=record.port,
+        workdir=Path(record.workdir),
+        tmpdir=Path(record.tmpdir),
+        admin_key=record.admin_key,
+        daemon=context.config.daemon,
+    )
+    spec = _spec(model, launcher_for(model).launch(model, engine, plan), plan, context)
+    return _followed(model, engine, context, child, record, spec)
+
+
+def _followed(
+    model: Model, engine: Engine, context: WorkerContext, child: Child, record: WorkerRecord, spec: ChildSpec
+) -> LaunchedServer:
+    """Return a server that runs, with a client for its calls that writes them ahead."""
 
     def record_intent(call: str | None) -> None:
         record.call = call
@@ -127,14 +160,14 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
 
     link = EngineClient(
         context.http,
-        _url(port),
-        keys.admin,
+        _url(record.port),
+        record.admin_key,
         record_intent,
         call_timeout=model.call_timeout,
         probe_timeout=model.probe_timeout,
-        api_key=keys.api,
+        api_key=record.api_key,
         diagnose=engine.diagnose_answer,
-        tree=ChildTree(child, port, spec.env, spec.cwd, workdir),
+        tree=ChildTree(child, record.port, spec.env, spec.cwd, Path(record.workdir)),
     )
     return LaunchedServer(child, record, link)
 
@@ -174,6 +207,19 @@ def remove_left_outside(record: WorkerRecord) -> None:
         if path.parent == SHM and _is_ours(path):
             with suppress(OSError):
                 path.unlink()
+
+
+def has_own_traces(record: WorkerRecord, state_dir: Path) -> bool:
+    """Say whether a record from the state file names nothing but what a worker of muxd's leaves: it will be deleted."""
+    workdir, tmpdir = Path(record.workdir), Path(record.tmpdir)
+    is_short = tmpdir.parent == Path(tempfile.gettempdir()) and TMPDIR_NAME.fullmatch(tmpdir.name) is not None
+    is_tmpdir = tmpdir == workdir / "tmp" or (is_short and _is_ours(tmpdir))
+    return (
+        workdir.parent == state_dir / "workers"
+        and is_tmpdir
+        and all(Path(path).parent == SHM for path in record.leftovers)
+        and 0 < record.port < 1 << 16
+    )
 
 
 def _is_ours(path: Path) -> bool:

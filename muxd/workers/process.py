@@ -36,11 +36,12 @@ from muxd.errors import CannotSpawn, WokeWrong, in_words
 from muxd.launchers.script import changed
 from muxd.logfiles import tail
 from muxd.ports import PortTaken, Reservation
+from muxd.saved_state import WorkerRecord
 from muxd.threads import in_thread
 
 from .crash_evidence import CrashEvidence
 from .gpu_memory import GpuMemoryTracker
-from .launch import LaunchedServer, WorkerContext, file_name, launch, log_files, remove_traces
+from .launch import LaunchedServer, LaunchOrigin, WorkerContext, file_name, launch, log_files, remove_traces
 from .port_ownership import PortOwnership
 from .script_inspection import ScriptInspection
 
@@ -96,14 +97,22 @@ class WorkerProcess:
         engine: Engine,
         gpu_memory: GpuMemoryTracker,
         context: WorkerContext,
+        origin: LaunchOrigin,
         no_proof: str = "",
+        server: LaunchedServer | None = None,
     ) -> None:
-        """Prepare a life; `no_proof`: why its server is not asked for the wake proof, "" where it is."""
+        """Prepare a life of a model as it is launched.
+
+        `no_proof`: why its server is not asked for the wake proof, "" where it is.  `server`: one that an earlier muxd
+        has launched, and that goes on.
+        """
+        self._origin = origin
+        self._was_there = server is not None
         self._model = model
         self._engine = engine
         self._gpu_memory = gpu_memory
         self._context = context
-        self._server: LaunchedServer | None = None
+        self._server = server
         self._orders: deque[Order] = deque()
         self._ordered = trio.Event()
         self._stopping = trio.Event()
@@ -127,6 +136,11 @@ class WorkerProcess:
     @property
     def child(self) -> Child | None:
         return self._server.child if self._server is not None else None
+
+    @property
+    def url(self) -> str:
+        """Return the server's address; "" until it was started."""
+        return self._server.url if self._server is not None else ""
 
     @property
     def link(self) -> EngineClient | None:
@@ -155,11 +169,16 @@ class WorkerProcess:
         self._stopping.set()
         self._ordered.set()
         self._before_launch.cancel()
-        if self.child is not None:
-            self.child.kill() if kill else self.child.stop()
+        if self._server is not None:
+            if self._server.record.is_at_rest:
+                self._server.record.is_at_rest = False  # the next muxd must not take over what is about to end
+                self._context.state.save()
+            self._server.child.kill() if kill else self._server.child.stop()
 
     async def run(self) -> WorkerEnd:
         """Start the server and follow it until no process of it is left; return how this life ended."""
+        if self._server is not None:
+            return await self._live(self._server)
         with ExitStack() as held:
             try:
                 self._server = await self._start(held)
@@ -227,19 +246,28 @@ class WorkerProcess:
             server.record.port, server.child.shim_pid, server.child.record.cgroup, self._engine
         )
         self._listener = listener
-        if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
-            self.stop(kill=True)
+        if self._was_there:
+            self._doing = "was taken over"
+            self.context_length, self.is_generation = server.record.context_length, server.record.is_generation
+        elif not await self._come(server, listener):
             return
-        self._note_leftovers(server)
-        self.context_length = await self._engine.context_length(server.link)
-        self.is_generation = await self._engine.is_generation(server.link)
-        await self._keep_proof(server)
-        await self._tell_ready(server)
         while not self._stopping.is_set():
             await self._probe_until_ordered(server)
             while self._orders and not self._stopping.is_set():
                 level = self._orders.popleft()
                 await (self._wake(server) if level is None else self._sleep(server, level))
+
+    async def _come(self, server: LaunchedServer, listener: PortOwnership) -> bool:
+        """Wait until a server that was just started is ready, and tell it; return whether it is of use."""
+        if not await self._until_loaded(server, listener) or not await self._is_usable(listener, server):
+            self.stop(kill=True)
+            return False
+        self._note_leftovers(server)
+        self.context_length = await self._engine.context_length(server.link)
+        self.is_generation = await self._engine.is_generation(server.link)
+        await self._keep_proof(server)
+        await self._tell_ready(server)
+        return True
 
     async def _until_loaded(self, server: LaunchedServer, listener: PortOwnership) -> bool:
         with trio.move_on_after(self._model.start_timeout):
@@ -337,6 +365,15 @@ class WorkerProcess:
         self._crash_evidence.reset()
         note = f"no wake proof: {self._no_proof}" if self._no_proof and self._is_to_prove() else ""
         self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, note))
+        self._note_rest(server.record, None)
+
+    def _note_rest(self, record: WorkerRecord, level: int | None) -> None:
+        """Write down that the worker is ready, or asleep at a level, with all that the next muxd must know of it."""
+        record.is_at_rest, record.level = True, level
+        record.digest, record.gpus, record.launched = self._origin.digest, list(self._origin.gpus), self._origin.level
+        record.memory = self._gpu_memory.saved()
+        record.context_length, record.is_generation = self.context_length, self.is_generation
+        self._context.state.save()
 
     def _is_to_prove(self) -> bool:
         return self._model.wake_proof and self._model.sleep_level < 3
@@ -429,6 +466,7 @@ class WorkerProcess:
     async def _sleep(self, server: LaunchedServer, level: int) -> None:
         self._doing = "fell asleep"
         record = server.record
+        record.is_at_rest = False
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
         taken = None if record.released or is_sized_by_script else await self._gpu_memory.peak()
         try:
@@ -440,12 +478,14 @@ class WorkerProcess:
             reason, code = await self._explain(error, server)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
+            self._note_rest(record, level)
             kept = self._gpu_memory.asleep
             share = kept // max(1, self._model.gpus_each) if kept is not None else None
             self._context.tell(WorkerAsleep(trio.current_time(), self._model.name, share, taken))
 
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
+        server.record.is_at_rest = False
         try:
             if missing := await self._gpu_memory.until_room_to_wake():
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
@@ -459,7 +499,6 @@ class WorkerProcess:
             self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
             await self._tell_ready(server)
-            self._context.state.save()
 
     async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
         """Return the reason and the error code of a failed engine call.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from muxd.children import Child, Dropped
 from muxd.config import Model
+from muxd.config.plan import identity_of
 from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
 from muxd.engines.registry import engine_for
@@ -14,7 +15,8 @@ from muxd.threads import in_thread
 
 from .figures import WorkerFigures, ask, host_memory
 from .gpu_memory import GpuMemoryTracker
-from .launch import WorkerContext, log_files
+from .inheritance import end_left, is_as_recorded
+from .launch import LaunchOrigin, WorkerContext, log_files, take_over
 from .process import WorkerProcess
 
 
@@ -72,6 +74,11 @@ class Runner:
     @property
     def child(self) -> Child | None:
         return self._life.child if self._life is not None else None
+
+    @property
+    def url(self) -> str:
+        """Return where the worker's server is, as http://HOST:PORT; "" where there is none."""
+        return self._life.url if self._life is not None else ""
 
     @property
     def pid(self) -> int | None:
@@ -144,8 +151,33 @@ class Runner:
         self._launched, self._placed = level, gpus
         self._gpu_memory.update(self._as_launched())
         self._life = WorkerProcess(
-            self._as_launched(), self._engine, self._gpu_memory, self._context, no_proof=self._no_proof
+            self._as_launched(), self._engine, self._gpu_memory, self._context, self._origin(), self._no_proof
         )
+        return self._live
+
+    def _origin(self) -> LaunchOrigin:
+        return LaunchOrigin(identity_of(self.model), self._placed, self._launched)
+
+    async def take_over(self, child: Child) -> Callable[[], Awaitable[None]] | None:
+        """Go on with a process that an earlier muxd has left, if it is as the state file says.
+
+        Return what `start` returns; None where it is not: its processes are then ended.  Raises ModelStuck where one
+        survives SIGKILL.
+        """
+        assert self._life is None, f"{self.model.name} lives already"
+        record = self._context.state.state.workers[self.model.name]
+        self._launched, self._placed = record.launched, tuple(record.gpus)
+        self._gpu_memory.update(self._as_launched())
+        self._gpu_memory.restore(record.memory)
+        model = self._as_launched()
+        server = take_over(model, self._engine, self._context, child, record)
+        if not await is_as_recorded(model, self._engine, self._context, server):
+            await end_left(server, self._context.state, self.model.name)
+            self._launched, self._placed = None, ()
+            self._gpu_memory = GpuMemoryTracker(self._context.gpus, self.model, self._context.held_memory)
+            self._gpu_memory.forget()
+            return None
+        self._life = WorkerProcess(model, self._engine, self._gpu_memory, self._context, self._origin(), server=server)
         return self._live
 
     async def _live(self) -> None:

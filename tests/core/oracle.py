@@ -26,7 +26,16 @@ from muxd.core.commands import (
     SyncRouter,
     WakeWorker,
 )
-from muxd.core.events import Event, LeaseAsked, LeaseEnded, Reconfigured, WorkerAsleep, WorkerExited
+from muxd.core.events import (
+    Event,
+    LeaseAsked,
+    LeaseEnded,
+    LeaseReclaimed,
+    Reconfigured,
+    Started,
+    WorkerAsleep,
+    WorkerExited,
+)
 from muxd.core.ledger import HOST_RAM, WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import WorkerSpec
@@ -51,6 +60,14 @@ class Oracle:
         match event:
             case LeaseAsked(_, lease, group):
                 self.leases[lease], self.owner[lease] = "waiting", group
+            case LeaseReclaimed(_, lease, group):
+                self.leases[lease], self.owner[lease] = "reclaimed", group
+            case Started(_, _, _, adopted):
+                for found in adopted:
+                    self.holds[found.worker] = LOADED if found.level is None else found.level
+                    self.kept[found.worker] = found.kept or 0
+                    if found.gpus:
+                        self.on[found.worker] = frozenset(found.gpus)
             case Reconfigured(_, specs):
                 for spec in (worker for group in specs for worker in group.workers):
                     self.holds.setdefault(spec.name, GONE)
@@ -99,7 +116,7 @@ class Oracle:
             case StopWorker(worker, kill):
                 assert kill or not self._out(worker)
             case GrantLease(lease):
-                assert self.leases[lease] == "waiting"
+                assert self.leases[lease] in ("waiting", "reclaimed")
                 self._must_be_served(self.owner[lease])
                 self.leases[lease] = "granted"
             case RevokeLease(lease, reason):
@@ -113,7 +130,7 @@ class Oracle:
                 self._must_be_served(self.owner[lease])
                 self.leases[lease] = "granted"
             case EndLease(lease):
-                assert self.leases.pop(lease) == "revoked", "a lease was taken without a word"
+                assert self.leases.pop(lease) in ("revoked", "reclaimed"), "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
             case SyncRouter(group):

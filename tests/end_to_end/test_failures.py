@@ -92,7 +92,7 @@ def squatting(*ports: int) -> Iterator[Counter[str]]:
 
 
 def test_a_killed_muxd_leaves_streams_running_and_its_successor_never_makes_a_second_copy(start):
-    muxd = start(proxy="managed = false")
+    muxd = start(proxy="managed = false", daemon='on_crash = "stop"')
     proxy = muxd.start_proxy()
     muxd.ask("alpha")
     old = muxd.worker("alpha")

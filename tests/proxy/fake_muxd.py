@@ -18,6 +18,7 @@ from muxd.protocol import (
     VERSION,
     VERSION_HEADER,
     DemandReport,
+    LeaseClaim,
     LeaseComing,
     LeaseFailed,
     LeaseGranted,
@@ -113,6 +114,7 @@ class FakeMuxd:
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
         self.unloads: Record[str] = Record()  # models that a client let go
+        self.adopted: set[str] = set()  # URLs of workers that it has taken over from an earlier muxd
         self.sessions: Record[FakeSession] = Record()
         self.lines: Record[ProxyMessage] = Record()  # all that proxies said in their sessions
         self.version = VERSION  # of the protocol
@@ -202,6 +204,15 @@ class FakeMuxd:
         match message:
             case LeaseWish(number, model, waiting):
                 self._lease(FakeLease(number, model, waiting, session))
+            case LeaseClaim(number, model, url, in_flight):
+                lease = FakeLease(number, model, (), session)
+                lease.reports.append((in_flight, 0))
+                session.leases[number] = lease
+                if url in self.adopted:
+                    self.leases.append(lease)
+                    lease.grant(url, 2)
+                else:
+                    lease.end()
             case DemandReport(leases):
                 for demand in leases:
                     lease = session.leases[demand.lease]

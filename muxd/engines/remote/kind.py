@@ -46,4 +46,5 @@ REMOTE = EngineKind(
     findings=findings,
     certain_need=lambda model, environ: 0,
     has_hub_layout=False,
+    is_adoptable=False,
 )

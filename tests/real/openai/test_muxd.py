@@ -157,7 +157,7 @@ def test_a_stop_command_ends_it_and_what_a_killed_one_leaves(llama_home, tmp_pat
 
 
 def test_the_next_muxd_ends_what_a_killed_one_has_left_frozen_or_awake(llama_home, tmp_path, texts):
-    with Muxd(tmp_path, config(llama_home)) as muxd:
+    with Muxd(tmp_path, config(llama_home), daemon='on_crash = "stop"') as muxd:
         muxd.ask(B)
         muxd.ask(A)
         left = [muxd.status(name)["pid"] for name in ("tiny-a", "tiny-b")]

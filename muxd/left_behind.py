@@ -1,0 +1,81 @@
+"""What a killed muxd has left running and the next one may take over: found by its state file, and not yet asked.
+
+A worker is taken over where its record says that it was at rest, ready or asleep, its configuration is what it was, no
+engine call is in doubt, and its shim is certainly the one of the record.  Whether it lives is asked later, by the
+supervisor.  Workers of launch scripts, of groups of several, and of engines whose servers only the muxd can follow
+that started them, are not taken over: they are ended, as all others.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from . import __version__
+from .children import Child, Children
+from .config import Config, Model
+from .config.plan import identity_of
+from .engines.registry import kind_of
+from .members import members_of
+from .protocol import VERSION
+from .saved_state import SavedState, WorkerRecord
+from .workers import has_own_traces
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """The children that are to be taken over."""
+
+    workers: dict[str, Child] = field(default_factory=dict)
+    proxy: Child | None = None
+
+
+def find_left_behind(children: Children, saved: SavedState, config: Config) -> LeftBehind:
+    """Return what can be taken over; nothing is touched, and whatever is not returned is to be ended."""
+    if config.daemon.on_crash == "stop":
+        return LeftBehind()
+    workers = {}
+    for model in _models_alone(config):
+        record = saved.workers.get(model.name)
+        if record is None or model.name in saved.stopped:
+            continue
+        why = _why_not(model, record, config.daemon.state_dir)
+        child = None if why else children.adopt(record.child)
+        if child is not None:
+            workers[model.name] = child
+        elif why:
+            log.info("%s is not taken over from an earlier muxd: %s", model.name, why)
+    proxy = None
+    if config.proxy.managed and saved.proxy is not None and saved.proxy_digest == proxy_digest(config):
+        proxy = children.adopt(saved.proxy)
+    return LeftBehind(workers, proxy)
+
+
+def proxy_digest(config: Config) -> str:
+    """Return a digest of all that a running proxy does not take over by itself from a new configuration."""
+    depends_on = (config.proxy, config.daemon.socket, config.daemon.state_dir, __version__, VERSION)
+    return sha256(repr(depends_on).encode()).hexdigest()
+
+
+def _models_alone(config: Config) -> Iterator[Model]:
+    """Yield the models that have one worker, which muxd started by itself and another can follow, as its model."""
+    for model in config.models:
+        members = members_of(model)
+        if len(members) == 1 and model.script is None and kind_of(model).is_adoptable:
+            yield members[0].model
+
+
+def _why_not(model: Model, record: WorkerRecord, state_dir: Path) -> str:
+    """Return why a worker is not taken over, by its record alone; "" where nothing speaks against it."""
+    if record.call is not None:
+        return f"the end of its call {record.call!r} was not seen"
+    if not record.is_at_rest:
+        return "it was on its way"
+    if record.digest != identity_of(model):
+        return "its configuration has changed"
+    if not has_own_traces(record, state_dir):
+        return "its record names files that are not a worker's"
+    return ""

@@ -1,0 +1,54 @@
+"""Whether a worker that an earlier muxd has left is as the state file says, and its end where it is not."""
+
+import logging
+from collections.abc import Mapping
+
+import trio
+
+from muxd.children import Child
+from muxd.config import Model
+from muxd.engines.engine import Engine
+from muxd.errors import ModelStuck
+from muxd.ports import PortTaken
+from muxd.saved_state import StateFile
+
+from .launch import LaunchedServer, WorkerContext, remove_traces
+
+#: The children of workers that an earlier muxd has left, by the workers' names.
+LeftWorkers = Mapping[str, Child]
+
+log = logging.getLogger(__name__)
+
+#: Seconds in which a worker must show that it lives; all that were left are asked at once.
+PATIENCE = 2.0
+
+#: Seconds that the processes of one that does not may take to end.
+END_TIMEOUT = 30.0
+
+
+async def is_as_recorded(model: Model, engine: Engine, context: WorkerContext, server: LaunchedServer) -> bool:
+    """Say whether the worker itself listens at its port, answers, and serves unless it sleeps."""
+    record, is_so = server.record, False
+    listener = context.own_port(record.port, server.child.shim_pid, server.child.record.cgroup, engine)
+    with trio.move_on_after(PATIENCE):
+        try:
+            is_so = await listener.is_own() and await engine.is_alive(server.link, model)
+        except (OSError, PortTaken):
+            return False
+        if is_so and record.level is None:
+            is_so = await engine.is_ready(server.link)
+        return is_so
+    return False
+
+
+async def end_left(server: LaunchedServer, state: StateFile, name: str) -> None:
+    """End all processes of a worker that an earlier muxd has left; raises ModelStuck."""
+    log.warning("%s was left running by an earlier muxd, and is not as that one left it: ended", name)
+    server.child.kill()
+    with trio.move_on_after(END_TIMEOUT) as scope:
+        await server.child.wait()
+    if scope.cancelled_caught:
+        raise ModelStuck(f"processes of {name} from an earlier run survive SIGKILL", names=[name])
+    del state.state.workers[name]
+    remove_traces(server.record)
+    state.save()

@@ -1,0 +1,169 @@
+"""muxd is killed while models serve and sleep: the next one takes them over, and nobody notices."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from .conftest import two_models
+from .muxd import Muxd, chat_body, eventually
+
+STREAMS = 32
+
+
+class Streams:
+    """So many streamed chats at once, each in a thread; `texts` are their last lines but one."""
+
+    def __init__(self, muxd: Muxd, model: str, count: int, tokens: int) -> None:
+        self._muxd = muxd
+        self.ends: list[str] = []
+        self.begun = threading.Semaphore(0)
+        args = (model, tokens)
+        self._threads = [threading.Thread(target=self._one, args=args, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        for _ in range(count):
+            assert self.begun.acquire(timeout=30)
+
+    def _one(self, model: str, tokens: int) -> None:
+        body = chat_body(model, "hello", stream=True, max_tokens=tokens, ignore_eos=True)
+        end = "nothing"
+        url = f"{self._muxd.url}/v1/chat/completions"
+        with suppress(httpx.HTTPError), httpx.stream("POST", url, json=body, timeout=60, trust_env=False) as answer:
+            for line in answer.iter_lines():
+                if end == "nothing":
+                    self.begun.release()
+                end = line or end
+        self.ends.append(end)
+
+    def join(self) -> list[str]:
+        for thread in self._threads:
+            thread.join(60)
+        return self.ends
+
+
+@pytest.fixture
+def muxd(start: Callable[..., Muxd]) -> Iterator[Muxd]:
+    """Alpha is ready, beta sleeps at level 2."""
+    muxd = start(two_models())
+    muxd.ask("beta")
+    muxd.ask("alpha")
+    eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
+    return muxd
+
+
+def pids(muxd: Muxd) -> dict[str, int]:
+    status = muxd.status()
+    return {"proxy": status["proxy"]["pid"]} | {model["name"]: model["pid"] for model in status["models"]}
+
+
+def test_every_stream_goes_on_and_nothing_is_started_again(muxd: Muxd) -> None:
+    before = pids(muxd)
+    streams = Streams(muxd, "alpha", STREAMS, 4000)
+    muxd.kill()
+    began = time.monotonic()
+    muxd.start_again()
+    print(f"up {time.monotonic() - began:.2f} s after its exec")
+    assert pids(muxd) == before
+    assert (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep")
+    eventually(lambda: muxd.status("alpha")["leases"] == 2, "the proxy has re-claimed its lease within the grace")
+    assert muxd.status("alpha")["in_flight"] > 1
+    assert streams.join() == ["data: [DONE]"] * STREAMS
+    eventually(lambda: muxd.status("alpha")["in_flight"] == 0, "and told that they are over")
+    assert [muxd.status(name)["restarts"] for name in ("alpha", "beta")] == [0, 0]
+
+
+def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
+    before = pids(muxd)
+    texts = {name: muxd.ask(name) for name in ("beta", "alpha")}
+    muxd.kill()
+    muxd.start_again()
+    for name in ("beta", "alpha", "beta"):
+        assert muxd.ask(name) == texts[name]
+    assert pids(muxd) == before
+    assert (muxd.state("alpha"), muxd.state("beta")) == ("asleep", "ready")
+
+
+def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
+    before = pids(muxd)
+    streams = Streams(muxd, "alpha", 4, 1500)
+    for _ in range(3):
+        muxd.kill()
+        muxd.start_again()
+    assert streams.join() == ["data: [DONE]"] * 4
+    assert pids(muxd) == before
+
+
+def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
+    streams = Streams(muxd, "alpha", 2, 1500)
+    muxd.kill()
+    muxd.start_again()
+    assert muxd.switch("beta")["type"] == "ready"
+    assert streams.join() == ["data: [DONE]"] * 2
+
+
+def test_what_was_on_its_way_is_ended_and_what_was_not_is_kept(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models(alpha='faults = ["hang-on=release"]'))
+    muxd.ask("alpha")
+    before = pids(muxd)
+    with suppress(httpx.HTTPError):
+        httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("beta", "x"), timeout=0.5)
+    state = muxd.folder / "state" / "state.json"
+    eventually(lambda: json.loads(state.read_text())["workers"]["alpha"].get("call") == "release", "written ahead")
+    muxd.kill()
+    muxd.start_again()
+    assert "did not see the end of its call 'release'" in muxd.log
+    assert before["alpha"] not in muxd.processes()
+    assert pids(muxd)["proxy"] == before["proxy"]
+    assert muxd.ask("beta")
+
+
+def test_a_changed_configuration_restarts_only_what_changed(muxd: Muxd) -> None:
+    before = pids(muxd)
+    muxd.kill()
+    changed = muxd.config.read_text().replace('weights = "40GiB"', 'weights = "41GiB"')
+    muxd.config.write_text(changed)
+    muxd.start_again()
+    assert "beta is not taken over from an earlier muxd: its configuration has changed" in muxd.log
+    after = pids(muxd)
+    assert after == {**before, "beta": None}
+    assert before["beta"] not in muxd.processes()
+    assert muxd.ask("beta")
+
+
+def test_one_that_died_meanwhile_is_started_anew(muxd: Muxd) -> None:
+    before, tree = pids(muxd), muxd.worker("alpha")
+    muxd.kill()
+    for pid in tree.values():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not set(tree.values()) & muxd.processes().keys(), "it is gone")
+    muxd.start_again()
+    assert muxd.ask("alpha")
+    assert pids(muxd)["alpha"] != before["alpha"]
+
+
+def test_one_that_does_not_answer_is_ended(muxd: Muxd) -> None:
+    before = pids(muxd)
+    muxd.kill()
+    os.kill(before["alpha"], signal.SIGSTOP)
+    muxd.start_again()
+    assert "alpha was left running by an earlier muxd, and is not as that one left it: ended" in muxd.log
+    assert before["alpha"] not in muxd.processes()
+    assert muxd.ask("alpha")
+
+
+def test_with_on_crash_stop_nothing_is_taken_over(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models(), daemon='on_crash = "stop"')
+    muxd.ask("alpha")
+    before = pids(muxd)
+    muxd.kill()
+    muxd.start_again()
+    assert not {pid for pid in before.values() if pid} & muxd.processes().keys()
+    assert muxd.ask("alpha")

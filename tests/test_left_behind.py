@@ -1,0 +1,128 @@
+"""What of a killed muxd's children the next one takes over, by the state file alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from muxd.children import ChildRecord
+from muxd.config import Config, Memory, Model
+from muxd.config.model_schema import DeclaredServer, Script
+from muxd.config.plan import identity_of
+from muxd.config.schema import Daemon
+from muxd.left_behind import find_left_behind, proxy_digest
+from muxd.saved_state import SavedState, WorkerRecord
+
+MODEL = Model("a", engine="simulator", gpus=("0",), memory=Memory(1, 1, 1))
+
+
+class Shelter:
+    """Children that all live on, and a list of those that were taken over."""
+
+    def __init__(self) -> None:
+        self.adopted: list[str] = []
+
+    def adopt(self, record: ChildRecord) -> str:
+        self.adopted.append(record.name)
+        return record.name
+
+
+def config(folder: Path, *models: Model, **daemon: Any) -> Config:
+    return Config(Daemon(folder / "s", folder, folder / "logs", **daemon), models=models or (MODEL,))
+
+
+def child(name: str) -> ChildRecord:
+    return ChildRecord(name, 17, 18, "boot", "token", "/l", "/e")
+
+
+def record(folder: Path, model: Model = MODEL, **facts: Any) -> WorkerRecord:
+    workdir = folder / "workers" / "a-1"
+    known: dict[str, Any] = {
+        "child": child(model.name),
+        "workdir": str(workdir),
+        "tmpdir": str(workdir / "tmp"),
+        "port": 31001,
+        "admin_key": "k",
+        "is_at_rest": True,
+        "digest": identity_of(model),
+    }
+    return WorkerRecord(**known | facts)
+
+
+def found(saved: SavedState, wanted: Config) -> dict[str, Any]:
+    return find_left_behind(Shelter(), saved, wanted).workers  # type: ignore[arg-type]
+
+
+def test_what_was_at_rest_is_taken_over(tmp_path):
+    assert found(SavedState(workers={"a": record(tmp_path)}), config(tmp_path)) == {"a": "a"}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"call": "release"},
+        {"is_at_rest": False},
+        {"digest": "another"},
+        {"workdir": "/home/me/workers/a-1", "tmpdir": "/home/me/workers/a-1/tmp"},
+        {"tmpdir": "/home/me"},
+        {"leftovers": ["/home/me/thesis"]},
+        {"port": 0},
+        {"port": 1 << 16},
+    ],
+    ids=str,
+)
+def test_what_is_in_doubt_or_was_changed_is_not(tmp_path, facts):
+    assert found(SavedState(workers={"a": record(tmp_path, **facts)}), config(tmp_path)) == {}
+
+
+def test_what_an_operator_stopped_is_not(tmp_path):
+    assert found(SavedState(workers={"a": record(tmp_path)}, stopped=["a"]), config(tmp_path)) == {}
+
+
+def test_what_an_earlier_version_wrote_is_not(tmp_path):
+    old = {"child": child("a"), "workdir": "/w", "tmpdir": "/t", "port": 1, "admin_key": "k", "asleep": True}
+    saved = msgspec.json.decode(msgspec.json.encode({"version": 1, "workers": {"a": old}}), type=SavedState)
+    assert found(saved, config(tmp_path)) == {}
+
+
+def test_workers_of_groups_and_scripts_are_not(tmp_path):
+    group = replace(MODEL, replicas=2, gpus=("0", "1"))
+    assert found(SavedState(workers={"a": record(tmp_path, group)}), config(tmp_path, group)) == {}
+    script = Script(Path("/s.sh"), (), DeclaredServer(None, None, (), None), ())
+    by_script = replace(MODEL, script=script)
+    assert found(SavedState(workers={"a": record(tmp_path, by_script)}), config(tmp_path, by_script)) == {}
+
+
+def test_a_model_that_is_not_configured_any_more_is_not(tmp_path):
+    assert found(SavedState(workers={"a": record(tmp_path)}), config(tmp_path, replace(MODEL, name="b"))) == {}
+
+
+def test_with_on_crash_stop_nothing_is(tmp_path):
+    wanted = config(tmp_path, on_crash="stop")
+    saved = SavedState(workers={"a": record(tmp_path)}, proxy=child("muxd-proxy"), proxy_digest=proxy_digest(wanted))
+    left = find_left_behind(Shelter(), saved, wanted)  # type: ignore[arg-type]
+    assert (left.workers, left.proxy) == ({}, None)
+
+
+def test_the_proxy_is_unless_its_settings_have_changed(tmp_path):
+    wanted = config(tmp_path)
+    saved = SavedState(proxy=child("muxd-proxy"), proxy_digest=proxy_digest(wanted))
+    assert find_left_behind(Shelter(), saved, wanted).proxy == "muxd-proxy"  # type: ignore[arg-type, comparison-overlap]
+    for changed in (
+        replace(wanted, proxy=replace(wanted.proxy, drain_timeout=1.0)),
+        replace(wanted, proxy=replace(wanted.proxy, managed=False)),
+        config(tmp_path / "elsewhere"),
+    ):
+        assert find_left_behind(Shelter(), saved, changed).proxy is None  # type: ignore[arg-type]
+
+
+def test_the_processes_of_a_model_depend_on_what_a_reload_restarts_it_for():
+    assert identity_of(MODEL) == identity_of(replace(MODEL, switch_timeout=7.0, concurrency_limit=3))
+    for changed in (
+        replace(MODEL, gpus=("1",)),
+        replace(MODEL, env={"A": "b"}),
+        replace(MODEL, memory=Memory(2, 1, 1)),
+    ):
+        assert identity_of(changed) != identity_of(MODEL)

@@ -1,0 +1,181 @@
+"""The supervisor takes over what a killed one has left, on a pretend host: what is told, measured and kept."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from muxd.core.events import Verb
+from muxd.protocol import LeaseClaim, LeaseGranted, LeaseOver
+from muxd.supervisor import adoption
+
+from .fakes import FakeHost, GiB, a_model, fake_host
+from .one_supervisor import OneSupervisor
+
+Act = Callable[[OneSupervisor], Awaitable[object]]
+
+
+@asynccontextmanager
+async def killed_after(folder: Path, act: Act, **of_a: object) -> AsyncIterator[FakeHost]:
+    """A host whose muxd was killed once it had done that, with two models that do not fit together."""
+    async with fake_host(folder, a_model("a", **of_a), a_model("b")) as host:
+        async with trio.open_nursery() as nursery:
+            muxd = OneSupervisor(host)
+            await nursery.start(muxd.supervisor.run)
+            await act(muxd)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        host.context.held_memory.clear()
+        host.state.load()
+        yield host
+
+
+@asynccontextmanager
+async def next_muxd(host: FakeHost) -> AsyncIterator[OneSupervisor]:
+    """The muxd that takes over every child that lives; its shutdown leaves nothing behind."""
+    left = {child.name: child for child in host.children.all if not child.has_ended}
+    async with trio.open_nursery() as nursery:
+        muxd = OneSupervisor(host, left)
+        await nursery.start(muxd.supervisor.run)
+        yield muxd
+        muxd.supervisor.shutdown(hurry=True)
+        await muxd.supervisor.finished.wait()
+        assert muxd.saved.workers == {}
+        assert not muxd.left_behind()
+        muxd.supervisor.close()
+        nursery.cancel_scope.cancel()
+
+
+async def both(muxd: OneSupervisor) -> None:
+    """B is loaded and sleeps; a serves."""
+    for name in ("b", "a"):
+        await muxd.switch(name)
+
+
+async def test_what_serves_and_what_sleeps_is_taken_over_with_all_that_was_measured(autojump_clock, tmp_path):
+    known = ("pid", "url", "level", "max_model_len", "is_generation", "memory", "state")
+    before: dict[str, list[object]] = {}
+
+    async def look(muxd: OneSupervisor) -> None:
+        await both(muxd)
+        before.update({name: [muxd.status(name)[key] for key in known] for name in ("a", "b")})
+
+    async with killed_after(tmp_path, look) as host, next_muxd(host) as muxd:
+        await muxd.until("a", "ready")
+        assert {name: [muxd.status(name)[key] for key in known] for name in ("a", "b")} == before
+        assert (muxd.status("a")["memory"]["awake"], muxd.status("b")["memory"]["asleep"]) == (50 * GiB, 2 * GiB)
+        assert len(host.children.all) == 2
+        for name in ("b", "a"):
+            assert (await muxd.switch(name))["type"] == "ready"
+        assert len(host.children.all) == 2
+        assert host.server("b").calls.count("release") == 2
+
+
+async def test_a_ready_worker_counts_as_busy_until_its_proxies_had_the_time_to_come_back(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, both) as host, next_muxd(host) as muxd:
+        began = trio.current_time()
+        assert (await muxd.switch("b"))["type"] == "ready"
+        assert trio.current_time() - began >= adoption.GRACE
+
+
+async def test_a_proxy_goes_on_with_what_it_has_in_flight_and_is_waited_for(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, both) as host, next_muxd(host) as muxd:
+        await muxd.until("a", "ready")
+        session = muxd.service.open_session()
+        url = muxd.status("a")["url"]
+        session.take(LeaseClaim(1, "org/a", url, in_flight=3))
+        session.take(LeaseClaim(2, "b", url))
+        told = []
+        while len(told) < 2:
+            told += await session.messages()
+        assert told == [LeaseGranted(1, url, 1), LeaseOver(2)]
+        await trio.sleep(2 * adoption.GRACE)
+        assert muxd.status("a")["in_flight"] == 3
+        switch = muxd.service.switch("b")
+        await muxd.until("a", "draining")
+        session.close()
+        assert [line async for line in switch][-1]["type"] == "ready"
+
+
+@pytest.mark.parametrize("fault", ["hang", "break", (503, "")])
+async def test_one_that_does_not_answer_is_ended_and_started_when_it_is_asked_for(autojump_clock, tmp_path, fault):
+    async with killed_after(tmp_path, both) as host:
+        host.servers["a"].faults["/ready"] = fault
+        async with next_muxd(host) as muxd:
+            await muxd.until("b", "asleep")
+            assert muxd.states()["a"] == "unloaded"
+            assert host.server("a").child.signals == ["kill"]
+            host.servers["a"].faults.clear()
+            assert await muxd.serves("a")
+            assert len(host.children.all) == 3
+
+
+async def test_one_at_whose_port_a_stranger_listens_gets_no_key_and_is_ended(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, both) as host:
+        server = host.server("a")
+        host.strangers[server.port] = None
+        asked = len(server.asked)
+        async with next_muxd(host) as muxd:
+            assert muxd.states()["a"] == "unloaded"
+            assert len(server.asked) == asked
+            host.strangers.clear()
+
+
+async def test_one_that_dies_later_is_started_again(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, both) as host, next_muxd(host) as muxd:
+        await muxd.until("a", "ready")
+        host.server("a").child.kill()
+        await muxd.next_move("a", "ready")
+        assert muxd.status("a")["restarts"] == 1
+
+
+async def test_one_is_stopped_by_an_operator_as_any_other(autojump_clock, tmp_path):
+    async with killed_after(tmp_path, both) as host, next_muxd(host) as muxd:
+        assert (await muxd.order("b", Verb.STOP))["state"] == "stopped"
+        assert host.server("b").child.has_ended
+
+
+async def test_one_that_was_being_stopped_is_not_at_rest(autojump_clock, tmp_path):
+    seen: list[bool] = []
+
+    async def stop(muxd: OneSupervisor) -> None:
+        await muxd.switch("a")
+        muxd.host.servers["a"].stop_time = 5.0
+        muxd.service.order("a", Verb.STOP)
+        await muxd.until("a", "stopping")
+        await trio.testing.wait_all_tasks_blocked()
+        seen.append(muxd.saved.workers["a"].is_at_rest)
+
+    async with killed_after(tmp_path, stop):
+        assert seen == [False]
+
+
+async def test_a_worker_is_at_rest_in_the_state_file_while_it_is(autojump_clock, tmp_path):
+    seen: list[tuple[str, bool, int | None]] = []
+
+    async def look(muxd: OneSupervisor) -> None:
+        for name in ("b", "a", "b"):
+            muxd.host.servers[name].faults.clear()
+            await muxd.switch(name)
+            await trio.testing.wait_all_tasks_blocked()
+            seen.extend((key, each.is_at_rest, each.level) for key, each in sorted(muxd.saved.workers.items()))
+        muxd.host.servers["b"].faults["release"] = "hang"
+        muxd.service.switch("a")
+        await muxd.until("b", "falling_asleep")
+        await trio.sleep(1)
+        seen.append(("b", muxd.saved.workers["b"].is_at_rest, None))
+
+    async with killed_after(tmp_path, look) as host:
+        for child in host.children.all:
+            child.kill()
+        assert seen == [
+            ("b", True, None),
+            ("a", True, None),
+            ("b", True, 2),
+            ("a", True, 2),
+            ("b", True, None),
+            ("b", False, None),
+        ]
