@@ -392,6 +392,7 @@ class WorkerProcess:
             if error.broken:
                 with trio.move_on_after(DYING):
                     await server.child.wait()
+                    await trio.sleep_forever()  # this life is over: whoever else waits for the child ends this task
             self._no_proof = error.message
         else:
             if answer is None or answer.is_sound:
