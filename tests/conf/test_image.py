@@ -90,7 +90,8 @@ def test_its_health_is_that_muxd_answers(last_stage):
 
 
 def test_the_base_is_pinned_to_the_release_that_was_measured(instructions):
-    tag, image = all_of(instructions, "ARG")
+    tag, image, extras = all_of(instructions, "ARG")
+    assert extras == "EXTRAS="
     assert image == "ENGINE_IMAGE=lmsysorg/sglang:${SGLANG_TAG}"
     assert all_of(instructions, "FROM") == ["${ENGINE_IMAGE} AS engine", "engine AS build", "engine"]
     assert f"SGLang {tag.removeprefix('SGLANG_TAG=v')} " in sglang.__doc__

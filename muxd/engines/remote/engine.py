@@ -6,11 +6,12 @@ model is ready while it passes requests to one server at least.  A Unix socket h
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from muxd.config.engine_options import UNIX, RemoteOptions, any_unix
+from muxd.config.engine_options import UNIX, PodDiscovery, RemoteOptions, any_unix
 from muxd.config.model_schema import Model
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, LaunchContext
@@ -95,10 +96,10 @@ class RemoteServers(SGLangRouter):
     def diagnose(self, evidence: Evidence, model: Model) -> Diagnosis | None:
         if not evidence.timed_out:
             return super().diagnose(evidence, model)
-        servers = (*_options(model).urls, *_options(model).prefill, *_options(model).decode)
-        if not servers:
-            message = "its router found no pod that answers"
-            return Diagnosis(RemoteSilent.code, message, "compare discovery with the labels of the pods")
+        options = _options(model)
+        if options.discovery is not None:
+            return _no_pod(options.discovery, evidence.said)
+        servers = (*options.urls, *options.prefill, *options.decode)
         half = "" if self._is_told else ", or one half of prefill and decode"
         message = f"none of its servers answers{half}: {', '.join(servers)}"
         return Diagnosis(RemoteSilent.code, message, "start them, or correct their addresses")
@@ -107,6 +108,22 @@ class RemoteServers(SGLangRouter):
 def _options(model: Model) -> RemoteOptions:
     assert isinstance(model.engine_options, RemoteOptions)
     return model.engine_options
+
+
+# What sglang-router 0.3.2 writes where it cannot ask Kubernetes for pods.
+_NO_CLUSTER = re.compile(r"(?:Error in Kubernetes watcher|Failed to start service discovery): (?P<why>[^\n]{1,200})")
+
+
+def _no_pod(discovery: PodDiscovery, said: str) -> Diagnosis:
+    """Return why the router has no pod to pass requests to; `said`: the end of its log."""
+    if errors := _NO_CLUSTER.findall(said):
+        message = f"its router found no pod that answers, as it cannot watch pods: {errors[-1].strip()}"
+        remedy = "correct KUBECONFIG, or what muxd's service account may do: get, list and watch pods"
+        return Diagnosis(RemoteSilent.code, message, remedy)
+    wanted = " or ".join(",".join(labels) for _, labels in _selectors(discovery))
+    where = f"namespace {discovery.namespace}" if discovery.namespace else "any namespace"
+    message = f"its router found no pod with {wanted} in {where} that is Ready and answers at port {discovery.port}"
+    return Diagnosis(RemoteSilent.code, message, "compare discovery with the labels of the pods")
 
 
 def _flags(options: RemoteOptions) -> Iterator[str]:
@@ -123,10 +140,16 @@ def _flags(options: RemoteOptions) -> Iterator[str]:
     yield from ("--service-discovery", "--service-discovery-port", str(found.port))
     if found.namespace:
         yield from ("--service-discovery-namespace", found.namespace)
+    for flag, labels in _selectors(found):
+        yield from (flag, *labels)
+
+
+def _selectors(discovery: PodDiscovery) -> Iterator[tuple[str, list[str]]]:
+    """Yield the flags that select pods, each with its labels as name=value."""
     for flag, labels in (
-        ("--selector", found.selector),
-        ("--prefill-selector", found.prefill_selector),
-        ("--decode-selector", found.decode_selector),
+        ("--selector", discovery.selector),
+        ("--prefill-selector", discovery.prefill_selector),
+        ("--decode-selector", discovery.decode_selector),
     ):
         if labels:
-            yield from (flag, *(f"{name}={value}" for name, value in labels.items()))
+            yield flag, [f"{name}={value}" for name, value in labels.items()]
