@@ -101,7 +101,7 @@ class Rivals:
         self.is_open = False  # somebody of them may come, now or later
         self.gpus: frozenset[GpuId] = frozenset()
         self.may_be_on: frozenset[GpuId] = frozenset()
-        self._width = 1  # so many of them may have their turns side by side
+        self._width: float = 1  # so many of them may have their turns side by side
         self._turns: float | None = None  # None: to be added up
 
     def add(self, contender: Contender) -> None:
@@ -121,7 +121,7 @@ class Rivals:
         """Take in where they would come to, by the first of them, who is in their way there, and who may come."""
         first = self.first
         self.gpus, self.may_be_on = first.gpus, first.may_be_on
-        self._width = len(self.may_be_on) // max(1, len(self.gpus))
+        self._width = len(self.may_be_on) // len(self.gpus) if self.gpus else inf  # without a GPU, nobody's turn counts
         if not first.is_placed:
             for contender in self.contenders.values():
                 if contender.group.gpus is not first.gpus:

@@ -130,3 +130,18 @@ def test_what_is_kept_for_one_who_waited_long_is_free_once_its_oldest_request_ha
     assert book >> WorkerExited(125, "d", Failure.EXITED, "exited with status 1"), "its room is kept for a"
     book >> DemandReported(126, 3, 0, (Waiting(1, 0.0),)) << StartWorker("d")
     assert book
+
+
+def test_who_needs_no_gpu_has_no_turn_and_comes_at_once():
+    book = (
+        Playbook("a", "b", single("far", frozenset()))
+        >> LeaseAsked(0, 1, "a")
+        << StartWorker("a")
+        >> WorkerReady(2, "a", "http://a")
+        << GrantLease(1, "http://a", 1)
+        >> LeaseAsked(3, 2, "far")
+        << StartWorker("far")
+        >> WorkerReady(4, "far", "http://far")
+        << GrantLease(2, "http://far", 1)
+    )
+    assert book
