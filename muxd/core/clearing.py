@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import eviction
 from .group import Group
-from .ledger import HOST_RAM, WHOLE, GpuId, Holding
+from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .states import COMING, WorkerState
 from .worker import Cost
 
@@ -47,7 +47,11 @@ class Offer(NamedTuple):
     """What it would take to come to GPUs: who leaves, and how good that is; the least is the best."""
 
     evictions: list[Eviction]
-    rank: tuple[float, ...]
+    rank: tuple[float, ...]  # how many are stuck, how many busy, what it costs, how many leave, minus the room
+
+    def with_stuck(self, more: int) -> Offer:
+        """Return the offer where so many more do not leave."""
+        return Offer(self.evictions, (self.rank[0] + more, *self.rank[1:]))
 
 
 class Movables:
@@ -90,19 +94,26 @@ class Clearing:
         self._host = host
         self._movables = movables
         self._gpus = gpus
+        self._totals = {gpu: (host.ledger.total(gpu), host.ledger.capacity.get(gpu)) for gpu in in_order(gpus)}
+        self._rooms = {gpu: total.room(capacity) for gpu, (total, capacity) in self._totals.items()}
         self._room = -sum(map(host.ledger.room, gpus))
         self._offers: dict[int, Offer] = {}  # by share
-        self._like: dict[tuple[tuple[str, int], ...], Offer] = {}  # by who leaves, and to which level
-        self._plans: dict[tuple[frozenset[GpuId], bool], tuple[list[Group], eviction.Plans]] = {}  # by what is short
+        self._like: dict[int, tuple[eviction.Plan, Offer]] = {}  # by the plan's id
+        self._plans: dict[frozenset[GpuId], tuple[list[Group], eviction.Plans]] = {}  # by the GPUs that are short
 
     def offer(self, share: int) -> Offer:
         """Return what it would take for a worker that takes this much of each GPU."""
+        offer = self.offer_at_most(share, None)
+        assert offer is not None
+        return offer
+
+    def offer_at_most(self, share: int, best: Offer | None) -> Offer | None:
+        """Return likewise, or None where it is certainly not as good as the best so far."""
         if share not in self._offers:
-            evictions = self._find(share)
-            key = tuple((each.group.name, each.level) for each in evictions)
-            if key not in self._like:
-                self._like[key] = self._offer(evictions)
-            self._offers[share] = self._like[key]
+            offer = self._find(share, _at_most(best))
+            if offer is None:
+                return None
+            self._offers[share] = offer
         return self._offers[share]
 
     def _offer(self, evictions: list[Eviction]) -> Offer:
@@ -112,30 +123,35 @@ class Clearing:
         seconds = sum(map(self._movables.cost, evictions))
         return Offer(evictions, (stuck, busy, seconds, len(evictions), self._room))
 
-    def _find(self, share: int) -> list[Eviction]:
+    def _find(self, share: int, at_most: eviction.PlanCost | None) -> Offer | None:
+        """Return what it would take for the share; None where the cheapest plan costs more than `at_most`."""
         if share == WHOLE:
-            return all_weights(self._host, self._gpus)
-        missing = self._host.ledger.shortfall("", dict.fromkeys(self._gpus, share))
-        if not missing:
-            return []
-        key = frozenset(missing), all(amount == WHOLE for amount in missing.values())
-        if key not in self._plans:
+            return self._offer(all_weights(self._host, self._gpus))
+        short = frozenset(gpu for gpu, room in self._rooms.items() if share > room)
+        if not short:
+            return self._offer([])
+        if short not in self._plans:
+            missing = self._host.ledger.shortfall("", dict.fromkeys(short, share))
             holders = holders_of(self._host, missing)
             movable = (holder for holder in holders if not holder.is_fixed)
-            self._plans[key] = holders, self._plans_of([self._movables.of(holder) for holder in movable])
-        holders, plans = self._plans[key]
-        chosen = plans.cheapest(share)
+            self._plans[short] = holders, self._plans_of([self._movables.of(holder) for holder in movable])
+        holders, plans = self._plans[short]
+        if not plans.can_make(share):
+            return self._offer([Eviction(holder, 3) for holder in holders])
+        chosen = plans.cheapest(share, at_most)
         if chosen is None:
-            return [Eviction(holder, 3) for holder in holders]
-        return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
+            return None
+        if id(chosen) not in self._like:
+            leaving = [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
+            self._like[id(chosen)] = chosen, self._offer(leaving)
+        return self._like[id(chosen)][1]
 
     def _plans_of(self, movable: Sequence[Movable]) -> eviction.Plans:
         """Return how these leave, by the bytes that a claim may have then of each GPU.
 
         What each frees is added up, as hundreds of plans may be looked at.
         """
-        ledger, gpus = self._host.ledger, sorted(self._gpus)
-        totals = [(ledger.total(gpu), ledger.capacity.get(gpu)) for gpu in gpus]
+        ledger, gpus = self._host.ledger, list(self._totals)
         freed = {
             (each.group.name, level): [ledger.freed(gpu, then) for gpu in gpus]
             for each in movable
@@ -146,10 +162,18 @@ class Clearing:
             steps = [freed[step] for step in plan.items()]
             return min(
                 total.less(step[place] for step in steps).room(capacity)
-                for place, (total, capacity) in enumerate(totals)
+                for place, (total, capacity) in enumerate(self._totals.values())
             )
 
         return eviction.Plans((each.resident for each in movable), room_after)
+
+
+def _at_most(best: Offer | None) -> eviction.PlanCost | None:
+    """Return what a plan may cost to be as good as the best so far, with a little more for rounding; None: anything."""
+    if best is None or best.rank[0] > 0:
+        return None
+    _, busy, seconds, size, _ = best.rank
+    return int(busy), seconds * (1 + 1e-9), int(size)
 
 
 def holders_of(host: HostState, missing: Mapping[GpuId, int], but: Group | None = None) -> list[Group]:

@@ -22,6 +22,9 @@ Plan = Mapping[str, int]
 
 Fits = Callable[[Plan], bool]
 
+#: What a plan costs: how many leave who have requests in flight, seconds per second, and how many leave.
+PlanCost = tuple[int, float, int]
+
 
 @dataclass(frozen=True, slots=True)
 class LevelCost:
@@ -64,15 +67,20 @@ class Plans:
         self._most = room({r.group: r.options[-1].level for r in self._residents})
         self._seen: list[tuple[int, Plan]] = []  # each gives more room than those before it
         self._ahead = islice(_by_cost(self._residents), LOOKS)
+        self._next = next(self._ahead, None)
 
-    def cheapest(self, need: int) -> Plan | None:
-        """Return the cheapest plan that makes so much room; None where there is none."""
+    def cheapest(self, need: int, at_most: PlanCost | None = None) -> Plan | None:
+        """Return the cheapest plan that makes so much room; None for none, or where it costs more than `at_most`."""
         if need > self._most:
             return None
         for room, plan in self._seen:
             if room >= need:
                 return plan
-        for plan in self._ahead:
+        while self._next is not None:
+            cost, plan = self._next
+            if at_most is not None and cost > at_most:
+                return None
+            self._next = next(self._ahead, None)
             room = self._room(plan)
             if not self._seen or room > self._seen[-1][0]:
                 self._seen.append((room, plan))
@@ -80,8 +88,12 @@ class Plans:
                 return plan
         return _good(self._residents, lambda plan: self._room(plan) >= need)
 
+    def can_make(self, need: int) -> bool:
+        """Say whether there is a plan that makes so much room."""
+        return need <= self._most
 
-def _by_cost(residents: Sequence[Resident]) -> Iterator[Plan]:
+
+def _by_cost(residents: Sequence[Resident]) -> Iterator[tuple[PlanCost, Plan]]:
     """Yield plans in the order of their cost; of two that cost the same, the one that fewer leave for comes first.
 
     Each plan leads to those that have one group more, of those behind its last one, or its last one's next level.
@@ -91,7 +103,7 @@ def _by_cost(residents: Sequence[Resident]) -> Iterator[Plan]:
     plans: list[tuple[int, float, int, tuple[tuple[int, int], ...]]] = [(0, 0.0, 0, ())]
     while plans:
         in_flight, seconds, size, steps = heappop(plans)
-        yield {residents[i].group: options[i][rank].level for i, rank in steps}
+        yield (in_flight, seconds, size), {residents[i].group: options[i][rank].level for i, rank in steps}
         last, rank = steps[-1] if steps else (-1, 0)
         for i in range(last + 1, len(residents)):
             cost = seconds + options[i][0].seconds

@@ -254,7 +254,7 @@ class Group:
     @property
     def is_down(self) -> bool:
         """Say whether no process of the group is left."""
-        return all(worker.is_down for worker in self.members)
+        return self.members[0].is_down if len(self.members) == 1 else all(worker.is_down for worker in self.members)
 
     @property
     def shown_state(self) -> str:

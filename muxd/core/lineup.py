@@ -192,16 +192,16 @@ class Lineup:
         self._read_changed()
         self._turns.clear()
         self._places.clear()
-        found: dict[int, Blockers] = {}  # by plan, of which many rivals have the same
+        found: dict[int, tuple[list[Eviction], Blockers]] = {}  # by the plan's id: many rivals have the same one
         for rivals in self._rivals.values():
             first = rivals.first
             is_free = self._placement.place(first, off_limits)
             if not is_free:
                 self._placement.place(first)
             evictions = self._in_the_way(first)
-            blockers = found.get(id(evictions))
-            if blockers is None:
-                blockers = found[id(evictions)] = self._blockers(evictions)
+            if id(evictions) not in found:
+                found[id(evictions)] = evictions, self._blockers(evictions)
+            _, blockers = found[id(evictions)]
             can_come = is_free and blockers.gives_way and not blockers.hold_on(first.gpus)
             rivals.face(blockers, is_open=can_come and not self._placement.is_kept_off(first))
 

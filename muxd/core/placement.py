@@ -12,7 +12,7 @@ from math import comb, inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import eviction
-from .clearing import RARE, Clearing, Eviction, Movables, all_weights, holders_of, is_stuck, left_at
+from .clearing import RARE, Clearing, Eviction, Movables, Offer, all_weights, holders_of, is_stuck, left_at
 from .group import Group
 from .ledger import HOST_RAM, WHOLE, GpuId, Holding, in_order
 from .spec import GroupSpec, WorkerSpec
@@ -117,8 +117,7 @@ class Placement:
         self._keep_up()
         changes = self._host.ledger.changes
         if key not in self._places or self._places[key][0] != changes:
-            ranked = [(self._rank(worker.share, gpus), gpus) for gpus in self._gpu_sets(worker, off_limits)]
-            self._places[key] = changes, min(ranked, key=lambda each: each[0])[1] if ranked else None
+            self._places[key] = changes, self._best(worker.share, self._gpu_sets(worker, off_limits))
         found = self._places[key][1]
         if found is not None:
             group.place(found)
@@ -144,13 +143,18 @@ class Placement:
         weights = self._host.weights.get(worker.group, 0) if not worker.spec.need else 0
         return worker.spec.need or weights // max(1, worker.spec.gpu_count)
 
-    def _rank(self, share: int, gpus: frozenset[GpuId]) -> tuple[float, ...]:
-        """Return how good the GPUs are for one who holds nothing and needs this share; the least is the best."""
-        rank = self._clearing(gpus).offer(share).rank
-        if not self._host.pinned:
-            return rank
-        lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, share))
-        return (rank[0] + len(self._fixed(gpus, lacks)), *rank[1:])
+    def _best(self, share: int, sets: Iterable[frozenset[GpuId]]) -> frozenset[GpuId] | None:
+        """Return the best of some sets of GPUs for one who holds nothing and needs this share, the first of equals."""
+        best: Offer | None = None
+        found = None
+        for gpus in sets:
+            offer = self._clearing(gpus).offer_at_most(share, best)
+            if offer is not None and self._host.pinned:
+                lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, share))
+                offer = offer.with_stuck(len(self._fixed(gpus, lacks)))
+            if offer is not None and (best is None or offer.rank < best.rank):
+                best, found = offer, gpus
+        return found
 
     def _clearing(self, gpus: frozenset[GpuId]) -> Clearing:
         found = self._clearings.get(gpus)

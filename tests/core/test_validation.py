@@ -478,7 +478,7 @@ def test_who_waits_for_its_gpu_is_promised_nothing_and_comes_as_soon_as_it_is_ov
     book = ready(DEEP, "b") >> validate(20, 0) << ask(1, Moment.BEFORE)
     book >> LeaseAsked(20, 2, "b") >> SwitchAsked(20, 5, "a")
     a, b = book.group("a"), book.group("b")
-    assert book.scheduler.switching.gives_way_at(Eviction(a, 2), b) == inf
+    assert book.scheduler.switching.lineup.give_way_at([Eviction(a, 2)], b) == inf
     book >> WorkerMeasured(21, "a", 1) << SleepWorker("a", 0)
     assert not a.leaves, "it comes back"
     book >> WorkerAsleep(22, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(22, "a", 2) << WakeWorker("a")
