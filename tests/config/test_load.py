@@ -452,6 +452,14 @@ WRONG = [
         'models.a.discovery.selector: "app" = "-" is no label of Kubernetes; correct it',
     ),
     (
+        "[models.a]\nengine = 'remote'\ndiscovery = { selector = { app = 'q' } }\napi_key_env = 'K'",
+        "models.a.api_key_env: it is of no effect without urls: prefill, decode and pods are asked without a key",
+    ),
+    (
+        "[models.a]\nengine = 'remote'\ndiscovery = { prefill_selector = { app = 'q' } }",
+        "models.a.discovery.decode_selector: missing: prefill and decode are of no use without each other",
+    ),
+    (
         "[models.a]\nengine = 'remote'\nurls = ['http://x:1']\ngpus = [0]",
         "models.a.gpus: leave this out: its servers run elsewhere",
     ),

@@ -9,6 +9,7 @@ again.  It has no TLS, no keys and no other resources.
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,14 @@ class ApiServer:
                 parts = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 watches = query.get("watch") in ("1", "true")
+                generation = api._generation  # before the request is told of: it can be ended from then on
                 api.asked.append(f"{'watch ' * watches}{parts.path}")
                 self.send_response(200 if parts.path in ("/api/v1/pods", "/api/v1/namespaces/llm/pods") else 404)
                 self.send_header("Content-Type", "application/json")
                 if watches:
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()
-                    for line in api._lines(int(query.get("resourceVersion", "0")), query):
+                    for line in api._lines(int(query.get("resourceVersion", "0")), query, generation):
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
                     self.wfile.write(b"0\r\n\r\n")
                 else:
@@ -165,11 +167,14 @@ class ApiServer:
                 }
             ).encode()
 
-    def _lines(self, since: int, query: dict[str, str]) -> Iterator[bytes]:
+    def _has_news(self, since: int, generation: int) -> bool:
+        return since != self._version or generation != self._generation
+
+    def _lines(self, since: int, query: dict[str, str], generation: int) -> Iterator[bytes]:
         """Yield what a watch has to tell, until all watches are ended."""
-        generation = self._generation
         while generation == self._generation:
             with self._changed:
+                self._changed.wait_for(partial(self._has_news, since, generation))
                 if since < self._oldest:
                     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired"}
                     status |= {"code": 410, "message": f"too old resource version: {since} ({self._oldest})"}
@@ -178,8 +183,6 @@ class ApiServer:
                     news = [(kind, json.loads(pod)) for at, kind, pod in self._changes if at > since]
                     lines = [{"type": kind, "object": pod} for kind, pod in news if _matches(pod, query)]
                     since, ends = self._version, False
-                    if not news:
-                        self._changed.wait()
             for line in lines:
                 yield json.dumps(line).encode() + b"\n"
             if ends:

@@ -135,6 +135,21 @@ def test_pods_come_and_go_and_no_request_is_lost(api, pods, model, start):
     assert set(api.asked) == {"/api/v1/namespaces/llm/pods", "watch /api/v1/namespaces/llm/pods"}
 
 
+def test_while_no_pod_is_left_a_request_waits_and_is_answered_by_the_next_one(api, pods, model, start):
+    api.put("one", pods.addresses["one"], QWEN)
+    muxd = start(model())
+    text = muxd.ask("qwen")
+    api.terminate("one")
+    api.delete("one")
+    eventually(lambda: muxd.state("qwen") != "ready", "muxd sees that nobody is left")
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(muxd.ask, "qwen")
+        eventually(lambda: muxd.status("qwen")["waiting"], "the request waits")
+        api.put("two", pods.addresses["two"], QWEN)
+        assert answer.result() == text
+    assert pods.chats("two") == 1
+
+
 def test_a_watch_that_ends_is_taken_up_where_it_was(api, pods, model, start):
     api.put("one", pods.addresses["one"], QWEN)
     muxd = start(model())
@@ -143,8 +158,10 @@ def test_a_watch_that_ends_is_taken_up_where_it_was(api, pods, model, start):
     before = len(api.asked)
     api.end_watches()
     api.put("two", pods.addresses["two"], QWEN)
+    eventually(lambda: len(listed(muxd)) == 2, "the one that came in the gap is known")
+    api.end_watches()
     api.terminate("one")
-    eventually(lambda: listed(muxd).keys() == {pods.url("two")}, "what came in the gap is known")
+    eventually(lambda: listed(muxd).keys() == {pods.url("two")}, "and so is the end of the other")
     assert muxd.ask("qwen") == text
     assert {path.partition(" ")[0] for path in api.asked[before:]} == {"watch"}, "nothing is listed again"
 

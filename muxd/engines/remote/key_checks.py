@@ -23,7 +23,9 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
     if model.replicas > 1:
         yield ("replicas",), "leave this out, and name each server in urls"
     yield from _sources(options)
-    if environ is not None and options.api_key_env and not environ.get(options.api_key_env):
+    if options.api_key_env and not options.urls:
+        yield ("api_key_env",), "it is of no effect without urls: prefill, decode and pods are asked without a key"
+    elif environ is not None and options.api_key_env and not environ.get(options.api_key_env):
         text = f"{options.api_key_env} is not set, or empty, where muxd runs"
         yield ("api_key_env",), f"{text}; set it, or leave this out"
 
