@@ -15,10 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+import tomli_w
+import yaml
 
 from tests.ports import free_port
 
 from .api_server import ApiServer
+from .conftest import QUICK
 from .muxd import Muxd, chat_body, eventually
 
 MODEL = """\
@@ -36,6 +39,8 @@ router = {{ policy = "round_robin" }}
 """
 
 QWEN = {"app": "qwen"}
+
+FRONT = Path(__file__).parents[2] / "conf/kubernetes/front.yaml"
 
 
 class Pods:
@@ -228,3 +233,19 @@ def test_prefill_and_decode_are_found_by_selectors_of_their_own(api, pods, model
     muxd.until_state("qwen", "ready")
     found = {url: (worker["worker_type"], worker.get("bootstrap_port")) for url, worker in listed(muxd).items()}
     assert found == {pods.url("one"): ("prefill", 8998), pods.url("two"): ("decode", None)}
+
+
+def test_the_front_of_conf_kubernetes_passes_any_name_on_to_the_muxd_of_a_node(api, tmp_path):
+    text = next(yaml.safe_load_all(FRONT.read_text()))["data"]["muxd.toml"]
+    table = tomllib.loads(text)["models"]
+    api.put("node", "127.0.0.1", table["nodes"]["discovery"]["selector"])
+    folders = {name: tmp_path / name for name in ("node", "front")}
+    for folder in folders.values():
+        folder.mkdir()
+    simulated = f'[models.qwen]\nengine = "simulator"\nserved_names = ["org/qwen"]\nsimulation = {{ {QUICK} }}\n'
+    with Muxd(folders["node"], simulated) as node:
+        table["nodes"]["discovery"] |= {"port": node.port, "namespace": "llm"}
+        table["nodes"]["env"] = {"KUBECONFIG": str(api.kubeconfig(tmp_path))}
+        with Muxd(folders["front"], tomli_w.dumps({"models": table})) as front:
+            assert front.ask("org/qwen") == node.ask("qwen")
+            assert node.state("qwen") == "ready", "the question has woken it there"
