@@ -34,6 +34,7 @@ class EngineCommand:
     model_path: str
     args: tuple[str, ...]
     names: tuple[str, ...]  # what it is asked for, where the command says it
+    left_out: tuple[str, ...]  # flags that muxd gives itself
 
 
 def words_of(command: str) -> list[str]:
@@ -73,7 +74,7 @@ def engine_command(words: Sequence[str], base: Base) -> EngineCommand | None:
         return None
     if any("{port}" in word for word in args):
         return None
-    return EngineCommand(engine, python, model, tuple(args), tuple(owned.get("--served-model-name", ())))
+    return EngineCommand(engine, python, model, tuple(args), tuple(owned.get("--served-model-name", ())), tuple(owned))
 
 
 def gpus_of(words: Sequence[str]) -> int:

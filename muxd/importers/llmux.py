@@ -15,7 +15,7 @@ from muxd.config.units import show_duration
 from muxd.config.units import shown as shown_value
 
 from .documents import read_document
-from .owned_flags import without_owned
+from .owned_flags import why_left_out, without_owned
 from .programs import interpreter_of
 from .translations import ANY, Conversion, Take, Translation, Translations, lost, put
 
@@ -49,7 +49,7 @@ def _extra_args(conversion: Conversion, at: KeyPath, value: Any) -> None:
     if (words := conversion.read(at, value, texts)) is not None:
         kept, left_out = without_owned(words)
         for flag in left_out:
-            conversion.remark(at, f"{flag} is left out: muxd gives it itself")
+            conversion.remark(at, why_left_out(flag) or f"{flag} is left out: muxd gives it itself")
         if kept:
             conversion.put(("models", conversion.table_names[at[1]], "args"), kept, at)
 

@@ -10,6 +10,12 @@ OWNED = {
     **dict.fromkeys(("--enable-metrics", "--sleep-on-idle"), False),
 }
 
+#: Flags whose values become keys of the model.
+_TAKEN_OVER = ("--port", "--model", "--model-path")
+
+#: Flags of a server that ask its clients for a key.
+_KEYS = ("--api-key", "--admin-api-key")
+
 #: Flags behind which there may be several values.
 _SEVERAL = ("--served-model-name",)
 
@@ -31,3 +37,13 @@ def without_owned(args: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]
             kept.append(word)
             expected = ""
     return kept, left_out
+
+
+def why_left_out(flag: str) -> str:
+    """Return what is to be said of a flag of muxd's own that was left out; "" where a key says the same."""
+    if flag in _TAKEN_OVER:
+        return ""
+    if flag in _KEYS:
+        instead = "give clients one of muxd's, muxctl keys add, see [[keys]]"
+        return f"{flag} is left out, and its key is not asked for: {instead}"
+    return f"{flag} is left out: muxd gives it itself"

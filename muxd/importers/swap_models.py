@@ -26,6 +26,7 @@ from .engine_commands import (
     with_placeholder,
     words_of,
 )
+from .owned_flags import why_left_out
 from .translations import Conversion
 
 _ANYWHERE = Base(Path("/"), Path("/"), host=False)
@@ -125,6 +126,8 @@ class _SwapModel:
             self._say("upstream_name", asked, "useModelName")
         text = f"muxd runs {plain.engine} itself: it sleeps where llama-swap ends it, see sleep_level"
         self.conversion.remark(self._at("cmd"), text)
+        for why in filter(None, map(why_left_out, plain.left_out)):
+            self.conversion.remark(self._at("cmd"), why)
 
     def _put_server(self, words: list[str]) -> None:
         self._say("engine", "openai", "cmd")

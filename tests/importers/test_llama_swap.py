@@ -401,6 +401,17 @@ def test_what_is_wrong_is_told_with_file_line_and_advice(swap, text, told):
     assert [problem for problem in problems if told in problem], problems
 
 
+@pytest.mark.parametrize("command", ["vllm serve b/c", "python3 -m sglang.launch_server --model-path b/c"])
+def test_flags_that_a_server_of_muxd_does_not_get_are_said(swap, command):
+    flags = "--port ${PORT} --host 0.0.0.0 --api-key sk-secret --served-model-name x"
+    said = swap.remarks(f"models:\n  a:\n    cmd: {command} {flags}\n", "config.yaml")
+    told = ":3: models.a.cmd: --api-key is left out, and its key is not asked for: give clients one of muxd's, "
+    assert [remark for remark in said if remark.startswith(f"{told}muxctl keys add, see [[keys]]")], said
+    for flag in ("--host", "--served-model-name"):
+        assert f":3: models.a.cmd: {flag} is left out: muxd gives it itself" in said
+    assert not [remark for remark in said if "sk-secret" in remark or " --port" in remark or " --model" in remark]
+
+
 def test_macros_that_double_each_other_are_refused(swap):
     macros = "\n".join(f"  m{number + 1}: ${{m{number}}}${{m{number}}}" for number in range(20))
     text = f"macros:\n  m0: xxxxxxxxxx\n{macros}\nmodels:\n  a:\n    cmd: ${{m20}} ${{PORT}}"
