@@ -74,6 +74,7 @@ class Behaviour:
     key: str | None = None  # the key that it wants on every route but /ready; None: any
     context_length: int | None = 4096
     is_generation: bool | None = True
+    restless: bool = False  # each answer is of other weights than the one before
     says: str = ""  # its answer to whoever asks it for text; "": one that depends on its weights
     info: dict[str, Any] = field(default_factory=dict)  # its answer on /server_info
     processes: list[Command] = field(default_factory=list)  # of the worker, as /proc has them
@@ -133,6 +134,7 @@ class FakeServer:
             return an_answer(401)
         if request.method == "POST" and path in ("/v1/completions", "/generate"):
             await trio.sleep(self.behaviour.call_time)
+            self.behaviour.weights += self.behaviour.restless
             return an_answer(200, self.behaviour.says or json.dumps(generated(self.behaviour.weights)))
         if verb not in CALLS.values():
             return self._get(path)

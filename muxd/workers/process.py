@@ -381,13 +381,15 @@ class WorkerProcess:
     async def _keep_proof(self, server: LaunchedServer) -> None:
         """Ask a server that was just loaded for its wake proof, and keep the answer; without one it serves as well.
 
-        The question warms the server up, too.  A server that dies of it is asked nothing in its next life.
+        The question warms the server up, too, and is asked twice: of a server that does not repeat itself while nothing
+        happens to it a wake can prove nothing.  One that dies of it is asked nothing in its next life.
         """
         if not self._is_to_prove() or self._no_proof:
             return
         self._is_in_proof = True
         try:
             answer = await self._engine.proof(server.link, self._model)
+            again = await self._engine.proof(server.link, self._model) if answer is not None else None
         except EngineCallFailed as error:
             if error.broken:
                 with trio.move_on_after(DYING):
@@ -395,11 +397,13 @@ class WorkerProcess:
                     await trio.sleep_forever()  # this life is over: whoever else waits for the child ends this task
             self._no_proof = error.message
         else:
-            if answer is None or answer.is_sound:
+            if answer is not None and not answer.is_sound:
+                self._no_proof = "its answer has something in the place of numbers"
+            elif answer is not None and again is not None and (why := difference(answer, again)) is not None:
+                self._no_proof = f"it does not repeat itself: asked twice, {why}"
+            else:
                 server.record.proof = answer
                 self._context.state.save()
-            else:
-                self._no_proof = "its answer has something in the place of numbers"
         self._is_in_proof = False
         if self._no_proof:
             log.warning("%s: no wake proof: %s", self._model.name, self._no_proof)

@@ -55,8 +55,8 @@ def test_the_metrics_of_two_awake_engines_are_one_page(start):
     scrape = Scrape(muxd)
     assert scrape.states("alpha") == scrape.states("beta") == ["ready"]
     assert len(scrape.all(SERVED)) == 2
-    assert scrape.all(SERVED, model="alpha") == {("unified", "org/alpha"): 1}, "its wake proof"
-    assert scrape.all(SERVED, model="beta") == {("unified", "beta"): 1}
+    assert scrape.all(SERVED, model="alpha") == {("unified", "org/alpha"): 2}, "its wake proof, asked twice"
+    assert scrape.all(SERVED, model="beta") == {("unified", "beta"): 2}
     assert scrape.all("muxd_engine_scrape_failures_total") == {("alpha",): 0, ("beta",): 0}
 
 

@@ -40,11 +40,11 @@ def times_asked(worker: OneWorker) -> int:
     return worker.server.asked.count("/generate")
 
 
-async def test_it_is_asked_once_when_it_is_loaded_and_the_answer_is_in_the_state_file(autojump_clock, tmp_path):
+async def test_it_is_asked_twice_when_it_is_loaded_and_the_answer_is_in_the_state_file(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         worker.start()
         assert (await worker.tells(WorkerReady)).note == ""
-        assert times_asked(worker) == 1
+        assert times_asked(worker) == 2
         proof = worker.record.proof
         assert proof is not None
         assert proof.tokens == (((31, -1.5),), ((31, -1.5),))
@@ -65,7 +65,7 @@ async def test_it_is_asked_before_it_serves_and_before_its_memory_is_measured(au
 @pytest.mark.parametrize("level", [0, 1, 2])
 async def test_one_that_answers_as_before_is_ready_and_asked_after_every_wake(autojump_clock, tmp_path, level):
     async with asleep(tmp_path, level) as worker:
-        for asked in (2, 3):
+        for asked in (3, 4):
             assert (await wakes(worker)).note == ""
             assert times_asked(worker) == asked
             await falls_asleep(worker, level)
@@ -161,6 +161,18 @@ async def test_an_answer_without_numbers_proves_nothing(autojump_clock, tmp_path
         assert worker.record.proof is None
 
 
+async def test_one_that_does_not_repeat_itself_when_it_is_loaded_serves_without_a_proof(autojump_clock, tmp_path):
+    async with one_worker(tmp_path) as worker:
+        worker.behaviour.restless = True
+        worker.start()
+        assert (await worker.tells(WorkerReady)).note.startswith(
+            "no wake proof: it does not repeat itself: asked twice, "
+        )
+        assert worker.record.proof is None
+        await falls_asleep(worker, 2)
+        await wakes(worker)
+
+
 async def test_one_that_dies_of_the_question_is_not_asked_in_its_next_life(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         worker.behaviour.faults["/generate"] = "die"
@@ -181,7 +193,7 @@ async def test_one_that_is_ended_while_it_is_asked_is_asked_again_in_its_next_li
         worker.behaviour.faults.clear()
         worker.start()
         assert (await worker.tells(WorkerReady)).note == ""
-        assert times_asked(worker) == 1
+        assert times_asked(worker) == 2
 
 
 @pytest.mark.parametrize("keys", [{"wake_proof": False}, {"sleep_level": 3}])
@@ -197,7 +209,7 @@ async def test_a_reload_turns_the_proof_off_for_a_worker_that_sleeps(autojump_cl
         worker.change(wake_proof=False)
         worker.behaviour.weights = 32
         await wakes(worker)
-        assert times_asked(worker) == 1
+        assert times_asked(worker) == 2
 
 
 async def test_one_that_was_loaded_without_a_proof_wakes_without_one_when_a_reload_turns_it_on(
