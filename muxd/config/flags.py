@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,6 +35,9 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 #: Length of the shortest abbreviation that is considered: argparse takes an abbreviation only if one flag alone begins
 #: with it, and with a shorter one several of SGLang's flags begin.
 SHORTEST = len("--por")
+
+#: Length of the shortest abbreviation of a flag of muxd's own that is considered: vLLM takes --ho, --ud and --mi.
+SHORTEST_OWNED = len("--ho")
 
 
 class TooManyGpus(ValueError):
@@ -67,6 +70,20 @@ class Parallel:
 def is_flag(word: str, names: Sequence[str]) -> bool:
     """Say whether `word`, a flag without its value, is one of `names` or an abbreviation of one."""
     return word in names or (len(word) >= SHORTEST and any(name.startswith(word) for name in names))
+
+
+def owned_flag(word: str, owned: Collection[str]) -> str | None:
+    """Return the flag among `owned` that an engine may take `word` for, a flag without its value; None for no such.
+
+    vLLM takes "_" for "-".  argparse takes an abbreviation only where one flag alone begins with it, and refuses any
+    other: nothing that an engine would take for another flag is found here, as none of `owned` begins with the whole
+    name of another flag (so for the flags of vLLM 0.32.0 and SGLang 0.5.23).
+    """
+    name = word.replace("_", "-")
+    if name in owned:
+        return name
+    is_short_for = name.startswith("--") and len(name) >= SHORTEST_OWNED
+    return next((flag for flag in owned if is_short_for and flag.startswith(name)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
+from muxd.config.flags import owned_flag
+
 #: Flags of vLLM and SGLang, each with whether a value stands behind it.
 OWNED = {
     **dict.fromkeys(("--host", "--port", "--uds", "--served-model-name", "--api-key", "--admin-api-key"), True),
     **dict.fromkeys(("--model", "--model-path", "--shutdown-timeout", "--middleware"), True),
-    **dict.fromkeys(("--enable-sleep-mode", "--enable-memory-saver", "--enable-weights-cpu-backup"), False),
+    **dict.fromkeys(
+        ("--enable-sleep-mode", "--no-enable-sleep-mode", "--enable-memory-saver", "--enable-weights-cpu-backup"), False
+    ),
     **dict.fromkeys(("--enable-metrics", "--sleep-on-idle"), False),
 }
 
@@ -26,8 +30,8 @@ def without_owned(args: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]
     left_out: dict[str, list[str]] = {}
     expected = ""  # the flag whose values come now
     for word in args:
-        flag, equals, value = word.partition("=")
-        if flag in OWNED:
+        written, equals, value = word.partition("=")
+        if flag := owned_flag(written, OWNED):
             left_out.setdefault(flag, []).extend([value] if equals else [])
             expected = flag if OWNED[flag] and not equals else ""
         elif expected and not word.startswith("-"):

@@ -527,6 +527,18 @@ def test_a_flag_that_muxd_sets_is_refused_in_both_spellings(problems, flag):
         ]
 
 
+@pytest.mark.parametrize(("written", "flag"), [("--por", "--port"), ("--admin-api", "--admin-api-key")])
+def test_a_flag_that_muxd_sets_is_refused_in_short(problems, written, flag):
+    assert problems(f"{ONE_MODEL}args = ['{written}', '5']") == [
+        f"F:3: models.qwen.args: {written} is muxd's own {flag}; {OWNED_FLAGS[flag]}"
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--model-impl", "--modelopt-quant", "--enable-metrics", "--config-x"])
+def test_a_flag_that_begins_like_one_that_muxd_sets_is_the_users(load, flag):
+    assert load(f"{ONE_MODEL}args = ['{flag}', 'x']").models[0].args == (flag, "x")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, environ):
     (tmp_path / "muxd.toml").write_bytes(b"\xef\xbb\xbf" + ONE_MODEL.encode())
     (tmp_path / "muxd.d").mkdir()

@@ -9,7 +9,7 @@ import pytest
 from muxd.config.engine_options import VLLMOptions
 from muxd.engines.vllm.key_checks import OWNED_FLAGS
 from muxd.importers import llmux
-from muxd.importers.owned_flags import OWNED
+from muxd.importers.owned_flags import OWNED, without_owned
 from muxd.importers.programs import interpreter_of
 from muxd.importers.translations import rows
 
@@ -194,6 +194,13 @@ def test_every_key_is_there_to_be_said(llmux_1):
 
 def test_a_flag_that_muxd_gives_to_vllm_is_left_out_of_its_args():
     assert OWNED_FLAGS.keys() - OWNED.keys() == {"--config"}, "a --config is refused: its text is not read"
+
+
+def test_a_flag_of_muxds_own_is_left_out_however_it_is_written():
+    args = ["--api_key", "z", "--served_model_name=q", "--por=5", "--no-enable-sleep-mode", "--model-impl", "vllm"]
+    kept, left_out = without_owned(args)
+    assert kept == ["--model-impl", "vllm"]
+    assert left_out == {"--api-key": ["z"], "--served-model-name": ["q"], "--port": ["5"], "--no-enable-sleep-mode": []}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from muxd.config.flags import (
     TENSOR,
     TooManyGpus,
     flag_of,
+    owned_flag,
     parallel,
     why_no_value,
 )
@@ -48,8 +49,9 @@ def args_findings(model: Model) -> Iterator[Finding]:
     """Yield what is wrong with `args`: flags that muxd itself sets, and what would not be taken as it was meant."""
     for arg in model.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
-        if flag in OWNED_FLAGS:
-            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        if owned := owned_flag(flag, OWNED_FLAGS):
+            named = f" {owned}" if owned != flag else ""
+            yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
         elif _JOINED.match(arg):
             words = _shell_words(arg)
             if why := why_no_value(*words) if len(words) == 2 else "":

@@ -39,6 +39,7 @@ from .installation import (
     folder_of,
     lacking,
 )
+from .key_checks import API_KEY
 from .kind import VLLM_KIND, makes, own_args
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
@@ -77,6 +78,7 @@ class VLLM:
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
         "VLLM_NO_USAGE_STATS": "1",
+        API_KEY: "",  # vLLM takes "" for none; muxd's own environment may have one
     }
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 
 from muxd.config.engine_options import VLLMOptions
-from muxd.config.flags import flag_of
+from muxd.config.flags import flag_of, owned_flag
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
@@ -20,22 +20,29 @@ OWNED_FLAGS = {
     "--config": "leave it out: put its settings into args",
     "--api-key": "leave it out: clients show keys to the proxy, see [[keys]], and it has none to show to the worker",
     "--enable-sleep-mode": "use the key sleep_level",
+    "--no-enable-sleep-mode": "use the key sleep_level",
     "--shutdown-timeout": "leave it out: muxd lets requests finish before it ends a server",
     "--middleware": "leave it out: muxd puts its own there, which guards the control routes",
 }
+
+#: The variable by which a vLLM without --api-key asks for a key: it would refuse the proxy.
+API_KEY = "VLLM_API_KEY"
 
 
 def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield what is wrong with a model that vLLM runs; see `EngineKind.findings`."""
     for arg in model.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
-        if flag in OWNED_FLAGS:
-            yield ("args",), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        if owned := owned_flag(flag, OWNED_FLAGS):
+            named = f" {owned}" if owned != flag else ""
+            yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
         elif re.match(r"--?[A-Za-z][\w.-]*\s", arg):
             apart = ", ".join(map(shown, arg.split()))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
         elif arg[:1] not in "{[" and (wanted := VARIABLE.search(arg)):
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
+    if API_KEY in model.env:
+        yield ("env", API_KEY), f"muxd keeps it from the worker; {OWNED_FLAGS['--api-key']}"
     if isinstance(model.engine_options, VLLMOptions):
         for flag in model.engine_options.flags:
             if flag_of(model.args)((flag,)) is not None:

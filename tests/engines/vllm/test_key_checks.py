@@ -1,0 +1,50 @@
+"""What the keys of a model for vLLM may not say, as vLLM's own parser would take it: with "_", and in short."""
+
+from typing import Any
+
+import pytest
+
+from muxd.config.engine_options import VLLMOptions
+from muxd.config.model_schema import Model
+from muxd.engines.vllm.engine import VLLM
+from muxd.engines.vllm.key_checks import OWNED_FLAGS, findings
+
+#: Flags of vLLM 0.32.0 that look like muxd's own.
+ALLOWED = [
+    *("--model-impl", "--model-class-overrides", "--model-loader-extra-config", "--model_impl", "--max-model-len"),
+    *("--api-server-count", "--config-format", "--enable-chunked-prefill", "--no-enable-prefix-caching"),
+    *("--no-enable-chunked-prefill", "--pooler-config", "--enforce-eager", "-O3", "--ssl-keyfile", "--portal", "--"),
+]
+
+
+def told(*args: str, **keys: Any) -> list[tuple[str, ...]]:
+    model = Model("qwen", engine="vllm", engine_options=VLLMOptions(), model_path="/m", args=args, **keys)
+    return [(".".join(map(str, key)), why) for key, why in findings(model, None)]
+
+
+@pytest.mark.parametrize(
+    ("written", "owned"),
+    [
+        *((flag, flag) for flag in OWNED_FLAGS),
+        *((flag.replace("-", "_").replace("__", "--", 1), flag) for flag in OWNED_FLAGS),
+        *(("--api-k", "--api-key"), ("--por", "--port"), ("--ho", "--host"), ("--ud", "--uds")),
+        *(("--middlewar", "--middleware"), ("--served_model", "--served-model-name")),
+        *(("--enable_sl", "--enable-sleep-mode"), ("--no-enable-sl", "--no-enable-sleep-mode")),
+    ],
+)
+def test_a_flag_of_muxds_own_is_refused_however_it_is_written(written, owned):
+    for arg in (written, f"{written}=5"):
+        ((key, why),) = told(arg)
+        assert key == "args"
+        assert why == f"{written} is muxd's own{'' if written == owned else ' ' + owned}; {OWNED_FLAGS[owned]}"
+
+
+@pytest.mark.parametrize("flag", ALLOWED)
+def test_a_flag_that_begins_like_one_of_muxds_own_is_the_users(flag):
+    assert told(flag) == []
+
+
+def test_a_key_for_vllm_itself_is_refused_and_none_of_muxds_environment_gets_there():
+    ((key, why),) = told(env={"VLLM_API_KEY": "z"})
+    assert (key, "clients show keys to the proxy" in why, "z" in why.split()) == ("env.VLLM_API_KEY", True, False)
+    assert VLLM.environment["VLLM_API_KEY"] == ""
