@@ -14,9 +14,11 @@ from typing import Any
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems
 from muxd.config.readers import names
+from muxd.config.server_commands import filled, placeholders_in
 from muxd.config.units import shown
 
 from .documents import read_document
+from .engine_commands import words_of
 from .macros import VARIABLE_MACRO, Macros, why_no_macro
 from .swap_keys import KEYS
 from .swap_models import put_models
@@ -91,17 +93,43 @@ def _expanded(conversion: Conversion, around: Macros) -> Any:
                 key: value if key == "macros" else _replaced(conversion, ("models", name, key), value, macros)
                 for key, value in model.items()
             }
+            for key in ("cmd", "cmdStop"):
+                if isinstance(value := model.get(key), str):
+                    _refuse_literal(conversion, ("models", name, key), value, macros)
     return replace(conversion.source, table=table)
 
 
 def _replaced(conversion: Conversion, at: KeyPath, value: Any, macros: Macros) -> Any:
     try:
-        if at[-1] in ("cmd", "cmdStop") and isinstance(value, str):  # a macro in a comment is none
-            value = "\n".join(line for line in value.split("\n") if not line.lstrip().startswith("#"))
+        if at[-1] in ("cmd", "cmdStop") and isinstance(value, str):
+            value = _without_comments(value)
         return macros.expanded(value)
     except ValueError as error:
         conversion.wrong(at, str(error))
         return value
+
+
+def _without_comments(command: str) -> str:
+    """Return a command without its lines of comment: a macro there is none."""
+    return "\n".join(line for line in command.split("\n") if not line.lstrip().startswith("#"))
+
+
+def _refuse_literal(conversion: Conversion, at: KeyPath, command: str, macros: Macros) -> None:
+    """Note the first word of a command that would not reach its program as it does with llama-swap.
+
+    That is one with braces of its own that muxd reads as a placeholder, as of "{model}", or that hide one from it.
+    """
+    numbered = macros.within({"PORT": "1", "PID": "2"})
+    try:
+        words, expected = (words_of(str(each.expanded(_without_comments(command)))) for each in (macros, numbered))
+    except ValueError:  # which is told elsewhere
+        return
+    for word, meant in zip(words, expected, strict=True):
+        values = {name: [""] for name in placeholders_in([word])} | {"port": ["1"], "pid": ["2"]}
+        if " ".join(filled([word], values)) != meant:
+            text = f"{shown(word)} has braces that muxd would replace, and nothing keeps them as they are"
+            conversion.wrong(at, f"{text}; put the command into a script, and start that")
+            return
 
 
 def _put_aliases(conversion: Conversion, name: str, table: Mapping[str, Any]) -> None:

@@ -412,6 +412,26 @@ def test_flags_that_a_server_of_muxd_does_not_get_are_said(swap, command):
     assert not [remark for remark in said if "sk-secret" in remark or " --port" in remark or " --model" in remark]
 
 
+@pytest.mark.parametrize(
+    "word", ["{model}-{host}", "{port}", "a{model_path}", "{gpus}", "{bird}", "{${PORT}}", "$${PORT}"]
+)
+@pytest.mark.parametrize("key", ["cmd", "cmdStop"])
+def test_a_word_that_muxd_would_fill_in_is_refused(swap, key, word):
+    commands = {"cmd": "x ${PORT}", "cmdStop": "y ${PID}"}
+    commands[key] = f"# ${{none}}\n{commands[key]} ${{word}}"
+    model = {"a": {**commands, "macros": {"word": f'"{word}"'}}}
+    (problem,) = swap.problems(_yaml({"models": model}), "config.yaml")
+    assert problem.startswith(f"config.yaml:1: models.a.{key}: ")
+    assert problem.endswith("; put the command into a script, and start that")
+
+
+def test_braces_that_mean_nothing_to_muxd_stay(swap):
+    text = 'models:\n  a:\n    cmd: x ${PORT} \'{"a":{"b":1}}\' {{ b }} {{c}} {D} {} p${PORT}q\n'
+    (model,) = swap.load(text, "config.yaml").models
+    words = ["x", "{port}", '{"a":{"b":1}}', "{{", "b", "}}", "{{c}}", "{D}", "{}", "p{port}q"]
+    assert list(model.engine_options.command) == words
+
+
 def test_macros_that_double_each_other_are_refused(swap):
     macros = "\n".join(f"  m{number + 1}: ${{m{number}}}${{m{number}}}" for number in range(20))
     text = f"macros:\n  m0: xxxxxxxxxx\n{macros}\nmodels:\n  a:\n    cmd: ${{m20}} ${{PORT}}"
