@@ -160,7 +160,7 @@ class VLLM:
 
     async def unfitness(self, link: EngineClient, model: Model) -> Diagnosis | None:
         """Return why this version is of no use to a model that is to sleep; one that does not say is believed."""
-        if model.sleep_level not in (1, 2):
+        if model.sleep_level >= 3:  # from level 0 a model goes deeper, where others need its room
             return None
         with suppress(EngineCallFailed):
             answer = await link.ask("/version")

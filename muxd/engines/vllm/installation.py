@@ -98,11 +98,13 @@ def unfit(model: Model, interpreter: Interpreter) -> Iterator[Finding]:
     if MIDDLEWARE in lacks:
         why = f"vLLM {version} is too old for muxd: without {MIDDLEWARE}, any user of this host could use its"
         yield ("python",), f"{why} control routes; install a newer one"
-    if model.sleep_level in (1, 2) and (why := broken_sleep(version)):
-        yield ("sleep_level",), why
+    broken = broken_sleep(version)
     if model.sleep_level == 0 and RELEASE_KV_CACHE in lacks:
         why = f"vLLM {version} has no level 0: it has no {RELEASE_KV_CACHE}"
-        yield ("sleep_level",), f"{why}; install vLLM 0.31 or newer, or use sleep_level = 1, 2 or 3"
+        others = "3" if broken else "1, 2 or 3"
+        yield ("sleep_level",), f"{why}; install vLLM 0.31 or newer, or use sleep_level = {others}"
+    elif model.sleep_level < 3 and broken:  # a model of level 0 goes deeper where others need its room
+        yield ("sleep_level",), broken
     if model.memory is not None and model.memory.kv and KV_CACHE_BYTES in lacks:
         why = f"vLLM {version} cannot be held to a size of its KV cache: it has no {KV_CACHE_BYTES}"
         yield ("memory",), f"{why}; install vLLM 0.10.2 or newer, or leave kv out"

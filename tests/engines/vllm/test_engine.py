@@ -111,7 +111,14 @@ async def test_a_server_that_was_seen_to_make_vectors_is_asked_for_one_after_a_w
 
 @pytest.mark.parametrize(
     ("version", "level", "is_fit"),
-    [("0.15.1", 1, False), ("0.16.0", 2, False), ("0.15.1", 3, True), ("0.32.0", 1, True), (5, 2, True)],
+    [
+        ("0.15.1", 1, False),
+        ("0.16.0", 2, False),
+        ("0.14.0", 0, False),
+        ("0.15.1", 3, True),
+        ("0.32.0", 1, True),
+        (5, 2, True),
+    ],
 )
 async def test_a_version_whose_sleep_is_broken_is_refused_with_the_way_out(version, level, is_fit):
     async with telling({"/version": {"version": version}}).running() as link:

@@ -80,12 +80,17 @@ def told(python: Path, version: str = "0.32.0", **keys: Any) -> list[tuple[str, 
     return [(key[0], why) for key, why in unfit(replace(MODEL, **keys), found)]
 
 
-def test_a_broken_sleep_is_refused_at_levels_1_and_2_alone(environment):
+def test_a_broken_sleep_is_refused_at_every_level_that_may_come_to_it(environment):
+    """A model of level 0 is put deeper where others need its room."""
     python = environment()
-    for level in (1, 2):
+    for level in (0, 1, 2):
         assert [key for key, _ in told(python, "0.15.0", sleep_level=level)] == ["sleep_level"]
-    for level in (0, 3):
-        assert told(python, "0.15.0", sleep_level=level) == []
+    assert told(python, "0.15.0", sleep_level=3) == []
+
+
+def test_a_version_without_level_0_and_with_a_broken_sleep_is_told_to_sleep_at_level_3(environment):
+    ((key, why),) = told(environment(RELEASE_KV_CACHE), "0.15.0", sleep_level=0)
+    assert (key, why.partition("; ")[2]) == ("sleep_level", "install vLLM 0.31 or newer, or use sleep_level = 3")
 
 
 def test_an_old_version_cannot_do_all(environment):
