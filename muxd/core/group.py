@@ -65,6 +65,7 @@ class Validation:
     asked: dict[str, int] = field(default_factory=dict)  # who is being measured: the numbers of the questions
     errors: dict[str, str] = field(default_factory=dict)  # by worker: what went wrong in the cycle
     retried: dict[str, int] = field(default_factory=dict)  # by worker: a level that was distrusted, and is tried again
+    has_lost: bool = False  # a process that was launched for a level has just ended by itself
 
     @property
     def calls(self) -> bool:

@@ -44,6 +44,7 @@ class Orders:
         self._switching = switching
         self._validations = Validations(host, switching)
         self.measured = self._validations.measured
+        self.ended_validated = self._validations.ended
         self._concerned: dict[str, Group] = {}  # groups with an order, or what a new configuration asks of them
 
     # Taken

@@ -321,7 +321,10 @@ class Scheduler:
             yield from self._move_lost(worker, WorkerState.UNLOADED, why, "worker_exited", reason)
             return
         worker.ended, worker.ended_code, worker.ended_at = reason, code, self.host.now
-        lead = worker.fail(self.host.now, failure, counts=pending_failure is None or pending_failure.counts)
+        counts = pending_failure is None or pending_failure.counts
+        if counts and self._orders.ended_validated(self.host.groups[worker.group], worker):
+            counts = False
+        lead = worker.fail(self.host.now, failure, counts=counts)
         serving = was in UP or pending_failure is not None
         to = lead if serving and was is not WorkerState.STUCK else WorkerState.UNLOADED
         yield from self._move_lost(worker, to, reason, "worker_exited", reason)

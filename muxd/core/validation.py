@@ -7,7 +7,8 @@ launched for are tried with others that are (`Stage.RELAUNCH`); in the end it is
 
 What goes wrong ends the cycle, not the validation: the worker is started again, the level counts as failed and is not
 tried again, and the next one's turn comes.  A level from which wakes were wrong too often is tried all the same, and
-trusted again if it does well.
+trusted again if it does well.  A process that was launched for a level, and is not as configured, fails that level when
+it ends by itself (it cannot even be launched so, for one): its end does not count against the worker.
 """
 
 from collections import deque
@@ -54,10 +55,21 @@ class Validations:
         if event.error:
             validation.errors.setdefault(event.worker, event.error)
 
+    def ended(self, group: Group, worker: Worker) -> bool:
+        """Take in that a worker's process ended by itself; say whether it counts for a validated level alone."""
+        validation = group.validation
+        if validation is None or validation.launch_level is None or validation.stage is Stage.RELAUNCH:
+            return False
+        is_otherwise = worker.launched not in (None, worker.launch_level)
+        validation.has_lost = validation.has_lost or is_otherwise
+        return is_otherwise
+
     def forward(self, group: Group, order: Order) -> Iterator[Command]:
         """Bring a group's validation as far as it goes now."""
         validation = order.validation
         assert validation is not None
+        if validation.has_lost:
+            yield from self._give_up(group, order, validation)
         before = None
         while (now := (validation.stage, len(validation.cycles))) != before:
             before = now
@@ -102,11 +114,7 @@ class Validations:
     def _begin_cycle(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
         """Begin the next cycle with a group that is ready, or have it launched so that it can; without one, end."""
         validation.has_begun = True
-        validation.errors.clear()
-        validation.since = self._host.now
-        for worker in group.serving:
-            worker.took.clear()
-            worker.bad_levels, worker.level_trouble = 0, ""  # an operator's trials are not held against it
+        self._forget_last(group, validation)
         level = validation.cycles[0].level if validation.cycles else None
         for worker in group.serving:
             if level in worker.distrusted:
@@ -127,6 +135,27 @@ class Validations:
         else:
             yield from self._look(group, validation)
 
+    def _forget_last(self, group: Group, validation: Validation) -> None:
+        """Forget what came of the cycle before."""
+        validation.errors.clear()
+        validation.since = self._host.now
+        for worker in group.serving:
+            worker.took.clear()
+            worker.bad_levels, worker.level_trouble = 0, ""  # an operator's trials are not held against it
+
+    def _give_up(self, group: Group, order: Order, validation: Validation) -> Iterator[Command]:
+        """Have the cycle failed for which a process was launched that has ended, and end the group's others."""
+        validation.has_lost = False
+        validation.asked.clear()
+        is_under_way = validation.stage is not Stage.COME
+        if not is_under_way and validation.cycles and validation.cycles[0].level == validation.launch_level:
+            self._forget_last(group, validation)
+            is_under_way = True
+        if is_under_way:
+            yield from self._end_cycle(group, order, validation)
+        self._relaunch_for_next(group, validation)
+        yield from self._host.stop(group, f"{group.name} is validated by an operator", kill=True)
+
     def _look(self, group: Group, validation: Validation) -> Iterator[Command]:
         validation.stage = Stage.LOOK
         yield from self._ask(group, validation, Moment.BEFORE)
@@ -141,6 +170,12 @@ class Validations:
         validation.launch_level = level
         validation.is_known = False
         validation.stage = Stage.RELAUNCH
+
+    def _relaunch_for_next(self, group: Group, validation: Validation) -> None:
+        """Have the group launched for the next cycle: as configured, where such processes can sleep at its level."""
+        level = validation.cycles[0].level if validation.cycles else 3
+        is_configured = all(worker.spec.can_sleep_at(level) for worker in group.serving)
+        self._relaunch(validation, None if is_configured else level)
 
     def _end(self, group: Group, validation: Validation) -> None:
         """End the validation, once the group's processes are what its configuration says."""
@@ -187,9 +222,7 @@ class Validations:
             validation.cycles = deque(each for each in validation.cycles if each.level != cycle.level)
         validation.stage = Stage.COME
         if is_wrong:
-            level = validation.cycles[0].level if validation.cycles else 3
-            is_configured = all(worker.spec.can_sleep_at(level) for worker in group.serving)
-            self._relaunch(validation, None if is_configured else level)
+            self._relaunch_for_next(group, validation)
 
     def _report(self, worker: Worker, validation: Validation, cycle: Cycle) -> tuple[Any, ...]:
         """Return what a ReportCycle says of the worker, but for the ticket."""

@@ -22,6 +22,7 @@ from muxd.core.commands import (
 )
 from muxd.core.events import (
     DemandReported,
+    Failure,
     GpusMeasured,
     HostRamLimited,
     LeaseAsked,
@@ -38,6 +39,7 @@ from muxd.core.events import (
     Waiting,
     WakeFailed,
     WorkerAsleep,
+    WorkerDied,
     WorkerExited,
     WorkerMeasured,
     WorkerReady,
@@ -450,9 +452,9 @@ def test_the_times_of_one_cycle_are_not_those_of_the_next():
     assert book << ReportCycle(9, "a", 0, 2, None, None, failed) << FinishOrder(9, "ready")
 
 
-def ready_replicas():
+def ready_replicas(spec=None):
     """Both replicas of r are ready, and nobody holds a lease."""
-    book = Playbook(replicas("r", frozenset({"0"}), frozenset({"1"})))
+    book = Playbook(spec or replicas("r", frozenset({"0"}), frozenset({"1"})))
     events = [
         LeaseAsked(0, 1, "r"),
         *(WorkerReady(1, name, f"http://{name}") for name in ("r/0", "r/1", "r/router")),
@@ -485,3 +487,72 @@ def test_who_waits_for_its_gpu_is_promised_nothing_and_comes_as_soon_as_it_is_ov
     book >> WorkerReady(23, "a", "http://a") << ask(3, Moment.AWAKE)
     book >> WorkerMeasured(24, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
     assert book << FinishSwitch(5, "http://a") << SleepWorker("a", 2)
+
+
+ENDING = single("a", sleep_level=3, launchable=frozenset({0, 1, 2}), restart_limit=1)
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_a_level_that_it_cannot_be_launched_for_fails_and_the_next_ones_turn_comes(failure):
+    book = ready(ENDING) >> validate(20, 0, 2, 3, cycles=2) << StopWorker("a")
+    book >> WorkerExited(22, "a") << StartWorker("a", 0)
+    book >> WorkerExited(23, "a", failure, "no such flag")
+    book << ReportCycle(9, "a", 0, 1, None, None, "no such flag") << StartWorker("a", 2)
+    book >> WorkerExited(24, "a", failure, "no such flag either")
+    book << ReportCycle(9, "a", 2, 1, None, None, "no such flag either") << StartWorker("a")
+    book >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
+    assert book >> WorkerMeasured(31, "a", 1) << StopWorker("a")
+    assert not book.worker("a").failures
+
+
+def test_in_the_end_it_is_launched_as_configured_where_it_could_not_be_for_the_last_level():
+    book = ready(ENDING) >> validate(20, 1) << StopWorker("a") >> WorkerExited(22, "a") << StartWorker("a", 1)
+    book >> LeaseAsked(22, 2, "a")
+    book >> WorkerExited(23, "a", Failure.REFUSED, "no") << ReportCycle(9, "a", 1, 1, None, None, "no")
+    book << StartWorker("a")
+    assert book >> WorkerReady(30, "a", "http://a") << FinishOrder(9, "ready") << GrantLease(2, "http://a", 3)
+
+
+def test_one_that_cannot_be_launched_as_configured_has_failed_whatever_is_validated():
+    book = ready(ENDING) >> validate(20, 1) << StopWorker("a") >> WorkerExited(22, "a") << StartWorker("a", 1)
+    book >> WorkerExited(23, "a", Failure.REFUSED, "no") << ReportCycle(9, "a", 1, 1, None, None, "no")
+    book << StartWorker("a") >> WorkerExited(24, "a", Failure.REFUSED, "no")
+    assert isinstance(book.pending.pop(), FailOrder)
+    assert book.state("a") is WorkerState.FAILED
+
+
+def test_one_that_was_launched_for_a_level_and_dies_in_its_cycle_fails_the_level():
+    book = ready(ENDING) >> validate(20, 1, 3, cycles=2) << StopWorker("a")
+    book >> WorkerExited(22, "a") << StartWorker("a", 1) >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
+    book >> WorkerMeasured(31, "a", 1) << SleepWorker("a", 1) >> WorkerAsleep(32, "a") << ask(2, Moment.ASLEEP)
+    book >> WorkerMeasured(33, "a", 2) << WakeWorker("a") >> WorkerDied(34, "a", "killed by signal 9")
+    book >> WorkerExited(35, "a", reason="killed by signal 9")
+    book << ReportCycle(9, "a", 1, 1, 1, None, "killed by signal 9") << StartWorker("a")
+    assert book >> WorkerReady(40, "a", "http://a") << ask(3, Moment.BEFORE)
+
+
+def test_one_that_dies_after_its_level_has_failed_is_launched_for_the_next():
+    book = ready(ENDING) >> validate(20, 1, 2) << StopWorker("a")
+    book >> WorkerExited(22, "a") << StartWorker("a", 1) >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
+    book >> WorkerDied(31, "a", "killed by signal 9")
+    book >> WorkerMeasured(32, "a", 1, "no answer") << ReportCycle(9, "a", 1, 1, None, None, "no answer")
+    assert book >> WorkerExited(33, "a", reason="killed by signal 9") << StartWorker("a", 2)
+
+
+def test_a_replica_beside_one_that_cannot_be_launched_ends():
+    gpus = frozenset({"0"}), frozenset({"1"})
+    book = ready_replicas(replicas("r", *gpus, sleep_level=3, launchable=frozenset({1})))
+    events = [validate(20, 1, model="r"), *(WorkerExited(22, name) for name in ("r/0", "r/1", "r/router"))]
+    for event in events:
+        book >> event
+        started = {(command.worker, command.level) for command in book.pending if isinstance(command, StartWorker)}
+        book.pending.clear()
+    assert started >= {("r/0", 1), ("r/1", 1)}
+    book >> WorkerExited(23, "r/0", Failure.REFUSED, "no such flag")
+    assert ReportCycle(9, "r/0", 1, 1, None, None, "no such flag") in book.pending
+    assert ReportCycle(9, "r/1", 1, 1, None, None, "it was not tried") in book.pending
+    assert StopWorker("r/1", kill=True) in book.pending
+    for name in ("r/1", "r/router"):
+        book.pending.clear()
+        book >> WorkerExited(24, name)
+    assert {StartWorker("r/0"), StartWorker("r/1")} <= set(book.pending)

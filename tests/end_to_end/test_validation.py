@@ -50,6 +50,15 @@ def test_a_level_that_gives_back_other_weights_fails_and_the_next_is_tried(start
     assert (done.returncode, done.stderr) == (1, "muxctl: alpha failed at level 2\n")
 
 
+def test_levels_that_the_server_cannot_be_launched_for_fail_and_the_model_serves_on_as_configured(start):
+    muxd = start(two_models(alpha='faults = ["lacks=memory-saver"]', levels=(3, 2)))
+    text = muxd.ask("alpha")
+    cycles, end = validated(muxd, "alpha", cycles=1)
+    assert [(c["level"], c["passed"]) for c in cycles] == [(0, False), (1, False), (2, False), (3, True)]
+    assert end["state"] == "ready"
+    assert muxd.ask("alpha") == text
+
+
 def test_clients_wait_and_are_answered_and_so_is_a_switch_to_another_model(start):
     muxd = start()
     text = muxd.ask("alpha")
