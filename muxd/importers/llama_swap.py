@@ -8,24 +8,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems
-from muxd.config.readers import names
+from muxd.config.readers import integer, names
 from muxd.config.server_commands import filled, placeholders_in
+from muxd.config.sources import Source
 from muxd.config.units import shown
 
 from .documents import read_document
 from .engine_commands import words_of
 from .macros import VARIABLE_MACRO, Macros, why_no_macro
 from .swap_keys import KEYS
-from .swap_models import put_models
+from .swap_models import port_of, put_models
 from .swap_peers import peers_of, put_peer
 from .translations import Conversion
 
 DEFAULT_PORT = 8080
+DEFAULT_START_PORT = 5800
+
+#: Keys of a model in which ${PORT} becomes a placeholder of muxd's, and those in which a number must be written.
+_WITH_PLACEHOLDER = ("cmd", "cmdStop", "proxy")
+_WITH_NUMBER = ("env", "aliases", "useModelName", "checkEndpoint", "filters")
 
 
 def convert(file: Path, problems: Problems) -> Conversion:
@@ -41,7 +48,7 @@ def convert(file: Path, problems: Problems) -> Conversion:
         conversion.wrong(("models",), "no model; write models: and NAME: with its cmd below it")
         return conversion
     macros = _macros(conversion, ("macros",), Macros({}, os.environ))
-    conversion.source = _expanded(conversion, macros)
+    conversion.source, written_ports = _expanded(conversion, macros)
     models = {name: table for name, table in conversion.source.table["models"].items() if isinstance(table, dict)}
     for name, table in models.items():
         _put_aliases(conversion, name, table)
@@ -51,7 +58,7 @@ def convert(file: Path, problems: Problems) -> Conversion:
     conversion.put(("defaults", "cwd"), ".", ("models",))
     conversion.remark((), "llama-swap listens on every address; `listen` under [proxy] says which ones muxd does")
     conversion.follow(KEYS)
-    put_models(conversion, models)
+    put_models(conversion, models, written_ports)
     for name, (peer, model) in peers.items():
         put_peer(conversion, name, peer, model, is_only=[each for _, each in peers.values()].count(model) == 1)
     return conversion
@@ -73,8 +80,11 @@ def _macros(conversion: Conversion, at: KeyPath, around: Macros) -> Macros:
     return around.within(given)
 
 
-def _expanded(conversion: Conversion, around: Macros) -> Any:
-    """Return the file with its macros replaced; a value whose macros are wrong is noted, and left as it is."""
+def _expanded(conversion: Conversion, around: Macros) -> tuple[Source, dict[str, int]]:
+    """Return the file with its macros replaced; a value whose macros are wrong is noted, and left as it is.
+
+    Also return the numbers that were written for ${PORT}, by model, where muxd has no placeholder for it.
+    """
     table = dict(conversion.source.table)
     for key, value in table.items():
         if key == "apiKeys" and isinstance(value, list):  # a key in a variable stays there
@@ -83,20 +93,46 @@ def _expanded(conversion: Conversion, around: Macros) -> Any:
             table[key] = [old if kept else new for old, new, kept in zip(value, replaced, is_kept, strict=True)]
         elif key not in ("models", "macros"):
             table[key] = _replaced(conversion, (key,), value, around)
-    table["models"] = {}
-    for name, model in conversion.source.table["models"].items():
-        table["models"][name] = model
-        if isinstance(model, dict):
-            macros = _macros(conversion, ("models", name, "macros"), around)
-            macros = macros.within({"PORT": "{port}", "MODEL_ID": name, "PID": "{pid}"})
-            table["models"][name] = {
-                key: value if key == "macros" else _replaced(conversion, ("models", name, key), value, macros)
-                for key, value in model.items()
-            }
-            for key in ("cmd", "cmdStop"):
-                if isinstance(value := model.get(key), str):
-                    _refuse_literal(conversion, ("models", name, key), value, macros)
-    return replace(conversion.source, table=table)
+    table["models"] = dict(conversion.source.table["models"])
+    models = {name: dict(model) for name, model in table["models"].items() if isinstance(model, dict)}
+    table["models"] |= models
+    macros = {
+        name: _macros(conversion, ("models", name, "macros"), around).within({"MODEL_ID": name}) for name in models
+    }
+    for name, model in models.items():
+        placeholders = macros[name].within({"PORT": "{port}", "PID": "{pid}"})
+        for key in [key for key in model if key in _WITH_PLACEHOLDER]:
+            if key != "proxy" and isinstance(model[key], str):
+                _refuse_literal(conversion, ("models", name, key), model[key], placeholders)
+            model[key] = _replaced(conversion, ("models", name, key), model[key], placeholders)
+    ports = _ports(conversion, table.get("startPort"), models)
+    written = {}
+    for name, model in models.items():
+        for key in [key for key in model if key not in (*_WITH_PLACEHOLDER, "macros")]:
+            at = ("models", name, key)
+            port: Any = ports[name] if key == "filters" else str(ports[name])  # a field may be a number
+            numbered = macros[name].within({"PORT": port})
+            model[key] = _replaced(conversion, at, model[key], numbered)
+            if "PORT" in numbered.used and key in _WITH_NUMBER:
+                written[name] = ports[name]
+                text = f"${{PORT}} is written as {port}, and so is port: a placeholder is for commands alone"
+                conversion.remark(at, f"{text}; another port is to be written in all these places")
+    return replace(conversion.source, table=table), written
+
+
+def _ports(conversion: Conversion, start: Any, models: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the port of each model as llama-swap chooses it: its own number, or the next one by the names' order."""
+    given = [port_of(model.get("proxy")) for model in models.values()]
+    first = conversion.read(("startPort",), start, integer(1, 65535)) if start is not None else None
+    free = (number for number in count(first or DEFAULT_START_PORT) if number not in given)
+    chosen: dict[str, int] = {}
+    for name in sorted(models):
+        own = port_of(models[name].get("proxy"))
+        if own is not None and given.count(own) == 1:
+            chosen[name] = own
+        else:
+            chosen[name] = next(free)
+    return chosen
 
 
 def _replaced(conversion: Conversion, at: KeyPath, value: Any, macros: Macros) -> Any:

@@ -26,6 +26,7 @@ class Macros:
     def __init__(self, values: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self._values = values
         self._environ = environ
+        self.used: set[str] = set()  # the names of those that were put in
 
     def within(self, values: Mapping[str, Any]) -> "Macros":
         """Return these macros with others before them."""
@@ -64,6 +65,7 @@ class Macros:
             raise ValueError(f"macros lead to themselves: {cycle}; write one of them without the other")
         if name not in self._values:
             raise ValueError(f"{match[0]} is no macro; {did_you_mean(name, self._values)}")
+        self.used.add(name)
         value = self._values[name]
         return self._text(value, (*through, name)) if isinstance(value, str) else value
 

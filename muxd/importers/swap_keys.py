@@ -164,7 +164,9 @@ _GROUPS: Translations = {
 KEYS: Translations = {
     "models": {ANY: _MODEL},
     "macros": Translation("put in where they are used"),
-    "startPort": Translation("not needed: muxd chooses a free port for each start", lambda *_: None),
+    "startPort": Translation(
+        "where a number must be written for `${PORT}`; else muxd chooses a free port for each start", lambda *_: None
+    ),
     "healthCheckTimeout": Translation("`start_timeout`", _start_timeout),
     "unloadTimeout": Translation("`stop_timeout`", _stop_timeout("defaults.stop_timeout")),
     "globalTTL": Translation(_NO_TTL, _ttl, is_lost=True),

@@ -33,14 +33,17 @@ _ANYWHERE = Base(Path("/"), Path("/"), host=False)
 _KILL = re.compile(r"kill\s+(?:-s\s+)?-?(?:SIG)?(TERM|INT|QUIT|HUP|USR1|USR2)\s+\$\{PID\}\s*")
 
 
-def put_models(conversion: Conversion, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put what each model's keys say together."""
-    ports = [_port_of(table.get("proxy")) for table in models.values()]
+def put_models(
+    conversion: Conversion, models: Mapping[str, Mapping[str, Any]], written_ports: Mapping[str, int]
+) -> None:
+    """Put what each model's keys say together; `written_ports` are those that other keys than commands name."""
+    ports = [port_of(table.get("proxy")) for table in models.values()]
     for name, table in models.items():
-        _SwapModel(conversion, name, table, shares_port=ports.count(_port_of(table.get("proxy"))) > 1).put()
+        shares_port = ports.count(port_of(table.get("proxy"))) > 1
+        _SwapModel(conversion, name, table, shares_port, written_ports.get(name)).put()
 
 
-def _port_of(proxy: Any) -> int | None:
+def port_of(proxy: Any) -> int | None:
     """Return the port in the URL of a model's server; None where muxd chooses it, or the URL has none."""
     try:
         return urlsplit(proxy).port if isinstance(proxy, str) and "{port}" not in proxy else None
@@ -56,6 +59,7 @@ class _SwapModel:
     name: str
     table: Mapping[str, Any]
     shares_port: bool  # whether another model's server is at the same port, as llama-swap allows
+    written_port: int | None  # the number that stands for ${PORT} in other keys than commands
 
     def put(self) -> None:
         self._say("served_names", self._served_names(), "aliases")
@@ -99,7 +103,7 @@ class _SwapModel:
         return port is not None
 
     def _put_command(self, words: list[str], proxy: str) -> None:
-        port = _port_of(proxy)
+        port = port_of(proxy)
         if port is not None and self.shares_port and (own := with_placeholder(words, port)) is not None:
             words, port = own, None
             self.conversion.remark(self._at("proxy"), "another model has this port, too: muxd chooses one for each")
@@ -107,7 +111,7 @@ class _SwapModel:
             text = "no ${PORT} is in it, and proxy says no port"
             self.conversion.wrong(self._at("cmd"), f"{text}; write --port ${{PORT}}, or proxy: http://127.0.0.1:NUMBER")
             return
-        self._say("port", port, "proxy")
+        self._say("port", port or self.written_port, "proxy")
         env = self._environment()
         prefix = self._put_gpus(words, env)
         self._say("env", env, "env")

@@ -425,6 +425,44 @@ def test_a_word_that_muxd_would_fill_in_is_refused(swap, key, word):
     assert problem.endswith("; put the command into a script, and start that")
 
 
+def test_a_port_in_another_key_than_a_command_is_a_number(swap):
+    used = {
+        "env": ["B=${PORT}", "C=${base}"],
+        "useModelName": "m-${PORT}",
+        "filters": {"setParams": {"user": "p${PORT}", "n": "${PORT}"}},
+        "checkEndpoint": "/h/${PORT}",
+        "aliases": ["al-${PORT}"],
+        "macros": {"base": "http://${PORT}"},
+    }
+    models = {
+        "c": {"cmd": "x ${PORT}", **used},
+        "a": {"cmd": "x ${PORT}", "name": "at ${PORT}"},
+        "b": {"cmd": "x", "proxy": "http://127.0.0.1:6001", "env": ["B=${PORT}"]},
+    }
+    text = _yaml({"startPort": 6000, "models": models})
+    c, a, b = swap.load(text, "config.yaml").models
+    assert (a.port, b.port, c.port) == (0, 6001, 6002), "a needs none, b has one, and c gets the next that is free"
+    assert (c.env, b.env) == ({"B": "6002", "C": "http://6002"}, {"B": "6001"})
+    assert (c.upstream_name, c.set_params, c.served_names) == ("m-6002", {"user": "p6002", "n": 6002}, ("c", "al-6002"))
+    assert (c.engine_options.ready_path, c.engine_options.command) == ("/h/6002", ("x", "{port}"))
+    said = [remark for remark in swap.remarks(text, "config.yaml") if "${PORT}" in remark]
+    for key in used.keys() - {"macros"}:
+        assert [remark for remark in said if f"models.c.{key}: ${{PORT}} is written as 6002, and so is port" in remark]
+    assert len(said) == 6
+
+
+def test_a_port_that_models_share_is_written_for_none_of_them(swap):
+    model = {"cmd": "x --port 7000", "proxy": "http://127.0.0.1:7000", "env": ["B=${PORT}"]}
+    first, second = swap.load(_yaml({"models": {"b": model, "a": model}}), "config.yaml").models
+    assert [(model.port, model.env["B"]) for model in (first, second)] == [(5801, "5801"), (5800, "5800")]
+
+
+@pytest.mark.parametrize("start", [0, "x"])
+def test_a_start_port_that_is_none_is_refused(swap, start):
+    text = _yaml({"startPort": start, "models": {"a": {"cmd": "x ${PORT}"}}})
+    assert swap.problems(text, "config.yaml")[0].startswith("config.yaml:1: startPort: ")
+
+
 def test_braces_that_mean_nothing_to_muxd_stay(swap):
     text = 'models:\n  a:\n    cmd: x ${PORT} \'{"a":{"b":1}}\' {{ b }} {{c}} {D} {} p${PORT}q\n'
     (model,) = swap.load(text, "config.yaml").models
