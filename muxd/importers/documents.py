@@ -24,7 +24,7 @@ LARGEST = 4 << 20
 #: Values of a document, aliases followed: so few lines as ten can stand for 10^9 of them.
 MOST_VALUES = 100_000
 
-_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
+_ESCAPE = re.compile(r"\\(?:u([dD][89a-fA-F][0-9a-fA-F]{2})|.)")  # with the digits of half a character
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -80,8 +80,8 @@ def _json(file: Path, text: str) -> Source:
     except UnicodeEncodeError:
         raise _refused(file, 0, "not usable: half a character (\\ud800 to \\udfff) is in it; take it out") from None
     # Outside of its strings a tab is white space, and within them JSON has none: YAML reads the rest, with lines.
-    # It knows no escapes of half a character, as \ud83d is one.
-    plain = _ESCAPE.sub(lambda escape: "______" if escape[0].startswith("\\u") else escape[0], text)
+    # It knows no escapes of half a character, as \ud83d is one: these become other text, a different one for each.
+    plain = _ESCAPE.sub(lambda escape: f"_{escape[1]}_" if escape[1] else escape[0], text)
     nodes = _yaml(file, plain.replace("\t", " "))
     return Source(file, value, nodes.lines)
 
@@ -179,6 +179,9 @@ class _NodeReading:
             line = key.start_mark.line + 1
             if key.id != "scalar":
                 raise _refused(self._file, line, "a key that is no text; write KEY: VALUE")
-            if key.tag != _MERGE and first.setdefault(key.value, line) != line:
+            if key.tag == _MERGE:
+                continue
+            if key.value in first:
                 where = shown_path((*path, key.value))
                 raise _refused(self._file, line, f"{where} is there twice, first in line {first[key.value]}; keep one")
+            first[key.value] = line

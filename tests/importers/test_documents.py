@@ -59,6 +59,7 @@ def test_a_json_file_has_values_and_lines(read):
         ("\n\njust text\n", "config:3: not a mapping"),
         ("a:\n\t- b\n", "config:2: not YAML: found character that cannot start any token; indent with blanks"),
         ("a: 1\nb: 2\na: 3\n", "config:3: a is there twice, first in line 1; keep one"),
+        ("m: {a: 1, a: 1}\n", "config:1: m.a is there twice, first in line 1; keep one"),
         ("m:\n  a: 1\n  a: 1\n", "config:3: m.a is there twice, first in line 2"),
         ("a: *x\n", "config:1: not YAML: found undefined alias; correct this line, or the one above"),
         ("a: 1\n--- \nb: 2\n", "config:2: not YAML: but found another document"),
@@ -85,6 +86,12 @@ def test_a_few_lines_that_stand_for_billions_are_refused(refusal):
     )
 
 
+def test_names_of_escapes_alone_are_different_names(read):
+    found = read('{"\\u00e4": 1,\n"\\u00f6": 2,\n"\\ud83d\\ude00": 3, "\\ud83d\\ude01": 4}', is_yaml=False)
+    assert found.table == {"\u00e4": 1, "\u00f6": 2, "\U0001f600": 3, "\U0001f601": 4}
+    assert found.lines["\u00f6",] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -99,6 +106,8 @@ def test_a_few_lines_that_stand_for_billions_are_refused(refusal):
         ('{"a":1}{', "config:1: not JSON: Extra data (column 8)"),
         ("[]", "config:1: not a mapping"),
         ('{"a": 1,\n "a": 2}', "config:2: a is there twice, first in line 1; keep one"),
+        ('{"m": {"a": 1, "a": 2}}', "config:1: m.a is there twice, first in line 1; keep one"),
+        ('{"a": 1, "\\u0061": 2}', "config:1: a is there twice, first in line 1; keep one"),
         ('{"a":' + "9" * 5000 + "}", "config: not usable: a number in it is too long; correct it"),
         ("[" * 100_000, "config: nested too deeply"),
         ('{"a": ["\\ud83d"]}', "config: not usable: half a character"),
