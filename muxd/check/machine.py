@@ -103,6 +103,12 @@ class HostCheck:
         return {gpu.id: gpu for gpu in self._readings.gpus[0]}
 
     @cached_property
+    def sized_gpus(self) -> dict[GpuId, GpuMemory]:
+        """Return the GPUs whose sizes are known, by id: those of NVML; without any, those in [gpus]."""
+        sizes = self.config.gpus.memory
+        return self.gpus or {id: GpuMemory(id, "", int(size), 0) for id, size in sizes.items()}
+
+    @cached_property
     def simulated_gpus(self) -> dict[GpuId, GpuMemory]:
         """Return the pretend GPUs that models name, by id."""
         found: dict[GpuId, GpuMemory] = {}

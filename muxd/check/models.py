@@ -218,7 +218,7 @@ def _too_large(model: Model, gpu: str, room: int, total: int, where: str) -> Rep
 
 
 def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
-    """Yield lines if the model does not fit on the GPUs that NVML knows, or asleep at level 1 not into RAM."""
+    """Yield lines if the model does not fit on the GPUs whose sizes are known, or asleep at level 1 not into RAM."""
     if machine.gpus and not runs_on_cpu(model.args):
         if missing := [gpu for gpu in model.gpus if gpu not in machine.gpus]:
             there = ", ".join(machine.gpus)
@@ -235,8 +235,10 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
                 yield wrong(model.name, f"{text}, and its server was seen there", _place_of(model.script))
             return
         yield from _too_few(model, machine.where(model, "gpus"))
+    if not runs_on_cpu(model.args) and all(gpu in machine.sized_gpus for gpu in model.gpus):
         yield from _gpu_lines(machine, model, weights)
-        yield from _unsized_lines(machine, model)
+        if machine.gpus:
+            yield from _unsized_lines(machine, model)
         yield from _demand_lines(machine, model)
     ram, own = machine.memory, _ram_asleep(model, weights)
     if ram and own > ram:
@@ -256,7 +258,7 @@ def _unsized_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 def _demand_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield a line if the model's own flags let its server have more of a GPU than it is granted, or than there is."""
     share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
-    for gpu in (machine.gpus[id] for id in model.gpus):
+    for gpu in (machine.sized_gpus[id] for id in model.gpus):
         (flag, demanded), room = kind_of(model).demanded(model, gpu.total), machine.room(gpu)
         if demanded > (share or room):
             granted = f"memory grants it {_gib(share)}" if share else f"[gpus] leaves models {_gib(room)}"
@@ -296,16 +298,16 @@ def _capacity(machine: HostCheck, model: Model, gpu: str) -> int:
     """Return the bytes of a GPU as the model's engine sees it; 0 where nobody can tell."""
     if kind_of(model).is_pretend:
         return machine.config.daemon.simulated_gpu_memory
-    return machine.gpus[gpu].total if gpu in machine.gpus else 0
+    return machine.sized_gpus[gpu].total if gpu in machine.sized_gpus else 0
 
 
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
-    best = _best(model, {gpu: machine.room(machine.gpus[gpu]) for gpu in model.gpus})
-    small = min((machine.gpus[gpu] for gpu in best), key=machine.room, default=None)
+    best = _best(model, {gpu: machine.room(machine.sized_gpus[gpu]) for gpu in model.gpus})
+    small = min((machine.sized_gpus[gpu] for gpu in best), key=machine.room, default=None)
     if small is None:
         return
-    together = sum(machine.room(machine.gpus[gpu]) for gpu in best)
+    together = sum(machine.room(machine.sized_gpus[gpu]) for gpu in best)
     if share > machine.room(small):
         yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
     elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):

@@ -68,7 +68,8 @@ class Parallel:
 
 
 def is_flag(word: str, names: Sequence[str]) -> bool:
-    """Say whether `word`, a flag without its value, is one of `names` or an abbreviation of one."""
+    """Say whether `word`, a flag without its value, is one of `names` or an abbreviation of one; "_" stands for "-"."""
+    word = word.replace("_", "-")  # so vLLM
     return word in names or (len(word) >= SHORTEST and any(name.startswith(word) for name in names))
 
 

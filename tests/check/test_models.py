@@ -386,6 +386,40 @@ def test_what_vllm_cannot_do_is_wrong_with_its_line(report, interpreter, version
     assert wrong[0][2].startswith(told)
 
 
+SIZED = "memory = { weights = '10GiB', kv = '5GiB' }\n"
+SHARE = "its --gpu-memory-utilization is 72.0 GiB of GPU 0, and memory grants it 15.0 GiB;"
+
+
+@pytest.mark.parametrize("gpus", [(), (80,)])
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("args = ['--gpu-memory-utilization', '0.9']\n" + SIZED, SHARE),
+        ("args = ['--gpu_memory_util=0.9']\n" + SIZED, SHARE),
+        ("gpu_memory_utilization = 0.5\n" + SIZED, SHARE.replace("72.0", "40.0")),
+        (
+            "args = ['--kv-cache-memory-bytes', '60G']\n" + SIZED,
+            "its --kv-cache-memory-bytes is 60.0 GiB of GPU 0, and memory grants it 15.0 GiB;",
+        ),
+        ("memory = { weights = '100GiB' }\n", "needs 100.0 GiB, GPU 0 has 80.0 GiB: it can never be loaded"),
+    ],
+)
+def test_a_gpu_that_cannot_be_read_has_what_the_configuration_says(report, interpreter, gpus, keys, told):
+    interpreter(engine="vllm", version="0.32.0")
+    status, lines = report(f"{VLLM}{keys}[gpus]\nmemory = {{ 0 = '80GiB' }}\n", gpus=gpus)
+    (wrong,) = [text for mark, _, text in lines if mark == "WRONG"]
+    assert status == 2
+    assert wrong.startswith("muxd.toml:")
+    assert told in wrong
+
+
+@pytest.mark.parametrize("size", ["[gpus]\nmemory = { 0 = '80GiB' }\n", "[gpus]\nmemory = { 1 = '1GiB' }\n", ""])
+def test_what_fits_a_gpu_that_cannot_be_read_or_is_of_no_known_size_is_ok(report, interpreter, size):
+    interpreter(engine="vllm", version="0.32.0")
+    keys = "args = ['--kv-cache-memory-bytes', '5g']\n" + SIZED
+    assert [mark for mark, subject, _ in report(VLLM + keys + size, gpus=())[1] if subject == "a"] == ["ok"]
+
+
 def test_a_vllm_that_can_do_it_is_told_with_its_version(report, interpreter):
     interpreter(engine="vllm", version="0.32.0", rejected={"a": "unrecognized arguments: --contxt-length 3"})
     status, lines = report(VLLM + "sleep_level = 2\nargs = ['--contxt-length', '3']\n", gpus=(80,))

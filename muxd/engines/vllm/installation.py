@@ -146,6 +146,18 @@ def share_in(args: Sequence[str]) -> float | None:
     return share if 0 < share <= 1 else None
 
 
+#: The ends of vLLM's numbers, as its parser reads them: "1k" is 1000, "1K" is 1024.
+_MULTIPLES = {"": 1} | {
+    letter: base**power for letters, base in (("kmgt", 1000), ("KMGT", 1024)) for power, letter in enumerate(letters, 1)
+}
+
+
+def kv_cache_bytes_in(args: Sequence[str]) -> int:
+    """Return the bytes of the KV cache on each GPU that flags say; 0 where they say none that can be."""
+    number = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kKmMgGtT]?)", flag_of(args)((KV_CACHE_BYTES,)) or "")
+    return int(float(number[1]) * _MULTIPLES[number[2]]) if number else 0
+
+
 #: The ends of the names of vLLM's flags whose values are files or folders that it reads.
 _READ = ("--tokenizer", "-template", "-plugin", "-modules", "-config-path", "-keyfile", "-certfile", "-ca-certs")
 

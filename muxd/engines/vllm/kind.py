@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from muxd.config.engine_options import VLLMOptions
@@ -14,7 +15,7 @@ from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.certain import certain_need
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .installation import GPU_SHARE, KV_CACHE_BYTES, PACKAGE, odd_args, paths_read, share_in, unfit
+from .installation import GPU_SHARE, KV_CACHE_BYTES, PACKAGE, kv_cache_bytes_in, odd_args, paths_read, share_in, unfit
 from .key_checks import findings
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def takes_adapters(_: Model) -> bool:
 
 def demanded(model: Model, total: int) -> tuple[str, int]:
     """Return the flag, and the bytes of a GPU with `total`, that the model's server may have by its own args."""
-    return GPU_SHARE[0], int((share_in(own_args(model)) or 0) * total)
+    args = own_args(model)
+    by_flag = {GPU_SHARE[0]: int((share_in(args) or 0) * total), KV_CACHE_BYTES: kv_cache_bytes_in(args)}
+    return max(by_flag.items(), key=itemgetter(1))
 
 
 def _flags(model: Model) -> Sequence[str]:
