@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 #: A text that is nothing but a variable of llama-swap's environment.
 VARIABLE_MACRO = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
 
-_MACRO = re.compile(r"\$\{(env\.)?([A-Za-z0-9_-]+)\}")
+MACRO = re.compile(r"\$\{(env\.)?([A-Za-z0-9_-]+)\}")
 
 #: Macros that nobody may define: llama-swap sets them for each model.
 RESERVED = ("PORT", "MODEL_ID", "PID")
@@ -47,9 +47,9 @@ class Macros:
         return value
 
     def _text(self, text: str, through: tuple[str, ...]) -> Any:
-        if (alone := _MACRO.fullmatch(text)) is not None:
+        if (alone := MACRO.fullmatch(text)) is not None:
             return self._value(alone, through)
-        found = _MACRO.sub(lambda match: _as_text(self._value(match, through)), text)
+        found = MACRO.sub(lambda match: _as_text(self._value(match, through)), text)
         if len(found) > LONGEST:
             raise ValueError(f"is longer than {LONGEST} characters once its macros are replaced; write less")
         return found

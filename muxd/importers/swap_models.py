@@ -26,6 +26,7 @@ from .engine_commands import (
     with_placeholder,
     words_of,
 )
+from .macros import MACRO
 from .owned_flags import why_left_out
 from .translations import Conversion
 
@@ -67,8 +68,11 @@ class _SwapModel:
         if self.table.get("cmd") is None:
             self.conversion.wrong(self._at(), "cmd is missing; write the command that starts its server")
             return
+        cmd = self._text("cmd")
+        if cmd is None and self.table["cmd"] != "":
+            return
         try:
-            words = words_of(self._text("cmd") or "")
+            words = words_of(cmd or "")
         except ValueError as error:
             self.conversion.wrong(self._at("cmd"), str(error))
             return
@@ -108,8 +112,9 @@ class _SwapModel:
             words, port = own, None
             self.conversion.remark(self._at("proxy"), "another model has this port, too: muxd chooses one for each")
         if port is None and not any("{port}" in word for word in words):
-            text = "no ${PORT} is in it, and proxy says no port"
-            self.conversion.wrong(self._at("cmd"), f"{text}; write --port ${{PORT}}, or proxy: http://127.0.0.1:NUMBER")
+            if not any(map(MACRO.search, words)):  # a macro that is left is told already
+                text = "no ${PORT} is in it, and proxy says no port; write --port ${PORT}, or"
+                self.conversion.wrong(self._at("cmd"), f"{text} proxy: http://127.0.0.1:NUMBER")
             return
         self._say("port", port or self.written_port, "proxy")
         env = self._environment()

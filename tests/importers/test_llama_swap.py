@@ -470,6 +470,21 @@ def test_braces_that_mean_nothing_to_muxd_stay(swap):
     assert list(model.engine_options.command) == words
 
 
+@pytest.mark.parametrize(
+    ("cmd", "told"),
+    [
+        (3, "3 is not text; put it in quotes"),
+        ("", "is empty; write the command that starts the server"),
+        ("x -m ${x}", "${x} is no macro; "),
+        ("x ${p} -m ${env.NO_SUCH_BIRD}", "${env.NO_SUCH_BIRD} is not set in this environment; "),
+        ("x", "no ${PORT} is in it, and proxy says no port; "),
+    ],
+)
+def test_one_fault_of_a_command_is_told_once(swap, cmd, told):
+    (problem,) = swap.problems(_yaml({"macros": {"p": "${PORT}"}, "models": {"a": {"cmd": cmd}}}), "config.yaml")
+    assert problem.startswith(f"config.yaml:1: models.a.cmd: {told}")
+
+
 def test_macros_that_double_each_other_are_refused(swap):
     macros = "\n".join(f"  m{number + 1}: ${{m{number}}}${{m{number}}}" for number in range(20))
     text = f"macros:\n  m0: xxxxxxxxxx\n{macros}\nmodels:\n  a:\n    cmd: ${{m20}} ${{PORT}}"
