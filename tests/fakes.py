@@ -280,6 +280,9 @@ class FakeChildren:
         self.all.append(child)
         return child
 
+    def adopt(self, record: ChildRecord) -> FakeChild | None:
+        return next((child for child in self.all if child.record == record and not child.has_ended), None)
+
 
 class FakePorts:
     """Who listens on the port of one life of a worker."""

@@ -138,6 +138,7 @@ class Group:
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
         self.drain_deadline = inf
+        self.drained_for = ("", "")  # the reason of its last drain, and the message to the leases' holders
         self.order: Order | None = None
         self.stopped_by_operator = False  # it stays down until a start
         self.is_target = False  # of a switch: it comes to its GPUs

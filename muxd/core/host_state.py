@@ -315,7 +315,7 @@ class HostState:
 
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""
-        group.drain_deadline = deadline
+        group.drain_deadline, group.drained_for = deadline, (reason, message)
         for worker in group.serving:
             if worker.state is WorkerState.READY:
                 yield from self.move(worker, WorkerState.DRAINING, message)

@@ -204,13 +204,15 @@ class Scheduler:
             self.switching.preload = [name for name in self.switching.preload if name != worker.group]
 
     def _lease_reclaimed(self, claimed: LeaseReclaimed) -> Iterator[Command]:
+        """Take a lease of an earlier muxd for granted; the model may already drain for another one, or for a stop."""
         group = self.host.groups.get(claimed.group)
-        if group is None or group.state is not WorkerState.READY or group.url != claimed.url:
+        serves = group is not None and group.state in (WorkerState.READY, WorkerState.DRAINING)
+        if group is None or not serves or group.url != claimed.url:
             yield EndLease(claimed.lease)
             return
         yield from self.host.grant_again(claimed.lease, group, claimed.in_flight, claimed.waiting)
-        if self._shutdown_deadline is not None:
-            yield RevokeLease(claimed.lease, "shutdown", "muxd is shutting down", self._shutdown_deadline)
+        if group.state is WorkerState.DRAINING:
+            yield RevokeLease(claimed.lease, *group.drained_for, group.drain_deadline)
 
     def _lease_asked(self, asked: LeaseAsked) -> Iterator[Command]:
         group = self.host.groups.get(asked.group)
@@ -420,6 +422,7 @@ class Scheduler:
                 yield from self.host.drain(group, "shutdown", "muxd is shutting down", self._shutdown_deadline)
             elif group.state is WorkerState.DRAINING:
                 group.drain_deadline = min(group.drain_deadline, self._shutdown_deadline)
+                group.drained_for = ("shutdown", "muxd is shutting down")
                 yield from self.host.revoke_all(group, "shutdown", "muxd is shutting down", group.drain_deadline)
             else:
                 if not first:

@@ -78,7 +78,18 @@ def test_a_lease_that_is_re_claimed_amid_a_shutdown_gets_the_time_that_is_left()
     book = found(READY)
     book >> LeaseReclaimed(1, 1, "a", "http://a", in_flight=1) << GrantLease(1, "http://a", 1)
     book >> ShutdownAsked(2, 31.0) << RevokeLease(1, "shutdown", "muxd is shutting down", 31.0)
-    assert book >> LeaseReclaimed(3, 2, "a", "http://a", in_flight=1) << EndLease(2)
+    book >> LeaseReclaimed(3, 2, "a", "http://a", in_flight=1) << GrantLease(2, "http://a", 1)
+    assert book << RevokeLease(2, "shutdown", "muxd is shutting down", 31.0)
+
+
+def test_a_lease_that_is_re_claimed_amid_a_switch_has_as_long_as_the_drain_and_is_waited_for():
+    book = found(READY, ASLEEP)
+    book >> LeaseReclaimed(1, 1, "a", "http://a", in_flight=1) << GrantLease(1, "http://a", 1)
+    book >> SwitchAsked(2, 9, "b") << RevokeLease(1, "switch", "a gives way to b", 302.0)
+    book >> LeaseReclaimed(3, 2, "a", "http://a", in_flight=1) << GrantLease(2, "http://a", 1)
+    book << RevokeLease(2, "switch", "a gives way to b", 302.0)
+    book >> LeaseEnded(4, 1)
+    assert book >> LeaseEnded(5, 2) << SleepWorker("a", 2)
 
 
 def test_what_dies_is_started_again_like_any_other():

@@ -119,7 +119,7 @@ def test_a_container_is_ended_in_its_turn_and_when_its_client_or_muxd_was_killed
     with ExitStack() as stack:
         for name, port in ports.items():
             stack.enter_context(outside(tmp_path, name, port))
-        muxd = start(models)
+        muxd = start(models, daemon='on_crash = "stop"')
 
         def ask(name: str) -> None:
             answer = muxd.post("/v1/completions", {"model": name, "prompt": "x"})

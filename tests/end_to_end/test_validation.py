@@ -113,7 +113,7 @@ def first_eta(muxd, model):
 
 
 def test_what_was_measured_outlasts_muxd_until_the_model_is_another_one(start):
-    muxd = start(models(alpha=(30, 10)))
+    muxd = start(models(alpha=(30, 10)), daemon='on_crash = "stop"')
     state = muxd.folder / "state" / "state.json"
     (cycle,), _ = validated(muxd, "alpha", levels=[2], cycles=1)
 
