@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .command_parser import CommandParser
 from .config import LOG_LEVELS, Config
-from .errors import ConfigError, MuxdError
+from .errors import ConfigError, MuxdError, in_words
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +57,7 @@ def _require_folder() -> None:
 
 @contextmanager
 def _flushed_output() -> Iterator[None]:
-    """Exit with 141, as a shell's tools do, if nobody reads what is printed (`| head`)."""
+    """Exit with 141, as a shell's tools do, if nobody reads what is printed (`| head`), and with 1 on a full disk."""
     try:
         try:
             yield
@@ -65,8 +65,18 @@ def _flushed_output() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
+        _discard_output()
         sys.exit(NO_READER)
+    except OSError as error:
+        _discard_output()
+        print(f"muxd: cannot go on: {in_words(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Point stdout at /dev/null: Python flushes it once more at its exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _options() -> Namespace:

@@ -1,5 +1,7 @@
 """`muxd import`: the whole file or none of it, and what has no equal on stderr."""
 
+import json
+import subprocess
 import sys
 
 import pytest
@@ -46,6 +48,18 @@ def test_without_output_the_file_is_printed_and_the_remarks_are_on_stderr(muxd, 
     assert [line for line in err.splitlines() if line.startswith(remark)]
     assert "# line 15: port: llmux listens on every address" in out
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_full_disk_behind_stdout_is_one_line(example, tmp_path):
+    models = {f"m{number}": {"model_path": "b/c", "port": 1000 + number} for number in range(400)}
+    (tmp_path / "many.json").write_text(json.dumps({"models": models}))
+    for name in (example, "many.json"):  # one that fails as it is flushed, one as it is written
+        command = [sys.executable, "-m", "muxd", "import", "llmux", name]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        assert done.stderr.endswith("\nmuxd: cannot go on: no space left on device\n")
+        assert "Traceback" not in done.stderr
 
 
 def test_what_is_written_is_read_by_muxd(muxd, example, tmp_path):
