@@ -36,11 +36,12 @@ EXITS = (
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a model's name, or what clients call it")
-    parser.add_argument("--levels", metavar="LEVELS", type=_levels, help='such as "1,2"; by default all that it has')
+    parser.add_argument("--levels", metavar="LEVELS", type=levels_in, help='such as "1,2"; by default all that it has')
     parser.add_argument("--cycles", metavar="N", type=_cycles, help="how often each is tried; by default twice")
 
 
-def _levels(text: str) -> list[int]:
+def levels_in(text: str) -> list[int]:
+    """Return the sleep levels in a text such as "1,2"; raise ArgumentTypeError for any other text."""
     words = [word.strip() for word in text.split(",")]
     if any(word not in ("0", "1", "2", "3") for word in words):
         raise ArgumentTypeError(f"levels are 0 to 3, with commas between them, not {text!r}")

@@ -5,13 +5,14 @@ import signal
 import socket
 import sys
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from .errors import MuxdError
+from .errors import ConfigError, MuxdError
 
 #: Seconds between two looks whether muxd is up.
 LOOK = 0.05
@@ -26,13 +27,17 @@ class EndedEarly(MuxdError):
 def validate_once(run_muxd: Callable[[], int], control_socket: Path, model: str, levels: str | None) -> int:
     """Run muxd in a child, validate the model, and shut that muxd down; return muxctl's exit code.
 
-    In the child, what `run_muxd` returns is returned.  Raise EndedEarly where muxd does not come up.
+    In the child, what `run_muxd` returns is returned.  Raise ConfigError where `levels` are none, EndedEarly where muxd
+    does not come up.
     """
     from muxctl.__main__ import main
-    from muxctl.verbs import parser_of
+    from muxctl.validate import levels_in
 
-    words = [model, *(["--levels", levels] if levels else [])]
-    parser_of("validate").parse_args(words)  # exits where they are wrong
+    words = [model, *(["--levels", levels] if levels is not None else [])]
+    try:
+        levels_in(levels if levels is not None else "1")
+    except ArgumentTypeError as error:
+        raise ConfigError([f"muxd start: argument --levels: {error}"]) from None
     if _listens(control_socket):
         raise EndedEarly(f"a muxd runs already at {control_socket}: ask it, with muxctl validate {model}")
     if (child := os.fork()) == 0:

@@ -70,7 +70,11 @@ def test_a_level_that_fails_is_status_1(muxd):
     ("words", "told"),
     [
         (["--validate", "alpah"], "muxd start: no model alpah; did you mean alpha?"),
-        (["--validate", "alpha", "--levels", "9"], "levels are 0 to 3, with commas between them, not '9'"),
+        (
+            ["--validate", "alpha", "--levels", "9"],
+            "muxd start: argument --levels: levels are 0 to 3, with commas between them, not '9'\n",
+        ),
+        (["--validate", "alpha", "--levels", ""], "muxd start: argument --levels: levels are 0 to 3, "),
         (["--levels", "1"], "muxd start: --levels goes with --validate MODEL"),
         (["--verbose"], "muxd start: --verbose goes with --validate MODEL; did you mean --log-level debug?"),
     ],
@@ -80,6 +84,7 @@ def test_what_is_wrong_is_told_before_anything_is_started(muxd, words, told):
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out) == (2, "")
     assert told in err
+    assert "muxctl" not in err
 
 
 def test_beside_a_muxd_that_runs_it_is_told_to_ask_that_one(muxd, tmp_path):
