@@ -3,7 +3,6 @@
 What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, with a sleep mode of the tests' own).
 """
 
-import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -36,8 +35,7 @@ from .installation import (
     RELEASE_HOST_MEMORY,
     SHUTDOWN_TIMEOUT,
     broken_sleep,
-    folder_of,
-    lacking,
+    lacking_for,
 )
 from .key_checks import API_KEY
 from .kind import VLLM_KIND, makes, own_args
@@ -87,7 +85,7 @@ class VLLM:
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         folder, python = context.workdir, model.engine_options.python
-        lacks = lacking(folder_of(python, {**os.environ, **model.env}))
+        lacks = lacking_for(model)
         flags = [*server_flags(model, context.port, lacks), *_memory_share(model, context.gpu_size), *own_args(model)]
         return CommandSpec(
             argv=(python, "-m", MODULE, *flags),

@@ -83,6 +83,11 @@ def folder_of(python: str, environ: Mapping[str, str]) -> Path | None:
     return next(prefix.glob("lib*/python3*/*-packages/vllm"), None)
 
 
+def lacking_for(model: Model) -> frozenset[str]:
+    """Return the features that the vLLM which a model's worker would import does not have."""
+    return lacking(folder_of(model.engine_options.python, {**os.environ, **model.env}))
+
+
 def broken_sleep(version: str) -> str:
     """Return why a version cannot sleep at level 1 or 2, and what to do; "" where it can, or is not known."""
     found = re.match(r"(\d+)\.(\d+)", version)

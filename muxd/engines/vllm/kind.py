@@ -15,7 +15,17 @@ from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.certain import certain_need
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .installation import GPU_SHARE, KV_CACHE_BYTES, PACKAGE, kv_cache_bytes_in, odd_args, paths_read, share_in, unfit
+from .installation import (
+    GPU_SHARE,
+    KV_CACHE_BYTES,
+    PACKAGE,
+    kv_cache_bytes_in,
+    lacking_for,
+    odd_args,
+    paths_read,
+    share_in,
+    unfit,
+)
 from .key_checks import findings
 
 if TYPE_CHECKING:
@@ -95,7 +105,7 @@ def demanded(model: Model, total: int) -> tuple[str, int]:
 def _flags(model: Model) -> Sequence[str]:
     from .engine import server_flags  # imported by who checks flags only
 
-    return [*server_flags(model, model.port or 1), *own_args(model)]
+    return [*server_flags(model, model.port or 1, lacking_for(model)), *own_args(model)]
 
 
 def _make() -> Engine:

@@ -280,7 +280,7 @@ def test_its_own_check_of_free_memory_is_for_its_grant_and_not_for_the_whole_gpu
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("lacks", [frozenset(), frozenset({SHUTDOWN_TIMEOUT, RELEASE_HOST_MEMORY, NO_ERROR_STACK})])
 def test_what_its_vllm_lacks_is_not_asked_of_it(tmp_path, monkeypatch, level, lacks):
-    monkeypatch.setattr(engine_module, "lacking", lambda folder: lacks)
+    monkeypatch.setattr(engine_module, "lacking_for", lambda model: lacks)
     spec = VLLM().command(model(sleep_level=level), context(tmp_path))
     assert ("--shutdown-timeout" in spec.argv) is ("--no-log-error-stack" in spec.argv) is (not lacks)
     assert (spec.env == {RELEASE_HOST_MEMORY: "1"}) is (level == 1 and not lacks)

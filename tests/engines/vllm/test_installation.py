@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from muxd.config.engine_options import VLLMOptions
 from muxd.config.model_schema import Memory, Model
 from muxd.engines.engine_packages import Interpreter
 from muxd.engines.vllm.installation import (
@@ -24,6 +25,7 @@ from muxd.engines.vllm.installation import (
     share_in,
     unfit,
 )
+from muxd.engines.vllm.kind import VLLM_KIND
 
 MODEL = Model("qwen", engine="vllm", model_path="/m", served_names=("qwen",), sleep_level=1)
 
@@ -60,6 +62,17 @@ def test_where_the_package_is_not_found_what_nothing_needs_is_not_counted_on(tmp
 def test_an_interpreter_is_found_as_its_worker_will(environment):
     python = environment()
     assert folder_of("python", {"PATH": str(python.parent)}) == python.parents[1] / "lib/python3.11/site-packages/vllm"
+
+
+def test_a_version_is_asked_about_the_flags_alone_with_which_it_would_be_launched(environment):
+    python = environment(SHUTDOWN_TIMEOUT, NO_ERROR_STACK)
+    model = replace(MODEL, engine_options=VLLMOptions(python=str(python)), args=("--seed", "1"))
+    checks = VLLM_KIND.installation
+    assert checks is not None
+    flags = checks.flags(model)
+    assert "--seed" in flags
+    assert MIDDLEWARE in flags
+    assert not {SHUTDOWN_TIMEOUT, NO_ERROR_STACK} & {*flags}
 
 
 @pytest.mark.parametrize(
