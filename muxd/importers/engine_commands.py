@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from muxd.config.command_lines import CONTAINERS
-from muxd.config.flags import flag_of
+from muxd.config.flags import DATA, PIPELINE, TENSOR, flag_of, parallel
 from muxd.config.readers import Base, weights
 
 from .owned_flags import without_owned
@@ -19,6 +19,12 @@ _SGLANG_MODULE = "sglang.launch_server"
 
 #: Flags by which llama.cpp's server is told which GPUs it uses, of those that it sees.
 _DEVICE, _SPLIT, _MAIN = ("--device", "-dev"), ("--tensor-split", "-ts"), ("--main-gpu", "-mg")
+
+#: vLLM's short flags for parallelism, by the long ones.
+_SHORT: dict[tuple[str, ...], tuple[str, ...]] = {TENSOR: ("-tp",), PIPELINE: ("-pp",), DATA: ("-dp",)}
+
+#: Options of a container that give it all GPUs.
+_ALL_GPUS = re.compile(r"--gpus(=.*)?|.*\bnvidia\.com/gpu=all|.*\bNVIDIA_VISIBLE_DEVICES=all")
 
 #: Flags that say a port.
 _PORT_FLAGS = ("--port", "--listen-port", "--http-port")
@@ -78,9 +84,13 @@ def engine_command(words: Sequence[str], base: Base) -> EngineCommand | None:
 
 
 def gpus_of(words: Sequence[str]) -> int:
-    """Return how many GPUs, from the first on, llama.cpp's server must see by its flags; 0 where they do not say."""
+    """Return how many GPUs, from the first on, a server must see by flags of llama.cpp, vLLM or SGLang.
+
+    Return 0 where they do not say.  Raise ValueError for more than a host can have.
+    """
     look_up = flag_of(words)
-    most = 0
+    most = parallel(lambda names: look_up((*names, *_SHORT.get(tuple(names), ())))).seen
+    most = most if most > 1 else 0
     for name in (look_up(_DEVICE) or "").split(","):
         if match := re.fullmatch(r"CUDA(\d{1,2})", name):
             most = max(most, int(match[1]) + 1)
@@ -93,6 +103,11 @@ def gpus_of(words: Sequence[str]) -> int:
 def in_container(words: Sequence[str]) -> bool:
     """Say whether a command starts a container."""
     return os.path.basename(words[0]) in CONTAINERS
+
+
+def asks_for_gpus(words: Sequence[str]) -> bool:
+    """Say whether a command that starts a container gives it GPUs."""
+    return any(map(_ALL_GPUS.fullmatch, words))
 
 
 def repeated_flag(words: Sequence[str]) -> str:

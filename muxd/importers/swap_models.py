@@ -19,6 +19,7 @@ from muxd.config.units import shown
 
 from .engine_commands import (
     EngineCommand,
+    asks_for_gpus,
     engine_command,
     gpus_of,
     in_container,
@@ -179,10 +180,13 @@ class _SwapModel:
         try:
             if said is not None:
                 gpus: tuple[str, ...] | None = visible(said)
-            elif in_container(words):
-                gpus = container_gpus(words[1:])
             else:
-                gpus = tuple(map(str, range(gpus_of(words)))) or None
+                gpus = container_gpus(words[1:]) if in_container(words) else None
+                if gpus is None:
+                    gpus = tuple(map(str, range(gpus_of(words)))) or None
+                if gpus is None and in_container(words) and asks_for_gpus(words):
+                    text = "its container sees all GPUs, and its turn is on GPU 0 alone"
+                    self.conversion.remark(self._at(key), f"{text}; write gpus, those that it uses")
         except (ValueError, NotKnown) as error:
             self.conversion.remark(self._at(key), f"its GPUs are not known: {error}; write gpus")
             return []

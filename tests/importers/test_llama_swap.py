@@ -485,6 +485,39 @@ def test_one_fault_of_a_command_is_told_once(swap, cmd, told):
     assert problem.startswith(f"config.yaml:1: models.a.cmd: {told}")
 
 
+@pytest.mark.parametrize(
+    ("cmd", "gpus"),
+    [
+        ("vllm serve b/c --tensor-parallel-size 2", "01"),
+        ("vllm serve b/c -tp 2 -pp=2", "0123"),
+        ("python3 -m sglang.launch_server --model-path b/c --tp 2 --base-gpu-id 1", "012"),
+        ("docker run --gpus all -p ${PORT}:8000 vllm/vllm-openai -tp 2", "01"),
+        ("docker run --gpus '\"device=2,3\"' -p ${PORT}:8000 vllm/vllm-openai -tp 2", "23"),
+        ("vllm serve b/c", "0"),
+    ],
+)
+def test_a_model_has_as_many_gpus_as_its_server_is_split_over(swap, cmd, gpus):
+    (model,) = swap.load(_yaml({"models": {"a": {"cmd": f"{cmd} --port ${{PORT}}"}}}), "config.yaml").models
+    assert "".join(model.gpus) == gpus
+
+
+@pytest.mark.parametrize(
+    ("options", "is_said"),
+    [
+        ("--gpus all", True),
+        ("--gpus=all", True),
+        ("--device nvidia.com/gpu=all", True),
+        ("-e NVIDIA_VISIBLE_DEVICES=all", True),
+        ("--gpus 2", False),
+        ("--init", False),
+    ],
+)
+def test_a_container_that_sees_all_gpus_has_the_first(swap, options, is_said):
+    text = _yaml({"models": {"a": {"cmd": f"docker run {options} -p ${{PORT}}:8000 x"}}})
+    told = ":1: models.a.cmd: its container sees all GPUs, and its turn is on GPU 0 alone; write gpus, those that it"
+    assert bool([remark for remark in swap.remarks(text, "config.yaml") if remark.startswith(told)]) is is_said
+
+
 def test_macros_that_double_each_other_are_refused(swap):
     macros = "\n".join(f"  m{number + 1}: ${{m{number}}}${{m{number}}}" for number in range(20))
     text = f"macros:\n  m0: xxxxxxxxxx\n{macros}\nmodels:\n  a:\n    cmd: ${{m20}} ${{PORT}}"
