@@ -20,7 +20,7 @@ user = "muxd-proxy"
 [defaults]
 engine = "simulator"
 stop_timeout = "3s"
-simulation = { load_time = 0.3, sleep_time = 0.02, wake_time = 0.05, token_rate = 500, pace = 0.02 }
+simulation = { load_time = 1, sleep_time = 0.02, wake_time = 0.05, token_rate = 500, pace = 0.02 }
 [models.alpha]
 sleep_level = 1
 memory = { weights = "28GiB", kv = "20GiB", overhead = "2GiB" }
