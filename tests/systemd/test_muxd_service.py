@@ -21,6 +21,7 @@ def test_a_request_through_the_socket_activated_proxy_switches_models(booted):
     assert booted.ask("alpha") == ["200 alpha"]
     assert booted.ask("beta") == ["200 beta"]
     assert booted.status("alpha")["state"] == "asleep"
+    assert booted.ask("alpha") == ["200 alpha"], "it wakes; how long that takes is known from now on"
     assert booted.run("stat --format=%U /proc/$(systemctl show --value -p MainPID muxd-proxy)").stdout == "muxd-proxy\n"
 
 
