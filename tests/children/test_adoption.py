@@ -46,7 +46,7 @@ async def test_the_sweep_spares_what_was_taken_over(world, left):
     children = Children(world.run_dir)
     assert children.adopt(left) is not None
     assert await children.sweep([other.record]) == ["other"]
-    assert len(world.sleepers()) == 1
+    await world.asleep(1)
 
 
 async def test_another_process_is_never_taken_for_it_nor_touched(world, left):
@@ -61,7 +61,7 @@ async def test_another_process_is_never_taken_for_it_nor_touched(world, left):
         replace(left, lock_file=str(Path(left.lock_file).with_name("other.lock"))),
     ):
         assert Children(world.run_dir).adopt(changed) is None
-    assert len(world.sleepers()) == 1
+    await world.asleep(1)
 
 
 async def test_one_that_has_ended_is_not_taken_over(world):
