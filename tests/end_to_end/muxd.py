@@ -55,6 +55,7 @@ class Muxd:
         self.deadline = deadline
         self.config = folder / "muxd.toml"
         self.config.write_text(CONFIG.format(folder=folder, port=self.port, models=models, daemon=daemon, proxy=proxy))
+        self._sessions: set[int] = set()  # of this muxd's processes, by their leaders
         self._log = open(folder / "muxd.log", "ab")  # noqa: SIM115  closed in __exit__
         self._http = httpx.Client(timeout=deadline)
         self._control = httpx.Client(
@@ -132,14 +133,22 @@ class Muxd:
         return {pid: line for pid, line in self.processes().items() if pid != os.getpid()}
 
     def processes(self) -> dict[int, str]:
+        """Every living process of this muxd's: pid -> command line.
+
+        A process title may have overwritten what was in its environment: then its session tells, whose leader was seen.
+        """
         mark, found = str(self.folder).encode(), {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    line = (entry / "cmdline").read_bytes()
-                    is_alive = b"\nState:\tZ" not in (entry / "status").read_bytes()
-                    if is_alive and (mark in line or mark in (entry / "environ").read_bytes()):
-                        found[int(entry.name)] = line.replace(b"\0", b" ").decode(errors="replace").strip()
+        for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            entry = Path(f"/proc/{pid}")
+            with suppress(OSError):
+                line = (entry / "cmdline").read_bytes()
+                if b"\nState:\tZ" in (entry / "status").read_bytes():
+                    continue
+                session = os.getsid(pid)
+                if mark in line or mark in (entry / "environ").read_bytes() or session in self._sessions:
+                    found[pid] = line.replace(b"\0", b" ").decode(errors="replace").strip()
+                    if session == pid:
+                        self._sessions.add(pid)
         return found
 
     def worker(self, model: str) -> dict[str, int]:
