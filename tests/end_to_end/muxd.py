@@ -47,6 +47,8 @@ def eventually(condition: Callable[[], Any], what: str, deadline: float = DEADLI
 class Muxd:
     """One muxd with a folder of its own; use it as a context."""
 
+    _sessions: frozenset[int] = frozenset()  # of this muxd's processes, by their leaders
+
     def __init__(self, folder: Path, models: str, *, daemon: str = "", proxy: str = "", deadline: float = DEADLINE):
         self.folder = folder
         self.port = free_port()
@@ -55,7 +57,6 @@ class Muxd:
         self.deadline = deadline
         self.config = folder / "muxd.toml"
         self.config.write_text(CONFIG.format(folder=folder, port=self.port, models=models, daemon=daemon, proxy=proxy))
-        self._sessions: set[int] = set()  # of this muxd's processes, by their leaders
         self._log = open(folder / "muxd.log", "ab")  # noqa: SIM115  closed in __exit__
         self._http = httpx.Client(timeout=deadline)
         self._control = httpx.Client(
@@ -148,7 +149,7 @@ class Muxd:
                 if mark in line or mark in (entry / "environ").read_bytes() or session in self._sessions:
                     found[pid] = line.replace(b"\0", b" ").decode(errors="replace").strip()
                     if session == pid:
-                        self._sessions.add(pid)
+                        self._sessions |= {pid}
         return found
 
     def worker(self, model: str) -> dict[str, int]:
