@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muxd.errors import ConfigError
 
@@ -28,6 +28,9 @@ from .readers import ANY_GPUS, Base
 from .rules import check, check_folders
 from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
+
+if TYPE_CHECKING:
+    from muxd.engines.kind import EngineKind
 
 TABLES = [*SECTIONS, "defaults", "models", "keys"]
 
@@ -172,7 +175,7 @@ def _remarks(config: Config, raw: Mapping[str, Any], devices: Devices) -> Iterat
         if model.script is not None and not model.script.knows_gpus:
             continue  # it claims every GPU, whichever it uses
         if by_default or "gpus" in tables.get(model.name, {}) or model.script is not None:
-            if outside := devices.outside(model.gpus, simulated=_is_pretend(model.engine)):
+            if outside := devices.outside(model.gpus, simulated=_kind(model.engine).is_pretend):
                 yield f"model {model.name} uses GPU {', '.join(outside)}, outside of {started}"
         else:
             yield f"model {model.name} gets GPU {names}: it has no gpus, and they follow {started}"
@@ -202,7 +205,7 @@ class _FileReading:
             proxy=Proxy(**self._table(("proxy",), raw.get("proxy", {}), keys_of(Proxy))),
             policy=Policy(**self._table(("policy",), raw.get("policy", {}), keys_of(Policy))),
             gpus=self._gpu_budgets(
-                raw.get("gpus", {}), simulated="gpus" in raw and any(_is_pretend(model.engine) for model in models)
+                raw.get("gpus", {}), simulated="gpus" in raw and any(_kind(model.engine).is_pretend for model in models)
             ),
             models=models,
             path=path,
@@ -256,12 +259,12 @@ class _FileReading:
 
     def _gpus(self, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """Return the field `gpus`, by id; without it, of the first GPUs muxd was given."""
-        if "engine" in given and not _uses_gpus(given["engine"]):
+        if "engine" in given and not _kind(given["engine"]).capabilities.uses_gpus:
             return {"gpus": ()}
         try:
             needs = _gpus_needed(given.get("args", ()))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
-            is_pretend = "engine" in given and _is_pretend(given["engine"])
+            is_pretend = "engine" in given and _kind(given["engine"]).is_pretend
             if names[:1] and names[0].startswith(ANY_GPUS):
                 count = int(names[0].removeprefix(ANY_GPUS))
                 any_of = self._devices.any_of(count, self._pretend_gpus if is_pretend else 0)
@@ -307,16 +310,10 @@ def _built(declared: KeyDeclaration, value: Any) -> Any:
     return declared.read(**value) if isinstance(declared.read, type) else value
 
 
-def _is_pretend(engine: str) -> bool:
+def _kind(engine: str) -> "EngineKind":
     from muxd.engines.registry import ENGINES  # imported where a file names an engine: the proxy has no use for it
 
-    return ENGINES[engine].is_pretend
-
-
-def _uses_gpus(engine: str) -> bool:
-    from muxd.engines.registry import ENGINES
-
-    return ENGINES[engine].capabilities.uses_gpus
+    return ENGINES[engine]
 
 
 def _gpus_needed(args: Sequence[str]) -> Parallel:

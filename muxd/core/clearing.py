@@ -74,7 +74,7 @@ class Movables:
 
     def cost(self, leaving: Eviction) -> float:
         """Return what it costs per second that the group leaves."""
-        return seconds_to(*leaving) * max(leaving.group.demand(self._host.second), RARE)
+        return cost_of(*leaving, self._host.second)
 
     def plans(self, groups: Iterable[Group], room: Callable[[Mapping[str, Holding]], int]) -> eviction.Plans:
         """Return how these groups leave; `room`: how much there is once workers have what is passed, and no more."""
@@ -202,7 +202,7 @@ def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], second: i
     for level, holdings in left.items():
         kept = [({**holding.claim, HOST_RAM: 0}, holding.is_loaded) for holding in holdings.values()]
         if kept != before:
-            options.append(eviction.LevelCost(level, seconds_to(group, level) * max(group.demand(second), RARE)))
+            options.append(eviction.LevelCost(level, cost_of(group, level, second)))
         before = kept
     return eviction.Resident(group.name, is_busy(group), tuple(options))
 
@@ -215,6 +215,11 @@ def is_busy(group: Group) -> bool:
 
 def is_stuck(group: Group) -> bool:
     return any(worker.state is WorkerState.STUCK for worker in group.serving)
+
+
+def cost_of(group: Group, level: int, second: int) -> float:
+    """Return what it costs per second that the group leaves to `level`: the seconds each time, by its demand."""
+    return seconds_to(group, level) * max(group.demand(second), RARE)
 
 
 def seconds_to(group: Group, level: int) -> float:

@@ -33,10 +33,9 @@ class FlagMeaning:
     """What becomes of a flag; `shown` says so for the documents."""
 
     shown: str
-    put: Callable[[RouterCommand, Sequence[str]], None] | None = (
-        None  # None: the flag is refused, for the reason `shown`
-    )
+    put: Callable[[RouterCommand, Sequence[str]], None] | None = None  # None: it is refused, or passed on
     words: tuple[int, int | None] = (1, 1)  # the least and the most words behind it; None: any number
+    refusal: str = ""  # why it is refused; "": it is not
 
 
 def _key(path: KeyPath, convert: Callable[[str], Any] = str) -> FlagMeaning:
@@ -58,7 +57,7 @@ def _passed(words: tuple[int, int | None] = (1, 1)) -> FlagMeaning:
 
 
 def _refused(why: str, words: tuple[int, int | None] = (1, 1)) -> FlagMeaning:
-    return FlagMeaning(f"refused: {why}", None, words)
+    return FlagMeaning(f"refused: {why}", None, words, why)
 
 
 def _ignored(why: str, words: tuple[int, int | None] = (0, 0)) -> FlagMeaning:
@@ -267,8 +266,8 @@ class RouterCommand:
             least, most = meaning.words
             if not least <= len(values) <= (len(values) if most is None else most):
                 yield f"{flag} takes {_count(least, most)}, and has {len(values)}"
-            elif meaning.shown.startswith("refused: "):
-                yield f"{flag} is not for muxd: {meaning.shown.removeprefix('refused: ')}"
+            elif meaning.refusal:
+                yield f"{flag} is not for muxd: {meaning.refusal}"
             elif meaning.put is None:
                 self.put((*_OF_ROUTER, "args"), [*self.get((*_OF_ROUTER, "args")), flag, *values])
             else:

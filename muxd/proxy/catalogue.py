@@ -115,12 +115,14 @@ class Catalogue:
         NAME:ADAPTER, SGLang's way to name a LoRA adapter, finds the model NAME.  The tag ":latest", which Ollama's
         clients may add to any name, is ignored.
         """
-        found = self._by_name.get(asked) or self._by_name.get(untagged(asked))
-        return found or self._by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
+        return self._named(asked) or self._by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
 
     def find_tagged(self, asked: str) -> CatalogueEntry | None:
         """Return the model that an Ollama client calls `asked`: a tag other than ":latest" names another model."""
-        return self._by_name.get(asked) or self._by_name.get(untagged(asked)) or self._of_any_name
+        return self._named(asked) or self._of_any_name
+
+    def _named(self, asked: str) -> CatalogueEntry | None:
+        return self._by_name.get(asked) or self._by_name.get(untagged(asked))
 
     def entries(self) -> list[CatalogueEntry]:
         """Return all models, in the order of the configuration."""
