@@ -33,7 +33,7 @@ def main() -> None:
         _require_folder()
         with _flushed_output():
             options = _options()
-        if options.run in (_check, _init, _import):  # what they print is all that they do
+        if options.run in (_check, _init, _setup, _import):  # what they print is all that they do
             with _flushed_output():
                 sys.exit(options.run(options))
         sys.exit(options.run(options))
@@ -196,6 +196,7 @@ def _parser() -> ArgumentParser:
     init.add_argument("--models", type=Path, metavar="FOLDER", nargs="+", action="extend", default=[], help=more)
     init.add_argument("--force", action="store_true", help="replace the file where there is one")
     init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
+    init.add_argument("--reference", action="store_true", help="print every key with its default, and write nothing")
     init.set_defaults(run=_init, parser=init)
 
     importing = commands.add_parser("import", help="write a configuration from another program's")
@@ -209,6 +210,18 @@ def _parser() -> ArgumentParser:
     importing.add_argument("--output", "-o", type=Path, metavar="FILE", help="where to write it; else to stdout")
     importing.add_argument("--force", action="store_true", help="replace the file where there is one")
     importing.set_defaults(run=_import, parser=importing)
+
+    setup = commands.add_parser("setup", help="make muxd a service of systemd")
+    setup.add_argument("--systemd", action="store_true", help="the units, with the paths of this installation")
+    setup.add_argument("--hardened", action="store_true", help="muxd and its models as the user muxd, without root")
+    setup.add_argument("--user", action="store_true", help="a service of your own manager, not of the system's")
+    setup.add_argument("--force", action="store_true", help="replace files that muxd setup has not written, too")
+    setup.add_argument("--print", action="store_true", help="to stdout, and write nothing")
+    setup.add_argument(
+        "--root", type=Path, metavar="DIR", default=Path("/"), help="write below DIR, for a package or an image"
+    )
+    setup.add_argument("--remove", action="store_true", help="stop the service and remove what muxd setup wrote")
+    setup.set_defaults(run=_setup, parser=setup)
     return parser
 
 
@@ -387,9 +400,20 @@ def _check(options: Namespace) -> int:
 
 
 def _init(options: Namespace) -> int:
+    if options.reference:
+        from .config.reference import reference
+
+        sys.stdout.write(reference())
+        return 0
     from .init.verb import init
 
     return init(options, os.environ)
+
+
+def _setup(options: Namespace) -> int:
+    from .setup.verb import setup
+
+    return setup(options, os.environ)
 
 
 def _import(options: Namespace) -> int:

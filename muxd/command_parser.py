@@ -70,7 +70,7 @@ class CommandParser(ArgumentParser):
         return f"{self.prog} has no {flag}; {hint}"
 
 
-_UNITS = "conf/systemd has units that start it in the background"
+_UNITS = "`muxd setup --systemd` makes it a service"
 _IN_FILE = "it is a key of the configuration, {} under {}"
 
 #: Flags of other programs, each with flags of muxd for that purpose, of which the first counts that a command has, or
@@ -115,7 +115,7 @@ _OTHERS_FLAGS = {
     ),
     **dict.fromkeys(("--pidfile", "--pid-file"), (f"muxd runs in the foreground, and needs no such file; {_UNITS}",)),
     **dict.fromkeys(
-        ("--systemd", "--service", "--install"), ("conf/systemd has the units of a service, to be copied",)
+        ("--systemd", "--service", "--install"), ("--systemd", "`muxd setup --systemd` makes muxd a service")
     ),
     **dict.fromkeys(
         ("--dry-run", "--test", "-t", "-n", "--validate"), ("--print", "muxd check looks and starts nothing")
@@ -145,7 +145,7 @@ _OTHERS_COMMANDS = {
     **dict.fromkeys(("version", "help"), "it is `muxd --{}`"),
     **dict.fromkeys(("validate", "test", "lint", "verify", "configtest", "doctor"), "it is `muxd check`"),
     **dict.fromkeys(
-        ("setup", "new", "create", "configure", "generate", "bootstrap", "onboard"),
+        ("new", "create", "configure", "generate", "bootstrap", "onboard"),
         "`muxd init` writes a first configuration",
     ),
     **dict.fromkeys(
@@ -154,7 +154,7 @@ _OTHERS_COMMANDS = {
     ),
     **dict.fromkeys(
         ("install", "install-units", "enable", "service", "systemd"),
-        "`muxd init` writes a first configuration, and conf/systemd has the units of a service",
+        "`muxd init` writes a first configuration, and `muxd setup --systemd` makes muxd a service",
     ),
     "demo": "it is `muxd start --demo`",
     **dict.fromkeys(

@@ -44,7 +44,7 @@ def installed(request: pytest.FixtureRequest, debian: Path, opt: Path) -> Iterat
     """Everything is done with the commands of the install page; they must say nothing on stderr."""
     with Guest(debian, shares={opt: "/opt/muxd", PROJECT / "conf": "/src/conf"}) as guest:
         steps = install_page()
-        follow(guest, steps["Users, and the configuration"])
+        follow(guest, steps["The service's files, and the configuration"])
         guest.write("/etc/muxd/muxd.toml", CONFIG)
         follow(guest, "ln -sf /opt/muxd/bin/muxctl /usr/local/bin/muxctl\n" + steps["The service"])
         if request.param == "hardened":

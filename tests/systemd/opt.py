@@ -29,6 +29,7 @@ def lay_out(opt: Path) -> None:
         copy_distribution(name, site)
     for package in ("muxd", "muxctl"):
         shutil.copytree(PROJECT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT / "conf", site / "muxd" / "conf")
     (opt / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     (opt / "bin").mkdir()
     (opt / "bin" / "python").symlink_to("/usr/bin/python3")
