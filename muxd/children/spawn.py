@@ -61,7 +61,7 @@ class ChildSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     listen_fds: dict[str, int] = field(default_factory=dict)  # sockets to pass on, by name; they stay open here
     stop_port: int = 0  # a stop signals the process that listens there, not the launcher
-    stop_command: tuple[str, ...] = ()  # ends the child in the stop signal's place; {pid}: the launcher's
+    stop_command: tuple[str, ...] = ()  # ends the child in the stop signal's place; may have CHILD_PID
 
 
 #: The folder of muxd's children within state_dir.

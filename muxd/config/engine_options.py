@@ -130,7 +130,7 @@ class OpenAIOptions:
         unset=(),
         example=["llama-server", "--model", "{model_path}", "--port", "{port}"],
         doc="The command that starts the server, as a list of words; no shell is involved.  Placeholders: {port}, "
-        "{host}, {model}, {model_path}, {gpus}.",
+        "{host}, {model}, {model_path}, {gpus}; {lbrace} is a brace that is none of theirs.",
     )
     ready_path: str = key(url_path, "/health", doc="The server is ready once a GET there is answered with a 2xx.")
     health_path: str = key(

@@ -17,6 +17,9 @@ from .units import shown
 #: A name in single braces.  "${PORT}" is a shell's, "{{name}}" a template's: both are left alone.
 PLACEHOLDER = re.compile(r"(?<![{$])\{([a-z_]+)\}(?!\})")
 
+#: The placeholder that stands for a brace, where one is meant that muxd is to leave alone.
+BRACE = "lbrace"
+
 #: What a server's own command line may ask for, each with what stands there then.
 OF_SERVER = {
     "port": "the port at which muxd expects it",
@@ -24,6 +27,7 @@ OF_SERVER = {
     "model": "the model's name",
     "model_path": "the key model_path",
     "gpus": "its GPUs' numbers, with commas",
+    BRACE: "a brace as it is: {lbrace}print} becomes {print}",
 }
 
 #: What commands may ask for that are run once the server runs.
@@ -59,14 +63,20 @@ def placeholders_in(words: Sequence[str]) -> Iterator[str]:
 
 def filled(words: Sequence[str], values: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return words with their placeholders replaced; a word that is one alone becomes as many as it has values."""
+    known = {**values, BRACE: ("{",)}
     found: list[str] = []
     for word in words:
         alone = PLACEHOLDER.fullmatch(word)
         if alone is not None:
-            found += values[alone[1]]
+            found += known[alone[1]]
         else:
-            found.append(PLACEHOLDER.sub(lambda match: " ".join(values[match[1]]), word))
+            found.append(PLACEHOLDER.sub(lambda match: " ".join(known[match[1]]), word))
     return tuple(found)
+
+
+def literal(text: str) -> str:
+    """Return text for a command in which nothing is replaced: what muxd would take for a placeholder stays as it is."""
+    return PLACEHOLDER.sub(rf"{{{BRACE}}}\1}}", text)
 
 
 def command_line(value: Any, base: Base) -> tuple[str, ...]:

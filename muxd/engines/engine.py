@@ -28,6 +28,10 @@ class LaunchContext:
     gpu_size: int = 0  # bytes that the smallest of its GPUs has in all; 0 where nobody could read it
 
 
+#: Stands for the pid of a server's first process in its stop command.  No word of a command can have a NUL.
+SERVER_PID = "\0server\0"
+
+
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
     """An engine's own command: argv, its environment on top of muxd's own, files to write first (mode 0600)."""
@@ -36,7 +40,7 @@ class CommandSpec:
     env: dict[str, str] = field(default_factory=dict)
     files: dict[Path, str] = field(default_factory=dict)
     modules: Path | None = None  # a folder of Python modules that the server is to find before any others
-    stop_command: tuple[str, ...] = ()  # ends the server in the stop signal's place; {pid} stands for its first process
+    stop_command: tuple[str, ...] = ()  # ends the server in the stop signal's place; may have SERVER_PID
     own_stop_signal: signal.Signals | None = None  # None: the engine's
     keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
 

@@ -163,7 +163,7 @@ def _refuse_literal(conversion: Conversion, at: KeyPath, command: str, macros: M
     for word, meant in zip(words, expected, strict=True):
         values = {name: [""] for name in placeholders_in([word])} | {"port": ["1"], "pid": ["2"]}
         if " ".join(filled([word], values)) != meant:
-            text = f"{shown(word)} has braces that muxd would replace, and nothing keeps them as they are"
+            text = f"{shown(word)} has braces that muxd would replace"
             conversion.wrong(at, f"{text}; put the command into a script, and start that")
             return
 

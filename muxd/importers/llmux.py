@@ -11,6 +11,7 @@ from typing import Any
 from muxd.config.lines import KeyPath
 from muxd.config.problems import Problems
 from muxd.config.readers import Base, Reader, boolean, choice, integer, number, text, texts
+from muxd.config.server_commands import literal
 from muxd.config.units import show_duration
 from muxd.config.units import shown as shown_value
 
@@ -255,7 +256,7 @@ def _put_hooks(conversion: Conversion, name: str, table: Mapping[str, Any]) -> N
     wake, sleep, alive = (conversion.read((*at, hook), table.get(hook, "true"), _hook) for hook in _HOOKS)
     if wake is None or sleep is None or alive is None:
         return
-    run = ["env", f"LLMUX_MODEL={name}", "sh", "-c"]
+    run = ["env", f"LLMUX_MODEL={literal(name)}", "sh", "-c"]
     conversion.put((*path, "command"), [*run, _HOLD, wake], (*at, "wake"))
     conversion.put((*path, "wake"), [{"command": [*run, wake]}], (*at, "wake"))
     conversion.put((*path, "sleep"), [{"command": [*run, sleep]}], (*at, "sleep"))
@@ -270,5 +271,5 @@ def _put_hooks(conversion: Conversion, name: str, table: Mapping[str, Any]) -> N
 
 def _hook(value: Any, base: Base) -> str:
     if isinstance(value, str) and value.strip() and "\0" not in value:
-        return value
+        return literal(value)
     raise ValueError(f"{shown_value(value)} is no script; write the words of a shell in quotes")

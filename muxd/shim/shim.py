@@ -24,7 +24,7 @@ from .processes import (
     program_of,
     send,
 )
-from .shim_spec import KILL, STOP, ShimSpec
+from .shim_spec import CHILD_PID, KILL, STOP, ShimSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Shim:
 
     def _run_stop_command(self) -> None:
         """Start the stop command, with the child's environment and folder; its output goes to the child's log."""
-        argv = [word.replace("{pid}", str(self._pid)) for word in self._spec.stop_command]
+        argv = [word.replace(CHILD_PID, str(self._pid)) for word in self._spec.stop_command]
         spec = ShimSpec(**{**vars(self._spec), "argv": argv, "listen_fds": {}, "cgroup": None})
         try:
             stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -276,7 +276,7 @@ class Shim:
         self._send_stop_signal()
 
     def _stop_takes_pid(self) -> bool:
-        return any("{pid}" in word for word in self._spec.stop_command)
+        return any(CHILD_PID in word for word in self._spec.stop_command)
 
     def _send_stop_signal(self) -> None:
         if self._status is None:

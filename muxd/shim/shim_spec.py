@@ -7,6 +7,9 @@ import signal
 #: The signals that ask a shim to stop the child, or to kill it and all its descendants now.
 STOP, KILL = signal.SIGTERM, signal.SIGQUIT
 
+#: Stands for the child's pid in a stop command.  No word of a command can have a NUL.
+CHILD_PID = "\0pid\0"
+
 
 class ShimSpec:
     """The child to run and the files to keep.  Paths are absolute, times are seconds, sizes are bytes."""
@@ -30,7 +33,7 @@ class ShimSpec:
         cgroup: str | None = None,  # an existing cgroup v2 directory, for this child alone
         listen_fds: dict[str, int] | None = None,  # inherited sockets to be passed on, as 3, 4 ..., by name
         stop_port: int = 0,  # a stop signals the process that listens there, not the child
-        stop_command: list[str] | None = None,  # a stop runs this instead; {pid} in a word stands for the child's pid
+        stop_command: list[str] | None = None,  # a stop runs this instead; may have CHILD_PID
     ) -> None:
         self.name = name
         self.token = token

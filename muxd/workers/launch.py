@@ -16,13 +16,14 @@ from muxd.children import Child, Children, ChildSpec
 from muxd.config import Config, Model
 from muxd.core.events import Event
 from muxd.core.ledger import GpuId
-from muxd.engines.engine import Engine, LaunchContext, LaunchSpec, ServerKeys
+from muxd.engines.engine import SERVER_PID, Engine, LaunchContext, LaunchSpec, ServerKeys
 from muxd.engines.engine_client import EngineClient
 from muxd.gpus import Gpus
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
 from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
+from muxd.shim.shim_spec import CHILD_PID
 
 from .port_ownership import PortOwnership
 from .server_tree import ChildTree
@@ -266,7 +267,7 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
         stop_timeout=model.stop_timeout,
         stop_signal=orders.stop_signal,
         stop_port=orders.stop_port,
-        stop_command=orders.stop_command,
+        stop_command=tuple(word.replace(SERVER_PID, CHILD_PID) for word in orders.stop_command),
     )
 
 

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from muxd.config.readers import Base
-from muxd.config.server_commands import HookStep, command_line, filled, hook_steps, placeholders_in, url_path, url_paths
+from muxd.config.server_commands import (
+    HookStep,
+    command_line,
+    filled,
+    hook_steps,
+    literal,
+    placeholders_in,
+    url_path,
+    url_paths,
+)
 
 BASE = Base(Path("/etc/muxd"), Path("/home/u"))
 VALUES = {"port": ("8000",), "pids": ("7", "8"), "model_path": ("/m/a b.gguf",)}
@@ -20,10 +29,16 @@ VALUES = {"port": ("8000",), "pids": ("7", "8"), "model_path": ("/m/a b.gguf",)}
         (("sh", "-c", "kill {pids}"), ("sh", "-c", "kill 7 8")),
         (("sh", "-c", "serve ${PORT} {{port}} {} {Port}"), ("sh", "-c", "serve ${PORT} {{port}} {} {Port}")),
         (('{"a": {"port": 1}}',), ('{"a": {"port": 1}}',)),
+        (("{lbrace}port}", "{lbrace}", "a{lbrace}{port}"), ("{port}", "{", "a{8000")),
     ],
 )
 def test_a_placeholder_is_filled_in_and_the_braces_of_others_are_left_alone(words, wanted):
     assert filled(words, VALUES) == wanted
+
+
+@pytest.mark.parametrize("text", ["awk '{print}' {port} ${port} {{port}} {} {pid}{lbrace}", "{", "{port}", "x"])
+def test_text_that_is_made_literal_comes_out_as_it_was(text):
+    assert filled([literal(text)], VALUES) == (text,)
 
 
 def test_placeholders_are_listed_in_their_order():

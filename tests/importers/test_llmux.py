@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from muxd.config.engine_options import VLLMOptions
+from muxd.config.server_commands import filled
 from muxd.engines.vllm.key_checks import OWNED_FLAGS
 from muxd.importers import llmux
 from muxd.importers.owned_flags import OWNED, without_owned
@@ -275,6 +276,20 @@ def test_the_hooks_of_llmux_2_are_commands_and_steps(llmux_1):
     assert (owl.engine, owl.port, owl.sleep_level, options.ready_path) == ("openai", 8001, 1, "/v1/health")
     assert (hawk.name, hawk.served_names, hawk.engine_options.ready_path) == ("birds-hawk", ("Birds/Hawk",), "/health")
     assert hawk.switch_timeout == 600.0
+
+
+def test_a_hook_reaches_its_shell_as_it_is_written(llmux_1):
+    hooks = {
+        "wake": "echo ${LLMUX_MODEL} {model} {port} | awk '{print}' > ${HOME}/{lbrace}",
+        "sleep": "pid=$(cat x); kill ${pid} {pid} {gpus}",
+    }
+    table = {**hooks, "port": 8001, "alive": "curl http://localhost:8001/health"}
+    options = only(llmux_1.load(json.dumps({"models": {"owl": table}}))).engine_options
+    values = dict.fromkeys(("model", "port", "gpus", "pid", "pids", "host"), ("WRONG",))
+    assert filled(options.command, values)[-1] == hooks["wake"]
+    assert filled(options.wake[0].command, values)[-1] == hooks["wake"]
+    assert filled(options.sleep[0].command, values)[-1] == hooks["sleep"]
+    assert filled(options.stop_command, values)[-1] == hooks["sleep"]
 
 
 def test_of_hooks_is_said_what_has_no_equal(llmux_1):

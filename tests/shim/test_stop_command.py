@@ -6,6 +6,7 @@ import signal
 import pytest
 import trio
 
+from muxd.shim.shim_spec import CHILD_PID
 from tests.childworld import eventually
 
 
@@ -37,7 +38,7 @@ async def up(world, spec):
 
 
 async def test_a_stop_runs_the_command_in_the_signals_place(world, contained):
-    child = await up(world, contained("rm container; kill -9 {pid}; echo stopped"))
+    child = await up(world, contained(f"rm container; kill -9 {CHILD_PID}; echo stopped"))
     child.stop()
     exit = await ended(child)
     assert (exit.signal, exit.requested) == (signal.SIGKILL, True)
@@ -47,7 +48,7 @@ async def test_a_stop_runs_the_command_in_the_signals_place(world, contained):
 
 async def test_the_command_has_time_to_end_after_the_child(world, contained):
     text = "trap 'exit 0' USR1; touch container; echo up; while :; do sleep 0.01; done"
-    child = await up(world, contained("kill -USR1 {pid}; sleep 0.3; rm container", text))
+    child = await up(world, contained(f"kill -USR1 {CHILD_PID}; sleep 0.3; rm container", text))
     child.stop()
     assert (await ended(child)).status == 0
     assert not container(world)
@@ -64,7 +65,7 @@ async def test_a_child_that_outlives_the_end_of_its_container_gets_the_signal_at
 
 async def test_a_child_whose_command_takes_its_pid_gets_no_signal_beside_it(world, contained):
     text = "trap 'exit 5' TERM; trap 'exit 0' USR1; touch container; echo up; while :; do sleep 0.01; done"
-    child = await up(world, contained("rm container; { sleep 0.3; kill -USR1 {pid}; } > /dev/null 2>&1 &", text))
+    child = await up(world, contained(f"rm container; (sleep 0.3; kill -USR1 {CHILD_PID}) > /dev/null 2>&1 &", text))
     child.stop()
     assert (await ended(child)).status == 0
 
@@ -88,7 +89,7 @@ async def test_a_command_that_cannot_be_executed_is_told_by_name(world):
 
 
 async def test_after_the_stop_timeout_the_child_is_killed_whatever_the_command_does(world, contained):
-    child = await up(world, contained("sleep 1000 # {pid}", stop_timeout=0.2))
+    child = await up(world, contained(f"sleep 1000 # {CHILD_PID}", stop_timeout=0.2))
     child.stop()
     exit = await ended(child)
     assert (exit.signal, exit.requested) == (signal.SIGKILL, True)
@@ -107,7 +108,7 @@ async def test_what_a_killed_or_crashed_child_leaves_is_ended_by_the_command(wor
 
 
 async def test_a_command_that_takes_a_pid_is_not_run_once_that_is_nobodys(world, contained):
-    child = await up(world, contained("rm container # {pid}"))
+    child = await up(world, contained(f"rm container # {CHILD_PID}"))
     child.kill()
     await ended(child)
     assert container(world)

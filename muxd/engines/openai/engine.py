@@ -15,7 +15,7 @@ from muxd.config.model_schema import Model
 from muxd.config.server_commands import HookStep, filled, placeholders_in
 from muxd.engines import diagnosis
 from muxd.engines.diagnosis import Diagnosis, Evidence
-from muxd.engines.engine import CommandSpec, LaunchContext, ServerKeys
+from muxd.engines.engine import SERVER_PID, CommandSpec, LaunchContext, ServerKeys
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
 from muxd.engines.log_patterns import GENERAL_PATTERNS
 from muxd.engines.observed_server import ObservedServer
@@ -63,7 +63,7 @@ class OpenAIServer:
         return CommandSpec(
             argv=filled(options.command, self._values),
             own_stop_signal=signal.Signals[options.stop_signal],
-            stop_command=filled(options.stop_command, {**self._values, "pid": ("{pid}",)}),
+            stop_command=filled(options.stop_command, {**self._values, "pid": (SERVER_PID,)}),
             keys=ServerKeys("", ""),  # what muxd has no key for is shown none
         )
 

@@ -3,16 +3,17 @@
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from os.path import basename
 
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.model_schema import Model
 from muxd.config.names import did_you_mean
 from muxd.config.rules import VARIABLE, Finding
-from muxd.config.server_commands import OF_RUNNING_SERVER, OF_SERVER, placeholders_in
+from muxd.config.server_commands import BRACE, OF_RUNNING_SERVER, OF_SERVER, placeholders_in
 
-#: Programs that expand variables in their arguments by themselves.
-SHELLS = ("sh", "bash", "dash", "zsh", "ash", "ksh", "fish")
+#: Programs that expand variables in their arguments, or have a shell do so.
+EXPANDING = ("sh", "bash", "dash", "zsh", "ash", "ksh", "fish", "ssh", "su", "runuser", "systemd-run")
 
 _PORT_FLAGS = ("--port", "-p", "--http-port", "--http_port")
 _HOST_AND_PORT = re.compile(r"(?:127\.0\.0\.1|localhost|0\.0\.0\.0|\[::1?\]):(\d{1,5})")
@@ -55,10 +56,12 @@ def _words(
     for name in dict.fromkeys(placeholders_in(words)):
         if name not in known:
             later = "; the server does not run yet then" if name in OF_RUNNING_SERVER else ""
-            yield key, f"{{{name}}} is no placeholder here{later}; {did_you_mean(name, known)}"
+            text = f"{{{name}}} is no placeholder here{later}; {did_you_mean(name, known)}"
+            yield key, f"{text} (a brace that is to stay as it is: {{{BRACE}}}{name}}})"
         elif name == "model_path" and not model.model_path:
             yield key, "{model_path} stands for the key model_path, which is not there; write it"
-    if basename(words[0]) not in SHELLS and (wanted := next(filter(None, map(VARIABLE.search, words)), None)):
+    plain = takewhile(lambda word: basename(word) not in EXPANDING, words)  # before a shell, as in env A=b sh -c ...
+    if (wanted := next(filter(None, map(VARIABLE.search, plain)), None)) is not None:
         yield key, f"{wanted[0]} would be taken literally, no shell is involved; write the value"
     if environ is not None and not shutil.which(words[0], path=model.env.get("PATH", environ.get("PATH"))):
         yield key, f"{words[0]} is not an executable that can be found; install it, or give its path"

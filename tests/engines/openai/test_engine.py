@@ -16,7 +16,7 @@ from muxd.config import Model
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.server_commands import HookStep
 from muxd.engines.diagnosis import Evidence
-from muxd.engines.engine import LaunchContext
+from muxd.engines.engine import SERVER_PID, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, HookFailed, open_http
 from muxd.engines.openai.engine import OpenAIServer
 from muxd.http.request import Request
@@ -90,7 +90,7 @@ def test_it_is_started_by_its_own_command_without_any_key_of_muxds(tmp_path):
         context(tmp_path),
     )
     assert launch.argv == ("serve", "/m/a.gguf", "--port=4321", "0,2")
-    assert launch.stop_command == ("docker", "rm", "muxd-a", "{pid}"), "the shim fills the pid in"
+    assert launch.stop_command == ("docker", "rm", "muxd-a", SERVER_PID), "the shim fills the pid in"
     assert launch.stop_signal == signal.SIGQUIT
     assert launch.keys is not None
     assert (launch.keys.admin, launch.keys.api, launch.files) == ("", "", {})

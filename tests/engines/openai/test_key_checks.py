@@ -52,12 +52,17 @@ def test_a_model_without_steps_sleeps_at_level_3_whatever_the_defaults_say(load)
         ),
         (
             'command = ["sh", "{prot}", "{port}"]\n',
-            "F:3: models.a.command: {prot} is no placeholder here; did you mean port?",
+            "F:3: models.a.command: {prot} is no placeholder here; did you mean port? (a brace that is to stay "
+            "as it is: {lbrace}prot})",
+        ),
+        (
+            'command = ["env", "A=${HOME}", "sh", "-c", "exec serve {port}"]\n',
+            "F:3: models.a.command: ${HOME} would be taken literally, no shell is involved; write the value",
         ),
         (
             'command = ["sh", "{port}", "{pid}"]\n',
             "F:3: models.a.command: {pid} is no placeholder here; the server does not run yet then; "
-            "known: port, host, model, model_path, gpus",
+            "known: port, host, model, model_path, gpus, lbrace (a brace",
         ),
         (
             'command = ["sh", "{port}", "{model_path}"]\n',
@@ -146,6 +151,11 @@ def test_a_mistake_is_told_with_its_place_and_what_to_write(problem, table, told
         'command = ["cat"]\nport = 8080\n',  # by its own configuration file
         'command = ["cat", "-p", "127.0.0.1:{port}:8080", "image", "--port", "8080"]\n',
         'command = ["sh", "-c", "exec serve --port {port} --dir $HOME"]\n',
+        *(
+            f'command = [{wrapper}, "sh", "-c", "exec serve --port {{port}} --dir ${{HOME}}"]\n'
+            for wrapper in ('"env", "A=b"', '"timeout", "9"', '"nice"', '"nohup"', '"setsid"', '"cat", "exec", "web"')
+        ),
+        'command = ["sh", "-c", "ps | awk \'{lbrace}print}\'; exec serve {port}"]\n',
         f'command = ["{sys.executable}", "serve.py", "{{port}}"]\nstop_command = ["kill", "{{pid}}"]\n',
     ],
 )
