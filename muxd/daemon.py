@@ -104,7 +104,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier)
     managed = ProxyChild(config, children, state, ports, left.proxy) if config.proxy.managed else None
-    async with open_http() as http, trio.open_nursery() as nursery:
+    async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
         supervisor = Supervisor(context, mailbox, managed or UnmanagedProxy(config), reread, left.workers)

@@ -1,22 +1,34 @@
 """The state file: the part of muxd's state that the next muxd needs.
 
 The file names every child, so that the next muxd can find the processes that this one left,
-and take them over or end them, and each worker's engine call that is under way, written
-before the call is sent.  The file is replaced whole and atomically, but not synced to disk: a power cut that
+and take them over or end them, and says of each worker whether it is at rest: that it no longer is, is written
+before anything is done to it.  The file is replaced whole and atomically, but not synced to disk: a power cut that
 loses the file has also ended the processes that it names, which the boot id shows.
+
+A busy disk may take a second to replace a file.  So a thread does that while muxd's loop goes on; one write at a time,
+each of the newest state, however often that has changed meanwhile.  Only an act that must be on record first waits:
+`write_ahead`.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
+import trio
 
 from .children import ChildRecord
 from .engines.wake_proof import ProofAnswer
 from .errors import in_words
 from .own_files import UNREADABLE, put_aside, read, write
+from .threads import in_thread
 
 log = logging.getLogger(__name__)
+
+#: Seconds that an act waits for its record at most; on a disk that hangs muxd goes on, as it does on a full one.
+PATIENCE = 5.0
 
 
 class TrackedMemory(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
@@ -78,11 +90,19 @@ class SavedState(msgspec.Struct, kw_only=True):
 
 
 class StateFile:
-    """The state in memory and on disk; call `save` after each change."""
+    """The state in memory and on disk; call `save` after each change.
+
+    Within `kept` the file is written by a thread; before and after, such as at muxd's start, `save` writes it itself.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = SavedState()
+        self._is_kept = False
+        self._changes = 0  # so many saves were asked for,
+        self._written = 0  # and the file has the state as of this one, unless the disk refused it
+        self._changed = trio.Event()
+        self._was_written = trio.Event()
 
     def load(self) -> SavedState:
         """Return the state that an earlier muxd left, or an empty one.
@@ -99,10 +119,54 @@ class StateFile:
             self.state = SavedState()
         return self.state
 
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Write what is saved meanwhile in a thread; the last state is on disk when this ends."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, name="state file")
+            self._is_kept = True
+            try:
+                yield
+            finally:
+                self._is_kept = False
+                nursery.cancel_scope.cancel()
+        if self._written < self._changes:
+            self._write(msgspec.json.encode(self.state))
+
     def save(self) -> None:
-        """Write the state to disk; an error is logged only, because a full disk must not end the workers."""
+        """Have the state written to disk soon; an error is logged only: a full disk must not end the workers."""
+        self._changes += 1
+        if self._is_kept:
+            self._changed.set()
+        else:
+            self._write(msgspec.json.encode(self.state))
+
+    async def write_ahead(self) -> None:
+        """Save, and wait until the state as it is now is on disk: what follows must not happen without its record.
+
+        After PATIENCE seconds, or where the disk refuses it, that is logged, and it happens all the same.
+        """
+        self.save()
+        wanted = self._changes
+        with trio.move_on_after(PATIENCE):
+            while self._is_kept and self._written < wanted:
+                await self._was_written.wait()
+            return
+        log.error("the state file %s could not be written for %g s; muxd goes on without it", self.path, PATIENCE)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            changes, data = self._changes, msgspec.json.encode(self.state)
+            await in_thread(partial(self._write, data))
+            self._written = changes
+            self._was_written.set()
+            self._was_written = trio.Event()
+
+    def _write(self, data: bytes) -> None:
         try:
-            write(self.path, msgspec.json.encode(self.state))
+            write(self.path, data)
         except OSError as error:
             log.error(
                 "cannot write the state file %s: %s; should muxd die now, it would not be up to date",

@@ -160,7 +160,7 @@ class WorkerProcess:
         self._ordered.set()
 
     def stop(self, *, kill: bool) -> None:
-        """Begin to end this life, with the stop signal or with SIGKILL; a later call with `kill` hastens the end.
+        """Begin to end this life, by the stop signal or at once by SIGKILL; a later call with `kill` hastens the end.
 
         A server that was never ready has no request to finish, and is killed where it would not hear the signal.
         """
@@ -170,10 +170,10 @@ class WorkerProcess:
         self._ordered.set()
         self._before_launch.cancel()
         if self._server is not None:
-            if self._server.record.is_at_rest:
-                self._server.record.is_at_rest = False  # the next muxd must not take over what is about to end
+            self._server.record.is_at_rest = False
+            if kill:
                 self._context.state.save()
-            self._server.child.kill() if kill else self._server.child.stop()
+                self._server.child.kill()
 
     async def run(self) -> WorkerEnd:
         """Start the server and follow it until no process of it is left; return how this life ended."""
@@ -472,6 +472,7 @@ class WorkerProcess:
         self._doing = "fell asleep"
         record = server.record
         record.is_at_rest = False
+        await self._context.state.write_ahead()
         is_sized_by_script = self._model.script is not None  # scripts' models take turns, whatever they need
         taken = None if record.released or is_sized_by_script else await self._gpu_memory.peak()
         try:
@@ -491,6 +492,7 @@ class WorkerProcess:
     async def _wake(self, server: LaunchedServer) -> None:
         self._doing = "woke"
         server.record.is_at_rest = False
+        await self._context.state.write_ahead()
         try:
             if missing := await self._gpu_memory.until_room_to_wake():
                 raise EngineCallFailed(missing, cause=diagnosis.of_missing_memory(missing))
@@ -538,13 +540,16 @@ class WorkerProcess:
         raise EngineCallFailed(f"not ready {self._model.call_timeout:g} s after its wake")
 
     async def _watch_for_wedge(self, server: LaunchedServer) -> None:
-        """Wait for a stop, and report WorkerStuck when processes are left KILL_TIMEOUT after SIGKILL.
+        """Carry out a stop, and report WorkerStuck when processes are left KILL_TIMEOUT after SIGKILL.
 
+        The stop signal waits for the record that this worker ends: the next muxd must not take it over.
         The shim kills after the stop_timeout that it was started with; this kill comes first where a new configuration
         has a shorter one.
         """
         await self._stopping.wait()
         if not self._kill:
+            await self._context.state.write_ahead()
+            server.child.stop()
             await trio.sleep(self._model.stop_timeout)
             server.child.kill()
         await trio.sleep(KILL_TIMEOUT)

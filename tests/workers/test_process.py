@@ -3,11 +3,13 @@
 import errno
 import os
 import socket
+from collections.abc import Callable
 from signal import SIGKILL
 
 import pytest
 import trio
 
+from muxd import saved_state
 from muxd.children import Dropped, ExitRecord
 from muxd.config import Memory, Model
 from muxd.config.engine_options import OpenAIOptions
@@ -735,6 +737,45 @@ async def test_a_stop_leaves_the_orders_that_are_still_to_come_undone(autojump_c
         await worker.tells(WorkerAsleep)
         await worker.ends()
         assert worker.server.calls == ["pause", "release"]
+
+
+# The disk
+
+
+async def test_on_a_slow_disk_a_sleep_a_wake_and_a_stop_wait_for_their_record_once(
+    autojump_clock, tmp_path, monkeypatch
+):
+    async def slowly(work: Callable[[], None]) -> None:
+        await trio.sleep(1.0)
+        work()
+
+    async def in_order(until: Callable[[], object]) -> float:
+        """Seconds until something is done to the server, which the state file no longer calls at rest by then."""
+        began = worker.now
+        while not until():
+            await trio.sleep(0.01)
+        assert not worker.record.is_at_rest
+        return worker.now - began
+
+    monkeypatch.setattr(saved_state, "in_thread", slowly)
+    async with one_worker(tmp_path, stop_timeout=100.0) as worker, worker.host.state.kept():
+        await worker.gets_ready()
+        await trio.sleep(5)
+        assert worker.record.is_at_rest
+        worker.runner.sleep(2)
+        assert await in_order(lambda: worker.server.calls) == pytest.approx(1, abs=0.02)
+        began = worker.now
+        await worker.tells(WorkerAsleep)
+        assert worker.now - began < 1
+        await trio.sleep(5)
+        assert (worker.record.is_at_rest, worker.record.call) == (True, None)
+        worker.runner.wake()
+        assert await in_order(lambda: "resume" in worker.server.calls) == pytest.approx(1, abs=0.02)
+        await worker.tells(WorkerReady)
+        await trio.sleep(5)
+        worker.runner.stop(kill=False)
+        assert await in_order(lambda: worker.child.signals) == pytest.approx(1, abs=0.02)
+        await worker.tells(WorkerExited)
 
 
 # The end
