@@ -235,7 +235,7 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
                 yield wrong(model.name, f"{text}, and its server was seen there", _place_of(model.script))
             return
         yield from _too_few(model, machine.where(model, "gpus"))
-    if not runs_on_cpu(model.args) and all(gpu in machine.sized_gpus for gpu in model.gpus):
+    if not runs_on_cpu(model.args):
         yield from _gpu_lines(machine, model, weights)
         if machine.gpus:
             yield from _unsized_lines(machine, model)
@@ -257,8 +257,9 @@ def _unsized_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def _demand_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
     """Yield a line if the model's own flags let its server have more of a GPU than it is granted, or than there is."""
-    share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
-    for gpu in (machine.sized_gpus[id] for id in model.gpus):
+    memory = model.memory
+    share = memory.total // max(1, model.gpus_each) if memory is not None and memory.kv else 0
+    for gpu in (machine.sized_gpus[id] for id in model.gpus if id in machine.sized_gpus):
         (flag, demanded), room = kind_of(model).demanded(model, gpu.total), machine.room(gpu)
         if demanded > (share or room):
             granted = f"memory grants it {_gib(share)}" if share else f"[gpus] leaves models {_gib(room)}"
@@ -303,14 +304,16 @@ def _capacity(machine: HostCheck, model: Model, gpu: str) -> int:
 
 def _gpu_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[ReportLine]:
     share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
-    best = _best(model, {gpu: machine.room(machine.sized_gpus[gpu]) for gpu in model.gpus})
-    small = min((machine.sized_gpus[gpu] for gpu in best), key=machine.room, default=None)
-    if small is None:
+    known = {gpu: machine.sized_gpus[gpu] for gpu in model.gpus if gpu in machine.sized_gpus}
+    is_known = len(known) == len(model.gpus)
+    if not known or (model.any_gpus and not is_known):
         return
-    together = sum(machine.room(machine.sized_gpus[gpu]) for gpu in best)
+    best = _best(model, {gpu: machine.room(each) for gpu, each in known.items()}) if is_known else list(known)
+    small = min((known[gpu] for gpu in best), key=machine.room)
+    together = sum(machine.room(known[gpu]) for gpu in best)
     if share > machine.room(small):
         yield _too_large(model, small.id, machine.room(small), small.total, machine.where(model, "memory"))
-    elif not share and weights > together and not any(arg.startswith("--cpu-offload") for arg in model.args):
+    elif is_known and not share and weights > together and not any(a.startswith("--cpu-offload") for a in model.args):
         have = f"have {_gib(together)} together" if model.gpus_each > 1 else f"has {_gib(together)}"
         where, least = machine.where(model, "gpus"), kind_of(model).certain_need(model, machine.environ_of(model))
         if least > together:

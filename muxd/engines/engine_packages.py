@@ -82,7 +82,10 @@ def without(args, names):
 def complaints(args):
     while True:
         try:
-            parser.parse_args(args)
+            found = parser.parse_args(args)
+            # Nothing that muxd gives a server is a value without a flag, which vLLM takes for its model.
+            stray = [getattr(found, each.dest) for each in parser._actions if not each.option_strings]
+            yield from (f"unrecognized arguments: {value}" for value in stray if value is not None)
             return
         except (ValueError, argparse.ArgumentError) as error:
             yield str(error)

@@ -11,6 +11,7 @@ from muxd.config.model_schema import Model
 from muxd.config.rules import Finding
 from muxd.config.schema import Config
 from muxd.core.ledger import GpuId
+from muxd.errors import EngineMissing
 
 from .capabilities import Capabilities
 
@@ -35,6 +36,13 @@ class NotInstalled(Exception):
     def __init__(self, text: str, *, is_missing: bool = False) -> None:
         super().__init__(text)
         self.is_missing = is_missing
+
+
+def no_interpreter(python: str, title: str, package: str) -> str:
+    """Return what is wrong with an interpreter that cannot be found, and what to do."""
+    text = f"{python} is not an executable that can be found ({EngineMissing.code})"
+    made = f"make one: python3 -m venv DIR && DIR/bin/python -m pip install {package}"
+    return f"{text}; name the python of an environment that has {title}, or {made}"
 
 
 class ArgFault(NamedTuple):

@@ -20,8 +20,8 @@ _TAKEN_OVER = ("--port", "--model", "--model-path")
 #: Flags of a server that ask its clients for a key.
 _KEYS = ("--api-key", "--admin-api-key")
 
-#: Flags behind which there may be several values.
-_SEVERAL = ("--served-model-name",)
+#: Flags behind which vLLM takes several values, of those in OWNED.
+_SEVERAL = ("--served-model-name", "--api-key")
 
 
 def without_owned(args: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -264,7 +264,6 @@ def test_what_a_script_should_not_do_is_told_with_its_line(report, interpreter, 
         (["--max-model-len", "32768"], "--max-model-len is not SGLang's; it has --context-length"),
         (["--gpu-memory-utilization=0.9"], "--gpu-memory-utilization is not SGLang's; it has --mem-fraction-static"),
         (["--device", "cuda:1"], "--device cuda:1: which GPU it is, gpus says; write --device cuda, or leave it out"),
-        (["--mem-fraction-static", "1.5"], "--mem-fraction-static 1.5 is no share of a GPU's memory; "),
         (["--nnodes", "2"], "--nnodes 2: muxd starts a server on this host alone; "),
     ],
 )
@@ -384,6 +383,52 @@ def test_what_vllm_cannot_do_is_wrong_with_its_line(report, interpreter, version
     wrong = [line for line in lines if line[0] == "WRONG"]
     assert (status, [line[1] for line in wrong]) == (2, ["a"])
     assert wrong[0][2].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (
+            "args = ['--mem-fraction-static', '0.9']\nmemory = { weights = '20GiB', kv = '4GiB' }\n",
+            "its --mem-fraction-static is 72.0 GiB of GPU 0, and memory grants it 24.0 GiB; leave the flag out",
+        ),
+        (
+            "args = ['--mem-fraction-static=0.9']\n[gpus]\nmemory = { 0 = '40GiB' }\n",
+            "its --mem-fraction-static is 72.0 GiB of GPU 0, and [gpus] leaves models 40.0 GiB; lower it",
+        ),
+        (
+            "args = ['--mem-fraction-static=1.5']\n",
+            "models.a.args: --mem-fraction-static 1.5 is no share of a GPU's memory; write one between 0 and 1",
+        ),
+        ("args = ['--ssl-keyfile=/k']\n", "models.a.args: --ssl-keyfile: muxd speaks plain HTTP to servers"),
+    ],
+)
+def test_a_share_beyond_what_sglang_is_granted_is_wrong_with_its_line(report, interpreter, keys, told):
+    interpreter()
+    status, lines = report(VLLM.replace("vllm", "sglang") + keys, gpus=(80,))
+    (wrong,) = [line for line in lines if line[0] == "WRONG"]
+    assert (status, wrong[1]) == (2, "a")
+    assert wrong[2].startswith(f"muxd.toml:7: {told}")
+
+
+def test_a_share_of_a_model_of_which_only_the_weights_are_known_is_the_users(report, interpreter):
+    interpreter()
+    keys = "args = ['--mem-fraction-static', '0.9']\nmemory = { weights = '20GiB' }\n"
+    assert report(VLLM.replace("vllm", "sglang") + keys, gpus=(80,))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("args = ['--gpu-memory-utilization', '0.9']\nmemory = { weights = '10GiB', kv = '5GiB' }\n", "grants it 7.5"),
+        ("memory = { weights = '100GiB', kv = '80GiB' }\n", "needs 180.0 GiB on 2 GPUs, GPU 1 has 80.0 GiB: it can"),
+    ],
+)
+def test_one_gpu_of_a_known_size_is_enough_to_judge_by(report, interpreter, keys, told):
+    interpreter(engine="vllm", version="0.32.0")
+    status, lines = report(f"{VLLM}gpus = [0, 1]\n{keys}[gpus]\nmemory = {{ 1 = '80GiB' }}\n", gpus=())
+    (wrong,) = [text for mark, _, text in lines if mark == "WRONG"]
+    assert (status, told in wrong) == (2, True), wrong
 
 
 SIZED = "memory = { weights = '10GiB', kv = '5GiB' }\n"

@@ -253,7 +253,8 @@ simulation = { load_time = -1 }
         "F:17: models.legacy.port: 30001 is already the port of model qwen; use another, "
         "or leave it out and muxd chooses one",
         'F:18: models.legacy.served_names: "qwen" already means model qwen; give each name to one model',
-        "F:19: models.legacy.python: pythn is not an executable that can be found; give the path of SGLang's python",
+        "F:19: models.legacy.python: pythn is not an executable that can be found (engine_missing); name the python "
+        "of an environment that has SGLang, or make one: python3 -m venv DIR && DIR/bin/python -m pip install sglang",
         "F:20: models.legacy.sleep_level: 4 is out of range; use 0 to 3",
         'F:21: models.qwen2.5: unknown table; a model name with a dot is written in quotes: [models."qwen2.5"]',
         'F:24: models.s.engine: "tgi" is not known; use "sglang" or "vllm" or "openai" or "remote" or "simulator"',
@@ -506,7 +507,8 @@ WRONG = [
     ("[models]\na = 3", 'models.a: 3 is not a table; write [models.a]'),
     (
         "[defaults]\npython = '/no/python'",
-        "defaults.python: /no/python is not an executable that can be found; give the path of SGLang's python",
+        "defaults.python: /no/python is not an executable that can be found (engine_missing); name the python "
+        "of an environment that has SGLang, or make one: python3 -m venv DIR && DIR/bin/python -m pip install sglang",
     ),
 ]  # fmt: skip
 

@@ -204,6 +204,14 @@ def test_a_flag_of_muxds_own_is_left_out_however_it_is_written():
     assert left_out == {"--api-key": ["z"], "--served-model-name": ["q"], "--port": ["5"], "--no-enable-sleep-mode": []}
 
 
+def test_no_key_of_several_stays_in_args_or_is_said(llmux_1):
+    args = ["--max-model-len", "8", "--api-key", "first-secret", "second-secret", "--dtype", "half"]
+    config = llmux_1.load(configuration(model={"extra_args": args}))
+    assert only(config).args == ("--max-model-len", "8", "--dtype", "half")
+    assert not [told for told in config.import_remarks if "secret" in told]
+    assert "secret" not in (llmux_1.folder / "muxd.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

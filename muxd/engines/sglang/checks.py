@@ -24,13 +24,22 @@ from muxd.config.flags import (
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
-from muxd.engines.kind import ArgFault
+from muxd.engines.kind import ArgFault, no_interpreter
 
 # A flag and its value, or several flags, in one element of `args`.  A value behind "=" may have blanks, as JSON has.
 _JOINED = re.compile(r"--?[A-Za-z][\w-]*(\s|=[^\s{\[\"']*\s+--?[A-Za-z])")
 
 # Characters that word processors put in the place of "--".
 _DASHES = re.compile("^[\u2010-\u2015\u2212]+-?(?=[a-z])")
+
+
+#: Flags of a server that muxd cannot drive, each with why.
+UNUSABLE_FLAGS = {
+    "--grpc-mode": "muxd asks servers on HTTP",
+    "--smg-grpc-mode": "muxd asks servers on HTTP",
+    "--ssl-keyfile": "muxd speaks plain HTTP to servers, which listen on loopback only",
+    "--ssl-certfile": "muxd speaks plain HTTP to servers, which listen on loopback only",
+}
 
 
 def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Finding]:
@@ -42,7 +51,7 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
     if environ is None or not isinstance(options, SGLangOptions):
         return
     if not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
-        yield ("python",), f"{options.python} is not an executable that can be found; give the path of SGLang's python"
+        yield ("python",), no_interpreter(options.python, "SGLang", "sglang")
 
 
 def args_findings(model: Model) -> Iterator[Finding]:
@@ -52,6 +61,8 @@ def args_findings(model: Model) -> Iterator[Finding]:
         if owned := owned_flag(flag, OWNED_FLAGS):
             named = f" {owned}" if owned != flag else ""
             yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
+        elif unusable := owned_flag(flag, UNUSABLE_FLAGS):
+            yield ("args",), f"{flag}: {UNUSABLE_FLAGS[unusable]}; leave it out"
         elif _JOINED.match(arg):
             words = _shell_words(arg)
             if why := why_no_value(*words) if len(words) == 2 else "":
@@ -65,6 +76,8 @@ def args_findings(model: Model) -> Iterator[Finding]:
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
     if (first := "".join(model.args[:1])) and not (first[0] in "-$" or _no_flag(first)):
         yield ("args",), f'{shown(first)} belongs to no flag; SGLang\'s flags begin with "--"'
+    if why := _why_no_share(model.args):
+        yield ("args",), why
     with suppress(ValueError):  # SGLang itself refuses numbers that are invalid
         try:
             needs, count = parallel(flag_of(model.args)), model.gpus_each
@@ -93,19 +106,27 @@ def odd_args(args: Sequence[str], in_script: bool = False) -> Iterator[ArgFault]
         kind = device.partition(":")[0]
         text = f"--device {device}: which GPU it is, gpus says; write --device {kind}, or leave it out"
         yield ArgFault(frozenset(DEVICE), text)
-    if (share := look_up(FRACTION)) is not None and not _is_share(share):
-        text = f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
-        yield ArgFault(frozenset(FRACTION), text)
+    if in_script and (why := _why_no_share(args)):  # of others it is an error already
+        yield ArgFault(frozenset(FRACTION), why)
     if (nodes := look_up(NODES)) is not None and nodes != "1":
         text = f"--nnodes {nodes}: muxd starts a server on this host alone; it waits for others until start_timeout"
         yield ArgFault(frozenset(NODES), text)
 
 
-def _is_share(text: str) -> bool:
+def share_in(args: Sequence[str]) -> float | None:
+    """Return the share of a GPU's memory that flags give weights and KV cache; None where they say none that can be."""
     try:
-        return 0 < float(text) < 1
+        share = float(flag_of(args)(FRACTION) or "")
     except ValueError:
-        return False
+        return None
+    return share if 0 < share < 1 else None
+
+
+def _why_no_share(args: Sequence[str]) -> str:
+    share = flag_of(args)(FRACTION)
+    if share is None or share_in(args) is not None:
+        return ""
+    return f"--mem-fraction-static {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
 
 
 #: The ends of the names of SGLang's flags whose values are files or folders that it reads.

@@ -13,7 +13,7 @@ from muxd.engines.capabilities import SLEEP_LEVELS, Capabilities
 from muxd.engines.certain import certain_need
 from muxd.engines.kind import EngineKind, InstallationChecks
 
-from .checks import findings, odd_args, paths_read
+from .checks import findings, odd_args, paths_read, share_in
 from .interpreters import PACKAGE
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ def takes_adapters(model: Model) -> bool:
     return not is_known or any(word.startswith("--") and "lora" in word for word in model.args)
 
 
+def demanded(model: Model, total: int) -> tuple[str, int]:
+    """Return the flag, and the bytes of a GPU with `total`, that the model's server may have by its own args."""
+    return FRACTION[0], int((share_in(model.args) or 0) * total)
+
+
 def _make() -> Engine:
     from .engine import SGLang  # imported by who runs workers only
 
@@ -117,6 +122,7 @@ SGLANG = EngineKind(
     makes=makes,
     context_length=context_length,
     takes_adapters=takes_adapters,
+    demanded=demanded,
     findings=findings,
     certain_need=partial(certain_need, SPARES),
     installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags),

@@ -132,14 +132,18 @@ _SGLANGS = {
 
 
 def odd_args(args: Sequence[str], in_script: bool = False) -> Iterator[ArgFault]:
-    """Yield each argument that is likely a mistake: another engine's flag, or a share that is none."""
+    """Yield each argument that is likely a mistake: another engine's flag."""
     for word in args:
         if ours := _SGLANGS.get(flag := word.partition("=")[0]):
             yield ArgFault(frozenset({flag}), f"{flag} is SGLang's; vLLM calls it {ours}")
+
+
+def why_no_share(args: Sequence[str]) -> str:
+    """Return what is wrong with the share of a GPU's memory that flags say, with advice; "" where nothing is."""
     share = flag_of(args)(GPU_SHARE)
-    if share is not None and share_in(args) is None:
-        text = f"{GPU_SHARE[0]} {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
-        yield ArgFault(frozenset(GPU_SHARE), text)
+    if share is None or share_in(args) is not None:
+        return ""
+    return f"{GPU_SHARE[0]} {share} is no share of a GPU's memory; write one between 0 and 1, such as 0.85"
 
 
 def share_in(args: Sequence[str]) -> float | None:

@@ -9,6 +9,9 @@ from muxd.config.flags import flag_of, owned_flag
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
+from muxd.engines.kind import no_interpreter
+
+from .installation import why_no_share
 
 # Flags that muxd itself sets for vLLM, each with what the user does instead.
 OWNED_FLAGS = {
@@ -25,6 +28,19 @@ OWNED_FLAGS = {
     "--middleware": "leave it out: muxd puts its own there, which guards the control routes",
 }
 
+#: Flags of a server that muxd cannot drive, each with why.
+UNUSABLE_FLAGS = {
+    "--headless": "it answers nobody on HTTP",
+    "--grpc": "muxd asks servers on HTTP",
+    "--ssl-keyfile": "muxd speaks plain HTTP to servers, which listen on loopback only",
+    "--ssl-certfile": "muxd speaks plain HTTP to servers, which listen on loopback only",
+}
+
+#: Variables that muxd sets itself, each with why.
+_OWNED_ENV = {
+    "VLLM_SERVER_DEV_MODE": "without it there are no routes for sleep and wake, and muxd keeps them to itself",
+}
+
 #: The variable by which a vLLM without --api-key asks for a key: it would refuse the proxy.
 API_KEY = "VLLM_API_KEY"
 
@@ -36,6 +52,8 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         if owned := owned_flag(flag, OWNED_FLAGS):
             named = f" {owned}" if owned != flag else ""
             yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
+        elif unusable := owned_flag(flag, UNUSABLE_FLAGS):
+            yield ("args",), f"{flag}: {UNUSABLE_FLAGS[unusable]}; leave it out"
         elif re.match(r"--?[A-Za-z][\w.-]*\s", arg):
             apart = ", ".join(map(shown, arg.split()))
             yield ("args",), f"{shown(arg)} is one word to the engine, which knows no such flag; write {apart}"
@@ -43,6 +61,10 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
             yield ("args",), f"{wanted[0]} would be taken literally, nothing is expanded; write the value"
     if API_KEY in model.env:
         yield ("env", API_KEY), f"muxd keeps it from the worker; {OWNED_FLAGS['--api-key']}"
+    for variable in model.env.keys() & _OWNED_ENV.keys():
+        yield ("env", variable), f"muxd sets it: {_OWNED_ENV[variable]}; leave it out"
+    if why := why_no_share(model.args):
+        yield ("args",), why
     if isinstance(model.engine_options, VLLMOptions):
         for flag in model.engine_options.flags:
             if flag_of(model.args)((flag,)) is not None:
@@ -56,4 +78,4 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
     if environ is None or not isinstance(options, VLLMOptions):
         return
     if not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
-        yield ("python",), f"{options.python} is not an executable that can be found; give the path of vLLM's python"
+        yield ("python",), no_interpreter(options.python, "vLLM", "vllm")

@@ -13,7 +13,7 @@ from muxd.engines.vllm.key_checks import OWNED_FLAGS, findings
 ALLOWED = [
     *("--model-impl", "--model-class-overrides", "--model-loader-extra-config", "--model_impl", "--max-model-len"),
     *("--api-server-count", "--config-format", "--enable-chunked-prefill", "--no-enable-prefix-caching"),
-    *("--no-enable-chunked-prefill", "--pooler-config", "--enforce-eager", "-O3", "--ssl-keyfile", "--portal", "--"),
+    *("--no-enable-chunked-prefill", "--pooler-config", "--enforce-eager", "-O3", "--ssl-ciphers", "--portal", "--"),
 ]
 
 
@@ -42,6 +42,26 @@ def test_a_flag_of_muxds_own_is_refused_however_it_is_written(written, owned):
 @pytest.mark.parametrize("flag", ALLOWED)
 def test_a_flag_that_begins_like_one_of_muxds_own_is_the_users(flag):
     assert told(flag) == []
+
+
+@pytest.mark.parametrize("flag", ["--headless", "--grpc", "--ssl-keyfile", "--ssl_certfile", "--ssl-key"])
+def test_a_server_that_muxd_cannot_drive_is_refused(flag):
+    for arg in (flag, f"{flag}=5"):
+        ((key, why),) = told(arg)
+        assert (key, why.startswith(f"{flag}: "), why.endswith("; leave it out")) == ("args", True, True)
+
+
+@pytest.mark.parametrize("share", ["1.5", "0", "-1", "much", "nan"])
+def test_a_share_of_a_gpu_that_is_none_is_refused(share):
+    ((key, why),) = told("--gpu-memory-utilization", share)
+    assert (key, f"{share} is no share of a GPU's memory; write one between 0 and 1" in why) == ("args", True)
+    ((key, why),) = told(f"--device_memory_util={share}")
+    assert f"{share} is no share" in why
+
+
+def test_the_routes_for_sleep_and_wake_stay_as_muxd_needs_them():
+    ((key, why),) = told(env={"VLLM_SERVER_DEV_MODE": "0"})
+    assert (key, why.endswith("; leave it out")) == ("env.VLLM_SERVER_DEV_MODE", True)
 
 
 def test_a_key_for_vllm_itself_is_refused_and_none_of_muxds_environment_gets_there():

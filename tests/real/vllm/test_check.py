@@ -42,6 +42,7 @@ def test_it_says_which_arguments_it_does_not_take(vllm_home: Path):
             "5",
         ],
         "unknown": ["--model", "x", "--max-modle-len", "5"],
+        "stray": ["--model", "x", "--dtype", "auto", "stray"],
         "three": ["--dtype", "bfloat61", "--seed=x", "--no-such-flag", "5"],
     }
     rejected = PACKAGE.rejected_args(str(vllm_home / "venv/bin/python"), os.environ, asked)
@@ -51,7 +52,8 @@ def test_it_says_which_arguments_it_does_not_take(vllm_home: Path):
     assert dtype.startswith("--dtype: bfloat61 is no value of it; did you mean bfloat16? There are auto, ")
     assert "--seed" in seed
     assert unknown == "it knows no --no-such-flag; remove it"
-    assert set(texts) == {"unknown", "three"}
+    assert texts["stray"] == ["stray belongs to no flag; remove it, or write its flag first"]
+    assert set(texts) == {"unknown", "three", "stray"}
 
 
 def test_a_configuration_is_checked_against_it(vllm_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
