@@ -26,9 +26,11 @@ lint: $(READY)
 
 check: lint test
 
-# conf/muxd.toml, from the declarations of the keys in muxd/config; the tables of what other programs' keys become.
+# conf/muxd.toml and the manual pages, from the declarations of the keys and the help; the tables of what other programs'
+# keys become.
 reference: $(READY)
 	$(BIN)/python -m muxd.config.reference > conf/muxd.toml
+	$(BIN)/python -m muxd.setup.man_pages conf/man
 	$(BIN)/python -m muxd.importers.coming_from docs/how-to/coming-from.md
 
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.

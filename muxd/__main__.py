@@ -33,7 +33,7 @@ def main() -> None:
         _require_folder()
         with _flushed_output():
             options = _options()
-        if options.run in (_check, _init, _setup, _import):  # what they print is all that they do
+        if options.run in (_check, _init, _setup, _completion, _import):  # what they print is all that they do
             with _flushed_output():
                 sys.exit(options.run(options))
         sys.exit(options.run(options))
@@ -85,7 +85,7 @@ def _options() -> Namespace:
     Scripts may stand between flags, as with sglangmux: argparse returns the scripts behind the first flag as unknown
     words, which are added here.
     """
-    parser = _parser()
+    parser = command_line()
     if sys.argv[1:2] == ["router"] and not {"-h", "--help"} & set(sys.argv[2:3]):  # its flags are another program's
         return Namespace(run=_router, flags=sys.argv[2:])
     options, rest = parser.parse_known_args()
@@ -156,7 +156,8 @@ def _first_bytes(file: Path) -> str:
         return ""
 
 
-def _parser() -> ArgumentParser:
+def command_line() -> ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = CommandParser(prog="muxd", description="Many models on one GPU host behind one endpoint.")
     parser.add_argument("--version", "-V", action="version", version=f"muxd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -222,6 +223,10 @@ def _parser() -> ArgumentParser:
     )
     setup.add_argument("--remove", action="store_true", help="stop the service and remove what muxd setup wrote")
     setup.set_defaults(run=_setup, parser=setup)
+
+    completion = commands.add_parser("completion", help="print what makes a shell complete muxd's words")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="where it goes: see its first lines")
+    completion.set_defaults(run=_completion, parser=completion)
     return parser
 
 
@@ -408,6 +413,13 @@ def _init(options: Namespace) -> int:
     from .init.verb import init
 
     return init(options, os.environ)
+
+
+def _completion(options: Namespace) -> int:
+    from .completion import completion
+
+    sys.stdout.write(completion(options.shell, command_line()))
+    return 0
 
 
 def _setup(options: Namespace) -> int:

@@ -35,7 +35,9 @@ def run(options: Namespace) -> int:
     elif options.shell is None:
         raise CommandFailed(f"say for which shell: {', '.join(SHELLS)}", ExitCode.USAGE)
     else:
-        print(import_module(f"muxctl.completion.{options.shell}").script(), end="")
+        from muxctl.completion.outline import MUXCTL
+
+        print(import_module(f"muxctl.completion.{options.shell}").script(MUXCTL), end="")
     return ExitCode.OK
 
 

@@ -1,18 +1,18 @@
 """Completion for bash 4 and later; it does not need the package bash-completion."""
 
+from collections.abc import Mapping
 from shlex import quote
 
-from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Outline, Value, outline
-from muxctl.verbs import VERBS
+from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, PROGRAM, Option, Outline, Program, Value
 
 _HEAD = """\
-# bash completion for muxctl, printed by `muxctl completion bash`.
-# For this shell:   source <(muxctl completion bash)
-# For every shell:  muxctl completion bash > ~/.local/share/bash-completion/completions/muxctl
+# bash completion for %PROG%, printed by `%PROG% completion bash`.
+# For this shell:   source <(%PROG% completion bash)
+# For every shell:  %PROG% completion bash > ~/.local/share/bash-completion/completions/%PROG%
 #                   (needs the package bash-completion; without it, source that file in ~/.bashrc)
 
-# _muxctl_offer WORD:MEANING...: those that begin with $cur; what they mean only where a list is shown.
-_muxctl_offer() {
+# _%PROG%_offer WORD:MEANING...: those that begin with $cur; what they mean only where a list is shown.
+_%PROG%_offer() {
     local item
     local -a found=()
     for item in "$@"; do
@@ -28,18 +28,18 @@ _muxctl_offer() {
     done
 }
 
-_muxctl_models() {
+_%PROG%_models() {
     local -a models
     mapfile -t models < <("${COMP_WORDS[0]}" "${socket[@]}" completion --models 2>/dev/null)
-    _muxctl_offer "${models[@]}"
+    _%PROG%_offer "${models[@]}"
 }
 
-_muxctl_paths() {  # -f or -d
+_%PROG%_paths() {  # -f or -d
     mapfile -t COMPREPLY < <(compgen "$1" -- "$cur")
     compopt -o filenames 2>/dev/null
 }
 
-_muxctl() {
+_%PROG%() {
     local cur=${COMP_WORDS[COMP_CWORD]} verb= want= may= word i count=0
     local -a socket=()
     COMPREPLY=()
@@ -71,19 +71,19 @@ _MIDDLE = """\
 _TAIL = """\
 }
 
-complete -F _muxctl muxctl
+complete -F _%PROG% %PROG%
 """
 
 
-def script() -> str:
+def script(program: Program) -> str:
     """Return the completion script."""
-    outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
+    outlines = {"": program.outline()} | {verb: program.outline(verb) for verb in program.verbs}
     lines = [_flag_cases(verb, usage) for verb, usage in outlines.items()]
     lines += [_MIDDLE, '    case "$verb $want" in\n', "        *' ') ;;\n"]
     lines += [_value_case(verb, option) for verb, usage in outlines.items() for option in usage.options]
     lines += ["        *) return ;;\n", "    esac\n", '    [[ -n $want ]] && return\n    case "$verb" in\n']
-    lines += [_word_case(verb, usage) for verb, usage in outlines.items()]
-    return "".join([_HEAD, *lines, "    esac\n", _TAIL])
+    lines += [_word_case(program, verb, usage) for verb, usage in outlines.items()]
+    return "".join([_HEAD, *lines, "    esac\n", _TAIL]).replace(PROGRAM, program.name)
 
 
 def _flag_cases(verb: str, usage: Outline) -> str:
@@ -103,13 +103,13 @@ def _value_case(verb: str, option: Option) -> str:
     return f"        {_patterns(verb, list(option.flags))}) {proposed} ;;\n"
 
 
-def _word_case(verb: str, usage: Outline) -> str:
+def _word_case(program: Program, verb: str, usage: Outline) -> str:
     """Return the case that proposes a verb's next word.
 
     After a dash, or if nothing else can be proposed, these are its options; else the verbs, or its argument.
     """
     options = _offer({flag: option.meaning for option in usage.options for flag in option.flags})
-    proposed = _proposal(usage.argument) if verb else _offer(VERBS)
+    proposed = _proposal(usage.argument) if verb else _offer(program.verbs)
     condition = "$cur != -*" + (" && $count == 0" if verb else "")
     body = f"if [[ {condition} ]]; then {proposed}; else {options}; fi" if proposed else options
     return f"        {quote(verb)}) {body} ;;\n"
@@ -119,9 +119,9 @@ def _proposal(value: Value | None) -> str:
     """Return the shell command that proposes a value; "" if nothing can be proposed."""
     if value is None:
         return ""
-    commands = {MODELS: "_muxctl_models", FILES: "_muxctl_paths -f", DIRECTORIES: "_muxctl_paths -d"}
+    commands = {MODELS: "_%PROG%_models", FILES: "_%PROG%_paths -f", DIRECTORIES: "_%PROG%_paths -d"}
     return commands.get(value.source) or (_offer(value.words) if value.words else "")
 
 
-def _offer(words: dict[str, str]) -> str:
-    return " ".join(["_muxctl_offer", *(quote(f"{word}:{meaning}") for word, meaning in words.items())])
+def _offer(words: Mapping[str, str]) -> str:
+    return " ".join(["_%PROG%_offer", *(quote(f"{word}:{meaning}") for word, meaning in words.items())])

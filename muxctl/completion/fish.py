@@ -1,15 +1,14 @@
 """Completion for fish: one `complete` command for each word that may be written."""
 
-from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Value, outline
-from muxctl.verbs import VERBS
+from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, PROGRAM, Option, Program, Value
 
 _HEAD = """\
-# fish completion for muxctl, printed by `muxctl completion fish`.
-# For this shell:   muxctl completion fish | source
-# For every shell:  muxctl completion fish > ~/.config/fish/completions/muxctl.fish
+# fish completion for %PROG%, printed by `%PROG% completion fish`.
+# For this shell:   %PROG% completion fish | source
+# For every shell:  %PROG% completion fish > ~/.config/fish/completions/%PROG%.fish
 
 # The verb and its arguments so far: what is neither an option nor the value of one.
-function __muxctl_words
+function __%PROG%_words
     set -l tokens (commandline -opc)
     set -l value no
     set -l may no
@@ -34,18 +33,18 @@ _FUNCTIONS = """\
     end
 end
 
-# __muxctl_at COUNT [VERB]: so many words are there, and the first is the verb.
-function __muxctl_at
-    set -l found (__muxctl_words)
+# __%PROG%_at COUNT [VERB]: so many words are there, and the first is the verb.
+function __%PROG%_at
+    set -l found (__%PROG%_words)
     test (count $found) -eq $argv[1]; and test "$argv[2]" = "$found[1]"
 end
 
-function __muxctl_in
-    set -l found (__muxctl_words)
+function __%PROG%_in
+    set -l found (__%PROG%_words)
     test "$argv[1]" = "$found[1]"
 end
 
-function __muxctl_models
+function __%PROG%_models
     set -l tokens (commandline -opc)
     set -l socket
     if set -l at (contains -i -- --socket $tokens)
@@ -54,29 +53,29 @@ function __muxctl_models
     $tokens[1] $socket completion --models 2>/dev/null | string replace : \\t
 end
 
-complete -c muxctl -f
+complete -c %PROG% -f
 """
 
 
-def script() -> str:
+def script(program: Program) -> str:
     """Return the completion script."""
-    outlines = {"": outline()} | {verb: outline(verb) for verb in VERBS}
+    outlines = {"": program.outline()} | {verb: program.outline(verb) for verb in program.verbs}
     lines = []
     for optional, variable in ((False, "value"), (True, "may")):
         flags = sorted({flag for usage in outlines.values() for flag in usage.flags(optional=optional)})
         lines.append(f"            case {' '.join(flags)}\n                set {variable} yes\n")
     lines.append(_FUNCTIONS)
-    lines += [_complete("__muxctl_at 0", f"-a {verb} -d {_quoted(text)}") for verb, text in VERBS.items()]
+    lines += [_complete("__%PROG%_at 0", f"-a {verb} -d {_quoted(text)}") for verb, text in program.verbs.items()]
     for verb, usage in outlines.items():
-        where = f"__muxctl_in {verb}" if verb else "__muxctl_at 0"
+        where = f"__%PROG%_in {verb}" if verb else "__%PROG%_at 0"
         lines += [_complete(where, _option(option)) for option in usage.options]
         if usage.argument is not None and (proposed := _proposed(usage.argument)):
-            lines += [_complete(f"__muxctl_at 1 {verb}", words) for words in proposed]
-    return "".join([_HEAD, *lines])
+            lines += [_complete(f"__%PROG%_at 1 {verb}", words) for words in proposed]
+    return "".join([_HEAD, *lines]).replace(PROGRAM, program.name)
 
 
 def _complete(condition: str, arguments: str) -> str:
-    return f"complete -c muxctl -n {_quoted(condition)} {arguments}\n"
+    return f"complete -c %PROG% -n {_quoted(condition)} {arguments}\n"
 
 
 def _option(option: Option) -> str:
@@ -90,7 +89,7 @@ def _option(option: Option) -> str:
 
 def _proposed(value: Value) -> list[str]:
     if value.source == MODELS:
-        return ["-a '(__muxctl_models)'"]
+        return ["-a '(__%PROG%_models)'"]
     return [f"-a {word}" + (f" -d {_quoted(meaning)}" if meaning else "") for word, meaning in value.words.items()]
 
 

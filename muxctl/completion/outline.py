@@ -1,13 +1,21 @@
-"""Outline of muxctl's command line, taken from the parsers: the one source of every shell's completion."""
+"""Outline of a command line, taken from its parsers: the one source of every shell's completion."""
 
 import argparse
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from muxctl.verbs import VERBS, parser_of, parser_of_all
 
 FILES, DIRECTORIES, MODELS = "files", "directories", "models"
 
-_BY_METAVAR = {"PATH": FILES, "DIR": DIRECTORIES, "NAME": MODELS}
+#: Stands for the program's name in the scripts; argparse leaves no such text in a help.
+PROGRAM = "%PROG%"
+
+_BY_METAVAR = {
+    **dict.fromkeys(("PATH", "FILE", "SCRIPT"), FILES),
+    **dict.fromkeys(("DIR", "FOLDER"), DIRECTORIES),
+    "NAME": MODELS,
+}
 
 
 class Value(NamedTuple):
@@ -41,22 +49,32 @@ class Outline(NamedTuple):
         ]
 
 
-def outline(verb: str | None = None) -> Outline:
-    """Return the outline of a verb, or of muxctl itself without one."""
-    parser = parser_of_all() if verb is None else parser_of(verb)
-    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
-    options = tuple(
-        Option(tuple(action.option_strings), action.help or "", _value(action))
-        for action in shown
-        if action.option_strings
-    )
-    arguments = [_value(action) for action in shown if not action.option_strings]
-    return Outline(options, arguments[0] if arguments else None)
+class Program(NamedTuple):
+    """A program with verbs, each of which has a parser of its own."""
+
+    name: str
+    verbs: Mapping[str, str]  # with their meanings
+    parser_of: Callable[[str], argparse.ArgumentParser]
+    parser_of_all: Callable[[], argparse.ArgumentParser]  # of the options before a verb
+
+    def outline(self, verb: str | None = None) -> Outline:
+        """Return the outline of a verb, or of the program itself without one."""
+        parser = self.parser_of_all() if verb is None else self.parser_of(verb)
+        shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        options = tuple(
+            Option(tuple(action.option_strings), action.help or "", self._value(action))
+            for action in shown
+            if action.option_strings
+        )
+        arguments = [self._value(action) for action in shown if not action.option_strings]
+        return Outline(options, arguments[0] if arguments else None)
+
+    def _value(self, action: argparse.Action) -> Value | None:
+        if action.nargs == 0:
+            return None
+        name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+        words = dict(self.verbs) if name == "VERB" else dict.fromkeys(map(str, action.choices or ()), "")
+        return Value(name, _BY_METAVAR.get(name, ""), words, action.nargs == "?")
 
 
-def _value(action: argparse.Action) -> Value | None:
-    if action.nargs == 0:
-        return None
-    name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    words = VERBS if name == "VERB" else dict.fromkeys(map(str, action.choices or ()), "")
-    return Value(name, _BY_METAVAR.get(name, ""), words, action.nargs == "?")
+MUXCTL = Program("muxctl", VERBS, parser_of, parser_of_all)

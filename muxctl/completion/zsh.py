@@ -2,25 +2,24 @@
 
 from shlex import quote
 
-from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, Option, Outline, Value, outline
-from muxctl.verbs import VERBS
+from muxctl.completion.outline import DIRECTORIES, FILES, MODELS, PROGRAM, Option, Outline, Program, Value
 
 _HEAD = """\
-#compdef muxctl
-# zsh completion for muxctl, printed by `muxctl completion zsh`.
-# For this shell:   source <(muxctl completion zsh)      after compinit
-# For every shell:  muxctl completion zsh > ~/.zfunc/_muxctl
+#compdef %PROG%
+# zsh completion for %PROG%, printed by `%PROG% completion zsh`.
+# For this shell:   source <(%PROG% completion zsh)      after compinit
+# For every shell:  %PROG% completion zsh > ~/.zfunc/_%PROG%
 #                   and in ~/.zshrc, before compinit: fpath=(~/.zfunc $fpath)
 
-_muxctl_models() {
+_%PROG%_models() {
     local -a models
     [[ -n ${opt_args[--socket]} ]] && socket=(--socket ${(Q)opt_args[--socket]})
-    models=(${(f)"$(${(Q)muxctl} $socket completion --models 2>/dev/null)"})
+    models=(${(f)"$(${(Q)%PROG%} $socket completion --models 2>/dev/null)"})
     (( $#models )) && _describe -t models model models
 }
 
-_muxctl() {
-    local muxctl=$words[1] curcontext=$curcontext state line
+_%PROG%() {
+    local %PROG%=$words[1] curcontext=$curcontext state line
     local -a socket verbs
     local -A opt_args
 """
@@ -29,33 +28,34 @@ _TAIL = """\
     esac
 }
 
-if [[ ${funcstack[1]} == _muxctl ]]; then
-    _muxctl "$@"
+if [[ ${funcstack[1]} == _%PROG% ]]; then
+    _%PROG% "$@"
 else
-    compdef _muxctl muxctl
+    compdef _%PROG% %PROG%
 fi
 """
 
 
-def script() -> str:
+def script(program: Program) -> str:
     """Return the completion script."""
-    verbs = " ".join(quote(f"{verb}:{meaning}") for verb, meaning in VERBS.items())
-    return (
+    verbs = " ".join(quote(f"{verb}:{meaning}") for verb, meaning in program.verbs.items())
+    text = (
         f"{_HEAD}    verbs=({verbs})\n"
-        f"    _arguments -C -S {_specs(outline())} '1: :->verb' '*:: :->rest' && return\n"
+        f"    _arguments -C -S {_specs(program.outline())} '1: :->verb' '*:: :->rest' && return\n"
         "    [[ -n ${opt_args[--socket]} ]] && socket=(--socket ${(Q)opt_args[--socket]})\n"
         "    case $state in\n"
         "    verb) _describe -t verbs verb verbs ;;\n"
         "    rest)\n"
         "        case $words[1] in\n"
-        f"{''.join(_case(verb) for verb in VERBS)}"
+        f"{''.join(_case(program, verb) for verb in program.verbs)}"
         "        esac ;;\n"
         f"{_TAIL}"
     )
+    return text.replace(PROGRAM, program.name)
 
 
-def _case(verb: str) -> str:
-    usage = outline(verb)
+def _case(program: Program, verb: str) -> str:
+    usage = program.outline(verb)
     argument = "" if usage.argument is None else " " + quote(f"1:{usage.argument.name}:{_action(usage.argument)}")
     return f"        {verb}) _arguments -S {_specs(usage)}{argument} ;;\n"
 
@@ -73,7 +73,7 @@ def _spec(option: Option, flag: str) -> str:
 
 
 def _action(value: Value) -> str:
-    actions = {MODELS: "_muxctl_models", FILES: "_files", DIRECTORIES: "_files -/"}
+    actions = {MODELS: "_%PROG%_models", FILES: "_files", DIRECTORIES: "_files -/"}
     if value.source:
         return actions[value.source]
     if any(value.words.values()):

@@ -116,7 +116,12 @@ def _key(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
 
 
 def _setting(name: str, declared: KeyDeclaration, mark: str = "#") -> str:
-    return f"{mark}{name} = {_toml(declared.shown)}\n"
+    return f"{mark}{name} = {shown_value(declared)}\n"
+
+
+def shown_value(declared: KeyDeclaration) -> str:
+    """Return a key's default, or its example, as TOML."""
+    return _toml(declared.shown)
 
 
 def _comment(text: str) -> str:

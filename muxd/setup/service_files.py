@@ -23,6 +23,9 @@ _OF_ALL = {
     "systemd/muxd-proxy.socket": "etc/systemd/system/muxd-proxy.socket",
     "sysusers.d/muxd.conf": "etc/sysusers.d/muxd.conf",
     "tmpfiles.d/muxd.conf": "etc/tmpfiles.d/muxd.conf",
+    "man/muxd.1": "usr/local/share/man/man1/muxd.1",
+    "man/muxctl.1": "usr/local/share/man/man1/muxctl.1",
+    "man/muxd.toml.5": "usr/local/share/man/man5/muxd.toml.5",
 }
 _HARDENING = {"systemd/muxd.service.d/hardening.conf": "etc/systemd/system/muxd.service.d/hardening.conf"}
 _OF_USER = {"systemd/user/muxd.service": "systemd/user/muxd.service"}
@@ -34,6 +37,11 @@ class ServiceFile:
 
     path: Path
     text: str
+
+    @property
+    def mark(self) -> str:
+        """Return the comment that begins the file."""
+        return f'.\\" {MARK}' if self.path.suffix in (".1", ".5") else MARK
 
 
 def service_files(root: Path, programs: Path, *, hardened: bool) -> list[ServiceFile]:
@@ -49,10 +57,11 @@ def user_service_files(root: Path, programs: Path, environ: Mapping[str, str]) -
 
 def _files(root: Path, programs: Path, places: Mapping[str, str]) -> list[ServiceFile]:
     conf = conf_folder()
-    return [
-        ServiceFile(root / place, MARK + (conf / name).read_text().replace(_BIN, f"{programs}/"))
+    bare = [
+        ServiceFile(root / place, (conf / name).read_text().replace(_BIN, f"{programs}/"))
         for name, place in places.items()
     ]
+    return [ServiceFile(file.path, file.mark + file.text) for file in bare]
 
 
 def programs_folder() -> Path | None:

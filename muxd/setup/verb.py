@@ -12,7 +12,7 @@ from muxd.config.new_file import place
 from muxd.errors import ConfigError, MuxdError
 
 from .conf_files import conf_folder
-from .service_files import MARK, ServiceFile, closed_to_others, programs_folder, service_files, user_service_files
+from .service_files import ServiceFile, closed_to_others, programs_folder, service_files, user_service_files
 
 _SYSTEM = Path("/")
 _UNITS = ("muxd.service", "muxd-proxy.socket", "muxd-proxy.service")
@@ -96,7 +96,7 @@ def _install(options: Namespace, files: Sequence[ServiceFile], *, system: bool) 
 def _is_foreign(file: ServiceFile) -> bool:
     """Say whether a file is there that `muxd setup` has not written and would not write."""
     before = _text(file.path)
-    return before is not None and not before.startswith(MARK) and before != file.text.removeprefix(MARK)
+    return before is not None and not before.startswith(file.mark) and before != file.text.removeprefix(file.mark)
 
 
 def _drop_in(root: Path) -> Path:
@@ -124,7 +124,7 @@ def _next(options: Namespace) -> Iterator[str]:
 
 def _remove(options: Namespace, files: Sequence[ServiceFile], *, system: bool) -> None:
     there = [file.path for file in files if _text(file.path) is not None]
-    ours = [path for path in there if (_text(path) or "").startswith(MARK)]
+    ours = [file.path for file in files if (_text(file.path) or "").startswith(file.mark)]
     if system and ours:
         units = [path.name for path in ours if path.name in _UNITS]
         manager = ["systemctl", *(["--user"] if options.user else [])]

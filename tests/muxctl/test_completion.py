@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from muxctl.completion.outline import MODELS, outline
+from muxctl.completion.outline import MODELS, MUXCTL
 from muxctl.verbs import VERBS
+from muxd.__main__ import command_line
+from muxd.completion import program
 
 from .conftest import ROOT
 from .terminal import Terminal
@@ -73,13 +75,13 @@ def installed(home: Path, place: str, shell: str) -> Path:
 
 
 def test_every_verb_and_option_is_known_from_the_parsers():
-    assert outline("stop").argument.source == MODELS
-    assert [option.flags for option in outline("logs").options if option.value and option.value.words] == [
+    assert MUXCTL.outline("stop").argument.source == MODELS
+    assert [option.flags for option in MUXCTL.outline("logs").options if option.value and option.value.words] == [
         ("--stream",)
     ]
-    assert outline("status").flags(optional=True) == ["--watch"]
-    assert list(outline("help").argument.words) == list(VERBS)
-    assert {"--socket", "--version"} <= {flag for option in outline().options for flag in option.flags}
+    assert MUXCTL.outline("status").flags(optional=True) == ["--watch"]
+    assert list(MUXCTL.outline("help").argument.words) == list(VERBS)
+    assert {"--socket", "--version"} <= {flag for option in MUXCTL.outline().options for flag in option.flags}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -89,7 +91,7 @@ def test_a_script_names_every_verb_and_every_option(muxctl, shell):
     for verb, meaning in VERBS.items():
         assert verb in out
         assert meaning.replace("'", "") in out.replace("'\"'\"'", "").replace("\\'", "")
-        flags = [flag for option in outline(verb).options for flag in option.flags]
+        flags = [flag for option in MUXCTL.outline(verb).options for flag in option.flags]
         assert all(flag.lstrip("-") in out for flag in flags)
 
 
@@ -127,7 +129,7 @@ def scripts(tmp_path_factory):
     """The script of each shell, in a file."""
     folder = tmp_path_factory.mktemp("completion")
     for name in ("bash", "zsh", "fish"):
-        (folder / name).write_text(import_module(f"muxctl.completion.{name}").script())
+        (folder / name).write_text(import_module(f"muxctl.completion.{name}").script(MUXCTL))
     return folder
 
 
@@ -284,3 +286,34 @@ def test_bash_finds_the_script_where_its_first_lines_say(shell, home):
     terminal = shell(BASH, f"source {PACKAGE}")
     terminal.type("muxctl reloa\t--dr\t\n")
     assert "ran<reload --dry-run" in terminal.until(">\r\n")
+
+
+# muxd's own words
+
+
+@pytest.mark.parametrize("shell", with_shell(("bash",), ("fish",), ("zsh",)))
+def test_muxds_script_is_one_that_its_shell_can_read(shell):
+    script = subprocess.run([sys.executable, "-m", "muxd", "completion", shell], capture_output=True, text=True)
+    read = subprocess.run([shell, "-n"], input=script.stdout, capture_output=True, text=True)
+    assert (script.returncode, read.returncode, read.stderr) == (0, 0, "")
+    assert "muxctl_" not in script.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("muxd che", ["check"]),
+        ("muxd setup --sys", ["--systemd"]),
+        ("muxd start --log-level w", ["warning"]),
+        ("muxd check dir", ["dir"]),
+        ("muxd completion f", ["fish"]),
+    ],
+)
+@needs("bash")
+def test_what_may_be_written_to_muxd_next_is_proposed(home, tmp_path, line, proposed):
+    (home / "dir").mkdir()
+    script = tmp_path / "muxd.bash"
+    script.write_text(import_module("muxctl.completion.bash").script(program(command_line())))
+    words = line.split(" ")
+    complete = f"COMP_WORDS=({line}) COMP_CWORD={len(words) - 1} ; _muxd"
+    assert ran(home, "bash", "--norc", "-c", f'. {script} && {complete}; printf "%s\n" "${{COMPREPLY[@]}}"') == proposed

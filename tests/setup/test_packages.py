@@ -38,8 +38,17 @@ def test_every_file_of_conf_is_in_the_wheel(unpacked):
     assert {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()} == ours
 
 
+def test_the_manual_pages_are_where_man_finds_them(unpacked):
+    (data,) = unpacked.glob("*.data")
+    pages = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file()}
+    assert pages == {f"data/share/man/{path}" for path in ("man1/muxd.1", "man1/muxctl.1", "man5/muxd.toml.5")}
+
+
 def test_no_test_and_no_leftover_is_in_the_wheel(unpacked):
-    assert {path.name for path in unpacked.iterdir() if path.suffix != ".dist-info"} == {"muxd", "muxctl"}
+    assert {path.name for path in unpacked.iterdir() if path.suffix not in (".dist-info", ".data")} == {
+        "muxd",
+        "muxctl",
+    }
     assert not list(unpacked.rglob("__pycache__"))
 
 

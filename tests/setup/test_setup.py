@@ -14,6 +14,7 @@ from muxd.setup.service_files import MARK, closed_to_others
 
 PROJECT = Path(__file__).parents[2]
 UNITS = "etc/systemd/system"
+MAN = "usr/local/share/man"
 DROP_IN = f"{UNITS}/muxd.service.d/hardening.conf"
 
 
@@ -43,7 +44,8 @@ def test_every_file_has_the_paths_of_this_installation(setup, tmp_path):
     assert status == 0, said
     assert written(root) == {
         f"{UNITS}/muxd.service", f"{UNITS}/muxd-proxy.service", f"{UNITS}/muxd-proxy.socket",
-        "etc/sysusers.d/muxd.conf", "etc/tmpfiles.d/muxd.conf",
+        "etc/sysusers.d/muxd.conf", "etc/tmpfiles.d/muxd.conf", f"{MAN}/man1/muxd.1", f"{MAN}/man1/muxctl.1",
+        f"{MAN}/man5/muxd.toml.5",
     }  # fmt: skip
     unit = (root / UNITS / "muxd.service").read_text()
     assert f"ExecStart={programs()}/muxd start --config /etc/muxd/muxd.toml\n" in unit
@@ -65,7 +67,7 @@ def test_a_second_run_changes_nothing_and_says_so(setup, tmp_path):
     setup()
     before = (tmp_path / "root" / UNITS / "muxd.service").stat().st_mtime_ns
     _, said = setup()
-    assert said.count("unchanged ") == 5
+    assert said.count("unchanged ") == 8
     assert (tmp_path / "root" / UNITS / "muxd.service").stat().st_mtime_ns == before
 
 
@@ -112,7 +114,7 @@ def test_remove_takes_what_it_wrote_and_nothing_else(setup, tmp_path):
 def test_print_shows_every_file_under_its_path_and_writes_nothing(setup, tmp_path):
     status, said = setup("--print", "--hardened")
     assert status == 0
-    assert said.count(MARK) == 6
+    assert said.count(MARK) == 9
     assert f"# {tmp_path}/root/{DROP_IN}\n" in said
     assert not (tmp_path / "root").exists()
 
