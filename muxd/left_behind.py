@@ -2,12 +2,11 @@
 
 A worker is taken over where its record says that it was at rest, ready or asleep, its configuration is what it was, no
 engine call is in doubt, and its shim is certainly the one of the record.  Whether it lives is asked later, by the
-supervisor.  Workers of launch scripts, of groups of several, and of engines whose servers only the muxd can follow
-that started them, are not taken over: they are ended, as all others.
+supervisor.  All others are ended.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +15,6 @@ from . import __version__
 from .children import Child, Children
 from .config import Config, Model
 from .config.plan import identity_of
-from .engines.registry import kind_of
 from .members import members_of
 from .protocol import VERSION
 from .saved_state import SavedState, WorkerRecord
@@ -38,9 +36,9 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
     if config.daemon.on_crash == "stop":
         return LeftBehind()
     workers = {}
-    for model in _models_alone(config):
+    for model in _workers_of(config, saved.stopped):
         record = saved.workers.get(model.name)
-        if record is None or model.name in saved.stopped:
+        if record is None:
             continue
         why = _why_not(model, record, config.daemon.state_dir)
         child = None if why else children.adopt(record.child)
@@ -60,12 +58,11 @@ def proxy_digest(config: Config) -> str:
     return sha256(repr(depends_on).encode()).hexdigest()
 
 
-def _models_alone(config: Config) -> Iterator[Model]:
-    """Yield the models that have one worker, which muxd started by itself and another can follow, as its model."""
+def _workers_of(config: Config, stopped: Collection[str]) -> Iterator[Model]:
+    """Yield the model of each worker, routers included, but those of models that an operator has `stopped`."""
     for model in config.models:
-        members = members_of(model)
-        if len(members) == 1 and model.script is None and kind_of(model).is_adoptable:
-            yield members[0].model
+        if model.name not in stopped:
+            yield from (member.model for member in members_of(model))
 
 
 def _why_not(model: Model, record: WorkerRecord, state_dir: Path) -> str:

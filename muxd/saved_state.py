@@ -60,6 +60,7 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     level: int | None = None  # at which it sleeps; None: it is ready
     digest: str = ""  # of the configuration that its processes depend on
     api_key: str = ""
+    chosen: dict[str, str] = {}  # at its launch, see CommandSpec.chosen
     gpus: list[str] = []  # that were chosen for it; none: those that are configured
     launched: int | None = None  # the sleep level for which it was launched; None: the configured one
     memory: TrackedMemory = TrackedMemory()

@@ -13,6 +13,7 @@ from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.plan import identity_of
 from muxd.config.schema import Daemon
 from muxd.left_behind import find_left_behind, proxy_digest
+from muxd.members import members_of
 from muxd.saved_state import SavedState, WorkerRecord
 
 MODEL = Model("a", engine="simulator", gpus=("0",), memory=Memory(1, 1, 1))
@@ -87,12 +88,24 @@ def test_what_an_earlier_version_wrote_is_not(tmp_path):
     assert found(saved, config(tmp_path)) == {}
 
 
-def test_workers_of_groups_and_scripts_are_not(tmp_path):
+def test_replicas_and_their_router_are_each_by_its_own_record(tmp_path):
     group = replace(MODEL, replicas=2, gpus=("0", "1"))
-    assert found(SavedState(workers={"a": record(tmp_path, group)}), config(tmp_path, group)) == {}
+    members = {member.model.name: member.model for member in members_of(group)}
+    saved = {name: record(tmp_path, model) for name, model in members.items()}
+    assert list(found(SavedState(workers=saved), config(tmp_path, group))) == ["a/0", "a/1", "a/router"]
+    saved["a/1"].call = "release"
+    assert list(found(SavedState(workers=saved), config(tmp_path, group))) == ["a/0", "a/router"]
+    assert found(SavedState(workers=saved, stopped=["a"]), config(tmp_path, group)) == {}
+    assert found(SavedState(workers=saved), config(tmp_path, MODEL)) == {}
+
+
+def test_the_server_of_a_launch_script_is_unless_the_script_has_changed(tmp_path):
     script = Script(Path("/s.sh"), (), DeclaredServer(None, None, (), None), ())
     by_script = replace(MODEL, script=script)
-    assert found(SavedState(workers={"a": record(tmp_path, by_script)}), config(tmp_path, by_script)) == {}
+    saved = SavedState(workers={"a": record(tmp_path, by_script)})
+    assert found(saved, config(tmp_path, by_script)) == {"a": "a"}
+    changed = replace(by_script, script=replace(script, digests={"/s.sh": "another"}))
+    assert found(saved, config(tmp_path, changed)) == {}
 
 
 def test_a_model_that_is_not_configured_any_more_is_not(tmp_path):

@@ -44,7 +44,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedWorker:
-    """The only worker of its group, which an earlier muxd started and which was found as that one left it."""
+    """A worker that an earlier muxd started, and which was found as that one left it."""
 
     worker: str
     url: str
@@ -52,6 +52,7 @@ class AdoptedWorker:
     kept: int | None = None  # bytes that it keeps on each of its GPUs asleep; None: nobody knows
     gpus: tuple[GpuId, ...] = ()  # that were chosen for it; none: those that are configured
     launched: int | None = None  # the level for which it was launched; None: the configured one
+    routed: tuple[str, ...] = ()  # a router's: URLs of the workers of its group to which it passes requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,26 +292,38 @@ class HostState:
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
         yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
 
-    def adopt(self, worker: Worker, found: AdoptedWorker) -> Iterator[Command]:
-        """Let a worker without a process be what was found of it; end it where its memory is another's."""
-        group = self.groups[worker.group]
-        if found.gpus:
-            group.place(frozenset(found.gpus))
+    def adopt(self, group: Group, members: Iterable[AdoptedWorker]) -> Iterator[Command]:
+        """Let members of a group without a process be what was found of them; end those whose memory is another's."""
+        homeless = []
+        for found in members:
+            worker = self.workers[found.worker]
+            if found.gpus:
+                group.place(frozenset(found.gpus))
+            if not self._adopt_worker(worker, found):
+                homeless.append(worker)
+            if worker is group.router:
+                group.routed = frozenset(found.routed)
+            yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, ADOPTED)
+        yield from self.derive(group, ADOPTED)
+        for worker in homeless:
+            yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
+
+    def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
+        """Let a worker be what was found of it; return whether there is room for it."""
         worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
-        worker.copy = self.placement.copy_of(worker)
+        if not worker.is_router:
+            worker.copy = self.placement.copy_of(worker)
         if found.level is not None and found.kept is not None:
             worker.kept[found.level] = found.kept
-        holding = Holding(worker.claim) if found.level is None else worker.holding_asleep(found.level)
-        fits = not holding.is_loaded or not self.ledger.shortfall(worker.name, holding.claim)
-        self.ledger.keep(worker.name, holding)
-        state = WorkerState.READY if found.level is None else WorkerState.ASLEEP
+        fits = True
+        if not worker.is_router:
+            holding = Holding(worker.claim) if found.level is None else worker.holding_asleep(found.level)
+            fits = not holding.is_loaded or not self.ledger.shortfall(worker.name, holding.claim)
+            self.ledger.keep(worker.name, holding)
         worker.level = 3 if found.level is None else found.level
-        yield RecordMove(worker.name, worker.state, state, ADOPTED)
-        worker.adopt(state, self.now, ADOPTED)
+        worker.adopt(WorkerState.READY if found.level is None else WorkerState.ASLEEP, self.now, ADOPTED)
         self.moves += 1
-        yield from self.derive(group, ADOPTED)
-        if not fits:
-            yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
+        return fits
 
     def drain(self, group: Group, reason: str, message: str, deadline: float) -> Iterator[Command]:
         """Admit nothing more; holders have until the deadline.  Members that only come are ended."""

@@ -198,10 +198,12 @@ class Scheduler:
 
     def _adopt(self, adopted: Iterable[AdoptedWorker]) -> Iterator[Command]:
         """Take in what an earlier muxd has left; one for which there is no room any more is ended."""
+        by_group: dict[str, list[AdoptedWorker]] = {}
         for found in adopted:
-            worker = self.host.workers[found.worker]
-            yield from self.host.adopt(worker, found)
-            self.switching.preload = [name for name in self.switching.preload if name != worker.group]
+            by_group.setdefault(self.host.workers[found.worker].group, []).append(found)
+        for name, members in by_group.items():
+            yield from self.host.adopt(self.host.groups[name], members)
+        self.switching.preload = [name for name in self.switching.preload if name not in by_group]
 
     def _lease_reclaimed(self, claimed: LeaseReclaimed) -> Iterator[Command]:
         """Take a lease of an earlier muxd for granted; the model may already drain for another one, or for a stop."""

@@ -26,6 +26,9 @@ class LaunchContext:
     daemon: Daemon  # muxd's own settings, such as where its files are
     free_gpu_memory: int = 0  # bytes, on that of the model's GPUs which has least; 0 where nobody could read it
     gpu_size: int = 0  # bytes that the smallest of its GPUs has in all; 0 where nobody could read it
+    # Of a server that an earlier muxd has launched, and that is taken over as it is:
+    chosen: Mapping[str, str] = field(default_factory=dict)  # what CommandSpec.chosen said then
+    released: Sequence[str] = ()  # the tags of the memory that it has given up
 
 
 #: Stands for the pid of a server's first process in its stop command.  No word of a command can have a NUL.
@@ -43,6 +46,7 @@ class CommandSpec:
     stop_command: tuple[str, ...] = ()  # ends the server in the stop signal's place; may have SERVER_PID
     own_stop_signal: signal.Signals | None = None  # None: the engine's
     keys: "ServerKeys | None" = None  # the server's own keys; None: the server gets LaunchContext.admin_key
+    chosen: dict[str, str] = field(default_factory=dict)  # what another launch would choose otherwise, such as a port
 
 
 @dataclass(frozen=True, slots=True)

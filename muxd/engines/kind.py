@@ -89,7 +89,6 @@ class EngineKind:
     # Returns the only routes of `capabilities` that the model answers; None: it answers all of them.
     routes: Callable[[Model], frozenset[str] | None] = lambda model: None
     can_sleep: Callable[[Model], bool] = lambda model: True  # returns whether its process can do more than end
-    is_adoptable: bool = True  # its servers need nothing that only the muxd knows which has started them
     has_hub_layout: bool = True  # model_path is an id of the Hub, or a folder as the Hub has them
     # Returns the flag by which a model's own args let its server have a share of each GPU, and what that is of a GPU
     # with so many bytes; 0: they do not say.

@@ -17,6 +17,7 @@ class ArgvLauncher:
             stop_signal=command.own_stop_signal or engine.stop_signal,
             stop_command=command.stop_command,
             keys=command.keys,
+            chosen=command.chosen,
         )
 
 

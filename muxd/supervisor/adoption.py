@@ -1,12 +1,14 @@
 """The workers that an earlier muxd has left running: taken over as they are, or ended."""
 
 import logging
+from dataclasses import replace
 
 import trio
 
 from muxd.core.events import AdoptedWorker, LeaseEnded, LeaseReclaimed
+from muxd.core.spec import group_of
 from muxd.saved_state import WorkerRecord
-from muxd.workers import LeftWorkers, Runner
+from muxd.workers import LeftWorkers, RouterRunner, Runner
 
 from .context import SupervisorContext
 
@@ -37,7 +39,15 @@ async def take_over_workers(
     async with trio.open_nursery() as attempts:
         for name in left:
             attempts.start_soon(take_over, name, name=f"adoption of {name}")
+    for name in found:
+        if isinstance(runner := context.runners[name], RouterRunner):
+            serving = [w.url for w in found.values() if w.level is None and w.worker != name and _is_beside(w, name)]
+            found[name] = replace(found[name], routed=await runner.routed_of(serving))
     return tuple(found[name] for name in left if name in found)
+
+
+def _is_beside(worker: AdoptedWorker, other: str) -> bool:
+    return group_of(worker.worker) == group_of(other)
 
 
 def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
@@ -53,12 +63,14 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
 
 
 def hold_for_proxies(context: SupervisorContext, adopted: tuple[AdoptedWorker, ...]) -> list[int]:
-    """Take a lease on each ready worker in the place of its proxies, so that it counts as busy; return the leases."""
+    """Take a lease on each ready model in the place of its proxies, so that it counts as busy; return the leases."""
     now, held = trio.current_time(), []
-    for worker in adopted:
-        if worker.level is None:
-            held.append(context.next_number())
-            context.tell(LeaseReclaimed(now, held[-1], worker.worker, worker.url, in_flight=1))
+    urls = {
+        group_of(w.worker): w.url for w in adopted if w.level is None
+    }  # of several workers the router's: it is last
+    for name, url in urls.items():
+        held.append(context.next_number())
+        context.tell(LeaseReclaimed(now, held[-1], name, url, in_flight=1))
     return held
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 import trio
 
@@ -13,6 +14,7 @@ from muxd.ports import PortTaken
 from muxd.saved_state import StateFile
 
 from .launch import LaunchedServer, WorkerContext, remove_traces
+from .port_ownership import PortOwnership
 
 #: The children of workers that an earlier muxd has left, by the workers' names.
 LeftWorkers = Mapping[str, Child]
@@ -27,18 +29,32 @@ END_TIMEOUT = 30.0
 
 
 async def is_as_recorded(model: Model, engine: Engine, context: WorkerContext, server: LaunchedServer) -> bool:
-    """Say whether the worker itself listens at its port, answers, and serves unless it sleeps."""
-    record, is_so = server.record, False
+    """Say whether the worker itself listens at its port, answers, and serves unless it sleeps.
+
+    One that sleeps by steps of its own need neither listen nor answer: its shim has it.
+    """
+    record = server.record
+    if engine.is_silent:
+        return True
     listener = context.own_port(record.port, server.child.shim_pid, server.child.record.cgroup, engine)
-    with trio.move_on_after(PATIENCE):
-        try:
-            is_so = await listener.is_own() and await engine.is_alive(server.link, model)
-        except (OSError, PortTaken):
+    with trio.move_on_after(PATIENCE), suppress(OSError, PortTaken):
+        if not await _is_own(listener, model):
             return False
-        if is_so and record.level is None:
-            is_so = await engine.is_ready(server.link)
-        return is_so
+        if model.script is not None:
+            await engine.find_keys(server.link, await listener.commands())
+        is_ready = record.level is None  # what is ready lives: each question may cost a second
+        if not await (engine.is_ready(server.link) if is_ready else engine.is_alive(server.link, model)):
+            return False
+        await engine.is_generation(server.link)  # an engine may ask otherwise for its proof by the answer
+        return True
     return False
+
+
+async def _is_own(listener: PortOwnership, model: Model) -> bool:
+    """Say whether the worker listens at its port, which may be forwarded to a script's container.  Raise OSError."""
+    if await listener.is_own():
+        return True
+    return model.script is not None and await listener.elsewhere() is None and await listener.is_own()
 
 
 async def end_left(server: LaunchedServer, state: StateFile, name: str) -> None:

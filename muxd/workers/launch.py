@@ -128,6 +128,7 @@ def launch(model: Model, engine: Engine, context: WorkerContext, port: int, free
         port=port,
         admin_key=keys.admin,
         api_key=keys.api,
+        chosen=orders.chosen,
     )
     context.state.state.workers[model.name] = record
     context.state.save()
@@ -144,6 +145,8 @@ def take_over(
         tmpdir=Path(record.tmpdir),
         admin_key=record.admin_key,
         daemon=context.config.daemon,
+        chosen=record.chosen,
+        released=record.released,
     )
     spec = _spec(model, launcher_for(model).launch(model, engine, plan), plan, context)
     return _followed(model, engine, context, child, record, spec)

@@ -8,7 +8,7 @@ this life is gone.
 import logging
 from collections import deque
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -147,12 +147,15 @@ class WorkerProcess:
         """Return the client for calls to the server; None until the server was started."""
         return self._server.link if self._server is not None else None
 
-    def update(self, model: Model) -> None:
-        """Take over a configuration that changed in nothing that the running processes depend on."""
-        self._model = model
+    def update(self, model: Model, digest: str) -> None:
+        """Take over a configuration, with its digest, that changed in nothing that the running processes depend on."""
+        self._model, self._origin = model, replace(self._origin, digest=digest)
         if self._server is not None:
             self._server.link.call_timeout = model.call_timeout
             self._server.link.probe_timeout = model.probe_timeout
+            if self._server.record.is_at_rest and self._server.record.digest != digest:
+                self._server.record.digest = digest
+                self._context.state.save()
 
     def order(self, order: Order) -> None:
         """Have the worker sleep at a level, or wake, after the orders that it already has."""

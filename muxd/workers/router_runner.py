@@ -1,6 +1,7 @@
 """A group's router as the supervisor handles it: a worker that is told which other workers of its group serve."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -9,6 +10,7 @@ from muxd.core.events import RouterSynced
 from muxd.engines.engine_client import EngineCallFailed
 from muxd.engines.routers import Router, router_for
 
+from .inheritance import PATIENCE
 from .launch import WorkerContext
 from .runner import Runner
 
@@ -27,6 +29,13 @@ class RouterRunner(Runner):
 
     def _make_engine(self) -> Router:
         return router_for(self.model)
+
+    async def routed_of(self, urls: Sequence[str]) -> tuple[str, ...]:
+        """Have the router pass requests to these workers alone; return those that it passes them to already."""
+        link = self._life.link if self._life is not None else None
+        with trio.move_on_after(PATIENCE), suppress(EngineCallFailed):
+            return await self._engine.sync(link, urls) if link is not None else ()
+        return ()
 
     async def keep_synced(self, group: str, urls: Sequence[str]) -> None:
         """Have this life of the router pass requests to these workers, and report whom it passes them to.

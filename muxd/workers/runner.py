@@ -61,7 +61,7 @@ class Runner:
         self.model = model
         self._gpu_memory.update(self._as_launched())
         if self._life is not None:
-            self._life.update(self._as_launched())
+            self._life.update(self._as_launched(), identity_of(self.model))
 
     def _as_launched(self) -> Model:
         model = self.model if self._launched is None else replace(self.model, sleep_level=self._launched)

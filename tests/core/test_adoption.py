@@ -1,5 +1,7 @@
 """What an earlier muxd has left: workers that were found as it left them, and leases that go on."""
 
+from dataclasses import replace
+
 import pytest
 
 from muxd.core.commands import (
@@ -10,6 +12,7 @@ from muxd.core.commands import (
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from muxd.core.events import (
@@ -18,6 +21,7 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     LeaseReclaimed,
+    RouterSynced,
     ShutdownAsked,
     Started,
     SwitchAsked,
@@ -29,7 +33,7 @@ from muxd.core.host_state import ADOPTED
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, anywhere, single
+from .playbook import Playbook, anywhere, replicas, single
 
 READY = AdoptedWorker("a", "http://a")
 ASLEEP = AdoptedWorker("b", "http://b", level=2, kept=3)
@@ -125,3 +129,47 @@ def test_a_worker_whose_gpu_is_another_ones_by_now_is_ended():
 def test_one_that_was_launched_for_another_level_sleeps_at_that():
     book = found(AdoptedWorker("a", "http://a", launched=2), specs=(single("a", sleep_level=1), "b"))
     assert book >> LeaseAsked(1, 1, "b") << SleepWorker("a", 2)
+
+
+PAIR = replicas("pair", frozenset({"0"}), frozenset({"1"}))
+FIRST, SECOND = AdoptedWorker("pair/0", "http://0"), AdoptedWorker("pair/1", "http://1")
+ROUTER = AdoptedWorker("pair/router", "http://r", routed=("http://0", "http://1"))
+
+
+def test_a_group_serves_at_once_by_the_router_that_knows_its_workers():
+    book = found(FIRST, SECOND, ROUTER, specs=(PAIR,)) << SyncRouter("pair", ("http://0", "http://1"))
+    book >> LeaseReclaimed(1, 1, "pair", "http://r", in_flight=3) << GrantLease(1, "http://r", 3)
+    assert book.state("pair") is WorkerState.READY
+    assert book.scheduler.host.ledger.holders({"0", "1"}) == ["pair/0", "pair/1"]
+
+
+def test_one_move_is_told_of_a_group_however_many_workers_it_has():
+    book = found(FIRST, SECOND, ROUTER, specs=(PAIR,), moves=True)
+    for name in ("pair/0", "pair/1", "pair/router", "pair"):
+        book << RecordMove(name, WorkerState.UNLOADED, WorkerState.READY, ADOPTED)
+    assert book << SyncRouter("pair", ("http://0", "http://1"))
+
+
+def test_a_group_whose_router_is_lost_gets_another_and_keeps_its_workers():
+    book = found(FIRST, SECOND, specs=(PAIR,)) << StartWorker("pair/router")
+    book >> LeaseReclaimed(1, 1, "pair", "http://r", in_flight=3) << EndLease(1)
+    assert book >> WorkerReady(2, "pair/router", "http://r2") << SyncRouter("pair", ("http://0", "http://1"))
+    assert book >> RouterSynced(3, "pair", ("http://0",))
+    assert book.state("pair") is WorkerState.READY
+
+
+def test_a_worker_that_is_lost_of_several_is_started_beside_those_that_serve():
+    book = found(FIRST, replace(ROUTER, routed=("http://0",)), specs=(PAIR,)) << StartWorker("pair/1")
+    assert book << SyncRouter("pair", ("http://0",))
+    assert book.state("pair") is WorkerState.READY
+
+
+def test_a_router_without_workers_is_ended():
+    assert found(ROUTER, specs=(PAIR,)) << StopWorker("pair/router", kill=True)
+
+
+def test_a_group_sleeps_on_behind_its_router():
+    asleep = (AdoptedWorker(f"pair/{number}", f"http://{number}", level=1, kept=2) for number in range(2))
+    book = found(*asleep, replace(ROUTER, routed=()), specs=(PAIR,)) << SyncRouter("pair", ())
+    assert book.state("pair") is WorkerState.ASLEEP
+    assert book >> LeaseAsked(1, 1, "pair") << WakeWorker("pair/0") << WakeWorker("pair/1")

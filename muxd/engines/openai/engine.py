@@ -50,7 +50,7 @@ class OpenAIServer:
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
-        self.is_silent, self._ready_path = False, options.ready_path
+        self.is_silent, self._ready_path = bool(context.released), options.ready_path
         # What is ended by another way than its process may be started by others, too: a container, a hook's server.
         self.runs_elsewhere = bool(options.stop_command) and "pid" not in placeholders_in(options.stop_command)
         self._values = {

@@ -41,15 +41,18 @@ class RemoteServers(SGLangRouter):
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)
         self._is_told = bool(options.urls)
-        self._urls, self._ports = options.urls, {}
+        self._urls = options.urls
+        self._ports = {url: int(port) for url, port in context.chosen.items() if url.startswith(UNIX)}
         self._api_key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
         self._bridges = context.workdir / BRIDGES if any_unix(options.urls) else None
         router = super().command(model, context)
         argv = (*router.argv, *_flags(options))
         if self._bridges is None:
-            return CommandSpec(argv)
+            return CommandSpec(argv, chosen=router.chosen)
         bridge = (sys.executable, "-m", "muxd.engines.remote.bridge", str(self._bridges), *argv)
-        return CommandSpec(bridge, files={self._bridges: self._bridge_lines()})
+        files = {self._bridges: self._bridge_lines()}
+        ports = {url: str(port) for url, port in self._ports.items()}
+        return CommandSpec(bridge, files=files, chosen=router.chosen | ports)
 
     def _bridge_lines(self) -> str:
         """Return what the bridge is told; Unix sockets that are new have ports from now on."""

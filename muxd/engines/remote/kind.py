@@ -46,5 +46,4 @@ REMOTE = EngineKind(
     findings=findings,
     certain_need=lambda model, environ: 0,
     has_hub_layout=False,
-    is_adoptable=False,
 )

@@ -48,9 +48,13 @@ class SGLangRouter(WorkerApiRouter):
 
     _metrics_port = 0
 
+    def _choose(self, model: Model, context: LaunchContext) -> dict[str, str]:
+        port = context.chosen.get("prometheus_port") or _options(model).prometheus_port or free_port()
+        self._metrics_port = int(port)
+        return {"prometheus_port": str(port)}
+
     def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
         options = _options(model)
-        self._metrics_port = options.prometheus_port or free_port()
         ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
         argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
         return (*argv, *_flags(options), *options.args)

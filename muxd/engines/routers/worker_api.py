@@ -58,7 +58,12 @@ class WorkerApiRouter:
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         """Return the command that starts a router with no workers."""
         self._asked = {}
-        return CommandSpec(self._argv(model, context))
+        chosen = self._choose(model, context)
+        return CommandSpec(self._argv(model, context), chosen=chosen)
+
+    def _choose(self, model: Model, context: LaunchContext) -> dict[str, str]:
+        """Choose what the next launch would choose otherwise, or take it as it was chosen for the running router."""
+        return {}
 
     def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
         raise NotImplementedError
