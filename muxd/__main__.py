@@ -198,6 +198,7 @@ def command_line() -> ArgumentParser:
     init.add_argument("--force", action="store_true", help="replace the file where there is one")
     init.add_argument("--print", action="store_true", help="to stdout, and write nothing")
     init.add_argument("--reference", action="store_true", help="print every key with its default, and write nothing")
+    init.add_argument("--schema", action="store_true", help="print a JSON schema of it, for editors, and write nothing")
     init.set_defaults(run=_init, parser=init)
 
     importing = commands.add_parser("import", help="write a configuration from another program's")
@@ -409,6 +410,11 @@ def _init(options: Namespace) -> int:
         from .config.reference import reference
 
         sys.stdout.write(reference())
+        return 0
+    if options.schema:
+        from .config.json_schema import schema_text
+
+        sys.stdout.write(schema_text())
         return 0
     from .init.verb import init
 

@@ -11,8 +11,8 @@ BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION_PART = re.compile(rf"{_NUMBER}\s*(ms|s|min|h|d)\s*")
-_DURATION = re.compile(rf"(?:{_NUMBER}\s*(?:ms|s|min|h|d)\s*)+")
-_SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
+DURATION = re.compile(rf"(?:{_NUMBER}\s*(?:ms|s|min|h|d)\s*)+")
+SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
 
 
 def parse_duration(value: object) -> float:
@@ -21,7 +21,7 @@ def parse_duration(value: object) -> float:
         text = value.strip()
         if text == "inf":
             return inf
-        if _DURATION.fullmatch(text):
+        if DURATION.fullmatch(text):
             return sum(float(number) * SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     elif isinstance(value, int | float) and not isinstance(value, bool) and not isnan(value):
         return float(value)
@@ -32,7 +32,7 @@ def parse_size(value: object) -> int:
     """Return a size in bytes.  Raise ValueError, which says what to write instead."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+    if isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         return round(float(match[1]) * BYTES[match[2]])
     raise ValueError(f'{shown(value)} is not a size; write bytes or "38GiB", "512MiB"')
 

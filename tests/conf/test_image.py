@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from muxd.config.schema import Proxy
 from muxd.engines.sglang import engine as sglang
@@ -116,3 +117,28 @@ def test_every_file_that_is_copied_is_there_and_sent_to_the_builder(instructions
             for source in rest.split()[:-1]:
                 assert (PROJECT / source).exists()
                 assert any(fnmatch.fnmatch(source, pattern) for pattern in let_in), source
+
+
+@pytest.fixture(scope="module")
+def service():
+    """Docker Compose's way to run it."""
+    whole = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    (service,) = whole["services"].values()
+    named = {volume.partition(":")[0] for volume in service["volumes"] if volume[0] not in "./~"}
+    assert whole["volumes"].keys() == named
+    return service
+
+
+def test_compose_builds_this_image_and_keeps_what_it_keeps(service, last_stage):
+    assert (DOCKER / service["build"]["context"]).resolve() == PROJECT
+    assert service["build"]["dockerfile"] == "conf/docker/Dockerfile"
+    inside = {volume.split(":")[1] for volume in service["volumes"]}
+    assert {"/var/lib/muxd", "/var/log/muxd", "/etc/muxd/muxd.d", environment(last_stage)["HF_HOME"]} <= inside
+    assert "./muxd.toml:/etc/muxd/muxd.toml:ro" in service["volumes"]
+
+
+def test_compose_lets_nobody_else_in_and_gives_a_stop_its_time(service):
+    assert service["ports"] == [f"127.0.0.1:{Proxy().port}:{Proxy().port}"]
+    assert "MUXD_API_KEY" in service["environment"]
+    assert service["stop_grace_period"] == "3m"
+    assert service["deploy"]["resources"]["reservations"]["devices"] == [{"capabilities": ["gpu"]}]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from muxd.__main__ import _parser
+from muxd.__main__ import command_line
 from muxd.config.load import load_config, read_config
 from muxd.engines.registry import kind_of
 from muxd.importers.router_flags import RouterCommand
@@ -35,7 +35,7 @@ def config(name, tmp_path, environ=ENVIRON):
     verb, *flags = container(name)["args"]
     if verb == "router":
         return load_config(None, environ | {"XDG_STATE_HOME": str(tmp_path)}, RouterCommand.of(flags))
-    options = _parser().parse_args([verb, *flags])
+    options = command_line().parse_args([verb, *flags])
     mounts = {mount["mountPath"]: mount["name"] for mount in container(name)["volumeMounts"]}
     (volume,) = (each for each in pod(name)["spec"]["volumes"] if each["name"] == mounts[str(options.config.parent)])
     file = tmp_path / options.config.name

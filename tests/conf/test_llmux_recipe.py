@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from muxd.__main__ import _added, _parser
+from muxd.__main__ import _added, command_line
 from muxd.config.load import read_config
 
 PROJECT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def mounted(service):
 @pytest.fixture
 def options(service, mounted):
     """What muxd's own parser makes of the command, with the recipe's files in their places."""
-    return _parser().parse_args([str(mounted.get(word, word)) for word in service["command"]])
+    return command_line().parse_args([str(mounted.get(word, word)) for word in service["command"]])
 
 
 @pytest.fixture

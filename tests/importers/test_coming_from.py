@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muxctl.verbs import VERBS
-from muxd.__main__ import _parser
+from muxd.__main__ import command_line
 from muxd.config.declarations import keys_of
 from muxd.config.model_schema import MODEL_KEYS
 from muxd.config.schema import SECTIONS, Config
@@ -43,7 +43,7 @@ def test_every_key_of_muxd_that_a_table_names_is_there(name):
 
 @pytest.mark.parametrize("name", tables())
 def test_every_command_of_muxd_that_a_table_names_is_there(name):
-    commands = next(action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    commands = next(action.choices for action in command_line()._actions if isinstance(action.choices, dict))
     for program, word in re.findall(r"`(muxd|muxctl) ([a-z]\w*)", tables()[name]):
         assert word in (commands if program == "muxd" else VERBS)
     for flag in re.findall(r"muxd start[^`]*? (--[a-z-]+)", tables()[name]):
@@ -51,7 +51,7 @@ def test_every_command_of_muxd_that_a_table_names_is_there(name):
 
 
 def test_every_flag_of_sglangmux_is_one_of_muxd_start():
-    commands = next(action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    commands = next(action.choices for action in command_line()._actions if isinstance(action.choices, dict))
     flags = re.findall(r"--[a-z-]+", " ".join(drop_in.FLAGS))
     assert set(flags) <= commands["start"]._option_string_actions.keys()
     assert len(flags) == 6
