@@ -196,15 +196,26 @@ def left_at(group: Group, level: int) -> dict[str, Holding]:
 
 
 def _resident(group: Group, left: Mapping[int, Mapping[str, Holding]], second: int) -> eviction.Resident:
-    """Describe what the group's leaving costs, by the level; a deeper one that frees no more of a GPU is no choice."""
+    """Describe what the group's leaving costs, by the level; a deeper one that frees no more of a GPU is no choice.
+
+    Nobody is ended for a guess: where its sleep or its end was never measured, the sleep is not the dearer of the two.
+    """
     options: list[eviction.LevelCost] = []
     before = None
     for level, holdings in left.items():
         kept = [({**holding.claim, HOST_RAM: 0}, holding.is_loaded) for holding in holdings.values()]
         if kept != before:
-            options.append(eviction.LevelCost(level, cost_of(group, level, second)))
+            cost = cost_of(group, level, second)
+            if level == 3:
+                options = [each if _is_known(group, each.level) else each.at_most(cost) for each in options]
+            options.append(eviction.LevelCost(level, cost))
         before = kept
     return eviction.Resident(group.name, is_busy(group), tuple(options))
+
+
+def _is_known(group: Group, level: int) -> bool:
+    """Say whether what it takes to leave to `level`, to end, and to come back from either was measured."""
+    return all(group.leave_cost(each).measured and group.comeback_cost(each).measured for each in (level, 3))
 
 
 def is_busy(group: Group) -> bool:

@@ -9,6 +9,8 @@ looks, the cheapest residents are added until the claim fits, and those that tur
 again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -32,6 +34,9 @@ class LevelCost:
 
     level: int
     seconds: float
+
+    def at_most(self, seconds: float) -> LevelCost:
+        return LevelCost(self.level, min(self.seconds, seconds))
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,12 +175,19 @@ class Group:
     @property
     def is_placed(self) -> bool:
         """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to."""
-        return not self.serving[0].spec.any_of or self.is_target or len(self.serving) > 1 or not self.is_down
+        is_settled = self.is_target or len(self.serving) > 1 or not self.is_down or self.keeps_place
+        return not self.serving[0].spec.any_of or is_settled
 
     @property
     def may_be_on(self) -> frozenset[GpuId]:
         """Return the GPUs to which the group may come: its own, or where it is not placed, all that will do."""
         return self.gpus if self.is_placed else self.serving[0].spec.gpus
+
+    @property
+    def may_be_on_anew(self) -> frozenset[GpuId]:
+        """Return the GPUs to which new processes of a sleeper could come instead; none for who must come to its own."""
+        can_choose = self.state is WorkerState.ASLEEP and self.serving[0].spec.any_of and len(self.serving) == 1
+        return self.serving[0].spec.gpus if can_choose else frozenset()
 
     def place(self, gpus: frozenset[GpuId]) -> None:
         """Let the only worker of a group that is not placed run on these GPUs when it comes."""
@@ -297,6 +304,11 @@ class Group:
     def is_fixed(self) -> bool:
         """Say whether the group leaves for nobody: it is pinned, and no order takes it away."""
         return self.spec.pinned and not self.sent_away and self.state not in LEAVING
+
+    @property
+    def keeps_place(self) -> bool:
+        """Say whether the memory of its workers, which have died, is kept for it: it is pinned, and starts again."""
+        return self.state is WorkerState.BACKOFF and self.spec.pinned and not self.sent_away
 
     @property
     def leaves(self) -> bool:

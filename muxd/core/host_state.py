@@ -185,6 +185,7 @@ class HostState:
         group.update(spec)
         for worker in group.members:
             self.ledger.narrow(worker.name, worker.gpus)
+        self._give_back_of_dead(group)
         self.touch(group)
         self.moves += 1  # its levels may be others now
         self._note_kinds()
@@ -208,7 +209,7 @@ class HostState:
     def derive(self, group: Group, reason: str = "") -> Iterator[Command]:
         """Take in what the states of its members make of a group.
 
-        A worker that died has no claim any more, unless the group is up: then it comes back to where it was.
+        A worker that died has no claim any more, unless the group is up, or pinned: then it comes back to where it was.
         """
         self.touch(group)
         before, state = group.state, group.derived_state()
@@ -216,7 +217,10 @@ class HostState:
             self._enter(group, state)
             if len(group.members) > 1:
                 yield RecordMove(group.name, before, state, reason)
-        if group.state not in UP:
+        self._give_back_of_dead(group)
+
+    def _give_back_of_dead(self, group: Group) -> None:
+        if group.state not in UP and not group.keeps_place:
             for worker in group.members:
                 if worker.is_down:
                     self.ledger.give_back(worker.name)

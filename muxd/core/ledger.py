@@ -128,6 +128,10 @@ class Ledger:
         holding = self._holdings.get(worker)
         return holding is not None and holding.is_loaded
 
+    def idle(self, gpus: Iterable[GpuId]) -> frozenset[GpuId]:
+        """Return those of the GPUs on which nobody's weights are."""
+        return frozenset(gpu for gpu in gpus if gpu not in self._accounts or not self._accounts[gpu].total.loaded)
+
     def loaded_on(self, gpus: Iterable[GpuId]) -> list[str]:
         """Return the workers whose weights are on one of the GPUs, by name."""
         return sorted(worker for worker in self.holders(gpus) if self._holdings[worker].is_loaded)

@@ -248,6 +248,13 @@ class Lineup:
     def _usual_gap(self, group: Group) -> float | None:
         return policy.usual_gap(group.gaps or self._host.gaps)
 
+    def sleepers(self) -> Iterator[list[Group]]:
+        """Yield those who sleep, who could be started anew on other GPUs, and who are alike."""
+        self._read_changed()
+        for rivals in self._rivals.values():
+            if rivals.first.may_be_on_anew:
+                yield [contender.group for contender in rivals.contenders.values()]
+
     # When somebody may come
 
     def look(self, limit: float) -> Outlook:

@@ -226,6 +226,14 @@ class Placement:
         group.place(gpus)
         return not self.is_kept_off(group)
 
+    def fits_elsewhere(self, group: Group, gpus: frozenset[GpuId]) -> bool:
+        """Say whether a new process of a group, to which any GPUs will do, fits on others than its own among these."""
+        worker = group.serving[0]
+        there = gpus & self._host.gpus_there if worker.spec.on_cards and self._host.gpus_there else gpus
+        claims = ({gpu: worker.spec.share} for gpu in there & worker.spec.gpus - worker.gpus)
+        free = [claim for claim in claims if not self._host.ledger.shortfall("", claim)]
+        return sum(not self._lacks(worker, gpu) for claim in free for gpu in claim) >= worker.spec.gpu_count
+
     def is_kept_off(self, group: Group) -> bool:
         """Say whether the group cannot come to its GPUs, whoever may leave them."""
         return bool(self.crowded_out(group) or self.fixed_in_the_way(group))

@@ -33,7 +33,7 @@ as are those of a group that is being validated (`validation`), from its first c
 Switches on different GPUs run side by side; two that touch the same GPU never do (`_claimed`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -74,6 +74,8 @@ class Switching:
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.next_decision = inf  # when a busy group will have had its turn
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
+        self._idle: frozenset[GpuId] = frozenset()  # GPUs on which somebody would fit who sleeps, and is wanted
+        self._spent: dict[str, float] = {}  # seconds that switches to a sleeper took while it would have, by group
 
     def _keep(self, running: list[Switch]) -> None:
         """Let these switches run and no others; note who is the target of one."""
@@ -97,6 +99,7 @@ class Switching:
         yield from self._end_hopeless()
         self.next_decision = inf
         self._kept_for = frozenset()
+        yield from self._start_anew_elsewhere()
         for group in self._called():
             self._placement.place(group)  # those GPUs are kept for it, whether it may come now or not
             yield from self._consider(group, urgent=True)
@@ -114,6 +117,33 @@ class Switching:
             if is_called and group.state is WorkerState.ASLEEP and self._placement.must_start_anew(group):
                 yield from self.host.stop(group, "it is started anew: its memory is taken where it sleeps", kill=True)
         self.host.end_doubts()
+
+    def _start_anew_elsewhere(self) -> Iterator[Command]:
+        """End sleepers that are to be started on idle GPUs instead of woken on theirs."""
+        alike = list(self.lineup.sleepers())
+        idle = self.host.ledger.idle(frozenset().union(*(groups[0].may_be_on_anew for groups in alike)))
+        idle -= self._off_limits(None, urgent=False) if idle else idle
+        sleepers = [group for groups in alike if self._placement.fits_elsewhere(groups[0], idle) for group in groups]
+        self._idle = idle if sleepers else frozenset()
+        if sleepers:
+            self.lineup.line_up(self._off_limits(None, urgent=False))
+        for group in list(self._sooner_elsewhere(sleepers)) if sleepers else ():
+            yield from self.host.stop(group, "it is started anew on GPUs that nobody must leave", kill=True)
+
+    def _sooner_elsewhere(self, sleepers: Iterable[Group]) -> Iterator[Group]:
+        """Yield those sleepers, of whom new processes fit on idle GPUs, for whom somebody else would have to leave.
+
+        A cold start is dear, but its price is paid once, and that of switches again and again: it is worth it once
+        what the switches to this sleeper took, the next one included, is as much.  A guess counts for nothing.
+        """
+        for group in sleepers:
+            start, evictions = group.cost(WorkerState.STARTING), self.in_the_way(group)
+            if not start.measured or not evictions or self.switch_to(group) is not None or group.is_kept_away:
+                continue
+            wait = max(0.0, self.lineup.give_way_at(evictions, group) - self.host.now)
+            if self._spent.get(group.name, 0.0) + wait + _measured(evictions, group) >= start.seconds:
+                self._spent.pop(group.name, None)
+                yield group
 
     def stop_deciding(self) -> None:
         """Call off whatever was under way or planned, as muxd shuts down."""
@@ -206,6 +236,7 @@ class Switching:
     def forget(self, group: Group) -> None:
         """Forget a group that is about to be removed."""
         self.call_off(group)
+        self._spent.pop(group.name, None)
         for switch in self.running:
             switch.victims.pop(group.name, None)
 
@@ -285,10 +316,13 @@ class Switching:
                 return None
 
     def _at_leisure(self) -> Iterator[Group]:
-        """Yield who comes where nobody has to leave for it: crashed groups; then models to be preloaded."""
+        """Yield who comes where nobody has to leave for it: crashed groups; then models to be preloaded.
+
+        To the place of a pinned one that crashed it comes when those who have some of it are idle.
+        """
         for group in self.host.in_state(WorkerState.BACKOFF):
             self._placement.place(group)
-            if not group.wanted and not self._placement.evictions(group):
+            if not group.wanted and (group.keeps_place or not self._placement.evictions(group)):
                 yield group
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
             earlier = (self.host.groups[n].gpus for n in self.preload[:place])
@@ -326,7 +360,7 @@ class Switching:
             return True
         if self.is_called(group) or group.name in self.preload:
             return False
-        if not self._kept_for.isdisjoint(group.gpus):
+        if self._idle or not self._kept_for.isdisjoint(group.gpus):
             return False  # its GPUs are kept from others for as long as it, or who shares them, is due
         at = self._may_come_at(group, urgent=False)
         self.next_decision = min(self.next_decision, at)
@@ -357,6 +391,9 @@ class Switching:
         return group.return_cost.measured and all(cost.measured for cost in leaving)
 
     def _begin(self, group: Group, blockers: Sequence[Eviction]) -> Iterator[Command]:
+        if blockers and self._idle and group.may_be_on_anew and self._placement.fits_elsewhere(group, self._idle):
+            back = sum(each.comeback_cost.seconds for each in blockers if each.comeback_cost.measured)
+            self._spent[group.name] = self._spent.get(group.name, 0.0) + _measured(blockers, group) + back
         switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now)
         self._keep([*self.running, switch])
         for blocker in blockers:
@@ -371,7 +408,8 @@ class Switching:
         """Let a crashed group whose GPU another one has taken wait for a request like any other."""
         for group in self.host.in_state(WorkerState.BACKOFF):
             unwanted = not group.wanted and not self.is_called(group)
-            if unwanted and (self._placement.evictions(group) or self._placement.crowded_out(group)):
+            is_taken = self._placement.evictions(group) and not group.keeps_place
+            if unwanted and (is_taken or self._placement.is_kept_off(group)):
                 yield from self.host.rest(group, WorkerState.BACKOFF)
 
     def _complete(self) -> Iterator[Command]:
@@ -390,3 +428,9 @@ class Switching:
         for group in self.host.in_state(WorkerState.DRAINING):
             if group.granted:
                 yield group.drain_deadline + END_GRACE
+
+
+def _measured(evictions: Sequence[Eviction], group: Group) -> float:
+    """Return the seconds that a switch to the group takes, as far as they were measured."""
+    costs = [*(each.leave_cost for each in evictions), group.return_cost]
+    return sum(cost.seconds for cost in costs if cost.measured)

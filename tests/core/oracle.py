@@ -241,7 +241,9 @@ class Oracle:
         for worker in host.workers.values():
             if worker.state in (WorkerState.UNLOADED, WorkerState.BACKOFF, WorkerState.FAILED):
                 assert self.holds[worker.name] == GONE
-                is_up = host.groups[worker.group].state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY)
+                group = host.groups[worker.group]
+                is_up = group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY)
+                is_up = is_up or (group.spec.pinned and group.state is WorkerState.BACKOFF)
                 assert is_up or not host.ledger.is_awake(worker.name), f"{worker.name} is gone and has a claim"
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {

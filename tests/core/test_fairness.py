@@ -172,8 +172,8 @@ def test_no_stated_bound_is_broken_where_some_are_awake_together(seed):
     crowd = Crowd(chance.choice([0.5, 2.0, 10.0]), [(name, chance.choice(pauses)) for name in models], sizes)
     crowd.until(500.0)  # all are loaded
     for name in names:  # some have fitted beside all others so far, and have never slept
-        crowd.book.worker(name).cost(WorkerState.WAKING, 2).learn(WAKE)
-        crowd.book.worker(name).cost(WorkerState.FALLING_ASLEEP, 2).learn(SLEEP)
+        crowd.book.worker(name).costs[WorkerState.WAKING, 2].learn(WAKE)
+        crowd.book.worker(name).costs[WorkerState.FALLING_ASLEEP, 2].learn(SLEEP)
     crowd.until(700.0)
     assert crowd.bounds[crowd.last] < inf
     assert not crowd.late, f"work {crowd.work}, {sizes}, {models}: {crowd.late[:3]}"

@@ -121,7 +121,7 @@ def test_a_wake_from_level_1_needs_no_more_host_ram():
 
 
 def measured_at_2(book: Playbook, name: str, seconds: float) -> Playbook:
-    book.worker(name).cost(WorkerState.WAKING, 2).learn(seconds)
+    book.worker(name).costs[WorkerState.WAKING, 2].learn(seconds)
     return book
 
 

@@ -1,5 +1,7 @@
 """Several models awake on one GPU: what fits stays, and who leaves is a choice."""
 
+import pytest
+
 from muxd.core.commands import (
     FailLease,
     FailOrder,
@@ -61,7 +63,7 @@ def test_what_fits_beside_an_awake_model_is_loaded_beside_it():
 
 def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_other_serves_on():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
-    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
+    book.worker("a").costs[WorkerState.WAKING, 2].learn(20.0)
     assert (
         book
         >> LeaseAsked(9, 3, "c") << RevokeLease(2, "switch", "b gives way to c", 309)
@@ -71,9 +73,39 @@ def test_of_three_that_do_not_fit_together_one_leaves_for_the_third_and_the_othe
     assert book.state("a") is WorkerState.READY
 
 
+@pytest.mark.parametrize("sleep", [None, 0.2])
+def test_nobody_is_ended_for_a_guess(sleep):
+    """A cold start of half a second, and an end of none: before its sleep and its wake are known, a sleeps."""
+    book = awake(on_one_card(sized("a", 40), sized("b", 60)), "a")
+    book.worker("a").costs[WorkerState.STOPPING, None].learn(0.1)
+    book.worker("a").kept[2] = 10
+    if sleep is not None:
+        book.worker("a").costs[WorkerState.FALLING_ASLEEP, 2].learn(sleep)
+    assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
+    assert book >> LeaseEnded(9.1, 1) << SleepWorker("a", 2)
+
+
+def test_who_was_measured_to_come_back_sooner_from_its_end_is_ended():
+    book = awake(on_one_card(sized("a", 40), sized("b", 60)), "a")
+    book.worker("a").kept[2] = 10
+    for state, level, seconds in [("stopping", None, 0.1), ("falling_asleep", 2, 0.2), ("waking", 2, 0.6)]:
+        book.worker("a").costs[WorkerState(state), level].learn(seconds)
+    assert book >> LeaseAsked(9, 3, "b") << RevokeLease(1, "switch", "a gives way to b", 309)
+    assert book >> LeaseEnded(9.1, 1) << StopWorker("a", kill=False)
+
+
+def test_an_unmeasured_wake_is_not_guessed_dearer_than_the_measured_start():
+    worker = awake(on_one_card(sized("a", 40)), "a").worker("a")
+    assert worker.comeback_cost(2).seconds == 0.5
+    assert not worker.comeback_cost(2).measured
+    worker.costs[WorkerState.WAKING, 2].learn(2.0)
+    assert worker.comeback_cost(2).seconds == 2.0
+
+
 def test_who_is_wanted_often_stays_though_its_leaving_would_take_less_time():
     book = awake(on_one_card(sized("a", 40), sized("b", 40), sized("c", 40)), "a", "b")
-    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
+    book.worker("a").costs[WorkerState.WAKING, 2].learn(20.0)
+    book.worker("b").costs[WorkerState.WAKING, 2].learn(5.0)
     for second in range(4):
         book = book >> DemandReported(10 + second, 2, 1, ()) >> DemandReported(10.5 + second, 2, 0, ())
     assert book >> LeaseAsked(20, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 320)
@@ -81,7 +113,7 @@ def test_who_is_wanted_often_stays_though_its_leaving_would_take_less_time():
 
 def test_an_idle_one_leaves_rather_than_a_busy_one_that_costs_less():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 30)), "a", "b")
-    book.worker("a").cost(WorkerState.WAKING, 2).learn(20.0)
+    book.worker("a").costs[WorkerState.WAKING, 2].learn(20.0)
     assert (
         book >> DemandReported(8, 2, 1, ())
         >> LeaseAsked(9, 3, "c") << RevokeLease(1, "switch", "a gives way to c", 309)

@@ -9,27 +9,32 @@ from muxd.core.commands import (
     FailSwitch,
     FinishOrder,
     GrantLease,
+    PersistStopped,
     RevokeLease,
     SleepWorker,
     StartWorker,
 )
 from muxd.core.events import (
     DemandReported,
+    Failure,
     GpusMeasured,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
+    Reconfigured,
     Started,
     SwitchAsked,
+    TimerFired,
     UnloadAsked,
     Verb,
     WorkerAsleep,
+    WorkerExited,
     WorkerReady,
 )
 from muxd.core.spec import GroupSpec
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, single
+from .playbook import Playbook, anywhere, single
 
 TEXT = "model b cannot be loaded: a is pinned, and b does not fit beside it; `muxctl stop a` makes room"
 
@@ -72,7 +77,7 @@ def test_who_fits_beside_it_is_loaded():
 
 def test_another_one_leaves_in_its_place_though_that_costs_more():
     book = awake(sized("a", 40, pinned=True), sized("b", 30), sized("c", 30))
-    book.worker("b").cost(WorkerState.WAKING, 2).learn(500.0)
+    book.worker("b").costs[WorkerState.WAKING, 2].learn(500.0)
     assert book >> LeaseAsked(9, 9, "c") << RevokeLease(2, "switch", "b gives way to c", 309)
 
 
@@ -120,3 +125,34 @@ def test_one_to_be_preloaded_that_cannot_come_keeps_nobody_back():
         Playbook(*specs) >> GpusMeasured(0, {"0": 80}) >> Started(0) << StartWorker("a")
         >> WorkerReady(1, "a", "http://a") << StartWorker("c")
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("specs", [SIZED, WHOLE, MIXED, OTHER], ids=["sized", "whole", "mixed", "other"])
+def test_one_that_crashed_has_its_place_until_it_is_started_again(specs):
+    book = awake(*specs) >> LeaseEnded(8, 1) >> WorkerExited(9, "a") << StartWorker("a")
+    book = book >> WorkerExited(10, "a")
+    assert book.state("a") is WorkerState.BACKOFF
+    assert book >> LeaseAsked(10.1, 9, "b") << FailLease(9, "pinned_in_the_way", TEXT, None)
+    assert book >> TimerFired(12) << StartWorker("a")
+
+
+def test_one_that_crashed_is_started_again_on_the_gpu_that_it_had():
+    book = Playbook(anywhere("a", 1, "0", "1", pinned=True), anywhere("b", 1, "0", "1"), anywhere("c", 1, "0", "1"))
+    book = book >> LeaseAsked(1, 1, "a") << StartWorker("a", None, ("0",))
+    book = book >> WorkerExited(2, "a") << StartWorker("a", None, ("0",)) >> WorkerExited(3, "a")
+    assert book >> LeaseAsked(3.1, 2, "b") << StartWorker("b", None, ("1",))
+    assert book >> LeaseAsked(3.2, 3, "c")
+    assert book >> TimerFired(5) << StartWorker("a", None, ("0",))
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed", "not pinned any more"])
+def test_one_that_crashed_loses_its_place_where_it_is_not_started_again(how):
+    book = awake(*WHOLE) >> LeaseEnded(8, 1) >> WorkerExited(9, "a") << StartWorker("a") >> WorkerExited(10, "a")
+    if how == "stopped":
+        book = book >> OrderGiven(10.1, 7, "a", Verb.STOP) << PersistStopped("a", True) << FinishOrder(7, "stopped")
+    elif how == "failed":
+        book = book >> TimerFired(12) << StartWorker("a") >> WorkerExited(12, "a", Failure.REFUSED)
+    else:
+        book = book >> Reconfigured(10.1, (single("a"), single("b")), frozenset(), 30.0, keep_turns=False)
+        assert book.worker("a").state is WorkerState.BACKOFF
+    assert book >> LeaseAsked(13, 9, "b") << StartWorker("b")

@@ -209,3 +209,50 @@ def test_a_model_that_said_no_sizes_comes_where_its_weights_have_room():
         >> LeaseAsked(4, 2, "a") << SleepWorker("b", 2)
     )  # fmt: skip
     assert book >> WorkerAsleep(5, "b") << StartWorker("a", gpus=("1",))
+
+
+def beside_an_idle_gpu(start: float, busy: int = 0) -> Playbook:
+    """Model a sleeps on GPU 0, where b serves now; a took `start` seconds to start, 1 to sleep, and GPU 1 is idle."""
+    book = asleep_on_0(single("b", frozenset({"0"}), share=60, memory=60))
+    book.worker("a").costs[WorkerState.STARTING, None].seconds = start
+    return (
+        book >> LeaseAsked(5, 2, "b") << StartWorker("b")
+        >> WorkerReady(6, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> DemandReported(7, 2, busy)
+    )  # fmt: skip
+
+
+def test_a_sleeper_is_started_anew_on_an_idle_gpu_where_that_is_sooner_than_that_a_busy_model_leaves():
+    book = beside_an_idle_gpu(20.0, busy=1)
+    assert book >> LeaseAsked(8, 3, "a") << StopWorker("a", kill=True)
+    assert book >> WorkerExited(9, "a") << StartWorker("a", gpus=("1",))
+    assert book.state("b") is WorkerState.READY
+
+
+def test_a_sleeper_waits_for_a_busy_model_where_a_cold_start_takes_longer():
+    book = beside_an_idle_gpu(100.0, busy=1)
+    assert book >> LeaseAsked(8, 3, "a")
+    assert book >> DemandReported(9, 2, 0) << RevokeLease(2, "switch", "b gives way to a", 309)
+
+
+def test_a_sleeper_for_whom_another_model_leaves_again_and_again_is_started_anew_on_an_idle_gpu():
+    """Of each switch 1 s to sleep and 2 s to wake are measured: the cold start is paid once instead."""
+    book = beside_an_idle_gpu(10.0)
+    switches = 0
+    for time in range(10, 100, 20):
+        book = book >> LeaseAsked(time, time, "a")
+        if book.pending == [StopWorker("a", kill=True)]:
+            break
+        book.pending.clear()
+        book = book >> LeaseEnded(time, 2 if time == 10 else time - 10) << SleepWorker("b", 2)
+        book = book >> WorkerAsleep(time + 1, "b") << WakeWorker("a")
+        book = book >> WorkerReady(time + 3, "a", "http://a")
+        book.pending.clear()
+        book = book >> LeaseEnded(time + 4, time) >> LeaseAsked(time + 10, time + 10, "b") << SleepWorker("a", 2)
+        book = book >> WorkerAsleep(time + 11, "a") << WakeWorker("b") >> WorkerReady(time + 12, "b", "http://b")
+        book.pending.clear()
+        book = book >> DemandReported(time + 13, time + 10, 0)
+        switches += 1
+    assert book.pending == [StopWorker("a", kill=True)]
+    book.pending.clear()
+    assert switches == 3  # the first one was all guesses
