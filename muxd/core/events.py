@@ -53,6 +53,7 @@ class AdoptedWorker:
     gpus: tuple[GpuId, ...] = ()  # that were chosen for it; none: those that are configured
     launched: int | None = None  # the level for which it was launched; None: the configured one
     routed: tuple[str, ...] = ()  # a router's: URLs of the workers of its group to which it passes requests
+    unproved: bool = False  # nobody knows whether it answers as it did when it was loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +205,16 @@ class WeightsSeen:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """It serves at `url`: after a start or after a wake; `note` is what an operator should know of that, or ""."""
+    """It serves at `url`: after a start or after a wake; `note` is what an operator should know of that, or "".
+
+    `unproved`: it woke, and was not asked whether it answers as it did when it was loaded.
+    """
 
     time: float
     worker: str
     url: str
     note: str = ""
+    unproved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

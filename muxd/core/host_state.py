@@ -315,6 +315,7 @@ class HostState:
     def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
         """Let a worker be what was found of it; return whether there is room for it."""
         worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
+        worker.unproved = found.unproved
         if not worker.is_router:
             worker.copy = self.placement.copy_of(worker)
         if found.level is not None and found.kept is not None:

@@ -270,7 +270,7 @@ class Scheduler:
         """Take in what became of a worker; an answer that comes after its question lapsed changes nothing."""
         match event:
             case WorkerReady(_, _, url, note) if worker.state in (WorkerState.STARTING, WorkerState.WAKING):
-                worker.became_ready(self.host.now, url)
+                worker.became_ready(self.host.now, url, unproved=event.unproved)
                 yield from self.host.move(worker, WorkerState.READY, note)
             case WorkerAsleep(_, _, kept, taken) if worker.state is WorkerState.FALLING_ASLEEP:
                 if kept is not None:
@@ -284,7 +284,10 @@ class Scheduler:
                 worker.level_failed(f"its sleep failed: {reason}")
                 yield from self.host.stop_worker(worker, worker.level_trouble, kill=True)
             case WakeFailed(_, _, reason, code, is_wrong) if worker.state is WorkerState.WAKING:
-                why = worker.woke_wrong(reason) if is_wrong else worker.level_failed(f"its wake failed: {reason}")
+                if is_wrong:
+                    why = worker.woke_wrong(reason, counts=not self.host.groups[worker.group].is_validated)
+                else:
+                    why = worker.level_failed(f"its wake failed: {reason}")
                 worker.pending_failure = PendingFailure(why, counts=False, code=code)
                 yield from self.host.stop_worker(worker, why, kill=True)
             case WorkerHung(_, _, reason) if worker.state in (

@@ -130,6 +130,8 @@ class Validations:
                 self._relaunch(validation, level)
         elif validation.is_known:
             self._leave(validation, level)
+        elif any(worker.unproved for worker in group.serving):
+            self._relaunch_for_next(group, validation)  # later answers are held against what one says that was loaded
         elif group.granted:
             validation.stage = Stage.DRAIN
         else:

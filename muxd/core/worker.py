@@ -99,8 +99,9 @@ class Worker:
     pending_failure: PendingFailure | None = None  # being ended for this failure
     bad_levels: int = 0  # sleeps and wakes in a row that failed
     level_trouble: str = ""  # why the last of these failed, or its last wake was wrong
-    wrong_wakes: tuple[int, ...] = ()  # the levels of the last wakes, all of them wrong
+    wrong_wakes: tuple[int, ...] = ()  # by their levels: those since the last right one from the same level
     woke_wrong_count: int = 0  # its wrong wakes so far
+    unproved: bool = False  # it woke, and nobody has asked whether it answers as it did when it was loaded
     distrusted: frozenset[int] = frozenset()  # levels from which it woke wrong too often
     ended: str = ""  # how its process last came to its end
     ended_code: str = ""  # of the cause, where it is known
@@ -302,22 +303,33 @@ class Worker:
         self.level_trouble = why
         return why
 
-    def woke_wrong(self, why: str) -> str:
-        """Note that the worker woke, and answers otherwise than when it was loaded; return what happened, for users."""
+    def woke_wrong(self, why: str, *, counts: bool = True) -> str:
+        """Note that the worker woke, and answers otherwise than when it was loaded; return what happened, for users.
+
+        One that is tried by an operator does not count against the level.
+        """
         reason = self.level_trouble = f"its wake from level {self.level} was wrong: {why}"
-        self.wrong_wakes = (*self.wrong_wakes, self.level)
+        self.wrong_wakes = (*self.wrong_wakes, self.level) if counts else self.wrong_wakes
         self.woke_wrong_count += 1
-        if len(self.wrong_wakes) >= WRONG_WAKES:
-            self.distrusted |= set(self.wrong_wakes)
-            self.wrong_wakes, self.level_trouble = (), ""
+        if self.wrong_wakes.count(self.level) >= WRONG_WAKES:
+            self.distrusted |= {self.level}
+            self._forget_wrong_wakes()
+            self.level_trouble = ""
         return reason
 
-    def became_ready(self, now: float, url: str) -> None:
-        self.url = url
+    def _forget_wrong_wakes(self) -> None:
+        """Forget the wrong wakes from the worker's level."""
+        self.wrong_wakes = tuple(level for level in self.wrong_wakes if level != self.level)
+
+    def became_ready(self, now: float, url: str, *, unproved: bool = False) -> None:
+        self.url, self.unproved = url, unproved
         if self.ready_since is None:
             self.ready_since = now
         if self.state is WorkerState.WAKING:
-            self.bad_levels, self.level_trouble, self.wrong_wakes = 0, "", ()
+            self.bad_levels, self.level_trouble = 0, ""
+            self._forget_wrong_wakes()
+        elif not self.bad_levels:
+            self.level_trouble = ""  # it was loaded anew after a wake that was wrong
         if self.trial:
             self.trial = False
             self.failures.clear()

@@ -59,6 +59,7 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
         kept=kept // max(1, runner.model.gpus_each) if kept is not None else None,
         gpus=tuple(record.gpus),
         launched=record.launched,
+        unproved=record.proof is None,
     )
 
 

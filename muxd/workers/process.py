@@ -362,12 +362,12 @@ class WorkerProcess:
         self._given_up = await self._inspection.look(self._model, listener, server.link)
         return self._given_up is None
 
-    async def _tell_ready(self, server: LaunchedServer) -> None:
+    async def _tell_ready(self, server: LaunchedServer, *, unproved: bool = False) -> None:
         await self._gpu_memory.came()
         self._doing = "served"
         self._crash_evidence.reset()
         note = f"no wake proof: {self._no_proof}" if self._no_proof and self._is_to_prove() else ""
-        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, note))
+        self._context.tell(WorkerReady(trio.current_time(), self._model.name, server.url, note, unproved))
         self._note_rest(server.record, None)
 
     def _note_rest(self, record: WorkerRecord, level: int | None) -> None:
@@ -416,14 +416,14 @@ class WorkerProcess:
         """Say whether the server ended by itself while it was first asked for its proof."""
         return self._is_in_proof and not self._stopping.is_set()
 
-    async def _prove(self, server: LaunchedServer) -> None:
+    async def _prove(self, server: LaunchedServer) -> bool:
         """Ask a server that woke what it was asked when it was loaded; raise EngineCallFailed for another answer.
 
-        A server that does not answer at all is in doubt, like after any call.
+        Return False where it is not asked.  A server that does not answer at all is in doubt, like after any call.
         """
         before = server.record.proof
         if before is None or not self._model.wake_proof:
-            return
+            return False
         try:
             after = await self._engine.proof(server.link, self._model)
         except EngineCallFailed as error:
@@ -434,6 +434,7 @@ class WorkerProcess:
             why = difference(before, after) if after is not None else "it gives none"
         if why is not None:
             raise EngineCallFailed(why, cause=diagnosis.of_wrong_wake(why))
+        return True
 
     async def _probe_until_ordered(self, server: LaunchedServer) -> None:
         """Probe every probe_interval seconds until there is an order or a stop; report a server that is not alive.
@@ -502,13 +503,13 @@ class WorkerProcess:
             await self._engine.wake(server.link, self._model, server.record.released)
             server.record.released = []
             await self._until_serving(server)
-            await self._prove(server)
+            is_proved = await self._prove(server)
         except EngineCallFailed as error:
             reason, code = await self._explain(error, server)
             is_wrong = code == WokeWrong.code
             self._context.tell(WakeFailed(trio.current_time(), self._model.name, reason, code, is_wrong))
         else:
-            await self._tell_ready(server)
+            await self._tell_ready(server, unproved=not is_proved)
 
     async def _explain(self, error: EngineCallFailed, server: LaunchedServer) -> tuple[str, str]:
         """Return the reason and the error code of a failed engine call.

@@ -417,6 +417,37 @@ def test_a_level_that_does_no_better_stays_distrusted_and_the_process_is_one_for
     assert book.worker("a").distrusted == {2}
 
 
+def test_a_wrong_wake_in_a_validation_is_not_held_against_the_level():
+    book = ready(DEEP)
+    book.worker("a").wrong_wakes = (2,)
+    book >> validate(40, 2) << ask(1, Moment.BEFORE) >> WorkerMeasured(41, "a", 1) << SleepWorker("a", 2)
+    book >> WorkerAsleep(42, "a") << ask(2, Moment.ASLEEP) >> WorkerMeasured(43, "a", 2) << WakeWorker("a")
+    book >> WakeFailed(44, "a", "it says else", is_wrong=True) << StopWorker("a", kill=True)
+    book >> WorkerExited(45, "a") << StartWorker("a") >> WorkerReady(55, "a", "http://a") << ask(3, Moment.AWAKE)
+    wrong = "its wake from level 2 was wrong: it says else"
+    assert book >> WorkerMeasured(56, "a", 3) << ReportCycle(9, "a", 2, 1, 1, None, wrong) << FinishOrder(9, "ready")
+    assert (book.worker("a").distrusted, book.worker("a").wrong_wakes) == (frozenset(), (2,))
+
+
+def test_what_later_answers_are_held_against_is_said_by_one_that_was_loaded_or_proved():
+    """One that woke without a proof may say anything: it is loaded anew before its validation asks it."""
+    book = ready(DEEP) >> OrderGiven(12, 5, "a", Verb.SLEEP) << SleepWorker("a", 2)
+    book >> WorkerAsleep(13, "a") << FinishOrder(5, "asleep")
+    book >> validate(20, 0) << WakeWorker("a")
+    book >> WorkerReady(22, "a", "http://a", unproved=True) << StopWorker("a")
+    book >> WorkerExited(23, "a") << StartWorker("a") >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
+    book >> WorkerMeasured(31, "a", 1) << SleepWorker("a", 0) >> WorkerAsleep(32, "a") << ask(2, Moment.ASLEEP)
+    book >> WorkerMeasured(32, "a", 2) << WakeWorker("a")
+    book >> WorkerReady(33, "a", "http://a", unproved=True) << ask(3, Moment.AWAKE)
+    assert book >> WorkerMeasured(34, "a", 3) << ReportCycle(9, "a", 0, 1, 1, 1) << FinishOrder(9, "ready")
+
+
+def test_one_whose_last_wake_was_proved_is_asked_as_it_is():
+    book = ready(DEEP) >> OrderGiven(12, 5, "a", Verb.SLEEP) << SleepWorker("a", 2)
+    book >> WorkerAsleep(13, "a") << FinishOrder(5, "asleep") >> validate(20, 0) << WakeWorker("a")
+    assert book >> WorkerReady(22, "a", "http://a") << ask(1, Moment.BEFORE)
+
+
 @pytest.mark.parametrize("end", [ValidationEnded(22, 9, "a"), OrderGiven(22, 5, "a", Verb.SLEEP)])
 def test_a_validation_that_is_cut_short_trusts_nothing(end):
     book = distrusting(0) >> validate(20, 0) << ask(1, Moment.BEFORE)

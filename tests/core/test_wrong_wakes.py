@@ -97,6 +97,8 @@ def test_a_wrong_wake_grants_nobody_anything_is_killed_and_loaded_anew_with_its_
     assert StartWorker("a") in moves
     assert (a.worker.ended, a.worker.ended_code, a.worker.woke_wrong_count) == (reason, "woke_wrong", 1)
     assert a.worker.level_trouble == reason
+    a.is_ready()
+    assert a.worker.level_trouble == "", "it was loaded anew, and sleeps as it is configured to"
     assert not a.worker.failures, "a wrong wake is no failure of the model"
 
 
@@ -134,6 +136,21 @@ def test_a_right_wake_between_two_wrong_ones_makes_them_no_row():
     a.sleeps()
     a.wakes_wrong()
     assert a.worker.sleep_level == 2
+
+
+def test_wrong_wakes_from_two_levels_are_no_row_from_either():
+    a = Model(model(2))
+    a.loads()
+    a.sleeps(0)
+    a.wakes_wrong()
+    a.sleeps(2)
+    a.wakes_wrong()
+    assert (a.worker.sleep_level, a.worker.distrusted) == (2, frozenset())
+    a.sleeps(0)
+    a.wakes()
+    a.sleeps(2)
+    a.wakes_wrong(1)
+    assert a.worker.distrusted == {2}, "the right wake was from another level"
 
 
 def test_from_level_1_it_wakes_as_ever_and_from_there_too_after_two_wrong_ones_it_ends():

@@ -50,6 +50,14 @@ def test_a_level_that_gives_back_other_weights_fails_and_the_next_is_tried(start
     assert (done.returncode, done.stderr) == (1, "muxctl: alpha failed at level 2\n")
 
 
+def test_one_that_slept_and_wakes_without_a_proof_is_held_against_what_one_says_that_was_loaded(start):
+    muxd = start(two_models(alpha='faults = ["wake-wrong"]', alpha_keys="wake_proof = false", levels=(2, 2)))
+    muxd.ask("alpha")
+    assert muxd.muxctl("sleep", "alpha").returncode == 0
+    cycles, _ = validated(muxd, "alpha", levels=[2])
+    assert [(c["passed"], c["identical"]) for c in cycles] == [(False, False)]
+
+
 def test_levels_that_the_server_cannot_be_launched_for_fail_and_the_model_serves_on_as_configured(start):
     muxd = start(two_models(alpha='faults = ["lacks=memory-saver"]', levels=(3, 2)))
     text = muxd.ask("alpha")

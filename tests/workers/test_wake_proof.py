@@ -66,7 +66,8 @@ async def test_it_is_asked_before_it_serves_and_before_its_memory_is_measured(au
 async def test_one_that_answers_as_before_is_ready_and_asked_after_every_wake(autojump_clock, tmp_path, level):
     async with asleep(tmp_path, level) as worker:
         for asked in (3, 4):
-            assert (await wakes(worker)).note == ""
+            woke = await wakes(worker)
+            assert (woke.note, woke.unproved) == ("", False)
             assert times_asked(worker) == asked
             await falls_asleep(worker, level)
 
@@ -208,7 +209,7 @@ async def test_a_reload_turns_the_proof_off_for_a_worker_that_sleeps(autojump_cl
     async with asleep(tmp_path) as worker:
         worker.change(wake_proof=False)
         worker.behaviour.weights = 32
-        await wakes(worker)
+        assert (await wakes(worker)).unproved
         assert times_asked(worker) == 2
 
 
@@ -217,7 +218,7 @@ async def test_one_that_was_loaded_without_a_proof_wakes_without_one_when_a_relo
 ):
     async with asleep(tmp_path, wake_proof=False) as worker:
         worker.change(wake_proof=True)
-        await wakes(worker)
+        assert (await wakes(worker)).unproved
         assert times_asked(worker) == 0
 
 
