@@ -3,7 +3,7 @@
 The file names every child, so that the next muxd can find the processes that this one left,
 and take them over or end them, and says of each worker whether it is at rest: that it no longer is, is written
 before anything is done to it.  The file is replaced whole and atomically, but not synced to disk: a power cut that
-loses the file has also ended the processes that it names, which the boot id shows.
+loses the file has also ended the processes that it names, which the boot id shows.  Its form is in `state_lines`.
 
 A busy disk may take a second to replace a file.  So a thread does that while muxd's loop goes on; one write at a time,
 each of the newest state, however often that has changed meanwhile.  Only an act that must be on record first waits:
@@ -23,6 +23,7 @@ from .children import ChildRecord
 from .engines.wake_proof import ProofAnswer
 from .errors import in_words
 from .own_files import UNREADABLE, put_aside, read, write
+from .state_lines import decoded, encoded
 from .threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,6 @@ class LearnedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class SavedState(msgspec.Struct, kw_only=True):
-    version: int = 1
     workers: dict[str, WorkerRecord] = {}
     proxy: ChildRecord | None = None
     proxy_digest: str = ""  # of the configuration that the proxy was started with
@@ -106,13 +106,15 @@ class StateFile:
         self._was_written = trio.Event()
 
     def load(self) -> SavedState:
-        """Return the state that an earlier muxd left, or an empty one.
+        """Return the state that an earlier muxd left, as far as it can be read.
 
-        A file that cannot be read, such as after a power cut, is put aside.  The sweep then finds
-        the children by their lock files and by the tokens in their environment.
+        A damaged file, such as after a power cut, is put aside.  The sweep then finds the children that the rest does
+        not name by their lock files, and by the tokens in their environment.
         """
         try:
-            self.state = msgspec.json.decode(read(self.path), type=SavedState)
+            self.state, damage = decoded(read(self.path), SavedState)
+            if damage:
+                put_aside(self.path, damage)
         except FileNotFoundError:
             self.state = SavedState()
         except UNREADABLE as error:
@@ -132,7 +134,7 @@ class StateFile:
                 self._is_kept = False
                 nursery.cancel_scope.cancel()
         if self._written < self._changes:
-            self._write(msgspec.json.encode(self.state))
+            self._write(encoded(self.state))
 
     def save(self) -> None:
         """Have the state written to disk soon; an error is logged only: a full disk must not end the workers."""
@@ -140,7 +142,7 @@ class StateFile:
         if self._is_kept:
             self._changed.set()
         else:
-            self._write(msgspec.json.encode(self.state))
+            self._write(encoded(self.state))
 
     async def write_ahead(self) -> None:
         """Save, and wait until the state as it is now is on disk: what follows must not happen without its record.
@@ -159,7 +161,7 @@ class StateFile:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            changes, data = self._changes, msgspec.json.encode(self.state)
+            changes, data = self._changes, encoded(self.state)
             await in_thread(partial(self._write, data))
             self._written = changes
             self._was_written.set()

@@ -1,6 +1,8 @@
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -8,7 +10,8 @@ import trio
 
 from muxd import saved_state
 from muxd.children import ChildRecord
-from muxd.saved_state import PATIENCE, StateFile, WorkerRecord
+from muxd.saved_state import PATIENCE, LearnedRecord, SavedState, StateFile, WorkerRecord
+from muxd.state_lines import decoded, encoded
 
 RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
 
@@ -28,9 +31,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 @pytest.mark.parametrize(("asleep", "released"), [(True, ["kv_cache", "weights"]), (False, [])])
 def test_a_file_of_an_earlier_muxd_which_knew_no_tags_is_read(tmp_path, asleep, released):
     file = StateFile(tmp_path / "state.json")
-    file.state.workers["qwen"] = a_worker()
-    file.save()
-    told = msgspec.json.decode(file.path.read_bytes())
+    told = msgspec.to_builtins({"version": 1, "workers": {"qwen": a_worker()}})
     told["workers"]["qwen"]["asleep"] = asleep
     file.path.write_bytes(msgspec.json.encode(told))
     assert StateFile(file.path).load().workers["qwen"] == a_worker(released=released)
@@ -58,7 +59,8 @@ def test_without_a_file_there_is_nothing_left_over(tmp_path):
         b'{"stopped":' + b"[" * 100_000,
         b"\xff\xfe{\0}\0",
         b'{"workers":{"a":{"child":{"name":"a"}}}}',
-        b'{"version":1e400}',
+        b'{"learned":{"a":{"model":1e400}}}',
+        b'12345678 ["workers","a",{}]',
     ],
 )
 def test_a_file_that_cannot_be_read_is_put_aside_and_nothing_of_it_is_lost(tmp_path, content):
@@ -75,16 +77,87 @@ def test_a_full_disk_does_not_end_muxd(tmp_path, caplog):
     assert "cannot write the state file" in caplog.text
 
 
-def test_a_file_that_was_cut_at_any_byte_is_put_aside(tmp_path):
-    """It is replaced whole; a power cut may still leave a part of it."""
-    file = StateFile(tmp_path / "state.json")
-    file.state.workers["qwen"] = a_worker(call="release", released=["kv_cache", "weights"])
-    file.save()
-    whole = file.path.read_bytes()
-    for length in range(len(whole)):
-        file.path.write_bytes(whole[:length])
-        assert StateFile(file.path).load().workers == {}
-        assert (tmp_path / "state.unreadable").read_bytes() == whole[:length]
+# Damage
+
+
+def a_state() -> SavedState:
+    """Two workers, one in the midst of a call, a proxy, a stop, what was measured."""
+    call = a_worker(call="release", released=["kv_cache", "weights"])
+    learned = {"qwen": LearnedRecord(model="d", seconds={"starting": 12.5}, kept={2: 7})}
+    return SavedState(
+        workers={"qwen": call, "pair/0": a_worker(is_at_rest=True, level=2)},
+        proxy=RECORD,
+        proxy_digest="p",
+        stopped=["llama"],
+        learned=learned,
+    )
+
+
+def parts_of(state: SavedState) -> dict[str, Any]:
+    """Each record by its place: of the tables each entry."""
+    told: dict[str, Any] = msgspec.to_builtins(state)
+    tables = {name: told.pop(name) for name in ("workers", "learned")}
+    return told | {f"{name} {key}": record for name, table in tables.items() for key, record in table.items()}
+
+
+def assert_some_of(found: SavedState, whole: SavedState) -> int:
+    """Whatever is there is as it was written; return how many records are lost."""
+    there, written = parts_of(found), parts_of(whole)
+    empty = parts_of(SavedState())
+    assert all(value in (written[place], empty.get(place)) for place, value in there.items())
+    return sum(there.get(place) != value for place, value in written.items())
+
+
+def loaded(path: Path, data: bytes) -> SavedState:
+    path.write_bytes(data)
+    return StateFile(path).load()
+
+
+def test_cut_at_any_byte_it_has_what_was_whole_before_the_cut(tmp_path, caplog):
+    state, path = a_state(), tmp_path / "state.json"
+    whole = encoded(state)
+    lost = [assert_some_of(loaded(path, whole[:length]), state) for length in range(len(whole) - 1)]
+    assert lost == sorted(lost, reverse=True)
+    assert (lost[0], lost[-1]) == (len(parts_of(state)), 1)
+    assert caplog.text.count("put aside as state.unreadable") == len(lost), "each is reported"
+    assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF], ids=hex)
+def test_with_any_byte_flipped_no_more_than_its_record_is_lost(tmp_path, caplog, flip):
+    state, path = a_state(), tmp_path / "state.json"
+    whole = encoded(state)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= flip
+        lost = assert_some_of(loaded(path, bytes(damaged)), state)
+        is_between = whole[place : place + 1] == b"\n"  # two lines have become one
+        assert lost <= 1 + is_between
+    assert caplog.text.count("put aside as state.unreadable") == len(whole)
+
+
+def test_where_a_block_was_never_written_the_other_records_are_there(tmp_path):
+    state, whole = a_state(), encoded(a_state())
+    for place in range(100, len(whole) - 50, 50):
+        damaged = whole[:place] + bytes(50) + whole[place + 50 :]
+        assert 1 <= assert_some_of(loaded(tmp_path / "state.json", damaged), state) <= 3
+
+
+def test_a_file_of_a_later_form_is_put_aside_whole(tmp_path, caplog):
+    whole = encoded(a_state())
+    text = whole.split(b"\n", 1)[0][9:].replace(b",2,", b",3,")
+    later = b"%08x %b\n" % (crc32(text), text) + whole.split(b"\n", 1)[1]
+    assert loaded(tmp_path / "state.json", later) == SavedState()
+    assert "it is of form 3, and this muxd reads 1 and 2" in caplog.text
+
+
+def test_a_record_that_another_muxd_wrote_otherwise_is_left_out_alone(tmp_path, caplog):
+    whole = encoded(a_state()).splitlines()
+    text = whole[1][9:].replace(b'"port":31001', b'"port":"31001"')
+    assert text != whole[1][9:]
+    whole[1] = b"%08x %b" % (crc32(text), text)
+    assert loaded(tmp_path / "state.json", b"\n".join(whole)).workers.keys() == {"pair/0"}
+    assert "1 of 6 records are damaged or missing" in caplog.text
 
 
 # A slow disk
@@ -101,7 +174,7 @@ class SlowDisk:
 
     def _wait_and_write(self, path: Any, data: bytes) -> None:
         assert threading.current_thread() is not threading.main_thread(), "the loop waits for the disk"
-        self.begun.append(msgspec.json.decode(data)["stopped"])
+        self.begun.append(decoded(data, SavedState)[0].stopped)
         assert self._turns.acquire(timeout=30)
         self._write(path, data)
 

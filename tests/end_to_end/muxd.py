@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from muxd.saved_state import SavedState
+from muxd.state_lines import decoded
 from tests.ports import free_port
 
 #: For what takes moments when all is well.
@@ -126,6 +128,10 @@ class Muxd:
     @property
     def log(self) -> str:
         return (self.folder / "muxd.log").read_text(errors="replace")
+
+    def saved(self) -> SavedState:
+        """What its state file has."""
+        return decoded((self.folder / "state" / "state.json").read_bytes(), SavedState)[0]
 
     # Its processes
 

@@ -1,6 +1,5 @@
 """muxd is killed while models serve and sleep: the next one takes them over, and nobody notices."""
 
-import json
 import os
 import signal
 import threading
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from zlib import crc32
 
 import httpx
 import pytest
@@ -125,8 +125,7 @@ def test_what_was_on_its_way_is_ended_and_what_was_not_is_kept(start: Callable[.
 
 
 def written_ahead(muxd: Muxd) -> None:
-    state = muxd.folder / "state" / "state.json"
-    eventually(lambda: json.loads(state.read_text())["workers"]["alpha"].get("call") == "release", "written ahead")
+    eventually(lambda: muxd.saved().workers["alpha"].call == "release", "written ahead")
 
 
 def test_a_changed_configuration_restarts_only_what_changed(muxd: Muxd) -> None:
@@ -172,3 +171,71 @@ def test_with_on_crash_stop_nothing_is_taken_over(start: Callable[..., Muxd]) ->
     muxd.start_again()
     assert not {pid for pid in before.values() if pid} & muxd.processes().keys()
     assert muxd.ask("alpha")
+
+
+# Damaged records
+
+
+def damaged(muxd: Muxd, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Kill muxd, change the lines of its state file, and start it again."""
+    muxd.kill()
+    path = muxd.folder / "state" / "state.json"
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    muxd.start_again()
+
+
+def assert_nothing_is_doubled(muxd: Muxd, before: dict[str, int]) -> None:
+    """Whoever runs is the one that muxd has."""
+    after = pids(muxd)
+    gone = {pid for name, pid in before.items() if pid and pid != after[name]}
+    assert not gone & muxd.processes().keys()
+    servers = {os.getsid(pid) for pid, line in muxd.processes().items() if "-m muxd.simulator --" in line}
+    assert servers == {pid for name in ("alpha", "beta") if (pid := after[name])}
+
+
+@pytest.mark.parametrize("hit", [0.1, 0.5, 0.99])
+def test_of_a_damaged_record_only_that_worker_is_ended(muxd: Muxd, hit: float) -> None:
+    before = pids(muxd)
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        (number,) = (number for number, line in enumerate(lines) if b'"workers","beta"' in line)
+        line = bytearray(lines[number])
+        line[int(hit * len(line))] ^= 0x80  # not UTF-8 any more
+        return [*lines[:number], bytes(line), *lines[number + 1 :]]
+
+    damaged(muxd, change)
+    assert "records are damaged or missing): put aside as state.unreadable" in muxd.log
+    assert pids(muxd) == {**before, "beta": None}
+    assert_nothing_is_doubled(muxd, before)
+    assert muxd.ask("beta")
+    assert muxd.ask("alpha")
+    assert pids(muxd)["alpha"] == before["alpha"]
+
+
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.7], ids=["nothing", "a third", "two thirds"])
+def test_of_a_file_that_was_cut_the_rest_is_taken_over_and_nothing_is_doubled(muxd: Muxd, left: float) -> None:
+    before = pids(muxd)
+
+    def cut(lines: list[bytes]) -> list[bytes]:
+        whole = b"".join(lines)
+        return [whole[: int(left * len(whole))]]
+
+    damaged(muxd, cut)
+    assert "put aside as state.unreadable" in muxd.log
+    assert_nothing_is_doubled(muxd, before)
+    for name in ("alpha", "beta"):
+        assert muxd.ask(name)
+
+
+def test_what_a_later_muxd_wrote_is_put_aside_and_all_that_runs_is_ended(muxd: Muxd) -> None:
+    before = pids(muxd)
+    damaged(muxd, lambda lines: [later_form(lines[0]), *lines[1:]])
+    assert "it is of form 3, and this muxd reads 1 and 2" in muxd.log
+    assert_nothing_is_doubled(muxd, before)
+    assert not {pid for pid in before.values() if pid} & muxd.processes().keys()
+    assert muxd.ask("alpha")
+
+
+def later_form(line: bytes) -> bytes:
+    text = line.rstrip()[9:].replace(b",2,", b",3,")
+    return b"%08x %b\n" % (crc32(text), text)

@@ -1,6 +1,5 @@
 """What breaks is repaired: every fault here hits real processes."""
 
-import json
 import os
 import signal
 import socket
@@ -116,11 +115,10 @@ def test_a_killed_muxd_leaves_streams_running_and_its_successor_never_makes_a_se
 def test_a_call_under_way_is_in_the_state_file_before_it_is_answered(start):
     muxd = start(two_models(alpha='faults = ["hang-on=release"]'))
     muxd.ask("alpha")
-    state = muxd.folder / "state" / "state.json"
-    assert "call" not in json.loads(state.read_text())["workers"]["alpha"]
+    assert muxd.saved().workers["alpha"].call is None
     with suppress(httpx.HTTPError):
         httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("beta", "x"), timeout=1.5)
-    eventually(lambda: json.loads(state.read_text())["workers"]["alpha"].get("call") == "release", "written ahead")
+    eventually(lambda: muxd.saved().workers["alpha"].call == "release", "written ahead")
     muxd.kill()
     muxd.start_again()
     assert "did not see the end of its call 'release'" in muxd.log

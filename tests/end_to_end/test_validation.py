@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+from muxd.saved_state import LearnedRecord
+
 from .conftest import QUICK, two_models
 from .muxd import eventually
 from .test_depth import models
@@ -122,15 +124,14 @@ def first_eta(muxd, model):
 
 def test_what_was_measured_outlasts_muxd_until_the_model_is_another_one(start):
     muxd = start(models(alpha=(30, 10)), daemon='on_crash = "stop"')
-    state = muxd.folder / "state" / "state.json"
     (cycle,), _ = validated(muxd, "alpha", levels=[2], cycles=1)
 
     def learned():
-        return json.loads(state.read_text()).get("learned", {}).get("alpha", {})
+        return muxd.saved().learned.get("alpha") or LearnedRecord(model="")
 
-    eventually(lambda: "waking at 2" in learned().get("seconds", {}), "it is in the state file")
-    assert learned()["seconds"]["waking at 2"] == cycle["wake_s"]
-    assert learned()["kept"] == {"2": GiB << 20}
+    eventually(lambda: "waking at 2" in learned().seconds, "it is in the state file")
+    assert learned().seconds["waking at 2"] == cycle["wake_s"]
+    assert learned().kept == {2: GiB << 20}
     muxd.kill()
     muxd.start_again()
     assert first_eta(muxd, "alpha") > 0

@@ -1,6 +1,5 @@
 """muxd and its proxy over two real SGLang servers: the main job, as it runs on a GPU host."""
 
-import json
 import os
 import signal
 import socket
@@ -56,8 +55,7 @@ def shared_memory() -> set[str]:
 
 
 def noted_leftovers(muxd: Muxd, model: str) -> list[str]:
-    state = json.loads((muxd.folder / "state" / "state.json").read_text())
-    return list(state["workers"][model].get("leftovers", []))
+    return muxd.saved().workers[model].leftovers
 
 
 @pytest.fixture(scope="module")

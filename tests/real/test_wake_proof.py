@@ -1,6 +1,5 @@
 """The wake proof on real SGLang: it catches a reload that did nothing, and believes every wake that is right."""
 
-import json
 from pathlib import Path
 
 from tests.end_to_end.muxd import Muxd
@@ -36,8 +35,9 @@ def test_no_right_wake_is_taken_for_a_wrong_one(sglang_home, tmp_path):
     with Muxd(tmp_path, config(sglang_home, (2, 1)), deadline=DEADLINE) as muxd:
         for model, name, levels in ((A, "tiny-a", (2, 0, 2, 2)), (B, "tiny-b", (1, 0, 1, 1))):
             said = muxd.ask(model, max_tokens=24)
-            state = json.loads((muxd.folder / "state" / "state.json").read_text())
-            assert len(state["workers"][name]["proof"]["prompt"]) == 31
+            proof = muxd.saved().workers[name].proof
+            assert proof is not None
+            assert len(proof.prompt) == 31
             for level in levels:
                 muxd.muxctl("sleep", name, "--level", str(level))
                 assert muxd.ask(model, max_tokens=24) == said

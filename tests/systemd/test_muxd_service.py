@@ -1,9 +1,9 @@
 """muxd.service under real systemd: as it is, and with the hardening drop-in."""
 
-import json
-
 import pytest
 
+from muxd.saved_state import SavedState
+from muxd.state_lines import decoded, encoded
 from tests.end_to_end.muxd import eventually
 from tests.systemd.booted_host import CGROUP, CONFIG, MANAGED, MUXD, PORT, PYTHON
 
@@ -137,10 +137,10 @@ def test_members_of_the_admin_group_operate_and_others_only_read(booted):
 def test_what_an_earlier_worker_left_in_shared_memory_is_removed(booted):
     """By the record that a killed muxd has left; the hardening drop-in must not hide it."""
     booted.ask("alpha")
-    state = json.loads(booted.guest.path("/var/lib/muxd/state.json").read_text())
+    state, _ = decoded(booted.guest.path("/var/lib/muxd/state.json").read_bytes(), SavedState)
     booted.run(f"systemctl stop {MUXD}")
-    state["workers"]["alpha"]["leftovers"] = ["/dev/shm/sem.mp-left"]
-    booted.guest.write("/var/lib/muxd/state.json", json.dumps(state))
+    state.workers["alpha"].leftovers = ["/dev/shm/sem.mp-left"]
+    booted.guest.write("/var/lib/muxd/state.json", encoded(state).decode())
     booted.guest.write("/dev/shm/sem.mp-left", "")
     booted.run("chown --reference=/var/lib/muxd /var/lib/muxd/state.json /dev/shm/sem.mp-left")
     booted.run(f"systemctl start {MUXD}")
