@@ -43,6 +43,7 @@ BY_CODE = {
     "bad_request": ExitCode.USAGE,
     "config_invalid": ExitCode.USAGE,
     "model_not_found": ExitCode.NO_MODEL,
+    "request_not_found": ExitCode.NO_MODEL,
     "permission_denied": ExitCode.PERMISSION,
     "muxd_unreachable": ExitCode.UNREACHABLE,
     "no_room": ExitCode.NOT_READY,

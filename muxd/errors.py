@@ -68,6 +68,11 @@ class RouteNotFound(MuxdError):
     status = 404
 
 
+class RequestNotFound(MuxdError):
+    code = "request_not_found"
+    status = 404
+
+
 class ModelNotFound(MuxdError):
     code = "model_not_found"
     status = 404

@@ -1,10 +1,18 @@
-"""The journal of events for `muxctl events`: the last entries, in memory, and the streams that follow it."""
+"""Numbered entries of what happened: the last ones, in memory, and the streams that follow them.
+
+muxd has one journal of events, for `muxctl events`, and one of requests that have ended.
+"""
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import trio
+
+from muxd.errors import BadRequest
 
 #: Entries kept for readers that come later.
 KEPT = 1000
@@ -12,36 +20,84 @@ KEPT = 1000
 #: Entries that a follower may lag behind; beyond that, entries are dropped and a `gap` entry says how many.
 LAG = 256
 
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries a reader wants; times in seconds since the epoch."""
+
+    model: str | None = None
+    kinds: frozenset[str] = frozenset()  # none: all
+    key: str | None = None  # the name of an API key, of requests
+    since: float = -inf
+    until: float = inf
+    last: int | None = None  # of those that are kept, only so many, the newest
+
+    def matches(self, entry: Entry) -> bool:
+        return (
+            (self.model is None or entry.get("model") == self.model)
+            and (not self.kinds or entry["type"] in self.kinds)
+            and (self.key is None or entry.get("key") == self.key)
+            and self.since <= entry["time"] <= self.until
+        )
+
+
+ALL = EntryFilter()
+
+
+@dataclass(slots=True)
+class _Follower:
+    wanted: EntryFilter
+    missed: int = 0
+
 
 class Journal:
-    """The numbered entries; their ids grow by one for as long as muxd lives."""
+    """The entries; their ids grow by one, over restarts of muxd too where `entries` are those of an earlier one."""
 
-    def __init__(self) -> None:
-        self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._last = 0
-        self._followers: dict[trio.MemorySendChannel[dict[str, Any]], int] = {}  # -> number of missed entries
+    def __init__(
+        self, kept: int = KEPT, entries: Iterable[Entry] = (), sink: Callable[[Entry], None] | None = None
+    ) -> None:
+        """Go on from `entries`; `sink` gets every new one, to be kept."""
+        self._entries: deque[Entry] = deque(entries, maxlen=kept)
+        self._last: int = self._entries[-1]["id"] if self._entries else 0
+        self._sink = sink
+        self._followers: dict[trio.MemorySendChannel[Entry], _Follower] = {}
+
+    def __iter__(self) -> Iterable[Entry]:
+        return iter(self._entries)
 
     def record(self, kind: str, **facts: Any) -> None:
         self._last += 1
         entry = {"id": self._last, "time": time.time(), "type": kind, **facts}
         self._entries.append(entry)
-        for channel in list(self._followers):
-            self._send(channel, entry)
+        if self._sink is not None:
+            self._sink(entry)
+        for channel, follower in list(self._followers.items()):
+            if follower.wanted.matches(entry):
+                self._send(channel, follower, entry)
 
-    def read(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+    def read(self, after: int | None, *, follow: bool, wanted: EntryFilter = ALL) -> trio.MemoryReceiveChannel[Entry]:
         """Return a channel of the kept entries with ids above `after` (None: of no old entries).
 
         With `follow` the channel goes on with the entries to come; else it closes after the last.  A `gap` entry says
-        how many entries are missing in its place.
+        how many entries are missing in its place.  Raises BadRequest where no entry has the number `after` yet.
         """
+        if after is not None and after > self._last:
+            newest = f"the newest is {self._last}; begin anew with after=0"
+            raise BadRequest(f"after={after}: there is no entry {after} yet, {newest}", field="after", last=self._last)
         old = [] if after is None else [e for e in self._entries if e["id"] > after]
-        send, receive = trio.open_memory_channel[dict[str, Any]](LAG + len(old))
-        if old and after is not None and old[0]["id"] > after + 1:
-            send.send_nowait({"type": "gap", "missed": old[0]["id"] - after - 1})
+        missed = old[0]["id"] - after - 1 if old and after is not None else 0
+        old = [entry for entry in old if wanted.matches(entry)]
+        if wanted.last is not None:
+            missed, old = 0, old[-wanted.last :] if wanted.last else []
+        send, receive = trio.open_memory_channel[Entry](LAG + len(old) + bool(missed))
+        if missed:
+            send.send_nowait({"type": "gap", "missed": missed})
         for entry in old:
             send.send_nowait(entry)
         if follow:
-            self._followers[send] = 0
+            self._followers[send] = _Follower(wanted)
         else:
             send.close()
         return receive
@@ -51,13 +107,13 @@ class Journal:
             channel.close()
         self._followers.clear()
 
-    def _send(self, channel: trio.MemorySendChannel[dict[str, Any]], entry: dict[str, Any]) -> None:
+    def _send(self, channel: trio.MemorySendChannel[Entry], follower: _Follower, entry: Entry) -> None:
         try:
-            if missed := self._followers[channel]:
-                channel.send_nowait({"type": "gap", "missed": missed})
-                self._followers[channel] = 0
+            if follower.missed:
+                channel.send_nowait({"type": "gap", "missed": follower.missed})
+                follower.missed = 0
             channel.send_nowait(entry)
         except trio.WouldBlock:
-            self._followers[channel] += 1
+            follower.missed += 1
         except trio.BrokenResourceError:
             del self._followers[channel]

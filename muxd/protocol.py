@@ -10,8 +10,10 @@ it, ends every lease of the session.
     proxy: ask -> muxd: queued | switching, again and again -> granted -> revoked -> (restored | proxy: release)
                                                             -> failed | over, and the number is done with
 
-Meanwhile the proxy reports its demand, for many leases in one line.  A message that is none of these, or does not fit
-its type, ends the session; fields that are not listed are ignored.
+Meanwhile the proxy reports its demand, for many leases in one line, and about once a second, where there was any, its
+activity: tokens, uses of keys, and the requests that have ended.  muxd asks for the requests that are under way only
+while somebody wants to see them, and has the proxy end one where an operator wants it.  A message that is none of
+these, or does not fit its type, ends the session; fields that are not listed are ignored.
 """
 
 from enum import StrEnum
@@ -20,7 +22,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 #: The version of this protocol: raised by each change that the other side has to know of.
-VERSION = 2
+VERSION = 3
 
 UPGRADE = b"muxd-session"
 VERSION_HEADER = b"muxd-protocol"
@@ -78,6 +80,8 @@ class LeaseWish(Struct, frozen=True, tag_field="type", tag="ask"):
     lease: LeaseNumber
     model: Annotated[str, Meta(max_length=4096)]
     waiting: tuple[WaitingRequests, ...] = (WaitingRequests(),)
+    request: Annotated[str, Meta(max_length=256)] = ""  # the id of the request that waits longest
+    key: Annotated[str, Meta(max_length=256)] = ""  # the name of that request's API key
 
 
 class LeaseClaim(Struct, frozen=True, tag_field="type", tag="reclaim"):
@@ -111,7 +115,88 @@ class UnloadWish(Struct, frozen=True, tag_field="type", tag="unload"):
     model: Annotated[str, Meta(max_length=4096)]
 
 
-ProxyMessage = LeaseWish | LeaseClaim | DemandReport | LeaseRelease | UnloadWish
+class ToldRequest(Struct, frozen=True, omit_defaults=True):
+    """One request as the proxy knows it, without anything of its bodies; times are in seconds.
+
+    `state`: running, waiting or ended.  `since`: its arrival, in seconds since the epoch.  `completion_tokens`: by the
+    response's usage; with `by_events` as many as its stream had events, which is what is known without usage.  `end`,
+    of one that has ended: ok, client_gone, cut or refused.
+    """
+
+    id: str
+    state: str
+    model: str
+    since: float
+    key: str = ""
+    route: str = ""
+    client: str = ""  # its address
+    agent: str = ""  # what it calls itself; only while the request is under way
+    waited_s: float = 0.0
+    first_token_s: float | None = None  # from the arrival; None where there is none so far, or no stream
+    duration_s: float = 0.0  # so far, or whole
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    by_events: bool = False
+    status: int = 0
+    end: str = ""
+    code: str = ""  # the proxy's own error code
+
+
+class KeyUsage(Struct, frozen=True, omit_defaults=True):
+    """What one API key's requests ("" for requests without a key) took of one model since the last report."""
+
+    key: str
+    model: str
+    requests: int = 0
+    refused: int = 0  # of these, by the proxy itself
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    event_tokens: int = 0  # of streams without usage, by their events
+
+
+class ModelActivity(Struct, frozen=True, omit_defaults=True):
+    """What a model gave since the last report; `tokens` may be negative where events were more than usage says."""
+
+    model: str
+    tokens: int = 0
+    first_tokens_s: tuple[float, ...] = ()  # of streams, from the request's arrival; at most some of them
+
+
+class ActivityReport(Struct, frozen=True, tag_field="type", tag="activity"):
+    """What a proxy did since its last report; `left_out` requests ended besides `ended`."""
+
+    models: tuple[ModelActivity, ...] = ()
+    keys: tuple[KeyUsage, ...] = ()
+    ended: tuple[ToldRequest, ...] = ()
+    left_out: int = 0
+
+
+class RequestsTold(Struct, frozen=True, tag_field="type", tag="requests"):
+    """The requests that are under way, the oldest of each model first; there are `left_out` more."""
+
+    number: int
+    requests: tuple[ToldRequest, ...] = ()
+    left_out: int = 0
+
+
+class RequestsCancelled(Struct, frozen=True, tag_field="type", tag="cancelled"):
+    """So many requests of that id were ended."""
+
+    number: int
+    count: int
+
+
+ProxyMessage = (
+    LeaseWish
+    | LeaseClaim
+    | DemandReport
+    | LeaseRelease
+    | UnloadWish
+    | ActivityReport
+    | RequestsTold
+    | RequestsCancelled
+)
 
 
 # What muxd says
@@ -193,9 +278,23 @@ class SessionRefused(Struct, frozen=True, tag_field="type", tag="refused"):
     error: ToldError
 
 
+class RequestsWanted(Struct, frozen=True, tag_field="type", tag="list"):
+    """Somebody wants to know which requests are under way; `number` names the question."""
+
+    number: int
+
+
+class CancelWish(Struct, frozen=True, tag_field="type", tag="cancel"):
+    """An operator wants the requests with this id ended."""
+
+    number: int
+    id: str
+
+
 LeaseProgress = LeaseQueued | LeaseComing
 LeaseMessage = LeaseProgress | LeaseGranted | LeaseRevoked | LeaseRestored | LeaseFailed | LeaseOver
-MuxdMessage = LeaseMessage | UnloadAnswer | SessionRefused
+Question = RequestsWanted | CancelWish
+MuxdMessage = LeaseMessage | UnloadAnswer | SessionRefused | Question
 
 
 def seconds(value: float | None) -> float | None:

@@ -10,6 +10,7 @@ from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease, Re
 from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked, Waiting
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
+from muxd.journal import Journal
 from muxd.protocol import (
     DemandReport,
     LeaseClaim,
@@ -43,7 +44,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.sessions = ProxySessions(self.events.append, self.resolve, partial(next, count(100)))
+        self.sessions = ProxySessions(self.events.append, self.resolve, partial(next, count(100)), Journal())
 
     def resolve(self, name: str) -> str:
         if name not in ("a", "org/a", "b"):

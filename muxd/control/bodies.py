@@ -1,5 +1,7 @@
 """Bodies and queries of control requests, validated; every BadRequest names the field that is wrong."""
 
+from difflib import get_close_matches
+from math import inf, isfinite
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -7,6 +9,7 @@ from msgspec import Meta, Struct
 
 from muxd.errors import BadRequest
 from muxd.http.request import Request
+from muxd.journal import EntryFilter
 
 T = TypeVar("T", bound=Struct)
 
@@ -30,6 +33,10 @@ class SleepBody(OrderBody, forbid_unknown_fields=True):
 class ValidateBody(Struct, forbid_unknown_fields=True):
     levels: Annotated[tuple[Annotated[int, Meta(ge=0, le=3)], ...], Meta(max_length=4)] = ()  # none: all that it has
     cycles: Annotated[int, Meta(ge=1, le=1000)] = 2
+
+
+class CancelBody(Struct, forbid_unknown_fields=True):
+    pass
 
 
 class ReloadBody(Struct, forbid_unknown_fields=True):
@@ -71,6 +78,55 @@ def parse_flag(query: dict[str, str], field: str, default: bool) -> bool:
     if text not in _TRUTHS:
         raise BadRequest(f"{field} must be 1 or 0, not {text!r}", field=field)
     return _TRUTHS[text]
+
+
+def check_fields(query: dict[str, str], *known: str) -> None:
+    """Raise BadRequest for a field of the query that is none of these: muxd would do another thing than was meant."""
+    for field in query:
+        if field not in known:
+            near = get_close_matches(field, known, 1, 0.6)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise BadRequest(f"{field}: there is no such field of the query; {hint}", field=field, known=list(known))
+
+
+def parse_time(query: dict[str, str], field: str, default: float) -> float:
+    """Return a query field as seconds since the epoch, or `default` where it is absent; raises BadRequest."""
+    text = query.get(field)
+    if text is None:
+        return default
+    try:
+        time = float(text)
+    except ValueError:
+        time = inf
+    if not isfinite(time):
+        raise BadRequest(f"{field} must be a time in seconds since 1970, not {text!r}", field=field)
+    return time
+
+
+def parse_words(query: dict[str, str], field: str, known: tuple[str, ...]) -> frozenset[str]:
+    """Return a query field as a set of words with commas between them, empty where it is absent; raises BadRequest."""
+    words = frozenset(word for word in query.get(field, "").split(",") if word)
+    if unknown := sorted(words - set(known)):
+        raise BadRequest(f"{field} has no {unknown[0]!r}; there are {', '.join(known)}", field=field, known=list(known))
+    return words
+
+
+#: The fields of a query that an EntryFilter is made of, without its kinds.
+FILTER_FIELDS = ("model", "since", "until", "lines")
+
+
+def entry_filter(
+    query: dict[str, str], model: str | None, kinds: frozenset[str] = frozenset(), lines: int | None = None
+) -> EntryFilter:
+    """Return the filter that a query asks for; `lines`: how many entries where it does not say.  Raises BadRequest."""
+    return EntryFilter(
+        model=model,
+        kinds=kinds,
+        key=query.get("key"),
+        since=parse_time(query, "since", -inf),
+        until=parse_time(query, "until", inf),
+        last=parse_count(query, "lines", lines, _MOST_LINES),
+    )
 
 
 def log_lines(query: dict[str, str]) -> int:

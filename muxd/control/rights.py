@@ -102,6 +102,14 @@ class Rights:
         return f"add your user to the group {group} (usermod -aG {group} USER, then log in again), or use sudo"
 
 
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number where the system knows none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _group_name(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name

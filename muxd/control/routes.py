@@ -9,18 +9,23 @@ from urllib.parse import unquote
 import trio
 
 from muxd.control.bodies import (
+    FILTER_FIELDS,
+    CancelBody,
     OrderBody,
     ReloadBody,
     SleepBody,
     SwitchBody,
     ValidateBody,
     body_of,
+    check_fields,
+    entry_filter,
     log_lines,
     log_streams,
     parse_count,
     parse_flag,
+    parse_words,
 )
-from muxd.control.rights import Peer, Right, Rights, peer_of
+from muxd.control.rights import Peer, Right, Rights, peer_of, user_name
 from muxd.control.service import ControlService, Message
 from muxd.control.session_route import serve_session
 from muxd.control.streaming import Logs, relay
@@ -56,13 +61,16 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: as many as are compared with the routes, and as are quoted in the error.
 _LONGEST_PATH, _LONGEST_COMPARED, _LONGEST_TOLD = 4096, 64, 256
 
-Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME in the path
+Answer = Callable[[Request, ResponseWriter, str], Awaitable[None]]  # the str: the NAME or ID in the path
+
+#: States of a request, as they are asked for.
+REQUEST_STATES = ("running", "waiting", "ended")
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRoute:
     method: str
-    path: str  # NAME stands for one variable part
+    path: str  # NAME or ID stands for one variable part
     right: Right
     answer: Answer
     deed: str = ""  # completes "your user may not ..."; "" where every user with a right at the socket may do it
@@ -89,6 +97,8 @@ class ControlRoutes:
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
+                ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
+                ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
@@ -195,6 +205,23 @@ class ControlRoutes:
         after, follow = parse_count(query, "after", None), parse_flag(query, "follow", True)
         await relay(exchange, self._service.events(after, follow=follow))
 
+    async def _requests(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        query = request.query
+        check_fields(query, *FILTER_FIELDS, "key", "state", "after", "follow")
+        states = parse_words(query, "state", REQUEST_STATES)
+        model = self._service.resolve(query["model"]) if "model" in query else None
+        if not parse_flag(query, "follow", False):
+            wanted = entry_filter(query, model, frozenset({"request"}), lines=100)
+            await exchange.send_json(200, await self._service.requests(states, wanted))
+            return
+        after = parse_count(query, "after", None)
+        await relay(exchange, self._service.ended_requests(after, entry_filter(query, model)))
+
+    async def _cancel(self, request: Request, exchange: ResponseWriter, id: str) -> None:
+        body_of(request, CancelBody)
+        by = user_name(peer_of(exchange.peer).uid)
+        await exchange.send_json(200, await self._service.cancel_request(id, by))
+
     async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await serve_session(self._service, request, exchange)
 
@@ -204,7 +231,7 @@ class ControlRoutes:
 
 
 def _split_path(raw_path: str) -> tuple[str, str]:
-    """Return the path with NAME in place of its variable part, and that part, percent-decoded.
+    """Return the path with NAME or ID in place of its variable part, and that part, percent-decoded.
 
     A served name may hold slashes.  Where the client did not encode them, all parts after
     /v1/models/ are the name, except a last part that is an action.
@@ -212,6 +239,8 @@ def _split_path(raw_path: str) -> tuple[str, str]:
     if len(raw_path) > _LONGEST_PATH:
         return raw_path, ""
     parts = [unquote(part) for part in raw_path.split("/")]
+    if parts[:3] == ["", "v1", "requests"] and len(parts) > 4 and parts[-1] == "cancel":
+        return "/v1/requests/ID/cancel", "/".join(parts[3:-1])
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
     if len(parts) > 4 and parts[-1] in ("switch", "validate", "logs", *ORDERS):

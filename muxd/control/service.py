@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import trio
 
 from muxd.core.events import Verb
+from muxd.journal import EntryFilter
 from muxd.protocol import MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]  # one JSON object
@@ -51,6 +52,21 @@ class ControlService(Protocol):
         ...
 
     def model_status(self, name: str) -> Message: ...
+
+    async def requests(self, states: frozenset[str], wanted: EntryFilter) -> Message:
+        """Return the requests in these states, or in all; of those that have ended the ones that are wanted.
+
+        Takes up to a second where a proxy does not answer.
+        """
+        ...
+
+    def ended_requests(self, after: int | None, wanted: EntryFilter) -> trio.MemoryReceiveChannel[Message]:
+        """Return the requests that have ended, and those that will, one entry each; raises BadRequest."""
+        ...
+
+    async def cancel_request(self, id: str, by: str) -> Message:
+        """End the requests with this id, for the operator `by`; raises RequestNotFound."""
+        ...
 
     def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
         """Begin a switch to a model and return its progress, a channel that closes after `ready` or `failed`.

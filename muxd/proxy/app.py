@@ -32,6 +32,7 @@ from .sockets.event_loop import run_with_trio_guest
 from .sockets.listener import Listener
 from .sockets.reactor import Alarm, Reactor
 from .telemetry.access_log import open_access_log
+from .telemetry.activity import Activity
 from .telemetry.exposition import CONTENT_TYPE, PAUSE, whole_page
 from .telemetry.metrics import Gauges, ProxyMetrics
 from .telemetry.metrics_port import listen_again, listen_for_metrics, serve_metrics
@@ -114,9 +115,11 @@ class ProxyServer:
         self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
         self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control), PAUSE)
         self.catalogue = Catalogue(control, config, self._apply_config)
-        self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle)
+        activity = Activity()
+        self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle, activity)
         self._settling = Alarm(reactor, self.flush)
-        self._recorder = Recorder(meters, self.log, RequestIds(proxy.request_id_headers), self._settle_soon)
+        ids = RequestIds(proxy.request_id_headers)
+        self._recorder = Recorder(meters, self.log, activity, ids, self._settle_soon)
         pace = RequestTimeouts(proxy.upstream_timeout, proxy.comment_interval)
         self.dispatcher = RequestDispatcher(
             self.catalogue, self.leases, Keyring(config.keys), pace, self._recorder, self._begin_page

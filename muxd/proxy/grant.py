@@ -6,6 +6,7 @@ import trio
 
 from .answers import Refusal
 from .sockets.pool import Pool
+from .telemetry.recorder import RequestRecord
 
 
 class QueuedRequest(Protocol):
@@ -14,6 +15,15 @@ class QueuedRequest(Protocol):
     since: float  # when the request began to wait, on the monotonic clock
     priority: int
     replayed: bool  # the request has lost a worker before
+
+    @property
+    def record(self) -> RequestRecord: ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    @property
+    def agent(self) -> str: ...
 
     def waited(self, seconds: float) -> None:
         """Note that the request waited for `seconds` and is about to be forwarded or refused."""

@@ -16,6 +16,7 @@ import trio
 from muxd.client import ControlClient, SessionConnection
 from muxd.errors import MuxdError, Unreachable
 from muxd.protocol import (
+    CancelWish,
     DemandReport,
     LeaseClaim,
     LeaseDemand,
@@ -26,16 +27,21 @@ from muxd.protocol import (
     LeaseWish,
     MuxdMessage,
     ProxyMessage,
+    RequestsWanted,
     SessionRefused,
     UnloadAnswer,
     UnloadWish,
     WaitingRequests,
 )
 
+from .telemetry.activity import Activity
+from .telemetry.recorder import RequestRecord
+
 log = logging.getLogger(__name__)
 
 _BATCH = 0.01  # seconds, at least, between two lines of demand: those of a turn go together
 _RETRY = 0.25  # seconds between two attempts to reach muxd
+_PACE = 1.0  # seconds between two reports of activity
 
 
 class _Attempt:
@@ -87,8 +93,9 @@ class AskedLease:
 class LeaseSession:
     """The session: `run` keeps its connection while it is there; `lease` and `unload` open it."""
 
-    def __init__(self, control: ControlClient) -> None:
+    def __init__(self, control: ControlClient, activity: Activity) -> None:
         self._control = control
+        self._activity = activity
         self._attempt: _Attempt | None = None
         self._wanted = trio.Event()
         self._is_open = False
@@ -113,10 +120,16 @@ class LeaseSession:
                 self._note_lost(_first(errors))
 
     @asynccontextmanager
-    async def lease(self, model: str, waiting: Iterable[WaitingRequests]) -> AsyncIterator[AskedLease]:
-        """Ask for a lease, and hold it until the scope is left; raises what keeps the session from opening."""
+    async def lease(
+        self, model: str, waiting: Iterable[WaitingRequests], first: RequestRecord | None
+    ) -> AsyncIterator[AskedLease]:
+        """Ask for a lease, and hold it until the scope is left; raises what keeps the session from opening.
+
+        `first`: the record of the request that waits longest.
+        """
         await self.open()
-        async with self._hold(LeaseWish(self._new_number(), model, tuple(waiting))) as lease:
+        id, key = (first.id.text, first.key) if first is not None else ("", "")
+        async with self._hold(LeaseWish(self._new_number(), model, tuple(waiting), id, key)) as lease:
             yield lease
 
     @asynccontextmanager
@@ -204,6 +217,7 @@ class LeaseSession:
         """Send what is said and hand on what is told, until the connection ends: raises the error that ended it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_all, connection)
+            nursery.start_soon(self._report_activity)
             while True:
                 for message in await connection.receive():
                     self._take(message)
@@ -219,7 +233,14 @@ class LeaseSession:
             with trio.move_on_after(_BATCH):
                 await self._is_urgent.wait()
 
-    def _say(self, message: LeaseWish | LeaseClaim | LeaseRelease) -> None:
+    async def _report_activity(self) -> None:
+        while True:
+            await trio.sleep(_PACE)
+            if (report := self._activity.take()) is not None:
+                self._outgoing.append(report)
+                self._has_news.set()
+
+    def _say(self, message: ProxyMessage) -> None:
         self._outgoing.append(message)
         self._hasten()
 
@@ -232,6 +253,8 @@ class LeaseSession:
         match message:
             case UnloadAnswer(model, reason):
                 log.info("a client lets %s go: %s", model, reason or "it is put to sleep")
+            case RequestsWanted() | CancelWish():
+                self._say(self._activity.answer(message))
             case SessionRefused():
                 raise AssertionError("the connection has raised it")
             case _:

@@ -59,6 +59,7 @@ from .queue import Queue
 from .refusals import failed, progress_text, revoked, unreachable
 from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
+from .telemetry.activity import Activity
 from .telemetry.metrics import ModelMetrics, ProxyMetrics
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,12 @@ class Leases:
         terms: Callable[[str], ModelLimits],
         meters: ProxyMetrics,
         most_idle: int,
+        activity: Activity,
     ) -> None:
         """Take the parts that all leases share.  `most_idle`: idle connections that are kept to each worker."""
         self._most_idle = most_idle
-        self._session = LeaseSession(control)
+        self._session = LeaseSession(control, activity)
+        activity.under_way = self._under_way
         self._meters = meters
         self._terms = terms
         self._leases: dict[str, ModelLease] = {}
@@ -110,6 +113,10 @@ class Leases:
     def all(self) -> list["ModelLease"]:
         """Return the leases of all models that were asked for so far, held or not."""
         return list(self._leases.values())
+
+    def _under_way(self) -> list[QueuedRequest]:
+        """Return every request that waits for a model or is with its worker."""
+        return [request for lease in self._leases.values() for request in lease.under_way()]
 
     def renew(self) -> None:
         """Apply the limits of a new configuration to every lease."""
@@ -303,6 +310,12 @@ class ModelLease:
         grant = self._held_grant or self._draining
         return (len(grant.in_flight) if grant is not None else 0), len(self._waiting)
 
+    def under_way(self) -> list[QueuedRequest]:
+        """Return the requests in flight, the oldest first, and then those that wait, the next one first."""
+        grants = {id(grant): grant for grant in (self._held_grant, self._draining) if grant is not None}
+        running = (request for grant in grants.values() for request in grant.in_flight)
+        return [*sorted(running, key=lambda request: request.record.arrived), *self._waiting]
+
     def _demand_figures(self) -> tuple[int, int]:
         """Return the figures as muxd is told them: while a grant is held, waiting requests count as in flight."""
         in_flight, waiting = self.figures()
@@ -336,7 +349,8 @@ class ModelLease:
             await session.reopen()
         self._last_report = self._demand_figures()
         if (grant := self._held_grant) is None:
-            async with session.lease(self.name, self._demand()) as lease:
+            first = next(iter(self._waiting), None)
+            async with session.lease(self.name, self._demand(), first.record if first is not None else None) as lease:
                 yield lease
         else:
             async with session.reclaim(self.name, grant.pool.url, self._last_report[0], self._demand()) as lease:

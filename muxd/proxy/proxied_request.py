@@ -160,6 +160,22 @@ class ProxiedRequest:
         self._give_up_at = self.since + lease.terms.switch_timeout
         self.deadline = min(self._give_up_at, self.since + self._comment_interval)
 
+    # Asked by the activity
+
+    @property
+    def record(self) -> RequestRecord:
+        return self._record
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether a worker has the request."""
+        return self._grant is not None
+
+    @property
+    def agent(self) -> str:
+        """Return what the client calls itself, or ""."""
+        return (self._request.header(b"user-agent") or b"").decode("latin-1")
+
     # While the request waits
 
     def waited(self, seconds: float) -> None:
@@ -313,6 +329,8 @@ class ProxiedRequest:
             data = self._handle_first_bytes(data)
         if self._usage is not None:
             self._usage.see(data)
+        if self._stream is not None:
+            self._record.events += data.count(b"\n\n" if self._stream is EVENTS else b"}\n")
         if self._reframer is not None:
             data = self._reframer.feed(data)
         self._record.sent += len(data)
@@ -331,7 +349,9 @@ class ProxiedRequest:
         usage = self._usage
         if usage is not None and data.rfind(usage.key) >= 0:
             usage.see(data)
-        self._record.sent += len(data)
+        record = self._record
+        record.sent += len(data)
+        record.events += 1
         self._client.relay(data)
 
     def _is_kept_back(self, data: bytes) -> bool:

@@ -45,6 +45,7 @@ from .learned import LearnedFile
 from .measurements import Measurements
 from .order_streams import OrderStream, OrderStreams
 from .reload import ConfigurationReloaded, Reloader, Reread
+from .request_board import KEPT as ENDED_KEPT
 from .runner_set import RunnerSet
 from .service import SupervisorService
 from .sessions import ProxySessions, SessionLease
@@ -89,8 +90,9 @@ class Supervisor:
         self._runners = RunnerSet(context, config)
         numbers = count(1)
         self._orders = OrderStreams()
-        self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers))
         self.journal = Journal()
+        self._requests = Journal(ENDED_KEPT)
+        self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers), self._requests)
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._learned = LearnedFile(context.state, self._view, self._runners)
         self._measurements = Measurements(context, self._view.host, self._runners)
@@ -185,6 +187,7 @@ class Supervisor:
         """End every stream that is still open."""
         self._orders.close()
         self._sessions.close()
+        self._requests.close()
         self.journal.close()
 
     # Time

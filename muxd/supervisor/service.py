@@ -16,7 +16,8 @@ from muxd import __version__, status
 from muxd.config.proxy_settings import settings_for_proxy
 from muxd.core.events import OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.engines.registry import kind_of
-from muxd.errors import ModelNotFound
+from muxd.errors import ModelNotFound, RequestNotFound
+from muxd.journal import EntryFilter
 from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
 from muxd.protocol import seconds
@@ -101,6 +102,34 @@ class SupervisorService:
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         return self._journal.read(after, follow=follow)
+
+    async def requests(self, states: frozenset[str], wanted: EntryFilter) -> dict[str, Any]:
+        board = self._context.sessions.board
+        requests, left_out = await board.under_way() if not states or states != {"ended"} else ([], 0)
+        found = [
+            request
+            for request in requests
+            if (not states or request["state"] in states)
+            and wanted.model in (None, request["model"])
+            and wanted.key in (None, request["key"])
+        ]
+        if not states or "ended" in states:
+            async for entry in board.ended.read(0, follow=False, wanted=wanted):
+                if entry["type"] == "request":
+                    facts = {key: value for key, value in entry.items() if key not in ("id", "time", "type", "request")}
+                    found.append({"id": entry["request"], **facts, "entry": entry["id"], "ended": entry["time"]})
+        return {"requests": found, "left_out": left_out}
+
+    def ended_requests(self, after: int | None, wanted: EntryFilter) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._context.sessions.board.ended.read(after, follow=True, wanted=wanted)
+
+    async def cancel_request(self, id: str, by: str) -> dict[str, Any]:
+        count = await self._context.sessions.board.cancel(id)
+        if not count:
+            raise RequestNotFound(f"no request {id} waits or runs; muxctl requests lists those that do", id=id)
+        self._journal.record("operator", order="cancel", request=id, by=by)
+        log.info("request %s: an operator (%s) cancelled it", id, by)
+        return {"cancelled": count, "id": id}
 
     def log_of(self, name: str) -> tuple[dict[str, Path], dict[str, Any] | None]:
         teller: LogTeller | None = self._context.proxy.log_teller

@@ -13,7 +13,9 @@ from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease
 from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
+from muxd.journal import Journal
 from muxd.protocol import (
+    ActivityReport,
     DemandReport,
     LeaseClaim,
     LeaseFailed,
@@ -22,11 +24,14 @@ from muxd.protocol import (
     LeaseWish,
     MuxdMessage,
     ProxyMessage,
+    RequestsCancelled,
+    RequestsTold,
     UnloadAnswer,
     UnloadWish,
 )
 
 from .progress_pace import ProgressPace
+from .request_board import RequestBoard
 from .wire import LeaseCommand, lease_message, progress_message, told_error, waiting_of
 
 #: Leases that one session may have at once; a proxy has one for each model, and a second one while the first drains.
@@ -36,14 +41,25 @@ MOST_LEASES = 10_000
 class SessionLease:
     """One lease: its number in its session, and what its holder was told of the wait."""
 
-    __slots__ = ("is_waiting", "model", "number", "pace", "session")
+    __slots__ = ("is_waiting", "key", "model", "number", "pace", "request", "session")
 
-    def __init__(self, session: "ProxySession", number: int, model: str, *, is_waiting: bool) -> None:
+    def __init__(
+        self,
+        session: "ProxySession",
+        number: int,
+        model: str,
+        *,
+        is_waiting: bool,
+        request: str = "",
+        key: str = "",
+    ) -> None:
         self.session = session
         self.number = number
         self.model = model
         self.is_waiting = is_waiting  # its holder wants to know how it goes
         self.pace = ProgressPace()
+        self.request = request  # the id of the request for which it was asked, and the name of that one's API key
+        self.key = key
 
     def tell_progress(self, progress: Progress, now: float) -> None:
         """Tell the holder how it goes, where that is due."""
@@ -81,6 +97,10 @@ class ProxySession:
                     self._sessions.release(lease)
             case UnloadWish(model):
                 self._unload(model)
+            case ActivityReport():
+                self._sessions.board.report(message)
+            case RequestsTold() | RequestsCancelled():
+                self._sessions.board.answered(self, message)
 
     def _reclaim(self, claim: LeaseClaim) -> None:
         if (added := self._add(claim)) is not None:
@@ -106,9 +126,11 @@ class ProxySession:
         except ModelNotFound as error:
             self.say(LeaseFailed(wish.lease, told_error(error)))
             return None
-        number = self._leases[wish.lease] = self._sessions.add(
-            SessionLease(self, wish.lease, model, is_waiting=isinstance(wish, LeaseWish))
-        )
+        if isinstance(wish, LeaseWish):
+            lease = SessionLease(self, wish.lease, model, is_waiting=True, request=wish.request, key=wish.key)
+        else:
+            lease = SessionLease(self, wish.lease, model, is_waiting=False)
+        number = self._leases[wish.lease] = self._sessions.add(lease)
         return number, model
 
     def _unload(self, asked: str) -> None:
@@ -165,12 +187,18 @@ class ProxySessions:
     """All sessions, the leases of all by the core's numbers, and who asked for which unload."""
 
     def __init__(
-        self, tell: Callable[[Event], None], resolve: Callable[[str], str], next_number: Callable[[], int]
+        self,
+        tell: Callable[[Event], None],
+        resolve: Callable[[str], str],
+        next_number: Callable[[], int],
+        ended: Journal,
     ) -> None:
+        """Begin without a session; requests that have ended are recorded in `ended`."""
         self.tell = tell
         self.resolve = resolve
         self._next_number = next_number
         self._sessions: set[ProxySession] = set()
+        self.board = RequestBoard(lambda: list(self._sessions), next_number, ended)
         self._leases: dict[int, SessionLease] = {}
         self._unloads: dict[int, tuple[ProxySession, str]] = {}  # by ticket: the model as it was called
 
@@ -199,6 +227,7 @@ class ProxySessions:
     def forget(self, session: ProxySession) -> None:
         """Forget a session that ends; its leases are still to be released."""
         self._sessions.discard(session)
+        self.board.lose(session)
         self._unloads = {ticket: asked for ticket, asked in self._unloads.items() if asked[0] is not session}
 
     def tell_holder(self, command: LeaseCommand) -> None:

@@ -7,6 +7,7 @@ import trio
 
 from muxd.core.events import Verb
 from muxd.errors import BadRequest, ConfigError, ModelNotFound
+from muxd.journal import EntryFilter
 from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]
@@ -122,6 +123,23 @@ class FakeOffice:
         self.sessions.append(OfficeSession(self))
         self.opened.set()
         return self.sessions[-1]
+
+    async def requests(self, states: frozenset[str], wanted: EntryFilter) -> Message:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(("requests", sorted(states), wanted))
+        return {"requests": [], "left_out": 0}
+
+    def ended_requests(self, after: int | None, wanted: EntryFilter) -> trio.MemoryReceiveChannel[Message]:
+        self.asked.append(("ended_requests", after, wanted))
+        tell, told = trio.open_memory_channel[Message](64)
+        tell.send_nowait({"id": 1, "type": "request"})
+        tell.close()
+        return told
+
+    async def cancel_request(self, id: str, by: str) -> Message:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(("cancel", id, by))
+        return {"cancelled": 1, "id": id}
 
     def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
         self.asked.append(("events", after))

@@ -1,5 +1,6 @@
 """Every route of the control API, over a real socket."""
 
+import getpass
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import trio
 from muxd.control import Rights
 from muxd.control.service import ControlService
 from muxd.http.response import request_head
+from muxd.journal import EntryFilter
 
 from .conftest import Desk, split, until, until_closed
 from .office import METRICS, FakeOffice
@@ -103,6 +105,13 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("GET", "/v1/models/qwen/logs?follow=maybe", "", "follow"),
         ("GET", "/v1/models/qwen/logs?stream=stdin", "", "stream"),
         ("GET", "/v1/events?after=x", "", "after"),
+        ("GET", "/v1/requests?after=x&follow=1", "", "after"),
+        ("GET", "/v1/requests?since=yesterday", "", "since"),
+        ("GET", "/v1/requests?until=nan", "", "until"),
+        ("GET", "/v1/requests?state=running,asleep", "", "asleep"),
+        ("GET", "/v1/requests?modle=qwen", "", "did you mean model?"),
+        ("GET", "/v1/requests?column=age", "", "there are model, since"),
+        ("POST", "/v1/requests/x/cancel", '{"now": true}', "now"),
     ],
 )
 async def test_what_does_not_fit_is_named(desk: Desk, method: str, target: str, body: str, field: str) -> None:
@@ -366,3 +375,19 @@ async def test_curl_works(desk: Desk, arguments: list[str], expected: bytes) -> 
         nursery.cancel_scope.cancel()
     assert expected in done.stdout
     assert done.returncode in ((0, 28) if "-m" in options else (0,))
+
+
+async def test_requests_are_asked_for_with_what_the_query_says(desk: Desk) -> None:
+    status, _, body = await desk.ask("GET", "/v1/requests?model=Qwen/Qwen3-14B&key=alice&state=running,waiting&since=5")
+    assert (status, json.loads(body)) == (200, {"requests": [], "left_out": 0})
+    wanted = EntryFilter("qwen", frozenset({"request"}), "alice", 5.0, last=100)
+    assert desk.office.asked == [("requests", ["running", "waiting"], wanted)]
+    _, _, body = await desk.ask("GET", "/v1/requests?follow=1&after=3")
+    assert b'{"id":1,"type":"request"}' in body
+    assert desk.office.asked[-1] == ("ended_requests", 3, EntryFilter())
+
+
+async def test_a_request_is_cancelled_in_the_name_of_who_asks(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/requests/odd%2Fone/cancel")
+    assert (status, json.loads(body)) == (200, {"cancelled": 1, "id": "odd/one"})
+    assert desk.office.asked == [("cancel", "odd/one", getpass.getuser())]

@@ -162,7 +162,7 @@ NAMES = ["llama-3.1", "qwen", "qwen3-vl"]
     [
         ("muxctl ", sorted(VERBS)),
         ("muxctl st", ["start", "status", "stop"]),
-        ("muxctl --json re", ["reload", "restart"]),
+        ("muxctl --json re", ["reload", "requests", "restart"]),
         ("muxctl stop ", NAMES),
         ("muxctl stop q", ["qwen", "qwen3-vl"]),
         ("muxctl stop --now q", ["qwen", "qwen3-vl"]),

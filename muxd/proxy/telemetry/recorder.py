@@ -1,13 +1,17 @@
-"""The record of one request, from its arrival to its end, and how it gets into metrics and access log."""
+"""The record of one request, from its arrival to its end, and how it gets into metrics, access log and activity."""
 
 from collections.abc import Callable
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 from muxd.http.request import Request
 
 from .access_log import AccessLog
 from .metrics import ModelMetrics, ProxyMetrics
 from .request_ids import RequestIds
+
+if TYPE_CHECKING:
+    from .activity import Activity
 
 CLIENT_GONE = 499  # nginx's status for a client that left before its response; it is logged, never sent
 
@@ -19,13 +23,21 @@ _TOGETHER = 64
 
 
 class Recorder:
-    """Writes the records of ended requests to the metrics, and to the access log unless that is off."""
+    """Writes the records of ended requests to the metrics, the activity, and the access log unless that is off."""
 
-    __slots__ = ("_ended", "_later", "ids", "log", "meters")
+    __slots__ = ("_activity", "_ended", "_later", "ids", "log", "meters")
 
-    def __init__(self, meters: ProxyMetrics, log: AccessLog | None, ids: RequestIds, later: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        meters: ProxyMetrics,
+        log: AccessLog | None,
+        activity: "Activity",
+        ids: RequestIds,
+        later: Callable[[], None],
+    ) -> None:
         """Take the places to write to.  `later` is called to have `flush` called in a moment."""
         self.meters = meters
+        self._activity = activity
         self.log = log
         self.ids = ids
         self._ended: list[RequestRecord] = []
@@ -45,8 +57,10 @@ class Recorder:
         ended, self._ended = self._ended, []
         for record in ended:
             self._count(record)
+            self._activity.end(record)
             if self.log is not None:
                 self.log.record(record)
+            record.target = b""  # the activity keeps some records for a while, and a target may be long
 
     def _count(self, record: "RequestRecord") -> None:
         meter = record.meter
@@ -75,7 +89,9 @@ class RequestRecord:
         "code",
         "cors",
         "ended_at",
+        "events",
         "first_byte",
+        "first_told",
         "how",
         "id",
         "key",
@@ -91,6 +107,7 @@ class RequestRecord:
         "status",
         "target",
         "tokens",
+        "told",
         "waited",
     )
 
@@ -109,6 +126,9 @@ class RequestRecord:
         self.waited = 0.0
         self.first_byte: float | None = None  # seconds from the arrival to a stream's first byte
         self.sent = 0  # bytes of the response that were given to the client's connection
+        self.events = 0  # of a stream
+        self.told = 0  # tokens that were counted as given by the model
+        self.first_told = False  # the time to the first byte was counted, too
         self.replays = 0
 
     @property
