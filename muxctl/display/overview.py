@@ -73,7 +73,17 @@ def _head(status: dict[str, Any]) -> list[str]:
 def _daemon(status: dict[str, Any]) -> str:
     proxy = status["proxy"]
     up = duration(status["uptime_s"])
-    return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({proxy['state']})"
+    return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({_running(proxy)})"
+
+
+def _running(proxy: dict[str, Any]) -> str:
+    """Return the proxy's state and, of several processes, how many run; an older muxd sends none."""
+    processes = proxy.get("processes", [])
+    if len(processes) < 2:
+        return str(proxy["state"])
+    running = sum(process["state"] == "running" for process in processes)
+    count = f"{running} of {len(processes)}" if running < len(processes) else f"{running}"
+    return f"{proxy['state']}, {count} processes"
 
 
 def _door(door: dict[str, Any] | None, listen: str) -> list[str]:

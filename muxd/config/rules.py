@@ -34,6 +34,7 @@ OWNED_ENV = {
 }
 
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
+_OF_A_PROCESS = re.compile(r"muxd-proxy-[0-9]+")
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
 
 # ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
@@ -200,6 +201,10 @@ def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
                 ("proxy", "max_body"),
                 f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
             )
+    too_long = len(os.fsencode(config.daemon.state_dir / "proxy/64.sock")) - SOCKET_PATH_MAX
+    if proxy.managed and proxy.processes != 1 and too_long > 0:
+        said = f"several processes have sockets in state_dir, whose path is {too_long} bytes too long for that"
+        yield ("proxy", "processes"), f"{said}; leave processes out, or give [muxd] state_dir a shorter path"
     if proxy.access_log_dir is not None and proxy.access_log == "off":
         yield ("proxy", "access_log_dir"), 'nothing is written there while access_log is "off"; leave one of them out'
     host, port = proxy.metrics_listen or ("", 0)
@@ -271,8 +276,9 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     yield from _env(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
-    if model.name in OWN_NAMES:
-        yield (), f"{OWN_NAMES[model.name]} called so; give the model another name"
+    own = "muxd-proxy" if _OF_A_PROCESS.fullmatch(model.name) else model.name
+    if own in OWN_NAMES:
+        yield (), f"{OWN_NAMES[own]} called so; give the model another name"
     if written.in_model(model.name, "script"):
         yield from _script(model, written)
         return

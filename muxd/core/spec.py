@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
 from .ledger import WHOLE, GpuId
 from .states import WorkerState
@@ -67,31 +66,6 @@ class Learned:
 
     seconds: Mapping[tuple[WorkerState, int | None], float]  # that each state takes, by level where that matters
     kept: Mapping[int, int]  # bytes of each of its GPUs that it keeps asleep, by level
-
-
-@dataclass(frozen=True, slots=True)
-class Troubles:
-    """How often a worker has died, failed to sleep or woken wrong, and what follows from that for its next lives.
-
-    Times are seconds on the events' clock; the fields are those of `Worker`.
-    """
-
-    waits: Literal["", "backoff", "failed"] = ""  # where it waits, until `retry_at`, for another start
-    reason: str = ""
-    retry_at: float = 0.0
-    failures: tuple[float, ...] = ()
-    in_a_row: int = 0
-    restarts: int = 0
-    trial: bool = False
-    ready_since: float | None = None
-    bad_levels: int = 0
-    level_trouble: str = ""
-    wrong_wakes: tuple[int, ...] = ()
-    woke_wrong_count: int = 0
-    distrusted: frozenset[int] = frozenset()
-    ended: str = ""
-    ended_code: str = ""
-    ended_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

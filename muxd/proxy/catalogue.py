@@ -6,7 +6,8 @@ such model" while muxd cannot be reached.
 
 import logging
 from collections.abc import Callable
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import Any
 
 import trio
@@ -88,6 +89,7 @@ class Catalogue:
 
     def __init__(self, control: ControlClient, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
+        self.lost_at = -inf  # monotonic time at which muxd was last there, and then was not
         self.tried = trio.Event()  # set after the first attempt to reach muxd
         self._control = control
         self._on_config = told
@@ -215,6 +217,8 @@ class Catalogue:
         log.info("connected to muxd: %d models", len(self._entries))
 
     def _note_unreachable(self, errors: BaseExceptionGroup[MuxdError]) -> None:
+        if self.connected:
+            self.lost_at = monotonic()
         self.connected = False
         self._take_states([])  # the states were true under a muxd that is gone
         if not self._complained:

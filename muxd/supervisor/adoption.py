@@ -60,7 +60,6 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
         gpus=tuple(record.gpus),
         launched=record.launched,
         unproved=record.proof is None,
-        peak=record.peak,
     )
 
 

@@ -51,8 +51,8 @@ class Streams:
 
 @pytest.fixture
 def muxd(start: Callable[..., Muxd]) -> Iterator[Muxd]:
-    """Alpha is ready, beta sleeps at level 2; both make 100 tokens a second."""
-    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 100"))
+    """Alpha is ready, beta sleeps at level 2."""
+    muxd = start(two_models())
     muxd.ask("beta")
     muxd.ask("alpha")
     eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
@@ -66,7 +66,7 @@ def pids(muxd: Muxd) -> dict[str, int]:
 
 def test_every_stream_goes_on_and_nothing_is_started_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", STREAMS, 600)
+    streams = Streams(muxd, "alpha", STREAMS, 4000)
     muxd.kill()
     began = time.monotonic()
     muxd.start_again()
@@ -93,7 +93,7 @@ def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
 
 def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", 4, 300)
+    streams = Streams(muxd, "alpha", 4, 1500)
     for _ in range(3):
         muxd.kill()
         muxd.start_again()
@@ -102,7 +102,7 @@ def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
 
 
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
-    streams = Streams(muxd, "alpha", 2, 300)
+    streams = Streams(muxd, "alpha", 2, 1500)
     muxd.kill()
     muxd.start_again()
     assert muxd.switch("beta")["type"] == "ready"
@@ -239,22 +239,3 @@ def test_what_a_later_muxd_wrote_is_put_aside_and_all_that_runs_is_ended(muxd: M
 def later_form(line: bytes) -> bytes:
     text = line.rstrip()[9:].replace(b",2,", b",3,")
     return b"%08x %b\n" % (crc32(text), text)
-
-
-def test_one_that_keeps_dying_gets_no_new_beginning_and_a_stopped_one_stays_stopped(
-    start: Callable[..., Muxd],
-) -> None:
-    muxd = start(two_models(alpha='faults = ["die-while-loading"]', alpha_keys="restart_limit = 2"))
-    assert muxd.control("POST", "/v1/models/beta/stop").status_code == 200
-    assert muxd.post("/v1/chat/completions", chat_body("alpha", "hello")).status_code == 503
-    assert muxd.state("alpha") == "failed"
-    reason, restarts = muxd.status("alpha")["reason"], muxd.status("alpha")["restarts"]
-    muxd.kill()
-    muxd.start_again()
-    assert (muxd.state("alpha"), muxd.state("beta")) == ("failed", "stopped")
-    assert (muxd.status("alpha")["reason"], muxd.status("alpha")["restarts"]) == (reason, restarts)
-    assert muxd.post("/v1/chat/completions", chat_body("alpha", "hello")).status_code == 503
-    assert muxd.status("alpha")["restarts"] == restarts, "nothing was started"
-    muxd.stop()
-    muxd.start_again()
-    assert muxd.state("alpha") == "unloaded", "after a stop in order all begins anew"
