@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
+from math import inf
 from urllib.parse import unquote
 
 import trio
@@ -23,6 +24,7 @@ from muxd.control.bodies import (
     log_streams,
     parse_count,
     parse_flag,
+    parse_time,
     parse_words,
 )
 from muxd.control.rights import Peer, Right, Rights, peer_of, user_name
@@ -98,6 +100,7 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
                 ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
+                ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
@@ -168,19 +171,19 @@ class ControlRoutes:
     async def _switch(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, SwitchBody)
         name = self._service.resolve(name)
-        await _send_progress(exchange, name, self._service.switch(name), wait=body.wait)
+        await _send_progress(exchange, name, self._service.switch(name, _operator(exchange)), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, SleepBody if verb is Verb.SLEEP else OrderBody)
         level = body.level if isinstance(body, SleepBody) else None
         name = self._service.resolve(name)
-        progress = self._service.order(name, verb, now=body.now, level=level)
+        progress = self._service.order(name, verb, now=body.now, level=level, by=_operator(exchange))
         await _send_progress(exchange, name, progress, wait=body.wait)
 
     async def _validate(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, ValidateBody)
         name = self._service.resolve(name)
-        number, messages = self._service.validate(name, body.levels, body.cycles)
+        number, messages = self._service.validate(name, body.levels, body.cycles, _operator(exchange))
         try:
             await relay(exchange, messages)
         finally:
@@ -217,10 +220,16 @@ class ControlRoutes:
         after = parse_count(query, "after", None)
         await relay(exchange, self._service.ended_requests(after, entry_filter(query, model)))
 
+    async def _switches(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        query = request.query
+        check_fields(query, *FILTER_FIELDS, "began_before")
+        wanted = entry_filter(query, self._service.resolve(query["model"]) if "model" in query else None)
+        began_before = parse_time(query, "began_before", inf)
+        await exchange.send_json(200, {"switches": self._service.recent_switches(wanted, began_before)})
+
     async def _cancel(self, request: Request, exchange: ResponseWriter, id: str) -> None:
         body_of(request, CancelBody)
-        by = user_name(peer_of(exchange.peer).uid)
-        await exchange.send_json(200, await self._service.cancel_request(id, by))
+        await exchange.send_json(200, await self._service.cancel_request(id, _operator(exchange)))
 
     async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await serve_session(self._service, request, exchange)
@@ -228,6 +237,11 @@ class ControlRoutes:
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._service.shutdown()
         await exchange.send_json(202, {"stopping": True})
+
+
+def _operator(exchange: ResponseWriter) -> str:
+    """Return the name of the user who asks."""
+    return user_name(peer_of(exchange.peer).uid)
 
 
 def _split_path(raw_path: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from muxd.core.commands import (
     PersistStopped,
     ReconfigureWorker,
     RecordMove,
+    RecordSwitch,
     RemoveWorker,
     ReportCycle,
     RestoreLease,
@@ -94,6 +95,8 @@ class CommandExecutor:
                     self._remember_stop(model, stopped=False)
             case RecordMove():
                 self._record_move(command, now)
+            case RecordSwitch():
+                self._context.switches.begin(command, now)
             case SetTimer() | FinishShutdown():
                 raise AssertionError(f"{command} is for the loop itself")
 
@@ -120,7 +123,9 @@ class CommandExecutor:
         view = self._context.view
         waits = [r.gpu_memory.waited for name, r in self._runners.items() if group_of(name) == move.worker]
         level = view.level(move.worker)
-        self._metrics.switches.note(move, now, view.switches(), level=level, waited=max(waits))
+        running = view.switches()
+        end = self._metrics.switches.note(move, now, running, level=level, waited=max(waits))
+        self._context.switches.look(end, {switch.target: switch.since for switch in running}, move.reason, now)
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._context.workers.state

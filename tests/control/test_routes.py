@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -385,6 +386,12 @@ async def test_requests_are_asked_for_with_what_the_query_says(desk: Desk) -> No
     _, _, body = await desk.ask("GET", "/v1/requests?follow=1&after=3")
     assert b'{"id":1,"type":"request"}' in body
     assert desk.office.asked[-1] == ("ended_requests", 3, EntryFilter())
+
+
+async def test_switches_are_asked_for_by_model_and_time(desk: Desk) -> None:
+    assert json.loads((await desk.ask("GET", "/v1/switches"))[2]) == {"switches": []}
+    await desk.ask("GET", "/v1/switches?model=qwen&began_before=5.5&lines=1")
+    assert desk.office.asked == [("switches", EntryFilter(), inf), ("switches", EntryFilter("qwen", last=1), 5.5)]
 
 
 async def test_a_request_is_cancelled_in_the_name_of_who_asks(desk: Desk) -> None:

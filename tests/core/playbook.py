@@ -1,12 +1,12 @@
 """Tests of the core read as a script: `>>` an event, `<<` the commands it must cause.
 
-Moves and timers are left out of the script unless it names them (`moves=True`,
-`timers=True`): they have tests of their own.  The oracle watches every event.
+Moves, timers and why switches begin are left out of the script unless it names them (`moves=True`,
+`timers=True`, `switches=True`): they have tests of their own.  The oracle watches every event.
 """
 
 from typing import Self
 
-from muxd.core.commands import Command, RecordMove, SetTimer
+from muxd.core.commands import Command, RecordMove, RecordSwitch, SetTimer
 from muxd.core.events import Event
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
@@ -44,11 +44,14 @@ class Playbook:
         keep_turns: bool = True,
         moves: bool = False,
         timers: bool = False,
+        switches: bool = False,
     ) -> None:
         whole = (single(s) if isinstance(s, str) else s for s in specs)
         self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns)
         self.oracle = Oracle(self.scheduler)
-        self.hidden = (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
+        self.hidden = (
+            (() if switches else (RecordSwitch,)) + (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
+        )
         self.pending: list[Command] = []
         self.timer: float | None = None
 
