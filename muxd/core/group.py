@@ -174,9 +174,12 @@ class Group:
 
     @property
     def is_placed(self) -> bool:
-        """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to."""
+        """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to.
+
+        So are those of a group that is validated, between two processes too: they are kept for it.
+        """
         is_settled = self.is_target or len(self.serving) > 1 or not self.is_down or self.keeps_place
-        return not self.serving[0].spec.any_of or is_settled
+        return not self.serving[0].spec.any_of or is_settled or self.is_validated
 
     @property
     def may_be_on(self) -> frozenset[GpuId]:

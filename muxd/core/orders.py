@@ -163,7 +163,12 @@ class Orders:
     # Brought forward
 
     def forward(self) -> Iterator[Command]:
-        """Bring every order forward, and what a new configuration asks for."""
+        """Bring every order forward, and what a new configuration asks for; again once a validation ends."""
+        yield from self._forward_all()
+        while any(group.validation is None for group in self.host.validating):
+            yield from self._forward_all()
+
+    def _forward_all(self) -> Iterator[Command]:
         self.host.validating = [group for group in self.host.validating if group.validation is not None]
         self._concerned = {name: group for name, group in self._concerned.items() if _has_something_to_do(group)}
         concerned = self._concerned | {group.name: group for group in self.host.composed}

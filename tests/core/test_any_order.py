@@ -334,7 +334,7 @@ class World:
             case StartWorker() if bad:
                 self.exit(worker, self.rng.choice(list(Failure)))
             case WakeWorker() if bad:
-                self.tell(WakeFailed(self.now, worker, "no answer"))
+                self.tell(WakeFailed(self.now, worker, "no answer", is_wrong=self.last % 2 == 0))
             case SleepWorker() if bad:
                 self.tell(SleepFailed(self.now, worker, "no answer"))
             case StopWorker() if bad:
@@ -345,7 +345,8 @@ class World:
                     self.jobs[group] = job  # it takes longer until it knows them all
                 self.tell(RouterSynced(self.now, group, urls[:1] if bad else urls))
             case StartWorker() | WakeWorker():
-                self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
+                unproved = isinstance(job, WakeWorker) and self.last % 3 == 0
+                self.tell(WorkerReady(self.now, worker, f"http://{worker}", unproved=unproved))
             case SleepWorker(_, 0):
                 share = self.book.worker(worker).spec.share
                 self.tell(
