@@ -241,9 +241,10 @@ def _held_down(model: Model) -> str:
 def _other_workers(model: Model) -> str:
     """Return which of several workers are in another state than their model; a router that runs is in none.
 
-    Those whose state the model's reason says are left out.
+    Those whose state the model's reason says are left out, and replicas that it does without.
     """
-    workers = [w for w in model.get("workers", ()) if (w["role"], w["state"]) != ("router", "ready")]
+    known = [w for w in model.get("workers", ()) if not (w.get("spare") and w["state"] in ("asleep", "unloaded"))]
+    workers = [w for w in known if (w["role"], w["state"]) != ("router", "ready")]
     others = [worker for worker in workers if worker["state"] != model["state"]]
     states = [f"{worker['name']} is {worker['state'].replace('_', ' ')}" for worker in others]
     reason = "" if model.get("stopped_by_operator") else model["reason"] or ""

@@ -308,16 +308,28 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
 
     Servers that do not run on this host have a router in any case.
     """
-    count = len(model.gpus)
-    if model.replicas == 1:
+    count, most = len(model.gpus), model.most_replicas
+    yield from _bounds_of_replicas(model)
+    if most == 1:
         if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"
         return
     if model.any_gpus:
         yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
-    elif count % model.replicas:
-        text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {model.replicas} replicas"
+    elif count % most:
+        text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {most} replicas"
         yield ("gpus",), f"{text}; name as many for each, in the order of the replicas"
+
+
+def _bounds_of_replicas(model: Model) -> Iterator[Finding]:
+    """Yield what is wrong with how many replicas there may be."""
+    least = model.replicas if model.min_replicas is None else model.min_replicas
+    if 0 < model.max_replicas < model.replicas:
+        yield ("replicas",), f"{model.replicas} is more than max_replicas, {model.max_replicas}"
+    if least > model.most_replicas:
+        yield ("min_replicas",), f"{least} is more than there can be, {model.most_replicas}; raise max_replicas"
+    if model.min_replicas == 0 and model.pinned:
+        yield ("min_replicas",), "a pinned model never leaves its GPUs by itself; use 1, or leave pinned out"
 
 
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
@@ -327,7 +339,7 @@ def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
             ("engine",),
             "a launch script starts SGLang; leave this out, or give model_path and args in place of the script",
         )
-    if model.replicas > 1:
+    if model.most_replicas > 1:
         yield ("replicas",), "a launch script starts one server; leave this out"
     for key in SCRIPTS_OWN:
         if written.in_model(model.name, key):

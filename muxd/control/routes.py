@@ -14,6 +14,7 @@ from muxd.control.bodies import (
     CancelBody,
     OrderBody,
     ReloadBody,
+    ScaleBody,
     SleepBody,
     SwitchBody,
     ValidateBody,
@@ -43,8 +44,12 @@ DEEDS = {
     Verb.STOP: "stop models",
     Verb.RESTART: "restart models",
     Verb.SLEEP: "put models to sleep",
+    Verb.SCALE: "scale models",
 }
 ORDERS = tuple(DEEDS)
+
+#: The bodies of orders that have more than OrderBody has.
+BODIES: dict[Verb, type[OrderBody]] = {Verb.SLEEP: SleepBody, Verb.SCALE: ScaleBody}
 
 #: Ranks of peers.  Readers have the smallest share of connections.  A proxy needs few connections, its session and one
 #: for muxd's events, and a part in what is reserved, so that readers cannot keep it out.  Operators have some of their
@@ -174,10 +179,12 @@ class ControlRoutes:
         await _send_progress(exchange, name, self._service.switch(name, _operator(exchange)), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
-        body = body_of(request, SleepBody if verb is Verb.SLEEP else OrderBody)
+        body = body_of(request, BODIES.get(verb, OrderBody))
         level = body.level if isinstance(body, SleepBody) else None
+        replicas = body.replicas if isinstance(body, ScaleBody) else 0
         name = self._service.resolve(name)
-        progress = self._service.order(name, verb, now=body.now, level=level, by=_operator(exchange))
+        by = _operator(exchange)
+        progress = self._service.order(name, verb, now=body.now, level=level, replicas=replicas, by=by)
         await _send_progress(exchange, name, progress, wait=body.wait)
 
     async def _validate(self, request: Request, exchange: ResponseWriter, name: str) -> None:

@@ -80,7 +80,14 @@ class ControlService(Protocol):
         ...
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None, by: str = ""
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[Message]:
         """Give an order for a model and return its progress, a channel that closes after `done` or `failed`.
 

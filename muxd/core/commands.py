@@ -47,6 +47,13 @@ class SleepWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainWorker:
+    """Look when it has no request left: its router passes none to it any more; answered by WorkerDrained."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopWorker:
     """End its processes, at once if `kill`; answered by WorkerExited or WorkerStuck."""
 
@@ -242,6 +249,19 @@ class RecordSwitch:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordScale:
+    """So many replicas of a group serve from now on, or are to; for the journal.
+
+    As many as before: more were wanted, and the reason says why there are none.
+    """
+
+    group: str
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Send TimerFired at this time; it replaces the timer set before.  None: no timer."""
 
@@ -257,6 +277,7 @@ Command = (
     StartWorker
     | WakeWorker
     | SleepWorker
+    | DrainWorker
     | StopWorker
     | SyncRouter
     | GrantLease
@@ -276,6 +297,7 @@ Command = (
     | RemoveWorker
     | RecordMove
     | RecordSwitch
+    | RecordScale
     | SetTimer
     | FinishShutdown
 )

@@ -128,11 +128,11 @@ class Switching:
         """End sleepers that are to be started on idle GPUs instead of woken on theirs."""
         alike = list(self.lineup.sleepers())
         idle = self.host.ledger.idle(frozenset().union(*(groups[0].may_be_on_anew for groups in alike)))
-        idle -= self._off_limits(None, urgent=False) if idle else idle
+        idle -= self.off_limits(None, urgent=False) if idle else idle
         sleepers = [group for groups in alike if self._placement.fits_elsewhere(groups[0], idle) for group in groups]
         self._idle = idle if sleepers else frozenset()
         if sleepers:
-            self.lineup.line_up(self._off_limits(None, urgent=False))
+            self.lineup.line_up(self.off_limits(None, urgent=False))
         for group in list(self._sooner_elsewhere(sleepers)) if sleepers else ():
             yield from self.host.stop(group, "it is started anew on GPUs that nobody must leave", kill=True)
 
@@ -304,7 +304,7 @@ class Switching:
         self._kept_for = frozenset()
         noted, limit = inf, self.host.now + AT_ONCE
         while True:
-            self.lineup.line_up(self._off_limits(None, urgent=False))
+            self.lineup.line_up(self.off_limits(None, urgent=False))
             outlook = self.lineup.look(limit)
             for due in outlook.due:
                 if due.at <= limit:
@@ -345,7 +345,7 @@ class Switching:
 
     def _may_come_at(self, group: Group, *, urgent: bool) -> float:
         """Return when a switch to the group may begin; inf: not before an event changes something."""
-        if group.state not in AT_REST or not self._placement.place(group, self._off_limits(group, urgent=urgent)):
+        if group.state not in AT_REST or not self._placement.place(group, self.off_limits(group, urgent=urgent)):
             return inf
         if group.is_kept_away:
             return inf
@@ -372,7 +372,7 @@ class Switching:
         self.next_decision = min(self.next_decision, at)
         return at > self.host.now + AT_ONCE
 
-    def _off_limits(self, group: Group | None, *, urgent: bool) -> frozenset[GpuId]:
+    def off_limits(self, group: Group | None, *, urgent: bool) -> frozenset[GpuId]:
         """Return the GPUs that no switch to the group, or to any (None), may be made to.
 
         They are those of running switches and of other groups that are validated and, unless it is `urgent`, those kept

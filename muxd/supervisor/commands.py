@@ -7,6 +7,7 @@ import trio
 from muxd.core.commands import (
     AnswerUnload,
     Command,
+    DrainWorker,
     EndLease,
     FailLease,
     FailOrder,
@@ -19,6 +20,7 @@ from muxd.core.commands import (
     PersistStopped,
     ReconfigureWorker,
     RecordMove,
+    RecordScale,
     RecordSwitch,
     RemoveWorker,
     ReportCycle,
@@ -69,6 +71,8 @@ class CommandExecutor:
                 self._runners[name].wake()
             case SleepWorker(name, level):
                 self._runners[name].sleep(level)
+            case DrainWorker(name):
+                self._nursery.start_soon(self._runners[name].drain, name=f"drain of {name}")
             case StopWorker(name, kill):
                 self._runners[name].stop(kill=kill)
             case SyncRouter(group, urls):
@@ -97,6 +101,10 @@ class CommandExecutor:
                 self._record_move(command, now)
             case RecordSwitch():
                 self._context.switches.begin(command, now)
+            case RecordScale(group, before, after, reason):
+                log.info("%s: %d -> %d replicas (%s)", group, before, after, reason)
+                self._context.journal.record("scaled", model=group, **{"from": before, "to": after, "reason": reason})
+                self._metrics.note_scaling(group, before, after)
             case SetTimer() | FinishShutdown():
                 raise AssertionError(f"{command} is for the loop itself")
 

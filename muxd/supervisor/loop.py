@@ -247,6 +247,8 @@ class Supervisor:
             uptime=trio.current_time() - self._started,
             workers=tuple(WorkerFacts.of(worker, self._runners[name]) for name, worker in workers),
             gpus=tuple(self._context.workers.gpus.latest.values()),
+            replicas=self._view.scales(),
+            scalings=dict(self._metrics.scalings),
             switches=self._metrics.switches.tallies(),
             scrape_failures=dict(self._metrics.scrape_failures),
         )

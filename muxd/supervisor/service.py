@@ -157,12 +157,20 @@ class SupervisorService:
         return progress
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None, by: str = ""
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time, number = trio.current_time(), self._context.next_number()
         progress = self._context.orders.open_order(number, name, time, by)
-        self._record_order(name, verb if level is None else f"{verb} at level {level}", by)
-        self._context.tell(OrderGiven(time, number, name, verb, now, level))
+        to = f" to {replicas}" if verb is Verb.SCALE else ""
+        self._record_order(name, f"{verb}{to}" if level is None else f"{verb} at level {level}", by)
+        self._context.tell(OrderGiven(time, number, name, verb, now, level, replicas=replicas))
         return progress
 
     def validate(

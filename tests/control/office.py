@@ -93,9 +93,17 @@ class FakeOffice:
         return told
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None, by: str = ""
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[Message]:
-        self.asked.append((str(verb), name, now) if level is None else (str(verb), name, now, level))
+        more = [replicas] if verb is Verb.SCALE else [] if level is None else [level]
+        self.asked.append((str(verb), name, now, *more))
         tell, told = trio.open_memory_channel[Message](64)
         self.switches.append(tell)
         self.opened.set()

@@ -180,6 +180,15 @@ async def test_a_sleep_may_say_how_deep_and_no_other_order_may(desk: Desk) -> No
     assert len(desk.office.asked) == 1
 
 
+async def test_a_scale_must_say_to_how_many(desk: Desk) -> None:
+    status, _, _ = await desk.ask("POST", "/v1/models/qwen/scale", '{"wait": false, "replicas": 3}')
+    assert (status, desk.office.asked) == (202, [("scale", "qwen", False, 3)])
+    for body in ({}, {"replicas": -1}, {"replicas": "2"}, {"replicas": 1.5}, {"replicas": 2000}):
+        status, _, answer = await desk.ask("POST", "/v1/models/qwen/scale", json.dumps(body))
+        assert (status, json.loads(answer)["error"]["code"]) == (400, "bad_request")
+    assert len(desk.office.asked) == 1
+
+
 async def test_an_order_that_is_not_waited_for_is_accepted(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/models/qwen/stop", '{"wait": false}')
     assert (status, json.loads(body)) == (202, {"accepted": True, "model": "qwen"})
