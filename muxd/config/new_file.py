@@ -32,43 +32,43 @@ def refuse_if_taken(path: Path, *, force: bool, shows: str = PRINT) -> None:
         )
 
 
-def place(path: Path, text: str, *, force: bool, shows: str = PRINT) -> None:
-    """Write the file, with mode 0644 and the folders above it; with `force`, replace the target of a symbolic link.
+def place(path: Path, text: str, *, force: bool, shows: str = PRINT, mode: int = MODE) -> None:
+    """Write the file, with `mode` and the folders above it; with `force`, replace the target of a symbolic link.
 
     Raise ConfigError where something is there already, CannotWrite for any other error.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(Path(os.path.realpath(path)) if force else path, text.encode(), force=force)
+        _write_atomically(Path(os.path.realpath(path)) if force else path, text.encode(), force=force, mode=mode)
     except OSError as error:
         refuse_if_taken(path, force=force, shows=shows)  # a file may have appeared since the first check
         where = shown_file(path)
         raise CannotWrite(f"{where} cannot be written: {error.strerror}; --output FILE names another place") from None
 
 
-def _write_atomically(path: Path, content: bytes, *, force: bool) -> None:
+def _write_atomically(path: Path, content: bytes, *, force: bool, mode: int) -> None:
     descriptor, name = mkstemp(prefix=".muxd-new-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            os.fchmod(descriptor, MODE)
+            os.fchmod(descriptor, mode)
             file.flush()
             os.fsync(descriptor)
         if force:
             os.replace(name, path)
         else:
-            _rename_without_replacing(name, path)
+            _rename_without_replacing(name, path, mode)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
 
 
-def _rename_without_replacing(name: str, path: Path) -> None:
+def _rename_without_replacing(name: str, path: Path, mode: int) -> None:
     """Rename a file to a path at which nothing may be.  Raise FileExistsError where something is."""
     try:
         os.link(name, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         os.replace(name, path)

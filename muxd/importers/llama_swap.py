@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,7 @@ from muxd.config.units import shown
 
 from .documents import read_document
 from .engine_commands import words_of
-from .macros import VARIABLE_MACRO, Macros, why_no_macro
+from .macros import PUBLIC, VARIABLE_MACRO, Macros, why_no_macro
 from .swap_keys import KEYS
 from .swap_models import port_of, put_models
 from .swap_peers import peers_of, put_peer
@@ -33,6 +34,10 @@ DEFAULT_START_PORT = 5800
 #: Keys of a model in which ${PORT} becomes a placeholder of muxd's, and those in which a number must be written.
 _WITH_PLACEHOLDER = ("cmd", "cmdStop", "proxy")
 _WITH_NUMBER = ("env", "aliases", "useModelName", "checkEndpoint", "filters")
+
+
+#: A variable of a server's that llama-swap hands on from its own environment.
+_INHERITED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=\$\{env\.\1\}")
 
 
 def convert(file: Path, problems: Problems) -> Conversion:
@@ -48,7 +53,8 @@ def convert(file: Path, problems: Problems) -> Conversion:
         conversion.wrong(("models",), "no model; write models: and NAME: with its cmd below it")
         return conversion
     macros = _macros(conversion, ("macros",), Macros({}, os.environ))
-    conversion.source, written_ports = _expanded(conversion, macros)
+    variables: dict[str, KeyPath] = {}  # of llama-swap's environment, each with the first key that has it
+    conversion.source, written_ports = _expanded(conversion, macros, variables)
     models = {name: table for name, table in conversion.source.table["models"].items() if isinstance(table, dict)}
     for name, table in models.items():
         _put_aliases(conversion, name, table)
@@ -61,7 +67,29 @@ def convert(file: Path, problems: Problems) -> Conversion:
     put_models(conversion, models, written_ports)
     for name, (peer, model) in peers.items():
         put_peer(conversion, name, peer, model, is_only=[each for _, each in peers.values()].count(model) == 1)
+    _tell_variables(conversion, variables)
     return conversion
+
+
+def _tell_variables(conversion: Conversion, variables: Mapping[str, KeyPath]) -> None:
+    """Say which variables of llama-swap's environment are written as their values; such a file is for its owner."""
+    written = [*_texts(conversion.tables)]
+    for variable, at in variables.items():
+        value = os.environ.get(variable[len("${env.") : -1], "")
+        if variable not in PUBLIC and value and any(value in text for text in written):
+            conversion.is_private = True
+            text = f"{variable} is written as its value, in plain text; a file that --output names is its owner's alone"
+            conversion.remark(at, f"{text} (mode 0600)")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list() | tuple():
+            yield from (text for item in value for text in _texts(item))
+        case dict():
+            yield from (text for pair in value.items() for item in pair for text in _texts(item))
 
 
 def _macros(conversion: Conversion, at: KeyPath, around: Macros) -> Macros:
@@ -80,19 +108,28 @@ def _macros(conversion: Conversion, at: KeyPath, around: Macros) -> Macros:
     return around.within(given)
 
 
-def _expanded(conversion: Conversion, around: Macros) -> tuple[Source, dict[str, int]]:
+def _expanded(conversion: Conversion, around: Macros, variables: dict[str, KeyPath]) -> tuple[Source, dict[str, int]]:
     """Return the file with its macros replaced; a value whose macros are wrong is noted, and left as it is.
 
-    Also return the numbers that were written for ${PORT}, by model, where muxd has no placeholder for it.
+    Also return the numbers that were written for ${PORT}, by model, where muxd has no placeholder for it.  The
+    variables that were put in are noted in `variables`.
     """
+
+    def put_in(at: KeyPath, value: Any, macros: Macros) -> Any:
+        macros.used.clear()
+        found = _replaced(conversion, at, value, macros)
+        for variable in sorted(used for used in macros.used if used.startswith("${")):
+            variables.setdefault(variable, at)
+        return found
+
     table = dict(conversion.source.table)
     for key, value in table.items():
         if key == "apiKeys" and isinstance(value, list):  # a key in a variable stays there
             is_kept = [isinstance(item, str) and VARIABLE_MACRO.fullmatch(item) is not None for item in value]
-            replaced = [_replaced(conversion, (key, str(place)), item, around) for place, item in enumerate(value)]
+            replaced = [put_in((key, str(place)), item, around) for place, item in enumerate(value)]
             table[key] = [old if kept else new for old, new, kept in zip(value, replaced, is_kept, strict=True)]
         elif key not in ("models", "macros"):
-            table[key] = _replaced(conversion, (key,), value, around)
+            table[key] = put_in((key,), value, around)
     table["models"] = dict(conversion.source.table["models"])
     models = {name: dict(model) for name, model in table["models"].items() if isinstance(model, dict)}
     table["models"] |= models
@@ -104,7 +141,7 @@ def _expanded(conversion: Conversion, around: Macros) -> tuple[Source, dict[str,
         for key in [key for key in model if key in _WITH_PLACEHOLDER]:
             if key != "proxy" and isinstance(model[key], str):
                 _refuse_literal(conversion, ("models", name, key), model[key], placeholders)
-            model[key] = _replaced(conversion, ("models", name, key), model[key], placeholders)
+            model[key] = put_in(("models", name, key), model[key], placeholders)
     ports = _ports(conversion, table.get("startPort"), models)
     written = {}
     for name, model in models.items():
@@ -112,12 +149,23 @@ def _expanded(conversion: Conversion, around: Macros) -> tuple[Source, dict[str,
             at = ("models", name, key)
             port: Any = ports[name] if key == "filters" else str(ports[name])  # a field may be a number
             numbered = macros[name].within({"PORT": port})
-            model[key] = _replaced(conversion, at, model[key], numbered)
+            given = _without_inherited(conversion, at, model[key]) if key == "env" else model[key]
+            model[key] = put_in(at, given, numbered)
             if "PORT" in numbered.used and key in _WITH_NUMBER:
                 written[name] = ports[name]
                 text = f"${{PORT}} is written as {port}, and so is port: a placeholder is for commands alone"
                 conversion.remark(at, f"{text}; another port is to be written in all these places")
     return replace(conversion.source, table=table), written
+
+
+def _without_inherited(conversion: Conversion, at: KeyPath, env: Any) -> Any:
+    """Return the list of a server's variables without those that it has from muxd's own environment in any case."""
+    if not isinstance(env, list):
+        return env
+    for item in env:
+        if isinstance(item, str) and (own := _INHERITED.fullmatch(item)):
+            conversion.remark(at, f"{own[1]} is left out: a server has muxd's own environment, which must have it")
+    return [item for item in env if not (isinstance(item, str) and _INHERITED.fullmatch(item))]
 
 
 def _ports(conversion: Conversion, start: Any, models: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

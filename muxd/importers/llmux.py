@@ -98,7 +98,15 @@ def _level(target: str) -> Take:
 
 
 def _put_level(conversion: Conversion, target: str, at: KeyPath, level: int) -> None:
+    """Put a sleep level; sleep_level and eviction, which both say one, must say the same."""
     path = [conversion.table_names[at[1]] if part == ANY else part for part in target.split(".")]
+    table = conversion.tables
+    for part in path:
+        table = table.get(part, {})
+    if table.get("sleep_level", level) != level:
+        other = "eviction" if at[-1] == "sleep_level" else "sleep_level"
+        conversion.wrong(at, f"level {level} here, and {table['sleep_level']} by {other}; write one of the two")
+        return
     conversion.put((*path, "sleep_level"), level, at)
 
 

@@ -16,6 +16,9 @@ MACRO = re.compile(r"\$\{(env\.)?([A-Za-z0-9_-]+)\}")
 #: Macros that nobody may define: llama-swap sets them for each model.
 RESERVED = ("PORT", "MODEL_ID", "PID")
 
+#: Variables that are no secret of anybody's.
+PUBLIC = frozenset(f"${{env.{name}}}" for name in ("HOME", "USER", "LOGNAME", "PATH", "PWD", "HOSTNAME", "SHELL"))
+
 #: The longest text that macros may make of one value: macros that double each other would make any length.
 LONGEST = 64 * 1024
 
@@ -26,7 +29,7 @@ class Macros:
     def __init__(self, values: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self._values = values
         self._environ = environ
-        self.used: set[str] = set()  # the names of those that were put in
+        self.used: set[str] = set()  # those that were put in: names, and variables as "${env.NAME}"
 
     def within(self, values: Mapping[str, Any]) -> "Macros":
         """Return these macros with others before them."""
@@ -59,6 +62,7 @@ class Macros:
         if match[1]:
             if (found := self._environ.get(name)) is None:
                 raise ValueError(f"{match[0]} is not set in this environment; set it, or write the value")
+            self.used.add(match[0])
             return found
         if name in through:
             cycle = " -> ".join((*through[through.index(name) :], name))

@@ -46,6 +46,10 @@ def _stop_timeout(target: str) -> Take:
 
 
 def _stripped(conversion: Conversion, at: KeyPath, value: Any) -> None:
+    other = {"strip_params": "stripParams"}.get(at[-1])  # the old name, and the new one
+    if other and conversion.source.table["models"][at[1]]["filters"].get(other, value) != value:
+        conversion.wrong(at, f"{other} is there as well, and says something else; write one of the two")
+        return
     conversion.put(
         ("models", conversion.table_names[at[1]], "strip_params"), fields_taken_out(conversion, at, value), at
     )

@@ -96,6 +96,10 @@ class _SwapModel:
             what = f"the model is left out: its server is at {host}, and muxd starts none on another host"
             self.conversion.remark(self._at("proxy"), f'{what}; one that runs already is engine = "remote"')
             return False
+        if ":" in host:
+            what = f"{shown(proxy)}: muxd asks servers at 127.0.0.1"
+            self.conversion.wrong(self._at("proxy"), f"{what}; write that, and let the server listen there")
+            return False
         if address.scheme != "http":
             self.conversion.wrong(
                 self._at("proxy"), f"{shown(proxy)}: muxd speaks plain HTTP to servers; write http://"
@@ -134,6 +138,8 @@ class _SwapModel:
         self._say("args", list(plain.args), "cmd")
         if (asked := self._text("useModelName")) and asked not in (*plain.names, plain.model_path):
             self._say("upstream_name", asked, "useModelName")
+        if (check := self._text("checkEndpoint")) and check.strip("/") != "health":
+            self.conversion.remark(self._at("checkEndpoint"), f"no equal: muxd asks {plain.engine} at its own /health")
         text = f"muxd runs {plain.engine} itself: it sleeps where llama-swap ends it, see sleep_level"
         self.conversion.remark(self._at("cmd"), text)
         for why in filter(None, map(why_left_out, plain.left_out)):

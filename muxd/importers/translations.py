@@ -83,6 +83,7 @@ class Conversion:
         self.tables: dict[str, Any] = {}  # muxd's, as TOML has them
         self.lines: dict[KeyPath, int] = {}  # of the other program's file, by the paths of muxd's keys
         self.remarks: list[Remark] = []
+        self.is_private = False  # what is written has the values of variables, which may be secrets
         self.table_names: dict[str, str] = {}  # names of muxd's tables, by the models' names
         self.aliases: dict[str, str] = {}  # what else clients call models, with the models' names
         self._problems = problems

@@ -364,6 +364,14 @@ def _yaml(table):
         ),
         ("models:\n  a:\n    cmd: x\n    proxy: http://far:1", "models: no model; add a table [models.NAME]"),
         ("models:\n  a:\n    cmd: x ${PORT}\n    env: {A: 1}", "config.yaml:4: models.a.env: not a list of variables;"),
+        (
+            "models:\n  a:\n    cmd: x ${PORT}\n    filters:\n      stripParams: top_p\n      strip_params: top_k",
+            "config.yaml:6: models.a.filters.strip_params: stripParams is there as well, and says something else;",
+        ),
+        (
+            "models:\n  a:\n    cmd: x ${PORT}\n    proxy: http://[::1]:${PORT}",
+            'config.yaml:4: models.a.proxy: "http://[::1]:{port}": muxd asks servers at 127.0.0.1; write that',
+        ),
         ("models:\n  a:\n    cmd: x ${PORT}\n    filters: 3", "config.yaml:4: models.a.filters: not a mapping; write"),
         ("models: {a: {cmd: 'x ${PORT}'}}\nhooks: {on_startup: {preload: [z]}}", 'preload: no model "z"; '),
         (
@@ -461,6 +469,14 @@ def test_a_port_that_models_share_is_written_for_none_of_them(swap):
 def test_a_start_port_that_is_none_is_refused(swap, start):
     text = _yaml({"startPort": start, "models": {"a": {"cmd": "x ${PORT}"}}})
     assert swap.problems(text, "config.yaml")[0].startswith("config.yaml:1: startPort: ")
+
+
+def test_the_path_where_an_engine_is_asked_is_its_own(swap):
+    model = "{cmd: 'vllm serve o/a --port ${PORT}', checkEndpoint: /x}"
+    remarks = swap.remarks(f"models:\n  a: {model}\n", "config.yaml")
+    assert ":2: models.a.checkEndpoint: no equal: muxd asks vllm at its own /health" in remarks
+    remarks = swap.remarks(f"models:\n  a: {model.replace('/x', '/health')}\n", "config.yaml")
+    assert not [remark for remark in remarks if "checkEndpoint" in remark]
 
 
 def test_braces_that_mean_nothing_to_muxd_stay(swap):

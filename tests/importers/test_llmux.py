@@ -171,7 +171,7 @@ def test_every_key_is_there_to_be_said(llmux_1):
     """A file with every key of the table loads, and each key without an equal is said."""
     everything = {
         "sleep_level": 2, "gpu_memory_utilization": 0.8, "tensor_parallel_size": 1, "dtype": "auto", "extra_args": [],
-        "eviction": {"weights": "offload", "process": "keep_running"}, "checkpoint_path": "/x",
+        "eviction": {"weights": "discard", "process": "keep_running"}, "checkpoint_path": "/x",
     }  # fmt: skip
     policy = dict.fromkeys(llmux.KEYS["policy"], 1) | {"policy_type": "fifo", "drain_before_switch": True}
     policy |= {"eviction": {"weights": "offload", "process": "keep_running"}}
@@ -232,6 +232,14 @@ def test_no_key_of_several_stays_in_args_or_is_said(llmux_1):
         (configuration(model={"sleep_level": 9}), "config.json:1: models.qwen.sleep_level: 9 is out of range"),
         (configuration(model={"eviction": {"weights": "x"}}), "models.qwen.eviction.weights: "),
         (configuration(model={"eviction": 1}), "models.qwen.eviction: not an eviction; write {"),
+        (
+            configuration(model={"sleep_level": 2, "eviction": {"weights": "offload", "process": "keep_running"}}),
+            "config.json:1: models.qwen.eviction: level 1 here, and 2 by sleep_level; write one of the two",
+        ),
+        (
+            configuration(policy={"eviction": {"process": "stop"}, "sleep_level": 1}),
+            "config.json:1: policy.sleep_level: level 1 here, and 3 by eviction; write one of the two",
+        ),
         (configuration(policy=1), "config.json:1: policy: not a mapping; write policy_type, request_timeout_secs"),
         (configuration(policy={"drain_before_switch": "no"}), "policy.drain_before_switch: "),
         ('{"models": {"a": {"port": 1}}}', "models.a: has no model_path (llmux 1) nor wake, sleep and alive"),

@@ -63,6 +63,7 @@ def test_a_full_disk_behind_stdout_is_one_line(example, tmp_path):
 
 
 def test_what_is_written_is_read_by_muxd(muxd, example, tmp_path):
+    (tmp_path / "new").mkdir()
     status, out, _ = muxd("import", "llmux", example, "-o", "new/muxd.toml")
     assert (status, out) == (0, "wrote new/muxd.toml; next: muxd check --config new/muxd.toml\n")
     assert muxd("check", "--no-host", "--config", "new/muxd.toml")[0] == 0
@@ -79,6 +80,64 @@ def test_a_file_that_is_there_stays_unless_it_is_forced(muxd, example, tmp_path)
     assert (tmp_path / "muxd.toml").read_text().startswith("# muxd.toml, made of config.json")
 
 
+def test_what_is_imported_is_never_replaced(muxd, example, tmp_path):
+    (tmp_path / "link.toml").symlink_to(example)
+    for name in (example, f"./{example}", "link.toml"):
+        status, out, err = muxd("import", "llmux", example, "-o", name, "--force")
+        assert (status, out) == (2, "")
+        assert err == f"{name.removeprefix('./')}: is the file that is imported; --output FILE names another\n"
+    assert (tmp_path / example).read_text() == EXAMPLE
+
+
+def test_no_folder_is_made_for_a_slip(muxd, example, tmp_path):
+    status, out, err = muxd("import", "llmux", example, "-o", "nonexist/muxd.toml")
+    assert (status, out) == (2, "")
+    assert err == "nonexist/muxd.toml: there is no folder nonexist; make it, or name another\n"
+    assert [path.name for path in tmp_path.iterdir()] == [example]
+
+
+def test_who_may_not_read_what_is_imported_may_not_read_what_is_written(muxd, example, tmp_path):
+    assert muxd("import", "llmux", example, "-o", "open.toml")[0] == 0
+    (tmp_path / example).chmod(0o640)
+    assert muxd("import", "llmux", example, "-o", "closed.toml")[0] == 0
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("open.toml", "closed.toml")] == [0o644, 0o640]
+
+
+SECRETS = """\
+macros: {key: "${env.HIDDEN_KEY}"}
+models:
+  a:
+    cmd: llama-server --port ${PORT} --alias ${env.HOME}
+    env: ["HF_TOKEN=${env.HF_TOKEN}", "OTHER=${env.HF_TOKEN}", "PLAIN=1"]
+  b:
+    cmd: llama-server --port ${PORT} --api-key ${key}
+"""
+
+
+def test_a_secret_of_llama_swaps_environment_stays_there_or_is_its_owners_alone(muxd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf-very-secret")
+    monkeypatch.setenv("HIDDEN_KEY", "sk-very-hidden")
+    (tmp_path / "plain.yaml").write_text(
+        SECRETS.replace(', "OTHER=${env.HF_TOKEN}"', "").replace("--api-key ${key}", "")
+    )
+    status, _, err = muxd("import", "llama-swap", "plain.yaml", "-o", "plain.toml")
+    assert (status, "secret" in (tmp_path / "plain.toml").read_text()) == (0, False)
+    assert (tmp_path / "plain.toml").stat().st_mode & 0o777 == 0o644
+    told = "models.a.env: HF_TOKEN is left out: a server has muxd's own environment, which must have it"
+    assert f"plain.yaml:5: {told}" in err
+    (tmp_path / "secret.yaml").write_text(SECRETS)
+    status, _, err = muxd("import", "llama-swap", "secret.yaml", "-o", "secret.toml")
+    written = (tmp_path / "secret.toml").read_text()
+    assert (status, "hf-very-secret" in written, "sk-very-hidden" in written) == (0, True, True)
+    assert (tmp_path / "secret.toml").stat().st_mode & 0o777 == 0o600
+    told = "is written as its value, in plain text; a file that --output names is its owner's alone (mode 0600)"
+    assert [line for line in err.splitlines() if told in line] == [
+        f"secret.yaml:5: models.a.env: ${{env.HF_TOKEN}} {told}",
+        f"secret.yaml:7: models.b.cmd: ${{env.HIDDEN_KEY}} {told}",
+    ]
+    assert "very-secret" not in err
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -89,7 +148,7 @@ def test_a_file_that_is_there_stays_unless_it_is_forced(muxd, example, tmp_path)
 )
 def test_of_a_file_with_a_fault_nothing_is_written(muxd, tmp_path, text, told):
     (tmp_path / "config.json").write_text(text)
-    status, out, err = muxd("import", "llmux", "config.json", "-o", "new/muxd.toml")
+    status, out, err = muxd("import", "llmux", "config.json", "-o", "muxd.toml")
     assert (status, out) == (2, "")
     assert told in err
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
