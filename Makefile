@@ -16,8 +16,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python -m muxd.demo
 
+# MUXD_TEST_SEEDS=all tries every random world, and not every fourth: see tests/seeds.py.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check

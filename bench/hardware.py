@@ -115,7 +115,7 @@ class Clock:
 
 def simulated() -> list[Tried]:
     memory = 'memory = { weights = "24GiB", kv = "20GiB", overhead = "1GiB" }'
-    speed = "simulation = { load_time = 0.3, sleep_time = 0.05, wake_time = 0.1, token_rate = 200 }"
+    speed = "simulation = { load_time = 0.3, sleep_time = 0.05, wake_time = 0.1, token_rate = 200, pace = 0.02 }"
     common = "\n".join(('engine = "simulator"', *(f"{key} = {_toml(value)}" for key, value in AT_ONCE.items())))
     tables = "".join(f"[models.{name}]\n{common}\n{memory}\n{speed}\n" for name in ("a", "b"))
     return [Tried("simulator", "muxd's simulator", ("a", "b"), tables)]

@@ -66,6 +66,7 @@ from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
 from muxd.core.spec import GroupSpec, Scaling
 from muxd.core.states import WorkerState
+from tests.seeds import seeds
 
 from .playbook import Playbook, anywhere, replicas, single
 
@@ -466,13 +467,13 @@ class World:
 
 
 #: The seeds that each world is tried with, fifty at a time: 500 of the first two, and 300 of each of the others, of
-#: which the first hundred are those of the next test.  test_any_world has all of the worlds, too.
+#: which the first hundred are those of the next test, see tests/seeds.  test_any_world has all of the worlds, too.
 SEEDS = [(name, start) for name in WORLDS for start in range(100, 500 if name in ("whole", "sized") else 300, 50)]
 
 
 @pytest.mark.parametrize(("name", "start"), SEEDS)
 def test_no_order_of_events_breaks_what_must_hold_and_every_wait_ends(name, start):
-    for seed in range(start, start + 50):
+    for seed in seeds(start, 50):
         world = World(seed, WORLDS[name])
         for _ in range(80):
             world.step()
@@ -493,7 +494,7 @@ class SlowScheduler(Scheduler):
 @pytest.mark.parametrize("start", [0, 50])
 @pytest.mark.parametrize("name", WORLDS)
 def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wait_ends(name, start):
-    for seed in range(start, start + 50):
+    for seed in seeds(start, 50):
         world = World(seed, WORLDS[name])
         slow = SlowScheduler(WORLDS[name], wait_target=5.0)
         fast = world.book.scheduler.handle
@@ -514,7 +515,7 @@ def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wai
 
 @pytest.mark.parametrize("start", range(0, 400, 100))
 def test_shutdown_ends_from_anywhere(start):
-    for seed in range(start, start + 100):
+    for seed in seeds(start, 100):
         world = World(seed)
         for _ in range(world.rng.randint(0, 60)):
             world.step()

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.seeds import EVERY
+
 from .test_any_order import WORLDS, World
 
 SEEDS = st.integers(0, 1 << 16)
@@ -42,7 +44,7 @@ for place, name in enumerate(World.STEPS):  # one that stands there three times 
 
 TestAnyWorld = AnyWorld.TestCase
 TestAnyWorld.settings = settings(
-    max_examples=200,
+    max_examples=200 // EVERY,
     stateful_step_count=80,
     derandomize=True,
     database=None,

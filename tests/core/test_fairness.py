@@ -14,6 +14,7 @@ from muxd.core.events import Event, GpusMeasured, LeaseAsked, LeaseEnded, TimerF
 from muxd.core.ledger import WHOLE
 from muxd.core.states import WorkerState
 from muxd.core.worker import Cost
+from tests.seeds import seeds
 
 from .playbook import Playbook, single
 
@@ -147,7 +148,7 @@ def test_two_busy_models_share_the_gpu(work):
 @pytest.mark.parametrize("start", range(0, 40, 10))
 def test_no_stated_bound_is_broken_by_clients_that_return(start):
     """Random closed loops: models keep their turns for clients that pause, and whoever waits is served in time."""
-    for seed in range(start, start + 10):
+    for seed in seeds(start, 10):
         chance = random.Random(seed)
         clients = [
             (chance.choice("abx"), chance.choice([0.0, 0.03, 0.1, 0.5, 1.0, 1.4, 3.0, 10.0, 40.0]))

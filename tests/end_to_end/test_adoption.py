@@ -51,8 +51,8 @@ class Streams:
 
 @pytest.fixture
 def muxd(start: Callable[..., Muxd]) -> Iterator[Muxd]:
-    """Alpha is ready, beta sleeps at level 2."""
-    muxd = start(two_models())
+    """Alpha is ready, beta sleeps at level 2; both make 100 tokens a second."""
+    muxd = start(two_models(alpha="batch_slots = 32").replace("token_rate = 500", "token_rate = 100"))
     muxd.ask("beta")
     muxd.ask("alpha")
     eventually(lambda: (muxd.state("alpha"), muxd.state("beta")) == ("ready", "asleep"), "alpha serves, beta sleeps")
@@ -66,7 +66,7 @@ def pids(muxd: Muxd) -> dict[str, int]:
 
 def test_every_stream_goes_on_and_nothing_is_started_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", STREAMS, 4000)
+    streams = Streams(muxd, "alpha", STREAMS, 600)
     muxd.kill()
     began = time.monotonic()
     muxd.start_again()
@@ -93,7 +93,7 @@ def test_models_that_were_taken_over_switch_as_before(muxd: Muxd) -> None:
 
 def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
     before = pids(muxd)
-    streams = Streams(muxd, "alpha", 4, 1500)
+    streams = Streams(muxd, "alpha", 4, 300)
     for _ in range(3):
         muxd.kill()
         muxd.start_again()
@@ -102,7 +102,7 @@ def test_muxd_is_killed_again_and_again(muxd: Muxd) -> None:
 
 
 def test_a_switch_waits_for_streams_that_began_under_an_earlier_muxd(muxd: Muxd) -> None:
-    streams = Streams(muxd, "alpha", 2, 1500)
+    streams = Streams(muxd, "alpha", 2, 300)
     muxd.kill()
     muxd.start_again()
     assert muxd.switch("beta")["type"] == "ready"

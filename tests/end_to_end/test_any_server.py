@@ -16,7 +16,8 @@ MODELS = """\
 [defaults]
 engine = "openai"
 command = ["{python}", "-m", "muxd.simulator", "--model", "{{model}}", "--port", "{{port}}", "--enable-memory-saver",
-  "--load-time", "0.2", "--sleep-time", "0.01", "--wake-time", "0.01", "--token-rate", "500", "--config", "{config}"]
+  "--load-time", "0.2", "--sleep-time", "0.01", "--wake-time", "0.01", "--token-rate", "500", "--pace", "0.02",
+  "--config", "{config}"]
 stop_timeout = "3s"
 call_timeout = "2s"
 probe_interval = "200ms"
