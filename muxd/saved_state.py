@@ -20,9 +20,11 @@ import msgspec
 import trio
 
 from .children import ChildRecord
+from .core.spec import Troubles
 from .engines.wake_proof import ProofAnswer
 from .errors import in_words
 from .own_files import UNREADABLE, put_aside, read, write
+from .shim.processes import boot_id
 from .state_lines import decoded, encoded
 from .threads import in_thread
 
@@ -65,6 +67,7 @@ class WorkerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     gpus: list[str] = []  # that were chosen for it; none: those that are configured
     launched: int | None = None  # the sleep level for which it was launched; None: the configured one
     memory: TrackedMemory = TrackedMemory()
+    peak: int = 0  # the most bytes that it was measured to have had on one GPU when it fell asleep
     context_length: int | None = None
     is_generation: bool | None = None
 
@@ -80,6 +83,8 @@ class LearnedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     model: str  # a digest of the model's configuration
     seconds: dict[str, float] = {}  # by state and, where that matters, level: "starting", "waking at 2"
     kept: dict[int, int] = {}  # bytes of each of its GPUs that it keeps asleep, by level
+    troubles: Troubles | None = None  # with times as CLOCK_MONOTONIC has them,
+    boot_id: str = ""  # since this boot
 
 
 class SavedState(msgspec.Struct, kw_only=True):
@@ -98,6 +103,7 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.boot_id = boot_id()
         self.state = SavedState()
         self._is_kept = False
         self._changes = 0  # so many saves were asked for,

@@ -7,10 +7,11 @@ import pytest
 
 from muxd.core.events import Started
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import Learned
+from muxd.core.spec import Learned, Troubles
 from muxd.core.states import WorkerState
 from muxd.core.view import CoreView
 from muxd.saved_state import LearnedRecord, StateFile
+from muxd.supervisor import learned
 from muxd.supervisor.learned import LearnedFile
 from tests.core.playbook import single
 from tests.fakes import a_model
@@ -82,3 +83,33 @@ def test_what_is_recalled_counts_as_measured_and_goes_on_being_learned():
     assert (worker.cost(WorkerState.STARTING).seconds, worker.cost(WorkerState.STARTING).measured) == (12.5, True)
     assert worker.kept == {2: 7}
     assert worker.learned == MEASURED
+
+
+def test_what_went_wrong_is_recalled_on_the_next_muxds_clock_unless_the_host_was_booted_since(
+    tmp_path, runner, monkeypatch
+):
+    clock = SimpleNamespace(trio=100.0, host=5000.0)
+    monkeypatch.setattr(learned, "trio", SimpleNamespace(current_time=lambda: clock.trio))
+    monkeypatch.setattr(learned, "monotonic", lambda: clock.host)
+    troubles = Troubles("backoff", "it died", 104.0, failures=(98.0, 99.0), in_a_row=2, ended="it died", ended_at=99.0)
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(100.0, troubles={"a": troubles}))
+    kept, _ = a_file(tmp_path, runner, scheduler)
+    scheduler.host.moves += 1
+    kept.keep()
+    clock.trio, clock.host = 7.0, 5002.0  # two seconds later
+    again, state = a_file(tmp_path, runner)
+    assert again.recalled_troubles()["a"] == replace(
+        troubles, retry_at=9.0, failures=(3.0, 4.0), ended_at=4.0, ready_since=None
+    )
+    state.state.learned["a"].boot_id = "another"
+    assert again.recalled_troubles() == {}
+
+
+def test_a_shutdown_in_order_forgets_what_went_wrong(tmp_path, runner):
+    scheduler = Scheduler([single("a")])
+    scheduler.handle(Started(0.0, learned={"a": MEASURED}, troubles={"a": Troubles(in_a_row=2, failures=(1.0,))}))
+    kept, state = a_file(tmp_path, runner, scheduler)
+    kept.keep(with_troubles=False)
+    assert state.state.learned["a"].troubles is None
+    assert a_file(tmp_path, runner)[0].recalled() == {"a": MEASURED}

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio.testing
 
 from muxd.core.events import Verb
 from muxd.protocol import LeaseClaim, LeaseGranted, LeaseOver
-from muxd.supervisor import adoption
+from muxd.supervisor import adoption, learned
 
 from .fakes import FakeHost, GiB, a_model, fake_host
 from .one_supervisor import OneSupervisor
@@ -179,3 +180,25 @@ async def test_a_worker_is_at_rest_in_the_state_file_while_it_is(autojump_clock,
             ("b", True, None),
             ("b", False, None),
         ]
+
+
+async def test_one_that_dies_again_and_again_does_not_begin_anew_with_its_delays(autojump_clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(learned, "monotonic", trio.current_time)
+    seen: list[float] = []
+
+    async def die(muxd: OneSupervisor) -> None:
+        muxd.host.servers["a"].dies_after = 0.2
+        muxd.wants("a")
+        for _ in range(4):
+            await muxd.next_move("a", "backoff")
+        seen.append(trio.current_time())
+
+    async with killed_after(tmp_path, die) as host:
+        host.servers["a"].dies_after = inf
+        async with next_muxd(host) as muxd:
+            await muxd.until("a", "backoff")
+            holder = muxd.wants("a")
+            await holder.told("granted")
+            assert trio.current_time() - seen[0] > 4.0, "the fourth delay"
+            assert muxd.status("a")["restarts"] == 4
+            holder.close()

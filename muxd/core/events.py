@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .ledger import GpuId
-from .spec import GroupSpec, Learned
+from .spec import GroupSpec, Learned, Troubles
 
 
 class Failure(StrEnum):
@@ -53,6 +53,7 @@ class AdoptedWorker:
     kept: int | None = None  # bytes that it keeps on each of its GPUs asleep; None: nobody knows
     gpus: tuple[GpuId, ...] = ()  # that were chosen for it; none: those that are configured
     launched: int | None = None  # the level for which it was launched; None: the configured one
+    peak: int = 0  # the most bytes that it was measured to have had on one GPU when it fell asleep; 0: unknown
     routed: tuple[str, ...] = ()  # a router's: URLs of the workers of its group to which it passes requests
     unproved: bool = False  # nobody knows whether it answers as it did when it was loaded
 
@@ -61,12 +62,14 @@ class AdoptedWorker:
 class Started:
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
-    `learned`: what an earlier muxd measured, by worker.
+    `learned`: what an earlier muxd measured, by worker; `troubles`: what went wrong with workers under one that was
+    killed.
     """
 
     time: float
     stopped_by_operator: frozenset[str] = frozenset()
     learned: Mapping[str, Learned] = field(default_factory=dict)
+    troubles: Mapping[str, Troubles] = field(default_factory=dict)
     adopted: tuple[AdoptedWorker, ...] = ()
 
 

@@ -27,7 +27,7 @@ from .events import AdoptedWorker, Waiting
 from .group import Group, Lease
 from .ledger import HOST_RAM, GpuId, Holding, Ledger, in_order
 from .placement import Placement, claiming
-from .spec import GroupSpec
+from .spec import GroupSpec, Troubles
 from .states import CHANGING, RUNNING, UP, WorkerState
 from .worker import Worker
 
@@ -301,6 +301,14 @@ class HostState:
         yield from self.move(worker, WorkerState.STARTING, worker.launch_note)
         yield StartWorker(worker.name, worker.launched, tuple(in_order(worker.gpus)) if worker.spec.any_of else ())
 
+    def recall_troubles(self, worker: Worker, troubles: Troubles) -> Iterator[Command]:
+        """Let a worker go on with what went wrong with it under an earlier muxd."""
+        worker.recall_troubles(troubles, self.now)
+        if troubles.waits:
+            self.moves += 1
+            yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, worker.reason, _cause(worker))
+        yield from self.derive(self.groups[worker.group], worker.reason)
+
     def adopt(self, group: Group, members: Iterable[AdoptedWorker]) -> Iterator[Command]:
         """Let members of a group without a process be what was found of them; end those whose memory is another's."""
         homeless = []
@@ -320,7 +328,7 @@ class HostState:
     def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
         """Let a worker be what was found of it; return whether there is room for it."""
         worker.launched, worker.url, worker.generation = found.launched, found.url, worker.generation + 1
-        worker.unproved = found.unproved
+        worker.unproved, worker.peak = found.unproved, found.peak
         if not worker.is_router:
             worker.copy = self.placement.copy_of(worker)
         if found.level is not None and found.kept is not None:

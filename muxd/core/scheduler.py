@@ -5,7 +5,8 @@ Then `_settle` draws the conclusions: grants, switches, shutdown, and the timer 
 next look.  Owned by one task; synchronous; no I/O.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 from .commands import (
@@ -60,7 +61,7 @@ from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
-from .spec import GroupSpec
+from .spec import GroupSpec, Troubles
 from .states import DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
@@ -128,7 +129,7 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned, adopted):
+            case Started(_, stopped_by_operator, learned, troubles, adopted):
                 for group in self.host.groups.values():
                     self.host.touch(group)
                     group.since = self.host.now
@@ -138,6 +139,7 @@ class Scheduler:
                         worker.reason = "an operator stopped it" if group.stopped_by_operator else ""
                 for name in learned.keys() & self.host.workers.keys():
                     self.host.workers[name].recall(learned[name])
+                yield from self._recall_troubles(troubles, {found.worker for found in adopted})
                 self._plan_preload(self.host.groups.values())
                 yield from self._adopt(adopted)
             case LeaseReclaimed():
@@ -204,6 +206,16 @@ class Scheduler:
         lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
+
+    def _recall_troubles(self, troubles: Mapping[str, Troubles], adopted: Collection[str]) -> Iterator[Command]:
+        """Go on with what went wrong with workers; one that lives, or was stopped, waits for no other start."""
+        for name in troubles.keys() & self.host.workers.keys():
+            worker = self.host.workers[name]
+            group = self.host.groups[worker.group]
+            is_over = name in adopted or group.stopped_by_operator
+            yield from self.host.recall_troubles(
+                worker, replace(troubles[name], waits="") if is_over else troubles[name]
+            )
 
     def _adopt(self, adopted: Iterable[AdoptedWorker]) -> Iterator[Command]:
         """Take in what an earlier muxd has left; one for which there is no room any more is ended."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from .ledger import WHOLE, GpuId
 from .states import WorkerState
@@ -77,6 +78,31 @@ class Scaling:
     queue_wait: float  # so long a request may wait while the group serves; longer, and there is one more
     up_after: float  # one of these must have held so long
     down_after: float  # a load for which fewer would do must have held so long
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """How often a worker has died, failed to sleep or woken wrong, and what follows from that for its next lives.
+
+    Times are seconds on the events' clock; the fields are those of `Worker`.
+    """
+
+    waits: Literal["", "backoff", "failed"] = ""  # where it waits, until `retry_at`, for another start
+    reason: str = ""
+    retry_at: float = 0.0
+    failures: tuple[float, ...] = ()
+    in_a_row: int = 0
+    restarts: int = 0
+    trial: bool = False
+    ready_since: float | None = None
+    bad_levels: int = 0
+    level_trouble: str = ""
+    wrong_wakes: tuple[int, ...] = ()
+    woke_wrong_count: int = 0
+    distrusted: frozenset[int] = frozenset()
+    ended: str = ""
+    ended_code: str = ""
+    ended_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from .group import Group
 from .ledger import HOST_RAM, GpuId
 from .progress import Progress, next_step, progress_of
 from .scheduler import Scheduler
-from .spec import Learned, Role
+from .spec import Learned, Role, Troubles
 from .states import AT_REST, WorkerState
 from .worker import Worker
 
@@ -191,6 +191,10 @@ class CoreView:
     def learned(self) -> dict[str, Learned]:
         """Return what was measured of each worker so far."""
         return {name: worker.learned for name, worker in self._host.workers.items()}
+
+    def troubles(self) -> dict[str, Troubles]:
+        """Return what went wrong with each worker so far."""
+        return {name: worker.troubles for name, worker in self._host.workers.items()}
 
     def members(self, name: str) -> tuple[str, ...]:
         """Return the names of a group's workers; raises KeyError."""

@@ -2,11 +2,12 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 from zlib import crc32
 
 from .events import Failure
 from .ledger import HOST_RAM, WHOLE, Claim, GpuId, Holding, in_order
-from .spec import Learned, Role, WorkerSpec
+from .spec import Learned, Role, Troubles, WorkerSpec
 from .states import DOWN, MOVES, WorkerState
 
 #: How much the newest measurement counts in a moving average.
@@ -131,6 +132,43 @@ class Worker:
         self.kept |= learned.kept
 
     @property
+    def troubles(self) -> Troubles:
+        """Return what went wrong with the worker so far."""
+        waits: Literal["", "backoff", "failed"] = (
+            "backoff" if self.state is WorkerState.BACKOFF else "failed" if self.state is WorkerState.FAILED else ""
+        )
+        return Troubles(
+            waits=waits,
+            reason=self.reason if waits else "",
+            retry_at=self.retry_at if waits else 0.0,
+            failures=tuple(self.failures),
+            in_a_row=self.in_a_row,
+            restarts=self.restarts,
+            trial=self.trial,
+            ready_since=self.ready_since if self.failures or self.in_a_row else None,
+            bad_levels=self.bad_levels,
+            level_trouble=self.level_trouble,
+            wrong_wakes=self.wrong_wakes,
+            woke_wrong_count=self.woke_wrong_count,
+            distrusted=self.distrusted,
+            ended=self.ended,
+            ended_code=self.ended_code,
+            ended_at=self.ended_at,
+        )
+
+    def recall_troubles(self, troubles: Troubles, now: float) -> None:
+        """Go on with what went wrong under an earlier muxd; one that waited for another start waits on."""
+        for name in ("in_a_row", "restarts", "trial", "ready_since", "bad_levels", "level_trouble", "wrong_wakes"):
+            setattr(self, name, getattr(troubles, name))
+        for name in ("woke_wrong_count", "distrusted", "ended", "ended_code", "ended_at"):
+            setattr(self, name, getattr(troubles, name))
+        self.failures = deque(troubles.failures)
+        if troubles.waits:
+            self.state, self.reason = WorkerState(troubles.waits), troubles.reason
+            self.since, self.retry_at = now, troubles.retry_at
+            self.story.append(f"{now:.3f} as an earlier muxd left it: {self.state} {self.reason}".rstrip())
+
+    @property
     def gpu_claim(self) -> Claim:
         """Return the memory of GPUs that the worker needs to serve."""
         return dict.fromkeys(self.gpus, self.share)
@@ -181,7 +219,7 @@ class Worker:
         assert self.state is WorkerState.UNLOADED, f"{self.name} is {self.state}"
         self.story.append(f"{now:.3f} {reason}: {state}")
         self.state, self.since, self.reason = state, now, ""
-        self.ready_since = now
+        self.ready_since = now if self.ready_since is None else self.ready_since
 
     def renew(self, spec: WorkerSpec) -> None:
         """Take over another configuration, and forget what was learned of processes of the former one."""

@@ -60,6 +60,7 @@ def _adopted(runner: Runner, record: WorkerRecord) -> AdoptedWorker:
         gpus=tuple(record.gpus),
         launched=record.launched,
         unproved=record.proof is None,
+        peak=record.peak,
     )
 
 

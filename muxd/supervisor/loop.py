@@ -14,7 +14,7 @@ from math import inf
 import trio
 
 from muxd import __version__
-from muxd.core.commands import Command, FinishShutdown, SetTimer
+from muxd.core.commands import Command, FinishShutdown, RecordMove, SetTimer
 from muxd.core.events import (
     DemandReported,
     Event,
@@ -144,7 +144,8 @@ class Supervisor:
             await self._measurements.measure_host_ram(config)
             await self._measurements.weigh_models(config)
             stopped = frozenset(self._context.workers.state.state.stopped)
-            tell(Started(trio.current_time(), stopped, self._learned.recalled(), adopted))
+            known, troubles = self._learned.recalled(), self._learned.recalled_troubles()
+            tell(Started(trio.current_time(), stopped, known, troubles, adopted))
             held = hold_for_proxies(self._context, adopted)
             nursery.start_soon(let_go, self._context, held, name="grace for proxies")
             task_status.started()
@@ -167,10 +168,12 @@ class Supervisor:
                 self._timer = at
                 self._timer_changed.set()
             case FinishShutdown():
-                self._learned.keep()
+                self._learned.keep(with_troubles=False)
                 self.finished.set()
             case _:
                 executor.carry_out(command, self._scheduler.host.now)
+                if isinstance(command, RecordMove) and command.after in (WorkerState.BACKOFF, WorkerState.FAILED):
+                    self._learned.keep()  # a muxd that is killed in the next moment must not start it anew at once
 
     def shutdown(self, *, hurry: bool = False) -> None:
         """Let requests in flight finish within `shutdown_timeout` seconds, then stop every worker.

@@ -488,6 +488,7 @@ class WorkerProcess:
             reason, code = await self._explain(error, server)
             self._context.tell(SleepFailed(trio.current_time(), self._model.name, reason, code))
         else:
+            record.peak = max(record.peak, taken or 0)
             self._note_rest(record, level)
             kept = self._gpu_memory.asleep
             share = kept // max(1, self._model.gpus_each) if kept is not None else None

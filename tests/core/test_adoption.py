@@ -6,6 +6,7 @@ import pytest
 
 from muxd.core.commands import (
     EndLease,
+    FailLease,
     GrantLease,
     RecordMove,
     RevokeLease,
@@ -25,12 +26,13 @@ from muxd.core.events import (
     ShutdownAsked,
     Started,
     SwitchAsked,
+    TimerFired,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
 from muxd.core.host_state import ADOPTED
-from muxd.core.spec import GroupSpec
+from muxd.core.spec import GroupSpec, Troubles
 from muxd.core.states import WorkerState
 
 from .playbook import Playbook, anywhere, replicas, single
@@ -173,3 +175,58 @@ def test_a_group_sleeps_on_behind_its_router():
     book = found(*asleep, replace(ROUTER, routed=()), specs=(PAIR,)) << SyncRouter("pair", ())
     assert book.state("pair") is WorkerState.ASLEEP
     assert book >> LeaseAsked(1, 1, "pair") << WakeWorker("pair/0") << WakeWorker("pair/1")
+
+
+# What went wrong under the earlier muxd
+
+
+def in_trouble(*specs: str | GroupSpec, adopted: tuple[AdoptedWorker, ...] = (), stopped=frozenset(), **troubles):
+    book = Playbook(*specs, wait_target=0.0)
+    return book >> Started(100.0, stopped, troubles=troubles, adopted=adopted)
+
+
+def test_one_that_waited_for_another_start_waits_on_and_is_started_when_it_was_due():
+    book = in_trouble("a", a=Troubles("backoff", "it died", 104.0, failures=(99.0,), in_a_row=3, restarts=2))
+    assert (book.state("a"), book.worker("a").reason) == (WorkerState.BACKOFF, "it died")
+    assert book >> LeaseAsked(101.0, 1, "a")
+    assert book >> TimerFired(104.0) << StartWorker("a")
+    book >> WorkerExited(105.0, "a", reason="it died again")
+    assert book.worker("a").retry_at > 105.0 + 4.0, "the fourth wait is longer than the third"
+    assert book.worker("a").restarts == 3
+
+
+def test_one_that_had_failed_is_refused_until_its_cool_down_is_over():
+    book = in_trouble("a", a=Troubles("failed", "it cannot be executed", 150.0, failures=(99.0,), ended="no such file"))
+    book >> LeaseAsked(101.0, 1, "a")
+    (refused,) = book.pending
+    assert isinstance(refused, FailLease)
+    assert "model a failed: it cannot be executed" in refused.message
+    book.pending.clear()
+    assert book >> LeaseAsked(150.0, 2, "a") << StartWorker("a")
+    assert book.worker("a").trial
+
+
+def test_failures_count_on_for_the_restart_limit():
+    book = in_trouble(single("a", restart_limit=3), a=Troubles(failures=(98.0, 99.0), in_a_row=2), adopted=(READY,))
+    book >> WorkerExited(101.0, "a")
+    assert book.state("a") is WorkerState.FAILED
+
+
+def test_a_level_from_which_it_woke_wrong_is_not_slept_at_again():
+    book = in_trouble("a", "b", a=Troubles(distrusted=frozenset({2}), woke_wrong_count=2), adopted=(READY,))
+    assert book >> LeaseAsked(101.0, 1, "b") << StopWorker("a", kill=False)
+    assert book.worker("a").distrust == "sleeps at 3: 2 wakes in a row from level 2 were wrong"
+
+
+def test_one_that_lives_or_was_stopped_does_not_wait_for_another_start():
+    late = Troubles("backoff", "it died", 104.0, failures=(99.0,), in_a_row=1)
+    assert in_trouble("a", a=late, adopted=(READY,)).state("a") is WorkerState.READY
+    assert in_trouble("a", a=late, stopped=frozenset({"a"})).state("a") is WorkerState.UNLOADED
+
+
+def test_a_worker_of_several_waits_while_the_others_serve():
+    routed = replace(ROUTER, routed=("http://0",))
+    late = {"pair/1": Troubles("backoff", "it died", 104.0, failures=(99.0,), in_a_row=1)}
+    book = in_trouble(PAIR, adopted=(FIRST, routed), **late) << SyncRouter("pair", ("http://0",))
+    assert book.state("pair") is WorkerState.READY
+    assert book >> TimerFired(104.0) << StartWorker("pair/1")

@@ -239,3 +239,22 @@ def test_what_a_later_muxd_wrote_is_put_aside_and_all_that_runs_is_ended(muxd: M
 def later_form(line: bytes) -> bytes:
     text = line.rstrip()[9:].replace(b",2,", b",3,")
     return b"%08x %b\n" % (crc32(text), text)
+
+
+def test_one_that_keeps_dying_gets_no_new_beginning_and_a_stopped_one_stays_stopped(
+    start: Callable[..., Muxd],
+) -> None:
+    muxd = start(two_models(alpha='faults = ["die-while-loading"]', alpha_keys="restart_limit = 2"))
+    assert muxd.control("POST", "/v1/models/beta/stop").status_code == 200
+    assert muxd.post("/v1/chat/completions", chat_body("alpha", "hello")).status_code == 503
+    assert muxd.state("alpha") == "failed"
+    reason, restarts = muxd.status("alpha")["reason"], muxd.status("alpha")["restarts"]
+    muxd.kill()
+    muxd.start_again()
+    assert (muxd.state("alpha"), muxd.state("beta")) == ("failed", "stopped")
+    assert (muxd.status("alpha")["reason"], muxd.status("alpha")["restarts"]) == (reason, restarts)
+    assert muxd.post("/v1/chat/completions", chat_body("alpha", "hello")).status_code == 503
+    assert muxd.status("alpha")["restarts"] == restarts, "nothing was started"
+    muxd.stop()
+    muxd.start_again()
+    assert muxd.state("alpha") == "unloaded", "after a stop in order all begins anew"
