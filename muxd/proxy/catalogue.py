@@ -40,6 +40,7 @@ class CatalogueEntry:
         "model",
         "name",
         "names",
+        "renamed",
         "routes",
         "served_names",
         "state",
@@ -52,6 +53,8 @@ class CatalogueEntry:
         self.name = model.name
         self.served_names = model.served_names or (model.name,)
         self.names = (model.name, *(name for name in model.served_names if name != model.name))
+        is_by_first = told.answers is not None and told.answers.by_first_name
+        self.renamed = frozenset(self.names) - {self.served_names[0]} if is_by_first else frozenset()
         self.state = state
         self.url: str | None = None  # the worker's, while the model is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
@@ -74,8 +77,11 @@ class CatalogueEntry:
     def worker_name(self, asked: str) -> str:
         """Return the name to send to the worker for a client's `asked`; empty where the client's own name will do.
 
+        A vLLM that runs since before a reload does not know the names that came with that; the first one it does.
         SGLang takes everything after the first colon for an adapter, so that a tag which is none must be removed.
         """
+        if asked in self.renamed:
+            return self.served_names[0]
         if ":" not in asked or (asked.count(":") == 1 and self.adapter(asked)):
             return ""
         adapter = self.adapter(asked)

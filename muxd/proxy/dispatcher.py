@@ -199,7 +199,7 @@ class RequestDispatcher:
             translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
             client.lighten(len(request.body) - len(translated))
             request.body = translated
-        if not entry.edits.idle or ":" in asked.model:
+        if not entry.edits.idle or ":" in asked.model or asked.model in entry.renamed:
             _edit(client, request, found, entry)
         if asked.form is BodyFormat.NOTHING:
             return self._send_unleased(client, request, record, found, entry, lines)
