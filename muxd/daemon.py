@@ -19,6 +19,7 @@ from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
 from .config.folders import why_not_had, writable_by_others
+from .console_child import ConsoleChild
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
@@ -30,8 +31,7 @@ from .left_behind import LeftBehind, find_left_behind
 from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
-from .pool_share import processes_of
-from .proxy_pool import ProxyPool, UnmanagedProxy
+from .proxy_child import ProxyChild, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .saved_state import SavedState, StateFile
 from .supervisor import Reread, Supervisor
@@ -98,13 +98,14 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     children = Children(config.daemon.state_dir / RUN_DIR, cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
     leftover = state.load()
-    if config.proxy.managed:
-        rescue(leftover.proxies.values(), config.proxy, notifier)
+    if leftover.proxy is not None and config.proxy.managed:
+        rescue(leftover.proxy, config.proxy, notifier)
     left = find_left_behind(children, leftover, config)
     await _sweep(children, state, leftover, {model.name for model in config.models}, left)
     send, mailbox = trio.open_memory_channel[Event](inf)
-    ports = ProxyPorts(config.proxy, notifier, processes_of(config.proxy.processes))
-    managed = ProxyPool(config, children, state, ports, left.proxies) if config.proxy.managed else None
+    ports = ProxyPorts(config.proxy, notifier)
+    console = ConsoleChild(config, children) if config.ui.listen is not None else None
+    managed = ProxyChild(config, children, state, ports, left.proxy) if config.proxy.managed else None
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
@@ -117,6 +118,8 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         nursery.start_soon(_keep_socket, control_socket, supervisor, rights, nursery)
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
+        if console is not None:
+            nursery.start_soon(console.run, name="console")
         nursery.start_soon(_tell_systemd, notifier)
         nursery.start_soon(warn_of_missing_engines, config)
         proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
@@ -124,6 +127,8 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""
         log.info("ready: %scontrol socket %s", where, config.daemon.socket)
         await supervisor.finished.wait()
+        if console is not None:
+            console.stop()
         if managed is not None:
             await managed.stop(supervisor.hurried)
         supervisor.close()
@@ -144,7 +149,7 @@ async def _sweep(
     """
     kept = {name: record for name, record in leftover.workers.items() if name in left.workers}
     records = [worker.child for name, worker in leftover.workers.items() if name not in kept]
-    records += [record for name, record in leftover.proxies.items() if name not in left.proxies]
+    records += [leftover.proxy] if leftover.proxy is not None and left.proxy is None else []
     for name in await children.sweep(records, SWEEP_TIMEOUT):
         log.warning("%s was left running by an earlier muxd: ended", name)
     for name, worker in leftover.workers.items():
@@ -159,11 +164,8 @@ async def _sweep(
             shutil.rmtree(folder, ignore_errors=True)
     make_folder(workdirs)
     stopped = [name for name in leftover.stopped if name in models]
-    proxies = {name: record for name, record in leftover.proxies.items() if name in left.proxies}
-    digest = leftover.proxy_digest if proxies else ""
-    state.state = SavedState(
-        stopped=stopped, workers=kept, proxies=proxies, proxy_digest=digest, learned=leftover.learned
-    )
+    proxy, digest = (leftover.proxy, leftover.proxy_digest) if left.proxy is not None else (None, "")
+    state.state = SavedState(stopped=stopped, workers=kept, proxy=proxy, proxy_digest=digest, learned=leftover.learned)
     state.save()
 
 

@@ -63,6 +63,13 @@ class PermissionDenied(MuxdError):
     status = 403
 
 
+class LinkUsed(MuxdError):
+    """A one-time link to the console is unknown, used or too old."""
+
+    code = "link_used"
+    status = 403
+
+
 class RouteNotFound(MuxdError):
     code = "route_not_found"
     status = 404
@@ -113,13 +120,6 @@ class NoRoom(MuxdError):
     """A start evicts nobody, and the model's GPUs are taken."""
 
     code = "no_room"
-    status = 409
-
-
-class ScaleRefused(MuxdError):
-    """A model cannot have so many replicas: it has none, or its configuration sets other bounds."""
-
-    code = "scale_refused"
     status = 409
 
 

@@ -28,8 +28,8 @@ FREE_IT = "end it, or give the model another port"
 BACKLOG = 4096
 
 #: Names of the proxy's sockets, by which systemd and children get them, and the keys of [proxy] with their addresses.
-CLIENTS, METRICS = "proxy", "metrics"
-SETTINGS = {CLIENTS: "listen", METRICS: "metrics_listen"}
+CLIENTS, METRICS, UI = "proxy", "metrics", "ui"
+SETTINGS = {CLIENTS: "[proxy] listen", METRICS: "[proxy] metrics_listen", UI: "[ui] listen"}
 
 
 class PortTaken(MuxdError):
@@ -77,32 +77,11 @@ def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reason, see = f"the proxy cannot listen at {host}:{port}: {in_words(error)}", f"see [proxy] {SETTINGS[name]}"
+        reason, see = f"the proxy cannot listen at {host}:{port}: {in_words(error)}", f"see {SETTINGS[name]}"
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"{reason}: {_holder_at(port)}; end it, or choose another port; {see}") from None
         raise CannotListen(f"{reason}; {see}") from None
     return listener
-
-
-def listen_beside(listener: socket.socket, name: str = CLIENTS) -> socket.socket:
-    """Return one more listening socket at the address of `listener`, which this process has; raises CannotListen.
-
-    The kernel deals new connections out among all of them (SO_REUSEPORT), by their addresses.  Whoever wants the
-    address for itself is refused as before, and the first one was bound so: no other process has the address.
-    """
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    host, port = listener.getsockname()[:2]
-    beside = socket.socket(listener.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        beside.bind((host, port))
-        beside.listen(BACKLOG)
-    except OSError as error:
-        beside.close()
-        said = f"the proxy cannot listen at {host}:{port} with a further process: {in_words(error)}"
-        raise CannotListen(f"{said}; see [proxy] {SETTINGS[name]} and processes") from None
-    return beside
 
 
 def holder_of(sockets: "Collection[Listening]") -> str:

@@ -21,7 +21,6 @@ CONF = Path(__file__).parents[1] / "conf"
 #: Keys whose default comes from the environment, or cannot be written.
 EXAMPLES = {"socket", "state_dir", "log_dir", "admin_group", "user", "allow_origins", "metrics_listen"}
 EXAMPLES |= {"host_memory", "access_log_dir", "cwd", "upstream_name", "router"}
-EXAMPLES |= {"max_replicas", "min_replicas", "scaling"}
 EXAMPLES |= keys_of(VLLMOptions).keys() - keys_of(InstalledOptions).keys()
 
 SHOWN_ON_OTHERS = {"script": "", "simulation": {}, **dict.fromkeys(keys_of(OpenAIOptions))}

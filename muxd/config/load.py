@@ -26,7 +26,7 @@ from .names import MODEL_NAME, MODEL_NAME_RULE
 from .problems import Problems
 from .readers import ANY_GPUS, Base
 from .rules import check, check_folders
-from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
+from .schema import SECTIONS, Config, Console, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class _FileReading:
             gpus=self._gpu_budgets(
                 raw.get("gpus", {}), simulated="gpus" in raw and any(_kind(model.engine).is_pretend for model in models)
             ),
+            ui=Console(**self._table(("ui",), raw.get("ui", {}), keys_of(Console))),
             models=models,
             path=path,
         )
@@ -263,8 +264,7 @@ class _FileReading:
             return {"gpus": ()}
         try:
             needs = _gpus_needed(given.get("args", ()))
-            most = max(given.get("replicas", 1), given.get("max_replicas", 0))
-            names = given["gpus"] if "gpus" in given else self._devices.default(needs, most)
+            names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
             is_pretend = "engine" in given and _kind(given["engine"]).is_pretend
             if names[:1] and names[0].startswith(ANY_GPUS):
                 count = int(names[0].removeprefix(ANY_GPUS))

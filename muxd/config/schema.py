@@ -19,7 +19,6 @@ from .readers import (
     address,
     boolean,
     choice,
-    count_or_auto,
     duration,
     gpu_sizes,
     header_names,
@@ -33,9 +32,6 @@ from .readers import (
 
 GiB = 1 << 30
 MiB = 1 << 20
-
-#: Processes of one proxy.
-MOST_PROCESSES = 64
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -131,14 +127,6 @@ class Proxy:
     managed: bool = key(boolean, True, doc="false: the proxy is a service of its own, and muxd only grants it leases.")
     user: str | None = key(
         text, unset=None, example="muxd-proxy", doc="The user that such a proxy runs as.  Default: none."
-    )
-    processes: int | None = key(
-        count_or_auto(1, MOST_PROCESSES),
-        1,
-        doc='Processes that serve clients at that address, each on a core of its own; "auto": one for each core, at '
-        "most 8.  One carries some thousand requests a second and 10 000 streams, and keeps queue_limit and priority "
-        "to the letter; of several each has its share of queue_limit and buffer_memory, and a queue of its own.  "
-        "concurrency_limit and requests_per_minute hold over all of them.",
     )
     max_body: int = key(size(low=1024), "64MiB", told=True, doc="The largest request body.")
     buffer_memory: int = key(
@@ -277,6 +265,29 @@ class GpuBudgets:
 
 
 @dataclass(frozen=True, slots=True)
+class Console:
+    """The `[ui]` table: the console, a web page for operators."""
+
+    listen: Address | None = key(
+        address,
+        unset=None,
+        example="127.0.0.1:30102",
+        told=lambda value: str(value),
+        doc="Where the console listens, which muxd then runs beside the proxy; `muxctl ui` opens it.  On loopback "
+        "whoever reaches it may look, and operating takes a [[keys]] with admin = true or the link that `muxctl ui` "
+        "makes; beyond loopback looking takes one with view = true, or admin = true.  It speaks plain HTTP.  "
+        "Default: none.",
+    )
+    hosts: tuple[str, ...] = key(
+        host_names,
+        [],
+        told=True,
+        doc="The names by which browsers may call it, beside localhost and loopback's addresses; others are refused, "
+        "against DNS rebinding.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """One `[[keys]]` table: an API key that clients show the proxy.
 
@@ -319,6 +330,13 @@ class Key:
         told=as_moment,
         doc="Refused from then on; a date is its first moment, and without an offset it is UTC.  Default: never.",
     )
+    view: bool = key(boolean, False, told=True, doc="Its holder may look at the console: see [ui].")
+    admin: bool = key(
+        boolean,
+        False,
+        told=True,
+        doc="Its holder may operate muxd by the console, and read the models' logs: see [ui].",
+    )
     revoked: bool = key(
         boolean,
         False,
@@ -343,7 +361,7 @@ class Key:
 
 
 #: The tables of a configuration file that have keys of their own, beside those of the models and [[keys]].
-SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy, "gpus": GpuBudgets}
+SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy, "gpus": GpuBudgets, "ui": Console}
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +372,7 @@ class Config:
     proxy: Proxy = Proxy()
     policy: Policy = Policy()
     gpus: GpuBudgets = GpuBudgets()
+    ui: Console = Console()
     models: tuple[Model, ...] = ()
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the main file; None: the command line alone
@@ -366,7 +385,7 @@ class Config:
     @property
     def sections(self) -> dict[str, Any]:
         """Return the tables in SECTIONS, by their names."""
-        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy, "gpus": self.gpus}
+        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy, "gpus": self.gpus, "ui": self.ui}
 
     def with_log_level(self, level: str | None) -> "Config":
         """Return the configuration with the log level of the command line, or unchanged where that gave none."""

@@ -68,26 +68,15 @@ class ControlService(Protocol):
         """End the requests with this id, for the operator `by`; raises RequestNotFound."""
         ...
 
-    def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[Message]:
-        """Return the last switches, under way or over; of a model those by which it came or left."""
-        ...
+    def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
+        """Begin a switch to a model and return its progress, a channel that closes after `ready` or `failed`.
 
-    def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[Message]:
-        """Begin a switch to a model, for the operator `by`, and return its progress.
-
-        The channel closes after `ready` or `failed`.  Closing the channel early does not cancel the switch.
+        Closing the channel early does not cancel the switch.
         """
         ...
 
     def order(
-        self,
-        name: str,
-        verb: Verb,
-        *,
-        now: bool = False,
-        level: int | None = None,
-        replicas: int = 0,
-        by: str = "",
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
     ) -> trio.MemoryReceiveChannel[Message]:
         """Give an order for a model and return its progress, a channel that closes after `done` or `failed`.
 
@@ -96,7 +85,7 @@ class ControlService(Protocol):
         ...
 
     def validate(
-        self, name: str, levels: tuple[int, ...], cycles: int, by: str = ""
+        self, name: str, levels: tuple[int, ...], cycles: int
     ) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
         """Have a model sleep and wake at these levels, or all that it has; return a number, and what is found.
 
@@ -133,6 +122,14 @@ class ControlService(Protocol):
 
         `name` is a model, or `proxy` where no model has that name.  Raises ModelNotFound.
         """
+        ...
+
+    def make_console_link(self) -> Message:
+        """Make a one-time link to the console; its `url` is None where there is no console."""
+        ...
+
+    def redeem_console_link(self, token: str) -> None:
+        """Use a link up; raises LinkUsed."""
         ...
 
     def shutdown(self) -> None: ...

@@ -29,5 +29,4 @@ class Capabilities:
     counts_host_ram: bool = True
     uses_gpus: bool = True  # whether its servers run on this host's GPUs
     fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
-    by_first_name: bool = False  # whether a server refuses names that it was not launched with
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

@@ -14,6 +14,7 @@ import trio
 
 from muxd import __version__, status
 from muxd.config.proxy_settings import settings_for_proxy
+from muxd.config.readers import Address
 from muxd.core.events import OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.engines.registry import kind_of
 from muxd.errors import ModelNotFound, RequestNotFound
@@ -22,6 +23,7 @@ from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
 from muxd.protocol import seconds
 
+from .console_links import LIFE, ConsoleLinks
 from .context import SupervisorContext
 from .reload import Reloader
 from .sessions import ProxySession
@@ -48,6 +50,7 @@ class SupervisorService:
         self._reloader = reloader
         self._metrics = metrics
         self._started = started
+        self._console_links = ConsoleLinks()
         self.shutdown = shutdown
 
     # What is asked
@@ -66,6 +69,7 @@ class SupervisorService:
             "uptime_s": seconds(now - self._started),
             "simulated": any(kind_of(model).is_pretend for model in config.models),
             "proxy": proxy | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
+            "ui": str(config.ui.listen) if config.ui.listen is not None else None,
             "door": status.door_status(config, time.time()),
             "gpus": status.gpu_status(self._context.workers.gpus, config.gpus, strangers),
             "host_memory": status.host_memory_status(host),
@@ -142,56 +146,53 @@ class SupervisorService:
             raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
 
-    def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[dict[str, Any]]:
-        now, book = trio.current_time(), self._context.switches
-        book.look(None, {switch.target: switch.since for switch in self._view.switches()}, "", now)
-        return book.all(wanted, began_before, now)
-
     # What is ordered
 
-    def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[dict[str, Any]]:
+    def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         now, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_switch(number, name, now, by)
-        self._record_order(name, "switch", by)
+        progress = self._context.orders.open_switch(number, name, now)
+        self._record_order(name, "switch")
         self._context.tell(SwitchAsked(now, number, name))
         return progress
 
     def order(
-        self,
-        name: str,
-        verb: Verb,
-        *,
-        now: bool = False,
-        level: int | None = None,
-        replicas: int = 0,
-        by: str = "",
+        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
     ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_order(number, name, time, by)
-        to = f" to {replicas}" if verb is Verb.SCALE else ""
-        self._record_order(name, f"{verb}{to}" if level is None else f"{verb} at level {level}", by)
-        self._context.tell(OrderGiven(time, number, name, verb, now, level, replicas=replicas))
+        progress = self._context.orders.open_order(number, name, time)
+        self._record_order(name, verb if level is None else f"{verb} at level {level}")
+        self._context.tell(OrderGiven(time, number, name, verb, now, level))
         return progress
 
     def validate(
-        self, name: str, levels: tuple[int, ...], cycles: int, by: str = ""
+        self, name: str, levels: tuple[int, ...], cycles: int
     ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
         time, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_order(number, name, time, by)
-        self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate", by)
+        progress = self._context.orders.open_order(number, name, time)
+        self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate")
         self._context.figures.begin(name)
         self._context.tell(OrderGiven(time, number, name, Verb.VALIDATE, levels=levels, cycles=cycles))
         return number, progress
 
     def end_validation(self, name: str, number: int) -> None:
-        by = self._context.orders.operator(number)
         if self._context.orders.leave(number):
-            self._record_order(name, "an end of its validation", by)
+            self._record_order(name, "an end of its validation")
             self._context.tell(ValidationEnded(trio.current_time(), number, name))
 
-    def _record_order(self, name: str, order: str, by: str) -> None:
-        self._journal.record("operator", model=name, order=order, by=by or None)
-        log.info("%s: an operator%s ordered %s", name, f" ({by})" if by else "", order)
+    def _record_order(self, name: str, order: str) -> None:
+        self._journal.record("operator", model=name, order=order)
+        log.info("%s: an operator ordered %s", name, order)
+
+    def make_console_link(self) -> dict[str, Any]:
+        ui = self._reloader.config.ui
+        if ui.listen is None:
+            return {"url": None, "expires_s": None}
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ui.listen.host, ui.listen.host)
+        where = Address(host, ui.listen.port)
+        return {"url": f"http://{where}/ui/api/enter?token={self._console_links.make()}", "expires_s": LIFE}
+
+    def redeem_console_link(self, token: str) -> None:
+        self._console_links.redeem(token)
 
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
         return await self._reloader.reload(dry_run=dry_run)

@@ -71,14 +71,11 @@ class CannotWriteLog(MuxdError):
     code = "cannot_write_log"
 
 
-def open_access_log(form: str, folder: Path | None, process: int | None = None) -> "AccessLog | None":
-    """Return the log in the form "text" or "json", in `folder` or on stdout; None for "off"; raise CannotWriteLog.
-
-    `process`: this process's number, where it is one of several.
-    """
+def open_access_log(form: str, folder: Path | None) -> "AccessLog | None":
+    """Return the log in the form "text" or "json", in `folder` or on stdout; None for "off"; raise CannotWriteLog."""
     if form == "off":
         return None
-    destination = Stdout() if folder is None else Folder(folder, process)
+    destination = Stdout() if folder is None else Folder(folder)
     try:
         destination.prepare(time())
     except OSError as error:
