@@ -480,6 +480,10 @@ WRONG = [
         A + "replicas = 2\nrouter = { args = ['--worker-urls=http://127.0.0.1:1'] }",
         "models.a.router.args: --worker-urls is muxd's own; leave it out: muxd tells the router its workers",
     ),
+    (
+        A + "replicas = 2\nrouter = { args = ['--worker-u', 'http://127.0.0.1:1'] }",
+        "models.a.router.args: --worker-u is muxd's own --worker-urls; leave it out: muxd tells the router its workers",
+    ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
     (
         "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1, 2]",
