@@ -49,6 +49,7 @@ BY_CODE = {
     "no_room": ExitCode.NOT_READY,
     "pinned_in_the_way": ExitCode.NOT_READY,
     "level_refused": ExitCode.USAGE,
+    "scale_refused": ExitCode.USAGE,
     "model_stopped": ExitCode.NOT_READY,
     "switch_timeout": ExitCode.TIMED_OUT,
     "superseded": ExitCode.SUPERSEDED,

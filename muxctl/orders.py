@@ -1,4 +1,4 @@
-"""An order for one model, watched until it is carried out: shared by switch, start, stop, restart and sleep."""
+"""An order for one model, watched until it is carried out: shared by switch, start, stop, restart, sleep and scale."""
 
 import json
 import time
@@ -24,6 +24,7 @@ _ACCEPTED = {
     "stop": "muxd stops {}",
     "restart": "muxd restarts {}",
     "sleep": "muxd puts {} to sleep",
+    "scale": "muxd scales {}",
 }
 
 _LONGEST_WAIT = 20 * 86400.0  # poll(2) counts milliseconds in 31 bits

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import socket
 
     from .config.load import ConfigOverlay
+    from .pool_share import PoolShare
 
 #: The programs whose configurations `muxd import` reads.
 PROGRAMS = ("llmux", "llama-swap")
@@ -179,6 +180,8 @@ def command_line() -> ArgumentParser:
 
     proxy = commands.add_parser("proxy", help="run the OpenAI-compatible proxy by itself")
     proxy.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    proxy.add_argument("--process", type=_process, metavar="I/N", help="which of N processes it is: set by muxd")
+    proxy.add_argument("--pool", type=Path, metavar="FOLDER", help="that these share: set by muxd")
     proxy.set_defaults(run=_proxy, parser=proxy)
 
     ui = commands.add_parser("ui", help="run the console, a web page for operators, by itself")
@@ -262,6 +265,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise ArgumentTypeError(f"{text!r} is not a port; write a number up to 65535")
     return int(text)
+
+
+def _process(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ArgumentTypeError(f"{text!r} is not a process of several; write 2/4 for the second of four")
+    return int(number), int(count)
 
 
 def _program(text: str) -> str:
@@ -403,9 +413,22 @@ def _proxy(options: Namespace) -> int:
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     _set_process_name(b"muxd-proxy")
     metrics = notifier.take(METRICS, config.proxy.metrics_listen)
+    share = _share(options)
     with _ungrouped_errors():
-        run_proxy(config, _passed_socket(notifier.kept), metrics, notifier)
+        run_proxy(config, _passed_socket(notifier.kept), metrics, notifier, share)
     return 0
+
+
+def _share(options: Namespace) -> "PoolShare | None":
+    """Return which of several processes of a proxy this one is, or None where it is the only one."""
+    from .pool_share import PoolShare
+
+    if (options.process is None) != (options.pool is None):
+        options.parser.error("--process and --pool go together: both are set by muxd")
+    if options.process is None:
+        return None
+    number, count = options.process
+    return PoolShare(number, count, options.pool)
 
 
 def _ui(options: Namespace) -> int:

@@ -60,7 +60,11 @@ class ControlClient:
 
     async def metrics(self) -> str:
         """Return the metrics of muxd and of the awake engines in Prometheus' text format; takes up to 2.5 seconds."""
-        async with self.open("GET", "/metrics") as answer:
+        return await self.read("/metrics")
+
+    async def read(self, target: str) -> str:
+        """Return the body of the answer to a GET as text."""
+        async with self.open("GET", target) as answer:
             return await answer.read_text()
 
     @asynccontextmanager

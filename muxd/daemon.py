@@ -31,7 +31,8 @@ from .left_behind import LeftBehind, find_left_behind
 from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
-from .proxy_child import ProxyChild, UnmanagedProxy
+from .pool_share import processes_of
+from .proxy_pool import ProxyPool, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .saved_state import SavedState, StateFile
 from .supervisor import Reread, Supervisor
@@ -98,14 +99,14 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     children = Children(config.daemon.state_dir / RUN_DIR, cgroups.enter())
     state = StateFile(config.daemon.state_dir / "state.json")
     leftover = state.load()
-    if leftover.proxy is not None and config.proxy.managed:
-        rescue(leftover.proxy, config.proxy, notifier)
+    if config.proxy.managed:
+        rescue(leftover.proxies.values(), config.proxy, notifier)
     left = find_left_behind(children, leftover, config)
     await _sweep(children, state, leftover, {model.name for model in config.models}, left)
     send, mailbox = trio.open_memory_channel[Event](inf)
-    ports = ProxyPorts(config.proxy, notifier)
+    ports = ProxyPorts(config.proxy, notifier, processes_of(config.proxy.processes))
     console = ConsoleChild(config, children) if config.ui.listen is not None else None
-    managed = ProxyChild(config, children, state, ports, left.proxy) if config.proxy.managed else None
+    managed = ProxyPool(config, children, state, ports, left.proxies) if config.proxy.managed else None
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
@@ -149,7 +150,7 @@ async def _sweep(
     """
     kept = {name: record for name, record in leftover.workers.items() if name in left.workers}
     records = [worker.child for name, worker in leftover.workers.items() if name not in kept]
-    records += [leftover.proxy] if leftover.proxy is not None and left.proxy is None else []
+    records += [record for name, record in leftover.proxies.items() if name not in left.proxies]
     for name in await children.sweep(records, SWEEP_TIMEOUT):
         log.warning("%s was left running by an earlier muxd: ended", name)
     for name, worker in leftover.workers.items():
@@ -164,8 +165,11 @@ async def _sweep(
             shutil.rmtree(folder, ignore_errors=True)
     make_folder(workdirs)
     stopped = [name for name in leftover.stopped if name in models]
-    proxy, digest = (leftover.proxy, leftover.proxy_digest) if left.proxy is not None else (None, "")
-    state.state = SavedState(stopped=stopped, workers=kept, proxy=proxy, proxy_digest=digest, learned=leftover.learned)
+    proxies = {name: record for name, record in leftover.proxies.items() if name in left.proxies}
+    digest = leftover.proxy_digest if proxies else ""
+    state.state = SavedState(
+        stopped=stopped, workers=kept, proxies=proxies, proxy_digest=digest, learned=leftover.learned
+    )
     state.save()
 
 

@@ -123,6 +123,13 @@ class NoRoom(MuxdError):
     status = 409
 
 
+class ScaleRefused(MuxdError):
+    """A model cannot have so many replicas: it has none, or its configuration sets other bounds."""
+
+    code = "scale_refused"
+    status = 409
+
+
 class LevelRefused(MuxdError):
     """A worker cannot be put to sleep at this level: its process cannot, or it sleeps deeper already."""
 

@@ -5,7 +5,7 @@ muxd has one journal of events, for `muxctl events`, and one of requests that ha
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -64,7 +64,7 @@ class Journal:
         self._sink = sink
         self._followers: dict[trio.MemorySendChannel[Entry], _Follower] = {}
 
-    def __iter__(self) -> Iterable[Entry]:
+    def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
     def record(self, kind: str, **facts: Any) -> None:

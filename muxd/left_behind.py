@@ -16,6 +16,7 @@ from .children import Child, Children
 from .config import Config, Model
 from .config.plan import identity_of
 from .members import members_of
+from .pool_share import processes_of
 from .protocol import VERSION
 from .saved_state import SavedState, WorkerRecord
 from .workers import has_own_traces
@@ -28,7 +29,7 @@ class LeftBehind:
     """The children that are to be taken over."""
 
     workers: dict[str, Child] = field(default_factory=dict)
-    proxy: Child | None = None
+    proxies: dict[str, Child] = field(default_factory=dict)  # the proxy's processes, by name
 
 
 def find_left_behind(children: Children, saved: SavedState, config: Config) -> LeftBehind:
@@ -46,15 +47,17 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
             workers[model.name] = child
         elif why:
             log.info("%s is not taken over from an earlier muxd: %s", model.name, why)
-    proxy = None
-    if config.proxy.managed and saved.proxy is not None and saved.proxy_digest == proxy_digest(config):
-        proxy = children.adopt(saved.proxy)
-    return LeftBehind(workers, proxy)
+    proxies = {}
+    if config.proxy.managed and saved.proxy_digest == proxy_digest(config):
+        found = {name: children.adopt(record) for name, record in saved.proxies.items()}
+        proxies = {name: child for name, child in found.items() if child is not None}
+    return LeftBehind(workers, proxies)
 
 
 def proxy_digest(config: Config) -> str:
     """Return a digest of all that a running proxy does not take over by itself from a new configuration."""
-    depends_on = (config.proxy, config.daemon.socket, config.daemon.state_dir, __version__, VERSION)
+    processes = processes_of(config.proxy.processes)
+    depends_on = (config.proxy, processes, config.daemon.socket, config.daemon.state_dir, __version__, VERSION)
     return sha256(repr(depends_on).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The members of a model's group: which workers serve it, and what the core is told of them.
 
 A model with one worker is served by that alone, under the model's name.  With `replicas` there are NAME/0, NAME/1 ...,
-each with its share of the model's GPUs, and NAME/router, which has the model's port.
+as many as there may ever be, each with its share of the model's GPUs, and NAME/router, which has the model's port.
 """
 
 from dataclasses import replace
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from .config import Model
 from .config.flags import runs_on_cpu
+from .config.scaling_options import ScalingOptions
 from .config.schema import Daemon
 from .core.ledger import WHOLE
-from .core.spec import GroupSpec, Role, WorkerSpec
+from .core.spec import GroupSpec, Role, Scaling, WorkerSpec
 from .engines.kind import EngineKind
 from .engines.registry import kind_of
 
@@ -25,11 +26,12 @@ class Member(NamedTuple):
 
 def members_of(model: Model) -> tuple[Member, ...]:
     """Return the workers of the model: those that serve, then the router, if there is one."""
-    if model.replicas == 1:
+    if model.most_replicas == 1:
         return (Member(Role.SERVE, model),)
     each = model.gpus_each
-    common = replace(model, served_names=model.served_names or (model.name,), replicas=1)
-    shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.replicas))
+    named = model.served_names or (model.name,)
+    common = replace(model, served_names=named, replicas=1, max_replicas=0, min_replicas=None, scaling=None)
+    shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.most_replicas))
     serving = (
         Member(Role.SERVE, replace(common, name=f"{model.name}/{number}", gpus=gpus, port=0))
         for number, gpus in enumerate(shares)
@@ -45,7 +47,15 @@ def router_of(model: str) -> str:
 def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
     workers = tuple(_worker_spec(member, daemon) for member in members_of(model))
-    return GroupSpec(model.name, workers, model.preload, model.drain_timeout, model.pinned)
+    scaling = _scaling(model) if model.is_scaled else None
+    at_first = max(model.replicas, model.min_replicas or 0)
+    return GroupSpec(model.name, workers, model.preload, model.drain_timeout, model.pinned, at_first, scaling)
+
+
+def _scaling(model: Model) -> Scaling:
+    options = model.scaling or ScalingOptions()
+    least = model.replicas if model.min_replicas is None else model.min_replicas
+    return Scaling(least, options.load, options.queue_wait, options.up_after, options.down_after)
 
 
 def _launchable(kind: EngineKind, model: Model) -> frozenset[int]:

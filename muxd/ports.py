@@ -84,6 +84,27 @@ def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
     return listener
 
 
+def listen_beside(listener: socket.socket, name: str = CLIENTS) -> socket.socket:
+    """Return one more listening socket at the address of `listener`, which this process has; raises CannotListen.
+
+    The kernel deals new connections out among all of them (SO_REUSEPORT), by their addresses.  Whoever wants the
+    address for itself is refused as before, and the first one was bound so: no other process has the address.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    host, port = listener.getsockname()[:2]
+    beside = socket.socket(listener.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        beside.bind((host, port))
+        beside.listen(BACKLOG)
+    except OSError as error:
+        beside.close()
+        said = f"the proxy cannot listen at {host}:{port} with a further process: {in_words(error)}"
+        raise CannotListen(f"{said}; see [proxy] {SETTINGS[name]} and processes") from None
+    return beside
+
+
 def holder_of(sockets: "Collection[Listening]") -> str:
     """Return the words for the process that listens at one of these sockets, as far as this user may see it.
 

@@ -1,14 +1,13 @@
-"""The managed proxy: muxd runs the proxy as a child and starts it again when it dies.
+"""One process of the managed proxy: muxd runs it as a child and starts it again when it dies; see proxy_pool.
 
 muxd itself keeps the proxy's ports bound (see proxy_ports), so that clients queue, and are not refused, while a new
-proxy starts.
+process starts.
 """
 
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import trio
@@ -20,6 +19,7 @@ from .engines.engine_client import EngineCallFailed, EngineClient
 from .errors import MuxdError, in_words
 from .left_behind import proxy_digest
 from .own_files import make_way
+from .pool_share import PoolShare
 from .proxy_ports import ProxyPorts
 from .saved_state import StateFile
 from .shim.processes import is_stopped
@@ -47,80 +47,72 @@ STATE_INTERVAL = 2.0
 STATE_STOPPED = 2
 
 
-class UnmanagedProxy:
-    """The proxy with `[proxy] managed = false`: a service of its own, which muxd does not run."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def status(self) -> dict[str, Any]:
-        proxy = self._config.proxy
-        return {"listen": f"{proxy.host}:{proxy.port}", "managed": False, "state": "unmanaged", "pid": None}
-
-    def reconfigure(self, config: Config) -> None:
-        self._config = config
-
-    @property
-    def log_teller(self) -> None:
-        return None
-
-
 class ProxyChild:
-    """The proxy as a child of muxd."""
+    """One process of the proxy as a child of muxd; without a `share` it is the only one."""
 
     def __init__(
-        self, config: Config, children: Children, state: StateFile, ports: ProxyPorts, left: Child | None = None
+        self,
+        name: str,
+        config: Config,
+        children: Children,
+        state: StateFile,
+        ports: ProxyPorts,
+        share: PoolShare | None = None,
+        left: Child | None = None,
     ) -> None:
-        """Take the parts of a proxy; `left` is one that an earlier muxd has started, and that goes on."""
+        """Take the parts of a process; `left` is one that an earlier muxd has started, and that goes on."""
+        self.name = name
         self._left = left
         self._config = config
         self._children = children
         self._state = state
+        self._share = share
         self.ports = ports
-        self._settings = config.daemon.state_dir / "proxy.toml"
+        self._settings = config.daemon.state_dir / f"{name.removeprefix('muxd-')}.toml"
         self._child: Child | None = None
         self._dropped = Dropped()  # lost output of the former proxies
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
-    def status(self) -> dict[str, Any]:
-        running = self._child is not None
-        state = "running" if running else "stopped" if self._stopping.is_set() else "backoff"
-        return {
-            "listen": self.ports.listen,
-            "managed": True,
-            "state": state,
-            "reason": self.ports.trouble,
-            "pid": self._child.pid if self._child is not None else None,
-            "dropped_log_bytes": self.dropped.bytes,
-            "dropped_log_reason": self.dropped.why or None,
-            "dropped_log_now": self.dropped.going_on,
-        }
+    @property
+    def state(self) -> str:
+        return "running" if self._child is not None else "stopped" if self._stopping.is_set() else "backoff"
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
 
     def reconfigure(self, config: Config) -> None:
-        """Set the configuration for the next start; a running proxy asks muxd for changes of the models."""
+        """Set the configuration for the next start; a running process asks muxd for changes of the models."""
         self._config = config
-        if self._child is not None:
-            self._state.state.proxy_digest = proxy_digest(config)
-            self._state.save()
 
     async def run(self, record: Callable[..., None], http: httpx.AsyncClient) -> None:
-        """Keep a proxy running and answering until `stop`; `record` is called for every end that was not asked for."""
+        """Keep a process running and answering until `stop`; `record` is called for every end not asked for."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, http, name="proxy's health")
-            nursery.start_soon(self._watch_state, name="proxy's state")
+            nursery.start_soon(self._watch, http, name=f"health of {self.name}")
+            nursery.start_soon(self._watch_state, name=f"state of {self.name}")
             await self._keep_running(record)
             nursery.cancel_scope.cancel()
 
     async def _watch(self, http: httpx.AsyncClient) -> None:
-        """Kill a proxy that does not answer PROBE_FAILURES times in a row, such as one stuck in its loop."""
+        """Kill a process that does not answer PROBE_FAILURES times in a row, such as one stuck in its loop.
+
+        The kernel chooses who of several answers at the clients' port: each is asked at a socket of its own.
+        """
+        if self._share is None:
+            await self._probe(http, lambda: f"http://{_url_host(self._config.proxy.host)}:{self.ports.port}")
+        else:
+            transport = httpx.AsyncHTTPTransport(uds=str(self._share.socket()))
+            async with httpx.AsyncClient(transport=transport, trust_env=False) as own:
+                await self._probe(own, lambda: "http://proxy")
+
+    async def _probe(self, http: httpx.AsyncClient, url: Callable[[], str]) -> None:
         misses = 0
         while True:
             await trio.sleep(PROBE_INTERVAL)
-            url = f"http://{_url_host(self._config.proxy.host)}:{self.ports.port}"
-            misses = 0 if self._child is None or await _answers(http, url) else misses + 1
+            misses = 0 if self._child is None or await _answers(http, url()) else misses + 1
             if misses >= PROBE_FAILURES and self._child is not None:
-                log.error("the proxy has not answered %d times in a row: ending it", misses)
+                log.error("%s has not answered %d times in a row: ending it", self._called, misses)
                 self._child.kill()
                 misses = 0
 
@@ -132,7 +124,7 @@ class ProxyChild:
             child = self._child
             seen = seen + 1 if child is not None and child.pid is not None and is_stopped(child.pid) else 0
             if child is not None and seen == STATE_STOPPED:
-                log.error("the proxy has been stopped (SIGSTOP) for %g s: ending it", seen * STATE_INTERVAL)
+                log.error("%s has been stopped (SIGSTOP) for %g s: ending it", self._called, seen * STATE_INTERVAL)
                 child.kill()
 
     async def _keep_running(self, record: Callable[..., None]) -> None:
@@ -144,24 +136,24 @@ class ProxyChild:
             cap = BACKOFF_CAP if self.ports.trouble is None else PORT_BACKOFF_CAP
             with trio.move_on_after(0.0 if in_a_row <= 1 else min(cap, 2.0 ** min(in_a_row - 2, 5))):
                 await self._stopping.wait()
-        self.ports.close()
         self._stopped.set()
 
     async def _run_once(self, record: Callable[..., None]) -> None:
         if self._left is not None:
             self._child, self._left = self._left, None
-            log.info("the proxy was taken over from an earlier muxd")
+            log.info("%s was taken over from an earlier muxd", self._called)
         elif not await self._start():
             return
         assert self._child is not None
         exit = await self._child.wait()
         self._dropped = self.dropped
         self._child = None
-        self._state.state.proxy = None
+        self._state.state.proxies.pop(self.name, None)
         self._state.save()
         if not self._stopping.is_set():
-            log.error("the proxy %s: starting it again; its log: %s", exit, self.log_files["stderr"])
-            record("proxy_exited", reason=str(exit))
+            log.error("%s %s: starting it again; its log: %s", self._called, exit, self.log_files["stderr"])
+            which = {} if self._share is None else {"process": self._share.number}
+            record("proxy_exited", reason=str(exit), **which)
 
     async def _start(self) -> bool:
         """Start a proxy; return whether that was possible."""
@@ -172,9 +164,10 @@ class ProxyChild:
             write_for_proxy(self._config, self._settings)
             self._child = self._children.spawn(self._spec())
         except (OSError, MuxdError) as error:
-            log.error("cannot start the proxy: %s", in_words(error))
+            log.error("cannot start %s: %s", self._called, in_words(error))
             return False
-        self._state.state.proxy, self._state.state.proxy_digest = self._child.record, proxy_digest(self._config)
+        self._state.state.proxies[self.name] = self._child.record
+        self._state.state.proxy_digest = proxy_digest(self._config)
         self._state.save()
         return True
 
@@ -194,24 +187,27 @@ class ProxyChild:
             self._child.kill()
 
     @property
-    def log_teller(self) -> "ProxyChild":
-        return self
+    def _called(self) -> str:
+        """Return what the log calls this process."""
+        return "the proxy" if self._share is None else f"process {self._share.number} of the proxy"
 
     @property
     def dropped(self) -> Dropped:
-        """Return how much of the proxies' output was lost since muxd started."""
+        """Return how much of this process's output, and its predecessors', was lost since muxd started."""
         return self._dropped if self._child is None else self._child.dropped.after(self._dropped)
 
     @property
     def log_files(self) -> dict[str, Path]:
         log_dir = self._config.daemon.log_dir
-        return {stream: log_dir / f"muxd-proxy.{stream}.log" for stream in ("stdout", "stderr")}
+        return {stream: log_dir / f"{self.name}.{stream}.log" for stream in ("stdout", "stderr")}
 
     def _spec(self) -> ChildSpec:
         argv = [sys.executable, "-m", "muxd", "proxy", "--config", str(self._settings)]
+        if (share := self._share) is not None:
+            argv += ["--process", f"{share.number}/{share.processes}", "--pool", str(share.folder)]
         files = self.log_files
         return ChildSpec(
-            name="muxd-proxy",
+            name=self.name,
             argv=tuple(argv),
             env=own_environment(),
             cwd=Path("/"),
@@ -220,7 +216,7 @@ class ProxyChild:
             log_max_bytes=16 << 20,
             log_backups=2,
             stop_timeout=self._config.daemon.shutdown_timeout + 5.0,
-            listen_fds=self.ports.descriptors(),
+            listen_fds=self.ports.descriptors(1 if self._share is None else self._share.number),
         )
 
 

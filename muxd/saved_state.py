@@ -89,8 +89,8 @@ class LearnedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 class SavedState(msgspec.Struct, kw_only=True):
     workers: dict[str, WorkerRecord] = {}
-    proxy: ChildRecord | None = None
-    proxy_digest: str = ""  # of the configuration that the proxy was started with
+    proxies: dict[str, ChildRecord] = {}  # the proxy's processes, by name
+    proxy_digest: str = ""  # of the configuration that they were started with
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     learned: dict[str, LearnedRecord] = {}  # by worker
 

@@ -11,7 +11,7 @@ from .config.schema import GpuBudgets
 from .core.ledger import GpuId, in_order, shown_gpu
 from .core.progress import Progress
 from .core.states import WorkerState
-from .core.view import GroupView, HostView, SwitchView, WorkerView
+from .core.view import GroupView, HostView, ScaleView, SwitchView, WorkerView
 from .gpus import Gpus
 from .members import members_of
 from .protocol import seconds
@@ -64,9 +64,22 @@ def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model 
         "dropped_log_reason": dropped.why or None,
         "dropped_log_now": dropped.going_on,
     }
+    if group.scale is not None:
+        said["replicas"] = _scale(group.scale)
     if len(several) > 1:
         said["workers"] = [_worker_status(worker, runners, now) for worker in group.members]
     return said
+
+
+def _scale(scale: ScaleView) -> dict[str, Any]:
+    return {
+        "wanted": scale.wanted,
+        "ready": scale.ready,
+        "min": scale.least,
+        "max": scale.most,
+        "automatic": scale.is_automatic,
+        "lacks": scale.lacks or None,
+    }
 
 
 def _gpus(model: Model, group: GroupView) -> Sequence[GpuId]:
@@ -83,6 +96,7 @@ def _worker_status(worker: WorkerView, runners: Mapping[str, Runner], now: float
         "name": worker.name,
         "role": worker.role,
         "state": worker.state,
+        "spare": worker.is_spare,
         "since_s": seconds(now - worker.since),
         "level": worker.level if worker.state is WorkerState.ASLEEP else None,
         "gpus": [shown_gpu(gpu) for gpu in runner.model.gpus],

@@ -23,7 +23,7 @@ from muxd.protocol import (
     UnloadWish,
     WaitingRequests,
 )
-from muxd.proxy_child import UnmanagedProxy
+from muxd.proxy_pool import UnmanagedProxy
 from muxd.saved_state import SavedState, StateFile
 from muxd.supervisor import Supervisor
 from muxd.supervisor.sessions import ProxySession

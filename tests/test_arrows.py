@@ -31,7 +31,7 @@ AT_MOST = {
     "simulator": {"errors", "http"},
     "importers": {"config", "errors"},
     "children": {"errors", "own_files", "shim", "threads"},
-    "proxy": {"client", "config", "errors", "http", "protocol", "notify", "own_log", "ports", "threads"},
+    "proxy": {"client", "config", "errors", "http", "protocol", "notify", "own_log", "pool_share", "ports", "threads"},
 }
 
 #: What each of these rooms never imports of muxd.
@@ -143,6 +143,7 @@ def test_the_proxy_knows_only_the_clients_side():
         "ports",
         "notify",
         "own_log",
+        "pool_share",
         "threads",
     }
 

@@ -114,21 +114,23 @@ def test_a_model_that_is_not_configured_any_more_is_not(tmp_path):
 
 def test_with_on_crash_stop_nothing_is(tmp_path):
     wanted = config(tmp_path, on_crash="stop")
-    saved = SavedState(workers={"a": record(tmp_path)}, proxy=child("muxd-proxy"), proxy_digest=proxy_digest(wanted))
+    saved = SavedState(
+        workers={"a": record(tmp_path)}, proxies={"muxd-proxy": child("muxd-proxy")}, proxy_digest=proxy_digest(wanted)
+    )
     left = find_left_behind(Shelter(), saved, wanted)  # type: ignore[arg-type]
-    assert (left.workers, left.proxy) == ({}, None)
+    assert (left.workers, left.proxies) == ({}, {})
 
 
 def test_the_proxy_is_unless_its_settings_have_changed(tmp_path):
     wanted = config(tmp_path)
-    saved = SavedState(proxy=child("muxd-proxy"), proxy_digest=proxy_digest(wanted))
-    assert find_left_behind(Shelter(), saved, wanted).proxy == "muxd-proxy"  # type: ignore[arg-type, comparison-overlap]
+    saved = SavedState(proxies={"muxd-proxy": child("muxd-proxy")}, proxy_digest=proxy_digest(wanted))
+    assert find_left_behind(Shelter(), saved, wanted).proxies == {"muxd-proxy": "muxd-proxy"}  # type: ignore[arg-type, comparison-overlap]
     for changed in (
         replace(wanted, proxy=replace(wanted.proxy, drain_timeout=1.0)),
         replace(wanted, proxy=replace(wanted.proxy, managed=False)),
         config(tmp_path / "elsewhere"),
     ):
-        assert find_left_behind(Shelter(), saved, changed).proxy is None  # type: ignore[arg-type]
+        assert find_left_behind(Shelter(), saved, changed).proxies == {}  # type: ignore[arg-type]
 
 
 def test_the_processes_of_a_model_depend_on_what_a_reload_restarts_it_for():

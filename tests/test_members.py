@@ -7,7 +7,7 @@ from muxd.config import Daemon, Memory, Model, SimulatorOptions
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.model_schema import Script
 from muxd.config.server_commands import HookStep
-from muxd.core.spec import Role, group_of
+from muxd.core.spec import Role, Scaling, group_of
 from muxd.members import members_of, spec_of
 
 GiB = 1 << 30
@@ -44,6 +44,20 @@ def test_replicas_part_the_gpus_among_them_and_their_router_has_the_port():
     ]
     assert {group_of(member.model.name) for member in members} == {"qwen"}
     assert {member.model.served_names for member in members} == {("org/qwen",)}
+
+
+def test_a_model_that_is_scaled_has_a_worker_for_each_replica_that_there_may_be():
+    scaled = model(replicas=2, max_replicas=4, min_replicas=0, gpus=("0", "1", "2", "3"))
+    spec = spec_of(scaled, DAEMON)
+    assert [worker.name for worker in spec.workers] == ["qwen/0", "qwen/1", "qwen/2", "qwen/3", "qwen/router"]
+    assert spec.replicas == 2
+    assert spec.scaling == Scaling(least=0, load=8, queue_wait=5, up_after=3, down_after=120)
+    assert members_of(scaled)[0].model == members_of(replace(scaled, min_replicas=1))[0].model, "no other process"
+
+
+def test_a_fixed_number_of_replicas_is_scaled_by_orders_alone():
+    spec = spec_of(model(replicas=2, gpus=("0", "1")), DAEMON)
+    assert (spec.replicas, spec.scaling) == (2, None)
 
 
 def test_each_replica_claims_its_own_memory_and_the_router_none():

@@ -18,7 +18,7 @@ from muxd.config import load_config
 from muxd.config.readers import Address
 from muxd.demo import write_demo_config
 from muxd.notify import Notifier
-from muxd.proxy_child import ProxyChild
+from muxd.proxy_pool import ProxyPool
 from muxd.proxy_ports import ProxyPorts
 from muxd.saved_state import StateFile
 
@@ -35,13 +35,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_child, "PROBE_TIMEOUT", 0.5)
 
 
-def a_proxy(folder: Path, **addresses: tuple[str, int]) -> ProxyChild:
+def a_proxy(folder: Path, **addresses: tuple[str, int]) -> ProxyPool:
     for name in ("run", "state", "logs"):
         (folder / name).mkdir()
     config = load_config(write_demo_config(folder, port=0), os.environ)
     config = replace(config, proxy=replace(config.proxy, **{key: Address(*where) for key, where in addresses.items()}))
     ports = ProxyPorts(config.proxy, Notifier(None))
-    return ProxyChild(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
+    return ProxyPool(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
 
 
 async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery, monkeypatch):
@@ -170,5 +170,5 @@ async def test_the_proxy_inherits_no_secrets(tmp_path, monkeypatch, nursery):
         await proxy.stop(trio.Event())
 
 
-def environ_of(proxy: ProxyChild) -> bytes:
+def environ_of(proxy: ProxyPool) -> bytes:
     return Path(f"/proc/{proxy.status()['pid']}/environ").read_bytes()

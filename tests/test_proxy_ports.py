@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,84 @@ def test_both_ports_are_bound_and_given_to_the_manager(manager):
     assert sorted(manager.stored()) == ["+metrics", "+proxy"]
     assert listens(ports.port)
     ports.close()
+
+
+def open_files(ports: ProxyPorts, processes: int) -> list[socket.socket]:
+    """A copy of each process's clients' socket."""
+    return [socket.socket(fileno=os.dup(ports.descriptors(number)[CLIENTS])) for number in range(1, processes + 1)]
+
+
+def accepted(listeners: list[socket.socket]) -> list[int]:
+    """How many clients wait at each."""
+    counts = []
+    for listener in listeners:
+        listener.setblocking(False)
+        count = 0
+        with suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+                count += 1
+        counts.append(count)
+        listener.close()
+    return counts
+
+
+def test_each_process_has_a_socket_at_the_address_and_the_first_that_for_metrics(manager):
+    ports = ProxyPorts(proxy_at(metrics_listen=Address(HERE, 0)), manager.notifier(), 3)
+    assert [list(ports.descriptors(number)) for number in (1, 2, 3)] == [[CLIENTS, METRICS], [CLIENTS], [CLIENTS]]
+    assert manager.stored() == ["+proxy", "+proxy-2", "+proxy-3", "+metrics"]
+    clients = [socket.create_connection((HERE, ports.port)) for _ in range(90)]
+    counts = accepted(open_files(ports, 3))
+    assert sum(counts) == 90
+    assert min(counts) > 5
+    for client in clients:
+        client.close()
+    ports.close()
+
+
+def test_who_has_the_port_is_named_also_where_several_would_share_it(manager, caplog):
+    """A stranger that shares its port with anybody is noticed, too: nothing is bound beside it."""
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.bind((HERE, 0))
+        stranger.listen()
+        ports = ProxyPorts(proxy_at(port_of(stranger)), manager.notifier(), 2)
+        assert f"process {os.getpid()} listens on it" in ports.trouble
+        assert (ports.descriptors(1), ports.descriptors(2), len(caplog.records)) == ({}, {}, 1)
+    assert ports.bind()
+    assert all(ports.descriptors(number) for number in (1, 2))
+    ports.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_port_of_several_processes_is_not_shared_with_a_second_muxd(manager, alone):
+    ports = ProxyPorts(proxy_at(), manager.notifier(), 2)
+    second = ProxyPorts(proxy_at(ports.port), Notifier(None), 1 if alone else 2)
+    assert second.trouble is not None
+    second.close()
+    ports.close()
+
+
+def test_more_processes_than_before_are_bound_beside_what_was_kept(manager):
+    kept = listen_at(HERE, 0)
+    ports = ProxyPorts(proxy_at(port_of(kept)), manager.notifier(proxy=kept), 2)
+    clients = [socket.create_connection((HERE, ports.port)) for _ in range(60)]
+    assert min(accepted(open_files(ports, 2))) > 5
+    for client in clients:
+        client.close()
+    ports.close()
+
+
+def test_with_fewer_processes_no_client_waits_where_nobody_is(manager):
+    before = ProxyPorts(proxy_at(), manager.notifier(), 3)
+    kept = dict(zip(("proxy", "proxy-2", "proxy-3"), open_files(before, 3), strict=True))
+    before.close()
+    after = ProxyPorts(proxy_at(before.port), manager.notifier(**kept))
+    clients = [socket.create_connection((HERE, after.port)) for _ in range(30)]
+    assert accepted(open_files(after, 1)) == [30]
+    for client in clients:
+        client.close()
+    after.close()
 
 
 def test_what_was_kept_is_taken_over_where_it_is_still_configured(manager):

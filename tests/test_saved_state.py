@@ -23,7 +23,7 @@ def a_worker(**facts):
 def test_what_is_saved_is_loaded(tmp_path):
     file = StateFile(tmp_path / "state.json")
     file.state.workers["qwen"] = a_worker(call="release", released=["kv_cache"], leftovers=["/dev/shm/x"])
-    file.state.proxy = RECORD
+    file.state.proxies["muxd-proxy"] = RECORD
     file.save()
     assert StateFile(tmp_path / "state.json").load() == file.state
 
@@ -86,7 +86,7 @@ def a_state() -> SavedState:
     learned = {"qwen": LearnedRecord(model="d", seconds={"starting": 12.5}, kept={2: 7})}
     return SavedState(
         workers={"qwen": call, "pair/0": a_worker(is_at_rest=True, level=2)},
-        proxy=RECORD,
+        proxies={"muxd-proxy": RECORD},
         proxy_digest="p",
         stopped=["llama"],
         learned=learned,

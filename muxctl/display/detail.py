@@ -23,6 +23,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("script", plain(model.get("script") or "")),
         ("GPUs", _gpus(model)),
         ("memory", _memory(model)),
+        ("replicas", _replicas(model)),
         *(_workers(model) or [("worker", _worker(model))]),
         ("requests", _requests(model)),
         ("restarts", str(model["restarts"])),
@@ -91,6 +92,16 @@ def _worker(model: Model) -> str:
     return f"pid {model['pid']}{where}, generation {model['generation']}"
 
 
+def _replicas(model: Model) -> str:
+    """Return how many replicas serve and are to; "" for a model that has none."""
+    replicas = model.get("replicas")
+    if not replicas:
+        return ""
+    bounds = f"{replicas['min']} to {replicas['max']}, {'as its load asks' if replicas['automatic'] else 'as ordered'}"
+    lacks = f"; {plain(replicas['lacks'])}" if replicas["lacks"] else ""
+    return f"{replicas['ready']} of {replicas['wanted']} ready; {bounds}{lacks}"
+
+
 def _workers(model: Model) -> list[tuple[str, str]]:
     """Return a fact for each worker of a model that has several."""
     return [(plain(worker["name"]), _one_of_several(worker)) for worker in model.get("workers", ())]
@@ -98,6 +109,7 @@ def _workers(model: Model) -> list[tuple[str, str]]:
 
 def _one_of_several(worker: dict[str, Any]) -> str:
     parts = [f"{worker['state']} for {duration(worker['since_s'])}"]
+    parts += ["spare"] if worker.get("spare") else []
     parts += [f"GPU {', '.join(map(str, worker['gpus']))}"] if worker["gpus"] else []
     parts += [f"pid {worker['pid']}"] if worker["pid"] else []
     parts += [f"restarts {worker['restarts']}"] if worker["restarts"] else []

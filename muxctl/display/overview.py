@@ -73,7 +73,17 @@ def _head(status: dict[str, Any]) -> list[str]:
 def _daemon(status: dict[str, Any]) -> str:
     proxy = status["proxy"]
     up = duration(status["uptime_s"])
-    return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({proxy['state']})"
+    return f"muxd {status['version']}, pid {status['pid']}, up {up}; proxy on {proxy['listen']} ({_running(proxy)})"
+
+
+def _running(proxy: dict[str, Any]) -> str:
+    """Return the proxy's state and, of several processes, how many run; an older muxd sends none."""
+    processes = proxy.get("processes", [])
+    if len(processes) < 2:
+        return str(proxy["state"])
+    running = sum(process["state"] == "running" for process in processes)
+    count = f"{running} of {len(processes)}" if running < len(processes) else f"{running}"
+    return f"{proxy['state']}, {count} processes"
 
 
 def _door(door: dict[str, Any] | None, listen: str) -> list[str]:
@@ -231,9 +241,10 @@ def _held_down(model: Model) -> str:
 def _other_workers(model: Model) -> str:
     """Return which of several workers are in another state than their model; a router that runs is in none.
 
-    Those whose state the model's reason says are left out.
+    Those whose state the model's reason says are left out, and replicas that it does without.
     """
-    workers = [w for w in model.get("workers", ()) if (w["role"], w["state"]) != ("router", "ready")]
+    known = [w for w in model.get("workers", ()) if not (w.get("spare") and w["state"] in ("asleep", "unloaded"))]
+    workers = [w for w in known if (w["role"], w["state"]) != ("router", "ready")]
     others = [worker for worker in workers if worker["state"] != model["state"]]
     states = [f"{worker['name']} is {worker['state'].replace('_', ' ')}" for worker in others]
     reason = "" if model.get("stopped_by_operator") else model["reason"] or ""

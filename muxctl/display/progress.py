@@ -13,7 +13,7 @@ from muxctl.display.tables import duration
 _LEAVING = ("draining", "falling_asleep", "stopping", "unresponsive")
 
 # The state of a model once an order has been carried out, by verb; "ready" for the others.
-_GOALS = {"stop": "stopped", "sleep": "asleep"}
+_GOALS = {"stop": "stopped", "sleep": "asleep", "scale": "scaled"}
 
 _AT_ONCE = 0.05  # seconds; no model starts or wakes in so short a time, so it was ready before
 
@@ -69,7 +69,7 @@ def is_success(line: dict[str, Any]) -> bool:
 
 
 def goal(verb: str) -> str:
-    """Return the state that an order leads to: "ready", "stopped" or "asleep"."""
+    """Return what an order leads to: "ready", "stopped", "asleep" or "scaled"."""
     return _GOALS.get(verb, "ready")
 
 

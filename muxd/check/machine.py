@@ -26,6 +26,7 @@ from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, host_memory
 from muxd.host.port_holders import holder_of
 from muxd.own_files import why_too_open
+from muxd.pool_share import cores
 from muxd.shim.processes import look_up
 from muxd.strangers import reckoned, strangers_among
 
@@ -272,6 +273,14 @@ def _flags_of(machine: HostCheck, model: Model, checks: InstallationChecks) -> S
     if model.script is not None:
         return Text(model, model.script, machine.environ_of(model)).flags() or ()
     return checks.flags(model) if kind_of(model).own_args(model) else ()
+
+
+def core_lines(machine: HostCheck) -> Iterator[ReportLine]:
+    """Yield a line where the proxy has more processes than there are cores for them."""
+    wanted, found = machine.config.proxy.processes, cores()
+    if wanted is not None and wanted > max(1, found):
+        text = f"{wanted} processes, and {found} core{'s' if found > 1 else ''} that they may use: more gain nothing"
+        yield warn("proxy", f'{text}; write processes = "auto"', machine.problems.where(("proxy", "processes")))
 
 
 def port_lines(machine: HostCheck) -> Iterator[ReportLine]:

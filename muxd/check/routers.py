@@ -25,11 +25,12 @@ def router_lines(machine: HostCheck) -> Iterator[ReportLine]:
             yield ok("router", f"{python}: {PACKAGE.look(python, machine.environ_of(model))}")
         except NotInstalled as error:
             remedy = f"install it there: {python} -m pip install 'muxd[router]'; or name another python in router"
-            where = machine.where(model, "router") or machine.where(model, "replicas")
+            keys = ("router", "replicas", "max_replicas")
+            where = next(filter(None, (machine.where(model, key) for key in keys)), "")
             yield wrong("router", f"{python}: {error} ({EngineMissing.code}); {remedy}", where)
 
 
 def _has_router(model: Model) -> bool:
     if not kind_of(model).capabilities.uses_gpus:
         return True
-    return model.replicas > 1 and isinstance(router_for(model), SGLangRouter)
+    return model.most_replicas > 1 and isinstance(router_for(model), SGLangRouter)

@@ -15,7 +15,7 @@ from muxd.errors import ConfigError
 from muxd.host.bounded import NoAnswer, within
 from muxd.host.hardware import ReadGpus, read_gpus
 
-from .machine import HostCheck, HostReadings, folder_lines, interpreter_lines, port_lines
+from .machine import HostCheck, HostReadings, core_lines, folder_lines, interpreter_lines, port_lines
 from .models import model_lines, never_fits, pinned_lines, ram_lines
 from .report import OK, WARN, WRONG, ReportLine, ok, table, warn, wrong
 from .routers import router_lines
@@ -63,7 +63,7 @@ def check(
             *pinned_lines(machine),
         ]
         lines += [line for model in machine.models for line in model_lines(machine, model)]
-        lines += [*port_lines(machine), *folder_lines(machine)]
+        lines += [*core_lines(machine), *port_lines(machine), *folder_lines(machine)]
         without_engine = machine.without_engine
     else:
         lines += [

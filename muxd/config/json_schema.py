@@ -98,6 +98,10 @@ def _kind(declared: KeyDeclaration) -> Schema:
             return {"enum": list(limits["allowed"])}
         case "integer":
             return {"type": "integer", "minimum": limits["low"], "maximum": limits["high"]}
+        case "count_or_auto":
+            return {
+                "anyOf": [{"type": "integer", "minimum": limits["low"], "maximum": limits["high"]}, {"const": "auto"}]
+            }
         case "number":
             return {"type": "number", "exclusiveMinimum": limits["above"], "maximum": limits["high"]}
         case "duration":

@@ -264,7 +264,8 @@ class _FileReading:
             return {"gpus": ()}
         try:
             needs = _gpus_needed(given.get("args", ()))
-            names = given["gpus"] if "gpus" in given else self._devices.default(needs, given.get("replicas", 1))
+            most = max(given.get("replicas", 1), given.get("max_replicas", 0))
+            names = given["gpus"] if "gpus" in given else self._devices.default(needs, most)
             is_pretend = "engine" in given and _kind(given["engine"]).is_pretend
             if names[:1] and names[0].startswith(ANY_GPUS):
                 count = int(names[0].removeprefix(ANY_GPUS))

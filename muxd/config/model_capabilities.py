@@ -11,6 +11,7 @@ class EngineRoutes(msgspec.Struct, frozen=True, omit_defaults=True):
     routes: dict[str, frozenset[str]]
     hints: dict[str, str] = {}  # how a model is started to make that, or to take "adapters", for messages
     fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends
+    by_first_name: bool = False  # a server is asked by the first of served_names, as the others may be newer than it
 
     @property
     def every(self) -> frozenset[str]:

@@ -27,6 +27,7 @@ from .readers import (
     weights,
 )
 from .router_options import RouterOptions
+from .scaling_options import ScalingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,34 @@ class Model:
     replicas: int = key(
         integer(1, 64),
         1,
-        doc="So many workers serve the model side by side, behind a router; each has its own part of gpus, which names "
-        "as many times the GPUs that one needs, and takes what memory says.  They are woken, put to sleep and ordered "
-        "together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows one of them.",
+        doc="So many workers serve the model side by side, behind a router, or at first; each has its own part of "
+        "gpus, which names as many times the GPUs that one needs, and takes what memory says.  They are woken, put to "
+        "sleep and ordered together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows "
+        "one of them.",
+    )
+    max_replicas: int = key(
+        integer(1, 64),
+        unset=0,
+        example=1,
+        doc="As many there are at most: gpus names the GPUs of all of them.  With this, or min_replicas, so many serve "
+        "as the load asks for, beginning with replicas; `muxctl scale NAME N` orders it.  A further one comes only "
+        "where its GPUs have room, and one that goes sleeps like a model, at sleep_level.  Default: replicas.",
+    )
+    min_replicas: int | None = key(
+        integer(0, 64),
+        unset=None,
+        example=1,
+        live=True,
+        doc="As many there are at least while the model is on its GPUs; 0: with nothing to do it leaves them, and the "
+        "next request waits and brings it back.  Default: replicas.",
+    )
+    scaling: ScalingOptions | None = key(
+        ScalingOptions,
+        unset=None,
+        example={"load": 8, "queue_wait": "5s", "up_after": "3s", "down_after": "2min"},
+        live=True,
+        doc="When there are more, and when fewer: so many requests that run or wait for each, or a request that waits "
+        "for so long; either must hold for up_after, and a load for which fewer would do, for down_after.",
     )
     router: RouterOptions | None = key(
         RouterOptions,
@@ -303,7 +329,17 @@ class Model:
     @property
     def gpus_each(self) -> int:
         """Return the number of GPUs that each of its replicas runs on."""
-        return self.any_gpus or len(self.gpus) // self.replicas
+        return self.any_gpus or len(self.gpus) // self.most_replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """Return how many replicas there can be at most."""
+        return max(self.replicas, self.max_replicas)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Say whether the load decides how many replicas serve."""
+        return self.max_replicas > 0 or self.min_replicas is not None
 
 
 #: The keys of `[models.NAME]` and `[defaults]`: those of every model, and those of its engine.

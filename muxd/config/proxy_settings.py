@@ -44,7 +44,10 @@ def settings_for_proxy(config: Config) -> dict[str, Any]:
 def _capabilities(config: Config) -> ToldCapabilities:
     """Return what the models' engines state of them, and of themselves."""
     used = {model.engine: kind_of(model).capabilities for model in config.models}
-    engines = {name: EngineRoutes(dict(each.routes), dict(each.hints), each.fatal_error) for name, each in used.items()}
+    engines = {
+        name: EngineRoutes(dict(each.routes), dict(each.hints), each.fatal_error, each.by_first_name)
+        for name, each in used.items()
+    }
     return ToldCapabilities(engines, {model.name: _model_capabilities(model) for model in config.models})
 
 

@@ -105,6 +105,23 @@ def integer(low: int, high: int) -> Reader[int]:
     return read
 
 
+def count_or_auto(low: int, high: int) -> Reader[int | None]:
+    """Return a reader of a whole number from `low` to `high`, or of "auto", which is read as None."""
+
+    def read(value: Any, base: Base) -> int | None:
+        if value == "auto":
+            return None
+        if isinstance(value, str):
+            raise ValueError(f'{shown(value)} is not known; write a number without quotes, or "auto"')
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f'{shown(value)} is not a whole number; write one from {low} to {high}, or "auto"')
+        if not low <= value <= high:
+            raise ValueError(f'{value} is out of range; use {low} to {high}, or "auto"')
+        return value
+
+    return read
+
+
 def number(above: float, high: float) -> Reader[float]:
     """Return a reader of a number greater than `above` and at most `high`, without a unit."""
 

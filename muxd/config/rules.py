@@ -34,6 +34,7 @@ OWNED_ENV = {
 }
 
 # Names that no model may have: the managed proxy's log and lock files, and `muxctl logs` for the proxy and muxd.
+_OF_A_PROCESS = re.compile(r"muxd-proxy-[0-9]+")
 OWN_NAMES = {"muxd-proxy": "the proxy is", "proxy": "the proxy is", "muxd": "muxd is"}
 
 # ${NAME} anywhere, but $NAME only as a path or at the beginning of one, also in a list of paths: "pa$word" may be a
@@ -201,6 +202,10 @@ def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
                 ("proxy", "max_body"),
                 f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
             )
+    too_long = len(os.fsencode(config.daemon.state_dir / "proxy/64.sock")) - SOCKET_PATH_MAX
+    if proxy.managed and proxy.processes != 1 and too_long > 0:
+        said = f"several processes have sockets in state_dir, whose path is {too_long} bytes too long for that"
+        yield ("proxy", "processes"), f"{said}; leave processes out, or give [muxd] state_dir a shorter path"
     if proxy.access_log_dir is not None and proxy.access_log == "off":
         yield ("proxy", "access_log_dir"), 'nothing is written there while access_log is "off"; leave one of them out'
     host, port = proxy.metrics_listen or ("", 0)
@@ -293,8 +298,9 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     yield from _env(model)
     if model.memory is not None and model.memory.total == 0:
         yield ("memory",), 'is empty; write at least { weights = "..." }, or leave it out: the whole GPU is taken then'
-    if model.name in OWN_NAMES:
-        yield (), f"{OWN_NAMES[model.name]} called so; give the model another name"
+    own = "muxd-proxy" if _OF_A_PROCESS.fullmatch(model.name) else model.name
+    if own in OWN_NAMES:
+        yield (), f"{OWN_NAMES[own]} called so; give the model another name"
     if written.in_model(model.name, "script"):
         yield from _script(model, written)
         return
@@ -324,16 +330,28 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
 
     Servers that do not run on this host have a router in any case.
     """
-    count = len(model.gpus)
-    if model.replicas == 1:
+    count, most = len(model.gpus), model.most_replicas
+    yield from _bounds_of_replicas(model)
+    if most == 1:
         if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"
         return
     if model.any_gpus:
         yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
-    elif count % model.replicas:
-        text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {model.replicas} replicas"
+    elif count % most:
+        text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {most} replicas"
         yield ("gpus",), f"{text}; name as many for each, in the order of the replicas"
+
+
+def _bounds_of_replicas(model: Model) -> Iterator[Finding]:
+    """Yield what is wrong with how many replicas there may be."""
+    least = model.replicas if model.min_replicas is None else model.min_replicas
+    if 0 < model.max_replicas < model.replicas:
+        yield ("replicas",), f"{model.replicas} is more than max_replicas, {model.max_replicas}"
+    if least > model.most_replicas:
+        yield ("min_replicas",), f"{least} is more than there can be, {model.most_replicas}; raise max_replicas"
+    if model.min_replicas == 0 and model.pinned:
+        yield ("min_replicas",), "a pinned model never leaves its GPUs by itself; use 1, or leave pinned out"
 
 
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
@@ -343,7 +361,7 @@ def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:
             ("engine",),
             "a launch script starts SGLang; leave this out, or give model_path and args in place of the script",
         )
-    if model.replicas > 1:
+    if model.most_replicas > 1:
         yield ("replicas",), "a launch script starts one server; leave this out"
     for key in SCRIPTS_OWN:
         if written.in_model(model.name, key):

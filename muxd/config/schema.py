@@ -19,6 +19,7 @@ from .readers import (
     address,
     boolean,
     choice,
+    count_or_auto,
     duration,
     gpu_sizes,
     header_names,
@@ -32,6 +33,9 @@ from .readers import (
 
 GiB = 1 << 30
 MiB = 1 << 20
+
+#: Processes of one proxy.
+MOST_PROCESSES = 64
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -127,6 +131,14 @@ class Proxy:
     managed: bool = key(boolean, True, doc="false: the proxy is a service of its own, and muxd only grants it leases.")
     user: str | None = key(
         text, unset=None, example="muxd-proxy", doc="The user that such a proxy runs as.  Default: none."
+    )
+    processes: int | None = key(
+        count_or_auto(1, MOST_PROCESSES),
+        1,
+        doc='Processes that serve clients at that address, each on a core of its own; "auto": one for each core, at '
+        "most 8.  One carries some thousand requests a second and 10 000 streams, and keeps queue_limit and priority "
+        "to the letter; of several each has its share of queue_limit and buffer_memory, and a queue of its own.  "
+        "concurrency_limit and requests_per_minute hold over all of them.",
     )
     max_body: int = key(size(low=1024), "64MiB", told=True, doc="The largest request body.")
     buffer_memory: int = key(

@@ -30,6 +30,10 @@ class SleepBody(OrderBody, forbid_unknown_fields=True):
     level: Annotated[int, Meta(ge=0, le=3)] | None = None  # None: the one that is configured
 
 
+class ScaleBody(OrderBody, forbid_unknown_fields=True, kw_only=True):
+    replicas: Annotated[int, Meta(ge=0, le=1000)]
+
+
 class ValidateBody(Struct, forbid_unknown_fields=True):
     levels: Annotated[tuple[Annotated[int, Meta(ge=0, le=3)], ...], Meta(max_length=4)] = ()  # none: all that it has
     cycles: Annotated[int, Meta(ge=1, le=1000)] = 2

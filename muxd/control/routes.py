@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
+from math import inf
 from urllib.parse import unquote
 
 import trio
@@ -14,6 +15,7 @@ from muxd.control.bodies import (
     LinkBody,
     OrderBody,
     ReloadBody,
+    ScaleBody,
     SleepBody,
     SwitchBody,
     ValidateBody,
@@ -24,6 +26,7 @@ from muxd.control.bodies import (
     log_streams,
     parse_count,
     parse_flag,
+    parse_time,
     parse_words,
 )
 from muxd.control.rights import Peer, Right, Rights, peer_of, user_name
@@ -42,8 +45,12 @@ DEEDS = {
     Verb.STOP: "stop models",
     Verb.RESTART: "restart models",
     Verb.SLEEP: "put models to sleep",
+    Verb.SCALE: "scale models",
 }
 ORDERS = tuple(DEEDS)
+
+#: The bodies of orders that have more than OrderBody has.
+BODIES: dict[Verb, type[OrderBody]] = {Verb.SLEEP: SleepBody, Verb.SCALE: ScaleBody}
 
 #: Ranks of peers.  Readers have the smallest share of connections.  A proxy needs few connections, its session and one
 #: for muxd's events, and a part in what is reserved, so that readers cannot keep it out.  Operators have some of their
@@ -99,6 +106,7 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
                 ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
+                ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
@@ -171,19 +179,21 @@ class ControlRoutes:
     async def _switch(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, SwitchBody)
         name = self._service.resolve(name)
-        await _send_progress(exchange, name, self._service.switch(name), wait=body.wait)
+        await _send_progress(exchange, name, self._service.switch(name, _operator(exchange)), wait=body.wait)
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
-        body = body_of(request, SleepBody if verb is Verb.SLEEP else OrderBody)
+        body = body_of(request, BODIES.get(verb, OrderBody))
         level = body.level if isinstance(body, SleepBody) else None
+        replicas = body.replicas if isinstance(body, ScaleBody) else 0
         name = self._service.resolve(name)
-        progress = self._service.order(name, verb, now=body.now, level=level)
+        by = _operator(exchange)
+        progress = self._service.order(name, verb, now=body.now, level=level, replicas=replicas, by=by)
         await _send_progress(exchange, name, progress, wait=body.wait)
 
     async def _validate(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, ValidateBody)
         name = self._service.resolve(name)
-        number, messages = self._service.validate(name, body.levels, body.cycles)
+        number, messages = self._service.validate(name, body.levels, body.cycles, _operator(exchange))
         try:
             await relay(exchange, messages)
         finally:
@@ -220,10 +230,16 @@ class ControlRoutes:
         after = parse_count(query, "after", None)
         await relay(exchange, self._service.ended_requests(after, entry_filter(query, model)))
 
+    async def _switches(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        query = request.query
+        check_fields(query, *FILTER_FIELDS, "began_before")
+        wanted = entry_filter(query, self._service.resolve(query["model"]) if "model" in query else None)
+        began_before = parse_time(query, "began_before", inf)
+        await exchange.send_json(200, {"switches": self._service.recent_switches(wanted, began_before)})
+
     async def _cancel(self, request: Request, exchange: ResponseWriter, id: str) -> None:
         body_of(request, CancelBody)
-        by = user_name(peer_of(exchange.peer).uid)
-        await exchange.send_json(200, await self._service.cancel_request(id, by))
+        await exchange.send_json(200, await self._service.cancel_request(id, _operator(exchange)))
 
     async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await serve_session(self._service, request, exchange)
@@ -238,6 +254,11 @@ class ControlRoutes:
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._service.shutdown()
         await exchange.send_json(202, {"stopping": True})
+
+
+def _operator(exchange: ResponseWriter) -> str:
+    """Return the name of the user who asks."""
+    return user_name(peer_of(exchange.peer).uid)
 
 
 def _split_path(raw_path: str) -> tuple[str, str]:

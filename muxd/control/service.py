@@ -68,15 +68,26 @@ class ControlService(Protocol):
         """End the requests with this id, for the operator `by`; raises RequestNotFound."""
         ...
 
-    def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
-        """Begin a switch to a model and return its progress, a channel that closes after `ready` or `failed`.
+    def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[Message]:
+        """Return the last switches, under way or over; of a model those by which it came or left."""
+        ...
 
-        Closing the channel early does not cancel the switch.
+    def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[Message]:
+        """Begin a switch to a model, for the operator `by`, and return its progress.
+
+        The channel closes after `ready` or `failed`.  Closing the channel early does not cancel the switch.
         """
         ...
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[Message]:
         """Give an order for a model and return its progress, a channel that closes after `done` or `failed`.
 
@@ -85,7 +96,7 @@ class ControlService(Protocol):
         ...
 
     def validate(
-        self, name: str, levels: tuple[int, ...], cycles: int
+        self, name: str, levels: tuple[int, ...], cycles: int, by: str = ""
     ) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
         """Have a model sleep and wake at these levels, or all that it has; return a number, and what is found.
 

@@ -47,6 +47,13 @@ class SleepWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainWorker:
+    """Look when it has no request left: its router passes none to it any more; answered by WorkerDrained."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopWorker:
     """End its processes, at once if `kill`; answered by WorkerExited or WorkerStuck."""
 
@@ -199,6 +206,61 @@ class RecordMove:
     code: str = ""  # of the cause, where it is known
 
 
+class Cause(StrEnum):
+    """Why a switch begins."""
+
+    OPERATOR = "operator"  # wants it now
+    VALIDATION = "validation"  # likewise, to validate it
+    DUE = "due"  # the wait of its requests is so near its bound that a drain and the switch just fit
+    BEST = "best"  # of those who may come now, serving it is worth most
+    ORDER = "order"  # an operator's, and nobody has to leave
+    CRASH = "crash"  # it comes back by itself
+    PRELOAD = "preload"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the policy compared of one group for which requests waited when a switch was decided; in seconds."""
+
+    group: str
+    waiting: int  # requests
+    waited: float  # by the oldest of them
+    score: float  # waiting work per second of switch cost, aged by the wait; the greatest comes first
+    due_in: float  # until those in its way must begin to drain, for its wait to stay within its bound
+    comes_in: float  # until they give way; inf: not before something else happens
+    cost: float  # of the switch to it
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSwitch:
+    """A switch begins; for the journal.
+
+    `leases` wait for the target, the oldest first, and `tickets` are of operators' orders that bring it.  `compared`
+    has all who waited, as far as they were compared: the best first, at most COMPARED.
+    """
+
+    target: str
+    victims: tuple[tuple[str, int], ...]  # each with the level at which it must sleep
+    cause: Cause
+    leases: tuple[int, ...] = ()
+    tickets: tuple[int, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+    wait_target: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordScale:
+    """So many replicas of a group serve from now on, or are to; for the journal.
+
+    As many as before: more were wanted, and the reason says why there are none.
+    """
+
+    group: str
+    before: int
+    after: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class SetTimer:
     """Send TimerFired at this time; it replaces the timer set before.  None: no timer."""
@@ -215,6 +277,7 @@ Command = (
     StartWorker
     | WakeWorker
     | SleepWorker
+    | DrainWorker
     | StopWorker
     | SyncRouter
     | GrantLease
@@ -233,6 +296,8 @@ Command = (
     | ReconfigureWorker
     | RemoveWorker
     | RecordMove
+    | RecordSwitch
+    | RecordScale
     | SetTimer
     | FinishShutdown
 )

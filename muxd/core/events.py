@@ -20,12 +20,13 @@ class Failure(StrEnum):
 
 
 class Verb(StrEnum):
-    """What can be ordered of one group; an operator gives the first five."""
+    """What can be ordered of one group; an operator gives the first six."""
 
     START = "start"  # load or wake it when its GPUs are free; evicts nobody
     STOP = "stop"  # end its processes and keep them ended until a start
     RESTART = "restart"  # end its processes, then start
     SLEEP = "sleep"  # give the GPU up; the next request may wake it
+    SCALE = "scale"  # let so many of its replicas serve; evicts nobody
     VALIDATE = "validate"  # let it sleep and wake at each level, and measure that; it is ready afterwards
     UNLOAD = "unload"  # give the GPU up until somebody wants it: its client has no more use of it
     RECONFIGURE = "renew"  # end its processes: the configuration changed
@@ -127,7 +128,7 @@ class OrderGiven:
     """An operator's order for one group.  `now`: what is in flight is not waited for.
 
     `level`: of a sleep; None: the one that is configured, or the deeper one at which the group sleeps already.
-    `levels`: of a validation; none: all that the group has.  Each is tried `cycles` times.
+    `levels`: of a validation; none: all that the group has.  Each is tried `cycles` times.  `replicas`: of a scaling.
     """
 
     time: float
@@ -138,6 +139,7 @@ class OrderGiven:
     level: int | None = None
     levels: tuple[int, ...] = ()
     cycles: int = 1
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,14 @@ class WorkerAsleep:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerDrained:
+    """It has no request left; its group's router passes none to it any more."""
+
+    time: float
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class SleepFailed:
     """An engine call of its sleep failed or is in doubt; nobody knows what it holds."""
 
@@ -298,7 +308,7 @@ class WorkerStuck:
 
 @dataclass(frozen=True, slots=True)
 class RouterSynced:
-    """The group's router passes requests to the workers with these URLs, of those that it was last told."""
+    """The group's router passes requests to the workers with these URLs, whether it was last told of them or not."""
 
     time: float
     group: str
@@ -337,6 +347,7 @@ Event = (
     | WeightsSeen
     | WorkerReady
     | WorkerAsleep
+    | WorkerDrained
     | SleepFailed
     | WakeFailed
     | WorkerHung

@@ -86,6 +86,8 @@ class Order:
     tickets: list[int] = field(default_factory=list)
     now: bool = False  # what is in flight is not waited for
     level: int | None = None  # of a sleep; None: the group's own
+    replicas: int = 0  # of a scaling
+    why: str = ""  # as users are told; "": as its verb says
     killed: bool = False  # a stop that was under way has been hurried
     is_down: bool = False  # of a restart: the processes have ended
     validation: Validation | None = None
@@ -146,7 +148,9 @@ class Group:
         self.pending_spec: GroupSpec | None = None  # what it is to be once its processes have ended
         self.told: tuple[str, ...] | None = None  # URLs of the members that its router was last told; None: none yet
         self.routed: frozenset[str] = frozenset()  # URLs of those that the router is known to pass requests to
+        self.listed: frozenset[str] = frozenset()  # likewise, with those that it was told to leave out, and has not yet
         self._take_members(now)
+        self.let_spare(self.serving[spec.replicas or len(self.serving) :], now)
 
     def _take_members(self, now: float) -> None:
         """Make the workers of the spec; one that was there before stays the same, with another configuration."""
@@ -165,18 +169,26 @@ class Group:
     def _note_members(self) -> None:
         self.router = next((w for w in self.members if w.is_router), None)
         self.serving = tuple(w for w in self.members if not w.is_router)
-        by_role = (tuple(w for w in self.members if w.spec.role is role) for role in Role)
+        self._note_enlisted()
+
+    def _note_enlisted(self) -> None:
+        """Note who of those that can serve is to: all but those that the group does without for now."""
+        self.enlisted = tuple(w for w in self.serving if not w.is_spare)
+        by_role = (tuple(w for w in self.members if w.spec.role is role and not w.is_spare) for role in Role)
         self.roles = [workers for workers in by_role if workers]
         self._note_gpus()
 
     def _note_gpus(self) -> None:
-        self.gpus: frozenset[GpuId] = frozenset().union(*(w.gpus for w in self.serving))
+        self.gpus: frozenset[GpuId] = frozenset().union(*(w.gpus for w in self.enlisted))
 
     @property
     def is_placed(self) -> bool:
-        """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to."""
+        """Say whether the group's GPUs are settled: named, or chosen for processes that live or are about to.
+
+        So are those of a group that is validated, between two processes too: they are kept for it.
+        """
         is_settled = self.is_target or len(self.serving) > 1 or not self.is_down or self.keeps_place
-        return not self.serving[0].spec.any_of or is_settled
+        return not self.serving[0].spec.any_of or is_settled or self.is_validated
 
     @property
     def may_be_on(self) -> frozenset[GpuId]:
@@ -193,12 +205,42 @@ class Group:
         """Let the only worker of a group that is not placed run on these GPUs when it comes."""
         self.serving[0].gpus = self.gpus = gpus
 
+    # How many serve
+
+    @property
+    def is_scalable(self) -> bool:
+        """Say whether there can be more or fewer of its replicas."""
+        return self.spec.scaling is not None or (len(self.serving) > 1 and self.serving[0].spec.role is Role.SERVE)
+
+    @property
+    def least(self) -> int:
+        """Return how many replicas it has at least while it is on its GPUs."""
+        return max(1, self.spec.scaling.least) if self.spec.scaling is not None else 1
+
+    @property
+    def spares(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.serving if worker.is_spare)
+
+    def enlist(self, workers: Iterable[Worker]) -> None:
+        """Let these of the spare workers serve with the others."""
+        for worker in workers:
+            worker.is_spare = False
+        self._note_enlisted()
+
+    def let_spare(self, workers: Iterable[Worker], deadline: float) -> None:
+        """Do without these workers; what they have in flight has until the deadline."""
+        for worker in workers:
+            worker.spare(deadline)
+        self._note_enlisted()
+
     def renew(self, now: float) -> None:
         """Let the pending spec hold, and forget what was learned of processes of the former one."""
         assert self.pending_spec is not None
         self.spec, self.pending_spec = self.pending_spec, None
         self.gaps.clear()
         self._take_members(now)
+        self.enlist(self.serving)
+        self.let_spare(self.serving[self.spec.replicas or len(self.serving) :], now)
 
     def update(self, spec: GroupSpec) -> None:
         """Take over a configuration that needs no other processes."""
@@ -220,7 +262,7 @@ class Group:
         """
         if len(self.members) == 1:
             return self.members[0].state
-        states = {worker.state for worker in self.serving}
+        states = {worker.state for worker in self.enlisted}
         if WorkerState.DRAINING in states:
             return WorkerState.DRAINING
         if self._has_quorum(_READY):
@@ -231,6 +273,9 @@ class Group:
             return WorkerState.WAKING
         if WorkerState.READY in states:  # the router comes, or does not know them yet
             return self.state if self.state in (WorkerState.STARTING, WorkerState.WAKING) else WorkerState.STARTING
+        states |= {worker.state for worker in self.spares}
+        if WorkerState.DRAINING in states:
+            return WorkerState.STOPPING  # one that it does without has something left, and nobody else serves
         for state in (WorkerState.UNRESPONSIVE, WorkerState.STOPPING, WorkerState.FALLING_ASLEEP, WorkerState.ASLEEP):
             if state in states:
                 return state
@@ -273,10 +318,11 @@ class Group:
     @property
     def reason(self) -> str:
         """Return why the group is in its state, where that needs saying; of several members each with its name."""
-        reasons = {worker.reason for worker in self.serving}
+        reasons = {worker.reason for worker in self.enlisted}
         if len(reasons) == 1:
             return reasons.pop()
-        said = (f"{w.name} is {w.state.replace('_', ' ')}: {w.reason}" for w in self.members if w.reason)
+        members = (w for w in self.members if w.reason and not w.is_spare)
+        said = (f"{w.name} is {w.state.replace('_', ' ')}: {w.reason}" for w in members)
         return "; ".join(said)
 
     @property
@@ -363,7 +409,9 @@ class Group:
         """Say whether an order takes the group off its GPUs, whoever else wants that."""
         if self.validation is not None:
             return self.validation.sends_away
-        return self.order is not None and self.order.verb is not Verb.START
+        if self.order is None or self.order.verb is Verb.START:
+            return False
+        return self.order.verb is not Verb.SCALE or self.order.replicas == 0
 
     @property
     def validation(self) -> Validation | None:
@@ -399,20 +447,20 @@ class Group:
 
     def cost(self, state: WorkerState, level: int | None = None) -> Cost:
         """Return what it costs to get through a state: of a sleep or a wake at `level`, by default the last one."""
-        return self._slowest([worker.cost(state, level) for worker in self.serving])
+        return self._slowest([worker.cost(state, level) for worker in self.enlisted])
 
     @property
     def return_cost(self) -> Cost:
         """Return the cost of getting the group ready from its present state: a wake or a start."""
-        return self._slowest([worker.return_cost for worker in self.serving])
+        return self._slowest([worker.return_cost for worker in self.enlisted])
 
     def comeback_cost(self, level: int) -> Cost:
         """Return the cost of getting the group ready again from `level`."""
-        return self._slowest([worker.comeback_cost(level) for worker in self.serving])
+        return self._slowest([worker.comeback_cost(level) for worker in self.enlisted])
 
     def leave_cost(self, level: int) -> Cost:
         """Return the cost of getting the group to `level` once it is drained."""
-        return self._slowest([worker.leave_cost(level) for worker in self.serving])
+        return self._slowest([worker.leave_cost(level) for worker in self.enlisted])
 
     def _slowest(self, costs: list[Cost]) -> Cost:
         return costs[0] if len(costs) == 1 else max(costs, key=lambda cost: cost.seconds)

@@ -5,14 +5,16 @@ in `switching` and `scheduler`, and who fits where in `placement`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import floor, inf
 
 from .commands import (
     Command,
+    DrainWorker,
     EndLease,
     GrantLease,
     RecordMove,
+    RecordScale,
     RestoreLease,
     RevokeLease,
     SleepWorker,
@@ -76,6 +78,7 @@ class HostState:
         self.pinned: list[Group] = []
         self.validating: list[Group] = []  # those with an order to be validated, in the order of these
         self.composed: list[Group] = []  # those of several workers
+        self.scalable: list[Group] = []  # those of which more or fewer replicas may serve
         self.placement = Placement(self)
         for spec in specs:
             self.add(spec)
@@ -143,6 +146,7 @@ class HostState:
     def _note_kinds(self) -> None:
         self.pinned = [group for group in self.groups.values() if group.spec.pinned]
         self.composed = [group for group in self.groups.values() if len(group.members) > 1]
+        self.scalable = [group for group in self.groups.values() if group.is_scalable]
 
     def remove(self, group: Group) -> None:
         """Forget one that has no process and no lease."""
@@ -203,13 +207,14 @@ class HostState:
         yield RecordMove(worker.name, before, to, reason, _cause(worker))
         group = self.groups[worker.group]
         if worker is group.router and to is not WorkerState.READY:
-            group.told, group.routed = None, frozenset()
+            group.told, group.routed, group.listed = None, frozenset(), frozenset()
         yield from self.derive(group, reason)
 
     def derive(self, group: Group, reason: str = "") -> Iterator[Command]:
         """Take in what the states of its members make of a group.
 
-        A worker that died has no claim any more, unless the group is up, or pinned: then it comes back to where it was.
+        A worker that died has no claim any more, unless it comes back to where it was: the group is up, or pinned, and
+        does not do without it.
         """
         self.touch(group)
         before, state = group.state, group.derived_state()
@@ -220,10 +225,10 @@ class HostState:
         self._give_back_of_dead(group)
 
     def _give_back_of_dead(self, group: Group) -> None:
-        if group.state not in UP and not group.keeps_place:
-            for worker in group.members:
-                if worker.is_down:
-                    self.ledger.give_back(worker.name)
+        keeps = group.state in UP or group.keeps_place
+        for worker in group.members:
+            if worker.is_down and (not keeps or worker.is_spare):
+                self.ledger.give_back(worker.name)
 
     def forget_excess(self) -> None:
         """Forget what was measured of processes that had more than workers may have: each is alone on its GPUs then.
@@ -241,13 +246,13 @@ class HostState:
         for worker in claiming(group):
             self._claim(worker)
         for worker in group.members:
-            if worker.may_come(self.now) and self.placement.is_quiet_for(worker):
+            if not worker.is_spare and worker.may_come(self.now) and self.placement.is_quiet_for(worker):
                 yield from self._bring(worker)
 
     def complete(self, group: Group) -> Iterator[Command]:
         """Bring those members of a group that is up who died, or had to wait for others that change their memory."""
         for worker in group.members:
-            if not worker.may_come(self.now) or not self.placement.is_quiet_for(worker):
+            if worker.is_spare or not worker.may_come(self.now) or not self.placement.is_quiet_for(worker):
                 continue
             if not worker.is_router and self.ledger.shortfall(worker.name, worker.gpu_claim):
                 continue  # others have come to its GPU, who are none of ours
@@ -353,12 +358,17 @@ class HostState:
         """Put a drained group to sleep at `level`, or end it at level 3: each member when its GPUs are quiet."""
         assert not group.granted, f"{group.name} still has leases {sorted(group.granted)}"
         for worker in group.serving:
-            if worker.state is not WorkerState.DRAINING or not self.placement.is_quiet_for(worker):
-                continue
-            if 3 in (level, worker.sleep_level) or not worker.can_sleep_at(level):
-                yield from self.stop_worker(worker, worker.reason, kill=False)
-            else:
-                yield from self._fall_asleep(worker, level, worker.reason)
+            if worker.state is WorkerState.DRAINING:
+                yield from self._deactivate(worker, level)
+
+    def _deactivate(self, worker: Worker, level: int) -> Iterator[Command]:
+        """Put a worker that has nothing left to sleep at `level`, or end it, once its GPUs are quiet."""
+        if not self.placement.is_quiet_for(worker):
+            return
+        if 3 in (level, worker.sleep_level) or not worker.can_sleep_at(level):
+            yield from self.stop_worker(worker, worker.reason, kill=False)
+        else:
+            yield from self._fall_asleep(worker, level, worker.reason)
 
     def deepen(self, group: Group, level: int, reason: str) -> Iterator[Command]:
         """Let those members that sleep shallower go to `level`, each when its GPUs are quiet; level 3 ends all."""
@@ -409,10 +419,55 @@ class HostState:
             yield from self.stop_worker(router, "no worker of its group is left", kill=True)
         elif router.state is WorkerState.READY:
             serve = (WorkerState.READY, WorkerState.DRAINING)
-            urls = tuple(worker.url for worker in group.serving if worker.state in serve)
+            urls = tuple(worker.url for worker in group.enlisted if worker.state in serve)
             if urls != group.told:
                 group.told, group.routed = urls, group.routed.intersection(urls)
                 yield SyncRouter(group.name, urls)
+
+    # How many of its replicas serve
+
+    def enlist(self, group: Group, workers: Sequence[Worker], reason: str) -> Iterator[Command]:
+        """Let some spare workers of a group serve with the others; where it is up, they come as room allows."""
+        yield from self._resize(group, workers, (), reason)
+
+    def let_spare(self, group: Group, workers: Sequence[Worker], reason: str) -> Iterator[Command]:
+        """Let a group do without some of its workers: those that serve finish what they have, others are ended."""
+        yield from self._resize(group, (), workers, reason)
+
+    def _resize(self, group: Group, more: Sequence[Worker], fewer: Sequence[Worker], reason: str) -> Iterator[Command]:
+        before = len(group.enlisted)
+        group.enlist(more)
+        group.let_spare(fewer, self.now + group.spec.drain_timeout)
+        self.moves += 1
+        yield RecordScale(group.name, before, len(group.enlisted), reason)
+        for worker in fewer:
+            if worker.state is WorkerState.READY:
+                yield from self.move(worker, WorkerState.DRAINING, reason)
+        for worker in more:
+            if worker.state is WorkerState.DRAINING and group.state is not WorkerState.DRAINING:
+                yield from self.move(worker, WorkerState.READY, reason)
+        yield from self.derive(group, reason)
+
+    def tend_spare(self, group: Group) -> Iterator[Command]:
+        """Bring the spare workers of a group off their GPUs, each once the router passes it no more and it is idle."""
+        for worker in group.spares:
+            match worker.state:
+                case WorkerState.DRAINING:
+                    yield from self._tend_draining(group, worker)
+                case WorkerState.STARTING | WorkerState.WAKING:
+                    yield from self.stop_worker(worker, f"{group.name} does without it", kill=True)
+                case WorkerState.BACKOFF | WorkerState.FAILED:
+                    yield from self.move(worker, WorkerState.UNLOADED, worker.reason)
+
+    def _tend_draining(self, group: Group, worker: Worker) -> Iterator[Command]:
+        is_let_go = worker.url not in group.listed
+        if is_let_go and (worker.is_drained or group.idle or self.now >= worker.drain_deadline):
+            yield from self._deactivate(worker, worker.sleep_level)
+        elif self.now >= worker.drain_deadline + END_GRACE:
+            yield from self.stop_worker(worker, worker.reason, kill=True)
+        elif is_let_go and not worker.is_drain_watched:
+            worker.is_drain_watched = True
+            yield DrainWorker(worker.name)
 
     # What is done to leases
 
@@ -514,7 +569,7 @@ class HostState:
 
     def resume(self, group: Group, reason: str) -> Iterator[Command]:
         """Let a group serve again that drains for nothing any more, with the leases that are still held."""
-        for worker in group.serving:
+        for worker in group.enlisted:
             if worker.state is WorkerState.DRAINING:
                 yield from self.move(worker, WorkerState.READY, reason)
         for lease in group.granted:

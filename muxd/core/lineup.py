@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from . import policy
 from .clearing import Eviction
+from .commands import Comparison
 from .group import Group
 from .host_state import HostState
 from .ledger import GpuId
@@ -321,6 +322,20 @@ class Lineup:
             on_them = (rivals for rivals in self._rivals.values() if not rivals.may_be_on.isdisjoint(gpus))
             self._turns[gpus] = sum(rivals.turns for rivals in on_them)
         return self._turns[gpus]
+
+    def compare(self, most: int) -> tuple[Comparison, ...]:
+        """Return what is compared of those who wait, as they were lined up last: the best first, at most so many."""
+        now, found = self._host.now, list[Comparison]()
+        for rivals in self._rivals.values():
+            for contender, due_at in self._dues(rivals):
+                is_open = rivals.is_open and contender.ready_at <= now
+                at = rivals.blockers.give_way_at(contender, due_at, now) if is_open else inf
+                score = policy.score(contender, self.wait_target, now)
+                count, waited = contender.group.waiting_count, now - contender.since
+                told = Comparison(contender.name, count, waited, score, due_at - now, at - now, contender.cost)
+                found.append(told)
+        found.sort(key=lambda each: (each.comes_in > AT_ONCE, each.due_in > AT_ONCE, -each.score, each.group))
+        return tuple(found[:most])
 
     # Who is first
 

@@ -17,18 +17,20 @@ from .commands import (
     RemoveWorker,
 )
 from .events import Verb
-from .group import Group, Order, Stage
+from .group import LOST, Group, Order, Stage
 from .host_state import HostState, in_configured_order
 from .spec import GroupSpec
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import Switching
 from .validation import Validations, distrust_again, is_launched_otherwise, planned
+from .worker import Worker
 
 _MESSAGES = {
     Verb.STOP: "{} is stopped by an operator",
     Verb.RESTART: "{} is restarted",
     Verb.SLEEP: "{} is put to sleep by an operator",
     Verb.VALIDATE: "{} is validated by an operator",
+    Verb.SCALE: "{} is scaled to 0 by an operator",
     Verb.UNLOAD: "no client has any more use of {}",
     Verb.RECONFIGURE: "the configuration of {} has changed",
     Verb.REMOVE: "{} is no longer in the configuration",
@@ -49,20 +51,24 @@ class Orders:
 
     # Taken
 
-    def give(self, group: Group, verb: Verb, ticket: int, *, now: bool, level: int | None = None) -> Iterator[Command]:
+    def give(
+        self, group: Group, verb: Verb, ticket: int, *, now: bool, level: int | None = None, replicas: int = 0
+    ) -> Iterator[Command]:
         """Give the group an order; the one before it ends as superseded, unless it says the same."""
-        if verb in (Verb.START, Verb.STOP, Verb.RESTART):
+        brings = verb in (Verb.START, Verb.RESTART) or (verb is Verb.SCALE and replicas > 0)
+        if brings or verb is Verb.STOP:
             yield from self._hold_down(group, down=verb is Verb.STOP)
-        if verb in (Verb.START, Verb.RESTART):
+        if brings:
             self.host.retry_now(group)
-        is_same = group.order is not None and (group.order.verb, group.order.level) == (verb, level)
+        former = group.order
+        is_same = former is not None and (former.verb, former.level, former.replicas) == (verb, level, replicas)
         if group.order is not None and is_same and not group.order.is_down:
             group.order.tickets.append(ticket)
             group.order.now = group.order.now or now
             return
         yield from self.fail(group, "superseded", f"a newer order, {verb} {group.name}, took its place")
-        self._set(group, Order(verb, [ticket], now, level))
-        if verb is not Verb.START:
+        self._set(group, Order(verb, [ticket], now, level, replicas=replicas))
+        if verb is not Verb.START and (verb is not Verb.SCALE or replicas == 0):
             self._switching.call_off(group)
 
     def validate(self, group: Group, ticket: int, levels: Iterable[int], cycles: int) -> Iterator[Command]:
@@ -91,6 +97,10 @@ class Orders:
         else:
             self._set(group, Order(Verb.UNLOAD))
             yield AnswerUnload(ticket)
+
+    def send_to_rest(self, group: Group, why: str) -> None:
+        """Let a group sleep that nobody wants, unless somebody does meanwhile."""
+        self._set(group, Order(Verb.UNLOAD, why=why))
 
     def _hold_down(self, group: Group, *, down: bool) -> Iterator[Command]:
         if group.stopped_by_operator is not down:
@@ -163,7 +173,12 @@ class Orders:
     # Brought forward
 
     def forward(self) -> Iterator[Command]:
-        """Bring every order forward, and what a new configuration asks for."""
+        """Bring every order forward, and what a new configuration asks for; again once a validation ends."""
+        yield from self._forward_all()
+        while any(group.validation is None for group in self.host.validating):
+            yield from self._forward_all()
+
+    def _forward_all(self) -> Iterator[Command]:
         self.host.validating = [group for group in self.host.validating if group.validation is not None]
         self._concerned = {name: group for name, group in self._concerned.items() if _has_something_to_do(group)}
         concerned = self._concerned | {group.name: group for group in self.host.composed}
@@ -176,7 +191,8 @@ class Orders:
         """End the orders of those that the last decisions left ready."""
         for group in self.host.in_state(WorkerState.READY):
             order = group.order
-            if order is not None and (order.verb is Verb.START or order.is_down):
+            is_brought = order is not None and (order.verb is Verb.START or order.is_down)
+            if is_brought or (order is not None and order.verb is Verb.SCALE and _is_scaled(group)):
                 yield from self._finish(group)
                 yield from self._advance(group)
 
@@ -213,7 +229,9 @@ class Orders:
                     yield from self._finish(group)
             case Verb.UNLOAD if group.in_use:
                 self._set(group, None)  # while it drained a request came: it serves on
-            case Verb.SLEEP | Verb.UNLOAD:
+            case Verb.SCALE if order.replicas > 0:
+                yield from self._scale(group)
+            case Verb.SLEEP | Verb.UNLOAD | Verb.SCALE:
                 yield from self._put_to_sleep(group, order)
             case _:
                 yield from self._take_down(group, order)
@@ -259,14 +277,34 @@ class Orders:
         else:
             yield from self._switching.begin_unopposed(group)
 
+    def _scale(self, group: Group) -> Iterator[Command]:
+        """See that as many replicas are ready as were ordered."""
+        failed = next((worker for worker in group.enlisted if worker.state in LOST), None)
+        if group.state is not WorkerState.READY:
+            yield from self._bring(group)
+        elif failed is not None:
+            message = f"replica {failed.name} has failed: {failed.reason}; see `muxctl logs {failed.name}`"
+            yield from self.fail(group, failed.ended_code or "model_failed", message)
+        elif _is_scaled(group):
+            yield from self._finish(group)
+        elif any(self._is_kept_out(worker) for worker in group.enlisted):
+            lacks = self._placement.lack_of_room(group, len(group.enlisted))
+            yield from self.fail(group, "no_room", f"others have come to GPUs of {group.name} meanwhile: {lacks}")
+
+    def _is_kept_out(self, worker: Worker) -> bool:
+        """Say whether a replica that is to serve waits for nothing but room."""
+        return worker.may_come(self.host.now) and not self._placement.with_room([worker], frozenset())
+
     def _put_to_sleep(self, group: Group, order: Order) -> Iterator[Command]:
         if group.state is WorkerState.BACKOFF and not group.wanted:
             yield from self.host.rest(group, WorkerState.BACKOFF)
         level = group.sleep_level if order.level is None else order.level
         if group.state in AT_REST and group.sleeps_at(level):
+            if order.verb is Verb.SCALE and len(group.enlisted) > group.least:
+                yield from self.host.let_spare(group, group.enlisted[group.least :], _message(group, order))
             yield from self._finish(group)
         elif group.state in (WorkerState.ASLEEP, WorkerState.FALLING_ASLEEP):
-            yield from self.host.deepen(group, level, _MESSAGES[order.verb].format(group.name))
+            yield from self.host.deepen(group, level, _message(group, order))
         elif group.state in UP and (group.lost_role or any(w.state is WorkerState.READY for w in group.serving)):
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
@@ -277,7 +315,7 @@ class Orders:
 
     def _take_down(self, group: Group, order: Order) -> Iterator[Command]:
         """Bring the group towards UNLOADED, from whatever state."""
-        message = _MESSAGES[order.verb].format(group.name)
+        message = _message(group, order)
         if group.state is WorkerState.READY:
             yield from self._drain(group, order)
         if group.state is WorkerState.DRAINING:
@@ -297,12 +335,27 @@ class Orders:
         """Let a drain that has begun end at once, where the order says so."""
         if order.now and group.drain_deadline > self.host.now:
             group.drain_deadline = self.host.now
-            message = _MESSAGES[order.verb].format(group.name)
-            yield from self.host.revoke_all(group, order.verb, message, self.host.now)
+            yield from self.host.revoke_all(group, _reason(order), _message(group, order), self.host.now)
 
     def _drain(self, group: Group, order: Order) -> Iterator[Command]:
         deadline = self.host.now if order.now else self.host.now + group.spec.drain_timeout
-        yield from self.host.drain(group, order.verb, _MESSAGES[order.verb].format(group.name), deadline)
+        yield from self.host.drain(group, _reason(order), _message(group, order), deadline)
+
+
+def _message(group: Group, order: Order) -> str:
+    return order.why or _MESSAGES[order.verb].format(group.name)
+
+
+def _reason(order: Order) -> str:
+    """Return why leases are revoked: a group that is scaled to 0 sleeps."""
+    return Verb.SLEEP if order.verb is Verb.SCALE else order.verb
+
+
+def _is_scaled(group: Group) -> bool:
+    """Say whether all who are to serve do, and the others have left their GPUs."""
+    known = group.routed if group.router is not None else {worker.url for worker in group.enlisted}
+    is_there = all(w.state is WorkerState.READY and w.url in known for w in group.enlisted)
+    return is_there and all(w.state in AT_REST or w.state is WorkerState.STUCK for w in group.spares)
 
 
 def why_not_to_validate(group: Group, levels: Iterable[int]) -> str:

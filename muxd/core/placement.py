@@ -186,6 +186,31 @@ class Placement:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
 
+    def with_room(self, workers: Iterable[Worker], off_limits: frozenset[GpuId]) -> list[Worker]:
+        """Return those of the workers for which there is room, though nobody leaves; each finds what others leave."""
+        found: dict[str, Holding] = {}
+        chosen = []
+        for worker in workers:
+            if not worker.gpus.isdisjoint(off_limits):
+                continue
+            if not self._host.ledger.shortfall(worker.name, worker.gpu_claim, found):
+                found[worker.name] = Holding(worker.gpu_claim)
+                chosen.append(worker)
+        return chosen
+
+    def lack_of_room(self, group: Group, wanted: int) -> str:
+        """Return who has the memory of those of a group's replicas that are not on their GPUs, as users are told."""
+        missing: dict[GpuId, int] = {}
+        for worker in group.serving:
+            if not self._host.ledger.is_awake(worker.name):
+                missing |= self._host.ledger.shortfall(worker.name, worker.gpu_claim)
+        said = []
+        for gpu in in_order(missing):
+            holders = [name for name in self._host.ledger.holders([gpu]) if self._host.ledger.is_loaded(name)]
+            states = (f"{name} ({self._host.workers[name].state.replace('_', ' ')})" for name in holders)
+            said.append(f"GPU {gpu} has no room: {' and '.join(states) or 'strangers'}")
+        return f"there is no room for {wanted}: {', '.join(said)}" if said else f"there is no room for {wanted} now"
+
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
         if not self._host.pinned or group.state not in DOWN | {WorkerState.ASLEEP}:
@@ -249,7 +274,7 @@ class Placement:
 
         None where it is cheaper that the group itself sleeps at level 2.
         """
-        if not any(self.copy_of(worker) for worker in group.serving):
+        if not any(self.copy_of(worker) for worker in group.enlisted):
             return []
         gone = {worker: held for b in evictions for worker, held in left_at(b.group, b.level).items()}
         if not self.lacks_host_ram(group, gone):
@@ -279,7 +304,7 @@ class Placement:
 
     def lacks_host_ram(self, group: Group, left: Mapping[str, Holding] = {}) -> bool:
         """Say whether host RAM has no room for the weights of a group that is launched; `left` as in the ledger."""
-        need = sum(self.copy_of(worker) for worker in group.serving)
+        need = sum(self.copy_of(worker) for worker in group.enlisted)
         return need > 0 and bool(self._host.ledger.shortfall("", {HOST_RAM: need}, left))
 
     def gives_host_ram(self, leaving: Eviction) -> bool:
@@ -323,7 +348,7 @@ class Placement:
         return never
 
     def _find_never_loads(self, group: Group) -> Impossible | None:
-        each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.serving)
+        each = (self._gpu_missing(w.spec) or self._too_small(w.spec, group.name) for w in group.enlisted)
         return next((impossible for impossible in each if impossible is not None), None) or self._crowded(group)
 
     def _gpu_missing(self, spec: WorkerSpec) -> Impossible | None:
@@ -366,7 +391,7 @@ class Placement:
     def _crowded(self, group: Group) -> Impossible | None:
         """Return why members of a group, each small enough, can never be on one GPU together."""
         for gpu in in_order(group.gpus):
-            shares = [worker.share for worker in group.serving if gpu in worker.gpus]
+            shares = [worker.share for worker in group.enlisted if gpu in worker.gpus]
             capacity = self._host.sizes.get(gpu)
             if len(shares) < 2 or (capacity is not None and WHOLE not in shares and sum(shares) <= capacity):
                 continue
@@ -408,8 +433,8 @@ def _may_be_on(worker: Worker) -> Hashable:
 
 
 def claiming(group: Group) -> list[Worker]:
-    """Return the members that need memory when the group comes: not the router, and none that is stuck."""
-    return [worker for worker in group.serving if worker.state is not WorkerState.STUCK]
+    """Return the members that need memory when the group comes: no router, nobody spare, and none that is stuck."""
+    return [worker for worker in group.enlisted if worker.state is not WorkerState.STUCK]
 
 
 def _reload_cost(group: Group) -> float:

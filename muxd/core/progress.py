@@ -154,7 +154,7 @@ def _queued_eta(host: HostState, switching: Switching, group: Group, now: float)
 def _level_ordered(group: Group) -> int:
     """Return the level to which the group's order leads: 3 for every order but a sleep."""
     order = group.order
-    if order is None or order.verb not in (Verb.SLEEP, Verb.UNLOAD):
+    if order is None or order.verb not in (Verb.SLEEP, Verb.UNLOAD, Verb.SCALE):
         return 3
     return group.sleep_level if order.level is None else order.level
 

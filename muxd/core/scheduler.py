@@ -18,6 +18,7 @@ from .commands import (
     FailSwitch,
     FinishShutdown,
     FinishSwitch,
+    RecordScale,
     RevokeLease,
     SetTimer,
     StopWorker,
@@ -47,6 +48,7 @@ from .events import (
     WeightsSeen,
     WorkerAsleep,
     WorkerDied,
+    WorkerDrained,
     WorkerExited,
     WorkerHung,
     WorkerMeasured,
@@ -58,6 +60,7 @@ from .host_state import HostState
 from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
+from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import GroupSpec, Troubles
 from .states import DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
@@ -73,7 +76,7 @@ LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
 
 #: Orders that lead to a group that is ready, and are refused where it can never be.
-BRINGING = frozenset({Verb.START, Verb.RESTART, Verb.VALIDATE})
+BRINGING = frozenset({Verb.START, Verb.RESTART, Verb.SCALE, Verb.VALIDATE})
 
 
 #: Seconds after which it is worth another try to load a model for which strangers leave no room.
@@ -86,6 +89,7 @@ class Scheduler:
         self._placement = self.host.placement
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
         self._orders = Orders(self.host, self.switching)
+        self.scaler = Scaler(self.host, self.switching, self._orders)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
         self._is_settled = False  # the last decision changed nothing: made again it would be the same
@@ -111,7 +115,8 @@ class Scheduler:
         Such reports come many times a second from every proxy, and a whole decision looks at every group.
         """
         is_due = self._timer is not None and self._timer <= self.host.now + AT_ONCE
-        return self._is_settled and not is_due and self.switching.still_waits(group)
+        is_same = self._is_settled and not is_due and self.scaler.still_holds(group)
+        return is_same and self.switching.still_waits(group)
 
     def _hasten_timer(self) -> list[Command]:
         """Return the command to look again earlier than was thought, where that is needed."""
@@ -181,6 +186,10 @@ class Scheduler:
                 yield from self._shutdown_asked(deadline)
             case TimerFired():
                 self._timer = None
+            case WorkerDrained(_, name) if name in self.host.workers:
+                self.host.workers[name].is_drained = True
+            case WorkerDrained():
+                pass
             case RouterSynced(_, name, urls) if name in self.host.groups:
                 yield from self._router_synced(self.host.groups[name], urls)
             case RouterSynced():
@@ -265,9 +274,48 @@ class Scheduler:
         if verb is Verb.VALIDATE:
             yield from self._validation_ordered(order, group)
             return
+        if verb is Verb.SCALE:
+            yield from self._scaling_ordered(order, group)
+            return
         if verb is Verb.SLEEP and self.switching.is_wished(group):
             yield from self._end_wish("superseded", f"a newer order, sleep {group.name}, took its place")
         yield from self._orders.give(group, verb, ticket, now=order.now, level=order.level)
+
+    def _scaling_ordered(self, order: OrderGiven, group: Group) -> Iterator[Command]:
+        """Let so many replicas serve, where there is room for them: nobody leaves for them."""
+        wanted, size, ticket = order.replicas, len(group.enlisted), order.ticket
+        if why := why_not_to_scale(group, wanted):
+            yield FailOrder(ticket, "scale_refused", why)
+            return
+        if group.pending_spec is not None or group.validation is not None:
+            why = "a new configuration of it is about to hold" if group.pending_spec is not None else "it is validated"
+            yield FailOrder(ticket, "superseded", f"{group.name} cannot be scaled now: {why}; scale it after that")
+            return
+        spares = spares_in_order(group)
+        if wanted > 0 and (why := self._too_many(group, wanted, spares)):
+            yield FailOrder(ticket, "no_room", why)
+            return
+        yield from self._orders.give(group, Verb.SCALE, ticket, now=order.now, replicas=wanted)
+        ordered = "an operator ordered it"
+        if wanted == 0:
+            yield RecordScale(group.name, size if group.state is WorkerState.READY else 0, 0, ordered)
+        elif wanted > size:
+            coming = self._placement.with_room(spares, frozenset())
+            yield from self.host.enlist(group, coming[: wanted - size], ordered)
+            if group.stays_up:
+                yield from self.host.complete(group)
+        elif wanted < size:
+            yield from self.host.let_spare(group, dispensable(group, size - wanted), ordered)
+
+    def _too_many(self, group: Group, wanted: int, spares: Sequence[Worker]) -> str:
+        """Return why there is no room for so many replicas of the group, and for how many there is; else ""."""
+        there = [worker for worker in group.enlisted if self.host.ledger.is_awake(worker.name)]
+        others = [worker for worker in group.enlisted if worker not in there]
+        fit = len(there) + len(self._placement.with_room([*others, *spares], frozenset()))
+        if fit >= wanted:
+            return ""
+        lacks = self._placement.lack_of_room(group, wanted)
+        return f"{fit} of {wanted} replicas of {group.name} fit now; {lacks}; ask for fewer, or make room"
 
     def _validation_ordered(self, order: OrderGiven, group: Group) -> Iterator[Command]:
         if why := why_not_to_validate(group, order.levels):
@@ -358,7 +406,7 @@ class Scheduler:
 
     def _router_synced(self, group: Group, urls: tuple[str, ...]) -> Iterator[Command]:
         """Take in whom a group's router passes requests to, of those that it was last told."""
-        group.routed = frozenset(group.told or ()).intersection(urls)
+        group.routed, group.listed = frozenset(group.told or ()).intersection(urls), frozenset(urls)
         yield from self.host.derive(group)
         if not group.carries():
             message = f"the router of {group.name} knows no worker that answers"
@@ -473,6 +521,7 @@ class Scheduler:
         else:
             renewals = self.host.renewals
             is_validating = bool(self.host.validating)
+            yield from self.scaler.settle()
             yield from self._orders.forward()
             if is_validating:
                 yield from self._grant()  # to those who waited for the end of one
@@ -501,7 +550,7 @@ class Scheduler:
                     yield FinishSwitch(ticket, group.url)
 
     def _set_timer(self) -> Iterator[Command]:
-        at = min(self.switching.deadlines())
+        at = min(self.scaler.next_decision, *self.switching.deadlines())
         wanted = None if at == inf else at
         if wanted != self._timer:
             self._timer = wanted

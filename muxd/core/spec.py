@@ -70,6 +70,17 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """What decides how many replicas a group has, between `least` and all that are configured; times in seconds."""
+
+    least: int  # 0: it leaves its GPUs when nobody wants it
+    load: float  # requests that run or wait, for each replica; more, and there is one more
+    queue_wait: float  # so long a request may wait while the group serves; longer, and there is one more
+    up_after: float  # one of these must have held so long
+    down_after: float  # a load for which fewer would do must have held so long
+
+
+@dataclass(frozen=True, slots=True)
 class Troubles:
     """How often a worker has died, failed to sleep or woken wrong, and what follows from that for its next lives.
 
@@ -103,3 +114,5 @@ class GroupSpec:
     preload: bool = False
     drain_timeout: float = 300.0
     pinned: bool = False  # it leaves its GPUs for an operator's order only, never for another group
+    replicas: int = 0  # so many of its workers serve, until an order or its load says otherwise; 0: all
+    scaling: Scaling | None = None  # by its load; None: only by orders

@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from .clearing import Eviction
-from .commands import Command
+from .commands import Cause, Command, Comparison, RecordSwitch
 from .group import Group
 from .host_state import END_GRACE, HostState
 from .ledger import GpuId
@@ -60,6 +60,10 @@ class OperatorSwitch:
 
     group: str
     tickets: list[int] = field(default_factory=list)
+
+
+#: Groups of which a switch tells what was compared, and leases that it names.
+COMPARED = 16
 
 
 class Switching:
@@ -102,11 +106,13 @@ class Switching:
         yield from self._start_anew_elsewhere()
         for group in self._called():
             self._placement.place(group)  # those GPUs are kept for it, whether it may come now or not
-            yield from self._consider(group, urgent=True)
+            yield from self._consider(group, Cause.OPERATOR if self.is_wished(group) else Cause.VALIDATION)
         while (next_one := self._next_contender()) is not None:
-            yield from self._begin(next_one, self._placement.plan(next_one))
+            group, cause = next_one
+            yield from self._begin(group, self._placement.plan(group), cause, self.lineup.compare(COMPARED))
         for group in self._at_leisure():
-            yield from self._consider(group, urgent=False)
+            is_crashed = group.state is WorkerState.BACKOFF
+            yield from self._consider(group, Cause.CRASH if is_crashed else Cause.PRELOAD)
         yield from self._rest_unwanted()
         yield from self._complete()
 
@@ -122,11 +128,11 @@ class Switching:
         """End sleepers that are to be started on idle GPUs instead of woken on theirs."""
         alike = list(self.lineup.sleepers())
         idle = self.host.ledger.idle(frozenset().union(*(groups[0].may_be_on_anew for groups in alike)))
-        idle -= self._off_limits(None, urgent=False) if idle else idle
+        idle -= self.off_limits(None, urgent=False) if idle else idle
         sleepers = [group for groups in alike if self._placement.fits_elsewhere(groups[0], idle) for group in groups]
         self._idle = idle if sleepers else frozenset()
         if sleepers:
-            self.lineup.line_up(self._off_limits(None, urgent=False))
+            self.lineup.line_up(self.off_limits(None, urgent=False))
         for group in list(self._sooner_elsewhere(sleepers)) if sleepers else ():
             yield from self.host.stop(group, "it is started anew on GPUs that nobody must leave", kill=True)
 
@@ -264,7 +270,7 @@ class Switching:
 
     def begin_unopposed(self, group: Group) -> Iterator[Command]:
         """Bring it to GPUs that are free."""
-        yield from self._begin(group, [])
+        yield from self._begin(group, [], Cause.ORDER)
 
     def drop_unbegun(self, group: Group) -> None:
         """Call off the switches in the way of `group` that have not begun: an operator wants it."""
@@ -290,19 +296,19 @@ class Switching:
         wished = [self.host.groups[self.operator_switch.group]] if self.operator_switch is not None else []
         return [*wished, *(group for group in self.host.validating if self.is_called(group))]
 
-    def _next_contender(self) -> Group | None:
-        """Return who of those for whom requests wait comes now; else note when to look again.
+    def _next_contender(self) -> tuple[Group, Cause] | None:
+        """Return who of those for whom requests wait comes now, and why; else note when to look again.
 
         Who is due comes first, the longest due before the others; then the one that is worth most.
         """
         self._kept_for = frozenset()
         noted, limit = inf, self.host.now + AT_ONCE
         while True:
-            self.lineup.line_up(self._off_limits(None, urgent=False))
+            self.lineup.line_up(self.off_limits(None, urgent=False))
             outlook = self.lineup.look(limit)
             for due in outlook.due:
                 if due.at <= limit:
-                    return due.contender.group
+                    return due.contender.group, Cause.DUE
                 noted = min(noted, due.at)
                 if due.rivals.blockers.have_only_their_turn:
                     # Models that cost less would come sooner, and could begin turn after turn in front of this one,
@@ -311,7 +317,7 @@ class Switching:
                     break
             else:
                 if outlook.now:
-                    return self.lineup.ranked(outlook.now)[0].group
+                    return self.lineup.ranked(outlook.now)[0].group, Cause.BEST
                 self.next_decision = min(self.next_decision, noted, outlook.next)
                 return None
 
@@ -329,17 +335,17 @@ class Switching:
             if self._placement.place(self.host.groups[name], frozenset().union(*earlier)):
                 yield self.host.groups[name]
 
-    def _consider(self, group: Group, *, urgent: bool) -> Iterator[Command]:
+    def _consider(self, group: Group, cause: Cause) -> Iterator[Command]:
         """Begin the switch to this group, if it may come now; else note when to decide again."""
-        at = self._may_come_at(group, urgent=urgent)
+        at = self._may_come_at(group, urgent=cause in (Cause.OPERATOR, Cause.VALIDATION))
         if at > self.host.now + AT_ONCE or self.host.now < group.retry_at:
             self.next_decision = min(self.next_decision, at)
         else:
-            yield from self._begin(group, self._placement.plan(group))
+            yield from self._begin(group, self._placement.plan(group), cause)
 
     def _may_come_at(self, group: Group, *, urgent: bool) -> float:
         """Return when a switch to the group may begin; inf: not before an event changes something."""
-        if group.state not in AT_REST or not self._placement.place(group, self._off_limits(group, urgent=urgent)):
+        if group.state not in AT_REST or not self._placement.place(group, self.off_limits(group, urgent=urgent)):
             return inf
         if group.is_kept_away:
             return inf
@@ -366,7 +372,7 @@ class Switching:
         self.next_decision = min(self.next_decision, at)
         return at > self.host.now + AT_ONCE
 
-    def _off_limits(self, group: Group | None, *, urgent: bool) -> frozenset[GpuId]:
+    def off_limits(self, group: Group | None, *, urgent: bool) -> frozenset[GpuId]:
         """Return the GPUs that no switch to the group, or to any (None), may be made to.
 
         They are those of running switches and of other groups that are validated and, unless it is `urgent`, those kept
@@ -390,12 +396,15 @@ class Switching:
         leaving = (b.leave_cost for b in self.in_the_way(group))
         return group.return_cost.measured and all(cost.measured for cost in leaving)
 
-    def _begin(self, group: Group, blockers: Sequence[Eviction]) -> Iterator[Command]:
+    def _begin(
+        self, group: Group, blockers: Sequence[Eviction], cause: Cause, compared: tuple[Comparison, ...] = ()
+    ) -> Iterator[Command]:
         if blockers and self._idle and group.may_be_on_anew and self._placement.fits_elsewhere(group, self._idle):
             back = sum(each.comeback_cost.seconds for each in blockers if each.comeback_cost.measured)
             self._spent[group.name] = self._spent.get(group.name, 0.0) + _measured(blockers, group) + back
         switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now)
         self._keep([*self.running, switch])
+        yield self._told(switch, group, cause, compared)
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:
@@ -403,6 +412,20 @@ class Switching:
                 message = f"{active.name} gives way to {group.name}"
                 yield from self.host.drain(active, "switch", message, self.host.now + active.spec.drain_timeout)
         yield from self._forward(switch)
+
+    def _told(self, switch: Switch, group: Group, cause: Cause, compared: tuple[Comparison, ...]) -> RecordSwitch:
+        """Return why the switch begins, for the journal."""
+        order = group.order
+        tickets = self.operator_switch.tickets if self.operator_switch is not None and self.is_wished(group) else ()
+        return RecordSwitch(
+            group.name,
+            tuple(switch.victims.items()),
+            cause,
+            tuple(group.waiting)[:COMPARED],
+            (*tickets, *(order.tickets if order is not None else ())),
+            compared,
+            self.lineup.wait_target,
+        )
 
     def _rest_unwanted(self) -> Iterator[Command]:
         """Let a crashed group whose GPU another one has taken wait for a request like any other."""

@@ -33,7 +33,7 @@ def planned(group: Group, levels: Iterable[int], cycles: int) -> Validation:
     comes last.
     """
     wanted = set(levels) or set(range(4))
-    possible = [level for level in wanted if all(worker.spec.can_ever_sleep_at(level) for worker in group.serving)]
+    possible = [level for level in wanted if all(worker.spec.can_ever_sleep_at(level) for worker in group.enlisted)]
     possible.sort(key=lambda level: (level == 3, not _can_sleep_at(group, level), level))
     return Validation(deque(Cycle(level, number) for level in possible for number in range(1, cycles + 1)))
 
@@ -98,7 +98,7 @@ class Validations:
                     self._leave(validation, validation.cycles[0].level)
             case Stage.LEAVE:
                 yield from self._send_away(group, validation.cycles[0].level)
-                if group.state in AT_REST and all(w.state in AT_REST or w.state in LOST for w in group.serving):
+                if group.state in AT_REST and all(w.state in AT_REST or w.state in LOST for w in group.enlisted):
                     validation.stage = Stage.LOOK_ASLEEP
                     yield from self._ask(group, validation, Moment.ASLEEP)
             case Stage.LOOK_ASLEEP if not validation.asked:
@@ -116,7 +116,7 @@ class Validations:
         validation.has_begun = True
         self._forget_last(group, validation)
         level = validation.cycles[0].level if validation.cycles else None
-        for worker in group.serving:
+        for worker in group.enlisted:
             if level in worker.distrusted:
                 validation.retried[worker.name] = level
                 worker.distrusted -= {level}
@@ -124,7 +124,7 @@ class Validations:
             self._end(group, validation)
         elif not _can_sleep_at(group, level):
             if validation.launch_level == level:
-                validation.errors = {worker.name: worker.launch_note or _NOT_SO for worker in group.serving}
+                validation.errors = {worker.name: worker.launch_note or _NOT_SO for worker in group.enlisted}
                 yield from self._end_cycle(group, order, validation)
             else:
                 self._relaunch(validation, level)
@@ -141,7 +141,7 @@ class Validations:
         """Forget what came of the cycle before."""
         validation.errors.clear()
         validation.since = self._host.now
-        for worker in group.serving:
+        for worker in group.enlisted:
             worker.took.clear()
             worker.bad_levels, worker.level_trouble = 0, ""  # an operator's trials are not held against it
 
@@ -177,7 +177,7 @@ class Validations:
     def _relaunch_for_next(self, group: Group, validation: Validation) -> None:
         """Have the group launched for the next cycle: as configured, where such processes can sleep at its level."""
         level = validation.cycles[0].level if validation.cycles else 3
-        is_configured = all(worker.spec.can_sleep_at(level) for worker in group.serving)
+        is_configured = all(worker.spec.can_sleep_at(level) for worker in group.enlisted)
         self._relaunch(validation, None if is_configured else level)
 
     def _end(self, group: Group, validation: Validation) -> None:
@@ -193,7 +193,7 @@ class Validations:
             yield from self._host.deactivate(group, level)
 
     def _drain(self, group: Group) -> Iterator[Command]:
-        if group.state in UP and any(worker.state is WorkerState.READY for worker in group.serving):
+        if group.state in UP and any(worker.state is WorkerState.READY for worker in group.enlisted):
             message = f"{group.name} is validated by an operator"
             yield from self._host.drain(group, Verb.VALIDATE, message, self._host.now + group.spec.drain_timeout)
         if group.state is WorkerState.DRAINING:
@@ -201,7 +201,7 @@ class Validations:
 
     def _ask(self, group: Group, validation: Validation, moment: Moment) -> Iterator[Command]:
         """Have those workers measured that are where they should be."""
-        for worker in group.serving:
+        for worker in group.enlisted:
             if moment is not Moment.ASLEEP and worker.state is not WorkerState.READY:
                 validation.errors.setdefault(worker.name, f"{worker.state}: {worker.reason}")
                 continue
@@ -215,7 +215,7 @@ class Validations:
         One that said something else after a wake is not what it was: it is started anew before anybody else asks it.
         """
         cycle, is_wrong = validation.cycles.popleft(), validation.stage is Stage.LOOK_AWAKE and validation.errors
-        reports = [self._report(worker, validation, cycle) for worker in group.serving]
+        reports = [self._report(worker, validation, cycle) for worker in group.enlisted]
         yield from (ReportCycle(ticket, *report) for ticket in order.tickets for report in reports)
         well = [report[0] for report in reports if not report[-1]]
         validation.retried = {name: level for name, level in validation.retried.items() if name not in well}
@@ -242,22 +242,22 @@ class Validations:
 def is_launched_otherwise(group: Group, validation: Validation) -> bool:
     """Say whether processes of the group were launched, to validate it, for a level for which others would not be."""
     level = validation.launch_level
-    launched = [worker for worker in group.serving if level is not None and worker.launched == level]
+    launched = [worker for worker in group.enlisted if level is not None and worker.launched == level]
     return any(worker.launched != worker.launch_level for worker in launched)
 
 
 def distrust_again(group: Group, validation: Validation) -> None:
     """Go on not to trust the levels that were tried again, and have not proved well."""
-    for worker in group.serving:
+    for worker in group.enlisted:
         worker.distrusted |= {validation.retried[worker.name]} if worker.name in validation.retried else set()
     validation.retried.clear()
 
 
 def _has_come(group: Group) -> bool:
     """Say whether the group is ready, with all of its workers that are not lost."""
-    is_there = all(worker.state is WorkerState.READY or worker.state in LOST for worker in group.serving)
+    is_there = all(worker.state is WorkerState.READY or worker.state in LOST for worker in group.enlisted)
     return is_there and group.state is WorkerState.READY
 
 
 def _can_sleep_at(group: Group, level: int) -> bool:
-    return all(worker.can_sleep_at(level) for worker in group.serving)
+    return all(worker.can_sleep_at(level) for worker in group.enlisted)

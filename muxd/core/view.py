@@ -12,7 +12,7 @@ from .ledger import HOST_RAM, GpuId
 from .progress import Progress, next_step, progress_of
 from .scheduler import Scheduler
 from .spec import Learned, Role, Troubles
-from .states import WorkerState
+from .states import AT_REST, WorkerState
 from .worker import Worker
 
 
@@ -36,8 +36,21 @@ class WorkerView:
     ended_at: float
     copy: int  # of host RAM, for a copy of its weights
     gpus: frozenset[GpuId]
+    is_spare: bool  # its group does without it for now
     is_awake: bool  # by the ledger: it has the memory that it needs to serve
     sleep_trouble: str  # why it sleeps deeper than it is configured to, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleView:
+    """How many replicas of a group are to serve, and may; `lacks`: why there are not as many as its load asks for."""
+
+    wanted: int
+    ready: int
+    least: int
+    most: int
+    is_automatic: bool
+    lacks: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class GroupView:
     progress: Progress
     next_step: str | None
     never_loads: str
+    scale: ScaleView | None  # None: there is one worker, or prefill and decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +165,23 @@ class CoreView:
             progress=progress_of(host, switching, group, now),
             next_step=next_step(host, switching, group, now),
             never_loads=self._never_loads(group),
+            scale=self._scale(group) if group.is_scalable else None,
         )
+
+    def _scale(self, group: Group) -> ScaleView:
+        scaling = group.spec.scaling
+        return ScaleView(
+            wanted=0 if group.state in AT_REST or group.sent_away else len(group.enlisted),
+            ready=sum(worker.state is WorkerState.READY for worker in group.serving),
+            least=scaling.least if scaling is not None else 0,
+            most=len(group.serving),
+            is_automatic=scaling is not None,
+            lacks=self._scheduler.scaler.lacks(group.name),
+        )
+
+    def scales(self) -> dict[str, ScaleView]:
+        """Return how many replicas serve of each group that may have more or fewer."""
+        return {group.name: self._scale(group) for group in self._host.scalable}
 
     @property
     def moves(self) -> int:
@@ -205,6 +235,7 @@ class CoreView:
             ended_at=worker.ended_at,
             copy=worker.copy,
             gpus=worker.gpus,
+            is_spare=worker.is_spare,
             is_awake=self._host.ledger.is_awake(worker.name),
             sleep_trouble=_sleep_trouble(worker),
         )

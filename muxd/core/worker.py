@@ -109,6 +109,10 @@ class Worker:
     ended_at: float = 0.0
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
+    is_spare: bool = False  # its group does without it for now: it leaves its GPUs, or has left them
+    drain_deadline: float = 0.0  # of a spare one
+    is_drain_watched: bool = False  # somebody looks when a spare one that drains has nothing left
+    is_drained: bool = False  # it was seen to have nothing left
 
     def __post_init__(self) -> None:
         self._take_gpus()
@@ -182,6 +186,11 @@ class Worker:
     @property
     def is_router(self) -> bool:
         return self.spec.role is Role.ROUTER
+
+    def spare(self, deadline: float) -> None:
+        """Let the group do without the worker, which has until the deadline to finish what it has."""
+        self.is_spare, self.drain_deadline = True, deadline
+        self.is_drain_watched = self.is_drained = False
 
     @property
     def is_down(self) -> bool:

@@ -30,4 +30,5 @@ class Capabilities:
     sleeps_one_way: bool = False  # whether its sleep and wake are the same whatever the level is called
     uses_gpus: bool = True  # whether its servers run on this host's GPUs
     fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
+    by_first_name: bool = False  # whether a server refuses names that it was not launched with
     memory_flags: tuple[str, ...] = ()  # the flag's names by which a server is told its share of a GPU

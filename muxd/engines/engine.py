@@ -146,6 +146,10 @@ class Engine(Protocol):
         """Wake a sleeping server: give back what it has `released`, and reload weights that were discarded."""
         ...
 
+    async def is_idle(self, link: EngineClient) -> bool | None:
+        """Say whether a server that is awake runs and queues no request; None where it does not say."""
+        ...
+
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
         """Return what a server that runs nothing else answers to the wake proof; None where it has no weights to prove.
 

@@ -1,10 +1,10 @@
 """The supervisor's state at the moment of a scrape, copied: a thread writes the page while muxd goes on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from muxd.core.states import WorkerState
-from muxd.core.view import WorkerView
+from muxd.core.view import ScaleView, WorkerView
 from muxd.gpus import GpuMemory
 from muxd.workers import Runner
 
@@ -35,3 +35,5 @@ class Facts:
     gpus: tuple[GpuMemory, ...]  # as last read
     switches: Mapping[SwitchKind, Tally]
     scrape_failures: Mapping[str, int]  # failed scrapes of engines, by model
+    replicas: Mapping[str, ScaleView] = field(default_factory=dict)  # by model, of those that may have more or fewer
+    scalings: Mapping[tuple[str, str], int] = field(default_factory=dict)  # steps by model and "up" or "down"

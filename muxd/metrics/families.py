@@ -37,6 +37,7 @@ class Families(Collector):
         yield InfoMetricFamily("muxd", "The muxd that runs.", {"version": facts.version})
         yield GaugeMetricFamily("muxd_uptime_seconds", "Seconds since the supervisor started.", facts.uptime)
         yield from _worker_families(facts.workers)
+        yield from _replica_families(facts)
         yield from _switch_families(facts)
         yield _gpu_memory(facts)
         yield _host_memory()
@@ -65,6 +66,22 @@ def _worker_families(workers: tuple[WorkerFacts, ...]) -> Iterator[Metric]:
         for kind, size in worker.memory.items():
             memory.add_metric((worker.name, kind), size)
     yield from (states, restarts, woke_wrong, memory)
+
+
+def _replica_families(facts: Facts) -> Iterator[Metric]:
+    replicas = GaugeMetricFamily(
+        "muxd_replicas", "Replicas of a model: wanted, ready, and the bounds min and max.", labels=("model", "kind")
+    )
+    for model, scale in facts.replicas.items():
+        counts = {"wanted": scale.wanted, "ready": scale.ready, "min": scale.least, "max": scale.most}
+        for kind, count in counts.items():
+            replicas.add_metric((model, kind), count)
+    scalings = CounterMetricFamily(
+        "muxd_scalings", "Steps to more or fewer replicas, by load or by order.", labels=("model", "direction")
+    )
+    for labels, count in facts.scalings.items():
+        scalings.add_metric(labels, count)
+    yield from (replicas, scalings)
 
 
 def _switch_families(facts: Facts) -> Iterator[Metric]:

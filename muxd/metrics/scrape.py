@@ -41,9 +41,15 @@ class SupervisorMetrics:
         """
         self.switches = Switches()
         self.scrape_failures: Counter[str] = Counter()  # by model
+        self.scalings: Counter[tuple[str, str]] = Counter()  # by model and direction
         self._awake = awake
         self._facts = facts
         self.page = SharedPage(self._make)  # takes at most about DEADLINE seconds
+
+    def note_scaling(self, model: str, before: int, after: int) -> None:
+        """Note a step to more or fewer replicas; one to as many is none."""
+        if before != after:
+            self.scalings[model, "up" if after > before else "down"] += 1
 
     async def _make(self) -> bytes:
         until = time.monotonic() + DEADLINE

@@ -54,6 +54,15 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchEnd:
+    """A switch whose target has begun to come is over; `seconds` by part, of one that made its target ready."""
+
+    target: str
+    is_ready: bool
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class _Leave:
     """How a worker last left its GPUs; times are those of the core's events."""
 
@@ -81,15 +90,16 @@ class Switches:
         self._leaves: dict[str, _Leave] = {}
         self._coming: dict[str, _Coming] = {}
 
-    def note(self, move: RecordMove, at: float, running: Iterable[SwitchView], *, level: int, waited: float) -> None:
-        """Note a move that a worker made at the time `at`, on the clock of the core's events.
+    def note(
+        self, move: RecordMove, at: float, running: Iterable[SwitchView], *, level: int, waited: float
+    ) -> SwitchEnd | None:
+        """Note a move that a worker made at the time `at`, on the clock of the core's events; return what it ended.
 
         `running` has the switches that are under way, `level` is the level at which the worker sleeps, and `waited`
         is how many seconds the worker last waited for memory.
         """
         name, before, after = move.worker, move.before, move.after
-        if before in COMING:
-            self._arrive(name, after, at, waited)
+        end = self._arrive(name, after, at, waited) if before in COMING else None
         if after in COMING:
             self._on_gpu[name] = -inf
             self._begin(next((switch for switch in running if switch.target == name), None), at)
@@ -101,6 +111,7 @@ class Switches:
             self._on_gpu[name] = -inf if after is WorkerState.READY else at
         elif before is WorkerState.ASLEEP:
             self._on_gpu[name] = -inf  # it sleeps deeper, or ends, for another one
+        return end
 
     def tallies(self) -> dict[SwitchKind, Tally]:
         """Return a copy of the tallies, in the order in which the kinds of switch first happened."""
@@ -132,12 +143,15 @@ class Switches:
             SwitchKind("+".join(leaves), switch.target, "+".join(levels)), at, seconds
         )
 
-    def _arrive(self, target: str, after: WorkerState, at: float, waited: float) -> None:
+    def _arrive(self, target: str, after: WorkerState, at: float, waited: float) -> SwitchEnd | None:
         """Count the switch to `target` where the target is ready, and forget it where the target failed."""
         coming = self._coming.pop(target, None)
-        if coming is None or after is not WorkerState.READY:
-            return
+        if coming is None:
+            return None
+        if after is not WorkerState.READY:
+            return SwitchEnd(target, False, coming.seconds)
         took = at - coming.since
         room = min(waited, took)
         seconds = coming.seconds | {"free": coming.seconds["free"] + room, "wake": took - room}
         self._tallies.setdefault(coming.kind, Tally()).add(seconds)
+        return SwitchEnd(target, True, seconds)

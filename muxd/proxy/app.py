@@ -7,26 +7,30 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import trio
 
 from muxd.client import ControlClient as Control
+from muxd.config.model_schema import Model
 from muxd.config.schema import Config
 from muxd.http.shared_page import SharedPage
 from muxd.notify import Notifier
 from muxd.own_log import setup_logging
+from muxd.pool_share import PoolShare
 from muxd.ports import listen_at
 
 from .auth.api_keys import Keyring
 from .auth.exposure import loopback_only, metrics_said_at_start, said_at_start, would_open
+from .auth.failed_keys import MOST
 from .auth.hosts import Hosts, at_home
 from .auth.origins import Origins
 from .catalogue import Catalogue
 from .dispatcher import RequestDispatcher, shutting_down
 from .leases import Leases
 from .proxied_request import RequestTimeouts
-from .sockets.context import ConnectionContext, ProxyLimits
+from .sockets.context import HEAD_MEMORY, ConnectionContext, ProxyLimits
 from .sockets.downstream import ClientConnection
 from .sockets.event_loop import run_with_trio_guest
 from .sockets.listener import Listener
@@ -36,6 +40,7 @@ from .telemetry.activity import Activity
 from .telemetry.exposition import CONTENT_TYPE, PAUSE, whole_page
 from .telemetry.metrics import Gauges, ProxyMetrics
 from .telemetry.metrics_port import listen_again, listen_for_metrics, serve_metrics
+from .telemetry.pool_counts import PoolCounts, serve_pool
 from .telemetry.recorder import Recorder
 from .telemetry.request_ids import RequestIds
 
@@ -52,11 +57,20 @@ _SETTLE = 0.1  # seconds, at most, from a request's end to its line in log and m
 _LAST_WORDS = 2.0  # seconds for clients to read the errors with which they were cut off
 
 
-def run_proxy(config: Config, listen: socket.socket | None, metrics: socket.socket | None, notifier: Notifier) -> None:
-    """Run the proxy until it is told to stop; raise what `_run` raises, perhaps inside an exception group."""
+def run_proxy(
+    config: Config,
+    listen: socket.socket | None,
+    metrics: socket.socket | None,
+    notifier: Notifier,
+    share: PoolShare | None = None,
+) -> None:
+    """Run the proxy until it is told to stop; raise what `_run` raises, perhaps inside an exception group.
+
+    With a `share` this process is one of several at the same address.
+    """
     _give_memory_back()
-    limits = _limits(config)
-    run_with_trio_guest(partial(_run, config, limits, listen, metrics, notifier))
+    limits = _limits(config, share)
+    run_with_trio_guest(partial(_run, config, limits, listen, metrics, notifier, share))
 
 
 async def _run(
@@ -65,6 +79,7 @@ async def _run(
     listen: socket.socket | None,
     metrics: socket.socket | None,
     notifier: Notifier,
+    share: PoolShare | None,
     reactor: Reactor,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight within `drain_timeout`.
@@ -74,11 +89,11 @@ async def _run(
     """
     listener = listen or listen_at(config.proxy.host, config.proxy.port)
     loopback_only(config, listener.getsockname())
-    where = config.proxy.metrics_listen
+    where = config.proxy.metrics_listen if share is None or share.number == 1 else None
     if metrics is None and where is not None:
         metrics = listen_for_metrics(*where, notifier)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_proxy(config, limits, listener, reactor) as proxy, trio.open_nursery() as nursery:
+        async with open_proxy(config, limits, listener, reactor, share) as proxy, trio.open_nursery() as nursery:
             log.info("listening on %s", _address_text(listener))
             for warning in (said_at_start(config, listener.getsockname()), metrics_said_at_start(config)):
                 if warning is not None:
@@ -106,23 +121,36 @@ async def _serve_metrics(
 class ProxyServer:
     """A running proxy: its parts, and how they are connected."""
 
-    def __init__(self, config: Config, limits: ProxyLimits, reactor: Reactor, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, config: Config, limits: ProxyLimits, reactor: Reactor, nursery: trio.Nursery, share: PoolShare | None
+    ) -> None:
         """Build all parts without starting any; raise CannotWriteLog."""
         proxy = config.proxy
         control = Control([config.daemon.socket])
         meters = ProxyMetrics()
         meters.gauges = self._gauges
-        self.log = open_access_log(proxy.access_log, proxy.access_log_dir)
-        self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, meters, control), PAUSE)
+        self._share = share
+        self._pool = PoolCounts(share, meters) if share is not None else None
+        self.log = open_access_log(proxy.access_log, proxy.access_log_dir, share.number if share is not None else None)
+        counted = self._pool.of_all if self._pool is not None else _as_coroutine(meters)
+        self.metrics: Callable[[], Awaitable[bytes]] = SharedPage(partial(whole_page, counted, control), PAUSE)
         self.catalogue = Catalogue(control, config, self._apply_config)
         activity = Activity()
-        self.leases = Leases(control, reactor, self.catalogue.terms, meters, limits.most_idle, activity)
+        self.leases = Leases(
+            control, reactor, self._terms, meters, limits.most_idle, activity, lambda: self.catalogue.lost_at
+        )
         self._settling = Alarm(reactor, self.flush)
         ids = RequestIds(proxy.request_id_headers)
         self._recorder = Recorder(meters, self.log, activity, ids, self._settle_soon)
         pace = RequestTimeouts(proxy.upstream_timeout, proxy.comment_interval)
         self.dispatcher = RequestDispatcher(
-            self.catalogue, self.leases, Keyring(config.keys), pace, self._recorder, self._begin_page
+            self.catalogue,
+            self.leases,
+            Keyring(config.keys, share=share),
+            pace,
+            self._recorder,
+            self._begin_page,
+            MOST if share is None else share.of(MOST),
         )
         self.front = ConnectionContext(reactor, limits, self.dispatcher)
         self._nursery = nursery
@@ -139,10 +167,17 @@ class ProxyServer:
         if self.log is not None:
             await self._nursery.start(self.log.run)
         await self._nursery.start(self.leases.run)
+        if self._share is not None and self._pool is not None:
+            await self._nursery.start(serve_pool, self._share, self._pool.told)
         self._nursery.start_soon(self.catalogue.run, name="catalogue")
         with trio.move_on_after(_FIRST_WORD):
             await self.catalogue.tried.wait()
         self._listener = Listener(self.front, listener)
+
+    def _terms(self, model: str) -> Model:
+        """Return the model's configuration, with this process's share of queue_limit."""
+        terms = self.catalogue.terms(model)
+        return terms if self._share is None else replace(terms, queue_limit=self._share.of(terms.queue_limit))
 
     def _apply_config(self, config: Config) -> None:
         """Apply the configuration that muxd runs with, which may differ from the one before."""
@@ -189,7 +224,9 @@ class ProxyServer:
         figures = {lease.name: lease.figures() for lease in self.leases.all()}
         models = {name: (waiting, in_flight) for name, (in_flight, waiting) in figures.items()}
         buffered = self.front.held + self.front.heads
-        return Gauges(self.front.clients, buffered, self.log.dropped if self.log is not None else 0, models)
+        dropped = self.log.dropped if self.log is not None else 0
+        dropped += self._pool.dropped_before if self._pool is not None else 0
+        return Gauges(self.front.clients, buffered, dropped, models)
 
     async def drain(self, seconds: float) -> None:
         """Accept no client, refuse waiting requests, let those in flight finish; cut what is left after `seconds`."""
@@ -220,7 +257,11 @@ class ProxyServer:
 
 @asynccontextmanager
 async def open_proxy(
-    config: Config, limits: ProxyLimits, listener: socket.socket, reactor: Reactor
+    config: Config,
+    limits: ProxyLimits,
+    listener: socket.socket,
+    reactor: Reactor,
+    share: PoolShare | None = None,
 ) -> AsyncIterator[ProxyServer]:
     """Run a proxy for as long as the scope lasts; the caller runs `reactor` meanwhile.
 
@@ -228,7 +269,7 @@ async def open_proxy(
     """
     try:
         async with trio.open_nursery() as nursery:
-            proxy = ProxyServer(config, limits, reactor, nursery)
+            proxy = ProxyServer(config, limits, reactor, nursery, share)
             await proxy.start(listener)
             yield proxy
             proxy.part()
@@ -237,6 +278,15 @@ async def open_proxy(
     finally:
         reactor.close_all()
         listener.close()
+
+
+def _as_coroutine(meters: ProxyMetrics) -> Callable[[], Awaitable[ProxyMetrics]]:
+    """Return a function that returns the counts of the only process, as `PoolCounts.of_all` does those of several."""
+
+    async def counted() -> ProxyMetrics:
+        return meters
+
+    return counted
 
 
 def _log_settings(config: Config) -> tuple[str, str]:
@@ -261,11 +311,14 @@ def _give_memory_back() -> None:
         mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
 
 
-def _limits(config: Config) -> ProxyLimits:
-    clients = _room_for_clients()
+def _limits(config: Config, share: PoolShare | None) -> ProxyLimits:
+    """Return what one process may take; each of several gets at least what the largest body needs."""
+    clients, proxy = _room_for_clients(), config.proxy
+    own = share.of if share is not None else int
     return ProxyLimits(
-        max_body=config.proxy.max_body,
-        buffer_memory=config.proxy.buffer_memory,
+        max_body=proxy.max_body,
+        buffer_memory=max(own(proxy.buffer_memory), proxy.max_body),
+        head_memory=own(HEAD_MEMORY),
         max_clients=clients,
         most_idle=max(8, clients // 8),  # the idle connections of several models must leave descriptors for clients
     )

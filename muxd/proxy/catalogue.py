@@ -6,7 +6,8 @@ such model" while muxd cannot be reached.
 
 import logging
 from collections.abc import Callable
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import Any
 
 import trio
@@ -39,6 +40,7 @@ class CatalogueEntry:
         "model",
         "name",
         "names",
+        "renamed",
         "routes",
         "served_names",
         "state",
@@ -51,6 +53,8 @@ class CatalogueEntry:
         self.name = model.name
         self.served_names = model.served_names or (model.name,)
         self.names = (model.name, *(name for name in model.served_names if name != model.name))
+        is_by_first = told.answers is not None and told.answers.by_first_name
+        self.renamed = frozenset(self.names) - {self.served_names[0]} if is_by_first else frozenset()
         self.state = state
         self.url: str | None = None  # the worker's, while the model is ready
         self.edits = Edits(model.upstream_name, model.set_params, model.strip_params)
@@ -73,8 +77,11 @@ class CatalogueEntry:
     def worker_name(self, asked: str) -> str:
         """Return the name to send to the worker for a client's `asked`; empty where the client's own name will do.
 
+        A vLLM that runs since before a reload does not know the names that came with that; the first one it does.
         SGLang takes everything after the first colon for an adapter, so that a tag which is none must be removed.
         """
+        if asked in self.renamed:
+            return self.served_names[0]
         if ":" not in asked or (asked.count(":") == 1 and self.adapter(asked)):
             return ""
         adapter = self.adapter(asked)
@@ -88,6 +95,7 @@ class Catalogue:
 
     def __init__(self, control: ControlClient, config: Config, told: Callable[[Config], None]) -> None:
         self.connected = False
+        self.lost_at = -inf  # monotonic time at which muxd was last there, and then was not
         self.tried = trio.Event()  # set after the first attempt to reach muxd
         self._control = control
         self._on_config = told
@@ -215,6 +223,8 @@ class Catalogue:
         log.info("connected to muxd: %d models", len(self._entries))
 
     def _note_unreachable(self, errors: BaseExceptionGroup[MuxdError]) -> None:
+        if self.connected:
+            self.lost_at = monotonic()
         self.connected = False
         self._take_states([])  # the states were true under a muxd that is gone
         if not self._complained:

@@ -56,8 +56,12 @@ class RequestDispatcher:
         pace: RequestTimeouts,
         records: Recorder,
         metrics: Page,
+        most_failed: int = MOST,
     ) -> None:
-        """Take the parts of the proxy that requests need.  `metrics` makes the page of GET /metrics."""
+        """Take the parts of the proxy that requests need.
+
+        `metrics` makes the page of GET /metrics; `most_failed` is how many unknown keys an address may send a minute.
+        """
         self.keyring = keyring
         self._tls_told_until = 0.0
         self.hosts: Hosts | None = None  # None: any Host is allowed
@@ -67,7 +71,8 @@ class RequestDispatcher:
         self._pace = pace
         self._recorder = records
         self._metrics = metrics
-        self._failed_keys = FailedKeys()
+        self._failed_keys = FailedKeys(most=most_failed)
+        self._most_failed = most_failed
         self._closing_refusal: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:
@@ -163,8 +168,8 @@ class RequestDispatcher:
             if not wait:
                 raise
             request.keep_alive = False
-            message = f"more than {MOST} API keys that are not known here came from {address} within a minute: "
-            message += f"a right one is served at once, the next wrong one is looked at in {wait:.0f} s"
+            message = f"more than {self._most_failed} API keys that are not known here came from {address} within "
+            message += f"a minute: a right one is served at once, the next wrong one is looked at in {wait:.0f} s"
             raise Refusal(429, "too_many_failed_keys", message, retry_after=wait) from unknown
 
     # Requests for workers
@@ -194,7 +199,7 @@ class RequestDispatcher:
             translated = asked.told(request.body, entry.worker_name(asked.model) or asked.model)
             client.lighten(len(request.body) - len(translated))
             request.body = translated
-        if not entry.edits.idle or ":" in asked.model:
+        if not entry.edits.idle or ":" in asked.model or asked.model in entry.renamed:
             _edit(client, request, found, entry)
         if asked.form is BodyFormat.NOTHING:
             return self._send_unleased(client, request, record, found, entry, lines)

@@ -85,8 +85,13 @@ class Leases:
         meters: ProxyMetrics,
         most_idle: int,
         activity: Activity,
+        lost_at: Callable[[], float],
     ) -> None:
-        """Take the parts that all leases share.  `most_idle`: idle connections that are kept to each worker."""
+        """Take the parts that all leases share.
+
+        `most_idle`: idle connections that are kept to each worker.  `lost_at`: when muxd was last lost; monotonic.
+        """
+        self.lost_at = lost_at
         self._most_idle = most_idle
         self._session = LeaseSession(control, activity)
         activity.under_way = self._under_way
@@ -334,7 +339,7 @@ class ModelLease:
                 async with self._lease(session) as lease:
                     await self._follow(session, lease)
             except Unreachable as error:
-                if monotonic() >= self._lost_at + _RESTART:
+                if monotonic() >= max(self._lost_at, self._leases.lost_at()) + _RESTART:
                     self.refuse_waiting(unreachable(error), but_replayed=True)
                 if self._waiting:
                     await trio.sleep(_RETRY)

@@ -7,6 +7,7 @@ import trio
 from muxd.core.commands import (
     AnswerUnload,
     Command,
+    DrainWorker,
     EndLease,
     FailLease,
     FailOrder,
@@ -19,6 +20,8 @@ from muxd.core.commands import (
     PersistStopped,
     ReconfigureWorker,
     RecordMove,
+    RecordScale,
+    RecordSwitch,
     RemoveWorker,
     ReportCycle,
     RestoreLease,
@@ -68,6 +71,8 @@ class CommandExecutor:
                 self._runners[name].wake()
             case SleepWorker(name, level):
                 self._runners[name].sleep(level)
+            case DrainWorker(name):
+                self._nursery.start_soon(self._runners[name].drain, name=f"drain of {name}")
             case StopWorker(name, kill):
                 self._runners[name].stop(kill=kill)
             case SyncRouter(group, urls):
@@ -94,6 +99,12 @@ class CommandExecutor:
                     self._remember_stop(model, stopped=False)
             case RecordMove():
                 self._record_move(command, now)
+            case RecordSwitch():
+                self._context.switches.begin(command, now)
+            case RecordScale(group, before, after, reason):
+                log.info("%s: %d -> %d replicas (%s)", group, before, after, reason)
+                self._context.journal.record("scaled", model=group, **{"from": before, "to": after, "reason": reason})
+                self._metrics.note_scaling(group, before, after)
             case SetTimer() | FinishShutdown():
                 raise AssertionError(f"{command} is for the loop itself")
 
@@ -120,7 +131,9 @@ class CommandExecutor:
         view = self._context.view
         waits = [r.gpu_memory.waited for name, r in self._runners.items() if group_of(name) == move.worker]
         level = view.level(move.worker)
-        self._metrics.switches.note(move, now, view.switches(), level=level, waited=max(waits))
+        running = view.switches()
+        end = self._metrics.switches.note(move, now, running, level=level, waited=max(waits))
+        self._context.switches.look(end, {switch.target: switch.since for switch in running}, move.reason, now)
 
     def _remember_stop(self, name: str, *, stopped: bool) -> None:
         state = self._context.workers.state

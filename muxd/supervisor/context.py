@@ -15,6 +15,7 @@ from .measurements import Measurements
 from .order_streams import OrderStreams
 from .runner_set import RunnerSet
 from .sessions import ProxySessions
+from .switch_book import SwitchBook
 from .validations import CycleFigures
 
 
@@ -46,4 +47,5 @@ class SupervisorContext:
     losses: Losses
     measurements: Measurements
     figures: CycleFigures
+    switches: SwitchBook
     proxy: ProxyView

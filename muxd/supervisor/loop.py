@@ -49,6 +49,8 @@ from .request_board import KEPT as ENDED_KEPT
 from .runner_set import RunnerSet
 from .service import SupervisorService
 from .sessions import ProxySessions, SessionLease
+from .switch_book import KEPT as SWITCHES_KEPT
+from .switch_book import SwitchBook
 from .validations import CycleFigures
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class Supervisor:
         self.journal = Journal()
         self._requests = Journal(ENDED_KEPT)
         self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers), self._requests)
+        self.switches = SwitchBook(self._sessions, self._orders, self.journal, Journal(SWITCHES_KEPT))
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._learned = LearnedFile(context.state, self._view, self._runners)
         self._measurements = Measurements(context, self._view.host, self._runners)
@@ -109,6 +112,7 @@ class Supervisor:
             losses=self._losses,
             measurements=self._measurements,
             figures=CycleFigures(self._runners, context.tell),
+            switches=self.switches,
             proxy=proxy,
         )
         self.reloader = Reloader(self._context, reread, self.stopping)
@@ -246,6 +250,8 @@ class Supervisor:
             uptime=trio.current_time() - self._started,
             workers=tuple(WorkerFacts.of(worker, self._runners[name]) for name, worker in workers),
             gpus=tuple(self._context.workers.gpus.latest.values()),
+            replicas=self._view.scales(),
+            scalings=dict(self._metrics.scalings),
             switches=self._metrics.switches.tallies(),
             scrape_failures=dict(self._metrics.scrape_failures),
         )

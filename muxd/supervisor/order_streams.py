@@ -22,8 +22,9 @@ LAG = 64
 class OrderStream:
     """One operator's lines about one model."""
 
-    def __init__(self, model: str, opened: float, compose: Callable[[str, Progress], Line]) -> None:
+    def __init__(self, model: str, opened: float, by: str, compose: Callable[[str, Progress], Line]) -> None:
         self.model = model
+        self.by = by  # the operator
         self.opened = opened
         self.pace = ProgressPace()
         self._compose = compose
@@ -56,11 +57,19 @@ class OrderStreams:
     def __init__(self) -> None:
         self._open: dict[int, OrderStream] = {}
 
-    def open_switch(self, number: int, model: str, now: float) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        return self._add(number, OrderStream(model, now, switch_line))
+    def open_switch(
+        self, number: int, model: str, now: float, by: str = ""
+    ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._add(number, OrderStream(model, now, by, switch_line))
 
-    def open_order(self, number: int, model: str, now: float) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        return self._add(number, OrderStream(model, now, order_line))
+    def open_order(
+        self, number: int, model: str, now: float, by: str = ""
+    ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._add(number, OrderStream(model, now, by, order_line))
+
+    def operator(self, number: int) -> str:
+        """Return who gave an order that is not carried out yet, or ""."""
+        return self._open[number].by if number in self._open else ""
 
     def _add(self, number: int, stream: OrderStream) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         self._open[number] = stream

@@ -146,42 +146,56 @@ class SupervisorService:
             raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
 
+    def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[dict[str, Any]]:
+        now, book = trio.current_time(), self._context.switches
+        book.look(None, {switch.target: switch.since for switch in self._view.switches()}, "", now)
+        return book.all(wanted, began_before, now)
+
     # What is ordered
 
-    def switch(self, name: str) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+    def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[dict[str, Any]]:
         now, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_switch(number, name, now)
-        self._record_order(name, "switch")
+        progress = self._context.orders.open_switch(number, name, now, by)
+        self._record_order(name, "switch", by)
         self._context.tell(SwitchAsked(now, number, name))
         return progress
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         time, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_order(number, name, time)
-        self._record_order(name, verb if level is None else f"{verb} at level {level}")
-        self._context.tell(OrderGiven(time, number, name, verb, now, level))
+        progress = self._context.orders.open_order(number, name, time, by)
+        to = f" to {replicas}" if verb is Verb.SCALE else ""
+        self._record_order(name, f"{verb}{to}" if level is None else f"{verb} at level {level}", by)
+        self._context.tell(OrderGiven(time, number, name, verb, now, level, replicas=replicas))
         return progress
 
     def validate(
-        self, name: str, levels: tuple[int, ...], cycles: int
+        self, name: str, levels: tuple[int, ...], cycles: int, by: str = ""
     ) -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
         time, number = trio.current_time(), self._context.next_number()
-        progress = self._context.orders.open_order(number, name, time)
-        self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate")
+        progress = self._context.orders.open_order(number, name, time, by)
+        self._record_order(name, f"validate at levels {', '.join(map(str, levels))}" if levels else "validate", by)
         self._context.figures.begin(name)
         self._context.tell(OrderGiven(time, number, name, Verb.VALIDATE, levels=levels, cycles=cycles))
         return number, progress
 
     def end_validation(self, name: str, number: int) -> None:
+        by = self._context.orders.operator(number)
         if self._context.orders.leave(number):
-            self._record_order(name, "an end of its validation")
+            self._record_order(name, "an end of its validation", by)
             self._context.tell(ValidationEnded(trio.current_time(), number, name))
 
-    def _record_order(self, name: str, order: str) -> None:
-        self._journal.record("operator", model=name, order=order)
-        log.info("%s: an operator ordered %s", name, order)
+    def _record_order(self, name: str, order: str, by: str) -> None:
+        self._journal.record("operator", model=name, order=order, by=by or None)
+        log.info("%s: an operator%s ordered %s", name, f" ({by})" if by else "", order)
 
     def make_console_link(self) -> dict[str, Any]:
         ui = self._reloader.config.ui

@@ -252,6 +252,10 @@ class ProxySessions:
         found = self._leases.values() if lease is None else [self._leases[lease]] if lease in self._leases else []
         return [each for each in found if each.is_waiting]
 
+    def lease(self, number: int) -> SessionLease | None:
+        """Return the lease that the core calls so; None where its holder is gone."""
+        return self._leases.get(number)
+
     def close(self) -> None:
         """End every session."""
         for session in self._sessions:

@@ -3,13 +3,18 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
+
+import trio
 
 from muxd.children import Child, Dropped
 from muxd.config import Model
 from muxd.config.plan import identity_of
+from muxd.core.events import WorkerDrained
 from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
+from muxd.engines.engine_client import EngineCallFailed
 from muxd.engines.registry import engine_for
 from muxd.threads import in_thread
 
@@ -18,6 +23,10 @@ from .gpu_memory import GpuMemoryTracker
 from .inheritance import end_left, is_as_recorded
 from .launch import LaunchOrigin, WorkerContext, log_files, take_over
 from .process import WorkerProcess
+
+#: A server that drains is asked what it runs after so many seconds, and must have had nothing for so many: some
+#: say what they run once a second, and a router's last request may be on its way.
+DRAIN_POLL, IDLE_FOR = 0.25, 2.5
 
 
 class Runner:
@@ -202,6 +211,25 @@ class Runner:
     def wake(self) -> None:
         if self._life is not None:
             self._life.order(None)
+
+    async def drain(self) -> None:
+        """Look whether this life of the worker has a request left, to which nobody sends more; tell when it has none.
+
+        Return at once where its server does not say what it runs.
+        """
+        life, idle_since = self._life, inf
+        while life is not None and life is self._life and life.link is not None:
+            try:
+                is_idle = await self._engine.is_idle(life.link)
+            except EngineCallFailed:  # its probes find out whether it lives
+                is_idle = False
+            if is_idle is None:
+                return
+            idle_since = min(idle_since, trio.current_time()) if is_idle else inf
+            if trio.current_time() - idle_since >= IDLE_FOR:
+                self._context.tell(WorkerDrained(trio.current_time(), self.model.name))
+                return
+            await trio.sleep(DRAIN_POLL)
 
     def stop(self, *, kill: bool) -> None:
         if self._life is not None:

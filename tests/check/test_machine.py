@@ -212,6 +212,18 @@ def test_a_sleep_at_level_1_is_held_against_the_ram(report, interpreter):
     assert of(lines, "a")[0][2].startswith("muxd.toml:7: sleep level 1 takes 9000.0 GiB of host RAM, and there are ")
 
 
+@pytest.mark.parametrize(("processes", "is_told"), [("64", True), ("1", False), ("'auto'", False)])
+def test_more_processes_of_the_proxy_than_there_are_cores_gain_nothing(report, processes, is_told):
+    _, lines = report(f"[proxy]\nprocesses = {processes}\n[models.a]\nengine = 'simulator'\n")
+    assert any(mark == "warn" and "more gain nothing" in told for mark, _, told in of(lines, "proxy")) == is_told
+
+
+def test_no_process_at_all_is_wrong(report):
+    status, lines = report("[proxy]\nprocesses = 0\n[models.a]\nengine = 'simulator'\n")
+    assert status == 2
+    assert any('0 is out of range; use 1 to 64, or "auto"' in told for _, _, told in lines)
+
+
 def test_a_port_that_is_held_is_told_with_its_holder(report):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

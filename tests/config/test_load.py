@@ -485,6 +485,15 @@ WRONG = [
         "models.a.router.args: --worker-u is muxd's own --worker-urls; leave it out: muxd tells the router its workers",
     ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
+    (A + "gpus = [0, 1, 2]\nmax_replicas = 2\nreplicas = 3", "models.a.replicas: 3 is more than max_replicas, 2"),
+    (
+        A + "gpus = [0, 1]\nmax_replicas = 2\nmin_replicas = 3",
+        "models.a.min_replicas: 3 is more than there can be, 2; raise max_replicas",
+    ),
+    (
+        A + "pinned = true\nmin_replicas = 0",
+        "models.a.min_replicas: a pinned model never leaves its GPUs by itself; use 1, or leave pinned out",
+    ),
     (
         "[models.a]\nengine = 'simulator'\nreplicas = 2\ngpus = [0, 1, 2]",
         "models.a.gpus: 3 GPUs cannot be parted among 2 replicas; name as many for each, in the order of the replicas",

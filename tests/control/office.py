@@ -1,5 +1,6 @@
 """An Office that remembers what it was asked, and tells what the test wants told."""
 
+import getpass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ class FakeOffice:
             return {"name": name, "last_exit": {"reason": "out of memory", "log_tail": ["api_key='secret'"]}}
         return {"name": name}
 
-    def switch(self, name: str) -> trio.MemoryReceiveChannel[Message]:
+    def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[Message]:
+        assert by == getpass.getuser()
         self.asked.append(("switch", name))
         tell, told = trio.open_memory_channel[Message](64)
         self.switches.append(tell)
@@ -91,16 +93,24 @@ class FakeOffice:
         return told
 
     def order(
-        self, name: str, verb: Verb, *, now: bool = False, level: int | None = None
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        now: bool = False,
+        level: int | None = None,
+        replicas: int = 0,
+        by: str = "",
     ) -> trio.MemoryReceiveChannel[Message]:
-        self.asked.append((str(verb), name, now) if level is None else (str(verb), name, now, level))
+        more = [replicas] if verb is Verb.SCALE else [] if level is None else [level]
+        self.asked.append((str(verb), name, now, *more))
         tell, told = trio.open_memory_channel[Message](64)
         self.switches.append(tell)
         self.opened.set()
         return told
 
     def validate(
-        self, name: str, levels: tuple[int, ...], cycles: int
+        self, name: str, levels: tuple[int, ...], cycles: int, by: str = ""
     ) -> tuple[int, trio.MemoryReceiveChannel[Message]]:
         self.asked.append(("validate", name, levels, cycles))
         tell, told = trio.open_memory_channel[Message](64)
@@ -128,6 +138,10 @@ class FakeOffice:
         await trio.lowlevel.checkpoint()
         self.asked.append(("requests", sorted(states), wanted))
         return {"requests": [], "left_out": 0}
+
+    def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[Message]:
+        self.asked.append(("switches", wanted, began_before))
+        return []
 
     def ended_requests(self, after: int | None, wanted: EntryFilter) -> trio.MemoryReceiveChannel[Message]:
         self.asked.append(("ended_requests", after, wanted))

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,15 @@ async def test_a_sleep_may_say_how_deep_and_no_other_order_may(desk: Desk) -> No
     for verb, level in (("stop", 0), ("sleep", 4), ("sleep", -1), ("sleep", "2"), ("sleep", 1.5)):
         status, _, body = await desk.ask("POST", f"/v1/models/qwen/{verb}", json.dumps({"level": level}))
         assert (status, json.loads(body)["error"]["code"]) == (400, "bad_request")
+    assert len(desk.office.asked) == 1
+
+
+async def test_a_scale_must_say_to_how_many(desk: Desk) -> None:
+    status, _, _ = await desk.ask("POST", "/v1/models/qwen/scale", '{"wait": false, "replicas": 3}')
+    assert (status, desk.office.asked) == (202, [("scale", "qwen", False, 3)])
+    for body in ({}, {"replicas": -1}, {"replicas": "2"}, {"replicas": 1.5}, {"replicas": 2000}):
+        status, _, answer = await desk.ask("POST", "/v1/models/qwen/scale", json.dumps(body))
+        assert (status, json.loads(answer)["error"]["code"]) == (400, "bad_request")
     assert len(desk.office.asked) == 1
 
 
@@ -385,6 +395,12 @@ async def test_requests_are_asked_for_with_what_the_query_says(desk: Desk) -> No
     _, _, body = await desk.ask("GET", "/v1/requests?follow=1&after=3")
     assert b'{"id":1,"type":"request"}' in body
     assert desk.office.asked[-1] == ("ended_requests", 3, EntryFilter())
+
+
+async def test_switches_are_asked_for_by_model_and_time(desk: Desk) -> None:
+    assert json.loads((await desk.ask("GET", "/v1/switches"))[2]) == {"switches": []}
+    await desk.ask("GET", "/v1/switches?model=qwen&began_before=5.5&lines=1")
+    assert desk.office.asked == [("switches", EntryFilter(), inf), ("switches", EntryFilter("qwen", last=1), 5.5)]
 
 
 async def test_a_request_is_cancelled_in_the_name_of_who_asks(desk: Desk) -> None:

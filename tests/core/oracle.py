@@ -8,6 +8,7 @@ from math import inf
 
 from muxd.core.commands import (
     Command,
+    DrainWorker,
     EndLease,
     FailLease,
     FinishOrder,
@@ -27,14 +28,18 @@ from muxd.core.commands import (
     WakeWorker,
 )
 from muxd.core.events import (
+    DemandReported,
     Event,
     LeaseAsked,
     LeaseEnded,
     LeaseReclaimed,
     Reconfigured,
+    RouterSynced,
     Started,
     WorkerAsleep,
+    WorkerDrained,
     WorkerExited,
+    WorkerReady,
 )
 from muxd.core.ledger import HOST_RAM, WHOLE
 from muxd.core.scheduler import Scheduler
@@ -55,11 +60,16 @@ class Oracle:
         self.on: dict[str, frozenset[str]] = {}  # where those to which any GPUs would do were started
         self.owner: dict[int, str] = {}  # the group of each lease
         self.finished = False
+        self.urls: dict[str, str] = {}  # of each worker that serves
+        self.listed: dict[str, tuple[str, ...]] = {}  # to whom a group's router passes requests
+        self.drained: set[str] = set()  # replicas that were seen to have nothing left since they were asked
+        self.busy: dict[int, int] = {}  # requests that run or wait, by lease, as last reported
 
     def saw(self, event: Event) -> None:
         match event:
-            case LeaseAsked(_, lease, group):
+            case LeaseAsked(_, lease, group, waiting):
                 self.leases[lease], self.owner[lease] = "waiting", group
+                self.busy[lease] = sum(each.count for each in waiting)
             case LeaseReclaimed(_, lease, group):
                 self.leases[lease], self.owner[lease] = "reclaimed", group
             case Started(_, _, _, _, adopted):
@@ -73,6 +83,14 @@ class Oracle:
                     self.holds.setdefault(spec.name, GONE)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
+            case DemandReported(_, lease, in_flight, waiting):
+                self.busy[lease] = in_flight + sum(each.count for each in waiting)
+            case RouterSynced(_, group, urls):
+                self.listed[group] = urls
+            case WorkerReady(_, worker, url):
+                self.urls[worker] = url
+            case WorkerDrained(_, worker):
+                self.drained.add(worker)
             case WorkerAsleep(_, worker, kept, taken):
                 assert self.holds[worker] in (0, 1, 2, GONE)
                 if self.holds[worker] != GONE and kept is not None:
@@ -105,8 +123,12 @@ class Oracle:
                 assert self.scheduler.host.workers[worker].can_sleep_at(level)
                 self._must_be_ordered_if_pinned(worker)
                 self._must_be_alone(worker)
-                assert not self._out(worker), f"release of {worker} while leases {self._out(worker)} are out"
+                assert self._may_leave(worker), f"release of {worker} while leases {self._out(worker)} are out"
                 self.holds[worker] = level
+            case DrainWorker(worker):
+                assert self.holds[worker] == LOADED
+                self._must_be_passed_over(worker)
+                self.drained.discard(worker)
             case MeasureWorker(worker, _, moment):
                 assert moment is Moment.ASLEEP or self.holds[worker] == LOADED
                 assert moment is Moment.ASLEEP or not self._out(worker), f"{worker} is asked something beside clients"
@@ -114,7 +136,7 @@ class Oracle:
                 assert error or (sleep is not None and wake is not None), f"{worker} at {level}: {sleep}, {wake}"
                 assert worker in self.holds
             case StopWorker(worker, kill):
-                assert kill or not self._out(worker)
+                assert kill or self._may_leave(worker)
             case GrantLease(lease):
                 assert self.leases[lease] in ("waiting", "reclaimed")
                 self._must_be_served(self.owner[lease])
@@ -156,6 +178,19 @@ class Oracle:
     def _out(self, worker: str) -> list[int]:
         group = worker.partition("/")[0]
         return [n for n, state in self.leases.items() if state != "waiting" and self.owner[n] == group]
+
+    def _may_leave(self, worker: str) -> bool:
+        """Say whether nothing runs on it; of a replica that the others do without, its own requests have ended."""
+        if not self._out(worker):
+            return True
+        known = self.scheduler.host.workers[worker]
+        self._must_be_passed_over(worker)
+        is_late = self.scheduler.host.now >= known.drain_deadline
+        return worker in self.drained or is_late or not any(self.busy.get(lease) for lease in self._out(worker))
+
+    def _must_be_passed_over(self, worker: str) -> None:
+        assert self.scheduler.host.workers[worker].is_spare, f"{worker} leaves a group that serves"
+        assert self.urls[worker] not in self.listed.get(worker.partition("/")[0], ()), f"{worker} is still asked"
 
     def _must_be_served(self, group: str) -> None:
         """See that requests end at a loaded worker, and pass a router that runs where there are several."""

@@ -1,16 +1,16 @@
 """Tests of the core read as a script: `>>` an event, `<<` the commands it must cause.
 
-Moves and timers are left out of the script unless it names them (`moves=True`,
-`timers=True`): they have tests of their own.  The oracle watches every event.
+Moves, timers and why switches begin are left out of the script unless it names them (`moves=True`,
+`timers=True`, `switches=True`): they have tests of their own.  The oracle watches every event.
 """
 
 from typing import Self
 
-from muxd.core.commands import Command, RecordMove, SetTimer
+from muxd.core.commands import Command, RecordMove, RecordSwitch, SetTimer
 from muxd.core.events import Event
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec, Role, WorkerSpec
+from muxd.core.spec import GroupSpec, Role, Scaling, WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 
@@ -24,11 +24,19 @@ def single(
     return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout, pinned)
 
 
-def replicas(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, **of_worker) -> GroupSpec:
+def replicas(
+    name: str,
+    *gpus: frozenset[str],
+    preload=False,
+    drain_timeout=300.0,
+    at_first=0,
+    scaling: Scaling | None = None,
+    **of_worker,
+) -> GroupSpec:
     """Return the spec of a group with a replica on each of the GPU sets, and a router in front of them."""
     serving = (WorkerSpec(f"{name}/{number}", own, **of_worker) for number, own in enumerate(gpus))
     router = WorkerSpec(f"{name}/router", frozenset(), role=Role.ROUTER)
-    return GroupSpec(name, (*serving, router), preload, drain_timeout)
+    return GroupSpec(name, (*serving, router), preload, drain_timeout, replicas=at_first, scaling=scaling)
 
 
 def anywhere(name: str, count: int, *gpus: str, **more) -> GroupSpec:
@@ -44,11 +52,14 @@ class Playbook:
         keep_turns: bool = True,
         moves: bool = False,
         timers: bool = False,
+        switches: bool = False,
     ) -> None:
         whole = (single(s) if isinstance(s, str) else s for s in specs)
         self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns)
         self.oracle = Oracle(self.scheduler)
-        self.hidden = (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
+        self.hidden = (
+            (() if switches else (RecordSwitch,)) + (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
+        )
         self.pending: list[Command] = []
         self.timer: float | None = None
 

@@ -12,6 +12,7 @@ import pytest
 from muxd.core.commands import (
     AnswerUnload,
     Command,
+    DrainWorker,
     EndLease,
     FailLease,
     FailOrder,
@@ -53,6 +54,7 @@ from muxd.core.events import (
     WakeFailed,
     WorkerAsleep,
     WorkerDied,
+    WorkerDrained,
     WorkerExited,
     WorkerHung,
     WorkerMeasured,
@@ -62,7 +64,7 @@ from muxd.core.events import (
 from muxd.core.group import Group
 from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec
+from muxd.core.spec import GroupSpec, Scaling
 from muxd.core.states import WorkerState
 from tests.seeds import seeds
 
@@ -122,6 +124,30 @@ GROUPS = (
     ),
 )
 
+#: Groups whose replicas are scaled, by their load or by orders, on three GPUs of 80.
+SCALED = (
+    single("a", share=40, sleep_level=1, drain_timeout=20),
+    single("d", gpus=frozenset({"1"})),
+    replicas(
+        "r",
+        *(frozenset({gpu}) for gpu in "012"),
+        share=30,
+        drain_timeout=20,
+        at_first=1,
+        scaling=Scaling(0, 2.0, 3.0, 1.0, 5.0),
+    ),
+    replicas("s", frozenset({"0"}), frozenset({"1"}), share=30, sleep_level=3, drain_timeout=inf, restart_limit=2),
+    replicas(
+        "w",
+        frozenset({"1"}),
+        frozenset({"2"}),
+        sleep_level=0,
+        levels=frozenset({0, 1}),
+        drain_timeout=5,
+        scaling=Scaling(1, 3.0, 2.0, 0.0, 7.0),
+    ),
+)
+
 #: The same with copies of weights in host RAM, of 45 in all.
 SHORT = (
     single("a", share=40, sleep_level=1, copy=20, levels=frozenset({0, 1}), drain_timeout=20, preload=True),
@@ -157,7 +183,7 @@ ANYWHERE = (
 
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
-WORLDS |= {"anywhere": ANYWHERE}
+WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -179,7 +205,7 @@ class World:
 
     #: Methods that make one thing happen; a method that stands here more than once is as much more likely.
     STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload", "measure")
-    STEPS += ("validate",)
+    STEPS += ("validate", "scale")
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
@@ -187,7 +213,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.configured = specs
-        self.others = OTHER_GROUPS if specs is GROUPS else OTHERS
+        self.others = OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS
         self.book = Playbook(*specs, wait_target=5.0)
         self.now = 0.0
         self.seen: list[Event] = []
@@ -198,7 +224,7 @@ class World:
         self.validations: dict[int, str] = {}  # ticket -> model
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
-        self.sizes = dict.fromkeys(("0", "1", "2") if specs is ANYWHERE else ("0", "1"), 80)
+        self.sizes = dict.fromkeys(("0", "1", "2") if specs in (ANYWHERE, SCALED) else ("0", "1"), 80)
         if specs is not SPECS:
             self.tell(GpusMeasured(0.0, self.sizes))
         if specs is SHORT:
@@ -221,6 +247,8 @@ class World:
                 self.jobs[worker] = command
             case MeasureWorker(worker):
                 self.jobs[f"what {worker} has"] = command
+            case DrainWorker(worker):
+                self.jobs[f"what {worker} runs"] = command
             case GrantLease(lease):
                 self.holders[lease] = "granted"
             case RestoreLease(lease):
@@ -292,6 +320,8 @@ class World:
 
     def validate(self) -> None:
         """An operator has a model validated, or ends muxctl while it is."""
+        if self.configured is SCALED:
+            return
         if self.rng.random() < 0.2:
             self.last += 1
             self.tickets.add(self.last)
@@ -304,6 +334,14 @@ class World:
             if self.rng.random() < 0.3:
                 self.tickets.remove(ticket)
                 self.tell(ValidationEnded(self.now, ticket, self.validations[ticket]))
+
+    def scale(self) -> None:
+        if self.configured in (GROUPS, SCALED) and self.rng.random() < 0.4:
+            self.last += 1
+            self.tickets.add(self.last)
+            model, count = self.rng.choice(sorted(self.specs)), self.rng.randint(0, 4)
+            now = self.rng.random() < 0.3
+            self.tell(OrderGiven(self.now, self.last, model, Verb.SCALE, now, replicas=count))
 
     def unload(self) -> None:
         self.last += 1
@@ -335,7 +373,7 @@ class World:
             case StartWorker() if bad:
                 self.exit(worker, self.rng.choice(list(Failure)))
             case WakeWorker() if bad:
-                self.tell(WakeFailed(self.now, worker, "no answer"))
+                self.tell(WakeFailed(self.now, worker, "no answer", is_wrong=self.last % 2 == 0))
             case SleepWorker() if bad:
                 self.tell(SleepFailed(self.now, worker, "no answer"))
             case StopWorker() if bad:
@@ -346,7 +384,8 @@ class World:
                     self.jobs[group] = job  # it takes longer until it knows them all
                 self.tell(RouterSynced(self.now, group, urls[:1] if bad else urls))
             case StartWorker() | WakeWorker():
-                self.tell(WorkerReady(self.now, worker, f"http://{worker}"))
+                unproved = isinstance(job, WakeWorker) and self.last % 3 == 0
+                self.tell(WorkerReady(self.now, worker, f"http://{worker}", unproved=unproved))
             case SleepWorker(_, 0):
                 share = self.book.worker(worker).spec.share
                 self.tell(
@@ -358,6 +397,8 @@ class World:
                 self.tell(WorkerAsleep(self.now, worker, self.rng.choice([0, 3]), taken))
             case StopWorker():
                 self.exit(worker)
+            case DrainWorker(worker):
+                self.tell(WorkerDrained(self.now, worker))
             case MeasureWorker(worker, number):
                 self.tell(WorkerMeasured(self.now, worker, number, "no answer" if bad else ""))
 

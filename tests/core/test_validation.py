@@ -48,7 +48,7 @@ from muxd.core.placement import Eviction
 from muxd.core.progress import next_step, progress_of
 from muxd.core.states import WorkerState
 
-from .playbook import Playbook, replicas, single
+from .playbook import Playbook, anywhere, replicas, single
 from .test_scheduler import idle_a, serving_a
 
 DEEP = single("a", levels=frozenset({0, 2}), launchable=frozenset({1}))
@@ -217,6 +217,44 @@ def test_two_models_that_are_awake_together_are_validated_one_after_the_other():
     book >> WorkerMeasured(23, "a", 2) << WakeWorker("a") >> WorkerReady(24, "a", "http://a") << ask(3, Moment.AWAKE)
     book >> WorkerMeasured(25, "a", 3) << ReportCycle(9, "a", 2, 1, 1, 1) << FinishOrder(9, "ready")
     assert book << ask(4, Moment.BEFORE, "b")
+
+
+def test_who_waits_with_an_order_for_the_end_of_a_validation_beside_it_is_brought_forward_then():
+    """The restart of a, which comes before b in the configuration, is looked at again when the validation of b ends."""
+    book = Playbook(single("a", share=30, sleep_level=3), single("b", share=40)) >> GpusMeasured(0, {"0": 80})
+    for time, name in ((1, "a"), (4, "b")):
+        book >> LeaseAsked(time, time, name) << StartWorker(name)
+        book >> WorkerReady(time + 1, name, f"http://{name}") << GrantLease(time, f"http://{name}", 1)
+        book >> LeaseEnded(time + 2, time)
+    (
+        book
+        >> validate(20, 2, model="b")
+        << ask(1, Moment.BEFORE, "b")
+        >> WorkerMeasured(21, "b", 1)
+        << SleepWorker("b", 2)
+    )
+    book >> OrderGiven(22, 5, "a", Verb.RESTART) << StopWorker("a") >> WorkerExited(23, "a")
+    book >> WorkerAsleep(24, "b") << ask(2, Moment.ASLEEP, "b") >> WorkerMeasured(24, "b", 2) << WakeWorker("b")
+    book >> WorkerReady(25, "b", "http://b") << ask(3, Moment.AWAKE, "b") >> WorkerMeasured(26, "b", 3)
+    assert book << ReportCycle(9, "b", 2, 1, 3, 1) << FinishOrder(9, "ready") << StartWorker("a")
+    assert book >> WorkerReady(30, "a", "http://a") << FinishOrder(5, "ready")
+
+
+def test_one_that_any_gpu_will_do_for_comes_back_to_those_that_are_kept_for_it():
+    """While both have ended, GPU 0 looks as good to g as its own: it is the other one's that is validated."""
+    specs = single("b", share=30, sleep_level=3), anywhere("g", 1, "0", "1", share=40, sleep_level=3)
+    book = Playbook(*specs) >> GpusMeasured(0, {"0": 80, "1": 80})
+    for time, name, gpus in ((1, "b", ()), (4, "g", ("1",))):
+        book >> LeaseAsked(time, time, name) << StartWorker(name, None, gpus)
+        book >> WorkerReady(time + 1, name, f"http://{name}") << GrantLease(time, f"http://{name}", 1)
+        book >> LeaseEnded(time + 2, time)
+    for number, name in ((1, "b"), (2, "g")):
+        book >> validate(20, 3, model=name, ticket=number) << ask(number, Moment.BEFORE, name)
+    for number, name in ((1, "b"), (2, "g")):
+        book >> WorkerMeasured(21, name, number) << StopWorker(name)
+    for number, name in ((3, "b"), (4, "g")):
+        book >> WorkerExited(22, name) << ask(number, Moment.ASLEEP, name)
+    assert book >> WorkerMeasured(23, "g", 4) << StartWorker("g", None, ("1",))
 
 
 def test_a_wake_that_fails_ends_the_level_and_the_model_comes_back_for_the_next():

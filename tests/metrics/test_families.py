@@ -50,6 +50,8 @@ def test_every_family_has_its_name_and_type():
         "muxd_worker_restarts": "counter",
         "muxd_worker_woke_wrong": "counter",
         "muxd_worker_memory_bytes": "gauge",
+        "muxd_replicas": "gauge",
+        "muxd_scalings": "counter",
         "muxd_switches": "counter",
         "muxd_switch_seconds": "summary",
         "muxd_gpu_memory_bytes": "gauge",

@@ -186,6 +186,15 @@ async def test_an_adapter_is_asked_for_by_the_models_upstream_name_and_ollamas_t
         assert b'"real/name"' in proxy_env.alpha.calls[1].body
 
 
+async def test_a_server_that_may_be_older_than_its_other_names_is_asked_by_the_first(tmp_path: Path) -> None:
+    terms = {"engine": "vllm", "model_path": "o/a", "any_name": True}  # org/alpha, and alpha-mini
+    async with open_proxy_env(tmp_path, model=terms) as proxy_env:
+        for name in ("alpha-mini", "alpha", "org/alpha", "unknown"):
+            assert (await proxy_env.ask(post(chat(name)))).status == 200
+        asked = [msgspec.json.decode(call.body)["model"] for call in proxy_env.alpha.calls]
+        assert asked == ["org/alpha", "org/alpha", "org/alpha", "unknown"]
+
+
 async def test_a_model_of_embeddings_is_not_asked_for_text(tmp_path: Path) -> None:
     async with open_proxy_env(tmp_path, model={"args": ("--is-embedding",)}) as proxy_env:
         reply = await proxy_env.ask(post(chat()))

@@ -108,6 +108,10 @@ class OpenAIServer:
         remedy = "correct its steps in sleep, raise gpu_release_timeout, or use sleep_level = 3"
         return Diagnosis(MemoryNotReleased.code, over, remedy)
 
+    async def is_idle(self, link: EngineClient) -> bool | None:
+        """Return None: such a server does not say what it runs."""
+        return None
+
     async def metrics(self, link: EngineClient) -> bytes | None:
         """Return None: what such a server counts, and under which names, is not known."""
         return None

@@ -20,8 +20,9 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
     for name, why in _OF_A_PROCESS.items():
         if getattr(model, name):
             yield (name,), f"leave this out: {why}"
-    if model.replicas > 1:
-        yield ("replicas",), "leave this out, and name each server in urls"
+    for name, is_set in (("replicas", model.replicas > 1), ("max_replicas", model.max_replicas > 1)):
+        if is_set:
+            yield (name,), "leave this out, and name each server in urls"
     yield from _sources(options)
     if options.api_key_env and not options.urls:
         yield ("api_key_env",), "it is of no effect without urls: prefill, decode and pods are asked without a key"

@@ -33,7 +33,7 @@ class Router(Engine, Protocol):
     async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
         """Have the router pass requests to the workers at these URLs alone; return those that it passes them to now.
 
-        Raise EngineCallFailed.
+        Among these are such as it was told to leave out, and has not yet.  Raise EngineCallFailed.
         """
         ...
 
@@ -79,7 +79,7 @@ class WorkerApiRouter:
                 method, path, url = change
                 await link.change(method, path, self._worker(url) if url is not None else None)
                 self._asked[change] = trio.current_time()
-        return tuple(url for url in urls if url in listed and listed[url].get("is_healthy") is True)
+        return tuple(url for url, worker in listed.items() if worker.get("is_healthy") is True)
 
     def _worker(self, url: str) -> dict[str, str]:
         return {"url": url, "api_key": self._api_key} if self._api_key else {"url": url}
@@ -118,6 +118,9 @@ class WorkerApiRouter:
 
     async def wake(self, link: EngineClient, model: Model, released: Sequence[str]) -> None:
         raise EngineCallFailed("a router does not sleep")
+
+    async def is_idle(self, link: EngineClient) -> bool | None:
+        return None
 
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
         return None

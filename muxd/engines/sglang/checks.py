@@ -85,7 +85,7 @@ def args_findings(model: Model) -> Iterator[Finding]:
             yield ("args",), f"{error}; correct args"
             return
         if model.gpus and needs.seen > max(1, count):
-            names = f"gpus names {count}" + f" for each of {model.replicas} replicas" * (model.replicas > 1)
+            names = f"gpus names {count}" + f" for each of {model.most_replicas} replicas" * (model.most_replicas > 1)
             text = f"the server needs {needs}, and {names}; name as many there, or correct args"
             yield ("args",), text
 

@@ -190,6 +190,10 @@ class SGLang:
         await link.call("resume", "/resume_memory_occupation", {"tags": kept})
         await link.call("continue", "/continue_generation", {})
 
+    async def is_idle(self, link: EngineClient) -> bool | None:
+        loads = await self._loads(link)
+        return is_idle(loads) if loads is not None else None
+
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
         """Ask for text, or for a vector where the server says that it makes these: a request for text would kill it.
 

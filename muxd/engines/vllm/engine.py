@@ -3,6 +3,7 @@
 What is stated here of vLLM's behaviour was observed on vLLM 0.32.0 (on a CPU, with a sleep mode of the tests' own).
 """
 
+import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -55,6 +56,9 @@ DATA = ("--data-parallel-size", "-dp")
 
 #: Seconds that a server which is told to end may go on with what is in flight; muxd has drained it before.
 DRAIN_SECONDS = 30
+
+# How many requests run, and how many wait, by engine.
+_REQUESTS = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{[^}\n]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 #: Bytes of /metrics; 60 KB are usual.
 LONGEST_PAGE = 8 << 20
@@ -195,6 +199,11 @@ class VLLM:
             await link.call("resume", "/wake_up" if OFFLOADED in released else "/wake_up?tags=kv_cache", {})
         if is_sleeping(await link.ask("/is_sleeping")):
             raise EngineCallFailed("it still sleeps after its wake")
+
+    async def is_idle(self, link: EngineClient) -> bool | None:
+        page = await link.page("/metrics", LONGEST_PAGE)
+        counts = [float(count) for count in _REQUESTS.findall(page)] if page is not None else []
+        return not any(counts) if counts else None
 
     async def proof(self, link: EngineClient, model: Model) -> ProofAnswer | None:
         """Ask for text, or where the model is run for vectors, for one; a prompt's logprobs keep vLLM off its cache."""

@@ -121,6 +121,7 @@ VLLM_KIND = EngineKind(
         routes={"text": TEXT_ROUTES | _ANY, "embeddings": EMBEDDING_ROUTES | _ANY},
         hints={"embeddings": f"start it with {RUNNER[0]} {POOLING}"},
         fatal_error=ENGINE_DEAD,
+        by_first_name=True,
         memory_flags=(KV_CACHE_BYTES, *GPU_SHARE),
     ),
     make=_make,

@@ -24,9 +24,11 @@ from math import inf
 
 from muxd.config.schema import Key
 from muxd.http.request import Headers, Request
+from muxd.pool_share import PoolShare
 from muxd.proxy.answers import Refusal
 
 from .rate_limit import TokenBucket
+from .shared_rate_limit import shared_bucket
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
@@ -79,16 +81,21 @@ class ApiKey:
 
 
 class Keyring:
-    """All configured keys.  `now` is wall clock time, for expiry; `clock` is monotonic, for rates; in seconds."""
+    """All configured keys.  `now` is wall clock time, for expiry; `clock` is monotonic, for rates; in seconds.
+
+    With a `share` this process is one of several, which count the requests of a key together.
+    """
 
     def __init__(
         self,
         keys: Iterable[Key],
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        share: PoolShare | None = None,
     ) -> None:
         self._now = now
         self._clock = clock
+        self._share = share
         self._rates: dict[str, TokenBucket] = {}
         self._api_keys = self._by_digest(keys)
 
@@ -98,7 +105,7 @@ class Keyring:
 
     def renewed(self, keys: Iterable[Key]) -> "Keyring":
         """Return a keyring of `keys`; a name that stays keeps what it used of its minute, under any secret or limit."""
-        renewed = Keyring((), self._now, self._clock)
+        renewed = Keyring((), self._now, self._clock, self._share)
         renewed._rates = self._rates
         renewed._api_keys = renewed._by_digest(keys)
         return renewed
@@ -108,9 +115,14 @@ class Keyring:
         for key in (keys := tuple(keys)):
             if limit := key.requests_per_minute:
                 old = before.get(key.name)
-                self._rates[key.name] = old.renewed(limit) if old else TokenBucket(key.name, limit, self._clock)
+                self._rates[key.name] = old.renewed(limit) if old else self._bucket(key.name, limit)
         api_keys = (ApiKey(key, self._rates.get(key.name)) for key in keys)
         return {api_key.digest: api_key for api_key in api_keys}
+
+    def _bucket(self, name: str, limit: int) -> TokenBucket:
+        if self._share is None:
+            return TokenBucket(name, limit, self._clock)
+        return shared_bucket(self._share.rate(name), name, limit, self._clock)
 
     def authenticate(self, request: Request) -> ApiKey | None:
         """Return the key that the request shows; None where no key is configured.

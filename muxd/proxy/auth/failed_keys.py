@@ -16,10 +16,11 @@ _MOST_ADDRESSES = 4096
 
 
 class FailedKeys:
-    """The counts of all addresses.  `clock` is monotonic, in seconds."""
+    """The counts of all addresses.  `clock` is monotonic, in seconds; `most` is this process's share of MOST."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = MOST) -> None:
         self._clock = clock
+        self._most = most
         self._counts: dict[str, tuple[float, int]] = {}  # by peer: the minute's begin, and the count; oldest first
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ class FailedKeys:
             self._counts.pop(peer, None)
             self._make_room()
         self._counts[peer] = since, count + 1
-        return since + _MINUTE - now if count >= MOST else 0.0
+        return since + _MINUTE - now if count >= self._most else 0.0
 
     def _make_room(self) -> None:
         """Forget the oldest count where there are too many, even within its minute: memory is bounded."""

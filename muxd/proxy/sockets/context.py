@@ -12,6 +12,9 @@ from muxd.proxy.answers import Refusal
 from .connection_slots import ConnectionSlots, SlotHolder
 from .reactor import Reactor
 
+#: Bytes that all heads over 4 KiB may take.
+HEAD_MEMORY = 64 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
@@ -19,7 +22,7 @@ class ProxyLimits:
 
     max_body: int
     buffer_memory: int  # for all request bodies held at once
-    head_memory: int = 64 << 20  # for all heads over 4 KiB
+    head_memory: int = HEAD_MEMORY  # for all heads over 4 KiB
     max_head: int = 128 * 1024
     max_clients: int = 16384
     most_idle: int = 1024  # idle connections to one worker that are kept for later requests

@@ -71,11 +71,14 @@ class CannotWriteLog(MuxdError):
     code = "cannot_write_log"
 
 
-def open_access_log(form: str, folder: Path | None) -> "AccessLog | None":
-    """Return the log in the form "text" or "json", in `folder` or on stdout; None for "off"; raise CannotWriteLog."""
+def open_access_log(form: str, folder: Path | None, process: int | None = None) -> "AccessLog | None":
+    """Return the log in the form "text" or "json", in `folder` or on stdout; None for "off"; raise CannotWriteLog.
+
+    `process`: this process's number, where it is one of several.
+    """
     if form == "off":
         return None
-    destination = Stdout() if folder is None else Folder(folder)
+    destination = Stdout() if folder is None else Folder(folder, process)
     try:
         destination.prepare(time())
     except OSError as error:

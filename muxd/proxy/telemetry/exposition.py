@@ -5,7 +5,7 @@ is written family by family, so that clients are served between two: with ten mo
 longest family 1.2 ms.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -28,15 +28,15 @@ PAUSE = 0.1
 _PATIENCE = 5.0  # seconds to wait for muxd, which takes 2.5 at most; Prometheus waits for 10
 
 
-async def whole_page(meters: ProxyMetrics, control: ControlClient) -> bytes:
-    """Return the page of the proxy's metrics, and of muxd's where muxd answers in time."""
+async def whole_page(counted: Callable[[], Awaitable[ProxyMetrics]], control: ControlClient) -> bytes:
+    """Return the page of what the proxy has counted, and of muxd's metrics where muxd answers in time."""
     supervisor_page: str | None = None
     try:
         with trio.move_on_after(_PATIENCE):
             supervisor_page = await control.metrics()
     except MuxdError:
         pass
-    proxy_page = await own_page(meters, up=supervisor_page is not None)
+    proxy_page = await own_page(await counted(), up=supervisor_page is not None)
     if supervisor_page is None:
         return proxy_page
     return proxy_page + _without_families_of(proxy_page, supervisor_page).encode()
@@ -157,6 +157,7 @@ def _gauges(gauges: Gauges, up: bool) -> "Iterator[Metric]":
     dropped = "Lines that are not in the access log, because it could not be written in time."
     yield CounterMetricFamily("muxd_access_log_dropped", dropped, gauges.access_log_dropped)
     yield GaugeMetricFamily("muxd_up", "1: muxd answers the proxy.", int(up))
+    yield GaugeMetricFamily("muxd_proxy_processes", "Processes of the proxy that answer.", gauges.processes)
 
 
 def _without_families_of(proxy_page: bytes, supervisor_page: str) -> str:

@@ -46,11 +46,14 @@ class Stdout:
 class Folder:
     """A folder with a file access-YYYY-MM-DD.log for each day in UTC; `day_of` gives a line's day.
 
-    A file that was moved or removed is created again for the next lines.
+    A file that was moved or removed is created again for the next lines.  Each of several processes has files of its
+    own, access-YYYY-MM-DD.2.log for the second: a line that a full disk has cut could not be told from the next one of
+    another process, and over NFS two writers overwrite each other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, process: int | None = None) -> None:
         self._folder = folder
+        self._end = ".log" if process is None else f".{process}.log"
         self._path = folder
         self._output: _Output | None = None
 
@@ -71,7 +74,7 @@ class Folder:
 
     def _open(self, day: str) -> "_Output":
         """Return the day's file, opened if it is not the open one; raise OSError."""
-        path = self._folder / f"access-{day}.log"
+        path = self._folder / f"access-{day}{self._end}"
         if self._output is None or path != self._path or not self._output.is_at(path):
             self.close()
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -112,6 +112,7 @@ class Gauges(NamedTuple):
     buffered_bytes: int = 0
     access_log_dropped: int = 0
     models: Mapping[str, tuple[int, int]] = MappingProxyType({})  # by muxd's name: waiting, in flight
+    processes: int = 1  # that answer
 
 
 class ProxyMetrics:

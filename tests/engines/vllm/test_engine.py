@@ -162,6 +162,24 @@ async def test_a_server_is_ready_once_its_health_says_so():
             assert await VLLM().is_ready(link) is (status == 200)
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ('vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 0.0\n', True),
+        ('vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 2.0\n', False),
+        ('vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_running{engine="1"} 1.0\n', False),
+        ("vllm:kv_cache_usage_perc 0.0\n", None),
+    ],
+)
+async def test_whether_it_runs_anything_is_told_by_its_metrics(page, said):
+    class Link:
+        async def page(self, path: str, most: int) -> bytes:
+            assert path == "/metrics"
+            return page.encode()
+
+    assert await VLLM().is_idle(Link()) is said  # type: ignore[arg-type]
+
+
 async def test_a_sleep_lets_what_runs_end_and_says_what_it_released():
     for level, calls, released in (
         (0, ["/sleep?level=0&mode=wait", "/release_kv_cache_memory"], [KV_CACHE]),

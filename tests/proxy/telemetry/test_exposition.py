@@ -33,7 +33,12 @@ NAMES = {
     "muxd_buffered_bytes": "gauge",
     "muxd_access_log_dropped": "counter",
     "muxd_up": "gauge",
+    "muxd_proxy_processes": "gauge",
 }
+
+
+async def told() -> ProxyMetrics:
+    return counted()
 
 
 def counted() -> ProxyMetrics:
@@ -162,7 +167,7 @@ sglang:num_running_reqs{model="qwen"} 2.0
 
 async def test_muxds_page_follows_the_proxys(muxd: Muxd) -> None:
     muxd.page = THEIRS
-    page = await whole_page(counted(), muxd.control)
+    page = await whole_page(told, muxd.control)
     families = parsed(page)
     assert page.endswith(THEIRS)
     assert value(families, "muxd_up") == 1
@@ -172,13 +177,13 @@ async def test_muxds_page_follows_the_proxys(muxd: Muxd) -> None:
 
 async def test_a_family_that_both_have_is_told_once_by_the_proxy(muxd: Muxd) -> None:
     muxd.page = b"# HELP muxd_up x\n# TYPE muxd_up gauge\nmuxd_up 7\n" + THEIRS
-    families = parsed(await whole_page(counted(), muxd.control))
+    families = parsed(await whole_page(told, muxd.control))
     assert value(families, "muxd_up") == 1
     assert value(families, "muxd_info", version="1") == 1
 
 
 async def test_without_muxd_the_proxys_metrics_still_come(tmp_path: Path) -> None:
-    families = parsed(await whole_page(counted(), ControlClient([tmp_path / "nobody"])))
+    families = parsed(await whole_page(told, ControlClient([tmp_path / "nobody"])))
     assert set(families) == set(NAMES)
     assert value(families, "muxd_up") == 0
 
@@ -191,7 +196,7 @@ async def test_a_muxd_that_does_not_answer_is_not_waited_for(
     listening.listen()
     with listening:
         began = trio.current_time()
-        families = parsed(await whole_page(counted(), ControlClient([tmp_path / "s"])))
+        families = parsed(await whole_page(told, ControlClient([tmp_path / "s"])))
         assert value(families, "muxd_up") == 0
         assert trio.current_time() - began < 10  # Prometheus' own patience
 

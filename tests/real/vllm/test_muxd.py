@@ -72,6 +72,18 @@ def test_a_sleep_at_any_level_changes_no_answer(muxd, texts, model, level):
     assert muxd.ask(f"tests/{model}", max_tokens=24) == texts[f"tests/{model}"]
 
 
+def test_a_name_that_came_with_a_reload_is_answered_by_the_server_that_runs(muxd, texts):
+    muxd.ask(A)
+    before, text = muxd.status("tiny-a")["pid"], muxd.config.read_text()
+    muxd.config.write_text(text.replace(f'["{A}"]', f'["{A}", "newest"]'))
+    assert muxd.muxctl("reload").returncode == 0
+    assert muxd.ask("newest", max_tokens=24) == texts[A]
+    assert muxd.ask("tiny-a", max_tokens=24) == texts[A]
+    assert muxd.status("tiny-a")["pid"] == before
+    muxd.config.write_text(text)
+    assert muxd.muxctl("reload").returncode == 0
+
+
 def test_the_control_routes_are_for_muxd_alone(muxd, texts):
     muxd.ask(A)
     url = muxd.status("tiny-a")["url"]

@@ -1,0 +1,42 @@
+"""Points in time as operators write them: a time of day, a date, or how long ago."""
+
+import time
+from datetime import datetime, timedelta
+
+from muxctl.exit_codes import CommandFailed, ExitCode
+
+_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+_CLOCKS = ("%H:%M:%S", "%H:%M")
+
+
+def when(text: str, option: str) -> float:
+    """Return the seconds since the epoch that `text` means, the value of `option`; raise CommandFailed.
+
+    "10min" is so long ago, "18:04" the last time that it was that late here, "2026-11-29 18:04" that moment here.
+    """
+    for form in _FORMS:
+        if (moment := _read(text, form)) is not None:
+            return moment.timestamp()
+    for form in _CLOCKS:
+        if (moment := _read(text, form)) is not None:
+            now = datetime.now()
+            today = now.replace(hour=moment.hour, minute=moment.minute, second=moment.second, microsecond=0)
+            return (today if today <= now else today - timedelta(days=1)).timestamp()
+    return time.time() - _seconds(text, option)
+
+
+def _read(text: str, form: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, form)
+    except ValueError:
+        return None
+
+
+def _seconds(text: str, option: str) -> float:
+    from muxd.config.units import parse_duration
+
+    try:
+        return parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
+    except ValueError:
+        forms = '"10min" ago, "18:04" or "2026-11-29 18:04:05"'
+        raise CommandFailed(f"{option}: {text!r} is no time; write {forms}", ExitCode.USAGE) from None

@@ -1,0 +1,339 @@
+"""How many replicas serve: by load, with hysteresis and room, and by an operator's order; each step has its reason."""
+
+import pytest
+
+from muxd.core.commands import (
+    DrainWorker,
+    FailOrder,
+    FinishOrder,
+    GrantLease,
+    PersistStopped,
+    RecordScale,
+    RevokeLease,
+    SetTimer,
+    SleepWorker,
+    StartWorker,
+    SyncRouter,
+    WakeWorker,
+)
+from muxd.core.events import (
+    DemandReported,
+    GpusMeasured,
+    LeaseAsked,
+    LeaseEnded,
+    OrderGiven,
+    Reconfigured,
+    RouterSynced,
+    TimerFired,
+    Verb,
+    Waiting,
+    WorkerAsleep,
+    WorkerDrained,
+    WorkerExited,
+    WorkerReady,
+)
+from muxd.core.spec import Scaling
+from muxd.core.states import WorkerState
+
+from .playbook import Playbook, replicas, single
+
+ZERO, ONE, TWO = "http://q/0", "http://q/1", "http://q/2"
+GPUS = tuple(frozenset({gpu}) for gpu in "012")
+
+#: Four requests for each replica; up after 3 s, down after 60.
+RULE = Scaling(least=0, load=4, queue_wait=5, up_after=3, down_after=60)
+
+LOAD = "9 requests run or wait, 4 are for each replica"
+
+
+def pool(*others, scaling: Scaling | None = RULE, at_first=1, of_playbook=None, **of_worker) -> Playbook:
+    """One of three replicas serves, and lease 1 is granted."""
+    spec = replicas("q", *GPUS, scaling=scaling, at_first=at_first, **of_worker)
+    return (
+        Playbook(spec, *others, **(of_playbook or {}))
+        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/router")
+        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
+        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
+        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 2)
+    )  # fmt: skip
+
+
+def two(*others, **more) -> Playbook:
+    """A load has brought a second one."""
+    return (
+        pool(*others, **more) >> DemandReported(20, 1, 5)
+        >> TimerFired(23)
+        << RecordScale("q", 1, 2, "5 requests run or wait, 4 are for each replica") << StartWorker("q/1")
+        >> WorkerReady(30, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> RouterSynced(30, "q", (ZERO, ONE))
+    )  # fmt: skip
+
+
+def test_it_begins_with_so_many_as_are_configured():
+    assert pool().group("q").gpus == frozenset({"0"})
+
+
+def test_a_load_that_lasts_brings_as_many_as_it_needs_at_once():
+    assert (
+        pool() >> DemandReported(20, 1, 9)
+        >> TimerFired(23) << RecordScale("q", 1, 3, LOAD) << StartWorker("q/1") << StartWorker("q/2")
+    )  # fmt: skip
+
+
+def test_a_load_that_passes_brings_nobody():
+    book = pool() >> DemandReported(20, 1, 9) >> DemandReported(22, 1, 2)
+    assert book >> TimerFired(23)
+
+
+def test_the_core_looks_again_when_a_load_will_have_lasted():
+    assert (
+        pool(of_playbook={"timers": True}, scaling=Scaling(1, 4, 5, 3, 60)) >> DemandReported(20, 1, 9) << SetTimer(23)
+    )
+
+
+def test_a_request_that_waits_behind_the_limit_of_its_proxy_brings_one_more():
+    assert (
+        pool() >> DemandReported(20, 1, 2, (Waiting(1, 0.0),))
+        >> TimerFired(25)
+        >> TimerFired(28) << RecordScale("q", 1, 2, "a request has waited for 8.0 s") << StartWorker("q/1")
+    )  # fmt: skip
+
+
+def test_there_are_never_more_than_are_configured():
+    assert (
+        pool() >> DemandReported(20, 1, 900)
+        >> TimerFired(23) << RecordScale("q", 1, 3, LOAD.replace("9", "900"))
+        << StartWorker("q/1") << StartWorker("q/2")
+        >> DemandReported(30, 1, 901)
+        >> TimerFired(90)
+    )  # fmt: skip
+
+
+def test_one_more_comes_only_where_there_is_room_and_that_is_said_once():
+    no_room = "there is no room for 3: GPU 1 has no room: b (ready)"
+    book = (
+        pool(single("b", gpus=GPUS[1]))
+        >> LeaseAsked(11, 2, "b") << StartWorker("b")
+        >> WorkerReady(12, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> DemandReported(20, 1, 9)
+        >> TimerFired(23) << RecordScale("q", 1, 2, LOAD) << StartWorker("q/2")
+        << RecordScale("q", 2, 2, f"{LOAD}; {no_room}")
+        >> DemandReported(30, 1, 10)
+        >> TimerFired(33)
+    )  # fmt: skip
+    assert book
+    assert book.scheduler.scaler.lacks("q") == no_room
+    assert book.state("b") is WorkerState.READY, "nobody leaves for a further replica"
+
+
+def test_one_that_goes_is_passed_over_first_then_finishes_what_it_has_and_sleeps():
+    book = (
+        two() >> DemandReported(40, 1, 2)
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(101, "q", (ZERO, ONE))  # it is listed still
+        >> RouterSynced(102, "q", (ZERO,)) << DrainWorker("q/1")
+        >> DemandReported(103, 1, 3)
+        >> WorkerDrained(110, "q/1") << SleepWorker("q/1", 2)
+        >> WorkerAsleep(111, "q/1")
+    )  # fmt: skip
+    assert book
+    assert book.state("q") is WorkerState.READY
+    assert not book.scheduler.host.ledger.holders(["1"])
+
+
+def test_where_nobody_has_anything_in_flight_it_need_not_be_asked():
+    rule = Scaling(least=1, load=4, queue_wait=5, up_after=3, down_after=60)
+    assert (
+        two(scaling=rule) >> DemandReported(40, 1, 0)
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(102, "q", (ZERO,)) << SleepWorker("q/1", 2)
+    )  # fmt: skip
+
+
+def test_what_does_not_end_in_time_is_cut_off():
+    assert (
+        two() >> DemandReported(40, 1, 2)
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(102, "q", (ZERO,)) << DrainWorker("q/1")
+        >> TimerFired(400) << SleepWorker("q/1", 2)
+    )  # fmt: skip
+
+
+def test_a_load_that_needs_most_of_them_keeps_them():
+    book = two() >> DemandReported(40, 1, 4)  # more than three quarters of what one is for
+    assert book >> TimerFired(200)
+    assert len(book.group("q").enlisted) == 2
+
+
+def test_the_most_that_was_needed_meanwhile_stays():
+    rule = Scaling(least=0, load=4, queue_wait=5, up_after=3, down_after=60)
+    book = (
+        pool(scaling=rule) >> DemandReported(20, 1, 9)
+        >> TimerFired(23) << RecordScale("q", 1, 3, LOAD) << StartWorker("q/1") << StartWorker("q/2")
+        >> WorkerReady(30, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> WorkerReady(30, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
+        >> RouterSynced(30, "q", (ZERO, ONE, TWO))
+        >> DemandReported(40, 1, 1)
+        >> DemandReported(50, 1, 5)
+        >> DemandReported(60, 1, 1)
+        >> TimerFired(100) << RecordScale("q", 3, 2, "2 would have done for 60 s") << SyncRouter("q", (ZERO, ONE))
+    )  # fmt: skip
+    assert book
+
+
+def test_one_that_sleeps_is_woken_when_it_is_needed_again():
+    assert (
+        two() >> DemandReported(40, 1, 2)
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(102, "q", (ZERO,)) << DrainWorker("q/1")
+        >> WorkerDrained(110, "q/1") << SleepWorker("q/1", 2)
+        >> WorkerAsleep(111, "q/1")
+        >> DemandReported(120, 1, 5)
+        >> TimerFired(123)
+        << RecordScale("q", 1, 2, "5 requests run or wait, 4 are for each replica") << WakeWorker("q/1")
+    )  # fmt: skip
+
+
+def test_one_that_is_needed_again_while_it_drains_serves_on():
+    book = (
+        two() >> DemandReported(40, 1, 2)
+        >> TimerFired(100) << RecordScale("q", 2, 1, "1 would have done for 60 s") << SyncRouter("q", (ZERO,))
+        >> RouterSynced(102, "q", (ZERO,)) << DrainWorker("q/1")
+        >> DemandReported(103, 1, 5)
+        >> TimerFired(106) << RecordScale("q", 1, 2, "5 requests run or wait, 4 are for each replica")
+        << SyncRouter("q", (ZERO, ONE))
+        >> WorkerDrained(107, "q/1")
+    )  # fmt: skip
+    assert book
+    assert book.worker("q/1").state is WorkerState.READY
+
+
+def test_nothing_to_do_for_long_is_none_and_the_next_request_waits_and_brings_one_back():
+    why = "nothing was asked of it for 60 s"
+    assert (
+        two() >> DemandReported(40, 1, 0)
+        >> TimerFired(100) << RecordScale("q", 2, 0, why)
+        << RevokeLease(1, "unload", f"q is scaled to 0: {why}", 400)
+        >> LeaseEnded(101, 1) << SleepWorker("q/0", 2) << SleepWorker("q/1", 2) << SyncRouter("q", ())
+        >> WorkerAsleep(102, "q/0")
+        >> WorkerAsleep(102, "q/1")
+        >> LeaseAsked(200, 2, "q") << RecordScale("q", 2, 1, "off its GPUs, it comes back with the fewest")
+        << WakeWorker("q/0")
+    )  # fmt: skip
+
+
+def test_a_request_that_comes_while_it_drains_to_none_calls_that_off():
+    book = (
+        pool() >> DemandReported(20, 1, 0)
+        >> TimerFired(80) << RecordScale("q", 1, 0, "nothing was asked of it for 60 s")
+        << RevokeLease(1, "unload", "q is scaled to 0: nothing was asked of it for 60 s", 380)
+    )  # fmt: skip
+    book >> LeaseAsked(81, 2, "q")
+    book.pending.clear()
+    assert book.state("q") is WorkerState.READY
+
+
+def test_at_least_so_many_stay():
+    rule = Scaling(least=2, load=4, queue_wait=5, up_after=3, down_after=60)
+    book = pool(scaling=rule)
+    assert book >> TimerFired(13) << RecordScale("q", 1, 2, "at least 2, by min_replicas") << StartWorker("q/1")
+
+
+def scale(time, count, ticket=9) -> OrderGiven:
+    return OrderGiven(time, ticket, "q", Verb.SCALE, replicas=count)
+
+
+def test_an_operators_scale_ends_when_all_of_them_serve():
+    assert (
+        pool(scaling=None) >> scale(20, 3) << RecordScale("q", 1, 3, "an operator ordered it")
+        << StartWorker("q/1") << StartWorker("q/2")
+        >> WorkerReady(30, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> RouterSynced(30, "q", (ZERO, ONE))
+        >> WorkerReady(31, "q/2", TWO) << SyncRouter("q", (ZERO, ONE, TWO))
+        >> RouterSynced(32, "q", (ZERO, ONE, TWO)) << FinishOrder(9, "ready")
+    )  # fmt: skip
+
+
+def test_an_operators_scale_brings_a_model_that_is_stopped():
+    spec = replicas("q", *GPUS, at_first=1)
+    assert (
+        Playbook(spec) >> OrderGiven(0, 8, "q", Verb.STOP) << PersistStopped("q", True) << FinishOrder(8, "stopped")
+        >> scale(1, 2) << PersistStopped("q", False) << RecordScale("q", 1, 2, "an operator ordered it")
+        << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
+    )  # fmt: skip
+
+
+def test_an_operators_scale_to_none_brings_back_one_at_the_next_request():
+    book = (
+        two(scaling=RULE) >> DemandReported(40, 1, 0)
+        >> scale(41, 0) << RecordScale("q", 2, 0, "an operator ordered it")
+        << RevokeLease(1, "sleep", "q is scaled to 0 by an operator", 341)
+        >> LeaseEnded(42, 1) << SleepWorker("q/0", 2) << SleepWorker("q/1", 2) << SyncRouter("q", ())
+        >> WorkerAsleep(43, "q/0")
+        >> WorkerAsleep(44, "q/1") << RecordScale("q", 2, 1, "q is scaled to 0 by an operator")
+        << FinishOrder(9, "asleep")
+        >> LeaseAsked(50, 2, "q") << WakeWorker("q/0")
+    )  # fmt: skip
+    assert book
+
+
+def test_more_than_fit_are_refused_with_how_many_do_and_who_is_there():
+    refusal = (
+        "2 of 3 replicas of q fit now; there is no room for 3: GPU 1 has no room: b (starting); "
+        "ask for fewer, or make room"
+    )
+    assert (
+        pool(single("b", gpus=GPUS[1])) >> LeaseAsked(11, 2, "b") << StartWorker("b")
+        >> scale(20, 3) << FailOrder(9, "no_room", refusal)
+        >> scale(21, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/2")
+    )  # fmt: skip
+
+
+def test_replicas_on_one_gpu_fit_by_their_sizes():
+    spec = replicas("q", GPUS[0], GPUS[0], GPUS[0], share=30, at_first=1)
+    book = Playbook(spec) >> GpusMeasured(0, {"0": 80}) >> scale(1, 3)
+    assert book.pending[0].message.startswith("2 of 3 replicas of q fit now")
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        (4, "q has at most 3 replicas, not 4: see its max_replicas"),
+        (1, "q has at least 2 replicas: see its min_replicas"),
+    ],
+)
+def test_what_the_configuration_does_not_allow_is_refused(count, why):
+    rule = Scaling(least=2, load=4, queue_wait=5, up_after=30, down_after=60)
+    assert pool(scaling=rule) >> scale(20, count) << FailOrder(9, "scale_refused", why)
+
+
+def test_a_model_of_one_worker_has_no_replicas():
+    why = "q has one worker, and no replicas; give it max_replicas, and reload"
+    assert Playbook("q") >> scale(1, 2) << FailOrder(9, "scale_refused", why)
+
+
+def test_a_scale_whose_room_others_take_meanwhile_ends_with_who_did():
+    book = (
+        pool(single("b", gpus=GPUS[1]), scaling=None)
+        >> scale(20, 2) << RecordScale("q", 1, 2, "an operator ordered it") << StartWorker("q/1")
+        >> WorkerExited(21, "q/1", reason="exited with status 1") << StartWorker("q/1")
+    )  # fmt: skip
+    assert book, "its memory is kept for it, as it died"
+
+
+def test_a_replica_that_is_spare_is_not_the_models_state():
+    book = two() >> scale(40, 1) << RecordScale("q", 2, 1, "an operator ordered it") << SyncRouter("q", (ZERO,))
+    assert book.worker("q/1").state is WorkerState.DRAINING
+    assert book.state("q") is WorkerState.READY
+    assert (
+        book >> RouterSynced(41, "q", (ZERO,)) << DrainWorker("q/1")
+        >> WorkerDrained(42, "q/1") << SleepWorker("q/1", 2)
+        >> WorkerAsleep(43, "q/1") << FinishOrder(9, "ready")
+    )  # fmt: skip
+
+
+def test_other_bounds_hold_without_a_restart():
+    book = two()
+    spec = replicas("q", *GPUS, scaling=Scaling(3, 4, 5, 0, 60), at_first=3)
+    said = book >> Reconfigured(40, (spec,), frozenset(), 30.0)
+    assert said << RecordScale("q", 2, 3, "at least 3, by min_replicas") << StartWorker("q/2")
