@@ -48,6 +48,8 @@ BY_CODE = {
     "muxd_unreachable": ExitCode.UNREACHABLE,
     "no_room": ExitCode.NOT_READY,
     "pinned_in_the_way": ExitCode.NOT_READY,
+    "model_in_use": ExitCode.NOT_READY,
+    "not_held": ExitCode.NOT_READY,
     "level_refused": ExitCode.USAGE,
     "scale_refused": ExitCode.USAGE,
     "model_stopped": ExitCode.NOT_READY,

@@ -20,6 +20,7 @@ EXITS = (
 
 _ACCEPTED = {
     "switch": "muxd switches to {}",
+    "hold": "muxd switches to {} and holds it",
     "start": "muxd starts {}",
     "stop": "muxd stops {}",
     "restart": "muxd restarts {}",
@@ -43,7 +44,7 @@ def give(verb: str, options: Namespace, **body: Any) -> int:
 
     Raises CommandFailed if the order fails, is superseded, or is not watched to its end.
     """
-    limit = _timeout_of(options.timeout) if options.timeout else None
+    limit = duration_of("--timeout", options.timeout) if options.timeout else None
     path = find_socket(options.socket)
     target = model_target(options.name, f"/{verb}")
     if options.no_wait:
@@ -66,14 +67,14 @@ def _goes_on(verb: str, name: str) -> str:
     return f"the {verb} goes on: see muxctl status {name}"
 
 
-def _timeout_of(text: str) -> float | None:
-    """Return the seconds of --timeout; None for "inf" and for more than _LONGEST_WAIT.  Raises CommandFailed."""
+def duration_of(option: str, text: str) -> float | None:
+    """Return the seconds of an option; None for "inf" and for more than _LONGEST_WAIT.  Raises CommandFailed."""
     from muxd.config.units import parse_duration
 
     try:
         limit = parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
     except ValueError as error:
-        raise CommandFailed(f"--timeout: {error}", ExitCode.USAGE) from None
+        raise CommandFailed(f"{option}: {error}", ExitCode.USAGE) from None
     return limit if limit <= _LONGEST_WAIT else None
 
 

@@ -32,6 +32,7 @@ _CAUSES = {
     "order": "an operator ordered it, and nobody had to leave",
     "crash": "it came back by itself after its end",
     "preload": "it is preloaded (preload = true)",
+    "default": "it is the default model, and nothing else was wanted",
 }
 _COLUMNS = ("MODEL", "WAITING", "WAITED", "SCORE", "DUE IN", "COULD COME IN", "SWITCH COSTS")
 _PARTS = ("drain", "sleep", "free", "wake")

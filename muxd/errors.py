@@ -63,13 +63,6 @@ class PermissionDenied(MuxdError):
     status = 403
 
 
-class LinkUsed(MuxdError):
-    """A one-time link to the console is unknown, used or too old."""
-
-    code = "link_used"
-    status = 403
-
-
 class RouteNotFound(MuxdError):
     code = "route_not_found"
     status = 404
@@ -231,6 +224,19 @@ class PinnedInTheWay(Unavailable):
 
     code = "pinned_in_the_way"
     retryable = False
+
+
+class ModelInUse(Unavailable):
+    """A model that was used lately has GPUs that this one needs, and is not to leave them so soon (`evict`)."""
+
+    code = "model_in_use"
+
+
+class NotHeld(MuxdError):
+    """The operator lets a model go that no operator holds."""
+
+    code = "not_held"
+    status = 409
 
 
 class GpuMissing(ModelFailed):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from .config import Model
 from .config.flags import runs_on_cpu
 from .config.scaling_options import ScalingOptions
-from .config.schema import Daemon
+from .config.schema import Daemon, Policy
 from .core.ledger import WHOLE
-from .core.spec import GroupSpec, Role, Scaling, WorkerSpec
+from .core.spec import DefaultGroup, GroupSpec, Role, Rung, Scaling, WorkerSpec
 from .engines.kind import EngineKind
 from .engines.registry import kind_of
 
@@ -47,9 +47,21 @@ def router_of(model: str) -> str:
 def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
     """Return the part of a model's configuration that the core decides by."""
     workers = tuple(_worker_spec(member, daemon) for member in members_of(model))
-    scaling = _scaling(model) if model.is_scaled else None
-    at_first = max(model.replicas, model.min_replicas or 0)
-    return GroupSpec(model.name, workers, model.preload, model.drain_timeout, model.pinned, at_first, scaling)
+    ladder = tuple(Rung(*step) for step in model.idle)
+    if model.idle_timeout and not ladder:
+        ladder = (Rung(model.idle_timeout, None),)
+    return GroupSpec(
+        name=model.name,
+        workers=workers,
+        preload=model.preload,
+        drain_timeout=model.drain_timeout,
+        pinned=model.pinned,
+        replicas=max(model.replicas, model.min_replicas or 0),
+        scaling=_scaling(model) if model.is_scaled else None,
+        ladder=ladder,
+        sheltered_for=model.evict,
+        priority=model.priority,
+    )
 
 
 def _scaling(model: Model) -> Scaling:
@@ -58,12 +70,16 @@ def _scaling(model: Model) -> Scaling:
     return Scaling(least, options.load, options.queue_wait, options.up_after, options.down_after)
 
 
+def default_group(policy: Policy) -> DefaultGroup:
+    """Return what the core is told of the model that comes back when nothing else is wanted."""
+    return DefaultGroup(policy.default_model, policy.default_after)
+
+
 def _launchable(kind: EngineKind, model: Model) -> frozenset[int]:
     """Return the sleep levels for which a process of the model can be launched."""
     if model.script is not None:  # its flags are the script's
         return frozenset()
-    levels = (model.sleep_level, 3) if kind.capabilities.sleeps_one_way else range(4)
-    return frozenset(level for level in levels if level in kind.levels(replace(model, sleep_level=level)))
+    return frozenset(level for level in range(4) if level in kind.levels(replace(model, sleep_level=level)))
 
 
 def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:

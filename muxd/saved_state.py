@@ -92,6 +92,7 @@ class SavedState(msgspec.Struct, kw_only=True):
     proxies: dict[str, ChildRecord] = {}  # the proxy's processes, by name
     proxy_digest: str = ""  # of the configuration that they were started with
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
+    held: dict[str, float | None] = {}  # models that an operator holds: until when, since the epoch; None: endless
     learned: dict[str, LearnedRecord] = {}  # by worker
 
 

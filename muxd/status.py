@@ -38,6 +38,8 @@ def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model 
         "level": group.level if group.state is WorkerState.ASLEEP else None,
         "sleep_trouble": group.sleep_trouble or None,
         "pinned": group.pinned,
+        "held": group.held_for is not None,
+        "held_for_s": seconds(group.held_for),
         "stopped_by_operator": group.stopped_by_operator,
         "removed": wanted is None,
         "gpus": [shown_gpu(gpu) for gpu in _gpus(model, group)],

@@ -19,7 +19,18 @@ from muxd.config.schema import SECTIONS, Key
 CONF = Path(__file__).parents[1] / "conf"
 
 #: Keys whose default comes from the environment, or cannot be written.
-EXAMPLES = {"socket", "state_dir", "log_dir", "admin_group", "user", "allow_origins", "metrics_listen"}
+EXAMPLES = {
+    "idle",
+    "idle_timeout",
+    "default_model",
+    "socket",
+    "state_dir",
+    "log_dir",
+    "admin_group",
+    "user",
+    "allow_origins",
+    "metrics_listen",
+}
 EXAMPLES |= {"host_memory", "access_log_dir", "cwd", "upstream_name", "router"}
 EXAMPLES |= {"max_replicas", "min_replicas", "scaling"}
 EXAMPLES |= keys_of(VLLMOptions).keys() - keys_of(InstalledOptions).keys()
@@ -69,7 +80,7 @@ def test_a_setting_that_is_put_in_as_shown_changes_nothing_unless_it_is_an_examp
         return load_config(tmp_path / "muxd.toml", {"HOME": str(tmp_path)})
 
     put_in = {
-        name: {k: value for k, value in whole[name].items() if k not in EXAMPLES and (name, k) != ("ui", "listen")}
+        name: {key: value for key, value in whole[name].items() if key not in EXAMPLES}
         for name in (*SECTIONS, "defaults")
     }
     pretend = whole["models"]["pretend"]

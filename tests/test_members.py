@@ -6,9 +6,10 @@ from pathlib import Path
 from muxd.config import Daemon, Memory, Model, SimulatorOptions
 from muxd.config.engine_options import OpenAIOptions
 from muxd.config.model_schema import Script
+from muxd.config.schema import Policy
 from muxd.config.server_commands import HookStep
-from muxd.core.spec import Role, Scaling, group_of
-from muxd.members import members_of, spec_of
+from muxd.core.spec import DefaultGroup, Role, Rung, Scaling, group_of
+from muxd.members import default_group, members_of, spec_of
 
 GiB = 1 << 30
 DAEMON = Daemon(Path("/s"), Path("/s"), Path("/s"))
@@ -26,7 +27,14 @@ def test_a_server_of_any_kind_sleeps_only_by_steps_and_never_at_level_0():
 
     assert levels() == [([3], [3], None)] * 2
     steps = (HookStep("POST", "/sleep"),)
-    assert levels(sleep=steps, wake=steps) == [([1, 3], [1, 3], None), ([3], [3], None)]
+    assert levels(sleep=steps, wake=steps) == [([1, 3], [1, 2, 3], None), ([3], [1, 2, 3], None)]
+
+
+def test_what_becomes_of_an_idle_model_is_told_in_seconds_and_levels():
+    spec = spec_of(model(idle=((300.0, 0), (3600.0, 3)), evict=900.0, priority=2), DAEMON)
+    assert (spec.ladder, spec.sheltered_for, spec.priority) == ((Rung(300.0, 0), Rung(3600.0, 3)), 900.0, 2)
+    assert spec_of(model(idle_timeout=60.0), DAEMON).ladder == (Rung(60.0, None),)
+    assert default_group(Policy(default_model="qwen", default_after=5.0)) == DefaultGroup("qwen", 5.0)
 
 
 def test_a_model_with_one_worker_is_served_by_that_alone_under_its_own_name():

@@ -20,6 +20,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("engine", f"{plain(model['engine'])}, sleep level {model['sleep_level']}"),
         ("sleep trouble", plain(model.get("sleep_trouble") or "")),
         ("pinned", "leaves its GPUs for no other model" if model.get("pinned") else ""),
+        ("held", _held(model)),
         ("script", plain(model.get("script") or "")),
         ("GPUs", _gpus(model)),
         ("memory", _memory(model)),
@@ -42,6 +43,15 @@ def _state(model: Model) -> str:
     if model.get("stopped_by_operator"):
         state += ", by an operator" if model["state"] == "stopped" else "; an operator stops it"
     return f"{state}; not configured any more" if model.get("removed") else state
+
+
+def _held(model: Model) -> str:
+    """Return for how long an operator holds the model."""
+    if not model.get("held"):
+        return ""
+    left = model.get("held_for_s")
+    end = f"for {duration(left)}, or muxctl unhold" if left is not None else "until muxctl unhold"
+    return f"leaves its GPUs for no other model {end}"
 
 
 def _gpus(model: Model) -> str:

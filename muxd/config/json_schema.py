@@ -57,6 +57,13 @@ _BY_READER: dict[Any, Schema] = {
             },
         ]
     },
+    readers.ladder: {
+        "type": "array",
+        "items": {"type": "string", "pattern": f"^{DURATION.pattern} *-> *[0-3]$"},
+    },
+    readers.eviction_rule: {
+        "anyOf": [{"const": "always"}, {"type": "string", "pattern": f"^never within {DURATION.pattern} of use$"}]
+    },
     key_readers.moment: {},  # text, or a date of TOML, for which JSON has no kind
     server_commands.hook_steps: {"type": "array", "items": {"type": "object"}},
 }

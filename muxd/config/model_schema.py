@@ -15,8 +15,10 @@ from .readers import (
     directory,
     duration,
     environment,
+    eviction_rule,
     gpu_names,
     integer,
+    ladder,
     launch_script,
     names,
     params,
@@ -215,6 +217,37 @@ class Model:
         live=True,
         doc="Once it is loaded, it leaves its GPUs for no other model, only for an operator's order.  A request for a "
         "model that does not fit beside it is refused at once.",
+    )
+    idle_timeout: float = key(
+        duration(1),
+        unset=0.0,
+        example="10min",
+        live=True,
+        doc="So long without a request, and it sleeps at its sleep_level, whether or not another model wants its "
+        "GPUs.  Probes and scrapes are no requests.  Default: it stays.",
+    )
+    idle: tuple[tuple[float, int], ...] = key(
+        ladder,
+        unset=(),
+        example=["5min -> 0", "10min -> 1", "1h -> 3"],
+        live=True,
+        doc="The same in steps, each later and deeper: sleep levels after so long without a request.  A pinned model, "
+        "one that an operator holds and the default_model do not go down them.",
+    )
+    evict: float = key(
+        eviction_rule,
+        "always",
+        live=True,
+        doc='When it may be sent away for another model: "always", or "never within 15min of use", and until then who '
+        "does not fit beside it gets a 503 with the reason instead of a place in the queue.  An operator's switch goes "
+        "before that.",
+    )
+    priority: int = key(
+        integer(-10, 10),
+        0,
+        live=True,
+        doc="From -10 to 10: a request that waits for it counts as 2 to the power of this, and so does what it costs "
+        "to send it away.",
     )
     port: int = key(
         integer(0, 65535), 0, doc="The worker's port on loopback; 0: muxd chooses a free one at each start."

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -147,6 +147,52 @@ def duration(low: float = 0.0, *, endless: bool = False) -> Reader[float]:
         return seconds
 
     return read
+
+
+_RUNG = re.compile(r"(?P<after>.+?)\s*->\s*(?P<level>[0-9])")
+
+
+def ladder(value: Any, base: Base) -> tuple[tuple[float, int], ...]:
+    """Read the steps of an idle model, "TIME -> LEVEL" each, and return seconds without a use, and sleep levels."""
+    if not isinstance(value, list):
+        raise ValueError(f'{shown(value)} is not a list; write ["10min -> 1", "1h -> 3"]')
+    rungs: list[tuple[float, int]] = []
+    for step in value:
+        match = _RUNG.fullmatch(step.strip()) if isinstance(step, str) else None
+        if match is None or int(match["level"]) > 3:
+            raise ValueError(
+                f'{shown(step)} is no step; write "TIME -> LEVEL", as in "10min -> 1", with a level of 0 to 3'
+            )
+        after, level = _positive_duration(match["after"].strip()), int(match["level"])
+        if rungs and after <= rungs[-1][0]:
+            raise ValueError(f"{shown(step)} comes no later than the step before it; put the shorter time first")
+        if rungs and level <= rungs[-1][1]:
+            raise ValueError(
+                f"{shown(step)} climbs: an idle model only sleeps deeper; use a level above {rungs[-1][1]}"
+            )
+        rungs.append((after, level))
+    return tuple(rungs)
+
+
+def _positive_duration(text: str) -> float:
+    if not 0 < (seconds := parse_duration(text)) < inf:
+        raise ValueError(f'{shown(text)} is not a time after which something happens; write "10min", "1h"')
+    return seconds
+
+
+_SHELTER = re.compile(r"never\s+within\s+(?P<time>.+?)\s+of\s+use")
+
+
+def eviction_rule(value: Any, base: Base) -> float:
+    """Read when a model may be sent away for another one; return for how many seconds after its last use it may not."""
+    if value == "always":
+        return 0.0
+    if value == "never":
+        raise ValueError('"never" is what pinned = true is for; write that, or "never within 15min of use"')
+    match = _SHELTER.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'{shown(value)} is not known; use "always", or "never within 15min of use"')
+    return _positive_duration(match["time"])
 
 
 def size(low: int = 0) -> Reader[int]:

@@ -15,7 +15,7 @@ from .folders import why_no_logs, why_no_socket
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .model_schema import MODEL_KEYS, Model
-from .names import nearest
+from .names import did_you_mean, nearest
 from .problems import Problems
 from .schema import Config
 from .units import show_size
@@ -113,8 +113,8 @@ def _findings(
     yield from _unused_flags(config, written)
     yield from _names(config)
     yield from _any_names(config)
+    yield from _default_model(config)
     yield from _ports(config)
-    yield from _console(config)
     if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
     for model in config.models if models else ():
@@ -248,30 +248,15 @@ def _any_names(config: Config) -> Iterator[Finding]:
         yield ("models", name, "any_name"), f"model {first} takes all names that no model has; leave one of them out"
 
 
-def _console(config: Config) -> Iterator[Finding]:
-    """Check that the console has a port of its own, and that somebody may look at it where it asks for a key."""
-    host, port = config.ui.listen or ("", 0)
-    proxy = config.proxy
-    others = {"listen, under [proxy]": (proxy.host, proxy.port), "metrics_listen, under [proxy]": proxy.metrics_listen}
-    for name, other in others.items():
-        if port and other and other[1] == port and collide(other[0], host):
-            yield ("ui", "listen"), f"{port} is already the port of {name}; use another"
-    if host and not is_loopback(host) and not any(key.view or key.admin for key in config.keys):
-        yield (
-            ("ui", "listen"),
-            f"{host} lets other machines in, and no key may look: `muxctl keys add NAME --admin` makes one, "
-            "or listen on 127.0.0.1",
-        )
+def _default_model(config: Config) -> Iterator[Finding]:
+    name, known = config.policy.default_model, [model.name for model in config.models]
+    if name and known and name not in known:
+        yield ("policy", "default_model"), f"there is no model {name}; {did_you_mean(name, known)}"
 
 
 def _ports(config: Config) -> Iterator[Finding]:
     _, metrics = config.proxy.metrics_listen or ("", 0)
-    _, console = config.ui.listen or ("", 0)
-    said = {
-        metrics: "metrics_listen, under [proxy]",
-        console: "listen, under [ui]",
-        config.proxy.port: "the proxy",
-    }
+    said = {metrics: "metrics_listen, under [proxy]", config.proxy.port: "the proxy"}
     owner = {port: whose for port, whose in said.items() if port}
     for model in config.models:
         if model.port:
@@ -318,6 +303,7 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
     if not kind.capabilities.uses_gpus and written.in_model(model.name, "gpus"):
         yield ("gpus",), "leave this out: its servers run elsewhere"
     yield from _replicas(model, written, uses_gpus=kind.capabilities.uses_gpus)
+    yield from _idle(model, written, {*kind.levels(model), model.sleep_level, 3})
     if model.router is not None:
         yield from router_findings(model.router, environ)
     for path, text in kind.findings(model, environ):
@@ -352,6 +338,20 @@ def _bounds_of_replicas(model: Model) -> Iterator[Finding]:
         yield ("min_replicas",), f"{least} is more than there can be, {model.most_replicas}; raise max_replicas"
     if model.min_replicas == 0 and model.pinned:
         yield ("min_replicas",), "a pinned model never leaves its GPUs by itself; use 1, or leave pinned out"
+
+
+def _idle(model: Model, written: _WrittenKeys, levels: set[int]) -> Iterator[Finding]:
+    """Yield what keeps an idle model from sleeping as its table says."""
+    steps = [key for key in ("idle", "idle_timeout") if written.in_model(model.name, key)]
+    if len(steps) > 1:
+        yield ("idle_timeout",), "idle says it already; leave one of them out"
+    if steps and model.pinned and written.in_model(model.name, "pinned"):
+        yield (steps[0],), "pinned = true keeps it on its GPUs for good; leave one of them out"
+    for _, level in model.idle:
+        if level not in levels:
+            known = " and ".join(map(str, sorted(levels)))
+            yield ("idle",), f"it cannot sleep at level {level}, only at {known}: that is settled by its sleep_level"
+            return
 
 
 def _script(model: Model, written: _WrittenKeys) -> Iterator[Finding]:

@@ -21,6 +21,11 @@ class SwitchBody(Struct, forbid_unknown_fields=True):
     wait: bool = True
 
 
+class HoldBody(Struct, forbid_unknown_fields=True):
+    wait: bool = True
+    for_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None  # None: until it is let go
+
+
 class OrderBody(Struct, forbid_unknown_fields=True):
     wait: bool = True
     now: bool = False
@@ -43,12 +48,12 @@ class CancelBody(Struct, forbid_unknown_fields=True):
     pass
 
 
+class NothingBody(Struct, forbid_unknown_fields=True):
+    pass
+
+
 class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
-
-
-class LinkBody(Struct, forbid_unknown_fields=True):
-    token: str
 
 
 def body_of(request: Request, kind: type[T]) -> T:

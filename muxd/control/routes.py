@@ -12,7 +12,8 @@ import trio
 from muxd.control.bodies import (
     FILTER_FIELDS,
     CancelBody,
-    LinkBody,
+    HoldBody,
+    NothingBody,
     OrderBody,
     ReloadBody,
     ScaleBody,
@@ -100,6 +101,8 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/proxy", Right.LEASE, self._proxy_settings, "read the proxy's settings"),
                 ControlRoute("GET", "/v1/models/NAME", Right.READ, self._model),
                 ControlRoute("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
+                ControlRoute("POST", "/v1/models/NAME/hold", Right.OPERATE, self._hold, "hold models"),
+                ControlRoute("POST", "/v1/models/NAME/unhold", Right.OPERATE, self._unhold, "let held models go"),
                 *(self._order_route(verb) for verb in ORDERS),
                 ControlRoute("POST", "/v1/models/NAME/validate", Right.OPERATE, self._validate, "validate models"),
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
@@ -109,8 +112,6 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
-                ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
-                ControlRoute("POST", "/v1/ui/redeem", Right.OPERATE, self._redeem_link, "redeem links of the console"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
         }
@@ -181,6 +182,17 @@ class ControlRoutes:
         name = self._service.resolve(name)
         await _send_progress(exchange, name, self._service.switch(name, _operator(exchange)), wait=body.wait)
 
+    async def _hold(self, request: Request, exchange: ResponseWriter, name: str) -> None:
+        body = body_of(request, HoldBody)
+        name = self._service.resolve(name)
+        await _send_progress(exchange, name, self._service.hold(name, body.for_s, _operator(exchange)), wait=body.wait)
+
+    async def _unhold(self, request: Request, exchange: ResponseWriter, name: str) -> None:
+        body_of(request, NothingBody)
+        name = self._service.resolve(name)
+        self._service.unhold(name, _operator(exchange))
+        await exchange.send_json(200, {"model": name, "held": False})
+
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, BODIES.get(verb, OrderBody))
         level = body.level if isinstance(body, SleepBody) else None
@@ -244,13 +256,6 @@ class ControlRoutes:
     async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await serve_session(self._service, request, exchange)
 
-    async def _make_link(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        await exchange.send_json(200, self._service.make_console_link())
-
-    async def _redeem_link(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        self._service.redeem_console_link(body_of(request, LinkBody).token)
-        await exchange.send_json(200, {"redeemed": True})
-
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._service.shutdown()
         await exchange.send_json(202, {"stopping": True})
@@ -274,7 +279,7 @@ def _split_path(raw_path: str) -> tuple[str, str]:
         return "/v1/requests/ID/cancel", "/".join(parts[3:-1])
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
-    if len(parts) > 4 and parts[-1] in ("switch", "validate", "logs", *ORDERS):
+    if len(parts) > 4 and parts[-1] in ("switch", "hold", "unhold", "validate", "logs", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
 

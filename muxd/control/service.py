@@ -79,6 +79,14 @@ class ControlService(Protocol):
         """
         ...
 
+    def hold(self, name: str, seconds: float | None, by: str = "") -> trio.MemoryReceiveChannel[Message]:
+        """Begin a switch to a model as `switch` does, and keep it on its GPUs for so long; None: until `unhold`."""
+        ...
+
+    def unhold(self, name: str, by: str = "") -> None:
+        """Let a model go that an operator holds; raises NotHeld."""
+        ...
+
     def order(
         self,
         name: str,
@@ -133,14 +141,6 @@ class ControlService(Protocol):
 
         `name` is a model, or `proxy` where no model has that name.  Raises ModelNotFound.
         """
-        ...
-
-    def make_console_link(self) -> Message:
-        """Make a one-time link to the console; its `url` is None where there is no console."""
-        ...
-
-    def redeem_console_link(self, token: str) -> None:
-        """Use a link up; raises LinkUsed."""
         ...
 
     def shutdown(self) -> None: ...

@@ -229,8 +229,8 @@ def is_stuck(group: Group) -> bool:
 
 
 def cost_of(group: Group, level: int, second: int) -> float:
-    """Return what it costs per second that the group leaves to `level`: the seconds each time, by its demand."""
-    return seconds_to(group, level) * max(group.demand(second), RARE)
+    """Return what it costs per second that the group leaves to `level`: seconds by its demand and priority."""
+    return seconds_to(group, level) * max(group.demand(second), RARE) * 2.0**group.spec.priority
 
 
 def seconds_to(group: Group, level: int) -> float:

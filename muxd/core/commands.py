@@ -182,6 +182,14 @@ class PersistStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistHold:
+    """An operator holds it until then (the events' clock), or None: nobody does any more; it outlasts muxd."""
+
+    group: str
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReconfigureWorker:
     """No process of it is left: from now on it is what the new configuration says."""
 
@@ -216,6 +224,7 @@ class Cause(StrEnum):
     ORDER = "order"  # an operator's, and nobody has to leave
     CRASH = "crash"  # it comes back by itself
     PRELOAD = "preload"
+    DEFAULT = "default"  # nothing else is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +302,7 @@ Command = (
     | ReportCycle
     | AnswerUnload
     | PersistStopped
+    | PersistHold
     | ReconfigureWorker
     | RemoveWorker
     | RecordMove

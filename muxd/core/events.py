@@ -6,9 +6,10 @@ Every event carries `time`, seconds on a monotonic clock.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from .ledger import GpuId
-from .spec import GroupSpec, Learned, Troubles
+from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Learned, Troubles
 
 
 class Failure(StrEnum):
@@ -63,7 +64,7 @@ class Started:
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
     `learned`: what an earlier muxd measured, by worker; `troubles`: what went wrong with workers under one that was
-    killed.
+    killed; `held`: until when an operator holds groups.
     """
 
     time: float
@@ -71,6 +72,7 @@ class Started:
     learned: Mapping[str, Learned] = field(default_factory=dict)
     troubles: Mapping[str, Troubles] = field(default_factory=dict)
     adopted: tuple[AdoptedWorker, ...] = ()
+    held: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,33 @@ class SwitchAsked:
     time: float
     ticket: int
     group: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAsked:
+    """An operator wants this group ready as SwitchAsked says, and to stay, as if it were pinned, until then."""
+
+    time: float
+    ticket: int
+    group: str
+    until: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """An operator holds this group no more."""
+
+    time: float
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAsked:
+    """A client wants this group awake for so many seconds after its last use, in place of its ladder's first rung."""
+
+    time: float
+    group: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +208,7 @@ class Reconfigured:
     changed: frozenset[str]
     wait_target: float
     keep_turns: bool = True
+    default: DefaultGroup = NO_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +367,9 @@ Event = (
     | DemandReported
     | LeaseEnded
     | SwitchAsked
+    | HoldAsked
+    | HoldEnded
+    | KeepAsked
     | OrderGiven
     | ValidationEnded
     | WorkerMeasured

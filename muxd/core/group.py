@@ -16,7 +16,7 @@ from typing import NamedTuple
 from . import policy
 from .events import Verb, Waiting
 from .ledger import GpuId
-from .spec import GroupSpec, Role
+from .spec import GroupSpec, Role, Rung
 from .states import LEAVING, UP, WorkerState
 from .worker import Cost, Worker
 
@@ -136,6 +136,12 @@ class Group:
         self.waiting: dict[int, Lease] = {}
         self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see HostState
         self.wanted = False  # requests wait for it
+        self.awake_since = -inf  # when it last came to its GPUs
+        self.is_sheltered = False  # it was used so lately that it leaves for no other group; see idling
+        self.is_exposed = False  # an operator switches to another group: it is not sheltered until it has come back
+        self.held_until: float | None = None  # an operator holds it as if it were pinned, until then; None: nobody does
+        self.is_put_away = False  # an operator has put it to sleep, and nobody has wanted it since
+        self.keep_alive: float | None = None  # seconds after its last use in which it stays awake, as a client asked
         self.idle_since: float | None = None  # its last answer ended then; None: requests run or wait, or never did
         self.gaps: deque[float] = deque(maxlen=policy.GAPS)  # seconds from an answer to the next request
         self.uses: deque[float] = deque(maxlen=USES)  # when requests last came to it while it was idle
@@ -348,13 +354,39 @@ class Group:
 
     @property
     def is_fixed(self) -> bool:
-        """Say whether the group leaves for nobody: it is pinned, and no order takes it away."""
-        return self.spec.pinned and not self.sent_away and self.state not in LEAVING
+        """Say whether the group leaves for no other one, and no order takes it away."""
+        return (self.is_pinned or self.is_sheltered) and not self.sent_away and self.state not in LEAVING
+
+    @property
+    def is_pinned(self) -> bool:
+        """Say whether the group leaves for an operator's order only: as configured, or as an operator holds it."""
+        return self.spec.pinned or self.held_until is not None
 
     @property
     def keeps_place(self) -> bool:
         """Say whether the memory of its workers, which have died, is kept for it: it is pinned, and starts again."""
-        return self.state is WorkerState.BACKOFF and self.spec.pinned and not self.sent_away
+        return self.state is WorkerState.BACKOFF and self.is_pinned and not self.sent_away
+
+    @property
+    def unused_since(self) -> float:
+        """Return when the group was last used, or came to its GPUs; it may be in use now."""
+        return max(self.awake_since, -inf if self.idle_since is None else self.idle_since)
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """Return what becomes of the group while nobody uses it, as far as a client that wants it kept lets it."""
+        if self.keep_alive is None:
+            return self.spec.ladder
+        if self.keep_alive == inf:
+            return ()
+        first, *deeper = self.spec.ladder or (Rung(0.0, None),)
+        later = (Rung(max(self.keep_alive, rung.after), rung.level) for rung in deeper)
+        return (Rung(self.keep_alive, first.level), *later)
+
+    def level_from(self, level: int | None) -> int:
+        """Return the level to which a rung leads: `level`, or the next deeper one that its workers have."""
+        least = self.sleep_level if level is None else max(level, self.sleep_level if self.sleep_level == 3 else 0)
+        return next(each for each in range(least, 4) if all(worker.can_sleep_at(each) for worker in self.serving))
 
     @property
     def leaves(self) -> bool:

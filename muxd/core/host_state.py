@@ -62,6 +62,7 @@ class HostState:
         self.wanted: dict[str, Group] = {}  # those of them for which requests wait
         self._touched: dict[str, Group] = {}  # groups that are not what they were when doubts were last ended
         self._changed: dict[str, Group] = {}  # likewise, when `take_changed` was last called
+        self._stirred: dict[str, Group] = {}  # likewise, when `take_stirred` was last called
         self._by_state: dict[WorkerState, dict[str, Group]] = {state: {} for state in WorkerState}
         self._changing: dict[str, Worker] = {}  # workers whose memory changes
         self._stuck: set[str] = set()  # names of workers
@@ -75,7 +76,7 @@ class HostState:
         self.renewals = 0  # how often a new configuration has taken hold of a group
         self.learned = 0  # how often something was learned of the host itself
         self._undoubted = -1  # how often that had been when doubts were last ended
-        self.pinned: list[Group] = []
+        self.fixed: list[Group] = []  # those that leave for no other group, unless an order takes them away
         self.validating: list[Group] = []  # those with an order to be validated, in the order of these
         self.composed: list[Group] = []  # those of several workers
         self.scalable: list[Group] = []  # those of which more or fewer replicas may serve
@@ -106,19 +107,24 @@ class HostState:
 
     def _note_change(self, group: Group) -> None:
         group.changes += 1
-        self._touched[group.name] = self._changed[group.name] = group
+        self._touched[group.name] = self._changed[group.name] = self._stirred[group.name] = group
 
     def take_changed(self) -> dict[str, Group]:
         """Return the groups that have changed since this was last called, those that are gone included."""
         changed, self._changed = self._changed, {}
         return changed
 
+    def take_stirred(self) -> dict[str, Group]:
+        """Return likewise the groups that have changed since this was last called."""
+        stirred, self._stirred = self._stirred, {}
+        return stirred
+
     def doubtful(self) -> list[Group]:
         """Return the groups that may have become hopeless since doubts were last ended: in good times the touched ones.
 
         Where somebody is stuck, pinned, or no worker of this host, a change of one group may leave others without hope.
         """
-        bad_times = self._stuck or self.pinned or self.strangers or self._undoubted != self.learned
+        bad_times = self._stuck or self.fixed or self.strangers or self._undoubted != self.learned
         return in_configured_order((self.groups if bad_times else self._touched).values())
 
     def end_doubts(self) -> None:
@@ -140,11 +146,13 @@ class HostState:
 
     def _enter(self, group: Group, state: WorkerState) -> None:
         del self._by_state[group.state][group.name]
+        if state is WorkerState.READY and group.state is not WorkerState.DRAINING:
+            group.awake_since, group.is_exposed = self.now, False
         group.state, group.since = state, self.now
         self._by_state[state][group.name] = group
 
     def _note_kinds(self) -> None:
-        self.pinned = [group for group in self.groups.values() if group.spec.pinned]
+        self.fixed = [group for group in self.groups.values() if group.is_pinned or group.is_sheltered]
         self.composed = [group for group in self.groups.values() if len(group.members) > 1]
         self.scalable = [group for group in self.groups.values() if group.is_scalable]
 
@@ -192,6 +200,14 @@ class HostState:
         self._give_back_of_dead(group)
         self.touch(group)
         self.moves += 1  # its levels may be others now
+        self._note_kinds()
+
+    def fix(self, group: Group, *, held_until: float | None, is_sheltered: bool, is_exposed: bool = False) -> None:
+        """Note whether an operator holds the group, and whether its last use keeps it where it is."""
+        group.held_until, group.is_sheltered = held_until, is_sheltered
+        group.is_exposed = group.is_exposed or is_exposed
+        self._give_back_of_dead(group)
+        self.touch(group)
         self._note_kinds()
 
     def move(self, worker: Worker, to: WorkerState, reason: str = "") -> Iterator[Command]:
@@ -321,6 +337,7 @@ class HostState:
             if worker is group.router:
                 group.routed = frozenset(found.routed)
             yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, ADOPTED)
+        group.awake_since = self.now
         yield from self.derive(group, ADOPTED)
         for worker in homeless:
             yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
@@ -474,6 +491,7 @@ class HostState:
     def ask(self, lease_id: int, group: Group, waiting: tuple[Waiting, ...]) -> None:
         lease = Lease(lease_id, group.name, self.now, waiting)
         self.leases[lease_id] = group.waiting[lease_id] = lease
+        group.is_put_away = False
         self._note_leases(group)
         self._note_use(group)
 

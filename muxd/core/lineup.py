@@ -231,7 +231,7 @@ class Lineup:
     def _read(self, group: Group) -> Contender:
         return Contender(
             group.name,
-            weight=sum(lease.weight for lease in group.waiting.values()),
+            weight=sum(lease.weight for lease in group.waiting.values()) * 2.0**group.spec.priority,
             since=group.waits_since,
             cost=0.0,
             turn=0.0,

@@ -55,6 +55,7 @@ class Orders:
         self, group: Group, verb: Verb, ticket: int, *, now: bool, level: int | None = None, replicas: int = 0
     ) -> Iterator[Command]:
         """Give the group an order; the one before it ends as superseded, unless it says the same."""
+        group.is_put_away = verb is Verb.SLEEP
         brings = verb in (Verb.START, Verb.RESTART) or (verb is Verb.SCALE and replicas > 0)
         if brings or verb is Verb.STOP:
             yield from self._hold_down(group, down=verb is Verb.STOP)
@@ -92,15 +93,17 @@ class Orders:
             yield AnswerUnload(ticket, f"it is {group.shown_state.replace('_', ' ')}")
         elif group.in_use or group.order is not None:
             yield AnswerUnload(ticket, "it is in use")
-        elif group.spec.pinned:
-            yield AnswerUnload(ticket, "it is pinned")
+        elif group.is_pinned:
+            yield AnswerUnload(ticket, "it is pinned" if group.spec.pinned else "an operator holds it")
+        elif self._switching.is_default(group):
+            yield AnswerUnload(ticket, "it is the default model")
         else:
             self._set(group, Order(Verb.UNLOAD))
             yield AnswerUnload(ticket)
 
-    def send_to_rest(self, group: Group, why: str) -> None:
+    def send_to_rest(self, group: Group, why: str, level: int | None = None) -> None:
         """Let a group sleep that nobody wants, unless somebody does meanwhile."""
-        self._set(group, Order(Verb.UNLOAD, why=why))
+        self._set(group, Order(Verb.UNLOAD, level=level, why=why))
 
     def _hold_down(self, group: Group, *, down: bool) -> Iterator[Command]:
         if group.stopped_by_operator is not down:

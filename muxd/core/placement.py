@@ -149,7 +149,7 @@ class Placement:
         found = None
         for gpus in sets:
             offer = self._clearing(gpus).offer_at_most(share, best)
-            if offer is not None and self._host.pinned:
+            if offer is not None and self._host.fixed:
                 lacks = partial(self._host.ledger.shortfall, "", dict.fromkeys(gpus, share))
                 offer = offer.with_stuck(len(self._fixed(gpus, lacks)))
             if offer is not None and (best is None or offer.rank < best.rank):
@@ -213,12 +213,12 @@ class Placement:
 
     def fixed_in_the_way(self, group: Group) -> list[Group]:
         """Return the pinned groups without whose leaving the group cannot come to its GPUs, however many others go."""
-        if not self._host.pinned or group.state not in DOWN | {WorkerState.ASLEEP}:
+        if not self._host.fixed or group.state not in DOWN | {WorkerState.ASLEEP}:
             return []
         return self._fixed(group.gpus, partial(self._shortfall, group), group)
 
     def _fixed(self, gpus: frozenset[GpuId], lacks: Lacks, but: Group | None = None) -> list[Group]:
-        fixed = [other for other in self._host.pinned if other is not but and other.is_fixed]
+        fixed = [other for other in self._host.fixed if other is not but and other.is_fixed]
         if not fixed:
             return []
         stay = {worker.name for other in fixed for worker in other.serving}

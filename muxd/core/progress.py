@@ -12,6 +12,7 @@ from .clearing import Eviction
 from .events import Verb
 from .group import Cycle, Group, Validation
 from .host_state import HostState
+from .idling import Idling
 from .states import AT_REST, COMING, LEAVING, WorkerState
 from .switching import Switching
 from .worker import Cost, Worker
@@ -60,14 +61,14 @@ def progress_of(host: HostState, switching: Switching, group: Group, now: float)
     return Progress(group.state, (), now - group.since, 0.0 if group.state is WorkerState.READY else None)
 
 
-def next_step(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
+def next_step(host: HostState, switching: Switching, idling: Idling, group: Group, now: float) -> str | None:
     """Return what happens to the group next, as a phrase after its name; None where its state says it all."""
     if group.validation is not None and group.validation.cycles:
         level, number = group.validation.cycles[0]
         return f"is validated at level {level}, cycle {number}; its clients wait until {_cycles_left(group.validation)}"
     match group.state:
         case WorkerState.READY:
-            return _next_of_ready(host, switching, group, now)
+            return _next_of_ready(host, switching, idling, group, now)
         case WorkerState.DRAINING:
             return _next_of_draining(host, group, now)
         case WorkerState.BACKOFF if not switching.in_the_way(group):
@@ -77,7 +78,9 @@ def next_step(host: HostState, switching: Switching, group: Group, now: float) -
         case WorkerState.STUCK:
             return "needs its processes ended by hand, or the GPU reset"
         case state if state in AT_REST:
-            return _next_at_rest(host, switching, group, now)
+            at_rest = _next_at_rest(host, switching, group, now)
+            unused = _next_of_unused(idling, group, now) if state is WorkerState.ASLEEP else None
+            return f"{at_rest}; {unused}" if unused else at_rest
     return None
 
 
@@ -93,12 +96,12 @@ def _until_validated(group: Group, validation: Validation) -> float | None:
     return _sum(*map(_known, moves))
 
 
-def _next_of_ready(host: HostState, switching: Switching, group: Group, now: float) -> str | None:
+def _next_of_ready(host: HostState, switching: Switching, idling: Idling, group: Group, now: float) -> str | None:
     rivals = (g for g in host.groups.values() if g.wanted and g.state in AT_REST)
     blockings = ((rival, b) for rival in rivals for b in switching.in_the_way(rival) if b.group is group)
     turns = {rival.name: switching.lineup.give_way_at([blocking], rival) for rival, blocking in blockings}
     if not turns:
-        return None
+        return _next_of_unused(idling, group, now)
     rival = min(turns, key=lambda name: turns[name])
     left = max(0.0, turns[rival] - now)
     if group.idle and left > 0:
@@ -108,6 +111,16 @@ def _next_of_ready(host: HostState, switching: Switching, group: Group, now: flo
     if not switching.is_measured(host.groups[rival]):
         return f"gives way to {rival} after its turn"
     return f"gives way to {rival} in at most {left:.0f}s"
+
+
+def _next_of_unused(idling: Idling, group: Group, now: float) -> str | None:
+    """Return what becomes of a group unless somebody uses it."""
+    rung = idling.next_rung(group)
+    if rung is None:
+        return None
+    at, level = rung
+    what = "ends" if level == 3 else f"sleeps at level {level}"
+    return f"{what} in {max(0.0, at - now):.0f}s, unless it is used"
 
 
 def _next_of_draining(host: HostState, group: Group, now: float) -> str:

@@ -29,7 +29,10 @@ from .events import (
     Event,
     Failure,
     GpusMeasured,
+    HoldAsked,
+    HoldEnded,
     HostRamLimited,
+    KeepAsked,
     LeaseAsked,
     LeaseEnded,
     LeaseReclaimed,
@@ -57,11 +60,12 @@ from .events import (
 )
 from .group import Group
 from .host_state import HostState
+from .idling import Idling
 from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
-from .spec import GroupSpec, Troubles
+from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Troubles
 from .states import DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
@@ -84,12 +88,20 @@ CROWDED_RETRY = 30.0
 
 
 class Scheduler:
-    def __init__(self, specs: Iterable[GroupSpec], wait_target: float = 30.0, *, keep_turns: bool = True) -> None:
+    def __init__(
+        self,
+        specs: Iterable[GroupSpec],
+        wait_target: float = 30.0,
+        *,
+        keep_turns: bool = True,
+        default: DefaultGroup = NO_DEFAULT,
+    ) -> None:
         self.host = HostState(specs)
         self._placement = self.host.placement
-        self.switching = Switching(self.host, wait_target, keep_turns=keep_turns)
+        self.switching = Switching(self.host, wait_target, keep_turns=keep_turns, default=default)
         self._orders = Orders(self.host, self.switching)
         self.scaler = Scaler(self.host, self.switching, self._orders)
+        self.idling = Idling(self.host, self._orders, self.switching.is_default)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
         self._is_settled = False  # the last decision changed nothing: made again it would be the same
@@ -129,7 +141,7 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned, troubles, adopted):
+            case Started(_, stopped_by_operator, learned, troubles, adopted, held):
                 for group in self.host.groups.values():
                     self.host.touch(group)
                     group.since = self.host.now
@@ -140,6 +152,8 @@ class Scheduler:
                 for name in learned.keys() & self.host.workers.keys():
                     self.host.workers[name].recall(learned[name])
                 yield from self._recall_troubles(troubles, {found.worker for found in adopted})
+                for name in held.keys() & self.host.groups.keys():
+                    yield from self.idling.hold(self.host.groups[name], held[name])
                 self._plan_preload(self.host.groups.values())
                 yield from self._adopt(adopted)
             case LeaseReclaimed():
@@ -150,9 +164,20 @@ class Scheduler:
                 self.host.report(lease, in_flight, waiting)
             case LeaseEnded(_, lease):
                 self.host.forget(lease)
-            case SwitchAsked(_, ticket, name) | OrderGiven(_, ticket, name) if name not in self.host.groups:
-                fail = FailSwitch if isinstance(event, SwitchAsked) else FailOrder
+            case SwitchAsked(_, ticket, name) | HoldAsked(_, ticket, name) | OrderGiven(_, ticket, name) if (
+                name not in self.host.groups
+            ):
+                fail = FailOrder if isinstance(event, OrderGiven) else FailSwitch
                 yield fail(ticket, *_not_configured(name)[:2])
+            case HoldAsked(_, ticket, name, until):
+                yield from self._hold_asked(ticket, self.host.groups[name], until)
+            case HoldEnded(_, name) if name in self.host.groups:
+                yield from self.idling.unhold(self.host.groups[name])
+            case KeepAsked(_, name, seconds) if name in self.host.groups:
+                self.host.groups[name].keep_alive = seconds
+                self.host.touch(self.host.groups[name])
+            case HoldEnded() | KeepAsked():
+                pass
             case SwitchAsked(_, ticket, name):
                 yield from self._switch_asked(ticket, self.host.groups[name])
             case OrderGiven(_, _, name):
@@ -204,6 +229,7 @@ class Scheduler:
         known = {name for name, group in self.host.groups.items() if not group.retired}
         lineup = self.switching.lineup
         lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
+        self.switching.default = event.default
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 
@@ -245,8 +271,19 @@ class Scheduler:
         elif refusal is not None:
             yield FailLease(asked.lease, *refusal)
 
+    def _hold_asked(self, ticket: int, group: Group, until: float) -> Iterator[Command]:
+        """Bring a group as an operator's switch does, and hold it unless that is refused."""
+        switched = [*self._switch_asked(ticket, group)]
+        if not any(isinstance(command, FailSwitch) and command.ticket == ticket for command in switched):
+            yield from self.idling.hold(group, until)
+        yield from switched
+
     def _switch_asked(self, ticket: int, group: Group) -> Iterator[Command]:
         self.host.retry_now(group)
+        self._placement.place(group)
+        for other in self._placement.fixed_in_the_way(group):
+            if not other.is_pinned:
+                self.idling.expose(other)
         refusal = self._refusal(group)
         if refusal is not None:
             yield FailSwitch(ticket, refusal[0], refusal[1])
@@ -438,7 +475,9 @@ class Scheduler:
         if self._placement.must_start_anew(group):
             return None  # it is started anew elsewhere
         if fixed := self._placement.fixed_in_the_way(group):
-            return "pinned_in_the_way", _pinned_text(group, fixed), None
+            if any(other.is_pinned for other in fixed):
+                return "pinned_in_the_way", _pinned_text(group, [other for other in fixed if other.is_pinned]), None
+            return self._sheltered_in_the_way(group, fixed)
         if crowded := self._placement.crowded_out(group):
             return "gpu_memory_taken", f"model {group.name} {crowded}", CROWDED_RETRY
         if group.lost_role and self.host.now < group.retry_at:
@@ -451,6 +490,19 @@ class Scheduler:
                 wait,
             )
         return None
+
+    def _sheltered_in_the_way(self, group: Group, others: Sequence[Group]) -> tuple[str, str, float | None]:
+        """Return the refusal of a group that would have to wait until others have been unused for long enough."""
+        names = " and ".join(other.name for other in others)
+        longest = max(other.spec.sheltered_for for other in others)
+        left = max(
+            other.spec.sheltered_for if other.in_use else other.unused_since + other.spec.sheltered_for - self.host.now
+            for other in others
+        )
+        are = "are" if len(others) > 1 else "is"
+        why = f"{names} {are} in use, and kept for {longest:.0f} s after the last request (evict)"
+        way = f"`muxctl switch {group.name}` goes before that"
+        return "model_in_use", f"model {group.name} cannot be loaded now: {why}; {way}", max(1.0, left)
 
     def _refuse_hopeless(self, groups: Iterable[Group]) -> Iterator[Command]:
         """End the waits for these groups that no switch can end."""
@@ -513,6 +565,8 @@ class Scheduler:
 
     def _settle(self) -> Iterator[Command]:
         is_over = self._shutdown_deadline is not None
+        if not is_over:
+            yield from self.idling.forward()
         yield from self._refuse_hopeless(self.host.groups.values() if is_over else self.host.doubtful())
         yield from self._grant()
         self.switching.skip_preloaded()
@@ -526,7 +580,7 @@ class Scheduler:
             if is_validating:
                 yield from self._grant()  # to those who waited for the end of one
             yield from self.switching.settle()
-            if self.host.pinned or self.host.renewals != renewals:
+            if self.host.fixed or self.host.renewals != renewals:
                 # The end of an order may have left a pinned one in the way, or a configuration that can never be.
                 yield from self._refuse_hopeless(self.host.groups.values())
             yield from self._grant()
@@ -550,7 +604,9 @@ class Scheduler:
                     yield FinishSwitch(ticket, group.url)
 
     def _set_timer(self) -> Iterator[Command]:
-        at = min(self.scaler.next_decision, *self.switching.deadlines())
+        self.idling.note_changes()
+        is_over = self._shutdown_deadline is not None
+        at = min(self.scaler.next_decision, *self.switching.deadlines(), inf if is_over else self.idling.next)
         wanted = None if at == inf else at
         if wanted != self._timer:
             self._timer = wanted
@@ -560,8 +616,10 @@ class Scheduler:
 def _pinned_text(group: Group, fixed: Sequence[Group]) -> str:
     names = " and ".join(other.name for other in fixed)
     are = "are" if len(fixed) > 1 else "is"
-    there = f"{names} {are} pinned, and {group.name} does not fit beside {'them' if len(fixed) > 1 else 'it'}"
-    return f"model {group.name} cannot be loaded: {there}; `muxctl stop {fixed[0].name}` makes room"
+    how = "pinned" if any(other.spec.pinned for other in fixed) else "held by an operator"
+    there = f"{names} {are} {how}, and {group.name} does not fit beside {'them' if len(fixed) > 1 else 'it'}"
+    verb = "stop" if fixed[0].spec.pinned else "unhold"
+    return f"model {group.name} cannot be loaded: {there}; `muxctl {verb} {fixed[0].name}` makes room"
 
 
 def _not_configured(name: str) -> tuple[str, str, float | None]:

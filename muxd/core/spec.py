@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .ledger import WHOLE, GpuId
 from .states import WorkerState
@@ -69,6 +69,30 @@ class Learned:
     kept: Mapping[int, int]  # bytes of each of its GPUs that it keeps asleep, by level
 
 
+class Rung(NamedTuple):
+    """A step of what becomes of a group that nobody uses: after so many seconds it sleeps at this level, or has ended.
+
+    `level` None: the one at which the group sleeps by itself.
+    """
+
+    after: float
+    level: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultGroup:
+    """The group that comes back when nothing else is wanted; "" for none.
+
+    Those on its GPUs must have been unused for `after` seconds.
+    """
+
+    name: str = ""
+    after: float = 60.0
+
+
+NO_DEFAULT = DefaultGroup()
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """What decides how many replicas a group has, between `least` and all that are configured; times in seconds."""
@@ -116,3 +140,6 @@ class GroupSpec:
     pinned: bool = False  # it leaves its GPUs for an operator's order only, never for another group
     replicas: int = 0  # so many of its workers serve, until an order or its load says otherwise; 0: all
     scaling: Scaling | None = None  # by its load; None: only by orders
+    ladder: tuple[Rung, ...] = ()  # each later and deeper than the one before
+    sheltered_for: float = 0.0  # seconds after its last use in which it leaves for no other group, either
+    priority: int = 0  # 2 to the power of this: what its waiting requests, and its leaving, count for

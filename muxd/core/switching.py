@@ -43,6 +43,7 @@ from .group import Group
 from .host_state import END_GRACE, HostState
 from .ledger import GpuId
 from .lineup import AT_ONCE, Blockers, Lineup, waits
+from .spec import NO_DEFAULT, DefaultGroup
 from .states import AT_REST, COMING, WorkerState
 
 
@@ -69,13 +70,16 @@ COMPARED = 16
 class Switching:
     """Decides which switches to make and brings them forward."""
 
-    def __init__(self, host: HostState, wait_target: float, *, keep_turns: bool = True) -> None:
+    def __init__(
+        self, host: HostState, wait_target: float, *, keep_turns: bool = True, default: DefaultGroup = NO_DEFAULT
+    ) -> None:
         self.host = host
         self._placement = host.placement
         self.lineup = Lineup(host, self.in_the_way, wait_target, keep_turns=keep_turns)
         self.running: list[Switch] = []
         self.operator_switch: OperatorSwitch | None = None
         self.preload: list[str] = []  # still to be loaded once, in this order
+        self.default = default
         self.next_decision = inf  # when a busy group will have had its turn
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._idle: frozenset[GpuId] = frozenset()  # GPUs on which somebody would fit who sleeps, and is wanted
@@ -110,9 +114,8 @@ class Switching:
         while (next_one := self._next_contender()) is not None:
             group, cause = next_one
             yield from self._begin(group, self._placement.plan(group), cause, self.lineup.compare(COMPARED))
-        for group in self._at_leisure():
-            is_crashed = group.state is WorkerState.BACKOFF
-            yield from self._consider(group, Cause.CRASH if is_crashed else Cause.PRELOAD)
+        for group, cause in self._at_leisure():
+            yield from self._consider(group, cause)
         yield from self._rest_unwanted()
         yield from self._complete()
 
@@ -321,19 +324,43 @@ class Switching:
                 self.next_decision = min(self.next_decision, noted, outlook.next)
                 return None
 
-    def _at_leisure(self) -> Iterator[Group]:
-        """Yield who comes where nobody has to leave for it: crashed groups; then models to be preloaded.
+    def _at_leisure(self) -> Iterator[tuple[Group, Cause]]:
+        """Yield who comes where nobody has to leave for it: crashed groups, models to be preloaded, the default one.
 
         To the place of a pinned one that crashed it comes when those who have some of it are idle.
         """
         for group in self.host.in_state(WorkerState.BACKOFF):
             self._placement.place(group)
             if not group.wanted and (group.keeps_place or not self._placement.evictions(group)):
-                yield group
+                yield group, Cause.CRASH
         for place, name in enumerate(self.preload):  # in order, but on different GPUs side by side
             earlier = (self.host.groups[n].gpus for n in self.preload[:place])
             if self._placement.place(self.host.groups[name], frozenset().union(*earlier)):
-                yield self.host.groups[name]
+                yield self.host.groups[name], Cause.PRELOAD
+        default = self.host.groups.get(self.default.name)
+        if default is not None and self._comes_back(default):
+            yield default, Cause.DEFAULT
+
+    def is_default(self, group: Group) -> bool:
+        return group.name == self.default.name
+
+    def _comes_back(self, group: Group) -> bool:
+        """Say whether the default group comes now, as nothing else is wanted; else note when to look again."""
+        at_rest = group.state in (WorkerState.UNLOADED, WorkerState.ASLEEP) and group.order is None
+        if not at_rest or group.wanted or group.stopped_by_operator or group.is_put_away or self.is_coming(group):
+            return False
+        if self._placement.never_loads(group) or not self._placement.place(group) or self._placement.is_kept_off(group):
+            return False
+        if any(waits(other) and not other.may_be_on.isdisjoint(group.gpus) for other in self.host.wanted.values()):
+            return False
+        awake = [each.group for each in self._placement.evictions(group) if each.group.state is WorkerState.READY]
+        if any(other.in_use for other in awake):
+            return False
+        at = max((other.unused_since + self.default.after for other in awake), default=self.host.now)
+        if at > self.host.now + AT_ONCE:
+            self.next_decision = min(self.next_decision, at)
+            return False
+        return True
 
     def _consider(self, group: Group, cause: Cause) -> Iterator[Command]:
         """Begin the switch to this group, if it may come now; else note when to decide again."""

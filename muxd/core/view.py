@@ -70,6 +70,7 @@ class GroupView:
     retry_at: float
     gpus: frozenset[GpuId]
     pinned: bool
+    held_for: float | None  # seconds for which an operator holds it yet; inf for endless, None: nobody does
     is_down: bool
     stopped_by_operator: bool
     is_leaving: bool  # an order takes it off its GPUs, and it does not come back by itself
@@ -154,6 +155,7 @@ class CoreView:
             retry_at=group.retry_at,
             gpus=group.gpus,
             pinned=group.spec.pinned,
+            held_for=None if group.held_until is None else group.held_until - now,
             is_down=group.is_down,
             stopped_by_operator=group.stopped_by_operator,
             is_leaving=group.sent_away and not group.comes_back,
@@ -163,7 +165,7 @@ class CoreView:
             leases=len(group.granted),
             members=tuple(map(self._worker, group.members)),
             progress=progress_of(host, switching, group, now),
-            next_step=next_step(host, switching, group, now),
+            next_step=next_step(host, switching, self._scheduler.idling, group, now),
             never_loads=self._never_loads(group),
             scale=self._scale(group) if group.is_scalable else None,
         )

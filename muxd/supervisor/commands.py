@@ -17,6 +17,7 @@ from muxd.core.commands import (
     FinishSwitch,
     GrantLease,
     MeasureWorker,
+    PersistHold,
     PersistStopped,
     ReconfigureWorker,
     RecordMove,
@@ -91,12 +92,15 @@ class CommandExecutor:
                 self._report_cycle(ticket, self._context.figures.line(command))
             case PersistStopped(name, stopped):
                 self._remember_stop(name, stopped=stopped)
+            case PersistHold(name, until):
+                self._context.holds.remember(name, until)
             case ReconfigureWorker(name):
                 self._runners.renew(name)
             case RemoveWorker(name):
                 self._runners.remove(name)
                 if (model := group_of(name)) not in self._runners.models:
                     self._remember_stop(model, stopped=False)
+                    self._context.holds.remember(model, None)
             case RecordMove():
                 self._record_move(command, now)
             case RecordSwitch():

@@ -11,6 +11,7 @@ from muxd.journal import Journal
 from muxd.log_losses import LogTeller, Losses
 from muxd.workers import WorkerContext
 
+from .holds import HeldModels
 from .measurements import Measurements
 from .order_streams import OrderStreams
 from .runner_set import RunnerSet
@@ -46,6 +47,7 @@ class SupervisorContext:
     journal: Journal
     losses: Losses
     measurements: Measurements
+    holds: HeldModels
     figures: CycleFigures
     switches: SwitchBook
     proxy: ProxyView

@@ -31,7 +31,7 @@ from muxd.core.states import WorkerState
 from muxd.core.view import CoreView
 from muxd.journal import Journal
 from muxd.log_losses import LogTeller, Losses
-from muxd.members import spec_of
+from muxd.members import default_group, spec_of
 from muxd.metrics import SupervisorMetrics
 from muxd.metrics.engines import awake
 from muxd.metrics.facts import Facts, WorkerFacts
@@ -41,6 +41,7 @@ from muxd.workers import LeftWorkers, WorkerContext
 from .adoption import hold_for_proxies, let_go, take_over_workers
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
+from .holds import HeldModels
 from .learned import LearnedFile
 from .measurements import Measurements
 from .order_streams import OrderStream, OrderStreams
@@ -87,7 +88,9 @@ class Supervisor:
         self._mailbox = mailbox
         self._started = trio.current_time()
         specs, policy = map(spec_of, config.models, repeat(config.daemon)), config.policy
-        self._scheduler = Scheduler(specs, policy.wait_target, keep_turns=policy.keep_turns)
+        self._scheduler = Scheduler(
+            specs, policy.wait_target, keep_turns=policy.keep_turns, default=default_group(policy)
+        )
         self._view = CoreView(self._scheduler)
         self._runners = RunnerSet(context, config)
         numbers = count(1)
@@ -111,6 +114,7 @@ class Supervisor:
             journal=self.journal,
             losses=self._losses,
             measurements=self._measurements,
+            holds=HeldModels(context.state),
             figures=CycleFigures(self._runners, context.tell),
             switches=self.switches,
             proxy=proxy,
@@ -145,9 +149,10 @@ class Supervisor:
             await self._measurements.weigh_models(config)
             stopped = frozenset(self._context.workers.state.state.stopped)
             known, troubles = self._learned.recalled(), self._learned.recalled_troubles()
-            tell(Started(trio.current_time(), stopped, known, troubles, adopted))
-            held = hold_for_proxies(self._context, adopted)
-            nursery.start_soon(let_go, self._context, held, name="grace for proxies")
+            held = self._context.holds.recalled()
+            tell(Started(trio.current_time(), stopped, known, troubles, adopted, held))
+            for_proxies = hold_for_proxies(self._context, adopted)
+            nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")
             task_status.started()
             async for event in self._mailbox:
                 if isinstance(event, ConfigurationReloaded):

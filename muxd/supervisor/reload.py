@@ -23,7 +23,7 @@ from muxd.core.events import Reconfigured
 from muxd.engines.gpu_source import are_pretend
 from muxd.errors import ConfigError, NeedsRestart, ShuttingDown, in_words
 from muxd.launchers.observed_scripts import completed
-from muxd.members import spec_of
+from muxd.members import default_group, spec_of
 from muxd.own_log import setup_logging
 from muxd.threads import in_thread
 from muxd.ticks import next_tick
@@ -97,6 +97,7 @@ class Reloader:
                 changed=reload.changed(),
                 wait_target=policy.wait_target,
                 keep_turns=policy.keep_turns,
+                default=default_group(policy),
                 reload=reload,
             )
         )

@@ -92,6 +92,16 @@ class FakeOffice:
         self.opened.set()
         return told
 
+    def hold(self, name: str, seconds: float | None, by: str = "") -> trio.MemoryReceiveChannel[Message]:
+        self.asked.append(("hold", name, seconds))
+        tell, told = trio.open_memory_channel[Message](64)
+        self.switches.append(tell)
+        self.opened.set()
+        return told
+
+    def unhold(self, name: str, by: str = "") -> None:
+        self.asked.append(("unhold", name))
+
     def order(
         self,
         name: str,

@@ -16,6 +16,7 @@ from muxd.core.commands import (
     GrantLease,
     MeasureWorker,
     Moment,
+    PersistHold,
     ReconfigureWorker,
     RemoveWorker,
     ReportCycle,
@@ -59,6 +60,7 @@ class Oracle:
         self.leases: dict[int, str] = {}  # every open one -> "waiting" | "granted" | "revoked"
         self.on: dict[str, frozenset[str]] = {}  # where those to which any GPUs would do were started
         self.owner: dict[int, str] = {}  # the group of each lease
+        self.held: set[str] = set()  # groups that an operator holds
         self.finished = False
         self.urls: dict[str, str] = {}  # of each worker that serves
         self.listed: dict[str, tuple[str, ...]] = {}  # to whom a group's router passes requests
@@ -143,7 +145,7 @@ class Oracle:
                 self.leases[lease] = "granted"
             case RevokeLease(lease, reason):
                 group = self.scheduler.host.groups.get(self.owner[lease])  # a reload may have removed it
-                is_pinned = group is not None and group.spec.pinned
+                is_pinned = group is not None and (group.spec.pinned or group.name in self.held)
                 assert not (reason == "switch" and is_pinned), f"{self.owner[lease]} is pinned, and gives way"
                 assert self.leases[lease] in ("granted", "revoked")
                 self.leases[lease] = "revoked"
@@ -155,6 +157,8 @@ class Oracle:
                 assert self.leases.pop(lease) in ("revoked", "reclaimed"), "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
+            case PersistHold(group, until):
+                (self.held.discard if until is None else self.held.add)(group)
             case SyncRouter(group):
                 assert self.holds[f"{group}/router"] == LOADED
             case FinishOrder(_, state):
@@ -171,6 +175,7 @@ class Oracle:
             case RemoveWorker(worker):
                 assert self.holds.pop(worker) == GONE
                 assert worker not in self.scheduler.host.workers
+                self.held &= self.scheduler.host.groups.keys()
             case FinishShutdown():
                 assert not self.finished
                 self.finished = True
@@ -201,7 +206,8 @@ class Oracle:
     def _must_be_ordered_if_pinned(self, worker: str) -> None:
         host = self.scheduler.host
         group = host.groups[host.workers[worker].group]
-        assert not group.spec.pinned or group.order is not None, f"{group.name} is pinned, and sleeps for another one"
+        is_pinned = group.spec.pinned or group.name in self.held
+        assert not is_pinned or group.order is not None, f"{group.name} is pinned, and sleeps for another one"
 
     def _note_place(self, worker: str, gpus: tuple[str, ...]) -> None:
         """See that a worker to which any GPUs will do is told as many as it needs of those that it may have."""
@@ -260,6 +266,7 @@ class Oracle:
 
     def must_hold(self) -> None:
         host = self.scheduler.host
+        assert self.held & host.groups.keys() == {g.name for g in host.groups.values() if g.held_until is not None}
         for group in host.groups.values():
             assert group.state is group.derived_state()
             if group.granted:
@@ -278,7 +285,7 @@ class Oracle:
                 assert self.holds[worker.name] == GONE
                 group = host.groups[worker.group]
                 is_up = group.state in (WorkerState.STARTING, WorkerState.WAKING, WorkerState.READY)
-                is_up = is_up or (group.spec.pinned and group.state is WorkerState.BACKOFF)
+                is_up = is_up or (group.is_pinned and group.state is WorkerState.BACKOFF)
                 assert is_up or not host.ledger.is_awake(worker.name), f"{worker.name} is gone and has a claim"
         assert set(host.leases) == set(self.leases), "a lease is known to one side only"
         assert {n for n, s in self.leases.items() if s == "waiting"} == {

@@ -7,21 +7,20 @@ Moves, timers and why switches begin are left out of the script unless it names 
 from typing import Self
 
 from muxd.core.commands import Command, RecordMove, RecordSwitch, SetTimer
-from muxd.core.events import Event
+from muxd.core.events import Event, TimerFired
 from muxd.core.group import Group
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec, Role, Scaling, WorkerSpec
+from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Scaling, WorkerSpec
 from muxd.core.states import WorkerState
 from muxd.core.worker import Worker
 
 from .oracle import Oracle
 
 
-def single(
-    name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, pinned=False, **of_worker
-) -> GroupSpec:
+def single(name: str, *gpus: frozenset[str], preload=False, drain_timeout=300.0, pinned=False, **more) -> GroupSpec:
     """Return the spec of a group with one worker, which has the group's name."""
-    return GroupSpec(name, (WorkerSpec(name, *gpus, **of_worker),), preload, drain_timeout, pinned)
+    of_group = {key: more.pop(key) for key in ("ladder", "sheltered_for", "priority") if key in more}
+    return GroupSpec(name, (WorkerSpec(name, *gpus, **more),), preload, drain_timeout, pinned, **of_group)
 
 
 def replicas(
@@ -50,12 +49,13 @@ class Playbook:
         *specs: str | GroupSpec,
         wait_target: float = 30.0,
         keep_turns: bool = True,
+        default: DefaultGroup = NO_DEFAULT,
         moves: bool = False,
         timers: bool = False,
         switches: bool = False,
     ) -> None:
         whole = (single(s) if isinstance(s, str) else s for s in specs)
-        self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns)
+        self.scheduler = Scheduler(whole, wait_target, keep_turns=keep_turns, default=default)
         self.oracle = Oracle(self.scheduler)
         self.hidden = (
             (() if switches else (RecordSwitch,)) + (() if moves else (RecordMove,)) + (() if timers else (SetTimer,))
@@ -66,6 +66,7 @@ class Playbook:
     def __rshift__(self, event: Event) -> Self:
         assert not self.pending, f"before {event}, nobody expected {self.pending}"
         self.oracle.saw(event)
+        self.timer = None if isinstance(event, TimerFired) else self.timer
         commands = self.scheduler.handle(event)
         for command in commands:
             self.oracle.must_allow(command)

@@ -36,7 +36,10 @@ from muxd.core.events import (
     Event,
     Failure,
     GpusMeasured,
+    HoldAsked,
+    HoldEnded,
     HostRamLimited,
+    KeepAsked,
     LeaseAsked,
     LeaseEnded,
     OrderGiven,
@@ -64,7 +67,7 @@ from muxd.core.events import (
 from muxd.core.group import Group
 from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import GroupSpec, Scaling
+from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, Rung, Scaling
 from muxd.core.states import WorkerState
 from tests.seeds import seeds
 
@@ -181,9 +184,22 @@ ANYWHERE = (
     single("h", gpus=frozenset({"0", "2"}), share=30),
 )
 
+#: The same where unused models sleep deeper by themselves, some are kept for a while after a use, and one comes back.
+IDLE = (
+    single("a", share=40, sleep_level=0, levels=frozenset({0, 1, 2}), resident=20, ladder=(Rung(3, 0), Rung(9, 3))),
+    single("b", share=30, sleep_level=1, ladder=(Rung(5, None),), drain_timeout=inf, restart_limit=2, priority=3),
+    single("c", share=35, sleep_level=2, sheltered_for=8.0, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20, ladder=(Rung(2, 1), Rung(4, 2), Rung(6, 3)), sheltered_for=3.0),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10, priority=-4),
+    single("g", gpus=frozenset({"1"}), pinned=True, ladder=(Rung(1, None),)),
+)
+
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
-WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED}
+WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED, "idle": IDLE}
+
+#: The default model of those worlds that have one.
+DEFAULTS = {IDLE: DefaultGroup("c", 4.0), SHALLOW: DefaultGroup("b", 1.0)}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -206,6 +222,7 @@ class World:
     #: Methods that make one thing happen; a method that stands here more than once is as much more likely.
     STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload", "measure")
     STEPS += ("validate", "scale")
+    ALL_STEPS = (*STEPS, "hold")
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
@@ -214,7 +231,7 @@ class World:
         self.rng = random.Random(seed)
         self.configured = specs
         self.others = OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS
-        self.book = Playbook(*specs, wait_target=5.0)
+        self.book = Playbook(*specs, wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
         self.seen: list[Event] = []
         self.jobs: dict[str, Command] = {}  # worker or group -> what it was last told and has not answered
@@ -277,7 +294,7 @@ class World:
 
     def step(self) -> None:
         self.pass_time(self.rng.choice(self.PAUSES))
-        getattr(self, self.rng.choice(self.STEPS))()
+        getattr(self, self.rng.choice(self.ALL_STEPS if self.configured is IDLE else self.STEPS))()
 
     def ask(self) -> None:
         self.last += 1
@@ -318,6 +335,18 @@ class World:
             level = self.rng.choice([None, 0, 1, 2, 3]) if verb is Verb.SLEEP else None
             self.tell(OrderGiven(self.now, self.last, model, verb, now, level))
 
+    def hold(self) -> None:
+        """An operator holds a model or no more, or a client wants one kept awake."""
+        model, chance = self.rng.choice(sorted(self.specs)), self.rng.random()
+        if chance < 0.1:
+            self.last += 1
+            self.tickets.add(self.last)
+            self.tell(HoldAsked(self.now, self.last, model, self.now + self.rng.choice([3.0, 30.0, inf])))
+        elif chance < 0.4:
+            self.tell(HoldEnded(self.now, model))
+        elif chance < 0.6:
+            self.tell(KeepAsked(self.now, model, self.rng.choice([1.0, 20.0, inf])))
+
     def validate(self) -> None:
         """An operator has a model validated, or ends muxctl while it is."""
         if self.configured is SCALED:
@@ -354,7 +383,8 @@ class World:
             wanted = {spec.name: spec for spec in self.configured + self.others if self.rng.random() < 0.8}
             changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
             self.specs = wanted or self.specs
-            self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0))
+            default = DEFAULTS.get(self.configured, NO_DEFAULT)
+            self.tell(Reconfigured(self.now, tuple(self.specs.values()), changed, 5.0, default=default))
 
     def measure(self) -> None:
         """Strangers come to some GPUs, or have left them."""
@@ -496,7 +526,7 @@ class SlowScheduler(Scheduler):
 def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wait_ends(name, start):
     for seed in seeds(start, 50):
         world = World(seed, WORLDS[name])
-        slow = SlowScheduler(WORLDS[name], wait_target=5.0)
+        slow = SlowScheduler(WORLDS[name], wait_target=5.0, default=DEFAULTS.get(WORLDS[name], NO_DEFAULT))
         fast = world.book.scheduler.handle
 
         def both(event: Event, fast=fast, slow=slow.handle, seed=seed) -> list[Command]:

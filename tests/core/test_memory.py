@@ -215,7 +215,7 @@ def test_one_that_waits_for_another_ones_load_says_so():
     book = awake(on_one_card(sized("a", 40), sized("b", 30), sized("c", 10)), "a")
     book = book >> LeaseAsked(6, 3, "b") << StartWorker("b") >> LeaseAsked(7, 4, "c")
     scheduler = book.scheduler
-    said = next_step(scheduler.host, scheduler.switching, book.group("c"), 8)
+    said = next_step(scheduler.host, scheduler.switching, scheduler.idling, book.group("c"), 8)
     assert said == "waits until b has come: one at a time comes to a GPU"
 
 
@@ -252,7 +252,7 @@ def test_once_the_stranger_has_left_the_model_is_loaded_as_ever():
 def test_a_preload_waits_until_the_stranger_has_left():
     book = Playbook(sized("a", 60, preload=True), keep_turns=False) >> crowded(0) >> Started(0)
     scheduler = book.scheduler
-    assert next_step(scheduler.host, scheduler.switching, book.group("a"), 1) == NO_ROOM
+    assert next_step(scheduler.host, scheduler.switching, scheduler.idling, book.group("a"), 1) == NO_ROOM
     assert book >> GpusMeasured(5, {"0": CARD}) << StartWorker("a")
 
 
@@ -303,7 +303,7 @@ def test_a_drained_one_whose_ordered_sleep_waits_for_another_ones_load_says_so()
     scheduler = book.scheduler
 
     def said() -> str | None:
-        return next_step(scheduler.host, scheduler.switching, book.group("a"), 8)
+        return next_step(scheduler.host, scheduler.switching, scheduler.idling, book.group("a"), 8)
 
     assert said() == "finishes 0 requests, for at most 299s"
     book = book >> LeaseEnded(7.1, 1)

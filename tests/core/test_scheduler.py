@@ -671,7 +671,7 @@ def test_a_restart_on_to_a_gpu_that_is_not_there_ends_in_a_word():
 
 
 def never_said(book: Playbook, name: str) -> str | None:
-    return next_step(book.scheduler.host, book.scheduler.switching, book.group(name), 10)
+    return next_step(book.scheduler.host, book.scheduler.switching, book.scheduler.idling, book.group(name), 10)
 
 
 def test_a_corrected_memory_is_tried():

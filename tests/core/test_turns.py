@@ -84,7 +84,7 @@ def test_a_client_that_does_not_return_costs_one_linger():
 def test_status_says_for_how_long_and_why():
     book = agents() >> LeaseAsked(312.1, 3, "b")
     host, switching = book.scheduler.host, book.scheduler.switching
-    said = next_step(host, switching, book.group("a"), 312.1)
+    said = next_step(host, switching, book.scheduler.idling, book.group("a"), 312.1)
     assert said == "kept for 1.2s: its client usually returns; then gives way to b"
 
 

@@ -75,6 +75,9 @@ def test_json_is_every_line_as_it_came(tells, muxctl, verb):
         (("stop", "qwen"), {"wait": True, "now": False}),
         (("stop", "qwen", "--now"), {"wait": True, "now": True}),
         (("restart", "--now", "qwen"), {"wait": True, "now": True}),
+        (("hold", "qwen"), {"wait": True}),
+        (("hold", "qwen", "--for", "2h"), {"wait": True, "for_s": 7200.0}),
+        (("hold", "qwen", "--for", "inf"), {"wait": True}),
     ],
 )
 def test_what_is_asked_for_is_what_was_written(tells, muxd, muxctl, argv, body):
@@ -158,3 +161,20 @@ def test_a_terminal_gets_a_line_that_is_redrawn(tells, muxd, terminal):
     assert shown.ended() == 0
     assert "\x1b[2K" in shown.text
     assert "qwen is stopped; requests for it get 503 until muxctl start qwen" in shown.text
+
+
+@pytest.mark.parametrize(("time", "said"), [("soon", "is not a duration"), ("0", "longer than no time")])
+def test_a_hold_has_a_time(muxctl, time, said):
+    code, _, err = muxctl("hold", "qwen", "--for", time)
+    assert (code, "--for" in err, said in err) == (2, True, True)
+
+
+def test_a_model_is_let_go(muxd, muxctl):
+    muxd.scripts["POST /v1/models/qwen/unhold"] = lambda talk: talk.json({"model": "qwen", "held": False})
+    assert muxctl("unhold", "qwen") == (0, "qwen is not held any more\n", "")
+    assert muxctl("unhold", "qwen", "--json")[1] == '{"model": "qwen", "held": false}\n'
+
+
+def test_one_that_nobody_holds_is_told(muxd, muxctl):
+    muxd.scripts["POST /v1/models/qwen/unhold"] = lambda talk: talk.error(409, "not_held", "no operator holds qwen")
+    assert muxctl("unhold", "qwen") == (3, "", "muxctl: no operator holds qwen\n")
