@@ -187,6 +187,12 @@ def test_without_a_script_nothing_is_loaded_to_read_one():
     assert not [m for m in loaded_by("muxd.daemon, muxd.config.load") if m.startswith("muxd.importers")]
 
 
+def test_the_grammar_of_bash_is_loaded_where_a_script_is_read_and_not_before():
+    before = "muxd.daemon, muxd.proxy.app, muxd.check.verb, muxd.importers.script_models, muxd.importers.drop_in"
+    assert not {"tree_sitter", "tree_sitter_bash"} & set(loaded_by(before))
+    assert "tree_sitter_bash" in loaded_by("muxd.importers.bash_syntax as b; b.tree(''); import sys")
+
+
 @pytest.mark.parametrize("engine", ["sglang", "simulator"])
 def test_an_engine_knows_nothing_of_how_it_is_launched_or_followed(engine):
     rooms = {m.split(".")[1] for m in loaded_by(f"muxd.engines.{engine}.engine") if m.startswith("muxd.")}

@@ -14,7 +14,7 @@ from muxd.config.lines import KeyPath
 from muxd.config.model_schema import Model, Script
 from muxd.config.schema import Config
 from muxd.host.bounded import NoAnswer, within
-from muxd.importers.lexer import Place
+from muxd.importers.bash_syntax import Place
 from muxd.importers.plain_reader import PlainReader
 
 from .report import ReportLine, wrong

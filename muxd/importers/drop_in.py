@@ -15,7 +15,7 @@ from muxd.config.problems import Problems
 from muxd.config.schema import Config
 from muxd.config.sources import Source
 
-from .lexer import Place
+from .bash_syntax import Place
 from .script_models import blamed, shown_script
 
 #: Every flag of sglangmux, and what it reads in a script, with what each is here; docs/how-to/coming-from.md shows it.

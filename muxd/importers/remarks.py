@@ -12,8 +12,9 @@ from itertools import pairwise
 from muxd.config.command_lines import CONTAINERS
 from muxd.config.flags import flag
 
-from .lexer import Place
-from .plain_reader import TOOLS, WRAPPERS, PlainReader, Run, is_detached
+from .bash_syntax import Place
+from .launched_programs import TOOLS, WRAPPERS, is_detached
+from .plain_reader import PlainReader, Run
 
 #: What processes of an SGLang server are called: a pattern that is found here finds the servers of other models, too.
 _SERVER_NAMES = "python3 -m sglang.launch_server --model-path / --served-model-name --port --host sglang::scheduler_TP0"

@@ -18,7 +18,7 @@ from muxd.config.problems import Problems
 from muxd.config.readers import ANY_GPUS, Base
 from muxd.config.sources import Source
 
-from .lexer import Place
+from .bash_syntax import Place
 from .scripts import LaunchScript, read_script
 
 

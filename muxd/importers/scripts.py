@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
 from itertools import pairwise
@@ -24,7 +23,7 @@ from muxd.config.devices import ORDER, VARIABLE
 from muxd.config.flags import CAPABILITY_FLAGS, Hole, Word, flag
 from muxd.config.sources import why_unreadable
 
-from .lexer import Place
+from .bash_syntax import Place
 from .plain_reader import FoundServer, PlainReader
 from .remarks import remarks
 from .slips import slips, why_no_script
@@ -86,27 +85,22 @@ def read_script(
     script.digests[str(path)] = _digest(text)
     bash = shutil.which("bash", path=environ.get("PATH"))
     script.argv = (bash or "bash", str(path), *args)
-    if bash is None:
-        wrong = "launch scripts are run by bash, which is not in PATH; install it, or correct PATH"
-        script.problems.append(Problem(("script",), Place(shown, 1), wrong))
-    elif wrong := why_no_script(path, text):
-        script.problems.append(Problem(("script",), Place(shown, 1), wrong))
-    elif wrong := _unreadable(text, shown):
+    missing = "launch scripts are run by bash, which is not in PATH; install it, or correct PATH"
+    if wrong := missing if bash is None else why_no_script(path, text) or _unreadable(text, shown):
         line = text[: text.find("\r\n") + 1].count("\n") + 1
         script.problems.append(Problem(("script",), Place(shown, line), wrong))
-    else:
-        reader = PlainReader.at_start(shown, environ, folder, path, args)
-        reader.read(text)
-        _gather(script, reader)
-        slipped = [Problem(("script",), place, slip) for place, slip in slips(text, shown)]
-        script.problems += slipped or _valueless(reader, text)
-        if reader.is_idle and not (reader.is_dark or script.problems):
-            wrong = "nothing in it starts a server; give the script that has python -m sglang.launch_server"
-            script.problems.append(Problem(("script",), Place(shown, 1), wrong))
-        script.computed = _computed(script, reader, text)
-        others = {name: found for name, found in reader.sourced.items() if not _writes(text, name)}
-        script.digests |= {name: _digest(found) for name, found in others.items()}
-        script.remarks = tuple(remarks(text, reader))
+        return script
+    reader = PlainReader.at_start(shown, environ, folder, path, args)
+    reader.read(text)
+    _gather(script, reader)
+    slipped = [Problem(("script",), place, slip) for place, slip in slips(text, shown)]
+    script.problems += slipped or _valueless(reader, text)
+    if reader.is_idle and not (reader.is_dark or script.problems):
+        wrong = "nothing in it starts a server; give the script that has python -m sglang.launch_server"
+        script.problems.append(Problem(("script",), Place(shown, 1), wrong))
+    script.computed = _computed(script, reader, text)
+    script.digests |= {name: _digest(found) for name, found in reader.sourced.items() if not _writes(text, name)}
+    script.remarks = tuple(remarks(text, reader))
     return script
 
 
@@ -143,38 +137,36 @@ def _unreadable(text: str, shown: str) -> str:
 
 def _gather(script: LaunchScript, reader: PlainReader) -> None:
     found = [] if reader.is_dark else reader.candidates or reader.others
-    several = [c for c in found if c.sure and c in reader.candidates]
     if found:
         script.launch, script.program = found[-1].place, _interpreter(found[-1])
-    ports = {_of(c, lambda line: line.port()): c.place for c in several} if len(several) > 1 else {}
+    ports = {_of(each, CommandLine.port): each.place for each in found if each.sure and each in reader.candidates}
     if len(ports.keys() - {None}) > 1:
         lines = " and ".join(f"line {place.line}" for place in sorted(ports.values()))
         text = f"{lines} start servers on different ports; muxd runs one server with each script: split it"
         script.problems.append(Problem(("script",), max(ports.values()), text))
-    script.port, script.ported = _agreed(found, lambda line: line.port()) or 0, script.launch
+    script.port, script.ported = _agreed(found, CommandLine.port) or 0, script.launch
     port = _contract(reader, "PORT") if not found else None
     if port is not None and re.fullmatch("[1-9][0-9]{0,4}", port):
         script.port, script.ported = (int(port), reader.assigned["PORT"]) if int(port) <= 65535 else (0, None)
-    named, model = _contract(reader, "MODEL_NAME"), _agreed(found, lambda line: line.model())
-    served = _agreed(found, lambda line: line.look_up(("--served-model-name",)))
+    named, model = _contract(reader, "MODEL_NAME"), _agreed(found, CommandLine.model)
     if named or model:
-        script.names = tuple(dict.fromkeys(filter(None, (named or model, served))))
+        script.names = tuple(dict.fromkeys(filter(None, (named or model, _flag(found, "--served-model-name")))))
         script.names_by = "contract" if named else "flag"
         script.named = reader.assigned["MODEL_NAME"] if named else script.launch
-    script.asks_key = bool(_agreed(found, partial(_flag, "--api-key")))
+    script.asks_key = bool(_flag(found, "--api-key"))
     script.sleep_level = _agreed(found, lambda line: sleep_level(line.look_up))
-    tells = {name: _agreed(found, partial(_flag, name)) for name in sorted(CAPABILITY_FLAGS)}
-    script.telling_flags = tuple(name for name, value in tells.items() if value is not None)
+    script.telling_flags = tuple(name for name in sorted(CAPABILITY_FLAGS) if _flag(found, name) is not None)
     if reader.foreign is not None and not found and not reader.is_dark:
-        script.problems.append(Problem(("script",), reader.foreign.place, reader.foreign.text))
+        script.problems.append(Problem(("script",), *reader.foreign))
     script.problems += _unreached(found)
     if len(found) == 1 and found == reader.candidates:
         (server,) = found
-        with suppress(NotKnown):
-            try:
-                script.gpus, script.visible = _gpus(server)
-            except TooFewGpus as error:
-                script.too_few = str(error)
+        try:
+            script.gpus, script.visible = _gpus(server)
+        except TooFewGpus as error:
+            script.too_few = str(error)
+        except NotKnown:
+            pass
         by_variable = server.environ.get(VARIABLE) == reader.variables.get(VARIABLE) and not _is_contained(server)
         script.placed = reader.assigned.get(VARIABLE, server.place) if by_variable else server.place
 
@@ -211,7 +203,7 @@ def _is_elsewhere(before: Sequence[Word]) -> bool:
 def _unreached(found: Iterable[FoundServer]) -> Iterator[Problem]:
     """Yield servers at an address where muxd does not ask; a container has addresses of its own."""
     for candidate in found:
-        host = _of(candidate, partial(_flag, "--host"))
+        host = _flag([candidate], "--host")
         with suppress(ValueError):
             if host and not _is_contained(candidate) and str(ip_address(host)) not in REACHED:
                 text = f"its server listens on {host} alone, and muxd asks on 127.0.0.1; write --host 127.0.0.1"
@@ -274,8 +266,8 @@ def _agreed(found: Iterable[FoundServer], ask: Callable[[CommandLine], Known | N
     return said.pop() if len(said) == 1 else None
 
 
-def _flag(name: str, line: CommandLine) -> str | None:
-    return line.look_up((name,))
+def _flag(found: Iterable[FoundServer], name: str) -> str | None:
+    return _agreed(found, lambda line: line.look_up((name,)))
 
 
 def _of(candidate: FoundServer, ask: Callable[[CommandLine], Known | None]) -> Known | None:

@@ -6,8 +6,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .lexer import NotPlain, Place, Token, tokens
+from .bash_syntax import Place, is_plain, text_of, tree, walk
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 _SHEBANG = re.compile(r"#![ \t]*(\S+)(.*)")
 #: Shells whose scripts bash reads; the others have a syntax of their own.
@@ -47,8 +51,8 @@ _FLAG = re.compile(r"--?[A-Za-z]")
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 _DASH = re.compile(f"[{_DASHES}]+-?[a-zA-Z]")
 
-#: Words behind which an assignment may stand.
-_BEFORE = ("then", "do", "else", "{", "export", "readonly", "declare", "local", "typeset")
+#: Behind a command: a "\\" that a blank parts from the line's end.
+_BLANK_END = re.compile(rb"[ \t]*\\[ \t]+$")
 
 
 def why_no_script(path: Path, text: str) -> str:
@@ -84,82 +88,58 @@ def slips(text: str, shown: str) -> Iterator[tuple[Place, str]]:
     """Yield the slips of a script, with places.
 
     These are blanks around "=" and behind the "\\" at a line's end, a line that such a "\\" should have joined, dashes
-    that are none, and here-documents without an end.
+    that are none, and here-documents without an end; only the last where the script is not understood.
     """
-    lines = text.splitlines()
-    try:
-        found = tokens(text)
-    except NotPlain:
-        return
-    for at, token in enumerate(found):
-        place, after = Place(shown, token.line), found[at + 1 : at + 3]
-        if token.kind == "word" and _begins(found, at) and (value := _parted(token.text, after)) is not None:
-            name = token.text.rstrip("=")
-            fault = f"there are blanks around the = of {name}, which bash takes for a program then"
-            yield place, f"{fault}; write {name}={value}"
-        if token.text.endswith(("\\ ", "\\\t")) and token.kind == "word" and [t.text for t in after[:1]] == ["\n"]:
-            yield place, "a blank stands behind the \\ at the line's end, so that the line ends there; remove the blank"
-        if token.kind != "word":
-            continue
-        if _is_cut_off(found, at, lines):
-            yield (
-                place,
-                f"{token.text} is no part of the command before, and bash takes it for a program: {_cut(lines, token)}",
-            )
-        if _DASH.match(token.text):
-            meant = "-" * (1 if len(token.text) == 2 else 2) + token.text.lstrip(_DASHES)
-            yield place, f'{token.text} begins with a dash that is no "-"; write {meant}'
-        if at and found[at - 1].text.lstrip("0123456789") in ("<<", "<<-") and (why := _endless(lines, token)):
+    root, lines = tree(text), text.splitlines()
+    is_understood = is_plain(root, text)
+    for node in walk(root):
+        found, place = text_of(node), Place(shown, node.start_point[0] + 1)
+        if node.type == "heredoc_start" and (why := _endless(lines, node)):
             yield place, why
+        if node.type == "word" and _DASH.match(found) and is_understood:
+            meant = "-" * (1 if len(found) == 2 else 2) + found.lstrip(_DASHES)
+            yield place, f'{found} begins with a dash that is no "-"; write {meant}'
+        if node.type in ("command", "declaration_command", "variable_assignment") and is_understood:
+            yield from ((place, slip) for slip in _slips_of(node, lines))
+            row, column = node.end_point
+            if _BLANK_END.match(lines[row].encode(), column):
+                why = "a blank stands behind the \\ at the line's end, so that the line ends there; remove the blank"
+                yield Place(shown, row + 1), why
 
 
-def _is_cut_off(found: Sequence[Token], at: int, lines: Sequence[str]) -> bool:
-    """Say whether a line begins a command with a flag.
+def _slips_of(command: Node, lines: Sequence[str]) -> Iterator[str]:
+    """Yield what is written amiss in a command, or in an assignment that should be a flag of one."""
+    is_command = command.type != "variable_assignment"
+    parts = command.children if is_command else [command]
+    first, *others = [part for part in parts if is_command is (part.type != "variable_assignment")] or [command]
+    words = [text_of(first), *map(text_of, others)]
+    for word, equals, value in zip(words, words[1:], [*words[2:], ""], strict=False):
+        is_name = _NAME.fullmatch(word) and (word == words[0] or command.type == "declaration_command")
+        if is_name and equals.startswith("=") and not equals.startswith("=="):
+            yield _parted(word, equals[1:] or value)
+    before = text_of(command.children[0])
+    if not others and before in ("MODEL_NAME=", "PORT="):
+        yield _parted(before[:-1], words[0])
+    row, column = command.start_point
+    last = lines[row - 1].strip() if row else "\\"
+    if _FLAG.match(text_of(command)) and not lines[row][:column].strip() and (last[:1] == "#" or last[-1:] != "\\"):
+        why = "the line before does not end in \\; write one there"
+        if last.startswith("#"):
+            why = "the comment in the line before ends that command; move it out of it"
+        yield f"{words[0]} is no part of the command before, and bash takes it for a program: {why}"
 
-    Patterns of a `case` and conditions in [[ ]] may do so, and a blank behind a "\\" is told already.
-    """
-    if not _FLAG.match(found[at].text) or at == 0 or found[at - 1].text != "\n":
-        return False
-    texts = [token.text for token in found[:at]]
-    if texts.count("[[") > texts.count("]]"):
-        return False
-    is_pattern = found[at + 1 : at + 2] and found[at + 1].text in (")", "|")
-    before = lines[found[at].line - 2].strip()
-    return not is_pattern and (before.startswith("#") or not before.endswith("\\"))
+
+def _parted(name: str, value: str) -> str:
+    return f"there are blanks around the = of {name}, which bash takes for a program then; write {name}={value}"
 
 
-def _cut(lines: Sequence[str], token: Token) -> str:
-    """Return what ended a command before one of its flags, with advice."""
-    before = token.line - 2
-    if 0 <= before < len(lines) and lines[before].lstrip().startswith("#"):
-        return "the comment in the line before ends that command; move it out of it"
-    return "the line before does not end in \\; write one there"
-
-
-def _endless(lines: Sequence[str], token: Token) -> str:
+def _endless(lines: Sequence[str], start: Node) -> str:
     """Return why a here-document takes the rest of the script; "" for one that has its end."""
-    last = re.sub(r"[\"'\\]", "", token.text)
-    rest = lines[token.line :]
+    last = re.sub(r"[\"'\\]", "", text_of(start))
+    begin = start.start_point[0] + 1
+    rest = lines[begin:]
     if last in rest or last in (line.lstrip("\t") for line in rest):
         return ""
-    near = next((number for number, line in enumerate(rest, token.line + 1) if line.strip() == last), None)
+    near = next((number for number, line in enumerate(rest, begin + 1) if line.strip() == last), None)
     remedy = f"take the blanks out of line {near}" if near else f"end it with a line {last}"
     return f"the here-document <<{last} has no end, and takes the rest of the script; {remedy}"
-
-
-def _begins(found: Sequence[Token], at: int) -> bool:
-    """Say whether a command begins at that token."""
-    if at == 0:
-        return True
-    before = found[at - 1]
-    return before.text in _BEFORE or (before.kind == "operator" and before.text != ")")
-
-
-def _parted(word: str, after: Sequence[Token]) -> str | None:
-    """Return the value of an assignment that is written with blanks around its "="; None where there is none."""
-    texts = [token.text for token in after if token.kind == "word"]
-    if _NAME.fullmatch(word) and texts and texts[0].startswith("=") and not texts[0].startswith("=="):
-        return texts[0][1:] or "".join(texts[1:2])
-    if word in ("MODEL_NAME=", "PORT=") and texts and len(after) > 1 and after[1].kind == "operator":
-        return texts[0]
-    return None

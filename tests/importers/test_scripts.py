@@ -52,6 +52,15 @@ LAUNCHES = {
     "python serve.py --model org/a --port 30001": ("org/a", 30001),
     f'ROOT="$(cd "$(dirname "$0")" && pwd)"\n{SERVE} --model-path "$ROOT/w" --port 30001': ("HERE/w", 30001),
     f'{SERVE} --model ~/w --port 30001 "$@" ${{EXTRA_ARGS:-}}': ("HERE/home/w", 30001),
+    f"MODEL_NAME=org/a PORT=30001\n{SERVE} --port $PORT": ("org/a", 30001),
+    f"MODEL_NAME=org/a PORT=30001 # both\n\n  exec {SERVE} --port $PORT": ("org/a", 30001),
+    f"{SERVE} --model org/a `# a comment` \\\n  --port 30001": ("org/a", 30001),
+    f"2>&1 {SERVE} --model org/a > log --port 30001": ("org/a", 30001),
+    f"{SERVE} > log --model org/a <<< x --port 30001": ("org/a", 30001),
+    f"python - <<'E' &\nPORT=1\nE\n{SERVE} --model org/a --port 30001": ("org/a", 30001),
+    f"cat <<E > x | tee y\n  E\n{SERVE} --port 1 --model b\nE\n{SERVE} --model org/a --port 30001": ("org/a", 30001),
+    f"serve() ( {SERVE} --model org/a --port 30001 )\nserve": ("org/a", 30001),
+    f"{SERVE} --model org/a --port 3000'1'\"\"": ("org/a", 30001),
 }  # fmt: skip
 
 
@@ -290,6 +299,11 @@ def test_a_file_that_is_read_in_has_the_arguments_that_it_is_given(read, bash):
         (server,) = bash.run(bash.folder / "script.sh")
         assert found.port in (0, int(port))
         assert found.port == 0 or str(found.port) == flag(server.argv, ("--port",))
+
+
+def test_what_a_file_says_that_is_read_in_has_its_place_there(read, bash):
+    found = read(f". ./more.env; {SERVE} --model-path /w")
+    assert [str(found.named), str(found.launch)] == [f"{bash.folder}/more.env:3", "a.sh:1"]
 
 
 def test_what_is_no_file_is_not_read_in_and_not_waited_for(read, bash):

@@ -178,6 +178,11 @@ def test_a_name_that_only_bash_knows_is_told(tmp_path, bash):
             "the line before does not end in \\; write one there",
         ),
         (
+            "python -m sglang.launch_server \\\n --model-path o/a\n --port=3\n",
+            "a.sh:3 --port=3 is no part of the command before, and bash takes it for a program: "
+            "the line before does not end in \\; write one there",
+        ),
+        (
             "python -m sglang.launch_server \\\n --model-path o/a \\\n # --tp 2 \\\n --port 3\n",
             "a.sh:4 --port is no part of the command before, and bash takes it for a program: "
             "the comment in the line before ends that command; move it out of it",
