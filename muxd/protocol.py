@@ -10,6 +10,11 @@ it, ends every lease of the session.
     proxy: ask -> muxd: queued | switching, again and again -> granted -> revoked -> (restored | proxy: release)
                                                             -> failed | over, and the number is done with
 
+A grant says how many requests may be at the worker at once, where the model has a limit (concurrency_limit): the places
+of this lease.  muxd deals them out to all leases on the model, and may tell another number at any time (`places`); of
+fewer the holder admits nothing more until it is below.  It reports how many it uses, and what it uses no more goes to
+another holder.
+
 Meanwhile the proxy reports its demand, for many leases in one line, and about once a second, where there was any, its
 activity: tokens, uses of keys, and the requests that have ended.  muxd asks for the requests that are under way only
 while somebody wants to see them, and has the proxy end one where an operator wants it.  A message that is none of
@@ -22,7 +27,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 #: The version of this protocol: raised by each change that the other side has to know of.
-VERSION = 3
+VERSION = 4
 
 UPGRADE = b"muxd-session"
 VERSION_HEADER = b"muxd-protocol"
@@ -63,12 +68,14 @@ class WaitingRequests(Struct, frozen=True):
     oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # that the oldest of them has waited
 
 
-class LeaseDemand(Struct, frozen=True):
+class LeaseDemand(Struct, frozen=True, omit_defaults=True):
     """What one lease's holder has in flight and what waits; it replaces what was reported before."""
 
     lease: LeaseNumber
     in_flight: Count = 0
     waiting: tuple[WaitingRequests, ...] = ()
+    places: Count = 0  # that it uses: those that it has, or more while as many requests are still at the worker
+    deal: Annotated[int, Meta(ge=0)] = 0  # of which muxd has told last
 
 
 # What a proxy says
@@ -95,6 +102,7 @@ class LeaseClaim(Struct, frozen=True, tag_field="type", tag="reclaim"):
     url: Annotated[str, Meta(max_length=4096)]
     in_flight: Count = 0
     waiting: tuple[WaitingRequests, ...] = ()
+    places: Count | None = None  # that it uses; None: it had no limit
 
 
 class DemandReport(Struct, frozen=True, tag_field="type", tag="report"):
@@ -228,12 +236,22 @@ class LeaseComing(Struct, frozen=True, tag_field="type", tag="switching"):
     eta_s: float | None = None
 
 
-class LeaseGranted(Struct, frozen=True, tag_field="type", tag="granted"):
+class LeaseGranted(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="granted"):
     """Requests may be sent to `url`; `generation` tells the worker's present life from the last."""
 
     lease: LeaseNumber
     url: str
     generation: int
+    places: int | None = None  # how many may be there at once; None: no limit
+    deal: int = 0  # grows with each number of places that muxd tells for this lease
+
+
+class LeasePlaces(Struct, frozen=True, tag_field="type", tag="places"):
+    """From now on so many requests may be at the worker at once; None: no limit."""
+
+    lease: LeaseNumber
+    places: int | None = None
+    deal: int = 0
 
 
 class LeaseRevoked(Struct, frozen=True, tag_field="type", tag="revoked"):
@@ -292,7 +310,7 @@ class CancelWish(Struct, frozen=True, tag_field="type", tag="cancel"):
 
 
 LeaseProgress = LeaseQueued | LeaseComing
-LeaseMessage = LeaseProgress | LeaseGranted | LeaseRevoked | LeaseRestored | LeaseFailed | LeaseOver
+LeaseMessage = LeaseProgress | LeaseGranted | LeasePlaces | LeaseRevoked | LeaseRestored | LeaseFailed | LeaseOver
 Question = RequestsWanted | CancelWish
 MuxdMessage = LeaseMessage | UnloadAnswer | SessionRefused | Question
 

@@ -8,6 +8,8 @@ import pytest
 
 from muxd.core.events import Verb
 from muxd.protocol import (
+    ActivityReport,
+    CancelWish,
     DemandReport,
     LeaseClaim,
     LeaseComing,
@@ -15,16 +17,22 @@ from muxd.protocol import (
     LeaseFailed,
     LeaseGranted,
     LeaseOver,
+    LeasePlaces,
     LeaseQueued,
     LeaseRelease,
     LeaseRestored,
     LeaseRevoked,
     LeaseWish,
+    ModelActivity,
     MuxdMessage,
     ProxyMessage,
+    RequestsCancelled,
+    RequestsTold,
+    RequestsWanted,
     RevocationReason,
     SessionRefused,
     ToldError,
+    ToldRequest,
     UnloadAnswer,
     UnloadWish,
     WaitingRequests,
@@ -39,17 +47,25 @@ SAID = [
     DemandReport((LeaseDemand(1, 2), LeaseDemand(2, 0, (WaitingRequests(),)))),
     LeaseRelease(1),
     UnloadWish("a"),
+    ActivityReport((ModelActivity("a", 7, (0.1,)),), left_out=1),
+    RequestsTold(3, (ToldRequest("r1", "streaming", "a", 1.5),)),
+    RequestsCancelled(4, 1),
 ]
 TOLD = [
     LeaseQueued(1, 2, 0.5),
     LeaseComing(1, "draining", ("b",)),
     LeaseGranted(1, "http://127.0.0.1:1", 3),
+    LeaseGranted(1, "http://127.0.0.1:1", 3, 4, 1),
+    LeasePlaces(1, 2, 4),
+    LeasePlaces(1, None, 5),
     LeaseRevoked(1, RevocationReason.STOP, "an operator stops it", 0.0),
     LeaseRestored(1),
     LeaseFailed(1, ToldError("model_failed", "it died", True, {"n": 1}), 2.0),
     LeaseOver(1),
     UnloadAnswer("a", "it is in use"),
     SessionRefused(ToldError("bad_request", "what?")),
+    RequestsWanted(3),
+    CancelWish(4, "r1"),
 ]
 
 

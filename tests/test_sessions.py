@@ -8,6 +8,7 @@ import trio
 
 from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease, RestoreLease, RevokeLease
 from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked, Waiting
+from muxd.core.places import NOTICED, ROUND
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
 from muxd.journal import Journal
@@ -19,6 +20,7 @@ from muxd.protocol import (
     LeaseFailed,
     LeaseGranted,
     LeaseOver,
+    LeasePlaces,
     LeaseQueued,
     LeaseRelease,
     LeaseRestored,
@@ -44,7 +46,13 @@ class Desk:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.sessions = ProxySessions(self.events.append, self.resolve, partial(next, count(100)), Journal())
+        self.sessions = ProxySessions(
+            self.events.append, self.resolve, partial(next, count(100)), Journal(), self.limit_of
+        )
+        self.limits: dict[str, int] = {}
+
+    def limit_of(self, model: str) -> int:
+        return self.limits.get(model, 0)
 
     def resolve(self, name: str) -> str:
         if name not in ("a", "org/a", "b"):
@@ -212,3 +220,60 @@ async def test_the_end_of_muxd_ends_a_session_behind_what_was_said(autojump_cloc
     desk.sessions.close()
     assert await session.messages() == [LeaseOver(1)]
     assert await session.messages() == []
+
+
+async def test_the_places_of_a_limited_model_are_dealt_to_all_who_hold_a_lease(autojump_clock, desk):
+    desk.limits["a"] = 4
+    first, second = desk.sessions.open(), desk.sessions.open()
+    first.take(LeaseWish(1, "a", (WaitingRequests(count=6),)))
+    desk.sessions.tell_holder(GrantLease(100, "http://a", 1))
+    assert await told(first) == [LeaseGranted(1, "http://a", 1, 4, 1)]
+    second.take(LeaseWish(7, "a", (WaitingRequests(count=6),)))
+    desk.sessions.tell_holder(GrantLease(101, "http://a", 1))
+    assert await told(second) == [LeaseGranted(7, "http://a", 1, 0, 0)], "the first may use all of them still"
+    assert await told(first) == [LeasePlaces(1, 2, 2)]
+    first.take(DemandReport((LeaseDemand(1, 6, places=4, deal=1),)))
+    assert await told(second) == [], "it had not heard yet"
+    first.take(DemandReport((LeaseDemand(1, 6, places=3, deal=2),)))
+    assert await told(second) == [LeasePlaces(7, 1, 1)]
+    first.take(DemandReport((LeaseDemand(1, 6, places=2, deal=2),)))
+    assert await told(second) == [LeasePlaces(7, 2, 2)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.sessions.places.go_round)
+        first.close()
+        await trio.sleep(NOTICED + ROUND)
+        assert await told(second) == [LeasePlaces(7, 4, 3)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reload_that_lifts_or_sets_a_limit_is_told_to_whoever_holds_a_lease(autojump_clock, desk):
+    desk.limits["a"] = 2
+    session = desk.sessions.open()
+    session.take(LeaseWish(1, "a"))
+    desk.sessions.tell_holder(GrantLease(100, "http://a", 1))
+    await told(session)
+    desk.limits["a"] = 0
+    desk.sessions.places.renew()
+    assert await told(session) == [LeasePlaces(1, None, 1)]
+    desk.limits["a"] = 3
+    desk.sessions.places.renew()
+    assert await told(session) == [LeasePlaces(1, 3, 2)]
+
+
+async def test_who_re_claims_keeps_its_places_and_nobody_else_has_any_until_all_had_the_time_to(autojump_clock, desk):
+    desk.limits["a"] = 2
+    desk.sessions.places.close("a", 3.0)
+    new, old = desk.sessions.open(), desk.sessions.open()
+    new.take(LeaseWish(1, "a"))
+    desk.sessions.tell_holder(GrantLease(100, "http://a", 1))
+    assert await told(new) == [LeaseGranted(1, "http://a", 1, 0, 0)]
+    old.take(LeaseClaim(1, "a", "http://a", 1, (), 1))
+    desk.sessions.tell_holder(GrantLease(101, "http://a", 1))
+    assert await told(old) == [LeaseGranted(1, "http://a", 1, 1, 0)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.sessions.places.go_round)
+        await trio.sleep(1)
+        assert await told(new) == []
+        await trio.sleep(1)
+        assert await told(new) == [LeasePlaces(1, 1, 1)]
+        nursery.cancel_scope.cancel()

@@ -325,7 +325,6 @@ class Model:
         integer(0, 1_000_000),
         0,
         live=True,
-        told=True,
         doc="So many requests its worker gets at once, and the others wait in the proxy; 0: no limit.",
     )
     queue_limit: int = key(

@@ -62,11 +62,6 @@ class ModelLimits(Protocol):
         ...
 
     @property
-    def concurrency_limit(self) -> int:
-        """Return how many requests may be in flight at once; 0 for no limit."""
-        ...
-
-    @property
     def queue_limit(self) -> int:
         """Return how many requests may wait."""
         ...

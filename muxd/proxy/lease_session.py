@@ -75,9 +75,9 @@ class AskedLease:
             raise message.with_traceback(None)
         return message
 
-    def report(self, in_flight: int, waiting: tuple[WaitingRequests, ...]) -> None:
-        """Have muxd told of the lease's demand, in place of what it was not told yet."""
-        self._session.report(LeaseDemand(self.number, in_flight, waiting))
+    def report(self, in_flight: int, waiting: tuple[WaitingRequests, ...], places: int, deal: int) -> None:
+        """Have muxd told of the lease's demand and the places it uses, in place of what it was not told yet."""
+        self._session.report(LeaseDemand(self.number, in_flight, waiting, places, deal))
 
     # Called by the session
 
@@ -134,12 +134,12 @@ class LeaseSession:
 
     @asynccontextmanager
     async def reclaim(
-        self, model: str, url: str, in_flight: int, waiting: Iterable[WaitingRequests]
+        self, model: str, url: str, in_flight: int, waiting: Iterable[WaitingRequests], places: int | None
     ) -> AsyncIterator[AskedLease]:
         """Go on with a lease on the worker at `url` that was granted in a session that is over, as `lease` does."""
         await self.open()
         number = self._new_number()
-        async with self._hold(LeaseClaim(number, model, url, in_flight, tuple(waiting))) as lease:
+        async with self._hold(LeaseClaim(number, model, url, in_flight, tuple(waiting), places)) as lease:
             yield lease
 
     def _new_number(self) -> int:

@@ -45,6 +45,7 @@ from muxd.protocol import (
     LeaseGranted,
     LeaseMessage,
     LeaseOver,
+    LeasePlaces,
     LeaseProgress,
     LeaseQueued,
     LeaseRestored,
@@ -163,7 +164,8 @@ class ModelLease:
         self.meter = meter
         self.grant: Grant | None = None  # set while requests are admitted
         self._leases = leases
-        self._limit: float = terms.concurrency_limit or inf
+        self._deal = 0  # the number of muxd's last word on them
+        self._limit: float = inf  # places: how many requests may be at the worker at once, as muxd told with the grant
         self._waiting: Queue[QueuedRequest] = Queue()
         self._holding = False  # the task `hold` runs
         self._filling = False  # `_admit_waiting` runs
@@ -173,7 +175,7 @@ class ModelLease:
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
-        self._last_report: tuple[int, int] | None = None  # in flight, waiting: as last reported to muxd
+        self._last_report: tuple[int, int, int, int] | None = None  # as last reported to muxd, see `_demand_figures`
         self._last_progress: LeaseProgress | None = None  # muxd's last message about the wait
         self._last_progress_at = 0.0  # monotonic time of that message
         self._lost_at = -inf  # monotonic time at which a session with muxd was last lost
@@ -223,6 +225,8 @@ class ModelLease:
                 self._changed.set()
             return
         grant.in_flight.discard(ticket)
+        if len(grant.in_flight) >= self._limit:
+            self._changed.set()  # a place is given back that muxd has taken away
         if self._waiting:
             self._admit_waiting(grant)
         if not grant.in_flight:
@@ -262,11 +266,8 @@ class ModelLease:
             self._use_grant(grant)
 
     def renew(self, terms: ModelLimits) -> None:
-        """Apply new limits: a higher concurrency_limit admits waiting requests at once."""
+        """Apply new limits."""
         self.terms = terms
-        self._limit = terms.concurrency_limit or inf
-        if self.grant is not None:
-            self._admit_waiting(self.grant)
 
     def refuse_waiting(self, refusal: Refusal, *, but_replayed: bool = False) -> None:
         """Refuse the waiting requests; with `but_replayed` those stay that have lost a worker."""
@@ -321,10 +322,17 @@ class ModelLease:
         running = (request for grant in grants.values() for request in grant.in_flight)
         return [*sorted(running, key=lambda request: request.record.arrived), *self._waiting]
 
-    def _demand_figures(self) -> tuple[int, int]:
-        """Return the figures as muxd is told them: while a grant is held, waiting requests count as in flight."""
+    def _demand_figures(self) -> tuple[int, int, int, int]:
+        """Return the figures as muxd is told them: in flight, waiting, places in use, and the last deal's number.
+
+        While a grant is held, waiting requests count as in flight.  The places are those that muxd has given, or more
+        that it has taken away, while as many requests are still at the worker.
+        """
         in_flight, waiting = self.figures()
-        return (in_flight + waiting, 0) if self._held_grant is not None else (in_flight, waiting)
+        places = 0 if self._limit == inf else max(int(self._limit), in_flight)
+        if self._held_grant is not None:
+            in_flight, waiting = in_flight + waiting, 0
+        return in_flight, waiting, places, self._deal
 
     @property
     def _held_grant(self) -> Grant | None:
@@ -358,7 +366,9 @@ class ModelLease:
             async with session.lease(self.name, self._demand(), first.record if first is not None else None) as lease:
                 yield lease
         else:
-            async with session.reclaim(self.name, grant.pool.url, self._last_report[0], self._demand()) as lease:
+            in_flight, _, used, _ = self._last_report
+            places = None if self._limit == inf else used
+            async with session.reclaim(self.name, grant.pool.url, in_flight, self._demand(), places) as lease:
                 yield lease
 
     async def _follow(self, session: LeaseSession, lease: AskedLease) -> None:
@@ -402,9 +412,12 @@ class ModelLease:
         match message:
             case LeaseQueued() | LeaseComing():
                 self._last_progress, self._last_progress_at = message, monotonic()
-            case LeaseGranted(_, url, generation):
+            case LeaseGranted(_, url, generation, places, deal):
+                self._have_places(places, deal)
                 if self._held_grant is None:  # else it was re-claimed
                     self._on_granted(url, generation)
+            case LeasePlaces(_, places, deal):
+                self._have_places(places, deal)
             case LeaseRevoked():
                 self._on_revoked(message, nursery)
             case LeaseRestored():
@@ -413,6 +426,13 @@ class ModelLease:
                 self.refuse_waiting(failed(message))
             case LeaseOver():
                 pass  # the last of the messages
+
+    def _have_places(self, places: int | None, deal: int) -> None:
+        """Take over another number of places: more of them admit waiting requests at once."""
+        self._limit, self._deal = inf if places is None else places, deal
+        self._changed.set()  # muxd is told from when on it is kept to
+        if self.grant is not None:
+            self._admit_waiting(self.grant)
 
     def _on_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
@@ -501,7 +521,9 @@ class ModelLease:
     async def _report(self, session: LeaseSession, lease: AskedLease) -> None:
         """Report demand to muxd: queue and idleness when they change, the number in flight every `_REPORT_EVERY`."""
         while True:
-            with trio.move_on_after(_REPORT_EVERY if self._last_report is None or any(self._demand_figures()) else inf):
+            with trio.move_on_after(
+                _REPORT_EVERY if self._last_report is None or any(self._demand_figures()[:2]) else inf
+            ):
                 await self._changed.wait()
             self._changed = trio.Event()
             figures = self._demand_figures()
@@ -510,7 +532,7 @@ class ModelLease:
             unloads, self._unloads = self._unloads, False
             if figures != self._last_report:
                 self._last_report = figures
-                lease.report(figures[0], self._demand())
-            if unloads and not any(self._demand_figures()):
+                lease.report(figures[0], self._demand(), figures[2], self._deal)
+            if unloads and not any(self._demand_figures()[:2]):
                 await self._ask_to_unload(session)
             await trio.sleep(_REPORT_GAP)

@@ -73,6 +73,7 @@ def hold_for_proxies(context: SupervisorContext, adopted: tuple[AdoptedWorker, .
     for name, url in urls.items():
         held.append(context.next_number())
         context.tell(LeaseReclaimed(now, held[-1], name, url, in_flight=1))
+        context.sessions.places.close(name, GRACE)
     return held
 
 

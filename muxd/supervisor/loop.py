@@ -97,7 +97,10 @@ class Supervisor:
         self._orders = OrderStreams()
         self.journal = Journal()
         self._requests = Journal(ENDED_KEPT)
-        self._sessions = ProxySessions(context.tell, self._runners.resolve, partial(next, numbers), self._requests)
+        limit_of = self._runners.concurrency_limit
+        self._sessions = ProxySessions(
+            context.tell, self._runners.resolve, partial(next, numbers), self._requests, limit_of
+        )
         self.switches = SwitchBook(self._sessions, self._orders, self.journal, Journal(SWITCHES_KEPT))
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._learned = LearnedFile(context.state, self._view, self._runners)
@@ -141,6 +144,7 @@ class Supervisor:
             executor = CommandExecutor(self._context, self._metrics, nursery)
             nursery.start_soon(self._keep_time, name="timer")
             nursery.start_soon(self._tick, name="tick")
+            nursery.start_soon(self._sessions.places.go_round, name="places")
             nursery.start_soon(self.reloader.watch_files, 2 * TICK, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             adopted = await take_over_workers(self._context, self._left, nursery)

@@ -139,6 +139,7 @@ class Reloader:
         self.is_written = False
         context.runners.take_over(self.config, reload.plan.steps)
         context.proxy.reconfigure(self.config)
+        context.sessions.places.renew()
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
             setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
         context.journal.record("reload", **reload.plan.as_json())

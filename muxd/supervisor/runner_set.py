@@ -42,6 +42,10 @@ class RunnerSet(Mapping[str, Runner]):
             return self.names[name]
         raise ModelNotFound(f"no model {name}; {did_you_mean(name, self.names)}", model=name)
 
+    def concurrency_limit(self, model: str) -> int:
+        """Return how many requests may be at a model's worker at once, by muxd's name; 0 for no limit."""
+        return self.models[model].concurrency_limit if model in self.models else 0
+
     def take_over(self, config: Config, steps: Iterable[Step]) -> None:
         """Take over a reloaded configuration: add the runners of new models, and update those that go on as they are.
 

@@ -18,7 +18,9 @@ from muxd.protocol import (
     ActivityReport,
     DemandReport,
     LeaseClaim,
+    LeaseDemand,
     LeaseFailed,
+    LeasePlaces,
     LeaseProgress,
     LeaseRelease,
     LeaseWish,
@@ -30,6 +32,7 @@ from muxd.protocol import (
     UnloadWish,
 )
 
+from .place_dealer import PlaceDealer
 from .progress_pace import ProgressPace
 from .request_board import RequestBoard
 from .wire import LeaseCommand, lease_message, progress_message, told_error, waiting_of
@@ -88,6 +91,7 @@ class ProxySession:
                 for demand in leases:
                     if (lease := self._leases.get(demand.lease)) is not None:  # else it has just ended
                         self._sessions.tell(DemandReported(now, lease, demand.in_flight, waiting_of(demand.waiting)))
+                        self._sessions.places.report(lease, _wanted(demand), demand.places, demand.deal)
             case LeaseWish():
                 self._ask(message)
             case LeaseClaim():
@@ -131,6 +135,8 @@ class ProxySession:
         else:
             lease = SessionLease(self, wish.lease, model, is_waiting=False)
         number = self._leases[wish.lease] = self._sessions.add(lease)
+        used = wish.places if isinstance(wish, LeaseClaim) else 0
+        self._sessions.places.join(number, model, _wanted(wish), used)
         return number, model
 
     def _unload(self, asked: str) -> None:
@@ -155,7 +161,7 @@ class ProxySession:
         self.end()
         self._sessions.forget(self)
         for lease in self._leases.values():
-            self._sessions.release(lease)
+            self._sessions.release(lease, is_lost=True)
         self._leases.clear()
 
     # Called by the supervisor
@@ -170,10 +176,10 @@ class ProxySession:
         self._progress[progress.lease] = progress
         self._has_news.set()
 
-    def tell_holder(self, command: LeaseCommand, number: int) -> None:
+    def tell_holder(self, command: LeaseCommand, number: int, places: tuple[int | None, int]) -> None:
         """Have the holder of a lease told of a command; an earlier progress that is not sent yet is obsolete."""
         self._progress.pop(number, None)
-        self.say(lease_message(command, number, trio.current_time()))
+        self.say(lease_message(command, number, trio.current_time(), places))
         if isinstance(command, FailLease | EndLease):
             self._leases.pop(number, None)
 
@@ -181,6 +187,12 @@ class ProxySession:
         """Let the session end once all that waits was sent."""
         self._is_open = False
         self._has_news.set()
+
+
+def _wanted(told: LeaseDemand | LeaseWish | LeaseClaim) -> int:
+    """Return how many requests of a lease are at its worker, or want to be."""
+    in_flight = 0 if isinstance(told, LeaseWish) else told.in_flight
+    return in_flight + sum(waiting.count for waiting in told.waiting)
 
 
 class ProxySessions:
@@ -192,8 +204,13 @@ class ProxySessions:
         resolve: Callable[[str], str],
         next_number: Callable[[], int],
         ended: Journal,
+        limit_of: Callable[[str], int],
     ) -> None:
-        """Begin without a session; requests that have ended are recorded in `ended`."""
+        """Begin without a session; requests that have ended are recorded in `ended`.
+
+        `limit_of` returns how many requests may be at a model's worker at once; 0 for no limit.
+        """
+        self.places = PlaceDealer(limit_of, self._tell_places)
         self.tell = tell
         self.resolve = resolve
         self._next_number = next_number
@@ -219,9 +236,10 @@ class ProxySessions:
         self._unloads[ticket] = (session, model)
         return ticket
 
-    def release(self, lease: int) -> None:
+    def release(self, lease: int, *, is_lost: bool = False) -> None:
         """Tell the core that a lease's holder has let go, or is gone."""
         del self._leases[lease]
+        self.places.leave(lease, is_lost=is_lost)
         self.tell(LeaseEnded(trio.current_time(), lease))
 
     def forget(self, session: ProxySession) -> None:
@@ -236,9 +254,15 @@ class ProxySessions:
         if lease is None:
             return
         lease.is_waiting = lease.is_waiting and not isinstance(command, GrantLease)
+        places = self.places.grant(command.lease) if isinstance(command, GrantLease) else (None, 0)
         if isinstance(command, FailLease | EndLease):
             del self._leases[command.lease]
-        lease.session.tell_holder(command, lease.number)
+            self.places.leave(command.lease)
+        lease.session.tell_holder(command, lease.number, places)
+
+    def _tell_places(self, number: int, places: int | None, deal: int) -> None:
+        lease = self._leases[number]
+        lease.session.say(LeasePlaces(lease.number, places, deal))
 
     def answer_unload(self, command: AnswerUnload) -> None:
         """Tell a proxy whether the model that it let go is put to sleep."""

@@ -46,11 +46,15 @@ def waiting_of(told: tuple[WaitingRequests, ...]) -> tuple[Waiting, ...]:
     return tuple(Waiting(entry.count, entry.oldest_s, entry.key, entry.priority) for entry in told)
 
 
-def lease_message(command: LeaseCommand, lease: int, now: float) -> LeaseMessage:
-    """Return what the holder of a lease, which has the number `lease` in its session, is told of a command."""
+def lease_message(command: LeaseCommand, lease: int, now: float, places: tuple[int | None, int]) -> LeaseMessage:
+    """Return what the holder of a lease, which has the number `lease` in its session, is told of a command.
+
+    `places`: of a grant, how many requests of the holder may be at the worker at once, None for no limit, and the
+    number of the deal.
+    """
     match command:
         case GrantLease(_, url, generation):
-            return LeaseGranted(lease, url, generation)
+            return LeaseGranted(lease, url, generation, *places)
         case RevokeLease(_, reason, message, deadline):
             return LeaseRevoked(lease, RevocationReason(reason), message, seconds(max(0.0, deadline - now)))
         case RestoreLease():

@@ -6,15 +6,18 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 import httpx
+import pytest
 
 from .conftest import two_models
 from .muxd import Muxd, chat_body, eventually
@@ -189,3 +192,85 @@ def test_one_that_died_with_muxd_is_started_beside_the_others(start: Callable[..
     assert {name for name in after if after[name] == before[name]} == {"muxd-proxy-1", "muxd-proxy-3"}
     eventually(lambda: living(muxd) == PROCESSES, "all of them serve")
     assert {asked(muxd) for _ in range(30)} == {200}
+
+
+#: A server that says with each answer how many requests it had at most at once, so far.
+COUNTING = """\
+import http.server, sys, threading, time
+lock, now, most = threading.Lock(), 0, 0
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.answer(b"{}")
+    def do_POST(self):
+        global now, most
+        self.rfile.read(int(self.headers["content-length"]))
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.03)
+        with lock:
+            now -= 1
+        self.answer(b'{"most": %d}' % most)
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server.daemon_threads = True
+server.serve_forever()
+"""
+
+LIMITED = """\
+[models.alpha]
+engine = "openai"
+command = ["{python}", "{script}", "{{port}}"]
+ready_path = "/ready"
+wake_proof = false
+gpus = [0]
+concurrency_limit = {limit}
+"""
+
+
+@pytest.mark.parametrize("limit", [2, 5])  # fewer places than processes, and more
+def test_a_concurrency_limit_is_exact_over_all_processes_also_when_one_dies(
+    start: Callable[..., Muxd], tmp_path: Path, limit: int
+) -> None:
+    script = tmp_path / "counting.py"
+    script.write_text(COUNTING)
+    models = LIMITED.format(python=sys.executable, script=script, limit=limit)
+    muxd = start(models, proxy=f"processes = {PROCESSES}")
+    eventually(lambda: living(muxd) == PROCESSES, "all of them serve")
+    most: list[int] = []
+    ends: Counter[str] = Counter()
+
+    def ask() -> None:
+        for _ in range(12):
+            connection = HTTPConnection("127.0.0.1", muxd.port, timeout=30)
+            try:
+                sent = {"content-type": "application/json"}
+                connection.request("POST", "/v1/chat/completions", json.dumps(chat_body("alpha", "hello")), sent)
+                answer = connection.getresponse()
+                body = json.loads(answer.read())
+                ends[str(answer.status)] += 1
+                most.append(body.get("most", 0))
+            except (OSError, HTTPException) as error:
+                ends[type(error).__name__] += 1
+            finally:
+                connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(most) > 60, "requests go on")
+    kill(muxd, "muxd-proxy-2")
+    for thread in threads:
+        thread.join()
+    print(ends, max(most))
+    assert max(most) == limit
+    assert ends["200"] >= 16 * 12 - 16
+    shares = [log.read_text().count(" 200 ok ") for log in (muxd.folder / "logs").glob("muxd-proxy-*.stdout.log")]
+    assert min(shares) > 10, "each has had its turns"

@@ -56,6 +56,7 @@ class FakeLease:
     reports: Record[tuple[int, int]] = field(default_factory=Record)
     oldest: list[float] = field(default_factory=list)
     over: trio.Event = field(default_factory=trio.Event)
+    places: int | None = None  # that the grant tells
 
     def say(self, message: LeaseMessage) -> None:
         """Tell the holder something, unless the lease is over."""
@@ -69,7 +70,7 @@ class FakeLease:
         self.say(LeaseComing(self.number, phase, (), eta))
 
     def grant(self, url: str, generation: int = 1) -> None:
-        self.say(LeaseGranted(self.number, url, generation))
+        self.say(LeaseGranted(self.number, url, generation, self.places, 1))
 
     def revoke(self, reason: str = "switch", deadline: float | None = None, message: str = "another waits") -> None:
         self.say(LeaseRevoked(self.number, RevocationReason(reason), message, deadline))
@@ -117,6 +118,7 @@ class FakeMuxd:
         self.adopted: set[str] = set()  # URLs of workers that it has taken over from an earlier muxd
         self.sessions: Record[FakeSession] = Record()
         self.lines: Record[ProxyMessage] = Record()  # all that proxies said in their sessions
+        self.places: int | None = None  # of each lease
         self.version = VERSION  # of the protocol
         self.refusal: ToldError | None = None  # of whatever the proxy says first in a session
         self._followers: set[trio.MemorySendChannel[Message]] = set()
@@ -203,9 +205,9 @@ class FakeMuxd:
             return
         match message:
             case LeaseWish(number, model, waiting):
-                self._lease(FakeLease(number, model, waiting, session))
+                self._lease(FakeLease(number, model, waiting, session, places=self.places))
             case LeaseClaim(number, model, url, in_flight):
-                lease = FakeLease(number, model, (), session)
+                lease = FakeLease(number, model, (), session, places=self.places)
                 lease.reports.append((in_flight, 0))
                 session.leases[number] = lease
                 if url in self.adopted:

@@ -95,6 +95,7 @@ async def open_proxy_env(
     )
     muxd, alpha, beta = FakeMuxd(daemon.socket), Worker(), Worker()
     config = Config(daemon=daemon, proxy=proxy or QUIET, models=models, keys=keys)
+    muxd.places = terms.get("concurrency_limit")
     muxd.models = [{"name": m.name, "state": "unloaded"} for m in models]
     muxd.settings = settings_for_proxy(config)
     config = replace(config, capabilities=told_capabilities(muxd.settings["capabilities"]))

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from muxd.config.schema import Key
-from muxd.protocol import LeaseComing, LeaseQueued
+from muxd.protocol import LeaseComing, LeasePlaces, LeaseQueued
 from muxd.proxy.refusals import progress_text
 
 from .http_client import CHAT, HttpClient, chat, post
@@ -308,16 +308,15 @@ async def test_who_waits_for_a_place_is_told_so_at_the_end(tmp_path: Path) -> No
         assert (await first.reply()).raw == OK
 
 
-async def test_a_limit_that_a_reload_lifts_lets_them_in(tmp_path: Path) -> None:
+async def test_a_limit_that_muxd_lifts_lets_them_in(tmp_path: Path) -> None:
     async with open_proxy_env(tmp_path, model={"concurrency_limit": 1}) as proxy_env:
         proxy_env.alpha.answer = answer_when_released
         http_clients = [await proxy_env.connect() for _ in range(3)]
         for http_client in http_clients:
             await http_client.send(post(chat()))
-        await (await proxy_env.lease()).reports.until((3, 0))
-        for model in proxy_env.muxd.settings["models"].values():
-            model["concurrency_limit"] = 0
-        proxy_env.muxd.tell("reload")
+        lease = await proxy_env.lease()
+        await lease.reports.until((3, 0))
+        lease.say(LeasePlaces(lease.number, None, 2))
         await proxy_env.alpha.calls.nth(2)
         for call in proxy_env.alpha.calls:
             call.released.set()
