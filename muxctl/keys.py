@@ -42,7 +42,7 @@ COLUMNS = ("NAME", "MODELS", "RPM", "PRIORITY", "COMMENTS", "EXPIRES", "STATE", 
 
 _PATIENCE = 60.0  # seconds; muxd first checks the whole configuration, perhaps on a slow disk
 
-_OF_ADD = ("models", "requests_per_minute", "priority", "expires", "comments")
+_OF_ADD = ("models", "requests_per_minute", "priority", "expires", "comments", "view", "admin")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -55,6 +55,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-comments", dest="comments", action="store_const", const=False, help="none in its streams while they wait"
     )
+    parser.add_argument("--view", action="store_const", const=True, help="it may look at the console")
+    parser.add_argument("--admin", action="store_const", const=True, help="it may operate by the console")
     parser.add_argument("--config", metavar="PATH", type=Path, help="instead of the one that muxd runs with")
     parser.add_argument("--yes", action="store_true", help="do not ask, of the first key or the last")
 

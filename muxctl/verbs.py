@@ -27,6 +27,7 @@ VERBS = {
     "logs": "what a model wrote, also when muxd is down",
     "events": "what happened, and with -f what happens",
     "shutdown": "stop every model, and muxd",
+    "ui": "print a link that opens the console, a web page",
     "completion": "print what makes a shell complete muxctl's words",
     "help": "how to use muxctl, or one verb",
 }
@@ -50,6 +51,7 @@ _ALSO_SAID = {
     **dict.fromkeys(("quit", "exit", "halt", "down"), "shutdown"),
     **dict.fromkeys(("tail", "follow"), "logs -f"),
     **dict.fromkeys(("explain", "reason", "switches"), "why"),
+    **dict.fromkeys(("web", "console", "dashboard"), "ui"),
     "journal": "logs",
     "history": "events",
     **dict.fromkeys(("pin", "keep", "reserve"), "hold"),

@@ -167,6 +167,7 @@ def command_line() -> ArgumentParser:
     start = commands.add_parser("start", help="run the supervisor, in the foreground")
     start.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     start.add_argument("--demo", action="store_true", help="no GPU, no configuration: two simulated models")
+    start.add_argument("--ui", action="store_true", help="with --demo: a console, too, and a link that opens it")
     start.add_argument("--log-level", choices=LOG_LEVELS, help="of muxd's own log, instead of the configuration's")
     validate = (
         "as llmux has it: start muxd, have it let this model sleep and wake, and shut it down; see muxctl validate"
@@ -182,6 +183,10 @@ def command_line() -> ArgumentParser:
     proxy.add_argument("--process", type=_process, metavar="I/N", help="which of N processes it is: set by muxd")
     proxy.add_argument("--pool", type=Path, metavar="FOLDER", help="that these share: set by muxd")
     proxy.set_defaults(run=_proxy, parser=proxy)
+
+    ui = commands.add_parser("ui", help="run the console, a web page for operators, by itself")
+    ui.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    ui.set_defaults(run=_ui, parser=ui)
 
     router = commands.add_parser("router", help="run sglang-router by its own command line, behind muxd's proxy")
     router.set_defaults(run=_router, parser=router, flags=[])
@@ -320,6 +325,8 @@ def _start(options: Namespace) -> int:
         raise ConfigError([f"muxd start: {flag} goes with --validate MODEL{meant}"])
     if options.demo:
         return _demo(options)
+    if options.ui:
+        raise ConfigError(["muxd start: --ui goes with --demo; else write listen under [ui] in muxd.toml"])
     added = _added(options)
     path = _find_configuration(options.config, added)  # searched once, so that a reload never finds another file
     if options.validate is not None:
@@ -361,7 +368,7 @@ def _demo(options: Namespace) -> int:
     if options.config is not None or _added(options) is not None:
         raise ConfigError(["--demo brings its own models and settings; beside it goes --listen-port, and no more"])
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
-        path = write_demo_config(Path(folder), port)
+        path = write_demo_config(Path(folder), port, free_port() if options.ui else None)
         demo = _load(path)
         try:
             listen_at(demo.proxy.host, port).close()
@@ -372,6 +379,8 @@ def _demo(options: Namespace) -> int:
         where = f"http://{demo.proxy.host}:{demo.proxy.port}/v1"
         print(f"demo: two simulated models, no GPU: {names} at {where}", file=sys.stderr)
         print(f"muxctl finds it where no other muxd is; else: export MUXD_SOCKET={demo.daemon.socket}", file=sys.stderr)
+        if options.ui:
+            print(f"the console is at http://{demo.ui.listen}/ui/; muxctl ui --open lets you operate", file=sys.stderr)
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 
@@ -420,6 +429,21 @@ def _share(options: Namespace) -> "PoolShare | None":
         return None
     number, count = options.process
     return PoolShare(number, count, options.pool)
+
+
+def _ui(options: Namespace) -> int:
+    from .config.default_paths import find_config
+    from .config.load import load_proxy_config
+    from .notify import Notifier
+    from .own_log import setup_logging
+    from .ui.console_server import run_console
+
+    config = load_proxy_config(find_config(options.config, os.environ), os.environ)
+    notifier = Notifier.from_environ(os.environ)
+    setup_logging(config.daemon.log_level, config.daemon.log_format)
+    _set_process_name(b"muxd-ui")
+    _run(run_console, config, _passed_socket(notifier.kept), notifier)
+    return 0
 
 
 def _check(options: Namespace) -> int:

@@ -42,21 +42,21 @@ class ControlClient:
     """A client of the muxd that listens at the first of `sockets` where any process does."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
-        self._sockets = tuple(sockets)
+        self.sockets = tuple(sockets)
 
     async def version(self) -> Message:
-        return await self._ask("GET", "/v1/version")
+        return await self.ask("GET", "/v1/version")
 
     async def status(self) -> Message:
-        return await self._ask("GET", "/v1/status")
+        return await self.ask("GET", "/v1/status")
 
     async def proxy_settings(self) -> Message:
         """Return the part of the configuration that a proxy needs, for `muxd.config.load.config_from_supervisor`."""
-        return await self._ask("GET", "/v1/proxy")
+        return await self.ask("GET", "/v1/proxy")
 
     async def model(self, name: str) -> Message:
         """Return one model's status, by name or served name; raises ModelNotFound."""
-        return await self._ask("GET", f"/v1/models/{quote(name, safe='')}")
+        return await self.ask("GET", f"/v1/models/{quote(name, safe='')}")
 
     async def metrics(self) -> str:
         """Return the metrics of muxd and of the awake engines in Prometheus' text format; takes up to 2.5 seconds."""
@@ -64,7 +64,7 @@ class ControlClient:
 
     async def read(self, target: str) -> str:
         """Return the body of the answer to a GET as text."""
-        async with self._open("GET", target) as answer:
+        async with self.open("GET", target) as answer:
             return await answer.read_text()
 
     @asynccontextmanager
@@ -79,15 +79,16 @@ class ControlClient:
     @asynccontextmanager
     async def events(self, after: int | None = None) -> AsyncIterator["MessageStream"]:
         """Stream the events from now on, or those after the event with id `after`."""
-        async with self._open("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
+        async with self.open("GET", "/v1/events" + ("" if after is None else f"?after={after}")) as stream:
             yield stream
 
-    async def _ask(self, method: str, target: str, body: Message | None = None) -> Message:
-        async with self._open(method, target, body) as answer:
+    async def ask(self, method: str, target: str, body: Message | None = None) -> Message:
+        """Send a request, and return its whole answer."""
+        async with self.open(method, target, body) as answer:
             return await answer.read_json()
 
     @asynccontextmanager
-    async def _open(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["MessageStream"]:
+    async def open(self, method: str, target: str, body: Message | None = None) -> AsyncIterator["MessageStream"]:
         """Send a request and yield its answer's stream, the head read and the body not; raises muxd's error.
 
         The connection is closed at the end of the scope.
@@ -100,7 +101,7 @@ class ControlClient:
 
     async def _connect(self) -> tuple[Path, trio.SocketStream]:
         tried: list[str] = []
-        for path in self._sockets:
+        for path in self.sockets:
             try:
                 return path, await _connect_when_accepted(path)
             except OSError as error:
@@ -154,6 +155,15 @@ class MessageStream:
                 raise StopAsyncIteration
         line, _, self._received = self._received.partition(b"\n")
         return self._decode(line)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the body as they come; raises Unreachable where muxd is gone before its end."""
+        going_on = True
+        while going_on:
+            content, self._received = self._received, b""
+            if content:
+                yield content
+            going_on = await self._receive()
 
     async def ask(self, method: str, target: str, body: Message | None) -> None:
         """Send the request and wait for the answer's head; raises the error that muxd answers."""

@@ -19,6 +19,7 @@ from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
 from .config.default_paths import default_log_dir
 from .config.folders import why_not_had, writable_by_others
+from .console_child import ConsoleChild
 from .control import ControlSocket, Rights, serve_control
 from .core.events import Event
 from .engines.engine_client import open_http
@@ -104,6 +105,7 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     await _sweep(children, state, leftover, {model.name for model in config.models}, left)
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier, processes_of(config.proxy.processes))
+    console = ConsoleChild(config, children) if config.ui.listen is not None else None
     managed = ProxyPool(config, children, state, ports, left.proxies) if config.proxy.managed else None
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
@@ -117,6 +119,8 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         nursery.start_soon(_keep_socket, control_socket, supervisor, rights, nursery)
         if managed is not None:
             nursery.start_soon(managed.run, supervisor.journal.record, http, name="proxy")
+        if console is not None:
+            nursery.start_soon(console.run, name="console")
         nursery.start_soon(_tell_systemd, notifier)
         nursery.start_soon(warn_of_missing_engines, config)
         proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
@@ -124,6 +128,8 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""
         log.info("ready: %scontrol socket %s", where, config.daemon.socket)
         await supervisor.finished.wait()
+        if console is not None:
+            console.stop()
         if managed is not None:
             await managed.stop(supervisor.hurried)
         supervisor.close()

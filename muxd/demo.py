@@ -53,9 +53,11 @@ PORT = 30100
 FOLDER = "muxd-demo-"
 
 
-def write_demo_config(folder: Path, port: int = PORT) -> Path:
+def write_demo_config(folder: Path, port: int = PORT, ui_port: int | None = None) -> Path:
+    """Write the configuration, with a console where it is given a port."""
     path = folder / "muxd.toml"
-    path.write_text(CONFIG.format(folder=folder, port=port))
+    console = f'\n[ui]\nlisten = "127.0.0.1:{ui_port}"\n' if ui_port is not None else ""
+    path.write_text(CONFIG.format(folder=folder, port=port) + console)
     return path
 
 

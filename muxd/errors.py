@@ -63,6 +63,13 @@ class PermissionDenied(MuxdError):
     status = 403
 
 
+class LinkUsed(MuxdError):
+    """A one-time link to the console is unknown, used or too old."""
+
+    code = "link_used"
+    status = 403
+
+
 class RouteNotFound(MuxdError):
     code = "route_not_found"
     status = 404

@@ -79,7 +79,8 @@ def _launchable(kind: EngineKind, model: Model) -> frozenset[int]:
     """Return the sleep levels for which a process of the model can be launched."""
     if model.script is not None:  # its flags are the script's
         return frozenset()
-    return frozenset(level for level in range(4) if level in kind.levels(replace(model, sleep_level=level)))
+    levels = (model.sleep_level, 3) if kind.capabilities.sleeps_one_way else range(4)
+    return frozenset(level for level in levels if level in kind.levels(replace(model, sleep_level=level)))
 
 
 def _worker_spec(member: Member, daemon: Daemon) -> WorkerSpec:

@@ -28,8 +28,8 @@ FREE_IT = "end it, or give the model another port"
 BACKLOG = 4096
 
 #: Names of the proxy's sockets, by which systemd and children get them, and the keys of [proxy] with their addresses.
-CLIENTS, METRICS = "proxy", "metrics"
-SETTINGS = {CLIENTS: "listen", METRICS: "metrics_listen"}
+CLIENTS, METRICS, UI = "proxy", "metrics", "ui"
+SETTINGS = {CLIENTS: "[proxy] listen", METRICS: "[proxy] metrics_listen", UI: "[ui] listen"}
 
 
 class PortTaken(MuxdError):
@@ -77,7 +77,7 @@ def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reason, see = f"the proxy cannot listen at {host}:{port}: {in_words(error)}", f"see [proxy] {SETTINGS[name]}"
+        reason, see = f"the proxy cannot listen at {host}:{port}: {in_words(error)}", f"see {SETTINGS[name]}"
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"{reason}: {_holder_at(port)}; end it, or choose another port; {see}") from None
         raise CannotListen(f"{reason}; {see}") from None

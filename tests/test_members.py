@@ -27,7 +27,7 @@ def test_a_server_of_any_kind_sleeps_only_by_steps_and_never_at_level_0():
 
     assert levels() == [([3], [3], None)] * 2
     steps = (HookStep("POST", "/sleep"),)
-    assert levels(sleep=steps, wake=steps) == [([1, 3], [1, 2, 3], None), ([3], [1, 2, 3], None)]
+    assert levels(sleep=steps, wake=steps) == [([1, 3], [1, 3], None), ([3], [3], None)]
 
 
 def test_what_becomes_of_an_idle_model_is_told_in_seconds_and_levels():

@@ -26,7 +26,7 @@ from .names import MODEL_NAME, MODEL_NAME_RULE
 from .problems import Problems
 from .readers import ANY_GPUS, Base
 from .rules import check, check_folders
-from .schema import SECTIONS, Config, Daemon, GpuBudgets, Policy, Proxy
+from .schema import SECTIONS, Config, Console, Daemon, GpuBudgets, Policy, Proxy
 from .sources import Source, merged, read_sources
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class _FileReading:
             gpus=self._gpu_budgets(
                 raw.get("gpus", {}), simulated="gpus" in raw and any(_kind(model.engine).is_pretend for model in models)
             ),
+            ui=Console(**self._table(("ui",), raw.get("ui", {}), keys_of(Console))),
             models=models,
             path=path,
         )

@@ -115,6 +115,7 @@ def _findings(
     yield from _any_names(config)
     yield from _default_model(config)
     yield from _ports(config)
+    yield from _console(config)
     if written.in_defaults("script"):
         yield ("defaults", "script"), "starts one server; write it to [models.NAME]"
     for model in config.models if models else ():
@@ -248,6 +249,22 @@ def _any_names(config: Config) -> Iterator[Finding]:
         yield ("models", name, "any_name"), f"model {first} takes all names that no model has; leave one of them out"
 
 
+def _console(config: Config) -> Iterator[Finding]:
+    """Check that the console has a port of its own, and that somebody may look at it where it asks for a key."""
+    host, port = config.ui.listen or ("", 0)
+    proxy = config.proxy
+    others = {"listen, under [proxy]": (proxy.host, proxy.port), "metrics_listen, under [proxy]": proxy.metrics_listen}
+    for name, other in others.items():
+        if port and other and other[1] == port and collide(other[0], host):
+            yield ("ui", "listen"), f"{port} is already the port of {name}; use another"
+    if host and not is_loopback(host) and not any(key.view or key.admin for key in config.keys):
+        yield (
+            ("ui", "listen"),
+            f"{host} lets other machines in, and no key may look: `muxctl keys add NAME --admin` makes one, "
+            "or listen on 127.0.0.1",
+        )
+
+
 def _default_model(config: Config) -> Iterator[Finding]:
     name, known = config.policy.default_model, [model.name for model in config.models]
     if name and known and name not in known:
@@ -256,7 +273,12 @@ def _default_model(config: Config) -> Iterator[Finding]:
 
 def _ports(config: Config) -> Iterator[Finding]:
     _, metrics = config.proxy.metrics_listen or ("", 0)
-    said = {metrics: "metrics_listen, under [proxy]", config.proxy.port: "the proxy"}
+    _, console = config.ui.listen or ("", 0)
+    said = {
+        metrics: "metrics_listen, under [proxy]",
+        console: "listen, under [ui]",
+        config.proxy.port: "the proxy",
+    }
     owner = {port: whose for port, whose in said.items() if port}
     for model in config.models:
         if model.port:

@@ -290,6 +290,29 @@ class GpuBudgets:
 
 
 @dataclass(frozen=True, slots=True)
+class Console:
+    """The `[ui]` table: the console, a web page for operators."""
+
+    listen: Address | None = key(
+        address,
+        unset=None,
+        example="127.0.0.1:30102",
+        told=lambda value: str(value),
+        doc="Where the console listens, which muxd then runs beside the proxy; `muxctl ui` opens it.  On loopback "
+        "whoever reaches it may look, and operating takes a [[keys]] with admin = true or the link that `muxctl ui` "
+        "makes; beyond loopback looking takes one with view = true, or admin = true.  It speaks plain HTTP.  "
+        "Default: none.",
+    )
+    hosts: tuple[str, ...] = key(
+        host_names,
+        [],
+        told=True,
+        doc="The names by which browsers may call it, beside localhost and loopback's addresses; others are refused, "
+        "against DNS rebinding.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """One `[[keys]]` table: an API key that clients show the proxy.
 
@@ -332,6 +355,13 @@ class Key:
         told=as_moment,
         doc="Refused from then on; a date is its first moment, and without an offset it is UTC.  Default: never.",
     )
+    view: bool = key(boolean, False, told=True, doc="Its holder may look at the console: see [ui].")
+    admin: bool = key(
+        boolean,
+        False,
+        told=True,
+        doc="Its holder may operate muxd by the console, and read the models' logs: see [ui].",
+    )
     revoked: bool = key(
         boolean,
         False,
@@ -356,7 +386,7 @@ class Key:
 
 
 #: The tables of a configuration file that have keys of their own, beside those of the models and [[keys]].
-SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy, "gpus": GpuBudgets}
+SECTIONS: dict[str, type] = {"muxd": Daemon, "proxy": Proxy, "policy": Policy, "gpus": GpuBudgets, "ui": Console}
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +397,7 @@ class Config:
     proxy: Proxy = Proxy()
     policy: Policy = Policy()
     gpus: GpuBudgets = GpuBudgets()
+    ui: Console = Console()
     models: tuple[Model, ...] = ()
     keys: tuple[Key, ...] = ()
     path: Path | None = None  # the main file; None: the command line alone
@@ -379,7 +410,7 @@ class Config:
     @property
     def sections(self) -> dict[str, Any]:
         """Return the tables in SECTIONS, by their names."""
-        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy, "gpus": self.gpus}
+        return {"muxd": self.daemon, "proxy": self.proxy, "policy": self.policy, "gpus": self.gpus, "ui": self.ui}
 
     def with_log_level(self, level: str | None) -> "Config":
         """Return the configuration with the log level of the command line, or unchanged where that gave none."""

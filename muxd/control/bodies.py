@@ -56,6 +56,10 @@ class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
+class LinkBody(Struct, forbid_unknown_fields=True):
+    token: str
+
+
 def body_of(request: Request, kind: type[T]) -> T:
     """Return the JSON body as `kind`; raises BadRequest, also for a field that `kind` has not.
 

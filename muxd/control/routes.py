@@ -13,6 +13,7 @@ from muxd.control.bodies import (
     FILTER_FIELDS,
     CancelBody,
     HoldBody,
+    LinkBody,
     NothingBody,
     OrderBody,
     ReloadBody,
@@ -112,6 +113,8 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
+                ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
+                ControlRoute("POST", "/v1/ui/redeem", Right.OPERATE, self._redeem_link, "redeem links of the console"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
             )
         }
@@ -255,6 +258,13 @@ class ControlRoutes:
 
     async def _hold_session(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         await serve_session(self._service, request, exchange)
+
+    async def _make_link(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        await exchange.send_json(200, self._service.make_console_link())
+
+    async def _redeem_link(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        self._service.redeem_console_link(body_of(request, LinkBody).token)
+        await exchange.send_json(200, {"redeemed": True})
 
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         self._service.shutdown()

@@ -156,6 +156,7 @@ class Validations:
         if is_under_way:
             yield from self._end_cycle(group, order, validation)
         self._relaunch_for_next(group, validation)
+        yield from self._host.rest(group, WorkerState.BACKOFF)  # what ended does not count, nor does its next start
         yield from self._host.stop(group, f"{group.name} is validated by an operator", kill=True)
 
     def _look(self, group: Group, validation: Validation) -> Iterator[Command]:

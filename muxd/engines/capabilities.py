@@ -27,6 +27,7 @@ class Capabilities:
     hints: Mapping[str, str] = field(default_factory=dict)  # how a model is started to make that, or to take "adapters"
     #: Whether a sleep at level 1 keeps weights in host RAM, and a launch for level 2 keeps them out of there.
     counts_host_ram: bool = True
+    sleeps_one_way: bool = False  # whether its sleep and wake are the same whatever the level is called
     uses_gpus: bool = True  # whether its servers run on this host's GPUs
     fatal_error: str = ""  # what an answer says whose server has lost its engine's process, and ends; "": nothing
     by_first_name: bool = False  # whether a server refuses names that it was not launched with

@@ -15,6 +15,7 @@ import trio
 
 from muxd import __version__, status
 from muxd.config.proxy_settings import settings_for_proxy
+from muxd.config.readers import Address
 from muxd.config.units import show_duration
 from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.engines.registry import kind_of
@@ -24,6 +25,7 @@ from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
 from muxd.protocol import seconds
 
+from .console_links import LIFE, ConsoleLinks
 from .context import SupervisorContext
 from .reload import Reloader
 from .sessions import ProxySession
@@ -50,6 +52,7 @@ class SupervisorService:
         self._reloader = reloader
         self._metrics = metrics
         self._started = started
+        self._console_links = ConsoleLinks()
         self.shutdown = shutdown
 
     # What is asked
@@ -68,6 +71,7 @@ class SupervisorService:
             "uptime_s": seconds(now - self._started),
             "simulated": any(kind_of(model).is_pretend for model in config.models),
             "proxy": proxy | {"dropped_log_ago_s": seconds(self._losses.ago(["muxd-proxy"], now))},
+            "ui": str(config.ui.listen) if config.ui.listen is not None else None,
             "door": status.door_status(config, time.time()),
             "gpus": status.gpu_status(self._context.workers.gpus, config.gpus, strangers),
             "host_memory": status.host_memory_status(host),
@@ -207,6 +211,17 @@ class SupervisorService:
     def _record_order(self, name: str, order: str, by: str) -> None:
         self._journal.record("operator", model=name, order=order, by=by or None)
         log.info("%s: an operator%s ordered %s", name, f" ({by})" if by else "", order)
+
+    def make_console_link(self) -> dict[str, Any]:
+        ui = self._reloader.config.ui
+        if ui.listen is None:
+            return {"url": None, "expires_s": None}
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ui.listen.host, ui.listen.host)
+        where = Address(host, ui.listen.port)
+        return {"url": f"http://{where}/ui/api/enter?token={self._console_links.make()}", "expires_s": LIFE}
+
+    def redeem_console_link(self, token: str) -> None:
+        self._console_links.redeem(token)
 
     async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
         return await self._reloader.reload(dry_run=dry_run)

@@ -143,6 +143,9 @@ class Runner:
         return replace(said, gpu=await self._gpu_memory.taken(), host=await self._host_memory())
 
     async def _host_memory(self) -> int | None:
+        """Return the bytes of its processes in RAM; None where its server may be none of these, or they hide it."""
+        if self.child is not None and self._engine.runs_elsewhere:
+            return None
         try:
             pids = self.child.pids() if self.child is not None else []
         except OSError:

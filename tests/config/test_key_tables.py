@@ -73,10 +73,13 @@ def test_every_key_is_read(load):
         "requests_per_minute = 60",
         "priority = -10",
         "expires = 2027-01-31",
+        "view = true",
+        "admin = true",
         "revoked = true",
         "comments = false",
     )
-    assert load(text).keys == (Key("a.b-c_1", HASH, ("qwen", "llama"), 60, -10, moment(2027, 1, 31), True, False),)
+    rights = {"view": True, "admin": True, "revoked": True, "comments": False}
+    assert load(text).keys == (Key("a.b-c_1", HASH, ("qwen", "llama"), 60, -10, moment(2027, 1, 31), **rights),)
 
 
 def test_there_are_none_where_none_is_written(load):

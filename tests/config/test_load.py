@@ -242,7 +242,7 @@ simulation = { load_time = -1 }
         'F:3: muxd.log_level: "verbose" is not known; use "debug" or "info" or "warning" or "error"',
         'F:5: proxy.listen: "30100" is not an address; write "127.0.0.1:30100", "0.0.0.0:30100" or "[::1]:30100"',
         "F:6: proxy.max_body: 2GiB is more than buffer_memory, 512MiB; lower it or raise buffer_memory",
-        "F:7: foo: unknown key; known: muxd, proxy, policy, gpus, defaults, models, keys",
+        "F:7: foo: unknown key; known: muxd, proxy, policy, gpus, ui, defaults, models, keys",
         'F:9: defaults.start_timeout: "10 minutes" is not a duration; write seconds or "90s", "5min", "2h"',
         'F:10: defaults.memory.weights: "38GB" is not a size; write bytes or "38GiB", "512MiB"',
         "F:12: models.qwen.modle_path: unknown key; did you mean model_path?",
@@ -287,6 +287,9 @@ WRONG = [
     ),
     (A + "port = 30100", "models.a.port: 30100 is already the port of the proxy; "
      "use another, or leave it out and muxd chooses one"),
+    ('[ui]\nlisten = "127.0.0.1:30100"', "ui.listen: 30100 is already the port of listen, under [proxy]; use another"),
+    ('[ui]\nlisten = "0.0.0.0:30102"', "ui.listen: 0.0.0.0 lets other machines in, and no key may look: "
+                                       "`muxctl keys add NAME --admin` makes one, or listen on 127.0.0.1"),
     ('[proxy]\nmetrics_listen = "127.0.0.1:30100"', "proxy.metrics_listen: 30100 is already the port of listen; "
      "use another, or leave it out: /metrics is there, too"),
     ('[proxy]\nlisten = "localhost:1"\nmetrics_listen = "0.0.0.0:1"', "proxy.metrics_listen: 1 is already the port of "
@@ -476,6 +479,10 @@ WRONG = [
     (
         A + "replicas = 2\nrouter = { args = ['--worker-urls=http://127.0.0.1:1'] }",
         "models.a.router.args: --worker-urls is muxd's own; leave it out: muxd tells the router its workers",
+    ),
+    (
+        A + "replicas = 2\nrouter = { args = ['--worker-u', 'http://127.0.0.1:1'] }",
+        "models.a.router.args: --worker-u is muxd's own --worker-urls; leave it out: muxd tells the router its workers",
     ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
     (A + "gpus = [0, 1, 2]\nmax_replicas = 2\nreplicas = 3", "models.a.replicas: 3 is more than max_replicas, 2"),

@@ -152,6 +152,7 @@ def test_every_setting_is_named_as_the_user_writes_it():
         proxy=replaced(RUNNING.proxy),
         policy=replaced(RUNNING.policy),
         gpus=replaced(RUNNING.gpus),
+        ui=replaced(RUNNING.ui),
         keys=(Key("alice", "00"),),
     )
     plan = plan_of(RUNNING, everything)
@@ -165,7 +166,15 @@ def replaced(settings):
 
 def test_everything_a_configuration_is_made_of_is_looked_at():
     about = {"path", "files", "read_at", "remarks", "import_remarks", "capabilities"}
-    assert {field.name for field in fields(Config)} == {"daemon", "proxy", "policy", "gpus", "models", "keys"} | about
+    assert {field.name for field in fields(Config)} == {
+        "daemon",
+        "proxy",
+        "policy",
+        "gpus",
+        "ui",
+        "models",
+        "keys",
+    } | about
     assert all(field.default is not MISSING for field in fields(Config) if field.name in about | {"keys"})
 
 

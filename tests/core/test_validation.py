@@ -572,6 +572,7 @@ def test_a_level_that_it_cannot_be_launched_for_fails_and_the_next_ones_turn_com
     book >> WorkerReady(30, "a", "http://a") << ask(1, Moment.BEFORE)
     assert book >> WorkerMeasured(31, "a", 1) << StopWorker("a")
     assert not book.worker("a").failures
+    assert book.worker("a").restarts == 0
 
 
 def test_in_the_end_it_is_launched_as_configured_where_it_could_not_be_for_the_last_level():

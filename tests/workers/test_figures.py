@@ -50,6 +50,16 @@ async def test_an_awake_worker_is_asked_and_a_sleeper_only_measured(autojump_clo
         assert await worker.runner.measure(awake=False) == WorkerFigures(gpu=0, host=0)
 
 
+async def test_of_a_server_that_is_none_of_its_processes_the_ram_is_not_known(autojump_clock, tmp_path):
+    async with one_worker(tmp_path) as worker:
+        await worker.gets_ready()
+        worker.runner._engine.runs_elsewhere = True
+        assert (await worker.runner.measure(awake=True)).host is None
+        worker.runner.stop(kill=True)
+        await worker.ends()
+        assert (await worker.runner.measure(awake=False)).host == 0
+
+
 async def test_one_that_gives_no_answer_says_why(autojump_clock, tmp_path):
     async with one_worker(tmp_path) as worker:
         await worker.gets_ready()

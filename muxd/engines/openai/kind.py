@@ -69,7 +69,9 @@ def _make() -> Engine:
 
 OPENAI = EngineKind(
     name="openai",
-    capabilities=Capabilities(sleep_levels=SLEEP_LEVELS, routes={"": ROUTES}, counts_host_ram=False),
+    capabilities=Capabilities(
+        sleep_levels=SLEEP_LEVELS, routes={"": ROUTES}, counts_host_ram=False, sleeps_one_way=True
+    ),
     make=_make,
     makes=lambda model: "",
     context_length=lambda model: None,

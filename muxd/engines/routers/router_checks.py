@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 
+from muxd.config.flags import owned_flag
 from muxd.config.router_options import RouterOptions
 from muxd.config.rules import Finding
 
@@ -35,8 +36,9 @@ def findings(options: RouterOptions, environ: Mapping[str, str] | None) -> Itera
     """Yield what is wrong with a model's table `router`; without `environ` no interpreter is looked for."""
     for arg in options.args:
         flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
-        if flag in OWNED_FLAGS:
-            yield ("router", "args"), f"{flag} is muxd's own; {OWNED_FLAGS[flag]}"
+        if owned := owned_flag(flag, OWNED_FLAGS):
+            named = f" {owned}" if owned != flag else ""
+            yield ("router", "args"), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"
     if environ is not None and options.python and not shutil.which(options.python, path=environ.get("PATH")):
         text = f"{options.python} is not an executable that can be found"
         yield ("router", "python"), f"{text}; give the path of a python that has sglang-router"

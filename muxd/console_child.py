@@ -1,0 +1,84 @@
+"""The console as a child of muxd, where `[ui] listen` is set: started again when it ends, and never in muxd's way.
+
+Nothing depends on it: no port is kept for it, and what a killed muxd left of it is ended at the next start.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .children import Child, Children, ChildSpec, own_environment
+from .config import Config
+from .config.proxy_settings import write_for_proxy
+from .errors import MuxdError, in_words
+from .own_files import make_way
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a console that has ended is started again: 1, 2, 4 ... 60, and 1 again after it has lived so long.
+BACKOFF_CAP, STABLE_AFTER = 60.0, 30.0
+
+
+class ConsoleChild:
+    """The console, kept running."""
+
+    def __init__(self, config: Config, children: Children) -> None:
+        self._config = config
+        self._children = children
+        self._child: Child | None = None
+        self._stopping = False
+
+    def status(self) -> dict[str, Any]:
+        assert self._config.ui.listen is not None
+        return {"listen": str(self._config.ui.listen), "state": "running" if self._child is not None else "backoff"}
+
+    async def run(self) -> None:
+        """Keep it running until `stop`; never raises."""
+        pause = 1.0
+        while not self._stopping:
+            began = trio.current_time()
+            await self._run_once()
+            if self._stopping:
+                return
+            pause = 1.0 if trio.current_time() - began >= STABLE_AFTER else pause
+            await trio.sleep(pause)
+            pause = min(pause * 2, BACKOFF_CAP)
+
+    async def _run_once(self) -> None:
+        try:
+            self._child = self._children.spawn(self._spec())
+        except (OSError, MuxdError) as error:
+            log.error("cannot start the console: %s", in_words(error))
+            return
+        exit = await self._child.wait()
+        self._child = None
+        if not self._stopping:
+            log.error("the console %s: starting it again; its log: %s", exit, self._log_file("stderr"))
+
+    def stop(self) -> None:
+        """End it; its viewers come back to the next one by themselves."""
+        self._stopping = True
+        if self._child is not None:
+            self._child.stop()
+
+    def _log_file(self, stream: str) -> Path:
+        return self._config.daemon.log_dir / f"muxd-ui.{stream}.log"
+
+    def _spec(self) -> ChildSpec:
+        settings = self._config.daemon.state_dir / "ui.toml"
+        make_way(settings)
+        write_for_proxy(self._config, settings)
+        return ChildSpec(
+            name="muxd-ui",
+            argv=(sys.executable, "-m", "muxd", "ui", "--config", str(settings)),
+            env=own_environment(),
+            cwd=Path("/"),
+            stdout=self._log_file("stdout"),
+            stderr=self._log_file("stderr"),
+            log_max_bytes=4 << 20,
+            log_backups=1,
+            stop_timeout=2.0,
+        )

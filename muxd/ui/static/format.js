@@ -1,0 +1,54 @@
+// Figures and times as people read them.
+
+export const GiB = 2 ** 30;
+
+export function span(seconds) {
+  if (seconds == null) return "–";
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 90) return `${s}s`;
+  if (s < 5400) return `${Math.round(s / 60)}min`;
+  if (s < 172800) return `${Math.floor(s / 3600)}h ${Math.round((s % 3600) / 60)}min`;
+  return `${Math.round(s / 86400)}d`;
+}
+
+export function precise(seconds) {
+  if (seconds == null) return "–";
+  return seconds < 10 ? `${seconds.toFixed(1)}s` : span(seconds);
+}
+
+export const gib = (bytes) => (bytes == null ? "–" : (bytes / GiB).toFixed(1));
+
+export const clock = (time) => new Date(time * 1000).toLocaleTimeString([], { hour12: false });
+
+export const count = (value) => (value ? String(value) : "0");
+
+// Every state of a worker: its sign, and its word.  The sign and the word say it, colour only repeats it.
+export const STATES = {
+  unloaded: ["○", "not loaded"],
+  starting: ["◐", "loading"],
+  ready: ["●", "ready"],
+  draining: ["◑", "draining"],
+  falling_asleep: ["◔", "falling asleep"],
+  asleep: ["◌", "asleep"],
+  waking: ["◕", "waking"],
+  stopping: ["◍", "stopping"],
+  unresponsive: ["!", "unresponsive"],
+  backoff: ["▲", "back-off"],
+  failed: ["▲", "failed"],
+  stuck: ["■", "stuck"],
+  stopped: ["□", "stopped"],
+};
+
+export function state(model) {
+  const name = model.stopped_by_operator && model.state === "unloaded" ? "stopped" : model.state;
+  const [sign, word] = STATES[name] || ["?", name];
+  const level = name === "asleep" && model.level != null ? ` at level ${model.level}` : "";
+  return { name, sign, word: word + level };
+}
+
+// A colour for each model, the same in bars, lanes and plots.
+const HUES = [212, 28, 145, 280, 350, 178, 52, 320, 95, 240];
+export function colour(names, name, alpha = 1) {
+  const at = Math.max(0, names.indexOf(name));
+  return `hsl(${HUES[at % HUES.length]} 62% ${at >= HUES.length ? 38 : 50}% / ${alpha})`;
+}

@@ -1,0 +1,44 @@
+// What a model writes, as it comes.
+import { html, useEffect, useRef, useState } from "./preact.js";
+import { ofModel, pieces } from "./api.js";
+
+const MOST = 200000; // characters that are kept
+
+export function Logs({ status, admin }) {
+  const [model, setModel] = useState(decodeURIComponent(location.hash.split("/")[1] || "") || status.models[0]?.name || "");
+  const [stream, setStream] = useState("both");
+  const [follow, setFollow] = useState(true);
+  const [search, setSearch] = useState("");
+  const [text, setText] = useState("");
+  const [wrong, setWrong] = useState("");
+  const place = useRef(null);
+  useEffect(() => {
+    if (!admin || !model) return undefined;
+    const end = new AbortController();
+    setText("");
+    setWrong("");
+    (async () => {
+      try {
+        const query = `lines=500&follow=${follow ? 1 : 0}${stream === "both" ? "" : `&stream=${stream}`}`;
+        for await (const piece of pieces(ofModel(model, `logs?${query}`), { signal: end.signal })) {
+          setText((before) => (before + piece).slice(-MOST));
+        }
+      } catch (error) {
+        if (!end.signal.aborted) setWrong(error.message);
+      }
+    })();
+    return () => end.abort();
+  }, [model, stream, follow, admin]);
+  useEffect(() => {
+    if (follow && place.current) place.current.scrollTop = place.current.scrollHeight;
+  }, [text, follow]);
+  if (!admin) return html`<p class="empty">Logs are for administrators: engines write their requests and keys there.</p>`;
+  const lines = search ? text.split("\n").filter((line) => line.toLowerCase().includes(search.toLowerCase())).join("\n") : text;
+  return html`<p class="filters">
+      <label>of <select value=${model} onChange=${(event) => setModel(event.target.value)}>${[...status.models.map(({ name }) => name), "proxy"].map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
+      <label>stream <select value=${stream} onChange=${(event) => setStream(event.target.value)}>${["both", "stdout", "stderr"].map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
+      <label><input type="checkbox" checked=${follow} onChange=${(event) => setFollow(event.target.checked)} /> follow</label>
+      <input type="search" placeholder="search" aria-label="Search" value=${search} onInput=${(event) => setSearch(event.target.value)} /></p>
+    ${wrong && html`<p class="notice wrong" role="alert">${wrong}</p>`}
+    <pre class="log" ref=${place} tabindex="0">${lines || "nothing yet"}</pre>`;
+}

@@ -1,0 +1,240 @@
+// What muxd is doing: the switch, the memory, the models, and who had the GPU.
+import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { GiB, clock, colour, count, gib, precise, span, state } from "./format.js";
+import { get, ofModel } from "./api.js";
+
+const PHASES = ["drain", "sleep", "free", "wake"];
+const WINDOW = 15 * 60;
+
+// The time since the status was taken, so that ages grow between two of them.
+function useAge(at) {
+  const [now, setNow] = useState(Date.now() / 1000);
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now() / 1000), 500);
+    return () => clearInterval(timer);
+  }, []);
+  return Math.max(0, now - at);
+}
+
+export function Now({ known, status, admin, order, say }) {
+  const age = useAge(status.at);
+  const names = useMemo(() => status.models.map((model) => model.name), [status.models.length]);
+  return html`
+    ${status.switch && html`<${Switch} turn=${status.switch} age=${age} />`}
+    <${Memory} status=${status} names=${names} />
+    <${Models} status=${status} names=${names} age=${age} admin=${admin} order=${order} say=${say} />
+    <${Lanes} status=${status} names=${names} events=${known.events} now=${status.at + age} />
+    <${Plots} names=${names} />`;
+}
+
+function Switch({ turn, age }) {
+  const parts = turn.parts || {};
+  return html`<section class="switch" aria-label="Switch under way">
+    <b>⇄ ${turn.from.join(", ") || "…"} → ${turn.to}</b>
+    <span class="phase">${turn.phase} ${precise(turn.elapsed_s + age)}${turn.eta_s != null ? ` of about ${span(turn.elapsed_s + turn.eta_s)}` : ""}</span>
+    ${PHASES.filter((phase) => parts[phase] != null).map((phase) => html`<span key=${phase}>${phase} ${precise(parts[phase])}</span>`)}
+    ${turn.asked_by && html`<span>asked by ${turn.asked_by}</span>`}
+    <progress max=${turn.eta_s != null ? turn.elapsed_s + turn.eta_s : 1} value=${turn.eta_s != null ? turn.elapsed_s + age : undefined}></progress>
+  </section>`;
+}
+
+function Memory({ status, names }) {
+  const holders = (gpu) => status.models.filter((model) => model.gpus.map(String).includes(String(gpu.index)) && model.state !== "unloaded");
+  const host = status.host_memory;
+  return html`<section class="memory" aria-label="Memory">
+    ${status.gpus.map((gpu) => {
+      const share = (bytes) => (bytes || 0) / Math.max(1, gpu.total);
+      const held = holders(gpu).map((model) => {
+        const memory = model.memory || {};
+        const whole = model.state === "asleep" ? memory.asleep : (memory.awake ?? memory.declared);
+        return { model, bytes: (whole || 0) / Math.max(1, model.gpus.length) };
+      });
+      const strangers = gpu.strangers?.bytes || 0;
+      const told = held.reduce((sum, each) => sum + each.bytes, 0) + strangers;
+      const other = Math.max(0, gpu.used - told);
+      return html`<div key=${gpu.index} class="bar-row">
+        <span class="bar-name">GPU ${gpu.index} <small>${gpu.name}</small></span>
+        <div class="bar" role="img" aria-label=${`GPU ${gpu.index}: ${gib(gpu.used)} of ${gib(gpu.total)} GiB used`}>
+          ${held.filter((each) => each.bytes > 0).map(({ model, bytes }) => html`<i key=${model.name} title=${`${model.name}: ${gib(bytes)} GiB`}
+            style=${{ width: `${100 * share(bytes)}%`, background: colour(names, model.name, model.state === "asleep" ? 0.4 : 0.9) }}>${model.name}</i>`)}
+          ${strangers > 0 && html`<i class="strangers" title=${gpu.strangers.text} style=${{ width: `${100 * share(strangers)}%` }}>others</i>`}
+          ${other > 0.2 * GiB && html`<i class="other" title=${`${gib(other)} GiB of no model in particular`} style=${{ width: `${100 * share(other)}%` }}></i>`}
+        </div>
+        <span class="bar-text">${gib(gpu.used)} of ${gib(gpu.total)} GiB${gpu.utilization != null ? ` · ${gpu.utilization} %` : ""}${gpu.temperature != null ? ` · ${gpu.temperature} °C` : ""}${gpu.power_w != null ? ` · ${Math.round(gpu.power_w)} W` : ""}</span>
+      </div>`;
+    })}
+    ${host && html`<div class="bar-row"><span class="bar-name">Host RAM <small>for weights</small></span>
+      <div class="bar" role="img" aria-label="Host RAM"><i style=${{ width: `${(100 * host.weights) / Math.max(1, host.for_weights)}%`, background: "var(--accent)" }}></i></div>
+      <span class="bar-text">${gib(host.weights)} of ${gib(host.for_weights)} GiB</span></div>`}
+  </section>`;
+}
+
+function Models({ status, names, age, admin, order, say }) {
+  const [asking, setAsking] = useState(null);
+  const [open, setOpen] = useState(null);
+  const give = (model, verb, body = {}) => {
+    setAsking(null);
+    order(ofModel(model.name, verb), body, `${model.name}: ${verb} was ordered`);
+  };
+  return html`<section class="models"><table>
+    <thead><tr><th>Model</th><th>State</th><th class="n">Since</th><th class="n">GPU GiB</th><th class="n">In flight</th><th class="n">Waiting</th>
+      <th class="n">tok/s</th><th>Next</th><th>${admin ? "Orders" : ""}</th></tr></thead>
+    <tbody>${status.models.map((model) => {
+      const { name, sign, word } = state(model);
+      const memory = model.memory || {};
+      const held = ["unloaded", "backoff", "failed"].includes(model.state) ? null : model.state === "asleep" ? memory.asleep : memory.awake;
+      return html`<tr key=${model.name} data-model=${model.name} data-state=${model.state} class=${`is-${name}`}>
+        <th scope="row"><button class="plain name" aria-expanded=${open === model.name} onClick=${() => setOpen(open === model.name ? null : model.name)}>
+          <i class="dot" style=${{ background: colour(names, model.name) }}></i>${model.name}</button></th>
+        <td><span class="sign" aria-hidden="true">${sign}</span> ${word}${model.pinned ? " · pinned" : ""}</td>
+        <td class="n">${span((model.since_s ?? 0) + age)}</td>
+        <td class="n">${gib(held)}</td>
+        <td class="n">${count(model.in_flight)}</td>
+        <td class=${model.waiting ? "n waits" : "n"}>${count(model.waiting)}</td>
+        <td class="n">${model.tokens_per_s != null ? model.tokens_per_s.toFixed(0) : "–"}</td>
+        <td class="next">${next(model, age)}</td>
+        <td class="orders">${admin && (asking?.name === model.name
+          ? html`<${Sure} model=${model} verb=${asking.verb} yes=${() => give(model, asking.verb)} no=${() => setAsking(null)} />`
+          : html`<button onClick=${() => give(model, "switch")}>switch</button>
+            <button onClick=${() => give(model, "sleep")} disabled=${model.state !== "ready"}>sleep</button>
+            ${model.stopped_by_operator
+              ? html`<button onClick=${() => give(model, "start")}>start</button>`
+              : html`<button onClick=${() => setAsking({ name: model.name, verb: "stop" })}>stop</button>`}
+            <button onClick=${() => setAsking({ name: model.name, verb: "restart" })}>restart</button>`)}</td>
+      </tr>
+      ${open === model.name && html`<tr key=${model.name + "/more"} class="more"><td colspan="9"><${Details} model=${model} status=${status} say=${say} /></td></tr>`}`;
+    })}</tbody></table></section>`;
+}
+
+function next(model, age) {
+  const parts = [model.next];
+  if (model.eta_s != null && model.state !== "ready") parts.push(`ready in about ${span(Math.max(0, model.eta_s - age))}`);
+  if (model.waiting && model.oldest_wait_s != null) parts.push(`the oldest waits ${span(model.oldest_wait_s + age)}`);
+  const reason = model.impossible || (["backoff", "failed", "stuck", "unresponsive"].includes(model.state) ? model.reason : null);
+  if (reason) parts.unshift(reason);
+  return parts.filter(Boolean).join("; ");
+}
+
+function Sure({ model, verb, yes, no }) {
+  const cut = model.in_flight + model.waiting;
+  const what = cut ? `${cut} ${cut === 1 ? "request" : "requests"} of ${model.name} would be let finish or refused` : `nobody uses ${model.name} now`;
+  return html`<span class="sure" role="alertdialog" aria-label=${`${verb} ${model.name}?`}>${verb} ${model.name}? ${what}.
+    <button class="danger" autofocus onClick=${yes}>${verb}</button> <button onClick=${no}>no</button></span>`;
+}
+
+function Details({ model, status, say }) {
+  const [whole, setWhole] = useState(model);
+  useEffect(() => void get(ofModel(model.name, "").replace(/\/$/, "")).then(setWhole, () => {}), [model.name, model.state]);
+  const base = `http://${status.proxy.listen.replace(/^(0\.0\.0\.0|\[::\])/, location.hostname)}/v1`;
+  const called = model.served_names[0] || model.name;
+  const texts = {
+    curl: `curl ${base}/chat/completions -H 'content-type: application/json' -d '${JSON.stringify({ model: called, messages: [{ role: "user", content: "Hello" }] })}'`,
+    Python: `from openai import OpenAI\nclient = OpenAI(base_url="${base}", api_key="...")\nprint(client.chat.completions.create(model="${called}", messages=[{"role": "user", "content": "Hello"}]).choices[0].message.content)`,
+    "base_url": base,
+  };
+  const copy = (text) => navigator.clipboard?.writeText(text).then(() => say("copied"), () => say(text));
+  const facts = [
+    ["called", [model.name, ...model.served_names].join(", ")],
+    ["engine", model.engine],
+    ["pid", whole.pid],
+    ["address", whole.url],
+    ["context", whole.max_model_len && `${whole.max_model_len} tokens`],
+    ["restarts", model.restarts],
+    ["memory", whole.memory && `declared ${gib(whole.memory.declared)}, awake ${gib(whole.memory.awake)}, asleep ${gib(whole.memory.asleep)} GiB`],
+    ["reason", whole.reason],
+    ["last exit", whole.last_exit && whole.last_exit.reason],
+  ].filter(([, value]) => value != null && value !== false && value !== "");
+  return html`<dl>${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${String(value)}</dd></div>`)}</dl>
+    ${whole.last_exit?.log_tail?.length > 0 && html`<pre>${whole.last_exit.log_tail.join("\n")}</pre>`}
+    <p>${Object.entries(texts).map(([name, text]) => html`<button key=${name} onClick=${() => copy(text)}>copy ${name}</button> `)}
+      <a href=${`#logs/${encodeURIComponent(model.name)}`}>logs</a></p>`;
+}
+
+// Who had the GPU: one lane for each model, from the states that its events tell.
+function Lanes({ status, names, events, now }) {
+  const from = now - WINDOW;
+  const spans = useMemo(() => lanes(status, events, from, now), [status, events, Math.floor(now / 2)]);
+  const at = (time) => `${(100 * (Math.max(time, from) - from)) / WINDOW}%`;
+  return html`<section class="lanes" aria-label="Who had the GPU in the last 15 minutes"><h2>Who had the GPU <small>15 minutes until ${clock(now)}</small></h2>
+    ${names.map((name) => html`<div key=${name} class="lane"><span>${name}</span><div>
+      ${(spans.get(name) || []).map((each, number) => html`<i key=${number} class=${`lane-${each.state}`} title=${`${each.state} from ${clock(each.from)}, ${span(each.to - each.from)}${each.why ? `: ${each.why}` : ""}`}
+        style=${{ left: at(each.from), width: `calc(${at(each.to)} - ${at(each.from)})`, "--colour": colour(names, name) }}></i>`)}</div></div>`)}
+  </section>`;
+}
+
+const SHOWN = new Set(["ready", "starting", "waking", "draining", "falling_asleep"]);
+function lanes(status, events, from, now) {
+  const found = new Map(status.models.map((model) => [model.name, []]));
+  const current = new Map();
+  const close = (name, to) => {
+    const open = current.get(name);
+    if (open && SHOWN.has(open.state) && to > from) found.get(name)?.push({ ...open, to });
+  };
+  for (const event of events) {
+    if (event.type !== "state" || !found.has(event.model)) continue;
+    const before = event.from ?? event.before;
+    if (!current.has(event.model) && before) current.set(event.model, { state: before, from });
+    close(event.model, event.time);
+    current.set(event.model, { state: event.to ?? event.state ?? event.after, from: event.time, why: event.reason });
+  }
+  for (const model of status.models) {
+    if (!current.has(model.name)) current.set(model.name, { state: model.state, from: Math.max(from, status.at - model.since_s) });
+    close(model.name, now);
+  }
+  return found;
+}
+
+// Plots of the series that muxd keeps.
+const PLOTS = [
+  ["tokens_per_s", "tokens/s", 1],
+  ["in_flight", "in flight", 1],
+  ["waiting", "waiting", 1],
+  ["ttft_s", "first token, s", 1],
+];
+const RANGES = { "15m": [900, 1], "1h": [3600, 10], "24h": [86400, 10] };
+
+function Plots({ names }) {
+  const [range, setRange] = useState("15m");
+  const [series, setSeries] = useState(null);
+  useEffect(() => {
+    let stopped = false;
+    const [length, step] = RANGES[range];
+    const load = () => get(`series?from=${Math.round(Date.now() / 1000 - length)}&step=${step}`).then((found) => !stopped && setSeries(found), () => {});
+    load();
+    const timer = setInterval(load, step === 1 ? 2000 : 10000);
+    return () => {
+      stopped = true;
+      clearInterval(timer);
+    };
+  }, [range]);
+  if (!series?.models) return null;
+  return html`<section class="plots"><h2>Figures <span class="ranges">${Object.keys(RANGES).map((name) => html`<button key=${name} aria-pressed=${range === name} onClick=${() => setRange(name)}>${name}</button>`)}</span></h2>
+    <div class="grid">${PLOTS.map(([key, title]) => html`<${Plot} key=${key} title=${title} of=${key} series=${series} names=${names} />`)}</div></section>`;
+}
+
+function Plot({ title, of, series, names }) {
+  const place = useRef(null);
+  const plot = useRef(null);
+  const shown = names.filter((name) => series.models[name]);
+  const data = [series.times, ...shown.map((name) => series.models[name][of] || [])];
+  const labels = shown.join();
+  useEffect(() => {
+    if (!window.uPlot || !place.current) return undefined;
+    const ink = getComputedStyle(document.documentElement).getPropertyValue("--muted");
+    const axis = { stroke: ink, grid: { stroke: "rgba(127,127,127,.18)" }, ticks: { show: false }, font: "11px system-ui" };
+    plot.current = new uPlot({
+      width: place.current.clientWidth, height: 130, cursor: { y: false }, legend: { show: false },
+      series: [{}, ...shown.map((name) => ({ label: name, stroke: colour(names, name), width: 1.5, spanGaps: false }))],
+      axes: [{ ...axis }, { ...axis, size: 44 }], scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+    }, data, place.current);
+    const resize = new ResizeObserver(() => plot.current?.setSize({ width: place.current.clientWidth, height: 130 }));
+    resize.observe(place.current);
+    return () => {
+      resize.disconnect();
+      plot.current.destroy();
+      plot.current = null;
+    };
+  }, [labels]);
+  useEffect(() => plot.current?.setData(data), [series]);
+  return html`<figure><figcaption>${title}</figcaption><div ref=${place}></div></figure>`;
+}
