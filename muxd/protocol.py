@@ -172,12 +172,13 @@ class ModelActivity(Struct, frozen=True, omit_defaults=True):
 
 
 class ActivityReport(Struct, frozen=True, tag_field="type", tag="activity"):
-    """What a proxy did since its last report; `left_out` requests ended besides `ended`."""
+    """What a proxy did in the `seconds` since its last report; `left_out` requests ended besides `ended`."""
 
     models: tuple[ModelActivity, ...] = ()
     keys: tuple[KeyUsage, ...] = ()
     ended: tuple[ToldRequest, ...] = ()
     left_out: int = 0
+    seconds: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
 
 
 class RequestsTold(Struct, frozen=True, tag_field="type", tag="requests"):

@@ -4,10 +4,13 @@ import pytest
 import trio
 
 from muxd.errors import BadRequest, RequestNotFound
+from muxd.history.series import SeriesQuery
 from muxd.journal import ALL, EntryFilter
 from muxd.protocol import (
     ActivityReport,
     CancelWish,
+    KeyUsage,
+    ModelActivity,
     RequestsCancelled,
     RequestsTold,
     RequestsWanted,
@@ -100,3 +103,28 @@ async def test_without_a_proxy_there_is_nothing_and_nobody_waits(autojump_clock,
     began = trio.current_time()
     assert await ids(muxd) == []
     assert trio.current_time() == began
+
+
+async def test_what_proxies_report_is_in_the_series_and_in_the_usage_of_each_key(autojump_clock, muxd):
+    session = muxd.service.open_session()
+    given = ModelActivity("a", tokens=120, first_tokens_s=(0.25,))
+    session.take(ActivityReport((given,), (KeyUsage("alice", "a", 1, 0, 10, 0, 120),), seconds=1.0))
+    told = muxd.service.series(SeriesQuery())["models"]["a"]
+    assert round(sum(rate or 0 for rate in told["tokens_per_s"])) == 120
+    assert [value for value in told["first_token_p50_s"] if value is not None] == [0.25]
+    (usage,) = muxd.service.usage(1, None, None)["usage"]
+    assert (usage["key"], usage["completion_tokens"]) == ("alice", 120)
+    with pytest.raises(BadRequest, match=r"steps of 1 s are kept since .* or ask with step=10"):
+        muxd.service.series(SeriesQuery(begin=1.0))
+    session.close()
+
+
+async def test_every_second_it_is_noted_what_runs_and_waits_and_what_gpu_memory_each_model_has(autojump_clock, muxd):
+    holder = muxd.wants("a")
+    await holder.told("granted")
+    holder.reports(3)
+    await trio.sleep(2.5)
+    told = muxd.service.series(SeriesQuery())["models"]["a"]
+    assert [value for value in told["in_flight"] if value is not None][-1] == 3
+    assert max(value for value in told["gpu_bytes"] if value is not None) > 0
+    holder.close()

@@ -11,7 +11,7 @@ from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, Leas
 from muxd.core.places import NOTICED, ROUND
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
-from muxd.journal import Journal
+from muxd.history import History
 from muxd.protocol import (
     DemandReport,
     LeaseClaim,
@@ -47,7 +47,7 @@ class Desk:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.sessions = ProxySessions(
-            self.events.append, self.resolve, partial(next, count(100)), Journal(), self.limit_of
+            self.events.append, self.resolve, partial(next, count(100)), History(), self.limit_of
         )
         self.limits: dict[str, int] = {}
 

@@ -120,6 +120,14 @@ def parse_time(query: dict[str, str], field: str, default: float) -> float:
     return time
 
 
+def parse_choice(query: dict[str, str], field: str, known: tuple[int, ...]) -> int:
+    """Return a query field that is one of these numbers, or the first where it is absent; raises BadRequest."""
+    text = query.get(field, str(known[0]))
+    if text not in map(str, known):
+        raise BadRequest(f"{field} must be {' or '.join(map(str, known))}, not {text!r}", field=field)
+    return int(text)
+
+
 def parse_words(query: dict[str, str], field: str, known: tuple[str, ...]) -> frozenset[str]:
     """Return a query field as a set of words with commas between them, empty where it is absent; raises BadRequest."""
     words = frozenset(word for word in query.get(field, "").split(",") if word)

@@ -26,6 +26,7 @@ from muxd.control.bodies import (
     entry_filter,
     log_lines,
     log_streams,
+    parse_choice,
     parse_count,
     parse_flag,
     parse_time,
@@ -37,6 +38,8 @@ from muxd.control.session_route import serve_session
 from muxd.control.streaming import Logs, relay
 from muxd.core.events import Verb
 from muxd.errors import MethodNotAllowed, PermissionDenied, RouteNotFound
+from muxd.history.series import FIELDS, STEPS, SeriesQuery
+from muxd.history.usage_book import KEPT_DAYS
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, ServerLimits, Share, Standing, serve_http
 from muxd.protocol import UPGRADE
@@ -111,6 +114,8 @@ class ControlRoutes:
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
                 ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
                 ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
+                ControlRoute("GET", "/v1/series", Right.READ, self._series),
+                ControlRoute("GET", "/v1/usage", Right.READ, self._usage),
                 ControlRoute("POST", "/v1/requests/ID/cancel", Right.OPERATE, self._cancel, "cancel requests"),
                 ControlRoute("GET", "/v1/session", Right.LEASE, self._hold_session, "hold leases"),
                 ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
@@ -251,6 +256,25 @@ class ControlRoutes:
         wanted = entry_filter(query, self._service.resolve(query["model"]) if "model" in query else None)
         began_before = parse_time(query, "began_before", inf)
         await exchange.send_json(200, {"switches": self._service.recent_switches(wanted, began_before)})
+
+    async def _series(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        query = request.query
+        check_fields(query, "step", "from", "to", "fields", "model")
+        wanted = SeriesQuery(
+            parse_choice(query, "step", tuple(STEPS)),
+            parse_time(query, "from", 0.0) if "from" in query else None,
+            parse_time(query, "to", inf),
+            tuple(field for field in FIELDS if field in parse_words(query, "fields", FIELDS)),
+            self._service.resolve(query["model"]) if "model" in query else None,
+        )
+        await exchange.send_json(200, self._service.series(wanted))
+
+    async def _usage(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        query = request.query
+        check_fields(query, "days", "key", "model")
+        days = parse_count(query, "days", 7, KEPT_DAYS)
+        model = self._service.resolve(query["model"]) if "model" in query else None
+        await exchange.send_json(200, self._service.usage(max(1, days or 0), query.get("key"), model))
 
     async def _cancel(self, request: Request, exchange: ResponseWriter, id: str) -> None:
         body_of(request, CancelBody)

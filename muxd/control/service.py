@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import trio
 
 from muxd.core.events import Verb
+from muxd.history.series import SeriesQuery
 from muxd.journal import EntryFilter
 from muxd.protocol import MuxdMessage, ProxyMessage
 
@@ -70,6 +71,14 @@ class ControlService(Protocol):
 
     def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[Message]:
         """Return the last switches, under way or over; of a model those by which it came or left."""
+        ...
+
+    def series(self, query: SeriesQuery) -> Message:
+        """Return figures over time by model; raises BadRequest for a beginning that is not kept any more."""
+        ...
+
+    def usage(self, days: int, key: str | None, model: str | None) -> Message:
+        """Return what each key took of each model on each of the last days."""
         ...
 
     def switch(self, name: str, by: str = "") -> trio.MemoryReceiveChannel[Message]:

@@ -185,6 +185,10 @@ class CoreView:
         """Return how many replicas serve of each group that may have more or fewer."""
         return {group.name: self._scale(group) for group in self._host.scalable}
 
+    def demand(self) -> dict[str, tuple[int, int]]:
+        """Return how many requests each group has in flight, and how many wait for it."""
+        return {name: (group.in_flight, group.waiting_count) for name, group in self._host.groups.items()}
+
     @property
     def moves(self) -> int:
         """Return a number that grows with every move of a worker, and every new configuration of one."""

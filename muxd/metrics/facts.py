@@ -1,6 +1,6 @@
 """The supervisor's state at the moment of a scrape, copied: a thread writes the page while muxd goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from muxd.core.states import WorkerState
@@ -37,3 +37,4 @@ class Facts:
     scrape_failures: Mapping[str, int]  # failed scrapes of engines, by model
     replicas: Mapping[str, ScaleView] = field(default_factory=dict)  # by model, of those that may have more or fewer
     scalings: Mapping[tuple[str, str], int] = field(default_factory=dict)  # steps by model and "up" or "down"
+    usage: Mapping[tuple[str, str], Sequence[int]] = field(default_factory=dict)  # by key and model: see usage_book

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from muxd.core.states import WorkerState
+from muxd.history.usage_book import COUNTS
 
 from .facts import Facts, WorkerFacts
 from .switches import PARTS
@@ -42,6 +43,7 @@ class Families(Collector):
         yield _gpu_memory(facts)
         yield _host_memory()
         yield _scrape_failures(facts)
+        yield from _usage_families(facts)
         yield from self._more
 
 
@@ -136,6 +138,23 @@ def _scrape_failures(facts: Facts) -> Metric:
     for worker in facts.workers:
         family.add_metric((worker.name,), facts.scrape_failures.get(worker.name, 0))
     return family
+
+
+def _usage_families(facts: Facts) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "muxd_usage_requests", "Requests of an API key for a model that have ended.", labels=("key", "model")
+    )
+    tokens = CounterMetricFamily(
+        "muxd_usage_tokens",
+        "Tokens of a key's requests: prompt, of these cached, completion; event: of streams without usage.",
+        labels=("key", "model", "kind"),
+    )
+    for labels, counts in facts.usage.items():
+        by_name = dict(zip(COUNTS, counts, strict=True))
+        requests.add_metric(labels, by_name["requests"])
+        for kind in ("prompt", "cached", "completion", "event"):
+            tokens.add_metric((*labels, kind), by_name[f"{kind}_tokens"])
+    yield from (requests, tokens)
 
 
 def write(facts: Facts, engines: Iterable[Metric], breathe: Callable[[], None]) -> bytes:

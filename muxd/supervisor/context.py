@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from muxd.config import Config
 from muxd.core.events import Event
 from muxd.core.view import CoreView
+from muxd.history import History
 from muxd.journal import Journal
 from muxd.log_losses import LogTeller, Losses
 from muxd.workers import WorkerContext
@@ -50,4 +51,5 @@ class SupervisorContext:
     holds: HeldModels
     figures: CycleFigures
     switches: SwitchBook
+    history: History
     proxy: ProxyView

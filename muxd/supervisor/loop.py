@@ -27,9 +27,10 @@ from muxd.core.events import (
     WeightsSeen,
 )
 from muxd.core.scheduler import Scheduler
-from muxd.core.states import WorkerState
+from muxd.core.states import DOWN, WorkerState
 from muxd.core.view import CoreView
-from muxd.journal import Journal
+from muxd.history import History
+from muxd.history.series import NotedModel
 from muxd.log_losses import LogTeller, Losses
 from muxd.members import default_group, spec_of
 from muxd.metrics import SupervisorMetrics
@@ -46,11 +47,9 @@ from .learned import LearnedFile
 from .measurements import Measurements
 from .order_streams import OrderStream, OrderStreams
 from .reload import ConfigurationReloaded, Reloader, Reread
-from .request_board import KEPT as ENDED_KEPT
 from .runner_set import RunnerSet
 from .service import SupervisorService
 from .sessions import ProxySessions, SessionLease
-from .switch_book import KEPT as SWITCHES_KEPT
 from .switch_book import SwitchBook
 from .validations import CycleFigures
 
@@ -58,6 +57,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two progress lines to waiting clients, and between two readings of the GPUs for status.
 TICK = 2.0
+
+#: Seconds between two figures of every model.
+SAMPLE = 1.0
 
 #: Events that come many times a second, and change nothing for those who wait unless the core has a command for it.
 _FREQUENT = (DemandReported, LeaseAsked, LeaseEnded)
@@ -73,11 +75,13 @@ class Supervisor:
         proxy: ProxyView,
         reread: Reread,
         left: LeftWorkers | None = None,
+        history: History | None = None,
     ) -> None:
         """Build the core and a runner for each configured model.
 
         `mailbox` is the receiving end of `context.tell`; `reread` reads the configuration again for a reload.  `left`:
-        workers that an earlier muxd has left, and that are to be taken over.
+        workers that an earlier muxd has left, and that are to be taken over.  `history`: what is remembered of earlier
+        ones.
         """
         self._left = left or {}
         config = context.config
@@ -95,13 +99,12 @@ class Supervisor:
         self._runners = RunnerSet(context, config)
         numbers = count(1)
         self._orders = OrderStreams()
-        self.journal = Journal()
-        self._requests = Journal(ENDED_KEPT)
+        self._history = history if history is not None else History()
+        self.journal = self._history.events
         limit_of = self._runners.concurrency_limit
         self._sessions = ProxySessions(
-            context.tell, self._runners.resolve, partial(next, numbers), self._requests, limit_of
+            context.tell, self._runners.resolve, partial(next, numbers), self._history, limit_of
         )
-        self.switches = SwitchBook(self._sessions, self._orders, self.journal, Journal(SWITCHES_KEPT))
         self._losses = Losses(config.daemon.log_dir, self.journal.record)
         self._learned = LearnedFile(context.state, self._view, self._runners)
         self._measurements = Measurements(context, self._view.host, self._runners)
@@ -119,7 +122,8 @@ class Supervisor:
             measurements=self._measurements,
             holds=HeldModels(context.state),
             figures=CycleFigures(self._runners, context.tell),
-            switches=self.switches,
+            switches=SwitchBook(self._sessions, self._orders, self._history),
+            history=self._history,
             proxy=proxy,
         )
         self.reloader = Reloader(self._context, reread, self.stopping)
@@ -145,6 +149,7 @@ class Supervisor:
             nursery.start_soon(self._keep_time, name="timer")
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self._sessions.places.go_round, name="places")
+            nursery.start_soon(self._sample, name="series")
             nursery.start_soon(self.reloader.watch_files, 2 * TICK, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             adopted = await take_over_workers(self._context, self._left, nursery)
@@ -203,8 +208,7 @@ class Supervisor:
         """End every stream that is still open."""
         self._orders.close()
         self._sessions.close()
-        self._requests.close()
-        self.journal.close()
+        self._history.close()
 
     # Time
 
@@ -227,6 +231,18 @@ class Supervisor:
                 tellers["muxd-proxy"] = proxy
             self._losses.look([(name, teller.dropped) for name, teller in tellers.items()], trio.current_time())
             await next_tick(TICK)
+
+    async def _sample(self) -> None:
+        """Note every second how all models are."""
+        held = self._context.workers.held_memory
+        while True:
+            await next_tick(SAMPLE)
+            taken: dict[str, int] = {}
+            for name, worker in self._view.host().workers.items():
+                if worker.state not in DOWN:
+                    taken[worker.group] = taken.get(worker.group, 0) + sum(held.get(name, {}).values())
+            demand = self._view.demand().items()
+            self._history.note({name: NotedModel(*counts, taken.get(name, 0)) for name, counts in demand})
 
     def _tell_progress(self) -> None:
         """Tell everybody who waits how it goes, where that is due."""
@@ -263,4 +279,5 @@ class Supervisor:
             scalings=dict(self._metrics.scalings),
             switches=self._metrics.switches.tallies(),
             scrape_failures=dict(self._metrics.scrape_failures),
+            usage={name: tuple(counts) for name, counts in self._history.usage.total.items()},
         )

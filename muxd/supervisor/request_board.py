@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from muxd.journal import Journal
+from muxd.history import History
 from muxd.protocol import (
     ActivityReport,
     CancelWish,
@@ -22,9 +22,6 @@ from .wire import Line
 
 #: Seconds that a proxy has to say which requests it has; one that does not answer is left out.
 PATIENCE = 1.0
-
-#: Requests that have ended which are kept.
-KEPT = 1000
 
 
 class AskedProxy(Protocol):
@@ -48,14 +45,15 @@ class _Answers:
 
 
 class RequestBoard:
-    """Asks the proxies, whose sessions `proxies` returns, and keeps the requests that have ended in `ended`."""
+    """Asks the proxies, whose sessions `proxies` returns, and keeps what they report in `history`."""
 
     def __init__(
-        self, proxies: Callable[[], Collection[AskedProxy]], next_number: Callable[[], int], ended: Journal
+        self, proxies: Callable[[], Collection[AskedProxy]], next_number: Callable[[], int], history: History
     ) -> None:
         self._proxies = proxies
         self._next_number = next_number
-        self.ended = ended
+        self._history = history
+        self.ended = history.requests
         self._open: dict[int, _Answers] = {}  # by the question's number
 
     async def under_way(self) -> tuple[list[Line], int]:
@@ -96,7 +94,8 @@ class RequestBoard:
             answers.lose(proxy)
 
     def report(self, report: ActivityReport) -> None:
-        """Keep the requests that have ended."""
+        """Keep the requests that have ended, and count the rest."""
+        self._history.report(report)
         for request in report.ended:
             self.ended.record("request", **_ended_line(request))
         if report.left_out:

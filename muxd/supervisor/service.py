@@ -19,7 +19,9 @@ from muxd.config.readers import Address
 from muxd.config.units import show_duration
 from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.engines.registry import kind_of
-from muxd.errors import ModelNotFound, NotHeld, RequestNotFound
+from muxd.errors import BadRequest, ModelNotFound, NotHeld, RequestNotFound
+from muxd.history.series import FIELDS, SeriesQuery
+from muxd.history.usage_book import KEPT_DAYS
 from muxd.journal import EntryFilter
 from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
@@ -152,6 +154,20 @@ class SupervisorService:
         now, book = trio.current_time(), self._context.switches
         book.look(None, {switch.target: switch.since for switch in self._view.switches()}, "", now)
         return book.all(wanted, began_before, now)
+
+    def series(self, query: SeriesQuery) -> dict[str, Any]:
+        series, now = self._context.history.series, time.time()
+        earliest = series.earliest(now, query.step)
+        begin = earliest if query.begin is None else query.begin
+        if begin < earliest - 2 * query.step:
+            steps = " or ask with step=10" if query.step == 1 else ""
+            told = f"steps of {query.step} s are kept since {earliest:.0f}, not since {begin:.0f}"
+            raise BadRequest(f"from: {told}; begin there{steps}", field="from", earliest=earliest)
+        fields = query.fields or FIELDS
+        return series.read(now, begin, query.end, query.step, fields, query.model) | {"now": round(now, 3)}
+
+    def usage(self, days: int, key: str | None, model: str | None) -> dict[str, Any]:
+        return {"usage": self._context.history.usage.read(time.time(), days, key, model), "kept_days": KEPT_DAYS}
 
     # What is ordered
 

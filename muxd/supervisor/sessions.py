@@ -13,7 +13,7 @@ from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease
 from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
-from muxd.journal import Journal
+from muxd.history import History
 from muxd.protocol import (
     ActivityReport,
     DemandReport,
@@ -203,10 +203,10 @@ class ProxySessions:
         tell: Callable[[Event], None],
         resolve: Callable[[str], str],
         next_number: Callable[[], int],
-        ended: Journal,
+        history: History,
         limit_of: Callable[[str], int],
     ) -> None:
-        """Begin without a session; requests that have ended are recorded in `ended`.
+        """Begin without a session; what proxies report goes into `history`.
 
         `limit_of` returns how many requests may be at a model's worker at once; 0 for no limit.
         """
@@ -215,7 +215,7 @@ class ProxySessions:
         self.resolve = resolve
         self._next_number = next_number
         self._sessions: set[ProxySession] = set()
-        self.board = RequestBoard(lambda: list(self._sessions), next_number, ended)
+        self.board = RequestBoard(lambda: list(self._sessions), next_number, history)
         self._leases: dict[int, SessionLease] = {}
         self._unloads: dict[int, tuple[ProxySession, str]] = {}  # by ticket: the model as it was called
 

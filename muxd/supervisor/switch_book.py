@@ -10,7 +10,8 @@ from math import isfinite
 from typing import Any
 
 from muxd.core.commands import Comparison, RecordSwitch
-from muxd.journal import Entry, EntryFilter, Journal
+from muxd.history import History
+from muxd.journal import Entry, EntryFilter
 from muxd.metrics.switches import PARTS, SwitchEnd
 from muxd.protocol import seconds
 
@@ -18,18 +19,15 @@ from .order_streams import OrderStreams
 from .sessions import ProxySessions
 from .wire import Line
 
-#: Switches that are over and are kept.
-KEPT = 200
-
 
 class SwitchBook:
-    """The switches that are under way, and in `ended` the last ones that are over."""
+    """The switches that are under way; those that are over go into the history."""
 
-    def __init__(self, sessions: ProxySessions, orders: OrderStreams, events: Journal, ended: Journal) -> None:
-        self.ended = ended
+    def __init__(self, sessions: ProxySessions, orders: OrderStreams, history: History) -> None:
+        self._ended = history.switches
         self._sessions = sessions
         self._orders = orders
-        self._events = events
+        self._events = history.events
         self._open: dict[str, tuple[float, Line]] = {}  # by target: when it began on the core's clock, and its facts
 
     def begin(self, record: RecordSwitch, now: float) -> None:
@@ -72,7 +70,7 @@ class SwitchBook:
         since, facts = self._open.pop(target)
         split = {f"{part}_s": seconds(parts[part]) for part in PARTS} if parts is not None else {}
         told = {"result": result, "reason": reason or None, "duration_s": seconds(now - since), **split}
-        self.ended.record("switch", **facts, **told)
+        self._ended.record("switch", **facts, **told)
         short = {"asked_by": ",".join(dict.fromkeys(map(_who, facts["asked_by"]))) or None}
         kept = {field: facts[field] for field in ("model", "from", "to", "cause", "waited_s")}
         self._events.record("switch", **kept, **short, **told)
@@ -93,7 +91,7 @@ class SwitchBook:
         by_time = replace(wanted, model=None)
         found = [
             entry
-            for entry in (*self.ended, *under_way)
+            for entry in (*self._ended, *under_way)
             if by_time.matches(entry)
             and entry["began"] <= began_before
             and (wanted.model is None or wanted.model in (entry["to"], *entry["from"]))

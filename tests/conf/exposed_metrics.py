@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import muxd
 from muxd.core.states import WorkerState
+from muxd.core.view import ScaleView
 from muxd.gpus import GpuMemory
 from muxd.metrics.facts import Facts, WorkerFacts
 from muxd.metrics.families import write
@@ -62,7 +63,18 @@ def _supervisors_page() -> str:
     """Of a muxd that has one of everything."""
     worker = WorkerFacts("qwen", WorkerState.READY, 1, 0, {"declared": 3, "awake": 2, "asleep": 1})
     switches = {SwitchKind("llama", "qwen", "1"): Tally(1, dict.fromkeys(PARTS, 1.0))}
-    facts = Facts(muxd.__version__, 1.0, (worker,), (GpuMemory("0", "H100", 2, 1),), switches, {"qwen": 1})
+    usage = {("alice", "qwen"): (1, 0, 2, 0, 3, 0)}
+    facts = Facts(
+        muxd.__version__,
+        1.0,
+        (worker,),
+        (GpuMemory("0", "H100", 2, 1),),
+        switches,
+        {"qwen": 1},
+        replicas={"qwen": ScaleView(2, 1, 1, 2, True, "")},
+        scalings={("qwen", "up"): 1, ("qwen", "down"): 1},
+        usage=usage,
+    )
     return write(facts, (), lambda: None).decode()
 
 

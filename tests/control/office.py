@@ -8,6 +8,7 @@ import trio
 
 from muxd.core.events import Verb
 from muxd.errors import BadRequest, ConfigError, ModelNotFound
+from muxd.history.series import SeriesQuery
 from muxd.journal import EntryFilter
 from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
 
@@ -152,6 +153,14 @@ class FakeOffice:
     def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[Message]:
         self.asked.append(("switches", wanted, began_before))
         return []
+
+    def series(self, query: SeriesQuery) -> Message:
+        self.asked.append(query)
+        return {"models": {}}
+
+    def usage(self, days: int, key: str | None, model: str | None) -> Message:
+        self.asked.append(("usage", days, key, model))
+        return {"usage": []}
 
     def ended_requests(self, after: int | None, wanted: EntryFilter) -> trio.MemoryReceiveChannel[Message]:
         self.asked.append(("ended_requests", after, wanted))

@@ -14,6 +14,7 @@ import trio
 
 from muxd.control import Rights
 from muxd.control.service import ControlService
+from muxd.history.series import SeriesQuery
 from muxd.http.response import request_head
 from muxd.journal import EntryFilter
 
@@ -111,6 +112,11 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("GET", "/v1/requests?until=nan", "", "until"),
         ("GET", "/v1/requests?state=running,asleep", "", "asleep"),
         ("GET", "/v1/requests?modle=qwen", "", "did you mean model?"),
+        ("GET", "/v1/series?step=2", "", "step must be 1 or 10"),
+        ("GET", "/v1/series?fields=tokens", "", "there are tokens_per_s, in_flight"),
+        ("GET", "/v1/series?from=now", "", "from"),
+        ("GET", "/v1/usage?days=401", "", "days"),
+        ("GET", "/v1/usage?by=key", "", "there are days, key, model"),
         ("GET", "/v1/requests?column=age", "", "there are model, since"),
         ("POST", "/v1/requests/x/cancel", '{"now": true}', "now"),
     ],
@@ -401,6 +407,19 @@ async def test_switches_are_asked_for_by_model_and_time(desk: Desk) -> None:
     assert json.loads((await desk.ask("GET", "/v1/switches"))[2]) == {"switches": []}
     await desk.ask("GET", "/v1/switches?model=qwen&began_before=5.5&lines=1")
     assert desk.office.asked == [("switches", EntryFilter(), inf), ("switches", EntryFilter("qwen", last=1), 5.5)]
+
+
+async def test_series_and_usage_are_asked_for_with_what_the_query_says(desk: Desk) -> None:
+    await desk.ask("GET", "/v1/series")
+    await desk.ask("GET", "/v1/series?step=10&from=5&to=9.5&fields=waiting,tokens_per_s&model=Qwen/Qwen3-14B")
+    await desk.ask("GET", "/v1/usage")
+    await desk.ask("GET", "/v1/usage?days=30&key=alice&model=qwen")
+    assert desk.office.asked == [
+        SeriesQuery(),
+        SeriesQuery(10, 5.0, 9.5, ("tokens_per_s", "waiting"), "qwen"),
+        ("usage", 7, None, None),
+        ("usage", 30, "alice", "qwen"),
+    ]
 
 
 async def test_a_request_is_cancelled_in_the_name_of_who_asks(desk: Desk) -> None:

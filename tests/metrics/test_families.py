@@ -57,6 +57,8 @@ def test_every_family_has_its_name_and_type():
         "muxd_gpu_memory_bytes": "gauge",
         "muxd_host_memory_bytes": "gauge",
         "muxd_engine_scrape_failures": "counter",
+        "muxd_usage_requests": "counter",
+        "muxd_usage_tokens": "counter",
     }
 
 

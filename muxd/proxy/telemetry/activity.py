@@ -75,6 +75,7 @@ class Activity:
         self._keys: dict[tuple[str, str], _KeyTally] = {}  # by key and model
         self._ended: deque[RequestRecord] = deque(maxlen=_MOST_ENDED)
         self._ended_count = 0
+        self._taken = monotonic()
 
     def end(self, record: RequestRecord) -> None:
         """Take a request in that has ended, unless it named no model."""
@@ -101,6 +102,7 @@ class Activity:
         """Return what was not told yet, as told from now on; None where that is nothing."""
         for request in self.under_way():
             self._count(request.record, request.record.events)
+        since, self._taken = self._taken, monotonic()
         if not (self._tokens or self._first_tokens or self._keys):
             return None
         tokens, self._tokens = self._tokens, {}
@@ -118,6 +120,7 @@ class Activity:
             ),
             tuple(map(_told_ended, ended)),
             left_out,
+            round(self._taken - since, 3),
         )
 
     def _count(self, record: RequestRecord, tokens: int) -> None:

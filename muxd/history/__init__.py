@@ -1,0 +1,9 @@
+"""What muxd remembers of what happened: events, requests and switches that are over, series, usage.
+
+`book` has all of it in memory, `series` the figures of each second, `usage_book` what each key took; `database` keeps
+it over a restart.  Nothing here says what a client or a model said.
+"""
+
+from .book import History
+
+__all__ = ["History"]
