@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.dataplane import programs, table, targets
+from bench.dataplane import interpreter, programs, table, targets
 from bench.dataplane.programs import Load
 from bench.dataplane.rows import Goal
 from bench.sglangmux.programs import free_ports
@@ -93,6 +93,25 @@ def test_a_goal_without_figures_is_not_met():
     assert table.judged(table.Results(), "cpu", Goal(1.0, "nginx"))[2] == "not measured"
 
 
+def test_what_both_cores_bring_is_told_round_by_round():
+    results = table.Results()
+    for key, one, both in (("request.rate", 100.0, 150.0), ("request.cpu", 50.0, 55.0), ("request.core", 99.0, 165.0)):
+        results.values[key, "muxd"][0], results.values[key, "muxd-2"][0] = one, both
+    (told,) = table.scaling(results)
+    assert told.startswith(
+        "muxd-2: 1.50 (1.50 to 1.50) times the requests/s of muxd, at 1.10 (1.10 to 1.10) times the CPU"
+    )
+    assert "165 % of two cores' 200 %" in told
+    assert told.endswith("by its CPU: 1.82 times")
+
+
+def test_the_interpreter_is_told_with_what_it_was_built_with(monkeypatch):
+    monkeypatch.setattr(interpreter.sysconfig, "get_config_var", {"CONFIG_ARGS": "'--enable-optimizations'"}.get)
+    assert interpreter.built().endswith("built with PGO, without LTO")
+    monkeypatch.setattr(interpreter.sysconfig, "get_config_var", {}.get)
+    assert interpreter.built().endswith("built WITHOUT PGO, without LTO")
+
+
 @with_programs
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a proxy and its load need a core each")
 def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():
@@ -109,6 +128,7 @@ def test_one_row_of_one_round_is_printed_for_muxd_and_without_a_proxy():
         "direct",
     ]
     printed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert "muxd runs in CPython" in printed
     head, _, row = (line.split("|")[1:4] for line in printed.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in head] == ["figure", "muxd", "direct"]
     assert all(float(cell) > 0 for cell in row[1:])

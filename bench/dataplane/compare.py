@@ -16,10 +16,11 @@ from pathlib import Path
 from bench.processes import below
 from bench.sglangmux.programs import free_ports
 
+from .interpreter import built
 from .programs import Load, hurried, may_hurry, upstream
 from .rows import EXPERIMENTS, HELD, Experiment, Failed, streams_to_hold
-from .table import Results, lines, number
-from .targets import OPEN, Place, Running, missing, used, version
+from .table import Results, lines, number, scaling
+from .targets import ON_BOTH, OPEN, SCALED_ROWS, Place, Running, missing, used, version
 
 IDLE = 0.05  # of a core: less than this, and a target has nothing left to do
 SETTLE = 30.0  # seconds that it may take to get there
@@ -36,6 +37,8 @@ class Plan:
     load_core: int
 
     def takes(self, experiment: Experiment, target: str) -> bool:
+        if target in ON_BOTH:
+            return experiment.name in SCALED_ROWS
         return experiment.name != "held" or target in self.holders
 
 
@@ -47,7 +50,8 @@ def main() -> None:
     os.sched_setaffinity(0, {plan.load_core})
     with hurried(os.getpid()) if options.first else nullcontext():
         results, proofs = compared(plan)
-    notes = [*proofs, *(f"{name}: left out; {how}" for name, how in lacking.items()), *_about_open_files(plan)]
+    left_out = (f"{name}: left out; {how}" for name, how in lacking.items())
+    notes = [built(), *scaling(results), *proofs, *left_out, *_about_open_files(plan)]
     table = lines(results, plan.experiments, plan.targets)
     print("\n".join(["", _title(plan), "", *table, "", *(f"- {note}" for note in notes)]))
     if options.json is not None:

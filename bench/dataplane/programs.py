@@ -30,8 +30,8 @@ def compiled(name: str) -> Path:
     return program
 
 
-def pinned(core: int, *argv: object) -> list[str]:
-    """To run on that core, with all that it starts."""
+def pinned(core: int | str, *argv: object) -> list[str]:
+    """To run on that core, or on those ("0,1"), with all that it starts."""
     return ["taskset", "-c", str(core), *map(str, argv)]
 
 

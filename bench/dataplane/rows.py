@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .programs import Load, Seen
-from .targets import Running, is_data_plane, used
+from .targets import MUXD_ALONE, Running, is_data_plane, used
 
 Figures = Mapping[str, float]
 """By Row.key."""
@@ -140,7 +140,7 @@ def memory(target: Running, load: Load) -> Figures:
         running.result()
     if not sizes:
         return {}
-    others = [size for pid, size in sizes.items() if target.name == "muxd" and not is_data_plane(pid)]
+    others = [size for pid, size in sizes.items() if target.name in MUXD_ALONE and not is_data_plane(pid)]
     return {"memory": sum(sizes.values()) - sum(others), **({"memory.rest": sum(others)} if others else {})}
 
 

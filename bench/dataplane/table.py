@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .rows import Experiment, Goal, Row
+from .targets import ON_BOTH
 
 OURS = "muxd"
 
@@ -26,8 +27,7 @@ class Results:
 
     def ratios(self, key: str, peer: str) -> list[float]:
         """Ours to the peer's in the same round: what slows all of a round down is not in it."""
-        ours, theirs = self.values.get((key, OURS), {}), self.values.get((key, peer), {})
-        return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys()) if theirs[number]]
+        return _pairs(self, key, OURS, peer)
 
     def as_json(self) -> dict[str, Any]:
         figures: dict[str, dict[str, list[float]]] = defaultdict(dict)
@@ -44,6 +44,29 @@ def lines(results: Results, experiments: Sequence[Experiment], targets: Sequence
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     printed = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     return [printed[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *printed[1:]]
+
+
+def scaling(results: Results) -> Iterator[str]:
+    """What two cores bring each target that was measured on one and on both, round by round."""
+    for both, one in ON_BOTH.items():
+        rates = _pairs(results, "request.rate", both, one)
+        costs = _pairs(results, "request.cpu", both, one)
+        share = results.median("request.core", both)
+        if rates and costs and share is not None:
+            yield (
+                f"{both}: {_spread(rates)} times the requests/s of {one}, at {_spread(costs)} times the CPU; it got "
+                f"{share:.0f} % of two cores' 200 %, as load and server are on one of them; with two cores for itself, "
+                f"by its CPU: {2 / statistics.median(costs):.2f} times"
+            )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _pairs(results: Results, key: str, target: str, peer: str) -> list[float]:
+    ours, theirs = results.values.get((key, target), {}), results.values.get((key, peer), {})
+    return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys()) if theirs[number]]
 
 
 def _rows(results: Results, experiment: Experiment, targets: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +32,13 @@ PEERS, LITELLM = (ROOT / f".bench-venvs/{name}/bin" for name in ("peers", "litel
 GET_PEERS = "`make dataplane` installs it"
 
 MODEL = "m1"
+#: Targets that are muxd and nothing else.
+MUXD_ALONE = ("muxd", "muxd-2")
+
+#: Targets on both cores, each with the same on one core; they are measured by the rows of SCALED_ROWS.
+ON_BOTH = {"muxd-2": "muxd", "router-2": "sglang-router"}
+SCALED_ROWS = ("requests", "streams-256")
+
 START = 120.0  # seconds that a target may take until it answers
 BODY = b'{"model":"m1","messages":[{"role":"user","content":"hi"}]}'
 
@@ -40,7 +47,7 @@ BODY = b'{"model":"m1","messages":[{"role":"user","content":"hi"}]}'
 class Place:
     """Where a target runs: its core, the core of model servers, a server that is there already, and a folder."""
 
-    core: int
+    core: int | str
     upstream_core: int
     upstream_port: int
     folder: Path
@@ -74,15 +81,16 @@ class Proof:
 
 def version(name: str) -> str:
     """Of the program; "" for what has none."""
-    environments = {"sglang-router": PEERS, "quiet-router": PEERS, "sglangmux": PEERS, "litellm": LITELLM}
-    package = {"quiet-router": "sglang-router"}.get(name, name)
+    of_peers = dict.fromkeys(("sglang-router", "quiet-router", "router-2", "sglangmux"), PEERS)
+    environments = {**of_peers, "litellm": LITELLM}
+    package = {"quiet-router": "sglang-router", "router-2": "sglang-router"}.get(name, name)
     if name == "nginx":
         said = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr
         return said.strip().rpartition("/")[2]
     if name in environments:
         folders = [str(path) for path in environments[name].parent.glob("lib/python*/site-packages")]
         return next((each.version for each in metadata.distributions(name=package, path=folders)), "")
-    return muxd_version if name in ("muxd", "muxd-router") else ""
+    return muxd_version if name in (*MUXD_ALONE, "muxd-router") else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +138,38 @@ def direct(place: Place) -> Iterator[Running]:
 
 
 @contextmanager
-def muxd(place: Place) -> Iterator[Running]:
+def muxd(place: Place, processes: int = 1, name: str = "muxd") -> Iterator[Running]:
     """All of it: the supervisor, which starts the model by a launch script, and its proxy."""
     (port,) = free_ports(1)
     script = _launch_script(place)
-    settings = f'metrics_listen = "127.0.0.1:{port}"\n[models.{MODEL}]\nscript = "{script}"\ngpus = [0]\n'
+    settings = f'metrics_listen = "127.0.0.1:{port}"\nprocesses = {processes}\n'
+    settings += f'[models.{MODEL}]\nscript = "{script}"\ngpus = [0]\n'
     started: list[subprocess.Popen[bytes]] = []
     try:
         with running_muxd(settings, pinned(place.core, *MUXD), until_ready=started.append) as built:
             built.ask(MODEL)
-            proof = Proof(built.folder / "logs/muxd-proxy.stdout.log", f"http://127.0.0.1:{port}/metrics")
-            yield Running("muxd", built.port, built.muxd.pid, proof)
+            _until_serving(built.folder / "state/proxy", processes)
+            proof = Proof(built.folder / "logs/muxd-proxy", f"http://127.0.0.1:{port}/metrics")
+            yield Running(name, built.port, built.muxd.pid, proof)
     finally:
         for process in started:  # a house that was not finished, as its proxy does not answer, leaves it behind
             _end(process)
+
+
+def muxd_2(place: Place) -> AbstractContextManager[Running]:
+    """Two processes of the proxy, on both cores; the load and the model server are on one of them, too."""
+    return muxd(_on_both(place), 2, "muxd-2")
+
+
+def _on_both(place: Place) -> Place:
+    return replace(place, core=f"{place.core},{place.upstream_core}")
+
+
+def _until_serving(folder: Path, processes: int) -> None:
+    """Until each of several processes has its socket in the folder of their pool."""
+    sockets = [folder / f"{number}.sock" for number in range(1, processes + 1)] if processes > 1 else []
+    if not within(START, lambda: all(path.exists() for path in sockets)):
+        raise SystemExit("not all processes of the proxy came up")
 
 
 @contextmanager
@@ -217,21 +243,25 @@ http {{
 
 
 @contextmanager
-def sglang_router(place: Place, *options: str) -> Iterator[Running]:
+def sglang_router(place: Place, *options: str, name: str = "sglang-router") -> Iterator[Running]:
     """As it is shipped it logs a line for each request."""
     port, shown = free_ports(2)
     argv = [PEERS / "python", "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", port]
     argv += ["--worker-urls", f"http://127.0.0.1:{place.upstream_port}"]
     argv += ["--prometheus-host", "127.0.0.1", "--prometheus-port", shown, *options]
     proof = Proof(place.folder / "log", f"http://127.0.0.1:{shown}/metrics")
-    name = "quiet-router" if options else "sglang-router"
     with _started(name, place, port, argv, proof) as running:
         yield running
 
 
 def quiet_router(place: Place) -> AbstractContextManager[Running]:
     """sglang-router without these lines: what it costs where it does less than the others."""
-    return sglang_router(place, "--log-level", "error")
+    return sglang_router(place, "--log-level", "error", name="quiet-router")
+
+
+def router_2(place: Place) -> AbstractContextManager[Running]:
+    """sglang-router on both cores, as `muxd_2`: its threads go where the kernel puts them."""
+    return sglang_router(_on_both(place), name="router-2")
 
 
 @contextmanager
@@ -272,10 +302,12 @@ LITELLM_ENV = {
 
 OPEN: dict[str, Callable[[Place], AbstractContextManager[Running]]] = {
     "muxd": muxd,
+    "muxd-2": muxd_2,
     "muxd-router": muxd_router,
     "nginx": nginx,
     "sglang-router": sglang_router,
     "quiet-router": quiet_router,
+    "router-2": router_2,
     "sglangmux": sglangmux,
     "litellm": litellm,
     "direct": direct,
@@ -288,6 +320,7 @@ def missing(name: str) -> str | None:
         "nginx": ("nginx", "install the system's package `nginx`"),
         "muxd-router": (PEERS / "sglang-router", GET_PEERS),
         "sglang-router": (PEERS / "sglang-router", GET_PEERS),
+        "router-2": (PEERS / "sglang-router", GET_PEERS),
         "quiet-router": (PEERS / "sglang-router", GET_PEERS),
         "sglangmux": (PEERS / "sglangmux", GET_PEERS),
         "litellm": (LITELLM / "litellm", GET_PEERS),

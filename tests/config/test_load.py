@@ -805,3 +805,15 @@ def test_what_is_no_hosts_name_is_told(problems, host):
 def test_what_is_no_origin_is_told(problems, origin):
     (problem,) = problems(f'[proxy]\nallow_origins = ["{origin}"]\n' + ONE_MODEL)
     assert 'is not an origin; write scheme, host and port alone: "http://localhost:3000", or "*"' in problem
+
+
+def test_several_processes_need_a_proxy_that_muxd_runs_and_room_for_the_names_of_their_sockets(
+    problems, load, tmp_path
+):
+    several, deep = "[proxy]\nprocesses = 2\n", f'[muxd]\nstate_dir = "/tmp/{"d" * 100}"\nsocket = "/tmp/s"\n'
+    assert problems(several + "managed = false\n" + ONE_MODEL) == [
+        "F:2: proxy.processes: muxd runs several processes only where it runs the proxy; leave managed = false out"
+    ]
+    (told,) = problems(deep + several + ONE_MODEL)
+    assert "proxy.processes: several processes have sockets in state_dir" in told
+    assert load(deep + ONE_MODEL).proxy.processes == 1
