@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
+.PHONY: demo test check lint reference console real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -34,6 +34,12 @@ reference: $(READY)
 	$(BIN)/python -m muxd.config.json_schema > conf/muxd.schema.json
 	$(BIN)/python -m muxd.setup.man_pages conf/man
 	$(BIN)/python -m muxd.importers.coming_from docs/how-to/coming-from.md
+
+# The console in a real browser: Debian's Chromium without a window, and Playwright.
+console: $(READY)
+	$(PYTHON) tests/browser/install.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group browser
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 # Real SGLang on this machine's CPU: installed once under .sglang-cpu (about 2 GB); ten minutes of tests.
 real-sglang: $(READY)

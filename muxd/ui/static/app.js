@@ -51,6 +51,7 @@ function App() {
 
   useEffect(() => void get("me").then(setMe, () => setMe({ level: "none", name: "" })), []);
   useEffect(() => (me && me.level !== "none" ? live((kind, value) => tell([kind, value])) : undefined), [me?.level]);
+  useEffect(() => void (window.muxdTell = (kind, value) => tell([kind, value])), []);
   useEffect(() => {
     const follow = () => setTab(location.hash.slice(1).split("/")[0] || "now");
     addEventListener("hashchange", follow);

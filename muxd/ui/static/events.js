@@ -8,10 +8,10 @@ export function Events({ known, status }) {
   const types = [...new Set(known.events.map((event) => event.type))].sort();
   const shown = known.events.filter((event) => (!model || event.model === model) && (!type || event.type === type)).slice(-500).reverse();
   return html`<p class="filters">
-      <label>model <select value=${model} onChange=${(event) => setModel(event.target.value)}><option value="">all</option>
-        ${status.models.map(({ name }) => html`<option key=${name}>${name}</option>`)}</select></label>
-      <label>type <select value=${type} onChange=${(event) => setType(event.target.value)}><option value="">all</option>
-        ${types.map((name) => html`<option key=${name}>${name}</option>`)}</select></label></p>
+      <label>model <select aria-label="model" value=${model} onChange=${(event) => setModel(event.target.value)}><option value="">all</option>
+        ${status.models.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
+      <label>type <select aria-label="type" value=${type} onChange=${(event) => setType(event.target.value)}><option value="">all</option>
+        ${types.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label></p>
     <table class="events"><thead><tr><th>Time</th><th>Type</th><th>Model</th><th>What</th></tr></thead>
     <tbody>${shown.map((event) => html`<tr key=${event.id}><td>${clock(event.time)}</td><td>${event.type}</td><td>${event.model || ""}</td><td>${facts(event)}</td></tr>`)}</tbody></table>
     ${shown.length === 0 && html`<p class="empty">nothing yet</p>`}`;

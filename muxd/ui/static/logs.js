@@ -35,8 +35,8 @@ export function Logs({ status, admin }) {
   if (!admin) return html`<p class="empty">Logs are for administrators: engines write their requests and keys there.</p>`;
   const lines = search ? text.split("\n").filter((line) => line.toLowerCase().includes(search.toLowerCase())).join("\n") : text;
   return html`<p class="filters">
-      <label>of <select value=${model} onChange=${(event) => setModel(event.target.value)}>${[...status.models.map(({ name }) => name), "proxy"].map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
-      <label>stream <select value=${stream} onChange=${(event) => setStream(event.target.value)}>${["both", "stdout", "stderr"].map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
+      <label>of <select aria-label="of" value=${model} onChange=${(event) => setModel(event.target.value)}>${[...status.models.map(({ name }) => name), "proxy"].map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
+      <label>stream <select aria-label="stream" value=${stream} onChange=${(event) => setStream(event.target.value)}>${["both", "stdout", "stderr"].map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
       <label><input type="checkbox" checked=${follow} onChange=${(event) => setFollow(event.target.checked)} /> follow</label>
       <input type="search" placeholder="search" aria-label="Search" value=${search} onInput=${(event) => setSearch(event.target.value)} /></p>
     ${wrong && html`<p class="notice wrong" role="alert">${wrong}</p>`}

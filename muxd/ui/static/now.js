@@ -20,7 +20,7 @@ export function Now({ known, status, admin, order, say }) {
   const age = useAge(status.at);
   const names = useMemo(() => status.models.map((model) => model.name), [status.models.length]);
   return html`
-    ${status.switch && html`<${Switch} turn=${status.switch} age=${age} />`}
+    ${status.switch ? html`<${Switch} turn=${status.switch} age=${age} />` : html`<${LastSwitch} events=${known.events} />`}
     <${Memory} status=${status} names=${names} />
     <${Models} status=${status} names=${names} age=${age} admin=${admin} order=${order} say=${say} />
     <${Lanes} status=${status} names=${names} events=${known.events} now=${status.at + age} />
@@ -28,14 +28,31 @@ export function Now({ known, status, admin, order, say }) {
 }
 
 function Switch({ turn, age }) {
-  const parts = turn.parts || {};
+  const whole = turn.eta_s != null ? turn.elapsed_s + turn.eta_s : null;
   return html`<section class="switch" aria-label="Switch under way">
-    <b>⇄ ${turn.from.join(", ") || "…"} → ${turn.to}</b>
-    <span class="phase">${turn.phase} ${precise(turn.elapsed_s + age)}${turn.eta_s != null ? ` of about ${span(turn.elapsed_s + turn.eta_s)}` : ""}</span>
-    ${PHASES.filter((phase) => parts[phase] != null).map((phase) => html`<span key=${phase}>${phase} ${precise(parts[phase])}</span>`)}
-    ${turn.asked_by && html`<span>asked by ${turn.asked_by}</span>`}
-    <progress max=${turn.eta_s != null ? turn.elapsed_s + turn.eta_s : 1} value=${turn.eta_s != null ? turn.elapsed_s + age : undefined}></progress>
+    <b>⇄ ${turn.from.join(", ") || "nobody"} → ${turn.to}</b>
+    <span class="phase">${turn.phase} ${precise(turn.elapsed_s + age)}${whole != null ? ` of about ${span(whole)}` : ""}</span>
+    <${Parts} turn=${turn} />
+    <progress aria-label="Progress" max=${whole ?? 1} value=${whole != null ? Math.min(whole, turn.elapsed_s + age) : undefined}></progress>
   </section>`;
+}
+
+function LastSwitch({ events }) {
+  const turn = events.findLast((event) => event.type === "switch");
+  if (!turn) return null;
+  return html`<section class="switch over" aria-label="Last switch">
+    <span>⇄ ${(turn.from || []).join(", ") || "nobody"} → <b>${turn.to || turn.model}</b></span>
+    <span>${clock(turn.time)}, ${precise(turn.duration_s)}${turn.result && turn.result !== "ready" ? `, ${turn.result}${turn.reason ? `: ${turn.reason}` : ""}` : ""}</span>
+    <${Parts} turn=${turn} /></section>`;
+}
+
+// Where the time of a switch went, and in whose name it was asked for.
+function Parts({ turn }) {
+  const whole = PHASES.reduce((sum, phase) => sum + (turn[`${phase}_s`] || 0), 0);
+  const asked = typeof turn.asked_by === "string" ? [turn.asked_by] : (turn.asked_by || []).map((by) => (by.operator ? `operator ${by.operator}` : `${by.key ? `key ${by.key}, ` : ""}request ${String(by.request).slice(0, 8)}`));
+  return html`${whole > 0 && html`<span class="parts">${PHASES.filter((phase) => turn[`${phase}_s`] != null).map((phase) => html`<span key=${phase} class=${`part-${phase}`}
+      style=${{ flexGrow: turn[`${phase}_s`] / whole }}>${phase} ${precise(turn[`${phase}_s`])}</span>`)}</span>`}
+    ${turn.cause && html`<span>${turn.cause}</span>`}${asked.length > 0 && html`<span>asked by ${asked[0]}${asked.length > 1 ? ` and ${asked.length - 1} more` : ""}</span>`}`;
 }
 
 function Memory({ status, names }) {
@@ -76,7 +93,7 @@ function Models({ status, names, age, admin, order, say }) {
     setAsking(null);
     order(ofModel(model.name, verb), body, `${model.name}: ${verb} was ordered`);
   };
-  return html`<section class="models"><table>
+  return html`<section class="models" tabindex="0" aria-label="Models"><table>
     <thead><tr><th>Model</th><th>State</th><th class="n">Since</th><th class="n">GPU GiB</th><th class="n">In flight</th><th class="n">Waiting</th>
       <th class="n">tok/s</th><th>Next</th><th>${admin ? "Orders" : ""}</th></tr></thead>
     <tbody>${status.models.map((model) => {

@@ -34,7 +34,7 @@ const rate = (value) => (value == null ? "–" : value.toFixed(1));
 
 function Table({ title, rows, columns, action }) {
   return html`<section><h2>${title} <small>${rows.length}</small></h2>
-    ${rows.length > 0 && html`<div class="scroll"><table><thead><tr>${columns.map(([key, name]) => html`<th key=${key}>${name || key}</th>`)}${action && html`<th></th>`}</tr></thead>
+    ${rows.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>${columns.map(([key, name]) => html`<th key=${key}>${name || key}</th>`)}${action && html`<th></th>`}</tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.entry ?? row.id}>${columns.map(([key, , show]) => html`<td key=${key}>${row[key] == null ? "–" : show ? show(row[key]) : String(row[key])}</td>`)}
         ${action && html`<td><button onClick=${() => action(row.id)}>cancel</button></td>`}</tr>`)}</tbody></table></div>`}</section>`;
 }

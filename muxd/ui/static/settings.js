@@ -36,10 +36,10 @@ export function Keys({ admin, say }) {
   };
   return html`
     ${secret && html`<p class="notice" role="status">The secret of ${secret.name}, shown this one time: <code>${secret.secret}</code></p>`}
-    <table><thead><tr><th>Key</th><th>Models</th><th class="n">Per minute</th><th>Expires</th><th>State</th><th class="n">Requests today</th><th></th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr><th>Key</th><th>Models</th><th class="n">Per minute</th><th>Expires</th><th>State</th><th class="n">Requests today</th><th></th></tr></thead>
     <tbody>${(keys || []).map((each) => html`<tr key=${each.name}><th scope="row">${each.name}</th><td>${each.models?.join(", ") || "all"}</td><td class="n">${each.requests_per_minute ?? "–"}</td>
       <td>${each.expires ?? "never"}</td><td>${each.state}</td><td class="n">${usage[each.name]?.requests ?? "–"}</td>
-      <td>${each.state === "active" && html`<button onClick=${() => revoke(each.name)}>revoke</button>`}</td></tr>`)}</tbody></table>
+      <td>${each.state === "active" && html`<button onClick=${() => revoke(each.name)}>revoke</button>`}</td></tr>`)}</tbody></table></div>
     ${keys?.length === 0 && html`<p class="empty">There is no key: nobody needs one. With the first one everybody does.</p>`}
     <form class="filters" onSubmit=${add}><label>name <input name="name" required pattern="[a-z0-9._\\-]+" /></label><label>models <input name="models" placeholder="all" /></label>
       <label>per minute <input name="rpm" type="number" min="1" /></label><label>expires <input name="expires" placeholder="never, 30d, 2027-01-31" /></label><button>Add a key</button></form>`;

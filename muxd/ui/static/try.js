@@ -49,7 +49,7 @@ export function TryIt({ status }) {
     }
   };
   return html`<form class="try" onSubmit=${send}>
-    <label>model <select value=${model} onChange=${(event) => setModel(event.target.value)}>${status.models.map(({ name }) => html`<option key=${name}>${name}</option>`)}</select></label>
+    <label>model <select aria-label="model" value=${model} onChange=${(event) => setModel(event.target.value)}>${status.models.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>
     ${status.door.open_to === "key_holders" && html`<label>API key <input type="password" autocomplete="off" value=${key} onInput=${(event) => setKey(event.target.value)} /></label>`}
     <label class="wide">prompt <textarea rows="3" value=${prompt} onInput=${(event) => setPrompt(event.target.value)}></textarea></label>
     <p><button disabled=${busy}>Send</button> ${busy && html`<button type="button" onClick=${() => running.current.abort()}>Stop</button>`} <small>${figures}</small></p>
