@@ -12,8 +12,14 @@ from muxctl.socket_path import find_socket
 
 MEANING = """\
 muxd finishes the requests in flight (at most shutdown_timeout), ends every
-model and then itself.  Under systemd, systemctl stop muxd does the same."""
-EXAMPLES = {"muxctl shutdown": "and wait until it has ended", "muxctl shutdown --no-wait": "order it only"}
+model and then itself.  Under systemd, systemctl stop muxd does the same.
+With --leave-workers it ends alone, once no model loads, wakes or falls asleep:
+models and proxy serve on, and the next muxd start takes them over."""
+EXAMPLES = {
+    "muxctl shutdown": "and wait until it has ended",
+    "muxctl shutdown --no-wait": "order it only",
+    "muxctl shutdown --leave-workers": "end muxd alone",
+}
 EXITS = EVERYWHERE | {ExitCode.OK: "muxd has ended", ExitCode.INTERRUPTED: "interrupted; muxd goes on stopping"}
 
 
@@ -22,12 +28,20 @@ def arguments(parser: ArgumentParser) -> None:
     wait.add_argument("--wait", action="store_true", default=True, help="return when muxd has ended (default)")
     wait.add_argument("--no-wait", action="store_false", dest="wait", help="return when muxd has accepted it")
 
+    leave = "leave models and proxy running, to the next muxd"
+    parser.add_argument("--leave-workers", action="store_true", help=leave)
+    now = "with --leave-workers: do not wait; what loads, wakes or falls asleep is ended by the next muxd"
+    parser.add_argument("--now", action="store_true", help=now)
+
 
 def run(options: Namespace) -> int:
+    if options.now and not options.leave_workers:
+        raise CommandFailed("--now goes with --leave-workers; muxd stops at once on a second SIGTERM", ExitCode.USAGE)
+    body = {"leave_workers": True, "now": options.now} if options.leave_workers else {}
     path = find_socket(options.socket)
     with ControlConnection(path) as connection, _Process(connection.peer_pid()) as process:
         try:
-            connection.ask("POST", "/v1/shutdown", {}).json()
+            connection.ask("POST", "/v1/shutdown", body).json()
             if options.wait:
                 process.wait(path)
         except KeyboardInterrupt:
@@ -35,7 +49,8 @@ def run(options: Namespace) -> int:
     if options.json:
         print(json.dumps({"stopped": bool(options.wait)}))
     else:
-        print("muxd has stopped" if options.wait else "muxd is stopping")
+        done = "muxd has stopped" if options.wait else "muxd is stopping"
+        print(f"{done}; models and proxy run on: muxd start" if options.leave_workers else done)
     return ExitCode.OK
 
 

@@ -27,6 +27,7 @@ VERBS = {
     "usage": "what each API key took of each model, by day",
     "logs": "what a model wrote, also when muxd is down",
     "events": "what happened, and with -f what happens",
+    "upgrade": "go on as the muxd that is installed now; no model is disturbed",
     "shutdown": "stop every model, and muxd",
     "ui": "print a link that opens the console, a web page",
     "completion": "print what makes a shell complete muxctl's words",

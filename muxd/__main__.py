@@ -331,14 +331,14 @@ def _start(options: Namespace) -> int:
     path = _find_configuration(options.config, added)  # searched once, so that a reload never finds another file
     if options.validate is not None:
         return _validate(options, lambda: _load(path, added))
-    return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level))
+    return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level), can_upgrade=True)
 
 
 def _router(options: Namespace) -> int:
     from .importers.router_flags import RouterCommand
 
     added = RouterCommand.of(options.flags)
-    return _run_daemon(lambda: _load(None, added))
+    return _run_daemon(lambda: _load(None, added), can_upgrade=True)
 
 
 def _validate(options: Namespace, read: Callable[[], Config]) -> int:
@@ -384,18 +384,25 @@ def _demo(options: Namespace) -> int:
         return _run_daemon(lambda: _load(path).with_log_level(options.log_level))
 
 
-def _run_daemon(read: Callable[[], Config]) -> int:
-    """Run the supervisor until it is shut down; `read` reads the configuration, now and for each reload."""
+def _run_daemon(read: Callable[[], Config], *, can_upgrade: bool = False) -> int:
+    """Run the supervisor until it is shut down; `read` reads the configuration, now and for each reload.
+
+    `can_upgrade`: the command line means the same when it is executed anew.
+    """
     from .daemon import run_daemon
     from .notify import Notifier
     from .own_log import setup_logging
+    from .successor import TRIAL, Successor
 
     config = read()
+    if TRIAL in os.environ:
+        return 0
+    successor = Successor(sys.orig_argv, os.environ) if can_upgrade else None
     notifier = Notifier.from_environ(os.environ)
     _set_process_name(b"muxd")
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     gc.freeze()  # modules are never freed: collecting over them would block the loop for 20 ms
-    _run(run_daemon, config, read, notifier)
+    _run(run_daemon, config, read, notifier, successor)
     return 0
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from math import inf
 
 import trio
+from msgspec.structs import replace
 
 from .children import RUN_DIR, Children, become_subreaper, cgroups
 from .config import Config, Daemon
@@ -35,6 +36,7 @@ from .pool_share import processes_of
 from .proxy_pool import ProxyPool, UnmanagedProxy
 from .proxy_ports import ProxyPorts, rescue
 from .saved_state import SavedState, StateFile
+from .successor import Successor
 from .supervisor import Reread, Supervisor
 from .threads import in_thread
 from .ticks import next_tick
@@ -47,22 +49,28 @@ log = logging.getLogger(__name__)
 #: starting, because it may hold a GPU.
 SWEEP_TIMEOUT = 30.0
 
+#: The name under which an upgrade passes the control socket on.
+CONTROL = "control"
+
 #: Seconds between two checks that the control socket's file still exists.
 SOCKET_INTERVAL = 2.0
 
 
-async def run_daemon(config: Config, reread: Reread, notifier: Notifier) -> None:
+async def run_daemon(config: Config, reread: Reread, notifier: Notifier, successor: Successor | None) -> None:
     """Run muxd until a signal or a request at the control socket shuts it down.  Raises MuxdError.
 
-    `reread` reads the configuration again, for a reload.
+    `reread` reads the configuration again, for a reload; `successor` is what an upgrade goes on as, in this process.
     """
     daemon = config.daemon
     anybody = daemon.others == "read" or config.proxy.user is not None  # all may connect; Rights decides the rest
-    control_socket = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody)
+    passed = notifier.take_unix(CONTROL, daemon.socket)
+    control_socket = ControlSocket(daemon.socket, admin_group=daemon.admin_group, others=anybody, passed=passed)
     try:
         lock = _claim_folders(daemon)
         try:
-            await _run(config, reread, notifier, control_socket)
+            passed_on = await _run(config, reread, notifier, control_socket, successor)
+            if passed_on and successor is not None:
+                successor.execute(passed_on, [control_socket.lock, lock])
         finally:
             os.close(lock)
     finally:
@@ -89,7 +97,10 @@ def _claim_folders(daemon: Daemon) -> int:
         raise CannotStart(f"muxd cannot start: {in_words(error)}; see [muxd] state_dir and log_dir") from None
 
 
-async def _run(config: Config, reread: Reread, notifier: Notifier, control_socket: ControlSocket) -> None:
+async def _run(
+    config: Config, reread: Reread, notifier: Notifier, control_socket: ControlSocket, successor: Successor | None
+) -> list[tuple[str, int]]:
+    """Run muxd to its end; return the open sockets, by name, with which it is to go on as its successor, if it is."""
     for remark in (*config.remarks, *config.import_remarks, *await in_thread(partial(writable_by_others, config))):
         log.warning("%s", remark)
     for model in config.models:
@@ -110,7 +121,8 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
-        supervisor = Supervisor(context, mailbox, managed or UnmanagedProxy(config), reread, left.workers)
+        proxy = managed or UnmanagedProxy(config)
+        supervisor = Supervisor(context, mailbox, proxy, reread, left.workers, successor=successor)
         nursery.start_soon(children.reap_orphans, name="orphans")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
@@ -123,22 +135,28 @@ async def _run(config: Config, reread: Reread, notifier: Notifier, control_socke
             nursery.start_soon(console.run, name="console")
         nursery.start_soon(_tell_systemd, notifier)
         nursery.start_soon(warn_of_missing_engines, config)
-        proxy = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
-        notifier.ready(f"{len(config.models)} models, {proxy}")
+        said = f"proxy on {ports.listen}" if ports.trouble is None else f"no proxy: {ports.trouble}"
+        notifier.ready(f"{len(config.models)} models, {said}")
         where = f"proxy on {ports.listen}, " if managed is not None and ports.trouble is None else ""
         log.info("ready: %scontrol socket %s", where, config.daemon.socket)
         await supervisor.finished.wait()
         if console is not None:
             console.stop()
-        if managed is not None:
+        if managed is not None and not supervisor.handover.has_left:
             await managed.stop(supervisor.hurried)
+        passed_on = []
+        if supervisor.handover.is_upgrade:  # the control socket's server closes its own descriptor
+            passed_on = [*ports.all_descriptors().items(), (CONTROL, os.dup(control_socket.listener.socket.fileno()))]
         supervisor.close()
         nursery.cancel_scope.cancel()
+    if supervisor.handover.has_left:
+        return passed_on
     if stuck := supervisor.stuck:
         raise ModelStuck(
             f"muxd ends, but not all of {', '.join(stuck)} did: what survives SIGKILL may hold its GPU until a reboot"
         )
     log.info("stopped")
+    return []
 
 
 async def _sweep(
@@ -146,8 +164,7 @@ async def _sweep(
 ) -> None:
     """End every process that an earlier muxd left running and `left` has not, so that nothing ever runs twice.
 
-    Of the earlier muxd's state only what is taken over is kept, what it measured, and which models operators stopped or
-    hold.
+    Of the children in the earlier muxd's state only those are kept that are taken over.
     """
     kept = {name: record for name, record in leftover.workers.items() if name in left.workers}
     records = [worker.child for name, worker in leftover.workers.items() if name not in kept]
@@ -169,9 +186,7 @@ async def _sweep(
     held = {name: until for name, until in leftover.held.items() if name in models}
     proxies = {name: record for name, record in leftover.proxies.items() if name in left.proxies}
     digest = leftover.proxy_digest if proxies else ""
-    state.state = SavedState(
-        stopped=stopped, held=held, workers=kept, proxies=proxies, proxy_digest=digest, learned=leftover.learned
-    )
+    state.state = replace(leftover, stopped=stopped, held=held, workers=kept, proxies=proxies, proxy_digest=digest)
     state.save()
 
 

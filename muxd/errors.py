@@ -137,6 +137,13 @@ class LevelRefused(MuxdError):
     status = 409
 
 
+class HandoverRefused(MuxdError):
+    """muxd cannot leave its workers to the next muxd now; nothing was changed."""
+
+    code = "handover_refused"
+    status = 409
+
+
 class AlreadyRunning(MuxdError):
     """Another muxd holds this control socket."""
 

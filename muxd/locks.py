@@ -11,6 +11,9 @@ from pathlib import Path
 from .errors import AlreadyRunning
 from .own_files import make_way
 
+#: The variable with the descriptors of locks that an upgrade passes on to the new muxd, as "7:8".
+LOCKS = "MUXD_LOCKS"
+
 
 def hold(path: Path, what: str) -> int:
     """Take a lock and return its file descriptor; the file then holds this process's pid, for error messages.
@@ -19,6 +22,8 @@ def hold(path: Path, what: str) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     make_way(path)
+    if (inherited := _inherited(path)) is not None:
+        return inherited
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,3 +42,19 @@ def already_running(what: str, holder: str) -> AlreadyRunning:
         f"muxd is already running {what} ({who}): stop it first, or choose another",
         pid=int(holder) if holder.isdigit() else None,
     )
+
+
+def _inherited(path: Path) -> int | None:
+    """Return the descriptor of a lock that the muxd before an upgrade held, or None; each is returned once."""
+    passed = os.environ.get(LOCKS, "").split(":")
+    for number in passed:
+        try:
+            if number.isdigit() and os.path.samestat(os.fstat(int(number)), path.stat()):
+                os.environ[LOCKS] = ":".join(other for other in passed if other != number)
+                if not os.environ[LOCKS]:
+                    del os.environ[LOCKS]
+                os.set_inheritable(int(number), False)
+                return int(number)
+        except OSError:
+            continue
+    return None

@@ -9,6 +9,7 @@ import socket
 from array import array
 from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 
 class Notifier:
@@ -73,6 +74,15 @@ class Notifier:
             kept.shutdown(socket.SHUT_RDWR)
         kept.close()
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        return None
+
+    def take_unix(self, name: str, path: Path) -> socket.socket | None:
+        """Return the socket that was kept under this name, or None where it is not the one at `path`."""
+        for each in [each for each in self.kept if each[0] == name]:
+            self.kept.remove(each)
+            if each[1].getsockname() == str(path):
+                return each[1]
+            each[1].close()
         return None
 
     def watchdog(self) -> bool:

@@ -169,6 +169,10 @@ class ProxyPorts:
         own = {CLIENTS: self._clients[number - 1], **({METRICS: METRICS} if number == 1 else {})}
         return {known: self._open[name].fileno() for known, name in own.items() if name in self._open}
 
+    def all_descriptors(self) -> dict[str, int]:
+        """Return the file descriptors of all open sockets by the names under which they are kept."""
+        return {name: listener.fileno() for name, listener in self._open.items()}
+
     def close(self) -> None:
         for listener in self._open.values():
             listener.close()

@@ -94,6 +94,7 @@ class SavedState(msgspec.Struct, kw_only=True):
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     held: dict[str, float | None] = {}  # models that an operator holds: until when, since the epoch; None: endless
     learned: dict[str, LearnedRecord] = {}  # by worker
+    scaled: dict[str, int] = {}  # how many replicas groups have, where they were scaled
 
 
 class StateFile:

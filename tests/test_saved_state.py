@@ -10,6 +10,7 @@ import trio
 
 from muxd import saved_state
 from muxd.children import ChildRecord
+from muxd.own_files import UNREADABLE
 from muxd.saved_state import PATIENCE, LearnedRecord, SavedState, StateFile, WorkerRecord
 from muxd.state_lines import decoded, encoded
 
@@ -96,7 +97,7 @@ def a_state() -> SavedState:
 def parts_of(state: SavedState) -> dict[str, Any]:
     """Each record by its place: of the tables each entry."""
     told: dict[str, Any] = msgspec.to_builtins(state)
-    tables = {name: told.pop(name) for name in ("workers", "learned")}
+    tables = {name: told.pop(name) for name in ("workers", "proxies", "learned", "scaled")}
     return told | {f"{name} {key}": record for name, table in tables.items() for key, record in table.items()}
 
 
@@ -113,27 +114,42 @@ def loaded(path: Path, data: bytes) -> SavedState:
     return StateFile(path).load()
 
 
-def test_cut_at_any_byte_it_has_what_was_whole_before_the_cut(tmp_path, caplog):
-    state, path = a_state(), tmp_path / "state.json"
+def read(data: bytes) -> tuple[SavedState, str]:
+    """What is read of it, and what is wrong with it."""
+    try:
+        return decoded(data, SavedState)
+    except UNREADABLE as error:
+        return SavedState(), str(error)
+
+
+def test_cut_at_any_byte_it_has_what_was_whole_before_the_cut():
+    state = a_state()
     whole = encoded(state)
-    lost = [assert_some_of(loaded(path, whole[:length]), state) for length in range(len(whole) - 1)]
+    found = [read(whole[:length]) for length in range(len(whole) - 1)]
+    assert all(damage for _, damage in found), "each is reported"
+    lost = [assert_some_of(there, state) for there, _ in found]
     assert lost == sorted(lost, reverse=True)
-    assert (lost[0], lost[-1]) == (len(parts_of(state)), 1)
-    assert caplog.text.count("put aside as state.unreadable") == len(lost), "each is reported"
-    assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
+    assert (lost[0], lost[-1]) == (sum(map(bool, parts_of(state).values())), 1)
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF], ids=hex)
-def test_with_any_byte_flipped_no_more_than_its_record_is_lost(tmp_path, caplog, flip):
-    state, path = a_state(), tmp_path / "state.json"
+def test_with_any_byte_flipped_no_more_than_its_record_is_lost(flip):
+    state = a_state()
     whole = encoded(state)
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= flip
-        lost = assert_some_of(loaded(path, bytes(damaged)), state)
+        there, damage = read(bytes(damaged))
+        assert damage
         is_between = whole[place : place + 1] == b"\n"  # two lines have become one
-        assert lost <= 1 + is_between
-    assert caplog.text.count("put aside as state.unreadable") == len(whole)
+        assert assert_some_of(there, state) <= 1 + is_between
+
+
+def test_a_damaged_file_is_put_aside_as_it_was(tmp_path, caplog):
+    whole = encoded(a_state())
+    assert loaded(tmp_path / "state.json", whole[:-2]).workers.keys() == {"qwen", "pair/0"}
+    assert "1 of 6 records are damaged or missing): put aside as state.unreadable" in caplog.text
+    assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
 
 
 def test_where_a_block_was_never_written_the_other_records_are_there(tmp_path):

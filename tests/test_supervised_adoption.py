@@ -10,11 +10,13 @@ import trio
 import trio.testing
 
 from muxd.core.events import Verb
+from muxd.errors import HandoverRefused
 from muxd.protocol import LeaseClaim, LeaseGranted, LeaseOver
 from muxd.supervisor import adoption, learned
+from muxd.supervisor.handover import Handover
 
 from .fakes import FakeHost, GiB, a_model, fake_host
-from .one_supervisor import OneSupervisor
+from .one_supervisor import OneSupervisor, one_supervisor, two_models
 
 Act = Callable[[OneSupervisor], Awaitable[object]]
 
@@ -202,3 +204,85 @@ async def test_one_that_dies_again_and_again_does_not_begin_anew_with_its_delays
             assert trio.current_time() - seen[0] > 4.0, "the fourth delay"
             assert muxd.status("a")["restarts"] == 4
             holder.close()
+
+
+# Handovers
+
+
+class Trial:
+    """A successor that would run, or not."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
+    async def why_not(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.why
+
+
+def of_successor(muxd: OneSupervisor, why: str) -> Handover:
+    handover = muxd.supervisor.handover
+    handover._successor = Trial(why)  # type: ignore[assignment]
+    return handover
+
+
+@pytest.mark.parametrize(("why", "message"), [("no module", "would not start: no module; nothing was changed")])
+async def test_a_muxd_that_would_not_start_is_not_gone_to(autojump_clock, tmp_path, why, message):
+    async with two_models(tmp_path) as muxd:
+        handover = of_successor(muxd, why)
+        with pytest.raises(HandoverRefused, match=message):
+            await handover.prepare(upgrade=True, now=False)
+        assert await muxd.serves("a")
+
+
+async def test_one_that_was_not_started_by_its_command_line_is_not_upgraded(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        with pytest.raises(HandoverRefused, match="only a muxd that was started by"):
+            await muxd.service.prepare_handover(upgrade=True, now=False)
+
+
+async def test_what_never_comes_to_rest_ends_the_handover_and_muxd_goes_on(autojump_clock, tmp_path):
+    async with two_models(tmp_path, start_timeout=3000.0) as muxd:
+        muxd.host.servers["a"].load_time = 2000.0
+        holder = muxd.wants("a")
+        await muxd.until("a", "starting")
+        with pytest.raises(HandoverRefused, match="after 600 s a is starting; nothing was changed"):
+            await muxd.service.prepare_handover(upgrade=False, now=False)
+        await holder.told("granted")
+        holder.close()
+        assert await muxd.serves("b"), "others come again"
+
+
+async def test_who_gives_the_order_and_goes_takes_it_back(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 50.0
+        holder = muxd.wants("a")
+        await muxd.until("a", "starting")
+        with trio.move_on_after(1.0):
+            await muxd.service.prepare_handover(upgrade=False, now=False)
+        await holder.told("granted")
+        holder.close()
+        assert await muxd.serves("b")
+
+
+async def test_beside_what_cannot_be_killed_no_next_muxd_would_start(autojump_clock, tmp_path):
+    async with one_supervisor(tmp_path, a_model("a"), stuck=True) as muxd:
+        muxd.host.servers["a"].kill_time = muxd.host.servers["a"].stop_time = inf
+        await muxd.switch("a")
+        muxd.service.order("a", Verb.STOP, now=True)
+        await muxd.until("a", "stuck")
+        with pytest.raises(HandoverRefused, match="a cannot be killed"):
+            await muxd.service.prepare_handover(upgrade=False, now=True)
+        muxd.host.servers["a"].kill_time = 0.0
+        muxd.host.server("a").child.kill()
+
+
+async def test_what_has_begun_is_not_waited_for_where_that_is_said(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 50.0
+        holder = muxd.wants("a")
+        await muxd.until("a", "starting")
+        began = trio.current_time()
+        await muxd.service.prepare_handover(upgrade=False, now=True)
+        assert trio.current_time() == began
+        holder.close()

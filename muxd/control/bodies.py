@@ -52,6 +52,15 @@ class NothingBody(Struct, forbid_unknown_fields=True):
     pass
 
 
+class ShutdownBody(Struct, forbid_unknown_fields=True):
+    leave_workers: bool = False
+    now: bool = False  # with leave_workers: what has begun is not waited for
+
+
+class UpgradeBody(Struct, forbid_unknown_fields=True):
+    now: bool = False
+
+
 class ReloadBody(Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 

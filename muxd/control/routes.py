@@ -18,8 +18,10 @@ from muxd.control.bodies import (
     OrderBody,
     ReloadBody,
     ScaleBody,
+    ShutdownBody,
     SleepBody,
     SwitchBody,
+    UpgradeBody,
     ValidateBody,
     body_of,
     check_fields,
@@ -121,6 +123,7 @@ class ControlRoutes:
                 ControlRoute("POST", "/v1/ui/link", Right.OPERATE, self._make_link, "operate by the console"),
                 ControlRoute("POST", "/v1/ui/redeem", Right.OPERATE, self._redeem_link, "redeem links of the console"),
                 ControlRoute("POST", "/v1/shutdown", Right.OPERATE, self._shutdown, "shut muxd down"),
+                ControlRoute("POST", "/v1/upgrade", Right.OPERATE, self._upgrade, "upgrade muxd"),
             )
         }
         self._paths = sorted({path for path, _ in self._routes})
@@ -291,8 +294,24 @@ class ControlRoutes:
         await exchange.send_json(200, {"redeemed": True})
 
     async def _shutdown(self, request: Request, exchange: ResponseWriter, _: str) -> None:
-        self._service.shutdown()
-        await exchange.send_json(202, {"stopping": True})
+        body = body_of(request, ShutdownBody)
+        if body.leave_workers:
+            await self._hand_over(exchange, {"stopping": True}, upgrade=False, now=body.now)
+        else:
+            self._service.shutdown()
+            await exchange.send_json(202, {"stopping": True})
+
+    async def _upgrade(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        body = body_of(request, UpgradeBody)
+        await self._hand_over(exchange, {"upgrading": True}, upgrade=True, now=body.now)
+
+    async def _hand_over(self, exchange: ResponseWriter, answer: Message, *, upgrade: bool, now: bool) -> None:
+        """Leave once that is possible; who ordered it is told so before, and may be gone by then."""
+        await self._service.prepare_handover(upgrade=upgrade, now=now)
+        try:
+            await exchange.send_json(202, {**answer, **self._service.version()})
+        finally:
+            self._service.leave()
 
 
 def _operator(exchange: ResponseWriter) -> str:

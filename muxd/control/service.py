@@ -32,7 +32,7 @@ class Session(Protocol):
 class ControlService(Protocol):
     """The supervisor, as the control socket's server sees it.
 
-    Only two methods wait: `reload` for the disk, and `metrics` for the engines.
+    Only three methods wait: `reload` for the disk, `metrics` for the engines, and `prepare_handover` for both.
     Every method may raise a MuxdError, which is then sent as the answer.
     """
 
@@ -161,3 +161,12 @@ class ControlService(Protocol):
         ...
 
     def shutdown(self) -> None: ...
+
+    async def prepare_handover(self, *, upgrade: bool, now: bool) -> None:
+        """Wait until muxd may leave its workers as they are, to the muxd that it becomes or that is started next.
+
+        Raises HandoverRefused, with nothing changed.  `leave` must follow.
+        """
+        ...
+
+    def leave(self) -> None: ...

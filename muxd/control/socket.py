@@ -26,8 +26,15 @@ class ControlSocket:
     Clients may connect as soon as the object exists; their requests are answered once `listener` is served.
     """
 
-    def __init__(self, path: Path, *, admin_group: str | None = None, others: bool = False) -> None:
-        """Take the lock, then bind and listen.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        admin_group: str | None = None,
+        others: bool = False,
+        passed: socket.socket | None = None,
+    ) -> None:
+        """Take the lock, then bind and listen, unless the socket was `passed` on by the muxd before an upgrade.
 
         The socket belongs to `admin_group`, where one is given; with `others` every user may connect.  Raises
         AlreadyRunning, and ConfigError for a path or a group that cannot be used.
@@ -41,14 +48,19 @@ class ControlSocket:
         self._gid, self._mode = gid, 0o666 if others else 0o660
         self._lock = _lock(path)
         try:
-            _remove_stale(path)
-            self._listen()
+            if passed is not None:
+                self._take(passed)
+            else:
+                _remove_stale(path)
+                self._listen()
         except BaseException:
             os.close(self._lock)
             raise
 
     def _listen(self) -> None:
-        bound = _bind(self.path, self._gid, self._mode)
+        self._take(_bind(self.path, self._gid, self._mode))
+
+    def _take(self, bound: socket.socket) -> None:
         self._identity = _identity(self.path)
         self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
@@ -65,6 +77,11 @@ class ControlSocket:
         self._listen()
         old.socket.close()
         return True
+
+    @property
+    def lock(self) -> int:
+        """Return the descriptor of the lock."""
+        return self._lock
 
     def close(self) -> None:
         """Remove the socket, if it is still this one, and give up the lock."""

@@ -282,6 +282,11 @@ class FinishShutdown:
     """Nothing runs any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinishHandover:
+    """Every worker is at rest, and may be left to the next muxd."""
+
+
 Command = (
     StartWorker
     | WakeWorker
@@ -310,4 +315,5 @@ Command = (
     | RecordScale
     | SetTimer
     | FinishShutdown
+    | FinishHandover
 )

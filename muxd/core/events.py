@@ -64,7 +64,7 @@ class Started:
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
     `learned`: what an earlier muxd measured, by worker; `troubles`: what went wrong with workers under one that was
-    killed; `held`: until when an operator holds groups.
+    killed; `held`: until when an operator holds groups; `scaled`: how many replicas groups had, where they were scaled.
     """
 
     time: float
@@ -73,6 +73,7 @@ class Started:
     troubles: Mapping[str, Troubles] = field(default_factory=dict)
     adopted: tuple[AdoptedWorker, ...] = ()
     held: Mapping[str, float] = field(default_factory=dict)
+    scaled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +355,20 @@ class ShutdownAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverAsked:
+    """The workers are to be left to the next muxd: what has begun is finished, and nothing else is begun."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverWithdrawn:
+    """This muxd goes on after all."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """The time that the last SetTimer named has come."""
 
@@ -389,5 +404,7 @@ Event = (
     | WorkerStuck
     | RouterSynced
     | ShutdownAsked
+    | HandoverAsked
+    | HandoverWithdrawn
     | TimerFired
 )

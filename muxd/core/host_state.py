@@ -5,7 +5,7 @@ in `switching` and `scheduler`, and who fits where in `placement`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import floor, inf
 
 from .commands import (
@@ -324,6 +324,13 @@ class HostState:
             self.moves += 1
             yield RecordMove(worker.name, WorkerState.UNLOADED, worker.state, worker.reason, _cause(worker))
         yield from self.derive(self.groups[worker.group], worker.reason)
+
+    def resume_size(self, group: Group, size: int, awake: Collection[str]) -> None:
+        """Let a group have so many replicas as under an earlier muxd: those that are awake first."""
+        order = sorted(group.serving, key=lambda worker: worker.name not in awake)
+        size = max(group.least, min(size, len(order)))
+        group.enlist(order[:size])
+        group.let_spare(order[size:], self.now)
 
     def adopt(self, group: Group, members: Iterable[AdoptedWorker]) -> Iterator[Command]:
         """Let members of a group without a process be what was found of them; end those whose memory is another's."""

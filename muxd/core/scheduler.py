@@ -16,6 +16,7 @@ from .commands import (
     FailLease,
     FailOrder,
     FailSwitch,
+    FinishHandover,
     FinishShutdown,
     FinishSwitch,
     RecordScale,
@@ -29,6 +30,8 @@ from .events import (
     Event,
     Failure,
     GpusMeasured,
+    HandoverAsked,
+    HandoverWithdrawn,
     HoldAsked,
     HoldEnded,
     HostRamLimited,
@@ -66,7 +69,7 @@ from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Troubles
-from .states import DOWN, UP, WorkerState
+from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
 
@@ -78,6 +81,9 @@ WorkerEvent = (
 #: States of a worker that has processes and of which nobody has asked to end them.
 LIVING = UP | {WorkerState.DRAINING, WorkerState.FALLING_ASLEEP}
 
+
+#: States in which a worker can be left to the next muxd.
+LEAVABLE = AT_REST | {WorkerState.READY, WorkerState.DRAINING, WorkerState.STUCK}
 
 #: Orders that lead to a group that is ready, and are refused where it can never be.
 BRINGING = frozenset({Verb.START, Verb.RESTART, Verb.SCALE, Verb.VALIDATE})
@@ -106,6 +112,7 @@ class Scheduler:
         self._timer: float | None = None
         self._is_settled = False  # the last decision changed nothing: made again it would be the same
         self._hurried = False
+        self._is_handing_over = False  # nothing is begun any more: the next muxd decides
         self._finished = False
 
     def handle(self, event: Event) -> list[Command]:
@@ -141,7 +148,7 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned, troubles, adopted, held):
+            case Started(_, stopped_by_operator, learned, troubles, adopted, held, scaled):
                 for group in self.host.groups.values():
                     self.host.touch(group)
                     group.since = self.host.now
@@ -155,6 +162,9 @@ class Scheduler:
                 for name in held.keys() & self.host.groups.keys():
                     yield from self.idling.hold(self.host.groups[name], held[name])
                 self._plan_preload(self.host.groups.values())
+                awake = {found.worker for found in adopted if found.level is None}
+                for name in scaled.keys() & self.host.groups.keys():
+                    self.host.resume_size(self.host.groups[name], scaled[name], awake)
                 yield from self._adopt(adopted)
             case LeaseReclaimed():
                 yield from self._lease_reclaimed(event)
@@ -209,6 +219,10 @@ class Scheduler:
                 self.host.learned += 1
             case ShutdownAsked(_, deadline):
                 yield from self._shutdown_asked(deadline)
+            case HandoverAsked():
+                self._is_handing_over = True
+            case HandoverWithdrawn():
+                self._is_handing_over = False
             case TimerFired():
                 self._timer = None
             case WorkerDrained(_, name) if name in self.host.workers:
@@ -565,13 +579,18 @@ class Scheduler:
 
     def _settle(self) -> Iterator[Command]:
         is_over = self._shutdown_deadline is not None
-        if not is_over:
+        if not (is_over or self._is_handing_over):
             yield from self.idling.forward()
         yield from self._refuse_hopeless(self.host.groups.values() if is_over else self.host.doubtful())
         yield from self._grant()
         self.switching.skip_preloaded()
         if is_over:
             yield from self._settle_shutdown()
+        elif self._is_handing_over:
+            yield from self._tend_routers()
+            if all(worker.state in LEAVABLE for worker in self.host.workers.values()):
+                yield FinishHandover()
+            return  # nothing is looked at again
         else:
             renewals = self.host.renewals
             is_validating = bool(self.host.validating)

@@ -12,6 +12,7 @@ from muxd.core.commands import (
     FailLease,
     FailOrder,
     FailSwitch,
+    FinishHandover,
     FinishOrder,
     FinishShutdown,
     FinishSwitch,
@@ -109,7 +110,10 @@ class CommandExecutor:
                 log.info("%s: %d -> %d replicas (%s)", group, before, after, reason)
                 self._context.journal.record("scaled", model=group, **{"from": before, "to": after, "reason": reason})
                 self._metrics.note_scaling(group, before, after)
-            case SetTimer() | FinishShutdown():
+                state = self._context.workers.state
+                state.state.scaled[group] = after
+                state.save()
+            case SetTimer() | FinishShutdown() | FinishHandover():
                 raise AssertionError(f"{command} is for the loop itself")
 
     def _report_cycle(self, ticket: int, line: Line) -> None:

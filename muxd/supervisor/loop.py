@@ -14,7 +14,7 @@ from math import inf
 import trio
 
 from muxd import __version__
-from muxd.core.commands import Command, FinishShutdown, RecordMove, SetTimer
+from muxd.core.commands import Command, FinishHandover, FinishShutdown, RecordMove, SetTimer
 from muxd.core.events import (
     DemandReported,
     Event,
@@ -36,12 +36,14 @@ from muxd.members import default_group, spec_of
 from muxd.metrics import SupervisorMetrics
 from muxd.metrics.engines import awake
 from muxd.metrics.facts import Facts, WorkerFacts
+from muxd.successor import Successor
 from muxd.ticks import next_tick
 from muxd.workers import LeftWorkers, WorkerContext
 
 from .adoption import hold_for_proxies, let_go, take_over_workers
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
+from .handover import Handover
 from .holds import HeldModels
 from .learned import LearnedFile
 from .measurements import Measurements
@@ -76,19 +78,20 @@ class Supervisor:
         reread: Reread,
         left: LeftWorkers | None = None,
         history: History | None = None,
+        successor: Successor | None = None,
     ) -> None:
         """Build the core and a runner for each configured model.
 
         `mailbox` is the receiving end of `context.tell`; `reread` reads the configuration again for a reload.  `left`:
         workers that an earlier muxd has left, and that are to be taken over.  `history`: what is remembered of earlier
-        ones.
+        ones; `successor`: what an upgrade executes.
         """
         self._left = left or {}
         config = context.config
         context.withhold(config)
         self.stopping = trio.Event()  # a shutdown was asked for
         self.hurried = trio.Event()  # a shutdown without waiting for requests was asked for
-        self.finished = trio.Event()  # no worker is left
+        self.finished = trio.Event()  # no worker is left, or all are left to the next muxd
         self._mailbox = mailbox
         self._started = trio.current_time()
         specs, policy = map(spec_of, config.models, repeat(config.daemon)), config.policy
@@ -127,7 +130,10 @@ class Supervisor:
             proxy=proxy,
         )
         self.reloader = Reloader(self._context, reread, self.stopping)
-        self.service = SupervisorService(self._context, self.reloader, self._metrics, self.shutdown, self._started)
+        self.handover = Handover(self._context, self.stopping, self._leave, successor)
+        self.service = SupervisorService(
+            self._context, self.reloader, self._metrics, self.shutdown, self.handover, self._started
+        )
         self._impossible: dict[str, str] = {}  # model name -> why it can never be loaded, as last logged
         self._timer: float | None = None
         self._timer_changed = trio.Event()
@@ -158,8 +164,8 @@ class Supervisor:
             await self._measurements.weigh_models(config)
             stopped = frozenset(self._context.workers.state.state.stopped)
             known, troubles = self._learned.recalled(), self._learned.recalled_troubles()
-            held = self._context.holds.recalled()
-            tell(Started(trio.current_time(), stopped, known, troubles, adopted, held))
+            held, scaled = self._context.holds.recalled(), dict(self._context.workers.state.state.scaled)
+            tell(Started(trio.current_time(), stopped, known, troubles, adopted, held, scaled))
             for_proxies = hold_for_proxies(self._context, adopted)
             nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")
             task_status.started()
@@ -182,8 +188,11 @@ class Supervisor:
                 self._timer = at
                 self._timer_changed.set()
             case FinishShutdown():
+                self._context.workers.state.state.scaled.clear()
                 self._learned.keep(with_troubles=False)
                 self.finished.set()
+            case FinishHandover():
+                self.handover.finish()
             case _:
                 executor.carry_out(command, self._scheduler.host.now)
                 if isinstance(command, RecordMove) and command.after in (WorkerState.BACKOFF, WorkerState.FAILED):
@@ -203,6 +212,10 @@ class Supervisor:
             log.info("shutting down%s", " at once" if hurry else "")
             patience = 0.0 if hurry else self.reloader.config.daemon.shutdown_timeout
             self._context.tell(ShutdownAsked(now, now + patience))
+
+    def _leave(self) -> None:
+        self._learned.keep()
+        self.finished.set()
 
     def close(self) -> None:
         """End every stream that is still open."""

@@ -1,6 +1,6 @@
 """What the control socket asks for: the methods of a ControlService, answered from what the supervisor knows.
 
-Only `reload` and `metrics` wait: a status is never answered behind a switch.
+Only `reload`, `metrics` and `prepare_handover` wait: a status is never answered behind a switch.
 """
 
 import logging
@@ -29,6 +29,7 @@ from muxd.protocol import seconds
 
 from .console_links import LIFE, ConsoleLinks
 from .context import SupervisorContext
+from .handover import Handover
 from .reload import Reloader
 from .sessions import ProxySession
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorService:
-    """The supervisor as the control socket's server sees it; `shutdown` is the loop's."""
+    """The supervisor as the control socket's server sees it; `shutdown` is the loop's, `leave` the handover's."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class SupervisorService:
         reloader: Reloader,
         metrics: SupervisorMetrics,
         shutdown: Callable[[], None],
+        handover: Handover,
         started: float,
     ) -> None:
         self._context = context
@@ -56,6 +58,8 @@ class SupervisorService:
         self._started = started
         self._console_links = ConsoleLinks()
         self.shutdown = shutdown
+        self.leave = handover.leave
+        self.prepare_handover = handover.prepare
 
     # What is asked
 

@@ -191,3 +191,9 @@ class FakeOffice:
 
     def shutdown(self) -> None:
         self.asked.append(("shutdown",))
+
+    async def prepare_handover(self, *, upgrade: bool, now: bool) -> None:
+        self.asked.append(("prepare_handover", upgrade, now))
+
+    def leave(self) -> None:
+        self.asked.append(("leave",))

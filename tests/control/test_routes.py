@@ -141,6 +141,27 @@ async def test_an_unknown_model_is_not_found_before_anything_streams(desk: Desk)
         assert b"content-type: application/json" in head
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "is_upgrade", "now"),
+    [
+        ("/v1/shutdown", '{"leave_workers":true}', False, False),
+        ("/v1/shutdown", '{"leave_workers":true,"now":true}', False, True),
+        ("/v1/upgrade", "", True, False),
+        ("/v1/upgrade", '{"now":true}', True, True),
+    ],
+)
+async def test_a_handover_is_answered_before_muxd_leaves(
+    desk: Desk, path: str, body: str, is_upgrade: bool, now: bool
+) -> None:
+    status, _, answer = await desk.ask("POST", path, body)
+    assert status == 202
+    assert json.loads(answer)["upgrading" if is_upgrade else "stopping"] is True
+    assert [asked for asked in desk.office.asked if asked != ("version",)] == [
+        ("prepare_handover", is_upgrade, now),
+        ("leave",),
+    ]
+
+
 async def test_shutdown(desk: Desk) -> None:
     status, _, body = await desk.ask("POST", "/v1/shutdown")
     assert (status, json.loads(body)) == (202, {"stopping": True})

@@ -74,7 +74,7 @@ class Oracle:
                 self.busy[lease] = sum(each.count for each in waiting)
             case LeaseReclaimed(_, lease, group):
                 self.leases[lease], self.owner[lease] = "reclaimed", group
-            case Started(_, _, _, _, adopted):
+            case Started(_, _, _, _, adopted, _, _):
                 for found in adopted:
                     self.holds[found.worker] = LOADED if found.level is None else found.level
                     self.kept[found.worker] = found.kept or 0

@@ -230,3 +230,13 @@ def test_a_worker_of_several_waits_while_the_others_serve():
     book = in_trouble(PAIR, adopted=(FIRST, routed), **late) << SyncRouter("pair", ("http://0",))
     assert book.state("pair") is WorkerState.READY
     assert book >> TimerFired(104.0) << StartWorker("pair/1")
+
+
+def test_a_group_has_as_many_replicas_as_it_was_scaled_to_and_those_that_live():
+    three = replicas("pair", *(frozenset({gpu}) for gpu in "012"))
+    routed = replace(ROUTER, routed=("http://1",))
+    book = Playbook(three) >> Started(0.0, adopted=(SECOND, routed), scaled={"pair": 1})
+    assert book << SyncRouter("pair", ("http://1",)), "nobody is started beside it"
+    assert [worker.name for worker in book.group("pair").enlisted] == ["pair/1"]
+    book = Playbook(three) >> Started(0.0, adopted=(SECOND, routed), scaled={"pair": 2}) << StartWorker("pair/0")
+    assert book << SyncRouter("pair", ("http://1",))

@@ -83,3 +83,13 @@ def test_an_interrupt_ends_the_waiting_only(ending, process):
     assert muxctl.communicate(timeout=20) == ("", "muxctl: not waiting any more; muxd goes on stopping\n")
     assert muxctl.returncode == 130
     assert muxd.poll() is None
+
+
+def test_it_ends_alone_where_it_is_told_to(muxd, muxctl):
+    bodies = []
+    muxd.scripts["POST /v1/shutdown"] = lambda talk: (bodies.append(talk.body), talk.json({"stopping": True}, 202))
+    answer = (0, "muxd is stopping; models and proxy run on: muxd start\n", "")
+    assert muxctl("shutdown", "--no-wait", "--leave-workers") == answer
+    assert muxctl("shutdown", "--no-wait", "--leave-workers", "--now") == answer
+    assert bodies == [{"leave_workers": True, "now": now} for now in (False, True)]
+    assert muxctl("shutdown", "--now")[0] == 2

@@ -1,0 +1,72 @@
+"""The muxd that this one becomes by an upgrade: the same command line, executed anew in the same process.
+
+It keeps the pid, so that the service manager sees one muxd, and the shims stay its children.  Sockets are passed on as
+systemd passes them (LISTEN_FDS, see notify), so that none is closed for a moment: who connects waits in its queue.
+Lock files stay held; their descriptors are named in MUXD_LOCKS.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Never
+
+import trio
+
+from .locks import LOCKS
+
+#: Set for a start that only reads the configuration, and says by its exit status whether muxd could run.
+TRIAL = "MUXD_TRIAL"
+
+#: Seconds in which a trial must be over, and bytes of what it said that are quoted.
+TRIAL_TIMEOUT = 60.0
+QUOTED = 2000
+
+#: Descriptors below this one may be where the passed sockets are to be.
+_ABOVE = 256
+
+
+class Successor:
+    """A command line that can be executed in this process's place."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        """Take the words of the command, the interpreter's first, and the environment that this muxd was started in."""
+        self._argv = [sys.executable, *argv[1:]]
+        self._environ = dict(environ)
+
+    async def why_not(self) -> str:
+        """Start it for a trial; return why it would not run, "" where it would."""
+        try:
+            with trio.fail_after(TRIAL_TIMEOUT):
+                trial = await trio.run_process(
+                    self._argv,
+                    stdin=subprocess.DEVNULL,
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                    env={**self._environ, TRIAL: "1"},
+                )
+        except trio.TooSlowError:
+            return f"a trial took longer than {TRIAL_TIMEOUT:g} s"
+        except OSError as error:
+            return f"{self._argv[0]}: {error.strerror}"
+        said = trial.stderr[-QUOTED:].decode(errors="replace").strip()
+        return "" if trial.returncode == 0 else said or f"a trial exited with status {trial.returncode}"
+
+    def execute(self, sockets: Sequence[tuple[str, int]], locks: Sequence[int]) -> Never:
+        """Go on as it, with these sockets, each with its name, and these locks; raise OSError.
+
+        Nothing of this process may be needed any more: its descriptors are overwritten.
+        """
+        held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for _, fd in sockets]
+        kept = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in locks]
+        for number, fd in enumerate(held):
+            os.dup2(fd, 3 + number)
+        passed = {
+            "LISTEN_PID": str(os.getpid()),
+            "LISTEN_FDS": str(len(sockets)),
+            "LISTEN_FDNAMES": ":".join(name for name, _ in sockets),
+            LOCKS: ":".join(map(str, kept)),
+        }
+        os.execve(self._argv[0], self._argv, {**self._environ, **passed})
