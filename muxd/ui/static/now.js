@@ -19,12 +19,14 @@ function useAge(at) {
 export function Now({ known, status, admin, order, say }) {
   const age = useAge(status.at);
   const names = useMemo(() => status.models.map((model) => model.name), [status.models.length]);
+  const [range, setRange] = useState("15m");
+  const series = useSeries(range);
   return html`
     ${status.switch ? html`<${Switch} turn=${status.switch} age=${age} />` : html`<${LastSwitch} events=${known.events} />`}
     <${Memory} status=${status} names=${names} />
-    <${Models} status=${status} names=${names} age=${age} admin=${admin} order=${order} say=${say} />
+    <${Models} status=${status} names=${names} series=${series} age=${age} admin=${admin} order=${order} say=${say} />
     <${Lanes} status=${status} names=${names} events=${known.events} now=${status.at + age} />
-    <${Plots} names=${names} />`;
+    <${Plots} names=${names} range=${range} setRange=${setRange} series=${series} />`;
 }
 
 function Switch({ turn, age }) {
@@ -86,7 +88,7 @@ function Memory({ status, names }) {
   </section>`;
 }
 
-function Models({ status, names, age, admin, order, say }) {
+function Models({ status, names, series, age, admin, order, say }) {
   const [asking, setAsking] = useState(null);
   const [open, setOpen] = useState(null);
   const give = (model, verb, body = {}) => {
@@ -108,7 +110,7 @@ function Models({ status, names, age, admin, order, say }) {
         <td class="n">${gib(held)}</td>
         <td class="n">${count(model.in_flight)}</td>
         <td class=${model.waiting ? "n waits" : "n"}>${count(model.waiting)}</td>
-        <td class="n">${model.tokens_per_s != null ? model.tokens_per_s.toFixed(0) : "–"}</td>
+        <td class="n">${rate(series, model.name)}</td>
         <td class="next">${next(model, age)}</td>
         <td class="orders">${admin && (asking?.name === model.name
           ? html`<${Sure} model=${model} verb=${asking.verb} yes=${() => give(model, asking.verb)} no=${() => setAsking(null)} />`
@@ -121,6 +123,12 @@ function Models({ status, names, age, admin, order, say }) {
       </tr>
       ${open === model.name && html`<tr key=${model.name + "/more"} class="more"><td colspan="9"><${Details} model=${model} status=${status} say=${say} /></td></tr>`}`;
     })}</tbody></table></section>`;
+}
+
+// Tokens a second: of the last step that is over.
+function rate(series, name) {
+  const found = series?.models[name]?.tokens_per_s.at(-3);
+  return found == null ? "–" : found.toFixed(0);
 }
 
 function next(model, age) {
@@ -201,22 +209,54 @@ function lanes(status, events, from, now) {
   return found;
 }
 
-// Plots of the series that muxd keeps.
+// Plots of the series that muxd keeps: all of it once, and then what is new; the last steps may still have grown.
 const PLOTS = [
   ["tokens_per_s", "tokens/s", 1],
   ["in_flight", "in flight", 1],
   ["waiting", "waiting", 1],
-  ["ttft_s", "first token, s", 1],
+  ["first_token_p50_s", "first token, s (median)", 1],
+  ["gpu_bytes", "GPU memory, GiB", GiB],
 ];
-const RANGES = { "15m": [900, 1], "1h": [3600, 10], "24h": [86400, 10] };
+const RANGES = { "15m": [900, 1], "1h": [360, 10], "24h": [8640, 10] }; // steps, and the seconds of each
+const OVERLAP = 4;
 
-function Plots({ names }) {
-  const [range, setRange] = useState("15m");
+export function merged(before, found, most) {
+  const end = (series) => series.from + series.step * Math.max(0, ...Object.values(series.models).map((each) => each.tokens_per_s.length));
+  const from = Math.max(before ? Math.min(before.from, found.from) : found.from, end(found) - most * found.step);
+  const length = Math.round((end(found) - from) / found.step);
+  const models = {};
+  for (const [name, fields] of Object.entries(found.models)) {
+    models[name] = {};
+    for (const [field, values] of Object.entries(fields)) {
+      const whole = new Array(length).fill(null);
+      for (const [series, part] of [[before, before?.models[name]?.[field]], [found, values]]) {
+        if (!part) continue;
+        const shift = Math.round((series.from - from) / found.step);
+        part.forEach((value, at) => {
+          if (at + shift >= 0 && at + shift < length) whole[at + shift] = value;
+        });
+      }
+      models[name][field] = whole;
+    }
+  }
+  return { step: found.step, from, models, times: Array.from({ length }, (_, at) => from + at * found.step) };
+}
+
+function useSeries(range) {
   const [series, setSeries] = useState(null);
   useEffect(() => {
     let stopped = false;
-    const [length, step] = RANGES[range];
-    const load = () => get(`series?from=${Math.round(Date.now() / 1000 - length)}&step=${step}`).then((found) => !stopped && setSeries(found), () => {});
+    let known = null;
+    const [most, step] = RANGES[range];
+    const load = async () => {
+      const from = known && known.times.length > OVERLAP ? `&from=${known.times.at(-OVERLAP)}` : "";
+      try {
+        const found = await get(`series?step=${step}${from}`);
+        if (!stopped) setSeries((known = merged(known, found, most)));
+      } catch {
+        known = null; // muxd is away, or begins anew
+      }
+    };
     load();
     const timer = setInterval(load, step === 1 ? 2000 : 10000);
     return () => {
@@ -224,16 +264,20 @@ function Plots({ names }) {
       clearInterval(timer);
     };
   }, [range]);
-  if (!series?.models) return null;
-  return html`<section class="plots"><h2>Figures <span class="ranges">${Object.keys(RANGES).map((name) => html`<button key=${name} aria-pressed=${range === name} onClick=${() => setRange(name)}>${name}</button>`)}</span></h2>
-    <div class="grid">${PLOTS.map(([key, title]) => html`<${Plot} key=${key} title=${title} of=${key} series=${series} names=${names} />`)}</div></section>`;
+  return series;
 }
 
-function Plot({ title, of, series, names }) {
+function Plots({ names, range, setRange, series }) {
+  if (!series) return null;
+  return html`<section class="plots"><h2>Figures <span class="ranges">${Object.keys(RANGES).map((name) => html`<button key=${name} aria-pressed=${range === name} onClick=${() => setRange(name)}>${name}</button>`)}</span></h2>
+    <div class="grid">${PLOTS.map(([key, title, unit]) => html`<${Plot} key=${key} title=${title} of=${key} unit=${unit} series=${series} names=${names} />`)}</div></section>`;
+}
+
+function Plot({ title, of, unit, series, names }) {
   const place = useRef(null);
   const plot = useRef(null);
   const shown = names.filter((name) => series.models[name]);
-  const data = [series.times, ...shown.map((name) => series.models[name][of] || [])];
+  const data = [series.times, ...shown.map((name) => (series.models[name][of] || []).map((value) => (value == null ? null : value / unit)))];
   const labels = shown.join();
   useEffect(() => {
     if (!window.uPlot || !place.current) return undefined;

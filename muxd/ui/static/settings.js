@@ -10,7 +10,7 @@ export function Keys({ admin, say }) {
   useEffect(() => {
     if (!admin) return;
     load();
-    get("usage").then((found) => setUsage(found.keys || {}), () => {});
+    get("usage?days=1").then((found) => setUsage(byKey(found.usage)), () => {});
   }, [admin]);
   if (!admin) return html`<p class="empty">Keys are for administrators.</p>`;
   const add = async (event) => {
@@ -43,6 +43,12 @@ export function Keys({ admin, say }) {
     ${keys?.length === 0 && html`<p class="empty">There is no key: nobody needs one. With the first one everybody does.</p>`}
     <form class="filters" onSubmit=${add}><label>name <input name="name" required pattern="[a-z0-9._\\-]+" /></label><label>models <input name="models" placeholder="all" /></label>
       <label>per minute <input name="rpm" type="number" min="1" /></label><label>expires <input name="expires" placeholder="never, 30d, 2027-01-31" /></label><button>Add a key</button></form>`;
+}
+
+function byKey(usage) {
+  const found = {};
+  for (const { key, requests } of usage) found[key] = { requests: (found[key]?.requests || 0) + requests };
+  return found;
 }
 
 export function Config({ status, admin, say }) {
