@@ -168,7 +168,8 @@ class Placement:
         worker = group.serving[0]
         if len(group.serving) == 1 and not self._host.ledger.holds(worker.name, group.gpus):
             return self._clearing(group.gpus).offer(worker.share).evictions
-        changes, key = self._host.ledger.changes_of(group.gpus), (group.name, group.gpus)
+        coming = tuple(each.name for each in claiming(group))  # one that is stuck no longer may come again
+        changes, key = self._host.ledger.changes_of(group.gpus), (group.name, group.gpus, coming)
         if key not in self._evictions or self._evictions[key][0] != changes:
             self._evictions[key] = changes, self._find_evictions(group)
         return self._evictions[key][1]

@@ -251,7 +251,8 @@ class Switching:
 
     def is_coming(self, group: Group) -> bool:
         """Say whether a switch brings the group, or will as an operator wishes."""
-        return self.switch_to(group) is not None or self.is_called(group)
+        switch = self.switch_to(group)
+        return (switch is not None and self._is_under_way(switch)) or self.is_called(group)
 
     def claimants(self, group: Group) -> list[Group]:
         """Return the groups that running switches bring to a GPU that this one needs, or that are validated there."""

@@ -221,6 +221,32 @@ def test_a_stuck_replica_leaves_the_other_one_serving():
     assert book.state("q") is WorkerState.READY
 
 
+def test_who_is_in_the_way_is_found_anew_once_a_stuck_replica_is_gone():
+    """Its memory was given back when it fell asleep: nothing but its state says that it comes again."""
+    book = Playbook(replicas("r", GPU_0, GPU_1, share=50), single("a", share=40))
+    events = [
+        GpusMeasured(0, {"0": 80, "1": 80}),
+        LeaseAsked(0, 1, "r"),
+        *(WorkerReady(1, name, f"http://{name}") for name in ("r/0", "r/1", "r/router")),
+        RouterSynced(2, "r", ("http://r/0", "http://r/1")),
+        LeaseEnded(3, 1),
+        OrderGiven(4, 2, "r", Verb.SLEEP),
+        *(WorkerAsleep(5, name, 0) for name in ("r/0", "r/1")),
+        OrderGiven(7, 3, "r", Verb.RESTART),
+        WorkerStuck(8, "r/0", "survived SIGKILL"),
+        *(WorkerExited(9, name) for name in ("r/1", "r/router")),
+        OrderGiven(10, 4, "a", Verb.START),
+        WorkerReady(11, "a", "http://a"),
+    ]
+    for event in events:
+        book.pending.clear()
+        book >> event
+    group, placement = book.group("r"), book.scheduler.host.placement
+    assert not placement.evictions(group), "r/1 alone would come, and that is found and kept"
+    book.worker("r/0").move(WorkerState.UNLOADED, 12)
+    assert [leaving.group.name for leaving in placement.evictions(group)] == ["a"]
+
+
 def test_a_replica_that_still_loads_is_ended_when_its_group_gives_way():
     book = (
         coming("b")

@@ -240,6 +240,19 @@ def test_who_waits_with_an_order_for_the_end_of_a_validation_beside_it_is_brough
     assert book >> WorkerReady(30, "a", "http://a") << FinishOrder(5, "ready")
 
 
+def test_what_a_dropped_validation_leaves_ends_with_the_switch_that_comes_to_nothing():
+    """c keeps more asleep than was thought, so that e does not fit beside b."""
+    book = Playbook(single("b", share=30), single("c", share=40), single("e", share=50))
+    book >> GpusMeasured(0, {"0": 80})
+    for time, name in ((1, "b"), (4, "c")):
+        book >> LeaseAsked(time, time, name) << StartWorker(name)
+        book >> WorkerReady(time + 1, name, f"http://{name}") << GrantLease(time, f"http://{name}", 1)
+        book >> LeaseEnded(time + 2, time)
+    book >> validate(20, 2, model="e") << SleepWorker("c", 2) >> ValidationEnded(21, 9, "e")
+    assert book >> WorkerAsleep(22, "c", kept=3)
+    assert book.group("e").order is None
+
+
 def test_one_that_any_gpu_will_do_for_comes_back_to_those_that_are_kept_for_it():
     """While both have ended, GPU 0 looks as good to g as its own: it is the other one's that is validated."""
     specs = single("b", share=30, sleep_level=3), anywhere("g", 1, "0", "1", share=40, sleep_level=3)
