@@ -43,7 +43,20 @@ def tree(text: str) -> Node:
     if not is_plain(root, text):
         text = _HERE_DOCUMENT.sub(lambda found: found[3] + "\n" * found[4].count("\n"), _STUMBLES.sub(" ", text))
         root = _parser().parse(text.encode(errors="replace")).root_node
-    return root
+    return _parted(root, text.encode(errors="replace"))
+
+
+def _parted(root: Node, source: bytes) -> Node:
+    """Return the tree with commands of their own for assignments that it has joined to the command of the next line."""
+    joints = (joint for node in walk(root) if node.type == "command" for joint in pairwise(node.children))
+    ends = {
+        before.start_byte if before.type == "comment" else before.end_byte
+        for before, after in joints
+        if b"\n" in source[before.end_byte : after.start_byte].replace(b"\\\n", b"")
+    }
+    for end in sorted(ends, reverse=True):
+        source = source[:end] + b";" + source[end:]
+    return _parser().parse(source).root_node if ends else root
 
 
 def is_plain(root: Node, text: str) -> bool:
@@ -86,22 +99,17 @@ def code(node: Node) -> str:
     return "".join(parts)
 
 
-def commands(node: Node, more: Sequence[Node]) -> Iterator[tuple[list[Node], list[list[Node]]]]:
-    """Yield the assignments and the words of a command, and `more` words; each word is its adjacent nodes.
+def command_words(node: Node, more: Sequence[Node]) -> tuple[list[Node], list[list[Node]]]:
+    """Return the assignments and the words of a command, and `more` words; each word is its adjacent nodes.
 
-    tree-sitter-bash 0.25 takes assignments for a part of the command in the next line: they are yielded before it.
     Raise NotPlain.
     """
     assignments: list[Node] = []
     words: list[list[Node]] = []
     text, at = node.text or b"", node.start_byte
     for child in [node] if node.type == "variable_assignment" else node.children:
-        between = text[at - node.start_byte : child.start_byte - node.start_byte].replace(b"\\\n", b"").strip(b" \t")
-        if between.strip():
+        if text[at - node.start_byte : child.start_byte - node.start_byte].replace(b"\\\n", b"").strip():
             raise NotPlain("a word is left out")
-        if between:
-            yield assignments, words
-            assignments, words = [], []
         if child.type == "variable_assignment" and not text_of(child).startswith("-"):  # --flag=value is so, too
             assignments.append(child)
         elif child.type == "command_name":
@@ -110,10 +118,10 @@ def commands(node: Node, more: Sequence[Node]) -> Iterator[tuple[list[Node], lis
             words += [[word] for word in words_behind(child)]
         elif words and child.start_byte == words[-1][-1].end_byte:
             words[-1] = [*words[-1], child]
-        elif child.type != "comment":
+        else:
             words.append([child])
         at = child.end_byte
-    yield assignments, [*words, *([word] for word in more)]
+    return assignments, [*words, *([word] for word in more)]
 
 
 def words_behind(redirection: Node) -> list[Node]:

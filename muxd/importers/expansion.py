@@ -66,12 +66,6 @@ class ScriptVariables:
         """See what a command does whose output is asked for."""
         raise NotImplementedError
 
-    def _assign(self, assignment: Node, place: Place) -> str:
-        """Carry an assignment out, and return the name of the variable."""
-        name, value = self._assignment(assignment)
-        self._set_variable(name, value, place, appends=any(child.type == "+=" for child in assignment.children))
-        return name
-
     def _assignment(self, assignment: Node) -> tuple[str, Value]:
         """Return what an assignment sets, and to what; to a Hole for a part of an array, and by names."""
         said, value = assignment.child_by_field_name("name"), assignment.child_by_field_name("value")
@@ -198,9 +192,9 @@ class ScriptVariables:
 
     def _value(self, value: Value | None, *, quoted: bool, splits: bool, each: str) -> Fields:
         """Return the words of a value; `each` is "@" or "*" where all elements of an array are asked for."""
+        if each == "@" and quoted and (value is None or isinstance(value, list)):
+            return [*(value or ())] or [None]
         if isinstance(value, list):
-            if each == "@" and quoted:
-                return [*value] or [None]
             plain = [word for word in value if isinstance(word, str)]
             value = next(iter(value), None) if not each else " ".join(plain) if plain == value else Hole()
         if isinstance(value, Hole):
@@ -224,6 +218,10 @@ class ScriptVariables:
         if name in self.variables:
             return self.variables[name]
         return Hole() if name in VOLATILE or self._is_lost or not name.isidentifier() else None
+
+
+def appends(assignment: Node) -> bool:
+    return any(child.type == "+=" for child in assignment.children)
 
 
 def _parts(node: Node, *, quoted: bool) -> Iterator[Node]:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,13 +21,13 @@ from .bash_syntax import (
     NotPlain,
     Place,
     code,
-    commands,
+    command_words,
     plain_tree,
     text_of,
     walk,
     words_behind,
 )
-from .expansion import VOLATILE, ScriptVariables, Value
+from .expansion import VOLATILE, ScriptVariables, Value, appends
 from .launched_programs import QUIET, SERVER, TOOLS, WAITING, foreign_server, is_detached, is_unseen
 
 if TYPE_CHECKING:
@@ -167,8 +166,7 @@ class PlainReader(ScriptVariables):
                 for substitution in (each for each in walk(node) if each.type == "command_substitution"):
                     self._look_into(substitution)
             case "command" | "variable_assignment" | "variable_assignments":
-                for assignments, words in commands(node, more):
-                    self._command(assignments, words)
+                self._command(*command_words(node, more), self._place(node))
             case "declaration_command" | "unset_command":
                 self._declare(node.children[0].type, node.children[1:], self._place(node))
             case kind if kind in _COMPOUNDS:
@@ -178,18 +176,17 @@ class PlainReader(ScriptVariables):
     def _place(self, node: Node) -> Place:
         return Place(self.file, node.start_point[0] + 1)
 
-    def _command(self, assignments: Sequence[Node], nodes: Sequence[list[Node]]) -> None:
+    def _command(self, assignments: list[Node], nodes: list[list[Node]], place: Place) -> None:
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise NotPlain("it has no end")
-        place = self._place([*assignments, *chain(*nodes)][0])
         if words := [word for each in nodes for word in self._words(each)]:
             outer, own = self._prefixed, map(self._assignment, assignments)
             self._prefixed = outer | {name: value if isinstance(value, str) else Hole() for name, value in own}
             self._run(words, nodes, place)
             self._prefixed = outer
         for assignment in assignments if self._is_over or not (nodes or self._is_apart) else ():
-            self._assign(assignment, place)
+            self._set_variable(*self._assignment(assignment), place, appends=appends(assignment))
 
     def _run(self, words: list[Word], nodes: Sequence[list[Node]], place: Place) -> None:
         first, *rest = words
@@ -328,21 +325,21 @@ class PlainReader(ScriptVariables):
         options = "".join(text for text in map(text_of, nodes) if text[:1] in "-+")
         if "n" in options and program != "export":  # a name for another variable
             self._lose()
-        names = []
+        declared: list[tuple[str, Value | None, bool]] = []  # bash expands all before it sets any
         for node in nodes:
             if program in ("local", "unset"):
                 self._lose() if program == "unset" and "$" in text_of(node) else self._forget(code(node))
             elif node.type == "variable_assignment":
-                names.append(self._assign(node, place))
+                declared.append((*self._assignment(node), appends(node)))
             elif text_of(node)[:1] not in "-+":
                 for word in self._words([node]):
                     name, equals, value = ("", "", "") if isinstance(word, Hole) else word.partition("=")
                     if isinstance(word, Hole):
                         self._lose()
-                    elif equals:
-                        self._set_variable(name.rstrip("+"), value, place, appends=name.endswith("+"))
-                    names.append(name.rstrip("+"))
-        for name in names:
+                    declared.append((name.rstrip("+"), value if equals else None, name.endswith("+")))
+        for name, given, is_more in declared:
+            if given is not None:
+                self._set_variable(name, given, place, appends=is_more)
             if set(options) & set("inlu") and name in self.variables:
                 self.variables[name] = Hole()
             if program == "export" or "x" in options:

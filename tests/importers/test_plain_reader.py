@@ -63,6 +63,10 @@ WORDS = {
     "a dollar that means itself": 'python $ "$" a$ "$ x"',
     "a variable for a program": "P=python; $P a; exec \"${P}3\" b",
     "wrappers": "nohup python a; env PORT=9 python b; exec nice -n 5 python c",
+    "assignments in the line before a pipe": 'B=1 P=""\nB=2   # x \\\npython "$A$B" x | cat',
+    "an array that is not set": 'python a "${L[@]}" "$@" "x${L[@]}"',
+    "exports that name each other": "A=0; export A=1 B=$A; python $A $B",
+    "words behind redirections": "> log python a 2>&1 b <<< c d > log e",
     "a shell in a shell": "X=1; export PORT=2; bash -c 'python \"[$X]\" $PORT $0 $1' zero one",
     "eval": "X='python a \"b c\"'; eval \"$X\"; eval PORT=3; python $PORT",
 }  # fmt: skip
@@ -229,7 +233,8 @@ PLAIN = (
     "a variable that is split", "a default", "a default of several words", "a default in a default",
     "a default that is assigned", "an alternative", "an array over lines", "appended", "arguments of a script",
     "two assignments on a line", "an assignment for one command", "redirections", "a here-document",
-    "a variable for a program",
+    "a variable for a program", "assignments in the line before a pipe", "an array that is not set",
+    "exports that name each other", "words behind redirections",
 )  # fmt: skip
 
 
