@@ -17,6 +17,7 @@ from muxd.core.commands import (
     WakeWorker,
 )
 from muxd.core.events import (
+    AdoptedWorker,
     DemandReported,
     GpusMeasured,
     LeaseAsked,
@@ -24,6 +25,7 @@ from muxd.core.events import (
     OrderGiven,
     Reconfigured,
     RouterSynced,
+    Started,
     TimerFired,
     Verb,
     Waiting,
@@ -330,6 +332,20 @@ def test_a_replica_that_is_spare_is_not_the_models_state():
         >> WorkerDrained(42, "q/1") << SleepWorker("q/1", 2)
         >> WorkerAsleep(43, "q/1") << FinishOrder(9, "ready")
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("scaling", "serving"), [(RULE, ["q/0", "q/2"]), (None, ["q/0", "q/2"])])
+def test_the_next_muxd_goes_on_with_those_that_serve(scaling, serving):
+    found = (
+        AdoptedWorker("q/0", ZERO),
+        AdoptedWorker("q/1", ONE, level=2),
+        AdoptedWorker("q/2", TWO),
+        AdoptedWorker("q/router", "http://q", routed=(ZERO, TWO)),
+    )
+    book = Playbook(replicas("q", *GPUS, scaling=scaling, at_first=1)) >> Started(0, adopted=found)
+    book.pending.clear()
+    assert book.state("q") is WorkerState.READY
+    assert [worker.name for worker in book.group("q").enlisted] == serving
 
 
 def test_other_bounds_hold_without_a_restart():
