@@ -2,8 +2,10 @@
 
 A model with one worker is served by that alone, under the model's name.  With `replicas` there are NAME/0, NAME/1 ...,
 as many as there may ever be, each with its share of the model's GPUs, and NAME/router, which has the model's port.
+With `prefill` and `decode` the workers are NAME/prefill-0 ... and NAME/decode-0 ... instead.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,12 +33,25 @@ def members_of(model: Model) -> tuple[Member, ...]:
     each = model.gpus_each
     named = model.served_names or (model.name,)
     common = replace(model, served_names=named, replicas=1, max_replicas=0, min_replicas=None, scaling=None)
+    router = Member(Role.ROUTER, replace(common, name=router_of(model.name), gpus=(), memory=None))
+    common = replace(common, prefill=None, decode=None)
     shares = (model.gpus[number * each : (number + 1) * each] for number in range(model.most_replicas))
     serving = (
-        Member(Role.SERVE, replace(common, name=f"{model.name}/{number}", gpus=gpus, port=0))
-        for number, gpus in enumerate(shares)
+        Member(
+            role, replace(common, name=f"{model.name}/{name}", half=half, args=(*model.args, *args), gpus=gpus, port=0)
+        )
+        for (role, name, half, args), gpus in zip(_serving(model), shares, strict=True)
     )
-    return (*serving, Member(Role.ROUTER, replace(common, name=router_of(model.name), gpus=(), memory=None)))
+    return (*serving, router)
+
+
+def _serving(model: Model) -> Iterator[tuple[Role, str, str, tuple[str, ...]]]:
+    """Yield for each worker that serves its role, the last part of its name, its half, and flags of its own."""
+    if model.prefill is None or model.decode is None:
+        yield from ((Role.SERVE, str(number), "", ()) for number in range(model.most_replicas))
+        return
+    for role, half, options in ((Role.PREFILL, "prefill", model.prefill), (Role.DECODE, "decode", model.decode)):
+        yield from ((role, f"{half}-{number}", half, options.args) for number in range(options.replicas))
 
 
 def router_of(model: str) -> str:
@@ -56,7 +71,7 @@ def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
         preload=model.preload,
         drain_timeout=model.drain_timeout,
         pinned=model.pinned,
-        replicas=max(model.replicas, model.min_replicas or 0),
+        replicas=max(model.replicas, model.min_replicas or 0) if model.prefill is None else 0,
         scaling=_scaling(model) if model.is_scaled else None,
         ladder=ladder,
         sheltered_for=model.evict,

@@ -64,6 +64,13 @@ class Reservation:
         self._socket.close()
 
 
+def free_port() -> int:
+    """Return a port of loopback that nobody has; who is told it fails to start if somebody takes it before."""
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])
+
+
 def listen_at(host: str, port: int, name: str = CLIENTS) -> socket.socket:
     """Return a listening socket of the proxy; `name` is one of SETTINGS.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from muxd.config import Daemon, Memory, Model, SimulatorOptions
 from muxd.config.engine_options import OpenAIOptions
+from muxd.config.half_options import HalfOptions
 from muxd.config.model_schema import Script
 from muxd.config.schema import Policy
 from muxd.config.server_commands import HookStep
@@ -66,6 +67,21 @@ def test_a_model_that_is_scaled_has_a_worker_for_each_replica_that_there_may_be(
 def test_a_fixed_number_of_replicas_is_scaled_by_orders_alone():
     spec = spec_of(model(replicas=2, gpus=("0", "1")), DAEMON)
     assert (spec.replicas, spec.scaling) == (2, None)
+
+
+def test_halves_have_the_gpus_in_their_order_and_flags_of_their_own():
+    halves = {"prefill": HalfOptions(args=("--a",)), "decode": HalfOptions(replicas=2, args=("--b",))}
+    split = model(gpus=("0", "1", "2"), args=("--all",), sleep_level=3, **halves)
+    members = members_of(split)
+    assert [(m.model.name, m.role, m.model.half, m.model.gpus, m.model.args) for m in members[:-1]] == [
+        ("qwen/prefill-0", "prefill", "prefill", ("0",), ("--all", "--a")),
+        ("qwen/decode-0", "decode", "decode", ("1",), ("--all", "--b")),
+        ("qwen/decode-1", "decode", "decode", ("2",), ("--all", "--b")),
+    ]
+    assert members[-1].role is Role.ROUTER
+    assert members[-1].model.prefill == HalfOptions(args=("--a",))
+    spec = spec_of(split, DAEMON)
+    assert (spec.replicas, spec.scaling) == (0, None)
 
 
 def test_each_replica_claims_its_own_memory_and_the_router_none():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 
 from .declarations import KeyDeclaration, key, keys_of
+from .half_options import HalfOptions, half_or
 from .readers import choice, command, duration, integer, labels, number, prefill_urls, server_urls, text, texts
 from .server_commands import HookStep, command_line, hook_steps, url_path, url_paths
 
@@ -221,14 +222,18 @@ class RemoteOptions:
         doc="The servers of the model: anything that answers OpenAI's API, such as another host's muxd.  A reload adds "
         "and removes them while the others serve on; only the first Unix socket among them takes a new router.",
     )
-    prefill: tuple[str, ...] = key(
-        prefill_urls,
+    prefill: tuple[str, ...] | HalfOptions = key(
+        half_or(prefill_urls),
         unset=(),
         example=["http://10.0.0.7:30000 8998"],
-        doc="In place of urls: the servers that prefill, each with its bootstrap port, where it has one, ...",
+        doc="In place of urls: the servers that prefill, each with its bootstrap port, where it has one, ...  SGLang "
+        "has workers of muxd's for it: { replicas = 1, policy = 'cache_aware', args = [] }, on the first of gpus.",
     )
-    decode: tuple[str, ...] = key(
-        server_urls, unset=(), example=["http://10.0.0.8:30000"], doc="... and those that decode."
+    decode: tuple[str, ...] | HalfOptions = key(
+        half_or(server_urls),
+        unset=(),
+        example=["http://10.0.0.8:30000"],
+        doc="... and those that decode; SGLang's likewise, on the GPUs behind those.",
     )
     discovery: PodDiscovery | None = key(
         PodDiscovery,

@@ -13,6 +13,7 @@ from typing import Any, get_origin, get_type_hints
 
 from . import key_readers, readers, server_commands
 from .declarations import KeyDeclaration, keys_of
+from .half_options import HalfOptions
 from .model_schema import MODEL_KEYS
 from .schema import SECTIONS, Key
 from .units import DURATION, SIZE
@@ -116,6 +117,8 @@ def _kind(declared: KeyDeclaration) -> Schema:
             return {"anyOf": [{"type": "string", "pattern": text}, {"type": "number", "minimum": limits["low"]}]}
         case "size":
             return _SIZE
+        case "half_or":
+            return {"anyOf": [_table(keys_of(HalfOptions)), _TEXTS]}
     result = get_type_hints(read)["return"]
     return _BY_RESULT[get_origin(result) or result]
 

@@ -17,6 +17,7 @@ from .default_paths import default_log_dir, default_socket, default_state_dir, h
 from .devices import VARIABLE, Devices
 from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS
 from .flags import Parallel, flag_of, parallel
+from .half_options import HALVES, HalfOptions
 from .key_tables import read_keys
 from .lines import KeyPath
 from .misplaced_keys import why_misplaced, why_no_model, why_no_table, why_not_a_table, why_not_models
@@ -253,7 +254,10 @@ class _FileReading:
         given |= self._gpus(given, path if "gpus" in own or "gpus" not in defaults else ("defaults",))
         kind = ENGINE_OPTIONS[given.get("engine", DEFAULT_ENGINE)]
         options = kind(**{key: given[key] for key in keys_of(kind) if key in given})
-        given = {key: value for key, value in given.items() if key in keys_of(Model) or key == "any_gpus"}
+        halves = {half: given[half] for half in HALVES if isinstance(given.get(half), HalfOptions)}
+        given = {key: value for key, value in given.items() if key in keys_of(Model) or key == "any_gpus"} | halves
+        if halves and "sleep_level" not in own:
+            given["sleep_level"] = 3
         if options.usual_level is not None and "sleep_level" not in own:
             given["sleep_level"] = options.usual_level
         return self._with_program(Model(name=name, engine_options=options, **given))
@@ -264,7 +268,8 @@ class _FileReading:
             return {"gpus": ()}
         try:
             needs = _gpus_needed(given.get("args", ()))
-            most = max(given.get("replicas", 1), given.get("max_replicas", 0))
+            halves = [given[half] for half in HALVES if isinstance(given.get(half), HalfOptions)]
+            most = sum(half.replicas for half in halves) or max(given.get("replicas", 1), given.get("max_replicas", 0))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, most)
             is_pretend = "engine" in given and _kind(given["engine"]).is_pretend
             if names[:1] and names[0].startswith(ANY_GPUS):

@@ -9,6 +9,7 @@ from typing import Any
 
 from .declarations import KeyDeclaration, key, keys_of
 from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS, OPTION_KEYS, EngineOptions, SGLangOptions
+from .half_options import HalfOptions
 from .readers import (
     boolean,
     choice,
@@ -355,6 +356,9 @@ class Model:
     )
     log_max_bytes: int = key(size(low=64 * 1024), "64MiB", doc="Each log file is rotated at this size.")
     log_backups: int = key(integer(0, 1000), 3, doc="So many old log files are kept.")
+    prefill: HalfOptions | None = None  # of a model whose workers only prefill, or only decode; each None or neither
+    decode: HalfOptions | None = None
+    half: str = ""  # of a worker: "prefill" or "decode"; "": it serves requests whole
     any_gpus: int = 0  # so many of `gpus` will do, which the core chooses; 0: all of them are meant
     engine_options: EngineOptions = field(default_factory=SGLangOptions)  # those of `engine`
 
@@ -365,7 +369,9 @@ class Model:
 
     @property
     def most_replicas(self) -> int:
-        """Return how many replicas there can be at most."""
+        """Return how many servers there can be at most."""
+        if self.prefill is not None and self.decode is not None:
+            return self.prefill.replicas + self.decode.replicas
         return max(self.replicas, self.max_replicas)
 
     @property

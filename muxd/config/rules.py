@@ -12,6 +12,7 @@ from .default_paths import default_log_dir
 from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, engines_with
 from .flag_advice import why_flag
 from .folders import why_no_logs, why_no_socket
+from .half_options import HALVES
 from .lines import KeyPath
 from .loopback import ADVICE, collide, is_loopback
 from .model_schema import MODEL_KEYS, Model
@@ -324,7 +325,8 @@ def _model(model: Model, written: _WrittenKeys, environ: Mapping[str, str] | Non
         levels = ", ".join(map(str, sorted(kind.capabilities.sleep_levels)))
         yield ("sleep_level",), f"{kind.name} has no sleep level {model.sleep_level}; use one of {levels}"
     for key in OPTION_KEYS:
-        if key not in keys_of(model.engine_options) and written.in_model(model.name, key):
+        is_half = key in HALVES and getattr(model, key) is not None
+        if key not in keys_of(model.engine_options) and written.in_model(model.name, key) and not is_half:
             advice = why_flag(key, written.value(model.name, key), model.engine)
             yield (key,), advice or f"only {engines_with(key)} has it; remove it or change engine"
     if not kind.capabilities.uses_gpus and written.in_model(model.name, "gpus"):
@@ -345,6 +347,7 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
     """
     count, most = len(model.gpus), model.most_replicas
     yield from _bounds_of_replicas(model)
+    yield from _halves(model, written, uses_gpus=uses_gpus)
     if most == 1:
         if written.in_model(model.name, "router") and uses_gpus:
             yield ("router",), "one worker needs no router; leave this out, or give replicas"
@@ -353,7 +356,28 @@ def _replicas(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterat
         yield ("gpus",), "any GPU is chosen for one worker; name those of the replicas, or leave replicas out"
     elif count % most:
         text = f"{count} GPU{'s' if count != 1 else ''} cannot be parted among {most} replicas"
-        yield ("gpus",), f"{text}; name as many for each, in the order of the replicas"
+        of_each = "those that prefill, then those that decode" if model.prefill is not None else "the replicas"
+        yield ("gpus",), f"{text}; name as many for each, in the order of {of_each}"
+
+
+def _halves(model: Model, written: _WrittenKeys, *, uses_gpus: bool) -> Iterator[Finding]:
+    """Yield what keeps a model from having workers that prefill and workers that decode."""
+    if model.prefill is None and model.decode is None:
+        return
+    first = next(half for half in HALVES if getattr(model, half) is not None)
+    if not uses_gpus:
+        yield (first,), "its servers run elsewhere; give a list of their addresses"
+        return
+    for half, other in (HALVES, HALVES[::-1]):
+        if getattr(model, half) is not None and not written.anywhere(model.name, other):
+            yield (half,), f"workers that {half} are of no use without those that {other}; give {other}, too"
+    if model.engine not in ("sglang", "simulator"):
+        yield (first,), "only SGLang has workers that prefill and others that decode; leave it out, or change engine"
+    for name, is_set in (("replicas", model.replicas > 1), ("max_replicas", model.is_scaled)):
+        if is_set:
+            yield (name,), f"how many there are is said in {' and '.join(HALVES)}; leave this out"
+    if model.sleep_level != 3:
+        yield ("sleep_level",), "its KV cache is known to the other half, and cannot be given up by itself; use 3"
 
 
 def _bounds_of_replicas(model: Model) -> Iterator[Finding]:

@@ -63,8 +63,9 @@ def why_not_to_scale(group: Group, replicas: int) -> str:
     """Return why the group cannot have so many replicas; "" where it can, as far as its configuration goes."""
     most = len(group.serving)
     if not group.is_scalable:
-        has = "prefill and decode" if most > 1 else "one worker"
-        return f"{group.name} has {has}, and no replicas; give it max_replicas, and reload"
+        if most > 1:
+            return f"{group.name} has no replicas: how many prefill and how many decode is in its configuration"
+        return f"{group.name} has one worker, and no replicas; give it max_replicas, and reload"
     if replicas > most:
         return f"{group.name} has at most {most} replica{'s' if most > 1 else ''}, not {replicas}: see its max_replicas"
     least = group.spec.scaling.least if group.spec.scaling is not None else 0

@@ -68,7 +68,7 @@ from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
-from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Troubles
+from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
 from .states import AT_REST, DOWN, UP, WorkerState
 from .switching import OperatorSwitch, Switching
 from .worker import PendingFailure, Worker
@@ -450,7 +450,8 @@ class Scheduler:
     def _move_lost(self, worker: Worker, to: WorkerState, why: str, code: str, message: str) -> Iterator[Command]:
         """Move a lost worker; first take its group's leases where nothing carries their requests without it."""
         group = self.host.groups[worker.group]
-        if not group.carries(but=worker):
+        is_waited_for = worker.spec.role is Role.PREFILL and worker.state in (WorkerState.READY, WorkerState.DRAINING)
+        if is_waited_for or not group.carries(but=worker):  # who decodes would wait for its prompts for ever
             yield from self.host.revoke_all(group, code, f"the worker of {worker.name} {message}", self.host.now)
             yield from self.host.end_all(group)
         yield from self.host.move(worker, to, why)

@@ -76,6 +76,7 @@ class Engine(Protocol):
     is_deaf_while_loading: bool  # a stop signal is lost on a server that is not ready yet
     notice: str  # what an operator should mend although the server serves; "": nothing
     is_silent: bool  # whether its server sleeps by steps of its own, and need neither answer nor listen now
+    bootstrap_port: int  # at which a server that prefills tells those that decode where its KV cache is; 0: none
     runs_elsewhere: bool  # whether the server may be no descendant of its command, such as one that a hook starts
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:

@@ -42,7 +42,8 @@ async def take_over_workers(
     for name in found:
         if isinstance(runner := context.runners[name], RouterRunner):
             serving = [w.url for w in found.values() if w.level is None and w.worker != name and _is_beside(w, name)]
-            found[name] = replace(found[name], routed=await runner.routed_of(serving))
+            servers = context.runners.routed(group_of(name), serving)
+            found[name] = replace(found[name], routed=await runner.routed_of(servers))
     return tuple(found[name] for name in left if name in found)
 
 

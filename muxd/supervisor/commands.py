@@ -80,7 +80,8 @@ class CommandExecutor:
             case SyncRouter(group, urls):
                 router = self._runners[router_of(group)]
                 assert isinstance(router, RouterRunner)
-                self._nursery.start_soon(router.keep_synced, group, urls, name=f"workers of {group}'s router")
+                servers = self._runners.routed(group, urls)
+                self._nursery.start_soon(router.keep_synced, group, servers, name=f"workers of {group}'s router")
             case GrantLease() | RevokeLease() | RestoreLease() | FailLease() | EndLease():
                 self._context.sessions.tell_holder(command)
             case AnswerUnload():

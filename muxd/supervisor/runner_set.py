@@ -8,7 +8,8 @@ from muxd import status
 from muxd.config import Config, Model
 from muxd.config.names import did_you_mean
 from muxd.config.plan import Step
-from muxd.core.spec import Role
+from muxd.core.spec import Role, group_of
+from muxd.engines.routers import RoutedServer
 from muxd.errors import ModelNotFound
 from muxd.members import Member, members_of
 from muxd.workers import RouterRunner, Runner, WorkerContext
@@ -45,6 +46,12 @@ class RunnerSet(Mapping[str, Runner]):
     def concurrency_limit(self, model: str) -> int:
         """Return how many requests may be at a model's worker at once, by muxd's name; 0 for no limit."""
         return self.models[model].concurrency_limit if model in self.models else 0
+
+    def routed(self, group: str, urls: Iterable[str]) -> list[RoutedServer]:
+        """Return the servers of a group at these URLs, as its router is told of them."""
+        known = (runner.as_routed for name, runner in self._runners.items() if group_of(name) == group)
+        by_url = {server.url: server for server in known}
+        return [by_url[url] for url in urls if url in by_url]
 
     def take_over(self, config: Config, steps: Iterable[Step]) -> None:
         """Take over a reloaded configuration: add the runners of new models, and update those that go on as they are.

@@ -8,7 +8,7 @@ import trio
 from muxd.config import Model
 from muxd.core.events import RouterSynced
 from muxd.engines.engine_client import EngineCallFailed
-from muxd.engines.routers import Router, router_for
+from muxd.engines.routers import RoutedServer, Router, router_for
 
 from .inheritance import PATIENCE
 from .launch import WorkerContext
@@ -30,14 +30,14 @@ class RouterRunner(Runner):
     def _make_engine(self) -> Router:
         return router_for(self.model)
 
-    async def routed_of(self, urls: Sequence[str]) -> tuple[str, ...]:
+    async def routed_of(self, servers: Sequence[RoutedServer]) -> tuple[str, ...]:
         """Have the router pass requests to these workers alone; return those that it passes them to already."""
         link = self._life.link if self._life is not None else None
         with trio.move_on_after(PATIENCE), suppress(EngineCallFailed):
-            return await self._engine.sync(link, urls) if link is not None else ()
+            return await self._engine.sync(link, servers) if link is not None else ()
         return ()
 
-    async def keep_synced(self, group: str, urls: Sequence[str]) -> None:
+    async def keep_synced(self, group: str, servers: Sequence[RoutedServer]) -> None:
         """Have this life of the router pass requests to these workers, and report whom it passes them to.
 
         What a router knows is compared again and again with what it should: its calls need no order and no memory.
@@ -48,7 +48,7 @@ class RouterRunner(Runner):
         with trio.CancelScope() as self._syncing:
             while life is not None and life is self._life and life.link is not None:
                 try:
-                    known: tuple[str, ...] | None = await self._engine.sync(life.link, urls)
+                    known: tuple[str, ...] | None = await self._engine.sync(life.link, servers)
                 except EngineCallFailed:  # its probes find out whether it lives
                     known = None
                 if known is not None and known != reported and life is self._life:

@@ -16,6 +16,7 @@ from muxd.core.ledger import GpuId
 from muxd.engines.engine import Engine
 from muxd.engines.engine_client import EngineCallFailed
 from muxd.engines.registry import engine_for
+from muxd.engines.routers import RoutedServer
 from muxd.threads import in_thread
 
 from .figures import WorkerFigures, ask, host_memory
@@ -88,6 +89,11 @@ class Runner:
     def url(self) -> str:
         """Return where the worker's server is, as http://HOST:PORT; "" where there is none."""
         return self._life.url if self._life is not None else ""
+
+    @property
+    def as_routed(self) -> RoutedServer:
+        """Return the worker's server as a router is told of it."""
+        return RoutedServer(self.url, self.model.half, self._engine.bootstrap_port)
 
     @property
     def pid(self) -> int | None:

@@ -150,7 +150,8 @@ def test_only_what_muxd_finds_out_itself_is_no_key():
     tables = {*SECTIONS.values(), Memory, Simulation, Model, Key, *ENGINE_OPTIONS.values()}
     made = {(table, field.name) for table in tables for field in fields(table)}
     keys = {(table, key) for table in tables for key in keys_of(table)}
-    assert made - keys == {(Model, "name"), (Model, "any_gpus"), (Model, "engine_options")}
+    found_out = ("name", "any_gpus", "engine_options", "half", "prefill", "decode")  # remote servers have the last two
+    assert made - keys == {(Model, name) for name in found_out}
 
 
 def test_defaults_are_every_models_and_tables_are_merged_key_by_key(load):
@@ -486,6 +487,45 @@ WRONG = [
     ),
     (A + "replicas = 0", "models.a.replicas: 0 is out of range; use 1 to 64"),
     (A + "gpus = [0, 1, 2]\nmax_replicas = 2\nreplicas = 3", "models.a.replicas: 3 is more than max_replicas, 2"),
+    (
+        "[models.a]\nengine = 'simulator'\nprefill = { replicas = 1 }",
+        "models.a.prefill: workers that prefill are of no use without those that decode; give decode, too",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\ngpus = [0, 1]\ndecode = {}\nprefill = { replica = 1 }",
+        'models.a.prefill: "replica" is no key of it; known: replicas, policy, args',
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\ngpus = [0, 1]\ndecode = {}\nprefill = { policy = 'best' }",
+        'models.a.prefill: policy: "best" is not known; use "cache_aware" or "power_of_two" or "random" or '
+        '"round_robin"',
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nprefill = {}\ndecode = {}\ngpus = [0, 1, 2]",
+        "models.a.gpus: 3 GPUs cannot be parted among 2 replicas; name as many for each, in the order of those that "
+        "prefill, then those that decode",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\ngpus = [0, 1]\nprefill = {}\ndecode = {}\nreplicas = 2",
+        "models.a.replicas: how many there are is said in prefill and decode; leave this out",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\ngpus = [0, 1]\nprefill = {}\ndecode = {}\nsleep_level = 2",
+        "models.a.sleep_level: its KV cache is known to the other half, and cannot be given up by itself; use 3",
+    ),
+    (
+        "[models.a]\nengine = 'vllm'\nmodel_path = 'org/m'\npython = '/bin/true'\ngpus = [0, 1]\ndecode = {}\n"
+        "prefill = {}",
+        "models.a.prefill: only SGLang has workers that prefill and others that decode; leave it out, or change engine",
+    ),
+    (
+        "[models.a]\nengine = 'remote'\ndecode = ['http://x:1']\nprefill = {}",
+        "models.a.prefill: its servers run elsewhere; give a list of their addresses",
+    ),
+    (
+        "[models.a]\nengine = 'simulator'\nprefill = ['http://x:1']",
+        "models.a.prefill: only engine = \"remote\" has it; remove it or change engine",
+    ),
     (
         A + "gpus = [0, 1]\nmax_replicas = 2\nmin_replicas = 3",
         "models.a.min_replicas: 3 is more than there can be, 2; raise max_replicas",

@@ -5,6 +5,7 @@ import pytest
 from muxd.core.commands import (
     EndLease,
     FailLease,
+    FailOrder,
     FinishOrder,
     FinishShutdown,
     GrantLease,
@@ -365,3 +366,49 @@ def test_a_replica_whose_gpu_strangers_have_taken_meanwhile_waits_until_they_lea
         >> TimerFired(17)
     )  # fmt: skip
     assert book >> GpusMeasured(20, {"0": 80, "1": 80}, strangers={}, left={}) << StartWorker("q/1")
+
+
+# Prefill and decode
+
+
+def three_halves() -> GroupSpec:
+    roles = {"prefill-0": Role.PREFILL, "prefill-1": Role.PREFILL, "decode-0": Role.DECODE}
+    workers = (
+        WorkerSpec(f"q/{part}", frozenset({str(gpu)}), role=role, sleep_level=3)
+        for gpu, (part, role) in enumerate(roles.items())
+    )
+    return GroupSpec("q", (*workers, WorkerSpec("q/router", frozenset(), role=Role.ROUTER)))
+
+
+URLS = ("http://q/p0", "http://q/p1", "http://q/d0")
+
+
+def serving_three() -> Playbook:
+    return (
+        Playbook(three_halves()) >> LeaseAsked(0, 1, "q") << StartWorker("q/prefill-0") << StartWorker("q/prefill-1")
+        << StartWorker("q/decode-0") << StartWorker("q/router")
+        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
+        >> WorkerReady(10, "q/prefill-0", URLS[0]) << SyncRouter("q", URLS[:1])
+        >> WorkerReady(10, "q/prefill-1", URLS[1]) << SyncRouter("q", URLS[:2])
+        >> RouterSynced(10, "q", URLS[:2])
+        >> WorkerReady(11, "q/decode-0", URLS[2]) << SyncRouter("q", URLS)
+        >> RouterSynced(11, "q", URLS) << GrantLease(1, "http://q", 4)
+    )  # fmt: skip
+
+
+def test_what_a_dead_half_was_reading_is_not_waited_for_though_another_one_is_there():
+    why = "the worker of q/prefill-0 exited with status 1"
+    book = (
+        serving_three() >> DemandReported(20, 1, 3)
+        >> WorkerDied(21, "q/prefill-0", "exited with status 1")
+        << RevokeLease(1, "worker_exited", why, 21) << EndLease(1) << SyncRouter("q", URLS[1:])
+        >> RouterSynced(21, "q", URLS[1:])
+        >> LeaseAsked(21, 2, "q") << GrantLease(2, "http://q", 4)
+    )  # fmt: skip
+    assert book
+
+
+def test_halves_are_not_scaled():
+    why = "q has no replicas: how many prefill and how many decode is in its configuration"
+    order = OrderGiven(20, 9, "q", Verb.SCALE, replicas=2)
+    assert serving_three() >> order << FailOrder(9, "scale_refused", why)

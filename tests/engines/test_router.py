@@ -2,16 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import trio
 import trio.testing
 
-from muxd.config import Model
+from muxd.config import Daemon, Model
 from muxd.config.command_lines import Command
+from muxd.config.half_options import HalfOptions
+from muxd.config.router_options import RouterOptions
+from muxd.engines.engine import LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient, open_http
-from muxd.engines.routers import StandInRouter
+from muxd.engines.routers import RoutedServer, SGLangRouter, StandInRouter
 from muxd.http.request import Request
 from muxd.http.server import ResponseWriter, serve_http
 from muxd.ports import Reservation
@@ -60,7 +65,7 @@ class RouterBench:
     async def knows(self, *urls: str) -> None:
         """Tell the router of these workers, until it passes requests to all of them."""
         with trio.fail_after(10):
-            while await self.router.sync(self.link, urls) != urls:
+            while set(await self.router.sync(self.link, list(map(RoutedServer, urls)))) != set(urls):
                 await trio.sleep(0.01)
 
     async def who_answers(self, times: int) -> list[str]:
@@ -114,7 +119,7 @@ async def test_a_dead_worker_costs_no_request_and_is_told():
         await bench.knows(one.url, two.url)
         one.die()
         assert await bench.who_answers(4) == ["two"] * 4
-        assert await bench.router.sync(bench.link, (one.url, two.url)) == (two.url,)
+        assert await bench.router.sync(bench.link, [RoutedServer(one.url), RoutedServer(two.url)]) == (two.url,)
 
 
 async def test_a_worker_that_dies_in_the_middle_of_its_stream_breaks_that_stream():
@@ -155,3 +160,35 @@ async def test_a_router_that_takes_its_time_to_come_is_looked_at_as_any_server_i
         assert await router.find_keys(link, [process]) is None
         with pytest.raises(EngineCallFailed, match="does not sleep"):
             await router.sleep(link, Model("qwen"), 1, [])
+
+
+def argv_of(tmp_path: Path, **keys: Any) -> list[str]:
+    model = Model("qwen", engine="sglang", router=RouterOptions(policy="round_robin"), **keys)
+    daemon = Daemon(tmp_path, tmp_path, tmp_path)
+    context = LaunchContext(port=30001, workdir=tmp_path, tmpdir=tmp_path, admin_key="k", daemon=daemon)
+    return list(SGLangRouter().command(model, context).argv)
+
+
+def test_a_router_of_two_halves_is_told_so_and_each_halfs_policy(tmp_path):
+    halves = {"prefill": HalfOptions(policy="cache_aware"), "decode": HalfOptions(replicas=2, policy="power_of_two")}
+    argv = argv_of(tmp_path, **halves)
+    assert "--pd-disaggregation" in argv
+    assert argv[argv.index("--policy") + 1] == "round_robin"
+    assert argv[argv.index("--prefill-policy") + 1] == "cache_aware"
+    assert argv[argv.index("--decode-policy") + 1] == "power_of_two"
+    assert "--pd-disaggregation" not in argv_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        (RoutedServer("http://s"), {"url": "http://s"}),
+        (RoutedServer("http://s", "decode"), {"url": "http://s", "worker_type": "decode"}),
+        (
+            RoutedServer("http://s", "prefill", 8998),
+            {"url": "http://s", "worker_type": "prefill", "bootstrap_port": 8998},
+        ),
+    ],
+)
+def test_a_router_is_told_what_a_server_does_and_its_bootstrap_port(server, told):
+    assert SGLangRouter()._worker(server) == told

@@ -47,6 +47,7 @@ class OpenAIServer:
         self._values: dict[str, Sequence[str]] = {}  # of the placeholders in its present process's commands
         self.is_silent = False
         self.runs_elsewhere = False
+        self.bootstrap_port = 0
 
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         options = _options(model)

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muxd.config.engine_options import UNIX, PodDiscovery, RemoteOptions, any_unix
+from muxd.config.half_options import HalfOptions
 from muxd.config.model_schema import Model
 from muxd.engines.diagnosis import Diagnosis, Evidence
 from muxd.engines.engine import CommandSpec, LaunchContext
 from muxd.engines.engine_client import EngineCallFailed, EngineClient
-from muxd.engines.routers import SGLangRouter
-from muxd.engines.routers.sglang_router import free_port
+from muxd.engines.routers import RoutedServer, SGLangRouter
 from muxd.errors import RemoteSilent
-from muxd.ports import HOST
+from muxd.ports import HOST, free_port
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class RemoteServers(SGLangRouter):
         """Say whether the router passes requests to a server; note which servers do not answer."""
         if not self._is_told:  # its flags have told the router, or it finds pods by itself
             return await link.probe("/readiness") == 200
-        answering = await self.sync(link, tuple(map(self._told, self._urls)))
+        answering = await self.sync(link, [RoutedServer(self._told(url)) for url in self._urls])
         silent = tuple(url for url in self._urls if self._told(url) not in answering)
         if silent != self._silent:
             self._silent = silent
@@ -102,7 +102,7 @@ class RemoteServers(SGLangRouter):
         options = _options(model)
         if options.discovery is not None:
             return _no_pod(options.discovery, evidence.said)
-        servers = (*options.urls, *options.prefill, *options.decode)
+        servers = (*options.urls, *_servers(options.prefill), *_servers(options.decode))
         half = "" if self._is_told else ", or one half of prefill and decode"
         message = f"none of its servers answers{half}: {', '.join(servers)}"
         return Diagnosis(RemoteSilent.code, message, "start them, or correct their addresses")
@@ -111,6 +111,10 @@ class RemoteServers(SGLangRouter):
 def _options(model: Model) -> RemoteOptions:
     assert isinstance(model.engine_options, RemoteOptions)
     return model.engine_options
+
+
+def _servers(half: tuple[str, ...] | HalfOptions) -> tuple[str, ...]:
+    return half if isinstance(half, tuple) else ()
 
 
 # What sglang-router 0.3.2 writes where it cannot ask Kubernetes for pods.
@@ -131,9 +135,9 @@ def _no_pod(discovery: PodDiscovery, said: str) -> Diagnosis:
 
 def _flags(options: RemoteOptions) -> Iterator[str]:
     """Yield the flags by which the router is told of prefill and decode, or finds pods by itself."""
-    for url in options.prefill:
+    for url in _servers(options.prefill):
         yield from ("--prefill", *url.split(" "))
-    for url in options.decode:
+    for url in _servers(options.decode):
         yield from ("--decode", url)
     found = options.discovery
     if options.prefill or (found is not None and found.prefill_selector):

@@ -33,7 +33,10 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
 
 def _sources(options: RemoteOptions) -> Iterator[Finding]:
     """Yield what is wrong with where the servers are: one of `urls`, `prefill` with `decode`, and `discovery`."""
-    halves = {"prefill": options.prefill, "decode": options.decode}
+    given = {"prefill": options.prefill, "decode": options.decode}
+    halves = {name: half if isinstance(half, tuple) else () for name, half in given.items()}
+    if any(not isinstance(half, tuple) for half in given.values()):
+        return  # said for any engine whose servers run elsewhere
     said = [name for name in ("urls", "prefill", "discovery") if getattr(options, name)]
     if not said and not options.decode:
         yield ("urls",), 'missing; give the servers, as in urls = ["http://10.0.0.7:30000"], or discovery'
@@ -42,7 +45,7 @@ def _sources(options: RemoteOptions) -> Iterator[Finding]:
     for name, other in (("prefill", "decode"), ("decode", "prefill")):
         if halves[name] and not halves[other]:
             yield (other,), f"missing: servers that {name} are of no use without those that {other}"
-        if any(url.startswith("unix:") for url in halves[name]):
+        if any(url.startswith("unix:") for url in halves[name] or ()):
             yield (name,), "prefill and decode are asked over TCP; give addresses of http"
     if (found := options.discovery) is None:
         return

@@ -1,7 +1,6 @@
 """sglang-router 0.3.2: which worker gets a request is its decision, which workers there are is muxd's."""
 
 import re
-import socket
 import sys
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ from muxd.engines.engine_client import EngineClient
 from muxd.engines.engine_packages import EnginePackage
 from muxd.engines.log_patterns import GENERAL_PATTERNS
 from muxd.errors import EngineMissing
-from muxd.ports import HOST
+from muxd.ports import HOST, free_port
 
 from .worker_api import WorkerApiRouter
 
@@ -57,7 +56,7 @@ class SGLangRouter(WorkerApiRouter):
         options = _options(model)
         ports = ("--port", str(context.port), "--prometheus-port", str(self._metrics_port))
         argv = (interpreter(model), "-m", "sglang_router.launch_router", *FLAGS, *ports)
-        return (*argv, *_flags(options), *options.args)
+        return (*argv, *_flags(options), *_half_flags(model), *options.args)
 
     async def metrics(self, link: EngineClient) -> bytes | None:
         return await link.at(f"http://{HOST}:{self._metrics_port}").page("/metrics", LARGEST_PAGE)
@@ -81,6 +80,16 @@ def _options(model: Model) -> RouterOptions:
     return model.router or RouterOptions()
 
 
+def _half_flags(model: Model) -> Iterator[str]:
+    """Yield the flags that say that some workers prefill for others, and the policies for each."""
+    if model.prefill is None or model.decode is None:
+        return
+    yield "--pd-disaggregation"
+    for flag, half in (("--prefill-policy", model.prefill), ("--decode-policy", model.decode)):
+        if half.policy:
+            yield from (flag, half.policy)
+
+
 def _flags(options: RouterOptions) -> Iterator[str]:
     """Yield the flags that say what the table `router` says."""
     said = {
@@ -95,10 +104,3 @@ def _flags(options: RouterOptions) -> Iterator[str]:
             yield from (flag, str(value))
     if options.request_id_headers:
         yield from ("--request-id-headers", *options.request_id_headers)
-
-
-def free_port() -> int:
-    """Return a port that nobody has; the router fails to start if somebody takes it before, and is started again."""
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])

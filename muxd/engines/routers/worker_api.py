@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -27,11 +27,19 @@ from muxd.engines.wake_proof import ProofAnswer
 ASKED_AGAIN = 5.0
 
 
+class RoutedServer(NamedTuple):
+    """A server to which a router passes requests."""
+
+    url: str
+    half: str = ""  # "prefill" or "decode"; "": it serves requests whole
+    bootstrap_port: int = 0  # of one that prefills; 0: it has none
+
+
 class Router(Engine, Protocol):
     """One kind of router."""
 
-    async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
-        """Have the router pass requests to the workers at these URLs alone; return those that it passes them to now.
+    async def sync(self, link: EngineClient, workers: Sequence[RoutedServer]) -> tuple[str, ...]:
+        """Have the router pass requests to these servers alone; return the URLs of those that it passes them to now.
 
         Among these are such as it was told to leave out, and has not yet.  Raise EngineCallFailed.
         """
@@ -51,6 +59,7 @@ class WorkerApiRouter:
     _api_key = ""  # that its workers ask for; "": none
     is_silent = False
     runs_elsewhere = False
+    bootstrap_port = 0
 
     def __init__(self) -> None:
         self._asked: dict[_Change, float] = {}  # changes that nothing has come of, and when each was last asked for
@@ -68,7 +77,9 @@ class WorkerApiRouter:
     def _argv(self, model: Model, context: LaunchContext) -> tuple[str, ...]:
         raise NotImplementedError
 
-    async def sync(self, link: EngineClient, urls: Sequence[str]) -> tuple[str, ...]:
+    async def sync(self, link: EngineClient, workers: Sequence[RoutedServer]) -> tuple[str, ...]:
+        wanted = {worker.url: worker for worker in workers}
+        urls = tuple(wanted)
         listed = await _workers(link)
         adding = [("POST", "/workers", url) for url in urls if url not in listed]
         removing = [("DELETE", f"/workers/{worker['id']}", None) for url, worker in listed.items() if url not in urls]
@@ -77,12 +88,20 @@ class WorkerApiRouter:
         for change in changes:
             if trio.current_time() - self._asked.get(change, -inf) >= ASKED_AGAIN:
                 method, path, url = change
-                await link.change(method, path, self._worker(url) if url is not None else None)
+                await link.change(method, path, self._worker(wanted[url]) if url is not None else None)
                 self._asked[change] = trio.current_time()
         return tuple(url for url, worker in listed.items() if worker.get("is_healthy") is True)
 
-    def _worker(self, url: str) -> dict[str, str]:
-        return {"url": url, "api_key": self._api_key} if self._api_key else {"url": url}
+    def _worker(self, server: RoutedServer) -> dict[str, str | int]:
+        """Return what the router is told of a server."""
+        said: dict[str, str | int] = {"url": server.url}
+        if self._api_key:
+            said["api_key"] = self._api_key
+        if server.half:
+            said["worker_type"] = server.half
+        if server.bootstrap_port:
+            said["bootstrap_port"] = server.bootstrap_port
+        return said
 
     async def is_ready(self, link: EngineClient) -> bool:
         return await link.probe("/liveness") == 200  # /readiness waits for a first worker

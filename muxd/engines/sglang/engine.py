@@ -21,6 +21,7 @@ from muxd.engines.observed_server import ObservedServer
 from muxd.engines.openai_api import LENGTH_TIMEOUT, length_of
 from muxd.engines.shared_memory import mapped_files
 from muxd.engines.wake_proof import ANSWER_TOKENS, LIKELIEST, PROMPT, ProofAnswer, text_answer, vector_answer
+from muxd.ports import free_port
 
 from . import diagnosis, observation
 from .kind import SGLANG
@@ -58,6 +59,9 @@ ENVIRONMENT = {
 SHM_FILES = ("sglang_loads_*", "sem.mp-*")
 
 
+#: The name of a server's bootstrap port among what was chosen for its launch.
+BOOTSTRAP = "bootstrap_port"
+
 #: The timestamps in one answer of /v1/loads, one for each rank.
 Stamps = tuple[float, ...]
 
@@ -72,6 +76,7 @@ class SGLang:
     is_silent = False
     runs_elsewhere = False
     notice = ""
+    bootstrap_port = 0
 
     def __init__(self) -> None:
         # The oldest rank's stamp in /v1/loads, and when (trio's clock) that stamp was first read.
@@ -80,8 +85,24 @@ class SGLang:
     def command(self, model: Model, context: LaunchContext) -> CommandSpec:
         config = context.workdir / "server.yaml"  # SGLang insists on the ending
         argv = [model.engine_options.python, "-m", "sglang.launch_server", "--config", str(config)]
-        argv += [*server_flags(model, context.port), *_memory_share(model, context.free_gpu_memory), *model.args]
-        return CommandSpec(tuple(argv), files={config: f"admin-api-key: {context.admin_key}\n"})
+        argv += [*server_flags(model, context.port), *self._half_flags(model, context)]
+        argv += [*_memory_share(model, context.free_gpu_memory), *model.args]
+        files = {config: f"admin-api-key: {context.admin_key}\n"}
+        return CommandSpec(tuple(argv), files=files, chosen=self._chosen)
+
+    def _half_flags(self, model: Model, context: LaunchContext) -> list[str]:
+        """Return the flags of a server that only prefills, or only decodes; one that prefills has a port for that."""
+        if not model.half:
+            return []
+        flags = ["--disaggregation-mode", model.half]
+        if model.half == "prefill":
+            self.bootstrap_port = int(context.chosen.get(BOOTSTRAP, 0)) or free_port()
+            flags += ["--disaggregation-bootstrap-port", str(self.bootstrap_port)]
+        return flags
+
+    @property
+    def _chosen(self) -> dict[str, str]:
+        return {BOOTSTRAP: str(self.bootstrap_port)} if self.bootstrap_port else {}
 
     async def is_ready(self, link: EngineClient) -> bool:
         status = await link.probe("/ready")
@@ -199,6 +220,8 @@ class SGLang:
 
         Logprobs from the prompt's beginning on keep SGLang from taking the prompt out of its cache.
         """
+        if model.half:  # half a server answers nobody but the router
+            return None
         is_generation = await self.is_generation(link)
         if is_generation is None:
             raise EngineCallFailed("proof: the server does not say what it makes", answered=True)

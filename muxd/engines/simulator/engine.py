@@ -33,8 +33,10 @@ class Simulator(SGLang):
             "--overhead": memory.overhead if memory is not None else 0,
         }
         argv = [options.python, "-m", "muxd.simulator", "--config", str(config), *server_flags(model, context.port)]
+        argv += self._half_flags(model, context)
         for flag, value in flags.items():
             argv += [flag, str(value)]
         for fault in simulation.faults:
             argv += ["--fault", fault]
-        return CommandSpec((*argv, *model.args), files={config: f"admin-api-key: {context.admin_key}\n"})
+        files = {config: f"admin-api-key: {context.admin_key}\n"}
+        return CommandSpec((*argv, *model.args), files=files, chosen=self._chosen)

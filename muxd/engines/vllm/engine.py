@@ -76,6 +76,7 @@ class VLLM:
     is_deaf_while_loading = True  # it goes on and turns healthy, or hangs
     is_silent = False
     runs_elsewhere = False
+    bootstrap_port = 0
     notice = ""
     environment: Mapping[str, str] = {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the routes for sleep and wake; `guard` keeps them to muxd
