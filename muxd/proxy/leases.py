@@ -67,6 +67,7 @@ from .sockets.reactor import Alarm, Reactor
 from .states import LEASE_MOVES, LeaseState
 from .telemetry.activity import Activity
 from .telemetry.metrics import ModelMetrics, ProxyMetrics
+from .telemetry.recorder import RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -370,14 +371,19 @@ class ModelLease:
             await session.reopen()
         self._last_report = self._demand_figures()
         if (grant := self._held_grant) is None:
-            first = next(iter(self._waiting), None)
-            async with session.lease(self.name, self._demand(), first.record if first is not None else None) as lease:
+            # Not the request itself in a variable, which lives here as long as the lease.
+            async with session.lease(self.name, self._demand(), self._longest_wait()) as lease:
                 yield lease
         else:
             in_flight, _, used, _ = self._last_report
             places = None if self._limit == inf else used
             async with session.reclaim(self.name, grant.pool.url, in_flight, self._demand(), places) as lease:
                 yield lease
+
+    def _longest_wait(self) -> RequestRecord | None:
+        """Return the record of the request that waits longest."""
+        first = next(iter(self._waiting), None)
+        return first.record if first is not None else None
 
     async def _follow(self, session: LeaseSession, lease: AskedLease) -> None:
         """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
