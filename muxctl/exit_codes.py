@@ -49,6 +49,8 @@ BY_CODE = {
     "no_room": ExitCode.NOT_READY,
     "pinned_in_the_way": ExitCode.NOT_READY,
     "model_in_use": ExitCode.NOT_READY,
+    "gpu_lent": ExitCode.NOT_READY,
+    "loan_not_found": ExitCode.NOT_READY,
     "not_held": ExitCode.NOT_READY,
     "level_refused": ExitCode.USAGE,
     "scale_refused": ExitCode.USAGE,

@@ -253,6 +253,19 @@ class NotHeld(MuxdError):
     status = 409
 
 
+class GpuLent(Unavailable):
+    """The GPUs of the model are lent to something that is none of muxd's, or given up for a while."""
+
+    code = "gpu_lent"
+
+
+class LoanNotFound(MuxdError):
+    """There is no such loan of a GPU."""
+
+    code = "loan_not_found"
+    status = 404
+
+
 class GpuMissing(ModelFailed):
     """The model is given a GPU that this machine does not have."""
 

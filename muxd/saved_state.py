@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from .borrowers import Borrower
 from .children import ChildRecord
 from .core.spec import Troubles
 from .engines.wake_proof import ProofAnswer
@@ -87,12 +88,26 @@ class LearnedRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     boot_id: str = ""  # since this boot
 
 
+class LoanRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A loan of GPUs that was granted; `until` is in seconds since the epoch, None for endless."""
+
+    gpus: list[str]
+    until: float | None
+    is_borrowed: bool
+    is_preemptible: bool = False
+    refuses: bool = False
+    returning: list[str] = []  # models that come back after it
+    by: str = ""
+    borrower: Borrower | None = None
+
+
 class SavedState(msgspec.Struct, kw_only=True):
     workers: dict[str, WorkerRecord] = {}
     proxies: dict[str, ChildRecord] = {}  # the proxy's processes, by name
     proxy_digest: str = ""  # of the configuration that they were started with
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     held: dict[str, float | None] = {}  # models that an operator holds: until when, since the epoch; None: endless
+    loans: dict[str, LoanRecord] = {}  # of GPUs, by number
     learned: dict[str, LearnedRecord] = {}  # by worker
     scaled: dict[str, int] = {}  # how many replicas groups have, where they were scaled
 

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from muxd import saved_state
+from muxd.borrowers import Borrower
 from muxd.children import ChildRecord
 from muxd.own_files import UNREADABLE
-from muxd.saved_state import PATIENCE, LearnedRecord, SavedState, StateFile, WorkerRecord
+from muxd.saved_state import PATIENCE, LearnedRecord, LoanRecord, SavedState, StateFile, WorkerRecord
 from muxd.state_lines import decoded, encoded
 
 RECORD = ChildRecord("qwen", 10, 20, "boot", "token", "/run/qwen.lock", "/run/qwen.exit", None)
@@ -82,7 +83,7 @@ def test_a_full_disk_does_not_end_muxd(tmp_path, caplog):
 
 
 def a_state() -> SavedState:
-    """Two workers, one in the midst of a call, a proxy, a stop, what was measured."""
+    """Two workers, one in the midst of a call, a proxy, a stop, a hold, a loan, what was measured."""
     call = a_worker(call="release", released=["kv_cache", "weights"])
     learned = {"qwen": LearnedRecord(model="d", seconds={"starting": 12.5}, kept={2: 7})}
     return SavedState(
@@ -90,6 +91,8 @@ def a_state() -> SavedState:
         proxies={"muxd-proxy": RECORD},
         proxy_digest="p",
         stopped=["llama"],
+        held={"qwen": 7.5},
+        loans={"3": LoanRecord(gpus=["0"], until=5.5, is_borrowed=True, borrower=Borrower(77, 9, "b"))},
         learned=learned,
     )
 
@@ -97,7 +100,7 @@ def a_state() -> SavedState:
 def parts_of(state: SavedState) -> dict[str, Any]:
     """Each record by its place: of the tables each entry."""
     told: dict[str, Any] = msgspec.to_builtins(state)
-    tables = {name: told.pop(name) for name in ("workers", "proxies", "learned", "scaled")}
+    tables = {name: told.pop(name) for name in ("workers", "proxies", "held", "loans", "learned", "scaled")}
     return told | {f"{name} {key}": record for name, table in tables.items() for key, record in table.items()}
 
 
@@ -148,7 +151,7 @@ def test_with_any_byte_flipped_no_more_than_its_record_is_lost(flip):
 def test_a_damaged_file_is_put_aside_as_it_was(tmp_path, caplog):
     whole = encoded(a_state())
     assert loaded(tmp_path / "state.json", whole[:-2]).workers.keys() == {"qwen", "pair/0"}
-    assert "1 of 6 records are damaged or missing): put aside as state.unreadable" in caplog.text
+    assert "1 of 8 records are damaged or missing): put aside as state.unreadable" in caplog.text
     assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
 
 
@@ -173,7 +176,7 @@ def test_a_record_that_another_muxd_wrote_otherwise_is_left_out_alone(tmp_path, 
     assert text != whole[1][9:]
     whole[1] = b"%08x %b" % (crc32(text), text)
     assert loaded(tmp_path / "state.json", b"\n".join(whole)).workers.keys() == {"pair/0"}
-    assert "1 of 6 records are damaged or missing" in caplog.text
+    assert "1 of 8 records are damaged or missing" in caplog.text
 
 
 # A slow disk

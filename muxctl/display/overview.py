@@ -61,6 +61,7 @@ def _head(status: dict[str, Any]) -> list[str]:
     if switch := status["switch"]:
         lines.append(_switch(switch))
     lines += map(_gpu, status["gpus"])
+    lines += map(_loan, status.get("loans", []))
     if not status["gpus"] and any(model["gpus"] for model in status["models"]):
         lines.append("GPUs: none can be seen (no NVIDIA driver, or no NVML), so no memory is measured; see muxd's log")
     if (memory := status.get("host_memory")) and memory["weights"]:
@@ -114,6 +115,19 @@ def _gpu(gpu: dict[str, Any]) -> str:
         line += f"; {plain(strangers['text'])}"
     room = gpu.get("for_models", gpu["total"])
     return line if room == gpu["total"] else f"{line}; {gibibytes(room)} GiB for models"
+
+
+def _loan(loan: dict[str, Any]) -> str:
+    """Return the line of a loan: of which GPUs, to whom, and for how long yet."""
+    gpus = " and ".join(map(str, loan["gpus"]))
+    who = f" by {plain(loan['by'])}" if loan["by"] else ""
+    what = f"GPU {gpus} is lent{who}" if loan["kind"] == "lend" else f"all GPUs are given up{who} (muxctl yield)"
+    if loan["pid"] is not None:
+        what += f" to process group {loan['pid']}"
+    if not loan["granted"]:
+        return f"{what}: models are leaving"
+    left = f", for {duration(loan['left_s'])} yet" if loan["left_s"] is not None else ""
+    return what + (", recalled" if loan["recalled"] else left)
 
 
 def _lost_logs(tellers: list[dict[str, Any]], folder: str | None) -> list[str]:

@@ -26,6 +26,21 @@ class HoldBody(Struct, forbid_unknown_fields=True):
     for_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None  # None: until it is let go
 
 
+GpuName = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=0, lt=1024)]
+
+
+class LoanBody(Struct, forbid_unknown_fields=True):
+    gpus: Annotated[tuple[GpuName, ...], Meta(max_length=64)] = ()  # none: all, without a borrower
+    for_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None  # None: as long as its borrower lives, or until the end
+    borrowed: bool = True
+    preemptible: bool = False
+    refuses: bool = False
+
+
+class BorrowerBody(Struct, forbid_unknown_fields=True):
+    pid: Annotated[int, Meta(ge=2, le=1 << 22)]
+
+
 class OrderBody(Struct, forbid_unknown_fields=True):
     wait: bool = True
     now: bool = False

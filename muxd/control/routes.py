@@ -11,9 +11,11 @@ import trio
 
 from muxd.control.bodies import (
     FILTER_FIELDS,
+    BorrowerBody,
     CancelBody,
     HoldBody,
     LinkBody,
+    LoanBody,
     NothingBody,
     OrderBody,
     ReloadBody,
@@ -39,7 +41,8 @@ from muxd.control.service import ControlService, Message
 from muxd.control.session_route import serve_session
 from muxd.control.streaming import Logs, relay
 from muxd.core.events import Verb
-from muxd.errors import MethodNotAllowed, PermissionDenied, RouteNotFound
+from muxd.core.spec import LoanTerms
+from muxd.errors import BadRequest, LoanNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
 from muxd.history.series import FIELDS, STEPS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
 from muxd.http.request import Request
@@ -109,6 +112,10 @@ class ControlRoutes:
                 ControlRoute("POST", "/v1/models/NAME/switch", Right.OPERATE, self._switch, "switch models"),
                 ControlRoute("POST", "/v1/models/NAME/hold", Right.OPERATE, self._hold, "hold models"),
                 ControlRoute("POST", "/v1/models/NAME/unhold", Right.OPERATE, self._unhold, "let held models go"),
+                ControlRoute("POST", "/v1/loans", Right.OPERATE, self._lend, "lend GPUs"),
+                ControlRoute("POST", "/v1/loans/end", Right.OPERATE, self._end_yields, "take GPUs back"),
+                ControlRoute("GET", "/v1/loans/ID", Right.OPERATE, self._attend_loan, "lend GPUs"),
+                ControlRoute("POST", "/v1/loans/ID/borrower", Right.OPERATE, self._borrow, "lend GPUs"),
                 *(self._order_route(verb) for verb in ORDERS),
                 ControlRoute("POST", "/v1/models/NAME/validate", Right.OPERATE, self._validate, "validate models"),
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
@@ -203,6 +210,30 @@ class ControlRoutes:
         name = self._service.resolve(name)
         self._service.unhold(name, _operator(exchange))
         await exchange.send_json(200, {"model": name, "held": False})
+
+    async def _lend(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        body = body_of(request, LoanBody)
+        if body.borrowed and not body.gpus:
+            raise BadRequest("gpus: name the GPUs that are lent", field="gpus")
+        until = inf if body.for_s is None else trio.current_time() + body.for_s
+        gpus = frozenset(map(str, body.gpus))
+        terms = LoanTerms(gpus, until, body.borrowed, body.preemptible, body.refuses)
+        number, messages = self._service.lend(terms, _operator(exchange))
+        try:
+            await relay(exchange, messages)
+        finally:
+            self._service.leave_loan(number)
+
+    async def _attend_loan(self, request: Request, exchange: ResponseWriter, number: str) -> None:
+        await relay(exchange, self._service.attend_loan(_number(number)))
+
+    async def _borrow(self, request: Request, exchange: ResponseWriter, number: str) -> None:
+        self._service.borrow(_number(number), body_of(request, BorrowerBody).pid)
+        await exchange.send_json(200, {"loan": _number(number)})
+
+    async def _end_yields(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        body_of(request, NothingBody)
+        await exchange.send_json(200, {"ended": self._service.end_yields()})
 
     async def _order(self, verb: Verb, request: Request, exchange: ResponseWriter, name: str) -> None:
         body = body_of(request, BODIES.get(verb, OrderBody))
@@ -330,11 +361,20 @@ def _split_path(raw_path: str) -> tuple[str, str]:
     parts = [unquote(part) for part in raw_path.split("/")]
     if parts[:3] == ["", "v1", "requests"] and len(parts) > 4 and parts[-1] == "cancel":
         return "/v1/requests/ID/cancel", "/".join(parts[3:-1])
+    if parts[:3] == ["", "v1", "loans"] and len(parts) > 3 and parts[3] != "end":
+        return f"/v1/loans/ID{'/borrower' if parts[4:] == ['borrower'] else ''}", parts[3]
     if parts[:3] != ["", "v1", "models"] or len(parts) < 4 or not parts[3]:
         return "/".join(parts), ""
     if len(parts) > 4 and parts[-1] in ("switch", "hold", "unhold", "validate", "logs", *ORDERS):
         return f"/v1/models/NAME/{parts[-1]}", "/".join(parts[3:-1])
     return "/v1/models/NAME", "/".join(parts[3:])
+
+
+def _number(text: str) -> int:
+    """Return the number of a loan in a path; raises LoanNotFound."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise LoanNotFound(f"there is no loan {text[:20]!r}; a loan has a number")
+    return int(text)
 
 
 async def _send_progress(

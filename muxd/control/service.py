@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import trio
 
 from muxd.core.events import Verb
+from muxd.core.spec import LoanTerms
 from muxd.history.series import SeriesQuery
 from muxd.journal import EntryFilter
 from muxd.protocol import MuxdMessage, ProxyMessage
@@ -94,6 +95,26 @@ class ControlService(Protocol):
 
     def unhold(self, name: str, by: str = "") -> None:
         """Let a model go that an operator holds; raises NotHeld."""
+        ...
+
+    def lend(self, terms: LoanTerms, by: str = "") -> tuple[int, trio.MemoryReceiveChannel[Message]]:
+        """Ask for GPUs; return the loan's number, and a channel: `lent` or `failed`, `recalled`; closed at its end."""
+        ...
+
+    def attend_loan(self, number: int) -> trio.MemoryReceiveChannel[Message]:
+        """Listen to a loan that was granted; raises LoanNotFound."""
+        ...
+
+    def borrow(self, number: int, pid: int) -> None:
+        """Say which process group the GPUs of a loan are lent to, by its leader; raises LoanNotFound."""
+        ...
+
+    def leave_loan(self, number: int) -> None:
+        """End a loan that has no borrower, as its asker is gone; does nothing for any other."""
+        ...
+
+    def end_yields(self) -> int:
+        """End the loans without a borrower, and return how many there were."""
         ...
 
     def order(

@@ -190,6 +190,37 @@ class PersistHold:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantLoan:
+    """These GPUs are clear of models; those in `returning` come back after the loan."""
+
+    number: int
+    gpus: tuple[GpuId, ...]
+    returning: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailLoan:
+    number: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecallLoan:
+    """Have the borrower end; answered by LoanEnded."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishLoan:
+    """The loan is over, without a borrower who would have to end."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReconfigureWorker:
     """No process of it is left: from now on it is what the new configuration says."""
 
@@ -308,6 +339,10 @@ Command = (
     | AnswerUnload
     | PersistStopped
     | PersistHold
+    | GrantLoan
+    | FailLoan
+    | RecallLoan
+    | FinishLoan
     | ReconfigureWorker
     | RemoveWorker
     | RecordMove

@@ -9,7 +9,7 @@ from enum import StrEnum
 from math import inf
 
 from .ledger import GpuId
-from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Learned, Troubles
+from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Learned, LoanTerms, Troubles
 
 
 class Failure(StrEnum):
@@ -64,7 +64,8 @@ class Started:
     """muxd is up: preloaded models may be loaded.  An operator stopped those in `stopped_by_operator`.
 
     `learned`: what an earlier muxd measured, by worker; `troubles`: what went wrong with workers under one that was
-    killed; `held`: until when an operator holds groups; `scaled`: how many replicas groups had, where they were scaled.
+    killed; `held`: until when an operator holds groups; `scaled`: how many replicas groups had, where they were scaled;
+    `loans`: by number, with the groups that come back after each.
     """
 
     time: float
@@ -74,6 +75,7 @@ class Started:
     adopted: tuple[AdoptedWorker, ...] = ()
     held: Mapping[str, float] = field(default_factory=dict)
     scaled: Mapping[str, int] = field(default_factory=dict)
+    loans: Mapping[int, tuple[LoanTerms, tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,23 @@ class HoldEnded:
 
     time: float
     group: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoanAsked:
+    """An operator wants GPUs for something that is none of muxd's; answered by GrantLoan or FailLoan."""
+
+    time: float
+    number: int
+    terms: LoanTerms
+
+
+@dataclass(frozen=True, slots=True)
+class LoanEnded:
+    """The borrower is gone, or an operator wants the GPUs back; nothing of the borrower is left there."""
+
+    time: float
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +404,8 @@ Event = (
     | HoldAsked
     | HoldEnded
     | KeepAsked
+    | LoanAsked
+    | LoanEnded
     | OrderGiven
     | ValidationEnded
     | WorkerMeasured

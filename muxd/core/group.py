@@ -91,6 +91,7 @@ class Order:
     killed: bool = False  # a stop that was under way has been hurried
     is_down: bool = False  # of a restart: the processes have ended
     validation: Validation | None = None
+    for_loan: bool = False  # its GPUs are lent
 
 
 @dataclass(slots=True)

@@ -66,6 +66,7 @@ class HostState:
         self._by_state: dict[WorkerState, dict[str, Group]] = {state: {} for state in WorkerState}
         self._changing: dict[str, Worker] = {}  # workers whose memory changes
         self._stuck: set[str] = set()  # names of workers
+        self.lent: frozenset[GpuId] = frozenset()  # to which nobody comes
         self.gpus_there: frozenset[GpuId] = frozenset()  # all that there are; none: nobody knows
         self.sizes: dict[GpuId, int] = {}  # bytes that workers may have together where strangers leave them
         self.strangers: dict[GpuId, str] = {}  # who else has memory of a GPU, as users are told
@@ -93,6 +94,11 @@ class HostState:
         self._note_kinds()
 
     # Who is looked for, without a look at everybody
+
+    @property
+    def all_gpus(self) -> frozenset[GpuId]:
+        """Return the GPUs that models may be on, and those that are there."""
+        return self.gpus_there.union(*(worker.spec.gpus for worker in self.workers.values()))
 
     @property
     def second(self) -> int:
@@ -124,7 +130,7 @@ class HostState:
 
         Where somebody is stuck, pinned, or no worker of this host, a change of one group may leave others without hope.
         """
-        bad_times = self._stuck or self.fixed or self.strangers or self._undoubted != self.learned
+        bad_times = self._stuck or self.fixed or self.strangers or self.lent or self._undoubted != self.learned
         return in_configured_order((self.groups if bad_times else self._touched).values())
 
     def end_doubts(self) -> None:
@@ -269,6 +275,8 @@ class HostState:
         """Bring those members of a group that is up who died, or had to wait for others that change their memory."""
         for worker in group.members:
             if worker.is_spare or not worker.may_come(self.now) or not self.placement.is_quiet_for(worker):
+                continue
+            if not self.lent.isdisjoint(worker.gpus):
                 continue
             if not worker.is_router and self.ledger.shortfall(worker.name, worker.gpu_claim):
                 continue  # others have come to its GPU, who are none of ours

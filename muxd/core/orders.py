@@ -68,7 +68,7 @@ class Orders:
             group.order.now = group.order.now or now
             return
         yield from self.fail(group, "superseded", f"a newer order, {verb} {group.name}, took its place")
-        self._set(group, Order(verb, [ticket], now, level, replicas=replicas))
+        self.set(group, Order(verb, [ticket], now, level, replicas=replicas))
         if verb is not Verb.START and (verb is not Verb.SCALE or replicas == 0):
             self._switching.call_off(group)
 
@@ -77,7 +77,7 @@ class Orders:
         self.host.retry_now(group)
         newer = f"a newer order, {Verb.VALIDATE} {group.name}, took its place"
         yield from self.fail(group, "superseded", newer)
-        self._set(group, Order(Verb.VALIDATE, [ticket], validation=planned(group, levels, cycles)))
+        self.set(group, Order(Verb.VALIDATE, [ticket], validation=planned(group, levels, cycles)))
         self.host.validating.append(group)
 
     def drop_validation(self, group: Group, ticket: int) -> None:
@@ -85,7 +85,7 @@ class Orders:
         order, validation = group.order, group.validation
         if order is not None and validation is not None and ticket in order.tickets:
             distrust_again(group, validation)
-            self._set(group, Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START))
+            self.set(group, Order(Verb.RESTART if is_launched_otherwise(group, validation) else Verb.START))
 
     def unload(self, group: Group, ticket: int) -> Iterator[Command]:
         """Let a group sleep of which a client has no more use, unless somebody else has."""
@@ -98,12 +98,12 @@ class Orders:
         elif self._switching.is_default(group):
             yield AnswerUnload(ticket, "it is the default model")
         else:
-            self._set(group, Order(Verb.UNLOAD))
+            self.set(group, Order(Verb.UNLOAD))
             yield AnswerUnload(ticket)
 
     def send_to_rest(self, group: Group, why: str, level: int | None = None) -> None:
         """Let a group sleep that nobody wants, unless somebody does meanwhile."""
-        self._set(group, Order(Verb.UNLOAD, level=level, why=why))
+        self.set(group, Order(Verb.UNLOAD, level=level, why=why))
 
     def _hold_down(self, group: Group, *, down: bool) -> Iterator[Command]:
         if group.stopped_by_operator is not down:
@@ -113,7 +113,11 @@ class Orders:
                     worker.reason = _MESSAGES[Verb.STOP].format(group.name) if down else ""
             yield PersistStopped(group.name, down)
 
-    def _set(self, group: Group, order: Order | None) -> None:
+    def take_back(self, group: Group) -> None:
+        """Take an order back that nobody waits for; a group that drains for nothing else serves on."""
+        self.set(group, None)
+
+    def set(self, group: Group, order: Order | None) -> None:
         group.order = order
         self._concerned[group.name] = group
         self.host.touch(group)
@@ -125,7 +129,7 @@ class Orders:
         order = group.order
         if order.validation is not None:
             distrust_again(group, order.validation)
-        self._set(group, None)
+        self.set(group, None)
         return order.tickets
 
     def fail(self, group: Group, code: str, message: str) -> Iterator[Command]:
@@ -166,12 +170,12 @@ class Orders:
         order = group.order
         if group.retired:
             if order is None or order.verb is not Verb.REMOVE:
-                self._set(group, Order(Verb.REMOVE))
+                self.set(group, Order(Verb.REMOVE))
                 self._switching.call_off(group)
         elif group.pending_spec is not None and order is None and not group.is_down:
-            self._set(group, Order(Verb.RECONFIGURE if group.state is WorkerState.ASLEEP else Verb.RESTART))
+            self.set(group, Order(Verb.RECONFIGURE if group.state is WorkerState.ASLEEP else Verb.RESTART))
         elif group.lost_role and group.state in UP and order is None:
-            self._set(group, Order(Verb.SLEEP))  # the others hold memory and can serve nobody
+            self.set(group, Order(Verb.SLEEP))  # the others hold memory and can serve nobody
 
     # Brought forward
 
@@ -231,7 +235,7 @@ class Orders:
                 if order.validation is not None and order.validation.stage is Stage.DONE:
                     yield from self._finish(group)
             case Verb.UNLOAD if group.in_use:
-                self._set(group, None)  # while it drained a request came: it serves on
+                self.set(group, None)  # while it drained a request came: it serves on
             case Verb.SCALE if order.replicas > 0:
                 yield from self._scale(group)
             case Verb.SLEEP | Verb.UNLOAD | Verb.SCALE:
@@ -266,6 +270,9 @@ class Orders:
             return  # it is started again by itself, or its order is refused
         elif never := self._placement.never_loads(group):
             yield from self.fail(group, never.code, f"model {group.name} {never}")
+        elif not self.host.lent.isdisjoint(group.gpus):
+            message = f"{group.name} may run, but its GPU is lent; a request for it brings it once that is over"
+            yield from self.fail(group, "gpu_lent", message)
         elif crowded := self._placement.crowded_out(group):
             yield from self.fail(group, "gpu_memory_taken", f"model {group.name} {crowded}")
         elif self._switching.claimants(group) and self._placement.fits(group):

@@ -135,6 +135,8 @@ def _next_of_draining(host: HostState, group: Group, now: float) -> str:
 def _next_at_rest(host: HostState, switching: Switching, group: Group, now: float) -> str:
     if never := host.placement.never_loads(group):
         return str(never)
+    if not host.lent.isdisjoint(group.gpus) and (group.wanted or switching.is_coming(group)):
+        return "waits until its GPU is given back: it is lent"
     if crowded := host.placement.crowded_out(group):
         return crowded
     if group.wanted or switching.is_coming(group):

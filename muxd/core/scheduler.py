@@ -14,6 +14,7 @@ from .commands import (
     Command,
     EndLease,
     FailLease,
+    FailLoan,
     FailOrder,
     FailSwitch,
     FinishHandover,
@@ -39,6 +40,8 @@ from .events import (
     LeaseAsked,
     LeaseEnded,
     LeaseReclaimed,
+    LoanAsked,
+    LoanEnded,
     OrderGiven,
     Reconfigured,
     RouterSynced,
@@ -66,6 +69,7 @@ from .host_state import HostState
 from .idling import Idling
 from .ledger import HOST_RAM
 from .lineup import AT_ONCE
+from .loans import Loans
 from .orders import Orders, why_not_to_level, why_not_to_validate
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
@@ -107,6 +111,7 @@ class Scheduler:
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns, default=default)
         self._orders = Orders(self.host, self.switching)
         self.scaler = Scaler(self.host, self.switching, self._orders)
+        self.loans = Loans(self.host, self._orders, self.switching)
         self.idling = Idling(self.host, self._orders, self.switching.is_default)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
@@ -148,7 +153,7 @@ class Scheduler:
 
     def _take_in(self, event: Event) -> Iterator[Command]:
         match event:
-            case Started(_, stopped_by_operator, learned, troubles, adopted, held, scaled):
+            case Started(_, stopped_by_operator, learned, troubles, adopted, held, scaled, loans):
                 for group in self.host.groups.values():
                     self.host.touch(group)
                     group.since = self.host.now
@@ -161,6 +166,7 @@ class Scheduler:
                 yield from self._recall_troubles(troubles, {found.worker for found in adopted})
                 for name in held.keys() & self.host.groups.keys():
                     yield from self.idling.hold(self.host.groups[name], held[name])
+                self.loans.recall(loans)
                 self._plan_preload(self.host.groups.values())
                 awake = {found.worker for found in adopted if found.level is None}
                 for name in scaled.keys() & self.host.groups.keys():
@@ -188,6 +194,12 @@ class Scheduler:
                 self.host.touch(self.host.groups[name])
             case HoldEnded() | KeepAsked():
                 pass
+            case LoanAsked(_, number) if self._shutdown_deadline is not None:
+                yield FailLoan(number, "shutting_down", "muxd is shutting down")
+            case LoanAsked():
+                yield from self.loans.ask(event)
+            case LoanEnded(_, number):
+                self.loans.end(number)
             case SwitchAsked(_, ticket, name):
                 yield from self._switch_asked(ticket, self.host.groups[name])
             case OrderGiven(_, _, name):
@@ -295,6 +307,9 @@ class Scheduler:
     def _switch_asked(self, ticket: int, group: Group) -> Iterator[Command]:
         self.host.retry_now(group)
         self._placement.place(group)
+        if (loan := self.loans.keeps_off(group)) is not None:
+            yield FailSwitch(ticket, *self.loans.refusal(loan, group)[:2])
+            return
         for other in self._placement.fixed_in_the_way(group):
             if not other.is_pinned:
                 self.idling.expose(other)
@@ -321,6 +336,9 @@ class Scheduler:
             return
         if order.level is not None and (why := why_not_to_level(group, order.level)):
             yield FailOrder(ticket, "level_refused", why)
+            return
+        if verb is Verb.VALIDATE and not self.host.lent.isdisjoint(group.gpus):
+            yield FailOrder(ticket, "gpu_lent", f"{group.name} cannot be validated: its GPU is lent")
             return
         if verb is Verb.VALIDATE:
             yield from self._validation_ordered(order, group)
@@ -477,6 +495,8 @@ class Scheduler:
             what = f"model {group.name} is stopped by an operator"
             return "model_stopped", f"{what}; `muxctl start {group.name}` lets it run again", None
         self._placement.place(group)
+        if (loan := self.loans.keeps_off(group)) is not None:
+            return self.loans.refusal(loan, group) if loan.terms.refuses else None
         if never := self._placement.never_loads(group):
             return never.code, f"model {group.name} {never}", None
         own = group.members if group.state is WorkerState.STUCK else ()
@@ -595,6 +615,7 @@ class Scheduler:
         else:
             renewals = self.host.renewals
             is_validating = bool(self.host.validating)
+            yield from self.loans.forward()
             yield from self.scaler.settle()
             yield from self._orders.forward()
             if is_validating:
@@ -605,6 +626,7 @@ class Scheduler:
                 yield from self._refuse_hopeless(self.host.groups.values())
             yield from self._grant()
             yield from self._orders.finish_ready()
+            yield from self.loans.grant()
         yield from self._tend_routers()
         yield from self._set_timer()
 
@@ -625,8 +647,8 @@ class Scheduler:
 
     def _set_timer(self) -> Iterator[Command]:
         self.idling.note_changes()
-        is_over = self._shutdown_deadline is not None
-        at = min(self.scaler.next_decision, *self.switching.deadlines(), inf if is_over else self.idling.next)
+        later = inf if self._shutdown_deadline is not None else min(self.idling.next, self.loans.next)
+        at = min(self.scaler.next_decision, *self.switching.deadlines(), later)
         wanted = None if at == inf else at
         if wanted != self._timer:
             self._timer = wanted

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Literal, NamedTuple
 
 from .ledger import WHOLE, GpuId
@@ -91,6 +92,17 @@ class DefaultGroup:
 
 
 NO_DEFAULT = DefaultGroup()
+
+
+@dataclass(frozen=True, slots=True)
+class LoanTerms:
+    """What a loan of GPUs is about; `until` is on the events' clock."""
+
+    gpus: frozenset[GpuId] = frozenset()  # none: all
+    until: float = inf
+    is_borrowed: bool = True  # it ends with its borrower; else only when its time is over, or an operator says so
+    is_preemptible: bool = False  # a request that waits for its GPUs ends it
+    refuses: bool = False  # requests for models that can come nowhere else are refused; else they wait
 
 
 @dataclass(frozen=True, slots=True)

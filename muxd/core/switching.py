@@ -122,7 +122,7 @@ class Switching:
     def _end_hopeless(self) -> Iterator[Command]:
         """End sleepers that are wanted, and can come as new processes alone."""
         for group in self.host.doubtful():
-            is_called = group.wanted or self.is_called(group)
+            is_called = (group.wanted or self.is_called(group)) and self.host.lent.isdisjoint(group.gpus)
             if is_called and group.state is WorkerState.ASLEEP and self._placement.must_start_anew(group):
                 yield from self.host.stop(group, "it is started anew: its memory is taken where it sleeps", kill=True)
         self.host.end_doubts()
@@ -147,7 +147,12 @@ class Switching:
         """
         for group in sleepers:
             start, evictions = group.cost(WorkerState.STARTING), self.in_the_way(group)
-            if not start.measured or not evictions or self.switch_to(group) is not None or group.is_kept_away:
+            if self.switch_to(group) is not None or group.is_kept_away:
+                continue
+            if not self.host.lent.isdisjoint(group.gpus):
+                yield group
+                continue
+            if not start.measured or not evictions:
                 continue
             wait = max(0.0, self.lineup.give_way_at(evictions, group) - self.host.now)
             if self._spent.get(group.name, 0.0) + wait + _measured(evictions, group) >= start.seconds:
@@ -281,6 +286,10 @@ class Switching:
         needs = group.gpus
         self._keep([s for s in self.running if s.begun or s.target == group.name or not needs & self._claimed(s)])
 
+    def drop_on(self, gpus: frozenset[GpuId]) -> None:
+        """Call off the switches on these GPUs that have not begun: they are lent."""
+        self._keep([s for s in self.running if s.begun or gpus.isdisjoint(self._claimed(s))])
+
     def _claimed(self, switch: Switch) -> frozenset[GpuId]:
         """Return the GPUs that a switch is about: no other switch may touch them."""
         return frozenset().union(*(self.host.groups[n].gpus for n in (switch.target, *switch.victims)))
@@ -407,7 +416,7 @@ class Switching:
         for an operator's open switch or for one who waited long.
         """
         claimed = frozenset[GpuId]().union(*map(self._claimed, self.running))
-        claimed = claimed.union(*(other.gpus for other in self._validated(but=group)))
+        claimed = claimed.union(self.host.lent, *(other.gpus for other in self._validated(but=group)))
         if urgent:
             return claimed
         wished = self.host.groups[self.operator_switch.group].gpus if self.operator_switch is not None else frozenset()

@@ -10,16 +10,20 @@ from muxd.core.commands import (
     DrainWorker,
     EndLease,
     FailLease,
+    FailLoan,
     FailOrder,
     FailSwitch,
     FinishHandover,
+    FinishLoan,
     FinishOrder,
     FinishShutdown,
     FinishSwitch,
     GrantLease,
+    GrantLoan,
     MeasureWorker,
     PersistHold,
     PersistStopped,
+    RecallLoan,
     ReconfigureWorker,
     RecordMove,
     RecordScale,
@@ -96,6 +100,8 @@ class CommandExecutor:
                 self._remember_stop(name, stopped=stopped)
             case PersistHold(name, until):
                 self._context.holds.remember(name, until)
+            case GrantLoan() | FailLoan() | RecallLoan() | FinishLoan():
+                self._context.loans.carry_out(command)
             case ReconfigureWorker(name):
                 self._runners.renew(name)
             case RemoveWorker(name):

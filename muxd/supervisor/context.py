@@ -12,6 +12,7 @@ from muxd.journal import Journal
 from muxd.log_losses import LogTeller, Losses
 from muxd.workers import WorkerContext
 
+from .gpu_loans import GpuLoans
 from .holds import HeldModels
 from .measurements import Measurements
 from .order_streams import OrderStreams
@@ -49,6 +50,7 @@ class SupervisorContext:
     losses: Losses
     measurements: Measurements
     holds: HeldModels
+    loans: GpuLoans
     figures: CycleFigures
     switches: SwitchBook
     history: History

@@ -43,6 +43,7 @@ from muxd.workers import LeftWorkers, WorkerContext
 from .adoption import hold_for_proxies, let_go, take_over_workers
 from .commands import CommandExecutor
 from .context import ProxyView, SupervisorContext
+from .gpu_loans import GpuLoans
 from .handover import Handover
 from .holds import HeldModels
 from .learned import LearnedFile
@@ -124,6 +125,7 @@ class Supervisor:
             losses=self._losses,
             measurements=self._measurements,
             holds=HeldModels(context.state),
+            loans=GpuLoans(context.tell, context.state, self.journal, self._measure_gpus),
             figures=CycleFigures(self._runners, context.tell),
             switches=SwitchBook(self._sessions, self._orders, self._history),
             history=self._history,
@@ -165,7 +167,9 @@ class Supervisor:
             stopped = frozenset(self._context.workers.state.state.stopped)
             known, troubles = self._learned.recalled(), self._learned.recalled_troubles()
             held, scaled = self._context.holds.recalled(), dict(self._context.workers.state.state.scaled)
-            tell(Started(trio.current_time(), stopped, known, troubles, adopted, held, scaled))
+            loans = self._context.loans.recalled()
+            tell(Started(trio.current_time(), stopped, known, troubles, adopted, held, scaled, loans))
+            nursery.start_soon(self._context.loans.watch, name="borrowers")
             for_proxies = hold_for_proxies(self._context, adopted)
             nursery.start_soon(let_go, self._context, for_proxies, name="grace for proxies")
             task_status.started()
@@ -222,6 +226,9 @@ class Supervisor:
         self._orders.close()
         self._sessions.close()
         self._history.close()
+
+    async def _measure_gpus(self) -> None:
+        await self._measurements.measure_gpus(self.reloader.config)
 
     # Time
 

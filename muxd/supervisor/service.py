@@ -18,6 +18,7 @@ from muxd.config.proxy_settings import settings_for_proxy
 from muxd.config.readers import Address
 from muxd.config.units import show_duration
 from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, ValidationEnded, Verb
+from muxd.core.spec import LoanTerms
 from muxd.engines.registry import kind_of
 from muxd.errors import BadRequest, ModelNotFound, NotHeld, RequestNotFound
 from muxd.history.series import FIELDS, SeriesQuery
@@ -82,6 +83,7 @@ class SupervisorService:
             "gpus": status.gpu_status(self._context.workers.gpus, config.gpus, strangers),
             "host_memory": status.host_memory_status(host),
             "switch": self._switch_status(now),
+            "loans": self._context.loans.status(),
             "models": [self._model_status(name, now) for name in host.groups],
             "log_dir": str(config.daemon.log_dir),
             "config": str(config.path) if config.path is not None else None,
@@ -194,6 +196,21 @@ class SupervisorService:
             raise NotHeld(f"no operator holds {name}; muxctl status shows which models are held", model=name)
         self._record_order(name, "unhold", by)
         self._context.tell(HoldEnded(trio.current_time(), name))
+
+    def lend(self, terms: LoanTerms, by: str = "") -> tuple[int, trio.MemoryReceiveChannel[dict[str, Any]]]:
+        return self._context.loans.ask(terms, by)
+
+    def attend_loan(self, number: int) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._context.loans.attend(number)
+
+    def borrow(self, number: int, pid: int) -> None:
+        self._context.loans.borrow(number, pid)
+
+    def leave_loan(self, number: int) -> None:
+        self._context.loans.leave(number)
+
+    def end_yields(self) -> int:
+        return self._context.loans.end_yields()
 
     def order(
         self,

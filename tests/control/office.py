@@ -7,7 +7,8 @@ from typing import Any
 import trio
 
 from muxd.core.events import Verb
-from muxd.errors import BadRequest, ConfigError, ModelNotFound
+from muxd.core.spec import LoanTerms
+from muxd.errors import BadRequest, ConfigError, LoanNotFound, ModelNotFound
 from muxd.history.series import SeriesQuery
 from muxd.journal import EntryFilter
 from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
@@ -102,6 +103,29 @@ class FakeOffice:
 
     def unhold(self, name: str, by: str = "") -> None:
         self.asked.append(("unhold", name))
+
+    def lend(self, terms: LoanTerms, by: str = "") -> tuple[int, trio.MemoryReceiveChannel[Message]]:
+        self.asked.append(("lend", terms))
+        tell, told = trio.open_memory_channel[Message](64)
+        self.switches.append(tell)
+        self.opened.set()
+        return 4, told
+
+    def attend_loan(self, number: int) -> trio.MemoryReceiveChannel[Message]:
+        if number != 4:
+            raise LoanNotFound(f"there is no loan {number}")
+        return self.lend(LoanTerms())[1]
+
+    def borrow(self, number: int, pid: int) -> None:
+        self.asked.append(("borrow", number, pid))
+
+    def leave_loan(self, number: int) -> None:
+        self.asked.append(("leave_loan", number))
+        self.closed.set()
+
+    def end_yields(self) -> int:
+        self.asked.append(("end_yields",))
+        return 1
 
     def order(
         self,

@@ -14,6 +14,7 @@ import trio
 
 from muxd.control import Rights
 from muxd.control.service import ControlService
+from muxd.core.spec import LoanTerms
 from muxd.history.series import SeriesQuery
 from muxd.http.response import request_head
 from muxd.journal import EntryFilter
@@ -196,6 +197,55 @@ async def test_an_order_tells_its_progress_until_it_is_done(desk: Desk, verb: st
     await tell.send({"type": "done", "state": "stopped"})
     tell.close()
     assert (await until_closed(stream)).endswith(b'{"type":"done","state":"stopped"}\n\r\n0\r\n\r\n')
+
+
+async def test_a_model_is_held_for_a_time_and_let_go(desk: Desk) -> None:
+    status, _, _ = await desk.ask("POST", "/v1/models/qwen/hold", '{"wait": false, "for_s": 60}')
+    assert (status, desk.office.asked) == (202, [("hold", "qwen", 60.0)])
+    for seconds in (0, -1, "1h"):
+        status, _, _ = await desk.ask("POST", "/v1/models/qwen/hold", json.dumps({"for_s": seconds}))
+        assert status == 400
+    status, _, body = await desk.ask("POST", "/v1/models/Qwen%2FQwen3-14B/unhold", "{}")
+    assert (status, json.loads(body)) == (200, {"model": "qwen", "held": False})
+    assert desk.office.asked[1:] == [("unhold", "qwen")]
+
+
+async def test_a_loan_ends_with_who_asked_for_it_unless_there_is_a_borrower(desk: Desk) -> None:
+    stream = await desk.send("POST", "/v1/loans", '{"gpus": [0, "GPU-1"], "preemptible": true}')
+    await desk.office.opened.wait()
+    terms = LoanTerms(frozenset({"0", "GPU-1"}), is_preemptible=True)
+    assert desk.office.asked == [("lend", terms)]
+    (tell,) = desk.office.switches
+    await tell.send({"type": "lent"})
+    await until(stream, b'"lent"}\n')
+    status, _, _ = await desk.ask("POST", "/v1/loans/4/borrower", '{"pid": 77}')
+    assert (status, desk.office.asked[1:]) == (200, [("borrow", 4, 77)])
+    await stream.aclose()
+    await desk.office.closed.wait()
+    assert desk.office.asked[2:] == [("leave_loan", 4)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v1/loans", {}, 400),
+        ("POST", "/v1/loans", {"gpus": [-1]}, 400),
+        ("POST", "/v1/loans", {"gpus": ["0"], "for_s": 0}, 400),
+        ("POST", "/v1/loans/4/borrower", {"pid": 1}, 400),
+        ("POST", "/v1/loans/four/borrower", {"pid": 77}, 404),
+        ("GET", "/v1/loans/5", None, 404),
+    ],
+)
+async def test_what_is_no_loan_is_refused(
+    desk: Desk, method: str, path: str, body: dict[str, object] | None, status: int
+) -> None:
+    found, _, _ = await desk.ask(method, path, json.dumps(body) if body is not None else "")
+    assert (found, desk.office.asked) == (status, [])
+
+
+async def test_gpus_that_were_given_up_are_taken_back(desk: Desk) -> None:
+    status, _, body = await desk.ask("POST", "/v1/loans/end", "{}")
+    assert (status, json.loads(body), desk.office.asked) == (200, {"ended": 1}, [("end_yields",)])
 
 
 async def test_a_sleep_may_say_how_deep_and_no_other_order_may(desk: Desk) -> None:

@@ -11,12 +11,16 @@ from muxd.core.commands import (
     DrainWorker,
     EndLease,
     FailLease,
+    FailLoan,
+    FinishLoan,
     FinishOrder,
     FinishShutdown,
     GrantLease,
+    GrantLoan,
     MeasureWorker,
     Moment,
     PersistHold,
+    RecallLoan,
     ReconfigureWorker,
     RemoveWorker,
     ReportCycle,
@@ -34,6 +38,8 @@ from muxd.core.events import (
     LeaseAsked,
     LeaseEnded,
     LeaseReclaimed,
+    LoanAsked,
+    LoanEnded,
     Reconfigured,
     RouterSynced,
     Started,
@@ -61,6 +67,8 @@ class Oracle:
         self.on: dict[str, frozenset[str]] = {}  # where those to which any GPUs would do were started
         self.owner: dict[int, str] = {}  # the group of each lease
         self.held: set[str] = set()  # groups that an operator holds
+        self.lent: dict[int, frozenset[str]] = {}  # loans that were granted
+        self.asked_loans: set[int] = set()  # those that are not answered yet
         self.finished = False
         self.urls: dict[str, str] = {}  # of each worker that serves
         self.listed: dict[str, tuple[str, ...]] = {}  # to whom a group's router passes requests
@@ -83,6 +91,11 @@ class Oracle:
             case Reconfigured(_, specs):
                 for spec in (worker for group in specs for worker in group.workers):
                     self.holds.setdefault(spec.name, GONE)
+            case LoanAsked(_, number):
+                self.asked_loans.add(number)
+            case LoanEnded(_, number):
+                self.lent.pop(number, None)
+                self.asked_loans.discard(number)
             case LeaseEnded(_, lease):
                 self.leases.pop(lease, None)
             case DemandReported(_, lease, in_flight, waiting):
@@ -157,6 +170,18 @@ class Oracle:
                 assert self.leases.pop(lease) in ("revoked", "reclaimed"), "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
+            case GrantLoan(number, gpus):
+                self.asked_loans.remove(number)
+                self.lent[number] = frozenset(gpus)
+                there = [n for n, what in self.holds.items() if what in (LOADED, 0) and self._gpus(n) & set(gpus)]
+                assert not there, f"{gpus} are lent with weights of {there} on them"
+            case FailLoan(number):
+                self.asked_loans.remove(number)
+            case RecallLoan(number):
+                assert number in self.lent
+            case FinishLoan(number):
+                self.lent.pop(number, None)
+                self.asked_loans.discard(number)
             case PersistHold(group, until):
                 (self.held.discard if until is None else self.held.add)(group)
             case SyncRouter(group):
@@ -220,6 +245,12 @@ class Oracle:
         return self.on.get(worker) or self.scheduler.host.workers[worker].spec.gpus
 
     def _must_be_alone(self, worker: str) -> None:
+        lent = frozenset().union(*self.lent.values()) & self._gpus(worker)
+        is_coming = self.holds[worker] == GONE or self.scheduler.host.workers[worker].state is WorkerState.WAKING
+        assert not (lent and is_coming), f"{worker} comes to {lent}, which are lent"
+        self._must_move_alone(worker)
+
+    def _must_move_alone(self, worker: str) -> None:
         """See that no other worker loads, sleeps or wakes on its GPUs: two at a time cannot be measured."""
         known = self.scheduler.host.workers
         moving = (WorkerState.STARTING, WorkerState.WAKING, WorkerState.FALLING_ASLEEP)

@@ -15,8 +15,10 @@ from muxd.core.commands import (
     DrainWorker,
     EndLease,
     FailLease,
+    FailLoan,
     FailOrder,
     FailSwitch,
+    FinishLoan,
     FinishOrder,
     FinishShutdown,
     FinishSwitch,
@@ -42,6 +44,8 @@ from muxd.core.events import (
     KeepAsked,
     LeaseAsked,
     LeaseEnded,
+    LoanAsked,
+    LoanEnded,
     OrderGiven,
     Reconfigured,
     RouterSynced,
@@ -67,7 +71,7 @@ from muxd.core.events import (
 from muxd.core.group import Group
 from muxd.core.ledger import WHOLE
 from muxd.core.scheduler import Scheduler
-from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, Rung, Scaling
+from muxd.core.spec import NO_DEFAULT, DefaultGroup, GroupSpec, LoanTerms, Rung, Scaling
 from muxd.core.states import WorkerState
 from tests.seeds import seeds
 
@@ -194,12 +198,21 @@ IDLE = (
     single("g", gpus=frozenset({"1"}), pinned=True, ladder=(Rung(1, None),)),
 )
 
+#: The same whose GPUs are lent again and again.
+LENT = (
+    anywhere("a", 1, "0", "1", share=40, sleep_level=1, drain_timeout=20, preload=True, ladder=(Rung(20, 3),)),
+    single("b", share=30, sleep_level=0, levels=frozenset({0, 2}), resident=20, drain_timeout=inf, restart_limit=2),
+    single("c", share=35, sleep_level=2, sheltered_for=8.0, drain_timeout=5),
+    single("d", gpus=frozenset({"1"}), share=20, sleep_level=3, pinned=True),
+    single("e", gpus=frozenset({"0", "1"}), share=50, drain_timeout=10),
+)
+
 #: The worlds that every order of events is tried in, by name.
 WORLDS = {"whole": SPECS, "sized": SIZED, "shallow": SHALLOW, "short": SHORT, "pinned": PINNED, "groups": GROUPS}
-WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED, "idle": IDLE}
+WORLDS |= {"anywhere": ANYWHERE, "scaled": SCALED, "idle": IDLE, "lent": LENT}
 
 #: The default model of those worlds that have one.
-DEFAULTS = {IDLE: DefaultGroup("c", 4.0), SHALLOW: DefaultGroup("b", 1.0)}
+DEFAULTS = {IDLE: DefaultGroup("c", 4.0), LENT: DefaultGroup("b", 2.0), SHALLOW: DefaultGroup("b", 1.0)}
 
 #: What the configuration may hold in place of each.
 OTHERS = (
@@ -222,7 +235,7 @@ class World:
     #: Methods that make one thing happen; a method that stands here more than once is as much more likely.
     STEPS = ("ask", "let_go", "report", *["answer"] * 3, "fail", "switch", "order", "unload", "reload", "measure")
     STEPS += ("validate", "scale")
-    ALL_STEPS = (*STEPS, "hold")
+    ALL_STEPS = (*STEPS, "hold", "lend")
 
     PAUSES = (0.0, 0.1, 1.0, 7.0)  # seconds before a step
 
@@ -238,6 +251,7 @@ class World:
         self.alive: set[str] = set()
         self.holders: dict[int, str] = {}  # open lease -> "waiting" | "granted" | "revoked"
         self.tickets: set[int] = set()
+        self.loans: set[int] = set()  # asked for, and not over
         self.validations: dict[int, str] = {}  # ticket -> model
         self.last = 0
         self.specs = {spec.name: spec for spec in specs}
@@ -272,6 +286,8 @@ class World:
                 self.holders[lease] = "granted"
             case RevokeLease(lease):
                 self.holders[lease] = "revoked"
+            case FailLoan(number) | FinishLoan(number):
+                self.loans.discard(number)
             case FailLease(lease) | EndLease(lease):
                 del self.holders[lease]
             case (
@@ -294,7 +310,7 @@ class World:
 
     def step(self) -> None:
         self.pass_time(self.rng.choice(self.PAUSES))
-        getattr(self, self.rng.choice(self.ALL_STEPS if self.configured is IDLE else self.STEPS))()
+        getattr(self, self.rng.choice(self.ALL_STEPS if self.configured in (IDLE, LENT) else self.STEPS))()
 
     def ask(self) -> None:
         self.last += 1
@@ -346,6 +362,22 @@ class World:
             self.tell(HoldEnded(self.now, model))
         elif chance < 0.6:
             self.tell(KeepAsked(self.now, model, self.rng.choice([1.0, 20.0, inf])))
+
+    def lend(self) -> None:
+        """An operator lends GPUs, or a borrower ends, whether it was recalled or not."""
+        if self.rng.random() < 0.3:
+            self.last += 1
+            self.loans.add(self.last)
+            gpus = self.rng.choice([frozenset(), frozenset({"0"}), frozenset({"1"}), frozenset({"0", "1"})])
+            until = self.now + self.rng.choice([0.0, 5.0, 30.0, inf])
+            flags = (self.rng.random() < 0.5 for _ in range(3))
+            self.tell(LoanAsked(self.now, self.last, LoanTerms(gpus, until, *flags)))
+        elif self.loans and self.rng.random() < 0.7:
+            self.give_back(self.rng.choice(sorted(self.loans)))
+
+    def give_back(self, number: int) -> None:
+        self.loans.remove(number)
+        self.tell(LoanEnded(self.now, number))
 
     def validate(self) -> None:
         """An operator has a model validated, or ends muxctl while it is."""
@@ -463,6 +495,8 @@ class World:
         What is said already is not said again: nobody may wait for somebody else's next event.
         """
         idle: set[int] = set()
+        for number in sorted(self.loans):
+            self.give_back(number)
         for _ in range(400):
             revoked = sorted(n for n, state in self.holders.items() if state == "revoked")
             for lease in revoked:
