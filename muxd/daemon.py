@@ -27,6 +27,7 @@ from .engines.engine_client import open_http
 from .engines.gpu_source import open_gpus
 from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
+from .history.database import HistoryFile
 from .launchers.observed_scripts import ObservedScripts
 from .left_behind import LeftBehind, find_left_behind
 from .locks import hold
@@ -118,12 +119,15 @@ async def _run(
     ports = ProxyPorts(config.proxy, notifier, processes_of(config.proxy.processes))
     console = ConsoleChild(config, children) if config.ui.listen is not None else None
     managed = ProxyPool(config, children, state, ports, left.proxies) if config.proxy.managed else None
+    history_file = HistoryFile(config.daemon.state_dir / "history.sqlite")
+    history = await in_thread(history_file.load)
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
         scripts = ObservedScripts(config.daemon.state_dir)
         context = WorkerContext(config, children, open_gpus(config), state, http, send.send_nowait, scripts)
         proxy = managed or UnmanagedProxy(config)
-        supervisor = Supervisor(context, mailbox, proxy, reread, left.workers, successor=successor)
+        supervisor = Supervisor(context, mailbox, proxy, reread, left.workers, history, successor=successor)
         nursery.start_soon(children.reap_orphans, name="orphans")
+        nursery.start_soon(history_file.keep, history, name="history")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
         rights = Rights.of_config(config)

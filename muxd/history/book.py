@@ -1,26 +1,51 @@
-"""All that is remembered, in memory."""
+"""All that is remembered, in memory, and what of it is to be kept on disk."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
 
-from muxd.journal import Journal
+from muxd.journal import KEPT, Entry, Journal
 from muxd.protocol import ActivityReport
 
-from .series import NotedModel, Series
-from .usage_book import UsageBook
+from .series import NotedModel, Series, SeriesRow
+from .usage_book import UsageBook, UsageRow
 
-#: Requests and switches that are over which are kept.
-REQUESTS, SWITCHES = 1000, 200
+#: Entries that each journal keeps: events; requests that have ended; switches that are over.
+MOST = {"events": KEPT, "requests": 1000, "switches": 200}
+
+#: Entries that wait to be written, at most: while the disk takes none, older ones are dropped.
+_MOST_WAITING = 5000
 
 
-@dataclass(frozen=True, slots=True)
+class KeptRows(NamedTuple):
+    """What is to be written: entries, each with the name of its journal, and rows."""
+
+    entries: list[tuple[str, Entry]]
+    series: list[SeriesRow]
+    usage: list[UsageRow]
+
+
 class History:
-    events: Journal = field(default_factory=Journal)
-    requests: Journal = field(default_factory=lambda: Journal(REQUESTS))  # that have ended
-    switches: Journal = field(default_factory=lambda: Journal(SWITCHES))  # that are over
-    series: Series = field(default_factory=Series)
-    usage: UsageBook = field(default_factory=UsageBook)
+    """Journals of events, of requests that have ended and of switches that are over; series; usage."""
+
+    def __init__(self, kept: KeptRows | None = None) -> None:
+        """Go on from what an earlier muxd kept."""
+        self._waiting: deque[tuple[str, Entry]] = deque(maxlen=_MOST_WAITING)
+        entries: dict[str, list[Entry]] = {name: [] for name in MOST}
+        for name, entry in kept.entries if kept is not None else ():
+            entries[name].append(entry)
+        self._journals = {name: Journal(most, entries[name], partial(self._wait, name)) for name, most in MOST.items()}
+        self.events, self.requests, self.switches = self._journals.values()
+        self.series = Series()
+        self.usage = UsageBook()
+        if kept is not None:
+            self.series.restore(kept.series, time.time())
+            self.usage.restore(kept.usage)
+
+    def _wait(self, journal: str, entry: Entry) -> None:
+        self._waiting.append((journal, entry))
 
     def report(self, report: ActivityReport) -> None:
         """Count what a proxy did."""
@@ -34,6 +59,28 @@ class History:
         """Take in how all models are now."""
         self.series.note(time.time(), gauges)
 
+    def take(self) -> KeptRows:
+        """Return what was not returned yet."""
+        waiting, self._waiting = list(self._waiting), deque(maxlen=_MOST_WAITING)
+        now = time.time()
+        self.usage.prune(now)
+        return KeptRows(waiting, self.series.take_rows(now), self.usage.take_rows())
+
+    def put_back(self, batch: KeptRows) -> None:
+        """Take a batch again that could not be written."""
+        self._waiting = deque((*batch.entries, *self._waiting), maxlen=_MOST_WAITING)
+        self.usage.note_changed(batch.usage)
+
+    def everything(self) -> KeptRows:
+        """Return all that is in memory, for a file that has nothing."""
+        entries = [(name, entry) for name, journal in self._journals.items() for entry in journal]
+        return KeptRows(entries, self.series.rows(), list(self.usage))
+
     def close(self) -> None:
-        for journal in (self.events, self.requests, self.switches):
+        for journal in self._journals.values():
             journal.close()
+
+
+def newest(entries: Iterable[tuple[str, Entry]]) -> dict[str, int]:
+    """Return the number of the last entry of each journal."""
+    return {name: entry["id"] for name, entry in entries}

@@ -172,7 +172,13 @@ class Series:
         """Return the steps of 10 s that are over and were not returned yet, without those in which nothing was."""
         last = floor(now / 10) - 2  # a proxy tells what it gave up to two seconds later
         begin, self._told = max(self._told + 1, last - STEPS[10] + 1), max(self._told, last)
-        slots = range(begin, last + 1) if begin > 0 else ()
+        return self._rows(range(begin, last + 1) if begin > 0 else range(0))
+
+    def rows(self) -> list[SeriesRow]:
+        """Return all steps of 10 s that were returned so far and are kept still."""
+        return self._rows(range(max(1, self._told - STEPS[10] + 1), self._told + 1))
+
+    def _rows(self, slots: range) -> list[SeriesRow]:
         rows = (SeriesRow(slot, model, rings[10].at(slot)) for slot in slots for model, rings in self._rings.items())
         return [row for row in rows if any(value > 0 for value in row.values)]
 

@@ -58,6 +58,10 @@ class UsageBook:
         changed, self._changed = self._changed, set()
         return [UsageRow(*name, tuple(self._counts[name])) for name in sorted(changed) if name in self._counts]
 
+    def note_changed(self, rows: Iterable[UsageRow]) -> None:
+        """Return these rows again with the next ones: they could not be kept."""
+        self._changed |= {row[:3] for row in rows}
+
     def restore(self, rows: Iterable[UsageRow]) -> None:
         for day, key, model, counts in rows:
             if len(counts) == len(COUNTS):

@@ -91,6 +91,7 @@ class PlainReader(ScriptVariables):
     _is_over: bool = False
     _has_returned: bool = False
     _functions: dict[str, Node] = field(default_factory=dict)
+    _evaluated: Place | None = None  # the command of which an argument is followed
     _depth: int = 0
     _steps: int = 0
     _prefixed: dict[str, Word] = field(default_factory=dict)  # what stands before a command, and is set for it alone
@@ -174,7 +175,7 @@ class PlainReader(ScriptVariables):
                 self._follow(node.children, sure=False)
 
     def _place(self, node: Node) -> Place:
-        return Place(self.file, node.start_point[0] + 1)
+        return self._evaluated or Place(self.file, node.start_point[0] + 1)
 
     def _command(self, assignments: list[Node], nodes: list[list[Node]], place: Place) -> None:
         self._steps += 1
@@ -238,7 +239,7 @@ class PlainReader(ScriptVariables):
             self.is_held |= self._is_sure and not (self._is_left or is_detached(words))
             self._is_over |= self.is_held
         elif len(words) > shell + 2 and re.fullmatch("-[a-z]*c", str(words[shell + 1])):
-            self._shell(words[shell + 2])
+            self._shell(words[shell + 2], place)
         elif is_unseen(words, program):
             self.is_dark = True
         elif foreign:
@@ -263,18 +264,20 @@ class PlainReader(ScriptVariables):
     def _below(self, source: str | Node, variables: dict[str, Value]) -> PlainReader:
         """Follow what a shell below this one does, which changes no variable here."""
         inner = PlainReader(self.file, variables, self.folder, Hole(), None, type(self.exported)(self.exported))
-        inner._prefixed, inner._depth = self._prefixed, self._depth
+        inner._prefixed, inner._depth, inner._evaluated = self._prefixed, self._depth, self._evaluated
         inner._is_sure, inner._is_lost = self._is_sure, self._is_lost
         inner.read(source)
         self.is_idle &= inner.is_idle
         return inner
 
-    def _shell(self, text: Word) -> None:
+    def _shell(self, text: Word, place: Place) -> None:
         """Follow `bash -c TEXT`, which gets what is exported."""
         if not isinstance(text, str):
             self.is_dark, self.is_idle = True, False
             return
+        outer, self._evaluated = self._evaluated, place
         inner = self._below(text, {name: value for name, value in self.variables.items() if name in self.exported})
+        self._evaluated = outer
         self.candidates += inner.candidates
         self.runs += inner.runs
         self.others += inner.others
@@ -284,7 +287,7 @@ class PlainReader(ScriptVariables):
         self.foreign = self.foreign or inner.foreign
 
     def _source(self, words: Sequence[Word], place: Place) -> None:
-        name, outer = words[0] if words else Hole(), (self.file, self.arguments)
+        name, (file, evaluated, arguments) = words[0] if words else Hole(), (self.file, self._evaluated, self.arguments)
         try:
             if not (isinstance(name, str) and isinstance(self.folder, str) and "/" in name):
                 raise NotPlain("which file that is, is known only when it runs")
@@ -293,7 +296,7 @@ class PlainReader(ScriptVariables):
             if not path.is_file() or path.stat().st_size > _LONGEST_FILE:  # a pipe would keep us
                 raise NotPlain("it is no file that is read here")
             text = self.sourced[str(path)] = path.read_text()
-            self.file, self.arguments = str(path), list(words[1:]) or self.arguments
+            self.file, self._evaluated, self.arguments = str(path), None, list(words[1:]) or self.arguments
             self._enter(text)
         except (OSError, ValueError, NotPlain):
             self.is_idle = False
@@ -301,7 +304,7 @@ class PlainReader(ScriptVariables):
                 self._forget("PATH VIRTUAL_ENV")  # a virtual environment's, which sets nothing else
             else:
                 self._lose()
-        self.file, self.arguments = outer[0], outer[1] if words[1:] else self.arguments
+        self.file, self._evaluated, self.arguments = file, evaluated, arguments if words[1:] else self.arguments
 
     def _miss(self, path: Word | Path, place: Place) -> None:
         if self._is_sure and not isinstance(path, Hole) and not os.path.exists(path):
@@ -313,7 +316,9 @@ class PlainReader(ScriptVariables):
             self.runs.append(Run([hook[1]], place))
             self._forget(_SET_BY_HOOKS)
         elif len(known) == len(words):
+            outer, self._evaluated = self._evaluated, place
             self._enter(" ".join(known))
+            self._evaluated = outer
         else:
             self.is_dark |= any(map(SERVER.search, known))
             self.is_idle = False

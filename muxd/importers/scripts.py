@@ -214,9 +214,14 @@ def _computed(script: LaunchScript, reader: PlainReader, text: str) -> Place | N
     """Return where MODEL_NAME is set to what only bash knows, if the server's command does not tell it either."""
     where = reader.assigned.get("MODEL_NAME")
     is_told = any(isinstance(flag(found.words, ("--served-model-name",)), Hole) for found in reader.candidates)
-    if where is None or where.file != reader.file or is_told or script.names_by != "flag":
-        return None
-    return where if re.search(r"MODEL_NAME=.*(?:\$\(|`)", text.splitlines()[where.line - 1]) else None
+    is_computed = re.search(r"MODEL_NAME=.*(?:\$\(|`)", _lines_from(where, reader, text)[0])
+    return where if is_computed and not is_told and script.names_by == "flag" else None
+
+
+def _lines_from(place: Place | None, reader: PlainReader, text: str) -> list[str]:
+    """Return the script's lines from a place on; an empty one for a place elsewhere, as in a text that is evaluated."""
+    lines = text.splitlines() if place is not None and place.file == reader.file and place.line else []
+    return lines[place.line - 1 :] or [""] if place is not None else [""]
 
 
 #: Flags behind which SGLang wants a value.
@@ -237,13 +242,12 @@ def _valueless(reader: PlainReader, text: str) -> Iterator[Problem]:
 
 def _cause(reader: PlainReader, text: str, place: Place, name: str) -> str:
     """Return why the value of a flag is empty, with advice."""
-    lines = text.splitlines()
-    command = "\n".join(lines[place.line - 1 :]) if place.file == reader.file else ""
+    command = "\n".join(_lines_from(place, reader, text))
     found = re.search(rf"{name}[= \t]+[\"']?\$\{{?(\w+)", command)
     if found is None:
         return "write one behind it"
     variable, where = found[1], reader.assigned.get(found[1])
-    line = lines[where.line - 1] if where is not None and where.file == reader.file and where.line else ""
+    line = _lines_from(where, reader, text)[0]
     argument = re.search(r"\$\{?([1-9])", f"${variable}" if variable.isdigit() else line)
     if argument is not None:
         said = f"{variable} is ${argument[1]}, and " if where is not None else ""

@@ -6,7 +6,11 @@ A request may go to a worker only while the proxy holds the model's lease.  Most
 are counted in, sent, and counted out, without a word to muxd.  The first request for a model without a lease has one
 asked for in the proxy's session with muxd (`lease_session`), and waits in the model's queue, highest priority first.
 
-    no lease -> asked (requests wait) -> granted -> revoked (draining) -> over
+    not asked -> asked (requests wait) -> granted -> draining -> asked or not asked
+                                             ^-> suspected
+
+`states` has every move.  Requests that wait are admitted once a turn of the reactor, in their order, when the turn's
+events were handled: what ends, fails or is granted meanwhile only says that there may be places.
 
 Two trio tasks run for each lease beside the data path.  One takes the lease's messages: progress while requests wait,
 the grant with the worker's URL, a revocation with its deadline, a restoration, the end.  The other reports the demand,
@@ -60,8 +64,10 @@ from .queue import Queue
 from .refusals import failed, progress_text, revoked, unreachable
 from .sockets.pool import Pool
 from .sockets.reactor import Alarm, Reactor
+from .states import LEASE_MOVES, LeaseState
 from .telemetry.activity import Activity
 from .telemetry.metrics import ModelMetrics, ProxyMetrics
+from .telemetry.recorder import RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -162,15 +168,14 @@ class ModelLease:
         self.name = name
         self.terms = terms
         self.meter = meter
-        self.grant: Grant | None = None  # set while requests are admitted
+        self.state = LeaseState.NOT_ASKED
+        self.grant: Grant | None = None  # while the state is GRANTED
+        self._held: Grant | None = None  # the same, and while the state is SUSPECTED or DRAINING
         self._leases = leases
         self._deal = 0  # the number of muxd's last word on them
         self._limit: float = inf  # places: how many requests may be at the worker at once, as muxd told with the grant
         self._waiting: Queue[QueuedRequest] = Queue()
-        self._holding = False  # the task `hold` runs
-        self._filling = False  # `_admit_waiting` runs
-        self._suspected: Grant | None = None  # the grant, while its worker may be lost
-        self._draining: Grant | None = None  # the grant, while the lease drains
+        self._is_admitting = False  # waiting requests are admitted at the end of this turn
         self._drain_scope = trio.CancelScope()
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
@@ -182,12 +187,19 @@ class ModelLease:
         self._idle = Alarm(leases.reactor, self._wake_reporter)
         self._suspicion_over = Alarm(leases.reactor, self._use_suspected)
 
+    def _move(self, state: LeaseState, grant: Grant | None = None) -> None:
+        """Go over to another state, with the grant that it has."""
+        if state not in LEASE_MOVES[self.state]:
+            raise AssertionError(f"lease on {self.name}: {self.state} -> {state} is no move")
+        self.state, self._held = state, grant
+        self.grant = grant if state is LeaseState.GRANTED else None
+
     # Called by the requests
 
     def acquire(self, ticket: QueuedRequest) -> None:
         """Forward the request now, queue it until there is a place at a worker, or refuse it for a full queue."""
         grant = self.grant
-        if grant is None or len(grant.in_flight) >= self._limit:
+        if grant is None or len(grant.in_flight) >= self._limit or self._is_admitting:
             self._queue(ticket)
         else:
             self._admit(ticket, grant)
@@ -214,8 +226,8 @@ class ModelLease:
     def _wait(self, ticket: QueuedRequest) -> None:
         self._waiting.put(ticket)
         self._changed.set()
-        if not self._holding:
-            self._holding = True
+        if self.state is LeaseState.NOT_ASKED:
+            self._move(LeaseState.ASKED)
             self._leases.start(self)
 
     def release(self, ticket: QueuedRequest, grant: Grant | None) -> None:
@@ -228,42 +240,39 @@ class ModelLease:
         if len(grant.in_flight) >= self._limit:
             self._changed.set()  # a place is given back that muxd has taken away
         if self._waiting:
-            self._admit_waiting(grant)
+            self._admit_soon()
         if not grant.in_flight:
             self._idle.set(_IDLE_GRACE)
             grant.drained.set()
 
-    def _admit_waiting(self, grant: Grant) -> None:
-        """Admit waiting requests while there are places.
+    def _admit_soon(self) -> None:
+        """Have waiting requests admitted at the end of this turn; until then no other request is."""
+        if self.grant is not None and self._waiting and not self._is_admitting:
+            self._is_admitting = True
+            self._leases.reactor.again(self._admit_waiting)
 
-        A request that fails at once releases its place and calls this again: the inner call returns at once, and the
-        outer one goes on.
-        """
-        if self._filling:
-            return
-        self._filling = True
-        while grant is self.grant and self._waiting and len(grant.in_flight) < self._limit:
+    def _admit_waiting(self) -> None:
+        """Admit waiting requests while there are places; one that fails at once gives its place to the next."""
+        while (grant := self.grant) is not None and self._waiting and len(grant.in_flight) < self._limit:
             ticket = self._waiting.pop()
             ticket.waited(monotonic() - ticket.since)
             self._admit(ticket, grant)
             self._changed.set()
-        self._filling = False
+        self._is_admitting = False
 
     def retry(self, ticket: QueuedRequest, grant: Grant) -> None:
         """Queue a request whose worker was lost before the response began, and suspect `grant`."""
         if grant is self.grant:  # before the release, which would admit a waiting request to the lost worker
-            self.grant, self._suspected = None, grant
+            self._move(LeaseState.SUSPECTED, grant)
             self._suspicion_over.set(_SUSPICION)
         self.release(ticket, grant)
         self._wait(ticket)
-        if self.grant is not None:
-            self._admit_waiting(self.grant)
+        self._admit_soon()
 
     def _use_suspected(self) -> None:
         """Admit requests to a suspected grant again: muxd did not revoke it, so only one connection was lost."""
-        grant, self._suspected = self._suspected, None
-        if grant is not None:
-            self._use_grant(grant)
+        if self.state is LeaseState.SUSPECTED and self._held is not None:
+            self._use_grant(self._held)
 
     def renew(self, terms: ModelLimits) -> None:
         """Apply new limits."""
@@ -280,7 +289,7 @@ class ModelLease:
         if self._unloads:
             return
         self._unloads = True
-        if self._holding:
+        if self.state is not LeaseState.NOT_ASKED:
             self._changed.set()  # the reporting task first tells muxd that nothing is in flight
         else:
             self._leases.start_unload(self)
@@ -297,7 +306,7 @@ class ModelLease:
         """Return in a few words what the waiting requests wait for."""
         if self.grant is not None:
             return f"waiting for a free place ({len(self.grant.in_flight)} in flight, {len(self._waiting)} waiting)"
-        if self._suspected is not None:
+        if self.state is LeaseState.SUSPECTED:
             return "its worker was lost"
         return "queued" if self._last_progress is None else progress_text(self._last_progress, self.eta())
 
@@ -313,13 +322,11 @@ class ModelLease:
 
     def figures(self) -> tuple[int, int]:
         """Return how many requests are in flight, and how many wait."""
-        grant = self._held_grant or self._draining
-        return (len(grant.in_flight) if grant is not None else 0), len(self._waiting)
+        return (len(self._held.in_flight) if self._held is not None else 0), len(self._waiting)
 
     def under_way(self) -> list[QueuedRequest]:
         """Return the requests in flight, the oldest first, and then those that wait, the next one first."""
-        grants = {id(grant): grant for grant in (self._held_grant, self._draining) if grant is not None}
-        running = (request for grant in grants.values() for request in grant.in_flight)
+        running = self._held.in_flight if self._held is not None else ()
         return [*sorted(running, key=lambda request: request.record.arrived), *self._waiting]
 
     def _demand_figures(self) -> tuple[int, int, int, int]:
@@ -336,7 +343,8 @@ class ModelLease:
 
     @property
     def _held_grant(self) -> Grant | None:
-        return self.grant or self._suspected
+        """Return the grant that is held, suspected or not, and not revoked."""
+        return None if self.state is LeaseState.DRAINING else self._held
 
     # The task that holds the lease
 
@@ -353,7 +361,8 @@ class ModelLease:
                     await trio.sleep(_RETRY)
             except MuxdError as error:
                 self.refuse_waiting(Refusal(UNAVAILABLE, error.code, error.message, retry_after=1))
-        self._holding = self._unloads = False
+        self._move(LeaseState.NOT_ASKED)
+        self._unloads = False
 
     @asynccontextmanager
     async def _lease(self, session: LeaseSession) -> AsyncIterator[AskedLease]:
@@ -362,14 +371,19 @@ class ModelLease:
             await session.reopen()
         self._last_report = self._demand_figures()
         if (grant := self._held_grant) is None:
-            first = next(iter(self._waiting), None)
-            async with session.lease(self.name, self._demand(), first.record if first is not None else None) as lease:
+            # Not the request itself in a variable, which lives here as long as the lease.
+            async with session.lease(self.name, self._demand(), self._longest_wait()) as lease:
                 yield lease
         else:
             in_flight, _, used, _ = self._last_report
             places = None if self._limit == inf else used
             async with session.reclaim(self.name, grant.pool.url, in_flight, self._demand(), places) as lease:
                 yield lease
+
+    def _longest_wait(self) -> RequestRecord | None:
+        """Return the record of the request that waits longest."""
+        first = next(iter(self._waiting), None)
+        return first.record if first is not None else None
 
     async def _follow(self, session: LeaseSession, lease: AskedLease) -> None:
         """Handle the messages of one lease until the lease ends; no request is admitted by it afterwards."""
@@ -389,24 +403,19 @@ class ModelLease:
                         log.warning("muxd is gone; the lease on %s goes on until it is back", self.name)
                     nursery.cancel_scope.cancel()
                     return
-            if self._draining is not None:
+            if self.state is LeaseState.DRAINING:
                 await trio.sleep_forever()  # until `_drain` has finished
             nursery.cancel_scope.cancel()
         self._last_progress = None
-        if (grant := self._take_grant()) is not None:
-            grant.pool.close()
-        self._draining = None
+        if self._held is not None:
+            self._held.pool.close()
+            self._move(LeaseState.ASKED)
 
     @property
     def _has_lost_worker(self) -> bool:
         """Say whether the lease drains because its worker is gone."""
-        return self._draining is not None and self._revocation is not None and self._revocation.reason in WORKER_LOST
-
-    def _take_grant(self) -> Grant | None:
-        """Stop admitting requests; return the grant that was held, suspected or not."""
-        grant = self._held_grant
-        self.grant = self._suspected = None
-        return grant
+        is_draining = self.state is LeaseState.DRAINING
+        return is_draining and self._revocation is not None and self._revocation.reason in WORKER_LOST
 
     def _handle_message(self, message: LeaseMessage, nursery: trio.Nursery) -> None:
         match message:
@@ -414,7 +423,7 @@ class ModelLease:
                 self._last_progress, self._last_progress_at = message, monotonic()
             case LeaseGranted(_, url, generation, places, deal):
                 self._have_places(places, deal)
-                if self._held_grant is None:  # else it was re-claimed
+                if self.state is LeaseState.ASKED:  # else it was re-claimed
                     self._on_granted(url, generation)
             case LeasePlaces(_, places, deal):
                 self._have_places(places, deal)
@@ -431,8 +440,7 @@ class ModelLease:
         """Take over another number of places: more of them admit waiting requests at once."""
         self._limit, self._deal = inf if places is None else places, deal
         self._changed.set()  # muxd is told from when on it is kept to
-        if self.grant is not None:
-            self._admit_waiting(self.grant)
+        self._admit_soon()
 
     def _on_granted(self, url: str, generation: int) -> None:
         log.info("lease on %s granted: %s, generation %d, %d waiting", self.name, url, generation, len(self._waiting))
@@ -440,30 +448,30 @@ class ModelLease:
         self._use_grant(Grant(self._leases.pool(url), generation))
 
     def _use_grant(self, grant: Grant) -> None:
-        self.grant = grant
+        self._move(LeaseState.GRANTED, grant)
         self._last_progress = None  # the last progress described the wait, which is over
         self._changed.set()
-        self._admit_waiting(grant)
+        self._admit_soon()
 
     def _on_revoked(self, message: LeaseRevoked, nursery: trio.Nursery) -> None:
         """Admit no more requests and start to drain.  A second revocation can only bring the deadline forward."""
         seconds = inf if message.deadline_s is None else max(message.deadline_s, _CUT_GRACE)
-        if self._draining is not None:
+        if self.state is LeaseState.DRAINING:
             self._drain_scope.deadline = min(self._drain_scope.deadline, trio.current_time() + seconds)
             self._revocation = message
-        elif (grant := self._take_grant()) is not None:
+        elif (grant := self._held) is not None:
             log.info("lease on %s revoked: %s, %d in flight", self.name, message.reason, len(grant.in_flight))
-            self._draining, self._revocation = grant, message
+            self._move(LeaseState.DRAINING, grant)
+            self._revocation = message
             self._drain_scope = trio.CancelScope(deadline=trio.current_time() + seconds)
             nursery.start_soon(self._drain, grant, self._drain_scope, nursery)
 
     def _on_restored(self) -> None:
         """End the drain and admit requests again: muxd has called off the switch."""
-        if self._draining is not None:
+        if self.state is LeaseState.DRAINING and self._held is not None:
             log.info("lease on %s restored: what it drained for was called off", self.name)
-            grant, self._draining = self._draining, None
             self._drain_scope.cancel()
-            self._use_grant(grant)
+            self._use_grant(self._held)
 
     async def _drain(self, grant: Grant, scope: trio.CancelScope, nursery: trio.Nursery) -> None:
         """Wait until nothing is in flight or the deadline has come, cut what is left, and end the lease."""
@@ -471,7 +479,7 @@ class ModelLease:
             if grant.in_flight:
                 grant.drained = trio.Event()
                 await grant.drained.wait()
-        if self._draining is not grant or self._drain_scope is not scope:
+        if self.state is not LeaseState.DRAINING or self._drain_scope is not scope:
             return  # the lease was restored, and perhaps revoked again
         grant.pool.close()
         assert self._revocation is not None
@@ -491,8 +499,8 @@ class ModelLease:
         """Cut the requests in flight: muxd has ended the lease, and may put the worker to sleep at any time."""
         if not self._has_lost_worker:
             self._drain_scope.cancel()
-        grant = self._take_grant()
-        if grant is not None:
+        if (grant := self._held_grant) is not None:
+            self._move(LeaseState.ASKED)
             grant.pool.close()
             why = f"model {self.name} was taken off the GPU before this request ended: its lease is over"
             for ticket in list(grant.in_flight):

@@ -306,6 +306,15 @@ def test_what_a_file_says_that_is_read_in_has_its_place_there(read, bash):
     assert [str(found.named), str(found.launch)] == [f"{bash.folder}/more.env:3", "a.sh:1"]
 
 
+def test_what_is_evaluated_stands_where_it_is_evaluated(read):
+    found = read(f'\neval "$MORE"; {SERVE} --model a --port $PORT', MORE="PORT=1\n\n\nMODEL_NAME=$(date)\nPORT=")
+    assert (found.computed, [problem.text for problem in found.problems]) == (
+        None,
+        ["--port has no value: PORT is empty; correct a.sh:2"],
+    )
+    assert str(read(f"\nbash -c '\n\n\n{SERVE} --model a --port 1'").launch) == "a.sh:2"
+
+
 def test_what_is_no_file_is_not_read_in_and_not_waited_for(read, bash):
     os.mkfifo(bash.folder / "pipe")
     for name in ("./pipe", "/dev/stdin", "/dev/zero", "./bin"):

@@ -1,0 +1,83 @@
+"""What a real muxd remembers: rates that add up over sleeps, whose requests they were; and it outlasts a restart."""
+
+import threading
+from contextlib import suppress
+
+import httpx
+
+from .conftest import two_models
+from .muxd import Muxd, eventually
+
+#: Tokens of an answer: enough for 2 % of some of them to be one.
+LONG = 100
+
+#: Models that send one token in an event, as an engine does that does not guess ahead.
+MODELS = two_models().replace("token_rate = 500, pace = 0.02", "token_rate = 100, pace = 0.01")
+
+
+def told(muxd: Muxd, path: str) -> dict:
+    return muxd.control("GET", path).json()
+
+
+def answered(muxd: Muxd, model: str, *, with_usage: bool) -> int:
+    """Have a stream, and return its tokens: by its usage, or as many as it had events with text."""
+    more = {"stream_options": {"include_usage": True}} if with_usage else {}
+    with muxd.stream(model, max_tokens=LONG, ignore_eos=True, **more) as lines:
+        events = [line for line in lines if line.startswith("data: ")]
+    assert events[-1] == "data: [DONE]"
+    return LONG if with_usage else len(events) - 3
+
+
+def total(muxd: Muxd, model: str) -> float:
+    return sum(rate or 0 for rate in told(muxd, "/v1/series")["models"][model]["tokens_per_s"])
+
+
+def test_tokens_add_up_over_switches_with_and_without_usage_and_outlast_muxd(start):
+    muxd = start(MODELS)
+    given = {"alpha": 0, "beta": 0}
+    for _ in range(2):
+        for model in given:
+            given[model] += answered(muxd, model, with_usage=True) + answered(muxd, model, with_usage=False)
+    for model, count in given.items():
+        eventually(lambda m=model, n=count: abs(total(muxd, m) - n) <= 0.02 * n, f"{count} tokens of {model}")
+    usage = {row["model"]: row for row in told(muxd, "/v1/usage")["usage"]}
+    assert (usage["alpha"]["requests"], usage["alpha"]["completion_tokens"]) == (4, 2 * LONG)
+    assert usage["alpha"]["event_tokens"] == given["alpha"] - 2 * LONG
+    switches = told(muxd, "/v1/switches")["switches"]
+    assert [(each["from"], each["to"], each["result"]) for each in switches[:3]] == [
+        ([], "alpha", "ready"),
+        (["alpha"], "beta", "ready"),
+        (["beta"], "alpha", "ready"),
+    ]
+    requests = told(muxd, "/v1/requests?state=ended")["requests"]
+    assert {each["request"] for each in switches[1]["asked_by"]} <= {request["id"] for request in requests}
+    assert switches[1]["asked_by"]
+    assert len(requests) == 8
+    muxd.stop()
+    muxd.start_again()
+    assert told(muxd, "/v1/requests?state=ended")["requests"] == requests
+    assert told(muxd, "/v1/switches")["switches"][: len(switches)] == switches
+    assert {row["model"]: row for row in told(muxd, "/v1/usage")["usage"]} == usage
+    assert "muxd_started" in muxd.muxctl("events").stdout.splitlines()[0]
+
+
+def test_a_request_is_seen_while_it_runs_and_is_cancelled(start):
+    muxd = start(MODELS)
+    lines: list[str] = []
+
+    def ask() -> None:
+        with suppress(httpx.HTTPError), muxd.stream("alpha", max_tokens=5000, ignore_eos=True) as stream:
+            lines.extend(stream)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    running = eventually(
+        lambda: [r for r in told(muxd, "/v1/requests?state=running")["requests"] if r["completion_tokens"] > 3],
+        "a request that runs",
+    )
+    shown = muxd.muxctl("requests", "--model", "alpha").stdout
+    assert ["running", running[0]["id"]] in [line.split()[:2] for line in shown.splitlines()]
+    assert muxd.muxctl("requests", "--cancel", running[0]["id"]).returncode == 0
+    client.join(20)
+    assert any("request_cancelled" in line for line in lines)
+    assert told(muxd, "/v1/requests?state=running")["requests"] == []
