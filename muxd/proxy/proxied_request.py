@@ -58,6 +58,7 @@ from .telemetry.usage import reader as usage_of
 log = logging.getLogger(__name__)
 
 REPLAY_MOST = 1 << 20  # bytes of the longest body that is kept to be sent a second time
+_MAY_BE_FATAL = (500, 503)  # statuses of answers in which the fatal error of an engine is looked for
 _HELD_MOST = 64 << 10  # bytes of an error's body within which the fatal error of an engine is looked for
 _DEATHS = 2  # deaths of workers with the request, after which the request is held to be the cause
 _STREAM_HEAD = head(
@@ -310,7 +311,7 @@ class ProxiedRequest:
         """Note the format of the response, and choose how it is reframed; `head` is in lower case."""
         self._status = status
         self.state = _ANSWERING
-        self._held = b"" if status == 500 and self.fatal_error else None
+        self._held = b"" if status in _MAY_BE_FATAL and self.fatal_error else None
         self._head_size = len(head)
         self._stream = stream = kind_of(head)
         self._encoded = head.find(b"\r\ncontent-encoding:") >= 0

@@ -27,6 +27,9 @@ ROUTES = frozenset(
     )
 )
 
+#: What another host's muxd answers once it has begun to end: the others have its requests.
+SHUTTING_DOWN = '"code":"shutting_down"'
+
 
 def _make() -> Engine:
     from .engine import RemoteServers  # imported by who runs workers only
@@ -37,7 +40,11 @@ def _make() -> Engine:
 REMOTE = EngineKind(
     name="remote",
     capabilities=Capabilities(
-        sleep_levels={3: frozenset({3})}, routes={"": ROUTES}, counts_host_ram=False, uses_gpus=False
+        sleep_levels={3: frozenset({3})},
+        routes={"": ROUTES},
+        counts_host_ram=False,
+        uses_gpus=False,
+        fatal_error=SHUTTING_DOWN,
     ),
     make=_make,
     makes=lambda model: "",

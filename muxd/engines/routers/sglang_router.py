@@ -33,6 +33,8 @@ FLAGS = (
     # muxd says who serves; the router's own checks find a worker that hangs, and one that has just been added.
     *("--health-check-interval-secs", "1", "--health-failure-threshold", "3", "--health-success-threshold", "1"),
     *("--worker-startup-check-interval", "1"),
+    # Ten failures in a row keep requests off a worker: for a minute, the default, one that is back would idle.
+    *("--cb-timeout-duration-secs", "2"),
     # The proxy asks again: it knows what the client has seen, and gives up a request that has killed two workers.
     "--disable-retries",
     *("--request-timeout-secs", str(NO_LIMIT)),
