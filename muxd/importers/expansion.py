@@ -144,9 +144,8 @@ class ScriptVariables:
         match node.type:
             case "string":
                 inner = (node.text or b"")[1:-1]
-                is_empty = not inner
                 fields = self._expand_text(inner, node.start_byte + 1, node.children[1:-1], quoted=True, splits=False)
-                return [""] if is_empty else fields
+                return fields if inner else [""]
             case "raw_string":
                 return [text[1:-1]]
             case "ansi_c_string":

@@ -17,16 +17,7 @@ from muxd.config.command_lines import MODEL, server_at
 from muxd.config.devices import ORDER, VARIABLE
 from muxd.config.flags import Hole, Word, flag
 
-from .bash_syntax import (
-    NotPlain,
-    Place,
-    code,
-    command_words,
-    plain_tree,
-    text_of,
-    walk,
-    words_behind,
-)
+from .bash_syntax import NotPlain, Place, code, command_words, plain_tree, text_of, walk, words_behind
 from .expansion import VOLATILE, ScriptVariables, Value, appends
 from .launched_programs import QUIET, SERVER, TOOLS, WAITING, foreign_server, is_detached, is_unseen
 
