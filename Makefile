@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference console real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
+.PHONY: demo test check lint reference console faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -68,9 +68,16 @@ systemd: $(READY)
 	$(PYTHON) tests/systemd/root.py
 	$(BIN)/python -m pytest tests/systemd
 
-# Twenty simulated models under thousands of requests, with and without crashes; some minutes.
+# The fault matrix of docs/reliability.md on real processes; as root also full and read-only disks; some minutes.
+faults: $(READY)
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/faults $(ARGS)
+
+# A random fault every two seconds under load, for SECONDS by SEED (ARGS='-k random_faults': that alone); and twenty
+# simulated models under thousands of requests, with and without crashes, some minutes.
+SECONDS ?= 60
+SEED ?= 1
 soak: $(READY)
-	$(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600
+	MUXD_SOAK_SECONDS=$(SECONDS) MUXD_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600 $(ARGS)
 
 # muxd beside the real sglangmux on the same simulated workers; about two minutes.
 compare: $(READY)

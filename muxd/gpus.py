@@ -117,8 +117,11 @@ class NvmlGpus:
                     partial(_read_nvml, holders=holders), abandon_on_cancel=True, limiter=self._thread
                 )
                 self.there = there if there == self.latest.keys() else there | self.there  # a lost card has slices
-        except (pynvml.NVMLError, trio.TooSlowError) as error:
-            log.warning("GPU memory cannot be read: %s", error or f"NVML did not answer in {NVML_TIMEOUT:.0f} s")
+        except trio.TooSlowError:
+            log.warning("GPU memory cannot be read: NVML did not answer in %.0f s", NVML_TIMEOUT)
+            return {}
+        except pynvml.NVMLError as error:
+            log.warning("GPU memory cannot be read: %s", error)
             return {}
         return self.latest
 

@@ -1,12 +1,14 @@
 """NVML's side of the seam, with the library's calls replaced: no GPU is here to be lost."""
 
+from threading import Event
 from types import SimpleNamespace
 
 import pynvml
 import pytest
+import trio
 
 from muxd.config import Config, Daemon, Model
-from muxd.gpus import NvmlGpus, open_real_gpus
+from muxd.gpus import NVML_TIMEOUT, NvmlGpus, open_real_gpus
 
 
 @pytest.fixture
@@ -57,3 +59,20 @@ def test_no_driver_is_a_warning_that_says_what_to_do(monkeypatch, caplog, tmp_pa
     assert not caplog.messages
     open_real_gpus(Config(daemon, models=(Model("a", model_path="o/a"),)))
     assert "; install NVIDIA's driver, or give this user or container the GPUs" in caplog.messages[0]
+
+
+async def test_a_call_that_hangs_is_given_up_and_the_gpus_are_read_again_once_it_has_ended(
+    autojump_clock, nvml, monkeypatch, caplog
+):
+    over = Event()
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: over.wait(60) and "a GPU")
+    gpus = NvmlGpus()
+    began = trio.current_time()
+    assert await gpus.read() == {}
+    assert await gpus.read() == {}, "its thread is not forgotten: no second one hangs beside it"
+    assert trio.current_time() - began == 2 * NVML_TIMEOUT
+    assert "NVML did not answer in 5 s" in caplog.text
+    over.set()
+    while not await gpus.read():
+        pass
+    assert set(gpus.latest) == {"0", "1"}

@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count as count_up
@@ -119,6 +119,23 @@ class Crowd:
 
         with ThreadPoolExecutor(self._clients) as threads:
             return list(threads.map(one, wishes))
+
+    def ask_for(self, models: Sequence[str], seconds: float) -> list[Outcome]:
+        """Requests of all kinds for so long: each client asks again when it was answered."""
+        kinds, end = list(MIX), time.monotonic() + seconds
+        outcomes: list[Outcome] = []
+
+        def ask(seed: int) -> None:
+            draw = random.Random(seed)
+            while time.monotonic() < end:
+                (kind,) = draw.choices(kinds, list(MIX.values()))
+                outcomes.append(self._one(kind, draw.choice(models)))
+                if outcomes[-1].problem is not None:
+                    time.sleep(0.2)  # where nobody listens a client would ask a thousand times a second
+
+        with ThreadPoolExecutor(self._clients) as threads:
+            list(threads.map(ask, range(self._clients)))
+        return outcomes
 
     def _one(self, name: str, model: str) -> Outcome:
         with self._lock:

@@ -1,0 +1,105 @@
+"""The disks of the logs and of the state are full, read-only, or gone: row 13 and 13.7."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import two_models
+from tests.end_to_end.muxd import Muxd, eventually
+
+from .conftest import Disk
+from .oracles import judged
+
+#: What the system says of a disk that is spoilt.
+REFUSED = re.compile("no space left on device|operation not permitted|read-only", re.IGNORECASE)
+
+#: A log file of 1 MiB, and two older ones.
+SMALL_LOG = 'log_max_bytes = "1MiB"\nlog_backups = 2'
+
+NAMES = ("alpha", "beta")
+
+
+def test_without_a_disk_for_its_state_models_switch_and_the_file_is_right_again_soon(
+    disk: Callable[[str], Disk], start: Callable[..., Muxd]
+) -> None:
+    state = disk("state")
+    muxd = start(two_models())
+    texts = {name: muxd.ask(name) for name in NAMES}
+    before = {name: muxd.status(name)["pid"] for name in NAMES}
+    with judged(muxd):
+        state.spoil()
+        for name in ("alpha", "beta", "alpha"):
+            assert muxd.ask(name) == texts[name]
+        assert "cannot write the state file" in muxd.log
+        state.mend()
+        assert muxd.ask("beta") == texts["beta"]
+    muxd.kill()
+    muxd.start_again()
+    assert {name: muxd.status(name)["pid"] for name in NAMES} == before, "they are taken over, as the file says"
+    assert muxd.ask("alpha") == texts["alpha"]
+
+
+def test_a_start_without_a_disk_for_its_state_is_told_and_is_made_again(
+    disk: Callable[[str], Disk], start: Callable[..., Muxd]
+) -> None:
+    state = disk("state")
+    muxd = start(two_models(alpha_keys="restart_limit = 2"))
+    muxd.ask("beta")
+    with judged(muxd):
+        state.spoil()
+        assert muxd.switch("alpha")["type"] == "failed"
+        assert REFUSED.search(muxd.status("alpha")["last_exit"]["reason"])
+        state.mend()
+        assert muxd.switch("alpha")["type"] == "ready"
+        assert muxd.ask("alpha")
+
+
+def test_without_a_disk_for_its_log_a_model_answers_and_what_is_lost_is_counted(
+    disk: Callable[[str], Disk], start: Callable[..., Muxd]
+) -> None:
+    logs = disk("logs")
+    muxd = start(two_models(alpha='faults = ["log-flood=2000000"]', alpha_keys=SMALL_LOG))
+    text = muxd.ask("alpha")
+    with judged(muxd):
+        logs.spoil()
+        eventually(lambda: muxd.status("alpha")["dropped_log_now"], "that its log is lost is told")
+        dropped = muxd.status("alpha")
+        assert dropped["dropped_log_bytes"] > 0
+        assert REFUSED.search(dropped["dropped_log_reason"])
+        assert muxd.ask("alpha") == text
+        logs.mend()
+        eventually(lambda: not muxd.status("alpha")["dropped_log_now"], "and that it is written again")
+        assert muxd.ask("alpha") == text
+    sizes = [file.stat().st_size for file in (muxd.folder / "logs").glob("alpha.*")]
+    assert max(sizes) <= (1 << 20) + (1 << 17)
+
+
+@pytest.mark.parametrize("name", ["logs", "state"])
+def test_a_folder_that_is_removed_under_it_costs_no_request(start: Callable[..., Muxd], name: str) -> None:
+    muxd = start(two_models())
+    texts = {model: muxd.ask(model) for model in ("alpha", "beta")}
+    with judged(muxd):
+        if name == "logs":
+            shutil.rmtree(muxd.folder / "logs")
+        else:
+            os.remove(muxd.folder / "state" / "state.json")
+        for model in ("alpha", "beta", "alpha"):
+            assert muxd.ask(model) == texts[model]
+    assert any(Path(muxd.folder / name).iterdir())
+
+
+def test_a_flood_in_the_log_delays_nobody_and_keeps_to_its_bound(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models(alpha='faults = ["log-flood=50000000"]', alpha_keys=SMALL_LOG))
+    text = muxd.ask("alpha")
+    with judged(muxd) as witness:
+        for _ in range(5):
+            assert muxd.ask("alpha") == text
+        eventually(lambda: len(list((muxd.folder / "logs").glob("alpha.stdout*"))) == 3, "its log was rotated")
+        assert muxd.muxctl("logs", "alpha", "--lines", "5").returncode == 0
+        sizes = [file.stat().st_size for file in (muxd.folder / "logs").glob("alpha.stdout*")]
+        assert max(sizes) <= (1 << 20) + (1 << 17)
+    print(f"the status took {1000 * witness.slowest:.0f} ms at the most")

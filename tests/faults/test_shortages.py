@@ -1,0 +1,147 @@
+"""muxd has no descriptor left, or somebody takes all of its connections: rows 17, 18 and 27."""
+
+import os
+import random
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+
+from tests.end_to_end.conftest import two_models
+from tests.end_to_end.muxd import Muxd, eventually
+from tests.seeds import EVERY
+
+from .oracles import judged, memory, open_files
+
+
+@contextmanager
+def files_of(pid: int, count: int) -> Iterator[None]:
+    """Meanwhile the process may have so many descriptors and no more."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_without_descriptors_nothing_can_be_started_and_muxd_goes_on(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models(beta_keys="restart_limit = 99"))
+    text = muxd.ask("alpha")
+    pid = muxd.process.pid
+    with judged(muxd):
+        with files_of(pid, open_files(pid) + 1):
+            muxd.control("POST", "/v1/models/beta/start")
+            os.kill(muxd.status("alpha")["pid"], signal.SIGKILL)
+            eventually(lambda: muxd.status("alpha")["last_exit"], "its end is seen all the same")
+            assert muxd.process.poll() is None
+            assert muxd.muxctl("status").returncode == 0
+        assert muxd.ask("alpha") == text
+        assert muxd.ask("beta")
+
+
+def test_the_proxy_without_descriptors_refuses_and_comes_back(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models())
+    text = muxd.ask("alpha")
+    proxy = muxd.status()["proxy"]["pid"]
+    with judged(muxd), ExitStack() as held:
+        with files_of(proxy, open_files(proxy) + 4):
+            for _ in range(50):
+                held.enter_context(socket.create_connection(("127.0.0.1", muxd.port)))
+            assert muxd.muxctl("status").returncode == 0
+        held.close()
+        assert muxd.ask("alpha") == text
+        assert muxd.status()["proxy"]["pid"] == proxy
+
+
+def connected(muxd: Muxd) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(muxd.socket))
+    client.settimeout(30)
+    return client
+
+
+def test_a_thousand_idle_and_half_open_clients_keep_nobody_from_the_status(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models())
+    text = muxd.ask("alpha")
+    with judged(muxd) as witness, ExitStack() as held:
+        for number in range(1000):
+            client = held.enter_context(connected(muxd))
+            if number % 2:
+                with suppress(OSError):
+                    client.send(b"GET /v1/status HTTP/1.1\r\nHost: m")
+        for _ in range(10):
+            assert muxd.muxctl("status").returncode == 0
+        assert muxd.ask("alpha") == text
+        assert muxd.switch("beta")["type"] == "ready"
+    print(f"the status took {1000 * witness.slowest:.0f} ms at the most")
+
+
+#: Requests that are right, to begin with: all but those that change something when they are whole.
+SEEDS = (
+    b"GET /v1/status HTTP/1.1\r\nHost: muxd\r\n\r\n",
+    b"GET /v1/models/alpha HTTP/1.1\r\nHost: muxd\r\nAccept: */*\r\n\r\n",
+    b'POST /v1/models/alpha/sleep HTTP/1.1\r\nHost: muxd\r\nContent-Length: 13\r\n\r\n{"level": -1}',
+    b"POST /v1/reload HTTP/1.1\r\nHost: muxd\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[[[[[\r\n0\r\n\r\n",
+    b'POST /v1/sessions HTTP/1.1\r\nHost: muxd\r\nContent-Length: 16\r\n\r\n{"version": 1e9}',
+    b"GET /v1/events?after=0&follow=0 HTTP/1.1\r\nHost: muxd\r\n\r\n",
+    b"GET /v1/logs/alpha?lines=9999999999999999999 HTTP/1.1\r\nHost: muxd\r\n\r\n",
+)
+
+#: What is thrown in.
+SPICES = (
+    b"\r\n", b"\0", b"\xff", b" ", b":", b"%00", b"../", b"[" * 2000, b"9" * 300, b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"X: " + b"y" * 9000 + b"\r\n", b"HTTP/0.9", b"?" + b"a=b&" * 300,
+)  # fmt: skip
+
+
+def malformed(draw: random.Random) -> bytes:
+    data = bytearray(draw.choice(SEEDS))
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(data) + 1)
+        match draw.randrange(4):
+            case 0 if at < len(data):
+                data[at] = draw.randrange(256)
+            case 1:
+                data[at:at] = draw.choice(SPICES)
+            case 2:
+                del data[at : at + draw.choice((1, 5, 100))]
+            case _:
+                del data[at:]
+    return bytes(data)
+
+
+def answered(muxd: Muxd, data: bytes) -> bytes:
+    """What comes of it when this is all that the client sends; of a stream its beginning."""
+    with connected(muxd) as client:
+        received = b""
+        with suppress(OSError):
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            while piece := client.recv(1 << 16):
+                received += piece
+        return received
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_malformed_requests_change_nothing_and_take_no_memory(start: Callable[..., Muxd], seed: int) -> None:
+    count, draw = 100_000 // (4 * EVERY), random.Random(seed)
+    muxd = start(two_models())
+    muxd.ask("alpha")
+    with judged(muxd):
+        for _ in range(500):
+            answered(muxd, malformed(draw))
+        moves, before, began = muxd.moves(), memory(muxd.process.pid), time.monotonic()
+        for _ in range(count):
+            data = malformed(draw)
+            received = answered(muxd, data)
+            assert received[9:10] in b"245", (data, received[:200])
+            assert b"Traceback" not in received, data
+        took = time.monotonic() - began
+        assert memory(muxd.process.pid) - before < 8 << 20
+        assert muxd.moves() == moves
+    assert "Traceback" not in muxd.log
+    print(f"{count} malformed requests in {took:.0f} s")
