@@ -188,6 +188,14 @@ def command_line() -> ArgumentParser:
     ui.add_argument("--config", type=Path, metavar="FILE", help=config_help)
     ui.set_defaults(run=_ui, parser=ui)
 
+    sweep = commands.add_parser("sweep", help="end the workers and the proxy that a muxd has left running")
+    sweep.add_argument("--config", type=Path, metavar="FILE", help=config_help)
+    after = (
+        "in ExecStopPost= of a unit: after a crash, or muxctl shutdown --leave-workers, all is left to the next muxd"
+    )
+    sweep.add_argument("--after-service", action="store_true", help=after)
+    sweep.set_defaults(run=_sweep, parser=sweep)
+
     router = commands.add_parser("router", help="run sglang-router by its own command line, behind muxd's proxy")
     router.set_defaults(run=_router, parser=router, flags=[])
     router.epilog = "Its flags are those of sglang-router 0.1.8 and 0.3.2: --worker-urls URL ... --policy POLICY ..."
@@ -332,6 +340,17 @@ def _start(options: Namespace) -> int:
     if options.validate is not None:
         return _validate(options, lambda: _load(path, added))
     return _run_daemon(lambda: _load(path, added).with_log_level(options.log_level), can_upgrade=True)
+
+
+def _sweep(options: Namespace) -> int:
+    from .config.default_paths import find_config
+    from .daemon import sweep_left
+    from .own_log import setup_logging
+
+    config = _load(find_config(options.config, os.environ).absolute())
+    setup_logging(config.daemon.log_level, config.daemon.log_format)
+    _run(sweep_left, config, os.environ.get("SERVICE_RESULT", "") if options.after_service else None)
+    return 0
 
 
 def _router(options: Namespace) -> int:

@@ -29,7 +29,7 @@ from .engines.missing import warn_of_missing_engines
 from .errors import ModelStuck, MuxdError, in_words
 from .history.database import HistoryFile
 from .launchers.observed_scripts import ObservedScripts
-from .left_behind import LeftBehind, find_left_behind
+from .left_behind import LeftBehind, find_left_behind, is_to_be_ended
 from .locks import hold
 from .notify import Notifier
 from .own_files import CannotStart, claim_folder, clear_folders_place, make_folder
@@ -78,6 +78,24 @@ async def run_daemon(config: Config, reread: Reread, notifier: Notifier, success
         control_socket.close()
 
 
+async def sweep_left(config: Config, service_result: str | None) -> None:
+    """End what an earlier muxd has left running.  Raises AlreadyRunning where a muxd runs, ModelStuck, CannotStart.
+
+    With a `service_result`, systemd's $SERVICE_RESULT, only what nobody will take over.
+    """
+    lock = _claim_folders(config.daemon)
+    try:
+        state = StateFile(config.daemon.state_dir / "state.json")
+        leftover = state.load()
+        if service_result is None or is_to_be_ended(leftover, config, service_result):
+            children = Children(config.daemon.state_dir / RUN_DIR)
+            await _sweep(children, state, leftover, {model.name for model in config.models}, LeftBehind())
+        elif leftover.workers or leftover.proxies:
+            log.info("%s: left to the next muxd", ", ".join([*leftover.workers, *leftover.proxies]))
+    finally:
+        os.close(lock)
+
+
 def _claim_folders(daemon: Daemon) -> int:
     """Make state_dir and log_dir, and return the lock on the state; raises CannotStart, AlreadyRunning.
 
@@ -118,7 +136,7 @@ async def _run(
     send, mailbox = trio.open_memory_channel[Event](inf)
     ports = ProxyPorts(config.proxy, notifier, processes_of(config.proxy.processes))
     console = ConsoleChild(config, children) if config.ui.listen is not None else None
-    managed = ProxyPool(config, children, state, ports, left.proxies) if config.proxy.managed else None
+    managed = ProxyPool(config, children, state, ports, left.proxies, left.outgoing) if config.proxy.managed else None
     history_file = HistoryFile(config.daemon.state_dir / "history.sqlite")
     history = await in_thread(history_file.load)
     async with open_http() as http, state.kept(), trio.open_nursery() as nursery:
@@ -190,7 +208,9 @@ async def _sweep(
     held = {name: until for name, until in leftover.held.items() if name in models}
     proxies = {name: record for name, record in leftover.proxies.items() if name in left.proxies}
     digest = leftover.proxy_digest if proxies else ""
-    state.state = replace(leftover, stopped=stopped, held=held, workers=kept, proxies=proxies, proxy_digest=digest)
+    state.state = replace(
+        leftover, ending="", stopped=stopped, held=held, workers=kept, proxies=proxies, proxy_digest=digest
+    )
     state.save()
 
 

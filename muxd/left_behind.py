@@ -30,6 +30,9 @@ class LeftBehind:
 
     workers: dict[str, Child] = field(default_factory=dict)
     proxies: dict[str, Child] = field(default_factory=dict)  # the proxy's processes, by name
+    outgoing: tuple[
+        Child, ...
+    ] = ()  # those of a proxy with other settings or of another version: they finish what runs
 
 
 def find_left_behind(children: Children, saved: SavedState, config: Config) -> LeftBehind:
@@ -47,11 +50,24 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
             workers[model.name] = child
         elif why:
             log.info("%s is not taken over from an earlier muxd: %s", model.name, why)
-    proxies = {}
-    if config.proxy.managed and saved.proxy_digest == proxy_digest(config):
-        found = {name: children.adopt(record) for name, record in saved.proxies.items()}
-        proxies = {name: child for name, child in found.items() if child is not None}
+    if not config.proxy.managed:
+        return LeftBehind(workers)
+    found = {name: children.adopt(record) for name, record in saved.proxies.items()}
+    proxies = {name: child for name, child in found.items() if child is not None}
+    if saved.proxy_digest != proxy_digest(config):
+        return LeftBehind(workers, outgoing=tuple(proxies.values()))
     return LeftBehind(workers, proxies)
+
+
+def is_to_be_ended(saved: SavedState, config: Config, service_result: str) -> bool:
+    """Say whether what a service's muxd has left must end with the service, as nobody will take it over.
+
+    `service_result`: systemd's $SERVICE_RESULT.  After a crash the manager starts the next muxd, which takes it over; a
+    stop that muxd did not come to the end of, or did not hear, leaves it to nobody.
+    """
+    if saved.ending == "handover":
+        return False
+    return saved.ending == "stop" or service_result in ("success", "timeout") or config.daemon.on_crash == "stop"
 
 
 def proxy_digest(config: Config) -> str:

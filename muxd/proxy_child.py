@@ -59,9 +59,14 @@ class ProxyChild:
         ports: ProxyPorts,
         share: PoolShare | None = None,
         left: Child | None = None,
+        child_name: str = "",
     ) -> None:
-        """Take the parts of a process; `left` is one that an earlier muxd has started, and that goes on."""
+        """Take the parts of a process; `left` is one that an earlier muxd has started, and that goes on.
+
+        `child_name`: of those that are started, where one that has `name` is still on its way out.
+        """
         self.name = name
+        self._child_name = child_name or name
         self._left = left
         self._config = config
         self._children = children
@@ -207,7 +212,7 @@ class ProxyChild:
             argv += ["--process", f"{share.number}/{share.processes}", "--pool", str(share.folder)]
         files = self.log_files
         return ChildSpec(
-            name=self.name,
+            name=self._child_name,
             argv=tuple(argv),
             env=own_environment(),
             cwd=Path("/"),

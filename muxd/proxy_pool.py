@@ -4,7 +4,8 @@ Every process has a listening socket of its own (see proxy_ports), a control ses
 the limits allow; `pool_share` says what they share.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ from .pool_share import PoolShare, make_pool_folder, process_names, processes_of
 from .proxy_child import ProxyChild
 from .proxy_ports import ProxyPorts
 from .saved_state import StateFile
+
+log = logging.getLogger(__name__)
+
+
+#: Seconds until a process that is replaced accepts no more: the new one serves by then, and the old one has re-claimed
+#: the leases under which its requests run.
+OVERLAP = 3.0
+
+
+async def _see_off(child: Child) -> None:
+    """Let a process that is replaced finish what it has in flight, within the stop timeout that it was started with."""
+    log.info("the proxy of an earlier muxd (%s) has other settings or another version: replaced", child.name)
+    with trio.move_on_after(OVERLAP):
+        await child.wait()
+    child.stop()
+    await child.wait()
 
 
 class UnmanagedProxy:
@@ -48,13 +65,18 @@ class ProxyPool:
         state: StateFile,
         ports: ProxyPorts,
         left: Mapping[str, Child] | None = None,
+        outgoing: Sequence[Child] = (),
     ) -> None:
         """Take the parts of all processes; `left` are those that an earlier muxd has started, and that go on.
+
+        `outgoing` are others that it has started: they finish what they have in flight while new ones serve.
 
         Raises OSError where their folder cannot be made.
         """
         self.ports = ports
         self._state = state
+        self._outgoing = outgoing
+        taken = frozenset(child.name for child in outgoing)
         left = left or {}
         names = process_names(processes_of(config.proxy.processes))
         folder = config.daemon.state_dir / "proxy"
@@ -69,6 +91,7 @@ class ProxyPool:
                 ports,
                 PoolShare(number, len(names), folder) if len(names) > 1 else None,
                 left.get(name),
+                f"{name}.2" if name in taken else name,
             )
             for number, name in enumerate(names, 1)
         ]
@@ -104,10 +127,14 @@ class ProxyPool:
         async with trio.open_nursery() as nursery:
             for each in self.processes:
                 nursery.start_soon(each.run, record, http, name=each.name)
+            for child in self._outgoing:
+                nursery.start_soon(_see_off, child, name=f"end of {child.name}")
         self.ports.close()
 
     async def stop(self, hurried: trio.Event) -> None:
         """Let each process finish its requests within its stop timeout, or until `hurried` is set, then kill it."""
+        for child in self._outgoing:
+            child.stop()
         async with trio.open_nursery() as nursery:
             for each in self.processes:
                 nursery.start_soon(each.stop, hurried)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import trio
@@ -102,6 +103,7 @@ class LoanRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class SavedState(msgspec.Struct, kw_only=True):
+    ending: Literal["", "stop", "handover"] = ""  # how muxd was about to end: with its workers, or without them
     workers: dict[str, WorkerRecord] = {}
     proxies: dict[str, ChildRecord] = {}  # the proxy's processes, by name
     proxy_digest: str = ""  # of the configuration that they were started with

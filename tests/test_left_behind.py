@@ -12,7 +12,7 @@ from muxd.config import Config, Memory, Model
 from muxd.config.model_schema import DeclaredServer, Script
 from muxd.config.plan import identity_of
 from muxd.config.schema import Daemon
-from muxd.left_behind import find_left_behind, proxy_digest
+from muxd.left_behind import find_left_behind, is_to_be_ended, proxy_digest
 from muxd.members import members_of
 from muxd.saved_state import SavedState, WorkerRecord
 
@@ -127,10 +127,34 @@ def test_the_proxy_is_unless_its_settings_have_changed(tmp_path):
     assert find_left_behind(Shelter(), saved, wanted).proxies == {"muxd-proxy": "muxd-proxy"}  # type: ignore[arg-type, comparison-overlap]
     for changed in (
         replace(wanted, proxy=replace(wanted.proxy, drain_timeout=1.0)),
-        replace(wanted, proxy=replace(wanted.proxy, managed=False)),
         config(tmp_path / "elsewhere"),
     ):
-        assert find_left_behind(Shelter(), saved, changed).proxies == {}  # type: ignore[arg-type]
+        left = find_left_behind(Shelter(), saved, changed)  # type: ignore[arg-type]
+        assert (left.proxies, left.outgoing) == ({}, ("muxd-proxy",)), "it finishes what it has"  # type: ignore[comparison-overlap]
+    unmanaged = replace(wanted, proxy=replace(wanted.proxy, managed=False))
+    assert find_left_behind(Shelter(), saved, unmanaged).outgoing == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ending", "result", "is_ended"),
+    [
+        ("", "success", True),
+        ("", "timeout", True),  # it did not hear SIGTERM
+        ("stop", "signal", True),  # it crashed on its way out
+        ("", "signal", False),
+        ("", "watchdog", False),
+        ("", "exit-code", False),
+        ("handover", "success", False),
+    ],
+)
+def test_after_a_service_ends_what_nobody_will_take_over(tmp_path, ending, result, is_ended):
+    assert is_to_be_ended(SavedState(ending=ending), config(tmp_path), result) is is_ended
+
+
+def test_with_on_crash_stop_a_service_leaves_nothing_but_a_handover(tmp_path):
+    stops = config(tmp_path, on_crash="stop")
+    assert is_to_be_ended(SavedState(), stops, "signal")
+    assert not is_to_be_ended(SavedState(ending="handover"), stops, "success")
 
 
 def test_the_processes_of_a_model_depend_on_what_a_reload_restarts_it_for():

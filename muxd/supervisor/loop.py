@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import count, repeat
 from math import inf
+from typing import Literal
 
 import trio
 
@@ -211,6 +212,7 @@ class Supervisor:
         if hurry:
             self.hurried.set()
         if not self.stopping.is_set() or hurry:
+            self._note_ending("stop")
             self.stopping.set()
             self.journal.record("shutdown", hurry=hurry)
             log.info("shutting down%s", " at once" if hurry else "")
@@ -219,7 +221,13 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._learned.keep()
+        self._note_ending("handover")
         self.finished.set()
+
+    def _note_ending(self, ending: Literal["stop", "handover"]) -> None:
+        """Write down how muxd ends, for whoever ends what it may leave: see left_behind."""
+        self._context.workers.state.state.ending = ending
+        self._context.workers.state.save()
 
     def close(self) -> None:
         """End every stream that is still open."""

@@ -23,7 +23,9 @@ FACTS = {
         "WatchdogSec=30",
         "Environment=PYTHONFAULTHANDLER=1",
         "TimeoutStopSec=180",
-        "KillMode=mixed",
+        "KillMode=process",  # a crash leaves models and proxy to the next muxd
+        "ExecStopPost=-/opt/muxd/bin/muxd sweep --after-service --config /etc/muxd/muxd.toml",
+        "RuntimeDirectoryPreserve=restart",
         "Delegate=yes",
         "OOMPolicy=continue",
         "TasksMax=infinity",

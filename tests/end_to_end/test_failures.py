@@ -1,5 +1,6 @@
 """What breaks is repaired: every fault here hits real processes."""
 
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -132,6 +134,54 @@ def test_a_managed_proxy_that_dies_is_replaced_and_no_connection_is_refused(star
         file.write("[half a")  # somebody is just editing it
     os.kill(muxd.status()["proxy"]["pid"], signal.SIGKILL)
     assert httpx.post(f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x")).status_code == 200
+
+
+def test_what_a_dead_proxy_had_not_accepted_is_answered_by_its_successor(start):
+    """Requests are sent whole while the proxy is stopped: they wait in the queue of a socket that muxd keeps."""
+    muxd = start()
+    muxd.ask("alpha")
+    proxy = muxd.status()["proxy"]["pid"]
+    body = json.dumps(chat_body("alpha", "x"))
+    headers = ("Host: 127.0.0.1", "Content-Type: application/json", "Connection: close", f"Content-Length: {len(body)}")
+    head = "\r\n".join(("POST /v1/chat/completions HTTP/1.1", *headers, "", ""))
+    with ExitStack() as stack:
+        os.kill(proxy, signal.SIGSTOP)
+        asked = [stack.enter_context(socket.create_connection(("127.0.0.1", muxd.port), 30)) for _ in range(20)]
+        for each in asked:
+            each.sendall((head + body).encode())
+        os.kill(proxy, signal.SIGKILL)
+        assert {each.makefile("rb").readline() for each in asked} == {b"HTTP/1.1 200 OK\r\n"}
+
+
+def test_at_20_requests_a_second_deaths_of_the_proxy_refuse_nobody_and_lose_only_what_it_had(start):
+    muxd = start()
+    muxd.ask("alpha")
+    said, over = Counter(), threading.Event()
+
+    def ask_on(turn):
+        while not over.wait(0.2):  # four of them: 20 a second
+            try:
+                answer = httpx.post(
+                    f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x"), timeout=30, trust_env=False
+                )
+                said[answer.status_code] += 1
+            except httpx.ConnectError:
+                said["refused"] += 1
+            except httpx.HTTPError:
+                said["cut"] += 1
+
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(ask_on, turn) for turn in range(4)]
+        for _ in range(3):
+            answered, proxy = said[200], muxd.status()["proxy"]["pid"]
+            eventually(lambda seen=answered: said[200] > seen + 8, "requests are answered")
+            os.kill(proxy, signal.SIGKILL)
+            eventually(lambda old=proxy: muxd.status()["proxy"]["pid"] not in (None, old), "there is another one")
+        over.set()
+        for each in asking:
+            each.result(30)
+    assert said.keys() <= {200, "cut"}
+    assert said["cut"] <= 3 * 4, "at most what each client had under way at each death"
 
 
 def test_a_second_muxd_with_another_socket_does_not_touch_the_workers_of_the_first(shared):

@@ -114,3 +114,35 @@ def test_a_worker_that_ends_after_an_upgrade_is_reaped_and_started_again(muxd: M
         return [stat for stat in found if f" Z {muxd.process.pid} " in stat]
 
     eventually(lambda: not zombies(), "no zombie is left of it")
+
+
+def test_an_upgrade_to_another_proxy_refuses_nobody_and_cuts_no_stream(muxd: Muxd) -> None:
+    """Its settings differ here, as its version would: new processes serve while the old ones finish."""
+    before, over, said = pids(muxd), threading.Event(), []
+    streams = Streams(muxd, "alpha", 8, 4000)
+
+    def ask_on() -> None:
+        with httpx.Client(timeout=30, trust_env=False) as client:
+            while not over.wait(0.05):
+                headers = {"connection": "close"}  # each has a connection of its own
+                answer = client.post(f"{muxd.url}/v1/chat/completions", json=chat_body("alpha", "x"), headers=headers)
+                said.append(answer.status_code)
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    muxd.config.write_text(muxd.config.read_text().replace("[proxy]", '[proxy]\ndrain_timeout = "50s"'))
+    assert muxd.muxctl("upgrade").returncode == 0
+    assert streams.join() == ["data: [DONE]"] * 8
+    eventually(lambda: before["proxy"] not in muxd.processes(), "the former proxy is gone")
+    asked = len(said)
+    eventually(lambda: len(said) > asked + 3, "the new one serves")
+    over.set()
+    asking.join(30)
+    assert set(said) == {200}
+    after = pids(muxd)
+    assert after["proxy"] not in (None, before["proxy"])
+    assert {name: pid for name, pid in after.items() if name != "proxy"} == {
+        name: pid for name, pid in before.items() if name != "proxy"
+    }
+    assert muxd.muxctl("upgrade").returncode == 0
+    assert pids(muxd) == after, "it goes on by its other name"

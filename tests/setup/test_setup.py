@@ -134,8 +134,16 @@ def test_the_users_unit_keeps_what_matters_in_that_of_the_system():
 
     ours, system = settings("user/muxd.service"), settings("muxd.service")
     differ = {key for key in ours if ours[key] != system[key]}
-    assert differ == {"ExecStart", "Environment", "WantedBy"}
-    assert {"KillMode", "Delegate", "OOMPolicy", "FileDescriptorStoreMax", "WatchdogSec", "TimeoutStopSec"} <= set(ours)
+    assert differ == {"ExecStart", "ExecStopPost", "Environment", "WantedBy"}
+    assert {
+        "KillMode",
+        "ExecStopPost",
+        "Delegate",
+        "OOMPolicy",
+        "FileDescriptorStoreMax",
+        "WatchdogSec",
+        "TimeoutStopSec",
+    } <= set(ours)
 
 
 def test_systemd_has_nothing_to_say_about_the_users_unit(setup, tmp_path):
