@@ -76,7 +76,7 @@ def stopping(muxd: Muxd, clients: ThreadPoolExecutor) -> None:
 def test_a_worker_that_is_lost_in_any_state_is_swept_and_answers_again(
     start: Callable[..., Muxd], comes: Callable[[Muxd, ThreadPoolExecutor], None], role: str, fault: signal.Signals
 ) -> None:
-    muxd = start(SLOW)  # each its own: a level whose wakes fail is left
+    muxd = start(SLOW, deadline=90)  # each its own: a level whose wakes fail is left
     muxd.ask("beta")
     text = muxd.ask("alpha")
     with judged(muxd), ThreadPoolExecutor(8) as clients:
