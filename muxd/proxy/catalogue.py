@@ -123,6 +123,8 @@ class Catalogue:
         NAME:ADAPTER, SGLang's way to name a LoRA adapter, finds the model NAME.  The tag ":latest", which Ollama's
         clients may add to any name, is ignored.
         """
+        if (entry := self._by_name.get(asked)) is not None:
+            return entry
         return self._named(asked) or self._by_name.get(untagged(asked).rpartition(":")[0]) or self._of_any_name
 
     def find_tagged(self, asked: str) -> CatalogueEntry | None:

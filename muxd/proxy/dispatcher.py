@@ -86,7 +86,7 @@ class RequestDispatcher:
             preflight = self._before_keys(request)
             if preflight is not None:
                 return _complete(record, preflight)
-            api_key = self._authenticate(request, client.address) if self.keyring else None
+            api_key = self._authenticate(request, client.address) if self.keyring.by_digest else None
             if api_key is not None:
                 record.key = api_key.name
             if request.body and (codings := encodings.codings(request)):
@@ -142,7 +142,8 @@ class RequestDispatcher:
             self.hosts.check(request)
         if request.method == "OPTIONS":
             return self.origins.preflight(request)
-        self.origins.check(request)
+        if self.origins.given:
+            self.origins.check(request)
         return None
 
     def _answer_locally(
@@ -180,7 +181,9 @@ class RequestDispatcher:
         asked = found.asked
         entry = self._model_for(found, api_key)
         record.model = entry.name
-        preloads, unloads = asked.preloads(), asked.unloads()
+        preloads = unloads = False
+        if asked.may_preload:
+            preloads, unloads = asked.preloads(), asked.unloads()
         if entry.routes is not None and found.route not in entry.routes and not preloads:
             raise capabilities.refusal(entry.told, entry.makes, found.route, asked.model or entry.name)
         if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():

@@ -175,6 +175,7 @@ class ModelLease:
         self._deal = 0  # the number of muxd's last word on them
         self._limit: float = inf  # places: how many requests may be at the worker at once, as muxd told with the grant
         self._waiting: Queue[QueuedRequest] = Queue()
+        self._lines = self._waiting.lines
         self._is_admitting = False  # waiting requests are admitted at the end of this turn
         self._drain_scope = trio.CancelScope()
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
@@ -239,7 +240,7 @@ class ModelLease:
         grant.in_flight.discard(ticket)
         if len(grant.in_flight) >= self._limit:
             self._changed.set()  # a place is given back that muxd has taken away
-        if self._waiting:
+        if self._lines:
             self._admit_soon()
         if not grant.in_flight:
             self._idle.set(_IDLE_GRACE)

@@ -52,8 +52,7 @@ from .sockets.stream_formats import EVENTS, StreamFormat, kind_of
 from .sockets.upstream import Upstream, UpstreamLoss
 from .states import RequestState
 from .telemetry.recorder import CLIENT_GONE, NO_TOKENS, RequestRecord
-from .telemetry.usage import Usage
-from .telemetry.usage import reader as usage_of
+from .telemetry.usage import USAGE_READERS, Usage
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ class ProxiedRequest:
         self._ruled = ruled
         self._upstream_timeout = pace.upstream_timeout
         self._gaps = lease.meter.gaps
-        new_usage = usage_of(to.label)
+        new_usage = USAGE_READERS.get(to.label)
         if new_usage is not None:
             self._usage = new_usage()
         if priority:
@@ -535,7 +534,8 @@ class ProxiedRequest:
 
     def _let_go(self) -> None:
         self.state = _DONE
-        self._drop_body()
+        if self._request.body:
+            self._drop_body()
         self._lease.release(self, self._grant)
         if self.unloads:
             self._lease.unload()

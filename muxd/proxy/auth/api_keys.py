@@ -97,20 +97,20 @@ class Keyring:
         self._clock = clock
         self._share = share
         self._rates: dict[str, TokenBucket] = {}
-        self._api_keys = self._by_digest(keys)
+        self.by_digest = self._made_of(keys)
 
     def __bool__(self) -> bool:
         """Return whether any key is configured, even an expired or revoked one: then each client must show a key."""
-        return bool(self._api_keys)
+        return bool(self.by_digest)
 
     def renewed(self, keys: Iterable[Key]) -> "Keyring":
         """Return a keyring of `keys`; a name that stays keeps what it used of its minute, under any secret or limit."""
         renewed = Keyring((), self._now, self._clock, self._share)
         renewed._rates = self._rates
-        renewed._api_keys = renewed._by_digest(keys)
+        renewed.by_digest = renewed._made_of(keys)
         return renewed
 
-    def _by_digest(self, keys: Iterable[Key]) -> dict[bytes, ApiKey]:
+    def _made_of(self, keys: Iterable[Key]) -> dict[bytes, ApiKey]:
         before, self._rates = self._rates, {}
         for key in (keys := tuple(keys)):
             if limit := key.requests_per_minute:
@@ -131,12 +131,12 @@ class Keyring:
         own, if any.  Credentials of another kind, such as Basic, stay.  Raises Refusal, a 401, where the request shows
         no key, two that differ, or one that is unknown, expired or revoked.
         """
-        if not self._api_keys:
+        if not self.by_digest:
             return None
         headers = request.headers
         shown, indices = _find_key(headers)
         digest = sha256(shown).digest()
-        api_key = self._api_keys.get(digest)
+        api_key = self.by_digest.get(digest)
         if api_key is None or not compare_digest(api_key.digest, digest):
             message = "the API key is not known here: check it, or ask whoever runs this server for one"
             raise UnknownKey(UNAUTHORIZED, "invalid_api_key", message, headers=_CHALLENGE)

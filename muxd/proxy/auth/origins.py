@@ -37,9 +37,12 @@ class Origins:
 
     def lines(self, request: Request) -> bytes:
         """Return CORS lines for the head of a response, each with its CRLF; empty where no page may read it."""
-        origin = origin_of(request)
-        if origin is None:
-            return b""
+        for name, value in request.headers:
+            if len(name) == 6 and name.lower() == _ORIGIN:
+                return self._lines_for(value)
+        return b""
+
+    def _lines_for(self, origin: bytes) -> bytes:
         if self._any:
             return b"access-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
         if origin.lower() not in self._allowed:

@@ -37,6 +37,7 @@ class AskedEmbeddings(RequestInfo):
     dimensions: bytes = b""
     empty: bool = False
     form: ClassVar[BodyFormat] = BodyFormat.OLLAMA
+    may_preload: ClassVar[bool] = True
 
     def unloads(self) -> bool:
         return says_no_time(self.keep_alive)

@@ -23,9 +23,14 @@ class _Broken(Exception):
 
 def codings(request: Request) -> list[bytes]:
     """Return the names of the body's codings, the outermost last; raise Refusal for one that is not known."""
-    values = [value for name, value in request.headers if len(name) == 16 and name.lower() == _NAME]
-    if not values:
-        return values
+    for name, _ in request.headers:
+        if len(name) == 16 and name.lower() == _NAME:
+            return _codings(request)
+    return []
+
+
+def _codings(request: Request) -> list[bytes]:
+    values = [value for name, value in request.headers if name.lower() == _NAME]
     names = [token.strip().lower() for value in values for token in value.split(b",")]
     names = [name for name in names if name not in (b"", b"identity")]
     if unknown := next((name for name in names if name not in _DECODERS), None):

@@ -56,6 +56,7 @@ class RequestInfo(msgspec.Struct):
     stream: bool | None = False
     form: ClassVar[BodyFormat] = BodyFormat.JSON
     in_body: ClassVar[bool] = True  # the body names the model
+    may_preload: ClassVar[bool] = False  # it may be one that only loads or unloads the model
 
     def unloads(self) -> bool:
         """Return whether the model is to be unloaded after this request."""
@@ -72,6 +73,7 @@ class _OllamaRequest(RequestInfo):
     prompt: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
     form: ClassVar[BodyFormat] = BodyFormat.OLLAMA
+    may_preload: ClassVar[bool] = True
 
     def unloads(self) -> bool:
         return says_no_time(bytes(self.keep_alive))

@@ -47,10 +47,6 @@ class Connection:
     def on_sent(self) -> None:
         """Handle that the kernel has taken all bytes, at the end of a turn in which some were sent."""
 
-    def sending(self) -> bool:
-        """Return whether the kernel has not all bytes yet; it may have them at the end of the turn."""
-        return bool(self._written or self.outbox)
-
     def send(self, data: bytes) -> bool:
         """Send `data` at the end of this turn, or later; return False if the kernel takes no more for now.
 

@@ -294,10 +294,12 @@ class ClientConnection(Connection):
         if self._advancing or self.phase is Phase.LINGERING:
             return
         self._advancing = True
-        while self._backlog and self.pending is None and not self.sending() and self.phase is not Phase.LEAVING:
+        while self._backlog and self.pending is None and self.phase is not Phase.LEAVING:
+            if self._written or self.outbox:  # the kernel has not all bytes yet
+                break
             self._begin(self._backlog.popleft())
         self._advancing = False
-        if self.pending is None and not self.sending() and not self.closed:
+        if self.pending is None and not (self._written or self.outbox or self.closed):
             if self.phase is Phase.LEAVING:
                 self._linger()
             else:
@@ -334,7 +336,7 @@ class ClientConnection(Connection):
         # The connection of an HTTP/1.0 client is closed: to keep it open takes a header, which is not sent.
         if not keep_alive or not request.keep_alive or request.http_version == "1.0":
             self._leave()
-        if not self.sending():
+        if not (self._written or self.outbox):
             self._report_delivery(0)
             self._advance()
 
@@ -396,7 +398,7 @@ class ClientConnection(Connection):
         if last:
             self.send(last)
         self._leave()
-        if not self.sending():
+        if not (self._written or self.outbox):
             self._report_delivery(0)
             self._advance()
 

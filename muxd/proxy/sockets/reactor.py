@@ -210,7 +210,8 @@ class Reactor:
                 handler.on_event(mask)
         if self._again or self._soon:
             self._run_callbacks()
-        self._write()
+        if self._unsent:
+            self._write()
         if self._due <= now:
             self._expire_or_put_off(now, more=len(events) == _BATCH)
         self._turning = False

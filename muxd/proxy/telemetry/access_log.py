@@ -96,6 +96,7 @@ class AccessLog:
         self.dropped = 0
         self._destination = destination
         self._form, self._quote = (_JSON, _quote_for_json) if form == "json" else (_TEXT, _quote_for_text)
+        self._plain = '"%s"' if form == "json" else "%s"
         # Formatted parts of lines, by their values.  The same parts recur: a look-up takes 0.15 us, formatting 2.
         self._parts: dict[tuple[object, ...], str] = {}
         self._second, self._stamp = -1, ""
@@ -118,6 +119,7 @@ class AccessLog:
             target = target.partition(b"?")[0]
         asked = (record.address, record.key, record.method, target, record.route, record.model)
         ended = (record.status, record.how, record.code)
+        id = record.id.text
         line = self._form.line % (
             self._stamp,
             (at - second) * 1000,
@@ -131,7 +133,7 @@ class AccessLog:
             record.tokens[0],
             record.tokens[2],
             record.replays,
-            self._quote(record.id.text),
+            self._plain % id if id.isalnum() and id.isascii() else self._quote(id),  # one made here takes no call
         )
         size = self._waiting + len(line)
         if size + self._writing > _MOST:

@@ -44,11 +44,6 @@ class Usage(Protocol):
         """Return the tokens of the prompt, how many of these were cached, those of the completion; 0 for unknown."""
 
 
-def reader(route: str) -> Callable[[], Usage] | None:
-    """Return the function that makes a Usage for a response on `route`; None where responses have no token counts."""
-    return _READERS.get(route)
-
-
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = 0
 
@@ -258,7 +253,8 @@ def _last_figure(piece: bytes, key: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-_READERS: dict[str, Callable[[], Usage]] = {
+#: The functions that make a Usage for a response, by route; other responses have no token counts.
+USAGE_READERS: dict[str, Callable[[], Usage]] = {
     "/v1/chat/completions": UsageObject,
     "/v1/completions": UsageObject,
     "/v1/embeddings": UsageObject,

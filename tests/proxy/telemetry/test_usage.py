@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from muxd.http.response import LAST_CHUNK, chunk
-from muxd.proxy.telemetry.usage import Tokens, reader
+from muxd.proxy.telemetry.usage import USAGE_READERS, Tokens
 
 HEAD = b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-type: application/json\r\n\r\n"
 CHAT, MESSAGES, RESPONSES, GENERATE = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/generate"
@@ -23,7 +23,7 @@ def event(value: Any) -> bytes:
 
 
 def read(route: str, *pieces: bytes) -> Tokens:
-    make = reader(route)
+    make = USAGE_READERS.get(route)
     assert make is not None
     usage = make()
     for piece in pieces:
@@ -265,7 +265,7 @@ def test_garbage_is_survived() -> None:
 
 @pytest.mark.parametrize("route", ["/v1/tokenize", "/v1/models", "", "/v1/messages/count_tokens"])
 def test_routes_that_generate_nothing_have_no_reader(route: str) -> None:
-    assert reader(route) is None
+    assert USAGE_READERS.get(route) is None
 
 
 @pytest.mark.parametrize("route", [CHAT, MESSAGES, RESPONSES, GENERATE])
