@@ -34,7 +34,7 @@ def main() -> None:
         _require_folder()
         with _flushed_output():
             options = _options()
-        if options.run in (_check, _init, _setup, _completion, _import):  # what they print is all that they do
+        if options.run in (_check, _init, _setup, _completion, _import, _replay):  # what they print is all that they do
             with _flushed_output():
                 sys.exit(options.run(options))
         sys.exit(options.run(options))
@@ -216,6 +216,11 @@ def command_line() -> ArgumentParser:
     init.add_argument("--reference", action="store_true", help="print every key with its default, and write nothing")
     init.add_argument("--schema", action="store_true", help="print a JSON schema of it, for editors, and write nothing")
     init.set_defaults(run=_init, parser=init)
+
+    replaying = commands.add_parser("replay", help="make every decision of a journal once more, and compare")
+    meaning = "state_dir/decisions.journal, or the older one beside it"
+    replaying.add_argument("journal", type=Path, metavar="JOURNAL", help=meaning)
+    replaying.set_defaults(run=_replay, parser=replaying)
 
     importing = commands.add_parser("import", help="write a configuration from another program's")
     programs = (
@@ -505,6 +510,12 @@ def _setup(options: Namespace) -> int:
     from .setup.verb import setup
 
     return setup(options, os.environ)
+
+
+def _replay(options: Namespace) -> int:
+    from .history.replay import replay
+
+    return replay(options.journal)
 
 
 def _import(options: Namespace) -> int:

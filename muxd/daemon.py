@@ -146,6 +146,7 @@ async def _run(
         supervisor = Supervisor(context, mailbox, proxy, reread, left.workers, history, successor=successor)
         nursery.start_soon(children.reap_orphans, name="orphans")
         nursery.start_soon(history_file.keep, history, name="history")
+        nursery.start_soon(supervisor.decisions.keep, name="decisions")
         await nursery.start(_hear_signals, supervisor)
         await nursery.start(supervisor.run)
         rights = Rights.of_config(config)

@@ -62,6 +62,7 @@ class Placement:
     def forget(self) -> None:
         """Find everything anew from now on."""
         self._as_of = (-1, -1)
+        self._forget_found()
 
     def _keep_up(self) -> None:
         """Forget what was found before something was learned of the host, or in another second: demand was another."""
@@ -69,9 +70,12 @@ class Placement:
             if self._as_of[1] != as_of[1]:
                 self._never.clear()
             self._as_of = as_of
-            self._movables.forget()
-            for found in (self._clearings, self._evictions, self._places):
-                found.clear()
+            self._forget_found()
+
+    def _forget_found(self) -> None:
+        self._movables.forget()
+        for found in (self._clearings, self._evictions, self._places):
+            found.clear()
 
     def fits(self, group: Group) -> bool:
         """Say whether the memory that the group needs to serve is there."""

@@ -31,6 +31,7 @@ from muxd.core.scheduler import Scheduler
 from muxd.core.states import DOWN, WorkerState
 from muxd.core.view import CoreView
 from muxd.history import History
+from muxd.history.decision_journal import DecisionJournal
 from muxd.history.series import NotedModel
 from muxd.log_losses import LogTeller, Losses
 from muxd.members import default_group, spec_of
@@ -106,6 +107,7 @@ class Supervisor:
         self._orders = OrderStreams()
         self._history = history if history is not None else History()
         self.journal = self._history.events
+        self.decisions = DecisionJournal(config.daemon.state_dir / "decisions.journal")
         limit_of = self._runners.concurrency_limit
         self._sessions = ProxySessions(
             context.tell, self._runners.resolve, partial(next, numbers), self._history, limit_of
@@ -177,7 +179,9 @@ class Supervisor:
             async for event in self._mailbox:
                 if isinstance(event, ConfigurationReloaded):
                     self.reloader.take_over(event.reload)
+                self.decisions.before(self._scheduler)
                 commands = self._scheduler.handle(event)
+                self.decisions.record(event, commands)
                 for command in commands:
                     self._carry_out(command, executor)
                 if isinstance(event, GpusMeasured | WeightsSeen | ConfigurationReloaded):

@@ -1,0 +1,230 @@
+"""The core's events, written down so that every decision can be made once more: `muxd replay`.
+
+A journal is a file of records.  The first has the core as it was then, each other one an event, when it was told, and a
+checksum of the commands that came of it.  The core is a function of its events: fed with them it must decide the same.
+When a file has SEGMENT bytes, another one is begun with the core as it is by then, and the last one kept beside it.
+
+Records are pickles, which keep floats and enumerations as they are.  They are read by a reader that makes objects of
+the core's classes and of a few plain ones, and calls nothing else.  They have no body of a request or an answer, no
+secret, and no name but those of models and GPUs.
+"""
+
+import builtins
+import io
+import logging
+import os
+import pickle
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import trio
+
+from muxd import __version__
+from muxd.core.commands import Command
+from muxd.core.events import Event, Reconfigured
+from muxd.core.scheduler import Scheduler
+from muxd.errors import MuxdError, in_words
+from muxd.own_files import make_way
+from muxd.threads import in_thread
+from muxd.ticks import next_tick
+
+log = logging.getLogger(__name__)
+
+#: Bytes after which another file is begun: some 150 000 events, of hours on a busy host and weeks on a quiet one.
+SEGMENT = 16 << 20
+
+#: Bytes that wait for a disk that is slow; beyond that a journal ends, and another one is begun.
+_MOST_WAITING = 8 << 20
+
+_PACE, _LAST_PATIENCE = 2.0, 2.0
+_MAGIC = b"muxd decisions 1\n"
+_LENGTH = struct.Struct("<I")
+
+#: What a journal may have besides the core's classes.
+_PLAIN = {"set", "frozenset", "dict", "list", "tuple", "bytearray", "complex", "object"}
+
+
+class NotAJournal(MuxdError):
+    code = "not_a_journal"
+
+
+class Decision(NamedTuple):
+    """An event, and the checksum of the commands that came of it."""
+
+    event: Event
+    checksum: int
+
+
+class DecisionJournal:
+    """The journal at `path`; it records while `keep` runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_kept = False
+        self._waiting: list[bytes] = []
+        self._size = 0  # of the file and of what waits for it
+        self._waiting_size = 0
+        self._begins_anew = True
+        self._trouble = ""
+
+    def before(self, scheduler: Scheduler) -> None:
+        """Begin another file where that is due; to be called before an event is handled."""
+        if self._is_kept and self._begins_anew:
+            self._begins_anew = False
+            self._waiting, self._waiting_size, self._size = [], 0, 0
+            self._append(pickle.dumps((__version__, time.time(), freeze(scheduler)), 5), begins=True)
+
+    def record(self, event: Event, commands: Sequence[Command]) -> None:
+        if not self._is_kept or self._begins_anew:
+            return
+        if type(event) is not Reconfigured and isinstance(event, Reconfigured):  # with all that the supervisor needs
+            fields = (event.time, event.specs, event.changed, event.wait_target, event.keep_turns)
+            event = Reconfigured(*fields, **{name: getattr(event, name) for name in _more_of_a_reload()})
+        self._append(pickle.dumps((event, checksum(commands)), 5))
+        self._begins_anew = self._size > SEGMENT or self._waiting_size > _MOST_WAITING
+
+    def _append(self, record: bytes, *, begins: bool = False) -> None:
+        data = (_MAGIC if begins else b"") + _LENGTH.pack(len(record)) + record
+        self._waiting.append(data)
+        self._size += len(data)
+        self._waiting_size += len(data)
+
+    async def keep(self) -> None:
+        """Write what was recorded, until cancelled; and then the rest, within a moment."""
+        self._is_kept = True
+        try:
+            while True:
+                await next_tick(_PACE)
+                await self._write()
+        finally:
+            with trio.move_on_after(_LAST_PATIENCE, shield=True):
+                await self._write()
+
+    async def _write(self) -> None:
+        waiting, self._waiting, self._waiting_size = self._waiting, [], 0
+        if waiting and not await in_thread(partial(self._append_to_file, waiting), abandon_on_cancel=True):
+            self._begins_anew = True  # what follows would be of no use
+
+    def _append_to_file(self, waiting: list[bytes]) -> bool:
+        try:
+            make_way(self._path)
+            if waiting[0].startswith(_MAGIC) and self._path.exists():
+                os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(self._path, flags, 0o600), "ab") as file:
+                file.writelines(waiting)
+        except OSError as error:
+            if (why := in_words(error)) != self._trouble:
+                log.error("no decisions are recorded in %s: %s; muxd goes on, and tries again", self._path, why)
+            self._trouble = why
+            return False
+        self._trouble = ""
+        return True
+
+
+def _more_of_a_reload() -> list[str]:
+    """Return the fields of a new configuration behind the first ones, which other parts of the core have added."""
+    return [name for name in Reconfigured.__dataclass_fields__ if name not in _FIRST_OF_A_RELOAD]
+
+
+_FIRST_OF_A_RELOAD = ("time", "specs", "changed", "wait_target", "keep_turns")
+
+
+def checksum(commands: Sequence[Command]) -> int:
+    """Return a checksum of commands, every digit of their figures included; sets count in order."""
+    return crc32(repr([_ordered(command) for command in commands]).encode())
+
+
+def _ordered(command: Command) -> Any:
+    fields = (getattr(command, name) for name in command.__dataclass_fields__)
+    return type(command).__name__, [sorted(v) if isinstance(v, frozenset | set) else v for v in fields]
+
+
+def freeze(scheduler: Scheduler) -> bytes:
+    """Return a core as bytes; what it remembers of earlier decisions to be quicker is forgotten."""
+    scheduler.host.learned += 1
+    scheduler.host.placement.forget()
+    return pickle.dumps(scheduler, 5)
+
+
+class _CoreReader(pickle.Unpickler):
+    """Makes objects of the core's classes and plain ones, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "builtins" and name == "getattr":
+            return _method_of
+        if module == "builtins" and name in _PLAIN:
+            return getattr(builtins, name)
+        if (module, name) == ("collections", "deque"):
+            return deque
+        if module.startswith("muxd.core."):
+            found = getattr(import_module(module), name, None)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a journal")
+
+
+def _method_of(owner: object, name: str) -> Callable[..., Any]:
+    """Return a method that an object of the core keeps of another one."""
+    method = vars(type(owner)).get(name)
+    if not type(owner).__module__.startswith("muxd.core.") or not isinstance(method, FunctionType):
+        raise pickle.UnpicklingError(f"{name} has no place in a journal")
+    return partial(method, owner)
+
+
+def thaw(data: bytes) -> Any:
+    """Return what `freeze` was given, or a record; raises pickle.UnpicklingError and what broken pickles raise."""
+    return _CoreReader(io.BytesIO(data)).load()
+
+
+def read_journal(path: Path) -> tuple[Scheduler, float, Iterator[Decision]]:
+    """Return the core as it was at the beginning, when that was, and what happened then; raises NotAJournal.
+
+    An end that was not written whole is left out.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotAJournal(f"{in_words(error)}; muxd keeps its journal in state_dir/decisions.journal") from None
+    if not data.startswith(_MAGIC):
+        raise NotAJournal(f"{path} is no journal of muxd's decisions; state_dir/decisions.journal is one")
+    records = _records(data)
+    try:
+        version, began, core = thaw(next(records))
+        if version != __version__:
+            raise NotAJournal(f"{path} is of muxd {version}, and this is {__version__}: replay it with that one")
+        scheduler = thaw(core)
+        assert isinstance(scheduler, Scheduler)
+    except NotAJournal:
+        raise
+    except Exception as error:
+        raise NotAJournal(f"{path} is damaged at its beginning: {error}") from None
+    return scheduler, began, _decisions(path, records)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    at = len(_MAGIC)
+    while at + _LENGTH.size <= len(data):
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if at + size > len(data):
+            return
+        yield data[at : at + size]
+        at += size
+
+
+def _decisions(path: Path, records: Iterator[bytes]) -> Iterator[Decision]:
+    for number, record in enumerate(records, start=1):
+        try:
+            event, told = thaw(record)
+        except Exception as error:
+            raise NotAJournal(f"{path} is damaged at its event {number}: {error}") from None
+        yield Decision(event, told)
