@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 #: The version of this protocol: raised by each change that the other side has to know of.
-VERSION = 4
+VERSION = 5
 
 UPGRADE = b"muxd-session"
 VERSION_HEADER = b"muxd-protocol"
@@ -123,6 +123,13 @@ class UnloadWish(Struct, frozen=True, tag_field="type", tag="unload"):
     model: Annotated[str, Meta(max_length=4096)]
 
 
+class KeepWish(Struct, frozen=True, tag_field="type", tag="keep"):
+    """A client wants a model awake for so long after its last use, in place of its first idle time."""
+
+    model: Annotated[str, Meta(max_length=4096)]
+    seconds: Annotated[float, Meta(gt=0, le=1e9)] | None = None  # None: for ever
+
+
 class ToldRequest(Struct, frozen=True, omit_defaults=True):
     """One request as the proxy knows it, without anything of its bodies; times are in seconds.
 
@@ -202,6 +209,7 @@ ProxyMessage = (
     | DemandReport
     | LeaseRelease
     | UnloadWish
+    | KeepWish
     | ActivityReport
     | RequestsTold
     | RequestsCancelled

@@ -355,6 +355,14 @@ class Key:
         told=as_moment,
         doc="Refused from then on; a date is its first moment, and without an offset it is UTC.  Default: never.",
     )
+    keep_alive: float = key(
+        duration(endless=True),
+        0,
+        told=True,
+        doc="How long its holder may have a model kept awake after its last request, by keep_alive (Ollama) or ttl "
+        "(LM Studio) in the body; what asks for longer gets this.  0: these fields have no effect, but that a zero "
+        'lets the model go; "inf": any time.  Without [[keys]] anybody may.',
+    )
     view: bool = key(boolean, False, told=True, doc="Its holder may look at the console: see [ui].")
     admin: bool = key(
         boolean,

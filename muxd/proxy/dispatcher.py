@@ -3,6 +3,7 @@
 import logging
 import time
 from functools import partial
+from math import inf
 from typing import Any
 
 import msgspec
@@ -188,6 +189,7 @@ class RequestDispatcher:
             raise capabilities.refusal(entry.told, entry.makes, found.route, asked.model or entry.name)
         if found.label == "/v1/chat/completions" and isinstance(asked, AskedChat) and asked.is_empty():
             raise no_messages("is empty")  # /v1/messages may have a "system" instead
+        kept = asked.keeps()
         lines, priority = record.id.line, 0
         if api_key is not None:
             lines, priority = api_key.authorize(entry.name) + lines, api_key.priority
@@ -232,8 +234,16 @@ class RequestDispatcher:
             proxied.asked = asked.model
         if isinstance(proxied, Preload):
             proxied.answer = _ok_response(request, _JSON, _to_json(ollama.done(asked.model, found.label, "load")))
+        if kept and (longest := self._longest_keep(api_key)):
+            lease.keep(min(kept, longest))
         lease.acquire(proxied)
         return proxied
+
+    def _longest_keep(self, api_key: ApiKey | None) -> float:
+        """Return how many seconds a client may have a model kept awake; 0: what it says of that has no effect."""
+        if api_key is not None:
+            return api_key.keep_alive
+        return 0.0 if self.keyring else inf
 
     def _send_unleased(
         self,

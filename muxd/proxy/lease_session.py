@@ -18,6 +18,7 @@ from muxd.errors import MuxdError, Unreachable
 from muxd.protocol import (
     CancelWish,
     DemandReport,
+    KeepWish,
     LeaseClaim,
     LeaseDemand,
     LeaseFailed,
@@ -156,6 +157,11 @@ class LeaseSession:
             self._demand.pop(lease.number, None)
             if self._leases.pop(lease.number, None) is not None:
                 self._say(LeaseRelease(lease.number))
+
+    def keep(self, model: str, seconds: float) -> None:
+        """Say how long a client wants a model kept awake; on an open session, else nobody is told."""
+        self._outgoing.append(KeepWish(model, None if seconds == inf else seconds))
+        self._has_news.set()
 
     async def unload(self, model: str) -> None:
         """Say that a client has no more use of a model, after all that was reported; the log tells muxd's answer."""

@@ -180,6 +180,8 @@ class ModelLease:
         self._drain_scope = trio.CancelScope()
         self._revocation: LeaseRevoked | None = None  # muxd's message, while the lease drains
         self._changed = trio.Event()
+        self._kept: float | None = None  # seconds for which a client wants it kept awake; None: nobody said
+        self._is_keep_told = True  # to muxd
         self._unloads = False  # a client has let go of the model, and muxd has not been told yet
         self._last_report: tuple[int, int, int, int] | None = None  # as last reported to muxd, see `_demand_figures`
         self._last_progress: LeaseProgress | None = None  # muxd's last message about the wait
@@ -284,6 +286,12 @@ class ModelLease:
         for ticket in list(self._waiting):
             if not (but_replayed and ticket.replayed):
                 ticket.refuse(refusal)
+
+    def keep(self, seconds: float) -> None:
+        """Have muxd told how long a client wants the model kept awake after its last use."""
+        if seconds != self._kept:
+            self._kept, self._is_keep_told = seconds, False
+            self._changed.set()
 
     def unload(self) -> None:
         """Tell muxd that a client has let go of the model, so that it may sleep unless other clients use it."""
@@ -539,6 +547,9 @@ class ModelLease:
             if self._idle.pending and self._last_report is not None and self._last_report[0] and not figures[0]:
                 continue  # `_idle` will wake this task if the pause lasts
             unloads, self._unloads = self._unloads, False
+            if self._kept is not None and not self._is_keep_told:
+                self._is_keep_told = True
+                session.keep(self.name, self._kept)
             if figures != self._last_report:
                 self._last_report = figures
                 lease.report(figures[0], self._demand(), figures[2], self._deal)

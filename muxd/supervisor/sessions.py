@@ -6,17 +6,20 @@ newest progress of each lease is kept, and every other message.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 
 import trio
 
 from muxd.core.commands import AnswerUnload, EndLease, FailLease, GrantLease
-from muxd.core.events import DemandReported, Event, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked
+from muxd.core.events import DemandReported, Event, KeepAsked, LeaseAsked, LeaseEnded, LeaseReclaimed, UnloadAsked
 from muxd.core.progress import Progress
 from muxd.errors import BadRequest, ModelNotFound
 from muxd.history import History
 from muxd.protocol import (
     ActivityReport,
     DemandReport,
+    KeepWish,
     LeaseClaim,
     LeaseDemand,
     LeaseFailed,
@@ -101,6 +104,10 @@ class ProxySession:
                     self._sessions.release(lease)
             case UnloadWish(model):
                 self._unload(model)
+            case KeepWish(model, seconds):
+                with suppress(ModelNotFound):  # a reload has just removed it
+                    name = self._sessions.resolve(model)
+                    self._sessions.tell(KeepAsked(trio.current_time(), name, inf if seconds is None else seconds))
             case ActivityReport():
                 self._sessions.board.report(message)
             case RequestsTold() | RequestsCancelled():

@@ -82,3 +82,12 @@ def test_a_hold_ends_by_itself(start):
     assert json.loads(lines[-1])["type"] == "ready"
     eventually(lambda: not muxd.status("alpha")["held"], "it is held no more")
     assert muxd.ask("beta").startswith("beta")
+
+
+def test_a_client_has_its_model_sleep_after_the_time_that_it_says(start):
+    muxd = start()
+    body = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    assert muxd.post("/api/chat", {**body, "keep_alive": "300ms"}).status_code == 200
+    eventually(lambda: muxd.state("alpha") == "asleep", "it sleeps after that time")
+    assert muxd.post("/v1/chat/completions", {**body, "ttl": 3600}).status_code == 200
+    eventually(lambda: "sleeps at level 1 in 3" in (muxd.status("alpha")["next"] or ""), "it is kept an hour")

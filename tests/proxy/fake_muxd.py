@@ -18,6 +18,7 @@ from muxd.protocol import (
     VERSION,
     VERSION_HEADER,
     DemandReport,
+    KeepWish,
     LeaseClaim,
     LeaseComing,
     LeaseFailed,
@@ -114,6 +115,7 @@ class FakeMuxd:
         self.grants: dict[str, str] = {}
         self.leases: Record[FakeLease] = Record()
         self.calls: Record[str] = Record()
+        self.kept: Record[tuple[str, float | None]] = Record()  # models that a client wants awake, and for how long
         self.unloads: Record[str] = Record()  # models that a client let go
         self.adopted: set[str] = set()  # URLs of workers that it has taken over from an earlier muxd
         self.sessions: Record[FakeSession] = Record()
@@ -222,6 +224,8 @@ class FakeMuxd:
                     lease.reports.append((demand.in_flight, sum(entry.count for entry in demand.waiting)))
             case LeaseRelease(number):
                 session.leases[number].over.set()
+            case KeepWish(model, seconds):
+                self.kept.append((model, seconds))
             case UnloadWish(model):
                 self.unloads.append(model)
                 session.outbox.send_nowait(UnloadAnswer(model))

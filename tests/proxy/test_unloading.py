@@ -1,11 +1,13 @@
 """Clients that let a model go, as Ollama's do with `keep_alive: 0`: what muxd is asked for, and when."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from muxd.config.schema import Key
 from muxd.proxy.grant import Grant
 
 from .http_client import chat, post
@@ -110,3 +112,45 @@ async def test_without_muxd_the_client_is_answered_and_the_log_says_what_was_not
         await unload(proxy_env)
         await unload(proxy_env)
     assert "muxd could not be told that a client lets alpha go" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"keep_alive": "10m"}, 600.0),
+        ({"keep_alive": -1}, None),
+        ({"ttl": 90}, 90.0),
+        ({"ttl": "1h", "pad": LONG}, 3600.0),
+    ],
+)
+async def test_muxd_is_told_how_long_a_client_wants_its_model_awake(
+    proxy_env: ProxyEnv, more: dict[str, object], told: float | None
+) -> None:
+    body = msgspec.json.encode({"model": "alpha", "messages": [{"role": "user", "content": "x"}], **more})
+    for _ in range(2):  # it is told once
+        assert (await proxy_env.ask(post(body, path=b"/v1/chat/completions"))).raw == OK
+    assert await proxy_env.muxd.kept.nth(0) == ("alpha", told)
+    assert len(proxy_env.muxd.kept) == 1
+
+
+async def test_what_is_no_duration_is_refused_before_a_model_is_asked_for(proxy_env: ProxyEnv) -> None:
+    for path, field in ((b"/api/chat", "keep_alive"), (b"/v1/chat/completions", "ttl")):
+        body = {"model": "alpha", "messages": [{"role": "user", "content": "x"}], field: "soon"}
+        refused = await proxy_env.ask(post(msgspec.json.encode(body), path=path))
+        assert (refused.status, "is not a duration" in refused.raw.decode()) == (400, True)
+    assert not proxy_env.muxd.leases
+
+
+@pytest.mark.parametrize(("allowed", "told"), [(0.0, None), (60.0, 60.0), (900.0, 600.0)])
+async def test_a_key_has_a_model_kept_for_as_long_as_it_may(tmp_path: Path, allowed: float, told: float | None) -> None:
+    secret = "s" * 20
+    keys = (Key("some", sha256(secret.encode()).hexdigest(), keep_alive=allowed),)
+    async with open_proxy_env(tmp_path, keys=keys) as proxy_env:
+        body = msgspec.json.encode({"model": "alpha", "prompt": "x", "keep_alive": "10m"})
+        head = b"Authorization: Bearer %b\r\n" % secret.encode()
+        assert (await proxy_env.ask(post(body, head, path=b"/api/generate"))).raw == OK
+        if told is not None:
+            assert await proxy_env.muxd.kept.nth(0) == ("alpha", told)
+        lease = await proxy_env.lease()
+        await lease.reports.until((0, 0))
+        assert len(proxy_env.muxd.kept) == (told is not None)

@@ -31,7 +31,6 @@ _COUNT = re.compile(rb"[0-9]{1,9}")
 class AskedEmbeddings(RequestInfo):
     """Where the texts lie in the body, from `start` to before `end`, and the number of dimensions as it is written."""
 
-    keep_alive: bytes = b""
     start: int = 0
     end: int = 0
     dimensions: bytes = b""
@@ -40,7 +39,7 @@ class AskedEmbeddings(RequestInfo):
     may_preload: ClassVar[bool] = True
 
     def unloads(self) -> bool:
-        return says_no_time(self.keep_alive)
+        return says_no_time(bytes(self.keep_alive))
 
     def preloads(self) -> bool:
         return self.empty
@@ -75,7 +74,8 @@ def _read(request: Request, field: str, kind: re.Pattern[bytes], what: str) -> A
         raise Refusal(400, "invalid_input", f'"{field}" must be {what}', param=field)
     if dimensions and _COUNT.fullmatch(dimensions) is None:
         raise Refusal(400, "invalid_dimensions", '"dimensions" must be a whole number', param="dimensions")
-    return AskedEmbeddings(name_of(model), False, keep_alive, start, end, dimensions, empty)
+    kept = msgspec.Raw(keep_alive)
+    return AskedEmbeddings(name_of(model), False, kept, start=start, end=end, dimensions=dimensions, empty=empty)
 
 
 class _Vector(msgspec.Struct):

@@ -12,6 +12,7 @@ from muxd.proxy.answers import Refusal
 
 from .content_types import demand_json, take_as_json
 from .json_spans import JsonSpan, members, no_model
+from .keeping import seconds_of
 from .multipart import read_form
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ MODEL_HEADER = b"x-muxd-model"
 _MOST_DECODED = 64 << 10  # bytes
 _LONGEST_NAME = 64 << 10  # bytes, as written in the body
 _LONGEST_BOOLEAN = 64
-_READ = ("model", "stream", "name", "keep_alive", "messages")
+_READ = ("model", "stream", "name", "keep_alive", "ttl", "messages")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # texts that SGLang reads as true, in any case
 
 
@@ -54,9 +55,19 @@ class RequestInfo(msgspec.Struct):
 
     model: str
     stream: bool | None = False
+    keep_alive: msgspec.Raw = msgspec.Raw()
+    ttl: msgspec.Raw = msgspec.Raw()
     form: ClassVar[BodyFormat] = BodyFormat.JSON
     in_body: ClassVar[bool] = True  # the body names the model
     may_preload: ClassVar[bool] = False  # it may be one that only loads or unloads the model
+
+    def keeps(self) -> float | None:
+        """Return the seconds after its last use in which the model is to stay awake; None: nothing is said of that.
+
+        Raise Refusal for what is no duration.
+        """
+        found = (seconds_of("keep_alive", bytes(self.keep_alive)), seconds_of("ttl", bytes(self.ttl)))
+        return next((seconds for seconds in found if seconds is not None), None)
 
     def unloads(self) -> bool:
         """Return whether the model is to be unloaded after this request."""
@@ -69,7 +80,6 @@ class RequestInfo(msgspec.Struct):
 
 class _OllamaRequest(RequestInfo):
     stream: bool | None = True
-    keep_alive: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
     form: ClassVar[BodyFormat] = BodyFormat.OLLAMA
@@ -139,7 +149,7 @@ def in_json(request: Request) -> RequestInfo:
     if asked is not None:
         return asked
     fields = _fields(body)
-    return RequestInfo(name_of(fields.get("model")), _is_true(fields.get("stream", b"false")))
+    return RequestInfo(name_of(fields.get("model")), _is_true(fields.get("stream", b"false")), *_kept(fields))
 
 
 def as_chat(request: Request) -> RequestInfo:
@@ -150,7 +160,7 @@ def as_chat(request: Request) -> RequestInfo:
     if asked is None:
         fields = _fields(body)
         model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"false"))
-        asked = AskedChat(model, stream, messages=msgspec.Raw(fields.get("messages", b"")))
+        asked = AskedChat(model, stream, *_kept(fields), messages=msgspec.Raw(fields.get("messages", b"")))
     if asked.messages in _NO_MESSAGES:
         raise no_messages("is missing")
     if not _LIST.match(asked.messages):
@@ -172,9 +182,8 @@ def in_ollamas_json(request: Request) -> RequestInfo:
         return asked
     fields = _fields(body)
     model, stream = name_of(fields.get("model")), _is_true(fields.get("stream", b"true"))
-    keep_alive = msgspec.Raw(fields.get("keep_alive", b""))
     # A body so long or unusual asks for more than a model: the worker checks its prompt.
-    return _OllamaRequest(model, stream, keep_alive, prompt=msgspec.Raw(b"1"))
+    return _OllamaRequest(model, stream, *_kept(fields), prompt=msgspec.Raw(b"1"))
 
 
 def beside_json(request: Request) -> RequestInfo:
@@ -232,6 +241,10 @@ def _fields(body: bytes) -> dict[str, bytes]:
     """
     fields = {member.name: beginning(body, member) for member in members(body) if member.name in _READ}
     return {name: text for name, text in fields.items() if text != b"null"}
+
+
+def _kept(fields: dict[str, bytes]) -> tuple[msgspec.Raw, msgspec.Raw]:
+    return msgspec.Raw(fields.get("keep_alive", b"")), msgspec.Raw(fields.get("ttl", b""))
 
 
 def beginning(body: bytes, member: JsonSpan) -> bytes:
