@@ -2,23 +2,29 @@
 
 import json
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
+from urllib.parse import urlencode
 
 from muxctl.control_connection import stream
 from muxctl.display.tables import plain
-from muxctl.exit_codes import EVERYWHERE, CommandFailed, ExitCode
+from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode
 from muxctl.socket_path import find_socket
+from muxctl.times import when
 
 MEANING = """\
-Every change of a model's state, every operator's order and every reload, as far
-back as muxd remembers; its memory begins when it is started."""
+Every change of a model's state, every switch, order and reload, with who did it
+and how long it took: the last 1000, over restarts of muxd, too.  Times are of
+this host; --json has seconds since 1970."""
 EXAMPLES = {
     "muxctl events": "what happened so far",
     "muxctl events -f": "and what happens from now on",
+    "muxctl events qwen --since 10min": "of one model, of the last ten minutes",
+    "muxctl events --type switch -n 20": "the last 20 switches",
     "muxctl events -f --json": "one JSON object a line",
 }
 EXITS = EVERYWHERE | {
+    ExitCode.NO_MODEL: MEANINGS[ExitCode.NO_MODEL],
     ExitCode.UNREACHABLE: "muxd unreachable, or it ended while it was followed",
     ExitCode.INTERRUPTED: "interrupted, as -f is meant to end",
 }
@@ -26,13 +32,30 @@ EXITS = EVERYWHERE | {
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new events until ^C")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only events of this model")
+    parser.add_argument(
+        "-n", "--lines", metavar="N", type=_count, help="begin N events back; by default with the first"
+    )
+    parser.add_argument("--since", metavar="TIME", help='"10min" ago, "18:04" or "2026-11-29 18:04:05"')
+    parser.add_argument("--until", metavar="TIME", help="likewise")
+    parser.add_argument("--type", metavar="TYPES", help="only these, several with commas: state, switch, operator ...")
     parser.add_argument("--after", type=int, metavar="ID", help="only events younger than this one")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a number of events")
+    return int(text)
+
+
 def run(options: Namespace) -> int:
-    after = 0 if options.after is None else options.after
-    target = f"/v1/events?after={after}&follow={int(options.follow)}"
-    for event in stream(find_socket(options.socket), "GET", target):
+    wanted = {"model": options.name, "type": options.type, "lines": options.lines}
+    for option in ("since", "until"):
+        if (text := getattr(options, option)) is not None:
+            wanted[option] = when(text, f"--{option}")
+    query = {"after": 0 if options.after is None else options.after, "follow": int(options.follow)}
+    query |= {field: value for field, value in wanted.items() if value is not None}
+    for event in stream(find_socket(options.socket), "GET", f"/v1/events?{urlencode(query)}"):
         print(json.dumps(event) if options.json else event_line(event), flush=True)
     if options.follow:
         raise CommandFailed("muxd has ended", ExitCode.UNREACHABLE)

@@ -1,4 +1,12 @@
-from muxd.journal import KEPT, LAG, Journal
+import re
+from pathlib import Path
+
+import pytest
+
+import muxd
+from muxd.errors import BadRequest
+from muxd.history.event_kinds import KINDS
+from muxd.journal import KEPT, LAG, EntryFilter, Journal
 
 
 def drain(channel):
@@ -54,3 +62,34 @@ async def test_a_reader_that_left_is_forgotten():
     journal.record("x")
     journal.record("x")
     assert not journal._followers
+
+
+async def test_a_reader_gets_only_what_it_wants_of_old_and_new_and_of_old_ones_the_last():
+    journal = Journal()
+    for number in range(6):
+        journal.record("ab"[number % 2], model="xyz"[number % 3])
+    wanted = EntryFilter(kinds=frozenset({"a"}), last=2)
+    channel = journal.read(0, follow=True, wanted=wanted)
+    assert [entry["id"] for entry in drain(channel)] == [3, 5]
+    journal.record("b")
+    journal.record("a")
+    assert [entry["id"] for entry in drain(channel)] == [8]
+    assert [entry["id"] for entry in drain(journal.read(2, follow=False, wanted=EntryFilter("x")))] == [4]
+    middle = journal_time(journal, 3)
+    by_time = EntryFilter(since=middle, until=middle)
+    assert 3 in [entry["id"] for entry in drain(journal.read(0, follow=False, wanted=by_time))]
+
+
+async def test_a_number_that_no_entry_has_yet_is_refused():
+    journal = Journal()
+    journal.record("x")
+    with pytest.raises(BadRequest, match="there is no entry 2 yet, the newest is 1; begin anew with after=0"):
+        journal.read(2, follow=True)
+
+
+def test_every_kind_of_event_can_be_asked_for():
+    texts = [path.read_text() for path in Path(muxd.__file__).parent.rglob("*.py")]
+    found = {kind for text in texts for kind in re.findall(r'(?<!self.ended)\.record\("(\w+)"', text)}
+    found |= {kind for text in texts for kind in re.findall(r'\brecord\("(proxy_\w+)"', text)}
+    assert found - {"request", "requests_left_out"} <= set(KINDS)
+    assert sorted(KINDS) == list(KINDS)

@@ -2,9 +2,11 @@
 
 from math import inf
 
+import pytest
 import trio
 
 from muxd.core.events import Verb
+from muxd.errors import ConfigError
 from muxd.journal import ALL, EntryFilter
 from muxd.protocol import LeaseWish
 
@@ -74,6 +76,31 @@ async def test_one_that_fails_or_is_called_off_is_told_as_that(autojump_clock, t
         assert told(muxd)[-1]["result"] == "called_off"
         holder.close()
         first.close()
+
+
+async def test_a_reload_that_fails_is_an_event_with_its_reason_and_who_wanted_it(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+
+        def broken():
+            raise ConfigError(["muxd.toml:1: no"])
+
+        muxd.host.reread = broken
+        with pytest.raises(ConfigError):
+            await muxd.service.reload(by="alice")
+        with pytest.raises(ConfigError):
+            await muxd.service.reload(dry_run=True)
+        (event,) = await events(muxd, "reload_failed")
+        assert (event["reason"], event["code"], event["by"]) == ("muxd.toml:1: no", "config_invalid", "alice")
+
+
+async def test_a_change_of_a_state_tells_how_long_the_last_one_was(autojump_clock, tmp_path):
+    async with two_models(tmp_path) as muxd:
+        muxd.host.servers["a"].load_time = 7.0
+        await muxd.serves("a")
+        started, ready = (await events(muxd, "state"))[:2]
+        assert (started["to"], started["was_s"]) == ("starting", None)
+        assert ready["to"] == "ready"
+        assert 7.0 <= ready["was_s"] < 8.0
 
 
 async def test_who_gave_an_order_is_in_its_event(autojump_clock, tmp_path):

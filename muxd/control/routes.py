@@ -43,6 +43,7 @@ from muxd.control.streaming import Logs, relay
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.errors import BadRequest, LoanNotFound, MethodNotAllowed, PermissionDenied, RouteNotFound
+from muxd.history.event_kinds import KINDS
 from muxd.history.series import FIELDS, STEPS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
 from muxd.http.request import Request
@@ -255,7 +256,7 @@ class ControlRoutes:
 
     async def _reload(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         body = body_of(request, ReloadBody)
-        await exchange.send_json(200, await self._service.reload(dry_run=body.dry_run))
+        await exchange.send_json(200, await self._service.reload(dry_run=body.dry_run, by=_operator(exchange)))
 
     async def _send_logs(self, request: Request, exchange: ResponseWriter, name: str) -> None:
         query = request.query
@@ -269,8 +270,11 @@ class ControlRoutes:
 
     async def _events(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
+        check_fields(query, *FILTER_FIELDS, "type", "after", "follow")
         after, follow = parse_count(query, "after", None), parse_flag(query, "follow", True)
-        await relay(exchange, self._service.events(after, follow=follow))
+        model = self._service.resolve(query["model"]) if "model" in query else None
+        wanted = entry_filter(query, model, parse_words(query, "type", KINDS))
+        await relay(exchange, self._service.events(after, follow=follow, wanted=wanted))
 
     async def _requests(self, request: Request, exchange: ResponseWriter, _: str) -> None:
         query = request.query
@@ -329,7 +333,7 @@ class ControlRoutes:
         if body.leave_workers:
             await self._hand_over(exchange, {"stopping": True}, upgrade=False, now=body.now)
         else:
-            self._service.shutdown()
+            self._service.shutdown(by=_operator(exchange))
             await exchange.send_json(202, {"stopping": True})
 
     async def _upgrade(self, request: Request, exchange: ResponseWriter, _: str) -> None:

@@ -8,7 +8,7 @@ import trio
 from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.history.series import SeriesQuery
-from muxd.journal import EntryFilter
+from muxd.journal import ALL, EntryFilter
 from muxd.protocol import MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]  # one JSON object
@@ -147,7 +147,7 @@ class ControlService(Protocol):
         """End a validation that nobody is told of any more; does nothing where it is over."""
         ...
 
-    async def reload(self, *, dry_run: bool = False) -> Message:
+    async def reload(self, *, dry_run: bool = False, by: str = "") -> Message:
         """Read the configuration again and take it over, or with `dry_run` only return what that would change.
 
         Raises ConfigError, NeedsRestart or ShuttingDown, each with nothing changed.
@@ -158,7 +158,9 @@ class ControlService(Protocol):
         """Open the session of a proxy that has connected; its leases last until `close`."""
         ...
 
-    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
+    def events(
+        self, after: int | None, *, follow: bool, wanted: EntryFilter = ALL
+    ) -> trio.MemoryReceiveChannel[Message]:
         """Return a channel of the events after the one with id `after`, and with `follow` of those to come.
 
         The channel is bounded: a reader that is too slow gets a `gap` entry that says how many events it missed.
@@ -181,7 +183,7 @@ class ControlService(Protocol):
         """Use a link up; raises LinkUsed."""
         ...
 
-    def shutdown(self) -> None: ...
+    def shutdown(self, *, by: str = "") -> None: ...
 
     async def prepare_handover(self, *, upgrade: bool, now: bool) -> None:
         """Wait until muxd may leave its workers as they are, to the muxd that it becomes or that is started next.

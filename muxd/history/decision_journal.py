@@ -86,8 +86,7 @@ class DecisionJournal:
         if not self._is_kept or self._begins_anew:
             return
         if type(event) is not Reconfigured and isinstance(event, Reconfigured):  # with all that the supervisor needs
-            fields = (event.time, event.specs, event.changed, event.wait_target, event.keep_turns)
-            event = Reconfigured(*fields, **{name: getattr(event, name) for name in _more_of_a_reload()})
+            event = Reconfigured(**{name: getattr(event, name) for name in Reconfigured.__dataclass_fields__})
         self._append(pickle.dumps((event, checksum(commands)), 5))
         self._begins_anew = self._size > SEGMENT or self._waiting_size > _MOST_WAITING
 
@@ -128,14 +127,6 @@ class DecisionJournal:
             return False
         self._trouble = ""
         return True
-
-
-def _more_of_a_reload() -> list[str]:
-    """Return the fields of a new configuration behind the first ones, which other parts of the core have added."""
-    return [name for name in Reconfigured.__dataclass_fields__ if name not in _FIRST_OF_A_RELOAD]
-
-
-_FIRST_OF_A_RELOAD = ("time", "specs", "changed", "wait_target", "keep_turns")
 
 
 def checksum(commands: Sequence[Command]) -> int:

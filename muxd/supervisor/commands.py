@@ -43,6 +43,7 @@ from muxd.core.spec import group_of
 from muxd.core.states import WorkerState
 from muxd.members import router_of
 from muxd.metrics import SupervisorMetrics
+from muxd.protocol import seconds
 from muxd.workers import RouterRunner
 
 from .context import SupervisorContext
@@ -67,6 +68,7 @@ class CommandExecutor:
         self._runners = context.runners
         self._metrics = metrics
         self._nursery = nursery
+        self._moved: dict[str, float] = {}  # when a worker or a group last changed its state
 
     def carry_out(self, command: Command, now: float) -> None:
         """Begin what the command, of an event at the time `now`, asks for; nothing here waits."""
@@ -133,7 +135,9 @@ class CommandExecutor:
         name, reason = move.worker, move.reason
         level = LOUD.get(move.after, logging.INFO)
         log.log(level, "%s: %s -> %s%s", name, move.before, move.after, f" ({reason})" if reason else "")
-        facts = {"from": move.before, "to": move.after, "reason": reason or None}
+        since, self._moved[name] = self._moved.get(name), now
+        was = seconds(now - since) if since is not None else None
+        facts: Line = {"from": move.before, "to": move.after, "reason": reason or None, "was_s": was}
         if move.code:
             facts["code"] = move.code
         if name == (model := group_of(name)):

@@ -207,7 +207,7 @@ class Supervisor:
                 if isinstance(command, RecordMove) and command.after in (WorkerState.BACKOFF, WorkerState.FAILED):
                     self._learned.keep()  # a muxd that is killed in the next moment must not start it anew at once
 
-    def shutdown(self, *, hurry: bool = False) -> None:
+    def shutdown(self, *, hurry: bool = False, by: str = "") -> None:
         """Let requests in flight finish within `shutdown_timeout` seconds, then stop every worker.
 
         `hurry` stops them at once.
@@ -218,7 +218,7 @@ class Supervisor:
         if not self.stopping.is_set() or hurry:
             self._note_ending("stop")
             self.stopping.set()
-            self.journal.record("shutdown", hurry=hurry)
+            self.journal.record("shutdown", hurry=hurry, by=by or None)
             log.info("shutting down%s", " at once" if hurry else "")
             patience = 0.0 if hurry else self.reloader.config.daemon.shutdown_timeout
             self._context.tell(ShutdownAsked(now, now + patience))

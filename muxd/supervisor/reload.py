@@ -46,6 +46,7 @@ class Reload:
     plan: Plan
     warnings: tuple[str, ...] = ()  # that nobody needs a key any more, and files that others may write
     news: str = "the configuration was read again and taken over"
+    by: str = ""  # the operator
     taken_over: trio.Event = field(default_factory=trio.Event, compare=False)
 
     def changed(self) -> frozenset[str]:
@@ -72,7 +73,7 @@ class Reloader:
         self._one_at_a_time = trio.Lock()
         context.workers.scripts.on_news = self._take_over_observed
 
-    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
+    async def reload(self, *, dry_run: bool = False, by: str = "") -> dict[str, Any]:
         """Read the configuration again and take it over, or with `dry_run` only return the plan.
 
         Concurrent reloads wait for one another.  Raises ConfigError, NeedsRestart or ShuttingDown, each with nothing
@@ -84,7 +85,7 @@ class Reloader:
                 raise ShuttingDown("muxd is shutting down; nothing was changed")
             if not dry_run:
                 await self._context.measurements.weigh_models(reload.wanted)
-                await self._apply(reload)
+                await self._apply(replace(reload, by=by))
         files = [str(file) for file in reload.wanted.files]
         return {"applied": not dry_run, "files": files, "warnings": list(reload.warnings), **reload.plan.as_json()}
 
@@ -142,7 +143,7 @@ class Reloader:
         context.sessions.places.renew()
         if any(key.startswith("muxd.log_") for key in reload.plan.settings):
             setup_logging(self.config.daemon.log_level, self.config.daemon.log_format)
-        context.journal.record("reload", **reload.plan.as_json())
+        context.journal.record("reload", **reload.plan.as_json(), by=reload.by or None)
         log.info("%s: %s", reload.news, reload.plan)
         for warning in reload.warnings:
             log.warning("%s", warning)

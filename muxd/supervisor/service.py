@@ -20,10 +20,10 @@ from muxd.config.units import show_duration
 from muxd.core.events import HoldAsked, HoldEnded, OrderGiven, SwitchAsked, ValidationEnded, Verb
 from muxd.core.spec import LoanTerms
 from muxd.engines.registry import kind_of
-from muxd.errors import BadRequest, ModelNotFound, NotHeld, RequestNotFound
+from muxd.errors import BadRequest, ModelNotFound, MuxdError, NotHeld, RequestNotFound
 from muxd.history.series import FIELDS, SeriesQuery
 from muxd.history.usage_book import KEPT_DAYS
-from muxd.journal import EntryFilter
+from muxd.journal import ALL, EntryFilter
 from muxd.log_losses import LogTeller
 from muxd.metrics import SupervisorMetrics
 from muxd.protocol import seconds
@@ -45,7 +45,7 @@ class SupervisorService:
         context: SupervisorContext,
         reloader: Reloader,
         metrics: SupervisorMetrics,
-        shutdown: Callable[[], None],
+        shutdown: Callable[..., None],
         handover: Handover,
         started: float,
     ) -> None:
@@ -114,8 +114,10 @@ class SupervisorService:
     def model_status(self, name: str) -> dict[str, Any]:
         return self._model_status(name, trio.current_time())
 
-    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[dict[str, Any]]:
-        return self._journal.read(after, follow=follow)
+    def events(
+        self, after: int | None, *, follow: bool, wanted: EntryFilter = ALL
+    ) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        return self._journal.read(after, follow=follow, wanted=wanted)
 
     async def requests(self, states: frozenset[str], wanted: EntryFilter) -> dict[str, Any]:
         board = self._context.sessions.board
@@ -260,8 +262,13 @@ class SupervisorService:
     def redeem_console_link(self, token: str) -> None:
         self._console_links.redeem(token)
 
-    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
-        return await self._reloader.reload(dry_run=dry_run)
+    async def reload(self, *, dry_run: bool = False, by: str = "") -> dict[str, Any]:
+        try:
+            return await self._reloader.reload(dry_run=dry_run, by=by)
+        except MuxdError as error:
+            if not dry_run:
+                self._journal.record("reload_failed", reason=error.message, code=error.code, by=by or None)
+            raise
 
     def open_session(self) -> ProxySession:
         return self._context.sessions.open()

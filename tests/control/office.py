@@ -10,7 +10,7 @@ from muxd.core.events import Verb
 from muxd.core.spec import LoanTerms
 from muxd.errors import BadRequest, ConfigError, LoanNotFound, ModelNotFound
 from muxd.history.series import SeriesQuery
-from muxd.journal import EntryFilter
+from muxd.journal import ALL, EntryFilter
 from muxd.protocol import LeaseQueued, LeaseRelease, LeaseWish, MuxdMessage, ProxyMessage
 
 Message = dict[str, Any]
@@ -157,7 +157,7 @@ class FakeOffice:
         self.asked.append(("end_validation", name, number))
         self.closed.set()
 
-    async def reload(self, *, dry_run: bool = False) -> Message:
+    async def reload(self, *, dry_run: bool = False, by: str = "") -> Message:
         await trio.lowlevel.checkpoint()
         self.asked.append(("reload", dry_run))
         if self.broken:
@@ -198,8 +198,10 @@ class FakeOffice:
         self.asked.append(("cancel", id, by))
         return {"cancelled": 1, "id": id}
 
-    def events(self, after: int | None, *, follow: bool) -> trio.MemoryReceiveChannel[Message]:
-        self.asked.append(("events", after))
+    def events(
+        self, after: int | None, *, follow: bool, wanted: EntryFilter = ALL
+    ) -> trio.MemoryReceiveChannel[Message]:
+        self.asked.append(("events", after) if wanted == ALL else ("events", after, wanted))
         tell, told = trio.open_memory_channel[Message](64)
         for number in range((after or 0) + 1, 4):
             tell.send_nowait({"id": number, "type": "started", "model": "qwen"})
@@ -213,7 +215,7 @@ class FakeOffice:
         name = self.resolve(name)
         return {stream: self.logs / f"{name}.{stream}.log" for stream in ("stdout", "stderr")}, self.lost
 
-    def shutdown(self) -> None:
+    def shutdown(self, *, by: str = "") -> None:
         self.asked.append(("shutdown",))
 
     async def prepare_handover(self, *, upgrade: bool, now: bool) -> None:

@@ -113,6 +113,8 @@ async def test_a_wrong_method_names_the_right_ones(desk: Desk, method: str, targ
         ("GET", "/v1/requests?until=nan", "", "until"),
         ("GET", "/v1/requests?state=running,asleep", "", "asleep"),
         ("GET", "/v1/requests?modle=qwen", "", "did you mean model?"),
+        ("GET", "/v1/events?type=stat", "", "type has no 'stat'; there are handover, loan"),
+        ("GET", "/v1/events?folow=1", "", "did you mean follow?"),
         ("GET", "/v1/series?step=2", "", "step must be 1 or 10"),
         ("GET", "/v1/series?fields=tokens", "", "there are tokens_per_s, in_flight"),
         ("GET", "/v1/series?from=now", "", "from"),
@@ -472,6 +474,12 @@ async def test_requests_are_asked_for_with_what_the_query_says(desk: Desk) -> No
     _, _, body = await desk.ask("GET", "/v1/requests?follow=1&after=3")
     assert b'{"id":1,"type":"request"}' in body
     assert desk.office.asked[-1] == ("ended_requests", 3, EntryFilter())
+
+
+async def test_events_are_asked_for_by_model_type_and_time(desk: Desk) -> None:
+    await desk.ask("GET", "/v1/events?after=0&follow=0&model=Qwen/Qwen3-14B&type=switch,state&since=5&lines=2")
+    wanted = EntryFilter("qwen", frozenset({"switch", "state"}), since=5.0, last=2)
+    assert desk.office.asked == [("events", 0, wanted)]
 
 
 async def test_switches_are_asked_for_by_model_and_time(desk: Desk) -> None:

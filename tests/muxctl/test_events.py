@@ -1,5 +1,6 @@
 import json
 import signal
+import time
 
 import pytest
 
@@ -23,6 +24,15 @@ SHOWN = """\
 ? of tomorrow a -> null deep={"er": 1}
 ? event
 """
+
+
+@pytest.fixture(autouse=True)
+def in_utc(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture
@@ -73,3 +83,23 @@ def test_a_reader_that_closes_its_pipe_is_no_error(tells, muxd, process):
     child.stdout.close()
     assert child.stderr.read() == ""
     assert child.wait(20) == 141
+
+
+def test_what_is_wanted_is_asked_of_muxd(tells, muxctl):
+    tells("/v1/events?after=0&follow=0&model=a%2Fb&type=switch%2Cstate&lines=3&since=86400.0&until=86460.0", EVENTS[1])
+    words = ("--type", "switch,state", "-n", "3", "--since", "1970-01-02 00:00", "--until", "1970-01-02 00:01")
+    code, out, _ = muxctl("events", "a/b", *words)
+    assert (code, len(out.splitlines())) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--since", "never"), "--since: 'never' is no time; write \"10min\" ago"),
+        (("-n", "all"), "'all' is not a number of events"),
+    ],
+)
+def test_bad_words_are_told(muxctl, words, said):
+    code, _, err = muxctl("events", *words)
+    assert code == 2
+    assert said in err
