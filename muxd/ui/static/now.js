@@ -177,10 +177,11 @@ function Details({ model, status, say }) {
 
 // Who had the GPU: one lane for each model, from the states that its events tell.
 function Lanes({ status, names, events, now }) {
-  const from = now - WINDOW;
+  const length = Math.min(WINDOW, Math.max(60, status.uptime_s + now - status.at));
+  const from = now - length;
   const spans = useMemo(() => lanes(status, events, from, now), [status, events, Math.floor(now / 2)]);
-  const at = (time) => `${(100 * (Math.max(time, from) - from)) / WINDOW}%`;
-  return html`<section class="lanes" aria-label="Who had the GPU in the last 15 minutes"><h2>Who had the GPU <small>15 minutes until ${clock(now)}</small></h2>
+  const at = (time) => `${(100 * (Math.max(time, from) - from)) / length}%`;
+  return html`<section class="lanes" aria-label="Who had the GPU"><h2>Who had the GPU <small>${span(length)} until ${clock(now)}</small></h2>
     ${names.map((name) => html`<div key=${name} class="lane"><span>${name}</span><div>
       ${(spans.get(name) || []).map((each, number) => html`<i key=${number} class=${`lane-${each.state}`} title=${`${each.state} from ${clock(each.from)}, ${span(each.to - each.from)}${each.why ? `: ${each.why}` : ""}`}
         style=${{ left: at(each.from), width: `calc(${at(each.to)} - ${at(each.from)})`, "--colour": colour(names, name) }}></i>`)}</div></div>`)}
@@ -273,11 +274,18 @@ function Plots({ names, range, setRange, series }) {
     <div class="grid">${PLOTS.map(([key, title, unit]) => html`<${Plot} key=${key} title=${title} of=${key} unit=${unit} series=${series} names=${names} />`)}</div></section>`;
 }
 
+// The first step of which anything is known, so that a plot of a young muxd is not empty; at least a minute is shown.
+function first(series) {
+  const known = Object.values(series.models).map((each) => each.in_flight.findIndex((value) => value != null)).filter((at) => at >= 0);
+  return Math.max(0, Math.min(Math.min(...known, series.times.length), series.times.length - 60));
+}
+
 function Plot({ title, of, unit, series, names }) {
   const place = useRef(null);
   const plot = useRef(null);
   const shown = names.filter((name) => series.models[name]);
-  const data = [series.times, ...shown.map((name) => (series.models[name][of] || []).map((value) => (value == null ? null : value / unit)))];
+  const begun = first(series);
+  const data = [series.times.slice(begun), ...shown.map((name) => (series.models[name][of] || []).slice(begun).map((value) => (value == null ? null : value / unit)))];
   const labels = shown.join();
   useEffect(() => {
     if (!window.uPlot || !place.current) return undefined;
@@ -285,7 +293,7 @@ function Plot({ title, of, unit, series, names }) {
     const axis = { stroke: ink, grid: { stroke: "rgba(127,127,127,.18)" }, ticks: { show: false }, font: "11px system-ui" };
     plot.current = new uPlot({
       width: place.current.clientWidth, height: 130, cursor: { y: false }, legend: { show: false },
-      series: [{}, ...shown.map((name) => ({ label: name, stroke: colour(names, name), width: 1.5, spanGaps: false }))],
+      series: [{}, ...shown.map((name) => ({ label: name, stroke: colour(names, name), width: 1.5, spanGaps: false, points: { show: of.startsWith("first"), size: 4 } }))],
       axes: [{ ...axis }, { ...axis, size: 44 }], scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
     }, data, place.current);
     const resize = new ResizeObserver(() => plot.current?.setSize({ width: place.current.clientWidth, height: 130 }));
