@@ -32,6 +32,7 @@ check: lint test
 reference: $(READY)
 	$(BIN)/python -m muxd.config.reference > conf/muxd.toml
 	$(BIN)/python -m muxd.config.json_schema > conf/muxd.schema.json
+	$(BIN)/python -m muxd.control.openapi > conf/openapi.json
 	$(BIN)/python -m muxd.setup.man_pages conf/man
 	$(BIN)/python -m muxd.importers.coming_from docs/how-to/coming-from.md
 

@@ -1,0 +1,72 @@
+"""The control API's OpenAPI file: all routes are in it, and a real socket bears whatever it allows."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.core import NOT_SET
+
+from muxd.control.openapi import openapi, openapi_text
+from muxd.control.rights import Rights
+from muxd.control.routes import ControlRoutes
+from tests.end_to_end.conftest import two_models
+from tests.end_to_end.muxd import Muxd
+
+from .office import FakeOffice
+
+FILE = Path(__file__).parents[2] / "conf/openapi.json"
+
+#: These end muxd, or turn the connection into something else.
+LEFT_OUT = {"/v1/shutdown", "/v1/upgrade", "/v1/session"}
+OPERATIONS = [
+    (method, path) for path, methods in openapi()["paths"].items() for method in methods if path not in LEFT_OUT
+]
+
+
+def test_the_file_is_what_the_routes_say():
+    assert FILE.read_text() == openapi_text(), "run `make reference`"
+
+
+def test_every_route_is_in_it_and_no_other(tmp_path):
+    routes = ControlRoutes(FakeOffice(tmp_path), Rights(own_uid=0))
+    there = {(method, path.replace("/NAME", "/{name}").replace("/ID", "/{id}")) for path, method in routes._routes}
+    assert {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods} == there
+
+
+@pytest.fixture(scope="module")
+def muxd(tmp_path_factory):
+    with Muxd(tmp_path_factory.mktemp("openapi"), two_models()) as muxd:
+        yield muxd
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_whatever_it_allows_is_answered_or_refused_with_a_reason(muxd, method, path):
+    """By schemathesis: no answer of 500, and every refusal has its code, its message and no traceback."""
+    operation = schemathesis.openapi.from_dict(openapi())[path][method.upper()]
+
+    turn = count()
+
+    @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
+    def ask(case):
+        if "name" in (case.path_parameters or {}) and next(turn) % 2:
+            case.path_parameters["name"] = "alpha"  # else a name that is none, nearly always
+        transport = httpx.HTTPTransport(uds=str(muxd.socket))
+        with httpx.Client(transport=transport, base_url="http://muxd", timeout=30) as client:
+            body = None if case.body is NOT_SET else json.dumps(case.body).encode()
+            target = httpx.URL(f"http://muxd{case.formatted_path}", params=case.query or {})
+            with client.stream(method.upper(), target, content=body) as answer:
+                assert answer.status_code != 500, answer.read()
+                if answer.status_code >= 400:
+                    error = json.loads(answer.read())["error"]
+                    assert error["code"] != "internal_error"
+                    assert error["message"]
+                    assert "Traceback" not in error["message"]
+
+    ask()
+    assert muxd.process.poll() is None
+    assert muxd.control("GET", "/v1/version").status_code == 200
