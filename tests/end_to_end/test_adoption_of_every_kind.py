@@ -6,6 +6,7 @@ that a script alone has said, steps of a sleep that left a server frozen, bridge
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -30,7 +31,9 @@ def pids(muxd: Muxd) -> dict[str, int | None]:
 
 def killed_and_started(muxd: Muxd) -> None:
     muxd.kill()
+    began = time.monotonic()
     muxd.start_again()
+    print(f"the next muxd answers {time.monotonic() - began:.2f} s after its exec")
 
 
 @pytest.mark.parametrize("kind", [test_replicas, test_sglang_router], ids=["stand-in", "sglang-router"])
