@@ -34,7 +34,15 @@ def main() -> None:
         _require_folder()
         with _flushed_output():
             options = _options()
-        if options.run in (_check, _init, _setup, _completion, _import, _replay):  # what they print is all that they do
+        if options.run in (
+            _check,
+            _init,
+            _setup,
+            _completion,
+            _import,
+            _replay,
+            _whatif,
+        ):  # what they print is all that they do
             with _flushed_output():
                 sys.exit(options.run(options))
         sys.exit(options.run(options))
@@ -221,6 +229,12 @@ def command_line() -> ArgumentParser:
     meaning = "state_dir/decisions.journal, or the older one beside it"
     replaying.add_argument("journal", type=Path, metavar="JOURNAL", help=meaning)
     replaying.set_defaults(run=_replay, parser=replaying)
+
+    trying = commands.add_parser("whatif", help="what other settings would have done with the requests of a journal")
+    trying.add_argument("journal", type=Path, metavar="JOURNAL", help=meaning)
+    setting = "wait_target=10s, keep_turns=false, or MODEL.KEY=VALUE; again for more"
+    trying.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help=setting)
+    trying.set_defaults(run=_whatif, parser=trying)
 
     importing = commands.add_parser("import", help="write a configuration from another program's")
     programs = (
@@ -516,6 +530,12 @@ def _replay(options: Namespace) -> int:
     from .history.replay import replay
 
     return replay(options.journal)
+
+
+def _whatif(options: Namespace) -> int:
+    from .history.whatif import whatif
+
+    return whatif(options.journal, options.changes)
 
 
 def _import(options: Namespace) -> int:

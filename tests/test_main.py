@@ -38,7 +38,7 @@ def muxd(monkeypatch, capsys, tmp_path):
         (["statuss"], "did you mean muxctl status?"),
         (["stop"], "`muxctl shutdown` stops muxd"),
         (["muxd.toml"], "write `muxd start muxd.toml`"),
-        (["frobnicate"], "there are start, proxy, ui, sweep, router, check, init, replay, import, setup"),
+        (["frobnicate"], "there are start, proxy, ui, sweep, router, check, init, replay, whatif, import, setup"),
         (["start", "--confg", "x"], "did you mean --config?"),
         (["check", "--listn-port=3"], "did you mean --listen-port?"),
         (["start", "--port", "30100"], "did you mean --listen-port?"),
@@ -90,7 +90,7 @@ def muxd(monkeypatch, capsys, tmp_path):
         (["run"], "it is `muxd start`"),
         (["version"], "it is `muxd --version`"),
         (["help"], "it is `muxd --help`"),
-        ([], "a command is missing: start, proxy, ui, sweep, router, check, init, replay, import, setup"),
+        ([], "a command is missing: start, proxy, ui, sweep, router, check, init, replay, whatif, import, setup"),
     ],
 )
 def test_a_slip_is_told_with_what_was_meant(muxd, words, meant):

@@ -1,0 +1,135 @@
+"""What other settings would have done: fewer switches for longer waits, on the requests of a journal."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from muxd.core.commands import GrantLease, RevokeLease, SetTimer, SleepWorker, StartWorker, StopWorker, WakeWorker
+from muxd.core.events import (
+    DemandReported,
+    Event,
+    LeaseAsked,
+    LeaseEnded,
+    Started,
+    TimerFired,
+    WorkerAsleep,
+    WorkerExited,
+    WorkerReady,
+)
+from muxd.core.scheduler import Scheduler
+from muxd.errors import BadRequest
+from muxd.history.decision_journal import DecisionJournal, NotAJournal
+from muxd.history.whatif import HEAD, Observed, SimulatedHost, Work, whatif
+from tests.core.playbook import single
+
+GiB = 1 << 30
+
+
+def two(**more) -> Scheduler:
+    return Scheduler([single("a", copy=4 * GiB, sleep_level=1), single("b", copy=2 * GiB, sleep_level=1)], **more)
+
+
+def outcome(works: list[Work], **settings):
+    observed = Observed(two())
+    changed = observed.settings
+    for key, text in settings.items():
+        changed = changed.changed(key.replace("__", "."), text)
+    return SimulatedHost(changed, {}, two(), 0.0).run(works, [])
+
+
+#: Short questions to two models in turns, faster than a switch takes.
+IN_TURNS = [Work(100.0 + 2 * number, "ab"[number % 2], 1.0, 1) for number in range(60)]
+
+
+def test_every_request_is_served_once_and_a_longer_target_makes_fewer_switches_and_longer_waits():
+    short, long = outcome(IN_TURNS, wait_target="5s"), outcome(IN_TURNS, wait_target="300s", keep_turns="true")
+    for each in (short, long):
+        assert sum(number for _, number in each.waits) == len(IN_TURNS)
+        assert (each.refused, each.unserved) == (0, 0)
+    assert long.switches <= short.switches
+    assert short.switching > 0
+    assert 0 <= short.wait(0.5) <= short.wait(0.95) <= short.wait(1.0)
+
+
+def test_one_model_alone_is_loaded_once_and_nobody_waits_after_that():
+    found = outcome([Work(100.0 * number, "a", 1.0, 2) for number in range(1, 9)])
+    assert found.switches == 1
+    assert sorted(wait for wait, _ in found.waits)[:-1] == [0.0] * 7
+    assert found.ram_peak == 4 * GiB
+
+
+class Recorded:
+    """A life of the core by hand, with its journal."""
+
+    def __init__(self, path: Path) -> None:
+        self.core, self.journal, self.now, self.timer = two(wait_target=5.0), DecisionJournal(path), 0.0, None
+        self.journal._is_kept = True
+
+    def tell(self, event: Event) -> None:
+        self.journal.before(self.core)
+        commands = self.core.handle(event)
+        self.journal.record(event, commands)
+        for command in commands:
+            match command:
+                case StartWorker(name) | WakeWorker(name):
+                    self.now += 3
+                    self.tell(WorkerReady(self.now, name, f"http://{name}"))
+                case SleepWorker(name):
+                    self.now += 1
+                    self.tell(WorkerAsleep(self.now, name))
+                case StopWorker(name):
+                    self.tell(WorkerExited(self.now, name))
+                case RevokeLease(lease):
+                    self.tell(LeaseEnded(self.now, lease))
+                case GrantLease(lease):
+                    self.now += 2
+                    self.tell(DemandReported(self.now, lease, 0))
+                case SetTimer(at):
+                    self.timer = at
+
+
+@pytest.fixture
+def journal(tmp_path) -> Path:
+    path = tmp_path / "decisions.journal"
+    life = Recorded(path)
+    life.tell(Started(0.0))
+    for number in range(1, 9):
+        life.now += 5
+        life.tell(LeaseAsked(life.now, number, "ab"[number % 2]))
+        while life.timer is not None and life.timer < life.now + 30:
+            life.now, life.timer = max(life.now, life.timer), None
+            life.tell(TimerFired(life.now))
+    trio.run(life.journal._write)
+    return path
+
+
+def test_a_journal_is_told_as_it_was_as_it_is_simulated_and_with_other_settings(journal, capsys):
+    assert whatif(journal, ["wait_target=60s", "a.sleep_level=2"]) == 0
+    head, was, simulated, changed = capsys.readouterr().out.splitlines()
+    assert head.split() == " ".join(HEAD).split()
+    assert was.startswith("as it was ")
+    assert int(was.split()[3]) == int(simulated.split()[1]) > 2
+    assert changed.startswith("wait_target=60s, a.sleep_level=2 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("wait_target", "write KEY=VALUE"),
+        ("waittarget=1s", "there are wait_target, keep_turns and MODEL.KEY with drain_timeout"),
+        ("c.pinned=true", "of a, b"),
+        ("a.color=red", "MODEL.KEY"),
+        ("wait_target=soon", "'soon' is not a time"),
+        ("keep_turns=maybe", "'maybe' is not true or false"),
+        ("a.sleep_level=deep", "'deep' is not a whole number"),
+    ],
+)
+def test_a_setting_that_there_is_not_is_told(journal, change, said):
+    with pytest.raises(BadRequest, match=said):
+        whatif(journal, [change])
+
+
+def test_what_is_no_journal_is_told(tmp_path):
+    with pytest.raises(NotAJournal):
+        whatif(tmp_path / "none", [])
