@@ -448,17 +448,27 @@ def _proxy(options: Namespace) -> int:
     from .config.default_paths import find_config
     from .config.load import load_proxy_config
 
-    config = load_proxy_config(find_config(options.config, os.environ), os.environ)
+    path = find_config(options.config, os.environ)
+    config = load_proxy_config(path, os.environ)
     from .notify import Notifier
     from .own_log import setup_logging
+    from .pool_share import processes_of
     from .ports import METRICS
-    from .proxy.app import run_proxy
 
     notifier = Notifier.from_environ(os.environ)
     setup_logging(config.daemon.log_level, config.daemon.log_format)
     _set_process_name(b"muxd-proxy")
     metrics = notifier.take(METRICS, config.proxy.metrics_listen)
     share = _share(options)
+    if share is None and processes_of(config.proxy.processes) > 1:
+        from .proxy.telemetry.metrics_port import listen_for_metrics
+        from .proxy_parent import run_processes
+
+        if metrics is None and config.proxy.metrics_listen is not None:
+            metrics = listen_for_metrics(*config.proxy.metrics_listen, notifier)
+        return run_processes(config, path.absolute(), [passed for _, passed in notifier.kept], metrics)
+    from .proxy.app import run_proxy
+
     with _ungrouped_errors():
         run_proxy(config, _passed_socket(notifier.kept), metrics, notifier, share)
     return 0

@@ -204,11 +204,6 @@ def _proxy(config: Config, written: "_WrittenKeys") -> Iterator[Finding]:
                 ("proxy", "max_body"),
                 f"{larger} is more than buffer_memory, {smaller}; lower it or raise buffer_memory",
             )
-    if not proxy.managed and proxy.processes != 1:
-        yield (
-            ("proxy", "processes"),
-            "muxd runs several processes only where it runs the proxy; leave managed = false out",
-        )
     too_long = len(os.fsencode(config.daemon.state_dir / "proxy/64.sock")) - SOCKET_PATH_MAX
     if proxy.managed and proxy.processes != 1 and too_long > 0:
         said = f"several processes have sockets in state_dir, whose path is {too_long} bytes too long for that"

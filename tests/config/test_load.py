@@ -847,13 +847,8 @@ def test_what_is_no_origin_is_told(problems, origin):
     assert 'is not an origin; write scheme, host and port alone: "http://localhost:3000", or "*"' in problem
 
 
-def test_several_processes_need_a_proxy_that_muxd_runs_and_room_for_the_names_of_their_sockets(
-    problems, load, tmp_path
-):
+def test_several_processes_need_room_for_the_names_of_their_sockets(problems, load, tmp_path):
     several, deep = "[proxy]\nprocesses = 2\n", f'[muxd]\nstate_dir = "/tmp/{"d" * 100}"\nsocket = "/tmp/s"\n'
-    assert problems(several + "managed = false\n" + ONE_MODEL) == [
-        "F:2: proxy.processes: muxd runs several processes only where it runs the proxy; leave managed = false out"
-    ]
     too_long = "F:5: proxy.processes: several processes have sockets in state_dir, whose path is 12 bytes too long"
     found = problems(deep + several + ONE_MODEL)
     assert any(told.startswith(too_long) for told in found), found

@@ -274,3 +274,43 @@ def test_a_concurrency_limit_is_exact_over_all_processes_also_when_one_dies(
     assert ends["200"] >= 16 * 12 - 16
     shares = [log.read_text().count(" 200 ok ") for log in (muxd.folder / "logs").glob("muxd-proxy-*.stdout.log")]
     assert min(shares) > 10, "each has had its turns"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_proxy_that_is_a_service_of_its_own_has_several_processes_too(start: Callable[..., Muxd]) -> None:
+    muxd = start(two_models(), proxy="managed = false\nprocesses = 2")
+    proxy = muxd.start_proxy()
+    eventually(lambda: len(children_of(proxy.pid)) == 2, "both run")
+    muxd.ask("alpha")
+
+    def told() -> tuple[float, float]:
+        page = httpx.get(f"{muxd.url}/metrics", timeout=30).text
+        return total(page, "muxd_requests_total"), total(page, "muxd_proxy_processes")
+
+    eventually(lambda: told() == (1, 2), "both tell what they have counted")
+    first, second = children_of(proxy.pid)
+    os.kill(second, signal.SIGKILL)
+    assert {asked(muxd) for _ in range(40)} == {200}, "what was dealt to the dead one waits for the next"
+    assert first in children_of(proxy.pid)
+    assert second not in children_of(proxy.pid)
+    eventually(lambda: told() == (41, 2), "whoever is scraped tells the sum")
+    proxy.terminate()
+    assert proxy.wait(20) == 0
+    assert "muxd-proxy-2 was killed by SIGKILL: starting it again" in muxd.log
+
+
+def test_one_that_is_told_to_stop_loses_nothing(start: Callable[..., Muxd]) -> None:
+    """As when it is to be replaced: it finishes what it has, and what comes meanwhile waits for its successor."""
+    muxd = started(start)
+    assert {asked(muxd) for _ in range(40)} == {200}  # each holds a lease
+    before = pids(muxd)["muxd-proxy-1"]
+    with ThreadPoolExecutor(8) as clients:
+        ends = [clients.submit(asked, muxd) for _ in range(100)]
+        os.kill(before, signal.SIGTERM)
+        ends += [clients.submit(asked, muxd) for _ in range(200)]
+        assert Counter(end.result() for end in ends) == {200: 300}
+    eventually(lambda: pids(muxd)["muxd-proxy-1"] not in (None, before), "it has a successor")
+    eventually(lambda: living(muxd) == PROCESSES, "all of them serve")

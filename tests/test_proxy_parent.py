@@ -1,0 +1,49 @@
+"""The parent of several processes of a proxy that muxd does not run; its life is in end_to_end/test_proxy_pool."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from muxd.config import Config, load_config
+from muxd.demo import write_demo_config
+from muxd.errors import ConfigError
+from muxd.ports import listen_at
+from muxd.proxy_parent import run_processes
+
+RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from muxd.config import load_config
+from muxd.proxy_parent import run_processes
+config = load_config(Path(sys.argv[1]), {"HOME": "/"})
+config = replace(config, proxy=replace(config.proxy, processes=2))
+sys.exit(run_processes(config, Path("/nowhere/muxd.toml"), [], None))
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    config = load_config(write_demo_config(tmp_path, port=0), os.environ)
+    return replace(config, proxy=replace(config.proxy, processes=2))
+
+
+def test_as_many_sockets_as_processes_are_to_be_passed(config: Config) -> None:
+    with (
+        listen_at("127.0.0.1", 0) as passed,
+        pytest.raises(ConfigError, match=r"passed 1 sockets and has 2 processes.*ReusePort=yes and 2 lines"),
+    ):
+        run_processes(config, Path("muxd.toml"), [passed], None)
+
+
+def test_a_configuration_that_its_processes_cannot_use_ends_it_with_their_status(
+    config: Config, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-c", RUN, str(config.path)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "/nowhere/muxd.toml" in ended.stderr
