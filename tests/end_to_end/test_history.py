@@ -1,5 +1,7 @@
 """What a real muxd remembers: rates that add up over sleeps, whose requests they were; and it outlasts a restart."""
 
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -54,6 +56,10 @@ def test_tokens_add_up_over_switches_with_and_without_usage_and_outlast_muxd(sta
     assert switches[1]["asked_by"]
     assert len(requests) == 8
     muxd.stop()
+    for command in (["replay"], ["whatif", "--set", "wait_target=60s"]):
+        words = [sys.executable, "-m", "muxd", *command, str(muxd.folder / "state/decisions.journal")]
+        told_by = subprocess.run(words, capture_output=True, text=True)
+        assert (told_by.returncode, told_by.stderr) == (0, "")
     muxd.start_again()
     assert told(muxd, "/v1/requests?state=ended")["requests"] == requests
     assert told(muxd, "/v1/switches")["switches"][: len(switches)] == switches
