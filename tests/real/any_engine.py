@@ -9,7 +9,8 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.end_to_end.muxd import Muxd, assert_never_two_awake
+from tests.end_to_end.muxd import Muxd, assert_never_two_awake, eventually
+from tests.end_to_end.test_adoption import Streams, pids
 
 A, B = "tests/tiny-a", "tests/tiny-b"
 
@@ -47,6 +48,22 @@ def test_a_stream_whose_client_leaves_does_not_hold_up_a_switch(muxd, texts):
     with muxd.stream(A, max_tokens=1500, ignore_eos=True) as lines:
         next(lines)
     assert muxd.ask(B, max_tokens=24) == texts[B]
+
+
+def test_streams_and_a_sleeper_outlive_muxd(muxd, texts):
+    """It is killed while one server streams and another one sleeps; the next one goes on with both."""
+    for model in (B, A):
+        assert muxd.ask(model, max_tokens=24) == texts[model]
+    eventually(lambda: muxd.state("tiny-b") == "asleep", "the other one sleeps")
+    before = pids(muxd)
+    streams = Streams(muxd, A, 4, 600)
+    muxd.kill()
+    muxd.start_again()
+    assert pids(muxd) == before
+    assert streams.join() == ["data: [DONE]"] * 4
+    for model in (B, A, B):
+        assert muxd.ask(model, max_tokens=24) == texts[model]
+    assert pids(muxd) == before, "no server was started again"
 
 
 def test_a_validation_finds_every_level_of_the_running_process_well(muxd, texts):

@@ -22,6 +22,7 @@ from tests.real.any_engine import (  # noqa: F401  the tests are collected here
     test_a_validation_finds_every_level_of_the_running_process_well,
     test_all_requests_of_a_crowd_succeed,
     test_both_answer_in_turn_after_wakes_at_levels_2_and_1_with_their_own_unchanged_text,
+    test_streams_and_a_sleeper_outlive_muxd,
 )
 
 from .vllm_cpu import CPU_ARGS, CPU_ENV, processes_of
