@@ -127,12 +127,13 @@ def _say(text: str) -> None:
 def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
     try:
         files = _find_files(options.name, options.log_dir)
-        streams = STREAMS if options.stream == "both" else (options.stream,)
+        if options.stream != "both":
+            files = {name: path for name, path in files.items() if name.rpartition(" ")[2] == options.stream}
         if options.follow:
-            _follow({stream: files[stream] for stream in streams}, options.lines, show)
+            _follow(files, options.lines, show)
         from muxd.logfiles import tail
 
-        lines = [{"stream": stream, "line": text} for stream in streams for text in tail(files[stream], options.lines)]
+        lines = [{"stream": name, "line": text} for name, path in files.items() for text in tail(path, options.lines)]
     except PermissionError as error:
         from muxd.errors import in_words
 
@@ -144,9 +145,8 @@ def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
     for line in lines:
         show(line)
     if not lines and options.lines:
-        _say(
-            f"{options.name} has written nothing{_to(options.stream)}: its files in {files['stdout'].parent} are empty"
-        )
+        folder = next(iter(files.values())).parent
+        _say(f"{options.name} has written nothing{_to(options.stream)}: its files in {folder} are empty")
     return ExitCode.OK
 
 
@@ -165,7 +165,10 @@ def _follow(files: dict[str, Path], lines: int, show: Callable[[Line], None]) ->
 
 
 def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
-    """Return a model's log files by stream, from the first directory that has any.  Raises CommandFailed."""
+    """Return a model's log files by stream, from the first directory that has any.  Raises CommandFailed.
+
+    Those of several processes of the proxy are by process and stream.
+    """
     directories, names = ([log_dir], {}) if log_dir else _places_and_names()
     if name == "muxd" and name not in names:
         raise CommandFailed(
@@ -177,10 +180,19 @@ def _find_files(name: str, log_dir: Path | None) -> dict[str, Path]:
             files = {stream: directory / f"{known}.{stream}.log" for stream in STREAMS}
             if any(file.exists() for file in files.values()):
                 return files
+            if known == _OWN["proxy"] and (several := _of_processes(directory)):
+                return several
     down = "" if log_dir else "muxd is not running, and "
     places = ", ".join(map(str, directories))
     code = ExitCode.FAILED if name in names else ExitCode.NO_MODEL
     raise CommandFailed(f"{down}there is no log of {name} in {places}; --log-dir names another place", code)
+
+
+def _of_processes(directory: Path) -> dict[str, Path]:
+    """Return the log files of several processes of the proxy."""
+    names = (path.name.removesuffix(".stdout.log") for path in directory.glob(f"{_OWN['proxy']}-*.stdout.log"))
+    in_order = sorted(names, key=lambda name: (len(name), name))
+    return {f"{name} {stream}": directory / f"{name}.{stream}.log" for name in in_order for stream in STREAMS}
 
 
 def _places_and_names() -> tuple[list[Path], dict[str, str]]:

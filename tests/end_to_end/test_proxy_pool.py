@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -60,7 +60,7 @@ def asked(muxd: Muxd, headers: dict[str, str] | None = None) -> int:
         connection.close()
 
 
-def more_than(count: int, ends: list[str]) -> None:
+def more_than(count: int, ends: Sized) -> None:
     enough = len(ends) + count
     eventually(lambda: len(ends) > enough, "requests go on")
 
@@ -314,3 +314,26 @@ def test_one_that_is_told_to_stop_loses_nothing(start: Callable[..., Muxd]) -> N
         assert Counter(end.result() for end in ends) == {200: 300}
     eventually(lambda: pids(muxd)["muxd-proxy-1"] not in (None, before), "it has a successor")
     eventually(lambda: living(muxd) == PROCESSES, "all of them serve")
+
+
+def test_an_upgrade_of_muxd_keeps_every_process_and_refuses_nobody(start: Callable[..., Muxd]) -> None:
+    muxd = started(start)
+    assert {asked(muxd) for _ in range(40)} == {200}
+    before, over = pids(muxd), threading.Event()
+    ends: list[int] = []
+
+    def ask() -> None:
+        while not over.is_set():
+            ends.append(asked(muxd))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    said = muxd.muxctl("upgrade")
+    more_than(50, ends)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert said.returncode == 0, said.stderr
+    assert pids(muxd) == before
+    assert set(ends) == {200}

@@ -170,6 +170,14 @@ class TestWhileMuxdIsDown:
         code, _, err = muxctl("logs", "muxd")
         assert (code, "journalctl -u muxd" in err) == (4, True)
 
+    def test_those_of_several_processes_of_the_proxy_are_shown_with_their_names(self, log_dir, muxctl):
+        for number in (2, 10, 1):
+            (log_dir / f"muxd-proxy-{number}.stdout.log").write_text(f"request {number}\n")
+        (log_dir / "muxd-proxy-2.stderr.log").write_text("listening\n")
+        shown = ["1: request 1", "2: request 2", "2: listening", "10: request 10"]
+        assert muxctl("logs", "proxy") == (0, "".join(f"muxd-proxy-{line}\n" for line in shown), "")
+        assert muxctl("logs", "proxy", "--stream", "stderr") == (0, "muxd-proxy-2: listening\n", "")
+
     def test_empty_files_say_so(self, log_dir, muxctl):
         (log_dir / "qwen.stderr.log").write_text("")
         said = f"muxctl: qwen has written nothing to stderr: its files in {log_dir} are empty\n"

@@ -12,7 +12,7 @@ from muxd.proxy.answers import Refusal
 
 TOO_MANY_REQUESTS = 429
 
-_MINUTE = 60.0
+MINUTE = 60.0
 _ROUNDING = 1e-6  # seconds; adding 60/7 seven times gives a little more than 60
 
 
@@ -29,7 +29,7 @@ class TokenBucket:
         self.owner = owner  # the key's name, for the refusal
         self.limit = limit
         self._clock = clock
-        self._share = _MINUTE / limit
+        self._share = MINUTE / limit
         self._full_in = 0.0  # seconds, as of the time `_since`
         self._since = clock()
         self._lines = (
@@ -50,7 +50,7 @@ class TokenBucket:
         now = self._clock()
         until_full = self._full_in - (now - self._since)
         until_full = self._share + (until_full if until_full > 0 else 0.0)
-        if until_full > _MINUTE + _ROUNDING:
+        if until_full > MINUTE + _ROUNDING:
             raise self._too_many(until_full - self._share)
         self._full_in, self._since = until_full, now
         return self._lines % (self._remaining(until_full), show_time(until_full))
@@ -61,10 +61,10 @@ class TokenBucket:
         return self._lines % (self._remaining(until_full), show_time(until_full))
 
     def _remaining(self, until_full: float) -> int:
-        return int((_MINUTE - until_full + _ROUNDING) / self._share)
+        return int((MINUTE - until_full + _ROUNDING) / self._share)
 
     def _too_many(self, until_full: float) -> Refusal:
-        wait = until_full + self._share - _MINUTE
+        wait = until_full + self._share - MINUTE
         message = (
             f"the API key {self.owner} may send {self.limit} requests per minute, and has: "
             f"send the next in {show_time(wait).decode()}"
