@@ -7,7 +7,9 @@ arithmetic with its wait and its costs, which are read once, until the group cha
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 from . import policy
@@ -325,17 +327,21 @@ class Lineup:
 
     def compare(self, most: int) -> tuple[Comparison, ...]:
         """Return what is compared of those who wait, as they were lined up last: the best first, at most so many."""
-        now, found = self._host.now, list[Comparison]()
+        now, found = self._host.now, []
         for rivals in self._rivals.values():
             for contender, due_at in self._dues(rivals):
-                is_open = rivals.is_open and contender.ready_at <= now
-                at = rivals.blockers.give_way_at(contender, due_at, now) if is_open else inf
+                is_shut = not rivals.is_open or contender.ready_at > now
                 score = policy.score(contender, self.wait_target, now)
-                count, waited = contender.group.waiting_count, now - contender.since
-                told = Comparison(contender.name, count, waited, score, due_at - now, at - now, contender.cost)
-                found.append(told)
-        found.sort(key=lambda each: (each.comes_in > AT_ONCE, each.due_in > AT_ONCE, -each.score, each.group))
-        return tuple(found[:most])
+                found.append((is_shut, due_at - now > AT_ONCE, -score, contender.name, due_at, contender, rivals))
+        return tuple(self._comparison(*each) for each in nsmallest(most, found, key=itemgetter(0, 1, 2, 3)))
+
+    def _comparison(
+        self, is_shut: bool, _: bool, minus: float, name: str, due_at: float, contender: Contender, rivals: Rivals
+    ) -> Comparison:
+        now = self._host.now
+        at = inf if is_shut else rivals.blockers.give_way_at(contender, due_at, now)
+        count, waited = contender.group.waiting_count, now - contender.since
+        return Comparison(name, count, waited, -minus, due_at - now, at - now, contender.cost)
 
     # Who is first
 
