@@ -35,12 +35,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_child, "PROBE_TIMEOUT", 0.5)
 
 
-def a_proxy(folder: Path, **addresses: tuple[str, int]) -> ProxyPool:
+def a_proxy(folder: Path, *, processes: int = 1, **addresses: tuple[str, int]) -> ProxyPool:
     for name in ("run", "state", "logs"):
         (folder / name).mkdir()
     config = load_config(write_demo_config(folder, port=0), os.environ)
     config = replace(config, proxy=replace(config.proxy, **{key: Address(*where) for key, where in addresses.items()}))
-    ports = ProxyPorts(config.proxy, Notifier(None))
+    config = replace(config, proxy=replace(config.proxy, processes=processes))
+    ports = ProxyPorts(config.proxy, Notifier(None), processes)
     return ProxyPool(config, Children(folder / "run"), StateFile(folder / "state" / "state.json"), ports)
 
 
@@ -61,6 +62,37 @@ async def test_a_proxy_that_stops_answering_is_replaced(tmp_path, quick, nursery
         assert told == [("proxy_exited", {"reason": "killed by SIGKILL"})]
         await proxy.stop(trio.Event())
     assert proxy.status()["state"] == "stopped"
+
+
+async def test_each_of_several_processes_is_asked_at_its_own_socket_and_only_one_that_is_silent_is_replaced(
+    tmp_path, quick, nursery, monkeypatch
+):
+    patient = functools.partial(monkeypatch.setattr, proxy_child, "PROBE_FAILURES", 1_000_000)
+    patient()  # while they start
+    answers, told = {"proxy-1": [], "proxy-2": []}, []
+    really_answers = proxy_child._answers
+
+    async def noted(http: httpx.AsyncClient, url: str) -> bool:
+        found = await really_answers(http, url)
+        answers[f"proxy-{http._transport._pool._uds[-6]}"].append(found)
+        return found
+
+    monkeypatch.setattr(proxy_child, "_answers", noted)
+    proxy = a_proxy(tmp_path, processes=2)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        nursery.start_soon(proxy.run, lambda kind, **facts: told.append((kind, facts)), http)
+        await eventually(lambda: all(found[-5:] == [True] * 5 for found in answers.values()))
+        first, second = (each.pid for each in proxy.processes)
+        monkeypatch.setattr(proxy_child, "PROBE_FAILURES", 3)
+        os.kill(second, signal.SIGSTOP)
+        await eventually(lambda: proxy.processes[1].pid not in (None, second))
+        patient()
+        assert proxy.processes[0].pid == first
+        assert told == [("proxy_exited", {"reason": "killed by SIGKILL", "process": 2})]
+        await eventually(lambda: answers["proxy-2"][-2:] == [True, True])
+        assert proxy.status()["state"] == "running"
+        await proxy.stop(trio.Event())
+    assert [each["state"] for each in proxy.status()["processes"]] == ["stopped", "stopped"]
 
 
 async def test_a_hurried_stop_does_not_wait_for_a_proxy_that_cannot_hear(tmp_path, nursery):

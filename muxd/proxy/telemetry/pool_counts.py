@@ -182,7 +182,7 @@ async def serve_pool(
 
     async def answer(request: Request, writer: ResponseWriter) -> None:
         if request.path == "/health":
-            await writer.send_body("text/plain; charset=utf-8", b"this process lives\n")
+            await writer.send_json(200, {"process": share.number})
         elif request.path == "/counts":
             await writer.send_body("application/json", await counts())
         else:
