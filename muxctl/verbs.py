@@ -11,6 +11,7 @@ from muxctl.usage_errors import VerbParser, did_you_mean
 # Each is a module of muxctl with MEANING, EXAMPLES, EXITS, arguments(parser) and run(options).
 VERBS = {
     "status": "what every model is doing, or everything about one",
+    "top": "everything on one screen, live, with orders by a key",
     "switch": "make a model ready now, ahead of the queue",
     "start": "load a model where it fits, evict nobody; lifts a stop",
     "stop": "end a model, and keep it down until it is started",
@@ -40,7 +41,8 @@ VERBS = {
 _ALSO_SAID = {
     **dict.fromkeys(("list", "models", "ls", "ps", "health", "ping", "state"), "status"),
     **dict.fromkeys(("show", "info", "describe", "inspect"), "status NAME"),
-    **dict.fromkeys(("top", "watch", "monitor"), "status --watch"),
+    **dict.fromkeys(("watch", "monitor"), "top"),
+    "htop": "top",
     **dict.fromkeys(("run", "wake", "load", "resume", "activate"), "switch or start"),
     **dict.fromkeys(("use", "select"), "switch"),
     **dict.fromkeys(("enable", "unstop"), "start"),

@@ -9,7 +9,7 @@ them, which is not in containers.
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -53,12 +53,22 @@ class GpuIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuHealth:
+    """How a GPU does besides its memory; None for what nobody tells, as of MIG slices and of pretend GPUs."""
+
+    utilization: int | None = None  # percent of the last moment in which a kernel ran
+    temperature: int | None = None  # degrees Celsius
+    power: float | None = None  # watts
+
+
+@dataclass(frozen=True, slots=True)
 class GpuMemory:
     id: GpuId
     name: str
     total: int  # bytes
     used: int  # bytes
     holders: Mapping[int, int] | None = None  # bytes by pid, where they were asked for and can be told
+    health: GpuHealth = field(default=GpuHealth(), compare=False)
 
     @property
     def free(self) -> int:
@@ -144,7 +154,7 @@ def _read_nvml(*, holders: bool) -> tuple[frozenset[GpuId], dict[GpuId, GpuMemor
                 there.add(gpu)
                 memory, name = pynvml.nvmlDeviceGetMemoryInfo(device), str(pynvml.nvmlDeviceGetName(device))
                 told = _holders(device) if holders else None
-                readings[gpu] = GpuMemory(gpu, name, int(memory.total), int(memory.used), told)
+                readings[gpu] = GpuMemory(gpu, name, int(memory.total), int(memory.used), told, _health(device))
         except pynvml.NVMLError as error:
             lost = error
             there.add(gpu)
@@ -152,6 +162,18 @@ def _read_nvml(*, holders: bool) -> tuple[frozenset[GpuId], dict[GpuId, GpuMemor
     if lost is not None and not readings:
         raise lost
     return frozenset(there), readings
+
+
+def _health(device: object) -> GpuHealth:
+    """Return what NVML tells of a GPU besides its memory: a slice and some virtual GPUs have none of it."""
+    utilization = temperature = power = None
+    with suppress(pynvml.NVMLError):
+        utilization = int(pynvml.nvmlDeviceGetUtilizationRates(device).gpu)
+    with suppress(pynvml.NVMLError):
+        temperature = int(pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU))
+    with suppress(pynvml.NVMLError):
+        power = int(pynvml.nvmlDeviceGetPowerUsage(device)) / 1000
+    return GpuHealth(utilization, temperature, power)
 
 
 def _holders(device: object) -> dict[int, int] | None:

@@ -49,6 +49,7 @@ def model_status(group: GroupView, runners: Mapping[str, Runner], wanted: Model 
         "in_flight": group.in_flight,
         "waiting": group.waiting,
         "oldest_wait_s": seconds(group.oldest_wait),
+        "unused_s": seconds(group.unused_for),
         "leases": group.leases,
         "switch_timeout_s": seconds(model.switch_timeout),
         "restarts": sum(worker.restarts for worker in group.members),
@@ -179,7 +180,10 @@ def host_memory_status(host: HostView) -> dict[str, int] | None:
 
 
 def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]) -> list[dict[str, Any]]:
-    """Return each GPU's memory in bytes; `for_models`: what models may have together, with what strangers leave."""
+    """Return each GPU's memory in bytes, and how busy, hot and hungry it is, as far as NVML tells.
+
+    `for_models`: what models may have together, with what strangers leave.
+    """
     return [
         {
             "index": shown_gpu(gpu.id),
@@ -188,6 +192,9 @@ def gpu_status(gpus: Gpus, budgets: GpuBudgets, found: Mapping[GpuId, Strangers]
             "used": gpu.used,
             "for_models": budgets.most(gpu.id, gpu.total, found[gpu.id].size if gpu.id in found else 0),
             "strangers": _strangers(found[gpu.id]) if gpu.id in found else None,
+            "utilization": gpu.health.utilization,
+            "temperature_c": gpu.health.temperature,
+            "power_w": gpu.health.power,
         }
         for gpu in gpus.latest.values()
     ]

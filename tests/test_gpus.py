@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from muxd.config import Config, Daemon, Model
-from muxd.gpus import NVML_TIMEOUT, NvmlGpus, open_real_gpus
+from muxd.gpus import NVML_TIMEOUT, GpuHealth, NvmlGpus, open_real_gpus
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ async def test_a_lost_gpu_does_not_hide_the_others(nvml):
     nvml.add(1)
     assert set(await gpus.read()) == {"0"}
     assert set(gpus.latest) == {"0"}
+
+
+async def test_how_a_gpu_does_is_told_as_far_as_nvml_tells_it(nvml, monkeypatch):
+    def not_supported(*_):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda _: SimpleNamespace(gpu=91))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", not_supported)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", lambda _: 540_250)
+    assert (await NvmlGpus().read())["0"].health == GpuHealth(91, None, 540.25)
 
 
 async def test_where_all_are_lost_nothing_is_read(nvml):

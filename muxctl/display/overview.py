@@ -1,12 +1,16 @@
 """The lines of `muxctl status`: muxd, its GPUs, and a table of every model, for a pipe or for a terminal's size."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from muxctl.display.tables import cut, duration, gibibytes, padded, plain, table, width_of
 
-COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS", "NOTE")
-_SHORT = ("MODEL", "STATE", "SINCE", "GPU", "BUSY", "WAIT", "RST")
-_NUMBERS = (2, 4, 5, 6)
+COLUMNS = ("MODEL", "STATE", "SINCE", "GPU", "GIB", "IN-FLIGHT", "WAITING", "TOK/S", "USED", "RESTARTS", "NOTE")
+_FEWER = ("MODEL", "STATE", "SINCE", "GPU", "IN-FLIGHT", "WAITING", "RESTARTS")
+_NO_NUMBERS = ("MODEL", "STATE", "GPU", "NOTE")
+
+#: Columns of a narrow terminal, and the names that some have there.
+_SHORT = {"IN-FLIGHT": "BUSY", "WAITING": "WAIT", "RESTARTS": "RST"}
 
 _NOTE = 48  # columns; with fewer beside the table, a note gets a line of its own
 _INDENT = "    "
@@ -110,11 +114,17 @@ def _switch(switch: dict[str, Any]) -> str:
 
 def _gpu(gpu: dict[str, Any]) -> str:
     used = "?" if gpu["used"] is None else gibibytes(gpu["used"])
-    line = f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used"
+    line = f"GPU {gpu['index']}: {plain(gpu['name'])}, {used} of {gibibytes(gpu['total'])} GiB used{_health(gpu)}"
     if (strangers := gpu.get("strangers")) is not None:
         line += f"; {plain(strangers['text'])}"
     room = gpu.get("for_models", gpu["total"])
     return line if room == gpu["total"] else f"{line}; {gibibytes(room)} GiB for models"
+
+
+def _health(gpu: dict[str, Any]) -> str:
+    """Return how busy, hot and hungry a GPU is, as far as that is told."""
+    told = (("utilization", "{} % busy"), ("temperature_c", "{} C"), ("power_w", "{:.0f} W"))
+    return "".join(f", {text.format(gpu[key])}" for key, text in told if gpu.get(key) is not None)
 
 
 def _loan(loan: dict[str, Any]) -> str:
@@ -163,21 +173,22 @@ def _few(names: list[str]) -> str:
 
 
 def _table(models: list[Model], width: int | None) -> list[str]:
-    rows = [(*_cells(model), note(model)) for model in models]
-    lines = table([COLUMNS, *rows], right=_NUMBERS)
-    if width is None or max(map(width_of, lines)) <= width:
-        return lines
-    note_at = lines[0].index("NOTE")
-    if width - note_at >= _NOTE:
-        return [cut(line, width) for line in lines]
+    for columns in (COLUMNS, (*_FEWER, "NOTE")):
+        rows = [_row(model, columns, note(model)) for model in models]
+        lines = table([columns, *rows], right=_numbers(columns))
+        if width is None or max(map(width_of, lines)) <= width:
+            return lines
+        if width - lines[0].index("NOTE") >= _NOTE:
+            return [cut(line, width) for line in lines]
+    assert width is not None  # without a width the first table is taken
     return _narrow(models, width)
 
 
 def _narrow(models: list[Model], width: int) -> list[str]:
     """Return the table for a narrow terminal: notes on lines of their own, and long names too."""
-    rows = [_cells(model) for model in models]
-    for columns in (COLUMNS[:-1], _SHORT):
-        rest = table([row[1:] for row in (columns, *rows)], right=[column - 1 for column in _NUMBERS])
+    for columns, heads in ((COLUMNS[:-1], COLUMNS), (_FEWER, _FEWER), (_FEWER, [_SHORT.get(c, c) for c in _FEWER])):
+        rows = [_row(model, columns) for model in models]
+        rest = table([row[1:] for row in (heads[: len(columns)], *rows)], right=[n - 1 for n in _numbers(columns)])
         widths = [width_of(row[0]) for row in (columns, *rows)]
         room = width - 2 - max(map(width_of, rest))
         if max(widths) <= room:
@@ -192,16 +203,42 @@ def _narrow(models: list[Model], width: int) -> list[str]:
     return lines
 
 
-def _cells(model: Model) -> tuple[str, ...]:
-    return (
-        plain(model["name"]),
-        model["state"],
-        duration(model["since_s"]),
-        ",".join(map(str, model["gpus"])) or anywhere(model) or "-",
-        str(model["in_flight"]),
-        str(model["waiting"]),
-        str(model["restarts"]),
-    )
+def _row(model: Model, columns: Sequence[str], text: str = "") -> tuple[str, ...]:
+    """Return the cells of a model's row; `text` is its note.  An older muxd tells fewer of them."""
+    cells = {
+        "MODEL": plain(model["name"]),
+        "STATE": model["state"],
+        "SINCE": duration(model["since_s"]),
+        "GPU": ",".join(map(str, model["gpus"])) or anywhere(model) or "-",
+        "GIB": _held(model),
+        "IN-FLIGHT": str(model["in_flight"]),
+        "WAITING": str(model["waiting"]),
+        "TOK/S": "-" if model.get("tokens_per_s") is None else f"{model['tokens_per_s']:.0f}",
+        "USED": _last_use(model),
+        "RESTARTS": str(model["restarts"]),
+        "NOTE": text,
+    }
+    return tuple(cells[column] for column in columns)
+
+
+def _numbers(columns: Sequence[str]) -> list[int]:
+    return [place for place, column in enumerate(columns) if column not in _NO_NUMBERS]
+
+
+def _held(model: Model) -> str:
+    """Return the GiB of GPU memory that a model has now, as measured; "-" where that is unknown."""
+    memory = model.get("memory") or {}
+    if model["state"] in ("unloaded", "stopped", "backoff", "failed"):
+        return "0"
+    held = memory.get("asleep" if model["state"] == "asleep" else "awake")
+    return "-" if held is None else gibibytes(held)
+
+
+def _last_use(model: Model) -> str:
+    """Return how long ago the last answer of a model ended: "now" while it is in use, "-" before its first."""
+    if model["in_flight"] or model["waiting"]:
+        return "now"
+    return "-" if model.get("unused_s") is None else duration(model["unused_s"])
 
 
 def anywhere(model: Model) -> str:

@@ -83,6 +83,7 @@ class GroupView:
     next_step: str | None
     never_loads: str
     scale: ScaleView | None  # None: there is one worker, or prefill and decode
+    unused_for: float | None  # seconds since its last answer ended; None: it is in use, or never was
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class CoreView:
             next_step=next_step(host, switching, self._scheduler.idling, group, now),
             never_loads=self._never_loads(group),
             scale=self._scale(group) if group.is_scalable else None,
+            unused_for=None if group.idle_since is None else now - group.idle_since,
         )
 
     def _scale(self, group: Group) -> ScaleView:

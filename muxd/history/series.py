@@ -18,6 +18,9 @@ STEPS = {1: 900, 10: 8640}
 FIELDS = ("tokens_per_s", "in_flight", "waiting", "first_token_p50_s", "first_token_p95_s", "gpu_bytes")
 _TOKENS, _IN_FLIGHT, _WAITING, _MEDIAN, _WORST, _GPU = range(len(FIELDS))
 
+#: Seconds until a step of one second is sure to have all of its tokens: proxies tell them so late.
+_LATE = 2
+
 #: Digits behind the point of a figure as it is told.
 _DIGITS = (2, 0, 0, 4, 4, 0)
 
@@ -165,6 +168,15 @@ class Series:
     def _told_values(self, ring: Ring, slots: range, fields: list[int]) -> dict[str, list[float | None]]:
         rows = [ring.at(slot) for slot in slots]
         return {FIELDS[field]: [_told(field, row[field], ring.step) for row in rows] for field in fields}
+
+    def rate(self, now: float, model: str) -> float | None:
+        """Return a model's tokens a second by the last three seconds that are over; None where that is unknown."""
+        rings = self._rings.get(model)
+        if rings is None:
+            return None
+        last = floor(now) - _LATE
+        known = [value for slot in range(last - 2, last + 1) if not isnan(value := rings[1].at(slot)[_TOKENS])]
+        return round(sum(known) / len(known), 1) if known else None
 
     # What is kept over a restart
 

@@ -100,7 +100,10 @@ class SupervisorService:
         group = self._view.group(name, now)
         said = status.model_status(group, self._runners, self._runners.models.get(name), now)
         members = [worker.name for worker in group.members]
-        return said | {"dropped_log_ago_s": seconds(self._losses.ago(members, now))}
+        return said | {
+            "tokens_per_s": self._context.history.series.rate(time.time(), name),
+            "dropped_log_ago_s": seconds(self._losses.ago(members, now)),
+        }
 
     def proxy_settings(self) -> dict[str, Any]:
         return settings_for_proxy(self._reloader.config)

@@ -26,6 +26,9 @@ READY = {
     "eta_s": 0.0,
     "retry_in_s": None,
     "dropped_log_bytes": 0,
+    "memory": {"declared": None, "awake": 38.25 * GIB, "asleep": 0.5 * GIB},
+    "tokens_per_s": 91.3,
+    "unused_s": None,
 }
 ASLEEP = READY | {
     "name": "mistral-small",
@@ -38,6 +41,7 @@ ASLEEP = READY | {
     "waiting": 12,
     "oldest_wait_s": 8.2,
     "eta_s": 71.0,
+    "tokens_per_s": None,
 }
 BACKOFF = READY | {
     "name": "broken",
@@ -53,6 +57,8 @@ BACKOFF = READY | {
     "retry_in_s": 3.6,
     "dropped_log_bytes": 17,
     "dropped_log_reason": "no space left on device",
+    "tokens_per_s": None,
+    "unused_s": 125.0,
 }
 STATUS = {
     "version": "0.1.0",
@@ -61,7 +67,8 @@ STATUS = {
     "simulated": False,
     "proxy": {"listen": "127.0.0.1:30100", "managed": True, "state": "running", "pid": 4250},
     "gpus": [
-        {"index": 0, "name": "NVIDIA H200", "total": 140 * GIB, "used": 38.25 * GIB},
+        {"index": 0, "name": "NVIDIA H200", "total": 140 * GIB, "used": 38.25 * GIB}
+        | {"utilization": 91, "temperature_c": 61, "power_w": 540.2},
         {"index": 1, "name": "NVIDIA H200", "total": 140 * GIB, "used": None},
     ],
     "switch": {"to": "mistral-small", "from": ["qwen"], "phase": "falling_asleep", "elapsed_s": 12.2, "eta_s": 48.0},
@@ -90,15 +97,15 @@ def test_every_model_has_a_line_in_an_aligned_table(scripted, muxctl):
         == """\
 muxd 0.1.0, pid 4242, up 2h 5min; proxy on 127.0.0.1:30100 (running)
 switching qwen -> mistral-small: falling asleep, 12s so far, ready in about 48s
-GPU 0: NVIDIA H200, 38.2 of 140.0 GiB used
+GPU 0: NVIDIA H200, 38.2 of 140.0 GiB used, 91 % busy, 61 C, 540 W
 GPU 1: NVIDIA H200, ? of 140.0 GiB used
 LOGS LOST in part, of broken: no space left on device
 
-MODEL          STATE      SINCE  GPU  IN-FLIGHT  WAITING  RESTARTS  NOTE
-qwen           ready        12s  0            3        0         0
-mistral-small  asleep   2h 5min  0,1          0       12         0  \
+MODEL          STATE      SINCE  GPU   GIB  IN-FLIGHT  WAITING  TOK/S     USED  RESTARTS  NOTE
+qwen           ready        12s  0    38.2          3        0     91      now         0
+mistral-small  asleep   2h 5min  0,1   0.5          0       12      -      now         0  \
 ready in about 1min 11s; oldest waits 8s; sleep level 2
-broken         backoff       1s  0            0        0         4  \
+broken         backoff       1s  0       0          0        0      -  2min 5s         4  \
 tries again in 3s; exited with status 1 before ready; 17 bytes of its log were lost
 """
     )
@@ -113,7 +120,7 @@ def test_a_host_without_gpus_and_models_is_shown_too(muxd, muxctl):
 muxd 0.1.0, pid 4242, up 2h 5min; proxy on 127.0.0.1:30100 (running)
 simulated: pretend models on pretend GPUs
 
-MODEL  STATE  SINCE  GPU  IN-FLIGHT  WAITING  RESTARTS  NOTE
+MODEL  STATE  SINCE  GPU  GIB  IN-FLIGHT  WAITING  TOK/S  USED  RESTARTS  NOTE
 """
     )
 

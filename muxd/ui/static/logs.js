@@ -19,16 +19,21 @@ export function Logs({ status, admin }) {
     setWrong("");
     (async () => {
       try {
-        const query = `lines=500&follow=${follow ? 1 : 0}${stream === "both" ? "" : `&stream=${stream}`}`;
+        const query = `lines=500&follow=1${stream === "both" ? "" : `&stream=${stream}`}`;
+        let rest = "";
         for await (const piece of pieces(ofModel(model, `logs?${query}`), { signal: end.signal })) {
-          setText((before) => (before + piece).slice(-MOST));
+          const whole = (rest + piece).split("\n");
+          rest = whole.pop();
+          const told = whole.filter(Boolean).map((each) => JSON.parse(each));
+          const lines = told.map((each) => (each.line == null ? `[${each.missed ?? "some"} lines were missed]` : workerOf(each) + each.line));
+          if (lines.length) setText((before) => `${before}${lines.join("\n")}\n`.slice(-MOST));
         }
       } catch (error) {
         if (!end.signal.aborted) setWrong(error.message);
       }
     })();
     return () => end.abort();
-  }, [model, stream, follow, admin]);
+  }, [model, stream, admin]);
   useEffect(() => {
     if (follow && place.current) place.current.scrollTop = place.current.scrollHeight;
   }, [text, follow]);
@@ -41,4 +46,10 @@ export function Logs({ status, admin }) {
       <input type="search" placeholder="search" aria-label="Search" value=${search} onInput=${(event) => setSearch(event.target.value)} /></p>
     ${wrong && html`<p class="notice wrong" role="alert">${wrong}</p>`}
     <pre class="log" ref=${place} tabindex="0">${lines || "nothing yet"}</pre>`;
+}
+
+// Of a model with several workers the stream's name begins with the worker's.
+function workerOf({ stream }) {
+  const at = (stream || "").lastIndexOf(" ");
+  return at > 0 ? `${stream.slice(0, at)}: ` : "";
 }
