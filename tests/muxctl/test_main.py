@@ -68,7 +68,11 @@ def test_an_abbreviated_socket_before_the_verb_has_its_value(muxctl):
         (("logs", "x", "--stream", "std"), "no such stream: std; did you mean stdout or stderr?"),
         (("stop", "--no", "x"), "--no is the beginning of --now and --no-wait; write one of them in full"),
         (("logs", "--since", "1h", "x"), "no such option: --since; -n N goes back by N lines"),
-        (("events", "--since", "1h"), "no such option: --since; there are --after, --follow, --help, --json, --socket"),
+        (
+            ("events", "--grep", "x"),
+            "no such option: --grep; there are --after, --follow, --help, --json, "
+            "--lines, --since, --socket, --type, --until",
+        ),
         (("reload", "x"), "unrecognized arguments: x; muxctl reload takes no name"),
         (
             ("shutdown", "x"),
