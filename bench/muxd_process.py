@@ -85,6 +85,10 @@ class MuxdProcess:
         except OSError:
             return "no proxy"
 
+    def metrics(self) -> str:
+        """Return the page of metrics of the proxy, muxd and the awake engines."""
+        return self._answer(self._connection(30), "GET", "/metrics").read().decode()
+
     def ask(self, model: str, **fields: Any) -> float:
         """A chat to its end; when its last byte was here, on the monotonic clock."""
         list(self.stream(model, **fields))

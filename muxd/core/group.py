@@ -225,13 +225,19 @@ class Group:
         return max(1, self.spec.scaling.least) if self.spec.scaling is not None else 1
 
     @property
+    def answering(self) -> tuple[Worker, ...]:
+        """Return the workers to which requests come now."""
+        ready = (worker for worker in self.enlisted if worker.state is WorkerState.READY)
+        return tuple(worker for worker in ready if self.router is None or worker.url in self.routed)
+
+    @property
     def spares(self) -> tuple[Worker, ...]:
         return tuple(worker for worker in self.serving if worker.is_spare)
 
     def enlist(self, workers: Iterable[Worker]) -> None:
         """Let these of the spare workers serve with the others."""
         for worker in workers:
-            worker.is_spare = False
+            worker.is_spare = worker.is_lent = False
         self._note_enlisted()
 
     def let_spare(self, workers: Iterable[Worker], deadline: float) -> None:

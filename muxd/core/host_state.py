@@ -343,8 +343,6 @@ class HostState:
     def adopt(self, group: Group, members: Iterable[AdoptedWorker]) -> Iterator[Command]:
         """Let members of a group without a process be what was found of them; end those whose memory is another's."""
         homeless = []
-        members = list(members)
-        self._enlist_adopted(group, members)
         for found in members:
             worker = self.workers[found.worker]
             if found.gpus:
@@ -358,17 +356,6 @@ class HostState:
         yield from self.derive(group, ADOPTED)
         for worker in homeless:
             yield from self.stop_worker(worker, "there is no room for it any more", kill=True)
-
-    def _enlist_adopted(self, group: Group, members: Sequence[AdoptedWorker]) -> None:
-        """Let those replicas serve that do; who sleeps beside them is spare, as is who is missing of a scaled group."""
-        awake = {found.worker for found in members if found.level is None}
-        if not group.is_scalable or not any(worker.name in awake for worker in group.serving):
-            return
-        asleep = {found.worker for found in members} - awake
-        is_scaled = group.spec.scaling is not None
-        group.enlist(group.serving)
-        spare = [w for w in group.serving if w.name in asleep or (is_scaled and w.name not in awake)]
-        group.let_spare(spare, self.now)
 
     def _adopt_worker(self, worker: Worker, found: AdoptedWorker) -> bool:
         """Let a worker be what was found of it; return whether there is room for it."""
@@ -488,6 +475,8 @@ class HostState:
         for worker in fewer:
             if worker.state is WorkerState.READY:
                 yield from self.move(worker, WorkerState.DRAINING, reason)
+            elif worker.state in (WorkerState.STARTING, WorkerState.WAKING):
+                yield from self.stop_worker(worker, reason, kill=True)
         for worker in more:
             if worker.state is WorkerState.DRAINING and group.state is not WorkerState.DRAINING:
                 yield from self.move(worker, WorkerState.READY, reason)
@@ -497,6 +486,8 @@ class HostState:
         """Bring the spare workers of a group off their GPUs, each once the router passes it no more and it is idle."""
         for worker in group.spares:
             match worker.state:
+                case WorkerState.READY:
+                    yield from self.move(worker, WorkerState.DRAINING, f"{group.name} does without it")
                 case WorkerState.DRAINING:
                     yield from self._tend_draining(group, worker)
                 case WorkerState.STARTING | WorkerState.WAKING:

@@ -191,6 +191,23 @@ class Placement:
             return [Eviction(holder, 3) for holder in holders]
         return [Eviction(self._host.groups[name], chosen[name]) for name in sorted(chosen)]
 
+    def spared(self, group: Group, blockers: Sequence[Eviction]) -> dict[str, list[Worker]]:
+        """Return the replicas whose leaving is enough in their whole groups' place, by group; none where it is not.
+
+        The others of a group serve on, as many as it has at least.
+        """
+        spared: dict[str, list[Worker]] = {}
+        left: dict[str, Holding] = {}
+        for blocker in blockers:
+            held = [worker for worker in blocker.group.enlisted if not worker.gpus.isdisjoint(group.gpus)]
+            others = [worker for worker in blocker.group.answering if worker not in held]
+            if may_give_way_in_part(blocker.group) and len(others) >= blocker.group.least:
+                spared[blocker.group.name] = held
+                left |= {worker.name: worker.holding_asleep(worker.level_for(worker.sleep_level)) for worker in held}
+            else:
+                left |= left_at(blocker.group, blocker.level)
+        return spared if spared and not self._shortfall(group, left) else {}
+
     def with_room(self, workers: Iterable[Worker], off_limits: frozenset[GpuId]) -> list[Worker]:
         """Return those of the workers for which there is room, though nobody leaves; each finds what others leave."""
         found: dict[str, Holding] = {}
@@ -435,6 +452,12 @@ class Placement:
 def _may_be_on(worker: Worker) -> Hashable:
     """Return what says on which GPUs a worker to which any will do may come."""
     return worker.spec.gpus, worker.spec.any_of, worker.spec.on_cards
+
+
+def may_give_way_in_part(group: Group) -> bool:
+    """Say whether some replicas of the group could leave for another one while the others serve on."""
+    is_free = group.order is None and group.pending_spec is None and not group.retired
+    return group.is_scalable and group.state is WorkerState.READY and is_free
 
 
 def claiming(group: Group) -> list[Worker]:

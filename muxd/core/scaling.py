@@ -20,7 +20,7 @@ from .host_state import END_GRACE, HostState
 from .ledger import GpuId
 from .orders import Orders
 from .spec import Scaling
-from .states import WorkerState
+from .states import AT_REST, WorkerState
 from .switching import Switching
 from .worker import Worker
 
@@ -54,9 +54,9 @@ def spares_in_order(group: Group) -> list[Worker]:
 
 
 def dispensable(group: Group, count: int) -> list[Worker]:
-    """Return so many of those that serve as can be done without first: who is not ready, then the last ones."""
+    """Return so many of those that serve as can be done without first: who does not answer, then the last ones."""
     last_first = group.enlisted[::-1]
-    return sorted(last_first, key=lambda worker: worker.state is WorkerState.READY)[:count]
+    return sorted(last_first, key=lambda worker: worker in group.answering)[:count]
 
 
 def why_not_to_scale(group: Group, replicas: int) -> str:
@@ -90,11 +90,17 @@ class Scaler:
         for group in self._host.scalable:
             if group.spec.scaling is not None:
                 yield from self._follow_load(group, group.spec.scaling)
+            else:
+                yield from self._take_back(group)
             yield from self._host.tend_spare(group)
             for worker in group.spares:
                 if worker.state is WorkerState.DRAINING:
                     late = worker.drain_deadline + END_GRACE * (self._host.now >= worker.drain_deadline)
                     self.next_decision = min(self.next_decision, late if late > self._host.now else inf)
+
+    def stop_deciding(self) -> None:
+        """Look at nothing any more, as muxd shuts down."""
+        self.next_decision = inf
 
     def still_holds(self, group: Group) -> bool:
         """Say whether a group's requests, which have changed in number or age, ask for as many replicas as before."""
@@ -138,6 +144,20 @@ class Scaler:
         waits = _waits_since(group)
         if not asks_more and waits + scaling.queue_wait > self._host.now:
             self.next_decision = min(self.next_decision, waits + scaling.queue_wait)
+
+    def _take_back(self, group: Group) -> Iterator[Command]:
+        """Let those serve again that have given way to another group, where there is room; at rest, all are to."""
+        lent = [worker for worker in spares_in_order(group) if worker.is_lent]
+        if not lent or group.order is not None or group.is_target or group.pending_spec is not None or group.retired:
+            return
+        if group.state in (WorkerState.ASLEEP, WorkerState.UNLOADED):
+            yield from self._host.enlist(group, lent, "off its GPUs, it comes back with all of them")
+        elif group.state is WorkerState.READY:
+            away = [worker for worker in lent if worker.state in AT_REST]
+            back = self._host.placement.with_room(away, self._off_limits(group))
+            if back:
+                yield from self._host.enlist(group, back, "there is room for it again")
+                yield from self._host.complete(group)
 
     def _asks(self, group: Group, scaling: Scaling, watch: LoadTrend) -> tuple[bool, ...]:
         """Say whether the load asks for more, for fewer, for more than it did while it asked for fewer; who waits."""

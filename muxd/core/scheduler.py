@@ -567,6 +567,7 @@ class Scheduler:
         self._hurried = not first
         self._shutdown_deadline = deadline if first else min(deadline, self._shutdown_deadline or deadline)
         self.switching.stop_deciding()
+        self.scaler.stop_deciding()
         for group in self.host.groups.values():
             yield from self._orders.fail(group, "shutting_down", "muxd is shutting down")
         for group in self.host.groups.values():

@@ -45,6 +45,7 @@ from .ledger import GpuId
 from .lineup import AT_ONCE, Blockers, Lineup, waits
 from .spec import NO_DEFAULT, DefaultGroup
 from .states import AT_REST, COMING, WorkerState
+from .worker import Worker
 
 
 @dataclass(slots=True)
@@ -53,6 +54,9 @@ class Switch:
     victims: dict[str, int]  # by name: the level at which each must sleep
     since: float
     begun: bool = False  # the target is starting or waking
+    spared: frozenset[str] = (
+        frozenset()
+    )  # replicas that leave for the target, while the others of their groups serve on
 
 
 @dataclass(slots=True)
@@ -192,7 +196,12 @@ class Switching:
             v.group.stuck_on(target.gpus) or v.group.is_fixed or v.group.state in came_back for v in victims
         ):
             return False
+        if any(worker.is_spare and not worker.sleeps_at(worker.sleep_level) for worker in self._spared(switch)):
+            return True
         return bool(victims) or self._placement.fits(target)  # else they kept more than was thought: planned anew
+
+    def _spared(self, switch: Switch) -> list[Worker]:
+        return [self.host.workers[name] for name in sorted(switch.spared) if name in self.host.workers]
 
     def _remaining(self, switch: Switch) -> list[Eviction]:
         """Return the victims that have not left yet."""
@@ -292,7 +301,8 @@ class Switching:
 
     def _claimed(self, switch: Switch) -> frozenset[GpuId]:
         """Return the GPUs that a switch is about: no other switch may touch them."""
-        return frozenset().union(*(self.host.groups[n].gpus for n in (switch.target, *switch.victims)))
+        of_groups = (self.host.groups[n].gpus for n in (switch.target, *switch.victims))
+        return frozenset().union(*of_groups, *(worker.gpus for worker in self._spared(switch)))
 
     # New ones
 
@@ -439,9 +449,17 @@ class Switching:
         if blockers and self._idle and group.may_be_on_anew and self._placement.fits_elsewhere(group, self._idle):
             back = sum(each.comeback_cost.seconds for each in blockers if each.comeback_cost.measured)
             self._spent[group.name] = self._spent.get(group.name, 0.0) + _measured(blockers, group) + back
-        switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now)
+        spared = self._placement.spared(group, blockers)
+        names = frozenset(worker.name for workers in spared.values() for worker in workers)
+        blockers = [blocker for blocker in blockers if blocker.group.name not in spared]
+        switch = Switch(group.name, {b.group.name: b.level for b in blockers}, self.host.now, spared=names)
         self._keep([*self.running, switch])
         yield self._told(switch, group, cause, compared)
+        for name, workers in spared.items():
+            message = f"{name} gives way to {group.name} with these alone"
+            yield from self.host.let_spare(self.host.groups[name], workers, message)
+            for worker in workers:
+                worker.is_lent = True
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:

@@ -25,6 +25,7 @@ from muxd.core.events import (
     OrderGiven,
     Reconfigured,
     RouterSynced,
+    ShutdownAsked,
     Started,
     TimerFired,
     Verb,
@@ -342,7 +343,7 @@ def test_the_next_muxd_goes_on_with_those_that_serve(scaling, serving):
         AdoptedWorker("q/2", TWO),
         AdoptedWorker("q/router", "http://q", routed=(ZERO, TWO)),
     )
-    book = Playbook(replicas("q", *GPUS, scaling=scaling, at_first=1)) >> Started(0, adopted=found)
+    book = Playbook(replicas("q", *GPUS, scaling=scaling, at_first=1)) >> Started(0, adopted=found, scaled={"q": 2})
     book.pending.clear()
     assert book.state("q") is WorkerState.READY
     assert [worker.name for worker in book.group("q").enlisted] == serving
@@ -353,3 +354,76 @@ def test_other_bounds_hold_without_a_restart():
     spec = replicas("q", *GPUS, scaling=Scaling(3, 4, 5, 0, 60), at_first=3)
     said = book >> Reconfigured(40, (spec,), frozenset(), 30.0)
     assert said << RecordScale("q", 2, 3, "at least 3, by min_replicas") << StartWorker("q/2")
+
+
+def test_a_shutdown_looks_at_no_load_any_more():
+    book = pool(of_playbook={"timers": True}, scaling=Scaling(1, 4, 5, 3, 60)) >> DemandReported(20, 1, 9)
+    assert book << SetTimer(23)
+    book >> ShutdownAsked(21, 51)
+    assert book.timer == 52, "the grace of its leases"
+
+
+# By replica, where memory is short
+
+
+def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
+    book = (
+        fixed_two(single("b", gpus=GPUS[1]))
+        >> DemandReported(40, 1, 0)
+        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
+        << SyncRouter("q", (ZERO,))
+        >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
+        >> WorkerAsleep(52, "q/1") << StartWorker("b")
+        >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
+    )  # fmt: skip
+    assert book
+    assert book.state("q") is WorkerState.READY, "the other one serves on, and its leases are as good as before"
+
+
+def test_it_is_back_once_the_other_model_has_left():
+    assert (
+        fixed_two(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
+        >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
+        << SyncRouter("q", (ZERO,))
+        >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
+        >> WorkerAsleep(52, "q/1") << StartWorker("b")
+        >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
+        >> LeaseEnded(70, 2)
+        >> OrderGiven(71, 9, "b", Verb.SLEEP) << SleepWorker("b", 2)
+        >> WorkerAsleep(72, "b") << RecordScale("q", 1, 2, "there is room for it again") << WakeWorker("q/1")
+        << FinishOrder(9, "asleep")
+    )  # fmt: skip
+
+
+def test_a_busy_replica_finishes_what_it_has_before_it_gives_way():
+    book = (
+        fixed_two(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 3)
+        >> LeaseAsked(50, 2, "b")
+    )  # fmt: skip
+    at = book.timer
+    assert at is not None, "its turn ends then"
+    assert (
+        book >> TimerFired(at) << RecordScale("q", 2, 1, "q gives way to b with these alone")
+        << SyncRouter("q", (ZERO,))
+        >> RouterSynced(at + 1, "q", (ZERO,)) << DrainWorker("q/1")
+        >> WorkerDrained(at + 5, "q/1") << SleepWorker("q/1", 2)
+        >> WorkerAsleep(at + 6, "q/1") << StartWorker("b")
+    )  # fmt: skip
+
+
+def test_where_none_would_be_left_the_whole_group_gives_way():
+    book = fixed_two(single("b", gpus=GPUS[0] | GPUS[1])) >> DemandReported(40, 1, 0)
+    assert book >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
+
+
+def fixed_two(*others) -> Playbook:
+    """Two replicas, of a number that is fixed, serve; lease 1 is granted."""
+    return (
+        Playbook(replicas("q", *GPUS[:2]), *others)
+        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
+        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
+        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
+        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
+        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> RouterSynced(12, "q", (ZERO, ONE))
+    )  # fmt: skip
