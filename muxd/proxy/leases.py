@@ -219,12 +219,19 @@ class ModelLease:
 
     def _queue(self, ticket: QueuedRequest) -> None:
         limit = self.terms.queue_limit
-        if len(self._waiting) >= limit:
+        if len(self._waiting) - self._leaving() >= limit:
             wait = "1 request waits" if limit == 1 else f"{limit} requests wait"
             message = f"model {self.name}: {wait} for it already (queue_limit): {self.progress_text()}"
             ticket.refuse(Refusal(429, "queue_full", f"{message}; try again later", retry_after=self.eta() or 1.0))
             return
         self._wait(ticket)
+
+    def _leaving(self) -> float:
+        """Return how many of the waiting requests are admitted at the end of this turn."""
+        grant = self.grant
+        if grant is None or not self._is_admitting:
+            return 0
+        return min(len(self._waiting), max(0.0, self._limit - len(grant.in_flight)))
 
     def _wait(self, ticket: QueuedRequest) -> None:
         self._waiting.put(ticket)

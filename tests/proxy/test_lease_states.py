@@ -136,6 +136,12 @@ def test_more_than_queue_limit_are_refused(play):
     play >> "request r1" >> "request r2" >> "request r3" >> "request r4" << "asked, ask muxd, refuse r4: queue_full"
 
 
+def test_who_is_about_to_be_admitted_takes_no_place_in_the_queue(play):
+    play >> "request r1" >> "request r2" >> "request r3" << "asked, ask muxd"
+    play >> granted(2) >> "request r4" >> "request r5" >> "request r6" << "granted, refuse r6: queue_full"
+    play >> "turn" << "granted, forward r1, forward r2"
+
+
 def test_a_place_that_is_free_again_is_given_once_a_turn(play):
     play >> "request r1" >> "request r2" >> "request r3" >> granted(1) >> "turn" << "granted, ask muxd, forward r1"
     play >> "ends r1" << "granted"
