@@ -155,6 +155,19 @@ def test_a_damaged_file_is_put_aside_as_it_was(tmp_path, caplog):
     assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
 
 
+def test_killed_at_any_byte_of_a_write_it_leaves_the_former_state(tmp_path):
+    file = StateFile(tmp_path / "state.json")
+    file.state = a_state()
+    file.save()
+    next_one = encoded(SavedState(stopped=["another"]))
+    for length in range(len(next_one)):
+        (tmp_path / "state.new").write_bytes(next_one[:length])
+        assert StateFile(file.path).load() == file.state
+    file.state.stopped.append("another")
+    file.save()
+    assert StateFile(file.path).load() == file.state, "what was left of it is in nobody's way"
+
+
 def test_where_a_block_was_never_written_the_other_records_are_there(tmp_path):
     state, whole = a_state(), encoded(a_state())
     for place in range(100, len(whole) - 50, 50):
