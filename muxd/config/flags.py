@@ -11,6 +11,10 @@ from typing import cast
 TENSOR = ("--tp", "--tp-size", "--tensor-parallel-size")
 PIPELINE = ("--pp", "--pp-size", "--pipeline-parallel-size")
 DATA = ("--dp", "--dp-size", "--data-parallel-size")
+
+#: vLLM's short names of these.
+SHORT: dict[tuple[str, ...], tuple[str, ...]] = {TENSOR: ("-tp",), PIPELINE: ("-pp",), DATA: ("-dp",)}
+
 ATTENTION = ("--enable-dp-attention",)
 NODES = ("--nnodes",)
 FIRST = ("--base-gpu-id",)
@@ -149,13 +153,13 @@ def why_no_value(word: str, value: str) -> str:
 
 
 def parallel(value: Callable[[Sequence[str]], str | None]) -> Parallel:
-    """Return the GPUs that SGLang spreads its processes over; `value` looks up a flag.
+    """Return the GPUs that SGLang or vLLM spreads its processes over; `value` looks up a flag.
 
     The number of GPUs is tp * pp * dp: each replica (dp) has GPUs of its own, except with data-parallel attention,
     whose replicas share the GPUs of tp.  With several nodes, tp * pp is divided by their number: muxd counts one node.
     Raise ValueError for a number that cannot be.
     """
-    tensor, pipeline, data = (_number(value, names) for names in (TENSOR, PIPELINE, DATA))
+    tensor, pipeline, data = (_number(value, (*SHORT[names], *names)) for names in (TENSOR, PIPELINE, DATA))
     if value(ATTENTION) is not None:
         data = 1
     first = _number(value, FIRST, 0)

@@ -16,7 +16,7 @@ from .declarations import KeyDeclaration, keys_of
 from .default_paths import default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices
 from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS
-from .flags import Parallel, flag_of, parallel
+from .flags import TENSOR, Parallel, flag_of, parallel
 from .half_options import HALVES, HalfOptions
 from .key_tables import read_keys
 from .lines import KeyPath
@@ -267,7 +267,7 @@ class _FileReading:
         if "engine" in given and not _kind(given["engine"]).capabilities.uses_gpus:
             return {"gpus": ()}
         try:
-            needs = _gpus_needed(given.get("args", ()))
+            needs = _gpus_needed((*_tensor_parallel(given), *given.get("args", ())))
             halves = [given[half] for half in HALVES if isinstance(given.get(half), HalfOptions)]
             most = sum(half.replicas for half in halves) or max(given.get("replicas", 1), given.get("max_replicas", 0))
             names = given["gpus"] if "gpus" in given else self._devices.default(needs, most)
@@ -329,6 +329,12 @@ def _gpus_needed(args: Sequence[str]) -> Parallel:
         return parallel(flag_of(args))
     except ValueError:
         return Parallel()
+
+
+def _tensor_parallel(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the flag for what the key tensor_parallel_size says, where the model's engine has that key."""
+    size = given.get("tensor_parallel_size")
+    return (TENSOR[-1], str(size)) if size else ()
 
 
 def _over_defaults(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from muxd.config.command_lines import CONTAINERS
-from muxd.config.flags import DATA, PIPELINE, TENSOR, flag_of, parallel
+from muxd.config.flags import flag_of, parallel
 from muxd.config.readers import Base, weights
 
 from .owned_flags import without_owned
@@ -19,9 +19,6 @@ _SGLANG_MODULE = "sglang.launch_server"
 
 #: Flags by which llama.cpp's server is told which GPUs it uses, of those that it sees.
 _DEVICE, _SPLIT, _MAIN = ("--device", "-dev"), ("--tensor-split", "-ts"), ("--main-gpu", "-mg")
-
-#: vLLM's short flags for parallelism, by the long ones.
-_SHORT: dict[tuple[str, ...], tuple[str, ...]] = {TENSOR: ("-tp",), PIPELINE: ("-pp",), DATA: ("-dp",)}
 
 #: Options of a container that give it all GPUs.
 _ALL_GPUS = re.compile(r"--gpus(=.*)?|.*\bnvidia\.com/gpu=all|.*\bNVIDIA_VISIBLE_DEVICES=all")
@@ -89,7 +86,7 @@ def gpus_of(words: Sequence[str]) -> int:
     Return 0 where they do not say.  Raise ValueError for more than a host can have.
     """
     look_up = flag_of(words)
-    most = parallel(lambda names: look_up((*names, *_SHORT.get(tuple(names), ())))).seen
+    most = parallel(look_up).seen
     most = most if most > 1 else 0
     for name in (look_up(_DEVICE) or "").split(","):
         if match := re.fullmatch(r"CUDA(\d{1,2})", name):

@@ -173,6 +173,11 @@ def test_without_gpus_a_model_gets_the_first_that_muxd_was_given_and_that_is_sai
     assert load(table).remarks == ()
 
 
+@pytest.mark.parametrize("said", ["tensor_parallel_size = 2", 'args = ["-tp", "2"]'])
+def test_without_gpus_a_vllm_gets_as_many_as_it_is_split_over(load, said):
+    assert load(f'{REAL}engine = "vllm"\n{said}').models[0].gpus == ("0", "1")
+
+
 def test_gpus_beyond_those_that_muxd_was_given_are_pointed_out(load):
     config = load(f"{REAL}gpus = [0, 3]", CUDA_VISIBLE_DEVICES="3")
     assert (config.models[0].gpus, config.remarks) == (

@@ -38,7 +38,7 @@ from .installation import (
     broken_sleep,
     lacking_for,
 )
-from .key_checks import API_KEY
+from .key_checks import API_KEY, DATA, PIPELINE, TENSOR
 from .kind import VLLM_KIND, makes, own_args
 
 #: vLLM's server as a module: the program `vllm` needs metadata that builds under another name lack.
@@ -48,11 +48,6 @@ SHM_FILES = ("psm_*", "sem.mp-*")
 
 #: The guard's module in a launch's work folder.
 GUARD = "muxd_guard"
-
-#: vLLM's names of its flags for the ways to use several GPUs.
-TENSOR = ("--tensor-parallel-size", "-tp")
-PIPELINE = ("--pipeline-parallel-size", "-pp")
-DATA = ("--data-parallel-size", "-dp")
 
 #: Seconds that a server which is told to end may go on with what is in flight; muxd has drained it before.
 DRAIN_SECONDS = 30

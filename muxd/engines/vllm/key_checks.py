@@ -3,15 +3,17 @@
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 
 from muxd.config.engine_options import VLLMOptions
-from muxd.config.flags import flag_of, owned_flag
+from muxd.config.flags import flag_of, owned_flag, parallel
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.units import shown
 from muxd.engines.kind import no_interpreter
 
-from .installation import why_no_share
+from .installation import GPU_SHARE, why_no_share
 
 # Flags that muxd itself sets for vLLM, each with what the user does instead.
 OWNED_FLAGS = {
@@ -41,6 +43,15 @@ _OWNED_ENV = {
     "VLLM_SERVER_DEV_MODE": "without it there are no routes for sleep and wake, and muxd keeps them to itself",
 }
 
+#: vLLM's names of its flags for the ways to use several GPUs, and of those by which some of them are elsewhere.
+TENSOR = ("--tensor-parallel-size", "-tp")
+PIPELINE = ("--pipeline-parallel-size", "-pp")
+DATA = ("--data-parallel-size", "-dp")
+ELSEWHERE = ("--nnodes", "-n", "--distributed-executor-backend", "--data-parallel-size-local", "-dpl")
+
+#: vLLM's names of the flags that are keys of muxd's, where there are several.
+_SAME = {names[0]: names for names in (TENSOR, GPU_SHARE)}
+
 #: The variable by which a vLLM without --api-key asks for a key: it would refuse the proxy.
 API_KEY = "VLLM_API_KEY"
 
@@ -67,9 +78,10 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         yield ("args",), why
     if isinstance(model.engine_options, VLLMOptions):
         for flag in model.engine_options.flags:
-            if flag_of(model.args)((flag,)) is not None:
+            if flag_of(model.args)(_SAME.get(flag, (flag,))) is not None:
                 name = flag.removeprefix("--").replace("-", "_")
                 yield ("args",), f"{flag} is said by the key {name} already; leave one of them out"
+        yield from _too_few_gpus(model, model.engine_options)
     if (first := "".join(model.args[:1])) and first[0] != "-":
         yield ("args",), f'{shown(first)} belongs to no flag; vLLM\'s flags begin with "--"'
     if not model.model_path:
@@ -79,3 +91,16 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         return
     if not shutil.which(options.python, path=model.env.get("PATH", environ.get("PATH"))):
         yield ("python",), no_interpreter(options.python, "vLLM", "vllm")
+
+
+def _too_few_gpus(model: Model, options: VLLMOptions) -> Iterator[Finding]:
+    """Yield a finding where the server needs more GPUs than the model has, all of them on this host."""
+    said = flag_of((*chain.from_iterable(options.flags.items()), *model.args))
+    if any(said((name,)) is not None for name in ELSEWHERE):
+        return
+    with suppress(ValueError):  # vLLM itself refuses numbers that are invalid
+        needs, count = parallel(said), max(1, model.gpus_each)
+        if model.gpus and needs.count > count:
+            key = "tensor_parallel_size" if options.tensor_parallel_size else "args"
+            names = f"gpus names {count}" + f" for each of {model.most_replicas} replicas" * (model.most_replicas > 1)
+            yield (key,), f"the server needs {needs}, and {names}; name as many there, or correct {key}"

@@ -18,7 +18,8 @@ ALLOWED = [
 
 
 def told(*args: str, **keys: Any) -> list[tuple[str, ...]]:
-    model = Model("qwen", engine="vllm", engine_options=VLLMOptions(), model_path="/m", args=args, **keys)
+    keys = {"engine_options": VLLMOptions(), **keys}
+    model = Model("qwen", engine="vllm", model_path="/m", args=args, **keys)
     return [(".".join(map(str, key)), why) for key, why in findings(model, None)]
 
 
@@ -68,3 +69,49 @@ def test_a_key_for_vllm_itself_is_refused_and_none_of_muxds_environment_gets_the
     ((key, why),) = told(env={"VLLM_API_KEY": "z"})
     assert (key, "clients show keys to the proxy" in why, "z" in why.split()) == ("env.VLLM_API_KEY", True, False)
     assert VLLM.environment["VLLM_API_KEY"] == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "key"),
+    [
+        (("--tensor-parallel-size", "3"), {}, "args"),
+        (("-tp", "3"), {}, "args"),
+        (("-tp=2", "-pp", "2"), {}, "args"),
+        ((), {"tensor_parallel_size": 3}, "tensor_parallel_size"),
+        (("-dp", "2"), {"tensor_parallel_size": 2}, "tensor_parallel_size"),
+    ],
+)
+def test_more_gpus_than_the_model_has_are_refused(args, options, key):
+    ((where, why),) = told(*args, gpus=("0", "1"), engine_options=VLLMOptions(**options))
+    assert (where, "and gpus names 2; name as many there, or correct " + key in why) == (key, True)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-tp", "2"),
+        ("-tp", "many"),
+        ("-tp", "4", "--nnodes", "2"),
+        ("-tp", "4", "--distributed-executor-backend", "ray"),
+        ("-dp", "4", "-dpl", "2"),
+    ],
+)
+def test_gpus_that_may_be_enough_are_taken(args):
+    assert told(*args, gpus=("0", "1")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"tensor_parallel_size": 2}, "-tp"),
+        ({"tensor_parallel_size": 2}, "--tensor-par"),
+        ({"gpu_memory_utilization": 0.5}, "--device-memory-utilization"),
+    ],
+)
+def test_a_flag_that_a_key_says_already_is_refused_by_every_name_of_it(options, flag):
+    (said,) = VLLMOptions(**options).flags.items()
+    ((key, why),) = told(flag, said[1], gpus=("0", "1"), engine_options=VLLMOptions(**options))
+    assert (key, why) == (
+        "args",
+        f"{said[0]} is said by the key {said[0][2:].replace('-', '_')} already; leave one of them out",
+    )
