@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 #: The version of this protocol: raised by each change that the other side has to know of.
-VERSION = 5
+VERSION = 6
 
 UPGRADE = b"muxd-session"
 VERSION_HEADER = b"muxd-protocol"
@@ -66,6 +66,7 @@ class WaitingRequests(Struct, frozen=True):
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     count: Count = 1
     oldest_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # that the oldest of them has waited
+    batch: bool = False  # they can wait
 
 
 class LeaseDemand(Struct, frozen=True, omit_defaults=True):

@@ -82,8 +82,8 @@ async def told(session: ProxySession) -> list[MuxdMessage]:
 
 async def test_a_lease_from_its_wish_to_its_end(autojump_clock, desk):
     session, now = desk.sessions.open(), trio.current_time()
-    session.take(LeaseWish(1, "org/a", (WaitingRequests("k", 2, 3, 1.5),)))
-    assert desk.heard() == [LeaseAsked(now, 100, "a", (Waiting(3, 1.5, "k", 2),))]
+    session.take(LeaseWish(1, "org/a", (WaitingRequests("k", 2, 3, 1.5, True),)))
+    assert desk.heard() == [LeaseAsked(now, 100, "a", (Waiting(3, 1.5, "k", 2, True),))]
     desk.sessions.tell_holder(GrantLease(100, "http://a", 4))
     assert await told(session) == [LeaseGranted(1, "http://a", 4)]
     session.take(DemandReport((LeaseDemand(1, 2), LeaseDemand(9, 7))))

@@ -265,6 +265,14 @@ class Policy:
         live=True,
         doc="How long the models in its way must have been without a request then.",
     )
+    batch_max_wait: float = key(
+        duration(),
+        "10min",
+        live=True,
+        told=True,
+        doc="How long batch requests may wait at most while interactive ones go before them, in the line for a model "
+        "and for a place at its worker.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +362,14 @@ class Key:
         example=date(2027, 1, 31),
         told=as_moment,
         doc="Refused from then on; a date is its first moment, and without an offset it is UTC.  Default: never.",
+    )
+    request_class: str = key(
+        choice("interactive", "batch"),
+        "interactive",
+        told=True,
+        doc='"batch": nobody waits for the answers.  Such requests come after all others, for at most batch_max_wait, '
+        "and cause no switch while somebody is likely to use what is awake.  Any client may have its requests counted "
+        'so by a header, "x-muxd-class: batch", or by "service_tier": "flex" in the body.',
     )
     keep_alive: float = key(
         duration(endless=True),

@@ -42,6 +42,7 @@ class Waiting:
     oldest: float = 0.0  # seconds the oldest of them has waited
     key: str = ""
     priority: int = 0
+    is_batch: bool = False  # they can wait; else somebody waits for the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ class Reconfigured:
     wait_target: float
     keep_turns: bool = True
     default: DefaultGroup = NO_DEFAULT
+    batch_max_wait: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

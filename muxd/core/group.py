@@ -110,6 +110,11 @@ class Lease:
         return min((self.told - w.oldest for w in self.waiting), default=inf)
 
     @property
+    def interactive_since(self) -> float:
+        """Return when the oldest waiting request came that is no batch; inf where none waits."""
+        return min((self.told - w.oldest for w in self.waiting if not w.is_batch), default=inf)
+
+    @property
     def count(self) -> int:
         return sum(w.count for w in self.waiting)
 
@@ -137,6 +142,7 @@ class Group:
         self.waiting: dict[int, Lease] = {}
         self.idle = True  # nobody who was let in has requests: by its leases, as is the next; see HostState
         self.wanted = False  # requests wait for it
+        self.is_batch = False  # likewise, all of them batch
         self.awake_since = -inf  # when it last came to its GPUs
         self.is_sheltered = False  # it was used so lately that it leaves for no other group; see idling
         self.is_exposed = False  # an operator switches to another group: it is not sheltered until it has come back
@@ -433,6 +439,13 @@ class Group:
     def waits_since(self) -> float:
         """Return when the oldest waiting request came; inf where none waits."""
         return min((lease.since for lease in self.waiting.values()), default=inf)
+
+    @property
+    def contends_since(self) -> float:
+        """Return since when the group waits for its turn: by its oldest request that is no batch, if there is one."""
+        if self.is_batch:
+            return self.waits_since
+        return min((lease.interactive_since for lease in self.waiting.values()), default=inf)
 
     def demand(self, second: int) -> float:
         """Return how often per second the group was wanted of late; 0 where it never was.

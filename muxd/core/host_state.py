@@ -543,15 +543,16 @@ class HostState:
 
     def _note_leases(self, group: Group) -> None:
         """Note who waits for the group, and whether it is in use, by its leases."""
-        was = group.idle, group.wanted
+        was = group.idle, group.wanted, group.is_batch
         group.idle = not any(lease.busy for lease in group.granted.values())
         group.wanted = any(lease.waiting for lease in group.waiting.values())
+        group.is_batch = group.wanted and all(w.is_batch for lease in group.waiting.values() for w in lease.waiting)
         for index, belongs in ((self.asked, bool(group.waiting)), (self.wanted, group.wanted)):
             if belongs:
                 index[group.name] = group
             else:
                 index.pop(group.name, None)
-        if was != (group.idle, group.wanted):
+        if was != (group.idle, group.wanted, group.is_batch):
             self.touch(group)
         else:
             self._note_change(group)

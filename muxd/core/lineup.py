@@ -59,6 +59,11 @@ class Blockers:
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
         self.is_idle = self.gives_way and not busy
+        self._idle = [
+            (each.group.idle_since, each.comeback_cost.seconds)
+            for each in evictions
+            if each.group.idle_since is not None and each.group in ready and each.group.idle
+        ]
         self.have_only_their_turn = all(group.leaves or group in ready for group in groups)  # once somebody is due
         self._busy_since = max((group.since for group in busy), default=-inf)
         self._kept = [
@@ -78,7 +83,7 @@ class Blockers:
         """Return when they give way to a group for which requests wait, and is due at `due`; inf for no reason.
 
         Who leaves already, or sleeps, does so now.  A busy one does when its turn is over, and an idle one when its
-        clients are not likely to return any more, or when the other one is due.
+        clients are not likely to return any more, or when the other one is due.  For batch it is kept longer.
         """
         if not self.gives_way:
             return inf
@@ -87,6 +92,9 @@ class Blockers:
             at = max(at, due, policy.turn_ends_at(contender, self._busy_since))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
+        if contender.is_batch and self._idle:
+            there = contender.cost + contender.leave
+            at = max(at, *(min(since + there + comeback, due) for since, comeback in self._idle))
         return at
 
     def kept_until(self, contender: Contender) -> list[float]:
@@ -144,7 +152,7 @@ class Rivals:
 
     def turn_of(self, contender: Contender) -> float:
         """Return what one of them has of these turns."""
-        return (contender.turn + contender.cost) / self._width
+        return 0.0 if contender.is_batch else (contender.turn + contender.cost) / self._width
 
 
 class Due(NamedTuple):
@@ -183,6 +191,7 @@ class Lineup:
         self._placement = host.placement
         self._in_the_way = in_the_way
         self.wait_target = wait_target
+        self.batch_max_wait = 600.0  # likewise, of those for whom only batch requests wait
         self.keep_turns = keep_turns  # an idle model waits for its clients to return
         self._learned = -1  # how often something had been learned of the host when groups were last read
         self._contenders: dict[str, Contender] = {}  # by group
@@ -234,7 +243,8 @@ class Lineup:
         return Contender(
             group.name,
             weight=sum(lease.weight for lease in group.waiting.values()) * 2.0**group.spec.priority,
-            since=group.waits_since,
+            since=group.contends_since,
+            is_batch=group.is_batch,
             cost=0.0,
             turn=0.0,
             group=group,
@@ -313,7 +323,8 @@ class Lineup:
         return contender
 
     def _due_at(self, contender: Contender, blockers: Blockers, others: float) -> float:
-        return policy.due_at(contender, others, drain=blockers.drain, wait_target=self.wait_target)
+        wait_target = self.batch_max_wait if contender.is_batch else self.wait_target
+        return policy.due_at(contender, others, drain=blockers.drain, wait_target=wait_target)
 
     def _turns_on(self, gpus: frozenset[GpuId]) -> float:
         """Return the seconds that the turns of all who wait for one of the GPUs take there.

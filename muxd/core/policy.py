@@ -7,10 +7,14 @@ serving.  One that is idle keeps its turn only for as long as its clients are li
 return (`linger`): an agent that sends its next request a second after each answer would
 otherwise cost a switch there and back for each request.  Disk schedulers know the rule
 as anticipatory scheduling.  The oldest waiter's bound ends that wait, too.
+
+A candidate for which only batch requests wait has a bound of its own, `batch_max_wait`, and comes after all others
+until then.  An idle model is kept from it for as long as a switch there and back costs: by then it is not likely any
+more that somebody who waits for answers returns.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeVar
 
@@ -41,6 +45,7 @@ class Candidate:
     since: float  # when the oldest of them came
     cost: float  # of the switch to it: what must leave and what must come
     turn: float  # how long it would be given at least, once active: its switch cost or its drain
+    is_batch: bool = field(default=False, kw_only=True)  # nobody waits for the answers to its requests
 
 
 C = TypeVar("C", bound=Candidate)
@@ -53,13 +58,13 @@ def score(candidate: Candidate, wait_target: float, now: float) -> float:
 
 
 def ranked(candidates: Iterable[C], wait_target: float, now: float) -> list[C]:
-    """Sort the candidates, best first; ties by name, so that the order is a function of the values."""
-    return sorted(candidates, key=lambda c: (-score(c, wait_target, now), c.name))
+    """Sort the candidates, best first, batch last; ties by name, so that the order is a function of the values."""
+    return sorted(candidates, key=lambda c: (c.is_batch, -score(c, wait_target, now), c.name))
 
 
 def turns(candidates: Iterable[Candidate]) -> float:
-    """Return the seconds that one turn and one switch for each of the candidates take."""
-    return sum(c.turn + c.cost for c in candidates)
+    """Return the seconds that one turn and one switch for each of the candidates take; nobody waits for batch."""
+    return sum(c.turn + c.cost for c in candidates if not c.is_batch)
 
 
 def bound(candidate: Candidate, others: float, wait_target: float) -> float:

@@ -105,10 +105,12 @@ class Scheduler:
         *,
         keep_turns: bool = True,
         default: DefaultGroup = NO_DEFAULT,
+        batch_max_wait: float = 600.0,
     ) -> None:
         self.host = HostState(specs)
         self._placement = self.host.placement
         self.switching = Switching(self.host, wait_target, keep_turns=keep_turns, default=default)
+        self.switching.lineup.batch_max_wait = batch_max_wait
         self._orders = Orders(self.host, self.switching)
         self.scaler = Scaler(self.host, self.switching, self._orders)
         self.loans = Loans(self.host, self._orders, self.switching)
@@ -124,9 +126,9 @@ class Scheduler:
         self.host.now = max(self.host.now, event.time)
         if isinstance(event, DemandReported) and event.lease in self.host.leases:
             group = self.host.groups[self.host.leases[event.lease].group]
-            before = group.idle, group.wanted
+            before = group.idle, group.wanted, group.is_batch
             self.host.report(event.lease, event.in_flight, event.waiting)
-            if before == (group.idle, group.wanted) and self._leaves_all_as_it_is(group):
+            if before == (group.idle, group.wanted, group.is_batch) and self._leaves_all_as_it_is(group):
                 return self._hasten_timer()
         commands = [*self._take_in(event)]
         conclusions = [*self._settle()]
@@ -255,7 +257,7 @@ class Scheduler:
         known = {name for name, group in self.host.groups.items() if not group.retired}
         lineup = self.switching.lineup
         lineup.wait_target, lineup.keep_turns = event.wait_target, event.keep_turns
-        self.switching.default = event.default
+        self.switching.default, lineup.batch_max_wait = event.default, event.batch_max_wait
         yield from self._orders.reconfigure(event.specs, event.changed)
         self._plan_preload(w for name, w in self.host.groups.items() if name not in known)
 

@@ -139,6 +139,7 @@ class ProxyServer:
         self.leases = Leases(
             control, reactor, self._terms, meters, limits.most_idle, activity, lambda: self.catalogue.lost_at
         )
+        self.leases.batch_max_wait = config.policy.batch_max_wait
         self._settling = Alarm(reactor, self.flush)
         ids = RequestIds(proxy.request_id_headers)
         self._recorder = Recorder(meters, self.log, activity, ids, self._settle_soon)
@@ -183,6 +184,7 @@ class ProxyServer:
         """Apply the configuration that muxd runs with, which may differ from the one before."""
         self._renew_keys(config)
         self._renew_doors(config)
+        self.leases.batch_max_wait = config.policy.batch_max_wait
         self.leases.renew()
         if self._log_settings != _log_settings(config):
             self._log_settings = _log_settings(config)

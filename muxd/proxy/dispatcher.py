@@ -26,7 +26,7 @@ from .grant import Grant
 from .leases import Leases
 from .preload import Preload
 from .proxied_request import ProxiedRequest, RequestTimeouts
-from .requests import capabilities, encodings, ollama, routes
+from .requests import capabilities, classes, encodings, ollama, routes
 from .requests.embeddings import AskedEmbeddings
 from .requests.request_info import AskedChat, BodyFormat, no_messages, unnamed
 from .requests.routes import LocalAnswer, LocalRequest, WorkerRequest
@@ -223,6 +223,7 @@ class RequestDispatcher:
             record,
             lines=lines,
             priority=priority,
+            is_batch=classes.is_batch(request, asked.tier(), api_key),
             ruled=ruled,
             comments=comments,
         )

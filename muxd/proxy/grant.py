@@ -14,7 +14,11 @@ class QueuedRequest(Protocol):
 
     since: float  # when the request began to wait, on the monotonic clock
     priority: int
+    is_batch: bool  # nobody waits for the answer
     replayed: bool  # the request has lost a worker before
+
+    @property
+    def key_name(self) -> str: ...
 
     @property
     def record(self) -> RequestRecord: ...

@@ -99,6 +99,7 @@ class Leases:
         `most_idle`: idle connections that are kept to each worker.  `lost_at`: when muxd was last lost; monotonic.
         """
         self.lost_at = lost_at
+        self.batch_max_wait = inf  # seconds that batch requests wait at most while others go before them
         self._most_idle = most_idle
         self._session = LeaseSession(control, activity)
         activity.under_way = self._under_way
@@ -264,7 +265,7 @@ class ModelLease:
     def _admit_waiting(self) -> None:
         """Admit waiting requests while there are places; one that fails at once gives its place to the next."""
         while (grant := self.grant) is not None and self._waiting and len(grant.in_flight) < self._limit:
-            ticket = self._waiting.pop()
+            ticket = self._waiting.pop(monotonic(), self._leases.batch_max_wait)
             ticket.waited(monotonic() - ticket.since)
             self._admit(ticket, grant)
             self._changed.set()

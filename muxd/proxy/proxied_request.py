@@ -94,6 +94,7 @@ class ProxiedRequest:
     state = RequestState.QUEUED
     deadline = inf  # when the client's connection is to call on_deadline; monotonic
     priority = 0
+    is_batch = False  # nobody waits for the answer
     replayed = False
     unloads = False  # the client lets go of the model once the response is complete
     fatal_error = b""  # of the worker's engine, in an answer that counts as none; empty: it has none
@@ -130,6 +131,7 @@ class ProxiedRequest:
         *,
         lines: bytes = b"",
         priority: int = 0,
+        is_batch: bool = False,
         ruled: bool = False,
         comments: bool = True,
     ) -> None:
@@ -153,6 +155,8 @@ class ProxiedRequest:
             self._usage = new_usage()
         if priority:
             self.priority = priority
+        if is_batch:
+            self.is_batch = True
         if request.http_version == "1.0":
             self._legacy = True
             self._reframer = ChunkDecoder()
@@ -165,6 +169,10 @@ class ProxiedRequest:
         self.deadline = min(self._give_up_at, self.since + self._comment_interval)
 
     # Asked by the activity
+
+    @property
+    def key_name(self) -> str:
+        return self._record.key
 
     @property
     def record(self) -> RequestRecord:

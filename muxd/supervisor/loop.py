@@ -99,7 +99,11 @@ class Supervisor:
         self._started = trio.current_time()
         specs, policy = map(spec_of, config.models, repeat(config.daemon)), config.policy
         self._scheduler = Scheduler(
-            specs, policy.wait_target, keep_turns=policy.keep_turns, default=default_group(policy)
+            specs,
+            policy.wait_target,
+            keep_turns=policy.keep_turns,
+            default=default_group(policy),
+            batch_max_wait=policy.batch_max_wait,
         )
         self._view = CoreView(self._scheduler)
         self._runners = RunnerSet(context, config)

@@ -99,6 +99,7 @@ class Reloader:
                 wait_target=policy.wait_target,
                 keep_turns=policy.keep_turns,
                 default=default_group(policy),
+                batch_max_wait=policy.batch_max_wait,
                 reload=reload,
             )
         )

@@ -73,12 +73,21 @@ def test_every_key_is_read(load):
         "requests_per_minute = 60",
         "priority = -10",
         "expires = 2027-01-31",
+        'request_class = "batch"',
+        'keep_alive = "1h"',
         "view = true",
         "admin = true",
         "revoked = true",
         "comments = false",
     )
-    rights = {"view": True, "admin": True, "revoked": True, "comments": False}
+    rights = {
+        "request_class": "batch",
+        "keep_alive": 3600.0,
+        "view": True,
+        "admin": True,
+        "revoked": True,
+        "comments": False,
+    }
     assert load(text).keys == (Key("a.b-c_1", HASH, ("qwen", "llama"), 60, -10, moment(2027, 1, 31), **rights),)
 
 

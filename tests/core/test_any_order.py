@@ -243,6 +243,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.configured = specs
+        self.is_classed = specs in (IDLE, LENT)  # some requests are batch
         self.others = OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS
         self.book = Playbook(*specs, wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
@@ -310,12 +311,15 @@ class World:
 
     def step(self) -> None:
         self.pass_time(self.rng.choice(self.PAUSES))
-        getattr(self, self.rng.choice(self.ALL_STEPS if self.configured in (IDLE, LENT) else self.STEPS))()
+        getattr(self, self.rng.choice(self.ALL_STEPS if self.is_classed else self.STEPS))()
 
     def ask(self) -> None:
         self.last += 1
         self.holders[self.last] = "waiting"
-        waiting = tuple(Waiting(self.rng.randint(1, 3)) for _ in range(self.rng.randint(0, 2)))
+        waiting = tuple(
+            Waiting(self.rng.randint(1, 3), is_batch=self.is_classed and self.rng.random() < 0.5)
+            for _ in range(self.rng.randint(0, 2))
+        )
         self.tell(LeaseAsked(self.now, self.last, self.rng.choice(sorted(self.specs)), waiting))
 
     def let_go(self) -> None:
@@ -331,7 +335,11 @@ class World:
         waiting = sorted(n for n, state in self.holders.items() if state == "waiting")
         if waiting and self.rng.random() < 0.5:
             more = tuple(
-                Waiting(self.rng.randint(1, 9), self.rng.choice([0.0, 4.0]))
+                Waiting(
+                    self.rng.randint(1, 9),
+                    self.rng.choice([0.0, 4.0]),
+                    is_batch=self.is_classed and self.rng.random() < 0.5,
+                )
                 for _ in range(self.rng.choice([0, 1, 1, 2]))
             )
             self.tell(DemandReported(self.now, self.rng.choice(waiting), 0, more))

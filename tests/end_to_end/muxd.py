@@ -171,9 +171,9 @@ class Muxd:
 
     # Asking the proxy
 
-    def post(self, path: str, body: Any) -> httpx.Response:
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
         try:
-            return self._http.post(self.url + path, json=body)
+            return self._http.post(self.url + path, json=body, headers=headers)
         except httpx.TimeoutException as error:
             error.add_note(f"the end of muxd's log:\n{self.log[-3000:]}")  # where it says why nobody answered
             raise

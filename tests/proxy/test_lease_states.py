@@ -24,6 +24,8 @@ class Ticket:
     """A request; `fails`: its worker cannot be reached, which it knows at once."""
 
     priority = 0
+    is_batch = False
+    key_name = ""
     since = 0.0
     replayed = False
     record = None
@@ -57,6 +59,7 @@ class Play:
         self.told: list[str] = []
         self.reactor = reactor
         leases = SimpleNamespace(reactor=reactor, start=lambda _: self.told.append("ask muxd"), pool=self._pool)
+        leases.batch_max_wait = 600.0
         self.lease = ModelLease("a", leases, TERMS, ModelMetrics())  # type: ignore[arg-type]
         self.tickets: dict[str, Ticket] = {}
         self.nursery = SimpleNamespace(start_soon=lambda *_: self.told.append("drain"))

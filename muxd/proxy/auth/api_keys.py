@@ -49,13 +49,25 @@ class UnknownKey(Refusal):
 class ApiKey:
     """One configured API key, and what it allows."""
 
-    __slots__ = ("_models", "comments", "digest", "expires", "keep_alive", "name", "priority", "rate", "revoked")
+    __slots__ = (
+        "_models",
+        "comments",
+        "digest",
+        "expires",
+        "is_batch",
+        "keep_alive",
+        "name",
+        "priority",
+        "rate",
+        "revoked",
+    )
 
     def __init__(self, key: Key, rate: TokenBucket | None) -> None:
         self.name = key.name
         self.priority = key.priority
         self.comments = key.comments
         self.keep_alive = key.keep_alive
+        self.is_batch = key.request_class == "batch"
         self.digest = bytes.fromhex(key.secret_sha256)
         self.expires = key.expires
         self.revoked = key.revoked

@@ -25,7 +25,7 @@ MODEL_HEADER = b"x-muxd-model"
 _MOST_DECODED = 64 << 10  # bytes
 _LONGEST_NAME = 64 << 10  # bytes, as written in the body
 _LONGEST_BOOLEAN = 64
-_READ = ("model", "stream", "name", "keep_alive", "ttl", "messages")
+_READ = ("model", "stream", "name", "keep_alive", "ttl", "service_tier", "messages")
 _TRUE = ("true", "1", "on", "yes", "t", "y")  # texts that SGLang reads as true, in any case
 
 
@@ -57,6 +57,7 @@ class RequestInfo(msgspec.Struct):
     stream: bool | None = False
     keep_alive: msgspec.Raw = msgspec.Raw()
     ttl: msgspec.Raw = msgspec.Raw()
+    service_tier: msgspec.Raw = msgspec.Raw()
     form: ClassVar[BodyFormat] = BodyFormat.JSON
     in_body: ClassVar[bool] = True  # the body names the model
     may_preload: ClassVar[bool] = False  # it may be one that only loads or unloads the model
@@ -68,6 +69,10 @@ class RequestInfo(msgspec.Struct):
         """
         found = (seconds_of("keep_alive", bytes(self.keep_alive)), seconds_of("ttl", bytes(self.ttl)))
         return next((seconds for seconds in found if seconds is not None), None)
+
+    def tier(self) -> bytes:
+        """Return OpenAI's "service_tier", as it is written; empty where there is none."""
+        return bytes(self.service_tier)
 
     def unloads(self) -> bool:
         """Return whether the model is to be unloaded after this request."""
@@ -243,8 +248,9 @@ def _fields(body: bytes) -> dict[str, bytes]:
     return {name: text for name, text in fields.items() if text != b"null"}
 
 
-def _kept(fields: dict[str, bytes]) -> tuple[msgspec.Raw, msgspec.Raw]:
-    return msgspec.Raw(fields.get("keep_alive", b"")), msgspec.Raw(fields.get("ttl", b""))
+def _kept(fields: dict[str, bytes]) -> tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]:
+    keep_alive, ttl, tier = (msgspec.Raw(fields.get(name, b"")) for name in ("keep_alive", "ttl", "service_tier"))
+    return keep_alive, ttl, tier
 
 
 def beginning(body: bytes, member: JsonSpan) -> bytes:
