@@ -64,6 +64,11 @@ def test_a_model_that_is_scaled_has_a_worker_for_each_replica_that_there_may_be(
     assert members_of(scaled)[0].model == members_of(replace(scaled, min_replicas=1))[0].model, "no other process"
 
 
+def test_replicas_are_packed_on_gpus_that_are_named_again():
+    spec = spec_of(model(replicas=4, gpus=("0", "0", "1", "1"), memory=Memory(weights=10 * GiB, kv=GiB)), DAEMON)
+    assert [sorted(worker.gpus) for worker in spec.workers[:-1]] == [["0"], ["0"], ["1"], ["1"]]
+
+
 def test_a_fixed_number_of_replicas_is_scaled_by_orders_alone():
     spec = spec_of(model(replicas=2, gpus=("0", "1")), DAEMON)
     assert (spec.replicas, spec.scaling) == (2, None)

@@ -76,9 +76,12 @@ class Devices:
         """Return the ids of several GPUs.  Raise ValueError, also where two names mean the same GPU."""
         name_of: dict[str, str] = {}
         for name in names:
-            first = name_of.setdefault(self.id(name, simulated=simulated), name)
-            if first != name:
-                raise ValueError(f"{first} and {name} are the same GPU; name it once")
+            id = self.id(name, simulated=simulated)
+            if name_of.get(id) == name:
+                raise ValueError(f"{name} is there twice; name each once")
+            if id in name_of:
+                raise ValueError(f"{name_of[id]} and {name} are the same GPU; name it once")
+            name_of[id] = name
         return tuple(name_of)
 
     def _known(self, name: str, *, simulated: bool) -> list[GpuIdentity]:

@@ -276,7 +276,10 @@ class _FileReading:
                 count = int(names[0].removeprefix(ANY_GPUS))
                 any_of = self._devices.any_of(count, self._pretend_gpus if is_pretend else 0)
                 return {"gpus": any_of, "any_gpus": count}
-            return {"gpus": self._devices.distinct_ids(names, simulated=is_pretend)}
+            each = len(names) // most if len(names) % most == 0 else len(names)  # else a rule refuses it
+            parts = (names[start : start + each] for start in range(0, len(names), each))
+            ids = (self._devices.distinct_ids(part, simulated=is_pretend) for part in parts)
+            return {"gpus": tuple(id for part in ids for id in part)}
         except ValueError as error:
             self._problems.add((*path, "gpus"), _with_remedy(error))
             return {"gpus": ()}

@@ -178,7 +178,7 @@ class Model:
         doc="So many workers serve the model side by side, behind a router, or at first; each has its own part of "
         "gpus, which names as many times the GPUs that one needs, and takes what memory says.  They are woken, put to "
         "sleep and ordered together, and a worker that dies comes back beside the others.  `muxctl logs NAME/0` shows "
-        "one of them.",
+        "one of them.  GPUs may be named again for several replicas on one: [0, 0, 1, 1], with sizes in memory.",
     )
     max_replicas: int = key(
         integer(1, 64),

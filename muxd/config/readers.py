@@ -349,14 +349,17 @@ _ANY_GPUS = re.compile("auto(?::([1-9][0-9]?))?")
 
 
 def gpu_names(value: Any, base: Base) -> tuple[str, ...]:
-    """Read a list of GPUs, by number or by name (UUID), as text; `devices` finds their ids.  Or "auto:N": any N."""
+    """Read a list of GPUs, by number or by name (UUID), as text; `devices` finds their ids.  Or "auto:N": any N.
+
+    One may be there again for another replica, which `load` knows.
+    """
     if isinstance(value, str) and (match := _ANY_GPUS.fullmatch(value)):
         return (f"{ANY_GPUS}{match[1] or 1}",)
     if not isinstance(value, list) or not value or not all(_may_be_gpu(item) for item in value):
         raise ValueError(f'{shown(value)} is not a list of GPU numbers; write [0] or [0, 1], or "auto" for any')
     if (least := min((item for item in value if isinstance(item, int)), default=0)) < 0:
         raise ValueError(f"{least} is not a GPU number; they count from 0")
-    return tuple(map(str, _distinct(value)))
+    return tuple(map(str, value))
 
 
 def gpu_sizes(value: Any, base: Base) -> dict[str, int]:

@@ -421,7 +421,8 @@ class Placement:
                 reason = f"{len(shares)} workers cannot share GPU {gpu}, all of which one may take"
             else:
                 need = f"{len(shares)} workers on GPU {gpu} need {sum(shares) / GIB:.1f} GiB"
-                reason = f"{need}, and GPU {gpu} has {capacity / GIB:.1f} GiB in all"
+                fit = f"{capacity // max(shares)} of them fit"
+                reason = f"{need}, and GPU {gpu} has {capacity / GIB:.1f} GiB in all: {fit}"
             return Impossible("model_too_large", reason, "give each a GPU of its own")
         return None
 

@@ -414,6 +414,7 @@ WRONG = [
     (A + "gpus = []", "models.a.gpus: [] is not a list of GPU numbers; write [0] or [0, 1], or \"auto\" for any"),
     (A + "gpus = [-1]", "models.a.gpus: -1 is not a GPU number; they count from 0"),
     (A + "gpus = [1, 1]", "models.a.gpus: 1 is there twice; name each once"),
+    (A + "replicas = 2\ngpus = [0, 0, 0, 1]", "models.a.gpus: 0 is there twice; name each once"),
     (A + "served_names = ['x', 'x']", 'models.a.served_names: "x" is there twice; name each once'),
     (
         A + "served_names = 'x'",

@@ -350,7 +350,9 @@ def test_the_journal_is_told_of_each_worker_and_of_their_group():
 @pytest.mark.parametrize("gpus", [(GPU_0, GPU_0), (GPU_0, GPU_0, GPU_1)])
 def test_what_can_never_fit_together_is_refused_at_once(gpus):
     book = Playbook(replicas("q", *gpus, share=50 << 30)) >> GpusMeasured(0, {"0": 80 << 30, "1": 80 << 30})
-    never = "2 workers on GPU 0 need 100.0 GiB, and GPU 0 has 80.0 GiB in all; give each a GPU of its own"
+    never = (
+        "2 workers on GPU 0 need 100.0 GiB, and GPU 0 has 80.0 GiB in all: 1 of them fit; give each a GPU of its own"
+    )
     assert book >> LeaseAsked(0, 1, "q") << FailLease(1, "model_too_large", f"model q can never be loaded: {never}")
 
 

@@ -29,6 +29,11 @@ replicas = 3
 router = {{ policy = "round_robin" }}
 gpus = [2, 3, 4]
 simulation = {{ {QUICK} }}
+[models.packed]
+replicas = 2
+gpus = [5, 5]
+memory = {{ weights = "14GiB", kv = "10GiB" }}
+simulation = {{ {QUICK} }}
 [models.solo]
 gpus = [4]
 memory = {{ weights = "40GiB", kv = "16GiB" }}
@@ -125,6 +130,15 @@ def test_more_than_memory_has_room_for_are_refused_with_how_many_fit_and_who_is_
     assert "GPU 4 has no room: solo (ready)" in refused
     muxctl(muxd, "scale", "fixed", "2")
     assert replicas(muxd, "fixed")["ready"] == 2
+
+
+def test_two_replicas_are_packed_on_one_gpu_and_leave_it_together(muxd):
+    muxctl(muxd, "scale", "packed", "2")
+    assert replicas(muxd, "packed")["ready"] == 2
+    assert [worker["gpus"] for worker in muxd.status("packed")["workers"]] == [[5], [5], []]
+    text = muxd.ask("packed")
+    muxctl(muxd, "sleep", "packed")
+    assert muxd.ask("packed") == text
 
 
 @pytest.mark.parametrize(
