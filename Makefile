@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint reference console faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
+.PHONY: demo test check lint reference console pythons faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
 # The environment: made once, and again when the project's needs change.
 $(READY): pyproject.toml
@@ -35,6 +35,11 @@ reference: $(READY)
 	$(BIN)/python -m muxd.control.openapi > conf/openapi.json
 	$(BIN)/python -m muxd.setup.man_pages conf/man
 	$(BIN)/python -m muxd.importers.coming_from docs/how-to/coming-from.md
+
+# The wheel on every Python from 3.11 on that is here, by pip, uv and pipx.
+pythons: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pythons
+	PATH="$(BIN):$$PATH" $(BIN)/python -m tests.pythons
 
 # The console in a real browser: Debian's Chromium without a window, and Playwright.
 console: $(READY)
