@@ -1,7 +1,7 @@
 """How many of the random worlds are tried: every fourth, or each of them where MUXD_TEST_SEEDS is "all", as in CI.
 
-A fault in a decision breaks so many worlds that a fourth of them finds it as well: of 14 random edits of `muxd/core`
-that were tried on 2026-11-29 all worlds found 8, and so did every fourth.
+A fault in a decision breaks so many worlds that a fourth of them nearly always finds it as well: of 40 random edits of
+`muxd/core` all worlds found 22, and every fourth 21 (2026-11-29).
 """
 
 import os

@@ -193,11 +193,11 @@ def test_two_agents_in_turns_do_not_cost_a_switch_for_each_request():
 
 @pytest.mark.parametrize("gap", [0.5, 1.0, 2.0, 4.0])
 def test_clients_who_ask_once_are_all_answered_as_soon_as_if_every_idle_model_gave_way_at_once(gap):
-    """20 worlds of 24 requests that come by chance to one of two models, `gap` seconds from each other in the mean."""
+    """Worlds of 24 requests that come by chance to one of two models, `gap` seconds from each other in the mean."""
 
     def seconds(*, keep_turns: bool) -> float:
         spent = 0.0
-        for seed in range(20):
+        for seed in seeds(0, 20):
             crowd = Crowd(0.5, [])
             crowd.book.scheduler.switching.lineup.keep_turns = keep_turns
             crowd.measure_every_switch("ab")

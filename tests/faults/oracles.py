@@ -72,7 +72,7 @@ def zombies(parent: int) -> list[int]:
 
 
 #: What a muxd tells of workers that an earlier one has left, and that it takes over.
-TAKEN_OVER = {("unloaded", "ready"), ("unloaded", "asleep")}
+TAKEN_OVER = {("unloaded", after) for after in ("ready", "asleep", "backoff", "failed")}
 
 
 def check_moves(moves: list[tuple[str, str, str]], *, adopts: bool = False) -> None:

@@ -168,7 +168,9 @@ def soak(folder: Path, make: type[RandomFaults], disks: dict[str, Any], capsys: 
         print("\n".join(f"{count:5} failed: {what}" for what, count in failed.most_common(12)))
         for name, bytes_per_hour in observer.slopes().items():
             print(f"memory of {name}: {bytes_per_hour / (1 << 20):+.1f} MiB an hour in its longest life's second half")
-        print(f"{len(observer.lives)} lives of muxd; the status took {max(observer.waits):.2f} s at the most")
+        print(
+            f"{sum(map(bool, observer.lives))} lives of muxd; the status took {max(observer.waits):.2f} s at the most"
+        )
     assert violations(outcomes, faults) == []
     assert observer.unanswered == []
     assert sum(one.problem is None and not one.left for one in outcomes) > len(outcomes) / 2

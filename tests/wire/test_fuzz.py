@@ -14,11 +14,12 @@ import trio
 from tests.proxy.http_client import HttpClient, get, post
 from tests.proxy.record import PATIENCE
 from tests.proxy.worker import OK, SSE_HEAD, Call, answer_ok, chunk, event
+from tests.seeds import EVERY
 
 from .recorder import Recorder
 from .wire_env import MODELS, WireModel
 
-REQUESTS = 2000
+REQUESTS = 2000 // EVERY
 CLIENTS = 20
 SEED = 4
 
