@@ -200,8 +200,9 @@ class Group:
 
         So are those of a group that is validated, between two processes too: they are kept for it.
         """
-        is_settled = self.is_target or len(self.serving) > 1 or not self.is_down or self.keeps_place
-        return not self.serving[0].spec.any_of or is_settled or self.is_validated
+        if not self.serving[0].spec.any_of or self.is_target or len(self.serving) > 1:
+            return True
+        return not self.is_down or self.keeps_place or self.is_validated
 
     @property
     def may_be_on(self) -> frozenset[GpuId]:

@@ -39,7 +39,7 @@ class Idling:
             due = [name for name, at in self._times.items() if at <= self._host.now]
             concerned |= {name: self._host.groups[name] for name in due if name in self._host.groups}
         for name, group in concerned.items():
-            if self._host.groups.get(name) is not group:
+            if self._host.groups.get(name) is not group or not _has_rules(group):
                 self._times.pop(name, None)
                 continue
             if group.held_until is not None and group.held_until <= self._host.now:
@@ -51,7 +51,7 @@ class Idling:
     def note_changes(self) -> None:
         """Note when those are to be looked at again who have changed since; what is due is so at once."""
         for name, group in self._host.take_stirred().items():
-            if self._host.groups.get(name) is group:
+            if self._host.groups.get(name) is group and _has_rules(group):
                 self._note(group)
             else:
                 self._times.pop(name, None)
@@ -125,3 +125,9 @@ class Idling:
         """Return when the group is to sleep deeper, and how deep then; None for never, as things are."""
         at, level = self._next_rung(group)
         return (at, level) if at < inf else None
+
+
+def _has_rules(group: Group) -> bool:
+    """Say whether anything becomes of the group when nobody uses it."""
+    is_told = group.keep_alive is not None or group.held_until is not None or group.is_sheltered
+    return is_told or bool(group.spec.ladder or group.spec.sheltered_for)

@@ -134,6 +134,9 @@ class Switching:
     def _start_anew_elsewhere(self) -> Iterator[Command]:
         """End sleepers that are to be started on idle GPUs instead of woken on theirs."""
         alike = list(self.lineup.sleepers())
+        if not alike:
+            self._idle = frozenset()
+            return
         idle = self.host.ledger.idle(frozenset().union(*(groups[0].may_be_on_anew for groups in alike)))
         idle -= self.off_limits(None, urgent=False) if idle else idle
         sleepers = [group for groups in alike if self._placement.fits_elsewhere(groups[0], idle) for group in groups]

@@ -209,7 +209,7 @@ class Worker:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
         if to in _COMPLETES.get(self.state, ()):
             self.took[self.state] = now - self.since
-            self._cost(self.state, None).learn(now - self.since)
+            self.costs[self.state, self.level if self.state in _BY_LEVEL else None].learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
         if to in DOWN:
@@ -321,14 +321,13 @@ class Worker:
 
         A wake that was never measured is not guessed to be dearer than a start that was.
         """
-        found = self._cost(state, level)
+        if state not in _BY_LEVEL:
+            return self.costs[state, None]
+        found = self.costs[state, self.level if level is None else level]
         if found.measured or state is not WorkerState.WAKING:
             return found
         start = self.costs[WorkerState.STARTING, None]
         return Cost(min(found.seconds, start.seconds)) if start.measured else found
-
-    def _cost(self, state: WorkerState, level: int | None) -> Cost:
-        return self.costs[state, (self.level if level is None else level) if state in _BY_LEVEL else None]
 
     @property
     def return_cost(self) -> Cost:
