@@ -12,6 +12,38 @@ from muxd.config.names import did_you_mean
 from muxd.config.rules import VARIABLE, Finding
 from muxd.config.server_commands import BRACE, OF_RUNNING_SERVER, OF_SERVER, placeholders_in
 
+#: The routes of OpenAI's API, and those that its imitators have beside them (llama.cpp, Ollama, TEI, vLLM).  A server
+#: answers 404 by itself on those that it has not.
+ROUTES = frozenset(
+    (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/{id}",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/embeddings",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/audio/speech",
+        "/v1/images/generations",
+        "/v1/moderations",
+        "/v1/rerank",
+        "/v2/rerank",
+        "/v1/score",
+        "/v1/classify",
+        "/v1/models",
+        "/api/chat",
+        "/api/generate",
+        "/classify",
+        "/pooling",
+        "/tokenize",
+        "/detokenize",
+        "/metrics",
+        "/ping",
+    )
+)
+
 #: Programs that expand variables in their arguments, or have a shell do so.
 EXPANDING = ("sh", "bash", "dash", "zsh", "ash", "ksh", "fish", "ssh", "su", "runuser", "systemd-run")
 
@@ -36,6 +68,9 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
     for key, steps in (("sleep", options.sleep), ("wake", options.wake)):
         for step in steps:
             yield from _words((key,), step.command, OF_RUNNING_SERVER, model, environ)
+    for route in options.routes:
+        if route not in ROUTES:
+            yield ("routes",), f"{route} is no route that muxd passes on; {did_you_mean(route, sorted(ROUTES))}"
     if options.sleep and not options.wake:
         yield ("sleep",), "nothing would wake it again; write wake as well, or leave this out"
     if options.wake and not options.sleep:

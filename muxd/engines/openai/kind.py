@@ -9,42 +9,10 @@ from muxd.config.model_schema import Model
 from muxd.engines.capabilities import Capabilities
 from muxd.engines.kind import EngineKind
 
-from .key_checks import findings
+from .key_checks import ROUTES, findings
 
 if TYPE_CHECKING:
     from muxd.engines.engine import Engine
-
-#: The routes of OpenAI's API, and those that its imitators have beside them (llama.cpp, Ollama, TEI, vLLM).  A server
-#: answers 404 by itself on those that it has not.
-ROUTES = frozenset(
-    (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/responses/{id}",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/embeddings",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-        "/v1/audio/speech",
-        "/v1/images/generations",
-        "/v1/moderations",
-        "/v1/rerank",
-        "/v2/rerank",
-        "/v1/score",
-        "/v1/classify",
-        "/v1/models",
-        "/api/chat",
-        "/api/generate",
-        "/classify",
-        "/pooling",
-        "/tokenize",
-        "/detokenize",
-        "/metrics",
-        "/ping",
-    )
-)
 
 #: By the level for which it is launched, those at which it can sleep: its steps are for one level.
 SLEEP_LEVELS = {1: frozenset({1, 3}), 2: frozenset({2, 3}), 3: frozenset({3})}

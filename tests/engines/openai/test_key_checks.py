@@ -167,3 +167,12 @@ def test_keys_of_another_engine_are_refused_where_the_model_has_that(tmp_path):
     (tmp_path / "muxd.toml").write_text('[models.a]\nengine = "simulator"\nready_path = "/x"\n')
     with pytest.raises(ConfigError, match=r'ready_path: only engine = "openai" has it; remove it or change engine'):
         load_config(tmp_path / "muxd.toml", {})
+
+
+def test_a_route_that_nobody_could_ask_is_refused(problem, load):
+    assert load(GOOD + 'routes = ["/v1/embeddings", "/v1/models"]').engine_options.routes[0] == "/v1/embeddings"
+    where = "F:4: models.a.routes: "
+    assert problem(GOOD + 'routes = ["/v1/embedding"]').startswith(
+        f"{where}/v1/embedding is no route that muxd passes on; did you mean /v1/embeddings?"
+    )
+    assert problem(GOOD + 'routes = ["/slots"]').startswith(f"{where}/slots is no route that muxd passes on; ")
