@@ -26,6 +26,7 @@ EXAMPLES = {
     "socket",
     "state_dir",
     "log_dir",
+    "cache_dir",
     "admin_group",
     "user",
     "allow_origins",

@@ -1,4 +1,4 @@
-"""Default places of the configuration file, the control socket, the state folder and the logs."""
+"""Default places of the configuration file, the control socket, the state folder, the logs and the caches."""
 
 import os
 import pwd
@@ -71,6 +71,13 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 def default_log_dir(environ: Mapping[str, str], state_dir: Path) -> Path:
     """Return systemd's $LOGS_DIRECTORY, else a folder in the state folder."""
     return _first_directory(environ, "LOGS_DIRECTORY") or state_dir / "logs"
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return systemd's $CACHE_DIRECTORY, else a folder in the user's $XDG_CACHE_HOME or ~/.cache."""
+    if directory := _first_directory(environ, "CACHE_DIRECTORY"):
+        return directory
+    return (_first_directory(environ, "XDG_CACHE_HOME") or home(environ) / ".cache") / "muxd"
 
 
 def _first_directory(environ: Mapping[str, str], variable: str) -> Path | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from muxd.errors import ConfigError
 
 from .declarations import KeyDeclaration, keys_of
-from .default_paths import default_log_dir, default_socket, default_state_dir, home
+from .default_paths import default_cache_dir, default_log_dir, default_socket, default_state_dir, home
 from .devices import VARIABLE, Devices
 from .engine_options import DEFAULT_ENGINE, ENGINE_OPTIONS
 from .flags import TENSOR, Parallel, flag_of, parallel
@@ -217,6 +217,7 @@ class _FileReading:
         given = self._table(("muxd",), raw, keys_of(Daemon))
         state_dir = given.setdefault("state_dir", default_state_dir(self._environ))
         given.setdefault("log_dir", default_log_dir(self._environ, state_dir))
+        given.setdefault("cache_dir", default_cache_dir(self._environ))
         given.setdefault("socket", default_socket(self._environ))
         return Daemon(**given)
 

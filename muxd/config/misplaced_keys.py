@@ -36,6 +36,7 @@ _WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "socket": ("sock", "socket_path", "unix_socket", "control_socket"),
         "state_dir": ("state", "data_dir", "home", "workdir", "run_dir"),
         "log_dir": ("log", "logs", "log_file", "logfile", "log_path", "logs_dir"),
+        "cache_dir": ("cache", "caches", "cache_root", "cachedir"),
         "log_level": ("debug", "verbose", "verbosity", "level"),
         "admin_group": ("group", "admin", "admins"),
     },

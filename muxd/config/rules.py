@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .declarations import keys_of
-from .default_paths import default_log_dir
+from .default_paths import default_cache_dir, default_log_dir
 from .engine_options import DEFAULT_ENGINE, OPTION_KEYS, engines_with
 from .flag_advice import why_flag
 from .folders import why_no_logs, why_no_socket
@@ -85,6 +85,11 @@ def check_folders(config: Config, problems: Problems) -> None:
             continue  # muxd puts what is in its own place aside
         if ("muxd", key) not in problems.paths() and (why := why_no_logs(folder, daemon.state_dir)):
             problems.add(("muxd", key), why)
+    caches, path = daemon.cache_dir, ("muxd", "cache_dir")
+    if caches is not None and caches != default_cache_dir(os.environ) and path not in problems.paths():
+        why = why_no_logs(caches, daemon.state_dir)  # muxd can do without a default place
+        if why is not None:
+            problems.add(path, why)
     proxy, path = config.proxy, ("proxy", "access_log_dir")
     if proxy.access_log_dir is None or path in problems.paths():
         return

@@ -63,6 +63,16 @@ class Daemon:
         told=True,
         doc="NAME.stdout.log and NAME.stderr.log of every model.  Default: $LOGS_DIRECTORY, else logs in state_dir.",
     )
+    cache_dir: Path | None = key(
+        path,
+        unset=None,
+        example="/var/cache/muxd",
+        told=True,
+        doc="What models' servers compile is kept in kernels below it (Triton, Inductor, FlashInfer, DeepGEMM, the "
+        "engine's own), for all of them and over restarts.  A variable that muxd's environment or a model's env has, "
+        "such as TRITON_CACHE_DIR, goes before it.  Default: $CACHE_DIRECTORY, else muxd in $XDG_CACHE_HOME, else "
+        "~/.cache/muxd.",
+    )
     log_level: str = key(
         choice(*LOG_LEVELS),
         "info",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from muxd.config.flags import flag_of
@@ -93,6 +93,8 @@ class EngineKind:
     # Returns the flag by which a model's own args let its server have a share of each GPU, and what that is of a GPU
     # with so many bytes; 0: they do not say.
     demanded: Callable[[Model, int], tuple[str, int]] = lambda model, total: ("", 0)
+    # The variables by which its servers are told where to keep what they compile, and the folder of each.
+    caches: Mapping[str, str] = field(default_factory=dict)
     own_args: Callable[[Model], Sequence[str]] = lambda model: model.args  # returns the flags that the user's keys say
     installation: InstallationChecks | None = None  # None: it is always there
     pretend_gpus: PretendGpus | None = None  # None: its servers take memory of this machine's GPUs

@@ -18,6 +18,7 @@ from muxd.core.events import Event
 from muxd.core.ledger import GpuId
 from muxd.engines.engine import SERVER_PID, Engine, LaunchContext, LaunchSpec, ServerKeys
 from muxd.engines.engine_client import EngineClient
+from muxd.engines.registry import kind_of
 from muxd.gpus import Gpus
 from muxd.launchers.launcher import launcher_for
 from muxd.launchers.observed_scripts import ObservedScripts
@@ -25,6 +26,7 @@ from muxd.ports import HOST
 from muxd.saved_state import StateFile, WorkerRecord
 from muxd.shim.shim_spec import CHILD_PID
 
+from .kernel_caches import with_kernel_caches
 from .port_ownership import PortOwnership
 from .server_tree import ChildTree
 
@@ -261,10 +263,13 @@ def _spec(model: Model, orders: LaunchSpec, plan: LaunchContext, context: Worker
     logs = log_files(context.config, model)
     withheld = context.withheld.union(OWN_ENVIRONMENT)
     inherited = {name: value for name, value in os.environ.items() if name not in withheld}
+    env = _with_modules({**inherited, **orders.env, **model.env}, orders.modules)
+    if not (kind := kind_of(model)).is_pretend:
+        env = with_kernel_caches(env, context.config.daemon.cache_dir, kind.caches, model.env)
     return ChildSpec(
         name=file_name(model.name),
         argv=orders.argv,
-        env=_past_proxies(_with_modules({**inherited, **orders.env, **model.env}, orders.modules)),
+        env=_past_proxies(env),
         cwd=model.cwd or plan.workdir,
         stdout=logs["stdout"],
         stderr=logs["stderr"],

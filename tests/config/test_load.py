@@ -87,6 +87,7 @@ def test_one_model_needs_two_lines(load, tmp_path, environ):
             socket=tmp_path / "home/.local/state/muxd/muxd.sock",
             state_dir=tmp_path / "home/.local/state/muxd",
             log_dir=tmp_path / "home/.local/state/muxd/logs",
+            cache_dir=tmp_path / "home/.cache/muxd",
         ),
         models=(
             Model(
@@ -204,6 +205,19 @@ args = []
 def test_the_environment_says_where_things_are(load, variables, socket, state, logs):
     daemon = load(ONE_MODEL, HOME="/h", **variables).daemon
     assert (daemon.socket, daemon.state_dir, daemon.log_dir) == (Path(socket), Path(state), Path(logs))
+
+
+@pytest.mark.parametrize(
+    ("variables", "caches"),
+    [
+        ({}, "/h/.cache/muxd"),
+        ({"XDG_CACHE_HOME": "/fast"}, "/fast/muxd"),
+        ({"XDG_CACHE_HOME": "/fast", "CACHE_DIRECTORY": "/var/cache/muxd:/other"}, "/var/cache/muxd"),
+    ],
+)
+def test_caches_are_kept_where_the_environment_says(load, variables, caches):
+    assert load(ONE_MODEL, HOME="/h", **variables).daemon.cache_dir == Path(caches)
+    assert load('[muxd]\ncache_dir = "/c"\n' + ONE_MODEL, HOME="/h", **variables).daemon.cache_dir == Path("/c")
 
 
 def test_logs_follow_a_state_dir_that_was_written(load, tmp_path):
@@ -411,6 +425,7 @@ WRONG = [
     ("[muxd]\nlog_dir = 'muxd.toml'", "muxd.log_dir: F is not a directory; name one that is, or can be made"),
     ("[muxd]\nlog_dir = '/'\nstate_dir = 'muxd.toml/s'",
      "muxd.state_dir: F is not a directory; name one that is, or can be made"),
+    ("[muxd]\ncache_dir = 'muxd.toml/c'", "muxd.cache_dir: F is not a directory; name one that is, or can be made"),
     (A + "gpus = []", "models.a.gpus: [] is not a list of GPU numbers; write [0] or [0, 1], or \"auto\" for any"),
     (A + "gpus = [-1]", "models.a.gpus: -1 is not a GPU number; they count from 0"),
     (A + "gpus = [1, 1]", "models.a.gpus: 1 is there twice; name each once"),

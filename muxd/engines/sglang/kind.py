@@ -124,6 +124,7 @@ SGLANG = EngineKind(
     takes_adapters=takes_adapters,
     demanded=demanded,
     findings=findings,
+    caches={"SGLANG_CACHE_DIR": "sglang", "SGLANG_DG_CACHE_DIR": "deep_gemm"},
     certain_need=partial(certain_need, SPARES),
     installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags),
 )

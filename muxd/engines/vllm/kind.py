@@ -131,6 +131,7 @@ VLLM_KIND = EngineKind(
     certain_need=partial(certain_need, SPARES),
     demanded=demanded,
     own_args=own_args,
+    caches={"VLLM_CACHE_ROOT": "vllm"},
     findings=findings,
     installation=InstallationChecks(PACKAGE, odd_args, paths_read, _flags, unfit),
 )
