@@ -37,6 +37,8 @@ AT_MOST = {
 #: What each of these rooms never imports of muxd.
 ABOVE_WORKERS = {"supervisor", "daemon", "control", "status", "metrics", "proxy"}
 NEVER = {
+    "ui": {"core", "supervisor", "workers", "children", "engines", "gpus", "control", "history", "simulator"},
+    "setup": {"core", "supervisor", "workers", "children", "engines", "gpus", "control", "proxy", "simulator"},
     "config": ABOVE_WORKERS | {"core", "host", "workers", "children", "shim", "simulator"},
     "gpus": ABOVE_WORKERS | {"workers", "children", "engines", "launchers", "simulator"},
     "host": ABOVE_WORKERS | {"core", "workers", "children", "engines", "launchers", "simulator", "importers"},
