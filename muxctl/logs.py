@@ -1,4 +1,4 @@
-"""`muxctl logs NAME`: the log of a model or of the proxy, from muxd, or from the files if muxd is down."""
+"""`muxctl logs [NAME]`: the log of a model, of the proxy, or of all, from muxd, or from the files if muxd is down."""
 
 import json
 import os
@@ -17,7 +17,9 @@ from muxctl.socket_path import find_socket
 
 MEANING = """\
 What the model's processes wrote to stdout and stderr, across rotated files;
-`proxy` is muxd's own proxy.  muxd itself writes to its stderr: to the journal,
+`proxy` is muxd's own proxy.  Without NAME it is that of all of them, each line
+behind its model's name: with -f as lines come, else one file after the other.
+muxd itself writes to its stderr: to the journal,
 where systemd runs it (journalctl -u muxd).
 On a terminal control characters are written out, as \\x1b; not into a pipe.
 When muxd is down the files are read here, from the log directory of the
@@ -26,6 +28,7 @@ EXAMPLES = {
     "muxctl logs qwen": "the last 100 lines of each",
     "muxctl logs qwen -f": "and what comes from now on",
     "muxctl logs qwen -n 1000 --stream stderr": "more, of one",
+    "muxctl logs -f -n 0": "of all, from now on",
     "muxctl logs proxy": "what the proxy had to say",
 }
 EXITS = EVERYWHERE | {
@@ -43,7 +46,7 @@ Line = dict[str, Any]  # {"stream": "stderr", "line": "..."}
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a model's name, or what clients call it")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a model's name, or what clients call it (all)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines until ^C")
     parser.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="begin N lines back (100)")
     parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which of its two outputs (both)")
@@ -103,8 +106,9 @@ def _connected(socket: str | None) -> ControlConnection | None:
 
 
 def _from_muxd(connection: ControlConnection, options: Namespace) -> Iterator[Line]:
-    query = f"/logs?lines={options.lines}&follow={int(options.follow)}&stream={options.stream}"
-    answer = connection.ask("GET", model_target(options.name, query))
+    query = f"lines={options.lines}&follow={int(options.follow)}&stream={options.stream}"
+    target = f"/v1/logs?{query}" if options.name is None else model_target(options.name, f"/logs?{query}")
+    answer = connection.ask("GET", target)
     if options.follow:
         yield from answer.lines()
         return
@@ -113,7 +117,8 @@ def _from_muxd(connection: ControlConnection, options: Namespace) -> Iterator[Li
     if lost := log.get("lost"):
         _say(f"{lost['bytes']} bytes of the log of {options.name} were lost: {plain(lost['reason'])}")
     elif not log["lines"] and options.lines:
-        _say(f"{options.name} has written nothing so far{_to(options.stream)}")
+        who = f"{options.name} has written nothing" if options.name else "nobody has written anything"
+        _say(f"{who} so far{_to(options.stream)}")
 
 
 def _to(stream: str) -> str:
@@ -125,6 +130,8 @@ def _say(text: str) -> None:
 
 
 def _from_files(options: Namespace, show: Callable[[Line], None]) -> int:
+    if options.name is None:
+        raise CommandFailed("muxd is not running: name a model, to read its files", ExitCode.UNREACHABLE)
     try:
         files = _find_files(options.name, options.log_dir)
         if options.stream != "both":

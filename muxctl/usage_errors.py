@@ -78,7 +78,7 @@ class VerbParser(ArgumentParser):
         elif several := _SEVERAL.match(message):
             message = several_options(several["flag"], several["known"])
         elif message.endswith("required: NAME"):
-            names = [*_models(self.words), *(["proxy"] if self.prog.endswith(" logs") else [])]
+            names = _models(self.words)
             which = f": {', '.join(names)}" if names else "; muxctl status lists them"
             message = f"of which model? {self.prog} NAME{which}"
         elif message.endswith("required: ACTION"):

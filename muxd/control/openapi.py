@@ -49,6 +49,11 @@ _OPERATIONS = {
         {"lines": {**_COUNT, "maximum": 10_000}, "follow": _FLAG, "stream": {"enum": ["stdout", "stderr", "both"]}},
         answer=_LINES,
     ),
+    ("GET", "/v1/logs"): _Operation(
+        "What all models and the proxy wrote",
+        {"lines": {**_COUNT, "maximum": 10_000}, "follow": _FLAG, "stream": {"enum": ["stdout", "stderr", "both"]}},
+        answer=_LINES,
+    ),
     ("GET", "/v1/events"): _Operation("What happened", {"after": _COUNT, "follow": _FLAG}, answer=_LINES),
     ("GET", "/v1/requests"): _Operation(
         "Clients' requests",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from math import inf
+from pathlib import Path
 from urllib.parse import unquote
 
 import trio
@@ -121,6 +122,7 @@ class ControlRoutes:
                 ControlRoute("POST", "/v1/models/NAME/validate", Right.OPERATE, self._validate, "validate models"),
                 ControlRoute("POST", "/v1/reload", Right.OPERATE, self._reload, "reload the configuration"),
                 ControlRoute("GET", "/v1/models/NAME/logs", Right.OPERATE, self._send_logs, "read the models' logs"),
+                ControlRoute("GET", "/v1/logs", Right.OPERATE, self._send_all_logs, "read the models' logs"),
                 ControlRoute("GET", "/v1/events", Right.READ, self._events),
                 ControlRoute("GET", "/v1/requests", Right.OPERATE, self._requests, "see clients' requests"),
                 ControlRoute("GET", "/v1/switches", Right.READ, self._switches),
@@ -259,9 +261,17 @@ class ControlRoutes:
         await exchange.send_json(200, await self._service.reload(dry_run=body.dry_run, by=_operator(exchange)))
 
     async def _send_logs(self, request: Request, exchange: ResponseWriter, name: str) -> None:
+        await self._send_files(request, exchange, *self._service.log_of(name))
+
+    async def _send_all_logs(self, request: Request, exchange: ResponseWriter, _: str) -> None:
+        await self._send_files(request, exchange, self._service.all_logs(), None)
+
+    async def _send_files(
+        self, request: Request, exchange: ResponseWriter, known: dict[str, Path], lost: Message | None
+    ) -> None:
         query = request.query
+        check_fields(query, "lines", "follow", "stream")
         lines, follow, streams = log_lines(query), parse_flag(query, "follow", False), log_streams(query)
-        known, lost = self._service.log_of(name)
         files = {label: path for label, path in known.items() if label.rpartition(" ")[2] in streams}
         if follow:
             await self._logs.send_following(exchange, files, lines)

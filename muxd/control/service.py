@@ -183,6 +183,10 @@ class ControlService(Protocol):
         """Use a link up; raises LinkUsed."""
         ...
 
+    def all_logs(self) -> dict[str, Path]:
+        """Return the newest log files of all models and of the proxy, by worker and stream: "qwen stdout"."""
+        ...
+
     def shutdown(self, *, by: str = "") -> None: ...
 
     async def prepare_handover(self, *, upgrade: bool, now: bool) -> None:

@@ -161,6 +161,14 @@ class SupervisorService:
             raise ModelNotFound(f"{who}: see its unit's journal (journalctl -u), or where its stderr goes", model=name)
         return teller.log_files, status.lost(teller.dropped)
 
+    def all_logs(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        teller: LogTeller | None = self._context.proxy.log_teller
+        models = {name: self._runners.logs_of(self._view.members(name))[0] for name in self._view.host().groups}
+        for name, files in {**models, **({"proxy": teller.log_files} if teller is not None else {})}.items():
+            found |= {label if " " in label else f"{name} {label}": path for label, path in files.items()}
+        return found
+
     def recent_switches(self, wanted: EntryFilter, began_before: float) -> list[dict[str, Any]]:
         now, book = trio.current_time(), self._context.switches
         book.look(None, {switch.target: switch.since for switch in self._view.switches()}, "", now)

@@ -215,6 +215,9 @@ class FakeOffice:
         name = self.resolve(name)
         return {stream: self.logs / f"{name}.{stream}.log" for stream in ("stdout", "stderr")}, self.lost
 
+    def all_logs(self) -> dict[str, Path]:
+        return {f"{name} {stream}": path for name in ("qwen",) for stream, path in self.log_of(name)[0].items()}
+
     def shutdown(self, *, by: str = "") -> None:
         self.asked.append(("shutdown",))
 

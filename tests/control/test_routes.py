@@ -63,7 +63,7 @@ async def test_metrics_are_plain_text(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("target", "nearest"),
-    [("/v1/stats", "/v1/status"), ("/", "/metrics"), ("/v2/events", "/v1/events"), ("/v1/models/", "/v1/models/NAME")],
+    [("/v1/stats", "/v1/status"), ("/", "/v1/logs"), ("/v2/events", "/v1/events"), ("/v1/models/", "/v1/models/NAME")],
 )
 async def test_an_unknown_route_names_the_nearest(desk: Desk, target: str, nearest: str) -> None:
     status, _, body = await desk.ask("GET", target)

@@ -87,3 +87,14 @@ def test_a_request_is_seen_while_it_runs_and_is_cancelled(start):
     client.join(20)
     assert any("request_cancelled" in line for line in lines)
     assert told(muxd, "/v1/requests?state=running")["requests"] == []
+
+
+def test_the_logs_of_all_are_one_stream(start):
+    muxd = start()
+    muxd.ask("alpha")
+    said = muxd.muxctl("logs", "-n", "5").stdout
+    assert "alpha: " in said
+    assert "proxy: " in said
+    with muxd._control.stream("GET", "/v1/logs?follow=1&lines=0") as lines:
+        muxd.ask("beta")
+        assert any('"beta stdout"' in line for line in lines.iter_lines())

@@ -214,3 +214,15 @@ def test_lines_that_are_no_number_are_a_usage_error(muxctl):
         2,
         "muxctl logs: error: argument -n/--lines: 'many' is not a number of lines",
     )
+
+
+def test_without_a_name_it_is_the_log_of_all_each_line_behind_its_models_name(muxd, muxctl):
+    lines = [{"stream": "qwen stdout", "line": "ready"}, {"stream": "llama/0 stderr", "line": "loading"}]
+    muxd.scripts["GET /v1/logs?lines=100&follow=0&stream=both"] = lambda talk: talk.json({"lines": lines})
+    assert muxctl("logs")[:2] == (0, "qwen: ready\nllama/0: loading\n")
+
+
+def test_without_a_name_and_without_muxd_a_name_is_asked_for(muxctl):
+    code, _, err = muxctl("logs")
+    assert code == 7
+    assert "name a model" in err
