@@ -5,8 +5,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from muxd.config.command_lines import CONTAINERS
+from muxd.config.devices import VARIABLE
 from muxd.config.flags import flag_of, parallel
 from muxd.config.readers import Base, weights
 
@@ -54,6 +56,19 @@ def words_of(command: str) -> list[str]:
     if not words:
         raise ValueError("is empty; write the command that starts the server")
     return words
+
+
+def gpus_by_env(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return a command without the GPUs that its own `env` lets it see, and these as said; None where it says none."""
+    if os.path.basename(words[0]) != "env":
+        return list(words), None
+    variables = list(takewhile(lambda word: "=" in word and not word.startswith("-"), words[1:]))
+    said = [word for word in variables if word.startswith(f"{VARIABLE}=")]
+    rest = words[1 + len(variables) :]
+    if not said or not rest:
+        return list(words), None
+    others = [word for word in variables if word not in said]
+    return [*([words[0], *others] if others else []), *rest], said[-1].partition("=")[2]
 
 
 def engine_command(words: Sequence[str], base: Base) -> EngineCommand | None:

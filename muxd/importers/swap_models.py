@@ -21,6 +21,7 @@ from .engine_commands import (
     EngineCommand,
     asks_for_gpus,
     engine_command,
+    gpus_by_env,
     gpus_of,
     in_container,
     repeated_flag,
@@ -122,7 +123,8 @@ class _SwapModel:
                 self.conversion.wrong(self._at("cmd"), f"{text} proxy: http://127.0.0.1:NUMBER")
             return
         self._say("port", port or self.written_port, "proxy")
-        env = self._environment()
+        words, own_gpus = gpus_by_env(words)
+        env = self._environment() | ({VARIABLE: own_gpus} if own_gpus is not None else {})
         prefix = self._put_gpus(words, env)
         self._say("env", env, "env")
         plain = engine_command(words, _ANYWHERE) if self.table.get("cmdStop") is None and not prefix else None
@@ -192,6 +194,9 @@ class _SwapModel:
                     gpus = tuple(map(str, range(gpus_of(words)))) or None
                 if gpus is None and in_container(words) and asks_for_gpus(words):
                     text = "its container sees all GPUs, and its turn is on GPU 0 alone"
+                    self.conversion.remark(self._at(key), f"{text}; write gpus, those that it uses")
+                elif gpus is None and any(f"{VARIABLE}=" in word for word in words):
+                    text = f"{VARIABLE} is said within a command that is not read, and its turn is on GPU 0 alone"
                     self.conversion.remark(self._at(key), f"{text}; write gpus, those that it uses")
         except (ValueError, NotKnown) as error:
             self.conversion.remark(self._at(key), f"its GPUs are not known: {error}; write gpus")

@@ -175,6 +175,37 @@ FACTS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("cmd", "command", "gpus"),
+    [
+        ("env CUDA_VISIBLE_DEVICES=1 serve --port ${PORT}", "serve --port {port}", ("1",)),
+        (
+            "/usr/bin/env A=b CUDA_VISIBLE_DEVICES=2,3 serve --port ${PORT}",
+            "/usr/bin/env A=b serve --port {port}",
+            "23",
+        ),
+        ("env CUDA_VISIBLE_DEVICES= serve --port ${PORT}", "env CUDA_VISIBLE_DEVICES= serve --port {port}", ("0",)),
+        ("env A=b serve --port ${PORT}", "env A=b serve --port {port}", ("0",)),
+    ],
+)
+def test_gpus_that_a_command_sets_by_itself_are_the_models(swap, cmd, command, gpus):
+    (model,) = swap.load(f"models:\n  a:\n    cmd: {cmd}\n", "config.yaml").models
+    assert (" ".join(model.engine_options.command), model.gpus) == (command, tuple(gpus))
+
+
+def test_an_engine_behind_env_is_run_as_one_where_env_says_nothing_else(swap):
+    text = "models:\n  a:\n    cmd: env CUDA_VISIBLE_DEVICES=1 /opt/v/bin/vllm serve Qwen/Q --port ${PORT}\n"
+    (model,) = swap.load(text, "config.yaml").models
+    assert (model.engine, model.gpus, model.engine_options.python) == ("vllm", ("1",), "/opt/v/bin/python")
+
+
+@pytest.mark.parametrize("front", ["sh -c 'CUDA_VISIBLE_DEVICES=1 exec", "env -u A CUDA_VISIBLE_DEVICES=1 sh -c '"])
+def test_gpus_that_are_said_where_nobody_reads_them_are_pointed_out(swap, front):
+    said = swap.remarks(f"models:\n  a:\n    cmd: {front} serve --port ${{PORT}}'\n", "config.yaml")
+    told = ":3: models.a.cmd: CUDA_VISIBLE_DEVICES is said within a command that is not read, and its turn is on GPU 0"
+    assert [remark for remark in said if told in remark], said
+
+
 def test_there_are_ten_files_and_something_is_known_of_each():
     assert {file.stem for file in FILES.iterdir()} == FACTS.keys()
     assert len(FACTS) >= 10
