@@ -46,9 +46,12 @@ def convert(file: Path, problems: Problems) -> Conversion:
     Raise ConfigError where the file cannot be read.
     """
     source = read_document(file, is_yaml=True)
+    models = source.table.get("models")
+    if isinstance(models, dict):  # a name with nothing below it
+        models = {name: {} if table is None else table for name, table in models.items()}
+        source = replace(source, table={**source.table, "models": models})
     problems.also(source)
     conversion = Conversion(source, problems)
-    models = source.table.get("models")
     if not isinstance(models, dict) or not models:
         conversion.wrong(("models",), "no model; write models: and NAME: with its cmd below it")
         return conversion
@@ -67,6 +70,9 @@ def convert(file: Path, problems: Problems) -> Conversion:
     put_models(conversion, models, written_ports)
     for name, (peer, model) in peers.items():
         put_peer(conversion, name, peer, model, is_only=[each for _, each in peers.values()].count(model) == 1)
+    if not conversion.tables.get("models") and not any(problems.told()):
+        text = "none of them is on this host, and muxd starts none elsewhere"
+        conversion.wrong(("models",), f'{text}; write muxd.toml, with engine = "remote" for those that run already')
     _tell_variables(conversion, variables)
     return conversion
 

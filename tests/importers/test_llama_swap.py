@@ -341,6 +341,11 @@ def _yaml(table):
             "models:\n  a:\n    ttl: 3",
             "config.yaml:2: models.a: cmd is missing; write the command that starts its server",
         ),
+        ("models:\n  a:", "config.yaml:2: models.a: cmd is missing; write the command that starts its server"),
+        (
+            "models:\n  a:\n    cmd: x\n    proxy: http://10.0.0.5:9000",
+            "config.yaml:1: models: none of them is on this host, and muxd starts none elsewhere; write muxd.toml",
+        ),
         ("models:\n  a:\n    cmd: [x]", "config.yaml:3: models.a.cmd: ["),
         ("models:\n  a:\n    cmd: '# none'", "config.yaml:3: models.a.cmd: is empty; write the command that starts"),
         (
