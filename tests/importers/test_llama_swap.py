@@ -342,10 +342,6 @@ def _yaml(table):
             "config.yaml:2: models.a: cmd is missing; write the command that starts its server",
         ),
         ("models:\n  a:", "config.yaml:2: models.a: cmd is missing; write the command that starts its server"),
-        (
-            "models:\n  a:\n    cmd: x\n    proxy: http://10.0.0.5:9000",
-            "config.yaml:1: models: none of them is on this host, and muxd starts none elsewhere; write muxd.toml",
-        ),
         ("models:\n  a:\n    cmd: [x]", "config.yaml:3: models.a.cmd: ["),
         ("models:\n  a:\n    cmd: '# none'", "config.yaml:3: models.a.cmd: is empty; write the command that starts"),
         (
@@ -398,7 +394,10 @@ def _yaml(table):
             "models:\n  a: {cmd: 'x ${PORT}', filters: {setParams: {x: .nan}}}",
             "set_params: nan cannot be said",
         ),
-        ("models:\n  a:\n    cmd: x\n    proxy: http://far:1", "models: no model; add a table [models.NAME]"),
+        (
+            "models:\n  a:\n    cmd: x\n    proxy: http://far:1",
+            "config.yaml:1: models: none of them is on this host, and muxd starts none elsewhere; write muxd.toml",
+        ),
         ("models:\n  a:\n    cmd: x ${PORT}\n    env: {A: 1}", "config.yaml:4: models.a.env: not a list of variables;"),
         (
             "models:\n  a:\n    cmd: x ${PORT}\n    filters:\n      stripParams: top_p\n      strip_params: top_k",
