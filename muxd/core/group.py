@@ -232,6 +232,11 @@ class Group:
         return max(1, self.spec.scaling.least) if self.spec.scaling is not None else 1
 
     @property
+    def at_first(self) -> int:
+        """Return with how many replicas it comes to its GPUs at most."""
+        return max(self.least, self.spec.replicas or len(self.serving))
+
+    @property
     def answering(self) -> tuple[Worker, ...]:
         """Return the workers to which requests come now."""
         ready = (worker for worker in self.enlisted if worker.state is WorkerState.READY)
@@ -244,7 +249,7 @@ class Group:
     def enlist(self, workers: Iterable[Worker]) -> None:
         """Let these of the spare workers serve with the others."""
         for worker in workers:
-            worker.is_spare = worker.is_lent = False
+            worker.is_spare = False
         self._note_enlisted()
 
     def let_spare(self, workers: Iterable[Worker], deadline: float) -> None:

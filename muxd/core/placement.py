@@ -456,9 +456,9 @@ def _may_be_on(worker: Worker) -> Hashable:
 
 
 def may_give_way_in_part(group: Group) -> bool:
-    """Say whether some replicas of the group could leave for another one while the others serve on."""
+    """Say whether some replicas could leave for another group while the others serve on: their number is not fixed."""
     is_free = group.order is None and group.pending_spec is None and not group.retired
-    return group.is_scalable and group.state is WorkerState.READY and is_free
+    return group.spec.scaling is not None and group.state is WorkerState.READY and is_free
 
 
 def claiming(group: Group) -> list[Worker]:

@@ -7,7 +7,7 @@ has (`HostState.tend_spare`); it sleeps as a model does, so that it is back as s
 More replicas come once the load has asked for them for a while, where there is room: nobody leaves for them, unlike for
 the first one, which comes by a switch.  Fewer stay once they would have done for a longer while, by a load that is
 well below what would bring the last one back.  A group that may have none is put to sleep as a whole; what is asked of
-it then waits, as for any model, and brings it back with the fewest that it may have.
+it then waits, as for any model, and brings it back with as many as at first.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from .host_state import END_GRACE, HostState
 from .ledger import GpuId
 from .orders import Orders
 from .spec import Scaling
-from .states import AT_REST, WorkerState
+from .states import WorkerState
 from .switching import Switching
 from .worker import Worker
 
@@ -90,8 +90,6 @@ class Scaler:
         for group in self._host.scalable:
             if group.spec.scaling is not None:
                 yield from self._follow_load(group, group.spec.scaling)
-            else:
-                yield from self._take_back(group)
             yield from self._host.tend_spare(group)
             for worker in group.spares:
                 if worker.state is WorkerState.DRAINING:
@@ -126,9 +124,10 @@ class Scaler:
         if not self._is_watched(group):
             watch.forget()
             is_at_rest = group.state in (WorkerState.ASLEEP, WorkerState.UNLOADED)
-            if is_at_rest and group.order is None and not group.is_target and len(group.enlisted) > group.least:
-                surplus = group.enlisted[group.least :]
-                yield from self._host.let_spare(group, surplus, "off its GPUs, it comes back with the fewest")
+            if is_at_rest and group.order is None and not group.is_target and len(group.enlisted) > group.at_first:
+                surplus = group.enlisted[group.at_first :]
+                why = f"off its GPUs, it begins anew with {group.at_first}"
+                yield from self._host.let_spare(group, surplus, why)
             return
         asks_more, asks_fewer, *_ = self._asks(group, scaling, watch)
         watch.above = min(watch.above, self._host.now) if asks_more else inf
@@ -144,20 +143,6 @@ class Scaler:
         waits = _waits_since(group)
         if not asks_more and waits + scaling.queue_wait > self._host.now:
             self.next_decision = min(self.next_decision, waits + scaling.queue_wait)
-
-    def _take_back(self, group: Group) -> Iterator[Command]:
-        """Let those serve again that have given way to another group, where there is room; at rest, all are to."""
-        lent = [worker for worker in spares_in_order(group) if worker.is_lent]
-        if not lent or group.order is not None or group.is_target or group.pending_spec is not None or group.retired:
-            return
-        if group.state in (WorkerState.ASLEEP, WorkerState.UNLOADED):
-            yield from self._host.enlist(group, lent, "off its GPUs, it comes back with all of them")
-        elif group.state is WorkerState.READY:
-            away = [worker for worker in lent if worker.state in AT_REST]
-            back = self._host.placement.with_room(away, self._off_limits(group))
-            if back:
-                yield from self._host.enlist(group, back, "there is room for it again")
-                yield from self._host.complete(group)
 
     def _asks(self, group: Group, scaling: Scaling, watch: LoadTrend) -> tuple[bool, ...]:
         """Say whether the load asks for more, for fewer, for more than it did while it asked for fewer; who waits."""

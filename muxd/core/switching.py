@@ -461,8 +461,6 @@ class Switching:
         for name, workers in spared.items():
             message = f"{name} gives way to {group.name} with these alone"
             yield from self.host.let_spare(self.host.groups[name], workers, message)
-            for worker in workers:
-                worker.is_lent = True
         for blocker in blockers:
             active = blocker.group
             if active.state is WorkerState.READY:

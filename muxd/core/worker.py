@@ -110,7 +110,6 @@ class Worker:
     story: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
     is_spare: bool = False  # its group does without it for now: it leaves its GPUs, or has left them
-    is_lent: bool = False  # spare because another group has come to its GPUs: it comes back when that has left
     drain_deadline: float = 0.0  # of a spare one
     is_drain_watched: bool = False  # somebody looks when a spare one that drains has nothing left
     is_drained: bool = False  # it was seen to have nothing left
@@ -190,7 +189,7 @@ class Worker:
 
     def spare(self, deadline: float) -> None:
         """Let the group do without the worker, which has until the deadline to finish what it has."""
-        self.is_spare, self.is_lent, self.drain_deadline = True, False, deadline
+        self.is_spare, self.drain_deadline = True, deadline
         self.is_drain_watched = self.is_drained = False
 
     @property

@@ -102,7 +102,7 @@ def test_a_group_falls_asleep_and_wakes_whole_and_its_router_stays():
 
 def test_a_switch_takes_the_memory_of_all_members():
     assert (
-        serving_q(single("b", gpus=GPU_0 | GPU_1)) >> DemandReported(20, 1, 0)
+        serving_q("b") >> DemandReported(20, 1, 0)
         >> LeaseAsked(30, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 330)
         >> LeaseEnded(31, 1) << SleepWorker("q/0", 2) << SleepWorker("q/1", 2) << SyncRouter("q", ())
         >> WorkerAsleep(32, "q/1")

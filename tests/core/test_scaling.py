@@ -220,7 +220,7 @@ def test_nothing_to_do_for_long_is_none_and_the_next_request_waits_and_brings_on
         >> LeaseEnded(101, 1) << SleepWorker("q/0", 2) << SleepWorker("q/1", 2) << SyncRouter("q", ())
         >> WorkerAsleep(102, "q/0")
         >> WorkerAsleep(102, "q/1")
-        >> LeaseAsked(200, 2, "q") << RecordScale("q", 2, 1, "off its GPUs, it comes back with the fewest")
+        >> LeaseAsked(200, 2, "q") << RecordScale("q", 2, 1, "off its GPUs, it begins anew with 1")
         << WakeWorker("q/0")
     )  # fmt: skip
 
@@ -368,7 +368,7 @@ def test_a_shutdown_looks_at_no_load_any_more():
 
 def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
     book = (
-        fixed_two(single("b", gpus=GPUS[1]))
+        two_of_which_one_would_do(single("b", gpus=GPUS[1]))
         >> DemandReported(40, 1, 0)
         >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
         << SyncRouter("q", (ZERO,))
@@ -380,9 +380,9 @@ def test_a_model_that_needs_the_gpu_of_one_replica_takes_that_alone():
     assert book.state("q") is WorkerState.READY, "the other one serves on, and its leases are as good as before"
 
 
-def test_it_is_back_once_the_other_model_has_left():
+def test_it_is_back_once_the_other_model_has_left_and_the_load_asks_for_it():
     assert (
-        fixed_two(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
+        two_of_which_one_would_do(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 0)
         >> LeaseAsked(50, 2, "b") << RecordScale("q", 2, 1, "q gives way to b with these alone")
         << SyncRouter("q", (ZERO,))
         >> RouterSynced(51, "q", (ZERO,)) << SleepWorker("q/1", 2)
@@ -390,14 +390,15 @@ def test_it_is_back_once_the_other_model_has_left():
         >> WorkerReady(60, "b", "http://b") << GrantLease(2, "http://b", 1)
         >> LeaseEnded(70, 2)
         >> OrderGiven(71, 9, "b", Verb.SLEEP) << SleepWorker("b", 2)
-        >> WorkerAsleep(72, "b") << RecordScale("q", 1, 2, "there is room for it again") << WakeWorker("q/1")
-        << FinishOrder(9, "asleep")
+        >> WorkerAsleep(72, "b") << FinishOrder(9, "asleep")
+        >> DemandReported(80, 1, 9)
+        >> TimerFired(83) << RecordScale("q", 1, 2, LOAD) << WakeWorker("q/1")
     )  # fmt: skip
 
 
 def test_a_busy_replica_finishes_what_it_has_before_it_gives_way():
     book = (
-        fixed_two(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 3)
+        two_of_which_one_would_do(single("b", gpus=GPUS[1])) >> DemandReported(40, 1, 3)
         >> LeaseAsked(50, 2, "b")
     )  # fmt: skip
     at = book.timer
@@ -412,14 +413,29 @@ def test_a_busy_replica_finishes_what_it_has_before_it_gives_way():
 
 
 def test_where_none_would_be_left_the_whole_group_gives_way():
-    book = fixed_two(single("b", gpus=GPUS[0] | GPUS[1])) >> DemandReported(40, 1, 0)
+    book = two_of_which_one_would_do(single("b", gpus=GPUS[0] | GPUS[1])) >> DemandReported(40, 1, 0)
     assert book >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
 
 
-def fixed_two(*others) -> Playbook:
-    """Two replicas, of a number that is fixed, serve; lease 1 is granted."""
+def test_replicas_of_a_fixed_number_give_way_together():
+    book = (
+        Playbook(replicas("q", *GPUS[:2]), single("b", gpus=GPUS[1]))
+        >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
+        >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
+        >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
+        >> RouterSynced(10, "q", (ZERO,)) << GrantLease(1, "http://q", 3)
+        >> WorkerReady(12, "q/1", ONE) << SyncRouter("q", (ZERO, ONE))
+        >> RouterSynced(12, "q", (ZERO, ONE))
+        >> DemandReported(40, 1, 0)
+        >> LeaseAsked(50, 2, "b") << RevokeLease(1, "switch", "q gives way to b", 350)
+    )  # fmt: skip
+    assert book
+
+
+def two_of_which_one_would_do(*others) -> Playbook:
+    """Two replicas serve, of which one would do; lease 1 is granted."""
     return (
-        Playbook(replicas("q", *GPUS[:2]), *others)
+        Playbook(replicas("q", *GPUS[:2], at_first=2, scaling=Scaling(1, 4, 5, 3, 600)), *others)
         >> LeaseAsked(0, 1, "q") << StartWorker("q/0") << StartWorker("q/1") << StartWorker("q/router")
         >> WorkerReady(1, "q/router", "http://q") << SyncRouter("q", ())
         >> WorkerReady(10, "q/0", ZERO) << SyncRouter("q", (ZERO,))
