@@ -140,7 +140,10 @@ def _toml(value: Any) -> str:
 def _version(engine: str, python: Path) -> str:
     code = "from importlib.metadata import packages_distributions as p, version as v; "
     code += f"print(*(f'{{name}} {{v(name)}}' for each in ({engine!r}, 'torch') for name in p()[each][:1]), sep=', ')"
-    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        asked = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemExit(f"{python} is no interpreter that can be run: {error}; name one that has {engine}") from None
     if asked.returncode != 0:
         raise SystemExit(f"{python} has no {engine}: {asked.stderr.strip().splitlines()[-1:]}")
     return asked.stdout.strip()
@@ -306,13 +309,18 @@ def stop_all(muxd: MuxdProcess, tried: Iterable[Tried], before: int | None, seen
     return seen.failures[-1]
 
 
-def run(tried: Sequence[Tried], clock: Clock) -> tuple[Seen, str, list[str]]:
-    """Do everything, as far as the time goes; return what was seen, the end of it, and the GPUs' names."""
+def run(tried: Sequence[Tried], clock: Clock, on_gpus: bool) -> tuple[Seen, str, list[str]]:
+    """Do everything, as far as the time goes; return what was seen, the end of it, and the GPUs' names.
+
+    Raise SystemExit before anything is loaded where it is to be `on_gpus` and muxd sees none.
+    """
     seen = Seen()
     steps = [(step, each, each.names[place]) for place in (0, 1) for step in (validate, sweep) for each in tried]
     with running_muxd("".join(each.tables for each in tried)) as muxd:
         before = gpu_mib(muxd)
         gpus = [f"{gpu['name']}, {gpu['total'] >> 30} GiB" for gpu in muxd.status()["gpus"] if gpu.get("total")]
+        if on_gpus and not gpus:
+            raise SystemExit("muxd sees no GPU here, see muxd check; take --cpu or --simulated where there is none")
         for step, each, name in steps:
             what = f"{step.__name__} of {name}"
             print(f"{clock.taken:6.1f} s  {what}", flush=True)
@@ -429,7 +437,7 @@ def main() -> None:
     engines = " and ".join(each.engine for each in tried)
     on_a_cpu = Kind(f"{engines} on a CPU", f"{engines} on a CPU", NOT_ON_A_CPU)
     kind = SIMULATED if chosen.simulated else on_a_cpu if chosen.cpu else GPU
-    seen, end, gpus = run(tried, clock)
+    seen, end, gpus = run(tried, clock, on_gpus=kind is GPU)
     text = section(kind, tried, seen, end, gpus, clock.taken)
     page = chosen.page.read_text() if chosen.page.exists() else "# What was seen on which hardware\n"
     chosen.page.write_text(written(page, kind, text))

@@ -24,6 +24,30 @@ def hardware(page: Path, minutes: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ("/nonexistent/python", "/nonexistent/python is no interpreter that can be run: "),
+        ("made here", "muxd sees no GPU here, see muxd check; take --cpu or --simulated"),
+    ],
+)
+def test_what_cannot_be_tried_on_a_gpu_is_told_and_writes_nothing(tmp_path, python, told):
+    page = tmp_path / "hardware.md"
+    if python == "made here":  # it names a version of vLLM, and no more
+        if Path("/proc/driver/nvidia").exists():
+            pytest.skip("there is a GPU here")
+        python = str(tmp_path / "python")
+        Path(python).write_text("#!/bin/sh\necho vllm 0.32.0\n")
+        Path(python).chmod(0o755)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    models = (str(tmp_path / "a"), str(tmp_path / "b"))
+    argv = [sys.executable, str(BENCH / "hardware.py"), "--vllm", python, "--models", *models, "--page", str(page)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.startswith(told), page.exists()) == (1, True, False), done.stderr
+
+
 def test_what_the_hardware_shows_is_written_between_its_marks(tmp_path):
     page = tmp_path / "hardware.md"
     mark, end = "<!-- simulated: written by bench/hardware.py -->", "<!-- end of simulated -->"
