@@ -251,7 +251,7 @@ def note(model: Model, *, brief: bool = False) -> str:
 
     `brief` leaves out its sleep level, and an exit of long ago.
     """
-    parts = [_held_down(model), plain(model.get("impossible") or ""), _next(model), _other_workers(model)]
+    parts = [_held_down(model), _kept(model), plain(model.get("impossible") or ""), _next(model), _other_workers(model)]
     if (eta := seconds_to_ready(model)) is not None:
         parts.append(f"ready in about {duration(eta)}")
     if model["waiting"] and model["oldest_wait_s"]:
@@ -287,6 +287,12 @@ def _held_down(model: Model) -> str:
     if not model.get("stopped_by_operator"):
         return ""
     return "stopped by an operator" if model["state"] == "stopped" else "an operator stops it"
+
+
+def _kept(model: Model) -> str:
+    """Return "held", with how long still; "" for a model that no operator holds, and from an older muxd."""
+    left = model.get("held_for_s")
+    return "" if not model.get("held") else "held" if left is None else f"held for {duration(left)}"
 
 
 def _other_workers(model: Model) -> str:

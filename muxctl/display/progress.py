@@ -93,6 +93,8 @@ def eta_text(verb: str, line: dict[str, Any]) -> str:
 def ending_text(verb: str, line: dict[str, Any]) -> str:
     """Return how the order ended, and what that means for requests."""
     model, state = line["model"], line.get("state", "ready")
+    if verb == "hold":
+        return f"{model} is ready, and held; muxctl unhold {model} lets it go"
     if state == "ready" and line["elapsed_s"] < _AT_ONCE:
         return f"{model} is ready already"
     if state == "ready":

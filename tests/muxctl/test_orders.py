@@ -86,6 +86,11 @@ def test_what_is_asked_for_is_what_was_written(tells, muxd, muxctl, argv, body):
     assert [sent for _, sent in muxd.requests] == [body]
 
 
+def test_a_hold_of_a_model_that_is_ready_already_says_that_it_is_held(tells, muxctl):
+    tells("hold", {"type": "ready", "model": "qwen", "elapsed_s": 0.0, "url": "http://127.0.0.1:9"})
+    assert muxctl("hold", "qwen") == (0, "qwen is ready, and held; muxctl unhold qwen lets it go\n", "")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_wait_returns_when_it_is_accepted(muxd, muxctl, verb):
     muxd.scripts[f"POST /v1/models/qwen/{verb}"] = lambda talk: talk.json({"accepted": True, "model": "qwen"}, 202)

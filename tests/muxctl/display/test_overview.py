@@ -84,6 +84,11 @@ def test_a_note_says_what_happens_next_unless_nothing_is_asked_of_the_model():
     )
 
 
+def test_a_note_says_that_an_operator_holds_it():
+    assert note(RESTS | {"held": True, "held_for_s": None}) == "held; sleep level 2"
+    assert note(RESTS | {"held": True, "held_for_s": 7190.0}, brief=True) == "held for 1h 59min"
+
+
 def test_a_note_says_who_stopped_it():
     says = {"next": "stays down until `muxctl start qwen`", "reason": "qwen is stopped by an operator"}
     stopped = RESTS | {"state": "stopped", "stopped_by_operator": True, **says}
