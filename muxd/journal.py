@@ -17,6 +17,10 @@ from muxd.errors import BadRequest
 #: Entries kept for readers that come later.
 KEPT = 1000
 
+#: Numbers that are left out after the entries of an earlier muxd: one that was killed may have given so many to entries
+#: that it had no time to keep, and no number means two entries.
+LEFT_OUT = 1000
+
 #: Entries that a follower may lag behind; beyond that, entries are dropped and a `gap` entry says how many.
 LAG = 256
 
@@ -53,14 +57,15 @@ class _Follower:
 
 
 class Journal:
-    """The entries; their ids grow by one, over restarts of muxd too where `entries` are those of an earlier one."""
+    """The entries; their ids grow by one, and by LEFT_OUT from those of an earlier muxd to the first of this one."""
 
     def __init__(
         self, kept: int = KEPT, entries: Iterable[Entry] = (), sink: Callable[[Entry], None] | None = None
     ) -> None:
         """Go on from `entries`; `sink` gets every new one, to be kept."""
         self._entries: deque[Entry] = deque(entries, maxlen=kept)
-        self._last: int = self._entries[-1]["id"] if self._entries else 0
+        self._inherited: int = self._entries[-1]["id"] if self._entries else 0
+        self._last: int = self._inherited + (LEFT_OUT if self._entries else 0)
         self._sink = sink
         self._followers: dict[trio.MemorySendChannel[Entry], _Follower] = {}
 
@@ -87,7 +92,7 @@ class Journal:
             newest = f"the newest is {self._last}; begin anew with after=0"
             raise BadRequest(f"after={after}: there is no entry {after} yet, {newest}", field="after", last=self._last)
         old = [] if after is None else [e for e in self._entries if e["id"] > after]
-        missed = old[0]["id"] - after - 1 if old and after is not None else 0
+        missed = self._between(after, old[0]["id"]) if old and after is not None else 0
         old = [entry for entry in old if wanted.matches(entry)]
         if wanted.last is not None:
             missed, old = 0, old[-wanted.last :] if wanted.last else []
@@ -101,6 +106,11 @@ class Journal:
         else:
             send.close()
         return receive
+
+    def _between(self, after: int, before: int) -> int:
+        """Return how many entries have numbers between these two."""
+        first = self._inherited + LEFT_OUT + 1 if self._inherited else 1
+        return max(0, min(self._inherited, before - 1) - after) + max(0, before - max(after + 1, first))
 
     def close(self) -> None:
         for channel in self._followers:

@@ -6,7 +6,7 @@ import pytest
 import muxd
 from muxd.errors import BadRequest
 from muxd.history.event_kinds import KINDS
-from muxd.journal import KEPT, LAG, EntryFilter, Journal
+from muxd.journal import KEPT, LAG, LEFT_OUT, EntryFilter, Journal
 
 
 def drain(channel):
@@ -93,3 +93,22 @@ def test_every_kind_of_event_can_be_asked_for():
     found |= {kind for text in texts for kind in re.findall(r'\brecord\("(proxy_\w+)"', text)}
     assert found - {"request", "requests_left_out"} <= set(KINDS)
     assert sorted(KINDS) == list(KINDS)
+
+
+async def test_no_number_means_two_entries_though_a_killed_muxd_could_not_keep_its_last_ones():
+    journal = Journal(entries=[{"id": 7, "time": 1.0, "type": "x"}])
+    journal.record("y")
+    assert [entry["id"] for entry in journal] == [7, 8 + LEFT_OUT]
+    assert [entry async for entry in journal.read(9, follow=False)] == [list(journal)[1]]
+
+
+async def test_the_numbers_left_out_are_no_entries_that_were_missed():
+    journal = Journal(entries=[{"id": 7, "time": 1.0, "type": "x"}])
+    journal.record("y")
+    assert [entry["id"] async for entry in journal.read(7, follow=False)] == [8 + LEFT_OUT]
+    assert [entry["id"] async for entry in journal.read(6, follow=False)] == [7, 8 + LEFT_OUT]
+    few = Journal(kept=1, entries=[{"id": 7, "time": 1.0, "type": "x"}])
+    few.record("y")
+    channel = few.read(5, follow=False)
+    assert await channel.receive() == {"type": "gap", "missed": 2}
+    channel.close()

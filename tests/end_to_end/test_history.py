@@ -44,7 +44,8 @@ def test_tokens_add_up_over_switches_with_and_without_usage_and_outlast_muxd(sta
         eventually(lambda m=model, n=count: abs(total(muxd, m) - n) <= 0.02 * n, f"{count} tokens of {model}")
     usage = {row["model"]: row for row in told(muxd, "/v1/usage")["usage"]}
     assert (usage["alpha"]["requests"], usage["alpha"]["completion_tokens"]) == (4, 2 * LONG)
-    assert usage["alpha"]["event_tokens"] == given["alpha"] - 2 * LONG
+    of_events = given["alpha"] - 2 * LONG
+    assert abs(usage["alpha"]["event_tokens"] - of_events) <= 0.02 * of_events
     switches = told(muxd, "/v1/switches")["switches"]
     assert [(each["from"], each["to"], each["result"]) for each in switches[:3]] == [
         ([], "alpha", "ready"),

@@ -14,6 +14,7 @@ from muxd.history import database as module
 from muxd.history.book import MOST
 from muxd.history.database import HistoryFile
 from muxd.history.series import FIELDS, STEPS, NotedModel
+from muxd.journal import LEFT_OUT
 from muxd.protocol import ActivityReport, KeyUsage, ModelActivity
 from tests.fakes import InlineThread
 
@@ -45,7 +46,7 @@ async def test_the_next_muxd_remembers_all_and_goes_on_with_the_numbers(file):
         list(journal) for journal in (first.events, first.requests, first.switches)
     ]
     second.events.record("muxd_started")
-    assert [entry["id"] for entry in second.events] == [1, 2]
+    assert [entry["id"] for entry in second.events] == [1, 2 + LEFT_OUT]
     now = time.time()
     assert second.usage.read(now, 1, None, None) == first.usage.read(now, 1, None, None)
     assert second.usage.total == {}
