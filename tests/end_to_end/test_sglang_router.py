@@ -57,6 +57,7 @@ def test_both_replicas_answer_and_the_router_runs_beside_them(muxd):
 
 
 def test_a_replica_that_is_killed_under_16_clients_costs_no_request_but_streams_that_had_begun(muxd):
+    muxd.ask("pair")
     eventually(lambda: all_ready(muxd), "both replicas are ready")
     text = muxd.ask("pair", max_tokens=40)
     before = workers(muxd)
@@ -85,6 +86,7 @@ def test_the_group_sleeps_and_wakes_whole_and_answers_as_before(muxd):
 
 
 def test_a_router_that_is_killed_is_back_and_no_request_is_lost(muxd):
+    muxd.ask("pair")
     eventually(lambda: all_ready(muxd), "both replicas are ready")
     before = workers(muxd)
     text = muxd.ask("pair")
