@@ -81,7 +81,7 @@ class Validations:
                 yield from self._begin_cycle(group, order, validation)
             case Stage.RELAUNCH:
                 yield from self._send_away(group, 3)
-                if group.is_down:
+                if all(worker.is_down for worker in group.enlisted):  # those that are spare sleep on, with their router
                     validation.stage = Stage.COME
             case Stage.DRAIN:
                 yield from self._drain(group)
@@ -130,7 +130,7 @@ class Validations:
                 self._relaunch(validation, level)
         elif validation.is_known:
             self._leave(validation, level)
-        elif any(worker.unproved for worker in group.serving):
+        elif any(worker.unproved for worker in group.enlisted):
             self._relaunch_for_next(group, validation)  # later answers are held against what one says that was loaded
         elif group.granted:
             validation.stage = Stage.DRAIN

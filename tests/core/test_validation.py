@@ -13,11 +13,13 @@ from muxd.core.commands import (
     MeasureWorker,
     Moment,
     PersistStopped,
+    RecordScale,
     ReportCycle,
     RevokeLease,
     SleepWorker,
     StartWorker,
     StopWorker,
+    SyncRouter,
     WakeWorker,
 )
 from muxd.core.events import (
@@ -639,3 +641,26 @@ def test_a_replica_beside_one_that_cannot_be_launched_ends():
         book.pending.clear()
         book >> WorkerExited(24, name)
     assert {StartWorker("r/0"), StartWorker("r/1")} <= set(book.pending)
+
+
+def one_of_two_serves(*, unproved=False):
+    """An operator has scaled r to one replica; the other sleeps on, at level 2."""
+    spec = replicas("r", frozenset("0"), frozenset("1"), levels=frozenset({0, 2}), launchable=frozenset({1}))
+    book = ready_replicas(spec)
+    book.worker("r/1").unproved = unproved
+    return (
+        book >> OrderGiven(14, 8, "r", Verb.SCALE, replicas=1) << RecordScale("r", 2, 1, "an operator ordered it")
+        << SyncRouter("r", ("http://r/0",))
+        >> RouterSynced(15, "r", ("http://r/0",)) << SleepWorker("r/1", 2)
+        >> WorkerAsleep(16, "r/1") << FinishOrder(8, "ready")
+    )  # fmt: skip
+
+
+def test_those_that_serve_are_launched_for_a_level_while_those_that_are_spare_sleep_on():
+    book = one_of_two_serves() >> validate(20, 1, model="r") << StopWorker("r/0") << SyncRouter("r", ())
+    assert book >> WorkerExited(21, "r/0") << StartWorker("r/0", 1)
+    assert book.state("r") is WorkerState.STARTING
+
+
+def test_a_spare_one_that_nobody_has_proved_has_nobody_relaunched():
+    assert one_of_two_serves(unproved=True) >> validate(20, 2, model="r") << ask(1, Moment.BEFORE, "r/0")
