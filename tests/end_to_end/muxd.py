@@ -136,13 +136,13 @@ class Muxd:
     # Its processes
 
     def left_behind(self) -> dict[int, str]:
-        """Every process that has this muxd's folder in its environment or command line: pid -> command line."""
+        """Every process of this muxd's but the test's own: pid -> command line."""
         return {pid: line for pid, line in self.processes().items() if pid != os.getpid()}
 
     def processes(self) -> dict[int, str]:
-        """Every living process of this muxd's: pid -> command line.
+        """Every living process of this muxd's, by its command line, environment or folder: pid -> command line.
 
-        A process title may have overwritten what was in its environment: then its session tells, whose leader was seen.
+        A process title may have overwritten the first two; what has another folder is known by its session's leader.
         """
         mark, found = str(self.folder).encode(), {}
         for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
@@ -152,7 +152,8 @@ class Muxd:
                 if b"\nState:\tZ" in (entry / "status").read_bytes():
                     continue
                 session = os.getsid(pid)
-                if mark in line or mark in (entry / "environ").read_bytes() or session in self._sessions:
+                told = line + (entry / "environ").read_bytes() + os.readlink(entry / "cwd").encode()
+                if mark in told or session in self._sessions:
                     found[pid] = line.replace(b"\0", b" ").decode(errors="replace").strip()
                     if session == pid:
                         self._sessions |= {pid}
