@@ -76,7 +76,13 @@ def spec_of(model: Model, daemon: Daemon) -> GroupSpec:
         ladder=ladder,
         sheltered_for=model.evict,
         priority=model.priority,
+        prefetch=model.prefetch and has_files(model),
     )
+
+
+def has_files(model: Model) -> bool:
+    """Say whether a server of the model may load weight files that muxd knows of."""
+    return bool(model.model_path) and model.script is None and not kind_of(model).is_pretend
 
 
 def _scaling(model: Model) -> Scaling:

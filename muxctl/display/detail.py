@@ -24,6 +24,7 @@ def detail(model: Model, width: int | None = None) -> list[str]:
         ("script", plain(model.get("script") or "")),
         ("GPUs", _gpus(model)),
         ("memory", _memory(model)),
+        ("weights", _weights(model)),
         ("replicas", _replicas(model)),
         *(_workers(model) or [("worker", _worker(model))]),
         ("requests", _requests(model)),
@@ -89,6 +90,15 @@ def _memory(model: Model) -> str:
         return ""
     awake, asleep = (_size(memory.get(when), "unknown") for when in ("awake", "asleep"))
     return f"awake {awake}, asleep {asleep}; declared {_size(memory.get('declared'), 'none')}"
+
+
+def _weights(model: Model) -> str:
+    """Return how much of the weight files is in RAM; "" where nobody knows the files, or the kernel does not say."""
+    weights = model.get("weights")
+    if not weights or weights["in_ram"] is None:
+        return ""
+    reading = ", and they are being read ahead" if weights["being_read"] else ""
+    return f"{gibibytes(weights['in_ram'])} of {gibibytes(weights['bytes'])} GiB are in RAM{reading}"
 
 
 def _size(size: float | None, otherwise: str) -> str:

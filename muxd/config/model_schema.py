@@ -212,6 +212,14 @@ class Model:
         "workers have a stand-in without this table.",
     )
     preload: bool = key(boolean, False, live=True, doc="Load it when muxd starts, instead of on the first request.")
+    prefetch: bool = key(
+        boolean,
+        True,
+        live=True,
+        doc="While it is next in line and another model still has its GPUs, its weight files are read into free host "
+        "RAM, so that its load does not wait for the disk.  For a model_path that is on this machine, and where the "
+        "weights are not in RAM anyway, as at sleep level 1.",
+    )
     pinned: bool = key(
         boolean,
         False,

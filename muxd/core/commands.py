@@ -166,6 +166,24 @@ class ReportCycle:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefetchWeights:
+    """Read the group's weight files into the page cache: it is next in line.
+
+    `reserve`: bytes of host RAM that it takes itself on its way, and that the page cache must leave free.
+    """
+
+    group: str
+    reserve: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopPrefetch:
+    """Read them no further: the group is ready, or no longer next; what was read stays."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerUnload:
     """The group goes to sleep, or `reason` says why it does not."""
 
@@ -336,6 +354,8 @@ Command = (
     | FailOrder
     | MeasureWorker
     | ReportCycle
+    | PrefetchWeights
+    | StopPrefetch
     | AnswerUnload
     | PersistStopped
     | PersistHold

@@ -24,6 +24,9 @@ from .states import AT_REST, COMING, LEAVING, WorkerState
 #: Decisions less than this many seconds ahead are made now: a timer need not fire twice for a rounding error.
 AT_ONCE = 0.001
 
+#: In place of one who comes first, and when.
+NOBODY = (inf, "")
+
 
 @dataclass(slots=True)
 class Contender(Candidate):
@@ -166,11 +169,15 @@ class Due(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """When those who wait may come: who is due, the longest due first; who else may come now; when the next one may."""
+    """When those who wait may come: who is due, the longest due first; who else may come now; when the next one may.
+
+    `first`: who of those that have to wait yet comes first as things stand, and when.
+    """
 
     due: list[Due]
     now: list[Contender]
     next: float
+    first: tuple[float, str]  # inf and "": nobody
 
 
 class Lineup:
@@ -272,20 +279,22 @@ class Lineup:
 
     def look(self, limit: float) -> Outlook:
         """Say when those may come who can; what is to be until `limit` is now."""
-        now, due, come, earliest = self._host.now, [], [], inf
+        now, due, come, earliest, first = self._host.now, [], [], inf, NOBODY
         for rivals in self._rivals.values():
             for contender, due_at in self._dues(rivals) if rivals.is_open else ():
                 if contender.ready_at > now:
                     earliest = min(earliest, contender.ready_at)
                     continue
                 at = rivals.blockers.give_way_at(contender, due_at, now)
+                if limit < at <= first[0] and at < inf:
+                    first = min(first, (at, contender.name))
                 if due_at <= limit:
                     due.append(Due(due_at, contender.name, at, contender, rivals))
                 elif at <= limit:
                     come.append(contender)
                 elif at < earliest:
                     earliest = at
-        return Outlook(sorted(due), come, earliest)
+        return Outlook(sorted(due), come, earliest, first)
 
     def give_way_at(self, evictions: Sequence[Eviction], group: Group) -> float:
         """Return when these give way to the group; inf: not before an event changes something."""

@@ -71,6 +71,7 @@ from .ledger import HOST_RAM
 from .lineup import AT_ONCE
 from .loans import Loans
 from .orders import Orders, why_not_to_level, why_not_to_validate
+from .prefetching import Prefetching
 from .scaling import Scaler, dispensable, spares_in_order, why_not_to_scale
 from .spec import NO_DEFAULT, DefaultGroup, GroupSpec, Role, Troubles
 from .states import AT_REST, DOWN, UP, WorkerState
@@ -114,6 +115,7 @@ class Scheduler:
         self._orders = Orders(self.host, self.switching)
         self.scaler = Scaler(self.host, self.switching, self._orders)
         self.loans = Loans(self.host, self._orders, self.switching)
+        self._prefetching = Prefetching(self.host, self.switching)
         self.idling = Idling(self.host, self._orders, self.switching.is_default)
         self._shutdown_deadline: float | None = None
         self._timer: float | None = None
@@ -630,6 +632,7 @@ class Scheduler:
             yield from self._grant()
             yield from self._orders.finish_ready()
             yield from self.loans.grant()
+        yield from self._prefetching.settle()
         yield from self._tend_routers()
         yield from self._set_timer()
 

@@ -42,7 +42,7 @@ from .commands import Cause, Command, Comparison, RecordSwitch
 from .group import Group
 from .host_state import END_GRACE, HostState
 from .ledger import GpuId
-from .lineup import AT_ONCE, Blockers, Lineup, waits
+from .lineup import AT_ONCE, NOBODY, Blockers, Lineup, waits
 from .spec import NO_DEFAULT, DefaultGroup
 from .states import AT_REST, COMING, WorkerState
 from .worker import Worker
@@ -85,6 +85,7 @@ class Switching:
         self.preload: list[str] = []  # still to be loaded once, in this order
         self.default = default
         self.next_decision = inf  # when a busy group will have had its turn
+        self.next_in_line = ""  # the first of those for whom requests wait, and who have to wait yet
         self._kept_for: frozenset[GpuId] = frozenset()  # GPUs that nobody may take before one who is due
         self._idle: frozenset[GpuId] = frozenset()  # GPUs on which somebody would fit who sleeps, and is wanted
         self._spent: dict[str, float] = {}  # seconds that switches to a sleeper took while it would have, by group
@@ -169,6 +170,7 @@ class Switching:
     def stop_deciding(self) -> None:
         """Call off whatever was under way or planned, as muxd shuts down."""
         self._keep([])
+        self.next_in_line = ""
         self.preload.clear()
         self.next_decision = inf
 
@@ -328,10 +330,11 @@ class Switching:
         Who is due comes first, the longest due before the others; then the one that is worth most.
         """
         self._kept_for = frozenset()
-        noted, limit = inf, self.host.now + AT_ONCE
+        noted, limit, first = inf, self.host.now + AT_ONCE, NOBODY
         while True:
             self.lineup.line_up(self.off_limits(None, urgent=False))
             outlook = self.lineup.look(limit)
+            first = min(first, outlook.first)
             for due in outlook.due:
                 if due.at <= limit:
                     return due.contender.group, Cause.DUE
@@ -345,6 +348,7 @@ class Switching:
                 if outlook.now:
                     return self.lineup.ranked(outlook.now)[0].group, Cause.BEST
                 self.next_decision = min(self.next_decision, noted, outlook.next)
+                self.next_in_line = first[1]
                 return None
 
     def _at_leisure(self) -> Iterator[tuple[Group, Cause]]:

@@ -1,6 +1,5 @@
 """A lower bound for the GPU memory that a model needs, computed from its files."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from muxd.config.model_schema import Model
 from muxd.host.model_kinds import Unusable, config_of
-from muxd.host.search import hub_cache, snapshot_in_hub
+from muxd.host.search import place_of
 from muxd.host.weights import weights_of
 
 #: The share of the files' bytes that is certainly loaded: layers for speculative decoding may be left out.
@@ -24,19 +23,13 @@ def certain_need(spares: re.Pattern[str], model: Model, environ: Mapping[str, st
     if model.script is not None or any(map(spares.match, model.args)):
         return 0
     try:
-        folder = _folder(model.model_path, environ)
+        folder = place_of(model.model_path, environ)
         if folder is None:
             return 0
         config, size = config_of(folder), weights_of(folder)
     except (Unusable, OSError, ValueError):  # ValueError: the name cannot be a path
         return 0
     return int(size * LOADED) // (2 if _is_halved(config, folder) else 1)
-
-
-def _folder(model_path: str, environ: Mapping[str, str]) -> Path | None:
-    if os.path.isabs(model_path):
-        return Path(model_path)
-    return None if "://" in model_path else snapshot_in_hub(hub_cache(environ), model_path)
 
 
 def _is_halved(config: Mapping[str, Any], folder: Path) -> bool:

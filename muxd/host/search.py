@@ -75,6 +75,16 @@ def snapshot_in_hub(cache: Path, hub_id: str) -> Path | None:
     return _revisions(repository)[0]
 
 
+def place_of(model_path: str, environ: Mapping[str, str]) -> Path | None:
+    """Return where the files of a model are on this machine; None where they are not, as those of a URL.
+
+    Raises Unusable for a partial download.
+    """
+    if os.path.isabs(model_path):
+        return Path(model_path)
+    return None if "://" in model_path else snapshot_in_hub(hub_cache(environ), model_path)
+
+
 def _is_repository(name: str) -> bool:
     kind, separator, _ = name.partition("--")
     return bool(separator) and kind in ("models", *OTHER_REPOSITORIES)

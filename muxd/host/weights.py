@@ -35,6 +35,16 @@ def weights_of(folder: Path) -> int:
     return sum(size for size in sizes if size is not None)
 
 
+def weight_files(place: Path) -> list[Path]:
+    """Return the weight files of a model that are there, in the order of their names; a file is its own only one.
+
+    Raises Unusable where there are none, and OSError.
+    """
+    if place.is_file():
+        return [place]
+    return [place / name for name in _names(place) if _size(place / name) is not None]
+
+
 def refuse_cut_off(folder: Path) -> None:
     """Raise Unusable for a file of safetensors that has fewer bytes than its header says, as after a full disk."""
     for name in _names(folder):

@@ -23,6 +23,7 @@ from muxd.core.commands import (
     MeasureWorker,
     PersistHold,
     PersistStopped,
+    PrefetchWeights,
     RecallLoan,
     ReconfigureWorker,
     RecordMove,
@@ -35,6 +36,7 @@ from muxd.core.commands import (
     SetTimer,
     SleepWorker,
     StartWorker,
+    StopPrefetch,
     StopWorker,
     SyncRouter,
     WakeWorker,
@@ -104,6 +106,10 @@ class CommandExecutor:
                 self._context.holds.remember(name, until)
             case GrantLoan() | FailLoan() | RecallLoan() | FinishLoan():
                 self._context.loans.carry_out(command)
+            case PrefetchWeights(group):
+                self._nursery.start_soon(self._context.weights.read, command, name=f"weight files of {group}")
+            case StopPrefetch(group):
+                self._context.weights.stop(group)
             case ReconfigureWorker(name):
                 self._runners.renew(name)
             case RemoveWorker(name):

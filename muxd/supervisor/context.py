@@ -20,6 +20,7 @@ from .runner_set import RunnerSet
 from .sessions import ProxySessions
 from .switch_book import SwitchBook
 from .validations import CycleFigures
+from .weight_files import WeightReader
 
 
 class ProxyView(Protocol):
@@ -54,4 +55,5 @@ class SupervisorContext:
     figures: CycleFigures
     switches: SwitchBook
     history: History
+    weights: WeightReader
     proxy: ProxyView

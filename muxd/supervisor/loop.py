@@ -28,7 +28,7 @@ from muxd.core.events import (
     WeightsSeen,
 )
 from muxd.core.scheduler import Scheduler
-from muxd.core.states import DOWN, WorkerState
+from muxd.core.states import DOWN, UP, WorkerState
 from muxd.core.view import CoreView
 from muxd.history import History
 from muxd.history.decision_journal import DecisionJournal
@@ -57,6 +57,7 @@ from .service import SupervisorService
 from .sessions import ProxySessions, SessionLease
 from .switch_book import SwitchBook
 from .validations import CycleFigures
+from .weight_files import WeightReader
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class Supervisor:
             figures=CycleFigures(self._runners, context.tell),
             switches=SwitchBook(self._sessions, self._orders, self._history),
             history=self._history,
+            weights=WeightReader(lambda: self._runners.models),
             proxy=proxy,
         )
         self.reloader = Reloader(self._context, reread, self.stopping)
@@ -165,6 +167,7 @@ class Supervisor:
             nursery.start_soon(self._tick, name="tick")
             nursery.start_soon(self._sessions.places.go_round, name="places")
             nursery.start_soon(self._sample, name="series")
+            nursery.start_soon(self._context.weights.watch, self._may_load, name="weight files")
             nursery.start_soon(self.reloader.watch_files, 2 * TICK, name="configuration's files")
             self.journal.record("muxd_started", version=__version__, pid=os.getpid())
             adopted = await take_over_workers(self._context, self._left, nursery)
@@ -279,6 +282,10 @@ class Supervisor:
                     taken[worker.group] = taken.get(worker.group, 0) + sum(held.get(name, {}).values())
             demand = self._view.demand().items()
             self._history.note({name: NotedModel(*counts, taken.get(name, 0)) for name, counts in demand})
+
+    def _may_load(self, model: str) -> bool:
+        """Say whether a model may have to read its weights before it serves."""
+        return model in self._view.host().groups and self._view.group(model, trio.current_time()).state not in UP
 
     def _tell_progress(self) -> None:
         """Tell everybody who waits how it goes, where that is due."""

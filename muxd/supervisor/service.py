@@ -101,6 +101,7 @@ class SupervisorService:
         said = status.model_status(group, self._runners, self._runners.models.get(name), now)
         members = [worker.name for worker in group.members]
         return said | {
+            "weights": self._context.weights.status(name),
             "tokens_per_s": self._context.history.series.rate(time.time(), name),
             "dropped_log_ago_s": seconds(self._losses.ago(members, now)),
         }

@@ -20,6 +20,7 @@ from muxd.core.commands import (
     MeasureWorker,
     Moment,
     PersistHold,
+    PrefetchWeights,
     RecallLoan,
     ReconfigureWorker,
     RemoveWorker,
@@ -28,6 +29,7 @@ from muxd.core.commands import (
     RevokeLease,
     SleepWorker,
     StartWorker,
+    StopPrefetch,
     StopWorker,
     SyncRouter,
     WakeWorker,
@@ -73,6 +75,8 @@ class Oracle:
         self.urls: dict[str, str] = {}  # of each worker that serves
         self.listed: dict[str, tuple[str, ...]] = {}  # to whom a group's router passes requests
         self.drained: set[str] = set()  # replicas that were seen to have nothing left since they were asked
+        self.came_from: dict[str, str | int] = {}  # what each loaded worker was before: gone, or asleep at a level
+        self.prefetched: set[str] = set()  # groups whose weight files are read
         self.busy: dict[int, int] = {}  # requests that run or wait, by lease, as last reported
 
     def saw(self, event: Event) -> None:
@@ -126,12 +130,12 @@ class Oracle:
                 self._note_place(worker, command.gpus)
                 self._must_be_alone(worker)
                 self._must_fit(worker)
-                self.holds[worker] = LOADED
+                self.came_from[worker], self.holds[worker] = GONE, LOADED
             case WakeWorker(worker):
                 assert self.holds[worker] in (0, 1, 2), f"resume of {worker}, which is {self.holds[worker]}"
                 self._must_be_alone(worker)
                 self._must_fit(worker)
-                self.holds[worker] = LOADED
+                self.came_from[worker], self.holds[worker] = self.holds[worker], LOADED
             case SleepWorker(worker, level):
                 had = self.holds[worker]
                 assert had == LOADED or (had in (0, 1) and had < level), f"release of {worker} to {level}, from {had}"
@@ -170,6 +174,13 @@ class Oracle:
                 assert self.leases.pop(lease) in ("revoked", "reclaimed"), "a lease was taken without a word"
             case FailLease(lease):
                 assert self.leases.pop(lease) == "waiting"
+            case PrefetchWeights(group, reserve):
+                self._must_be_worth_reading(group)
+                assert group not in self.prefetched
+                assert reserve >= 0
+                self.prefetched.add(group)
+            case StopPrefetch(group):
+                self.prefetched.remove(group)
             case GrantLoan(number, gpus):
                 self.asked_loans.remove(number)
                 self.lent[number] = frozenset(gpus)
@@ -204,6 +215,15 @@ class Oracle:
             case FinishShutdown():
                 assert not self.finished
                 self.finished = True
+
+    def _must_be_worth_reading(self, name: str) -> None:
+        """See that somebody wants the group, and that some worker of it is loaded from disk before it serves."""
+        group = self.scheduler.host.groups[name]
+        assert group.spec.prefetch
+        here = [w.name for w in group.serving if w.state is not WorkerState.READY]
+        levels = [self.came_from[w] if self.holds[w] == LOADED else self.holds[w] for w in here]
+        assert {GONE, 2}.intersection(levels), f"nothing of {name} is read: {levels}"
+        assert group.state is not WorkerState.READY, f"{name} serves, and its weights are read"
 
     def _out(self, worker: str) -> list[int]:
         group = worker.partition("/")[0]
@@ -306,6 +326,9 @@ class Oracle:
             if group.stopped_by_operator:
                 assert not group.waiting, f"leases wait for {group.name}, which an operator stopped"
                 assert group.state is not WorkerState.READY
+        for name in self.prefetched:
+            if not self.finished and not self.scheduler._is_handing_over:  # else nobody decides any more
+                self._must_be_worth_reading(name)
         for group in host.groups.values():
             if group.is_validated:
                 assert not any(self.leases[n] == "granted" for n in group.granted), f"{group.name} serves meanwhile"

@@ -5,6 +5,7 @@ judges every step.  Then the failures stop, and everybody who waits must be serv
 """
 
 import random
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -225,6 +226,11 @@ OTHERS = (
 OTHER_GROUPS = (*OTHERS, replicas("r", frozenset({"1"}), share=30), single("s"))
 
 
+def _read_ahead(spec: GroupSpec) -> GroupSpec:
+    """The same, with weight files that may be read ahead; of one group they may not."""
+    return replace(spec, prefetch=spec.name != "d")
+
+
 def _is_stuck(group: Group) -> bool:
     return any(worker.state is WorkerState.STUCK for worker in group.members)
 
@@ -244,8 +250,8 @@ class World:
         self.rng = random.Random(seed)
         self.configured = specs
         self.is_classed = specs in (IDLE, LENT)  # some requests are batch
-        self.others = OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS
-        self.book = Playbook(*specs, wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
+        self.others = tuple(map(_read_ahead, OTHER_GROUPS if specs in (GROUPS, SCALED) else OTHERS))
+        self.book = Playbook(*map(_read_ahead, specs), wait_target=5.0, default=DEFAULTS.get(specs, NO_DEFAULT))
         self.now = 0.0
         self.seen: list[Event] = []
         self.jobs: dict[str, Command] = {}  # worker or group -> what it was last told and has not answered
@@ -255,7 +261,7 @@ class World:
         self.loans: set[int] = set()  # asked for, and not over
         self.validations: dict[int, str] = {}  # ticket -> model
         self.last = 0
-        self.specs = {spec.name: spec for spec in specs}
+        self.specs = {spec.name: _read_ahead(spec) for spec in specs}
         self.sizes = dict.fromkeys(("0", "1", "2") if specs in (ANYWHERE, SCALED) else ("0", "1"), 80)
         if specs is not SPECS:
             self.tell(GpusMeasured(0.0, self.sizes))
@@ -420,7 +426,8 @@ class World:
 
     def reload(self) -> None:
         if self.rng.random() < 0.2:
-            wanted = {spec.name: spec for spec in self.configured + self.others if self.rng.random() < 0.8}
+            there = map(_read_ahead, self.configured + self.others)
+            wanted = {spec.name: spec for spec in there if self.rng.random() < 0.8}
             changed = frozenset(n for n in wanted if n in self.specs and wanted[n] != self.specs[n])
             self.specs = wanted or self.specs
             default = DEFAULTS.get(self.configured, NO_DEFAULT)
@@ -568,7 +575,9 @@ class SlowScheduler(Scheduler):
 def test_what_is_not_decided_anew_would_have_been_decided_the_same_and_every_wait_ends(name, start):
     for seed in seeds(start, 50):
         world = World(seed, WORLDS[name])
-        slow = SlowScheduler(WORLDS[name], wait_target=5.0, default=DEFAULTS.get(WORLDS[name], NO_DEFAULT))
+        slow = SlowScheduler(
+            map(_read_ahead, WORLDS[name]), wait_target=5.0, default=DEFAULTS.get(WORLDS[name], NO_DEFAULT)
+        )
         fast = world.book.scheduler.handle
 
         def both(event: Event, fast=fast, slow=slow.handle, seed=seed) -> list[Command]:

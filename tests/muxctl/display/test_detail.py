@@ -83,6 +83,18 @@ def test_nothing_measured_and_nothing_declared_is_said_so():
     assert facts(READY | TODAY | nothing)["memory"].strip() == "awake unknown, asleep unknown; declared none"
 
 
+def test_how_much_of_the_weights_is_in_ram_is_said_where_somebody_knows():
+    weights = {"bytes": 28 << 30, "in_ram": 12 << 30, "being_read": True}
+    assert facts(READY | {"weights": weights})["weights"].strip() == (
+        "12.0 of 28.0 GiB are in RAM, and they are being read ahead"
+    )
+    assert (
+        facts(READY | {"weights": weights | {"being_read": False}})["weights"].strip() == "12.0 of 28.0 GiB are in RAM"
+    )
+    for unknown in (None, weights | {"in_ram": None}):
+        assert "weights" not in facts(READY | {"weights": unknown})
+
+
 @pytest.mark.parametrize(
     ("model", "ready_in"),
     [
