@@ -252,7 +252,7 @@ class Policy:
         "30s",
         live=True,
         doc="How long a request should wait at most while another model is busy.  A goal that decides whose turn it "
-        "is: no request fails by it.",
+        "is: no request fails by it.  Up to three times as long where switches and drains were measured to take long.",
     )
     keep_turns: bool = key(
         boolean,

@@ -380,6 +380,7 @@ class HostState:
         group.drain_deadline, group.drained_for = deadline, (reason, message)
         for worker in group.serving:
             if worker.state is WorkerState.READY:
+                worker.drains_requests = not group.idle
                 yield from self.move(worker, WorkerState.DRAINING, message)
         for worker in group.serving:
             if worker.state in (WorkerState.STARTING, WorkerState.WAKING):

@@ -35,6 +35,7 @@ class Contender(Candidate):
     group: Group
     likeness: Hashable  # as `Placement.likeness`
     come: float  # seconds to get it ready
+    known: float  # those of them that were measured, and are not a guess
     leave: float  # seconds to get it off its GPUs again
     drain: float  # seconds to drain it
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
@@ -58,6 +59,8 @@ class Blockers:
         self._groups = groups
         self.leaving = sum(each.leave_cost.seconds for each in evictions)
         self.drain = max((group.cost(WorkerState.DRAINING).seconds for group in ready), default=0.0)
+        known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
+        self.known = known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -103,7 +106,9 @@ class Blockers:
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""
         there = contender.cost + contender.leave
-        return [since + policy.linger(usual, there + comeback) for since, usual, comeback in self._kept]
+        return [
+            since + policy.linger(usual, there + comeback, contender.weight) for since, usual, comeback in self._kept
+        ]
 
 
 class Rivals:
@@ -257,6 +262,7 @@ class Lineup:
             group=group,
             likeness=group.name if group.is_target else self._placement.likeness(group),
             come=group.return_cost.seconds,
+            known=group.return_cost.known,
             leave=group.leave_cost(group.sleep_level).seconds,
             drain=group.cost(WorkerState.DRAINING).seconds,
             ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
@@ -332,8 +338,9 @@ class Lineup:
         return contender
 
     def _due_at(self, contender: Contender, blockers: Blockers, others: float) -> float:
-        wait_target = self.batch_max_wait if contender.is_batch else self.wait_target
-        return policy.due_at(contender, others, drain=blockers.drain, wait_target=wait_target)
+        known = contender.known + blockers.known
+        target = self.batch_max_wait if contender.is_batch else policy.stretched(self.wait_target, known)
+        return policy.due_at(contender, others, drain=blockers.drain, wait_target=target)
 
     def _turns_on(self, gpus: frozenset[GpuId]) -> float:
         """Return the seconds that the turns of all who wait for one of the GPUs take there.

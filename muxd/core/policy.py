@@ -32,6 +32,10 @@ SLACK, SLACK_SHARE = 0.1, 0.25
 #: nothing beyond a half; a fifth leaves out most clients who ask once, whose gaps are short only by chance.
 WORTH = 1 / 5
 
+#: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
+#: GPU's time goes to answers; and how many times the configured target the wait may become by that.
+TURN_PER_SWITCH, STRETCH = 3.0, 3.0
+
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
 
@@ -72,6 +76,11 @@ def bound(candidate: Candidate, others: float, wait_target: float) -> float:
     return wait_target + others + candidate.cost
 
 
+def stretched(wait_target: float, overhead: float) -> float:
+    """Return the wait target where a switch there and back takes `overhead` seconds with its drain."""
+    return max(wait_target, min(STRETCH * wait_target, TURN_PER_SWITCH * overhead))
+
+
 def due_at(candidate: Candidate, others: float, *, drain: float, wait_target: float) -> float:
     """Return when the wait of `candidate` comes so near to its bound that a drain and its switch just fit.
 
@@ -89,15 +98,16 @@ def usual_gap(gaps: Sequence[float]) -> float | None:
     return sorted(gaps)[ceil(RETURNING * len(gaps)) - 1] if gaps else None
 
 
-def linger(usual: float | None, there_and_back: float) -> float:
+def linger(usual: float | None, there_and_back: float, waiting: float = 1.0) -> float:
     """Return how many seconds an idle active model is kept for its next request while another model waits.
 
     `usual`: its usual gap.  `there_and_back`: seconds that the switch to the waiting model and the one back cost
-    together.
+    together.  `waiting`: requests for the other model, each of which waits as long: what is saved is shared by them.
     """
+    worth = there_and_back / max(1.0, waiting)
     if usual is None:
-        return min(UNKNOWN_SHARE * there_and_back, UNKNOWN)
-    if usual > WORTH * there_and_back:
+        return min(UNKNOWN_SHARE * worth, UNKNOWN)
+    if usual > WORTH * worth:
         return 0.0
     return min(there_and_back, usual * (1.0 + SLACK_SHARE) + SLACK)
 

@@ -180,7 +180,7 @@ def _until_gone(leaving: Eviction, now: float) -> float | None:
     if group.state is WorkerState.READY:
         return _sum(0.0 if group.idle else _known(group.cost(WorkerState.DRAINING)), _known(leaving.leave_cost))
     if group.state is WorkerState.DRAINING:
-        drained = _left(group.cost(WorkerState.DRAINING), group.since, now) if group.granted else 0.0
+        drained = 0.0 if group.idle else _left(group.cost(WorkerState.DRAINING), group.since, now)
         return _sum(drained, _known(leaving.leave_cost))
     if group.state is WorkerState.ASLEEP:
         return _known(leaving.leave_cost)

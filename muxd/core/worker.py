@@ -48,6 +48,11 @@ class Cost:
     seconds: float
     measured: bool = False
 
+    @property
+    def known(self) -> float:
+        """Return the seconds where they were measured; a guess counts for nothing."""
+        return self.seconds if self.measured else 0.0
+
     def learn(self, seconds: float) -> None:
         self.seconds = seconds if not self.measured else self.seconds + NEWEST * (seconds - self.seconds)
         self.measured = True
@@ -111,6 +116,7 @@ class Worker:
     gpus: frozenset[GpuId] = frozenset()  # on which it runs, or would run if it were started now
     is_spare: bool = False  # its group does without it for now: it leaves its GPUs, or has left them
     drain_deadline: float = 0.0  # of a spare one
+    drains_requests: bool = True  # some were in flight when its last drain began: what it takes says what drains take
     is_drain_watched: bool = False  # somebody looks when a spare one that drains has nothing left
     is_drained: bool = False  # it was seen to have nothing left
 
@@ -208,7 +214,8 @@ class Worker:
             raise IllegalMove(f"{self.name}: {self.state} -> {to} ({reason}); before that: {'; '.join(self.story)}")
         if to in _COMPLETES.get(self.state, ()):
             self.took[self.state] = now - self.since
-            self.costs[self.state, self.level if self.state in _BY_LEVEL else None].learn(now - self.since)
+            if self.state is not WorkerState.DRAINING or self.drains_requests:
+                self.costs[self.state, self.level if self.state in _BY_LEVEL else None].learn(now - self.since)
         self.story.append(f"{now:.3f} {self.state} -> {to} {reason}".rstrip())
         self.state, self.since, self.reason = to, now, reason
         if to in DOWN:

@@ -1,4 +1,4 @@
-from muxd.core.policy import Candidate, bound, due_at, ranked, score, turn_ends_at, turns
+from muxd.core.policy import Candidate, bound, due_at, ranked, score, stretched, turn_ends_at, turns
 
 NOW = 100.0
 
@@ -32,6 +32,13 @@ def test_the_bound_is_the_target_the_others_turns_and_switches_and_ones_own_swit
 def test_alone_it_waits_no_longer_than_the_target():
     at = due_at(candidate(oldest=4, cost=10), 0, drain=5, wait_target=30)
     assert (at - NOW) + 4 + 5 == 30
+
+
+def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_three_of_them_and_at_most_three_targets():
+    assert stretched(30, overhead=8) == 30
+    assert stretched(30, overhead=20) == 60
+    assert stretched(30, overhead=120) == 90
+    assert stretched(0, overhead=120) == 0
 
 
 def test_a_turn_lasts_as_long_as_the_switch_costs():

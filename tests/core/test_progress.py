@@ -1,14 +1,18 @@
+import pytest
+
 from muxd.core.events import (
     DemandReported,
     Failure,
     LeaseAsked,
     LeaseEnded,
     SwitchAsked,
+    TimerFired,
     WorkerAsleep,
     WorkerExited,
     WorkerReady,
 )
 from muxd.core.progress import Progress, progress_of
+from muxd.core.states import WorkerState
 
 from .playbook import Playbook
 
@@ -70,6 +74,31 @@ def test_a_whole_switch_is_the_sum_of_what_was_measured():
         SwitchAsked(60, 5, "a"),
     )
     assert look(book, "a", 60.5) == Progress("falling_asleep", ("b",), 0.5, 2.0 - 0.5 + 1.0)
+
+
+def test_the_drain_of_an_idle_model_takes_no_time_and_says_nothing_of_what_drains_take():
+    book = play(
+        both_measured(),
+        DemandReported(35, 2, 0),
+        LeaseAsked(36, 3, "a"),
+        TimerFired(40),  # b is idle, and its clients are not waited for any longer
+        LeaseEnded(40.5, 2),
+        WorkerAsleep(42.5, "b"),
+        WorkerReady(43.5, "a", "http://a"),
+        DemandReported(43.5, 3, 1),
+        LeaseAsked(44, 4, "b"),
+        TimerFired(100),  # a has had its turn
+        LeaseEnded(110, 3),
+        WorkerAsleep(112, "a"),
+        WorkerReady(113, "b", "http://b"),
+        DemandReported(114, 4, 0),
+        LeaseAsked(115, 5, "a"),
+        TimerFired(125),
+    )
+    assert not book.worker("b").cost(WorkerState.DRAINING).measured
+    assert book.worker("a").cost(WorkerState.DRAINING).seconds == pytest.approx(10)
+    assert book.state("b") is WorkerState.DRAINING
+    assert look(book, "a", 125.2).eta == pytest.approx(2 + 1), "its sleep and the wake"
 
 
 def test_who_waits_behind_a_busy_model_is_told_when_it_must_give_way():

@@ -37,6 +37,12 @@ def test_where_nothing_is_known_a_client_is_waited_for_only_as_long_as_is_cheap(
     assert linger(usual_gap([]), 60.0) == 0.5
 
 
+def test_the_more_wait_for_another_model_the_less_a_client_is_waited_for():
+    assert linger(usual_gap([1.0]), 12.0, waiting=1.0) == linger(usual_gap([1.0]), 12.0, waiting=2.0)
+    assert linger(usual_gap([1.0]), 12.0, waiting=3.0) == 0.0
+    assert linger(usual_gap([]), 6.0, waiting=6.0) == pytest.approx(0.05)
+
+
 def test_one_client_that_stayed_away_is_forgiven_two_are_not():
     assert linger(usual_gap([1.0, 1.0, 1.0, 1.0, inf]), 6.0) > 1.0
     assert linger(usual_gap([1.0, 1.0, 1.0, inf, inf]), 6.0) == 0.0
