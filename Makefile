@@ -85,10 +85,11 @@ SEED ?= 1
 soak: $(READY)
 	MUXD_SOAK_SECONDS=$(SECONDS) MUXD_SOAK_SEED=$(SEED) $(BIN)/python -m pytest tests/soak -s -o faulthandler_timeout=600 $(ARGS)
 
-# muxd beside the real sglangmux on the same simulated workers; about two minutes.
+# muxd beside the real sglangmux on the same simulated workers: faults, and the time that 160 requests take; four minutes.
 compare: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group peers
 	$(BIN)/python -m bench.sglangmux
+	$(BIN)/python -m bench.scheduling --real
 	$(BIN)/python -m pytest -n 4 tests/side_by_side
 
 # What muxd's data plane costs beside nginx (from the system), sglang-router, sglangmux and litellm; about 15 minutes,

@@ -37,7 +37,7 @@ class Contender(Candidate):
     come: float  # seconds to get it ready
     known: float  # those of them that were measured, and are not a guess
     leave: float  # seconds to get it off its GPUs again
-    drain: float  # seconds to drain it
+    drain: float  # seconds to drain it, as far as that was measured
     ready_at: float  # when its restart delays are over; inf where it is on its way off its GPUs, or kept away
 
     def reckon(self, leaving: float) -> None:
@@ -106,9 +106,8 @@ class Blockers:
     def kept_until(self, contender: Contender) -> list[float]:
         """Return when each idle one stops waiting for its clients to return."""
         there = contender.cost + contender.leave
-        return [
-            since + policy.linger(usual, there + comeback, contender.weight) for since, usual, comeback in self._kept
-        ]
+        waiting = 1.0 if contender.is_batch else contender.weight  # who has no haste does not hurry anybody
+        return [since + policy.linger(usual, there + comeback, waiting) for since, usual, comeback in self._kept]
 
 
 class Rivals:
@@ -264,7 +263,7 @@ class Lineup:
             come=group.return_cost.seconds,
             known=group.return_cost.known,
             leave=group.leave_cost(group.sleep_level).seconds,
-            drain=group.cost(WorkerState.DRAINING).seconds,
+            drain=group.cost(WorkerState.DRAINING).known,
             ready_at=group.retry_at if group.state in AT_REST and not group.is_kept_away else inf,
         )
 
