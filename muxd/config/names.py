@@ -4,8 +4,9 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-MODEL_NAME_RULE = "use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
+#: Folders and log files are called so, with some letters behind it; such a name may have 255 bytes.
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+MODEL_NAME_RULE = "use at most 128 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit"
 
 #: Characters of a model's name that is made from another text: log files are called so.
 LONGEST_MADE = 100

@@ -164,7 +164,7 @@ name = "bob"
 secret_env = "X"
 """
     assert problems(text, V="v", W="w", X="x") == [
-        "F:7: keys.name: \"Alice\" is not a key's name; use a-z, 0-9, '.', '_' and '-', "
+        "F:7: keys.name: \"Alice\" is not a key's name; use at most 128 of a-z, 0-9, '.', '_' and '-', "
         "and begin with a letter or digit",
         "F:9: keys.name: missing; give each key one of its own: muxctl and the log call it so",
         "F:11: keys.bob.secret_sha256: missing; `muxctl keys add` makes a key with its own, or name a secret_env",

@@ -317,9 +317,11 @@ WRONG = [
      "name one that is, or can be made"),
     (A + "port = 99999", "models.a.port: 99999 is out of range; use 0 to 65535"),
     (A + "port = true", "models.a.port: true is not a whole number; write one from 0 to 65535"),
+    (f"[models.{'x' * 129}]", f"models.{'x' * 129}: not a model name; use at most 128 of a-z, 0-9, '.', '_' and '-', "
+     "and begin with a letter or digit"),
     (
         "[models.A]",
-        "models.A: not a model name; use a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
+        "models.A: not a model name; use at most 128 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
     ),
     (
         "[models.a]\nmodel_path = '/" + "x" * 300 + "'",
