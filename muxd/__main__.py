@@ -430,10 +430,11 @@ def _run_daemon(read: Callable[[], Config], *, can_upgrade: bool = False) -> int
     from .daemon import run_daemon
     from .notify import Notifier
     from .own_log import setup_logging
-    from .successor import TRIAL, Successor
+    from .successor import TRIAL, Successor, try_out
 
     config = read()
-    if TRIAL in os.environ:
+    if (places := os.environ.get(TRIAL)) is not None:
+        try_out(config, places)
         return 0
     successor = Successor(sys.orig_argv, os.environ) if can_upgrade else None
     notifier = Notifier.from_environ(os.environ)

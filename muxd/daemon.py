@@ -90,8 +90,8 @@ async def sweep_left(config: Config, service_result: str | None) -> None:
         if service_result is None or is_to_be_ended(leftover, config, service_result):
             children = Children(config.daemon.state_dir / RUN_DIR)
             await _sweep(children, state, leftover, {model.name for model in config.models}, LeftBehind())
-        elif leftover.workers or leftover.proxies:
-            log.info("%s: left to the next muxd", ", ".join([*leftover.workers, *leftover.proxies]))
+        elif leftover.workers or leftover.proxies or leftover.outgoing:
+            log.info("%s: left to the next muxd", ", ".join([*leftover.workers, *leftover.proxies, *leftover.outgoing]))
     finally:
         os.close(lock)
 
@@ -130,7 +130,7 @@ async def _run(
     state = StateFile(config.daemon.state_dir / "state.json")
     leftover = state.load()
     if config.proxy.managed:
-        rescue(leftover.proxies.values(), config.proxy, notifier)
+        rescue(leftover.proxies, config.proxy, notifier)
     left = find_left_behind(children, leftover, config)
     await _sweep(children, state, leftover, {model.name for model in config.models}, left)
     send, mailbox = trio.open_memory_channel[Event](inf)
@@ -208,9 +208,15 @@ async def _sweep(
     stopped = [name for name in leftover.stopped if name in models]
     held = {name: until for name, until in leftover.held.items() if name in models}
     proxies = {name: record for name, record in leftover.proxies.items() if name in left.proxies}
-    digest = leftover.proxy_digest if proxies else ""
     state.state = replace(
-        leftover, ending="", stopped=stopped, held=held, workers=kept, proxies=proxies, proxy_digest=digest
+        leftover,
+        ending="",
+        stopped=stopped,
+        held=held,
+        workers=kept,
+        proxies=proxies,
+        outgoing={child.name: child.record for child in left.outgoing},
+        proxy_digest=leftover.proxy_digest if proxies else "",
     )
     state.save()
 

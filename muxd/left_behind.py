@@ -37,7 +37,7 @@ class LeftBehind:
 
 def find_left_behind(children: Children, saved: SavedState, config: Config) -> LeftBehind:
     """Return what can be taken over; nothing is touched, and whatever is not returned is to be ended."""
-    if config.daemon.on_crash == "stop":
+    if config.daemon.on_crash == "stop" and saved.ending != "handover":  # which is no crash
         return LeftBehind()
     workers = {}
     for model in _workers_of(config, saved.stopped):
@@ -54,9 +54,10 @@ def find_left_behind(children: Children, saved: SavedState, config: Config) -> L
         return LeftBehind(workers)
     found = {name: children.adopt(record) for name, record in saved.proxies.items()}
     proxies = {name: child for name, child in found.items() if child is not None}
+    outgoing = tuple(child for record in saved.outgoing.values() if (child := children.adopt(record)) is not None)
     if saved.proxy_digest != proxy_digest(config):
-        return LeftBehind(workers, outgoing=tuple(proxies.values()))
-    return LeftBehind(workers, proxies)
+        return LeftBehind(workers, outgoing=(*outgoing, *proxies.values()))
+    return LeftBehind(workers, proxies, outgoing)
 
 
 def is_to_be_ended(saved: SavedState, config: Config, service_result: str) -> bool:

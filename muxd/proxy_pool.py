@@ -5,7 +5,7 @@ the limits allow; `pool_share` says what they share.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,22 @@ log = logging.getLogger(__name__)
 OVERLAP = 3.0
 
 
-async def _see_off(child: Child) -> None:
+async def _see_off(child: Child, state: StateFile) -> None:
     """Let a process that is replaced finish what it has in flight, within the stop timeout that it was started with."""
     log.info("the proxy of an earlier muxd (%s) has other settings or another version: replaced", child.name)
     with trio.move_on_after(OVERLAP):
         await child.wait()
     child.stop()
     await child.wait()
+    state.state.outgoing.pop(child.name, None)
+    state.save()
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """Return the name of a child for the process `name`, beside those that are still on their way out."""
+    return next(
+        free for free in (name, *(f"{name}.{number}" for number in range(2, len(taken) + 3))) if free not in taken
+    )
 
 
 class UnmanagedProxy:
@@ -91,7 +100,7 @@ class ProxyPool:
                 ports,
                 PoolShare(number, len(names), folder) if len(names) > 1 else None,
                 left.get(name),
-                f"{name}.2" if name in taken else name,
+                _free_name(name, taken),
             )
             for number, name in enumerate(names, 1)
         ]
@@ -128,7 +137,7 @@ class ProxyPool:
             for each in self.processes:
                 nursery.start_soon(each.run, record, http, name=each.name)
             for child in self._outgoing:
-                nursery.start_soon(_see_off, child, name=f"end of {child.name}")
+                nursery.start_soon(_see_off, child, self._state, name=f"end of {child.name}")
         self.ports.close()
 
     async def stop(self, hurried: trio.Event) -> None:

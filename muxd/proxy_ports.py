@@ -14,7 +14,7 @@ import ctypes
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 
@@ -36,13 +36,13 @@ def clients_sockets(processes: int) -> list[str]:
     return [CLIENTS, *(f"{CLIENTS}-{number}" for number in range(2, processes + 1))]
 
 
-def rescue(records: Iterable[ChildRecord], proxy: Proxy, notifier: Notifier) -> None:
-    """Copy the listening sockets of the proxy's processes that a killed muxd left into `notifier.kept`.
+def rescue(processes: Mapping[str, ChildRecord], proxy: Proxy, notifier: Notifier) -> None:
+    """Copy the listening sockets of the proxy's processes that a killed muxd left, by name, into `notifier.kept`.
 
     This is done before the sweep ends any, so that no other process can bind the ports in between.
     """
-    for record in records:
-        number = record.name.removeprefix("muxd-proxy").removeprefix("-")
+    for name, record in processes.items():  # a record's own name is another one where a process was replaced
+        number = name.removeprefix("muxd-proxy").removeprefix("-")
         _rescue(record, CLIENTS if number in ("", "1") else f"{CLIENTS}-{number}", proxy, notifier)
 
 

@@ -106,6 +106,7 @@ class SavedState(msgspec.Struct, kw_only=True):
     ending: Literal["", "stop", "handover"] = ""  # how muxd was about to end: with its workers, or without them
     workers: dict[str, WorkerRecord] = {}
     proxies: dict[str, ChildRecord] = {}  # the proxy's processes, by name
+    outgoing: dict[str, ChildRecord] = {}  # those of former settings, which finish what runs; by the child's name
     proxy_digest: str = ""  # of the configuration that they were started with
     stopped: list[str] = []  # models that an operator stopped: the next muxd does not start them
     held: dict[str, float | None] = {}  # models that an operator holds: until when, since the epoch; None: endless

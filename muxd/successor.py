@@ -14,9 +14,12 @@ from typing import Never
 
 import trio
 
+from .config import Config
+from .errors import MuxdError
 from .locks import LOCKS
 
-#: Set for a start that only reads the configuration, and says by its exit status whether muxd could run.
+#: Set for a start that only reads the configuration, and says by its exit status whether muxd could run.  It has
+#: the places at which the muxd that runs is found, see `places_of`.
 TRIAL = "MUXD_TRIAL"
 
 #: Seconds in which a trial must be over, and bytes of what it said that are quoted.
@@ -27,6 +30,24 @@ QUOTED = 2000
 _ABOVE = 256
 
 
+class PlacesMoved(MuxdError):
+    code = "places_moved"
+
+
+def places_of(config: Config) -> str:
+    """Return the places by which a muxd, and all that it has left, is found, a line for each."""
+    return f"{config.daemon.state_dir}\n{config.daemon.socket}"
+
+
+def try_out(config: Config, places: str) -> None:
+    """Raise PlacesMoved where a muxd with `config` would not find what the one at `places` leaves to it."""
+    if places_of(config) != places:
+        raise PlacesMoved(
+            "[muxd] state_dir and socket cannot be changed by an upgrade, as what runs would not be found there and "
+            "be started a second time: take the change back, or stop muxd and start it"
+        )
+
+
 class Successor:
     """A command line that can be executed in this process's place."""
 
@@ -35,8 +56,8 @@ class Successor:
         self._argv = [sys.executable, *argv[1:]]
         self._environ = dict(environ)
 
-    async def why_not(self) -> str:
-        """Start it for a trial; return why it would not run, "" where it would."""
+    async def why_not(self, config: Config) -> str:
+        """Start it for a trial; return why it would not run in the place of a muxd with `config`, "" where it would."""
         try:
             with trio.fail_after(TRIAL_TIMEOUT):
                 trial = await trio.run_process(
@@ -45,7 +66,7 @@ class Successor:
                     capture_stdout=True,
                     capture_stderr=True,
                     check=False,
-                    env={**self._environ, TRIAL: "1"},
+                    env={**self._environ, TRIAL: places_of(config)},
                 )
         except trio.TooSlowError:
             return f"a trial took longer than {TRIAL_TIMEOUT:g} s"

@@ -119,6 +119,22 @@ def test_with_on_crash_stop_nothing_is(tmp_path):
     )
     left = find_left_behind(Shelter(), saved, wanted)  # type: ignore[arg-type]
     assert (left.workers, left.proxies) == ({}, {})
+    saved.ending = "handover"
+    left = find_left_behind(Shelter(), saved, wanted)  # type: ignore[arg-type]
+    assert ([*left.workers], [*left.proxies]) == (["a"], ["muxd-proxy"]), "an upgrade is no crash"
+
+
+def test_a_former_proxy_goes_on_with_what_it_finishes_also_when_it_is_replaced_again(tmp_path):
+    wanted = config(tmp_path)
+    saved = SavedState(
+        proxies={"muxd-proxy": child("muxd-proxy.2")},
+        outgoing={"muxd-proxy": child("muxd-proxy")},
+        proxy_digest=proxy_digest(wanted),
+    )
+    left = find_left_behind(Shelter(), saved, wanted)  # type: ignore[arg-type]
+    assert (left.proxies, left.outgoing) == ({"muxd-proxy": "muxd-proxy.2"}, ("muxd-proxy",))  # type: ignore[comparison-overlap]
+    left = find_left_behind(Shelter(), msgspec.structs.replace(saved, proxy_digest="another"), wanted)  # type: ignore[arg-type]
+    assert (left.proxies, left.outgoing) == ({}, ("muxd-proxy", "muxd-proxy.2"))  # type: ignore[comparison-overlap]
 
 
 def test_the_proxy_is_unless_its_settings_have_changed(tmp_path):

@@ -89,6 +89,7 @@ def a_state() -> SavedState:
     return SavedState(
         workers={"qwen": call, "pair/0": a_worker(is_at_rest=True, level=2)},
         proxies={"muxd-proxy": RECORD},
+        outgoing={"muxd-proxy.2": RECORD},
         proxy_digest="p",
         stopped=["llama"],
         held={"qwen": 7.5},
@@ -97,10 +98,13 @@ def a_state() -> SavedState:
     )
 
 
+TABLES = ("workers", "proxies", "outgoing", "held", "loans", "learned", "scaled")
+
+
 def parts_of(state: SavedState) -> dict[str, Any]:
     """Each record by its place: of the tables each entry."""
     told: dict[str, Any] = msgspec.to_builtins(state)
-    tables = {name: told.pop(name) for name in ("workers", "proxies", "held", "loans", "learned", "scaled")}
+    tables = {name: told.pop(name) for name in TABLES}
     return told | {f"{name} {key}": record for name, table in tables.items() for key, record in table.items()}
 
 
@@ -151,7 +155,7 @@ def test_with_any_byte_flipped_no_more_than_its_record_is_lost(flip):
 def test_a_damaged_file_is_put_aside_as_it_was(tmp_path, caplog):
     whole = encoded(a_state())
     assert loaded(tmp_path / "state.json", whole[:-2]).workers.keys() == {"qwen", "pair/0"}
-    assert "1 of 8 records are damaged or missing): put aside as state.unreadable" in caplog.text
+    assert "1 of 9 records are damaged or missing): put aside as state.unreadable" in caplog.text
     assert (tmp_path / "state.unreadable").read_bytes() == whole[:-2]
 
 
@@ -189,7 +193,7 @@ def test_a_record_that_another_muxd_wrote_otherwise_is_left_out_alone(tmp_path, 
     assert text != whole[1][9:]
     whole[1] = b"%08x %b" % (crc32(text), text)
     assert loaded(tmp_path / "state.json", b"\n".join(whole)).workers.keys() == {"pair/0"}
-    assert "1 of 8 records are damaged or missing" in caplog.text
+    assert "1 of 9 records are damaged or missing" in caplog.text
 
 
 # A slow disk

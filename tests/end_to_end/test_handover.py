@@ -87,6 +87,18 @@ def test_a_muxd_that_would_not_start_is_not_gone_to(muxd: Muxd) -> None:
     assert muxd.ask("beta")
 
 
+@pytest.mark.parametrize("place", ["state", "muxd.sock"])
+def test_an_upgrade_to_where_it_would_not_find_what_runs_is_refused(muxd: Muxd, place: str) -> None:
+    """It would start every model a second time beside the first."""
+    before = pids(muxd)
+    muxd.config.write_text(muxd.config.read_text().replace(f'/{place}"', f'/other-{place}"'))
+    said = muxd.muxctl("upgrade")
+    assert said.returncode == 1
+    assert "state_dir and socket cannot be changed by an upgrade" in said.stderr
+    assert pids(muxd) == before
+    assert muxd.ask("beta")
+
+
 def test_it_ends_alone_and_the_next_one_takes_over_what_served_on(muxd: Muxd) -> None:
     before = pids(muxd)
     streams = Streams(muxd, "alpha", 8, 3000)
@@ -146,3 +158,27 @@ def test_an_upgrade_to_another_proxy_refuses_nobody_and_cuts_no_stream(muxd: Mux
     }
     assert muxd.muxctl("upgrade").returncode == 0
     assert pids(muxd) == after, "it goes on by its other name"
+
+
+def test_streams_of_replaced_proxies_go_on_over_further_upgrades_and_a_kill(muxd: Muxd) -> None:
+    """Two former proxies have streams at the same time, beside the one that serves."""
+    muxd.config.write_text(muxd.config.read_text().replace('shutdown_timeout = "5s"', 'shutdown_timeout = "60s"'))
+    _replace_proxy(muxd, "[proxy]", '[proxy]\ndrain_timeout = "49s"')  # from now on that is the time to finish
+    streams = []
+    for former, setting in (('"49s"', '"50s"'), ('"50s"', '"51s"')):
+        streams.append(Streams(muxd, "alpha", 2, 6000))
+        _replace_proxy(muxd, former, setting)
+    assert len(muxd.saved().outgoing) >= 2
+    muxd.kill()
+    muxd.start_again()
+    assert [each.join() for each in streams] == [["data: [DONE]"] * 2] * 2
+    eventually(lambda: not muxd.saved().outgoing, "and then the former ones are gone")
+    assert muxd.ask("beta")
+
+
+def _replace_proxy(muxd: Muxd, old: str, new: str) -> None:
+    """Change a setting of the proxy, and upgrade."""
+    before = pids(muxd)["proxy"]
+    muxd.config.write_text(muxd.config.read_text().replace(old, new, 1))
+    assert muxd.muxctl("upgrade").returncode == 0
+    eventually(lambda: pids(muxd)["proxy"] not in (None, before), "there is another one")

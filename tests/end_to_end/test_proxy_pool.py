@@ -337,3 +337,18 @@ def test_an_upgrade_of_muxd_keeps_every_process_and_refuses_nobody(start: Callab
     assert said.returncode == 0, said.stderr
     assert pids(muxd) == before
     assert set(ends) == {200}
+
+
+def test_replaced_processes_are_taken_over_from_a_killed_muxd_with_their_sockets(start: Callable[..., Muxd]) -> None:
+    """Their children have other names than the first ones had; clients would hang at a socket that is in no process."""
+    muxd = started(start)
+    muxd.ask("alpha")
+    before = pids(muxd)
+    muxd.config.write_text(muxd.config.read_text().replace("[proxy]", '[proxy]\ndrain_timeout = "50s"'))
+    assert muxd.muxctl("upgrade").returncode == 0
+    eventually(lambda: not {*before.values()} & {*muxd.processes()}, "the former ones are gone")
+    replaced = pids(muxd)
+    muxd.kill()
+    muxd.start_again()
+    assert {asked(muxd) for _ in range(60)} == {200}
+    assert pids(muxd) == replaced
