@@ -1,10 +1,12 @@
 """Checks of one model against this machine: its files, its GPUs, its RAM, its launch script's program."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from muxd.config.devices import VARIABLE
@@ -193,15 +195,34 @@ def _home_lines(machine: HostCheck, model: Model) -> Iterator[ReportLine]:
 
 def never_fits(model: Model, config: Config, problems: Problems) -> Iterator[ReportLine]:
     """Yield a line if a simulated model does not fit on simulated GPUs."""
-    if kind_of(model).is_pretend:
-        yield from _too_few(model, problems.where(("models", model.name, "gpus")))
-    if not kind_of(model).is_pretend or model.memory is None:
+    if not kind_of(model).is_pretend:
         return
-    share, total = model.memory.total // max(1, model.gpus_each), config.daemon.simulated_gpu_memory
+    yield from _too_few(model, problems.where(("models", model.name, "gpus")))
+    total = config.daemon.simulated_gpu_memory
+    share = model.memory.total // max(1, model.gpus_each) if model.memory is not None else 0
     rooms = {gpu: config.gpus.most(gpu, total) for gpu in model.gpus}
     if small := [gpu for gpu in _best(model, rooms) if share > rooms[gpu]]:
         where = problems.where(("models", model.name, "memory"))
         yield _too_large(model, small[0], rooms[small[0]], total, where)
+    else:
+        yield from _crowded_lines(model, rooms, problems.where(("models", model.name, "gpus")))
+
+
+def _crowded_lines(model: Model, rooms: Mapping[str, int], where: str) -> Iterator[ReportLine]:
+    """Yield a line for each GPU that never has room for all of those replicas on it with which the model begins."""
+    share = kind_of(model).granted(model)
+    at_first = max(model.replicas, model.min_replicas or 0) if model.prefill is None else model.most_replicas
+    for gpu, count in Counter(model.gpus[: at_first * model.gpus_each]).items():
+        room = rooms.get(gpu, inf)
+        if count == 1 or (share and count * share <= room):
+            continue
+        if share:
+            text = f"{count} replicas on GPU {gpu} need {_gib(count * share)}, and it has {_gib(int(room))}"
+            text = f"{text}: {int(room) // share} of them fit; give each a GPU of its own, or correct memory"
+        else:
+            text = f"{count} replicas cannot share GPU {gpu}, all of which one may take"
+            text = f"{text}; give it sizes in memory, of kv too, or each a GPU of its own"
+        yield wrong(model.name, text, where)
 
 
 def _best(model: Model, rooms: Mapping[str, int]) -> list[str]:
@@ -237,6 +258,8 @@ def _size_lines(machine: HostCheck, model: Model, weights: int) -> Iterator[Repo
         yield from _too_few(model, machine.where(model, "gpus"))
     if not runs_on_cpu(model.args):
         yield from _gpu_lines(machine, model, weights)
+        rooms = {gpu: machine.room(machine.sized_gpus[gpu]) for gpu in model.gpus if gpu in machine.sized_gpus}
+        yield from _crowded_lines(model, rooms, machine.where(model, "gpus"))
         if machine.gpus:
             yield from _unsized_lines(machine, model)
         yield from _demand_lines(machine, model)

@@ -57,7 +57,9 @@ class Placement:
         self._clearings: dict[frozenset[GpuId], Clearing] = {}
         self._evictions: dict[Hashable, tuple[int, list[Eviction]]] = {}  # with the changes of their GPUs, by group
         self._places: dict[Hashable, tuple[int, frozenset[GpuId] | None]] = {}  # with all changes, by need
-        self._never: dict[str, tuple[GroupSpec, Impossible | None]] = {}  # by group, for the spec that it has
+        self._never: dict[
+            str, tuple[tuple[GroupSpec, tuple[Worker, ...]], Impossible | None]
+        ] = {}  # by group, for what
 
     def forget(self) -> None:
         """Find everything anew from now on."""
@@ -363,10 +365,10 @@ class Placement:
         if not group.is_down:
             return None
         self._keep_up()
-        spec, never = self._never.get(group.name, (None, None))
-        if spec is not group.spec:
+        found_for, never = self._never.get(group.name, (None, None))
+        if found_for != (group.spec, group.enlisted):
             never = self._find_never_loads(group)
-            self._never[group.name] = group.spec, never
+            self._never[group.name] = (group.spec, group.enlisted), never
         return never
 
     def _find_never_loads(self, group: Group) -> Impossible | None:

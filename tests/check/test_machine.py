@@ -205,6 +205,38 @@ def test_a_replica_that_never_fits_on_its_own_gpu_is_wrong(report):
     assert (status, of(lines, "a")) == (2, [("WRONG", "a", told)])
 
 
+@pytest.mark.parametrize(
+    ("memory", "told"),
+    [
+        (
+            "memory = { weights = '28GiB', kv = '20GiB' }",
+            "3 replicas on GPU 0 need 144.0 GiB, and it has 80.0 GiB: 1 of them fit; "
+            "give each a GPU of its own, or correct memory",
+        ),
+        (
+            "",
+            "3 replicas cannot share GPU 0, all of which one may take; "
+            "give it sizes in memory, of kv too, or each a GPU of its own",
+        ),
+    ],
+)
+@pytest.mark.parametrize("engine", ["sglang", "simulator"])
+def test_more_replicas_on_a_gpu_than_fit_are_wrong(report, interpreter, engine, memory, told):
+    interpreter()
+    text = "[models.a]\nmodel_path = 'o/a'\npython = './python'\nreplicas = 3\ngpus = [0, 0, 0]\n"
+    text = (
+        text.replace("model_path = 'o/a'\npython = './python'", "engine = 'simulator'") if engine != "sglang" else text
+    )
+    status, lines = report(text + memory + "\n", gpus=(80,))
+    assert status == 2
+    assert [line[2].partition(": ")[2] for line in of(lines, "a")] == [told]
+
+
+def test_those_with_which_a_scaled_model_does_not_begin_may_be_more_than_fit(report):
+    text = "[models.a]\nengine = 'simulator'\nmax_replicas = 3\ngpus = [0, 0, 0]\n"
+    assert report(text + "memory = { weights = '28GiB', kv = '20GiB' }\n", gpus=())[0] == 0
+
+
 def test_a_sleep_at_level_1_is_held_against_the_ram(report, interpreter):
     interpreter()
     text = f"[defaults]\npython = './python'\n{A}sleep_level = 1\nmemory = {{ weights = '9000GiB' }}\n"

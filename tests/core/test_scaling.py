@@ -298,6 +298,14 @@ def test_replicas_on_one_gpu_fit_by_their_sizes():
     assert book.pending[0].message.startswith("2 of 3 replicas of q fit now")
 
 
+def test_fewer_of_those_that_never_fit_together_come():
+    book = Playbook(replicas("q", GPUS[0], GPUS[0], share=50)) >> GpusMeasured(0, {"0": 80})
+    book >> OrderGiven(1, 8, "q", Verb.START)
+    assert "1 of them fit" in book.pending.pop().message
+    book >> scale(2, 1) << RecordScale("q", 2, 1, "an operator ordered it")
+    assert book << StartWorker("q/0") << StartWorker("q/router")
+
+
 @pytest.mark.parametrize(
     ("count", "why"),
     [
