@@ -444,7 +444,7 @@ SHARE = "its --gpu-memory-utilization is 72.0 GiB of GPU 0, and memory grants it
         ("gpu_memory_utilization = 0.5\n" + SIZED, SHARE.replace("72.0", "40.0")),
         (
             "args = ['--kv-cache-memory-bytes', '60G']\n" + SIZED,
-            "its --kv-cache-memory-bytes is 60.0 GiB of GPU 0, and memory grants it 15.0 GiB;",
+            "--kv-cache-memory-bytes is 60GiB, and memory grants its KV cache 5GiB of each GPU; leave the flag out",
         ),
         ("memory = { weights = '100GiB' }\n", "needs 100.0 GiB, GPU 0 has 80.0 GiB: it can never be loaded"),
     ],

@@ -10,10 +10,10 @@ from muxd.config.engine_options import VLLMOptions
 from muxd.config.flags import flag_of, owned_flag, parallel
 from muxd.config.model_schema import Model
 from muxd.config.rules import VARIABLE, Finding
-from muxd.config.units import shown
+from muxd.config.units import show_size, shown
 from muxd.engines.kind import no_interpreter
 
-from .installation import GPU_SHARE, why_no_share
+from .installation import GPU_SHARE, KV_CACHE_BYTES, kv_cache_bytes_in, why_no_share
 
 # Flags that muxd itself sets for vLLM, each with what the user does instead.
 OWNED_FLAGS = {
@@ -76,6 +76,10 @@ def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Findin
         yield ("env", variable), f"muxd sets it: {_OWNED_ENV[variable]}; leave it out"
     if why := why_no_share(model.args):
         yield ("args",), why
+    granted = model.memory.kv // max(1, model.gpus_each) if model.memory is not None else 0
+    if 0 < granted < (wanted_kv := kv_cache_bytes_in(model.args)):
+        text = f"{KV_CACHE_BYTES} is {show_size(wanted_kv)}, and memory grants its KV cache {show_size(granted)}"
+        yield ("args",), f"{text} of each GPU; leave the flag out, or correct kv in memory"
     if isinstance(model.engine_options, VLLMOptions):
         for flag in model.engine_options.flags:
             if flag_of(model.args)(_SAME.get(flag, (flag,))) is not None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from muxd.config.engine_options import VLLMOptions
-from muxd.config.model_schema import Model
+from muxd.config.model_schema import Memory, Model
 from muxd.engines.vllm.engine import VLLM
 from muxd.engines.vllm.key_checks import OWNED_FLAGS, findings
 
@@ -115,3 +115,15 @@ def test_a_flag_that_a_key_says_already_is_refused_by_every_name_of_it(options, 
         "args",
         f"{said[0]} is said by the key {said[0][2:].replace('-', '_')} already; leave one of them out",
     )
+
+
+def test_a_kv_cache_beyond_what_memory_grants_is_refused_though_the_whole_would_fit():
+    memory = Memory(weights=10 << 30, kv=5 << 30)
+    ((key, why),) = told("--kv-cache-memory-bytes", "6G", memory=memory)
+    assert (key, "--kv-cache-memory-bytes is 6GiB, and memory grants its KV cache 5GiB of each GPU" in why) == (
+        "args",
+        True,
+    )
+    ((key, why),) = told("--kv-cache-mem=3G", memory=memory, gpus=("0", "1"))
+    assert "is 3GiB, and memory grants its KV cache 2560MiB of each GPU" in why
+    assert told("--kv-cache-memory-bytes", "5G", memory=memory) == []
