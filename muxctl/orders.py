@@ -11,6 +11,7 @@ from muxctl.display.progress import JsonLines, PhaseLines, Reporter, goal, is_su
 from muxctl.display.tables import on_terminal
 from muxctl.exit_codes import EVERYWHERE, MEANINGS, CommandFailed, ExitCode, refusal
 from muxctl.socket_path import find_socket
+from muxctl.times import seconds_of
 
 EXITS = (
     EVERYWHERE
@@ -69,10 +70,8 @@ def _goes_on(verb: str, name: str) -> str:
 
 def duration_of(option: str, text: str) -> float | None:
     """Return the seconds of an option; None for "inf" and for more than _LONGEST_WAIT.  Raises CommandFailed."""
-    from muxd.config.units import parse_duration
-
     try:
-        limit = parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
+        limit = seconds_of(text)
     except ValueError as error:
         raise CommandFailed(f"{option}: {error}", ExitCode.USAGE) from None
     return limit if limit <= _LONGEST_WAIT else None

@@ -1,5 +1,6 @@
 """Points in time as operators write them: a time of day, a date, or how long ago."""
 
+import re
 import time
 from datetime import datetime, timedelta
 
@@ -25,6 +26,15 @@ def when(text: str, option: str) -> float:
     return time.time() - _seconds(text, option)
 
 
+def seconds_of(text: str) -> float:
+    """Return a duration in seconds, as the configuration has it, and in commands "5m" too.  Raise ValueError."""
+    from muxd.config.units import parse_duration
+
+    if text.replace(".", "", 1).isdecimal():
+        return parse_duration(float(text))
+    return parse_duration(re.sub(r"(?<=\d)m(?![a-z])", "min", text))
+
+
 def _read(text: str, form: str) -> datetime | None:
     try:
         return datetime.strptime(text, form)
@@ -33,10 +43,8 @@ def _read(text: str, form: str) -> datetime | None:
 
 
 def _seconds(text: str, option: str) -> float:
-    from muxd.config.units import parse_duration
-
     try:
-        return parse_duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
+        return seconds_of(text)
     except ValueError:
         forms = '"10min" ago, "18:04" or "2026-11-29 18:04:05"'
         raise CommandFailed(f"{option}: {text!r} is no time; write {forms}", ExitCode.USAGE) from None

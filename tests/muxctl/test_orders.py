@@ -77,6 +77,8 @@ def test_json_is_every_line_as_it_came(tells, muxctl, verb):
         (("restart", "--now", "qwen"), {"wait": True, "now": True}),
         (("hold", "qwen"), {"wait": True}),
         (("hold", "qwen", "--for", "2h"), {"wait": True, "for_s": 7200.0}),
+        (("hold", "qwen", "--for", "5m"), {"wait": True, "for_s": 300.0}),
+        (("hold", "qwen", "--for", "1h30m 5ms"), {"wait": True, "for_s": 5400.005}),
         (("hold", "qwen", "--for", "inf"), {"wait": True}),
     ],
 )
