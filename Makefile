@@ -2,18 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
 .PHONY: demo test check lint reference console pythons faults real-sglang real-vllm real-openai real-mixed systemd soak compare dataplane clean
 
-# The environment: made once, and again when the project's needs change.
-$(READY): pyproject.toml
+# The environment: made once, and again when the project's needs change.  The demo needs no more than muxd itself.
+$(RUNS): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $(RUNS)
+
+$(READY): $(RUNS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[router]' --group dev
 	touch $(READY)
 
-demo: $(READY)
+demo: $(RUNS)
 	$(BIN)/python -m muxd.demo
 
 # MUXD_TEST_SEEDS=all tries every random world, and not every fourth: see tests/seeds.py.

@@ -287,7 +287,7 @@ def _message_fields(match: re.Match[str], model: Model) -> dict[str, str]:
 
 def _python(model: Model) -> str:
     if model.script is not None:
-        return f"{model.script.program or 'the Python'} of its launch script"
+        return f"{model.script.program or 'the Python'}, which its launch script calls"
     python = model.engine_options.python
     return which(python, path=model.env.get("PATH")) or python
 

@@ -68,7 +68,8 @@ class Handover:
 
     async def _try_successor(self) -> None:
         if self._successor is None:
-            raise HandoverRefused("only a muxd that was started by `muxd start` or `muxd router` can be upgraded")
+            message = "only a muxd that was started by `muxd start` or `muxd router` can be upgraded, and no demo"
+            raise HandoverRefused(message)
         if why := await self._successor.why_not(self._context.workers.config):
             raise HandoverRefused(f"the muxd that is installed now would not start: {why}; nothing was changed")
 

@@ -76,6 +76,6 @@ SGLANG_PATTERNS = (
         EngineMissing,
         r"No module named '?(?P<module>sglang|muxd)\b(?![./\w])",
         "{module} is not installed in {python}",
-        "set the model's `python` (or its launch script) to one that has it",
+        "name one that has it, as the model's `python` or in its launch script",
     ),
 )

@@ -253,4 +253,4 @@ def test_the_python_of_a_launch_script_is_named_where_the_script_names_it():
     for program, named in (("/opt/x/bin/python", "/opt/x/bin/python"), ("", "the Python")):
         model = Model("qwen", script=Script(("bash", "a.sh"), program=program))
         cause = diagnosis.diagnose(Evidence(said, None, timed_out=True), model)
-        assert f"sglang is not installed in {named} of its launch script" in str(cause)
+        assert f"sglang is not installed in {named}, which its launch script calls" in str(cause)
