@@ -215,7 +215,7 @@ class Trial:
     def __init__(self, why: str = "") -> None:
         self.why = why
 
-    async def why_not(self) -> str:
+    async def why_not(self, config) -> str:
         await trio.lowlevel.checkpoint()
         return self.why
 
