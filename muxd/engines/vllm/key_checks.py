@@ -59,7 +59,7 @@ API_KEY = "VLLM_API_KEY"
 def findings(model: Model, environ: Mapping[str, str] | None) -> Iterator[Finding]:
     """Yield what is wrong with a model that vLLM runs; see `EngineKind.findings`."""
     for arg in model.args:
-        flag = re.split(r"[=\s]", arg, maxsplit=1)[0]
+        flag = re.split(r"[=\s.]", arg, maxsplit=1)[0]  # --FLAG.KEY is a part of a value of --FLAG
         if owned := owned_flag(flag, OWNED_FLAGS):
             named = f" {owned}" if owned != flag else ""
             yield ("args",), f"{flag} is muxd's own{named}; {OWNED_FLAGS[owned]}"

@@ -40,6 +40,13 @@ def test_a_flag_of_muxds_own_is_refused_however_it_is_written(written, owned):
         assert why == f"{written} is muxd's own{'' if written == owned else ' ' + owned}; {OWNED_FLAGS[owned]}"
 
 
+@pytest.mark.parametrize("arg", ["--api-key.x=1", "--middleware.x", "--api_k.x.y=1"])
+def test_a_part_of_a_value_is_the_flags(arg):
+    ((key, why),) = told(arg)
+    assert (key, why.startswith(f"{arg.partition('.')[0]} is muxd's own")) == ("args", True)
+    assert told("--compilation-config.mode=3", "--speculative-config.method", "ngram") == []
+
+
 @pytest.mark.parametrize("flag", ALLOWED)
 def test_a_flag_that_begins_like_one_of_muxds_own_is_the_users(flag):
     assert told(flag) == []
