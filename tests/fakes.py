@@ -359,7 +359,8 @@ class FakeHost:
     def __init__(self, folder: Path, models: tuple[Model, ...], http: httpx.AsyncClient) -> None:
         for name in ("state", "logs"):
             (folder / name).mkdir(exist_ok=True)
-        self.wanted = Config(Daemon(folder / "socket", folder / "state", folder / "logs"), models=models)
+        folders = (folder / name for name in ("socket", "state", "logs", "cache"))
+        self.wanted = Config(Daemon(*folders), models=models)
         self.servers: defaultdict[str, Behaviour] = defaultdict(Behaviour)  # by model
         self.strangers: dict[int, OSError | None] = {}  # ports that others listen at; an error: /proc cannot be read
         self.children = FakeChildren(self)

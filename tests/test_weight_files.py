@@ -57,7 +57,7 @@ async def test_all_of_them_are_in_ram_after_it(model, caplog):
     reader = reader_of(model)
     await reader.read(PrefetchWeights("qwen"))
     assert reader.status("qwen") == {"bytes": 2 * PART, "in_ram": 2 * PART, "being_read": False}
-    assert "qwen: 0.0 of 0.0 GiB of its weights are in RAM" in caplog.text
+    assert "qwen: 16 of 16 MiB of its weights are in RAM, and 0 were" in caplog.text
 
 
 @pytest.mark.parametrize("reserve", [0, 50 * CHUNK])

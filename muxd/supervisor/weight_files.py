@@ -36,7 +36,7 @@ SHARE = 0.9
 #: Seconds between two looks at how much is in RAM; a look at 64 GiB that are there takes half a second of a thread.
 LOOK = 60.0
 
-GiB = 1 << 30
+MiB = 1 << 20
 
 
 @dataclass(slots=True)
@@ -126,10 +126,9 @@ class WeightReader:
                 break
         reading.size, reading.in_ram = _residency(files)
         if before is not None and reading.in_ram is not None and reading.in_ram > before:
-            sizes = (reading.in_ram / GiB, reading.size / GiB, before / GiB, time.monotonic() - began)
-            log.info(
-                "%s: %.1f of %.1f GiB of its weights are in RAM, and %.1f were: read ahead in %.1f s", name, *sizes
-            )
+            sizes = (each // MiB for each in (reading.in_ram, reading.size, before))
+            took = time.monotonic() - began
+            log.info("%s: %d of %d MiB of its weights are in RAM, and %d were: read in %.1f s", name, *sizes, took)
 
 
 def _files_of(model: Model) -> list[Path]:

@@ -1,12 +1,15 @@
 """Where servers keep what they compile."""
 
 import stat
+from dataclasses import replace
 
 import pytest
 
-from muxd.config import Model
+from muxd.config import Model, SGLangOptions
 from muxd.engines.registry import kind_of
 from muxd.workers.kernel_caches import LIBRARIES, with_kernel_caches
+from tests.fakes import a_model
+from tests.one_supervisor import one_supervisor
 
 OWN = {"ENGINE_CACHE": "engine"}
 
@@ -51,3 +54,17 @@ def test_the_engines_name_their_own_folders(engine):
     own = kind_of(Model("a", engine=engine)).caches
     assert own
     assert LIBRARIES.keys().isdisjoint(own)
+
+
+async def test_a_server_is_started_with_them_and_one_that_pretends_is_not(autojump_clock, tmp_path, monkeypatch):
+    for name in (*LIBRARIES, "SGLANG_CACHE_DIR", "SGLANG_DG_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    real = replace(a_model("b", env={"CUDA_CACHE_PATH": "/mine"}), engine="sglang", engine_options=SGLangOptions("/py"))
+    async with one_supervisor(tmp_path, a_model("a"), real) as muxd:
+        for name in "ab":
+            await muxd.serves(name)
+        a, b = (child.spec.env for child in muxd.host.children.all)
+    root = f"{tmp_path}/cache/kernels"
+    assert LIBRARIES.keys().isdisjoint(a)
+    assert (b["SGLANG_CACHE_DIR"], b["TORCHINDUCTOR_CACHE_DIR"]) == (f"{root}/sglang", f"{root}/inductor")
+    assert b["CUDA_CACHE_PATH"] == "/mine"
