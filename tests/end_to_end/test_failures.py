@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -153,7 +154,8 @@ def test_what_a_dead_proxy_had_not_accepted_is_answered_by_its_successor(start):
         assert {each.makefile("rb").readline() for each in asked} == {b"HTTP/1.1 200 OK\r\n"}
 
 
-def test_at_20_requests_a_second_deaths_of_the_proxy_refuse_nobody_and_lose_only_what_it_had(start):
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "upgrade"])
+def test_at_20_requests_a_second_another_proxy_refuses_nobody_and_a_killed_one_loses_only_what_it_had(start, how):
     muxd = start()
     muxd.ask("alpha")
     said, over = Counter(), threading.Event()
@@ -170,18 +172,29 @@ def test_at_20_requests_a_second_deaths_of_the_proxy_refuse_nobody_and_lose_only
             except httpx.HTTPError:
                 said["cut"] += 1
 
+    def replace(proxy, turn):
+        if how == "upgrade":
+            setting = f'[proxy]\ndrain_timeout = "{50 + turn}s"\n'
+            muxd.config.write_text(re.sub(r"\[proxy\]\n(drain_timeout.*\n)?", setting, muxd.config.read_text()))
+            assert muxd.muxctl("upgrade").returncode == 0
+        else:
+            os.kill(proxy, signal.Signals[how])
+
     with ThreadPoolExecutor(4) as clients:
         asking = [clients.submit(ask_on, turn) for turn in range(4)]
-        for _ in range(3):
-            answered, proxy = said[200], muxd.status()["proxy"]["pid"]
-            eventually(lambda seen=answered: said[200] > seen + 8, "requests are answered")
-            os.kill(proxy, signal.SIGKILL)
-            eventually(lambda old=proxy: muxd.status()["proxy"]["pid"] not in (None, old), "there is another one")
-        over.set()
+        try:
+            for turn in range(3):
+                answered, proxy = said[200], muxd.status()["proxy"]["pid"]
+                eventually(lambda seen=answered: said[200] > seen + 8, "requests are answered")
+                replace(proxy, turn)
+                eventually(lambda old=proxy: muxd.status()["proxy"]["pid"] not in (None, old), "there is another one")
+                eventually(lambda old=proxy: old not in muxd.processes(), "and the former one is gone")
+        finally:
+            over.set()
         for each in asking:
             each.result(30)
     assert said.keys() <= {200, "cut"}
-    assert said["cut"] <= 3 * 4, "at most what each client had under way at each death"
+    assert said["cut"] <= (3 * 4 if how == "SIGKILL" else 0), "at most what each client had under way at each death"
 
 
 def test_a_second_muxd_with_another_socket_does_not_touch_the_workers_of_the_first(shared):
