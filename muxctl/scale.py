@@ -9,7 +9,8 @@ MEANING = """\
 Starts or wakes replicas until there are N, where their GPUs have room: nobody
 is made to give way.  With fewer, those that go finish what they have.  With 0
 the model gives its GPUs up; the next request waits, and brings it back.  Where
-there is min_replicas or max_replicas, the load decides again afterwards."""
+there is min_replicas or max_replicas, the load decides again afterwards, and
+fewer than min_replicas (replicas, unless it is set) are refused."""
 EXAMPLES = {
     "muxctl scale qwen 2": "watch until two replicas serve",
     "muxctl scale qwen 0": "until a request comes",
@@ -23,7 +24,8 @@ EXITS = orders.EXITS | {
 
 def arguments(parser: ArgumentParser) -> None:
     orders.arguments(parser, now=True)
-    parser.add_argument("replicas", metavar="N", type=int, help="how many; 0 to what max_replicas or replicas says")
+    most = "how many; from min_replicas to max_replicas, else from 0 to replicas"
+    parser.add_argument("replicas", metavar="N", type=int, help=most)
 
 
 def run(options: Namespace) -> int:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 #: Seconds until a console that has ended is started again: 1, 2, 4 ... 60, and 1 again after it has lived so long.
 BACKOFF_CAP, STABLE_AFTER = 60.0, 30.0
 
+#: Seconds from a stop until its shim kills it, and until muxd waits for it no longer.
+STOP_TIMEOUT, ENDED_WITHIN = 2.0, 5.0
+
 
 class ConsoleChild:
     """The console, kept running."""
@@ -64,6 +67,12 @@ class ConsoleChild:
         if self._child is not None:
             self._child.stop()
 
+    async def ended(self) -> None:
+        """Wait, after `stop`, until no process of it is left, but no longer than ENDED_WITHIN."""
+        if (child := self._child) is not None:
+            with trio.move_on_after(ENDED_WITHIN):
+                await child.wait()
+
     def _log_file(self, stream: str) -> Path:
         return self._config.daemon.log_dir / f"muxd-ui.{stream}.log"
 
@@ -80,5 +89,5 @@ class ConsoleChild:
             stderr=self._log_file("stderr"),
             log_max_bytes=4 << 20,
             log_backups=1,
-            stop_timeout=2.0,
+            stop_timeout=STOP_TIMEOUT,
         )

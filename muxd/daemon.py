@@ -167,6 +167,8 @@ async def _run(
             console.stop()
         if managed is not None and not supervisor.handover.has_left:
             await managed.stop(supervisor.hurried)
+        if console is not None and not supervisor.handover.has_left:
+            await console.ended()
         passed_on = []
         if supervisor.handover.is_upgrade:  # the control socket's server closes its own descriptor
             passed_on = [*ports.all_descriptors().items(), (CONTROL, os.dup(control_socket.listener.socket.fileno()))]

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,30 @@ def test_a_demo_at_any_free_port_is_found_by_a_plain_muxctl(tmp_path):
         demo.send_signal(signal.SIGTERM)
         demo.communicate(timeout=60)
     assert demo.returncode == 0
+
+
+def test_a_demo_waits_for_its_console_and_leaves_no_file(tmp_path):
+    demo = a_demo("--ui", "--listen-port", "0", env=os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)})
+    try:
+        said = "".join(demo.stderr.readline() for _ in range(3))
+        ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", said)]
+        for port in ports:
+            _until_it_listens(port)
+    finally:
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert (demo.returncode, len(ports)) == (0, 2)
+    assert not list(tmp_path.glob("muxd-demo-*"))
+    assert _pid_of_the_console(str(tmp_path)) == 0
+
+
+def _pid_of_the_console(folder: str) -> int:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if words[2:4] == ["muxd", "ui"] and words[5].startswith(folder):
+                return int(path.parent.name)
+    return 0
 
 
 def _until_it_listens(port: int) -> None:
