@@ -25,6 +25,7 @@ beside the rules of others as they are published. What they are about: [whose tu
 
 MIDDLE = """
 Where a goal is missed, the last column has what somebody who knew everything could have had, or what stands in its way.
+The same kind of load on real processes of muxd and sglangmux, `--real`, is among the [figures](../benchmarks.md).
 
 ## Figures
 

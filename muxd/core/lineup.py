@@ -59,8 +59,8 @@ class Blockers:
         self._groups = groups
         self.leaving = sum(each.leave_cost.seconds for each in evictions)
         self.drain = max((group.cost(WorkerState.DRAINING).seconds for group in ready), default=0.0)
-        known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
-        self.known = known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
+        self._known_drain = max((group.cost(WorkerState.DRAINING).known for group in ready), default=0.0)
+        self.known = self._known_drain + sum(each.leave_cost.known + each.comeback_cost.known for each in evictions)
         self.gives_way = all(
             not g.is_validated and (g.leaves or g.state in (WorkerState.ASLEEP, WorkerState.READY)) for g in groups
         )
@@ -95,7 +95,7 @@ class Blockers:
             return inf
         at = now
         if self._busy_since > -inf:
-            at = max(at, due, policy.turn_ends_at(contender, self._busy_since))
+            at = max(at, due, policy.turn_ends_at(contender, self._busy_since, self._known_drain))
         if self._kept:
             at = max(at, *(min(until, due) for until in self.kept_until(contender)))
         if contender.is_batch and self._idle:

@@ -2,8 +2,8 @@
 
 An active model that is busy keeps its turn until the oldest waiter's wait has come so
 near to its bound that the drain and the switch just fit, and until its turn has been at
-least as long as the switch cost: shorter turns would spend more time switching than
-serving.  One that is idle keeps its turn only for as long as its clients are likely to
+least as long as the switch cost, and as its drain takes: shorter turns would spend more
+time switching and draining than serving.  One that is idle keeps its turn only for as long as its clients are likely to
 return (`linger`): an agent that sends its next request a second after each answer would
 otherwise cost a switch there and back for each request.  Disk schedulers know the rule
 as anticipatory scheduling.  The oldest waiter's bound ends that wait, too.
@@ -35,6 +35,9 @@ WORTH = 1 / 5
 #: How many times as long as a switch there and back, and the drain, a busy model's turn is to last, so that most of the
 #: GPU's time goes to answers; and how many times the configured target the wait may become by that.
 TURN_PER_SWITCH, STRETCH = 3.0, 3.0
+
+#: The longest turn, in seconds, that a busy model keeps because its drain takes so long.
+LONGEST_FOR_DRAIN = 60.0
 
 #: The linger where no gap has been seen yet: a share of the switch there and back, and at most so many seconds.
 UNKNOWN_SHARE, UNKNOWN = 0.05, 0.5
@@ -112,6 +115,9 @@ def linger(usual: float | None, there_and_back: float, waiting: float = 1.0) -> 
     return min(there_and_back, usual * (1.0 + SLACK_SHARE) + SLACK)
 
 
-def turn_ends_at(candidate: Candidate, active_since: float) -> float:
-    """Return until when a busy active model keeps its turn, which is as long as the switch away from it costs."""
-    return active_since + candidate.cost
+def turn_ends_at(candidate: Candidate, active_since: float, drain: float = 0.0) -> float:
+    """Return until when a busy active model keeps its turn: as long as the switch away from it costs, or its drain.
+
+    Drains that take very long do not lengthen it further: two of them in a row would break the bound of who waits.
+    """
+    return active_since + max(candidate.cost, min(drain, LONGEST_FOR_DRAIN))

@@ -18,7 +18,7 @@ models to be preloaded.  For each it asks *when* its blockers give way (`lineup.
     the blocker                               gives way
     leaves already, or sleeps                 now
     READY, no request in flight               after its linger: its clients usually return within that
-    READY, requests in flight                 when the contender is due, and after a turn as long as the switch costs
+    READY, requests in flight                 when the contender is due, and after a turn as long as a switch or drain
     anything else                             not for this one; an event will change that
 
 The linger and the turn end, whatever happens, when the oldest contender is *due*: when a drain and the switch just fit

@@ -41,8 +41,10 @@ def test_where_a_switch_there_and_back_is_dear_a_wait_becomes_three_of_them_and_
     assert stretched(0, overhead=120) == 0
 
 
-def test_a_turn_lasts_as_long_as_the_switch_costs():
+def test_a_turn_lasts_as_long_as_the_switch_costs_or_its_drain_takes():
     assert turn_ends_at(candidate(cost=40), active_since=90) == 130
+    assert turn_ends_at(candidate(cost=10), active_since=90, drain=20) == 110
+    assert turn_ends_at(candidate(cost=10), active_since=90, drain=200) == 150
 
 
 def test_a_wait_as_long_as_the_target_doubles_what_serving_a_model_is_worth():
